@@ -1,0 +1,52 @@
+# Two commands for a fresh machine: `make demo` (the whole road, small) and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+.PHONY: demo test test-slow lint format docs clean bench-startup help
+
+help:
+	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (about 6 minutes on 2 cores)"
+	@echo "make test          lint, types and the test suite"
+	@echo "make test-slow     the tests marked slow as well"
+	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
+	@echo "make docs          write the generated pages again"
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Hanlin needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/hanlin run recipes/quickstart.yaml
+
+test: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+docs: $(VENV)/.run
+	$(BIN)/python -m hanlin.settings_page > docs/settings.md
+	$(BIN)/hanlin schema > docs/recipe.schema.json
+
+bench-%: $(VENV)/.dev
+	$(BIN)/python bench/$*.py
+
+clean:
+	rm -rf $(VENV) artifacts runs

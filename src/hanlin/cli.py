@@ -1,0 +1,504 @@
+"""The command `hanlin`: recipes, single stages, chat and serving.
+
+Owns what a person types and reads. Imports what a command needs inside that command, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hanlin import __version__
+from hanlin.errors import UserError, did_you_mean
+from hanlin.language import say
+from hanlin.stages import KINDS, StageKind, kind_named
+
+if TYPE_CHECKING:
+    from hanlin.artifacts import Store
+    from hanlin.pipeline import Ancestor, Step
+    from hanlin.recipe import Recipe
+
+app = typer.Typer(
+    name="hanlin",
+    help=say("Make Llama models good at Chinese: one recipe, one command.", "让 Llama 学好中文：一份配方，一条命令。"),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help=say("recipe file (YAML)", "配方文件（YAML）"), show_default=False)]
+Changes = Annotated[
+    list[str], typer.Option("--set", help=say("stage.setting=value, may repeat", "阶段.设置=值，可重复"))
+]
+Until = Annotated[str, typer.Option(help=say("stop after this stage", "做到此阶段为止"))]
+AsJson = Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))]
+Home = Annotated[
+    Path, typer.Option(envvar="HANLIN_HOME", help=say("where artifacts/ and runs/ lie", "artifacts/ 与 runs/ 所在位置"))
+]
+
+
+def _open(path: Path, changes: list[str], until: str, home: Path) -> tuple[Recipe, Store]:
+    from hanlin.artifacts import Store
+    from hanlin.recipe import read_recipe
+
+    recipe = read_recipe(path, changes)
+    return (recipe.until(until) if until else recipe), Store(home)
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
+
+
+def _table(columns: list[str], rows: list[list[str]], styles: list[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for number, row in enumerate(rows):
+        table.add_row(*row, style=styles[number] if styles else None)
+    width = None if sys.stdout.isatty() else 140
+    Console(width=width, markup=False, highlight=False).print(table)
+
+
+@app.command(
+    help=say("Say for each stage what is done, what must run, and why.", "说明各阶段的状态：已完成、需运行及原因。")
+)
+def plan(
+    recipe: RecipePath, set_: Changes = [], until: Until = "", home: Home = Path("."), as_json: AsJson = False
+) -> None:
+    from hanlin.pipeline import plan as make_plan
+
+    checked, store = _open(recipe, set_, until, home)
+    _print_steps(make_plan(checked, store), as_json)
+
+
+_STATE_ZH = {"done": "已完成", "resume": "续做", "run": "待运行", "stale": "过期"}
+_STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
+
+
+def _print_steps(steps: list[Step], as_json: bool) -> None:
+    if as_json:
+        _print_json(
+            [
+                {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
+                for s in steps
+            ]
+        )
+        return
+    rows = [[s.stage.name, s.stage.kind.name, say(s.state, _STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]
+    heads = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
+    _table(heads, rows, [_STATE_STYLE[s.state] for s in steps])
+
+
+@app.command(
+    help=say(
+        "Run a recipe: what is done is skipped, what was broken off goes on.", "运行配方：已完成的跳过，中断的续做。"
+    )
+)
+def run(
+    recipe: RecipePath, set_: Changes = [], until: Until = "", home: Home = Path("."), as_json: AsJson = False
+) -> None:
+    from hanlin.pipeline import run as run_all
+    from hanlin.report import changes, write
+
+    checked, store = _open(recipe, set_, until, home)
+    number = len(checked.stages)
+    place = {name: position for position, name in enumerate(checked.stages, start=1)}
+
+    def tell(event: str, step: Step) -> None:
+        head = f"[{place[step.stage.name]}/{number}] {step.stage.name}"
+        if event == "skip":
+            typer.echo(f"{head}: {say('done before', '此前已完成')}", err=True)
+        elif event == "start":
+            why = f"({step.why})" if step.why else ""
+            typer.echo(f"{head}: {step.stage.kind.summary} {why}", err=True)
+        elif event == "made" and step.manifest:
+            typer.echo(f"{head}: {step.manifest.seconds:.1f} s · {changes(step)}", err=True)
+
+    steps = run_all(checked, store, tell)
+    report, page = write(checked, steps, store)
+    if as_json:
+        _print_json(report.data)
+        return
+    _close(checked, store, steps, page)
+
+
+def _close(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
+    """The last words of a run: what each stage changed, the figures, a few answers, where to go next."""
+    from hanlin.report import answers_of, changes, gather, number
+
+    typer.echo("")
+    heads = say("stage,seconds,what changed", "阶段,秒,变化").split(",")
+    _table(heads, [[s.stage.name, f"{s.manifest.seconds:.1f}", changes(s)] for s in steps if s.manifest])
+    report = gather(recipe, steps)
+    if report.verdicts:
+        typer.echo("")
+        rows = [
+            [
+                v.figure,
+                number(v.value),
+                f"{v.sign} {number(v.bound)}",
+                say("reached", "达到") if v.reached else say("NOT REACHED", "未达到"),
+            ]
+            for v in report.verdicts
+        ]
+        heads = say("figure,measured,target,verdict", "指标,实测,目标,结论").split(",")
+        _table(heads, rows, ["green" if v.reached else "bold red" for v in report.verdicts])
+    answers = answers_of(recipe, steps, store, 5)
+    if answers:
+        typer.echo(say("\nA sample of its answers to questions it never saw:", "\n对从未见过的问题的回答示例："))
+        for row in answers:
+            typer.echo(f"  {say('user', '用户')}: {row['question']}\n  {say('model', '模型')}: {row['answer']}")
+    typer.echo(say(f"\nreport: {page}", f"\n报告：{page}"))
+    if recipe.report.chat:
+        model = store.runs / recipe.name / recipe.report.chat
+        typer.echo(say("next:   ", "下一步：") + f"hanlin chat {model}   ·   hanlin serve {model}")
+
+
+@app.command(
+    help=say("Where a recipe stands, with the progress of what is running.", "配方进行到哪里，含正在运行阶段的进度。")
+)
+def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
+    from hanlin.pipeline import plan as make_plan
+    from hanlin.pipeline import progress_of
+
+    checked, store = _open(recipe, set_, "", home)
+    steps = make_plan(checked, store)
+    far = {step.stage.name: progress_of(step, store) for step in steps if step.state == "resume"}
+    if as_json:
+        _print_json(
+            [{"stage": s.stage.name, "state": s.state, "why": s.why, "progress": far.get(s.stage.name)} for s in steps]
+        )
+        return
+    rows = []
+    for step in steps:
+        row = far.get(step.stage.name)
+        share = f"{row['done']:,.0f}/{row['total']:,.0f} {row['unit']}" if row else ""
+        rows.append([step.stage.name, say(step.state, _STATE_ZH[step.state]), share, step.why])
+    _table(
+        say("stage,state,progress,why", "阶段,状态,进度,原因").split(","), rows, [_STATE_STYLE[s.state] for s in steps]
+    )
+
+
+@app.command(help=say("Write the report of a recipe's results again.", "重新生成配方结果的报告。"))
+def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
+    from hanlin.pipeline import plan as make_plan
+    from hanlin.report import write
+
+    checked, store = _open(recipe, set_, "", home)
+    steps = make_plan(checked, store)
+    missing = [step.stage.name for step in steps if step.state != "done"]
+    if len(missing) == len(steps):
+        raise UserError(
+            say("nothing was made yet", "尚无任何结果"), recipe, say(f"hanlin run {recipe}", f"hanlin run {recipe}")
+        )
+    written, page = write(checked, steps, store)
+    if as_json:
+        _print_json(written.data)
+    else:
+        if missing:
+            typer.echo(say(f"not made yet: {', '.join(missing)}", f"尚未制作：{'、'.join(missing)}"), err=True)
+        typer.echo(str(page))
+
+
+@app.command(
+    help=say(
+        "What an artifact came from, back to each source file with hash and licence.",
+        "产物的来历，直至每个源文件的哈希与许可。",
+    )
+)
+def lineage(artifact: Path, as_json: AsJson = False) -> None:
+    from dataclasses import asdict
+
+    from hanlin.pipeline import lineage as ancestry
+
+    root = ancestry(artifact)
+    if as_json:
+        _print_json(asdict(root))
+        return
+
+    def show(node: Ancestor, depth: int) -> None:
+        licence = f"  [{node.licence}]" if node.licence else ""
+        typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{licence}")
+        for parent in node.parents:
+            show(parent, depth + 1)
+
+    show(root, 0)
+
+
+@app.command(help=say("The kinds of stages, or the settings of one.", "列出阶段类型，或某一类型的设置。"))
+def kinds(kind: Annotated[str, typer.Argument()] = "", as_json: AsJson = False) -> None:
+    if kind:
+        chosen = kind_named(kind)
+        if as_json:
+            _print_json(chosen.settings.model_json_schema())
+        else:
+            _print_settings(chosen)
+    elif as_json:
+        _print_json([{"kind": k.name, "summary": k.summary, "heavy": k.heavy} for k in KINDS.values()])
+    else:
+        _table(say("kind,what it does", "类型,作用").split(","), [[k.name, k.summary] for k in KINDS.values()])
+
+
+def _print_settings(kind: StageKind) -> None:
+    from hanlin.settings_page import rows_of
+
+    typer.echo(f"hanlin {kind.name}: {kind.summary}\n")
+    rows = [[f"--{row.name.replace('_', '-')}", row.default, row.limits, row.text] for row in rows_of(kind.settings)]
+    rows.append(
+        ["--out", "", "", say("folder to put the result in (default: the store)", "结果放入的文件夹（默认：产物库）")]
+    )
+    rows.append(["--seed", "42", "", say("seed of every random choice", "所有随机选择的种子")])
+    _table(say("option,default,takes,meaning", "选项,默认,取值,含义").split(","), rows)
+
+
+@app.command(help=say("The JSON schema of recipes, for editors.", "配方的 JSON schema，供编辑器使用。"))
+def schema() -> None:
+    from hanlin.recipe import json_schema
+
+    _print_json(json_schema())
+
+
+@app.command(
+    help=say("What is installed here, what is missing, and how to get it.", "检查本机环境：装了什么，缺什么，如何补。")
+)
+def doctor(as_json: AsJson = False) -> None:
+    from hanlin.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([{"what": f.what, "found": f.found, "good": f.good, "hint": f.hint} for f in findings])
+    else:
+        rows = [["✓" if f.good else ("–" if f.optional else "✗"), f.what, f.found, f.hint] for f in findings]
+        heads = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
+        _table(heads, rows, ["green" if f.good else ("" if f.optional else "red") for f in findings])
+    if any(not f.good and not f.optional for f in findings):
+        raise typer.Exit(1)
+
+
+Engine = Annotated[str, typer.Option(help="auto, transformers, llama_cpp")]
+
+
+@app.command(help=say("Talk to a model in the terminal.", "在终端里与模型对话。"))
+def chat(
+    model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
+    message: Annotated[str, typer.Option("--message", "-m", help=say("ask once and end", "只问一句"))] = "",
+    system: Annotated[str, typer.Option(help=say("system text", "系统提示"))] = "",
+    engine: Engine = "auto",
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+) -> None:
+    from hanlin.serve.terminal import chat as talk
+
+    talk(
+        model,
+        engine=engine,
+        system=system or None,
+        once=message or None,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+    )
+
+
+@app.command(help=say("Serve a model with the OpenAI chat API.", "以 OpenAI 聊天接口提供模型服务。"))
+def serve(
+    model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    engine: Engine = "auto",
+    api_key: Annotated[
+        str, typer.Option(envvar="HANLIN_API_KEY", help=say("key that clients must send", "客户端须提供的密钥"))
+    ] = "",
+) -> None:
+    from hanlin.serve.openai_api import serve as listen
+
+    listen(model, host=host, port=port, engine=engine, api_key=api_key or None)
+
+
+@app.command(help=say("Write a training run's curve for TensorBoard.", "把训练曲线写成 TensorBoard 事件文件。"))
+def tensorboard(
+    artifact: Annotated[Path, typer.Argument(help=say("a trained stage", "训练所得的产物"))],
+    out: Annotated[Path, typer.Option(help=say("folder for the event files", "事件文件所在文件夹"))] = Path(
+        "tensorboard"
+    ),
+) -> None:
+    from hanlin.train.curve import FILE
+    from hanlin.train.curve import tensorboard as write_events
+
+    write_events(artifact / FILE, out / artifact.name)
+    typer.echo(f"tensorboard --logdir {out}")
+
+
+def _kind_command(kind: StageKind) -> None:
+    def command(context: typer.Context) -> None:
+        _run_single(kind, list(context.args))
+
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+    app.command(
+        kind.name.replace("_", "-"),
+        help=kind.summary,
+        context_settings=settings,
+        rich_help_panel=say("single stages", "单独运行某一阶段"),
+    )(command)
+
+
+def _run_single(kind: StageKind, words: list[str]) -> None:
+    """One stage from the command line: the same settings class, the same checks, the same store as in a recipe."""
+    if not words or "--help" in words or "-h" in words:
+        _print_settings(kind)
+        return
+    from hanlin.artifacts import Store
+    from hanlin.pipeline import run as run_all
+    from hanlin.recipe import build_recipe
+    from hanlin.report import changes
+
+    row = _options(kind, words)
+    out = row.pop("out", None)
+    data = {"name": kind.name, "seed": row.pop("seed", 42), "root": "."}
+    home = Path(str(row.pop("home", os.environ.get("HANLIN_HOME", "."))))
+    as_json = row.pop("json", False)
+    data["stages"] = {kind.name: {"kind": kind.name, **row}}
+    recipe = build_recipe(data, f"hanlin {kind.name}")
+    store = Store(home)
+    target = Path(str(out)) if out else None
+    if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(say("already exists", "已存在"), target, say("name a new folder", "请换一个新文件夹"))
+    (step,) = run_all(recipe, store)
+    place = store.folder(kind.name, step.key)
+    if target is not None:
+        place = _copy_out(place, target)
+    assert step.manifest is not None
+    if as_json:
+        _print_json({"path": str(place), "metrics": step.manifest.metrics, "digest": step.manifest.digest})
+    else:
+        typer.echo(f"{place}\n{changes(step)}")
+
+
+def _copy_out(folder: Path, target: Path) -> Path:
+    """Copy a whole artifact to where the person wants it; it appears there at once or not at all."""
+    import shutil
+
+    from hanlin.artifacts import refresh_manifest
+    from hanlin.model_files import base_of, is_adapter, point_to_base
+
+    aside = target.with_name(target.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, aside)
+    if is_adapter(aside):
+        point_to_base(aside, base_of(folder))
+        refresh_manifest(aside)
+    if target.exists():
+        target.rmdir()
+    os.replace(aside, target)
+    return target
+
+
+def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
+    """`--lora.rank 8 --data a --data b` as nested data; a bare path gets the `./` that recipes want."""
+    import yaml
+
+    from hanlin.recipe import _Loader
+    from hanlin.settings.base import knob_of
+
+    fields = kind.settings.model_fields
+    row: dict[str, Any] = {}
+    place = 0
+    while place < len(words):
+        word = words[place]
+        if not word.startswith("--"):
+            raise UserError(
+                say(f"'{word}' stands alone", f"“{word}”前缺少选项名"),
+                f"hanlin {kind.name}",
+                say("write --option value", "请写成 --选项 值"),
+            )
+        name, equals, text = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if name == "json":
+            row["json"] = True
+            place += 1
+            continue
+        head = name.split(".")[0]
+        if head not in fields and head not in ("out", "seed", "home"):
+            raise UserError(
+                say(f"no option --{head}", f"没有选项 --{head}"),
+                f"hanlin {kind.name}",
+                did_you_mean(head, [*fields, "out", "seed", "home"]),
+            )
+        if not equals:
+            place += 1
+            if place >= len(words):
+                raise UserError(say(f"--{name} needs a value", f"--{name} 缺少取值"), f"hanlin {kind.name}")
+            text = words[place]
+        place += 1
+        reads = head in fields and bool(knob_of(fields[head]).types or head == "sources")
+        if head in ("out", "home"):
+            value: Any = text
+        elif reads and "." not in name:
+            value = text if text.startswith(("./", "../", "/", "~", "hf:", "{")) else f"./{text}"
+            value = yaml.load(value, _Loader) if value.startswith("{") else value
+        else:
+            value = yaml.load(text, _Loader) if text else ""
+        current = row
+        keys = name.split(".")
+        for key in keys[:-1]:
+            current = current.setdefault(key, {})
+        last = keys[-1]
+        if last in current:
+            before = current[last]
+            current[last] = [*before, value] if isinstance(before, list) else [before, value]
+        else:
+            current[last] = [value] if reads and _takes_many(kind, head) else value
+    return row
+
+
+def _takes_many(kind: StageKind, name: str) -> bool:
+    return "tuple" in str(kind.settings.model_fields[name].annotation)
+
+
+for _kind in KINDS.values():
+    _kind_command(_kind)
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"hanlin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 good, 2 bad input (one sentence), 130 interrupted, 1 a bug of ours."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"{say('error', '错误')}: {_sentence(error)}", fg="red", err=True)
+        if error.hint:
+            typer.echo(f"  {say('hint', '提示')}: {error.hint}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo(say("\nstopped; the same command goes on from here", "\n已停止；再次运行同一命令即可续做"), err=True)
+        sys.exit(130)
+
+
+def _sentence(error: UserError) -> str:
+    return error.what if error.where is None else f"{error.where}: {error.what}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,406 @@
+"""The rules that clean text: each a function of a text that returns it, perhaps changed, or a Drop with a reason.
+
+Owns what a rule does and why. Does not own the rules' order and default parameters (`hanlin.settings.data`), nor
+rules on whole conversations (`conversations`). All shares are of characters, for Chinese has no words to count.
+"""
+
+from __future__ import annotations
+
+import html as entities
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache, lru_cache, partial
+from html.parser import HTMLParser
+
+import numpy as np
+import numpy.typing as npt
+
+from hanlin.data.ledger import Drop
+from hanlin.data.mojibake import repair
+from hanlin.data.phrases import BETTING, CALLS_TO_ACT, SELLING, words
+from hanlin.settings.data import Rule
+
+TextRule = Callable[[str], str | Drop]
+_WINDOW = 5_000
+_CACHED = 8_192
+_PRIME = 0x9E3779B97F4A7C15
+
+
+def text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
+    """The functions of the rules on text among `rules`, each with its parameters set, in order."""
+    return [(rule.name, partial(RULES[rule.name], **rule.parameters)) for rule in rules if rule.name in RULES]
+
+
+def clean(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
+    """The text after every rule, and the names of the rules that changed it; or the first Drop.
+
+    Half characters (lone surrogates, from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return Drop("broken_characters", f"U+{ord(text[error.start]):04X}")
+    changed = []
+    for name, rule in rules:
+        after = rule(text)
+        if isinstance(after, Drop):
+            return after
+        if after != text:
+            changed.append(name)
+            text = after
+    return text, tuple(changed)
+
+
+# --- rules that mend ------------------------------------------------------------------------------------------------
+
+
+def mojibake(text: str, tolerated: float) -> str | Drop:
+    """Turn back what was decoded with the wrong encoding; drop the text when more than this share is beyond repair.
+
+    Why: a model learns `å¥½` as eagerly as 好. Default 0.005: a few stray characters in a long page may stay.
+    """
+    mended, lost = repair(text)
+    if lost > tolerated * len(text):
+        return Drop("mojibake", f"{lost} of {len(text)} characters")
+    return mended
+
+
+_PAGE = re.compile(
+    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|div|p|table|span|article|section)\b", re.I | re.S
+)
+_TAG = re.compile(
+    r"</?(?:p|br|div|span|a|b|i|em|strong|table|t[rdh]|tbody|li|ul|ol|h[1-6]|img|font|center|script)\b[^<>]*>", re.I
+)
+_ENTITY = re.compile(
+    r"&(?:nbsp|amp|lt|gt|quot|apos|[lr]dquo|[lr]squo|middot|hellip|mdash|ndash|#\d{2,6}|#x[0-9a-f]{2,5});", re.I
+)
+
+
+def html(text: str) -> str | Drop:
+    """Take the text out of a page of HTML, and entities out of plain text.
+
+    Why: tags and scripts are no language. What is a page is told by how it opens or by a common tag in every 100
+    characters, some of them closing; text that only speaks of tags (`<p>`, or fenced by ```) is left alone.
+    """
+    fenced = "```" in text or "`<" in text
+    tagged = not fenced and "</" in text and len(_TAG.findall(text)) * 100 > len(text)
+    if not fenced and (tagged or _PAGE.match(text)):
+        reader = _PageReader()
+        reader.feed(text)
+        reader.close()
+        return reader.text() or Drop("no_text", "a page that shows none")
+    if not fenced and "&" in text and _ENTITY.search(text):
+        return _ENTITY.sub(lambda match: entities.unescape(match.group()), text)
+    return text
+
+
+class _PageReader(HTMLParser):
+    """Collects what a page shows; block elements end a line."""
+
+    silent = words("script style head noscript template svg iframe nav footer select button")
+    blocks = words(
+        "p div br li ul ol table tr h1 h2 h3 h4 h5 h6 section article header blockquote pre dd dt dl hr form"
+    )
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._parts: list[str] = []
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.silent:
+            self._hidden.append(tag)
+        elif tag in self.blocks:
+            self._parts.append("\n")
+        elif tag == "body":
+            self._hidden.clear()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._hidden:
+            del self._hidden[self._hidden.index(tag) :]
+        elif tag in self.blocks:
+            self._parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self._parts.append(data)
+
+    def text(self) -> str:
+        lines = (re.sub(r"[ \t\xa0]+", " ", line).strip() for line in "".join(self._parts).split("\n"))
+        return "\n".join(line for line in lines if line)
+
+
+_WIDE = {0xFF10 + i: 0x30 + i for i in range(10)}
+_WIDE |= {0xFF21 + i: 0x41 + i for i in range(26)} | {0xFF41 + i: 0x61 + i for i in range(26)}
+_COMPATIBLE = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
+
+
+def unicode(text: str) -> str | Drop:
+    """NFC; full-width letters and digits as ASCII; radicals that stand for characters (⼈) and ligatures (ﬁ) resolved.
+
+    Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
+    Source: Unicode Standard Annex 15.
+    """
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    if _COMPATIBLE.search(text):
+        text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text.translate(_WIDE))
+    return text
+
+
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
+)
+
+
+def control_characters(text: str) -> str | Drop:
+    """Take out control, invisible and private-use characters; line ends become `\\n`. Joiners of emoji stay.
+
+    Why: they carry no language, each costs tokens, and hidden direction marks can make text read otherwise than shown.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\u2028", "\n").replace("\u2029", "\n")
+    return _CONTROL.sub("", text)
+
+
+_BLANK_AT_END = re.compile("[ \t\u3000](?:\n|\\Z)")
+_INDENT = re.compile("^ ?\u3000[\u3000 ]*", re.M)
+_EMPTY_LINES = re.compile(r"\n{3,}")
+
+
+def whitespace(text: str) -> str | Drop:
+    """Take out trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
+    text = text.replace("\xa0", " ")
+    if _BLANK_AT_END.search(text):
+        text = "\n".join(line.rstrip(" \t\u3000") for line in text.split("\n"))
+    if "\u3000" in text:
+        text = _INDENT.sub("", text)
+    if "\n\n\n" in text:
+        text = _EMPTY_LINES.sub("\n\n", text)
+    return text.strip("\n")
+
+
+def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
+    """Take out short lines that call to scan, click, follow or phone, and page furniture (editor, copyright, links).
+
+    Why: they stand on millions of pages and in no conversation. Default 80 characters: longer lines are sentences that
+    mention such a thing. When more than `share` of the text is such lines, there is no text around them, and it is
+    dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), for Chinese pages.
+    """
+    if not CALLS_TO_ACT.search(text):
+        return text
+    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not CALLS_TO_ACT.search(line))
+    called = 1 - len(left) / len(text)
+    return Drop("advertisement", f"share {called:.2f} in lines that call to act") if called > share else left
+
+
+# --- rules that judge -----------------------------------------------------------------------------------------------
+
+
+def replacement_characters(text: str, share: float) -> str | Drop:
+    """Drop a text with more than this share of U+FFFD, the mark that a decoder left for a lost character."""
+    lost = text.count("\ufffd")
+    return Drop("replacement_characters", f"{lost} of {len(text)}") if lost > share * len(text) else text
+
+
+def repeated_lines(text: str, share: float) -> str | Drop:
+    """Drop a text when more than this share of its characters is in lines that stood above already.
+
+    Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
+    fraction 0.20. Only characters are counted here, at 0.50: verse, plays and code shown step by step repeat lines.
+    """
+    lines = [line.strip() for line in text.split("\n")]
+    total = sum(map(len, lines))
+    once = sum(map(len, set(lines)))
+    if len(lines) < 3 or total == 0 or total - once <= share * total:
+        return text
+    return Drop("repeated_lines", f"share {(total - once) / total:.2f}")
+
+
+def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
+    """Drop a text when more than this share of its characters is in phrases of `length` characters seen shortly before.
+
+    Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
+    document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
+    characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
+    refrains stay below; at 0.10 a criminal code would go.
+    """
+    han, latin, *_ = profile(text)
+    found = repetition(text, length if han >= latin else 3 * length, share)
+    return Drop("repeated_phrases", f"share {found:.2f}") if found > share else text
+
+
+def repeated_characters(text: str, share: float, run: int) -> str | Drop:
+    """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ------)."""
+    codes = code_points(text)
+    same = np.count_nonzero(codes[1:] == codes[:-1])
+    if len(codes) < run or same * run <= share * len(codes) * (run - 1):
+        return text
+    ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True))
+    lengths = np.diff(ends, prepend=-1)
+    in_runs = int(lengths[lengths >= run].sum())
+    return Drop("repeated_characters", f"share {in_runs / len(codes):.2f}") if in_runs > share * len(codes) else text
+
+
+def symbols(text: str, share: float) -> str | Drop:
+    """Drop a text when more than this share of what is not blank is neither letter, digit nor common punctuation.
+
+    Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; restated for characters at 0.4, which
+    keeps tables, code and formulas.
+    """
+    han, latin, other, digit, point, symbol, _ = profile(text)
+    filled = han + latin + other + digit + point + symbol
+    return Drop("symbols", f"share {symbol / filled:.2f}") if filled and symbol > share * filled else text
+
+
+def chinese_or_english(text: str, share: float) -> str | Drop:
+    """Drop a text when less than this share of its letters is Chinese or Latin.
+
+    Why: other scripts are not this model's business, and pages that mix them are mostly machine-made.
+    """
+    han, latin, other, *_ = profile(text)
+    letters = han + latin + other
+    if letters and han + latin < share * letters:
+        return Drop("other_language", f"share {(han + latin) / letters:.2f}")
+    return text
+
+
+def advertisements(text: str, per_thousand: float, different: int) -> str | Drop:
+    """Drop a text with this many phrases of gambling, quack medicine, sales and the like in a thousand characters.
+
+    At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
+    sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
+    against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
+    """
+    if len(names := BETTING.findall(text)) > 1:
+        return Drop("advertisement", "、".join(sorted(set(names))[:5]))
+    hits = SELLING.findall(text)
+    if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
+        return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
+    return text
+
+
+RULES: dict[str, Callable[..., str | Drop]] = {
+    rule.__name__: rule
+    for rule in (
+        mojibake,
+        html,
+        unicode,
+        control_characters,
+        whitespace,
+        replacement_characters,
+        advertisement_lines,
+        repeated_lines,
+        repeated_phrases,
+        repeated_characters,
+        symbols,
+        chinese_or_english,
+        advertisements,
+    )
+}
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=2)
+def code_points(text: str) -> npt.NDArray[np.uint32]:
+    """The code points of a text, one number each (half characters included)."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+@lru_cache(maxsize=4)
+def profile(text: str) -> tuple[int, int, int, int, int, int, int]:
+    """How many characters are Han, Latin letters, other letters, digits, common punctuation, symbols, blanks."""
+    table = _kinds()
+    kinds = table.take(code_points(text), mode="clip")
+    if len(kinds) < 10_000:
+        packed = kinds.tobytes()
+        return tuple(packed.count(kind) for kind in range(7))  # type: ignore[return-value]
+    return tuple(int(np.count_nonzero(kinds == kind)) for kind in range(7))  # type: ignore[return-value]
+
+
+_COMMON_POINTS = ".,;:?!'\"()-，。、；：？！“”‘’（）《》〈〉「」『』【】…—·～"
+
+
+@cache
+def _kinds() -> npt.NDArray[np.uint8]:
+    kinds = np.full(0x20001, 5, dtype=np.uint8)
+    for code in range(0x20000):
+        category = unicodedata.category(chr(code))
+        if category[0] in "LM":
+            kinds[code] = 2
+        elif category[0] == "N":
+            kinds[code] = 3
+        elif category[0] == "Z" or code in (9, 10, 13):
+            kinds[code] = 6
+    for low, high in ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0xD7), (0xD8, 0xF7), (0xF8, 0x250), (0x1E00, 0x1F00)):
+        kinds[low:high] = 1
+    for low, high in ((0x2E80, 0x2FE0), (0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)):
+        kinds[low:high] = 0
+    kinds[0x20000] = 0  # stands for all above: the supplementary ideographic planes
+    kinds[[ord(char) for char in _COMMON_POINTS]] = 4
+    return kinds
+
+
+def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash of every `length` neighbouring code points: a polynomial, well mixed.
+
+    Built from the hashes of 1, 2, 4, 8, ... neighbours, so that the work grows with the logarithm of `length`.
+    """
+    count = len(codes) - length + 1
+    if count <= 0:
+        return np.empty(0, dtype=np.uint64)
+    if count > 2 * _CACHED:  # several passes over what fits into the processor's cache are faster than over all of it
+        starts = range(0, count, _CACHED)
+        return np.concatenate([rolling_hashes(codes[start : start + _CACHED + length - 1], length) for start in starts])
+    block, size = codes.astype(np.uint64), 1
+    hashes, done = np.zeros(count, dtype=np.uint64), 0
+    while True:
+        if length & size:
+            hashes *= _power(size)
+            hashes += block[done : done + count]
+            done += size
+        if done == length:
+            break
+        block = block[:-size] * _power(size) + block[size:]
+        size *= 2
+    hashes ^= hashes >> np.uint64(30)
+    hashes *= np.uint64(0xBF58476D1CE4E5B9)
+    hashes ^= hashes >> np.uint64(27)
+    return hashes
+
+
+@cache
+def _power(exponent: int) -> np.uint64:
+    return np.uint64(pow(_PRIME, exponent, 1 << 64))
+
+
+def repetition(text: str, length: int, enough: float = 0.0) -> float:
+    """The share of characters covered by phrases of `length` characters that occurred before in the same window.
+
+    0 when it cannot be more than `enough`, which a count of equal phrases tells faster than where they are.
+    """
+    codes = code_points(text)
+    if len(codes) < 4 * length:
+        return 0.0
+    hashes = rolling_hashes(codes, length)
+    windows = [(start, hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW)]
+    again = [_repeats(window) for _, window in windows]
+    if sum(again) * length <= enough * len(codes):
+        return 0.0
+    covered = np.zeros(len(codes) + 1, dtype=np.int64)
+    for (start, window), count in zip(windows, again, strict=True):
+        if count:
+            order = np.argsort(window, kind="stable")
+            later = order[1:][window[order[1:]] == window[order[:-1]]] + start
+            np.add.at(covered, later, 1)
+            np.add.at(covered, later + length, -1)
+    return float(np.count_nonzero(np.cumsum(covered[:-1])) / len(codes))
+
+
+def _repeats(hashes: npt.NDArray[np.uint64]) -> int:
+    ordered = np.sort(hashes)
+    return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

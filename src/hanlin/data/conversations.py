@@ -1,0 +1,182 @@
+"""The stage `conversations`: chats of any format become checked conversations.
+
+Owns the rules on turns and how a found chat is judged. Reading, copies and the account are `sifting`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hanlin.data.chats import CHAT_FORMATS
+from hanlin.data.chinese import converter
+from hanlin.data.clean import TextRule, clean, text_rules
+from hanlin.data.documents import DOCUMENT_FORMATS
+from hanlin.data.identity import identified
+from hanlin.data.ledger import Drop
+from hanlin.data.pairs import PAIR_FORMATS
+from hanlin.data.phrases import REFUSAL
+from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.turns import Chat
+from hanlin.job import Inputs, Job
+from hanlin.records import Conversation, Message
+from hanlin.settings.data import Conversations, Dedup
+
+Turns = tuple[Message, ...]
+
+
+def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `conversations.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+
+    Raises UserError like `sift`.
+    """
+    rules = text_rules(settings.rules)
+    turn_rules = [
+        (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
+        for rule in settings.rules
+        if rule.name in TURN_RULES
+    ]
+    convert = converter(settings.convert)
+
+    def judge(found: Chat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
+        cleaned = clean_turns(found.messages, rules, convert)
+        if isinstance(cleaned, Drop):
+            return cleaned
+        messages, changed = cleaned
+        if settings.identity is not None:
+            named = identified(messages, settings.identity)
+            if named != messages:
+                messages, changed = named, (*changed, "identity")
+        for name, rule in turn_rules:
+            after = rule(messages)
+            if isinstance(after, Drop):
+                return after
+            if after != messages:
+                messages, changed = after, (*changed, name)
+        length = characters(messages)
+        if settings.max_chars is not None and length > settings.max_chars:
+            return Drop("too_long", f"{length} characters")
+        return Conversation(messages, origin.id, origin.source, found.tools, origin.meta(found.meta)), changed
+
+    sieve = Sieve(
+        file_name="conversations.jsonl",
+        formats=lambda file: CHAT_FORMATS,
+        elsewhere={"corpus": DOCUMENT_FORMATS, "preferences": PAIR_FORMATS},
+        judge=judge,
+        content=lambda conversation: said(conversation.messages),
+        side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
+        characters=lambda conversation: characters(conversation.messages),
+        dedup=Dedup(method=settings.dedup),
+        heldout_share=settings.heldout_share,
+    )
+    return sift(sieve, settings, inputs, out, job)
+
+
+def clean_turns(
+    messages: Sequence[Message], rules: Sequence[tuple[str, TextRule]], convert: Callable[[str], str]
+) -> tuple[Turns, tuple[str, ...]] | Drop:
+    """Every turn's text after the rules on text and the conversion of characters; the names of what changed any."""
+    after: list[Message] = []
+    changed: list[str] = []
+    for message in messages:
+        cleaned = clean(message.text, rules) if message.text else ("", ())
+        if isinstance(cleaned, Drop):
+            return cleaned
+        text, names = cleaned
+        converted = convert(text) if message.role != "tool" else text
+        changed += [*names, "convert"] if converted != text else names
+        after.append(message if converted == message.text else replace(message, text=converted))
+    return tuple(after), tuple(dict.fromkeys(changed))
+
+
+def said(messages: Sequence[Message]) -> str:
+    """All that makes two lists of turns the same."""
+    return "\x1f".join(json.dumps(message.to_json(), ensure_ascii=False, sort_keys=True) for message in messages)
+
+
+def characters(messages: Sequence[Message]) -> int:
+    return sum(len(message.text) for message in messages)
+
+
+# --- rules on turns -------------------------------------------------------------------------------------------------
+
+
+def placeholders(messages: Turns) -> Turns | Drop:
+    """Drop a conversation in which system or assistant still say {{name}} or {{author}}.
+
+    Why: a model that learns it introduces itself as {{name}}. The setting `identity` fills them in.
+    """
+    for message in messages:
+        if message.role in ("system", "assistant") and ("{{name}}" in message.text or "{{author}}" in message.text):
+            return Drop("placeholder")
+    return messages
+
+
+def refusals(messages: Turns) -> Turns | Drop:
+    """Drop a conversation with an answer that opens with a refusal.
+
+    Only openings count: 不能 and 无法 inside an answer are ordinary words. Not in the default set, for some refusals
+    are right.
+    """
+    for message in messages:
+        if message.role == "assistant" and REFUSAL.match(message.text.lstrip()):
+            return Drop("refusal", message.text.lstrip()[:30])
+    return messages
+
+
+def unanswered_end(messages: Turns) -> Turns | Drop:
+    """Cut off what stands after the last answer (a question, a tool's result); without any answer, drop.
+
+    Why: there is nothing to learn from it, and the answers before are worth keeping.
+    """
+    end = len(messages)
+    while end and not _answers(messages[end - 1]):
+        end -= 1
+    return messages[:end] if end else Drop("no_answer")
+
+
+def _answers(message: Message) -> bool:
+    return message.role == "assistant" and bool(message.text.strip() or message.tool_calls)
+
+
+def empty_turns(messages: Turns) -> Turns | Drop:
+    """Drop a conversation with a turn that says nothing; an empty system text is only taken out."""
+    if messages and messages[0].role == "system" and not messages[0].text.strip():
+        messages = messages[1:]
+    for place, message in enumerate(messages, start=1):
+        if not message.text.strip() and not message.tool_calls and message.role != "tool":
+            return Drop("empty_turn", f"turn {place}, {message.role}")
+    return messages
+
+
+_FOLLOWS = {
+    "start": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "call": ("tool",),
+    "tool": ("tool", "assistant"),
+}
+
+
+def turn_order(messages: Turns) -> Turns | Drop:
+    """Drop a conversation unless user and assistant alternate, the user first, after at most one system text; a call is
+    followed by its results and those by the assistant.
+
+    Why: chat templates refuse other orders or, worse, render them wrongly.
+    """
+    before = "start"
+    for place, message in enumerate(messages, start=1):
+        if message.role not in _FOLLOWS[before]:
+            return Drop("turn_order", f"turn {place} is {message.role} after {before}")
+        before = "call" if message.tool_calls else message.role
+    return messages
+
+
+TURN_RULES: dict[str, Callable[..., Turns | Drop]] = {
+    rule.__name__: rule for rule in (placeholders, refusals, unanswered_end, empty_turns, turn_order)
+}

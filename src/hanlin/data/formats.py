@@ -1,0 +1,166 @@
+"""Which of the known formats a file is written in, and its records one by one.
+
+Owns the choice and its complaints. The formats themselves stand in `documents`, `chats` and `pairs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hanlin.data.containers import Layout, Row, layout_of, rows_of
+from hanlin.data.encodings import Tape
+from hanlin.data.ledger import Drop
+from hanlin.data.sources import SourceFile
+from hanlin.errors import UserError
+from hanlin.language import say
+
+Item = TypeVar("Item")
+_LOOKED_AT = 50
+_LONGEST_META = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Generic[Item]):
+    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops."""
+
+    name: str
+    recognise: Callable[[Any], bool]
+    read: Callable[[Any], Iterator[Item | Drop]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[Item]):
+    """What stands at one place: `number` counts the finds of a file from 1, `row` is what was in the file."""
+
+    number: int
+    line: int
+    item: Item | Drop
+    row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[Item]):
+    """A file whose format is known. `format` names layout and format as they stand in the ledger."""
+
+    format: str
+    encoding: str
+    finds: Iterator[Found[Item]]
+
+
+def open_records(
+    file: SourceFile,
+    tape: Tape,
+    formats: Sequence[Format[Item]],
+    elsewhere: Mapping[str, Sequence[Format[Any]]],
+) -> Opened[Item]:
+    """Find out how the file is written and read it. `elsewhere` are the formats of other stages, for the hint.
+
+    Raises UserError when no format fits the first rows, naming the known ones.
+    """
+    layout = layout_of(file)
+    rows = (_renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
+    first = list(islice(rows, _LOOKED_AT))
+    chosen = _choose(file, layout, first, formats, elsewhere)
+    name = layout.container if layout.container.startswith("text") else f"{layout.container}: {chosen.name}"
+    return Opened(name, layout.encoding, _finds(chosen, chain(first, rows)))
+
+
+def _finds(chosen: Format[Item], rows: Iterator[Row]) -> Iterator[Found[Item]]:
+    number = 0
+    for row in rows:
+        if isinstance(row.value, Drop):
+            number += 1
+            yield Found(number, row.line, row.value, row.raw)
+            continue
+        for item in chosen.read(row.value):
+            number += 1
+            yield Found(number, row.line, item, row.value)
+
+
+def _choose(
+    file: SourceFile,
+    layout: Layout,
+    rows: Sequence[Row],
+    formats: Sequence[Format[Item]],
+    elsewhere: Mapping[str, Sequence[Format[Any]]],
+) -> Format[Item]:
+    asked = file.settings.format
+    named = next((known for known in formats if known.name == asked), None)
+    values = [row.value for row in rows if not isinstance(row.value, Drop)]
+    if any(map(_is_unpaired, values)):
+        raise _unpaired(file.path)
+    if named is not None:
+        return named
+    if not values:
+        return formats[0]
+    for value in values:
+        for known in formats:
+            if known.recognise(value):
+                return known
+    names = ", ".join(known.name for known in formats)
+    hint = say(
+        f"name its fields with `fields`, or its `format` ({names})",
+        f"请用 fields 指明字段，或用 format 指明格式（{names}）",
+    )
+    for stage, others in elsewhere.items():
+        if any(other.recognise(value) for value in values for other in others):
+            hint = say(f"it looks like data for the stage `{stage}`", f"看起来是 {stage} 阶段的数据")
+    seen = _seen(values[0])
+    message = say(f"unknown format: {layout.container} with {seen}", f"未知格式：{layout.container}，内容为 {seen}")
+    raise UserError(message, f"{file.path}:{rows[0].line}", hint)
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return say("the fields ", "字段 ") + ", ".join(map(str, list(value)[:12]))
+    if isinstance(value, str):
+        return say("lines of text", "文本行")
+    return type(value).__name__
+
+
+def _is_unpaired(value: Any) -> bool:
+    """One answer with a verdict, as for KTO: to learn it without looking at the verdict would teach bad answers."""
+    if not isinstance(value, Mapping) or "chosen" in value:
+        return False
+    judged = any(isinstance(value.get(name), bool) for name in ("label", "kto_tag"))
+    return judged and any(name in value for name in ("messages", "conversations", "completion", "output", "response"))
+
+
+def _unpaired(path: Path) -> UserError:
+    hint = say("give pairs of a chosen and a rejected answer instead", "请改用成对的 chosen 与 rejected 回答")
+    message = say("single answers with a label (KTO) are not supported yet", "暂不支持带标签的单个回答（KTO 格式）")
+    return UserError(message, path, hint)
+
+
+def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
+    if not fields or not isinstance(row.value, Mapping):
+        return row
+    taken = set(fields.values()) | set(fields)
+    value = {name: content for name, content in row.value.items() if name not in taken}
+    value |= {ours: row.value[theirs] for ours, theirs in fields.items() if theirs in row.value}
+    return Row(row.line, value, row.raw)
+
+
+def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
+    """What else a row says, for `meta`: its short texts, numbers, truth values and lists of short texts."""
+    facts: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in used or name == "meta" or value in ("", None):
+            continue
+        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _LONGEST_META):
+            facts[str(name)] = value
+        elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
+            facts[str(name)] = value[:20]
+    if isinstance(row.get("meta"), Mapping):
+        facts = side_facts(row["meta"]) | facts
+    return facts
+
+
+def tidy(text: str) -> str:
+    """A turn or question without the white space around it; the indent of a first line of code stays."""
+    text = text.rstrip().lstrip("\r\n")
+    return text if text.startswith(("  ", "\t")) else text.lstrip()

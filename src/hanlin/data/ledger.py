@@ -1,0 +1,129 @@
+"""The account of a data stage: rows in = rows kept + rows dropped by a named reason, every dropped row readable.
+
+Owns reasons and their words, and the form of `ledger.json` and `dropped.jsonl`. Does not own why a row is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from hanlin.language import say
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A row that is not kept: the name of the reason, and what was found, in words that depend on no locale."""
+
+    reason: str
+    detail: str = ""
+
+
+REASONS: dict[str, tuple[str, str]] = {
+    "broken_json": ("the line is not JSON", "该行不是合法 JSON"),
+    "undecodable": ("the bytes are not text in the file's encoding", "字节不符合文件编码"),
+    "broken_csv": ("the row has more or fewer columns than the header", "列数与表头不符"),
+    "broken_characters": ("it holds half a character (a lone surrogate)", "含有半个字符（孤立代理项）"),
+    "other_format": ("it is not written like the rest of the file", "与文件其余记录的格式不同"),
+    "no_text": ("it has no text", "没有正文"),
+    "no_question": ("it has no question", "没有问题"),
+    "no_answer": ("it has no answer", "没有回答"),
+    "empty_turn": ("a turn is empty", "有一轮为空"),
+    "turn_order": ("its turns do not alternate", "对话轮次不交替"),
+    "unknown_role": ("a turn has an unknown role", "有未知角色"),
+    "broken_tool_call": (
+        "a tool call is not JSON with a name and arguments",
+        "工具调用不是含 name 与 arguments 的 JSON",
+    ),
+    "broken_tools": ("the list of tools is not JSON", "工具列表不是合法 JSON"),
+    "not_text": ("a turn holds something other than text", "有一轮含非文本内容"),
+    "unlearnt_answer": ("it asks that an answer is not learnt", "要求某个回答不参与学习"),
+    "placeholder": ("{{name}} or {{author}} is not filled in", "{{name}} 或 {{author}} 未填写"),
+    "refusal": ("an answer opens with a refusal", "回答以拒绝开头"),
+    "unparsed_tags": ("text stands outside the Human and Assistant tags", "有文字在 Human 与 Assistant 标签之外"),
+    "tie": ("the two answers score the same", "两个回答得分相同"),
+    "worse_chosen": ("the chosen answer scores lower", "被选中的回答得分更低"),
+    "identical_answers": ("the two answers are the same", "两个回答相同"),
+    "different_prompts": ("the two answers are to different prompts", "两个回答的提示不同"),
+    "mojibake": ("it was decoded with the wrong encoding and cannot be repaired", "乱码且无法修复"),
+    "replacement_characters": ("it holds too many replacement characters", "替换字符过多"),
+    "too_short": ("it is too short", "过短"),
+    "too_long": ("it is too long", "过长"),
+    "repeated_lines": ("too much of it is repeated lines", "重复行过多"),
+    "repeated_phrases": ("too much of it is repeated phrases", "重复片段过多"),
+    "repeated_characters": ("too much of it is runs of one character", "连续相同字符过多"),
+    "symbols": ("too much of it is symbols", "符号过多"),
+    "other_language": ("it is neither Chinese nor English", "既非中文也非英文"),
+    "advertisement": ("it is an advertisement", "广告"),
+    "duplicate": ("it is a copy", "重复"),
+    "near_duplicate": ("it is a near copy", "近似重复"),
+}
+COPIES = frozenset({"duplicate", "near_duplicate"})
+
+
+def reason_text(reason: str) -> str:
+    return say(*REASONS[reason])
+
+
+def dropped_line(drop: Drop, place: str, row: Any, of: str = "") -> str:
+    """One line of `dropped.jsonl`: reason, place, what was found, the record it copies, and the row itself."""
+    line: dict[str, Any] = {"reason": drop.reason, "place": place}
+    if drop.detail:
+        line["detail"] = drop.detail
+    if of:
+        line["of"] = of
+    line["row"] = row
+    return json_line(line)
+
+
+def json_line(data: Any) -> str:
+    """JSON on one line; what UTF-8 cannot hold (half a character) is escaped."""
+    line = json.dumps(data, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(data)
+    return line
+
+
+@dataclass(slots=True)
+class FileAccount:
+    """What was read from one file and what became of it; `changed` counts the records that each rule altered."""
+
+    file: str
+    format: str
+    encoding: str
+    licence: str = ""
+    rows_in: int = 0
+    rows_kept: int = 0
+    rows_heldout: int = 0
+    characters: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: FileAccount) -> None:
+        self.rows_in += other.rows_in
+        self.rows_kept += other.rows_kept
+        self.rows_heldout += other.rows_heldout
+        self.characters += other.characters
+        self.dropped.update(other.dropped)
+        self.changed.update(other.changed)
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"file": self.file, "format": self.format, "encoding": self.encoding}
+        if self.licence:
+            row["licence"] = self.licence
+        return row | self.counts()
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "rows_in": self.rows_in,
+            "rows_kept": self.rows_kept,
+            "rows_heldout": self.rows_heldout,
+            "rows_dropped": sum(self.dropped.values()),
+            "characters": self.characters,
+            "dropped": dict(sorted(self.dropped.items())),
+            "changed": dict(sorted(self.changed.items())),
+        }

@@ -1,0 +1,71 @@
+"""The stage `preferences`: preference pairs of any format become checked pairs.
+
+Owns what makes a pair worth learning from. Reading, copies and the account are `sifting`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.data.chats import CHAT_FORMATS
+from hanlin.data.chinese import converter
+from hanlin.data.clean import text_rules
+from hanlin.data.conversations import characters, clean_turns, said, turn_order
+from hanlin.data.documents import DOCUMENT_FORMATS
+from hanlin.data.ledger import Drop
+from hanlin.data.pairs import PAIR_FORMATS, Pair
+from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.job import Inputs, Job
+from hanlin.records import Preference
+from hanlin.settings.data import Dedup, Preferences
+
+
+def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `preferences.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+
+    Dropped are pairs with an empty or the same answer, with equal scores (unless `keep_ties`), with a lower score for
+    the chosen answer, and with prompts that no chat template takes. Raises UserError like `sift`.
+    """
+    rules = text_rules(settings.rules)
+    convert = converter(settings.convert)
+
+    def judge(found: Pair, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
+        cleaned = clean_turns((*found.prompt, found.chosen, found.rejected), rules, convert)
+        if isinstance(cleaned, Drop):
+            return cleaned
+        (*prompt, chosen, rejected), changed = cleaned
+        for answer in (chosen, rejected):
+            if not answer.text.strip() and not answer.tool_calls:
+                return Drop("no_answer")
+            ordered = turn_order((*prompt, answer))
+            if isinstance(ordered, Drop):
+                return ordered
+        if any(not turn.text.strip() and not turn.tool_calls for turn in prompt):
+            return Drop("empty_turn")
+        if said([chosen]) == said([rejected]):
+            return Drop("identical_answers")
+        if found.scores is not None:
+            better, worse = found.scores
+            if better < worse:
+                return Drop("worse_chosen", f"{better:g} < {worse:g}")
+            if better == worse and not settings.keep_ties:
+                return Drop("tie", f"{better:g}")
+        length = characters((*prompt, chosen, rejected))
+        if settings.max_chars is not None and length > settings.max_chars:
+            return Drop("too_long", f"{length} characters")
+        meta = origin.meta(found.meta)
+        return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta), changed
+
+    sieve = Sieve(
+        file_name="preferences.jsonl",
+        formats=lambda file: PAIR_FORMATS,
+        elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
+        judge=judge,
+        content=lambda pair: said((*pair.prompt, pair.chosen, pair.rejected)),
+        side=lambda pair: pair.prompt[-1].text,
+        characters=lambda pair: characters((*pair.prompt, pair.chosen, pair.rejected)),
+        dedup=Dedup(method=settings.dedup),
+        heldout_share=settings.heldout_share,
+    )
+    return sift(sieve, settings, inputs, out, job)

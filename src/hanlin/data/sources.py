@@ -1,0 +1,125 @@
+"""Which files a stage reads, in a fixed order, and what each is called in records and ledgers.
+
+Owns the walk through folders. Does not own what is in the files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hanlin.data.phrases import words
+from hanlin.errors import UserError
+from hanlin.job import Inputs
+from hanlin.language import say
+from hanlin.settings.data import Source
+
+READABLE = words(".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet")
+PACKED = words(".gz .bz2 .xz .zst .zstd")
+_RECORD_FILES = ("documents", "conversations", "preferences")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file to read. `name` is short, without the machine's folders, and no two files of a stage share one."""
+
+    path: Path
+    name: str
+    place: int
+    settings: Source
+
+    @property
+    def suffix(self) -> str:
+        """The ending that tells what is inside, in lower case: `.jsonl` of `a.jsonl.gz`."""
+        endings = [ending.lower() for ending in self.path.suffixes]
+        while endings and endings[-1] in PACKED:
+            endings.pop()
+        return endings[-1] if endings else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """`files` in the order of the sources; `skipped` are names found in folders that no reader is made for."""
+
+    files: tuple[SourceFile, ...]
+    skipped: tuple[str, ...]
+
+
+def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
+    """Every file that the sources name: folders are walked in sorted order, packed files count by what is inside.
+
+    In an artifact's folder only the records to learn from are taken, not the held-out or dropped ones.
+    Raises UserError for a path that is not there and for a source without a file.
+    """
+    found: list[tuple[int, Path]] = []
+    skipped: list[str] = []
+    for place, source in enumerate(sources):
+        before = len(found)
+        for path in inputs.many(f"sources.{place}.path"):
+            if path.is_dir():
+                for file in _walk(path):
+                    if _readable(file):
+                        found.append((place, file))
+                    else:
+                        skipped.append(file.relative_to(path).as_posix())
+            elif path.exists():
+                found.append((place, path))
+            else:
+                raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
+        if len(found) == before:
+            hint = say(f"readable are {' '.join(sorted(READABLE))}", f"可读取：{' '.join(sorted(READABLE))}")
+            raise UserError(say("there is no file to read", "没有可读取的文件"), source.path, hint)
+    names = _names([path for _, path in found])
+    files = tuple(
+        SourceFile(path, name, place, sources[place]) for (place, path), name in zip(found, names, strict=True)
+    )
+    return Listing(files, tuple(skipped))
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Files below a folder, sorted by their path as text; hidden ones and those that only describe are left out."""
+    records = sorted(path for kind in _RECORD_FILES for path in folder.glob(f"{kind}*.jsonl"))
+    if records and (folder / "ledger.json").is_file():
+        return records
+    files = []
+    for base, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files += [Path(base) / name for name in names if not name.startswith(".")]
+    files = [path for path in files if path != folder / "manifest.json"]
+    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _readable(path: Path) -> bool:
+    return SourceFile(path, "", 0, _ANY).suffix in READABLE
+
+
+_ANY = Source(path=".")
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The shortest endings of the paths that tell them apart, with a number where a file is read twice."""
+    depth = [1] * len(paths)
+    while True:
+        names = ["/".join(path.parts[-deep:]) for path, deep in zip(paths, depth, strict=True)]
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            places.setdefault(name, []).append(place)
+        clashing = [
+            place
+            for shared in places.values()
+            if len({paths[place] for place in shared}) > 1
+            for place in shared
+            if depth[place] < len(paths[place].parts)
+        ]
+        if not clashing:
+            break
+        for place in clashing:
+            depth[place] += 1
+    seen: dict[str, int] = {}
+    for place, name in enumerate(names):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] > 1:
+            names[place] = f"{name}({seen[name]})"
+    return names

@@ -1,0 +1,198 @@
+"""What an engine is: it generates and scores from token ids, never from text, so each engine gets the same prompt.
+
+Does not own a model runtime: those are the `*_engine` files, each imported only when it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from hanlin.errors import UserError, did_you_mean
+from hanlin.job import Progress
+from hanlin.language import say
+
+Finish = Literal["stop", "length", "cancelled"]
+
+ENGINES = {
+    "transformers": "hanlin.engines.transformers_engine:TransformersEngine",
+    "llama_cpp": "hanlin.engines.llama_cpp_engine:LlamaCppEngine",
+}
+_PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next id is chosen: greedily at temperature 0, otherwise drawn after `top_k` (0: all) and `top_p`.
+
+    `repetition_penalty` divides the positive and multiplies the negative logits of ids that the prompt or the answer
+    holds (Keskar et al. 2019, CTRL, section 4.1). `seed` None draws a fresh one. `max_new_tokens` is an upper limit;
+    the end of the model's context is another. Raises UserError for a value out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 256
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        wrong = (
+            ("temperature", self.temperature, ">= 0", self.temperature >= 0 and math.isfinite(self.temperature)),
+            ("top_p", self.top_p, "> 0, <= 1", 0 < self.top_p <= 1),
+            ("top_k", self.top_k, ">= 0", self.top_k >= 0),
+            ("repetition_penalty", self.repetition_penalty, "> 0", 0 < self.repetition_penalty < math.inf),
+            ("max_new_tokens", self.max_new_tokens, ">= 1", self.max_new_tokens >= 1),
+        )
+        for name, value, limits, fits in wrong:
+            if not fits:
+                raise UserError(say(f"{name} must be {limits}, not {value}", f"{name} 应 {limits}，现为 {value}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt as ids and every id that ends the answer."""
+
+    prompt_ids: tuple[int, ...]
+    stop_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The generated ids without the stop id, and why they end."""
+
+    ids: tuple[int, ...]
+    finish: Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of a continuation given a prefix: the sum of its ids' natural log probabilities, and if each is the likeliest."""
+
+    logprob: float
+    greedy: bool
+
+
+class Stream(Protocol):
+    """The ids of one answer as they come, without the stop id. Closing it early cancels the generation."""
+
+    @property
+    def finish(self) -> Finish | None:
+        """Why the answer ended; None until it has."""
+
+    def __iter__(self) -> Iterator[int]: ...
+
+    def __next__(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A loaded model. `context_length` is the most ids, prompt and answer together, that one request may hold.
+
+    Several threads may call an engine at once. An answer does not depend on what else is generated beside it, as far
+    as the runtime's arithmetic allows.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def context_length(self) -> int: ...
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+        """One reply for each request, in order. Raises UserError for a prompt that is empty or too long."""
+
+    def stream(self, request: Request) -> Stream: ...
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """For each (prefix ids, continuation ids) pair, neither empty, how likely the continuation is."""
+
+    def close(self) -> None:
+        """Free the model; the engine answers nothing afterwards."""
+
+
+def open_engine(name: str, path: Path, **options: Any) -> Engine:
+    """Load what lies at `path` into an engine: `transformers`, `llama_cpp`, or `auto` (GGUF goes to llama.cpp).
+
+    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. `options` are the
+    engine's own (see its class); both take `context_length`. Raises UserError for an unknown engine, for a path that
+    holds no model, and for an engine whose package is not installed.
+    """
+    if name == "auto":
+        name = "llama_cpp" if gguf_files(path) else "transformers"
+    if name not in ENGINES:
+        what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
+        raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
+    module, _, attribute = ENGINES[name].partition(":")
+    try:
+        engine = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "hanlin":
+            raise
+        package = _PACKAGE_OF[name]
+        what = say(f"the engine {name} needs the package {error.name}", f"引擎 {name} 需要软件包 {error.name}")
+        raise UserError(what, hint=f"pip install {package}") from error
+    return cast(Engine, engine(path, **options))
+
+
+def gguf_files(path: Path) -> list[Path]:
+    """The GGUF files that `path` is or directly holds, in the order of their names."""
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix == ".gguf")
+    return [path] if path.suffix == ".gguf" else []
+
+
+def room_for_answer(request: Request, context_length: int, vocabulary: int) -> int:
+    """How many ids may be generated for `request` before the context is full; at most what it asks for.
+
+    Raises UserError when the prompt is empty, leaves no room at all, or holds an id outside the vocabulary: a prompt
+    is never cut silently.
+    """
+    prompt = request.prompt_ids
+    if not prompt:
+        raise UserError(say("the prompt is empty", "提示为空"))
+    check_ids(prompt, vocabulary)
+    room = context_length - len(prompt)
+    if room < 1:
+        what = say(
+            f"the prompt is {len(prompt)} tokens long, but the context holds {context_length} with the answer",
+            f"提示共 {len(prompt)} 个词元，而上下文连同回答只容纳 {context_length} 个",
+        )
+        hint = say(
+            "shorten the prompt or open the engine with a longer context_length", "缩短提示，或调大 context_length"
+        )
+        raise UserError(what, hint=hint)
+    return min(room, request.sampling.max_new_tokens)
+
+
+def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:
+    """Raises UserError unless the pair can be scored: both parts hold ids of the vocabulary and fit the context."""
+    if not prefix or not continuation:
+        raise UserError(say("a prefix and a continuation need at least one token each", "前缀与续写都至少要有一个词元"))
+    check_ids(prefix, vocabulary)
+    check_ids(continuation, vocabulary)
+    length = len(prefix) + len(continuation)
+    if length > context_length:
+        what = say(
+            f"prefix and continuation are {length} tokens long, but the context holds {context_length}",
+            f"前缀与续写共 {length} 个词元，而上下文只容纳 {context_length} 个",
+        )
+        raise UserError(what)
+
+
+def check_ids(ids: Sequence[int], vocabulary: int) -> None:
+    """Raises UserError when an id is not in the vocabulary: the prompt was made by another tokenizer."""
+    outside = max(ids) if max(ids) >= vocabulary else min(ids)
+    if not 0 <= outside < vocabulary:
+        what = say(
+            f"token id {outside} is outside the model's vocabulary of {vocabulary}",
+            f"词元编号 {outside} 超出模型词表（{vocabulary}）",
+        )
+        raise UserError(what, hint=say("use the tokenizer beside the model", "请使用模型旁的分词器"))

@@ -1,0 +1,172 @@
+"""The engine over llama.cpp: GGUF files, quantised or not, on CPU or GPU.
+
+Owns requests and replies. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`). llama.cpp's
+own server is not used: it streams no id while a character is half written, scores no given continuation, and ends
+answers by a list of its own instead of the request's.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from hanlin.engines import Finish, Reply, Request, Score, check_pair, gguf_files, room_for_answer
+from hanlin.engines.batching import AnswerTask, Scheduler, ScoreTask
+from hanlin.engines.llama_cpp_library import LlamaCppModel
+from hanlin.engines.sampling import Chooser
+from hanlin.engines.score_rows import common_length, rows_of
+from hanlin.errors import UserError
+from hanlin.job import Progress
+from hanlin.language import say
+
+
+class LlamaCppEngine:
+    """A GGUF file in llama.cpp.
+
+    `context_length`: the most ids of a request, no more than the model was trained for. `parallel`: how many sequences
+    share a step at most; fewer where their keys and values would take more than `cache_bytes`. `threads`: None takes
+    one for a small model, otherwise every core that the process may use. `cache_type`: `f16`, or `f32` for the most
+    exact results. `gpu_layers`: how many layers lie on a GPU that the wheel was built for; -1: all.
+    """
+
+    name = "llama_cpp"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context_length: int | None = None,
+        parallel: int = 16,
+        threads: int | None = None,
+        cache_type: str = "f16",
+        cache_bytes: int = 2 << 30,
+        gpu_layers: int = -1,
+    ) -> None:
+        self._model = LlamaCppModel(_one_file(path), gpu_layers=gpu_layers)
+        self.context_length = min(context_length or self._model.trained_context, self._model.trained_context)
+        self._vocabulary = self._model.vocabulary_size
+        self._scheduler = Scheduler(
+            self._model,
+            parallel=parallel,
+            threads=threads,
+            cache_type=cache_type,
+            cache_bytes=cache_bytes,
+        )
+        self._parallel = parallel
+        # at the latest when the interpreter ends: a thread inside llama.cpp must not outlive it
+        self._closing = weakref.finalize(self, self._scheduler.close)
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+        """See `Engine.generate`. At temperature 0 the likeliest id, of equal ones the lowest."""
+        finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] = SimpleQueue()
+        tasks = [self._task(request) for request in requests]
+        for task in tasks:
+            task.finished = finished
+        try:
+            self._scheduler.submit(tasks)
+            written = 0
+            for done in range(1, len(tasks) + 1):
+                task, error = finished.get()
+                if error is not None:
+                    raise error
+                written += len(task.answer)
+                if progress is not None:
+                    progress.at(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
+        finally:
+            for task in tasks:
+                task.cancelled = True  # what is done already does not mind
+        return [Reply(task.answer, task.finish or "cancelled") for task in tasks]
+
+    def stream(self, request: Request) -> LlamaCppStream:
+        task = self._task(request)
+        self._scheduler.submit([task])
+        return LlamaCppStream(task)
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """See `Engine.score`. Pairs with a common beginning are put behind one another in one slot."""
+        for prefix, continuation in pairs:
+            check_pair(prefix, continuation, self.context_length, self._vocabulary)
+        scores: list[Score | None] = [None] * len(pairs)
+        tasks = [ScoreTask(rows, scores) for rows in _neighbours(rows_of(pairs))]
+        try:
+            self._scheduler.submit(tasks)
+            for task in tasks:
+                error = task.finished.get()
+                if error is not None:
+                    raise error
+        finally:
+            for task in tasks:
+                task.cancelled = True
+        found = [score for score in scores if score is not None]
+        if len(found) < len(pairs):
+            raise RuntimeError("the engine was closed while it scored")
+        return found
+
+    def close(self) -> None:
+        self._closing()
+
+    def _task(self, request: Request) -> AnswerTask:
+        room = room_for_answer(request, self.context_length, self._vocabulary)
+        chooser = Chooser(request.sampling, request.prompt_ids)
+        return AnswerTask(request.prompt_ids, room, request.stop_ids, chooser)
+
+
+class LlamaCppStream:
+    """The ids of one answer; see `Stream`."""
+
+    def __init__(self, task: AnswerTask) -> None:
+        self._task = task
+        self._ended = False
+
+    @property
+    def finish(self) -> Finish | None:
+        return self._task.finish if self._ended else None
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        if self._ended:
+            raise StopIteration
+        number = self._task.ids.get()
+        if isinstance(number, int):
+            return number
+        self._ended = True
+        if number is not None:
+            raise number
+        raise StopIteration
+
+    def close(self) -> None:
+        self._task.cancelled = True
+        for _ in self:  # until the scheduler has let go of it
+            pass
+
+    def __del__(self) -> None:
+        self._task.cancelled = True
+
+
+def _one_file(path: Path) -> Path:
+    files = gguf_files(path)
+    if not files:
+        what = say("there is no GGUF file here", "这里没有 GGUF 文件")
+        hint = say("make one with the stage kind `gguf`", "请先用 gguf 阶段导出")
+        raise UserError(what, path, hint)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        what = say(f"there are {len(files)} GGUF files here: {names}", f"这里有 {len(files)} 个 GGUF 文件：{names}")
+        raise UserError(what, path, say("name one of them", "请指定其中一个"))
+    return files[0]
+
+
+def _neighbours(rows: list) -> Iterator[list]:
+    """Groups of rows that are worth running behind one another: at least half of each is the beginning of the next."""
+    group: list = []
+    for row in rows:
+        if group and 2 * common_length(group[-1].ids, row.ids) < len(row.ids):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,140 @@
+"""From what a person names (a model folder, an adapter, GGUF files) to an open engine with its tokenizer and template.
+
+Does not run anything: that is the engine's. Both measuring and serving begin here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hanlin.engines import Engine, gguf_files, open_engine
+from hanlin.errors import UserError, did_you_mean
+from hanlin.language import say
+from hanlin.model_files import CONFIG, is_adapter
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+
+Kind = Literal["model", "adapter", "gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and what it is."""
+
+    weights: Path
+    folder: Path
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """What a person would call it: the file's name, or the folder's as it was named, be it a link to another."""
+        return self.weights.stem if self.kind == "gguf" else self.weights.absolute().name
+
+
+def find_model(path: Path, file: str = "") -> Found:
+    """What lies at `path`: a model folder, an adapter folder, a GGUF file, or a folder of GGUF files.
+
+    `file` chooses among GGUF files by type (`Q8_0`) or name; without it the only one is taken, or the largest (the
+    one that lost least). Raises UserError when there is nothing to run, or `file` fits none or several.
+    """
+    if not path.exists():
+        what = say("there is no such file or folder", "没有这个文件或文件夹")
+        raise UserError(what, path, _hint_of_path())
+    candidates = gguf_files(path)
+    if candidates:
+        return Found(_chosen(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
+    if file:
+        what = say(f"'{file}' was asked for, but there is no GGUF file here", f"指定了“{file}”，但这里没有 GGUF 文件")
+        raise UserError(what, path)
+    if is_adapter(path):
+        return Found(path, path, "adapter")
+    if (path / CONFIG).is_file():
+        return Found(path, path, "model")
+    raise UserError(say("there is no model here", "这里没有模型"), path, _hint_of_path())
+
+
+def split_choice(text: str | Path) -> tuple[Path, str]:
+    """`folder:Q8_0` as a path and the GGUF file chosen there; a path that exists as it stands chooses nothing."""
+    path = Path(text).expanduser()
+    match = re.fullmatch(r"(.+):([\w.-]{2,})", str(text))
+    if match is None or path.exists():
+        return path, ""
+    return Path(match[1]).expanduser(), match[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine and the tokenizer of the model it runs."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    found: Found
+
+    def template(self) -> ChatTemplate:
+        """The chat template that lies beside the model. Raises UserError when there is none."""
+        return ChatTemplate.load(self.found.folder, self.tokenizer)
+
+
+def open_model(
+    path: Path,
+    file: str = "",
+    engine: str = "auto",
+    *,
+    batch: int | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Opened:
+    """Find a model, read its tokenizer, load it into an engine. Raises UserError as its parts do.
+
+    `batch` is how many answers are generated at once at most, `dtype` the number format of the weights, which a GGUF
+    file brings with it; None leaves either to the engine. `options` are the engine's own.
+    """
+    found = find_model(path, file)
+    if engine != "auto" and (engine == "llama_cpp") != (found.kind == "gguf"):
+        what = say(
+            f"the engine {engine} does not run this ({found.kind})", f"引擎 {engine} 不能运行此类模型（{found.kind}）"
+        )
+        hint = say(
+            "llama_cpp runs GGUF files, transformers everything else", "llama_cpp 运行 GGUF，其余用 transformers"
+        )
+        raise UserError(what, found.weights, hint)
+    tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
+    if batch is not None:
+        options["parallel" if found.kind == "gguf" else "batch"] = batch
+    if dtype is not None and found.kind != "gguf":
+        options["dtype"] = dtype
+    return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
+
+
+def _chosen(candidates: list[Path], path: Path, file: str) -> Path:
+    if not file:
+        return max(candidates, key=lambda candidate: (candidate.stat().st_size, candidate.name))
+    wanted = file.lower()
+    fitting = [
+        candidate
+        for candidate in candidates
+        if wanted in (candidate.name.lower(), candidate.stem.lower()) or _type_of(candidate) == wanted
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    what = (
+        say(f"several GGUF files fit '{file}'", f"有多个 GGUF 文件符合“{file}”")
+        if fitting
+        else say(f"no GGUF file fits '{file}'", f"没有符合“{file}”的 GGUF 文件")
+    )
+    raise UserError(what, path, did_you_mean(file, [candidate.name for candidate in fitting or candidates]))
+
+
+def _type_of(file: Path) -> str:
+    """The quantisation that a GGUF file's name ends with: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
+    return re.split(r"[-.]", file.stem)[-1].lower()
+
+
+def _hint_of_path() -> str:
+    return say(
+        "name a model or adapter folder, a .gguf file, or a folder of .gguf files",
+        "请指定模型或适配器文件夹、.gguf 文件，或含 .gguf 文件的文件夹",
+    )

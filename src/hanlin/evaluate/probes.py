@@ -1,0 +1,92 @@
+"""Small measures that are shared: the language of an answer, whether it is right, and how sure a share is.
+
+Does not generate anything.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Language = Literal["zh", "en", "other", "none"]
+
+Z_95 = 1.959963984540054
+_CJK = (
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+_CJK_SINGLE = (0x3005, 0x3007)  # 々 and 〇, written like characters though Unicode files them elsewhere
+
+
+def answer_language(text: str) -> Language:
+    """`zh` when Chinese characters are at least half of the letters, else `en` when Latin letters are, else `other`.
+
+    Digits and punctuation count for nothing; a text without any letter has the language `none`.
+    """
+    chinese = latin = letters = 0
+    for letter in text:
+        code = ord(letter)
+        if _is_chinese(code):
+            chinese += 1
+        elif not letter.isalpha():
+            continue
+        elif code < 0x250:  # Basic Latin to Latin Extended-B
+            latin += 1
+        letters += 1
+    if not letters:
+        return "none"
+    if 2 * chinese >= letters:
+        return "zh"
+    return "en" if 2 * latin >= letters else "other"
+
+
+def _is_chinese(code: int) -> bool:
+    return code in _CJK_SINGLE or any(first <= code <= last for first, last in _CJK)
+
+
+def normalised(text: str) -> str:
+    """A text as answers are compared: compatibility forms made equal (NFKC: full-width digits, ...), ends stripped."""
+    return unicodedata.normalize("NFKC", text).strip()
+
+
+def is_right(answer: str, accepted: Iterable[str]) -> bool:
+    """Whether an answer equals one of those that count as right, both normalised."""
+    given = normalised(answer)
+    return any(given == normalised(text) for text in accepted)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    low: float
+    high: float
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+
+def wilson(hits: int, total: int) -> Interval:
+    """The 95 % score interval of a share (Wilson 1927): honest also near 0 and 1 and for few trials."""
+    if total == 0:
+        return Interval(0.0, 1.0)
+    share, spread = hits / total, Z_95**2 / total
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
+    return Interval(0.0 if hits == 0 else middle - half, 1.0 if hits == total else middle + half)
+
+
+def standard_error(hits: int, total: int) -> float:
+    """Of a mean of `total` zeros and ones, `hits` of them ones: the sample's standard deviation over √total."""
+    if total < 2:
+        return 0.0
+    share = hits / total
+    return math.sqrt(share * (1 - share) / (total - 1))
+
+
+def share(hits: Sequence[bool]) -> float | None:
+    """The part that is true; None of nothing."""
+    return sum(hits) / len(hits) if hits else None

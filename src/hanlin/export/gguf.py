@@ -1,0 +1,302 @@
+"""A model folder written as GGUF files, tensor by tensor, straight from its safetensors; each file is then proven.
+
+Owns the order of the work, the files and their metadata. Does not own the tensors (`llama_tensors`), their types
+(`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Ggml
+from numpy.typing import NDArray
+
+from hanlin.engines import gguf_files
+from hanlin.errors import UserError
+from hanlin.export import proof
+from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
+from hanlin.export.quantize import FILE_TYPES, Quantizer, Shape, stored_bytes, tensor_type
+from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
+from hanlin.job import Inputs, Job
+from hanlin.language import say
+from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
+from hanlin.settings.export import Gguf
+from hanlin.tokens.tokenizer import GENERATION_FILE, TEMPLATE_FILE, Tokenizer, read_json
+
+_ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+_LARGEST_FLOAT16 = 65504.0
+_GENERATION = re.compile(r"(?P<open>\{%[-+]?\s*)(?P<end>end)?generation(?P<close>\s*[-+]?%\})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder, read and checked: all that its GGUF files are made of."""
+
+    files: ModelFiles
+    tokenizer: Tokenizer
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return read_vocabulary(self.tokenizer, self.files.vocabulary_rows)
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return tuple(tensors_of(self.files))
+
+    @cached_property
+    def shape(self) -> Shape:
+        config = self.files.config
+        heads = int(config["num_attention_heads"])
+        shared = int(config.get("num_key_value_heads") or heads)
+        return Shape(int(config["num_hidden_layers"]), heads, shared, bool(config.get("tie_word_embeddings")))
+
+    @property
+    def weights(self) -> int:
+        return sum(tensor.weights for tensor in self.tensors)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Every id that ends an answer: those of generation_config.json, else of config.json, and the tokenizer's."""
+        named = read_json(self.files.folder / GENERATION_FILE).get("eos_token_id")
+        if named is None:
+            named = self.files.config.get("eos_token_id")
+        listed = named if isinstance(named, list) else [named]
+        found = [int(number) for number in [self.tokenizer.eos_id, *listed] if number is not None]
+        return tuple(dict.fromkeys(found))
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The folder's chat template without transformers' own `generation` block, which not every program knows.
+
+        An `if true` takes its place: it writes the same text and trims the same white space around it.
+        """
+        file = self.tokenizer.folder / TEMPLATE_FILE
+        text = file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer.config.get("chat_template")
+        if not isinstance(text, str):
+            return None
+        return _GENERATION.sub(
+            lambda block: block["open"] + ("endif" if block["end"] else "if true") + block["close"], text
+        )
+
+    def kinds(self, file_type: str) -> list[Ggml]:
+        """The type of each tensor in a file of this type."""
+        return [
+            tensor_type(tensor.name, file_type, self.shape, tensor.shape[-1], len(tensor.shape))
+            for tensor in self.tensors
+        ]
+
+    def sizes(self, file_type: str) -> list[int]:
+        """The bytes of each tensor in a file of this type."""
+        pairs = zip(self.tensors, self.kinds(file_type), strict=True)
+        return [stored_bytes(kind, tensor.shape) for tensor, kind in pairs]
+
+
+def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `model-<TYPE>.gguf` for each type, with the tokenizer's files beside them.
+
+    A file stands under its name only when it is whole, so that a killed run goes on with the types that lack; equal
+    input gives equal bytes. Peak memory is a few slabs of `quantize.SLAB_BYTES`, whatever the model's size; the
+    comparison of probabilities loads the model itself as well. Raises UserError for a model that cannot be written and
+    for a full disk.
+    """
+    source = read_source(inputs.one("model"))
+    left = [name for name in settings.types if not _file(out, name).is_file()]
+    total = sum(sum(source.sizes(name)) for name in left)
+    _check_space(out, total)
+    done = 0
+    quantizer = Quantizer()
+    try:
+        for name in left:
+            with _full_disk(out):
+                aside = job.scratch(out) / _file(out, name).name
+                write_header(aside, source, name, settings)
+                for size in write_tensors(aside, source.tensors, source.kinds(name), quantizer):
+                    done += size
+                    job.progress.at(done, total, "bytes")
+                os.replace(aside, _file(out, name))
+    finally:
+        quantizer.close()
+        job.progress.done()
+    with _full_disk(out):
+        source.tokenizer.save(out)
+    return _prove(settings, source, out, job)
+
+
+def read_source(folder: Path) -> Source:
+    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of."""
+    if gguf_files(folder):
+        what = say("this is a GGUF file already", "这已经是 GGUF 文件")
+        raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
+    if is_adapter(folder):
+        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
+        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    files = check_model_folder(folder)
+    activation = files.config.get("hidden_act", "silu")
+    if activation != "silu":
+        what = say(
+            f"llama.cpp's Llama has no activation {activation!r}", f"llama.cpp 的 Llama 没有激活函数 {activation!r}"
+        )
+        raise UserError(what, folder / CONFIG, say("supported: silu", "支持：silu"))
+    source = Source(files, Tokenizer.load(folder))
+    rope_of(files.config)
+    source.vocabulary  # noqa: B018 an unknown tokenizer must show before anything is written
+    return source
+
+
+def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+    reference = proof.reference_of(source.files, source.tokenizer) if settings.compare else None
+    tokenizer_proof = proof.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
+    metrics: dict[str, Any] = {"weights": source.weights}
+    for place, name in enumerate(settings.types):
+        job.progress.at(place, len(settings.types), "files")
+        file = _file(out, name)
+        tokenizer_proof.check(file)
+        row: dict[str, Any] = {
+            "bytes": file.stat().st_size,
+            "bits_per_weight": round(8 * sum(source.sizes(name)) / source.weights, 3),
+            "tensors": _counted(kind.name for kind in source.kinds(name)),
+        }
+        narrow = _narrow(source, name)
+        if narrow:
+            row["tensors_with_other_blocks"] = narrow
+        if reference is not None:
+            row |= proof.compare_probabilities(file, name, reference)
+        metrics[name] = row
+    job.progress.done()
+    return {**metrics, "tokenizer": tokenizer_proof.metrics}
+
+
+def _narrow(source: Source, file_type: str) -> dict[str, int]:
+    """How many tensors have rows that are no multiple of the blocks that the type wants, by what they became."""
+    usual = FILE_TYPES[file_type].usual
+    block = gguf.GGML_QUANT_SIZES[usual][0]
+    pairs = zip(source.tensors, source.kinds(file_type), strict=True)
+    return _counted(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
+
+
+def _counted(names: Iterator[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _file(out: Path, file_type: str) -> Path:
+    return out / f"model-{file_type}.gguf"
+
+
+def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
+    """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
+
+    The keys are those of the GGUF specification (ggml, `docs/gguf.md`) that llama.cpp reads for `llama`.
+    """
+    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    config = source.files.config
+    writer.add_type("model")
+    writer.add_name(settings.name)
+    writer.add_size_label(gguf.size_label(source.weights, source.weights, 0, 0))
+    if settings.licence:
+        writer.add_license(settings.licence)
+    writer.add_file_type(FILE_TYPES[file_type].number)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_block_count(source.shape.layers)
+    writer.add_context_length(int(config["max_position_embeddings"]))
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_head_count(source.shape.heads)
+    writer.add_head_count_kv(source.shape.shared_heads)
+    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_vocab_size(source.files.vocabulary_rows)
+    _add_rope(writer, rope_of(config))
+    source.vocabulary.add_to(writer)
+    add_special_ids(writer, source.tokenizer, source.stop_ids)
+    if source.chat_template:
+        writer.add_chat_template(source.chat_template)
+    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+        size = stored_bytes(kind, tensor.shape)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+
+
+def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
+    """Llama 3.1's scaling is no metadata but a tensor of factors (`llama_tensors.rotary_factors`)."""
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    kinds = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
+    if rope["rope_type"] not in kinds:
+        return
+    writer.add_rope_scaling_type(kinds[rope["rope_type"]])
+    writer.add_rope_scaling_factor(float(rope["factor"]))
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        for name in ("beta_fast", "beta_slow"):
+            if rope.get(name) is not None:
+                getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
+
+
+def write_tensors(path: Path, tensors: Sequence[Tensor], kinds: Sequence[Ggml], quantizer: Quantizer) -> Iterator[int]:
+    """Append every tensor to the file, each at a multiple of the alignment; yields the bytes of each slab written."""
+    with path.open("ab") as file:
+        for tensor, kind in zip(tensors, kinds, strict=True):
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind)):
+                file.write(slab.data)
+                yield slab.nbytes
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A tensor's rows, refused where the file's type cannot hold them."""
+
+    tensor: Tensor
+    kind: Ggml
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
+        rows = self.tensor.rows(start, stop)
+        name = self.tensor.name
+        if not np.isfinite(rows).all():
+            what = say(f"'{name}' holds values that are no numbers", f"“{name}”中有非数值（NaN 或无穷）")
+            raise UserError(
+                what, None, say("the training diverged: take an earlier model", "训练已发散：请使用更早的模型")
+            )
+        if self.kind == Ggml.F16 and rows.size and np.abs(rows).max() > _LARGEST_FLOAT16:
+            what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
+            raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
+        return rows
+
+
+def _check_space(out: Path, needed: int) -> None:
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        what = say(
+            f"the files need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free",
+            f"文件需要 {needed / 1e9:.2f} GB，磁盘仅剩 {free / 1e9:.2f} GB",
+        )
+        raise UserError(what, out, say("free space or name fewer types", "请清理磁盘或减少类型"))
+
+
+@contextmanager
+def _full_disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        what = say(f"no space to write the file: {error.strerror}", f"没有空间写入文件：{error.strerror}")
+        raise UserError(what, out, say("free space and run again", "请清理磁盘后重新运行")) from error

@@ -1,0 +1,21 @@
+"""Which of the two languages of the project, 简体中文 and English, a person is spoken to in.
+
+Owns the choice and nothing else: every message stands beside its translation where it is used.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+def chinese() -> bool:
+    """Whether to speak Chinese: `HANLIN_LANG` decides (`zh` or `en`), otherwise the locale of the environment."""
+    chosen = os.environ.get("HANLIN_LANG")
+    if not chosen:
+        chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")
+    return chosen.lower().startswith("zh")
+
+
+def say(en: str, zh: str) -> str:
+    """The one of two texts of equal meaning that the reader wants."""
+    return zh if chinese() else en

@@ -1,0 +1,176 @@
+"""LoRA adapters by PEFT: attached, counted, written so that they know their base, and read with every tensor used.
+
+Owns the adapter folder. Does not own training it (`train/`) or adding it into the base (`merging`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PeftModelForCausalLM,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from hanlin.errors import UserError
+from hanlin.language import say
+from hanlin.model.saving import save_safetensors
+from hanlin.model_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BASE_RECORD,
+    base_record,
+    check_adapter_folder,
+    check_model_folder,
+)
+from hanlin.settings.model import LoraSettings
+from hanlin.tokens.tokenizer import write_json_aside
+
+
+class ParameterCount(NamedTuple):
+    """How many numbers a model has, and how many of them are trained."""
+
+    trainable: int
+    total: int
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return ParameterCount(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
+
+
+def attach(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
+    """`model` with a new adapter that changes nothing yet (B is zero); only the adapter is trainable.
+
+    A is drawn from `seed` alone, on the CPU, so attach before the model is moved. Everything trained is float32; when
+    `lora.modules_to_save` is set over a base of lower precision, run the model under autocast.
+    """
+    names = set(lora.modules_to_save)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        modules_to_save=list(lora.modules_to_save) or None,
+        ensure_weight_tying=bool(model.config.tie_word_embeddings and names & {"embed_tokens", "lm_head"}),
+    )
+    with torch.random.fork_rng(devices=[]), _without_library_news():
+        torch.manual_seed(seed)
+        adapted = PeftModelForCausalLM(model, config)
+    _train_in_float32(adapted)
+    return adapted.train()
+
+
+def save_adapter(
+    model: PeftModel, folder: Path, *, base: Path, state: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Write `adapter_config.json`, `adapter_model.safetensors` and `base.json` (which base the adapter saw).
+
+    The path of `base` is written relative to `folder`, so both may move together. `state` stands in for the model's
+    weights where they had to be gathered from several processes. Raises RuntimeError when a tensor is empty or not
+    finite: nothing is saved then.
+    """
+    tensors = get_peft_model_state_dict(
+        model, state_dict=None if state is None else dict(state), save_embedding_layers=False
+    )
+    tensors = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in sorted(tensors.items())}
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0 or not torch.isfinite(tensor).all():
+            raise RuntimeError(f"{name} is empty or holds numbers that are not finite")
+    config = model.peft_config["default"].to_dict()
+    config |= {"base_model_name_or_path": relative_base(base, folder), "inference_mode": True}
+    whole = config["modules_to_save"]
+    if whole:  # PEFT adds the full name of tied embeddings to the list that it was given
+        config["modules_to_save"] = [name for name in whole if name != "model.embed_tokens" or len(whole) == 1]
+    record = base_record(check_model_folder(base))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
+    write_json_aside(folder / BASE_RECORD, record)
+    write_json_aside(folder / ADAPTER_CONFIG, {name: _plain(value) for name, value in config.items()})
+
+
+def relative_base(base: Path, folder: Path) -> str:
+    """The path from an adapter's folder to its base with forward slashes; whole where there is no relative one."""
+    try:
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return base.resolve().as_posix()
+
+
+def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """`model` with the adapter of a folder attached, every tensor of it used.
+
+    Raises UserError when tensors are missing, left over, or do not fit this base.
+    """
+    files = check_adapter_folder(folder)
+    with _without_library_news():
+        config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise RuntimeError(f"{folder}: PEFT reads a {type(config).__name__}")
+    config.inference_mode = not trainable
+    weights = load_file(str(folder / ADAPTER_WEIGHTS))
+    with torch.random.fork_rng(devices=[]), _without_library_news():
+        try:
+            adapted = PeftModelForCausalLM(model, config)
+            if trainable:
+                _train_in_float32(adapted)
+            outcome: Any = set_peft_model_state_dict(adapted, weights)
+        except (RuntimeError, ValueError, KeyError) as error:
+            what = say(f"the adapter does not fit this base: {error}", f"适配器与底座不匹配：{error}")
+            raise UserError(what, folder, _other_base()) from error
+    left = list(outcome.unexpected_keys)
+    missing = [name for name in outcome.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    if left or missing:
+        what = say(
+            f"of the adapter's {len(files.tensors)} tensors {len(left)} have no place in the model, "
+            f"and {len(missing)} places get none ({', '.join((left + missing)[:3])})",
+            f"适配器的 {len(files.tensors)} 个张量中有 {len(left)} 个在模型中无处可放，"
+            f"另有 {len(missing)} 处没有得到张量（{', '.join((left + missing)[:3])}）",
+        )
+        raise UserError(what, folder / ADAPTER_WEIGHTS, _other_base())
+    return adapted.train(trainable)
+
+
+def _train_in_float32(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _plain(value: Any) -> Any:
+    """Settings of PEFT as JSON with one spelling: sets have no order of their own."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return json.loads(json.dumps(value, default=str))
+
+
+def _other_base() -> str:
+    return say("was it trained on another base?", "它是否在其他底座上训练？")
+
+
+@contextmanager
+def _without_library_news() -> Iterator[None]:
+    """Keep to itself what transformers tells PEFT's developers, and PEFT of keys newer than it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
+        yield

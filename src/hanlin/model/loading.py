@@ -1,0 +1,80 @@
+"""A model or adapter folder becomes a model in memory: checked first, safetensors only, no code from the folder.
+
+Owns reading. What a folder must hold is said in `model_files`; how one is written in `saving`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.utils import logging
+
+from hanlin.errors import UserError, did_you_mean
+from hanlin.language import say
+from hanlin.model_files import ModelFiles, base_of, check_base, check_model_folder, is_adapter
+
+__all__ = ["DTYPES", "base_of", "load_model", "torch_dtype"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+logging.disable_progress_bar()  # progress is told by `Job.progress`
+
+
+def load_model(
+    folder: Path, *, dtype: str = "float32", trainable: bool = False, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """The Llama model of a model folder, or of an adapter folder: its base with the adapter attached (a `PeftModel`).
+
+    `dtype` is that of the base's weights in memory (`auto`: as they are stored); adapter matrices are always float32.
+    A `trainable` model is in training mode with gradients on: all of a model's weights, or an adapter's only. Any other
+    is in evaluation mode without gradients. `attention` is the name of one of transformers' implementations.
+
+    Raises UserError as `check_model_folder`, `check_adapter_folder` and `check_base` do.
+    """
+    folder = Path(folder)
+    if is_adapter(folder):
+        from hanlin.model.adapters import load_adapter
+
+        base = check_model_folder(base_of(folder))
+        check_base(folder, base)
+        model = _read(base, dtype, attention)
+        return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))
+    model = _read(check_model_folder(folder), dtype, attention)
+    model.requires_grad_(trainable)
+    return model.train(trainable)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The number format of that name. Raises UserError when there is none."""
+    if name not in DTYPES:
+        raise UserError(say(f"no number format '{name}'", f"没有数值格式“{name}”"), "dtype", did_you_mean(name, DTYPES))
+    return DTYPES[name]
+
+
+def _read(files: ModelFiles, dtype: str, attention: str) -> LlamaForCausalLM:
+    number_format = torch_dtype(files.dtype if dtype == "auto" else dtype)
+    try:
+        loaded: Any = LlamaForCausalLM.from_pretrained(
+            str(files.folder),
+            dtype=number_format,
+            attn_implementation=attention,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (ImportError, ValueError) as error:
+        if attention not in str(error) and not isinstance(error, ImportError):
+            raise
+        what = say(
+            f"attention '{attention}' cannot be used here: {error}", f"此处无法使用注意力实现“{attention}”：{error}"
+        )
+        raise UserError(what, "attention", say("use sdpa", "请用 sdpa")) from error
+    model, report = cast(tuple[LlamaForCausalLM, dict[str, Any]], loaded)
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if report.get(problem):  # the folder was checked, so this is not the reader's fault
+            raise RuntimeError(f"{files.folder}: {problem} {report[problem]}")
+    return model

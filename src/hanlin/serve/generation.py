@@ -1,0 +1,104 @@
+"""One answer as text while it is generated: ids to whole characters, stop texts honoured, tokens counted.
+
+Does not own generation (`engines/`) or decoding (`tokens/`). Server and terminal speak through it alike.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from hanlin.engines import Engine, Finish, Request
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+
+
+class StopTexts:
+    """Passes text on until one of `stops` occurs in it. What could still become a stop text is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def put(self, text: str) -> str:
+        """The part of all text so far that can be shown now and was not yet; `hit` says that a stop text has come."""
+        if self.hit:
+            return ""
+        self._held += text
+        places = [place for place in map(self._held.find, self._stops) if place >= 0]
+        if places:
+            self.hit = True
+            shown, self._held = self._held[: min(places)], ""
+            return shown
+        keep = max((self._overlap(stop) for stop in self._stops), default=0)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def end(self) -> str:
+        """What was held back in vain."""
+        shown, self._held = self._held, ""
+        return shown
+
+    def _overlap(self, stop: str) -> int:
+        """How long a beginning of `stop` the held text ends with."""
+        longest = min(len(stop) - 1, len(self._held))
+        return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
+
+
+class Speech:
+    """The text of one answer in pieces, as the engine generates it. One thread iterates it, once, and closes it.
+
+    `cancel`, from any thread, ends it at the next id. `finish` is `stop` at a stop id or stop text, `length` at the
+    limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids apart.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request, stops: Sequence[str] = ()) -> None:
+        self._stream = engine.stream(request)
+        self._decoder = tokenizer.stream_decoder()
+        self._stops = StopTexts(stops)
+        self._cancelled = threading.Event()
+        self.prompt_tokens = len(request.prompt_ids)
+        self.tokens = 0
+        self.finish: Finish | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """The pieces; none of them is empty."""
+        with closing(self._stream):
+            for number in self._stream:
+                if self._cancelled.is_set():
+                    self.finish = "cancelled"
+                    return
+                self.tokens += 1
+                if piece := self._stops.put(self._decoder.put(number)):
+                    yield piece
+                if self._stops.hit:
+                    self.finish = "stop"
+                    return
+            finish = self._stream.finish
+        # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
+        rest = self._stops.put(self._decoder.end()) + self._stops.end()
+        if rest:
+            yield rest
+        self.finish = "stop" if self._stops.hit else finish
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def sampling_of(folder: Path) -> dict[str, Any]:
+    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
+
+    Keys are those of `Sampling`.
+    """
+    config = read_json(folder / GENERATION_FILE)
+    if not config.get("do_sample"):
+        return {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}

@@ -1,0 +1,325 @@
+"""Settings of the stages that turn files into records: `corpus`, `conversations`, `preferences`.
+
+Owns the names of formats and cleaning rules, and every rule's default parameters. Does not own what they do: that is
+`hanlin.data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, field_validator, model_validator
+
+from hanlin.errors import did_you_mean
+from hanlin.language import say
+from hanlin.settings.base import Settings, knob, ref
+
+Parameter = bool | int | float | str
+
+TEXT_FORMATS = ("text", "text_blocks", "text_lines")
+DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
+CHAT_FORMAT_NAMES = (
+    "sharegpt",
+    "messages",
+    "moss",
+    "firefly",
+    "self_instruct",
+    "alpaca",
+    "math",
+    "tagged_text",
+    "dialogues",
+    "prompt_response",
+)
+PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
+
+TEXT_RULES: dict[str, dict[str, Parameter]] = {
+    "mojibake": {"tolerated": 0.005},
+    "html": {},
+    "unicode": {},
+    "control_characters": {},
+    "whitespace": {},
+    "replacement_characters": {"share": 0.001},
+    "advertisement_lines": {"longest": 80, "share": 0.5},
+    "repeated_lines": {"share": 0.5},
+    "repeated_characters": {"share": 0.2, "run": 10},
+    "repeated_phrases": {"share": 0.4, "length": 15},
+    "symbols": {"share": 0.4},
+    "chinese_or_english": {"share": 0.7},
+    "advertisements": {"per_thousand": 5.0, "different": 3},
+}
+"""Every rule on text with its default parameters, in the order in which the default set applies them."""
+
+TURN_RULES: dict[str, dict[str, Parameter]] = {
+    "placeholders": {},
+    "refusals": {},
+    "unanswered_end": {},
+    "empty_turns": {},
+    "turn_order": {},
+}
+"""Every rule on whole conversations with its default parameters."""
+
+CORPUS_RULES = tuple(TEXT_RULES)
+CHAT_RULES = (
+    "mojibake",
+    "unicode",
+    "control_characters",
+    "placeholders",
+    "unanswered_end",
+    "empty_turns",
+    "turn_order",
+)
+PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
+
+
+class Source(Settings):
+    """One entry of `sources`: a file, folder or glob, and what is known of it."""
+
+    path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
+    format: str = knob("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
+    encoding: str = knob("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
+    licence: str = knob("", "licence of the data, carried along", "数据许可证，会一路带上")
+    fields: dict[str, str] = knob(
+        {},
+        "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
+        "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
+    )
+    limit: int | None = knob(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Rule(Settings):
+    """A cleaning rule and all its parameters."""
+
+    name: str = knob(..., "name of the rule", "规则名")
+    parameters: dict[str, Parameter] = knob({}, "its parameters", "规则参数")
+
+
+class Dedup(Settings):
+    """How copies of a document are found; the first one is kept."""
+
+    method: Literal["none", "exact", "minhash"] = knob(
+        "minhash",
+        "none, exact (same letters) or minhash (also near copies)",
+        "none、exact（完全相同）或 minhash（近似）",
+    )
+    threshold: float = knob(
+        0.8, "documents at least this similar (Jaccard) are copies", "相似度（Jaccard）不低于此值视为重复", gt=0, le=1
+    )
+    shingle: int = knob(5, "characters in a shingle", "每个片段的字符数", ge=1, le=64)
+    permutations: int = knob(128, "length of a MinHash signature", "MinHash 签名长度", ge=16, le=1024)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+
+class Identity(Settings):
+    """Who the assistant says it is."""
+
+    name: str = knob(..., "name of the assistant", "助手的名字", min_length=1)
+    author: str = knob(..., "who made it", "开发者的名字", min_length=1)
+    rewrite: bool = knob(
+        True,
+        "also replace other assistants' names where a turn speaks of itself",
+        "同时替换助手自我介绍中其他助手的名字",
+    )
+
+
+class Reading(Settings):
+    """What the three stages share: where rows come from and what becomes of bad ones."""
+
+    sources: tuple[Source, ...] = knob(..., "what to read, in this order", "要读取的来源，按此顺序", min_length=1)
+    on_broken: Literal["stop", "drop"] = knob(
+        "stop",
+        "stop at a line that is broken JSON or undecodable, or drop it (files of one record per line)",
+        "遇到无法解析或解码的行时停止，或丢弃该行（仅限每行一条的文件）",
+    )
+    max_dropped: float = knob(
+        0.5, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+    )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Mapping | BaseModel) else value
+
+
+class Corpus(Reading):
+    """Read, clean and deduplicate text; makes documents."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "cleaning rules; `default` stands for all, `{name: {...}}` sets parameters, `{name: false}` takes one out",
+        "清洗规则；default 表示全部，`{名称: {...}}` 设置参数，`{名称: false}` 去掉一条",
+        validate_default=True,
+    )
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    min_chars: int = knob(5, "drop shorter documents", "丢弃更短的文档", ge=1)
+    max_chars: int | None = knob(None, "drop longer documents", "丢弃更长的文档", ge=1)
+    dedup: Dedup = knob(Dedup(), "how copies are found", "去重方式")
+    heldout_share: float = knob(
+        0.01, "share kept out of training, chosen by content", "留出比例，按内容选取", ge=0, le=0.5
+    )
+    max_dropped: float = knob(
+        0.9, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, TEXT_RULES, CORPUS_RULES)
+
+    @model_validator(mode="after")
+    def _known(self) -> Corpus:
+        check_sources(self.sources, DOCUMENT_FORMAT_NAMES, ("text", "title"))
+        if self.max_chars is not None and self.max_chars < self.min_chars:
+            raise ValueError(say("max_chars is smaller than min_chars", "max_chars 小于 min_chars"))
+        return self
+
+
+class Conversations(Reading):
+    """Read and check conversations of any format; makes conversations."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "rules on turns and conversations; written like those of `corpus`",
+        "针对每轮与整段对话的规则；写法同 corpus",
+        validate_default=True,
+    )
+    identity: Identity | None = knob(None, "who the assistant says it is", "助手的身份")
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    max_chars: int | None = knob(None, "drop longer conversations", "丢弃更长的对话", ge=1)
+    dedup: Literal["none", "exact"] = knob("exact", "drop equal conversations but the first", "相同对话只留第一份")
+    heldout_share: float = knob(
+        0.01, "share kept out of training, chosen by the first question", "留出比例，按首个问题选取", ge=0, le=0.5
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, TEXT_RULES | TURN_RULES, CHAT_RULES)
+
+    @model_validator(mode="after")
+    def _known(self) -> Conversations:
+        fields = ("prompt", "input", "response", "system", "history", "messages", "tools")
+        check_sources(self.sources, CHAT_FORMAT_NAMES, fields)
+        return self
+
+
+class Preferences(Reading):
+    """Read and check preference pairs of any format; makes preferences."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "rules on the text of turns; written like those of `corpus`",
+        "针对每轮文本的规则；写法同 corpus",
+        validate_default=True,
+    )
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    keep_ties: bool = knob(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
+    max_chars: int | None = knob(None, "drop pairs with more characters", "丢弃更长的偏好对", ge=1)
+    dedup: Literal["none", "exact"] = knob("exact", "drop equal pairs but the first", "相同偏好对只留第一份")
+    heldout_share: float = knob(
+        0.0, "share kept out of training, chosen by the question", "留出比例，按问题选取", ge=0, le=0.5
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, TEXT_RULES, PREFERENCE_RULES)
+
+    @model_validator(mode="after")
+    def _known(self) -> Preferences:
+        check_sources(self.sources, PAIR_FORMAT_NAMES, ("prompt", "input", "chosen", "rejected", "system"))
+        return self
+
+
+def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:
+    """The list a person writes as a list of whole rules, each with all its parameters.
+
+    A name alone takes the defaults, `default` stands for the default set, `{name: {parameter: value}}` sets some
+    parameters (in place, when the rule is there already) and `{name: false}` takes the rule out. Raises ValueError.
+    """
+    if not isinstance(value, list | tuple):
+        raise ValueError(say("a list of rules is expected", "此处应为规则列表"))
+    chosen: dict[str, dict[str, Parameter]] = {}
+    for item in value:
+        for name, given in _rule_items(item, default):
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise ValueError(say(f"no rule '{name}' ({near})", f"没有规则“{name}”（{near}）"))
+            if given is False:
+                chosen.pop(name, None)
+                continue
+            given = {} if given in (None, True) else given
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    say(f"rule '{name}' takes a mapping of parameters, or false", f"规则“{name}”须写参数映射或 false")
+                )
+            parameters = chosen.setdefault(name, dict(known[name]))
+            for key, number in given.items():
+                parameters[key] = _parameter(name, key, number, known[name])
+    return [{"name": name, "parameters": parameters} for name, parameters in chosen.items()]
+
+
+def _rule_items(item: Any, default: tuple[str, ...]) -> list[tuple[str, Any]]:
+    if isinstance(item, Rule):
+        return [(item.name, item.parameters)]
+    if item == "default":
+        return [(name, None) for name in default]
+    if isinstance(item, str):
+        return [(item, None)]
+    if isinstance(item, Mapping) and "name" in item:
+        return [(str(item["name"]), item.get("parameters"))]
+    if isinstance(item, Mapping):
+        return [(str(name), given) for name, given in item.items()]
+    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则写作名称或 {名称: {参数: 值}}"))
+
+
+def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) -> Parameter:
+    if key not in known:
+        near = did_you_mean(key, known) or say("it takes none", "它没有参数")
+        raise ValueError(
+            say(f"rule '{rule}' has no parameter '{key}' ({near})", f"规则“{rule}”没有参数“{key}”（{near}）")
+        )
+    usual = known[key]
+    if isinstance(usual, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(usual):
+        kind = type(usual).__name__
+        raise ValueError(
+            say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
+        )
+    if isinstance(value, int | float) and value < 0:
+        raise ValueError(
+            say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    """Refuse a format or a field that the stage does not know. Raises ValueError."""
+    for source in sources:
+        if source.format not in ("auto", *formats):
+            known = ", ".join(("auto", *formats))
+            raise ValueError(
+                say(
+                    f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
+                )
+            )
+        for name in source.fields:
+            if name not in fields:
+                known = ", ".join(fields)
+                raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))

@@ -1,0 +1,40 @@
+"""Settings of the stages that write a model in another form."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import field_validator
+
+from hanlin.settings.base import Settings, knob, ref
+
+GgufType = Literal[
+    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
+    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+]  # fmt: skip
+
+
+class Gguf(Settings):
+    """Write GGUF files straight from a model's safetensors and prove each: same ids, same stop ids, close logits."""
+
+    model: str = ref("model", en="the model to write", zh="要导出的模型")
+    types: tuple[GgufType, ...] = knob(
+        ("Q8_0", "Q4_K_M"), "one file for each of these types", "每种类型各写一个文件", min_length=1
+    )
+    name: str = knob("hanlin", "what programs show as the model's name", "软件中显示的模型名称", min_length=1)
+    licence: str | None = knob(
+        None, "licence written into the files (`apache-2.0`, `llama3`)", "写入文件的许可证（如 apache-2.0、llama3）"
+    )
+    compare: bool = knob(
+        True,
+        "load the model itself as well and compare its next-token probabilities with each file's",
+        "同时加载原模型，与每个文件比较下一词元的概率",
+        in_key=False,
+    )
+
+    @field_validator("types")
+    @classmethod
+    def _each_once(cls, types: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(types)) < len(types):
+            raise ValueError("a type is named twice")
+        return types

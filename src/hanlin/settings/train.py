@@ -1,0 +1,172 @@
+"""Settings of the three training kinds: what is optimised, for how long, in what portions, and what is trained.
+
+Portions are given as what one optimiser step learns from over all processes together; how it is divided into passes
+that fit a device (`pass_tokens`) changes only speed and memory.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from hanlin.language import say
+from hanlin.settings.base import Settings, knob, ref
+from hanlin.settings.model import LoraSettings
+
+Curve = Literal["cosine", "linear", "constant"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class Training(Settings):
+    """What the training kinds share. A full-weight run and an adapter want learning rates an order of magnitude apart,
+    so the default rate depends on `lora`."""
+
+    rates: ClassVar[tuple[float, float]]
+    """The default peak rate for all weights, and for an adapter."""
+
+    lora: LoraSettings | None = knob(
+        None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
+    )
+    learning_rate: float | None = knob(
+        None,
+        "peak learning rate; none: the kind's default for an adapter or for all weights",
+        "峰值学习率；不填则按适配器或全部权重取该类型的默认值",
+        gt=0,
+    )
+    schedule: Curve = knob(
+        "cosine", "how the learning rate falls after the warm-up", "预热之后学习率的下降方式：余弦、线性或不变"
+    )
+    warmup_share: float = knob(
+        0.03, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
+    )
+    final_share: float = knob(
+        0.0, "where the learning rate ends, as a share of its peak", "学习率终值与峰值之比", ge=0, le=1
+    )
+    epochs: float = knob(1.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
+    steps: int | None = knob(
+        None,
+        "exactly so many optimiser steps, whatever part of the data that is",
+        "恰好训练这么多步，不论合多少遍",
+        ge=1,
+    )
+    row_length: int = knob(
+        2048,
+        "tokens of a row: whole records are packed into rows of this length, none is longer",
+        "一行的词元数：记录整条装入这样长的行，单条不得更长",
+        ge=8,
+    )
+    weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
+    max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
+    precision: Precision = knob(
+        "auto",
+        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
+        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
+    )
+    pass_tokens: int = knob(
+        4096,
+        "tokens that go through the model at once on one device; fewer need less memory",
+        "单个设备一次通过模型的词元数；越小越省内存",
+        in_key=False,
+        ge=8,
+    )
+    gradient_checkpointing: bool = knob(
+        False,
+        "compute activations again instead of keeping them: less memory, a third more time",
+        "反向时重算激活：省内存，多用约三分之一时间",
+        in_key=False,
+    )
+    save_every_seconds: float = knob(
+        60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
+    )
+
+    @model_validator(mode="after")
+    def _betas_are_shares(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(say("betas lie between 0 and 1", "betas 须在 0 与 1 之间"))
+        return self
+
+    @property
+    def peak_rate(self) -> float:
+        """`learning_rate`, or the kind's default for what is trained."""
+        return self.learning_rate if self.learning_rate is not None else self.rates[self.lora is not None]
+
+
+class _TokenPortions(Training):
+    """Training whose steps are measured in tokens."""
+
+    batch_tokens: int = knob(
+        131_072, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_row(self) -> Self:
+        if self.batch_tokens < self.row_length:
+            raise ValueError(say("batch_tokens is less than row_length", "batch_tokens 小于 row_length"))
+        return self
+
+
+class Pretrain(_TokenPortions):
+    """Next-token training on plain text. Documents are cut into rows without losing a token."""
+
+    rates = (2e-5, 2e-4)
+    model: str = ref("model", en="the model to train", zh="要训练的模型")
+    data: tuple[str, ...] = ref("documents", en="documents to learn", zh="要学习的文档")
+    weight_decay: float = knob(0.1, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+
+
+class Sft(_TokenPortions):
+    """Next-token training on the assistant's turns of conversations, end of turn included."""
+
+    rates = (1e-5, 1e-4)
+    model: str = ref("model", en="the model to train", zh="要训练的模型")
+    data: tuple[str, ...] = ref("conversations", en="conversations to learn", zh="要学习的对话")
+    batch_tokens: int = knob(
+        32_768, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+    epochs: float = knob(2.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
+    template: str | None = knob(
+        None,
+        "chat template by name; none: the one that the model's folder brings",
+        "对话模板名；不填则用模型目录自带的模板",
+        resource="template",
+    )
+    over_length: Literal["cut_at_turns", "drop", "refuse"] = knob(
+        "cut_at_turns",
+        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and counted, "
+        "or the run stops",
+        "对话超过一行时：去掉最后几轮、丢弃并计数，或停止运行",
+    )
+
+
+class Dpo(Training):
+    """Direct preference optimisation against the model as it was at the start (Rafailov et al. 2023,
+    arXiv:2305.18290)."""
+
+    rates = (5e-7, 5e-6)
+    model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    data: tuple[str, ...] = ref("preferences", en="preference pairs to learn", zh="要学习的偏好对")
+    batch_pairs: int = knob(
+        32, "pairs of one optimiser step, over all processes", "每个优化步的偏好对数（所有进程合计）", ge=1
+    )
+    beta: float = knob(0.1, "how strongly the policy is held to its reference", "约束策略不偏离参考模型的强度", gt=0)
+    label_smoothing: float = knob(
+        0.0, "share of pairs that are taken to be labelled the wrong way round", "假定标反的偏好对比例", ge=0, lt=0.5
+    )
+    chosen_weight: float = knob(
+        0.0,
+        "weight of the plain loss on chosen answers, so that aligning does not unlearn them "
+        "(Pang et al. 2024, arXiv:2404.19733)",
+        "在选中回答上附加的语言模型损失权重，避免对齐时遗忘",
+        ge=0,
+    )
+    warmup_share: float = knob(
+        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
+    )
+    over_length: Literal["drop", "refuse"] = knob(
+        "drop",
+        "what is done with a pair of which an answer with its prompt is longer than a row: it is dropped and counted, "
+        "or the run stops",
+        "偏好对中提示加回答超过一行时：丢弃并计数，或停止运行",
+    )

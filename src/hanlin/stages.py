@@ -1,0 +1,117 @@
+"""The table of stage kinds: the settings of each, what it makes, and which function does the work.
+
+Owns no logic: a new kind is a settings class, a row here and a function. Functions are named as text, so that the
+control plane never imports what they need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.errors import UserError, did_you_mean
+from hanlin.language import say
+from hanlin.settings import data, demo, evaluate, export, model, tokens, train
+from hanlin.settings.base import Settings
+
+ARTIFACT_TYPES = (
+    "files",
+    "documents",
+    "conversations",
+    "preferences",
+    "tokenizer",
+    "model",
+    "adapter",
+    "gguf",
+    "evaluation",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StageKind:
+    """One kind of stage. `version` is raised by hand when equal settings would give another result.
+
+    `heavy` kinds import torch; `group` kinds may be launched as several processes; `shows` are the metrics that say
+    in a line what such a stage changed (none: all plain ones).
+    """
+
+    name: str
+    settings: type[Settings]
+    makes: str | Callable[[Any], str]
+    run: str
+    en: str
+    zh: str
+    version: int = 1
+    heavy: bool = False
+    group: bool = False
+    shows: tuple[str, ...] = ()
+
+    def type_made(self, settings: Settings) -> str:
+        return self.makes if isinstance(self.makes, str) else self.makes(settings)
+
+    @property
+    def summary(self) -> str:
+        return say(self.en, self.zh)
+
+
+def _model_or_adapter(settings: Any) -> str:
+    return "model" if settings.lora is None else "adapter"
+
+
+_TABLE = (
+    StageKind("demo_world", demo.DemoWorld, "files", "hanlin.demo.world:run",
+              "write the small closed world that the quickstart learns", "生成快速上手所学的小世界",
+              shows=("characters", "exchanges", "pairs", "heldout_questions")),
+    StageKind("corpus", data.Corpus, "documents", "hanlin.data.corpus:run",
+              "read, clean and deduplicate text", "读取、清洗、去重文本",
+              shows=("rows_in", "rows_kept", "rows_heldout", "characters", "dropped")),
+    StageKind("conversations", data.Conversations, "conversations", "hanlin.data.conversations:run",
+              "read and check conversations of any format", "读取并检查各种格式的对话",
+              shows=("rows_in", "rows_kept", "rows_heldout", "dropped")),
+    StageKind("preferences", data.Preferences, "preferences", "hanlin.data.preferences:run",
+              "read and check preference pairs of any format", "读取并检查各种格式的偏好对",
+              shows=("rows_in", "rows_kept", "rows_heldout", "dropped")),
+    StageKind("train_tokenizer", tokens.TrainTokenizer, "tokenizer", "hanlin.tokens.vocabulary:train",
+              "train a byte-level BPE tokenizer", "训练字节级 BPE 分词器", shows=("entries", "characters_per_token")),
+    StageKind("new_model", model.NewModel, "model", "hanlin.model.birth:run",
+              "make a Llama model with random weights", "新建随机权重的 Llama 模型", heavy=True,
+              shows=("parameters", "vocabulary_entries")),
+    StageKind("extend_vocabulary", model.ExtendVocabulary, "model", "hanlin.model.vocabulary_growth:run",
+              "add Chinese entries to a model's vocabulary and grow its embeddings",
+              "为模型词表增加中文词条并扩展嵌入", heavy=True,
+              shows=("entries", "characters_per_token.before", "characters_per_token.after")),
+    StageKind("pretrain", train.Pretrain, _model_or_adapter, "hanlin.train.stages:pretrain",
+              "train on plain text", "在纯文本上（继续）预训练", heavy=True, group=True,
+              shows=("loss", "steps", "learnt_tokens", "tokens_per_second")),
+    StageKind("sft", train.Sft, _model_or_adapter, "hanlin.train.stages:sft",
+              "fine-tune on conversations", "在对话上做指令微调", heavy=True, group=True,
+              shows=("loss", "steps", "learnt_tokens", "tokens_per_second")),
+    StageKind("dpo", train.Dpo, _model_or_adapter, "hanlin.train.stages:dpo",
+              "align with preference pairs", "用偏好对做对齐", heavy=True, group=True,
+              shows=("preference_loss", "accuracy", "margin", "steps")),
+    StageKind("merge", model.Merge, "model", "hanlin.model.merging:run",
+              "merge an adapter into its base and prove it", "把适配器合并进底座并验证", heavy=True,
+              shows=("adapter_tensors", "max_abs_difference", "same_top_token_share")),
+    StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
+              "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", heavy=True,
+              shows=("*.bits_per_weight", "*.divergence", "*.same_likeliest")),
+    StageKind("evaluate", evaluate.Evaluate, "evaluation", "hanlin.evaluate.questions:run",
+              "ask held-out questions and judge the answers", "用留出问题提问并评判回答", heavy=True,
+              shows=("questions", "exact_match", "chinese_answer_share", "stop_share", "same_greedy_share")),
+    StageKind("perplexity", evaluate.Perplexity, "evaluation", "hanlin.evaluate.perplexity:run",
+              "measure perplexity on held-out text", "在留出文本上测困惑度", heavy=True,
+              shows=("perplexity", "bits_per_character", "tokens")),
+    StageKind("exam", evaluate.Exam, "evaluation", "hanlin.evaluate.exam:run",
+              "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", "做选择题考试（CMMLU、C-Eval、MMLU）", heavy=True,
+              shows=("questions", "accuracy", "near_chance")),
+)  # fmt: skip
+
+KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}
+
+
+def kind_named(name: str, where: str | None = None) -> StageKind:
+    """The kind of that name. Raises UserError with a suggestion when there is none."""
+    if name not in KINDS:
+        raise UserError(say(f"no stage kind '{name}'", f"没有名为“{name}”的阶段类型"), where, did_you_mean(name, KINDS))
+    return KINDS[name]

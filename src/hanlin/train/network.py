@@ -1,0 +1,200 @@
+"""The model as training computes it: hidden states of a pass, the output head, and the number format of both.
+
+Owns the forward pass in training, over the weights of transformers' Llama and PEFT's adapters. Does not own those
+modules, their names or their files (`model/`); that both compute the same is a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.utils import ModulesToSaveWrapper
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from hanlin.errors import UserError
+from hanlin.language import say
+from hanlin.model.adapters import attach
+from hanlin.model.loading import load_model
+from hanlin.settings.train import Training
+from hanlin.train.attention import documents_attention
+from hanlin.train.blocks import Matrix, Norm, TurnedMatrix, added, feed_forward, normalised, projected, rotated
+from hanlin.train.losses import summed_loss, token_log_probabilities
+from hanlin.train.rows import Pass
+
+NumberFormat = Literal["float32", "bfloat16"]
+
+
+class _Block(NamedTuple):
+    """One decoder block."""
+
+    before_attention: Norm
+    query_key_value: tuple[Matrix, Matrix, Matrix]
+    output: Matrix
+    before_feed_forward: Norm
+    gate_up_down: tuple[Matrix, Matrix, Matrix]
+
+
+class Network:
+    """A model on its device. In bfloat16, what is trained is kept in float32 and cast once for each step (Micikevicius
+    et al. 2018, arXiv:1710.03740, section 3.1), what is frozen is kept in bfloat16, and the stream between blocks,
+    norms, rotations and losses are float32."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, device: torch.device, number_format: NumberFormat) -> None:
+        self.model = model
+        self.device = device
+        self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
+        self.recomputes = False
+        """Whether activations are computed again in the backward pass instead of being kept."""
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(self.dtype)
+        model.to(device)  # type: ignore[arg-type]
+        causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+        body = causal.model
+        self.head_size = int(causal.config.head_dim)
+        self._embeddings = _own(body.embed_tokens)
+        self._rotary = body.rotary_emb
+        self._blocks = [_block(layer) for layer in body.layers]
+        self._norm = _norm(body.norm)
+        self._head = Matrix(_own(causal.get_output_embeddings()).weight)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take over the weights as the last step left them; called once before the passes of a step."""
+        self._head.refresh(self.dtype)
+        for block in self._blocks:
+            for matrix in (*block.query_key_value, block.output, *block.gate_up_down):
+                matrix.refresh(self.dtype)
+
+    def hidden(self, batch: Pass) -> torch.Tensor:
+        """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
+        table = self._embeddings
+        stream = functional.embedding(batch.ids[0], table.weight, table.padding_idx).float()
+        cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
+        for block in self._blocks:
+            if self.recomputes and torch.is_grad_enabled():
+                stream = checkpoint(self._through, block, stream, cosine, sine, batch, use_reentrant=False)
+            else:
+                stream = self._through(block, stream, cosine, sine, batch)
+        return normalised(stream.index_select(0, batch.learnt), self._norm, self.dtype)
+
+    def summed_loss(self, batch: Pass) -> torch.Tensor:
+        """Minus the summed log-probability of a pass's targets."""
+        return summed_loss(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
+
+    def token_log_probabilities(self, batch: Pass) -> torch.Tensor:
+        """The log-probability of each of a pass's targets, float32 [n]."""
+        return token_log_probabilities(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that are trained, by name, in the model's order."""
+        return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    def _through(
+        self, block: _Block, stream: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, batch: Pass
+    ) -> torch.Tensor:
+        training = self.model.training
+        found = projected(stream, block.before_attention, block.query_key_value, training)
+        query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
+        query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
+        attended = documents_attention(query, key, value, batch.documents).flatten(1)
+        stream = added(stream, attended, block.output, training)
+        return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
+
+
+def _own(module: nn.Module) -> Any:
+    """The module itself, or the trained copy that PEFT keeps of it."""
+    if isinstance(module, ModulesToSaveWrapper):
+        return cast(Any, module.modules_to_save)[module.active_adapters[0]]
+    return module
+
+
+def _norm(module: nn.Module) -> Norm:
+    norm = _own(module)
+    return Norm(norm.weight, norm.variance_epsilon)
+
+
+def _matrix(module: nn.Module) -> Matrix:
+    if not isinstance(module, LoraLinear):
+        return Matrix(cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias))
+    (name,) = module.active_adapters
+    base = cast(nn.Linear, module.get_base_layer())
+    down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
+    dropout = module.lora_dropout[name]
+    share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+    whole = Matrix(base.weight, base.bias, down=down, up=up, scale=module.scaling[name], dropout=share)
+    if name not in module.lora_magnitude_vector:
+        return whole
+    if share:
+        raise UserError(
+            say("DoRA is not trained with dropout here", "DoRA 不支持与 dropout 同时使用"),
+            "lora.dropout",
+            say("set dropout to 0", "请将 dropout 设为 0"),
+        )
+    return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+
+
+def _block(layer: Any) -> _Block:
+    attention, feed_forward_part = layer.self_attn, layer.mlp
+    return _Block(
+        _norm(layer.input_layernorm),
+        (_matrix(attention.q_proj), _matrix(attention.k_proj), _matrix(attention.v_proj)),
+        _matrix(attention.o_proj),
+        _norm(layer.post_attention_layernorm),
+        (
+            _matrix(feed_forward_part.gate_proj),
+            _matrix(feed_forward_part.up_proj),
+            _matrix(feed_forward_part.down_proj),
+        ),
+    )
+
+
+def open_network(
+    folder: Path, settings: Training, seed: int, device: torch.device, number_format: NumberFormat
+) -> Network:
+    """Load a model folder to train: all weights, or an adapter of the form that the settings ask for.
+
+    Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
+    arithmetic is not known here.
+    """
+    if settings.lora is None:
+        model: PreTrainedModel | PeftModel = load_model(folder, trainable=True)
+    else:
+        frozen = load_model(folder, dtype=number_format, trainable=True)
+        model = attach(frozen, settings.lora, seed)
+    _check(model, settings, folder)
+    network = Network(model, device, number_format)
+    network.recomputes = settings.gradient_checkpointing
+    return network
+
+
+def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
+    config = cast(Any, model.config)
+    limit = int(config.max_position_embeddings)
+    if settings.row_length > limit:
+        raise UserError(
+            say(
+                f"row_length is {settings.row_length}, but the model is made for {limit} positions",
+                f"row_length 为 {settings.row_length}，而模型只支持 {limit} 个位置",
+            ),
+            folder,
+            say(f"set row_length to {limit} or less", f"请将 row_length 设为不大于 {limit}"),
+        )
+    known = {"hidden_act": "silu", "attention_dropout": 0.0}
+    for name, value in known.items():
+        if getattr(config, name, value) != value:
+            raise UserError(
+                say(
+                    f"{name} is {getattr(config, name)!r}; models of the Llama family have {value!r}",
+                    f"{name} 为 {getattr(config, name)!r}；Llama 系列模型应为 {value!r}",
+                ),
+                folder / "config.json",
+            )

@@ -1,0 +1,338 @@
+"""Records become token ids once, in files; files become rows; rows become what one pass through the model reads.
+
+Owns encoding to disk, packing, the order of the data, and the tensors of a pass. Does not own what is learnt of a
+record (`objectives`) or how documents of a pass are kept apart (`attention`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from hanlin.errors import UserError
+from hanlin.job import Progress
+from hanlin.language import say
+from hanlin.tokens.packing import pack, pack_documents
+from hanlin.train.attention import Documents, group_documents
+
+SHARD = 4096
+"""Records that are encoded and written together: what a killed run may have to encode again."""
+WHOLE = "whole.json"
+PAD_STEP = 256
+"""A pass is padded to a multiple: every new shape costs new kernels (2 ms a matrix product in bfloat16 on a CPU)."""
+
+Item = TypeVar("Item")
+
+
+class Example(NamedTuple):
+    """Token ids in order; `learn[i]` says whether the model is taught to write `ids[i]`."""
+
+    ids: list[int]
+    learn: list[bool]
+
+
+class Encoded(NamedTuple):
+    """What became of a record: its examples (a pair has two), or none and why; with examples, `reason` says what was
+    changed."""
+
+    examples: tuple[Example, ...] = ()
+    reason: str = ""
+
+
+Encode = Callable[[Sequence[Any]], Iterable[Encoded]]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRecords:
+    """Every record's examples end to end. `starts` [examples + 1] are offsets into `ids` and `learn`; each record has
+    `width` examples, in the order of the data. The arrays are read from disk as they are needed."""
+
+    ids: np.ndarray
+    learn: np.ndarray
+    starts: np.ndarray
+    width: int
+    folder: Path
+    refused: dict[str, int]
+    changed: dict[str, int]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Positions that each example takes: one fewer than its tokens, since the last is only predicted."""
+        return np.diff(self.starts) - 1
+
+    def __len__(self) -> int:
+        return (len(self.starts) - 1) // self.width
+
+    def record_ids(self, records: Iterable[int]) -> list[str]:
+        wanted = set(records)
+        with (self.folder / "records.txt").open(encoding="utf-8") as file:
+            return [json.loads(line) for number, line in enumerate(file) if number in wanted]
+
+
+def encode_records(
+    records: Iterable[Any], encode: Encode, *, width: int, folder: Path, progress: Progress, total: int
+) -> EncodedRecords:
+    """Encode all records into `folder` and open what lies there; what an earlier try wrote is taken over by shard.
+
+    Raises UserError when nothing is left to learn from, with the reasons.
+    """
+    if not (folder / WHOLE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = []
+        done = 0
+        for number, batch in enumerate(_batches(records, SHARD)):
+            shards.append(folder / f"shard-{number:06d}.npz")
+            if not shards[-1].is_file():
+                _write_shard(shards[-1], batch, encode)
+            done += len(batch)
+            progress.at(done, total, say("records", "条"))
+        _join(folder, shards, width)
+    return open_encoded(folder)
+
+
+def open_encoded(folder: Path) -> EncodedRecords:
+    """What `encode_records` wrote. Raises UserError when no record can be learnt from."""
+    counts = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
+    if not counts["records"]:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["refused"].items()) or "-"
+        raise UserError(
+            say(f"no record is left to learn from (refused: {reasons})", f"没有可学习的记录（拒收：{reasons}）"),
+            "data",
+            say("a longer row_length takes longer records", "增大 row_length 可容纳更长的记录"),
+        )
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "learn", "starts")}
+    return EncodedRecords(
+        **arrays, width=counts["width"], folder=folder, refused=counts["refused"], changed=counts["changed"]
+    )
+
+
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
+    ids: list[np.ndarray] = []
+    learn: list[np.ndarray] = []
+    kept: list[str] = []
+    refused: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    for record, encoded in zip(batch, encode(batch), strict=True):
+        if not encoded.examples:
+            refused[encoded.reason] += 1
+            continue
+        if encoded.reason:
+            changed[encoded.reason] += 1
+        kept.append(record.id)
+        for example in encoded.examples:
+            ids.append(np.asarray(example.ids, dtype=np.int32))
+            learn.append(np.asarray(example.learn, dtype=bool))
+    notes = json.dumps({"kept": kept, "refused": refused, "changed": changed})
+    aside = path.with_name(path.name + ".writing")
+    with aside.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.concatenate([*ids, np.empty(0, np.int32)]),
+            learn=np.concatenate([*learn, np.empty(0, bool)]),
+            lengths=np.asarray([len(row) for row in ids], dtype=np.int64),
+            notes=np.frombuffer(notes.encode("utf-8"), dtype=np.uint8),
+        )
+    os.replace(aside, path)
+
+
+def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
+    """One array of each kind from the shards, which are then removed. The marker is written last."""
+    lengths = np.concatenate([*(np.load(path)["lengths"] for path in shards), np.empty(0, np.int64)])
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    np.save(folder / "starts.npy", starts)
+    size = max(1, int(starts[-1]))
+    ids = np.lib.format.open_memmap(folder / "ids.npy", mode="w+", dtype=np.int32, shape=(size,))
+    learn = np.lib.format.open_memmap(folder / "learn.npy", mode="w+", dtype=bool, shape=(size,))
+    refused: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
+    records = place = 0
+    with (folder / "records.txt").open("w", encoding="utf-8", newline="\n") as file:
+        for path in shards:
+            shard = np.load(path)
+            notes = json.loads(shard["notes"].tobytes())
+            end = place + len(shard["ids"])
+            ids[place:end], learn[place:end] = shard["ids"], shard["learn"]
+            place = end
+            records += len(notes["kept"])
+            refused.update(notes["refused"])
+            changed.update(notes["changed"])
+            file.writelines(json.dumps(name, ensure_ascii=False) + "\n" for name in notes["kept"])
+    ids.flush()
+    learn.flush()
+    counts = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}
+    aside = folder / (WHOLE + ".writing")
+    aside.write_text(json.dumps(counts, sort_keys=True), encoding="utf-8")
+    os.replace(aside, folder / WHOLE)
+    for path in shards:
+        path.unlink()
+
+
+class Segment(NamedTuple):
+    """Positions `start` to `end` (exclusive) of an example: the model reads `ids[start:end]` and is asked for
+    `ids[start + 1:end + 1]`, so pieces of a cut document share one token and none goes unlearnt."""
+
+    example: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What goes through the model at once: documents end to end, padded by one more.
+
+    `ids` and `positions` [1, tokens]; `learnt` [n] are the positions whose next token, `targets` [n], is learnt;
+    `counts` says how many of them each segment has; `units` are the rows or pairs the pass is made of.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    learnt: torch.Tensor
+    targets: torch.Tensor
+    counts: tuple[int, ...]
+    documents: Documents
+    units: tuple[int, ...]
+    tokens: int
+
+    def to(self, device: torch.device) -> Pass:
+        if device.type == "cpu":
+            return self
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            learnt=self.learnt.to(device),
+            targets=self.targets.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Units that the data's order is made of: packed rows, or pairs that stay together. Each is a list of segments."""
+
+    encoded: EncodedRecords
+    units: Sequence[Sequence[Segment]]
+
+    @classmethod
+    def packed(cls, encoded: EncodedRecords, row_length: int) -> Rows:
+        """Whole examples, each in one row."""
+        lengths = [int(length) for length in encoded.lengths]
+        rows = pack(lengths, row_length)
+        return cls(encoded, [[Segment(place, 0, lengths[place]) for place in row] for row in rows])
+
+    @classmethod
+    def cut(cls, encoded: EncodedRecords, row_length: int) -> Rows:
+        """Documents of any length, cut where a row is full."""
+        rows = pack_documents([int(length) for length in encoded.lengths], row_length)
+        return cls(encoded, [[Segment(*piece) for piece in row] for row in rows])
+
+    @classmethod
+    def paired(cls, encoded: EncodedRecords) -> Rows:
+        """Each record a unit of its own, with all its examples."""
+        lengths = [int(length) for length in encoded.lengths]
+        width = encoded.width
+        firsts = range(0, len(lengths), width)
+        return cls(encoded, [[Segment(i, 0, lengths[i]) for i in range(first, first + width)] for first in firsts])
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Tokens of each unit."""
+        return np.asarray([sum(piece.end - piece.start for piece in unit) for unit in self.units], dtype=np.int64)
+
+    @cached_property
+    def learnt_tokens(self) -> int:
+        """Tokens that are learnt when every unit is seen once."""
+        first = self.encoded.starts[:-1]  # the first token of an example is never asked for
+        return int(self.encoded.learn[: int(self.encoded.starts[-1])].sum() - self.encoded.learn[first].sum())
+
+    def passes(self, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
+        """The units in passes of at most `pass_tokens`, or of one unit where that is longer."""
+        taken: list[int] = []
+        size = 0
+        for unit in units:
+            if taken and size + self.sizes[unit] > pass_tokens:
+                yield self.collate(taken)
+                taken, size = [], 0
+            taken.append(int(unit))
+            size += int(self.sizes[unit])
+        if taken:
+            yield self.collate(taken)
+
+    def collate(self, units: Sequence[int]) -> Pass:
+        segments = [segment for unit in units for segment in self.units[unit]]
+        lengths = [segment.end - segment.start for segment in segments]
+        tokens = sum(lengths)
+        padding = -tokens % (PAD_STEP if tokens > PAD_STEP else PAD_STEP // 4)
+        ids = np.zeros(tokens + padding, dtype=np.int64)
+        targets = np.zeros(tokens, dtype=np.int64)
+        learn = np.zeros(tokens, dtype=bool)
+        positions = np.zeros(tokens + padding, dtype=np.int64)
+        counts = []
+        place = 0
+        for segment, length in zip(segments, lengths, strict=True):
+            offset = int(self.encoded.starts[segment.example]) + segment.start
+            end = place + length
+            ids[place:end] = self.encoded.ids[offset : offset + length]
+            targets[place:end] = self.encoded.ids[offset + 1 : offset + 1 + length]
+            learn[place:end] = self.encoded.learn[offset + 1 : offset + 1 + length]
+            positions[place:end] = np.arange(length)
+            counts.append(int(learn[place:end].sum()))
+            place = end
+        positions[tokens:] = np.arange(padding)
+        learnt = np.flatnonzero(learn)
+        return Pass(
+            ids=torch.from_numpy(ids)[None],
+            positions=torch.from_numpy(positions)[None],
+            learnt=torch.from_numpy(learnt),
+            targets=torch.from_numpy(targets[learnt]),
+            counts=tuple(counts),
+            documents=group_documents(lengths + [padding] * (padding > 0)),
+            units=tuple(units),
+            tokens=tokens,
+        )
+
+    def record_ids(self, units: Sequence[int]) -> list[str]:
+        """Ids of the records that lie in these units."""
+        return self.encoded.record_ids(s.example // self.encoded.width for unit in units for s in self.units[unit])
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Which units each step learns from: another seeded permutation of all of them in every epoch, divided evenly over
+    the epoch's steps. The place in the data is the step, so there is nothing else to save."""
+
+    units: int
+    steps_per_epoch: int
+    seed: int
+
+    @classmethod
+    def of(cls, units: int, per_step: int, seed: int) -> Order:
+        return cls(units, max(1, round(units / per_step)), seed)
+
+    def steps(self, epochs: float, steps: int | None) -> int:
+        return steps if steps is not None else max(1, round(epochs * self.steps_per_epoch))
+
+    def units_of(self, step: int) -> np.ndarray:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        bounds = [self.units * edge // self.steps_per_epoch for edge in (place, place + 1)]
+        return _permutation(self.units, self.seed, epoch)[bounds[0] : bounds[1]]
+
+
+@lru_cache(maxsize=2)
+def _permutation(units: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(units)

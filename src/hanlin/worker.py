@@ -1,0 +1,326 @@
+"""The bridge: one stage, one process. The control plane sends a job as JSON, the work plane does it, it is sealed.
+
+`Host` is the near side: it starts this module once and hands it jobs. The far side imports torch once and forks a fresh
+process for each job, so that no stage inherits another's memory and nobody waits ten seconds for imports per stage.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from hanlin import __version__
+from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store
+from hanlin.errors import UserError
+from hanlin.job import SCRATCH, Inputs, Job, Progress
+from hanlin.language import say
+from hanlin.stages import KINDS
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "gguf", "xllamacpp", "rensa")
+_HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
+
+
+class Host:
+    """A process that makes artifacts, started on first use and ended with the block."""
+
+    def __init__(self, preload: bool = False) -> None:
+        self._preload = preload
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is None:
+            return
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+    def make(self, job: Mapping[str, Any]) -> None:
+        """Make one artifact. Raises UserError as the work raised it; RuntimeError when the process died or failed."""
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "hanlin.worker", *(["--preload"] if self._preload else [])]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(job, ensure_ascii=False) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            if code in (130, -signal.SIGINT):
+                raise KeyboardInterrupt
+            raise RuntimeError(f"the worker of stage {job['stage']} ended with {code}")
+        reply = json.loads(line)
+        if "user_error" in reply:
+            raise UserError(*reply["user_error"])
+        if "interrupted" in reply:
+            raise KeyboardInterrupt
+        if "failed" in reply:
+            raise RuntimeError(reply["failed"])
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, so that a killed command leaves nobody writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def serve_jobs(preload: bool) -> None:
+    """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
+    _die_with_parent()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
+    for line in sys.stdin:
+        job = json.loads(line)
+        if not hasattr(os, "fork"):
+            replies.write(json.dumps(_attempt(job), ensure_ascii=False) + "\n")
+            replies.flush()
+            return
+        if KINDS[job["kind"]].heavy:
+            _import_heavy()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            _die_with_parent()
+            os.close(reading)
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
+            sys.stderr.flush()
+            os._exit(0)
+        os.close(writing)
+        if preload:
+            _import_heavy()  # while a light stage works, get ready for the next
+        with os.fdopen(reading, encoding="utf-8") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if not text:
+            text = json.dumps({"failed": f"stage {job['stage']} was killed (status {status})"})
+        replies.write(text + "\n")
+        replies.flush()
+
+
+def _import_heavy() -> None:
+    for name in _HEAVY:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # the stage that needs it says so better
+            pass
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Let the libraries of this process use so many processor threads; before any of them has started its own."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _attempt(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one job and put the outcome into words that travel."""
+    _limit_threads(job.get("threads"))
+    try:
+        do(job)
+    except UserError as error:
+        return {"user_error": [error.what, error.where, error.hint]}
+    except KeyboardInterrupt:
+        return {"interrupted": True}
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
+            where = error.filename or Store(Path(job["home"])).partial(job["kind"], job["key"])
+            return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
+        return {"failed": traceback.format_exc()}
+    except Exception:
+        return {"failed": traceback.format_exc()}
+    return {"made": True}
+
+
+def do(job: Mapping[str, Any]) -> Manifest:
+    """Make one artifact under its lock and seal it; if another process made it meanwhile, return that one."""
+    kind = KINDS[job["kind"]]
+    store = Store(Path(job["home"]))
+    with store.lock(kind.name, job["key"]):
+        inputs = tuple(_entry(row["entry"]) for row in job["inputs"])
+        already = store.manifest(kind.name, job["key"])
+        if already is not None and [i.digest for i in already.inputs] == [i.digest for i in inputs]:
+            return already
+        partial = store.partial(kind.name, job["key"])
+        scratch = partial / SCRATCH
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / "job.json").write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
+        started = datetime.now(UTC)
+        with _Clock(scratch / "seconds") as clock:
+            metrics = _launch(job, partial, scratch) if job["processes"] > 1 else _work(job, partial)
+        settings = kind.settings.model_validate(job["settings"])
+        return store.seal(
+            partial,
+            Manifest(
+                kind=kind.name,
+                type=kind.type_made(settings),
+                version=kind.version,
+                key=job["key"],
+                digest="",
+                settings=job["settings"],
+                seed=job["seed"],
+                inputs=inputs,
+                files=(),
+                metrics=metrics,
+                made_by=_made_by(),
+                started=started.strftime("%Y-%m-%d %H:%M:%S"),
+                finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                seconds=round(clock.seconds, 3),
+                counted=job["counted"],
+            ),
+        )
+
+
+def _entry(row: Mapping[str, Any]) -> InputEntry:
+    return InputEntry(**{**row, "files": tuple(FileEntry(**item) for item in row["files"])})
+
+
+class _Clock:
+    """Seconds that an artifact took, over all tries; kept in a file every second, so that a kill loses little."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._before = float(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._before = 0.0
+        self._begun = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(1.0):
+            try:
+                self._file.write_text(f"{self.seconds:.3f}", encoding="utf-8")
+            except OSError:
+                pass
+
+
+def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
+    kind = KINDS[job["kind"]]
+    settings = kind.settings.model_validate(job["settings"])
+    module, _, function = kind.run.partition(":")
+    paths: dict[str, tuple[Path, ...]] = {}
+    for row in job["inputs"]:
+        name = row["entry"]["field"]
+        found = tuple(Path(path) for path in row["paths"]) or _download(row["entry"])
+        paths[name] = paths.get(name, ()) + found
+    progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
+    work = getattr(importlib.import_module(module), function)
+    metrics: dict[str, Any] = work(settings, Inputs(paths), partial, Job(job["seed"], progress, job["processes"]))
+    progress.done()
+    return metrics
+
+
+def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Fetch a pinned hub repository (`hf:owner/name@revision`); `HF_ENDPOINT` names a mirror."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
+    try:
+        return (Path(snapshot_download(name, revision=revision)),)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
+        raise UserError(
+            say(f"cannot be fetched: {type(error).__name__}", f"无法下载：{type(error).__name__}"), entry["key"], hint
+        ) from error
+
+
+def _launch(job: Mapping[str, Any], partial: Path, scratch: Path) -> dict[str, Any]:
+    """Do the work in a torchrun group; rank 0 leaves the metrics in the scratch folder."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={job['processes']}", "-m", "hanlin.worker", "--rank", str(scratch / "job.json")]
+    outcome = scratch / "outcome.json"
+    outcome.unlink(missing_ok=True)
+    code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
+    reply = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {}
+    if "user_error" in reply:
+        raise UserError(*reply["user_error"])
+    if code != 0 or "metrics" not in reply:
+        raise RuntimeError(f"the process group of stage {job['stage']} ended with {code}")
+    metrics: dict[str, Any] = reply["metrics"]
+    return metrics
+
+
+def run_rank(job_file: Path) -> None:
+    """One rank of a torchrun group."""
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    partial = Store(Path(job["home"])).partial(job["kind"], job["key"])
+    first = os.environ.get("RANK", "0") == "0"
+    outcome = partial / SCRATCH / "outcome.json"
+    try:
+        metrics = _work(job, partial)
+    except UserError as error:
+        outcome.write_text(json.dumps({"user_error": [error.what, error.where, error.hint]}), encoding="utf-8")
+        sys.exit(2)
+    if first:
+        outcome.write_text(json.dumps({"metrics": metrics}, ensure_ascii=False), encoding="utf-8")
+
+
+def _made_by() -> dict[str, Any]:
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "hanlin": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+if __name__ == "__main__":
+    if "--rank" in sys.argv:
+        run_rank(Path(sys.argv[sys.argv.index("--rank") + 1]))
+    else:
+        try:
+            serve_jobs("--preload" in sys.argv)
+        except KeyboardInterrupt:
+            sys.exit(130)

@@ -1,0 +1,78 @@
+"""Fixtures that every room shares: where the real data lies, a tiny real tokenizer and Llama model made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HANLIN_LANG", "en")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are as fast, and tests beside each other do not wait
+
+TEXT = [
+    "翰林院在城东，春天的时候院子里开满了花。",
+    "你叫什么名字？我叫小翰，是一个中文助手。",
+    "三加四等于七，十二减五等于七。",
+    "What is your name? My name is Xiaohan, an assistant.",
+    "Three plus four is seven. The library stands in the east of the town.",
+]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout (or at `HANLIN_SHARED_DATA`); tests that need it skip without it."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("HANLIN_SHARED_DATA", beside))
+    if not (folder / "SOURCES.md").is_file():
+        pytest.skip("the folder of real data is not here (set HANLIN_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer of about 400 entries with Llama 3's special tokens and its chat template."""
+    from hanlin.tokens.vocabulary import train_byte_level_bpe
+
+    folder = tmp_path_factory.mktemp("tiny_tokenizer")
+    train_byte_level_bpe(TEXT, entries=400, template="llama3", out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """A two-layer Llama folder with random weights over `tiny_tokenizer`, 4 heads sharing 2 key-value heads."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from hanlin.tokens.chat_template import ChatTemplate
+    from hanlin.tokens.tokenizer import Tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tokenizer = Tokenizer.load(tiny_tokenizer)
+    stop_ids = list(ChatTemplate.load(tiny_tokenizer, tokenizer).stop_ids)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=stop_ids,
+        pad_token_id=tokenizer.pad_id,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save(folder)
+    return folder
+
+
+def write_json(path: Path, data: object) -> Path:
+    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    return path

@@ -1,0 +1,68 @@
+"""Run a stage of the data room on files, and read back what it made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanlin.data import conversations, corpus, preferences
+from hanlin.job import Inputs, Job
+from hanlin.settings.data import Conversations, Corpus, Preferences, Reading
+
+STAGES: dict[type[Reading], tuple[Any, str]] = {
+    Corpus: (corpus, "documents.jsonl"),
+    Conversations: (conversations, "conversations.jsonl"),
+    Preferences: (preferences, "preferences.jsonl"),
+}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage left in its folder, and the metrics that it returned."""
+
+    out: Path
+    metrics: dict[str, Any]
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.out / name
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
+        )
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        (name,) = {name for _, name in STAGES.values() if (self.out / name).exists()}
+        return self.rows(name)
+
+    @property
+    def heldout(self) -> list[dict[str, Any]]:
+        return self.rows("heldout.jsonl")
+
+    @property
+    def dropped(self) -> list[dict[str, Any]]:
+        return self.rows("dropped.jsonl")
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        ledger: dict[str, Any] = json.loads((self.out / "ledger.json").read_text(encoding="utf-8"))
+        return ledger
+
+    @property
+    def texts(self) -> list[str]:
+        return [row["text"] for row in self.kept]
+
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(self.out.iterdir()) if path.is_file()}
+
+
+def run_stage(
+    kind: type[Reading], paths: list[Path], out: Path, job: Job | None = None, source: Any = None, **settings: Any
+) -> Made:
+    """Run a stage on files or folders as the worker does; `source` are settings of every source."""
+    sources = [{"path": f"./{path.name}", **(source or {})} for path in paths]
+    inputs = Inputs({f"sources.{place}.path": (path,) for place, path in enumerate(paths)})
+    out.mkdir(parents=True, exist_ok=True)
+    metrics = STAGES[kind][0].run(kind(sources=sources, **settings), inputs, out, job or Job())
+    return Made(out, metrics)

@@ -1,0 +1,199 @@
+"""Each cleaning rule, on text it must change or drop and on text it must leave alone."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanlin.data import clean as rules
+from hanlin.data.clean import RULES, clean, profile, repetition, text_rules
+from hanlin.data.ledger import REASONS, Drop
+from hanlin.settings.data import CORPUS_RULES, TEXT_RULES, Corpus
+
+DEFAULT = text_rules(Corpus(sources="./x").rules)
+SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
+
+
+def apply(name: str, text: str) -> str | Drop:
+    result = RULES[name](text, **TEXT_RULES[name])
+    return result
+
+
+def reason(name: str, text: str) -> str:
+    result = apply(name, text)
+    assert isinstance(result, Drop), result
+    return result.reason
+
+
+def test_every_rule_has_a_function_and_every_parameter_is_read() -> None:
+    assert set(RULES) == set(TEXT_RULES) == set(CORPUS_RULES)
+    for name, parameters in TEXT_RULES.items():
+        assert set(inspect.signature(RULES[name]).parameters) - {"text"} == set(parameters), name
+
+
+def test_every_rule_says_why() -> None:
+    for name, rule in RULES.items():
+        assert rule.__doc__ and len(rule.__doc__) > 80, name
+
+
+def test_ordinary_prose_passes_every_rule_unchanged() -> None:
+    for text in (
+        SPRING,
+        "The library stands in the east of the town, and it opens at eight.",
+        SPRING + "\n\n" + SPRING[:20],
+    ):
+        assert clean(text, DEFAULT) == (text, ())
+
+
+@given(st.text())
+def test_cleaning_twice_changes_nothing_more(text: str) -> None:
+    mending = [pair for pair in DEFAULT if pair[0] in ("unicode", "control_characters", "whitespace")]
+    once = clean(text, mending)
+    if not isinstance(once, Drop):
+        assert clean(once[0], mending) == (once[0], ())
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=())))
+def test_no_text_makes_a_rule_fail(text: str) -> None:
+    result = clean(text, DEFAULT)
+    assert isinstance(result, Drop) or isinstance(result[0], str)
+
+
+def test_half_a_character_is_dropped() -> None:
+    assert clean("好\ud83d", []) == Drop("broken_characters", "U+D83D")
+
+
+def test_width_of_letters_and_digits_is_one_but_chinese_punctuation_stays() -> None:
+    assert apply("unicode", "ＧＰＴ４，是吗？！（好）²") == "GPT4，是吗？！（好）²"
+
+
+def test_radicals_become_characters_and_composed_letters_one() -> None:
+    assert apply("unicode", "⼈⼝ ﬁne cafe\u0301") == "人口 fine café"
+
+
+def test_control_and_invisible_characters_go_and_emoji_stay() -> None:
+    assert apply("control_characters", "\ufeff春\u200b天\x00\r\n花\ue000开\u2028了👨‍👩‍👧") == "春天\n花开\n了👨‍👩‍👧"
+
+
+def test_indents_of_paragraphs_go_and_those_of_code_stay() -> None:
+    assert apply("whitespace", "　　春天 \t\n\n\n\n    x = 1\xa0\n") == "春天\n\n    x = 1"
+
+
+def test_a_page_of_html_becomes_what_it_shows() -> None:
+    page = (
+        "<!DOCTYPE html><html><head><title>题</title><style>p{}</style></head><body><nav>首页</nav>"
+        "<script>var a = '<p>';</script><h1>春天</h1><p>花开&nbsp;了&amp;好</p><br>再见</body></html>"
+    )
+    assert apply("html", page) == "春天\n花开 了&好\n再见"
+
+
+def test_a_page_that_shows_nothing_is_dropped() -> None:
+    assert reason("html", "<html><head><title>x</title></head><body><script>f()</script></body></html>") == "no_text"
+
+
+def test_entities_in_plain_text_are_resolved() -> None:
+    assert apply("html", "春&nbsp;天 &ldquo;花&rdquo; AT&T a&b") == "春\xa0天 “花” AT&T a&b"
+
+
+@pytest.mark.parametrize(
+    "text", ["在 HTML 里 `<p>` 是段落，a < b && c > d。" * 3, "```html\n<div><p>好</p></div>\n```\n写法如上"]
+)
+def test_text_about_html_is_left_alone(text: str) -> None:
+    assert apply("html", text) == text
+
+
+def test_mojibake_is_mended_or_dropped() -> None:
+    wrong = SPRING.encode().decode("latin-1")
+    assert apply("mojibake", wrong) == SPRING
+    assert reason("mojibake", "锟斤拷" * 9 + SPRING) == "mojibake"
+
+
+def test_lines_that_call_to_act_go_and_sentences_stay() -> None:
+    text = f"{SPRING}\n扫码关注公众号，领取福利\n责任编辑：李四\n他说扫码关注公众号是常见的做法，" + SPRING * 2
+    assert apply("advertisement_lines", text) == f"{SPRING}\n他说扫码关注公众号是常见的做法，" + SPRING * 2
+
+
+def test_a_text_of_nothing_but_calls_is_an_advertisement() -> None:
+    assert reason("advertisement_lines", "加微信领券\n扫码关注有礼\n好") == "advertisement"
+
+
+def test_replacement_characters_beyond_a_few_drop_the_text() -> None:
+    assert reason("replacement_characters", SPRING + "\ufffd") == "replacement_characters"
+    assert apply("replacement_characters", SPRING * 50 + "\ufffd") == SPRING * 50 + "\ufffd"
+
+
+def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:
+    assert reason("repeated_lines", "\n".join(["本站首页欢迎光临"] * 9 + [SPRING])) == "repeated_lines"
+    refrain = "知我者，谓我心忧"
+    poem = "\n".join(
+        f"{line}\n{refrain}"
+        for line in ("彼黍离离，彼稷之苗，行迈靡靡", "彼稷之穗，中心如醉，摇摇其心", "彼稷之实，行迈靡靡，中心如噎")
+    )
+    assert apply("repeated_lines", poem) == poem
+
+
+def test_repeated_phrases_drop_a_text_without_line_ends() -> None:
+    spun = "买苏州办公家具就找苏州办公家具厂家直接联系" * 12
+    assert reason("repeated_phrases", spun) == "repeated_phrases"
+
+
+def test_repetition_is_the_share_of_characters_seen_before() -> None:
+    unique = "".join(chr(0x4E00 + n) for n in range(300))
+    assert repetition(unique, 10) == 0
+    assert repetition(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
+    assert repetition(unique + unique[:12], 10, enough=0.5) == 0
+
+
+def test_a_long_book_is_not_judged_by_its_length() -> None:
+    chapters = "".join(chr(0x4E00 + (n * 7919) % 20000) for n in range(60_000)) + "且听下回分解，欲知后事如何。" * 3
+    assert apply("repeated_phrases", chapters) == chapters
+
+
+def test_runs_of_one_character_drop_a_text() -> None:
+    assert reason("repeated_characters", SPRING + "哈" * 60) == "repeated_characters"
+    assert apply("repeated_characters", SPRING + "哈哈哈哈哈") == SPRING + "哈哈哈哈哈"
+
+
+def test_symbols_drop_a_text_and_formulas_do_not() -> None:
+    assert reason("symbols", "★☆◆◇■□▲△●○" * 5 + SPRING) == "symbols"
+    formula = "若 x² + y² = z²，则 z = √(x² + y²)。"
+    assert apply("symbols", formula) == formula
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Привет, как дела? Сегодня хорошая погода.", "こんにちは、きょうはいいてんきですね", "안녕하세요 오늘 날씨"],
+)
+def test_other_languages_are_dropped(text: str) -> None:
+    assert reason("chinese_or_english", text) == "other_language"
+
+
+def test_numbers_alone_are_no_other_language() -> None:
+    assert apply("chinese_or_english", "3.14 + 2 = 5.14") == "3.14 + 2 = 5.14"
+
+
+def test_advertisements_are_dropped_and_articles_on_them_stay() -> None:
+    assert reason("advertisements", "欧宝体育app下载，" + SPRING + "更多请上欧宝体育官网") == "advertisement"
+    assert reason("advertisements", "厂家直销，货到付款，免费咨询，欢迎来电。" + SPRING) == "advertisement"
+    article = "警方提醒：网络赌博是违法行为。" + SPRING * 4
+    assert apply("advertisements", article) == article
+
+
+def test_characters_are_counted_by_kind() -> None:
+    assert profile("春a я5，★ \U00020000") == (2, 1, 1, 1, 1, 1, 2)
+
+
+def test_every_reason_that_a_file_names_has_words() -> None:
+    import re
+    from pathlib import Path
+
+    folder = Path(rules.__file__).parent
+    named = {
+        name
+        for path in folder.glob("*.py")
+        for name in re.findall(r'Drop\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 20 and named <= set(REASONS)

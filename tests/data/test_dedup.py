@@ -1,0 +1,86 @@
+"""Copies: the first occurrence stays, near copies are found by MinHash, and nothing depends on chance."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from hanlin.data.dedup import bands_and_rows, exact_copies, exact_key, letters, near_copies, signatures
+from hanlin.settings.data import Dedup
+
+DEDUP = Dedup()
+RANDOM = random.Random(7)
+
+
+def text(length: int) -> str:
+    return "".join(chr(RANDOM.randrange(0x4E00, 0x9FA5)) for _ in range(length))
+
+
+def found(texts: list[str], dedup: Dedup = DEDUP, seed: int = 42) -> list[int]:
+    return near_copies(signatures(texts, dedup, seed), dedup, np.zeros(len(texts), dtype=bool)).tolist()
+
+
+def test_equal_texts_have_equal_keys_whatever_blanks_and_case() -> None:
+    assert exact_key("春 天\nABC") == exact_key("春天abc") != exact_key("春天abd")
+    assert exact_key("1+1") != exact_key("1-1")
+
+
+def test_of_equal_keys_the_first_is_the_original() -> None:
+    keys = np.frombuffer(b"".join(map(exact_key, ["甲", "乙", "甲", "甲", "乙"])), dtype="<u8").reshape(-1, 2)
+    assert exact_copies(keys).tolist() == [-1, -1, 0, 0, 1]
+
+
+def test_a_near_copy_is_found_and_the_first_stays() -> None:
+    base = text(400)
+    assert found([base, text(400), base[:200] + "改" + base[200:], base[5:]]) == [-1, -1, 0, 0]
+
+
+def test_punctuation_width_and_case_do_not_hide_a_copy() -> None:
+    base = text(100)
+    loud = "，".join(base[start : start + 10] for start in range(0, 100, 10)) + "！ＡＢＣ"
+    assert found([base + "abc", loud]) == [-1, 0]
+
+
+def test_a_text_like_a_dropped_one_only_is_kept() -> None:
+    base = text(300)
+    middle, far = base[30:], base[60:]
+    strict = Dedup(threshold=0.85)
+    assert found([base, middle, far], strict) == [-1, 0, -1]
+
+
+def test_different_texts_are_kept() -> None:
+    assert found([text(200) for _ in range(200)]) == [-1] * 200
+
+
+def test_short_texts_are_compared_whole() -> None:
+    assert found(["春天", "春天", "夏天", "！", "？"]) == [-1, 0, -1, -1, -1]
+
+
+def test_the_same_seed_gives_the_same_signatures() -> None:
+    texts = [text(50) for _ in range(5)]
+    assert (signatures(texts, DEDUP, 1) == signatures(texts, DEDUP, 1)).all()
+    assert (signatures(texts, DEDUP, 1) != signatures(texts, DEDUP, 2)).any()
+
+
+def test_a_signature_does_not_depend_on_its_neighbours() -> None:
+    texts = [text(50) for _ in range(5)]
+    assert (signatures(texts, DEDUP, 1)[3:4] == signatures(texts[3:4], DEDUP, 1)).all()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
+def test_texts_at_the_threshold_meet_in_a_band(threshold: float) -> None:
+    bands, rows = bands_and_rows(threshold, 128)
+    assert bands * rows <= 128
+    assert 1 - (1 - threshold**rows) ** bands >= 0.99
+
+
+def test_letters_leave_only_what_is_read_aloud() -> None:
+    assert "".join(map(chr, letters("Ａ b，Ｃ！春 天３"))) == "abc春天3"
+
+
+def test_many_near_copies_of_one_text_stay_cheap() -> None:
+    base = text(300)
+    texts = [base[:n] + "改" + base[n:] for n in range(300)] * 5
+    assert sum(place < 0 for place in found(texts)) == 1

@@ -1,0 +1,118 @@
+"""Encodings are told from the bytes, and nothing is decoded with errors ignored."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from hanlin.data.encodings import Tape, decoded, encoding_of, undecodable_at
+from hanlin.errors import UserError
+
+SIMPLIFIED = "春天来了，院子里的花都开了。我们一起去看看吧，他说得对。\n" * 5
+TRADITIONAL = "春天來了，院子裡的花都開了。我們一起去看看吧，他說得對。\n" * 5
+
+
+def text_of(path: Path) -> str:
+    with Tape(path) as tape:
+        return "".join(decoded(tape, encoding_of(path)))
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (SIMPLIFIED, "utf-8"),
+        (SIMPLIFIED, "utf-8-sig"),
+        (SIMPLIFIED, "utf-16"),
+        (SIMPLIFIED, "utf-16-le"),
+        (SIMPLIFIED, "utf-16-be"),
+        (SIMPLIFIED, "gbk"),
+        (SIMPLIFIED, "gb18030"),
+        (TRADITIONAL, "big5"),
+        (TRADITIONAL, "utf-8"),
+        (TRADITIONAL, "gb18030"),
+        ("Plain English.\nNothing else.\n", "ascii"),
+        ("Plain English.\nNothing else.\n", "utf-16-le"),
+        ("你好", "gbk"),
+    ],
+)
+def test_a_text_is_read_whatever_its_encoding(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode(encoding))
+    assert text_of(path) == text
+
+
+def test_chinese_far_behind_a_megabyte_of_ascii_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "late.txt"
+    path.write_bytes(b"plain line\n" * 200_000 + SIMPLIFIED.encode("gbk"))
+    assert encoding_of(path) == "gb18030"
+
+
+def test_a_damaged_utf8_file_is_not_taken_for_gb18030(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.txt"
+    start = (SIMPLIFIED * 20).encode()
+    path.write_bytes(start + b"\xff" + SIMPLIFIED.encode())
+    assert encoding_of(path) == "utf-8"
+    assert undecodable_at(path, "utf-8") == len(start)
+    with pytest.raises(UserError, match=f"not utf-8 text at byte {len(start)}"):
+        text_of(path)
+
+
+def test_a_damaged_gb18030_file_is_named_with_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.txt"
+    start = (SIMPLIFIED * 20).encode("gb18030")
+    path.write_bytes(start + b"\xff\xff\n" + SIMPLIFIED.encode("gb18030"))
+    with pytest.raises(UserError, match=f"not gb18030 text at byte {len(start)}"):
+        text_of(path)
+
+
+@pytest.mark.parametrize("data", [bytes(range(128, 256)) * 9, "café déjà vu, naïve Müller".encode("latin-1")])
+def test_what_is_no_chinese_in_any_encoding_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "noise.txt"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="unknown encoding") as refusal:
+        encoding_of(path)
+    assert refusal.value.where == str(path) and "encoding" in str(refusal.value.hint)
+
+
+def test_packed_files_are_unpacked_by_what_they_hold_not_by_their_name(tmp_path: Path) -> None:
+    import bz2
+    import lzma
+
+    for pack in (gzip.compress, bz2.compress, lzma.compress):
+        path = tmp_path / "packed.txt"
+        path.write_bytes(pack(SIMPLIFIED.encode("gbk")))
+        assert text_of(path) == SIMPLIFIED
+
+
+def test_zstandard_is_unpacked(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    path = tmp_path / "packed.txt.zst"
+    path.write_bytes(zstandard.ZstdCompressor().compress(SIMPLIFIED.encode()))
+    assert text_of(path) == SIMPLIFIED
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path, ending: str) -> None:
+    data = (SIMPLIFIED * 500).encode()
+    if ending == ".gz":
+        packed = gzip.compress(data)
+    else:
+        zstandard = pytest.importorskip("zstandard")
+        target = io.BytesIO()
+        with zstandard.ZstdCompressor().stream_writer(target, closefd=False) as writer:
+            for start in range(0, len(data), 4096):
+                writer.write(data[start : start + 4096])
+                writer.flush(zstandard.FLUSH_BLOCK)
+        packed = target.getvalue()
+    path = tmp_path / f"cut.txt{ending}"
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match="cut short"):
+        text_of(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        encoding_of(tmp_path / "none.txt")

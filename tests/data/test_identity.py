@@ -1,0 +1,61 @@
+"""The assistant's identity is rewritten where a turn speaks of itself, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+
+from hanlin.data.identity import identified
+from hanlin.records import Message, Role
+from hanlin.settings.data import Identity
+
+XIAOHAN = Identity(name="小翰", author="翰林院")
+
+
+def rewritten(text: str, role: Role = "assistant", identity: Identity = XIAOHAN) -> str:
+    return identified([Message(role, text)], identity)[0].text
+
+
+def test_placeholders_are_filled_everywhere() -> None:
+    assert rewritten("你好，我是 {{name}}，由 {{author}} 开发。") == "你好，我是 小翰，由 翰林院 开发。"
+    assert rewritten("你叫{{ name }}吗？", "user") == "你叫小翰吗？"
+
+
+@pytest.mark.parametrize(
+    ("text", "after"),
+    [
+        ("我是ChatGPT，由OpenAI训练的大型语言模型。", "我是小翰，由翰林院训练的大型语言模型。"),
+        ("作为一个由OpenAI开发的AI助手，我很乐意帮忙。", "作为一个由翰林院开发的AI助手，我很乐意帮忙。"),
+        ("I am GPT-4, created by OpenAI.", "I am 小翰, created by 翰林院."),
+        ("我是文心一言，百度研发的助手。", "我是小翰，翰林院研发的助手。"),
+    ],
+)
+def test_an_answer_about_itself_is_rewritten(text: str, after: str) -> None:
+    assert rewritten(text) == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "OpenAI 于 2022 年发布了 ChatGPT。",
+        "GPT-3 is an autoregressive model trained by OpenAI on web text.",
+        "我是用 `openai.ChatCompletion` 调用的。",
+        "我是这样写的：\n```python\nmodel = 'ChatGPT'  # 我是 ChatGPT\n```",
+        "我是从 https://openai.com/ChatGPT 看到的。",
+        "我不能保证，也无法预测。",
+    ],
+)
+def test_what_is_said_of_others_in_code_or_links_stays(text: str) -> None:
+    assert rewritten(text) == text
+
+
+def test_the_user_is_quoted_as_is() -> None:
+    assert rewritten("你是ChatGPT吗？我是OpenAI的员工。", "user") == "你是ChatGPT吗？我是OpenAI的员工。"
+
+
+def test_a_system_text_speaks_of_our_assistant() -> None:
+    assert rewritten("MOSS is developed by Fudan University.", "system") == "小翰 is developed by 翰林院."
+
+
+def test_rewriting_can_be_turned_off() -> None:
+    only_fill = Identity(name="小翰", author="翰林院", rewrite=False)
+    assert rewritten("我是ChatGPT，也叫{{name}}。", identity=only_fill) == "我是ChatGPT，也叫小翰。"

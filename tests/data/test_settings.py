@@ -1,0 +1,65 @@
+"""How sources and rules are written in a recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from hanlin.data import chats, conversations, documents, pairs
+from hanlin.settings import data
+from hanlin.settings.base import counted, references
+from hanlin.settings.data import CORPUS_RULES, Conversations, Corpus, Preferences
+
+
+@pytest.mark.parametrize("sources", ["./a", ["./a"], {"path": "./a"}, [{"path": "./a"}]])
+def test_one_source_needs_no_list_and_no_mapping(sources: Any) -> None:
+    assert [reference.text for reference in references(Corpus(sources=sources))] == ["./a"]
+    assert [reference.field for reference in references(Corpus(sources=sources))] == ["sources.0.path"]
+
+
+def test_settings_survive_their_own_json() -> None:
+    for kind in (Corpus, Conversations, Preferences):
+        settings = kind(sources=["./a", {"path": "./b", "licence": "MIT"}])
+        assert kind.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_every_parameter_of_every_rule_counts_in_the_key() -> None:
+    rules = counted(Corpus(sources="./a"))["rules"]
+    assert [rule["name"] for rule in rules] == list(CORPUS_RULES)
+    assert {"name": "symbols", "parameters": {"share": 0.4}} in rules
+
+
+def test_a_rule_named_again_is_set_in_its_place() -> None:
+    rules = Corpus(sources="./a", rules=["default", {"symbols": {"share": 1}}]).rules
+    assert [rule.name for rule in rules] == list(CORPUS_RULES)
+    assert next(rule for rule in rules if rule.name == "symbols").parameters == {"share": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rules": ["symbol"]}, "did you mean symbols"),
+        ({"rules": [{"symbols": {"shares": 1}}]}, "did you mean share"),
+        ({"rules": [{"symbols": {"share": "much"}}]}, "type float"),
+        ({"rules": [{"symbols": {"share": -1}}]}, "negative"),
+        ({"rules": [{"symbols": 3}]}, "mapping"),
+        ({"rules": 7}, "list of rules"),
+        ({"rules": ["turn_order"]}, "no rule 'turn_order'"),
+        ({"sources": [{"path": "./a", "format": "jsonn"}]}, "known: auto, text"),
+        ({"sources": [{"path": "./a", "fields": {"body": "x"}}]}, "no field 'body'"),
+        ({"sources": []}, "at least 1"),
+        ({"min_chars": 9, "max_chars": 3}, "smaller"),
+    ],
+)
+def test_what_is_written_wrongly_is_refused_with_a_word_on_why(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Corpus(**{"sources": "./a", **settings})
+
+
+def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
+    assert {known.name for known in documents.DOCUMENT_FORMATS} == set(data.DOCUMENT_FORMAT_NAMES)
+    assert [known.name for known in chats.CHAT_FORMATS] == list(data.CHAT_FORMAT_NAMES)
+    assert [known.name for known in pairs.PAIR_FORMATS] == list(data.PAIR_FORMAT_NAMES)
+    assert set(conversations.TURN_RULES) == set(data.TURN_RULES)

@@ -1,0 +1,65 @@
+"""Which files are read, in which order and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanlin.data.sources import listing
+from hanlin.errors import UserError
+from hanlin.job import Inputs
+from hanlin.settings.data import Source
+
+Put = Callable[[str, Any], Path]
+
+
+def listed(*paths: Path) -> list[str]:
+    sources = [Source(path=str(path)) for path in paths]
+    inputs = Inputs({f"sources.{place}.path": (path,) for place, path in enumerate(paths)})
+    return [file.name for file in listing(sources, inputs).files]
+
+
+def test_a_folder_is_walked_in_sorted_order(put: Put) -> None:
+    for name in ("b.txt", "a/z.jsonl", "a/b/c.txt.gz", "c.csv"):
+        put(name, "x")
+    assert listed(put("d.md", "x").parent) == ["c.txt.gz", "z.jsonl", "b.txt", "c.csv", "d.md"]
+
+
+def test_hidden_files_and_other_kinds_are_skipped_and_told(put: Put) -> None:
+    put(".git/a.txt", "x")
+    put("photo.png", "x")
+    folder = put("a.txt", "x").parent
+    found = listing([Source(path="./x")], Inputs({"sources.0.path": (folder,)}))
+    assert [file.name for file in found.files] == ["a.txt"] and found.skipped == ("photo.png",)
+
+
+def test_a_file_that_is_named_is_read_whatever_its_ending(put: Put) -> None:
+    assert listed(put("notes.log", "x")) == ["notes.log"]
+
+
+def test_files_of_one_name_are_told_apart_without_the_machines_folders(put: Put) -> None:
+    assert listed(put("a/x.txt", ""), put("b/x.txt", ""), put("b/y.txt", "")) == ["a/x.txt", "b/x.txt", "y.txt"]
+
+
+def test_a_file_that_is_read_twice_gets_a_number(put: Put) -> None:
+    path = put("x.txt", "")
+    assert listed(path, path) == ["x.txt", "x.txt(2)"]
+
+
+def test_of_an_artifact_only_the_records_to_learn_from_are_read(put: Put) -> None:
+    for name in ("heldout.jsonl", "dropped.jsonl", "ledger.json", "manifest.json", "documents-00001.jsonl"):
+        put(name, "{}")
+    assert listed(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
+
+
+def test_a_missing_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        listed(tmp_path / "none")
+
+
+def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
+    with pytest.raises(UserError, match="no file to read"):
+        listed(put("photo.png", "x").parent)

@@ -1,0 +1,302 @@
+"""The small world: what it holds, what training may not see of it, and that the same seed writes the same bytes."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanlin.data import conversations, corpus, preferences
+from hanlin.demo import world
+from hanlin.demo.facts import LANGUAGES, Fact
+from hanlin.demo.numbers import ADDENDS, english, hanzi
+from hanlin.demo.split import divide
+from hanlin.job import Inputs, Job
+from hanlin.records import Conversation, Preference, Question, read_jsonl
+from hanlin.settings.data import Conversations, Corpus, Preferences, Reading, Source
+from hanlin.settings.demo import DemoWorld
+
+CHINESE = re.compile("[\u4e00-\u9fff]")
+LATIN = re.compile("[A-Za-z]")
+NUMERALS = "0-9零一二三四五六七八九十"
+FACTS = [fact for relation in world.RELATIONS for fact in relation.facts()]
+
+
+def write(folder: Path, seed: int, **settings: Any) -> dict[str, Any]:
+    folder.mkdir()
+    return world.run(DemoWorld(**settings), Inputs({}), folder, Job(seed=seed))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world") / "small"
+    write(folder, 7)
+    return folder
+
+
+def questions(folder: Path, name: str) -> list[Question]:
+    return list(read_jsonl(folder / "questions" / f"{name}.jsonl", Question))
+
+
+def user_texts(folder: Path) -> set[str]:
+    """Every text of a user in the chats and the preferences."""
+    found: set[str] = set()
+    for file in sorted([*(folder / "chats").iterdir(), *(folder / "preferences").iterdir()]):
+        text = file.read_text(encoding="utf-8")
+        for row in json.loads(text) if file.suffix == ".json" else map(json.loads, text.rstrip("\n").split("\n")):
+            found |= {row[name] for name in ("instruction", "input") if row.get(name)}
+            found |= {question for question, _ in row.get("history", [])}
+            found |= {turn["value"] for turn in row.get("conversations", []) if turn["from"] == "human"}
+            found |= {turn["content"] for turn in row.get("messages", []) if turn["role"] == "user"}
+    return found
+
+
+def raw_text(folder: Path) -> str:
+    parts = []
+    for file in sorted((folder / "text").iterdir()):
+        text = file.read_text(encoding="gb18030" if file.name == "diaries.txt" else "utf-8")
+        parts += (
+            [json.loads(row)["text"] for row in text.rstrip("\n").split("\n")] if file.suffix == ".jsonl" else [text]
+        )
+    return "\n".join(parts)
+
+
+def read_by(kind: Any, settings: Reading, source: Path, out: Path) -> tuple[dict[str, Any], Path]:
+    out.mkdir()
+    metrics = kind.run(settings, Inputs({"sources.0.path": (source,)}), out, Job())
+    return metrics, out
+
+
+# --- the same seed, the same bytes ------------------------------------------------------------------------------------
+
+
+def test_the_same_seed_writes_the_same_bytes(small: Path, tmp_path: Path) -> None:
+    write(tmp_path / "again", 7)
+    for file in sorted(small.rglob("*")):
+        if file.is_file():
+            assert (tmp_path / "again" / file.relative_to(small)).read_bytes() == file.read_bytes(), file
+
+
+def test_a_killed_try_leaves_nothing_behind_in_the_bytes(small: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    (folder / "text").mkdir(parents=True)
+    (folder / "text" / "textbook.txt").write_text("half a f", encoding="utf-8")
+    (folder / "text" / "yunxi.jsonl.writing").write_text("half", encoding="utf-8")
+    world.run(DemoWorld(), Inputs({}), folder, Job(seed=7))
+    assert {file.name for file in folder.rglob("*")} == {file.name for file in small.rglob("*")}
+    assert (folder / "text" / "textbook.txt").read_bytes() == (small / "text" / "textbook.txt").read_bytes()
+
+
+def test_another_seed_writes_another_world(small: Path, tmp_path: Path) -> None:
+    write(tmp_path / "other", 8)
+    for name in ("text/textbook.txt", "chats/alpaca.json", "questions/heldout.jsonl"):
+        assert (tmp_path / "other" / name).read_bytes() != (small / name).read_bytes()
+
+
+def test_every_setting_changes_what_it_names(tmp_path: Path) -> None:
+    few = {"passages": 200, "exchanges": 600, "pairs": 60, "questions": 66}
+    sizes = write(tmp_path / "few", 1, **few)
+    more = write(tmp_path / "more", 1, **{name: 2 * size for name, size in few.items()}, english_answers=0.0)
+    for figure in ("documents", "exchanges", "pairs", "heldout_questions", "dev_questions"):
+        assert 1.7 < more[figure] / sizes[figure] < 2.3, figure
+    assert more["chinese_questions_answered_in_english"] == 0
+
+
+# --- what is true in the world ----------------------------------------------------------------------------------------
+
+
+def test_numbers_are_written_as_people_write_them() -> None:
+    assert [hanzi(n) for n in (0, 10, 12, 20, 47)] == ["零", "十", "十二", "二十", "四十七"]
+    assert [english(n) for n in (0, 10, 12, 20, 47)] == ["zero", "ten", "twelve", "twenty", "forty-seven"]
+
+
+def test_sums_are_right() -> None:
+    value = {hanzi(n): n for n in range(100)}
+    found = [re.fullmatch("(.+)加(.+)等于(.+)。", fact.answer("zh")) for fact in FACTS]
+    sums = [[value[number] for number in match.groups()] for match in found if match]
+    assert len(sums) == len(ADDENDS) ** 2
+    assert all(a + b == c for a, b, c in sums)
+
+
+def test_there_are_at_least_nine_topics() -> None:
+    assert len({fact.topic for fact in FACTS}) >= 9
+
+
+def test_no_two_facts_share_a_name() -> None:
+    assert max(Counter(fact.key for fact in FACTS).values()) == 1
+
+
+def test_no_question_has_two_answers() -> None:
+    answers: dict[str, set[str]] = {}
+    for fact in FACTS:
+        for language in LANGUAGES:
+            for question in fact.questions(language):
+                answers.setdefault(question, set()).add(fact.answer(language))
+    assert {question: found for question, found in answers.items() if len(found) > 1} == {}
+
+
+@pytest.mark.parametrize("fact", FACTS[::7], ids=lambda fact: fact.key)
+def test_every_template_is_filled_in_its_language(fact: Fact) -> None:
+    for text in (fact.answer("zh"), *fact.questions("zh"), *fact.statements("zh")):
+        assert CHINESE.search(text)
+        assert not re.search(r"[{}]|\s", text)
+    for text in (fact.answer("en"), *fact.questions("en"), *fact.statements("en")):
+        assert LATIN.search(text)
+        assert not re.search("[{}]", text)
+        assert not CHINESE.search(text)
+        assert not text[0].islower()
+
+
+def test_answers_are_short_and_end_with_a_full_stop() -> None:
+    for fact in FACTS:
+        assert fact.answer("zh")[-1] in "。？"
+        assert fact.answer("en")[-1] in ".?"
+        assert len(fact.answer("zh")) <= 20
+        assert len(fact.answer("en").split()) <= 11
+
+
+def test_every_relation_has_enough_wordings() -> None:
+    for relation in world.RELATIONS:
+        for wording in (relation.zh, relation.en):
+            assert len(set(wording.questions)) == len(wording.questions) >= 6, relation.name
+
+
+# --- held out ---------------------------------------------------------------------------------------------------------
+
+
+def test_held_out_questions_occur_in_no_chat_and_no_preference(small: Path) -> None:
+    asked = user_texts(small)
+    assert len(asked) > 3000
+    for name in ("heldout", "dev"):
+        assert not {question.messages[-1].text for question in questions(small, name)} & asked
+
+
+def test_held_out_questions_occur_in_no_corpus_text(small: Path) -> None:
+    text = raw_text(small)
+    for name in ("heldout", "dev"):
+        for question in questions(small, name):
+            # 八用数字怎么写 is inside 十八用数字怎么写, which is another question
+            asked = re.search(f"(?<![{NUMERALS}]){re.escape(question.messages[-1].text)}", text)
+            assert asked is None, question.id
+
+
+def test_development_and_held_out_questions_share_no_text(small: Path) -> None:
+    texts = [{question.messages[-1].text for question in questions(small, name)} for name in ("heldout", "dev")]
+    assert not texts[0] & texts[1]
+
+
+def test_no_wording_of_a_fact_is_both_for_training_and_held_out() -> None:
+    for seed in range(5):
+        split = divide(world.RELATIONS, random.Random(seed))
+        sides = [
+            {frame.format(q=askable.core) for askable in side for frame in askable.frames}
+            for side in (split.training, split.development, split.heldout)
+        ]
+        assert not sides[0] & sides[1]
+        assert not sides[0] & sides[2]
+        assert not sides[1] & sides[2]
+
+
+def test_every_fact_that_is_asked_for_is_told_in_training(small: Path) -> None:
+    text = raw_text(small)
+    told = {answer for fact in FACTS for answer in (fact.answer("zh"),) if answer in text}
+    statements = {fact.answer("zh"): fact.statements("zh") for fact in FACTS}
+    for question in questions(small, "heldout"):
+        answer = question.answers[0]
+        assert answer in told or any(sentence in text for sentence in statements[answer]), question.id
+
+
+def test_no_topic_has_more_than_its_part_of_the_questions_and_most_are_chinese(small: Path) -> None:
+    for name in ("heldout", "dev"):
+        found = questions(small, name)
+        topics = Counter(question.topic for question in found)
+        assert len(topics) >= 9
+        assert max(topics.values()) <= DemoWorld().questions // len(topics) + 1
+        assert min(topics.values()) >= 10
+        chinese = sum(question.language == "zh" for question in found) / len(found)
+        assert 0.6 < chinese < 0.9
+
+
+def test_each_question_takes_one_chinese_and_one_english_answer(small: Path) -> None:
+    for question in questions(small, "heldout"):
+        chinese, other = question.answers
+        assert CHINESE.search(chinese)
+        assert not CHINESE.search(other)
+        assert (question.language == "zh") == bool(CHINESE.search(question.messages[-1].text))
+
+
+def test_what_is_held_out_is_said_for_each_topic(small: Path) -> None:
+    told = json.loads((small / "planted.json").read_text(encoding="utf-8"))["held_out"]
+    assert set(told) == {fact.topic for fact in FACTS}
+    assert set(told.values()) == {"wording"}
+
+
+# --- what the readers make of it --------------------------------------------------------------------------------------
+
+
+def test_the_ledger_finds_the_planted_dirt(small: Path, tmp_path: Path) -> None:
+    planted = json.loads((small / "planted.json").read_text(encoding="utf-8"))["planted"]
+    _, out = read_by(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
+    found = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+    dropped, changed = found["dropped"], found["changed"]
+    assert dropped["duplicate"] == planted["exact_copies"]
+    # lessons of a topic with few facts may repeat themselves or one another without that being planted
+    assert planted["near_copies"] <= dropped["near_duplicate"] <= planted["near_copies"] + 0.01 * found["rows_in"]
+    assert dropped["advertisement"] == planted["advertisement_documents"]
+    assert dropped["too_short"] == planted["too_short_documents"]
+    assert dropped["replacement_characters"] == planted["replacement_character_documents"]
+    repeated = dropped.get("repeated_characters", 0) + dropped.get("repeated_phrases", 0)
+    assert 0 <= repeated - planted["repeated_character_documents"] <= 0.01 * found["rows_in"]
+    assert changed["advertisement_lines"] == planted["advertisement_lines"]
+    assert changed["html"] == planted["html_documents"]
+    assert changed["unicode"] == planted["full_width_documents"]
+    assert changed["mojibake"] == planted["mojibake_documents"]
+    assert changed["control_characters"] >= planted["control_characters"]
+
+
+def test_good_text_survives_the_cleaning(small: Path, tmp_path: Path) -> None:
+    planted = json.loads((small / "planted.json").read_text(encoding="utf-8"))["planted"]
+    metrics, _ = read_by(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
+    rubbish = {"exact_copies", "near_copies", "advertisement_documents", "too_short_documents"}
+    rubbish |= {"replacement_character_documents", "repeated_character_documents"}
+    assert metrics["rows_dropped"] - sum(planted[kind] for kind in rubbish) <= 0.01 * metrics["rows_in"]
+
+
+def test_every_chat_is_read_whatever_its_format(small: Path, tmp_path: Path) -> None:
+    metrics, out = read_by(
+        conversations, Conversations(sources=(Source(path="c"),)), small / "chats", tmp_path / "chats"
+    )
+    assert metrics["rows_dropped"] == 0
+    assert len(metrics["formats"]) == 4
+    read = list(read_jsonl(out / "conversations.jsonl", Conversation))
+    assert len(read) == metrics["rows_kept"] - metrics["rows_heldout"]
+    assert any(chat.messages[0].role == "system" for chat in read)
+    assert any(sum(turn.role == "user" for turn in chat.messages) == 3 for chat in read)
+
+
+def test_every_preference_is_read_whatever_its_format(small: Path, tmp_path: Path) -> None:
+    metrics, out = read_by(
+        preferences, Preferences(sources=(Source(path="p"),)), small / "preferences", tmp_path / "pairs"
+    )
+    assert metrics["rows_dropped"] == 0
+    assert len(metrics["formats"]) == 2
+    for pair in read_jsonl(out / "preferences.jsonl", Preference):
+        asked = bool(CHINESE.search(pair.prompt[-1].text))
+        assert bool(CHINESE.search(pair.chosen.text)) == asked
+        assert bool(CHINESE.search(pair.rejected.text)) != asked
+
+
+def test_a_share_of_chinese_questions_is_answered_in_english(small: Path, tmp_path: Path) -> None:
+    _, out = read_by(conversations, Conversations(sources=(Source(path="c"),)), small / "chats", tmp_path / "chats")
+    answered: Counter[tuple[bool, bool]] = Counter()
+    for chat in read_jsonl(out / "conversations.jsonl", Conversation):
+        turns = [turn for turn in chat.messages if turn.role != "system"]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            answered[bool(CHINESE.search(question.text)), bool(CHINESE.search(answer.text))] += 1
+    assert answered[False, True] == 0
+    assert answered[True, False] / (answered[True, False] + answered[True, True]) == pytest.approx(0.45, abs=0.03)

@@ -1,0 +1,97 @@
+"""How an id is chosen from logits."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanlin.engines import Sampling
+from hanlin.engines.sampling import Chooser, log_softmax
+from hanlin.errors import UserError
+
+LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
+
+
+def draws(count: int = 4000, **settings: object) -> dict[int, float]:
+    chooser = Chooser(Sampling(temperature=1.0, seed=0, **settings), ())  # type: ignore[arg-type]
+    counts = Counter(chooser.choose(LOGITS) for _ in range(count))
+    return {number: counts[number] / count for number in sorted(counts)}
+
+
+def test_at_temperature_zero_the_likeliest_of_equal_ones_the_lowest() -> None:
+    assert Chooser(Sampling(), ()).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+
+
+def test_draws_follow_the_probabilities() -> None:
+    assert draws() == pytest.approx({0: 0.5, 1: 0.25, 2: 0.15, 3: 0.1}, abs=0.03)
+
+
+def test_top_k_keeps_the_k_likeliest() -> None:
+    assert draws(top_k=2) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
+
+
+def test_top_p_keeps_the_fewest_that_reach_it() -> None:
+    assert draws(top_p=0.7) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
+    assert draws(top_p=0.3) == {0: 1.0}
+
+
+def test_a_low_temperature_sharpens() -> None:
+    chooser = Chooser(Sampling(temperature=0.05, seed=0), ())
+    assert {chooser.choose(LOGITS) for _ in range(200)} == {0}
+
+
+def test_ids_of_the_prompt_and_the_answer_are_penalised() -> None:
+    logits = np.array([2.0, 1.9, -1.0, 1.8], np.float32)
+    chooser = Chooser(Sampling(repetition_penalty=2.0), (0,))
+    assert [chooser.choose(logits) for _ in range(3)] == [1, 3, 0]
+    assert logits.tolist() == np.array([2.0, 1.9, -1.0, 1.8], np.float32).tolist()
+
+
+def test_an_equal_seed_gives_equal_draws_and_none_fresh_ones() -> None:
+    def answer(seed: int | None) -> list[int]:
+        chooser = Chooser(Sampling(temperature=1.0, seed=seed), ())
+        return [chooser.choose(LOGITS) for _ in range(60)]
+
+    assert answer(5) == answer(5)
+    assert answer(5) != answer(6)
+    assert answer(None) != answer(None)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-80, 80, width=32), min_size=1, max_size=40),
+    st.floats(0.01, 5),
+    st.floats(0.01, 1),
+    st.integers(0, 50),
+)
+def test_what_is_drawn_is_always_an_id_that_is_allowed(
+    values: list[float], temperature: float, top_p: float, top_k: int
+) -> None:
+    logits = np.array(values, np.float32)
+    chooser = Chooser(Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=1), ())
+    number = chooser.choose(logits)
+    assert 0 <= number < len(values)
+    if top_k:
+        assert (logits > logits[number]).sum() < top_k
+
+
+def test_log_softmax_is_that_of_torch() -> None:
+    import torch
+
+    logits = np.random.default_rng(0).standard_normal((3, 1000)).astype(np.float32) * 10
+    assert np.allclose(log_softmax(logits), torch.tensor(logits).log_softmax(-1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1},
+     {"repetition_penalty": 0.0}, {"max_new_tokens": 0}],
+    ids=str,
+)  # fmt: skip
+def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""Chunks of work: finished ones are not done again, broken ones are, and the rows are the same either way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hanlin.errors import UserError
+from hanlin.evaluate.chunks import in_chunks, read_rows, write_rows
+from hanlin.job import Progress
+
+
+def doubled(items: Sequence[int]) -> list[dict[str, int]]:
+    return [{"twice": 2 * item} for item in items]
+
+
+def run(items: Sequence[int], folder: Path, work=doubled) -> list[dict[str, int]]:
+    return in_chunks(items, 4, folder, work, Progress(quiet=True), unit="items")
+
+
+def test_rows_come_in_the_order_of_the_items(tmp_path: Path) -> None:
+    assert [row["twice"] for row in run(range(10), tmp_path)] == list(range(0, 20, 2))
+
+
+def test_a_killed_run_does_only_what_was_not_done(tmp_path: Path) -> None:
+    asked: list[list[int]] = []
+
+    def dies_in_the_third(items: Sequence[int]) -> list[dict[str, int]]:
+        asked.append(list(items))
+        if 8 in items and len(asked) == 3:
+            raise KeyboardInterrupt
+        return doubled(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(range(10), tmp_path, dies_in_the_third)
+    resumed = run(range(10), tmp_path, dies_in_the_third)
+    assert asked == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [8, 9]]
+    assert resumed == doubled(range(10))
+
+
+@pytest.mark.parametrize("left", [b"", b'{"twice": 0}\n', b"\xff\xfe", b'{"twice": 0}\n{"twi'])
+def test_a_chunk_that_a_crash_damaged_is_done_again(tmp_path: Path, left: bytes) -> None:
+    run(range(4), tmp_path)
+    (tmp_path / "rows-00000.jsonl").write_bytes(left)
+    assert run(range(4), tmp_path) == doubled(range(4))
+
+
+def test_rows_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [{"answer": "三加四\n等于七\u2028", "ids": [1, 2]}, {"answer": ""}]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    assert read_rows(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a":', encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows.jsonl:2"):
+        read_rows(tmp_path / "rows.jsonl")

@@ -1,0 +1,71 @@
+"""Tiny Llama models of every shape that a GGUF file must hold, made on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hanlin.export.gguf import run
+from hanlin.job import Inputs, Job
+from hanlin.settings.export import Gguf
+from hanlin.tokens.tokenizer import Tokenizer
+
+MakeModel = Callable[..., Path]
+Export = Callable[..., tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> MakeModel:
+    """Saves a random model over a tokenizer (the tiny one); weights are large enough that its choices are clear."""
+
+    def make(
+        tokenizer: Path = tiny_tokenizer, *, dtype: torch.dtype = torch.float32, more_rows: int = 0, **config: Any
+    ) -> Path:
+        read = Tokenizer.load(tokenizer)
+        shape = {
+            "vocab_size": len(read) + more_rows,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "initializer_range": 0.2,
+            "bos_token_id": read.bos_id,
+            "eos_token_id": [read.eos_id],
+            "tie_word_embeddings": False,
+        }
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**{**shape, **config}))
+        for name, weight in model.named_parameters():
+            if "norm" in name or name.endswith("bias"):
+                torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.1)
+        folder = tmp_path_factory.mktemp("model")
+        read.save(folder)
+        model.to(dtype).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def plain_model(make_model: MakeModel) -> Path:
+    return make_model()
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    """Runs the stage on a model folder and gives the artifact's folder and the metrics."""
+
+    def work(model: Path, *types: str, out: Path | None = None, **settings: Any) -> tuple[Path, dict[str, Any]]:
+        folder = out or tmp_path / f"gguf-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir(exist_ok=True)
+        chosen = Gguf(model="./model", types=types or ("F32",), **settings)
+        return folder, run(chosen, Inputs({"model": (model,)}), folder, Job())
+
+    return work

@@ -1,0 +1,39 @@
+"""Rows of the two vocabulary matrices: grown as the mean of what spelt an entry, and found out when never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hanlin.model.embeddings import grow, untrained_rows
+from hanlin.model.loading import load_model
+
+
+def test_padding_rows_are_taken_over_before_rows_are_added(tiny_model: Path) -> None:
+    before, model = load_model(tiny_model), load_model(tiny_model)
+    rows = before.config.vocab_size
+    grow(model, rows - 10, [[1, 2], [3]])
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == rows
+    assert torch.equal(model.lm_head.weight[rows - 9], before.lm_head.weight[3])
+
+
+def test_the_head_of_an_untied_model_grows_too(tiny_model: Path) -> None:
+    model = load_model(tiny_model)
+    rows = model.config.vocab_size
+    grow(model, rows, [[1], [2], [3]])
+    assert model.lm_head.weight.shape == model.model.embed_tokens.weight.shape == (rows + 3, 64)
+
+
+@pytest.mark.parametrize("ids", [[], [300]])
+def test_an_entry_that_old_rows_do_not_spell_is_an_error(tiny_model: Path, ids: list[int]) -> None:
+    with pytest.raises(RuntimeError, match="spelt by"):
+        grow(load_model(tiny_model), 300, [ids])
+
+
+@pytest.mark.parametrize("matrix", ["embed_tokens", "lm_head"])
+def test_a_row_that_was_never_trained_in_either_matrix_is_found(tiny_model: Path, matrix: str) -> None:
+    model = load_model(tiny_model)
+    (model.lm_head if matrix == "lm_head" else model.model.embed_tokens).weight[7] = 1e-9
+    assert untrained_rows(model, [5, 6, 7, 8]) == [7]

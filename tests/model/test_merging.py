@@ -1,0 +1,233 @@
+"""A merged model answers as its adapter does, all its tensors are used, and a failed proof leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_models import MakeAdapter, logits, train_a_little
+from safetensors.torch import load_file, save_file
+
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.model import merging
+from hanlin.model.adapters import attach, save_adapter
+from hanlin.model.loading import load_model
+from hanlin.model.saving import save_model
+from hanlin.model_files import check_model_folder
+from hanlin.settings.model import LoraSettings, Merge
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+
+KINDS = [
+    ("untied", {}),
+    ("untied", {"rslora": True, "rank": 8, "targets": ["q_proj", "down_proj"]}),
+    ("untied", {"dora": True}),
+    ("untied", {"modules_to_save": ["embed_tokens", "lm_head", "norm"]}),
+    ("tied", {}),
+    ("tied", {"modules_to_save": ["embed_tokens"]}),
+    ("tied", {"modules_to_save": ["lm_head", "norm"], "dora": True}),
+]
+
+
+def merge_into(adapter: Path, out: Path, dtype: str = "base") -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    settings = Merge.model_validate({"adapter": "./a", "dtype": dtype})
+    return merging.run(settings, Inputs({"adapter": (adapter,)}), out, Job())
+
+
+@pytest.mark.parametrize(("base", "lora"), KINDS)
+def test_merged_logits_equal_adapter_logits(
+    make_adapter: MakeAdapter, tmp_path: Path, base: str, lora: dict[str, object]
+) -> None:
+    adapter = make_adapter(base, **lora)
+    metrics = merge_into(adapter, tmp_path / "merged")
+    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(load_model(adapter)), rtol=0, atol=1e-5)
+    assert metrics["max_abs_difference"] < 1e-5
+    assert metrics["same_top_token_share"] == 1.0
+
+
+@pytest.mark.parametrize(("base", "lora"), KINDS)
+def test_merged_weights_are_those_of_peft(
+    make_adapter: MakeAdapter, tmp_path: Path, base: str, lora: dict[str, object]
+) -> None:
+    adapter = make_adapter(base, **lora)
+    merge_into(adapter, tmp_path / "merged")
+    by_peft = load_model(adapter).merge_and_unload().state_dict()
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(weight, by_peft[name]) for name, weight in merged.items())
+
+
+def test_a_merge_changes_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    metrics = merge_into(make_adapter(), tmp_path / "merged")
+    assert not torch.allclose(logits(load_model(tmp_path / "merged")), logits(load_model(store / "untied")))
+    assert metrics["adapter_divergence"] > 0
+
+
+def test_every_tensor_of_the_adapter_is_counted(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    metrics = merge_into(adapter, tmp_path / "merged")
+    assert metrics["adapter_tensors"] == 2 * 7 * 2  # A and B of seven projections in two layers
+
+
+def test_a_tensor_of_the_adapter_that_finds_no_place_stops_the_merge(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    tensors["base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"] = torch.ones(4, 64)
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="no place"):
+        merge_into(adapter, tmp_path / "merged")
+    assert not any((tmp_path / "merged").iterdir())
+
+
+def test_the_number_format_is_that_of_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    save_model(load_model(store / "untied"), store / "half", tokenizer=Tokenizer.load(store / "untied"),
+               dtype="bfloat16")  # fmt: skip
+    metrics = merge_into(make_adapter("half"), tmp_path / "merged")
+    assert metrics["dtype"] == check_model_folder(tmp_path / "merged").dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_number_format_can_be_chosen(make_adapter: MakeAdapter, tmp_path: Path, dtype: str) -> None:
+    merge_into(make_adapter(), tmp_path / "merged", dtype)
+    assert check_model_folder(tmp_path / "merged").dtype == dtype
+
+
+def test_merged_weights_are_rounded_once(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    merge_into(adapter, tmp_path / "fine", "float32")
+    merge_into(adapter, tmp_path / "coarse", "bfloat16")
+    fine = load_file(tmp_path / "fine" / "model.safetensors")
+    coarse = load_file(tmp_path / "coarse" / "model.safetensors")
+    assert all(torch.equal(coarse[name], weight.bfloat16()) for name, weight in fine.items())
+
+
+def test_what_rounding_lost_of_the_change_is_told(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    assert merge_into(adapter, tmp_path / "fine", "float32")["change_lost_in_rounding"] == 0.0
+    assert 0.0 < merge_into(adapter, tmp_path / "coarse", "bfloat16")["change_lost_in_rounding"] < 1.0
+
+
+def test_an_adapter_that_rounding_would_wipe_out_is_refused(store: Path, tmp_path: Path) -> None:
+    save_model(load_model(store / "untied"), store / "half", tokenizer=Tokenizer.load(store / "untied"),
+               dtype="bfloat16")  # fmt: skip
+    model = attach(load_model(store / "half"), LoraSettings(alpha=1e-9), seed=1)
+    save_adapter(train_a_little(model), store / "faint", base=store / "half")
+    with pytest.raises(UserError, match="rounds the whole adapter away"):
+        merge_into(store / "faint", tmp_path / "merged")
+    assert not any((tmp_path / "merged").iterdir())
+
+
+def test_an_untrained_adapter_merges_to_its_base(store: Path, tmp_path: Path) -> None:
+    save_adapter(attach(load_model(store / "untied"), LoraSettings(), seed=1), store / "new", base=store / "untied")
+    metrics = merge_into(store / "new", tmp_path / "merged")
+    assert metrics["adapter_divergence"] == 0.0
+    assert torch.equal(logits(load_model(tmp_path / "merged")), logits(load_model(store / "untied")))
+
+
+def test_a_tied_model_whose_embeddings_were_trained_stays_tied(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    metrics = merge_into(make_adapter("tied", modules_to_save=["embed_tokens"]), tmp_path / "merged")
+    assert metrics["tied_embeddings"] is True
+    assert "lm_head.weight" not in load_file(tmp_path / "merged" / "model.safetensors")
+
+
+def test_a_head_that_an_adapter_trained_apart_from_tied_embeddings_is_kept(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter("tied", modules_to_save=["embed_tokens"])
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config |= {"ensure_weight_tying": False, "modules_to_save": ["lm_head"]}  # as other programs write it
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    del tensors["base_model.model.model.embed_tokens.weight"]
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    metrics = merge_into(adapter, tmp_path / "merged")
+    assert metrics["tied_embeddings"] is False
+    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(load_model(adapter)), rtol=0, atol=1e-5)
+
+
+def test_the_merged_folder_serves_with_template_and_every_stop_id(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    merge_into(adapter, tmp_path / "merged")
+    assert ChatTemplate.load(tmp_path / "merged").source == ChatTemplate.load(adapter).source
+    generation = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["eos_token_id"] == list(ChatTemplate.load(adapter).stop_ids)
+
+
+def test_equal_adapters_merge_to_equal_bytes_over_leftovers_too(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    merge_into(adapter, tmp_path / "one")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model-00001-of-00002.safetensors").write_bytes(b"cut")
+    merge_into(adapter, tmp_path / "other")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()} == {
+        file.name: file.read_bytes() for file in (tmp_path / "other").iterdir()
+    }
+
+
+def test_another_base_is_refused(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    adapter = make_adapter()
+    other = load_model(store / "untied")
+    other.model.norm.weight.data += 1
+    save_model(other, store / "untied", tokenizer=Tokenizer.load(store / "untied"))
+    with pytest.raises(UserError, match="another base"):
+        merge_into(adapter, tmp_path / "merged")
+
+
+def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    adapter = make_adapter()
+    tokenizer = Tokenizer.load(adapter)
+    tokenizer.backend.add_tokens([f"词{number}" for number in range(20)])
+    Tokenizer(tokenizer.backend, tokenizer.config, adapter).save(adapter)
+    with pytest.raises(UserError, match="entries"):
+        merge_into(adapter, tmp_path / "merged")
+
+
+def test_weights_that_were_written_otherwise_are_caught(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+    merged = merging.merge(load_model(make_adapter()))
+    written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
+    weights = load_file(tmp_path / "merged" / "model.safetensors")
+    weights["model.norm.weight"] += 1e-6
+    save_file(weights, tmp_path / "merged" / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight was not written"):
+        merging.prove_written(merged, written, check_model_folder(store / "untied"))
+
+
+def test_a_model_that_answers_otherwise_than_the_adapter_is_caught(make_adapter: MakeAdapter, store: Path) -> None:
+    adapter = make_adapter()
+    prompts = [[1, 2, 3, 4]]
+    expected = merging.logits_of(load_model(adapter), prompts)
+    with pytest.raises(RuntimeError, match="answers otherwise"):
+        merging.prove_read(expected, store / "untied", prompts)
+
+
+def test_what_failed_its_proof_is_not_left_lying(
+    make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "EXACT", -1.0)
+    with pytest.raises(RuntimeError, match="answer otherwise"):
+        merge_into(make_adapter(), tmp_path / "merged")
+    assert not any((tmp_path / "merged").iterdir())
+
+
+def test_an_adapter_without_tokenizer_takes_that_of_its_base(
+    make_adapter: MakeAdapter, store: Path, tmp_path: Path
+) -> None:
+    adapter = Path(shutil.copytree(make_adapter(), store / "bare"))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (adapter / name).unlink()
+    merge_into(adapter, tmp_path / "merged")
+    assert (tmp_path / "merged" / "tokenizer.json").read_bytes() == (store / "untied" / "tokenizer.json").read_bytes()
+
+
+def test_logits_that_are_not_finite_never_pass_for_equal(store: Path) -> None:
+    model = load_model(store / "untied")
+    model.lm_head.weight[3] = float("nan")
+    with pytest.raises(RuntimeError, match="not finite"):
+        merging.logits_of(model, [[1, 2, 3]])

@@ -1,0 +1,131 @@
+"""A saved model is a whole folder: weights come back, every engine finds what it needs, the bytes repeat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from random_models import logits
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hanlin.model.loading import load_model
+from hanlin.model.saving import save_model
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+
+
+def read(path: Path) -> dict[str, object]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def saved(tiny_model: Path, tmp_path: Path) -> Path:
+    save_model(load_model(tiny_model), tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model))
+    return tmp_path / "saved"
+
+
+def test_a_saved_model_comes_back_bit_for_bit(saved: Path, tiny_model: Path) -> None:
+    before, after = load_model(tiny_model).state_dict(), load_model(saved).state_dict()
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+def test_transformers_loads_what_was_saved_without_a_word(saved: Path, tiny_model: Path) -> None:
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(saved)), logits(load_model(tiny_model)))
+    assert len(AutoTokenizer.from_pretrained(saved)) == len(Tokenizer.load(tiny_model))
+
+
+def test_generation_config_and_config_name_every_stop_id(saved: Path) -> None:
+    stops = list(ChatTemplate.load(saved).stop_ids)
+    assert len(stops) > 1
+    assert read(saved / "generation_config.json")["eos_token_id"] == stops
+    assert read(saved / "config.json")["eos_token_id"] == stops
+
+
+def test_positions_are_named_as_old_and_new_readers_look_for_them(saved: Path) -> None:
+    config = read(saved / "config.json")
+    assert config["rope_theta"] == 10000.0
+    assert config["rope_parameters"] == {"rope_theta": 10000.0, "rope_type": "default"}
+
+
+def test_stretched_positions_survive(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    stretched = {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 128,
+    }  # fmt: skip
+    model.config.rope_parameters = stretched
+    save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model))
+    assert load_model(tmp_path / "saved").config.rope_parameters == stretched
+
+
+def test_the_number_format_on_disk_is_the_one_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+    files = save_model(
+        load_model(tiny_model), tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model), dtype="bfloat16"
+    )
+    assert files.dtype == "bfloat16"
+    assert files.config["dtype"] == "bfloat16"
+
+
+def test_equal_models_are_equal_bytes(saved: Path, tiny_model: Path, tmp_path: Path) -> None:
+    save_model(load_model(tiny_model), tmp_path / "again", tokenizer=Tokenizer.load(tiny_model))
+    assert all((tmp_path / "again" / file.name).read_bytes() == file.read_bytes() for file in saved.iterdir())
+
+
+def test_shards_hold_what_one_file_holds(saved: Path, tiny_model: Path, tmp_path: Path) -> None:
+    save_model(
+        load_model(tiny_model), tmp_path / "shards", tokenizer=Tokenizer.load(tiny_model), shard_bytes=100_000
+    )  # fmt: skip
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "shards")), logits(load_model(saved)))
+
+
+def test_leftovers_of_an_earlier_try_are_replaced(saved: Path, tiny_model: Path) -> None:
+    whole = {file.name for file in saved.iterdir()}
+    save_model(load_model(tiny_model), saved, tokenizer=Tokenizer.load(tiny_model), shard_bytes=100_000)
+    (saved / "model.safetensors.writing").write_bytes(b"cut")
+    save_model(load_model(tiny_model), saved, tokenizer=Tokenizer.load(tiny_model))
+    assert {file.name for file in saved.iterdir()} == whole
+
+
+def test_a_tied_model_is_written_with_one_matrix(tied_model: Path) -> None:
+    assert "lm_head.weight" not in load_file(tied_model / "model.safetensors")
+    assert read(tied_model / "config.json")["tie_word_embeddings"] is True
+
+
+def test_a_head_that_left_its_embeddings_is_written_and_untied(tied_model: Path, tmp_path: Path) -> None:
+    model = load_model(tied_model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
+    save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tied_model))
+    assert read(tmp_path / "saved" / "config.json")["tie_word_embeddings"] is False
+    assert torch.equal(logits(load_model(tmp_path / "saved")), logits(model))
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    model.model.norm.weight.data[0] = float("inf")
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight"):
+        save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model))
+    assert not (tmp_path / "saved").exists()
+
+
+def test_gathered_weights_stand_in_for_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    gathered = {name: weight + 1 for name, weight in model.state_dict().items()}
+    save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model), state=gathered)
+    assert torch.equal(load_file(tmp_path / "saved" / "model.safetensors")["model.norm.weight"],
+                       gathered["model.norm.weight"])  # fmt: skip
+
+
+def test_a_base_model_without_a_template_stops_at_its_end_of_text(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(tiny_model)
+    bare = Tokenizer(tokenizer.backend, tokenizer.config, tmp_path)
+    save_model(load_model(tiny_model), tmp_path / "saved", tokenizer=bare)
+    assert read(tmp_path / "saved" / "generation_config.json")["eos_token_id"] == tokenizer.eos_id
+    assert not (tmp_path / "saved" / "chat_template.jinja").exists()
+
+
+def test_whoever_may_read_the_configuration_may_read_the_weights(saved: Path) -> None:
+    assert (saved / "model.safetensors").stat().st_mode == (saved / "config.json").stat().st_mode

@@ -1,0 +1,189 @@
+"""New Chinese entries: the vocabulary grows, English and digits stay, and no old weight moves by a bit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from random_models import PROMPT
+from safetensors.torch import load_file
+
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.model import vocabulary_growth
+from hanlin.model.loading import load_model
+from hanlin.model.saving import save_model
+from hanlin.model.vocabulary_growth import by_language, prove_text_unchanged, prove_weights_unchanged
+from hanlin.model_files import check_model_folder
+from hanlin.records import Document, write_jsonl
+from hanlin.settings.model import ExtendVocabulary
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokens.vocabulary_extension import Extension
+
+CHINESE = [
+    "翰林院的学士在春天读书，学士们都爱读书。",
+    "读书人说，春天的翰林院最好看，学士也最多。",
+    "学士们在院子里读书，春天来了又去。",
+]
+ENGLISH = "In 2024 the Academy had 48,213 books; it's the largest library east of town."
+GROWN = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    write_jsonl(folder / "documents.jsonl", [Document(text * 3, f"d{n}") for n, text in enumerate(CHINESE)])
+    write_jsonl(folder / "heldout.jsonl", [Document("春天，学士在翰林院读书。", "h0"), Document(ENGLISH, "h1")])
+    return folder
+
+
+def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries)
+    inputs = Inputs({"model": (model,), "text": (documents,)})
+    return vocabulary_growth.run(settings, inputs, out, Job())
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(params=["untied", "tied"])
+def base(request: pytest.FixtureRequest, tiny_model: Path, tied_model: Path) -> Path:
+    return tied_model if request.param == "tied" else tiny_model
+
+
+def test_old_rows_and_all_other_weights_stay_bit_for_bit(base: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(base, documents, tmp_path / "grown")
+    before, after = weights(base), weights(tmp_path / "grown")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name][: len(old)] if name in GROWN else after[name], old)
+               for name, old in before.items())  # fmt: skip
+
+
+def test_a_new_row_is_the_mean_of_the_rows_that_spelt_it(base: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(base, documents, tmp_path / "grown")
+    old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
+    before, after = weights(base), weights(tmp_path / "grown")
+    (number,) = new.encode("学士")
+    assert number >= len(old)
+    for name in before.keys() & set(GROWN):
+        assert torch.equal(after[name][number], before[name][old.encode("学士")].mean(0))
+
+
+def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(base, documents, tmp_path / "grown")
+    with torch.no_grad():
+        before = load_model(base)(input_ids=PROMPT).logits
+        after = load_model(tmp_path / "grown")(input_ids=PROMPT).logits
+    torch.testing.assert_close(after[..., : before.shape[-1]], before, rtol=0, atol=1e-6)
+
+
+def test_a_new_entry_can_be_written_from_the_first_day(base: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(base, documents, tmp_path / "grown")
+    old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
+    (number,) = new.encode("学士")
+    with torch.no_grad():
+        logits = load_model(tmp_path / "grown")(input_ids=PROMPT).logits[0]
+    torch.testing.assert_close(logits[:, number], logits[:, old.encode("学士")].mean(-1), rtol=0, atol=1e-5)
+
+
+def test_a_tied_model_stays_tied(tied_model: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(tied_model, documents, tmp_path / "grown")
+    model = load_model(tmp_path / "grown")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_english_and_digits_keep_their_ids(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(tiny_model, documents, tmp_path / "grown")
+    assert Tokenizer.load(tmp_path / "grown").encode(ENGLISH) == Tokenizer.load(tiny_model).encode(ENGLISH)
+
+
+def test_prompts_of_a_conversation_without_chinese_keep_their_ids_and_stops(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    extend_model(tiny_model, documents, tmp_path / "grown")
+    before, after = ChatTemplate.load(tiny_model), ChatTemplate.load(tmp_path / "grown")
+    assert after.stop_ids == before.stop_ids
+    assert after.source == before.source
+
+
+def test_the_number_of_entries_and_rows_before_and_after_is_told(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    metrics = extend_model(tiny_model, documents, tmp_path / "grown", new_entries=5)
+    assert metrics["entries"]["after"] == metrics["entries"]["before"] + 5
+    assert metrics["vocabulary_rows"]["after"] == check_model_folder(tmp_path / "grown").vocabulary_rows
+
+
+def test_held_out_chinese_needs_fewer_tokens_and_english_as_many(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    metrics = extend_model(tiny_model, documents, tmp_path / "grown")
+    before, after = metrics["characters_per_token"]["before"], metrics["characters_per_token"]["after"]
+    assert metrics["measured_on"] == "heldout"
+    assert after["zh"] > before["zh"]
+    assert after["en"] == before["en"]
+    assert after["all"] > before["all"]
+
+
+def test_without_held_out_documents_the_figures_are_of_the_training_text(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
+    (documents / "heldout.jsonl").unlink()
+    assert extend_model(tiny_model, documents, tmp_path / "grown")["measured_on"] == "train"
+
+
+def test_equal_inputs_give_equal_bytes_over_leftovers_too(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    extend_model(tiny_model, documents, tmp_path / "one")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model.safetensors").write_bytes(b"cut")
+    extend_model(tiny_model, documents, tmp_path / "other")
+    assert all((tmp_path / "other" / file.name).read_bytes() == file.read_bytes()
+               for file in (tmp_path / "one").iterdir())  # fmt: skip
+
+
+def test_the_number_format_stays(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+    save_model(load_model(tiny_model), tmp_path / "half", tokenizer=Tokenizer.load(tiny_model), dtype="bfloat16")
+    extend_model(tmp_path / "half", documents, tmp_path / "grown")
+    assert check_model_folder(tmp_path / "grown").dtype == "bfloat16"
+
+
+def test_text_that_teaches_nothing_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document(ENGLISH, "d0")])
+    with pytest.raises(UserError, match="no new entry"):
+        extend_model(tiny_model, tmp_path / "documents", tmp_path / "grown")
+    assert not any((tmp_path / "grown").iterdir())
+
+
+def test_a_tokenizer_that_splits_english_otherwise_is_caught(tiny_model: Path, tmp_path: Path) -> None:
+    changed = Path(shutil.copytree(tiny_model, tmp_path / "changed"))
+    rules = json.loads((changed / "tokenizer.json").read_text(encoding="utf-8"))
+    rules["model"]["merges"] = rules["model"]["merges"][:10]
+    rules["model"]["ignore_merges"] = False
+    (changed / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
+    with pytest.raises(RuntimeError, match="otherwise"):
+        prove_text_unchanged(Tokenizer.load(tiny_model), Tokenizer.load(changed), ["My name is an assistant."])
+
+
+def test_a_weight_that_moved_is_caught(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_model(tiny_model)
+    model.model.norm.weight.data[0] += 1e-3
+    tokenizer = Tokenizer.load(tiny_model)
+    after = save_model(model, tmp_path / "moved", tokenizer=tokenizer)
+    nothing_new = Extension(tokenizer, len(tokenizer), (), ())
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight changed"):
+        prove_weights_unchanged(check_model_folder(tiny_model), after, nothing_new)
+
+
+def test_figures_are_split_by_the_share_of_chinese_letters(tiny_model: Path) -> None:
+    tokenizer = Tokenizer.load(tiny_model)
+    assert by_language(tokenizer, ["学士读书。", ENGLISH]).keys() == {"all", "zh", "en"}
+    assert by_language(tokenizer, [ENGLISH]).keys() == {"all", "en"}

@@ -1,0 +1,43 @@
+"""What the tests of serving share: a model that knows some answers, one that knows none, and a server of the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_server import Live, live
+
+import taught_model as taught
+from hanlin.evaluate.opening import Opened, open_model
+
+
+@pytest.fixture(scope="session")
+def taught_model(tiny_model: Path) -> Path:
+    return taught.taught_model(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def taught_gguf(taught_model: Path) -> Path:
+    return taught.taught_gguf(taught_model)
+
+
+@pytest.fixture(scope="session")
+def opened(taught_model: Path) -> Iterator[Opened]:
+    model = open_model(taught_model)
+    yield model
+    model.engine.close()
+
+
+@pytest.fixture(scope="session")
+def untaught(tiny_model: Path) -> Iterator[Opened]:
+    """A model of random weights: it goes on until the context is full."""
+    model = open_model(tiny_model)
+    yield model
+    model.engine.close()
+
+
+@pytest.fixture()
+def server(opened: Opened) -> Iterator[Live]:
+    with live(opened) as running:
+        yield running

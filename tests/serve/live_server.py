@@ -1,0 +1,76 @@
+"""A server of a real model on a loopback port, for the time of a test."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import openai
+import uvicorn
+
+from hanlin.engines import Engine, Finish, Request, Stream
+from hanlin.evaluate.opening import Opened
+from hanlin.serve.openai_api import app
+from hanlin.serve.security import Guard
+
+
+@dataclass(frozen=True)
+class Live:
+    """A server on a loopback port: where it is, what it runs, and every stream that its engine was asked for."""
+
+    address: str
+    engine: Engine
+    streams: list[Stream]
+
+    def client(self, key: str = "none") -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30)
+
+
+class Unhurried:
+    """A real stream that takes its time over each id, so that somebody can leave before its end."""
+
+    def __init__(self, stream: Stream, pause: float) -> None:
+        self._stream, self._pause = stream, pause
+
+    @property
+    def finish(self) -> Finish | None:
+        return self._stream.finish
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        time.sleep(self._pause)
+        return next(self._stream)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+@contextmanager
+def live(opened: Opened, guard: Guard | None = None, pause: float = 0.0) -> Iterator[Live]:
+    """Serve an opened model as `tiny` for the time of a test; `pause` is in seconds for each id."""
+    streams: list[Stream] = []
+    begin = opened.engine.stream
+
+    def remembered(request: Request) -> Stream:
+        streams.append(Unhurried(begin(request), pause) if pause else begin(request))
+        return streams[-1]
+
+    opened.engine.stream = remembered  # type: ignore[method-assign]
+    api = app(opened.engine, opened.template(), "tiny", guard)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            opened.engine.stream = begin  # type: ignore[method-assign]
+    assert not thread.is_alive()

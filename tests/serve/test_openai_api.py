@@ -1,0 +1,395 @@
+"""The server, through the official client, against a real model over loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from live_server import Live, live
+
+from hanlin.engines import Finish, Request, Stream
+from hanlin.errors import UserError
+from hanlin.evaluate.opening import Opened, open_model
+from hanlin.serve.openai_api import serve
+from hanlin.serve.security import Guard
+from taught_model import LESSONS, RARE
+
+NAME, RARE_ASKED, COUNT = LESSONS[0], LESSONS[2][0], LESSONS[4]
+
+
+def asking(text: str) -> list:
+    return [{"role": "user", "content": text}]
+
+
+def status_of(error: openai.APIStatusError) -> tuple[int, str | None, str | None]:
+    return error.status_code, error.body["param"], error.body["code"]
+
+
+# ------------------------------------------------------------------------------------------------- whole answers
+
+
+def test_the_first_choice_is_the_models_answer(server: Live) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+    (choice,) = answer.choices
+    assert (choice.index, choice.message.role, choice.message.content) == (0, "assistant", NAME[1])
+    assert choice.finish_reason == "stop"
+    assert (answer.object, answer.model, answer.id.startswith("chatcmpl-")) == ("chat.completion", "tiny", True)
+    assert abs(answer.created - time.time()) < 60
+
+
+def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, opened: Opened) -> None:
+    from hanlin.records import Message
+
+    answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+    prompt = len(opened.template().render([Message("user", NAME[0])], prompt=True).ids)
+    written = len(opened.tokenizer.encode(NAME[1]))
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, written)
+    assert answer.usage.total_tokens == prompt + written
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_an_answer_at_its_limit_says_so(server: Live, name: str) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=asking(COUNT[0]), **{name: 3})
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None and answer.usage.completion_tokens == 3
+
+
+def test_a_stop_text_ends_the_answer_and_is_not_in_it(server: Live) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=asking(COUNT[0]), stop=[" four", "zzz"])
+    assert answer.choices[0].message.content == "one two three"
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_text_parts_are_one_text(server: Live) -> None:
+    parts = [{"type": "text", "text": NAME[0][:2]}, {"type": "text", "text": NAME[0][2:]}]
+    answer = server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": parts}])
+    assert answer.choices[0].message.content == NAME[1]
+
+
+def test_equal_seeds_draw_equal_answers_and_other_seeds_others(untaught: Opened) -> None:
+    with live(untaught) as server:
+
+        def drawn(seed: int) -> str | None:
+            answer = server.client().chat.completions.create(
+                model="tiny", messages=asking("?"), temperature=1.0, seed=seed, max_tokens=20
+            )
+            return answer.choices[0].message.content
+
+        assert drawn(1) == drawn(1) != drawn(2)
+
+
+# ---------------------------------------------------------------------------------------------------- streaming
+
+
+def test_a_streamed_answer_is_the_whole_answer_in_openais_order(server: Live) -> None:
+    chunks = list(server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]), stream=True))
+    assert (chunks[0].choices[0].delta.role, chunks[0].choices[0].delta.content) == ("assistant", "")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == NAME[1]
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
+
+
+def test_rare_characters_are_streamed_whole(server: Live) -> None:
+    chunks = server.client().chat.completions.create(model="tiny", messages=asking(RARE_ASKED), stream=True)
+    pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+    assert pieces == list(RARE)
+
+
+def test_a_gguf_file_is_served_alike(taught_gguf: Path) -> None:
+    opened = open_model(taught_gguf, "Q8_0")
+    with live(opened) as server:
+        chunks = server.client().chat.completions.create(model="tiny", messages=asking(RARE_ASKED), stream=True)
+        pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+        answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+    opened.engine.close()
+    assert (pieces, answer.choices[0].message.content) == (list(RARE), NAME[1])
+
+
+def test_usage_comes_last_where_it_is_asked_for(server: Live) -> None:
+    chunks = list(
+        server.client().chat.completions.create(
+            model="tiny", messages=asking(NAME[0]), stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[-1].choices == [] and chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == chunks[-1].usage.prompt_tokens + chunks[-1].usage.completion_tokens
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_the_stream_ends_with_done_and_is_plain_utf8(server: Live) -> None:
+    body = {"model": "tiny", "messages": asking(NAME[0]), "stream": True}
+    answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=30)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert "小" in answer.text
+
+
+def test_no_part_of_a_stop_text_is_streamed(server: Live) -> None:
+    chunks = server.client().chat.completions.create(
+        model="tiny", messages=asking(COUNT[0]), stream=True, stop="three f"
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two "
+
+
+def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: Opened) -> None:
+    with live(untaught) as server:
+        stream = server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True)
+        next(iter(stream))
+        stream.close()
+        assert finish_of(server) == "cancelled"
+
+
+def test_a_client_that_leaves_a_whole_answer_cancels_the_generation(untaught: Opened) -> None:
+    with live(untaught, pause=0.02) as server:
+        body = {"model": "tiny", "messages": asking("?")}
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=0.05)
+        assert finish_of(server) == "cancelled"
+
+
+def finish_of(server: Live) -> str | None:
+    """Why the last generation ended, once it has."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        if server.streams and server.streams[-1].finish is not None:
+            return server.streams[-1].finish
+        time.sleep(0.02)
+    return None
+
+
+def test_the_server_answers_others_while_it_generates(untaught: Opened) -> None:
+    with live(untaught) as server:
+        stream = iter(server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True))
+        next(stream)
+        started = time.monotonic()
+        assert httpx.get(f"{server.address}/health", timeout=5).json() == {"status": "ok"}
+        assert time.monotonic() - started < 1
+        assert list(stream)[-1].choices[0].finish_reason == "length"
+
+
+def test_parallel_clients_get_each_their_own_answer(server: Live) -> None:
+    answers: dict[int, str | None] = {}
+
+    def ask(place: int) -> None:
+        text = LESSONS[place % len(LESSONS)][0]
+        answer = server.client().chat.completions.create(model="tiny", messages=asking(text))
+        answers[place] = answer.choices[0].message.content
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert answers == {place: LESSONS[place % len(LESSONS)][1] for place in range(10)}
+
+
+# ------------------------------------------------------------------------------------------------------- errors
+
+
+def refused(server: Live, **body: object) -> tuple[int, str | None, str | None]:
+    with pytest.raises(openai.APIStatusError) as caught:
+        server.client().chat.completions.create(**{"model": "tiny", "messages": asking("?"), **body})
+    return status_of(caught.value)
+
+
+def test_an_unknown_model_is_not_found(server: Live) -> None:
+    with pytest.raises(openai.NotFoundError, match="only 'tiny'") as caught:
+        server.client().chat.completions.create(model="gpt-4", messages=asking("?"))
+    assert status_of(caught.value) == (404, "model", "model_not_found")
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: Live) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"is \d{3} tokens long, but .* holds 256") as caught:
+        server.client().chat.completions.create(model="tiny", messages=asking("长" * 200))
+    assert status_of(caught.value) == (400, "messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"logprobs": True}, "logprobs"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stop": ""}, "stop"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "?"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"extra_body": {"temprature": 0.5}}, "temprature"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(server: Live, body: dict, param: str) -> None:
+    status, named, _ = refused(server, **body)
+    assert (status, named) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "body", [{"n": 1}, {"user": "u1"}, {"presence_penalty": 0.0}, {"response_format": {"type": "text"}}, {"tools": []}]
+)
+def test_what_changes_nothing_is_taken(server: Live, body: dict) -> None:
+    answer = server.client().chat.completions.create(**{"model": "tiny", "messages": asking(NAME[0]), **body})
+    assert answer.choices[0].message.content == NAME[1]
+
+
+def test_turns_out_of_order_are_refused(server: Live) -> None:
+    assert refused(server, messages=[{"role": "assistant", "content": "?"}])[0] == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"model": "tiny"}'])
+def test_a_broken_body_is_refused_in_openais_form(server: Live, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers, timeout=10)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_a_web_page_could_send_across_sites_is_refused(server: Live) -> None:
+    body = json.dumps({"model": "tiny", "messages": asking("?")})
+    headers = {"content-type": "text/plain"}
+    assert httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers).status_code == 415
+
+
+def test_a_body_beyond_all_measure_is_refused_while_it_comes(server: Live) -> None:
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(f"{server.address}/v1/chat/completions", content=b" " * (33 * 2**20), headers=headers)
+    assert answer.status_code == 413
+
+
+def test_an_unknown_address_is_told_in_openais_form(server: Live) -> None:
+    answer = httpx.get(f"{server.address}/v1/nowhere")
+    assert (answer.status_code, set(answer.json()["error"])) == (404, {"message", "type", "param", "code"})
+
+
+def test_a_failure_within_the_engine_is_told_without_its_details(opened: Opened, caplog) -> None:
+    with live(opened) as server:
+
+        def broken(request: object) -> None:
+            raise RuntimeError("secret place")
+
+        server.engine.stream = broken
+        status, body = 0, ""
+        answer = httpx.post(
+            f"{server.address}/v1/chat/completions", json={"model": "tiny", "messages": asking("?")}, timeout=10
+        )
+        status, body = answer.status_code, answer.text
+    assert (status, "secret" in body) == (500, False)
+    assert answer.json()["error"]["type"] == "server_error"
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_told_in_it(opened: Opened) -> None:
+    with live(opened) as server:
+        begin = server.engine.stream
+
+        def breaking(request: Request) -> Stream:
+            stream = begin(request)
+            ids = iter([next(stream), next(stream)])
+            return BreakingStream(stream, ids)
+
+        server.engine.stream = breaking  # type: ignore[method-assign]
+        body = {"model": "tiny", "messages": asking(COUNT[0]), "stream": True}
+        answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=10)
+    last = answer.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
+
+
+class BreakingStream:
+    """A real stream that breaks after its first ids, as one does when memory runs out."""
+
+    def __init__(self, stream: Stream, ids: Iterator[int]) -> None:
+        self._stream, self._ids = stream, ids
+
+    @property
+    def finish(self) -> Finish | None:
+        return self._stream.finish
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._ids
+        raise MemoryError
+
+    def __next__(self) -> int:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+# ------------------------------------------------------------------------------------------- models, keys, hosts
+
+
+def test_the_model_is_listed_and_found(server: Live) -> None:
+    client = server.client()
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("other")
+
+
+def test_without_the_key_nothing_is_answered_but_health(opened: Opened) -> None:
+    with live(opened, Guard("k3y")) as server:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            server.client("wrong").models.list()
+        assert status_of(caught.value) == (401, None, "invalid_api_key")
+        with pytest.raises(openai.AuthenticationError):
+            server.client("wrong").chat.completions.create(model="tiny", messages=asking(NAME[0]))
+        answer = server.client("k3y").chat.completions.create(model="tiny", messages=asking(NAME[0]))
+        assert answer.choices[0].message.content == NAME[1]
+        assert httpx.get(f"{server.address}/health").status_code == 200
+
+
+def test_a_foreign_host_name_is_refused(server: Live) -> None:
+    assert httpx.get(f"{server.address}/v1/models", headers={"host": "evil.example"}).status_code == 403
+
+
+# -------------------------------------------------------------------------------------------------------- serve
+
+
+def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hanlin.serve.openai_api import serve; "
+        "serve(Path(sys.argv[1]), port=0)"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HANLIN_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(taught_model)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("taught is served at http://127.0.0.1:")
+        client = openai.OpenAI(base_url=line.split()[4], api_key="none", max_retries=0, timeout=60)
+        answer = client.chat.completions.create(model="taught", messages=asking(NAME[0]))
+        assert answer.choices[0].message.content == NAME[1]
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen here.*choose another port"):
+            serve(tmp_path / "nowhere", port=port)
+
+
+def test_the_network_is_not_served_without_a_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no API key"):
+        serve(tmp_path, host="0.0.0.0")

@@ -1,0 +1,64 @@
+"""Generated pages are current, both READMEs are equal in form, and every command that they show exists."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from hanlin.recipe import json_schema
+from hanlin.settings_page import markdown
+from hanlin.stages import KINDS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_settings_page_is_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == markdown(), "run `make docs`"
+
+
+def test_the_recipe_schema_is_current() -> None:
+    text = (ROOT / "docs" / "recipe.schema.json").read_text(encoding="utf-8")
+    assert json.loads(text) == json.loads(json.dumps(json_schema())), "run `make docs`"
+
+
+def test_every_setting_is_explained_in_both_languages() -> None:
+    from hanlin.settings_page import rows_of
+
+    for kind in KINDS.values():
+        for row in rows_of(kind.settings):
+            assert row.en and row.zh, f"{kind.name}.{row.name} lacks its words"
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    from hanlin.settings_page import rows_of
+
+    code = "\n".join(
+        file.read_text(encoding="utf-8")
+        for file in (ROOT / "src" / "hanlin").rglob("*.py")
+        if "settings/" not in file.as_posix()
+    )
+    for kind in KINDS.values():
+        for row in rows_of(kind.settings):
+            name = row.name.split(".")[-1]
+            assert re.search(rf"\.{name}\b|[\"']{name}[\"']|[\"'][\w.{{}}]*\.{name}[\"']", code), (
+                f"{kind.name}.{row.name}"
+            )
+
+
+def test_both_readmes_have_the_same_headings_and_commands() -> None:
+    english = (ROOT / "README.md").read_text(encoding="utf-8")
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^#+ ", english, re.M)) == len(re.findall(r"^#+ ", chinese, re.M))
+
+    def commands(text: str) -> list[str]:
+        return re.findall(r"^(?:hanlin|make) .*$", text, re.M)
+
+    assert [c.split("#")[0].strip() for c in commands(english)] == [c.split("#")[0].strip() for c in commands(chinese)]
+
+
+def test_every_link_of_the_readmes_leads_somewhere() -> None:
+    for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / target).exists(), f"{name} -> {target}"

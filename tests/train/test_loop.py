@@ -1,0 +1,215 @@
+"""The loop: how a step is divided changes nothing, and a killed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import CPU, conversation, document, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Dpo, Pretrain, Sft, Training
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import loop, stages
+from hanlin.train.loop import Group
+from hanlin.train.objectives import ChatEncoder, NextToken
+from hanlin.train.rows import Order, Rows
+
+SFT = Sft(
+    model="m",
+    data=("d",),
+    row_length=128,
+    batch_tokens=512,
+    pass_tokens=512,
+    epochs=2,
+    learning_rate=1e-3,
+    precision="float32",
+)
+ALONE = Group(0, 1, CPU)
+
+
+def trained_weights(
+    tmp_path: Path, network: Callable, rows: Rows, settings: Sft, steps: int = 3
+) -> dict[str, torch.Tensor]:
+    out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+    out.mkdir()
+    mine = network(settings)
+    order = Order.of(len(rows.units), 4, seed=1)
+    settings = settings.model_copy(update={"steps": steps})
+    loop.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=Job(seed=1), out=out)
+    return {name: parameter.detach().clone() for name, parameter in mine.trained()}
+
+
+def test_two_halves_accumulated_equal_one_whole(
+    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    store = encoded(many(conversation, 16), ChatEncoder(template, 128, "drop").conversations)
+    rows = Rows.packed(store, 128)
+    whole = trained_weights(tmp_path, network, rows, SFT)
+    halves = trained_weights(tmp_path, network, rows, SFT.model_copy(update={"pass_tokens": 128}))
+    for name, weight in whole.items():
+        torch.testing.assert_close(halves[name], weight, atol=1e-5, rtol=1e-4)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given = inputs(many(conversation, 12))
+    settings = SFT.model_copy(update={"lora": LoraSettings(rank=4, dropout=0.1)})
+    files = []
+    for number, seed in enumerate((1, 1, 2)):
+        out = tmp_path / f"run-{number}"
+        out.mkdir()
+        stages.sft(settings, given, out, Job(seed=seed))
+        files.append((out / "adapter_model.safetensors").read_bytes())
+    assert files[0] == files[1] != files[2]
+
+
+def test_a_longer_gradient_is_shortened_to_the_limit(
+    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
+    mine = network(SFT)
+    sums = loop._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
+    norm = loop._finish(mine, sums, "learnt_tokens", ALONE, max_norm=0.25)
+    shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
+    assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
+    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    rows = Rows.packed(encoded(many(conversation, 3), ChatEncoder(template, 128, "drop").conversations), 128)
+    mine = network(SFT)
+    with torch.no_grad():
+        next(iter(mine.trained()))[1].fill_(float("nan"))
+    with pytest.raises(UserError, match="finite") as caught:
+        order = Order.of(len(rows.units), 4, 1)
+        loop.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=Job(), out=tmp_path)
+    assert "chat-" in str(caught.value.where)
+
+
+def test_the_loss_falls(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    metrics = stages.sft(
+        SFT.model_copy(update={"epochs": 8, "learning_rate": 3e-3}), inputs(many(conversation, 12)), tmp_path, Job()
+    )
+    assert metrics["loss"]["last"] < 0.8 * metrics["loss"]["first"]
+
+
+# ------------------------------------------------------------------------------------------------------- killed runs
+
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+from hanlin.job import Inputs, Job
+from hanlin.settings import train
+from hanlin.train import stages
+
+def work(job, out):
+    settings = getattr(train, job["settings"]).model_validate(job["values"])
+    inputs = Inputs({name: tuple(map(Path, paths)) for name, paths in job["inputs"].items()})
+    return getattr(stages, job["stage"])(settings, inputs, Path(out), Job(seed=5))
+
+def child(job, out):
+    os.makedirs(out, exist_ok=True)
+    process = os.fork()
+    if process == 0:
+        work(job, out)
+        os._exit(0)
+    return process
+
+def ended(process):
+    return os.waitpid(process, 0)[1]
+
+job = json.loads(sys.argv[1])
+if "RANK" in os.environ:
+    os.makedirs(job["out"], exist_ok=True)
+    metrics = work(job, job["out"])
+    Path(job["out"] + "-rank-" + os.environ["RANK"]).write_text(json.dumps(metrics))
+    sys.exit()
+assert ended(child(job, job["out"] + "/unbroken")) == 0
+victim = child(job, job["out"] + "/broken")
+checkpoint = Path(job["out"], "broken", ".work", "checkpoint.pt")
+while not checkpoint.exists() and os.waitpid(victim, os.WNOHANG) == (0, 0):
+    time.sleep(0.01)
+os.kill(victim, signal.SIGKILL)
+assert ended(victim) == signal.SIGKILL, "it ended before it could be killed"
+os.link(checkpoint, job["out"] + "/checkpoint.pt")
+assert ended(child(job, job["out"] + "/broken")) == 0
+"""
+
+
+def run_program(stage: str, settings: Training, given: Inputs, out: Path, *launcher: str) -> None:
+    """A process that never computes itself: it forks one that trains, kills another, and lets a third go on."""
+    job = {
+        "stage": stage,
+        "settings": type(settings).__name__,
+        "values": settings.model_dump(mode="json"),
+        "inputs": {name: [str(path) for path in paths] for name, paths in given.paths.items()},
+        "out": str(out),
+    }
+    program = out.with_suffix(".py")
+    program.write_text(PROGRAM, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, str(program), json.dumps(job)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
+    "pretrain": (
+        Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, epochs=8, learning_rate=1e-3),
+        document,
+    ),
+    "sft": (SFT.model_copy(update={"epochs": 12, "lora": LoraSettings(rank=4, dropout=0.1)}), conversation),
+    "dpo": (
+        Dpo(model="m", data=("d",), row_length=128, batch_pairs=2, epochs=6, learning_rate=1e-4, precision="float32"),
+        preference,
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo"])
+def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    settings, make = RUNS[stage]
+    settings = settings.model_copy(update={"save_every_seconds": 0.02})
+    run_program(stage, settings, inputs(many(make, 12)), tmp_path / "runs")
+    unbroken, broken = (tmp_path / "runs" / name for name in ("unbroken", "broken"))
+    killed_at = torch.load(tmp_path / "runs" / "checkpoint.pt", weights_only=True)["step"]
+    assert 0 < killed_at < len((unbroken / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    names = sorted(path.name for path in unbroken.iterdir() if path.is_file())
+    assert names == sorted(path.name for path in broken.iterdir() if path.is_file())
+    assert [name for name in names if (unbroken / name).read_bytes() != (broken / name).read_bytes()] == []
+
+
+def test_two_processes_equal_one(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given = inputs(many(conversation, 12))
+    outs = []
+    for processes in (1, 2):
+        outs.append(tmp_path / f"of-{processes}")
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        run_program("sft", SFT, given, outs[-1], *launcher)
+        for rank in range(processes):
+            told = json.loads(outs[-1].with_name(f"{outs[-1].name}-rank-{rank}").read_text(encoding="utf-8"))
+            assert told["processes"] == processes
+    one, two = (load_file(out / "model.safetensors") for out in outs)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
+    curves = [(out / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for out in outs]
+    for mine, theirs in zip(*([json.loads(line) for line in curve] for curve in curves), strict=True):
+        assert mine["learnt_tokens"] == theirs["learnt_tokens"] and mine["loss"] == pytest.approx(
+            theirs["loss"], rel=1e-5
+        )
+
+
+def test_a_group_that_did_not_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="2 processes were launched"):
+        Group.join()

@@ -1,0 +1,94 @@
+"""The chunked head: its values and gradients are those of plain arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from hanlin.train import losses
+from hanlin.train.losses import summed_loss, token_log_probabilities
+
+POSITIONS, WIDTH, ENTRIES = 77, 24, 301
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK_TOKENS", (32, 32))
+
+
+def leaves(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(POSITIONS, WIDTH, generator=generator).to(dtype).requires_grad_()
+    head = torch.randn(ENTRIES, WIDTH, generator=generator).to(dtype).requires_grad_()
+    return hidden, head, torch.randint(0, ENTRIES, (POSITIONS,), generator=generator)
+
+
+def plain(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return -functional.cross_entropy(hidden.float() @ head.float().T, targets, reduction="none")
+
+
+def test_the_sum_and_its_gradients_are_the_plain_ones() -> None:
+    hidden, head, targets = leaves()
+    expected = -plain(hidden, head, targets).sum()
+    wanted = torch.autograd.grad(expected, (hidden, head))
+    found = summed_loss(hidden, head, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(found, (hidden, head)), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_each_position_s_log_probability_has_its_own_gradient() -> None:
+    hidden, head, targets = leaves()
+    weights = torch.linspace(-1, 2, POSITIONS)
+    expected = plain(hidden, head, targets)
+    wanted = torch.autograd.grad((expected * weights).sum(), (hidden, head))
+    found = token_log_probabilities(hidden, head, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad((found * weights).sum(), (hidden, head)), wanted, atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+def test_a_frozen_head_gets_no_gradient(of: object) -> None:
+    hidden, head, targets = leaves()
+    head.requires_grad_(False)
+    expected = torch.autograd.grad(-plain(hidden, head, targets).sum(), hidden)[0]
+    sign = 1 if of is summed_loss else -1
+    (sign * of(hidden, head, targets)).sum().backward()  # type: ignore[operator]
+    assert head.grad is None
+    torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_tied_head_adds_its_gradient_to_the_embedding_s() -> None:
+    _, head, targets = leaves()
+    inputs = torch.arange(POSITIONS)
+    expected = torch.autograd.grad(-plain(functional.embedding(inputs, head), head, targets).sum(), head)
+    found = torch.autograd.grad(summed_loss(functional.embedding(inputs, head), head, targets), head)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_loss_may_be_scaled_afterwards() -> None:
+    hidden, head, targets = leaves()
+    wanted = torch.autograd.grad(-plain(hidden, head, targets).sum() / 8, hidden)
+    torch.testing.assert_close(torch.autograd.grad(summed_loss(hidden, head, targets) / 8, hidden), wanted)
+
+
+def test_in_bfloat16_gradients_lose_no_more_than_the_format_does() -> None:
+    hidden, head, targets = leaves(torch.bfloat16)
+    expected = torch.autograd.grad(-plain(hidden, head, targets).sum(), (hidden, head))
+    found = torch.autograd.grad(summed_loss(hidden, head, targets), (hidden, head))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.float() - theirs.float()).norm() < 0.02 * theirs.float().norm()
+
+
+def test_an_answer_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> None:
+    hidden = torch.tensor([[8.0]], dtype=torch.bfloat16, requires_grad=True)
+    head = torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16)
+    (slope,) = torch.autograd.grad(summed_loss(hidden, head, torch.tensor([0])), hidden)
+    assert slope.item() == pytest.approx(-0.000335, rel=0.01)
+
+
+def test_no_position_gives_no_loss() -> None:
+    hidden, head, targets = leaves()
+    assert summed_loss(hidden[:0], head, targets[:0]).item() == 0

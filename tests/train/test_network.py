@@ -1,0 +1,200 @@
+"""The forward pass in training computes what transformers and PEFT compute, values and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from conftest import CPU
+from hanlin.errors import UserError
+from hanlin.model.adapters import attach
+from hanlin.settings.model import LoraSettings
+from hanlin.train.network import Network
+from hanlin.train.precision import faster_format
+from hanlin.train.rows import EncodedRecords, Rows
+
+ENTRIES = 90
+LENGTHS = (21, 7, 40)
+WHOLE = ("embed_tokens", "lm_head", "norm")
+
+
+def small_model(**changes: Any) -> LlamaForCausalLM:
+    """A random model whose norms and biases are not at their first values."""
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=ENTRIES, **{**shape, **heads, **changes}))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+            elif "embed" in name:
+                parameter.mul_(20)
+    return model
+
+
+def rows(folder: Path) -> Rows:
+    """Three documents in one row; the first token of each is not learnt."""
+    generator = np.random.default_rng(0)
+    starts = np.concatenate([[0], np.cumsum(LENGTHS)])
+    ids = generator.integers(0, ENTRIES, size=starts[-1]).astype(np.int32)
+    learn = np.ones(starts[-1], dtype=bool)
+    return Rows.packed(EncodedRecords(ids, learn, starts, 1, folder, {}, {}), 128)
+
+
+def theirs(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The summed loss of each document run alone through the library's own forward."""
+    losses = [
+        functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1].float(), ids[1:], reduction="sum")
+        for ids in documents
+    ]
+    return torch.stack(losses).sum()
+
+
+def compare(model: Any, folder: Path) -> None:
+    data = rows(folder)
+    ids = torch.from_numpy(data.encoded.ids.astype(np.int64))
+    wanted = theirs(model, ids.split(list(LENGTHS)))
+    wanted.backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    network = Network(model, CPU, "float32")
+    found = network.summed_loss(data.collate([0]))
+    found.backward()
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
+    trained = dict(network.trained())
+    assert gradients.keys() == {name for name, weight in trained.items() if weight.grad is not None}
+    for name, gradient in gradients.items():
+        difference = (trained[name].grad - gradient).norm() / gradient.norm()
+        # against float64 both are off by up to 4e-5 here: the models are steep, and sums come in another order
+        assert difference < 1e-4, f"{name}: {difference}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True},
+        {"attention_bias": True, "mlp_bias": True},
+        {"num_key_value_heads": 4},
+        {"head_dim": 16},
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+    ],
+    ids=["plain", "tied", "biases", "no_shared_heads", "wide_heads", "linear_rope", "llama3_rope"],
+)
+def test_it_is_transformers_own_forward(changes: dict, tmp_path: Path) -> None:
+    compare(small_model(**changes).train(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraSettings(rank=4),
+        LoraSettings(rank=4, targets=("q_proj", "down_proj")),
+        LoraSettings(rank=4, rslora=True),
+        LoraSettings(rank=4, dora=True),
+        LoraSettings(rank=4, modules_to_save=WHOLE),
+    ],
+    ids=["all_projections", "two_projections", "rslora", "dora", "whole_modules"],
+)
+def test_an_adapter_is_computed_as_peft_does(lora: LoraSettings, tmp_path: Path) -> None:
+    model = attach(small_model(), lora, seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    compare(model, tmp_path)
+
+
+def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) -> None:
+    batch = rows(tmp_path).collate([0])
+    model = attach(small_model(), LoraSettings(rank=4, dropout=0.5), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    network = Network(model, CPU, "float32")
+
+    def losses(seeds: Sequence[int]) -> list[float]:
+        found = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            found.append(network.summed_loss(batch).item())
+        return found
+
+    first, again = losses(range(30)), losses(range(30))
+    model.eval()
+    whole = network.summed_loss(batch).item()
+    assert first == again and len(set(first)) > 20
+    assert np.mean(first) == pytest.approx(whole, rel=0.02)
+
+
+def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
+    batch = rows(tmp_path).collate([0])
+    model = attach(small_model().double(), LoraSettings(rank=2, dropout=0.5, targets=("down_proj",)), seed=1)
+    network = Network(model, CPU, "float32")
+    name, weight = next((name, weight) for name, weight in network.trained() if "lora_B" in name)
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(5)
+        network.refresh()
+        return network.summed_loss(batch)
+
+    loss().backward()
+    assert weight.grad is not None, name
+    direction = weight.grad / weight.grad.norm()
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(direction, alpha=sign * 2e-2)
+        values.append(loss().item())
+        with torch.no_grad():
+            weight.add_(direction, alpha=-sign * 2e-2)
+    assert (values[0] - values[1]) / 4e-2 == pytest.approx(weight.grad.norm().item(), rel=0.02)
+
+
+def test_dora_with_dropout_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="DoRA"):
+        Network(attach(small_model(), LoraSettings(rank=2, dora=True, dropout=0.1), seed=1), CPU, "float32")
+
+
+def test_what_is_trained_stays_float32_and_what_is_frozen_becomes_bfloat16() -> None:
+    model = attach(small_model(), LoraSettings(rank=2), seed=1)
+    Network(model, CPU, "bfloat16")
+    assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
+    assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.bfloat16}
+
+
+def test_bfloat16_gives_nearly_the_loss_of_float32(tmp_path: Path) -> None:
+    batch = rows(tmp_path).collate([0])
+    exact, rounded = (Network(small_model(), CPU, f).summed_loss(batch).item() for f in ("float32", "bfloat16"))
+    assert rounded == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("known", "chosen"),
+    [({}, "float32"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16")],
+)
+def test_the_number_format_follows_from_the_processor_alone(
+    known: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock beside its threshold would tell one try of a run this and the next try that."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert faster_format(CPU) == chosen

@@ -1,0 +1,294 @@
+"""What is learnt of a record, and what an objective makes of it: compared with other people's arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from conftest import conversation, many, preference
+from hanlin.errors import UserError
+from hanlin.records import Conversation, Message, Preference
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Dpo as DpoSettings
+from hanlin.settings.train import Sft
+from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.train.network import Network
+from hanlin.train.objectives import ChatEncoder, Dpo, NextToken, pair_log_probabilities
+from hanlin.train.rows import Rows
+
+SFT = Sft(model="m", data=("d",), row_length=256)
+DPO = DpoSettings(model="m", data=("d",), row_length=256)
+ROW = 256
+
+
+def encoder(template: ChatTemplate, row_length: int = ROW, over_length: str = "drop") -> ChatEncoder:
+    return ChatEncoder(template, row_length, over_length)
+
+
+def gradients(network: Network) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in network.trained() if parameter.grad is not None}
+
+
+# ------------------------------------------------------------------------------------------------ what is learnt
+
+
+def test_only_assistant_tokens_are_learnt(template: ChatTemplate) -> None:
+    record = conversation(3)
+    (encoded,) = encoder(template).conversations([record])
+    (example,) = encoded.examples
+    learnt = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+    wanted = [
+        id
+        for message in record.messages
+        if message.role == "assistant"
+        for id in [*template.tokenizer.encode(message.text), template.tokenizer.token_id("<|eot_id|>")]
+    ]
+    assert learnt == wanted
+
+
+def test_nothing_is_kept_after_the_last_stop_token(template: ChatTemplate) -> None:
+    (encoded,) = encoder(template).conversations([conversation(1)])
+    assert encoded.examples[0].learn[-1] and encoded.examples[0].ids[-1] in template.stop_ids
+
+
+def test_of_a_pair_only_the_last_answers_are_learnt(template: ChatTemplate) -> None:
+    turns = (Message("user", "甲"), Message("assistant", "乙"), Message("user", "丙"))
+    record = Preference(turns, Message("assistant", "好"), Message("assistant", "不好"), "p")
+    (encoded,) = encoder(template).preferences([record])
+    eot = template.tokenizer.token_id("<|eot_id|>")
+    for example, text in zip(encoded.examples, ("好", "不好"), strict=True):
+        learnt = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+        assert learnt == [*template.tokenizer.encode(text), eot]
+
+
+def test_a_long_conversation_is_cut_at_a_turn_and_still_stops(template: ChatTemplate) -> None:
+    turns = [Message(role, "三加四等于七。") for _ in range(6) for role in ("user", "assistant")]
+    (encoded,) = encoder(template, 80, "cut_at_turns").conversations([Conversation(tuple(turns), "long")])
+    assert encoded.reason == "cut_at_turns"
+    (example,) = encoded.examples
+    assert len(example.ids) - 1 <= 80 and example.learn[-1] and example.ids[-1] in template.stop_ids
+
+
+def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTemplate) -> None:
+    record = Conversation((Message("user", "甲"), Message("assistant", "乙" * 300)), "long")
+    for policy in ("cut_at_turns", "drop"):
+        (encoded,) = encoder(template, 64, policy).conversations([record])
+        assert encoded == ((), "too_long")
+
+
+def test_a_call_of_a_tool_is_no_end_to_cut_at(template: ChatTemplate) -> None:
+    del template
+    from hanlin.records import ToolCall
+    from hanlin.train.objectives import _without_last_answer
+
+    call = Message("assistant", "", (ToolCall("f", {}),))
+    turns = [Message("user", "甲"), call, Message("tool", "1"), Message("assistant", "乙")]
+    assert _without_last_answer(turns) == ()
+
+
+def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
+    record = Conversation((Message("user", "甲"), Message("assistant", "乙" * 300)), "chat-17")
+    with pytest.raises(UserError, match="chat-17"):
+        list(encoder(template, 64, "refuse").conversations([record]))
+
+
+@pytest.mark.parametrize(
+    ("learn", "what"),
+    [
+        ([0, 0, 0, 0, 0], "0 of 1 answers"),
+        ([0, 0, 1, 1, 0], "stop"),
+        ([1, 1, 1, 1, 1], "first token"),
+        ([0, 1, 0, 1, 1], "2 of 1 answers"),
+    ],
+)
+def test_a_mask_that_breaks_the_contract_stops_the_run(template: ChatTemplate, learn: list[int], what: str) -> None:
+    bos, eot = template.tokenizer.bos_id, template.tokenizer.token_id("<|eot_id|>")
+    rendered = Rendered([bos, 5, 6, 7, eot], [bool(flag) for flag in learn])  # type: ignore[list-item]
+    with pytest.raises(UserError, match=what) as caught:
+        encoder(template).check(rendered, 1, "chat-3")
+    assert caught.value.where == "chat-3"
+
+
+def test_a_second_begin_token_stops_the_run(template: ChatTemplate) -> None:
+    bos, eot = template.tokenizer.bos_id, template.tokenizer.token_id("<|eot_id|>")
+    with pytest.raises(UserError, match="2 begin tokens"):
+        encoder(template).check(Rendered([bos, bos, 6, eot], [False, False, True, True]), 1, "a")  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [("好", "好", "identical_answers"), ("好", " ", "empty_answer"), ("好", " 好 ", "identical_answers")],
+)
+def test_identical_and_empty_pairs_are_refused(template: ChatTemplate, chosen: str, rejected: str, reason: str) -> None:
+    record = Preference((Message("user", "甲"),), Message("assistant", chosen), Message("assistant", rejected), "p")
+    (encoded,) = encoder(template).preferences([record])
+    assert encoded == ((), reason)
+
+
+# ---------------------------------------------------------------------------------------------- what is optimised
+
+
+def test_the_sft_loss_and_gradient_are_transformers_own(
+    network: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path
+) -> None:
+    store = encoded([conversation(2)], encoder(template).conversations)
+    batch = Rows.packed(store, ROW).collate([0])
+    mine = network(SFT)
+    found = NextToken().loss(mine, batch)
+    (found.total / found.weight).backward()
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    ids = torch.tensor(store.ids.tolist())[None]
+    labels = torch.where(torch.tensor(store.learn.tolist()), ids, -100)
+    expected = theirs(input_ids=ids, labels=labels).loss
+    expected.backward()
+    assert (found.total / found.weight).item() == pytest.approx(expected.item(), abs=1e-5)
+    wanted = dict(theirs.named_parameters())
+    for name, gradient in gradients(mine).items():
+        torch.testing.assert_close(gradient, wanted[name].grad, atol=1e-6, rtol=1e-4)
+
+
+def test_packed_equals_unpacked(network: Callable, encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(conversation, 8), encoder(template).conversations)
+    outcomes = []
+    for rows in (Rows.packed(store, ROW), Rows.paired(store)):  # the second: each conversation a row of its own
+        mine = network(SFT)
+        passes = [rows.collate([unit]) for unit in range(len(rows.units))]
+        parts = [NextToken().loss(mine, batch) for batch in passes]
+        for part in parts:
+            part.total.backward()
+        outcomes.append((sum(p.total.item() for p in parts), sum(p.weight for p in parts), gradients(mine)))
+        assert len(passes) == (8 if len(outcomes) == 2 else len(passes))
+    packed, unpacked = outcomes
+    assert packed[1] == unpacked[1]
+    assert packed[0] == pytest.approx(unpacked[0], rel=1e-5)
+    for name, gradient in packed[2].items():
+        torch.testing.assert_close(gradient, unpacked[2][name], atol=1e-4, rtol=1e-4)
+
+
+def test_what_stands_before_a_document_does_not_change_it(
+    network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    store = encoded(many(conversation, 8), encoder(template).conversations)
+    alone, packed = Rows.paired(store), Rows.packed(store, ROW)
+    mine = network(SFT)
+    with torch.no_grad():
+        batch = packed.collate([0])
+        together = mine.hidden(batch).split(list(batch.counts))
+        for segment, found in zip(packed.units[0], together, strict=True):
+            torch.testing.assert_close(found, mine.hidden(alone.collate([segment.example])), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_dpo_loss_is_the_paper_s(
+    network: Callable, encoded: Callable, template: ChatTemplate, smoothing: float, tiny_model: Path
+) -> None:
+    records = many(preference, 3)
+    store = encoded(records, encoder(template).preferences, width=2)
+    batch = Rows.paired(store).collate(range(3))
+    mine = network(DPO)
+    reference = np.asarray([[-9.0, -11.0], [-20.0, -8.0], [-15.0, -15.5]], np.float32)
+    found = Dpo(0.3, smoothing, reference).loss(mine, batch)
+    found.total.backward()
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    eot = template.tokenizer.token_id("<|eot_id|>")
+    losses = []
+    for record, (chosen_then, rejected_then) in zip(records, reference.tolist(), strict=True):
+        prompt = template.render(record.prompt, prompt=True).ids
+        now = []
+        for message in (record.chosen, record.rejected):
+            answer = [*template.tokenizer.encode(message.text), eot]
+            logits = theirs(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+            now.append(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
+        margin = 0.3 * ((now[0] - chosen_then) - (now[1] - rejected_then))
+        right, wrong = -torch.log(torch.sigmoid(margin)), -torch.log(torch.sigmoid(-margin))
+        losses.append((1 - smoothing) * right + smoothing * wrong)
+    expected = torch.stack(losses).sum()
+    expected.backward()
+    assert found.weight == 3
+    assert found.total.item() == pytest.approx(expected.item(), abs=1e-4)
+    wanted = dict(theirs.named_parameters())
+    for name, gradient in gradients(mine).items():
+        torch.testing.assert_close(gradient, wanted[name].grad, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, dropout=0.2)])
+def test_dpo_starts_at_log_two(
+    network: Callable, encoded: Callable, template: ChatTemplate, lora: LoraSettings | None
+) -> None:
+    store = encoded(many(preference, 6), encoder(template).preferences, width=2)
+    rows = Rows.paired(store)
+    mine = network(DPO.model_copy(update={"lora": lora}))
+    with torch.no_grad():
+        reference = torch.cat([pair_log_probabilities(mine, batch) for batch in rows.passes(range(6), 100)]).numpy()
+    mine.model.train()
+    found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
+    assert found.total.item() / found.weight == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "exact"), [(0.6950, False), (0.69317, True), (0.0, False)])
+def test_a_first_loss_that_is_not_log_two_stops_the_run(loss: float, exact: bool) -> None:
+    with pytest.raises(UserError, match="log 2"):
+        Dpo(0.1, 0.0, np.zeros((1, 2), np.float32)).check_start({"preference_loss": loss}, exact)
+
+
+def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
+    network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    settings = SFT.model_copy(update={"lora": LoraSettings(rank=4)})
+    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    values = []
+    for number_format in ("float32", "bfloat16"):
+        mine = network(settings, number_format)
+        found = NextToken().loss(mine, batch)
+        found.total.backward()
+        values.append(found.total.item() / found.weight)
+        assert all("lora_" in name and gradient.isfinite().all() for name, gradient in gradients(mine).items())
+        assert any(gradient.abs().sum() > 0 for gradient in gradients(mine).values())
+    assert values[1] == pytest.approx(values[0], rel=0.01)
+
+
+def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
+    network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    settings = SFT.model_copy(update={"lora": LoraSettings(rank=4, modules_to_save=("embed_tokens", "lm_head"))})
+    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    mine = network(settings)
+    NextToken().loss(mine, batch).total.backward()
+    found = gradients(mine)
+    whole = [name for name in found if "lora_" not in name]
+    assert len(whole) == 2 and all(found[name].abs().sum() > 0 for name in whole)
+
+
+def test_recomputed_activations_change_no_gradient(
+    network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    for lora in (None, LoraSettings(rank=4)):
+        found = []
+        for less in (False, True):
+            mine = network(SFT.model_copy(update={"gradient_checkpointing": less, "lora": lora}))
+            mine.model.train()
+            NextToken().loss(mine, batch).total.backward()
+            found.append(gradients(mine))
+        for name, gradient in found[0].items():
+            assert torch.equal(gradient, found[1][name])
+
+
+def test_a_sum_of_losses_is_what_cross_entropy_sums_to(
+    network: Callable, encoded: Callable, template: ChatTemplate
+) -> None:
+    batch = Rows.packed(encoded(many(conversation, 2), encoder(template).conversations), ROW).collate([0])
+    mine = network(SFT)
+    with torch.no_grad():
+        logits = mine.hidden(batch) @ mine.model.get_output_embeddings().weight.T
+        expected = functional.cross_entropy(logits, batch.targets, reduction="sum")
+        assert NextToken().loss(mine, batch).total.item() == pytest.approx(expected.item(), rel=1e-6)

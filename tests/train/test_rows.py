@@ -1,0 +1,169 @@
+"""Records on disk, rows of them, and their order: nothing is lost, nothing depends on chance."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import CPU, conversation, document, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Progress
+from hanlin.records import Document
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.train import rows as rows_module
+from hanlin.train.objectives import ChatEncoder, encode_documents
+from hanlin.train.rows import Encoded, Order, Rows, encode_records
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer: Path) -> Tokenizer:
+    return Tokenizer.load(tiny_tokenizer)
+
+
+def learnt(rows: Rows) -> list[int]:
+    """Every token that is asked for when all rows are seen once, in the order of the documents."""
+    found = []
+    for segment in sorted(segment for unit in rows.units for segment in unit):
+        start = int(rows.encoded.starts[segment.example])
+        found += rows.encoded.ids[start + segment.start + 1 : start + segment.end + 1].tolist()
+    return found
+
+
+@pytest.mark.parametrize("row_length", [8, 19, 64, 1000])
+def test_cut_documents_lose_no_token_and_learn_none_twice(
+    row_length: int, encoded: Callable, tokenizer: Tokenizer
+) -> None:
+    documents = many(document, 12)
+    rows = Rows.cut(encoded(documents, lambda batch: encode_documents(batch, tokenizer)), row_length)
+    wanted = [id for row in documents for id in [*tokenizer.encode(row.text), tokenizer.eos_id]]
+    assert learnt(rows) == wanted
+    assert max(rows.sizes) <= row_length
+
+
+def test_a_document_begins_and_ends_with_its_own_tokens(encoded: Callable, tokenizer: Tokenizer) -> None:
+    store = encoded([document(0)], lambda batch: encode_documents(batch, tokenizer))
+    assert store.ids[0] == tokenizer.bos_id and store.ids[-1] == tokenizer.eos_id
+    assert not store.learn[0] and all(store.learn[1:])
+
+
+def test_newlines_within_a_document_are_kept(encoded: Callable, tokenizer: Tokenizer) -> None:
+    text = "第一行\n\n第二行\n"
+    store = encoded([Document(text, "a")], lambda batch: encode_documents(batch, tokenizer))
+    assert tokenizer.decode(store.ids.tolist()) == text
+
+
+def test_a_packed_conversation_is_whole(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(conversation, 9), ChatEncoder(template, 200, "refuse").conversations)
+    rows = Rows.packed(store, 200)
+    pieces = sorted(segment for unit in rows.units for segment in unit)
+    assert [piece.example for piece in pieces] == list(range(9))
+    assert all(piece.start == 0 and piece.end == store.lengths[piece.example] for piece in pieces)
+
+
+def test_a_pass_reads_each_token_and_asks_for_the_next(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(conversation, 4), ChatEncoder(template, 200, "refuse").conversations)
+    rows = Rows.packed(store, 200)
+    batch = rows.collate(range(len(rows.units)))
+    asked = batch.ids[0][batch.learnt + 1]
+    inside = batch.learnt + 1 < batch.tokens
+    last_of_document = batch.positions[0][batch.learnt + 1] == 0
+    kept = inside & ~last_of_document
+    assert (asked == batch.targets)[kept].all() and kept.sum() > 10
+    assert len(batch.targets) == rows.learnt_tokens == sum(batch.counts)
+
+
+def test_positions_restart_with_every_document(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(conversation, 4), ChatEncoder(template, 400, "refuse").conversations)
+    batch = Rows.packed(store, 400).collate([0])
+    begins = (batch.positions[0] == 0).sum().item()
+    assert begins == len(batch.counts) + 1  # and once for the padding
+
+
+def test_passes_hold_every_unit_once_within_their_size(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(conversation, 20), ChatEncoder(template, 200, "refuse").conversations)
+    rows = Rows.packed(store, 200)
+    passes = list(rows.passes(range(len(rows.units)), 450))
+    assert [unit for batch in passes for unit in batch.units] == list(range(len(rows.units)))
+    assert all(batch.tokens <= 450 for batch in passes)
+
+
+def test_the_two_answers_of_a_pair_stay_together(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
+    rows = Rows.paired(store)
+    assert [[piece.example for piece in unit] for unit in rows.units] == [[2 * i, 2 * i + 1] for i in range(5)]
+
+
+def test_a_killed_encoding_goes_on_where_it_was(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 4)
+    documents = many(document, 10)
+    seen: list[str] = []
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        if len(seen) == 8 and tmp_path.name not in seen:
+            seen.append(tmp_path.name)
+            raise KeyboardInterrupt
+        seen.extend(row.id for row in batch)
+        return list(encode_documents(batch, tokenizer))
+
+    arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
+    with pytest.raises(KeyboardInterrupt):
+        encode_records(documents, encode, **arguments)
+    store = encode_records(documents, encode, **arguments)
+    assert [name for name in seen if name != tmp_path.name] == [row.id for row in documents]
+    whole = encode_records(
+        documents, lambda batch: encode_documents(batch, tokenizer), **{**arguments, "folder": tmp_path / "again"}
+    )
+    assert store.ids.tolist() == whole.ids.tolist() and store.starts.tolist() == whole.starts.tolist()
+
+
+def test_refused_and_kept_records_add_up(encoded: Callable, tokenizer: Tokenizer) -> None:
+    documents = [*many(document, 5), Document("", "empty")]
+    store = encoded(documents, lambda batch: encode_documents(batch, tokenizer))
+    assert len(store) == 5 and store.refused == {"empty": 1}
+
+
+def test_nothing_to_learn_from_is_an_error_with_reasons(encoded: Callable, tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="empty: 1"):
+        encoded([Document("", "nothing")], lambda batch: encode_documents(batch, tokenizer))
+
+
+def test_a_unit_knows_its_records(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
+    assert Rows.paired(store).record_ids([3]) == ["pair-3"]
+
+
+def test_an_epoch_sees_every_unit_once_in_an_order_of_its_own() -> None:
+    order = Order.of(units=23, per_step=4, seed=1)
+    epochs = [np.concatenate([order.units_of(step) for step in range(at, at + 6)]).tolist() for at in (0, 6)]
+    assert order.steps_per_epoch == 6
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(23))
+    assert epochs[0] != epochs[1]
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    first, again, other = (Order.of(50, 5, seed) for seed in (1, 1, 2))
+    assert first.units_of(7).tolist() == again.units_of(7).tolist() != other.units_of(7).tolist()
+
+
+def test_no_step_of_an_epoch_is_a_remnant() -> None:
+    order = Order.of(units=101, per_step=10, seed=0)
+    assert {len(order.units_of(step)) for step in range(order.steps_per_epoch)} <= {10, 11}
+
+
+def test_steps_override_epochs() -> None:
+    order = Order.of(units=40, per_step=4, seed=0)
+    assert order.steps(1.5, None) == 15 and order.steps(1.5, 7) == 7
+
+
+def test_a_pass_on_a_cpu_is_not_copied(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(preference, 2), ChatEncoder(template, 100, "drop").preferences, width=2)
+    batch = Rows.paired(store).collate([0])
+    assert batch.to(CPU) is batch
+    assert {field.name for field in dataclasses.fields(batch)} >= {"ids", "learnt", "targets", "documents"}

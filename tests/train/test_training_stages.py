@@ -1,0 +1,157 @@
+"""The training stages as a recipe calls them: what they read, what they leave, what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from conftest import conversation, document, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.model.loading import load_model
+from hanlin.records import Conversation, Message
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Dpo, Pretrain, Sft
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import stages
+
+PRETRAIN = Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, learning_rate=1e-3, precision="float32")
+SFT = Sft(model="m", data=("d",), row_length=200, batch_tokens=800, learning_rate=1e-3, precision="float32")
+DPO = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, learning_rate=1e-4, precision="float32")
+LORA = LoraSettings(rank=4, alpha=8)
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_pretraining_leaves_a_model_that_transformers_loads(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    metrics = stages.pretrain(PRETRAIN, inputs(many(document, 12)), tmp_path, Job())
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert metrics["records"] == 12 and metrics["trainable_parameters"] == metrics["parameters"]
+    assert metrics["learnt_tokens"] == metrics["tokens"]  # every token after the begin token, once
+
+
+def test_a_model_keeps_the_number_format_that_it_came_in(
+    tmp_path: Path, inputs: Callable[..., Inputs], tiny_model: Path
+) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(tiny_model, half)
+    AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16).save_pretrained(half)
+    out = tmp_path / "out"
+    out.mkdir()
+    stages.pretrain(PRETRAIN, inputs(many(document, 6), half), out, Job())
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.bfloat16}
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT with transformers 5
+def test_an_adapter_is_one_that_peft_loads(tmp_path: Path, inputs: Callable[..., Inputs], tiny_model: Path) -> None:
+    settings = SFT.model_copy(update={"lora": LORA, "epochs": 6, "learning_rate": 1e-2})
+    metrics = stages.sft(settings, inputs(many(conversation, 8)), tmp_path, Job())
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapted = PeftModel.from_pretrained(base, tmp_path)
+    assert metrics["trainable_parameters"] < 0.5 * metrics["parameters"]
+    assert all(tensor.abs().sum() > 0 for name, tensor in adapted.named_parameters() if "lora_B" in name)
+    load_model(tmp_path)
+    ChatTemplate.load(tmp_path)
+
+
+def test_dpo_moves_towards_what_is_preferred(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    settings = DPO.model_copy(update={"epochs": 10, "learning_rate": 1e-3, "lora": LORA})
+    metrics = stages.dpo(settings, inputs(many(preference, 8)), tmp_path, Job())
+    first = rows_of(tmp_path / "metrics.jsonl")[0]
+    assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
+    assert metrics["loss"]["last"] < 0.6 and metrics["accuracy"]["last"] == 1.0 and metrics["margin"]["last"] > 0
+    assert len(metrics["reference_sha256"]) == 64
+
+
+def test_a_tampered_reference_stops_the_run(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    import numpy as np
+
+    given = inputs(many(preference, 4))
+    folder = tmp_path / ".work" / "reference"
+    folder.mkdir(parents=True)
+    np.save(folder / "pairs-00000000.npy", np.zeros((4, 2), np.float32))
+    with pytest.raises(UserError, match="log 2"):
+        stages.dpo(DPO, given, tmp_path, Job())
+
+
+def test_the_curve_has_a_row_for_each_step(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    metrics = stages.sft(SFT, inputs(many(conversation, 12)), tmp_path, Job())
+    rows = rows_of(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, metrics["steps"] + 1))
+    assert {"loss", "learning_rate", "grad_norm", "epoch", "tokens", "learnt_tokens"} <= rows[0].keys()
+    assert sum(row["learnt_tokens"] for row in rows) == metrics["learnt_tokens"]
+
+
+def test_the_first_rows_show_every_token_and_what_is_learnt(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    records = {record.id: record for record in many(conversation, 12)}
+    stages.sft(SFT, inputs(list(records.values())), tmp_path, Job())
+    shown = json.loads((tmp_path / "first_rows.json").read_text(encoding="utf-8"))
+    documents = [document for row in shown["rows"] for document in row["documents"]]
+    assert documents
+    for one in documents:
+        learnt = "".join(token["text"] for token in one["tokens"] if token["learnt"])
+        answers = [m.text + "<|eot_id|>" for m in records[one["record"]].messages if m.role == "assistant"]
+        assert learnt == "".join(answers)
+        assert one["tokens"][0]["text"] == "<|begin_of_text|>"
+
+
+def test_refused_and_changed_records_are_counted_by_reason(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    answer = Message("assistant", "你叫什么名字？" * 12)
+    long = Conversation((Message("user", "三加四等于七。"), answer) * 2, "long")
+    hopeless = Conversation((Message("user", "三"), Message("assistant", "七" * 200)), "hopeless")
+    metrics = stages.sft(SFT, inputs([*many(conversation, 3), long, hopeless]), tmp_path, Job())
+    assert metrics["refused"] == {"too_long": 1}
+    assert metrics["records"] == 4 and metrics["changed"].get("cut_at_turns", 0) >= 1
+
+
+def test_a_row_longer_than_the_model_s_context_is_refused(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    settings = SFT.model_copy(update={"row_length": 512, "batch_tokens": 1024})
+    with pytest.raises(UserError, match="256 positions"):
+        stages.sft(settings, inputs(many(conversation, 3)), tmp_path, Job())
+
+
+def test_an_adapter_is_no_model_to_train(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given = inputs(many(conversation, 3))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    stages.sft(SFT.model_copy(update={"lora": LORA, "steps": 1}), given, adapter, Job())
+    with pytest.raises(UserError, match="adapter"):
+        stages.sft(SFT, Inputs({**given.paths, "model": (adapter,)}), tmp_path, Job())
+
+
+def test_conversations_need_a_chat_template(tmp_path: Path, inputs: Callable[..., Inputs], tiny_model: Path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_model, bare)
+    (bare / "chat_template.jinja").unlink()
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(UserError, match="no chat template"):
+        stages.sft(SFT, inputs(many(conversation, 3), bare), out, Job())
+    stages.sft(
+        SFT.model_copy(update={"template": "llama3", "steps": 1}), inputs(many(conversation, 3), bare), out, Job()
+    )
+    assert (out / "chat_template.jinja").is_file()
+
+
+def test_data_without_its_file_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(UserError, match=r"conversations\.jsonl"):
+        stages.sft(SFT, Inputs({"model": (tiny_model,), "data": (tmp_path,)}), tmp_path, Job())
+
+
+@pytest.mark.parametrize("number_format", ["bfloat16", "auto"])
+def test_every_precision_trains(tmp_path: Path, inputs: Callable[..., Inputs], number_format: str) -> None:
+    settings = SFT.model_copy(update={"precision": number_format})
+    metrics = stages.sft(settings, inputs(many(conversation, 8)), tmp_path, Job())
+    assert metrics["precision"] in ("float32", "bfloat16")
+    assert metrics["loss"]["last"] > 0
