@@ -18,7 +18,8 @@ LAYERS: dict[str, set[str]] = {
     "model": WORDS | {"tokens", "model"},
     "data": WORDS | {"tokens", "model", "data"},
     "train": WORDS | {"tokens", "model", "train"},
-    "export": WORDS | {"tokens", "model", "export", "engines"},
+    "export": WORDS | {"tokens", "model", "export", "engines", "contract"},
+    "contract": WORDS | {"tokens", "model", "engines", "contract"},
     "engines": WORDS | {"tokens", "model", "engines"},
     "demo": WORDS | {"demo"},
     "evaluate": WORDS | {"tokens", "model", "data", "engines", "evaluate"},
@@ -31,8 +32,21 @@ LAYERS: dict[str, set[str]] = {
     "report": WORDS | {"stages", "artifacts", "recipe", "pipeline"},
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
+    "cli_template": WORDS | {"tokens", "engines", "contract"},
     "cli": WORDS
-    | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"},
+    | {
+        "cli_template",
+        "stages",
+        "artifacts",
+        "recipe",
+        "pipeline",
+        "report",
+        "settings_page",
+        "doctor",
+        "serve",
+        "evaluate",
+        "train",
+    },
 }
 
 

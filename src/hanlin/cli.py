@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin import __version__
+from hanlin import __version__, cli_template
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.stages import KINDS, StageKind, kind_named
@@ -31,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(cli_template.app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help=say("recipe file (YAML)", "配方文件（YAML）"), show_default=False)]
 Changes = Annotated[
@@ -295,6 +297,9 @@ def chat(
     engine: Engine = "auto",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    cut: Annotated[
+        bool, typer.Option("--cut", help=say("cut a message that is too long", "消息过长时截断其末尾"))
+    ] = False,
 ) -> None:
     from hanlin.serve.terminal import chat as talk
 
@@ -305,6 +310,7 @@ def chat(
         once=message or None,
         max_new_tokens=max_new_tokens,
         temperature=temperature,
+        cut=cut,
     )
 
 

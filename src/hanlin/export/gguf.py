@@ -23,6 +23,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
+from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
 from hanlin.export import proof
@@ -31,9 +32,11 @@ from hanlin.export.quantize import FILE_TYPES, Quantizer, Shape, stored_bytes, t
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
+from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
 from hanlin.settings.export import Gguf
-from hanlin.tokens.tokenizer import GENERATION_FILE, TEMPLATE_FILE, Tokenizer, read_json
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _LARGEST_FLOAT16 = 65504.0
@@ -68,13 +71,18 @@ class Source:
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer: those of generation_config.json, else of config.json, and the tokenizer's."""
+        """Every id that ends an answer: those of generation_config.json, else of config.json, the tokenizer's and the
+        template's."""
         named = read_json(self.files.folder / GENERATION_FILE).get("eos_token_id")
         if named is None:
             named = self.files.config.get("eos_token_id")
         listed = named if isinstance(named, list) else [named]
         found = [int(number) for number in [self.tokenizer.eos_id, *listed] if number is not None]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys([*found, *(self.template.stop_ids if self.template else ())]))
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        return template_of(self.tokenizer)
 
     @cached_property
     def chat_template(self) -> str | None:
@@ -82,12 +90,11 @@ class Source:
 
         An `if true` takes its place: it writes the same text and trims the same white space around it.
         """
-        file = self.tokenizer.folder / TEMPLATE_FILE
-        text = file.read_text(encoding="utf-8") if file.is_file() else self.tokenizer.config.get("chat_template")
-        if not isinstance(text, str):
+        if self.template is None:
             return None
         return _GENERATION.sub(
-            lambda block: block["open"] + ("endif" if block["end"] else "if true") + block["close"], text
+            lambda block: block["open"] + ("endif" if block["end"] else "if true") + block["close"],
+            self.template.source,
         )
 
     def kinds(self, file_type: str) -> list[Ggml]:
@@ -130,7 +137,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         quantizer.close()
         job.progress.done()
     with _full_disk(out):
-        source.tokenizer.save(out)
+        save_tokenizer(source.tokenizer, source.template, out)
     return _prove(settings, source, out, job)
 
 
@@ -175,6 +182,9 @@ def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any
             row |= proof.compare_probabilities(file, name, reference)
         metrics[name] = row
     job.progress.done()
+    if source.template is not None:
+        files = [_file(out, name) for name in settings.types]
+        metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)
     return {**metrics, "tokenizer": tokenizer_proof.metrics}
 
 

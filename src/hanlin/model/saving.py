@@ -72,9 +72,10 @@ def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: 
 
 
 def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The chat template that lies beside a tokenizer, or None where there is none (a base model's tokenizer)."""
+    """The chat template that lies beside a tokenizer, in the form that every program reads alike; None where there is
+    none (a base model's tokenizer)."""
     if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
-        return ChatTemplate.load(tokenizer.folder, tokenizer)
+        return ChatTemplate.load(tokenizer.folder, tokenizer).portable()
     return None
 
 

@@ -18,8 +18,8 @@ from hanlin.evaluate.opening import open_model, split_choice
 from hanlin.language import say
 from hanlin.records import Message
 from hanlin.serve.generation import Speech, sampling_of
-from hanlin.serve.history import fit
 from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.history import fit
 
 Ask = Callable[[str], str]
 Show = Callable[[str], None]
@@ -32,11 +32,14 @@ class Chat:
     share the rest.
     """
 
-    def __init__(self, engine: Engine, template: ChatTemplate, system: str, sampling: Sampling) -> None:
+    def __init__(
+        self, engine: Engine, template: ChatTemplate, system: str, sampling: Sampling, cut: bool = False
+    ) -> None:
         limit = max(1, min(sampling.max_new_tokens, engine.context_length // 2))
         self._engine, self._template = engine, template
         self._sampling = replace(sampling, max_new_tokens=limit)
         self._budget = engine.context_length - limit
+        self._cut = cut
         self._opening = (Message("system", system),) if system else ()
         self.messages: tuple[Message, ...] = self._opening
         self.forgotten = 0
@@ -50,7 +53,7 @@ class Chat:
 
         Raises UserError, the conversation unchanged, when the message does not fit the context.
         """
-        fitted = fit((*self.messages, Message("user", text)), self._template, self._budget)
+        fitted = fit((*self.messages, Message("user", text)), self._template, self._budget, self._cut)
         request = Request(fitted.ids, self._template.stop_ids, self._sampling)
         pieces: list[str] = []
         with closing(Speech(self._engine, self._template.tokenizer, request)) as speech:
@@ -75,6 +78,7 @@ def chat(
     max_new_tokens: int = 512,
     temperature: float | None = None,
     seed: int | None = None,
+    cut: bool = False,
     ask: Ask = input,
     show: Show | None = None,
     **options: Any,
@@ -82,7 +86,8 @@ def chat(
     """Talk with a model until `/quit` or the end of input; with `once` only that message is answered.
 
     `model` is a model folder, an adapter folder, or GGUF files (`folder:Q8_0` chooses one). A `temperature` of None
-    leaves it to the model's generation settings. `options` go to the engine. Raises UserError for a path without a
+    leaves it to the model's generation settings. With `cut`, a message that is too long loses its end. `options` go to
+    the engine. Raises UserError for a path without a
     model, and with `once` for a message that does not fit.
     """
     out = show or _print_piece
@@ -90,7 +95,7 @@ def chat(
     try:
         chosen = sampling_of(opened.found.folder) | ({} if temperature is None else {"temperature": temperature})
         sampling = Sampling(**chosen, max_new_tokens=max_new_tokens, seed=seed)
-        conversation = Chat(opened.engine, opened.template(), system or "", sampling)
+        conversation = Chat(opened.engine, opened.template(), system or "", sampling, cut)
         if once is not None:
             conversation.say(once, out)
             out("\n")

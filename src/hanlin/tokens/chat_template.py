@@ -19,7 +19,7 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Message, ToolCall
 from hanlin.tokens.packaged_templates import packaged, packaged_source, packaged_sources, template_tokens
-from hanlin.tokens.template_language import Marks, Template
+from hanlin.tokens.template_language import Marks, Template, portable
 from hanlin.tokens.tokenizer import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -132,6 +132,12 @@ class ChatTemplate:
     def source(self) -> str:
         return self._template.source
 
+    def portable(self) -> ChatTemplate:
+        """The template to train with and to export: one that other programs' Jinja reads alike
+        (`template_language.portable`). Packaged templates are such."""
+        source = portable(self.source)
+        return self if source == self.source else ChatTemplate(source, self.tokenizer, self.place, self._answers_end)
+
     def render(
         self,
         messages: Sequence[Message],
@@ -158,6 +164,15 @@ class ChatTemplate:
                 if not prompt:
                     raise
         return self._encoded(marked, not prompt, where)
+
+    def read_as_text(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), prompt: bool = False
+    ) -> Rendered:
+        """What a program gets that encodes the template's whole text, special tokens on, as most others do: there, a
+        special token that a person typed is one. For comparing with such programs; never for training or serving.
+
+        The order of turns is not checked, and what is learnt is known only where the template itself marks it."""
+        return self._encoded(self._text(messages, tools, prompt, None, shielding=False), not prompt)
 
     def render_conversation(self, conversation: Conversation) -> Rendered:
         """`render` of a record, which is named in what goes wrong."""
@@ -220,14 +235,15 @@ class ChatTemplate:
         prompt: bool,
         where: str | None,
         marks: Marks | None = None,
+        shielding: bool = True,
     ) -> _Marked:
         """The template's text for these turns, typed special tokens shielded, generated stretches marked."""
         turns, offered = as_template_data(messages), tools_as_template_data(tools)
         marks = marks or Marks.free_in([self.source, *texts_of(turns), *texts_of(offered)])
         variables = {
             **{name: self.tokenizer.config[name] for name in NAMED_TOKENS if self.tokenizer.config.get(name)},
-            "messages": self._shielded(turns, marks),
-            "tools": self._shielded(offered, marks),
+            "messages": self._shielded(turns, marks) if shielding else turns,
+            "tools": self._shielded(offered, marks) if shielding else offered,
             "documents": None,
             "add_generation_prompt": prompt,
         }

@@ -34,6 +34,22 @@ REFERENCE_DATE = datetime(2024, 7, 26)
 from its repetition; this one is the date that Llama 3.1's own template falls back to."""
 
 
+WHITE_SPACE = r"' \t\n\v\f\r'"
+"""What `strip` and `trim` mean by white space in llama.cpp's Jinja, as a Jinja literal. Python's own set holds more,
+the ideographic space of Chinese paragraphs (U+3000) for one."""
+
+_TRIMMED = re.compile(r"([A-Za-z_][\w.]*(?:\[[^\[\]]*\][\w.]*)*)\s*\|\s*trim\b(?!\s*\()")
+_TRIM = re.compile(r"\|\s*trim\b(?!\s*\()")
+_STRIP = re.compile(r"\.strip\(\s*\)")
+
+
+def portable(source: str) -> str:
+    """The template with every `trim` and `strip()` told which white space to take off, so that it means the same to
+    Python's Jinja and to llama.cpp's."""
+    named = _TRIMMED.sub(lambda found: f"{found[1]}.strip({WHITE_SPACE})", source)
+    return _STRIP.sub(lambda _: f".strip({WHITE_SPACE})", _TRIM.sub(lambda _: f"| trim({WHITE_SPACE})", named))
+
+
 class Exceeded(jinja2.TemplateError):
     """A template worked without end in sight."""
 

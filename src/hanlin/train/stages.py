@@ -111,7 +111,7 @@ class _Run:
         if name is not None:
             self.template = ChatTemplate.named(name, self.tokenizer)
         elif self.template is None:
-            self.template = ChatTemplate.load(self.folder, self.tokenizer)
+            self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
         return self.template
 
     def encode(self, record: type[Record], encode: Encode, width: int = 1) -> EncodedRecords:

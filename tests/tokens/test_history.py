@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hanlin.errors import UserError
 from hanlin.records import Message, ToolCall
-from hanlin.serve.history import fit, turns
 from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.history import fit, turns
+from hanlin.tokens.vocabulary import train_byte_level_bpe
 
 SYSTEM = Message("system", "你是小翰。")
 
@@ -24,6 +27,14 @@ def talk(count: int) -> list[Message]:
 @pytest.fixture(scope="module")
 def template(tiny_tokenizer: Path) -> ChatTemplate:
     return ChatTemplate.load(tiny_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def template31(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
+    folder = tmp_path_factory.mktemp("llama31")
+    return ChatTemplate.load(
+        folder, train_byte_level_bpe(["三加四等于七"], entries=300, template="llama3.1", out=folder)
+    )
 
 
 def length(template: ChatTemplate, messages: list[Message]) -> int:
@@ -61,6 +72,42 @@ def test_a_last_turn_that_does_not_fit_is_refused_with_its_length(template: Chat
     alone = length(template, [SYSTEM, Message("user", "最后一问")])
     with pytest.raises(UserError, match=f"{alone} tokens long.*only {alone - 1} fit"):
         fit(talk(3), template, alone - 1)
+
+
+def test_a_last_turn_is_cut_at_its_end_where_that_is_asked_for(template: ChatTemplate) -> None:
+    question = "很长的问题：" + "三加四等于七。" * 100
+    fitted = fit([*talk(3)[:-1], Message("user", question)], template, 80, cut=True)
+    kept = fitted.messages[-1].text
+    assert fitted.messages[:-1] == (SYSTEM,)
+    assert question.startswith(kept)
+    assert fitted.cut == len(question) - len(kept) > 0
+    assert len(fitted.ids) <= 80 < length(template, [SYSTEM, Message("user", question[: len(kept) + 1])])
+
+
+def test_a_system_text_is_never_cut(template: ChatTemplate) -> None:
+    with pytest.raises(UserError, match="tokens long"):
+        fit([Message("system", "你是小翰。" * 50), Message("user", "问")], template, 60, cut=True)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=12), st.integers(40, 200))
+def test_a_tool_exchange_is_kept_whole_or_not_at_all(
+    template31: ChatTemplate, exchanges: list[tuple[int, bool]], budget: int
+) -> None:
+    messages = [SYSTEM]
+    for size, calls in exchanges:
+        messages.append(Message("user", "问" * size))
+        if calls:
+            messages += [Message("assistant", "", (ToolCall("time", {}),)), Message("tool", "八点", name="time")]
+        messages.append(Message("assistant", "答"))
+    messages.append(Message("user", "完"))
+    smallest = length(template31, [SYSTEM, messages[-1]])
+    fitted = fit(messages, template31, smallest + budget)
+    _, groups = turns(messages)
+    assert fitted.messages == (SYSTEM, *(message for group in groups[fitted.dropped :] for message in group))
+    assert len(fitted.ids) <= smallest + budget
+    if fitted.dropped:
+        longer = [SYSTEM, *(message for group in groups[fitted.dropped - 1 :] for message in group)]
+        assert length(template31, longer) > smallest + budget
 
 
 def test_a_tools_result_stays_with_the_question_it_serves() -> None:
