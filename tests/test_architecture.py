@@ -20,6 +20,7 @@ LAYERS: dict[str, set[str]] = {
     "train": WORDS | {"tokens", "model", "train"},
     "export": WORDS | {"tokens", "model", "export", "engines"},
     "engines": WORDS | {"tokens", "model", "engines"},
+    "contract": WORDS | {"tokens", "model", "engines", "contract"},
     "demo": WORDS | {"demo"},
     "evaluate": WORDS | {"tokens", "model", "data", "engines", "evaluate"},
     "serve": WORDS | {"tokens", "model", "engines", "evaluate", "serve"},
