@@ -36,6 +36,7 @@ def check(
     gguf: Annotated[
         list[Path], typer.Option(help=say("a GGUF file to check too, may repeat", "同时检查的 GGUF 文件，可重复"))
     ] = [],
+    vllm: Annotated[str, typer.Option(help=say("address of a vLLM that serves it", "提供该模型的 vLLM 地址"))] = "",
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))] = False,
 ) -> None:
     from hanlin.contract.cases import cases
@@ -43,7 +44,7 @@ def check(
     from hanlin.contract.check import summary
     from hanlin.tokens.chat_template import ChatTemplate
 
-    folder, consumers = _consumers(model, gguf)
+    folder, consumers = _consumers(model, gguf, vllm)
     verdicts = run_check(ChatTemplate.load(folder), consumers, cases())
     if as_json:
         typer.echo(json.dumps(summary(verdicts), ensure_ascii=False, indent=1))
@@ -53,7 +54,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _consumers(model: Path, more: list[Path]) -> tuple[Path, list[Named]]:
+def _consumers(model: Path, more: list[Path], vllm: str) -> tuple[Path, list[Named]]:
     from hanlin.contract.check import consumers_of
     from hanlin.engines import gguf_files
 
@@ -61,7 +62,7 @@ def _consumers(model: Path, more: list[Path]) -> tuple[Path, list[Named]]:
         raise UserError(say("there is no such file or folder", "没有这个文件或文件夹"), model)
     folder = model if model.is_dir() else model.parent
     files = list(dict.fromkeys([*gguf_files(model), *more]))
-    return folder, consumers_of(folder, files)
+    return folder, consumers_of(folder, files, vllm)
 
 
 def _tell(verdicts: list[Verdict]) -> None:

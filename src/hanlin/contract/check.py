@@ -16,6 +16,7 @@ from hanlin.contract.cases import Case, cases
 from hanlin.contract.consumers import Consumer, Prompt, Unavailable
 from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
 from hanlin.contract.transformers_consumer import TransformersConsumer
+from hanlin.contract.vllm_consumer import VllmConsumer
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
@@ -167,10 +168,11 @@ def _around(template: ChatTemplate, ids: Sequence[int], place: int) -> str:
     return f"{before!r} → {here} ← {after!r}"
 
 
-def consumers_of(folder: Path, gguf_files: Sequence[Path] = ()) -> list[Named]:
-    """The programs that read these files: transformers the folder, llama.cpp each GGUF file."""
+def consumers_of(folder: Path, gguf_files: Sequence[Path] = (), vllm: str = "") -> list[Named]:
+    """The programs that read these files: transformers the folder, llama.cpp each GGUF file, vLLM where it serves."""
     found: list[Named] = [(TransformersConsumer.name, partial(TransformersConsumer, folder))]
-    return found + [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in gguf_files]
+    found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in gguf_files]
+    return found + ([(VllmConsumer.name, partial(VllmConsumer, vllm))] if vllm else [])
 
 
 def prove(template: ChatTemplate, folder: Path, gguf_files: Sequence[Path] = ()) -> dict[str, Any]:

@@ -45,20 +45,27 @@ class Consumer(Protocol):
 
 
 def openai_body(prompt: Prompt) -> dict[str, Any]:
-    """A prompt in the form of OpenAI's chat API: arguments of calls are JSON text, each call has an id."""
-    turns = as_template_data(prompt.messages)
-    calls = 0
-    answered = 0
-    for turn in turns:
-        for call in turn.get("tool_calls", ()):
-            call["id"] = f"call_{calls}"
-            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-            calls += 1
-        if turn["role"] == "tool":
-            turn["tool_call_id"] = f"call_{answered}"
-            answered += 1
-    body: dict[str, Any] = {"messages": turns}
+    """A prompt as OpenAI's chat API takes it."""
+    body: dict[str, Any] = {"messages": openai_messages(prompt.messages)}
     tools = tools_as_template_data(prompt.tools)
-    if tools:
-        body["tools"] = tools
-    return body
+    return {**body, "tools": tools} if tools else body
+
+
+def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Turns as OpenAI's API takes them: a call has an id and its arguments as JSON text, a result names its call.
+
+    Servers turn the arguments back into an object before their template sees them, and give it the ids too.
+    """
+    rows = as_template_data(messages)
+    waiting: list[str] = []
+    for place, row in enumerate(rows):
+        calls = row.get("tool_calls", [])
+        for number, call in enumerate(calls):
+            call["id"] = f"call_{place}_{number}"
+            function = call["function"]
+            function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+        if calls:
+            waiting = [call["id"] for call in calls]
+        if row["role"] == "tool":
+            row["tool_call_id"] = waiting.pop(0) if waiting else f"call_{place}"
+    return rows

@@ -46,6 +46,7 @@ class LlamaCppConsumer:
             encoding="utf-8",
         )
         assert self._process.stdout is not None
+        self._connection: http.client.HTTPConnection | None = None
         address = urlsplit(self._process.stdout.readline().strip())
         if not address.port:
             self.close()
@@ -65,6 +66,7 @@ class LlamaCppConsumer:
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | str:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        assert self._connection is not None
         self._connection.request("POST", path, json.dumps(body).encode("ascii"), headers)
         answer = self._connection.getresponse()
         text = answer.read().decode("utf-8")
@@ -76,5 +78,7 @@ class LlamaCppConsumer:
         return self._stops
 
     def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
         self._process.kill()
         self._process.communicate()

@@ -66,8 +66,16 @@ def as_template_data(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def tools_as_template_data(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
-    """Functions in OpenAI's wrapping, which bare ones are given here; None when there are none."""
-    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools] or None
+    """Functions in OpenAI's wrapping, each with name, description and parameters in this order; None for no function.
+
+    vLLM recasts every tool so before its template sees it; a template that writes a tool as JSON would give other ids.
+    """
+    return [{"type": "function", "function": _function(tool.get("function", tool))} for tool in tools] or None
+
+
+def _function(told: Mapping[str, Any]) -> dict[str, Any]:
+    usual = {"name": None, "description": "", "parameters": {"type": "object", "properties": {}}}
+    return {**{name: told.get(name, value) for name, value in usual.items()}, **told}
 
 
 def texts_of(data: Any) -> Iterator[str]:
