@@ -1,34 +1,64 @@
-"""What every reader of an exported model is to the contract: turns in, the ids of its prompt out.
+"""Programs that read a model's chat template: what the check asks of each.
 
-Owns the protocol and the word for a reader that cannot run here. Does not own the readers themselves.
+Owns the protocol. Does not own a program (one module each) or what is compared (`check`).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from hanlin.records import Message
-
-Batch = Sequence[tuple[Sequence[Message], Sequence[Mapping[str, Any]]]]
-"""Conversations that end with the user or a tool, each with the tools that are offered in it."""
+from hanlin.tokens.turns import as_template_data, tools_as_template_data
 
 
 class Unavailable(Exception):
-    """A reader cannot run on this machine; `reason` says in one sentence why."""
+    """A program that cannot be asked here; the text says why."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Turns that end with the user or a tool; the assistant speaks next."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 class Consumer(Protocol):
-    """A program that serves the exported model, asked only for the prompts that it would feed."""
+    """A program that makes token ids of turns by itself, from the files that it is given."""
 
     name: str
 
-    def prompts(self, batch: Batch) -> list[list[int]]:
-        """The ids of each prompt, up to where the assistant's answer begins. Raises Unavailable."""
+    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+        """The ids of each prompt, or what the program said when it refused it.
 
-    def close(self) -> None:
-        """Give back what the reader holds; it is not asked again."""
+        Raises Unavailable when the program cannot be asked, UserError when it cannot read its files."""
+        ...
+
+    def stops(self) -> frozenset[int] | None:
+        """The ids at which the program ends an answer by itself; None when it does not say."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def openai_body(prompt: Prompt) -> dict[str, Any]:
+    """A prompt in the form of OpenAI's chat API: arguments of calls are JSON text, each call has an id."""
+    turns = as_template_data(prompt.messages)
+    calls = 0
+    answered = 0
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            call["id"] = f"call_{calls}"
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+            calls += 1
+        if turn["role"] == "tool":
+            turn["tool_call_id"] = f"call_{answered}"
+            answered += 1
+    body: dict[str, Any] = {"messages": turns}
+    tools = tools_as_template_data(prompt.tools)
+    if tools:
+        body["tools"] = tools
+    return body

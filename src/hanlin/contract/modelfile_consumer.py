@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hanlin.contract.consumers import Batch, Unavailable
+from hanlin.contract.consumers import Prompt, Unavailable
 from hanlin.contract.modelfile import Modelfile, read_modelfile
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -44,30 +44,36 @@ class ModelfileConsumer:
         self._tokenizer = tokenizer
         self._template = _template_of(self._file)
 
-    def prompts(self, batch: Batch) -> list[list[int]]:
-        """The ids of each prompt. Raises Unavailable where Go is not installed, and UserError when Go refuses the
-        template, or the template a conversation."""
-        return [self._ids(text) for text in self.texts(batch)]
+    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+        """The ids of each prompt, or why the template refuses it.
 
-    def texts(self, batch: Batch) -> list[str]:
-        """The text of each prompt before it becomes ids; errors as in `prompts`."""
-        inputs = [{"messages": self._messages(turns), "tools": _tools(tools)} for turns, tools in batch]
-        reply = _render({"template": self._template, "inputs": inputs})
-        if reply.get("refused"):
-            what = say(f"Go refuses its TEMPLATE: {reply['refused']}", f"Go 不接受其中的 TEMPLATE：{reply['refused']}")
-            raise UserError(what, self._file.path)
-        for number, row in enumerate(reply["prompts"], start=1):
-            if row.get("error"):
-                what = say(
-                    f"its TEMPLATE refuses these turns: {row['error']}", f"TEMPLATE 不接受这些轮次：{row['error']}"
-                )
-                raise UserError(
-                    what, say(f"{self._file.path}: prompt {number}", f"{self._file.path}：第 {number} 个提示")
-                )
-        return [row["text"] for row in reply["prompts"]]
+        Raises Unavailable where Go is not installed, and UserError when Go cannot read the template."""
+        rows = self._rendered(batch)
+        return [row["error"] if row.get("error") else self._ids(row["text"]) for row in rows]
+
+    def texts(self, batch: Sequence[Prompt]) -> list[str]:
+        """The text of each prompt before it becomes ids, or why the template refuses it; raises as `prompts`."""
+        return [row.get("error") or row["text"] for row in self._rendered(batch)]
+
+    def stops(self) -> frozenset[int]:
+        """The ids of the stop texts that are tokens. (Ollama ends at those of the GGUF file as well.)"""
+        numbers = [self._tokenizer.token_id(stop) for stop in self._file.stops]
+        return frozenset(number for number in numbers if number is not None)
 
     def close(self) -> None:
         """Nothing is held: Go ends with each batch."""
+
+    def _rendered(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
+        rows = [
+            {"messages": self._messages(prompt.messages), "tools": tools_as_template_data(prompt.tools)}
+            for prompt in batch
+        ]
+        reply = _render({"template": self._template, "inputs": rows})
+        if reply.get("refused"):
+            what = say(f"Go refuses its TEMPLATE: {reply['refused']}", f"Go 不接受其中的 TEMPLATE：{reply['refused']}")
+            raise UserError(what, self._file.path)
+        rendered: list[dict[str, Any]] = reply["prompts"]
+        return rendered
 
     def _messages(self, turns: Sequence[Message]) -> list[dict[str, Any]]:
         """The turns of a request in the fields of Go, with what the Modelfile puts before them."""
@@ -80,20 +86,15 @@ class ModelfileConsumer:
 
     def _ids(self, text: str) -> list[int]:
         """Ids as llama.cpp gives them with special tokens read: the text is cut at every one of them, the longest
-        first, and what lies between is encoded apart."""
+        first, and what lies between is encoded apart, with SentencePiece's space before each stretch."""
         tokenizer = self._tokenizer
         pieces: list[str | int] = [text]
         for token in sorted(tokenizer.added_tokens, key=len, reverse=True):
             if token in text:
                 pieces = [part for piece in pieces for part in _cut(piece, token, tokenizer.token_id(token))]
         ids = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-        inside = tokenizer.prefix_rule == "first" and bool(ids)
         for piece in pieces:
-            if isinstance(piece, int):
-                ids.append(piece)
-            else:
-                ids += tokenizer.encode(piece, inside=inside)
-            inside = tokenizer.prefix_rule == "first"
+            ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece)
         return ids
 
 
@@ -107,10 +108,6 @@ def _template_of(file: Modelfile) -> str:
         what = say("there is no TEMPLATE: Ollama would guess one", "没有 TEMPLATE：Ollama 将自行猜测")
         raise UserError(what, file.path, say("write it with `write_modelfile`", "请用 write_modelfile 写出"))
     return file.template
-
-
-def _tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
-    return tools_as_template_data(tools)
 
 
 def _cut(piece: str | int, token: str, number: int | None) -> list[str | int]:
@@ -128,7 +125,11 @@ def _cut(piece: str | int, token: str, number: int | None) -> list[str | int]:
 
 def _render(request: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(request, ensure_ascii=False)
-    done = subprocess.run([str(_renderer())], input=text.encode(), capture_output=True, timeout=600)
+    renderer = _renderer()
+    try:
+        done = subprocess.run([str(renderer)], input=text.encode(), capture_output=True, timeout=600)
+    except OSError as error:
+        raise Unavailable(say(f"{renderer} cannot be run: {error}", f"{renderer} 无法运行：{error}")) from error
     if done.returncode:
         raise RuntimeError(f"render.go failed: {done.stderr.decode(errors='replace').strip()}")
     reply: dict[str, Any] = json.loads(done.stdout.decode())
