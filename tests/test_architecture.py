@@ -23,6 +23,7 @@ LAYERS: dict[str, set[str]] = {
     "engines": WORDS | {"tokens", "model", "engines"},
     "demo": WORDS | {"demo"},
     "evaluate": WORDS | {"tokens", "model", "data", "engines", "evaluate"},
+    "contract": WORDS | {"tokens", "model", "engines", "contract"},
     "serve": WORDS | {"tokens", "model", "engines", "evaluate", "serve"},
     "artifacts": WORDS,
     "stages": WORDS,
