@@ -28,11 +28,14 @@ LAYERS: dict[str, set[str]] = {
     "recipe": WORDS | {"stages"},
     "worker": WORDS | {"stages", "artifacts"},
     "pipeline": WORDS | {"stages", "artifacts", "recipe", "worker"},
-    "report": WORDS | {"stages", "artifacts", "recipe", "pipeline"},
+    "pages": WORDS,
+    "report": WORDS | {"stages", "artifacts", "recipe", "pipeline", "pages"},
+    "cli_tokens": WORDS | {"tokens", "data", "pages"},
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
     "cli": WORDS
-    | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"},
+    | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"}
+    | {"cli_tokens"},
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin import __version__
+from hanlin import __version__, cli_tokens
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.stages import KINDS, StageKind, kind_named
@@ -466,6 +466,7 @@ def _takes_many(kind: StageKind, name: str) -> bool:
 
 for _kind in KINDS.values():
     _kind_command(_kind)
+app.add_typer(cli_tokens.app, name="tokens")
 
 
 def _version(shown: bool) -> None:
