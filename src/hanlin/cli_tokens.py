@@ -71,10 +71,9 @@ def view(
     if html is not None:
         typer.echo(str(html))
     else:
-        _Terminal().show(shown.records)
-    if shown.problems:
-        for problem in shown.problems:
-            typer.echo(f"{say('not shown', '未显示')}: {problem}", err=True)
+        _Terminal().show(shown.records, shown.together())
+    for problem in shown.problems:
+        typer.echo(f"{say('not shown', '未显示')}: {problem}", err=True)
 
 
 class _Shown:
@@ -129,13 +128,18 @@ class _Shown:
         if not self.records:
             raise UserError(say("there is no record in it", "其中没有任何记录"), file)
 
+    def together(self) -> View:
+        """All that is shown as one view, for its counts."""
+        from hanlin.tokens.view import View
+
+        name = say(f"{len(self.records)} records", f"共 {len(self.records)} 条记录")
+        return View(name, "", tuple(piece for views in self.records for view in views for piece in view.pieces))
+
     def write_page(self, path: Path, file: Path) -> None:
+        """Write the page. Raises UserError when that is not possible."""
         from hanlin import pages
 
-        every = [view for views in self.records for view in views]
-        tokens, learnt = sum(view.tokens for view in every), sum(view.learnt for view in every)
-        plain = sum(not piece.special for view in every for piece in view.pieces)
-        characters = sum(len(piece.text) for view in every for piece in view.pieces if not piece.special)
+        whole = self.together()
         values = {
             "file": file.name,
             "model": self.model.name,
@@ -143,9 +147,9 @@ class _Shown:
             "version": __version__,
             "totals": [
                 ("records", "条记录", f"{len(self.records):,}"),
-                ("tokens", "个词元", f"{tokens:,}"),
-                ("of them learnt", "其中学习", f"{learnt:,} ({learnt / max(1, tokens):.0%})"),
-                ("characters per token", "每词元字符数", f"{characters / max(1, plain):.2f}"),
+                ("tokens", "个词元", f"{whole.tokens:,}"),
+                ("of them learnt", "其中学习", f"{whole.learnt:,} ({whole.learnt / max(1, whole.tokens):.0%})"),
+                ("characters per token", "每词元字符数", f"{whole.characters_per_token:.2f}"),
             ],
             "records": [(views[0].record, views) for views in self.records],
             "problems": list(map(str, self.problems)),
@@ -176,12 +180,15 @@ class _Terminal:
         self.console: Console = Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
         self.plain = self.console.no_color or not self.console.is_terminal
 
-    def show(self, records: Sequence[Sequence[View]]) -> None:
+    def show(self, records: Sequence[Sequence[View]], together: View) -> None:
         self.console.print(self._legend())
         for views in records:
             for view in views:
                 self.console.print()
-                self._show_example(view)
+                self._show_head(view)
+                self._show_tokens(view)
+        self.console.print()
+        self._show_head(together)
 
     def _legend(self) -> Text:
         from rich.text import Text
@@ -198,7 +205,7 @@ class _Terminal:
         )
         return text.append(whites)
 
-    def _show_example(self, view: View) -> None:
+    def _show_head(self, view: View) -> None:
         from rich.text import Text
 
         parts = {
@@ -211,6 +218,10 @@ class _Terminal:
             f"{view.tokens} 个词元，学习 {view.learnt} 个，每词元 {view.characters_per_token:.2f} 个字符",
         )
         self.console.print(Text.assemble((view.record + parts[view.part], "bold"), f" · {counts}"))
+
+    def _show_tokens(self, view: View) -> None:
+        from rich.text import Text
+
         for line in self._lines(view.pieces[:MOST_TOKENS]):
             texts, ids = Text(), Text()
             for shown, number, style in line:
