@@ -208,6 +208,8 @@ class _Terminal:
     def _show_head(self, view: View) -> None:
         from rich.text import Text
 
+        from hanlin.tokens.view import visible
+
         parts = {
             "": "",
             "chosen": say(" · chosen", " · 被选中的回答"),
@@ -217,7 +219,7 @@ class _Terminal:
             f"{view.tokens} tokens, {view.learnt} learnt, {view.characters_per_token:.2f} characters per token",
             f"{view.tokens} 个词元，学习 {view.learnt} 个，每词元 {view.characters_per_token:.2f} 个字符",
         )
-        self.console.print(Text.assemble((view.record + parts[view.part], "bold"), f" · {counts}"))
+        self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
     def _show_tokens(self, view: View) -> None:
         from rich.text import Text

@@ -107,7 +107,7 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int], learn: Sequence[bool]) -> t
         run = []
         data = tokenizer.token_bytes(number)
         text = data.decode("utf-8", "replace")
-        found.append(Piece(number, text, _visible(text) or "⟨⟩", data, learnt, True))
+        found.append(Piece(number, text, visible(text) or "⟨⟩", data, learnt, True))
     return (*found, *_spelt(tokenizer, run))
 
 
@@ -127,18 +127,18 @@ def _spelt(tokenizer: Tokenizer, run: Sequence[tuple[int, bool]]) -> Iterator[Pi
                 text += character
                 place = last
             else:
-                shown, whole = shown + _visible(whole), ""
+                shown, whole = shown + visible(whole), ""
                 completed = character if character and last <= end else ""
                 part = data[place - start : min(last, end) - start]
                 marks = [f"{byte:02X}" for byte in part]
                 if completed:
                     text += completed
-                    marks[-1] += f"={_visible(completed)}"
+                    marks[-1] += f"={visible(completed)}"
                 shown += "".join(f"⟨{mark}⟩" for mark in marks)
                 place = min(last, end)
             if place == last:
                 current = next(characters, None)
-        yield Piece(number, text, shown + _visible(whole) or "⟨⟩", data, learnt, False)
+        yield Piece(number, text, shown + visible(whole) or "⟨⟩", data, learnt, False)
         start = end
 
 
@@ -156,7 +156,7 @@ def _characters(data: bytes) -> Iterator[tuple[int, int, str]]:
         place += size
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
     """A text in which white space and what has no glyph can be seen."""
     shown = []
     for place, character in enumerate(text):
