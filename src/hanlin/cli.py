@@ -5,18 +5,18 @@ Owns what a person types and reads. Imports what a command needs inside that com
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hanlin import __version__, cli_template
-from hanlin.errors import UserError, did_you_mean
+from hanlin import __version__
+from hanlin.commands import single_stage, template, tokens
+from hanlin.commands.output import print_json, print_table
+from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.stages import KINDS, StageKind, kind_named
+from hanlin.stages import KINDS, kind_named
 
 if TYPE_CHECKING:
     from hanlin.artifacts import Store
@@ -32,7 +32,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(cli_template.app, name="template")
 
 RecipePath = Annotated[Path, typer.Argument(help=say("recipe file (YAML)", "配方文件（YAML）"), show_default=False)]
 Changes = Annotated[
@@ -53,23 +52,6 @@ def _open(path: Path, changes: list[str], until: str, home: Path) -> tuple[Recip
     return (recipe.until(until) if until else recipe), Store(home)
 
 
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
-
-
-def _table(columns: list[str], rows: list[list[str]], styles: list[str] | None = None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for number, row in enumerate(rows):
-        table.add_row(*row, style=styles[number] if styles else None)
-    width = None if sys.stdout.isatty() else 140
-    Console(width=width, markup=False, highlight=False).print(table)
-
-
 @app.command(
     help=say("Say for each stage what is done, what must run, and why.", "说明各阶段的状态：已完成、需运行及原因。")
 )
@@ -88,7 +70,7 @@ _STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow
 
 def _print_steps(steps: list[Step], as_json: bool) -> None:
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
                 for s in steps
@@ -97,7 +79,7 @@ def _print_steps(steps: list[Step], as_json: bool) -> None:
         return
     rows = [[s.stage.name, s.stage.kind.name, say(s.state, _STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]
     heads = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
-    _table(heads, rows, [_STATE_STYLE[s.state] for s in steps])
+    print_table(heads, rows, [_STATE_STYLE[s.state] for s in steps])
 
 
 @app.command(
@@ -128,7 +110,7 @@ def run(
     steps = run_all(checked, store, tell)
     report, page = write(checked, steps, store)
     if as_json:
-        _print_json(report.data)
+        print_json(report.data)
         return
     _close(checked, store, steps, page)
 
@@ -139,7 +121,7 @@ def _close(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
 
     typer.echo("")
     heads = say("stage,seconds,what changed", "阶段,秒,变化").split(",")
-    _table(heads, [[s.stage.name, f"{s.manifest.seconds:.1f}", changes(s)] for s in steps if s.manifest])
+    print_table(heads, [[s.stage.name, f"{s.manifest.seconds:.1f}", changes(s)] for s in steps if s.manifest])
     report = gather(recipe, steps)
     if report.verdicts:
         typer.echo("")
@@ -153,7 +135,7 @@ def _close(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
             for v in report.verdicts
         ]
         heads = say("figure,measured,target,verdict", "指标,实测,目标,结论").split(",")
-        _table(heads, rows, ["green" if v.reached else "bold red" for v in report.verdicts])
+        print_table(heads, rows, ["green" if v.reached else "bold red" for v in report.verdicts])
     answers = answers_of(recipe, steps, store, 5)
     if answers:
         typer.echo(say("\nA sample of its answers to questions it never saw:", "\n对从未见过的问题的回答示例："))
@@ -176,7 +158,7 @@ def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
     steps = make_plan(checked, store)
     far = {step.stage.name: progress_of(step, store) for step in steps if step.state == "resume"}
     if as_json:
-        _print_json(
+        print_json(
             [{"stage": s.stage.name, "state": s.state, "why": s.why, "progress": far.get(s.stage.name)} for s in steps]
         )
         return
@@ -185,7 +167,7 @@ def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
         row = far.get(step.stage.name)
         share = f"{row['done']:,.0f}/{row['total']:,.0f} {row['unit']}" if row else ""
         rows.append([step.stage.name, say(step.state, _STATE_ZH[step.state]), share, step.why])
-    _table(
+    print_table(
         say("stage,state,progress,why", "阶段,状态,进度,原因").split(","), rows, [_STATE_STYLE[s.state] for s in steps]
     )
 
@@ -204,7 +186,7 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
         )
     written, page = write(checked, steps, store)
     if as_json:
-        _print_json(written.data)
+        print_json(written.data)
     else:
         if missing:
             typer.echo(say(f"not made yet: {', '.join(missing)}", f"尚未制作：{'、'.join(missing)}"), err=True)
@@ -224,7 +206,7 @@ def lineage(artifact: Path, as_json: AsJson = False) -> None:
 
     root = ancestry(artifact)
     if as_json:
-        _print_json(asdict(root))
+        print_json(asdict(root))
         return
 
     def show(node: Ancestor, depth: int) -> None:
@@ -241,32 +223,20 @@ def kinds(kind: Annotated[str, typer.Argument()] = "", as_json: AsJson = False) 
     if kind:
         chosen = kind_named(kind)
         if as_json:
-            _print_json(chosen.settings.model_json_schema())
+            print_json(chosen.settings.model_json_schema())
         else:
-            _print_settings(chosen)
+            single_stage.print_settings(chosen)
     elif as_json:
-        _print_json([{"kind": k.name, "summary": k.summary, "heavy": k.heavy} for k in KINDS.values()])
+        print_json([{"kind": k.name, "summary": k.summary, "heavy": k.heavy} for k in KINDS.values()])
     else:
-        _table(say("kind,what it does", "类型,作用").split(","), [[k.name, k.summary] for k in KINDS.values()])
-
-
-def _print_settings(kind: StageKind) -> None:
-    from hanlin.settings_page import rows_of
-
-    typer.echo(f"hanlin {kind.name}: {kind.summary}\n")
-    rows = [[f"--{row.name.replace('_', '-')}", row.default, row.limits, row.text] for row in rows_of(kind.settings)]
-    rows.append(
-        ["--out", "", "", say("folder to put the result in (default: the store)", "结果放入的文件夹（默认：产物库）")]
-    )
-    rows.append(["--seed", "42", "", say("seed of every random choice", "所有随机选择的种子")])
-    _table(say("option,default,takes,meaning", "选项,默认,取值,含义").split(","), rows)
+        print_table(say("kind,what it does", "类型,作用").split(","), [[k.name, k.summary] for k in KINDS.values()])
 
 
 @app.command(help=say("The JSON schema of recipes, for editors.", "配方的 JSON schema，供编辑器使用。"))
 def schema() -> None:
     from hanlin.recipe import json_schema
 
-    _print_json(json_schema())
+    print_json(json_schema())
 
 
 @app.command(
@@ -277,11 +247,11 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json([{"what": f.what, "found": f.found, "good": f.good, "hint": f.hint} for f in findings])
+        print_json([{"what": f.what, "found": f.found, "good": f.good, "hint": f.hint} for f in findings])
     else:
         rows = [["✓" if f.good else ("–" if f.optional else "✗"), f.what, f.found, f.hint] for f in findings]
         heads = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
-        _table(heads, rows, ["green" if f.good else ("" if f.optional else "red") for f in findings])
+        print_table(heads, rows, ["green" if f.good else ("" if f.optional else "red") for f in findings])
     if any(not f.good and not f.optional for f in findings):
         raise typer.Exit(1)
 
@@ -343,135 +313,9 @@ def tensorboard(
     typer.echo(f"tensorboard --logdir {out}")
 
 
-def _kind_command(kind: StageKind) -> None:
-    def command(context: typer.Context) -> None:
-        _run_single(kind, list(context.args))
-
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-    app.command(
-        kind.name.replace("_", "-"),
-        help=kind.summary,
-        context_settings=settings,
-        rich_help_panel=say("single stages", "单独运行某一阶段"),
-    )(command)
-
-
-def _run_single(kind: StageKind, words: list[str]) -> None:
-    """One stage from the command line: the same settings class, the same checks, the same store as in a recipe."""
-    if not words or "--help" in words or "-h" in words:
-        _print_settings(kind)
-        return
-    from hanlin.artifacts import Store
-    from hanlin.pipeline import run as run_all
-    from hanlin.recipe import build_recipe
-    from hanlin.report import changes
-
-    row = _options(kind, words)
-    out = row.pop("out", None)
-    data = {"name": kind.name, "seed": row.pop("seed", 42), "root": "."}
-    home = Path(str(row.pop("home", os.environ.get("HANLIN_HOME", "."))))
-    as_json = row.pop("json", False)
-    data["stages"] = {kind.name: {"kind": kind.name, **row}}
-    recipe = build_recipe(data, f"hanlin {kind.name}")
-    store = Store(home)
-    target = Path(str(out)) if out else None
-    if target is not None and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(say("already exists", "已存在"), target, say("name a new folder", "请换一个新文件夹"))
-    (step,) = run_all(recipe, store)
-    place = store.folder(kind.name, step.key)
-    if target is not None:
-        place = _copy_out(place, target)
-    assert step.manifest is not None
-    if as_json:
-        _print_json({"path": str(place), "metrics": step.manifest.metrics, "digest": step.manifest.digest})
-    else:
-        typer.echo(f"{place}\n{changes(step)}")
-
-
-def _copy_out(folder: Path, target: Path) -> Path:
-    """Copy a whole artifact to where the person wants it; it appears there at once or not at all."""
-    import shutil
-
-    from hanlin.artifacts import refresh_manifest
-    from hanlin.model_files import base_of, is_adapter, point_to_base
-
-    aside = target.with_name(target.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, aside)
-    if is_adapter(aside):
-        point_to_base(aside, base_of(folder))
-        refresh_manifest(aside)
-    if target.exists():
-        target.rmdir()
-    os.replace(aside, target)
-    return target
-
-
-def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
-    """`--lora.rank 8 --data a --data b` as nested data; a bare path gets the `./` that recipes want."""
-    import yaml
-
-    from hanlin.recipe import _Loader
-    from hanlin.settings.base import knob_of
-
-    fields = kind.settings.model_fields
-    row: dict[str, Any] = {}
-    place = 0
-    while place < len(words):
-        word = words[place]
-        if not word.startswith("--"):
-            raise UserError(
-                say(f"'{word}' stands alone", f"“{word}”前缺少选项名"),
-                f"hanlin {kind.name}",
-                say("write --option value", "请写成 --选项 值"),
-            )
-        name, equals, text = word[2:].partition("=")
-        name = name.replace("-", "_")
-        if name == "json":
-            row["json"] = True
-            place += 1
-            continue
-        head = name.split(".")[0]
-        if head not in fields and head not in ("out", "seed", "home"):
-            raise UserError(
-                say(f"no option --{head}", f"没有选项 --{head}"),
-                f"hanlin {kind.name}",
-                did_you_mean(head, [*fields, "out", "seed", "home"]),
-            )
-        if not equals:
-            place += 1
-            if place >= len(words):
-                raise UserError(say(f"--{name} needs a value", f"--{name} 缺少取值"), f"hanlin {kind.name}")
-            text = words[place]
-        place += 1
-        reads = head in fields and bool(knob_of(fields[head]).types or head == "sources")
-        if head in ("out", "home"):
-            value: Any = text
-        elif reads and "." not in name:
-            value = text if text.startswith(("./", "../", "/", "~", "hf:", "{")) else f"./{text}"
-            value = yaml.load(value, _Loader) if value.startswith("{") else value
-        else:
-            value = yaml.load(text, _Loader) if text else ""
-        current = row
-        keys = name.split(".")
-        for key in keys[:-1]:
-            current = current.setdefault(key, {})
-        last = keys[-1]
-        if last in current:
-            before = current[last]
-            current[last] = [*before, value] if isinstance(before, list) else [before, value]
-        else:
-            current[last] = [value] if reads and _takes_many(kind, head) else value
-    return row
-
-
-def _takes_many(kind: StageKind, name: str) -> bool:
-    return "tuple" in str(kind.settings.model_fields[name].annotation)
-
-
-for _kind in KINDS.values():
-    _kind_command(_kind)
+single_stage.add_to(app)
+app.add_typer(template.app, name="template")
+app.add_typer(tokens.app, name="tokens")
 
 
 def _version(shown: bool) -> None:

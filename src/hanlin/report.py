@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin import __version__
+from hanlin import __version__, pages
 from hanlin.artifacts import Manifest, Store
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -123,33 +122,13 @@ def write(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, 
     report = gather(recipe, steps)
     folder = store.runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(report.data, ensure_ascii=False, indent=1) + "\n")
-    _replace(folder / "report.html", page(recipe, steps, store, report))
+    pages.write(folder / "report.json", json.dumps(report.data, ensure_ascii=False, indent=1) + "\n")
+    pages.write(folder / "report.html", page(recipe, steps, store, report))
     return report, folder / "report.html"
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(aside, path)
 
 
 def page(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) -> str:
     """The report as one HTML file in both languages, with no outside resources."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages", encoding="utf-8"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["number"] = number
-    environment.filters["en"] = lambda name: " · ".join(
-        part.replace("_", " ") if part.islower() else part for part in name.split(".")
-    )
-    environment.filters["zh"] = lambda name: " · ".join(_WORDS_ZH.get(part, part) for part in name.split("."))
     stages = [_stage_row(step, store) for step in steps if step.manifest]
     answers = _answers(recipe, steps, store)
     last = steps[-1] if steps else None
@@ -158,18 +137,27 @@ def page(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) ->
         if step.manifest is not None and step.stage.makes in ("gguf", "model", "adapter"):
             tree = lineage(store.folder(step.stage.kind.name, step.key))
             break
-    return environment.get_template("report.html").render(
-        recipe=recipe,
-        report=report,
-        stages=stages,
-        answers=answers,
-        tree=tree,
-        last=last,
-        total=sum(report.seconds.values()),
-        longest=max(report.seconds.values(), default=1.0) or 1.0,
-        version=__version__,
-        curves=[row for row in stages if row["curve"]],
-    )
+    values = {
+        "recipe": recipe,
+        "report": report,
+        "stages": stages,
+        "answers": answers,
+        "tree": tree,
+        "last": last,
+        "total": sum(report.seconds.values()),
+        "longest": max(report.seconds.values(), default=1.0) or 1.0,
+        "version": __version__,
+        "curves": [row for row in stages if row["curve"]],
+    }
+    return pages.render("report.html", values, {"number": number, "en": _words_en, "zh": _words_zh})
+
+
+def _words_en(name: str) -> str:
+    return " · ".join(part.replace("_", " ") if part.islower() else part for part in name.split("."))
+
+
+def _words_zh(name: str) -> str:
+    return " · ".join(_WORDS_ZH.get(part, part) for part in name.split("."))
 
 
 def number(value: Any) -> str:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import gguf
 import pytest
+from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
-from conftest import FOLDERS, Exported, tiny_gguf
 from hanlin.contract import check as contract
 from hanlin.contract.cases import PER_KIND, Case, cases
 from hanlin.contract.check import check, consumers_of, prove, summary

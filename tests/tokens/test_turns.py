@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hanlin.errors import UserError
@@ -74,7 +76,10 @@ def test_absent_fields_are_left_out_as_transformers_does() -> None:
     assert as_template_data([CALL]) == [{"role": "assistant", "content": "", "tool_calls": [call]}]
 
 
-def test_bare_functions_are_wrapped_and_none_are_none() -> None:
-    wrapped = {"type": "function", "function": {"name": "f"}}
-    assert tools_as_template_data([{"name": "f"}, wrapped]) == [wrapped, wrapped]
+def test_functions_are_told_in_one_form_whatever_form_they_came_in() -> None:
+    """Fields in the order of OpenAI's form: vLLM recasts tools so, and a template may write a tool as JSON."""
+    whole = {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}
+    bare, wrapped = {"name": "f"}, {"type": "function", "function": dict(reversed(whole.items()))}
+    told = tools_as_template_data([bare, wrapped])
+    assert json.dumps(told) == json.dumps([{"type": "function", "function": whole}] * 2)
     assert tools_as_template_data([]) is None

@@ -99,27 +99,18 @@ def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
         list(encoder(template, 64, "refuse").conversations([record]))
 
 
-@pytest.mark.parametrize(
-    ("learn", "what"),
-    [
-        ([0, 0, 0, 0, 0], "0 of 1 answers"),
-        ([0, 0, 1, 1, 0], "stop"),
-        ([1, 1, 1, 1, 1], "first token"),
-        ([0, 1, 0, 1, 1], "2 of 1 answers"),
-    ],
-)
-def test_a_mask_that_breaks_the_contract_stops_the_run(template: ChatTemplate, learn: list[int], what: str) -> None:
-    bos, eot = template.tokenizer.bos_id, template.tokenizer.token_id("<|eot_id|>")
-    rendered = Rendered([bos, 5, 6, 7, eot], [bool(flag) for flag in learn])  # type: ignore[list-item]
-    with pytest.raises(UserError, match=what) as caught:
-        encoder(template).check(rendered, 1, "chat-3")
+def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ChatTemplate.render
+
+    def without_the_last(self: ChatTemplate, *given: object, **named: object) -> Rendered:
+        rendered = whole(self, *given, **named)  # type: ignore[arg-type]
+        return Rendered(rendered.ids, [*rendered.learn[:-8], *[False] * 8])
+
+    monkeypatch.setattr(ChatTemplate, "render", without_the_last)
+    record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")
+    with pytest.raises(UserError, match="1 of 2 answers") as caught:
+        list(encoder(template).conversations([record]))
     assert caught.value.where == "chat-3"
-
-
-def test_a_second_begin_token_stops_the_run(template: ChatTemplate) -> None:
-    bos, eot = template.tokenizer.bos_id, template.tokenizer.token_id("<|eot_id|>")
-    with pytest.raises(UserError, match="2 begin tokens"):
-        encoder(template).check(Rendered([bos, bos, 6, eot], [False, False, True, True]), 1, "a")  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -75,8 +76,6 @@ def test_dpo_moves_towards_what_is_preferred(tmp_path: Path, inputs: Callable[..
 
 
 def test_a_tampered_reference_stops_the_run(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
-    import numpy as np
-
     given = inputs(many(preference, 4))
     folder = tmp_path / ".work" / "reference"
     folder.mkdir(parents=True)
@@ -104,6 +103,34 @@ def test_the_first_rows_show_every_token_and_what_is_learnt(tmp_path: Path, inpu
         answers = [m.text + "<|eot_id|>" for m in records[one["record"]].messages if m.role == "assistant"]
         assert learnt == "".join(answers)
         assert one["tokens"][0]["text"] == "<|begin_of_text|>"
+
+
+def test_the_first_rows_of_pairs_say_which_answer_they_show(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    stages.dpo(DPO, inputs(many(preference, 4)), tmp_path, Job())
+    shown = json.loads((tmp_path / "first_rows.json").read_text(encoding="utf-8"))
+    assert [[one["part"] for one in row["documents"]] for row in shown["rows"]] == [["chosen", "rejected"]] * 3
+
+
+def test_a_template_that_begins_every_exchange_anew_trains(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    settings = SFT.model_copy(update={"template": "llama2", "steps": 1})
+    metrics = stages.sft(settings, inputs(many(conversation, 8)), tmp_path, Job())
+    assert metrics["records"] == 8 and metrics["refused"] == {}
+
+
+def test_rows_that_break_the_contract_stop_the_run_before_its_first_step(
+    tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    given = inputs(many(conversation, 4))
+    made, again = tmp_path / "made", tmp_path / "again"
+    made.mkdir()
+    stages.sft(SFT.model_copy(update={"steps": 1}), given, made, Job())
+    shutil.copytree(made / ".work" / "rows", again / ".work" / "rows")
+    learn = np.load(again / ".work" / "rows" / "learn.npy", mmap_mode="r+")
+    learn[np.load(again / ".work" / "rows" / "starts.npy")[3] - 1] = False  # the stop token of the third record
+    learn.flush()
+    with pytest.raises(UserError, match="does not learn to stop") as caught:
+        stages.sft(SFT, given, again, Job())
+    assert caught.value.where == "chat-2" and not (again / "metrics.jsonl").exists()
 
 
 def test_refused_and_changed_records_are_counted_by_reason(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:

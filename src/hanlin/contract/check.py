@@ -15,11 +15,13 @@ from typing import Any
 from hanlin.contract.cases import Case, cases
 from hanlin.contract.consumers import Consumer, Prompt, Unavailable
 from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
+from hanlin.contract.modelfile_consumer import ModelfileConsumer
 from hanlin.contract.transformers_consumer import TransformersConsumer
 from hanlin.contract.vllm_consumer import VllmConsumer
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.tokens.tokenizer import Tokenizer
 
 _SHOWN_BEFORE = 6
 _SHOWN_AFTER = 3
@@ -168,10 +170,15 @@ def _around(template: ChatTemplate, ids: Sequence[int], place: int) -> str:
     return f"{before!r} → {here} ← {after!r}"
 
 
-def consumers_of(folder: Path, gguf_files: Sequence[Path] = (), vllm: str = "") -> list[Named]:
-    """The programs that read these files: transformers the folder, llama.cpp each GGUF file, vLLM where it serves."""
+def consumers_of(
+    folder: Path, gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
+) -> list[Named]:
+    """The programs that read these files: transformers the folder, llama.cpp a GGUF file, Ollama a Modelfile (with
+    the folder's tokenizer), vLLM where it serves."""
     found: list[Named] = [(TransformersConsumer.name, partial(TransformersConsumer, folder))]
     found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in gguf_files]
+    tokenizer = Tokenizer.load(folder) if modelfiles else None
+    found += [("modelfile", partial(ModelfileConsumer, file, tokenizer)) for file in modelfiles if tokenizer]
     return found + ([(VllmConsumer.name, partial(VllmConsumer, vllm))] if vllm else [])
 
 

@@ -20,6 +20,7 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Document, Message, Preference
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.tokens.examples import render_documents, render_preference
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.train.network import Network
 from hanlin.train.rows import Encoded, Example, Pass
@@ -125,20 +126,15 @@ def pair_log_probabilities(network: Network, batch: Pass) -> torch.Tensor:
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Begin token, text, end token; everything after the begin token is learnt, the end of the text too."""
-    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
-    for ids in tokenizer.encode_many([document.text for document in documents]):
-        whole = begin + ids + end
-        if not ids or len(whole) < 2:
-            yield Encoded(reason="empty")
-        else:
-            yield Encoded((Example(whole, [False] * len(begin) + [True] * (len(ids) + len(end))),))
+    """Documents with their begin and end tokens; a text of which no token can be learnt is refused."""
+    for rendered in render_documents([document.text for document in documents], tokenizer):
+        whole = Example(rendered.ids, rendered.learn)
+        yield Encoded((whole,)) if len(whole.ids) > 1 else Encoded(reason="empty")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatEncoder:
-    """Conversations and preference pairs as examples, through the chat template, with what must hold of each checked.
+    """Conversations and preference pairs as examples, through the chat template, with each answer learnt.
 
     `row_length` is the most positions that an example may take. `over_length` says what is done with a longer one.
     """
@@ -168,7 +164,7 @@ class ChatEncoder:
                 return self._too_long(len(example.ids), record.id)
             changed = "cut_at_turns"
         answers = sum(message.role == "assistant" for message in messages)
-        self.check(rendered, answers, record.id)
+        _each_answer_is_learnt(rendered, answers, record.id)
         return Encoded((example,), changed)
 
     def _preference(self, record: Preference) -> Encoded:
@@ -177,17 +173,10 @@ class ChatEncoder:
         for answer in (record.chosen, record.rejected):
             if not answer.text.strip() and not answer.tool_calls:
                 return Encoded(reason="empty_answer")
-        prompt = self.template.render(record.prompt, prompt=True, where=record.id).ids
         examples = []
-        for answer in (record.chosen, record.rejected):
-            rendered = self.template.render((*record.prompt, answer), where=record.id)
-            self.check(rendered, 1 + sum(turn.role == "assistant" for turn in record.prompt), record.id)
-            if rendered.ids[: len(prompt)] != prompt:
-                raise UserError(
-                    say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record.id
-                )
-            last = [place >= len(prompt) and learnt for place, learnt in enumerate(rendered.learn)]
-            examples.append(_trimmed(Rendered(rendered.ids, last)))
+        for rendered in render_preference(record, self.template):
+            _each_answer_is_learnt(rendered, 1, record.id)
+            examples.append(_trimmed(rendered))
         longest = max(len(example.ids) for example in examples)
         if longest - 1 > self.row_length:
             return self._too_long(longest, record.id)
@@ -207,32 +196,17 @@ class ChatEncoder:
             say("raise row_length, or set over_length: drop", "增大 row_length，或设 over_length: drop"),
         )
 
-    def check(self, rendered: Rendered, answers: int, record_id: str) -> None:
-        """Exactly one begin token; as many learnt stretches as answers, each ending with a token that stops; nothing
-        of a prompt learnt. Raises UserError with the record's id: a model trained on the rest never stops, or speaks
-        for its user."""
-        ids, learn = rendered.ids, rendered.learn
-        begin = self.template.tokenizer.bos_id
-        if begin is not None and ids.count(begin) != 1:
-            count = ids.count(begin)
-            raise _broken(say(f"it has {count} begin tokens", f"含有 {count} 个起始符"), record_id)
-        ends = [
-            place for place, learnt in enumerate(learn) if learnt and not (place + 1 < len(learn) and learn[place + 1])
-        ]
-        if len(ends) != answers:
-            what = say(f"{len(ends)} of {answers} answers are learnt", f"{answers} 个回答中只有 {len(ends)} 个被学习")
-            raise _broken(what, record_id)
-        if learn[0]:
-            raise _broken(say("its first token is learnt", "首个词元被学习"), record_id)
-        if any(ids[place] not in self.template.turn_end_ids for place in ends):
-            raise _broken(say("an answer does not learn to stop", "有回答没有学习停止符"), record_id)
 
-
-def _broken(what: str, record_id: str) -> UserError:
-    hint = say(
-        "the chat template cannot be trained with: choose a packaged one", "该对话模板不能用于训练：请换用内置模板"
-    )
-    return UserError(what, record_id, hint)
+def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> None:
+    """As many learnt stretches as answers: the one rule that only the record can tell. The others are `contract`'s."""
+    after = [*rendered.learn[1:], False]
+    found = sum(learnt and not goes_on for learnt, goes_on in zip(rendered.learn, after, strict=True))
+    if found != answers:
+        what = say(f"{found} of {answers} answers are learnt", f"{answers} 个回答中只有 {found} 个被学习")
+        hint = say(
+            "the chat template cannot be trained with: choose a packaged one", "该对话模板不能用于训练：请换用内置模板"
+        )
+        raise UserError(what, record_id, hint)
 
 
 def _trimmed(rendered: Rendered) -> Example:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +28,8 @@ from hanlin.settings.train import Dpo as DpoSettings
 from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokens.view import View, pieces
+from hanlin.train.contract import Contract
 from hanlin.train.loop import Group, train
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import (
@@ -51,7 +53,8 @@ PAIR_BLOCK = 256
 def pretrain(settings: Pretrain, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn every token of documents. Writes a model, or an adapter where `lora` is set, and returns the metrics."""
     run = _Run(settings, inputs, out, job)
-    encoded = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer))
+    contract = Contract.of_documents(run.tokenizer)
+    encoded = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
     rows = Rows.cut(encoded, settings.row_length)
     return run.train(rows, settings.batch_tokens // settings.row_length, lambda network, group: NextToken())
 
@@ -61,7 +64,7 @@ def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     run = _Run(settings, inputs, out, job)
     template = run.use_template(settings.template)
     encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-    encoded = run.encode(Conversation, encoder.conversations)
+    encoded = run.encode(Conversation, encoder.conversations, Contract.of_chats(template))
     rows = Rows.packed(encoded, settings.row_length)
     return run.train(rows, settings.batch_tokens // settings.row_length, lambda network, group: NextToken())
 
@@ -69,8 +72,9 @@ def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
 def dpo(settings: DpoSettings, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn preferences against the model as it is at the start. Writes a model, or an adapter where `lora` is set."""
     run = _Run(settings, inputs, out, job)
-    encoder = ChatEncoder(run.use_template(None), settings.row_length, settings.over_length)
-    encoded = run.encode(Preference, encoder.preferences, width=2)
+    template = run.use_template(None)
+    encoder = ChatEncoder(template, settings.row_length, settings.over_length)
+    encoded = run.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
     rows = Rows.paired(encoded)
 
     def objective(network: Network, group: Group) -> Objective:
@@ -114,17 +118,22 @@ class _Run:
             self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
         return self.template
 
-    def encode(self, record: type[Record], encode: Encode, width: int = 1) -> EncodedRecords:
-        """Every record of the data as token ids, from files in the scratch folder."""
+    def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> EncodedRecords:
+        """Every record of the data as token ids, from files in the scratch folder, the contract proven on them."""
         folder = self.scratch / "rows"
-        if os.environ.get("RANK", "0") != "0":
+        if os.environ.get("RANK", "0") == "0":
+            files = [file for path in self.inputs.many("data") for file in _record_files(path, record.noun)]
+            total = sum(_lines(file) for file in files)
+            records = (row for file in files for row in read_jsonl(file, record))
+            encoded = encode_records(
+                records, encode, width=width, folder=folder, progress=self.job.progress, total=total
+            )
+        else:
             while not (folder / WHOLE).is_file():
                 time.sleep(0.2)
-            return open_encoded(folder)
-        files = [file for path in self.inputs.many("data") for file in _record_files(path, record.noun)]
-        total = sum(_lines(file) for file in files)
-        records = (row for file in files for row in read_jsonl(file, record))
-        return encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
+            encoded = open_encoded(folder)
+        contract.check(encoded)
+        return encoded
 
     def train(self, rows: Rows, per_step: int, objective_of: Callable[[Network, Group], Objective]) -> dict[str, Any]:
         """Train on the rows and write what was trained."""
@@ -195,17 +204,19 @@ class _Run:
     def _show_first(self, rows: Rows, order: Order) -> None:
         """Write `first_rows.json`: the first rows that are learnt from, token by token, and which tokens are learnt."""
         shown = []
+        parts = ("chosen", "rejected") if rows.encoded.width == 2 else ("",)
         for unit in order.units_of(0)[:SHOWN_UNITS]:
             documents = []
             for segment in rows.units[unit]:
                 first = int(rows.encoded.starts[segment.example]) + segment.start
                 last = first + segment.end - segment.start + 1
-                (record,) = rows.encoded.record_ids([segment.example // rows.encoded.width])
+                place, part = divmod(segment.example, rows.encoded.width)
+                (record,) = rows.encoded.record_ids([place])
                 ids = [int(number) for number in rows.encoded.ids[first:last]]
                 learn = [bool(learnt) for learnt in rows.encoded.learn[first:last]]
-                documents.append({"record": record, "tokens": _spelt(self.tokenizer, ids, learn)})
+                documents.append(View(record, parts[part], pieces(self.tokenizer, ids, learn)).to_json())
             shown.append({"documents": documents})
-        text = json.dumps({"row_length": self.settings.row_length, "rows": shown}, ensure_ascii=False, indent=1)
+        text = json.dumps({"row_length": self.settings.row_length, "rows": shown}, ensure_ascii=False)
         _write_text(self.out / "first_rows.json", text + "\n")
 
     def _save(self, network: Network) -> None:
@@ -214,17 +225,6 @@ class _Run:
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
         save_model(network.model, self.out, tokenizer=self.tokenizer, template=self.template, dtype=self.files.dtype)
-
-
-def _spelt(tokenizer: Tokenizer, ids: Sequence[int], learn: Sequence[bool]) -> list[dict[str, Any]]:
-    """Tokens with the text that each completes (a character of several tokens stands at its last one)."""
-    stream = tokenizer.stream_decoder(skip_special=False)
-    spelt = [
-        {"id": number, "text": stream.put(number), "learnt": learnt} for number, learnt in zip(ids, learn, strict=True)
-    ]
-    if spelt and (rest := stream.end()):
-        spelt[-1]["text"] = str(spelt[-1]["text"]) + rest
-    return spelt
 
 
 def _record_files(path: Path, noun: str) -> list[Path]:

@@ -5,12 +5,12 @@ Owns what a person types and reads. Does not own the comparison (`contract/check
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hanlin.commands.output import print_json
 from hanlin.errors import UserError
 from hanlin.language import say
 
@@ -36,6 +36,9 @@ def check(
     gguf: Annotated[
         list[Path], typer.Option(help=say("a GGUF file to check too, may repeat", "同时检查的 GGUF 文件，可重复"))
     ] = [],
+    modelfile: Annotated[
+        list[Path], typer.Option(help=say("a Modelfile of Ollama to check too", "同时检查的 Ollama Modelfile"))
+    ] = [],
     vllm: Annotated[str, typer.Option(help=say("address of a vLLM that serves it", "提供该模型的 vLLM 地址"))] = "",
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))] = False,
 ) -> None:
@@ -44,25 +47,27 @@ def check(
     from hanlin.contract.check import summary
     from hanlin.tokens.chat_template import ChatTemplate
 
-    folder, consumers = _consumers(model, gguf, vllm)
+    folder, consumers = _consumers(model, gguf, modelfile, vllm)
     verdicts = run_check(ChatTemplate.load(folder), consumers, cases())
     if as_json:
-        typer.echo(json.dumps(summary(verdicts), ensure_ascii=False, indent=1))
+        print_json(summary(verdicts))
     else:
         _tell(verdicts)
     if not all(verdict.good for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _consumers(model: Path, more: list[Path], vllm: str) -> tuple[Path, list[Named]]:
+def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
+    """What is asked: the folder, the GGUF files and the Modelfile in it, and what was named beside."""
     from hanlin.contract.check import consumers_of
     from hanlin.engines import gguf_files
 
     if not model.exists():
         raise UserError(say("there is no such file or folder", "没有这个文件或文件夹"), model)
     folder = model if model.is_dir() else model.parent
-    files = list(dict.fromkeys([*gguf_files(model), *more]))
-    return folder, consumers_of(folder, files, vllm)
+    beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
+    files = dict.fromkeys([*gguf_files(model), *gguf])
+    return folder, consumers_of(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
 
 
 def _tell(verdicts: list[Verdict]) -> None:

@@ -1,0 +1,1 @@
+"""Commands beside the recipe's own: one module for each group. `cli` joins them."""

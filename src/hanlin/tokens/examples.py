@@ -1,0 +1,45 @@
+"""A document or a preference as the token ids that training sees.
+
+Owns the ends of documents and which answer of a pair is learnt. Does not own turns (`chat_template`) or what is refused
+(`train/objectives`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hanlin.errors import UserError
+from hanlin.language import say
+from hanlin.records import Preference
+from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.tokens.tokenizer import Tokenizer
+
+
+def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Rendered]:
+    """Begin token, text, end token of each text; everything after the begin token is learnt, the end of the text too.
+    A text without a token has no ids."""
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    for ids in tokenizer.encode_many(texts):
+        if ids:
+            yield Rendered(begin + ids + end, [False] * len(begin) + [True] * (len(ids) + len(end)))
+        else:
+            yield Rendered([], [])
+
+
+def render_preference(record: Preference, template: ChatTemplate) -> tuple[Rendered, Rendered]:
+    """The prompt with the chosen and with the rejected answer; of each the last answer alone is learnt.
+
+    Raises UserError with the record's id where `ChatTemplate.render` does, and when the prompt differs between them.
+    """
+    prompt = template.render(record.prompt, prompt=True, where=record.id).ids
+    found = []
+    for answer in (record.chosen, record.rejected):
+        rendered = template.render((*record.prompt, answer), where=record.id)
+        if rendered.ids[: len(prompt)] != prompt:
+            raise UserError(
+                say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record.id
+            )
+        last = [place >= len(prompt) and learnt for place, learnt in enumerate(rendered.learn)]
+        found.append(Rendered(rendered.ids, last))
+    return found[0], found[1]
