@@ -174,7 +174,7 @@ RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
         preference,
     ),
     "kto": (
-        Kto(model="m", data=("d",), row_length=128, batch_answers=2, epochs=6, learning_rate=1e-4, precision="float32"),
+        Kto(model="m", data=("d",), row_length=128, batch_answers=2, epochs=4, learning_rate=1e-4, precision="float32"),
         judgement,
     ),
 }
