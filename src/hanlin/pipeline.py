@@ -223,6 +223,7 @@ _SIGNS = (
     ("documents", "documents*.jsonl"),
     ("conversations", "conversations.jsonl"),
     ("preferences", "preferences.jsonl"),
+    ("judgements", "judgements.jsonl"),
     ("evaluation", "answers.jsonl"),
     ("tokenizer", "tokenizer.json*"),
     ("tokenizer", "tokenizer.model"),
@@ -240,7 +241,7 @@ def _sniff(path: Path) -> str | None:
 
 
 def _hint_for(types: tuple[str, ...]) -> str | None:
-    converters = {"documents": "corpus", "conversations": "conversations", "preferences": "preferences"}
+    converters = {"documents": "corpus"} | {name: name for name in ("conversations", "preferences", "judgements")}
     for name in types:
         if name in converters:
             kind = converters[name]

@@ -128,6 +128,51 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """A prompt (turns that end with the user), one answer to it, and whether the answer is good."""
+
+    prompt: tuple[Message, ...]
+    answer: Message
+    good: bool
+    id: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "judgement"
+
+    @classmethod
+    def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
+        """A pair as two judgements: the chosen answer is good, the rejected one is not."""
+        return (
+            cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta),
+            cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta),
+        )
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        if not isinstance(row["good"], bool):
+            raise TypeError("good is neither true nor false")
+        return cls(
+            prompt=tuple(Message.from_json(turn) for turn in row["prompt"]),
+            answer=Message.from_json(row["answer"]),
+            good=row["good"],
+            id=row["id"],
+            source=row.get("source", ""),
+            meta=row.get("meta", {}),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "id": self.id,
+            "prompt": [turn.to_json() for turn in self.prompt],
+            "answer": self.answer.to_json(),
+            "good": self.good,
+            "source": self.source,
+            "meta": dict(self.meta),
+        }
+        return _compact(row, keep=("good",))
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A held-out prompt and every answer that counts as right; `language` is that of the question (`zh`, `en`)."""
 
@@ -154,7 +199,7 @@ class Question:
         return _compact({**row, "topic": self.topic})
 
 
-Record = TypeVar("Record", Document, Conversation, Preference, Question)
+Record = TypeVar("Record", Document, Conversation, Preference, Judgement, Question)
 
 
 def _compact(row: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -195,8 +240,8 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                 raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
             except (KeyError, TypeError, AttributeError) as error:
                 hint = say(
-                    "convert other formats with `hanlin corpus`, `hanlin conversations` or `hanlin preferences`",
-                    "其他格式请先用 hanlin corpus、hanlin conversations 或 hanlin preferences 转换",
+                    "convert other formats with `hanlin corpus`, `conversations`, `preferences` or `judgements`",
+                    "其他格式请先用 hanlin corpus、conversations、preferences 或 judgements 转换",
                 )
                 raise UserError(
                     say(f"not a {record.noun} as Hanlin writes it: {error}", f"不是 Hanlin 的 {record.noun}：{error}"),

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.data import conversations, corpus, preferences
+from hanlin.data import conversations, corpus, judgements, preferences
 from hanlin.job import Inputs, Job
-from hanlin.settings.data import Conversations, Corpus, Preferences, Reading
+from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
 
 STAGES: dict[type[Reading], tuple[Any, str]] = {
     Corpus: (corpus, "documents.jsonl"),
     Conversations: (conversations, "conversations.jsonl"),
     Preferences: (preferences, "preferences.jsonl"),
+    Judgements: (judgements, "judgements.jsonl"),
 }
 
 

@@ -14,11 +14,12 @@ from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.encodings import Tape
 from hanlin.data.formats import Format, open_records
+from hanlin.data.judged import JUDGED_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.sources import SourceFile
 from hanlin.errors import UserError
-from hanlin.settings.data import Conversations, Corpus, Preferences, Source
+from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences, Source
 
 TEXTS = {
     "badwords_zh.txt": ("text", 1),
@@ -119,9 +120,19 @@ def test_no_example_was_forgotten(shared_data: Path) -> None:
         assert found - {"kto_en_demo.json"} == set(known)
 
 
-def test_kto_is_refused_in_one_sentence(shared_data: Path) -> None:
-    with pytest.raises(UserError, match="KTO"):
-        read(shared_data / "pref" / "kto_en_demo.json", PAIR_FORMATS)
+@pytest.mark.parametrize("formats", [CHAT_FORMATS, PAIR_FORMATS])
+def test_judged_answers_are_sent_to_their_own_stage(shared_data: Path, formats: Sequence[Format[Any]]) -> None:
+    with pytest.raises(UserError, match="KTO") as refusal:
+        read(shared_data / "pref" / "kto_en_demo.json", formats)
+    assert "judgements" in str(refusal.value.hint)
+
+
+def test_every_judged_answer_is_read(shared_data: Path, tmp_path: Path) -> None:
+    file = shared_data / "pref" / "kto_en_demo.json"
+    assert read(file, JUDGED_FORMATS) == ("json_list: judged_messages", 300, 0)
+    made = run_stage(Judgements, [file], tmp_path)
+    assert made.ledger["rows_in"] == 300 and not made.dropped
+    assert Counter(row["good"] for row in made.kept) == {True: 150, False: 150}
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hanlin.data import chats, conversations, documents, pairs
+from hanlin.data import chats, conversations, documents, judged, pairs
 from hanlin.settings import data
 from hanlin.settings.base import counted, references
-from hanlin.settings.data import CORPUS_RULES, Conversations, Corpus, Preferences
+from hanlin.settings.data import CORPUS_RULES, Conversations, Corpus, Judgements, Preferences
 
 
 @pytest.mark.parametrize("sources", ["./a", ["./a"], {"path": "./a"}, [{"path": "./a"}]])
@@ -20,7 +20,7 @@ def test_one_source_needs_no_list_and_no_mapping(sources: Any) -> None:
 
 
 def test_settings_survive_their_own_json() -> None:
-    for kind in (Corpus, Conversations, Preferences):
+    for kind in (Corpus, Conversations, Preferences, Judgements):
         settings = kind(sources=["./a", {"path": "./b", "licence": "MIT"}])
         assert kind.model_validate_json(settings.model_dump_json()) == settings
 
@@ -62,4 +62,5 @@ def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
     assert {known.name for known in documents.DOCUMENT_FORMATS} == set(data.DOCUMENT_FORMAT_NAMES)
     assert [known.name for known in chats.CHAT_FORMATS] == list(data.CHAT_FORMAT_NAMES)
     assert [known.name for known in pairs.PAIR_FORMATS] == list(data.PAIR_FORMAT_NAMES)
+    assert [known.name for known in judged.JUDGED_FORMATS] == list(data.JUDGED_FORMAT_NAMES)
     assert set(conversations.TURN_RULES) == set(data.TURN_RULES)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hanlin.job import Inputs, Progress
-from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.records import Conversation, Document, Judgement, Message, Preference, write_jsonl
 from hanlin.settings.train import Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train.network import Network, open_network
@@ -41,6 +41,13 @@ def preference(number: int) -> Preference:
     prompt = (Message("user", SENTENCES[number % 5]),)
     chosen, rejected = (Message("assistant", f"{word}{number}") for word in ("好的，是", "No, it is not "))
     return Preference(prompt, chosen, rejected, id=f"pair-{number}")
+
+
+def judgement(number: int) -> Judgement:
+    """Good answers and bad ones in turn; every prompt occurs more than once."""
+    good = number % 2 == 0
+    answer = Message("assistant", f"好的，是{number}" if good else f"No, it is not {number}")
+    return Judgement((Message("user", SENTENCES[number // 2 % 5]),), answer, good, id=f"judged-{number}")
 
 
 def many(make: Callable[[int], object], count: int) -> list:

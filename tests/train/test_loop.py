@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import CPU, conversation, document, many, preference
+from conftest import CPU, conversation, document, judgement, many, preference
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Pretrain, Sft, Training
+from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import loop, stages
 from hanlin.train.loop import Group
@@ -173,10 +173,14 @@ RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
         Dpo(model="m", data=("d",), row_length=128, batch_pairs=2, epochs=6, learning_rate=1e-4, precision="float32"),
         preference,
     ),
+    "kto": (
+        Kto(model="m", data=("d",), row_length=128, batch_answers=2, epochs=4, learning_rate=1e-4, precision="float32"),
+        judgement,
+    ),
 }
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo"])
+@pytest.mark.parametrize("stage", RUNS)
 def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     settings, make = RUNS[stage]
     settings = settings.model_copy(update={"save_every_seconds": 0.02})

@@ -46,7 +46,8 @@ def rows(folder: Path) -> Rows:
     starts = np.concatenate([[0], np.cumsum(LENGTHS)])
     ids = generator.integers(0, ENTRIES, size=starts[-1]).astype(np.int32)
     learn = np.ones(starts[-1], dtype=bool)
-    return Rows.packed(EncodedRecords(ids, learn, starts, 1, folder, {}, {}), 128)
+    good = np.ones(len(LENGTHS), dtype=bool)
+    return Rows.packed(EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}), 128)
 
 
 def theirs(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:

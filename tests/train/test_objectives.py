@@ -19,8 +19,9 @@ from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo as DpoSettings
 from hanlin.settings.train import Sft
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.train.alignment import Dpo, pair_log_probabilities
 from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder, Dpo, NextToken, pair_log_probabilities
+from hanlin.train.objectives import ChatEncoder, NextToken
 from hanlin.train.rows import Rows
 
 SFT = Sft(model="m", data=("d",), row_length=256)
@@ -219,7 +220,9 @@ def test_dpo_starts_at_log_two(
     rows = Rows.paired(store)
     mine = network(DPO.model_copy(update={"lora": lora}))
     with torch.no_grad():
-        reference = torch.cat([pair_log_probabilities(mine, batch) for batch in rows.passes(range(6), 100)]).numpy()
+        reference = torch.cat(
+            [pair_log_probabilities(mine, batch).sums for batch in rows.passes(range(6), 100)]
+        ).numpy()
     mine.model.train()
     found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
     assert found.total.item() / found.weight == pytest.approx(math.log(2), abs=1e-5)

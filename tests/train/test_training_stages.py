@@ -14,19 +14,21 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import conversation, document, many, preference
+from conftest import conversation, document, judgement, many, preference
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.model.loading import load_model
 from hanlin.records import Conversation, Message
 from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Pretrain, Sft
+from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import stages
 
 PRETRAIN = Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, learning_rate=1e-3, precision="float32")
 SFT = Sft(model="m", data=("d",), row_length=200, batch_tokens=800, learning_rate=1e-3, precision="float32")
 DPO = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, learning_rate=1e-4, precision="float32")
+PAIRED = {"model": "m", "data": ("d",), "row_length": 128, "batch_pairs": 4, "precision": "float32"}
+KTO = Kto(model="m", data=("d",), row_length=128, batch_answers=4, learning_rate=1e-4, precision="float32")
 LORA = LoraSettings(rank=4, alpha=8)
 
 
@@ -75,13 +77,65 @@ def test_dpo_moves_towards_what_is_preferred(tmp_path: Path, inputs: Callable[..
     assert len(metrics["reference_sha256"]) == 64
 
 
-def test_a_tampered_reference_stops_the_run(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings", "start"),
+    [
+        ("dpo", Dpo(**PAIRED, loss="ipo", beta=0.5), 1.0),
+        ("dpo", Dpo(**PAIRED, label_smoothing=0.1), 0.693147),
+        ("orpo", Orpo(**PAIRED), None),
+        ("simpo", Simpo(**PAIRED), None),
+    ],
+)
+def test_every_objective_over_pairs_moves_towards_what_is_preferred(
+    kind: str, settings: Dpo | Orpo | Simpo, start: float | None, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    settings = settings.model_copy(update={"epochs": 10, "learning_rate": 3e-3, "lora": LORA})
+    metrics = getattr(stages, kind)(settings, inputs(many(preference, 8)), tmp_path, Job())
+    rows = rows_of(tmp_path / "metrics.jsonl")
+    assert start is None or rows[0]["preference_loss"] == pytest.approx(start, abs=1e-5)
+    assert rows[-1]["preference_loss"] < 0.8 * rows[0]["preference_loss"]
+    assert metrics["margin"]["last"] > metrics["margin"]["first"] and metrics["accuracy"]["last"] == 1.0
+    assert ("reference_sha256" in metrics) == (start is not None)
+
+
+@pytest.mark.parametrize("records", [many(judgement, 16), many(preference, 8)], ids=["judgements", "pairs"])
+def test_kto_learns_from_judged_answers_and_from_pairs(
+    records: list, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    settings = KTO.model_copy(update={"epochs": 10, "learning_rate": 3e-3, "lora": LORA})
+    metrics = stages.kto(settings, inputs(records), tmp_path, Job())
+    rows = rows_of(tmp_path / "metrics.jsonl")
+    assert rows[0]["preference_loss"] == pytest.approx(0.5, abs=1e-5) and rows[0]["reference_point"] < 1e-4
+    assert metrics["good_answers"] == metrics["bad_answers"] == 8 and metrics["records"] == 16
+    assert rows[-1]["preference_loss"] < 0.4 and metrics["accuracy"]["last"] == 1.0
+    assert max(row["reference_point"] for row in rows) > 0
+
+
+def test_judged_answers_and_pairs_are_learnt_together(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given, more = inputs(many(judgement, 5)), inputs(many(preference, 3))
+    files = (*given.paths["data"], *(folder / "preferences.jsonl" for folder in more.paths["data"]))
+    metrics = stages.kto(KTO, Inputs({**given.paths, "data": files}), tmp_path, Job())
+    assert (metrics["good_answers"], metrics["bad_answers"]) == (6, 5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "file", "start"),
+    [
+        ("dpo", DPO, "pairs", "log 2"),
+        ("dpo", Dpo(**PAIRED, loss="ipo"), "pairs", "beta"),
+        ("kto", KTO, "answers", "1/2"),
+    ],
+)
+def test_a_tampered_reference_stops_the_run(
+    kind: str, settings: Dpo | Kto, file: str, start: str, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
     given = inputs(many(preference, 4))
     folder = tmp_path / ".work" / "reference"
     folder.mkdir(parents=True)
-    np.save(folder / "pairs-00000000.npy", np.zeros((4, 2), np.float32))
-    with pytest.raises(UserError, match="log 2"):
-        stages.dpo(DPO, given, tmp_path, Job())
+    shape = (4, 2) if file == "pairs" else (8, 1)
+    np.save(folder / f"{file}-00000000.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match=start):
+        getattr(stages, kind)(settings, given, tmp_path, Job())
 
 
 def test_the_curve_has_a_row_for_each_step(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:

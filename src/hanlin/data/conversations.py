@@ -153,6 +153,18 @@ def empty_turns(messages: Turns) -> Turns | Drop:
     return messages
 
 
+def unanswerable(prompt: Sequence[Message], answer: Message) -> Drop | None:
+    """Why turns and an answer to them are nothing to learn from, if they are not."""
+    if not _answers(answer):
+        return Drop("no_answer")
+    ordered = turn_order((*prompt, answer))
+    if isinstance(ordered, Drop):
+        return ordered
+    if any(not turn.text.strip() and not turn.tool_calls for turn in prompt):
+        return Drop("empty_turn")
+    return None
+
+
 _FOLLOWS = {
     "start": ("system", "user"),
     "system": ("user",),

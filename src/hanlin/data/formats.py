@@ -1,6 +1,6 @@
 """Which of the known formats a file is written in, and its records one by one.
 
-Owns the choice and its complaints. The formats themselves stand in `documents`, `chats` and `pairs`.
+Owns the choice and its complaints. The formats themselves stand in `documents`, `chats`, `pairs` and `judged`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ _LONGEST_META = 300
 
 @dataclass(frozen=True, slots=True)
 class Format(Generic[Item]):
-    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops."""
+    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops.
+
+    `judged` formats read the verdict on an answer; the others must not be given one.
+    """
 
     name: str
     recognise: Callable[[Any], bool]
     read: Callable[[Any], Iterator[Item | Drop]]
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,8 @@ def _choose(
     asked = file.settings.format
     named = next((known for known in formats if known.name == asked), None)
     values = [row.value for row in rows if not isinstance(row.value, Drop)]
-    if any(map(_is_unpaired, values)):
-        raise _unpaired(file.path)
+    if not all(known.judged for known in formats) and any(map(_is_judged, values)):
+        raise _judged_elsewhere(file.path)
     if named is not None:
         return named
     if not values:
@@ -122,7 +126,7 @@ def _seen(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_unpaired(value: Any) -> bool:
+def _is_judged(value: Any) -> bool:
     """One answer with a verdict, as for KTO: to learn it without looking at the verdict would teach bad answers."""
     if not isinstance(value, Mapping) or "chosen" in value:
         return False
@@ -130,9 +134,11 @@ def _is_unpaired(value: Any) -> bool:
     return judged and any(name in value for name in ("messages", "conversations", "completion", "output", "response"))
 
 
-def _unpaired(path: Path) -> UserError:
-    hint = say("give pairs of a chosen and a rejected answer instead", "请改用成对的 chosen 与 rejected 回答")
-    message = say("single answers with a label (KTO) are not supported yet", "暂不支持带标签的单个回答（KTO 格式）")
+def _judged_elsewhere(path: Path) -> UserError:
+    hint = say("it looks like data for the stage `judgements`", "看起来是 judgements 阶段的数据")
+    message = say(
+        "these are single answers with a label (KTO), good ones and bad", "这是带好坏标签的单个回答（KTO 格式）"
+    )
     return UserError(message, path, hint)
 
 

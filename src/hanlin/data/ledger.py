@@ -46,6 +46,8 @@ REASONS: dict[str, tuple[str, str]] = {
     "tie": ("the two answers score the same", "两个回答得分相同"),
     "worse_chosen": ("the chosen answer scores lower", "被选中的回答得分更低"),
     "identical_answers": ("the two answers are the same", "两个回答相同"),
+    "no_verdict": ("it does not say whether the answer is good", "没有说明回答好坏"),
+    "has_tools": ("it offers tools, which judged answers do not carry", "带有工具列表，带评判的回答不支持"),
     "different_prompts": ("the two answers are to different prompts", "两个回答的提示不同"),
     "mojibake": ("it was decoded with the wrong encoding and cannot be repaired", "乱码且无法修复"),
     "replacement_characters": ("it holds too many replacement characters", "替换字符过多"),

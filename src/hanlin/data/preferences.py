@@ -11,7 +11,7 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import characters, clean_turns, said, turn_order
+from hanlin.data.conversations import characters, clean_turns, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
@@ -36,13 +36,9 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
             return cleaned
         (*prompt, chosen, rejected), changed = cleaned
         for answer in (chosen, rejected):
-            if not answer.text.strip() and not answer.tool_calls:
-                return Drop("no_answer")
-            ordered = turn_order((*prompt, answer))
-            if isinstance(ordered, Drop):
-                return ordered
-        if any(not turn.text.strip() and not turn.tool_calls for turn in prompt):
-            return Drop("empty_turn")
+            wrong = unanswerable(prompt, answer)
+            if wrong is not None:
+                return wrong
         if said([chosen]) == said([rejected]):
             return Drop("identical_answers")
         if found.scores is not None:

@@ -1,6 +1,6 @@
-"""The first records of any file, whatever it holds: pairs, chats or plain text, in any format that the stages read.
+"""The first records of any file (pairs, judged answers, chats or plain text), in any format that the stages read.
 
-Owns finding out which of the three it is. Does not clean or judge: a row stands here as it stands in the file.
+Owns finding out which of them it is. Does not clean or judge: a row stands here as it stands in the file.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.documents import DOCUMENT_FORMATS, FoundText
 from hanlin.data.encodings import Tape
 from hanlin.data.formats import Format, open_records
+from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop, reason_text
 from hanlin.data.pairs import PAIR_FORMATS, Pair
 from hanlin.data.sources import SourceFile, listing
 from hanlin.data.turns import Chat
 from hanlin.errors import UserError
 from hanlin.job import Inputs
-from hanlin.records import Conversation, Document, Preference, read_jsonl
+from hanlin.records import Conversation, Document, Judgement, Preference, read_jsonl
 from hanlin.settings.data import Source
 
-Record = Document | Conversation | Preference
-_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
+Record = Document | Conversation | Preference | Judgement
+_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *JUDGED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
 """The order in which formats are tried: a pair looks like a chat to some, and a chat like a document."""
-_OWN: tuple[type[Record], ...] = (Preference, Conversation, Document)
+_OWN: tuple[type[Record], ...] = (Preference, Judgement, Conversation, Document)
 
 
 def first_records(path: Path) -> Iterator[Record | UserError]:
@@ -65,6 +66,8 @@ def _found(file: SourceFile) -> Iterator[Record | UserError]:
             item, number, place = found.item, f"{file.name}#{found.number}", f"{file.name}:{found.line}"
             if isinstance(item, Pair):
                 yield Preference(item.prompt, item.chosen, item.rejected, number, place)
+            elif isinstance(item, Judged):
+                yield Judgement(item.prompt, item.answer, item.good, number, place)
             elif isinstance(item, Chat):
                 yield Conversation(item.messages, number, place, item.tools)
             elif isinstance(item, FoundText):

@@ -1,7 +1,7 @@
 """The common course of the data stages: read files row by row, judge each row, drop copies, hold out, keep account.
 
 Owns shards, resuming and the final files. Does not own formats or what is judged (`corpus`, `conversations`,
-`preferences`).
+`preferences`, `judgements`).
 
 Rows are sifted in parts of a bounded size. A part's files are written aside and its account last, so a run that was
 killed goes on after its last whole part; copies are then found over all parts, which needs only their signatures. The
@@ -32,7 +32,7 @@ from hanlin.data.sources import Listing, SourceFile, listing
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job, Progress
 from hanlin.language import say
-from hanlin.records import Conversation, Document, Preference
+from hanlin.records import Conversation, Document, Judgement, Preference
 from hanlin.settings.data import Dedup, Reading
 
 PART_ROWS = 20_000
@@ -40,7 +40,7 @@ PART_CHARACTERS = 1 << 24
 _BREAKS = frozenset({"broken_json", "undecodable", "broken_csv"})
 
 Item = TypeVar("Item")
-Record = TypeVar("Record", Document, Conversation, Preference)
+Record = TypeVar("Record", Document, Conversation, Preference, Judgement)
 
 
 @dataclass(frozen=True, slots=True)

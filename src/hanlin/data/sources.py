@@ -18,7 +18,7 @@ from hanlin.settings.data import Source
 
 READABLE = words(".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet")
 PACKED = words(".gz .bz2 .xz .zst .zstd")
-_RECORD_FILES = ("documents", "conversations", "preferences")
+_RECORD_FILES = ("documents", "conversations", "preferences", "judgements")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Settings of the stages that turn files into records: `corpus`, `conversations`, `preferences`.
+"""Settings of the stages that turn files into records: `corpus`, `conversations`, `preferences`, `judgements`.
 
 Owns the names of formats and cleaning rules, and every rule's default parameters. Does not own what they do: that is
 `hanlin.data`.
@@ -32,6 +32,13 @@ CHAT_FORMAT_NAMES = (
     "prompt_response",
 )
 PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
+JUDGED_FORMAT_NAMES = (
+    "judged_records",
+    "judged_sharegpt",
+    "judged_messages",
+    "judged_alpaca",
+    "judged_prompt_response",
+)
 
 TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "mojibake": {"tolerated": 0.005},
@@ -132,7 +139,7 @@ class Identity(Settings):
 
 
 class Reading(Settings):
-    """What the three stages share: where rows come from and what becomes of bad ones."""
+    """What all of them share: where rows come from and what becomes of bad ones."""
 
     sources: tuple[Source, ...] = knob(..., "what to read, in this order", "要读取的来源，按此顺序", min_length=1)
     on_broken: Literal["stop", "drop"] = knob(
@@ -216,8 +223,8 @@ class Conversations(Reading):
         return self
 
 
-class Preferences(Reading):
-    """Read and check preference pairs of any format; makes preferences."""
+class _Answers(Reading):
+    """What the stages share that read answers to compare or to judge."""
 
     rules: tuple[Rule, ...] = knob(
         ("default",),
@@ -228,9 +235,8 @@ class Preferences(Reading):
     convert: Literal["none", "simplified", "traditional"] = knob(
         "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
     )
-    keep_ties: bool = knob(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
-    max_chars: int | None = knob(None, "drop pairs with more characters", "丢弃更长的偏好对", ge=1)
-    dedup: Literal["none", "exact"] = knob("exact", "drop equal pairs but the first", "相同偏好对只留第一份")
+    max_chars: int | None = knob(None, "drop records with more characters", "丢弃更长的记录", ge=1)
+    dedup: Literal["none", "exact"] = knob("exact", "drop equal records but the first", "相同记录只留第一份")
     heldout_share: float = knob(
         0.0, "share kept out of training, chosen by the question", "留出比例，按问题选取", ge=0, le=0.5
     )
@@ -240,9 +246,25 @@ class Preferences(Reading):
     def _rules(cls, value: Any) -> Any:
         return read_rules(value, TEXT_RULES, PREFERENCE_RULES)
 
+
+class Preferences(_Answers):
+    """Read and check preference pairs of any format; makes preferences."""
+
+    keep_ties: bool = knob(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
+
     @model_validator(mode="after")
     def _known(self) -> Preferences:
         check_sources(self.sources, PAIR_FORMAT_NAMES, ("prompt", "input", "chosen", "rejected", "system"))
+        return self
+
+
+class Judgements(_Answers):
+    """Read and check single answers with a verdict, good or bad, of any format; makes judgements."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Judgements:
+        fields = ("prompt", "input", "response", "system", "history", "messages", "label")
+        check_sources(self.sources, JUDGED_FORMAT_NAMES, fields)
         return self
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.records import Preference
+from hanlin.records import Message
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
 from hanlin.tokens.tokenizer import Tokenizer
 
@@ -27,19 +27,14 @@ def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Ren
             yield Rendered([], [])
 
 
-def render_preference(record: Preference, template: ChatTemplate) -> tuple[Rendered, Rendered]:
-    """The prompt with the chosen and with the rejected answer; of each the last answer alone is learnt.
+def render_answer(turns: Sequence[Message], answer: Message, template: ChatTemplate, record_id: str) -> Rendered:
+    """Turns that end with the user or a tool, and an answer to them: of the whole, this answer alone is learnt.
 
-    Raises UserError with the record's id where `ChatTemplate.render` does, and when the prompt differs between them.
+    Raises UserError with the record's id where `ChatTemplate.render` does, and when the template writes the turns
+    otherwise before an answer than in a prompt.
     """
-    prompt = template.render(record.prompt, prompt=True, where=record.id).ids
-    found = []
-    for answer in (record.chosen, record.rejected):
-        rendered = template.render((*record.prompt, answer), where=record.id)
-        if rendered.ids[: len(prompt)] != prompt:
-            raise UserError(
-                say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record.id
-            )
-        last = [place >= len(prompt) and learnt for place, learnt in enumerate(rendered.learn)]
-        found.append(Rendered(rendered.ids, last))
-    return found[0], found[1]
+    prompt = template.render(turns, prompt=True, where=record_id).ids
+    rendered = template.render((*turns, answer), where=record_id)
+    if rendered.ids[: len(prompt)] != prompt:
+        raise UserError(say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record_id)
+    return Rendered(rendered.ids, [place >= len(prompt) and learnt for place, learnt in enumerate(rendered.learn)])

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.records import Conversation, Document, Preference
+from hanlin.records import Conversation, Document, Judgement, Preference
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
-from hanlin.tokens.examples import render_documents, render_preference
+from hanlin.tokens.examples import render_answer, render_documents
 from hanlin.tokens.tokenizer import Tokenizer
 
 _WHITE = {"\n": "⏎", "\t": "⇥", "\u3000": "□"}
@@ -47,7 +47,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """An example token by token. `part` is `chosen` or `rejected` of a preference, else empty."""
+    """An example token by token. `part` is `chosen` or `rejected` of a pair, `good` or `bad` of a judged answer, else
+    empty."""
 
     record: str
     part: str
@@ -75,7 +76,7 @@ class View:
 
 
 def views(
-    record: Document | Conversation | Preference, tokenizer: Tokenizer, template: ChatTemplate | None
+    record: Document | Conversation | Preference | Judgement, tokenizer: Tokenizer, template: ChatTemplate | None
 ) -> Iterator[View]:
     """What training sees of a record: one example, or two of a preference. Documents need no template.
 
@@ -90,7 +91,12 @@ def views(
         if isinstance(record, Conversation):
             parts = {"": template.render(record.messages, record.tools, where=record.id)}
         else:
-            parts = dict(zip(("chosen", "rejected"), render_preference(record, template), strict=True))
+            answers = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Preference) else {}
+            if isinstance(record, Judgement):
+                answers = {"good" if record.good else "bad": record.answer}
+            parts = {
+                part: render_answer(record.prompt, answer, template, record.id) for part, answer in answers.items()
+            }
     for part, rendered in parts.items():
         yield View(record.id, part, pieces(tokenizer, rendered.ids, rendered.learn))
 

@@ -121,7 +121,10 @@ def train(
             for part in optimizer.param_groups:
                 part["lr"] = rate
             units = order.units_of(step)
-            sums = _gradients(network, objective, rows, units[group.rank :: group.size], settings.pass_tokens)
+            mine = units[group.rank :: group.size]
+            network.refresh()
+            now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
+            sums = _gradients(network, now, rows, mine, settings.pass_tokens)
             norm = _finish(network, sums, objective.weighs, group, settings.max_grad_norm)
             if not math.isfinite(norm):
                 raise _no_number(rows, units)
@@ -166,7 +169,6 @@ def _gradients(
     """
     names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "learnt_tokens")))
     sums = dict.fromkeys(names, 0.0)
-    network.refresh()
     for batch in rows.passes(units, pass_tokens):
         found = objective.loss(network, batch.to(network.device))
         found.total.backward()

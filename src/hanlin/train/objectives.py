@@ -1,26 +1,24 @@
 """What is optimised, as values: how a record becomes examples, and how a pass through the model becomes a sum of losses
 and the weight that the sum is of.
 
-Owns encoding and loss of each objective. Does not own the loop that divides sums by weights, nor the head's arithmetic
-(`losses`).
+Owns encoding, what every objective is to the loop, and the loss on plain tokens. Does not own losses on preferences
+(`alignment`), the loop that divides sums by weights, nor the head's arithmetic (`losses`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.records import Conversation, Document, Message, Preference
+from hanlin.records import Conversation, Document, Judgement, Message, Preference
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
-from hanlin.tokens.examples import render_documents, render_preference
+from hanlin.tokens.examples import render_answer, render_documents
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.train.network import Network
 from hanlin.train.rows import Encoded, Example, Pass
@@ -36,13 +34,24 @@ class LossSum:
     metrics: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+AddUp = Callable[[Sequence[torch.Tensor]], None]
+"""Replaces each tensor by its sum over all processes."""
+
+
 class Objective(Protocol):
     """What the loop needs to know of what it optimises."""
 
     weighs: ClassVar[str]
-    """What the weight counts: `learnt_tokens` or `pairs`."""
+    """What the weight counts: `learnt_tokens`, `pairs` or `answers`."""
     measures: ClassVar[tuple[str, ...]]
     """The names of `LossSum.metrics`."""
+
+    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Objective:
+        """The objective as it is for one step; itself, unless something is measured before anything is learnt.
+
+        `units` are what this process learns from in the step, and `add_up` sums over all processes: what is measured
+        follows from the step's data alone, however they are divided.
+        """
 
     def loss(self, network: Network, batch: Pass) -> LossSum: ...
 
@@ -56,73 +65,14 @@ class NextToken:
     weighs: ClassVar[str] = "learnt_tokens"
     measures: ClassVar[tuple[str, ...]] = ()
 
+    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        return self
+
     def loss(self, network: Network, batch: Pass) -> LossSum:
         return LossSum(network.summed_loss(batch), float(len(batch.targets)))
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Any finite loss may be where training starts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dpo:
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, eq. 7); the weight is the pairs.
-
-    `reference` [pairs, 2] holds the summed log-probabilities of the chosen and the rejected answer under the model as
-    it was at the start. `label_smoothing` is the share of pairs assumed to be labelled the wrong way round (Mitchell
-    2023, "A note on DPO with noisy preferences"). `chosen_weight` adds the mean -log p of a chosen answer's tokens, so
-    that aligning does not unlearn it (Pang et al. 2024, arXiv:2404.19733, eq. 1).
-    """
-
-    beta: float
-    label_smoothing: float
-    reference: np.ndarray
-    chosen_weight: float = 0.0
-    weighs: ClassVar[str] = "pairs"
-    measures: ClassVar[tuple[str, ...]] = (
-        "preference_loss",
-        "accuracy",
-        "margin",
-        "chosen_reward",
-        "rejected_reward",
-    )
-
-    def loss(self, network: Network, batch: Pass) -> LossSum:
-        policy = pair_log_probabilities(network, batch)
-        reference = torch.from_numpy(self.reference[list(batch.units)]).to(policy.device)
-        rewards = self.beta * (policy - reference)
-        margin = rewards[:, 0] - rewards[:, 1]
-        losses = -functional.logsigmoid(margin) * (1 - self.label_smoothing)
-        if self.label_smoothing:
-            losses = losses - functional.logsigmoid(-margin) * self.label_smoothing
-        known = rewards.detach()
-        preference = losses.detach().sum()
-        if self.chosen_weight:
-            lengths = torch.tensor(batch.counts[::2], dtype=policy.dtype, device=policy.device)
-            losses = losses - self.chosen_weight * policy[:, 0] / lengths
-        sums = (preference, (margin > 0).sum(), margin.detach().sum(), known[:, 0].sum(), known[:, 1].sum())
-        return LossSum(losses.sum(), float(len(batch.units)), dict(zip(self.measures, sums, strict=True)))
-
-    def check_start(self, means: Mapping[str, float], exact: bool) -> None:
-        """The policy equals its reference at the start, so every margin is 0 and the preference loss is log 2."""
-        loss = means["preference_loss"]
-        if abs(loss - math.log(2)) > (1e-5 if exact else 1e-3):
-            raise UserError(
-                say(
-                    f"the first loss is {loss:.6f}, but a policy that equals its reference has log 2 = 0.693147",
-                    f"首步损失为 {loss:.6f}，而与参考模型相同的策略应为 log 2 = 0.693147",
-                ),
-                None,
-                say(
-                    "the model changed since its reference was computed: remove the stage's .work folder and run again",
-                    "参考值计算之后模型已变：请删除该阶段的 .work 目录后重新运行",
-                ),
-            )
-
-
-def pair_log_probabilities(network: Network, batch: Pass) -> torch.Tensor:
-    """Summed log-probabilities of the learnt tokens of each pair's two examples, float32 [pairs, 2]."""
-    found = network.token_log_probabilities(batch)
-    return torch.stack([part.sum() for part in found.split(list(batch.counts))]).view(-1, 2)
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
@@ -134,7 +84,8 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Ite
 
 @dataclass(frozen=True, slots=True)
 class ChatEncoder:
-    """Conversations and preference pairs as examples, through the chat template, with each answer learnt.
+    """Conversations, preference pairs and judged answers as examples, through the chat template, with each answer
+    learnt.
 
     `row_length` is the most positions that an example may take. `over_length` says what is done with a longer one.
     """
@@ -150,6 +101,10 @@ class ChatEncoder:
     def preferences(self, records: Sequence[Preference]) -> Iterator[Encoded]:
         for record in records:
             yield self._preference(record)
+
+    def judgements(self, records: Sequence[Judgement]) -> Iterator[Encoded]:
+        for record in records:
+            yield self._judgement(record)
 
     def _conversation(self, record: Conversation) -> Encoded:
         messages = record.messages
@@ -170,18 +125,26 @@ class ChatEncoder:
     def _preference(self, record: Preference) -> Encoded:
         if record.chosen == record.rejected:
             return Encoded(reason="identical_answers")
-        for answer in (record.chosen, record.rejected):
-            if not answer.text.strip() and not answer.tool_calls:
-                return Encoded(reason="empty_answer")
+        found = self._answered(record.prompt, ((record.chosen, True), (record.rejected, False)), record.id)
+        if found.examples and found.examples[0].ids == found.examples[1].ids:
+            return Encoded(reason="identical_answers")
+        return found
+
+    def _judgement(self, record: Judgement) -> Encoded:
+        return self._answered(record.prompt, ((record.answer, record.good),), record.id)
+
+    def _answered(self, turns: Sequence[Message], answers: Sequence[tuple[Message, bool]], record_id: str) -> Encoded:
+        """An example for each answer to the same turns: of these nothing is learnt."""
+        if any(not answer.text.strip() and not answer.tool_calls for answer, _ in answers):
+            return Encoded(reason="empty_answer")
         examples = []
-        for rendered in render_preference(record, self.template):
-            _each_answer_is_learnt(rendered, 1, record.id)
-            examples.append(_trimmed(rendered))
+        for answer, good in answers:
+            rendered = render_answer(turns, answer, self.template, record_id)
+            _each_answer_is_learnt(rendered, 1, record_id)
+            examples.append(_trimmed(rendered, good))
         longest = max(len(example.ids) for example in examples)
         if longest - 1 > self.row_length:
-            return self._too_long(longest, record.id)
-        if examples[0].ids == examples[1].ids:
-            return Encoded(reason="identical_answers")
+            return self._too_long(longest, record_id)
         return Encoded(tuple(examples))
 
     def _too_long(self, tokens: int, record_id: str) -> Encoded:
@@ -209,10 +172,10 @@ def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> 
         raise UserError(what, record_id, hint)
 
 
-def _trimmed(rendered: Rendered) -> Example:
+def _trimmed(rendered: Rendered, good: bool = True) -> Example:
     """Without what comes after the last learnt token: nothing would be learnt from it."""
     end = max((place for place, learnt in enumerate(rendered.learn) if learnt), default=-1) + 1
-    return Example(rendered.ids[:end], rendered.learn[:end])
+    return Example(rendered.ids[:end], rendered.learn[:end], good)
 
 
 def _without_last_answer(messages: Sequence[Message]) -> tuple[Message, ...]:

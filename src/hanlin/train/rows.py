@@ -35,10 +35,12 @@ Item = TypeVar("Item")
 
 
 class Example(NamedTuple):
-    """Token ids in order; `learn[i]` says whether the model is taught to write `ids[i]`."""
+    """Token ids in order; `learn[i]` says whether `ids[i]` is an answer's, `good` whether that answer is one to give:
+    of a pair the rejected one is not, and a judged answer as it was judged."""
 
     ids: list[int]
     learn: list[bool]
+    good: bool = True
 
 
 class Encoded(NamedTuple):
@@ -54,12 +56,14 @@ Encode = Callable[[Sequence[Any]], Iterable[Encoded]]
 
 @dataclass(frozen=True, slots=True)
 class EncodedRecords:
-    """Every record's examples end to end. `starts` [examples + 1] are offsets into `ids` and `learn`; each record has
-    `width` examples, in the order of the data. The arrays are read from disk as they are needed."""
+    """Every record's examples end to end. `starts` [examples + 1] are offsets into `ids` and `learn`; `good`
+    [examples] says which are to be followed; each record has `width` examples, in the order of the data. The arrays are
+    read from disk as they are needed."""
 
     ids: np.ndarray
     learn: np.ndarray
     starts: np.ndarray
+    good: np.ndarray
     width: int
     folder: Path
     refused: dict[str, int]
@@ -72,6 +76,12 @@ class EncodedRecords:
 
     def __len__(self) -> int:
         return (len(self.starts) - 1) // self.width
+
+    def read(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens that a segment reads or is asked for, one more than its positions, and which are learnt."""
+        first = int(self.starts[segment.example])
+        place = slice(first + segment.start, first + segment.end + 1)
+        return self.ids[place], self.learn[place]
 
     def record_ids(self, records: Iterable[int]) -> list[str]:
         wanted = set(records)
@@ -110,7 +120,7 @@ def open_encoded(folder: Path) -> EncodedRecords:
             "data",
             say("a longer row_length takes longer records", "增大 row_length 可容纳更长的记录"),
         )
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "learn", "starts")}
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "learn", "starts", "good")}
     return EncodedRecords(
         **arrays, width=counts["width"], folder=folder, refused=counts["refused"], changed=counts["changed"]
     )
@@ -125,6 +135,7 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
     ids: list[np.ndarray] = []
     learn: list[np.ndarray] = []
+    good: list[bool] = []
     kept: list[str] = []
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
@@ -138,6 +149,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
             learn.append(np.asarray(example.learn, dtype=bool))
+            good.append(example.good)
     notes = json.dumps({"kept": kept, "refused": refused, "changed": changed})
     aside = path.with_name(path.name + ".writing")
     with aside.open("wb") as file:
@@ -146,6 +158,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
             ids=np.concatenate([*ids, np.empty(0, np.int32)]),
             learn=np.concatenate([*learn, np.empty(0, bool)]),
             lengths=np.asarray([len(row) for row in ids], dtype=np.int64),
+            good=np.asarray(good, dtype=bool),
             notes=np.frombuffer(notes.encode("utf-8"), dtype=np.uint8),
         )
     os.replace(aside, path)
@@ -156,6 +169,7 @@ def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
     lengths = np.concatenate([*(np.load(path)["lengths"] for path in shards), np.empty(0, np.int64)])
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     np.save(folder / "starts.npy", starts)
+    np.save(folder / "good.npy", np.concatenate([*(np.load(path)["good"] for path in shards), np.empty(0, bool)]))
     size = max(1, int(starts[-1]))
     ids = np.lib.format.open_memmap(folder / "ids.npy", mode="w+", dtype=np.int32, shape=(size,))
     learn = np.lib.format.open_memmap(folder / "learn.npy", mode="w+", dtype=bool, shape=(size,))
@@ -285,11 +299,11 @@ class Rows:
         counts = []
         place = 0
         for segment, length in zip(segments, lengths, strict=True):
-            offset = int(self.encoded.starts[segment.example]) + segment.start
+            tokens_read, learnt_of_them = self.encoded.read(segment)
             end = place + length
-            ids[place:end] = self.encoded.ids[offset : offset + length]
-            targets[place:end] = self.encoded.ids[offset + 1 : offset + 1 + length]
-            learn[place:end] = self.encoded.learn[offset + 1 : offset + 1 + length]
+            ids[place:end] = tokens_read[:-1]
+            targets[place:end] = tokens_read[1:]
+            learn[place:end] = learnt_of_them[1:]
             positions[place:end] = np.arange(length)
             counts.append(int(learn[place:end].sum()))
             place = end

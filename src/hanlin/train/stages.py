@@ -1,4 +1,4 @@
-"""The work of the training stages: `Pretrain`, `Sft` and `Dpo`.
+"""The work of the training stages: `Pretrain`, `Sft`, `Dpo`, `Orpo`, `Simpo` and `Kto`.
 
 Owns the sequence of a run: encode, load, train, save. What each of these is, is said in its own file.
 """
@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,31 +23,27 @@ from hanlin.language import say
 from hanlin.model.adapters import count_parameters, save_adapter
 from hanlin.model.saving import save_model, save_tokenizer, template_of
 from hanlin.model_files import check_model_folder, is_adapter
-from hanlin.records import Conversation, Document, Preference, read_jsonl
-from hanlin.settings.train import Dpo as DpoSettings
+from hanlin.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.settings import train as settings_of
 from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
+from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
 from hanlin.train.contract import Contract
 from hanlin.train.loop import Group, train
+from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
-from hanlin.train.objectives import (
-    ChatEncoder,
-    Dpo,
-    NextToken,
-    Objective,
-    encode_documents,
-    pair_log_probabilities,
-)
+from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
 from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
 
 Record = TypeVar("Record", Document, Conversation, Preference)
+Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
 SHOWN_UNITS = 3
 """Rows or pairs of the first step that `first_rows.json` shows."""
-PAIR_BLOCK = 256
-"""Pairs whose reference is written at once: what a killed run may have to compute again."""
+REFERENCE_BLOCK = 256
+"""Units whose reference is written at once: what a killed run may have to compute again."""
 
 
 def pretrain(settings: Pretrain, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -69,20 +65,49 @@ def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     return run.train(rows, settings.batch_tokens // settings.row_length, lambda network, group: NextToken())
 
 
-def dpo(settings: DpoSettings, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def dpo(settings: settings_of.Dpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn preferences against the model as it is at the start. Writes a model, or an adapter where `lora` is set."""
+    run = _Run(settings, inputs, out, job)
+    rows = run.pairs(settings)
+    form = Ipo if settings.loss == "ipo" else Dpo
+
+    def objective(network: Network, group: Group) -> Objective:
+        reference = run.reference(network, group, pairs=rows)
+        return form(settings.beta, settings.label_smoothing, reference, settings.chosen_weight)
+
+    return run.train(rows, settings.batch_pairs, objective)
+
+
+def orpo(settings: settings_of.Orpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Learn chosen answers and the odds of preferring them. Writes a model, or an adapter where `lora` is set."""
+    run = _Run(settings, inputs, out, job)
+    return run.train(run.pairs(settings), settings.batch_pairs, lambda network, group: Orpo(settings.odds_weight))
+
+
+def simpo(settings: settings_of.Simpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Learn preferences by mean log-probabilities. Writes a model, or an adapter where `lora` is set."""
+    run = _Run(settings, inputs, out, job)
+    rows = run.pairs(settings)
+    return run.train(rows, settings.batch_pairs, lambda network, group: SimPo(settings.beta, settings.gamma))
+
+
+def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Learn from judged answers against the model as it is at the start. Writes a model, or an adapter where `lora` is
+    set. Raises UserError when there are fewer than two answers."""
     run = _Run(settings, inputs, out, job)
     template = run.use_template(None)
     encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-    encoded = run.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
+    encoded = run.encode_judgements(encoder.judgements, Contract.of_chats(template))
     rows = Rows.paired(encoded)
+    mismatched = Rows.paired(Mismatched.of(encoded, settings.row_length))
+    good = np.asarray(encoded.good)
+    run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
 
     def objective(network: Network, group: Group) -> Objective:
-        reference = run.reference(network, rows, group)
-        run.figures["reference_sha256"] = hashlib.sha256(reference.tobytes()).hexdigest()
-        return Dpo(settings.beta, settings.label_smoothing, reference, settings.chosen_weight)
+        reference = run.reference(network, group, answers=rows, mismatched=mismatched)
+        return Kto(settings.beta, settings.good_weight, settings.bad_weight, good, reference, mismatched)
 
-    return run.train(rows, settings.batch_pairs, objective)
+    return run.train(rows, settings.batch_answers, objective)
 
 
 class _Run:
@@ -118,13 +143,33 @@ class _Run:
             self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
         return self.template
 
+    def pairs(self, settings: Aligning) -> Rows:
+        """The data's preference pairs, each a unit."""
+        template = self.use_template(None)
+        encoder = ChatEncoder(template, settings.row_length, settings.over_length)
+        return Rows.paired(self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2))
+
     def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> EncodedRecords:
         """Every record of the data as token ids, from files in the scratch folder, the contract proven on them."""
+        files = [file for path in self.inputs.many("data") for file in _record_files(path, record.noun)]
+        records = (row for file in files for row in read_jsonl(file, record))
+        return self._encoded(records, encode, contract, width, sum(map(_lines, files)))
+
+    def encode_judgements(self, encode: Encode, contract: Contract) -> EncodedRecords:
+        """Every judged answer of the data, of pairs both, as token ids, the contract proven on them."""
+        files = [
+            file for path in self.inputs.many("data") for file in _record_files(path, Judgement.noun, Preference.noun)
+        ]
+        paired = {file: _holds_pairs(file) for file in files}
+        records = (row for file in files for row in _judgements(file, paired[file]))
+        total = sum(_lines(file) * (2 if paired[file] else 1) for file in files)
+        return self._encoded(records, encode, contract, 1, total)
+
+    def _encoded(
+        self, records: Iterable[Any], encode: Encode, contract: Contract, width: int, total: int
+    ) -> EncodedRecords:
         folder = self.scratch / "rows"
         if os.environ.get("RANK", "0") == "0":
-            files = [file for path in self.inputs.many("data") for file in _record_files(path, record.noun)]
-            total = sum(_lines(file) for file in files)
-            records = (row for file in files for row in read_jsonl(file, record))
             encoded = encode_records(
                 records, encode, width=width, folder=folder, progress=self.job.progress, total=total
             )
@@ -165,30 +210,39 @@ class _Run:
             **self.figures,
         }
 
-    def reference(self, network: Network, rows: Rows, group: Group) -> np.ndarray:
-        """Log-probabilities [pairs, 2] of the answers under the model as it is now, in blocks that outlive a kill."""
+    def reference(self, network: Network, group: Group, **rows: Rows) -> np.ndarray:
+        """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
+        the same units, stand side by side."""
         network.model.eval()
+        found = np.concatenate([self._reference(network, group, name, part) for name, part in rows.items()], axis=1)
+        self.figures["reference_sha256"] = hashlib.sha256(found.tobytes()).hexdigest()
+        return found
+
+    def _reference(self, network: Network, group: Group, name: str, rows: Rows) -> np.ndarray:
+        """The reference of some rows, in blocks that outlive a kill."""
         folder = self.scratch / "reference"
         folder.mkdir(exist_ok=True)
+        width = rows.encoded.width
         blocks = []
-        for start in range(0, len(rows.units), PAIR_BLOCK):
-            units = range(start, min(start + PAIR_BLOCK, len(rows.units)))
-            file = folder / f"pairs-{start:08d}.npy"
+        for start in range(0, len(rows.units), REFERENCE_BLOCK):
+            units = range(start, min(start + REFERENCE_BLOCK, len(rows.units)))
+            file = folder / f"{name}-{start:08d}.npy"
             known = torch.tensor([float(file.is_file())], device=group.device)
             group.add_up([known])
             if float(known) < group.size:
-                found = torch.zeros((len(units), 2), device=group.device)
+                found = torch.zeros((len(units), width), device=group.device)
                 with torch.no_grad():
                     for batch in rows.passes(units[group.rank :: group.size], self.settings.pass_tokens):
                         places = [unit - start for unit in batch.units]
-                        found[places] = pair_log_probabilities(network, batch.to(group.device))
+                        sums = answer_log_probabilities(network, batch.to(group.device)).sums
+                        found[places] = sums.view(-1, width)
                 group.add_up([found])
                 if group.first:
                     _write_array(file, found.cpu().numpy())
                 blocks.append(found.cpu().numpy())
             else:
                 blocks.append(np.load(file))
-            self.job.progress.at(units[-1] + 1, len(rows.units), say("reference pairs", "对参考值"))
+            self.job.progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
         return np.concatenate(blocks)
 
     def _number_format(self, group: Group) -> NumberFormat:
@@ -227,12 +281,32 @@ class _Run:
         save_model(network.model, self.out, tokenizer=self.tokenizer, template=self.template, dtype=self.files.dtype)
 
 
-def _record_files(path: Path, noun: str) -> list[Path]:
+def _record_files(path: Path, *nouns: str) -> list[Path]:
     """The files of records in an artifact: `documents.jsonl`, or several of them in the order of their names."""
-    files = [path] if path.is_file() else sorted(path.glob(f"{noun}s*.jsonl"))
+    files = [path] if path.is_file() else [file for noun in nouns for file in sorted(path.glob(f"{noun}s*.jsonl"))]
     if not files:
-        raise UserError(say(f"there is no {noun}s.jsonl here", f"这里没有 {noun}s.jsonl"), path)
+        wanted = " / ".join(f"{noun}s.jsonl" for noun in nouns)
+        raise UserError(say(f"there is no {wanted} here", f"这里没有 {wanted}"), path)
     return files
+
+
+def _holds_pairs(file: Path) -> bool:
+    """Whether the records of a file are pairs, as its first line says; what is neither is named by its reader."""
+    with file.open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"")
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and "chosen" in row
+
+
+def _judgements(file: Path, paired: bool) -> Iterator[Judgement]:
+    if not paired:
+        yield from read_jsonl(file, Judgement)
+        return
+    for pair in read_jsonl(file, Preference):
+        yield from Judgement.of_pair(pair)
 
 
 def _lines(file: Path) -> int:

@@ -1,0 +1,59 @@
+"""The stage `judgements`: single answers with a verdict, of any format, become checked judgements.
+
+Owns what makes a judged answer worth learning from. Reading, copies and the account are `sifting`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.data.chats import CHAT_FORMATS
+from hanlin.data.chinese import converter
+from hanlin.data.clean import text_rules
+from hanlin.data.conversations import characters, clean_turns, said, unanswerable
+from hanlin.data.documents import DOCUMENT_FORMATS
+from hanlin.data.judged import JUDGED_FORMATS, Judged
+from hanlin.data.ledger import Drop
+from hanlin.data.pairs import PAIR_FORMATS
+from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.job import Inputs, Job
+from hanlin.records import Judgement
+from hanlin.settings.data import Dedup, Judgements
+
+
+def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `judgements.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+
+    Dropped are empty answers and prompts that no chat template takes. The same answer with another verdict is no copy.
+    Raises UserError like `sift`.
+    """
+    rules = text_rules(settings.rules)
+    convert = converter(settings.convert)
+
+    def judge(found: Judged, origin: Origin) -> tuple[Judgement, tuple[str, ...]] | Drop:
+        cleaned = clean_turns((*found.prompt, found.answer), rules, convert)
+        if isinstance(cleaned, Drop):
+            return cleaned
+        (*prompt, answer), changed = cleaned
+        wrong = unanswerable(prompt, answer)
+        if wrong is not None:
+            return wrong
+        length = characters((*prompt, answer))
+        if settings.max_chars is not None and length > settings.max_chars:
+            return Drop("too_long", f"{length} characters")
+        meta = origin.meta(found.meta)
+        return Judgement(tuple(prompt), answer, found.good, origin.id, origin.source, meta), changed
+
+    sieve = Sieve(
+        file_name="judgements.jsonl",
+        formats=lambda file: JUDGED_FORMATS,
+        elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PAIR_FORMATS},
+        judge=judge,
+        content=lambda judged: f"{judged.good}\x1f{said((*judged.prompt, judged.answer))}",
+        side=lambda judged: judged.prompt[-1].text,
+        characters=lambda judged: characters((*judged.prompt, judged.answer)),
+        dedup=Dedup(method=settings.dedup),
+        heldout_share=settings.heldout_share,
+    )
+    return sift(sieve, settings, inputs, out, job)

@@ -1,0 +1,150 @@
+"""Every way to write a judged answer ends in the same prompt, answer and verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_runs import Made
+
+from hanlin.data.encodings import Tape
+from hanlin.data.formats import open_records
+from hanlin.data.judged import JUDGED_FORMATS, Judged
+from hanlin.data.ledger import Drop
+from hanlin.data.sources import SourceFile
+from hanlin.errors import UserError
+from hanlin.records import Judgement, Message, Preference, read_jsonl, write_jsonl
+from hanlin.settings.data import Judgements, Source
+
+Put = Callable[[str, Any], Path]
+USER, ANSWER = {"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}
+SHAREGPT = [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "你好呀"}]
+
+
+def read(path: Path, **source: Any) -> tuple[str, list[Judged | Drop]]:
+    file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
+    with Tape(path) as tape:
+        opened = open_records(file, tape, JUDGED_FORMATS, {})
+        return opened.format.partition(": ")[2], [found.item for found in opened.finds]
+
+
+@pytest.mark.parametrize("good", [True, False])
+@pytest.mark.parametrize(
+    ("name", "row", "verdict"),
+    [
+        ("judged_messages", {"prompt": [USER], "completion": [ANSWER]}, "label"),
+        ("judged_messages", {"messages": [USER, ANSWER]}, "label"),
+        ("judged_sharegpt", {"conversations": SHAREGPT}, "kto_tag"),
+        ("judged_alpaca", {"instruction": "你好", "input": "", "output": "你好呀"}, "kto_tag"),
+        ("judged_prompt_response", {"prompt": "你好", "completion": "你好呀"}, "label"),
+        (
+            "judged_records",
+            {
+                "id": "a#1",
+                "prompt": [{"role": "user", "text": "你好"}],
+                "answer": {"role": "assistant", "text": "你好呀"},
+            },
+            "good",
+        ),
+    ],
+)
+def test_every_format_gives_the_same_judged_answer(
+    put: Put, name: str, row: dict[str, Any], verdict: str, good: bool
+) -> None:
+    found, (judged,) = read(put("a.jsonl", [{**row, verdict: good}]))
+    assert found == name and isinstance(judged, Judged)
+    assert judged.prompt == (Message("user", "你好"),) and judged.answer == Message("assistant", "你好呀")
+    assert judged.good is good and verdict not in judged.meta
+
+
+def test_a_table_says_its_verdicts_in_words(put: Put) -> None:
+    text = "prompt,completion,label\n你好,你好呀,True\n你好,走开,false\n你好,嗯,1\n"
+    _, judged = read(put("a.csv", text))
+    assert [one.good for one in judged if isinstance(one, Judged)] == [True, False, True]
+
+
+def test_fields_name_the_verdict(put: Put) -> None:
+    fields = {"prompt": "问", "response": "答", "label": "对吗"}
+    _, (judged,) = read(put("a.jsonl", [{"问": "你好", "答": "你好呀", "对吗": False}]), fields=fields)
+    assert isinstance(judged, Judged) and not judged.good
+
+
+def test_of_several_turns_the_last_answer_is_judged(put: Put) -> None:
+    row = {"messages": [USER, ANSWER, USER, {"role": "assistant", "content": "又见面了"}], "label": True}
+    _, (judged,) = read(put("a.jsonl", [row]))
+    assert isinstance(judged, Judged) and len(judged.prompt) == 3 and judged.answer.text == "又见面了"
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": [USER, ANSWER]}, "no_verdict"),
+        ({"messages": [USER, ANSWER], "label": "好"}, "no_verdict"),
+        ({"messages": [USER], "label": True}, "no_answer"),
+        ({"messages": [ANSWER], "label": True}, "no_question"),
+        ({"messages": [USER, ANSWER], "label": True, "tools": [{"name": "f"}]}, "has_tools"),
+    ],
+)
+def test_what_is_no_judged_answer_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
+    _, (_, judged) = read(put("a.jsonl", [{"messages": [USER, ANSWER], "label": True}, row]))
+    assert isinstance(judged, Drop) and judged.reason == reason
+
+
+def test_pairs_are_sent_to_their_own_stage(put: Put, run: Callable[..., Made]) -> None:
+    with pytest.raises(UserError) as refusal:
+        run(Judgements, put("a.jsonl", [{"prompt": "问", "chosen": "好", "rejected": "坏"}]))
+    assert "preferences" in str(refusal.value.hint)
+
+
+def test_the_stage_keeps_the_verdict_and_drops_what_cannot_be_learnt(put: Put, run: Callable[..., Made]) -> None:
+    rows = [
+        {"prompt": "问", "completion": "答", "label": True},
+        {"prompt": "问", "completion": "答", "label": True},
+        {"prompt": "问", "completion": "答", "label": False},
+        {"prompt": "问", "completion": "别的", "label": False},
+        {"messages": [USER, USER, ANSWER], "label": True},
+        {"messages": [USER, {"role": "assistant", "content": ""}], "label": True},
+    ]
+    flat, turns = put("a.jsonl", rows[:4]), put("b.jsonl", rows[4:])
+    made = run(Judgements, flat, turns)
+    assert [(row["answer"]["text"], row["good"]) for row in made.kept] == [
+        ("答", True),
+        ("答", False),
+        ("别的", False),
+    ]
+    assert made.ledger["dropped"] == {"duplicate": 1, "turn_order": 1, "no_answer": 1}
+
+
+def test_what_the_stage_writes_it_reads_again(put: Put, run: Callable[..., Made]) -> None:
+    first = run(Judgements, put("a.jsonl", [{"prompt": "问", "completion": "答", "label": False}]))
+    again = run(Judgements, first.out)
+    assert [row["good"] for row in again.kept] == [False]
+
+
+# -------------------------------------------------------------------------------------------------------- records
+
+PAIR = Preference((Message("user", "问"),), Message("assistant", "好"), Message("assistant", "坏"), "p")
+
+
+def test_a_pair_is_a_good_answer_and_a_bad_one() -> None:
+    good, bad = Judgement.of_pair(PAIR)
+    assert (good.answer, good.good, bad.answer, bad.good) == (PAIR.chosen, True, PAIR.rejected, False)
+    assert good.prompt == bad.prompt == PAIR.prompt and len({good.id, bad.id, "p"}) == 3
+
+
+def test_judgements_survive_their_file(tmp_path: Path) -> None:
+    records = list(Judgement.of_pair(PAIR))
+    write_jsonl(tmp_path / "judgements.jsonl", records)
+    assert list(read_jsonl(tmp_path / "judgements.jsonl", Judgement)) == records
+
+
+def test_a_verdict_that_is_no_truth_value_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "judgements.jsonl"
+    answer = {"role": "assistant", "text": "答"}
+    row = json.dumps({"id": "a", "prompt": [{"role": "user", "text": "问"}], "answer": answer, "good": 1})
+    path.write_text(row + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match="good is neither"):
+        list(read_jsonl(path, Judgement))

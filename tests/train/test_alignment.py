@@ -1,0 +1,333 @@
+"""Objectives on preferences: compared with the papers' equations, computed plainly from transformers' own logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from conftest import CPU, judgement, many, preference
+from hanlin.errors import UserError
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Simpo
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import loop
+from hanlin.train.alignment import (
+    Answers,
+    Dpo,
+    Ipo,
+    Kto,
+    Orpo,
+    PairObjective,
+    SimPo,
+    answer_log_probabilities,
+    pair_log_probabilities,
+)
+from hanlin.train.loop import Group
+from hanlin.train.mismatched import Mismatched
+from hanlin.train.network import Network
+from hanlin.train.objectives import ChatEncoder, Objective
+from hanlin.train.rows import EncodedRecords, Rows
+
+SETTINGS = Simpo(model="m", data=("d",), row_length=256)
+REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)
+ALL = range(4)
+Plain = tuple[torch.Tensor, torch.Tensor]
+THEN = torch.from_numpy(REFERENCE)
+
+
+@pytest.fixture
+def pairs(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
+    return encoded(many(preference, 4), ChatEncoder(template, 256, "drop").preferences, width=2)
+
+
+@pytest.fixture
+def answers(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
+    return encoded(many(judgement, 4), ChatEncoder(template, 256, "drop").judgements)
+
+
+def examples_of(store: EncodedRecords) -> list[tuple[list[int], list[bool]]]:
+    bounds = zip(store.starts[:-1].tolist(), store.starts[1:].tolist(), strict=True)
+    return [(store.ids[start:end].tolist(), store.learn[start:end].tolist()) for start, end in bounds]
+
+
+def plain(model: Any, examples: Sequence[tuple[list[int], list[bool]]]) -> Plain:
+    """Summed log-probabilities and lengths of answers, through transformers' own forward over a padded batch."""
+    width = max(len(ids) for ids, _ in examples)
+    ids = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids, _ in examples])
+    seen = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in examples])
+    learn = torch.tensor([[*learn, *[False] * (width - len(learn))] for _, learn in examples])[:, 1:]
+    shares = model(input_ids=ids, attention_mask=seen).logits[:, :-1].log_softmax(-1)
+    found = shares.gather(2, ids[:, 1:, None])[:, :, 0]
+    return torch.where(learn, found, torch.zeros(())).sum(1), learn.sum(1).float()
+
+
+def gradients(network: Network) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in network.trained() if parameter.grad is not None}
+
+
+def assert_same_gradients(mine: Network, theirs: torch.nn.Module) -> None:
+    wanted = dict(theirs.named_parameters())
+    for name, gradient in gradients(mine).items():
+        torch.testing.assert_close(gradient, wanted[name].grad, atol=2e-5, rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------- the papers' equations
+
+
+def dpo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    ratio = sums - THEN
+    return -torch.log(torch.sigmoid(0.3 * ratio[:, 0] - 0.3 * ratio[:, 1]))
+
+
+def smoothed_dpo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    ratio = sums - THEN
+    sure = torch.sigmoid(0.05 * ratio[:, 0] - 0.05 * ratio[:, 1])
+    return -0.9 * torch.log(sure) - 0.1 * torch.log(1 - sure)
+
+
+def ipo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    ratio = (sums - THEN) / lengths
+    return (ratio[:, 0] - ratio[:, 1] - 1 / (2 * 0.4)) ** 2
+
+
+def smoothed_ipo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    ratio = (sums - THEN) / lengths
+    distance = ratio[:, 0] - ratio[:, 1]
+    return 0.8 * (distance - 1 / (2 * 0.4)) ** 2 + 0.2 * (-distance - 1 / (2 * 0.4)) ** 2
+
+
+def dpo_with_chosen(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return dpo(sums, lengths) - 0.5 * sums[:, 0] / lengths[:, 0]
+
+
+def simpo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    chosen, rejected = 2.5 / lengths[:, 0] * sums[:, 0], 2.5 / lengths[:, 1] * sums[:, 1]
+    return -torch.log(torch.sigmoid(chosen - rejected - 1.25))
+
+
+def orpo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    likely = torch.exp(sums / lengths)
+    odds = likely / (1 - likely)
+    return -torch.log(likely[:, 0]) + 0.2 * -torch.log(torch.sigmoid(torch.log(odds[:, 0] / odds[:, 1])))
+
+
+FORMS: dict[str, tuple[PairObjective, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+    "dpo": (Dpo(0.3, 0.0, REFERENCE), dpo),
+    "smoothed dpo": (Dpo(0.05, 0.1, REFERENCE), smoothed_dpo),
+    "dpo with the chosen answers learnt": (Dpo(0.3, 0.0, REFERENCE, 0.5), dpo_with_chosen),
+    "ipo": (Ipo(0.4, 0.0, REFERENCE), ipo),
+    "smoothed ipo": (Ipo(0.4, 0.2, REFERENCE), smoothed_ipo),
+    "simpo": (SimPo(2.5, 1.25), simpo),
+    "orpo": (Orpo(0.2), orpo),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
+    form: str, network: Callable, pairs: EncodedRecords, tiny_model: Path
+) -> None:
+    objective, equation = FORMS[form]
+    mine = network(SETTINGS)
+    found = objective.loss(mine, Rows.paired(pairs).collate(ALL))
+    found.total.backward()
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    sums, lengths = plain(theirs, examples_of(pairs))
+    expected = equation(sums.view(-1, 2), lengths.view(-1, 2)).sum()
+    expected.backward()
+    assert found.weight == 4
+    assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(mine, theirs)
+
+
+def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: float) -> Kto:
+    weights = {"beta": 0.2, "good_weight": 1.5, "bad_weight": 0.7, **changes}
+    mismatched = Rows.paired(Mismatched.of(store, 256))
+    return Kto(**weights, good=store.good, reference=reference, mismatched=mismatched)
+
+
+def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
+    network: Callable, answers: EncodedRecords, tiny_model: Path
+) -> None:
+    mine = network(SETTINGS)
+    reference = REFERENCE.copy()
+    reference[:, 1] -= 60  # the policy finds foreign answers likelier than its reference did: the point is not cut at 0
+    objective = kto_of(answers, reference).of_step(mine, np.arange(4), 256, lambda tensors: None)
+    found = objective.loss(mine, Rows.paired(answers).collate(ALL))
+    found.total.backward()
+
+    theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
+    own = examples_of(answers)
+    places = [learn.index(True) for _, learn in own]
+    foreign = []
+    for number in ALL:  # two answers to each prompt stand together, so the answer of the one before the last is taken
+        prompt, answer = places[number], places[number - 2]
+        ids = own[number][0][:prompt] + own[number - 2][0][answer:]
+        foreign.append((ids, [place >= prompt for place in range(len(ids))]))
+    then = torch.from_numpy(reference)
+    with torch.no_grad():
+        point = (plain(theirs, foreign)[0] - then[:, 1]).mean().clamp(min=0)
+    ratio = plain(theirs, own)[0] - then[:, 0]
+    good = torch.tensor([True, False, True, False])
+    value = torch.where(good, 1.5 * torch.sigmoid(0.2 * (ratio - point)), 0.7 * torch.sigmoid(0.2 * (point - ratio)))
+    expected = (torch.where(good, 1.5, 0.7) - value).sum()
+    expected.backward()
+    assert point > 1 and objective.point == pytest.approx(point.item(), rel=1e-5)
+    assert found.weight == 4
+    assert found.total.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert_same_gradients(mine, theirs)
+
+
+def test_a_reference_point_below_zero_counts_as_zero(network: Callable, answers: EncodedRecords) -> None:
+    reference = np.zeros((4, 2), np.float32)  # the policy finds everything less likely than certain
+    objective = kto_of(answers, reference).of_step(network(SETTINGS), np.arange(4), 256, lambda tensors: None)
+    assert objective.point == 0.0
+
+
+def test_odds_of_an_answer_that_is_certain_are_finite() -> None:
+    sums = torch.zeros((1, 2), requires_grad=True)
+    rewards = Orpo(0.1).rewards(Answers(sums, torch.ones(1, 2)), (0,))
+    rewards.sum().backward()
+    assert rewards.isfinite().all() and sums.grad is not None and sums.grad.isfinite().all()
+
+
+# ------------------------------------------------------------------------------------------------------ the start
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, dropout=0.2)])
+def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
+    network: Callable, pairs: EncodedRecords, answers: EncodedRecords, lora: LoraSettings | None
+) -> None:
+    mine = network(SETTINGS.model_copy(update={"lora": lora}))
+    singles = Rows.paired(answers), kto_of(answers).mismatched
+    with torch.no_grad():
+        of_pairs = pair_log_probabilities(mine, Rows.paired(pairs).collate(ALL)).sums.numpy()
+        of_answers = [answer_log_probabilities(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
+    mine.model.train()
+    known = {
+        math.log(2): (Dpo(0.1, 0.0, of_pairs), Dpo(0.1, 0.3, of_pairs)),
+        25.0: (Ipo(0.1, 0.0, of_pairs), Ipo(0.1, 0.3, of_pairs)),
+        0.5: (kto_of(answers, np.stack(of_answers, 1)),),
+    }
+    for start, objectives in known.items():
+        for objective in objectives:
+            rows = Rows.paired(answers if isinstance(objective, Kto) else pairs)
+            now = objective.of_step(mine, np.arange(4), 100, lambda tensors: None)
+            found = now.loss(mine, rows.collate(ALL))
+            means = {name: float(total) / found.weight for name, total in found.metrics.items()}
+            assert means["preference_loss"] == pytest.approx(start, rel=1e-5)
+            now.check_start(means, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss", "text"),
+    [
+        (Ipo(0.1, 0.0, REFERENCE), 25.1, "1 / \\(4 beta\\^2\\) = 25.0"),
+        (Ipo(0.1, 0.0, REFERENCE), math.log(2), "beta"),
+        (Kto(0.1, 1.0, 1.0, REFERENCE, REFERENCE, None), 0.51, "1/2 = 0.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_another_first_loss_stops_the_run(objective: Objective, loss: float, text: str) -> None:
+    with pytest.raises(UserError, match=text):
+        objective.check_start({"preference_loss": loss}, False)
+
+
+@pytest.mark.parametrize("objective", [SimPo(2.0, 1.0), Orpo(0.1)])
+def test_without_a_reference_any_first_loss_may_be(objective: Objective) -> None:
+    objective.check_start({"preference_loss": 3.0}, True)
+
+
+# ------------------------------------------------------------------------------- how a step is divided changes nothing
+
+
+@pytest.mark.parametrize("form", [*FORMS, "kto"])
+def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
+    form: str, network: Callable, pairs: EncodedRecords, answers: EncodedRecords
+) -> None:
+    """Both invariants at once: packed equals unpacked, and accumulated parts equal the whole."""
+    objective: Objective = kto_of(answers, REFERENCE - 40) if form == "kto" else FORMS[form][0]
+    rows = Rows.paired(answers if form == "kto" else pairs)
+    found = []
+    for pass_tokens in (10_000, 1):
+        mine = network(SETTINGS)
+        now = objective.of_step(mine, np.arange(4), pass_tokens, lambda tensors: None)
+        sums = loop._gradients(mine, now, rows, np.arange(4), pass_tokens)
+        loop._finish(mine, sums, objective.weighs, Group(0, 1, CPU), 1e9)
+        found.append((sums, gradients(mine)))
+    (whole, gradient), (parts, gradient_of_parts) = found
+    assert whole == pytest.approx(parts, rel=1e-5)
+    for name, value in gradient.items():
+        torch.testing.assert_close(gradient_of_parts[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_the_reference_point_is_the_same_for_every_process(network: Callable, answers: EncodedRecords) -> None:
+    mine, objective = network(SETTINGS), kto_of(answers, REFERENCE - 40)
+    alone = objective.of_step(mine, np.arange(4), 100, lambda tensors: None).point
+    told: list[torch.Tensor] = []
+    for rank in range(3):  # of three, with four answers
+        objective.of_step(mine, np.arange(4)[rank::3], 100, lambda tensors: told.extend(t.clone() for t in tensors))
+    total = torch.stack(told).sum(0)
+    points = [
+        objective.of_step(mine, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None)
+        for rank in range(3)
+    ]
+    assert [now.point for now in points] == [pytest.approx(alone, rel=1e-6)] * 3 and alone > 1
+
+
+def test_measuring_the_reference_point_leaves_no_gradient_and_goes_on_training(
+    network: Callable, answers: EncodedRecords
+) -> None:
+    mine = network(SETTINGS)
+    mine.model.train()
+    kto_of(answers).of_step(mine, np.arange(4), 100, lambda tensors: None)
+    assert mine.model.training and gradients(mine) == {}
+
+
+def test_a_large_margin_is_no_infinity() -> None:
+    margins = torch.tensor([-200.0, 200.0])
+    for objective in (Dpo(0.1, 0.1, REFERENCE), SimPo(2.0, 1.0), Orpo(0.1)):
+        assert objective.losses(margins).isfinite().all()
+
+
+# --------------------------------------------------------------------------------------------- mismatched answers
+
+
+def test_no_prompt_meets_an_answer_of_its_own(answers: EncodedRecords, template: ChatTemplate) -> None:
+    mismatched = Mismatched.of(answers, 256)
+    assert mismatched.shift == 2  # the two answers to a prompt stand together
+    batch = Rows.paired(mismatched).collate([0])
+    ids = [*batch.ids[0][: batch.tokens].tolist(), int(batch.targets[-1])]
+    own = examples_of(answers)
+    assert template.tokenizer.decode(ids).endswith("好的，是2") and ids[-1] in template.stop_ids
+    assert ids[: own[0][1].index(True)] == own[0][0][: own[0][1].index(True)]
+    assert len(batch.targets) == sum(own[2][1])
+
+
+def test_every_answer_is_mismatched_once(answers: EncodedRecords) -> None:
+    mismatched = Mismatched.of(answers, 256)
+    counts = Rows.paired(mismatched).collate(ALL).counts
+    assert sorted(counts) == sorted(Rows.paired(answers).collate(ALL).counts)
+
+
+def test_a_mismatched_answer_is_cut_at_the_end_of_a_row(answers: EncodedRecords) -> None:
+    longest = int(answers.lengths.max())
+    short = Rows.paired(Mismatched.of(answers, longest - 3))
+    assert max(short.sizes) == longest - 3
+    assert all(count > 0 for count in short.collate(ALL).counts)
+
+
+def test_one_answer_alone_is_refused(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(judgement, 1), ChatEncoder(template, 256, "drop").judgements)
+    with pytest.raises(UserError, match="one answer alone"):
+        Mismatched.of(store, 256)
+
+
+def test_where_all_prompts_are_one_the_next_answer_is_taken(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(judgement, 2), ChatEncoder(template, 256, "drop").judgements)
+    assert Mismatched.of(store, 256).shift == 1
