@@ -65,7 +65,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class _Expected:
+class Expected:
     """What a case must give: `ids` by Hanlin, `read` where typed special tokens are read as such."""
 
     case: Case
@@ -75,7 +75,7 @@ class _Expected:
     whole_read: Rendered
 
 
-def expected_of(template: ChatTemplate, conversations: Iterable[Case]) -> list[_Expected]:
+def expected_of(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
     """The cases that the template takes, with their ids. One that it refuses (tools, a system text) is left out."""
     found = []
     for case in conversations:
@@ -87,7 +87,7 @@ def expected_of(template: ChatTemplate, conversations: Iterable[Case]) -> list[_
             whole_read = template.read_as_text(case.messages, tools)
         except UserError:
             continue
-        found.append(_Expected(case, ids, read, whole, whole_read))
+        found.append(Expected(case, ids, read, whole, whole_read))
     return found
 
 
@@ -104,13 +104,14 @@ def check(
     for name, open_consumer in consumers:
         try:
             with closing(open_consumer()) as consumer:
-                verdicts.append(_judge(template, consumer, expected))
+                verdicts.append(judge(template, consumer, expected))
         except Unavailable as reason:
             verdicts.append(Verdict(name, skipped_because=str(reason)))
     return verdicts
 
 
-def _judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[_Expected]) -> Verdict:
+def judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[Expected]) -> Verdict:
+    """What an open program makes of the cases."""
     wrong: list[Mismatch] = []
     typed = 0
     answers = consumer.prompts([Prompt(one.case.prompt.messages, one.case.tools) for one in expected])
@@ -126,7 +127,7 @@ def _judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[_Expec
 
 
 def _whole_difference(
-    template: ChatTemplate, one: _Expected, answer: tuple[list[int], list[bool] | None] | str
+    template: ChatTemplate, one: Expected, answer: tuple[list[int], list[bool] | None] | str
 ) -> Mismatch | None:
     """Of a whole conversation, the ids and, where the program tells it, which of them are learnt."""
     name = say(f"{one.case.id} (whole)", f"{one.case.id}（整段）")

@@ -1,0 +1,39 @@
+"""Conversations drawn by hypothesis: whatever a person, a file or an attacker could put into turns."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from hanlin.contract import cases
+from hanlin.contract.cases import Case
+from hanlin.records import Message, ToolCall
+
+_KNOWN = (*cases.CHINESE, *cases.ENGLISH, *cases.EMOJI, *cases.RARE, *cases.TRADITIONAL, *cases.RIGHT_TO_LEFT)
+_AWKWARD = (*cases.CODE, *cases.SPACES, *cases.INJECTIONS, *cases.NOTHING)
+_characters = st.characters(exclude_categories=["Cs"])
+_han = st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), max_size=30)
+_white = st.text(st.sampled_from(" \n\t\r\v\f\u3000\u00a0\u2028\x85\u200b"), max_size=4)
+_pieces = st.one_of(st.sampled_from(_KNOWN), st.sampled_from(_AWKWARD), _han, st.text(_characters, max_size=20), _white)
+texts = st.one_of(_pieces, st.lists(_pieces, min_size=2, max_size=5).map("".join))
+
+_json = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-(2**40), 2**40), st.floats(-1e6, 1e6), _han, st.sampled_from(_KNOWN)
+    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_han, inner, max_size=3)),
+    max_leaves=5,
+)
+_calls = st.builds(ToolCall, st.sampled_from(["weather", "now"]), st.dictionaries(_han, _json, max_size=3))
+
+
+@st.composite
+def conversations(draw: st.DrawFn, tools: bool) -> Case:
+    """Up to four exchanges, perhaps behind a system text; with `tools`, some in which a tool is called and answers."""
+    turns = [Message("system", draw(texts))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 4))):
+        turns.append(Message("user", draw(texts)))
+        if tools and draw(st.booleans()):
+            call = draw(_calls)
+            turns += [Message("assistant", "", (call,)), Message("tool", draw(texts), name=call.name)]
+        turns.append(Message("assistant", draw(texts)))
+    return Case("generated", tuple(turns), cases.TOOLS if tools else ())

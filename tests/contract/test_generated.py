@@ -1,0 +1,55 @@
+"""Any conversation at all: transformers and llama.cpp read it as Hanlin does, on the real tokenizers.
+
+`make test-contract` draws 10,000 for each template and prints its seeds; HANLIN_SEED draws the same again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+from conversations import conversations
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+from tiny_gguf import FOLDERS, Exported
+
+from hanlin.contract.cases import Case
+from hanlin.contract.check import expected_of, judge
+from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
+from hanlin.contract.transformers_consumer import TransformersConsumer
+from hanlin.tokens.chat_template import ChatTemplate
+
+COUNT = int(os.environ.get("HANLIN_CONVERSATIONS", "25"))
+SEED = int(os.environ.get("HANLIN_SEED", str(random.SystemRandom().randrange(2**32))))
+QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+
+
+@pytest.mark.parametrize(("tokenizer", "name"), FOLDERS)
+def test_any_conversation_is_read_alike_by_transformers_and_llama_cpp(
+    tokenizer: str, name: str, exported: Callable[[str, str], Exported]
+) -> None:
+    folder, file = exported(tokenizer, name)
+    template = ChatTemplate.load(folder)
+    counts = {"conversations": 0, "refused": 0, "typed": 0}
+
+    with closing(LlamaCppConsumer(file)) as llama_cpp:
+        consumers = (TransformersConsumer(folder), llama_cpp)
+
+        @seed(SEED)
+        @settings(max_examples=COUNT, deadline=None, database=None, suppress_health_check=QUIET)
+        @given(st.booleans().flatmap(lambda tools: conversations(tools=tools and name == "llama3.1")))
+        def draw(case: Case) -> None:
+            expected = expected_of(template, [case])
+            counts["conversations"] += 1
+            counts["refused"] += not expected
+            for consumer in consumers if expected else ():
+                verdict = judge(template, consumer, expected)
+                counts["typed"] += verdict.typed_tokens_read
+                assert not verdict.mismatches, f"{consumer.name}: {verdict.first}"
+
+        draw()
+    print(f"{tokenizer} {name}: {counts['conversations']:,} conversations, 0 mismatches ({counts}, seed {SEED})")
+    assert counts["conversations"] >= COUNT and counts["refused"] <= counts["conversations"] // 20
