@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from hanlin.data.chats import CHAT_FORMATS, read_math
-from hanlin.data.encodings import Tape
 from hanlin.data.formats import open_records
 from hanlin.data.ledger import Drop
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.data.turns import Chat, read_calls, read_tools
 from hanlin.errors import UserError
 from hanlin.records import Message, ToolCall

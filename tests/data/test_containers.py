@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.data import containers
-from hanlin.data.containers import Row, layout_of, rows_of, text_layout
-from hanlin.data.encodings import Tape
+from hanlin.data import lines
+from hanlin.data.containers import layout_of, rows_of, text_layout
+from hanlin.data.json_rows import json_rows
 from hanlin.data.ledger import Drop
+from hanlin.data.lines import Row
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.settings.data import Source
 
@@ -65,7 +67,7 @@ def test_rows_know_their_line(put: Put) -> None:
 def test_a_json_list_in_pieces_is_the_list(piece: int, rows: list[Any]) -> None:
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     pieces = iter([text[start : start + piece] for start in range(0, len(text), piece)])
-    assert [row.value for row in containers._json_rows(Path("x"), pieces, listed=True)] == rows
+    assert [row.value for row in json_rows(Path("x"), pieces, listed=True)] == rows
 
 
 @pytest.mark.parametrize(
@@ -192,11 +194,11 @@ def test_a_unicode_line_separator_does_not_end_a_line_of_json(put: Put) -> None:
 
 
 def test_a_very_long_text_comes_in_parts_that_lose_nothing(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "LONGEST_TEXT", 50)
-    lines = [f"第{n}句话不长也不短。" for n in range(40)]
-    _, rows = read(put("a.txt", "\n".join(lines)))
+    monkeypatch.setattr(lines, "LONGEST_TEXT", 50)
+    said = [f"第{n}句话不长也不短。" for n in range(40)]
+    _, rows = read(put("a.txt", "\n".join(said)))
     assert len(rows) > 5
-    assert "\n".join(row.value for row in rows) == "\n".join(lines)
+    assert "\n".join(row.value for row in rows) == "\n".join(said)
 
 
 def test_python_lists_are_lines_of_text_not_json(put: Put) -> None:

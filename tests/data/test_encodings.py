@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.data.encodings import Tape, decoded, encoding_of, undecodable_at
+from hanlin.data.encodings import decoded, encoding_of, undecodable_at
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 
 SIMPLIFIED = "春天来了，院子里的花都开了。我们一起去看看吧，他说得对。\n" * 5

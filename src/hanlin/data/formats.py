@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hanlin.data.containers import Layout, Row, layout_of, rows_of
-from hanlin.data.encodings import Tape
 from hanlin.data.ledger import Drop
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.language import say
 

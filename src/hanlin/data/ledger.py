@@ -24,6 +24,7 @@ class Drop:
 REASONS: dict[str, tuple[str, str]] = {
     "broken_json": ("the line is not JSON", "该行不是合法 JSON"),
     "undecodable": ("the bytes are not text in the file's encoding", "字节不符合文件编码"),
+    "endless_line": ("the line is too long for a record", "该行过长，不像一条记录"),
     "broken_csv": ("the row has more or fewer columns than the header", "列数与表头不符"),
     "broken_characters": ("it holds half a character (a lone surrogate)", "含有半个字符（孤立代理项）"),
     "other_format": ("it is not written like the rest of the file", "与文件其余记录的格式不同"),
@@ -80,11 +81,11 @@ def dropped_line(drop: Drop, place: str, row: Any, of: str = "") -> str:
 
 def json_line(data: Any) -> str:
     """JSON on one line; what UTF-8 cannot hold (half a character) is escaped."""
-    line = json.dumps(data, ensure_ascii=False)
+    line = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
         line.encode("utf-8")
     except UnicodeEncodeError:
-        line = json.dumps(data)
+        line = json.dumps(data, allow_nan=False)
     return line
 
 
