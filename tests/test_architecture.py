@@ -31,7 +31,9 @@ LAYERS: dict[str, set[str]] = {
     "report": WORDS | {"stages", "artifacts", "recipe", "pipeline"},
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
+    "cli_data": WORDS | {"data"},
     "cli": WORDS
+    | {"cli_data"}
     | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"},
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin import __version__
+from hanlin import __version__, cli_data
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.stages import KINDS, StageKind, kind_named
@@ -464,6 +464,7 @@ def _takes_many(kind: StageKind, name: str) -> bool:
     return "tuple" in str(kind.settings.model_fields[name].annotation)
 
 
+app.add_typer(cli_data.app, name="data")
 for _kind in KINDS.values():
     _kind_command(_kind)
 
