@@ -26,6 +26,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
 _MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _WIDE_UTF8 = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}")
 _LEAST_PLAUSIBLE = 0.12
@@ -161,13 +162,29 @@ def look(path: Path, encoding: str, characters: int) -> str:
     return start[:characters]
 
 
-def check_encoding(name: str, where: Path) -> str:
-    """The name of an encoding that a person wrote, if there is such a one. Raises UserError."""
+def check_encoding(name: str, path: Path) -> str:
+    """The encoding that a person wrote, if there is such a one; UTF-16 and UTF-32 without a mark get their byte order.
+
+    Raises UserError.
+    """
     try:
-        return codecs.lookup(name).name
-    except LookupError as error:
+        found = codecs.lookup(name)
+    except LookupError:
+        found = None
+    if found is None or found.name in _NO_TEXT or not getattr(found, "_is_text_encoding", True):
         hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
-        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), where, hint) from error
+        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
+    if found.name not in ("utf-16", "utf-32"):
+        return found.name
+    with Tape(path) as tape:
+        head = next(tape.chunks(), b"")
+    if not head or any(head.startswith(mark) and marked == found.name for mark, marked in _BOMS):
+        return found.name
+    told = encoding_of(path)
+    if told.startswith(found.name):
+        return told
+    hint = say(f"write {found.name}-le or {found.name}-be", f"请写 {found.name}-le 或 {found.name}-be")
+    raise UserError(say(f"no {found.name} byte order mark", f"没有 {found.name} 字节序标记"), path, hint)
 
 
 def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:

@@ -119,6 +119,10 @@ def _table_rows(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
                 for value in batch.slice(start, _BATCH).to_pylist():
                     number += 1
                     yield Row(number, {name: _plain(item) for name, item in value.items()})
+    except MemoryError as error:
+        raise UserError(
+            say(f"not {kind}: it asks for too much memory", f"不是合法 {kind}：所需内存过大"), path
+        ) from error
     except (ArrowException, OSError, ValueError, TypeError, NotImplementedError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(say(f"not {kind}: {first}", f"不是合法 {kind}：{first}"), path) from error
