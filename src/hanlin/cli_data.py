@@ -121,7 +121,7 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.converting import convert as write
-    from hanlin.data.ledger import REASONS, reason_text
+    from hanlin.data.ledger import reason_text
     from hanlin.data.writers import what_is_lost
 
     accounts = write(paths, to, out, _source(format_, encoding, field, limit))
@@ -135,8 +135,7 @@ def convert(
         )
         typer.echo(f"  {account.format} · {account.encoding} · {counts}")
         for reason, count in sorted(account.dropped.items()):
-            words = reason_text(reason) if reason in REASONS else what_is_lost(reason)
-            typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {words}")
+            typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {reason_text(reason)}")
         for part, count in sorted(account.lost.items()):
             typer.echo(f"    {say('written without', '写出时舍去')} {count:,}  {part}: {what_is_lost(part)}")
     typer.echo(str(out))

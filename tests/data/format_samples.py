@@ -151,6 +151,7 @@ def files() -> dict[str, bytes]:
     made["math23k_objects.json"] = b"\n".join(
         json.dumps(row, ensure_ascii=False, indent=2).encode("utf-8") for row in CHAT_ROWS["math23k"] * 3
     )
+    made["lccc_splits.json"] = json.dumps({"train": CHAT_ROWS["lccc"] * 3, "valid": CHAT_ROWS["lccc"]}).encode("utf-8")
     made["tagged.csv"] = ("text\n" + f'"{CHAT_ROWS["tagged_text"][0]["text"]}"\n' * 2).encode("utf-8")
     made["input_target.csv"] = f"input,target\n{QUESTION},{ANSWER}\n{MORE},{LAST}\n".encode()
     made["plain.csv"] = f"text,title\n{TEXT.split(maxsplit=1)[0]},花\n".encode()

@@ -292,6 +292,30 @@ def test_fields_name_what_the_file_calls_them(put: Put) -> None:
     assert chat.messages == ASKED
 
 
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ({"问题": "你是谁？", "回复": "我是小翰。"}, {"instruction": "问题", "output": "回复"}),
+        ({"对话": [{"谁": "user", "说": "你是谁？"}, {"谁": "gpt", "说": "我是小翰。"}]}, None),
+        (
+            {"conversation": [{"q": "你是谁？", "a": "我是小翰。"}]},
+            {"human": "q", "assistant": "a"},
+        ),
+    ],
+)
+def test_fields_are_named_in_one_line_also_those_of_turns(put: Put, row: Any, fields: dict[str, str] | None) -> None:
+    _, chat = only(put, row, fields=fields or {"messages": "对话", "role": "谁", "content": "说"})
+    assert chat.messages == ASKED
+
+
+def test_belle_tells_a_chat_of_several_turns_in_its_instruction(put: Put) -> None:
+    told = "Human:你是谁？\nAssistant:我是小翰。\nHuman: 多大了？\nAssistant:"
+    _, chat = only(put, {"instruction": told, "input": "", "output": "一岁。"})
+    assert chat.messages == TWICE
+    _, chat = only(put, {"instruction": "把 Human: 一词译成中文", "output": "人类"})
+    assert len(chat.messages) == 2
+
+
 def test_an_unknown_format_lists_fields_and_known_formats(put: Put) -> None:
     with pytest.raises(UserError, match="unknown format: jsonl with the fields foo, bar") as refusal:
         read(put("a.jsonl", [{"foo": 1, "bar": 2}]))

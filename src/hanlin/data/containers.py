@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.data.encodings import check_encoding, decoded, encoding_of, look
-from hanlin.data.json_rows import cut_short, json_rows, jsonl_rows
+from hanlin.data.json_rows import cut_short, json_rows, jsonl_rows, split_rows
 from hanlin.data.ledger import Drop
 from hanlin.data.lines import Row, record_lines, text_rows
 from hanlin.data.sources import SourceFile
@@ -25,6 +25,7 @@ _BY_LINE = (".jsonl", ".ndjson", ".jl", ".jsonlines")
 _LOOK = 1 << 18
 _BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
 _BY_NAME = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+_SPLITS = re.compile(r'\{\s*"(?:train|valid|validation|dev|test)"\s*:\s*\[')
 _HEADING = re.compile(
     r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
 )
@@ -35,8 +36,8 @@ _BLANK = re.compile(r"\n[ \t\u3000]*(?:\n[ \t\u3000]*)+")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects, csv,
-    tsv, parquet or arrow."""
+    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects,
+    json_splits, csv, tsv, parquet or arrow."""
 
     container: str
     encoding: str
@@ -74,6 +75,8 @@ def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
         return (row for row in record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
     if kind in ("json_list", "json_objects"):
         return json_rows(file.path, decoded(tape, encoding), listed=kind == "json_list")
+    if kind == "json_splits":
+        return split_rows(file.path, decoded(tape, encoding))
     if kind in ("csv", "tsv"):
         return csv_rows(file.path, decoded(tape, encoding), "\t" if kind == "tsv" else ",")
     return text_rows(decoded(tape, encoding), blocks=kind == "text_blocks")
@@ -110,6 +113,8 @@ def _container(head: str, suffix: str) -> str:
 
 def _json_layout(start: str, suffix: str) -> str:
     line, _, rest = start.partition("\n")
+    if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
+        return "json_splits"
     try:
         whole = json.loads(line)
     except (ValueError, RecursionError):

@@ -95,48 +95,86 @@ def jsonl_rows(tape: Tape, encoding: str) -> Iterator[Row]:
 def json_rows(path: Path, pieces: Iterator[str], listed: bool) -> Iterator[Row]:
     """The elements of one JSON list, or JSON values one after another, without holding more than one at a time."""
     buffer = _Buffer(pieces)
-    strict = StrictDecoder()
     if buffer.peek() == "\ufeff":
         buffer.at += 1
-    if listed and buffer.peek():
+    if not listed:
+        yield from _values(path, buffer, StrictDecoder(), closed="")
+    elif buffer.peek():
         buffer.at += 1
-        if buffer.peek() == "]":
-            return
+        yield from _values(path, buffer, StrictDecoder(), closed="]")
+        _expect(path, buffer, "", "text after the end of the list")
+
+
+def split_rows(path: Path, pieces: Iterator[str]) -> Iterator[Row]:
+    """The rows of all splits in `{"train": [...], "valid": [...]}`, without holding more than one row at a time."""
+    buffer, strict = _Buffer(pieces), StrictDecoder()
+    if buffer.peek() == "\ufeff":
+        buffer.at += 1
+    mark = "{"
+    seen: set[str] = set()
+    while mark != "}":
+        _expect(path, buffer, "{" if not seen else ",", "no comma")
+        _expect(path, buffer, '"', "a split has no name", keep=True)
+        name, end = _value(path, buffer, strict)
+        if name in seen:
+            raise _broken(path, buffer.line_at(buffer.at), f"the key '{name}' stands twice")
+        seen.add(name)
+        buffer.move(end)
+        _expect(path, buffer, ":", "no colon")
+        _expect(path, buffer, "[", f"'{name}' is no list")
+        yield from _values(path, buffer, strict, closed="]")
+        mark = buffer.peek()
+    buffer.at += 1
+    _expect(path, buffer, "", "text after the end of the object")
+
+
+def _expect(path: Path, buffer: _Buffer, mark: str, otherwise: str, keep: bool = False) -> None:
+    """Step over this mark, or raise UserError."""
+    if buffer.peek() != mark:
+        raise _broken(path, buffer.line_at(buffer.at), otherwise)
+    buffer.at += 0 if keep else len(mark)
+
+
+def _values(path: Path, buffer: _Buffer, strict: StrictDecoder, closed: str) -> Iterator[Row]:
+    """Values with commas between them up to the mark that closes their list, or to the end of the file."""
+    if closed and buffer.peek() == closed:
+        buffer.at += 1
+        return
     while buffer.peek():
-        while True:
-            try:
-                value, end = strict.decode(buffer.text, buffer.at)
-                if end < len(buffer.text) or not buffer.more():
-                    break
-            except json.JSONDecodeError as error:
-                if len(buffer.text) - buffer.at > LONGEST_LINE:
-                    message = f"a value of more than {LONGEST_LINE} characters"
-                    raise _broken(path, buffer.line_at(buffer.at), message) from error
-                if not (cut_short(error, len(buffer.text)) and buffer.more()):
-                    raise _broken(path, buffer.line_at(error.pos), error.msg) from error
-            except (ValueError, RecursionError) as error:
-                raise _broken(path, buffer.line_at(buffer.at), json_message(error)) from error
+        value, end = _value(path, buffer, strict)
         if strict.faults:
             yield Row(buffer.line_at(buffer.at), Drop("broken_json", strict.faults[0]), buffer.text[buffer.at : end])
         else:
             yield Row(buffer.line_at(buffer.at), value)
         buffer.move(end)
         mark = buffer.peek()
-        if not listed:
-            if mark == ",":
-                buffer.at += 1
+        if not closed:
+            buffer.at += mark == ","
             continue
         buffer.at += 1
-        if mark == "]":
-            if buffer.peek():
-                raise _broken(path, buffer.line_at(buffer.at), "text after the end of the list")
+        if mark == closed:
             return
         if mark != ",":
             raise _broken(path, buffer.line_at(buffer.at - 1), "the list is not closed" if not mark else "no comma")
-        if not buffer.peek():
-            raise _broken(path, buffer.line_at(buffer.at), "the list is not closed")
-    if listed:
+    if closed:
         raise _broken(path, buffer.line_at(buffer.at), "the list is not closed")
+
+
+def _value(path: Path, buffer: _Buffer, strict: StrictDecoder) -> tuple[Any, int]:
+    """The value that begins here and where it ends, read on as far as it takes."""
+    while True:
+        try:
+            value, end = strict.decode(buffer.text, buffer.at)
+            if end < len(buffer.text) or not buffer.more():
+                return value, end
+        except json.JSONDecodeError as error:
+            if len(buffer.text) - buffer.at > LONGEST_LINE:
+                message = f"a value of more than {LONGEST_LINE} characters"
+                raise _broken(path, buffer.line_at(buffer.at), message) from error
+            if not (cut_short(error, len(buffer.text)) and buffer.more()):
+                raise _broken(path, buffer.line_at(error.pos), error.msg) from error
+        except (ValueError, RecursionError) as error:
+            raise _broken(path, buffer.line_at(buffer.at), json_message(error)) from error
 
 
 def cut_short(error: json.JSONDecodeError, size: int) -> bool:

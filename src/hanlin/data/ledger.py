@@ -58,6 +58,12 @@ REASONS: dict[str, tuple[str, str]] = {
     "symbols": ("too much of it is symbols", "符号过多"),
     "other_language": ("it is neither Chinese nor English", "既非中文也非英文"),
     "advertisement": ("it is an advertisement", "广告"),
+    "no_turns": ("it has no turns", "没有任何轮次"),
+    "tool_turns": ("the target has no tool calls and results", "目标格式没有工具调用与结果"),
+    "system_inside": ("the target has one system text, at the start", "目标格式只有开头一条系统提示"),
+    "not_alternating": ("the target has questions with answers only", "目标格式只有一问一答"),
+    "empty_question_or_answer": ("the target takes an empty turn for none", "目标格式视空白轮次为缺失"),
+    "not_read_back": ("it would be read back as something else", "写出后再读会变成别的内容"),
     "duplicate": ("it is a copy", "重复"),
     "near_duplicate": ("it is a near copy", "近似重复"),
 }

@@ -21,14 +21,9 @@ from hanlin.data.turns import Chat
 from hanlin.language import say
 from hanlin.records import Message
 
-LEFT_OUT: dict[str, tuple[str, str]] = {
-    "no_turns": ("it has no turns", "没有任何轮次"),
-    "tool_turns": ("the target has no tool calls and results", "目标格式没有工具调用与结果"),
-    "system_inside": ("the target has one system text, at the start", "目标格式只有开头一条系统提示"),
-    "not_alternating": ("the target has questions with answers only", "目标格式只有一问一答"),
-    "not_read_back": ("it would be read back as something else", "写出后再读会变成别的内容"),
-    "empty_question_or_answer": ("the target takes an empty turn for none", "目标格式视空白轮次为缺失"),
-}
+LEFT_OUT = frozenset(
+    ("no_turns", "tool_turns", "system_inside", "not_alternating", "empty_question_or_answer", "not_read_back")
+)
 LOST: dict[str, tuple[str, str]] = {
     "tools": ("the list of tools, which no turn calls", "工具列表（无任何轮次调用）"),
 }
@@ -62,7 +57,7 @@ class Target:
 
 
 def what_is_lost(name: str) -> str:
-    return say(*(LEFT_OUT | LOST)[name])
+    return say(*LOST[name])
 
 
 def _with_meta(row: dict[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
