@@ -103,7 +103,9 @@ def test_no_file_has_grown_past_five_hundred_lines(file: Path) -> None:
     assert lines <= 520, f"{file.name} has {lines} lines: which noun is missing?"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["kinds"], ["sft", "--help"], ["plan", "recipes/quickstart.yaml"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["data", "--help"], ["kinds"], ["sft", "--help"], ["plan", "recipes/quickstart.yaml"]]
+)
 def test_help_and_plan_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
     recipes = SOURCE.parents[1]
     code = (
