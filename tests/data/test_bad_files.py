@@ -122,6 +122,13 @@ def test_mixed_encodings_in_one_file_name_a_line_of_each(put: Put, parts: tuple[
     assert f"line {other} is GB18030" in refused.value.what and "encoding" in str(refused.value.hint)
 
 
+def test_utf8_and_big5_in_one_file_are_told_apart(put: Put) -> None:
+    traditional = "春天來了，院子裡的花都開了。我們一起去看看吧，他說得對。\n" * 3
+    path = put("a.txt", traditional.encode("utf-8") + traditional.encode("big5"))
+    with pytest.raises(UserError, match="line 1 is UTF-8, line 4 is Big5"):
+        encoding_of(path)
+
+
 def test_of_mixed_encodings_one_can_be_named_and_the_other_lines_dropped(put: Put, run: Run) -> None:
     data = GOOD.encode("utf-8") + GOOD.replace("你", "他").encode("gb18030") * 2
     source = {"path": "./a.jsonl", "encoding": "utf-8"}
