@@ -164,6 +164,20 @@ def test_nan_is_no_json(put: Put, number: str) -> None:
     assert row.value == Drop("broken_json", f"{number} is no JSON")
 
 
+def test_a_number_too_large_for_any_reader_is_no_json(put: Put) -> None:
+    (row,) = rows(put("a.jsonl", '{"prompt": "问", "response": "答", "score": 1e999}\n'))
+    assert row.value == Drop("broken_json", "the number 1e999 is too large")
+
+
+def test_nan_in_the_arguments_of_a_call_breaks_the_call(put: Put, run: Run) -> None:
+    turns = [
+        {"from": "human", "value": "问"},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": NaN}}'},
+    ]
+    (row,) = inspect([str(put("a.jsonl", [{"conversations": turns}]))])
+    assert row["dropped"] == {"broken_tool_call": 1}
+
+
 def test_nan_in_a_table_is_nothing(put: Put, run: Run) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet

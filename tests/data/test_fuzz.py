@@ -29,7 +29,7 @@ def test_a_broken_file_is_read_or_refused(tmp_path: Path, seed: int) -> None:
     assert outcome in ("read", "refused") and name in SAMPLES
 
 
-@pytest.mark.parametrize("seed", [774, 5010, 100025, 201096])
+@pytest.mark.parametrize("seed", [774, 5010, 100025, 201096, 5003071])
 def test_a_case_that_once_failed_is_read_or_refused(tmp_path: Path, seed: int) -> None:
     fuzz_readers.run_case(seed, SAMPLES, tmp_path)
 

@@ -7,6 +7,7 @@ name. Does not own what a row means.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ class StrictDecoder:
 
     def __init__(self) -> None:
         self.faults: list[str] = []
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._object, parse_constant=self._constant)
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object, parse_constant=self._constant, parse_float=self._number
+        )
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         row = dict(pairs)
@@ -39,6 +42,12 @@ class StrictDecoder:
 
     def _constant(self, name: str) -> None:
         self.faults.append(f"{name} is no JSON")
+
+    def _number(self, text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            self.faults.append(f"the number {text[:40]} is too large")
+        return number
 
     def decode(self, text: str, at: int = 0) -> tuple[Any, int]:
         """The value that begins at `at`, and where it ends. Raises ValueError and RecursionError like `json`."""
