@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-vllm lint format docs clean bench-startup help
+.PHONY: demo test test-slow test-contract test-vllm lint format docs clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (about 6 minutes on 2 cores)"
 	@echo "make test          lint, types and the test suite"
 	@echo "make test-slow     the tests marked slow as well"
+	@echo "make test-contract 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make docs          write the generated pages again"
@@ -38,6 +39,9 @@ test-slow: $(VENV)/.dev
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m vllm
+
+test-contract: $(VENV)/.dev
+	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/contract/test_generated.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy

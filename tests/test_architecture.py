@@ -109,7 +109,15 @@ def test_no_file_has_grown_past_five_hundred_lines(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["kinds"], ["sft", "--help"], ["tokens", "view", "--help"], ["plan", "recipes/quickstart.yaml"]],
+    [
+        ["--help"],
+        ["kinds"],
+        ["data", "--help"],
+        ["sft", "--help"],
+        ["tokens", "view", "--help"],
+        ["template", "check", "--help"],
+        ["plan", "recipes/quickstart.yaml"],
+    ],
 )
 def test_help_and_plan_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
     recipes = SOURCE.parents[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -251,13 +251,23 @@ def _hint_for(types: tuple[str, ...]) -> str | None:
 
 def _expand(path: Path, where: str) -> tuple[Path, ...]:
     if glob.has_magic(str(path)):
-        found = tuple(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
+        found = _each_once(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
     else:
         found = (path,) if path.exists() else ()
     if not found:
         hint = say("relative paths start at `root` of the recipe", "相对路径以配方的 root 为起点")
         raise UserError(say(f"nothing at {path}", f"{path} 不存在"), where, hint)
     return found
+
+
+def _each_once(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The paths without those that only lead to another one of them through a linked folder, as in a loop of links."""
+    shortest: dict[Path, Path] = {}
+    for path in paths:
+        place = path.resolve()
+        if place not in shortest or len(path.parts) < len(shortest[place].parts):
+            shortest[place] = path
+    return tuple(sorted(shortest.values(), key=str))
 
 
 def _files_of(base: Path) -> Iterator[tuple[str, Path]]:

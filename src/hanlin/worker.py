@@ -255,13 +255,15 @@ def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
 
 
 def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Fetch a pinned hub repository (`hf:owner/name@revision`); `HF_ENDPOINT` names a mirror."""
+    """Fetch a pinned hub repository (`hf:owner/name@revision`), of data where a source names it and of a model
+    elsewhere; `HF_ENDPOINT` names a mirror."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
     try:
-        return (Path(snapshot_download(name, revision=revision)),)
+        kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
+        return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
         raise UserError(

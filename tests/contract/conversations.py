@@ -16,10 +16,10 @@ _white = st.text(st.sampled_from(" \n\t\r\v\f\u3000\u00a0\u2028\x85\u200b"), max
 _pieces = st.one_of(st.sampled_from(_KNOWN), st.sampled_from(_AWKWARD), _han, st.text(_characters, max_size=20), _white)
 texts = st.one_of(_pieces, st.lists(_pieces, min_size=2, max_size=5).map("".join))
 
+_fractions = st.integers(-9999, 9999).map(lambda number: number / 100).filter(lambda number: number % 1)
+"""Numbers of at most six digits, whole ones apart: llama.cpp's Jinja writes no more digits, and 1.0 as 1."""
 _json = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), st.integers(-(2**40), 2**40), st.floats(-1e6, 1e6), _han, st.sampled_from(_KNOWN)
-    ),
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**40), 2**40), _fractions, _han, st.sampled_from(_KNOWN)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_han, inner, max_size=3)),
     max_leaves=5,
 )

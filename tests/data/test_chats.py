@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from hanlin.data.chats import CHAT_FORMATS, read_math
-from hanlin.data.encodings import Tape
 from hanlin.data.formats import open_records
 from hanlin.data.ledger import Drop
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.data.turns import Chat, read_calls, read_tools
 from hanlin.errors import UserError
 from hanlin.records import Message, ToolCall
@@ -290,6 +290,30 @@ def test_one_row_of_another_format_does_not_stop_the_others(put: Put) -> None:
 def test_fields_name_what_the_file_calls_them(put: Put) -> None:
     _, chat = only(put, {"甲": "你是谁？", "乙": "我是小翰。"}, fields={"prompt": "甲", "response": "乙"})
     assert chat.messages == ASKED
+
+
+@pytest.mark.parametrize(
+    ("row", "fields"),
+    [
+        ({"问题": "你是谁？", "回复": "我是小翰。"}, {"instruction": "问题", "output": "回复"}),
+        ({"对话": [{"谁": "user", "说": "你是谁？"}, {"谁": "gpt", "说": "我是小翰。"}]}, None),
+        (
+            {"conversation": [{"q": "你是谁？", "a": "我是小翰。"}]},
+            {"human": "q", "assistant": "a"},
+        ),
+    ],
+)
+def test_fields_are_named_in_one_line_also_those_of_turns(put: Put, row: Any, fields: dict[str, str] | None) -> None:
+    _, chat = only(put, row, fields=fields or {"messages": "对话", "role": "谁", "content": "说"})
+    assert chat.messages == ASKED
+
+
+def test_belle_tells_a_chat_of_several_turns_in_its_instruction(put: Put) -> None:
+    told = "Human:你是谁？\nAssistant:我是小翰。\nHuman: 多大了？\nAssistant:"
+    _, chat = only(put, {"instruction": told, "input": "", "output": "一岁。"})
+    assert chat.messages == TWICE
+    _, chat = only(put, {"instruction": "把 Human: 一词译成中文", "output": "人类"})
+    assert len(chat.messages) == 2
 
 
 def test_an_unknown_format_lists_fields_and_known_formats(put: Put) -> None:

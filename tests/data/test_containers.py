@@ -7,16 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import format_samples
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.data import containers
-from hanlin.data.containers import Row, layout_of, rows_of, text_layout
-from hanlin.data.encodings import Tape
+from hanlin.data import lines
+from hanlin.data.containers import layout_of, rows_of, text_layout
+from hanlin.data.json_rows import json_rows
 from hanlin.data.ledger import Drop
-from hanlin.data.sources import SourceFile
+from hanlin.data.lines import Row
+from hanlin.data.sources import SourceFile, listing
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
+from hanlin.job import Inputs
 from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
@@ -65,7 +69,20 @@ def test_rows_know_their_line(put: Put) -> None:
 def test_a_json_list_in_pieces_is_the_list(piece: int, rows: list[Any]) -> None:
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     pieces = iter([text[start : start + piece] for start in range(0, len(text), piece)])
-    assert [row.value for row in containers._json_rows(Path("x"), pieces, listed=True)] == rows
+    assert [row.value for row in json_rows(Path("x"), pieces, listed=True)] == rows
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_splits_in_one_object_are_read_one_after_another(put: Put, indent: int | None) -> None:
+    data = {"train": ROWS[:2], "valid": [], "test": ROWS[2:]}
+    container, rows = read(put("a.json", json.dumps(data, indent=indent)))
+    assert container == "json_splits" and [row.value for row in rows] == ROWS
+
+
+@pytest.mark.parametrize("tail", ["", "]", "],", '], "test": {}}', ']} {"a": 1}', '], "train": []}'])
+def test_broken_splits_are_refused(put: Put, tail: str) -> None:
+    with pytest.raises(UserError, match="not JSON"):
+        read(put("a.json", '{"train": [{"a": 1}' + tail))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +154,27 @@ def test_parquet_is_read(put: Put) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["arrow", "feather"])
+def test_arrow_is_read_as_a_stream_and_for_random_access(put: Put, kind: str) -> None:
+    pytest.importorskip("pyarrow")
+    rows = [{"prompt": f"问{n}", "turns": [{"role": "user", "content": None}]} for n in range(3)]
+    path = put(f"a.{kind}", format_samples.table(kind, rows))
+    assert read(path) == ("arrow", [Row(n + 1, row) for n, row in enumerate(rows)])
+    with pytest.raises(UserError, match="not Arrow"):
+        read(put(f"b.{kind}", path.read_bytes()[:-200]))
+
+
+def test_a_folder_that_datasets_saved_is_read(put: Put) -> None:
+    pytest.importorskip("pyarrow")
+    rows = [{"text": f"第{n}篇"} for n in range(5)]
+    folder = put("saved/data-00000-of-00001.arrow", format_samples.table("arrow", rows)).parent
+    put("saved/state.json", '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+    put("saved/dataset_info.json", '{"features": {}}')
+    found = listing([Source(path="./saved")], Inputs({"sources.0.path": (folder,)}))
+    assert [row.value for file in found.files for row in read(file.path)[1]] == rows
+    assert set(found.skipped) == {"dataset_info.json", "state.json"}
+
+
 def test_a_broken_parquet_file_is_refused(put: Put) -> None:
     pytest.importorskip("pyarrow")
     with pytest.raises(UserError, match="not Parquet"):
@@ -192,11 +230,11 @@ def test_a_unicode_line_separator_does_not_end_a_line_of_json(put: Put) -> None:
 
 
 def test_a_very_long_text_comes_in_parts_that_lose_nothing(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "LONGEST_TEXT", 50)
-    lines = [f"第{n}句话不长也不短。" for n in range(40)]
-    _, rows = read(put("a.txt", "\n".join(lines)))
+    monkeypatch.setattr(lines, "LONGEST_TEXT", 50)
+    said = [f"第{n}句话不长也不短。" for n in range(40)]
+    _, rows = read(put("a.txt", "\n".join(said)))
     assert len(rows) > 5
-    assert "\n".join(row.value for row in rows) == "\n".join(lines)
+    assert "\n".join(row.value for row in rows) == "\n".join(said)
 
 
 def test_python_lists_are_lines_of_text_not_json(put: Put) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from hanlin.data.encodings import Tape, decoded, encoding_of, undecodable_at
+from hanlin.data.encodings import COMMON, decoded, encoding_of, undecodable_at
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 
 SIMPLIFIED = "春天来了，院子里的花都开了。我们一起去看看吧，他说得对。\n" * 5
@@ -116,3 +120,44 @@ def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path, ending: str)
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         encoding_of(tmp_path / "none.txt")
+
+
+LEVEL_ONE = {
+    "gb18030": sorted(char for char in COMMON if len(char.encode("gb2312", "ignore")) == 2 and char > "一"),
+    "big5": sorted(char for char in COMMON if len(char.encode("big5", "ignore")) == 2 and char > "一"),
+}
+ENCODINGS = [
+    *(
+        ("gb18030", encoding)
+        for encoding in ("utf-8", "utf-8-sig", "gbk", "gb18030", "utf-16", "utf-16-le", "utf-16-be")
+    ),
+    *(("big5", encoding) for encoding in ("utf-8", "big5", "gb18030", "utf-16-le", "utf-16-be", "utf-32-le")),
+]
+
+
+@pytest.mark.parametrize(("level", "encoding"), ENCODINGS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers())
+def test_any_chinese_text_of_200_characters_tells_its_encoding(
+    tmp_path: Path, level: str, encoding: str, seed: int
+) -> None:
+    """Characters drawn evenly from the common ones: a text without any grammar, which is the hardest there is."""
+    text = "".join(random.Random(seed).choices([*LEVEL_ONE[level], "，", "。"], k=200))
+    path = tmp_path / "text.txt"
+    path.write_bytes(text.encode(encoding, "ignore"))
+    assert text_of(path) == text.encode(encoding, "ignore").decode(encoding)
+
+
+REAL = {"novel_sanguo.txt": ("gbk", "gb18030"), "wiki_zh_trad_drcd_dev.txt": ("big5", "gb18030")}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_200_characters_of_real_text_tell_their_encoding(shared_data: Path, tmp_path: Path, name: str) -> None:
+    whole = (shared_data / "text" / name).read_text(encoding="utf-8")
+    rng, path = random.Random(0), tmp_path / "text.txt"
+    for _ in range(60):
+        start = rng.randrange(len(whole) - 200)
+        for encoding in (*REAL[name], "utf-8", "utf-16", "utf-16-le", "utf-16-be"):
+            text = whole[start : start + 200].encode(encoding, "ignore").decode(encoding)
+            path.write_bytes(text.encode(encoding))
+            assert text_of(path) == text, (encoding, text)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stage_runs import Made
 
-from hanlin.data.mojibake import repair
+from hanlin.data.mojibake import Guess, guess, repair
+from hanlin.settings.data import Conversations, Corpus
+
+Put = Callable[[str, Any], Path]
+Run = Callable[..., Made]
 
 TEXT = "春天来了，院子里的花都开了。他说：“我们一起去看看吧！”——《翰林院》"
 
@@ -72,3 +81,77 @@ def test_right_text_is_left_alone(text: str) -> None:
 @given(st.text(alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1))
 def test_any_chinese_text_comes_back_from_latin_1(text: str) -> None:
     assert repair(misread(text, "latin-1"))[0] == text
+
+
+# --- guesses ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_guess_fills_in_what_the_rest_of_the_text_makes_likely() -> None:
+    text = "模型的中文能力，是中国的模型里最好的。这个模型用中文训练，中文说得很好，人们都用它写中文。"
+    found = guess(misread(text, "cp1254", lossy=True))
+    assert found.guessed > 0 and sum(a == b for a, b in zip(found.text, text, strict=True)) >= 0.9 * len(text)
+    assert found.marks["mojibake_guessed"] == found.guessed
+
+
+def test_what_has_no_likely_character_stays_a_hole() -> None:
+    found = guess(misread("春天的花都开了𝟎一起去看。" * 3, "cp1254", lossy=True))
+    assert found.holes == found.text.count("□") == found.marks["mojibake_holes"] == 3
+
+
+@pytest.mark.parametrize("text", [TEXT, "Le café déjà vu: «à propos», naïve É…", "Plain English.", ""])
+def test_right_text_is_not_guessed_at(text: str) -> None:
+    assert guess(text) == Guess(text, 0, 0)
+
+
+@pytest.mark.parametrize("page", ["latin-1", "cp1252", "cp1254"])
+def test_what_can_be_repaired_is_not_guessed(page: str) -> None:
+    assert guess(misread(TEXT, page)) == Guess(TEXT, 0, 0)
+
+
+def test_right_parts_of_a_damaged_text_stay_as_they_are() -> None:
+    right = "他说：“café 在街角。”"
+    assert guess(right + misread("模型的中文描述" * 3, "cp1254", lossy=True)).text.startswith(right)
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8")))
+def test_no_text_makes_a_guess_fail(text: str) -> None:
+    found = guess(text)
+    assert found.guessed >= 0 and found.holes >= 0
+
+
+@pytest.mark.parametrize("name", ["002_8b0e4e6911a638d5.txt", "003_1646357b19719e38.txt"])
+def test_the_damaged_pages_are_found_and_mostly_guessed_right(shared_data: Path, name: str) -> None:
+    folder = shared_data.parent / "reference" / "seeds"
+    if not (folder / name).is_file():
+        pytest.skip("the damaged pages are not here")
+    damaged = (folder / name).read_text(encoding="utf-8")
+    original = (folder / f"{name[:3]}_clean.md").read_text(encoding="utf-8")
+    _, lost = repair(damaged)
+    assert lost > 0.3 * len(damaged)
+    found = guess(damaged)
+    right = total = 0
+    for after, line in zip(found.text.splitlines(), original.splitlines(), strict=True):
+        places = [place for place, char in enumerate(line) if "\u4e00" <= char <= "\u9fff"]
+        total += len(places)
+        right += sum(after[place : place + 1] == line[place] for place in places) if len(after) == len(line) else 0
+    assert right > 0.8 * total, (right, total)
+
+
+def test_damaged_documents_are_dropped_or_kept_with_a_mark_by_choice(put: Put, run: Run) -> None:
+    text = "春天来了，院子里的花都开了。他说我们中国人都喜欢看花，一起去看看中间的那一树吧。"
+    path = put("a.jsonl", [{"text": misread(text, "cp1254", lossy=True)}, {"text": text + "好"}])
+    made = run(Corpus, path, heldout_share=0)
+    assert made.ledger["dropped"] == {"mojibake": 1}
+    made = run(Corpus, path, heldout_share=0, lost_characters="guess", dedup="exact")
+    first, second = made.kept
+    assert first["meta"]["mojibake_guessed"] > 0 and "院子里的花" in first["text"] and "meta" not in second
+    chat = {"prompt": misread("这个中文字是什么描述？" * 3, "cp1254", lossy=True), "response": "好"}
+    made = run(Conversations, put("b.jsonl", [chat]), heldout_share=0, lost_characters="guess")
+    assert made.kept[0]["meta"]["mojibake_guessed"] > 0
+
+
+def test_the_choice_changes_no_key_of_an_older_recipe() -> None:
+    from hanlin.settings.base import counted
+
+    assert "lost_characters" not in counted(Corpus(sources="./a"))
+    assert counted(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"

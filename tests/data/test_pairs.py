@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.encodings import Tape
 from hanlin.data.formats import open_records
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.records import Message
 from hanlin.settings.data import Source

@@ -12,12 +12,12 @@ from stage_runs import Made, run_stage
 
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.documents import DOCUMENT_FORMATS
-from hanlin.data.encodings import Tape
 from hanlin.data.formats import Format, open_records
 from hanlin.data.judged import JUDGED_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences, Source
 

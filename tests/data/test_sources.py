@@ -55,6 +55,14 @@ def test_of_an_artifact_only_the_records_to_learn_from_are_read(put: Put) -> Non
     assert listed(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
 
 
+def test_the_card_of_a_hub_dataset_is_not_taken_for_data(put: Put) -> None:
+    put("hub/README.md", "# 数据")
+    folder = put("hub/data/train.jsonl", "{}").parents[1]
+    found = listing([Source(path="./hub")], Inputs({"sources.0.path": (folder,)}))
+    assert [file.name for file in found.files] == ["train.jsonl"] and found.skipped == ("README.md",)
+    assert listed(put("notes/README.md", "# 笔记").parent) == ["README.md"]
+
+
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         listed(tmp_path / "none")
@@ -63,3 +71,15 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
     with pytest.raises(UserError, match="no file to read"):
         listed(put("photo.png", "x").parent)
+
+
+def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from hanlin.worker import _download
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append(options) or "/x")
+    for field in ("sources.0.path", "model"):
+        _download({"field": field, "key": "hf:owner/name@abc123"})
+    assert [(row["repo_type"], row["revision"]) for row in asked] == [("dataset", "abc123"), ("model", "abc123")]

@@ -120,7 +120,27 @@ def read_alpaca(value: Any) -> Iterator[Chat | Drop]:
         return
     answer = next((value[name] for name in _ALPACA_ANSWERS if value.get(name)), None)
     used = ("instruction", "input", "context", *_ALPACA_ANSWERS)
+    told = _told(value, answer)
+    if told is not None:
+        yield Chat(opened(value.get("system"), told), (), side_facts(value, (*used, "system", "id")))
+        return
     yield from _asked(value, question_of(value, "instruction"), answer, used)
+
+
+_BELLE_TURN = re.compile(r"(?:\A|\n)\s*(Human|Assistant)\s*[:：]")
+_BELLE = re.compile(r"\s*Human\s*[:：].*\nAssistant\s*[:：]\s*\Z", re.S)
+
+
+def _told(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
+    """BELLE's chats of several turns: the instruction tells them, `Human:...\\nAssistant:...`, up to where the output
+    goes on."""
+    instruction = row.get("instruction")
+    if not isinstance(instruction, str) or not isinstance(answer, str) or not _BELLE.match(instruction):
+        return None
+    before, *pieces = _BELLE_TURN.split(instruction)
+    names, said = [name.lower() for name in pieces[::2]], [*pieces[1:-1:2], answer]
+    turns = zip(names, said, strict=True)
+    return None if before.strip() else tuple(Message(ROLE_NAMES[name], tidy(text)) for name, text in turns)
 
 
 def _is_prompt_response(value: Any) -> bool:

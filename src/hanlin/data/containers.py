@@ -1,30 +1,31 @@
-"""From a file's bytes to rows: lines, text, JSON in its several layouts, CSV and Parquet, one row at a time.
+"""From a file's bytes to rows: how the rows of a file lie, told from its start, and the reader for that layout.
 
-Owns where a row begins and ends and on which line. Does not own what a row means (`documents`, `chats`, `pairs`).
+Owns the choice of layout. Does not own how a layout is read (`lines`, `json_rows`, `tables`), nor what a row means
+(`documents`, `chats`, `pairs`).
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from hanlin.data.encodings import CHUNK, Tape, check_encoding, decoded, encoding_of, look
+from hanlin.data.encodings import check_encoding, decoded, encoding_of, look
+from hanlin.data.json_rows import cut_short, json_rows, jsonl_rows, split_rows
 from hanlin.data.ledger import Drop
+from hanlin.data.lines import Row, record_lines, text_rows
 from hanlin.data.sources import SourceFile
-from hanlin.errors import UserError
-from hanlin.language import say
+from hanlin.data.tables import arrow_rows, csv_rows, parquet_rows
+from hanlin.data.tape import Tape
 
-LONGEST_TEXT = 4_000_000
 _BY_LINE = (".jsonl", ".ndjson", ".jl", ".jsonlines")
 _LOOK = 1 << 18
-_CLOSE_TO_END = 16
+_BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
+_BY_NAME = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+_SPLITS = re.compile(r'\{\s*"(?:train|valid|validation|dev|test)"\s*:\s*\[')
 _HEADING = re.compile(
     r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
 )
@@ -34,18 +35,9 @@ _BLANK = re.compile(r"\n[ \t\u3000]*(?:\n[ \t\u3000]*)+")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """What stands at `line` (from 1) of a file; a Drop, with the raw text, where it could not be read."""
-
-    line: int
-    value: Any
-    raw: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects, csv,
-    tsv or parquet."""
+    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects,
+    json_splits, csv, tsv, parquet or arrow."""
 
     container: str
     encoding: str
@@ -54,8 +46,9 @@ class Layout:
 def layout_of(file: SourceFile) -> Layout:
     """Look at a file and say how its rows lie. Raises UserError when that cannot be told."""
     asked = file.settings.format
-    if file.suffix == ".parquet":
-        return Layout("parquet", "binary")
+    table = _table(file)
+    if table:
+        return Layout(table, "binary")
     encoding = _encoding(file)
     if asked.startswith("text"):
         return Layout(asked, encoding)
@@ -71,19 +64,31 @@ def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
     A broken line of JSON Lines, of CSV or of line-by-line text comes as a Drop. In the other layouts what follows a
     break cannot be told apart, so it raises UserError (file and line, or byte).
     """
-    if layout.container == "parquet":
-        return _parquet_rows(file.path)
-    if layout.container == "jsonl":
-        return _jsonl_rows(tape, layout.encoding)
-    if layout.container == "text_lines":
-        return (row for row in _lines(tape, layout.encoding) if isinstance(row.value, Drop) or row.value.strip())
-    if layout.container == "json_list":
-        return _json_rows(file.path, decoded(tape, layout.encoding), listed=True)
-    if layout.container == "json_objects":
-        return _json_rows(file.path, decoded(tape, layout.encoding), listed=False)
-    if layout.container in ("csv", "tsv"):
-        return _csv_rows(file.path, decoded(tape, layout.encoding), "\t" if layout.container == "tsv" else ",")
-    return _text_rows(decoded(tape, layout.encoding), blocks=layout.container == "text_blocks")
+    kind, encoding = layout.container, layout.encoding
+    if kind == "parquet":
+        return parquet_rows(file.path)
+    if kind == "arrow":
+        return arrow_rows(file.path)
+    if kind == "jsonl":
+        return jsonl_rows(tape, encoding)
+    if kind == "text_lines":
+        return (row for row in record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
+    if kind in ("json_list", "json_objects"):
+        return json_rows(file.path, decoded(tape, encoding), listed=kind == "json_list")
+    if kind == "json_splits":
+        return split_rows(file.path, decoded(tape, encoding))
+    if kind in ("csv", "tsv"):
+        return csv_rows(file.path, decoded(tape, encoding), "\t" if kind == "tsv" else ",")
+    return text_rows(decoded(tape, encoding), blocks=kind == "text_blocks")
+
+
+def _table(file: SourceFile) -> str | None:
+    """Which binary table the file is, by its name or by its first bytes."""
+    if file.suffix in _BY_NAME:
+        return _BY_NAME[file.suffix]
+    with Tape(file.path) as tape:
+        head = tape.head
+    return next((kind for magic, kind in _BINARY if head.startswith(magic)), None)
 
 
 def _encoding(file: SourceFile) -> str:
@@ -108,9 +113,11 @@ def _container(head: str, suffix: str) -> str:
 
 def _json_layout(start: str, suffix: str) -> str:
     line, _, rest = start.partition("\n")
+    if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
+        return "json_splits"
     try:
         whole = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         if start.startswith("["):
             return "json_list"
         return "jsonl" if any(map(_is_object, rest.split("\n", 5)[:5])) else "json_objects"
@@ -128,7 +135,7 @@ def _is_conversation(row: list[Any]) -> bool:
 def _is_object(line: str) -> bool:
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and len(value) > 0
 
@@ -140,7 +147,9 @@ def _opens_as_json(start: str, layout: str) -> bool:
     try:
         json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
-        return _cut_short(error, len(text))
+        return cut_short(error, len(text))
+    except (ValueError, RecursionError):
+        return True
     return True
 
 
@@ -180,234 +189,3 @@ def _are_documents(blocks: list[str]) -> bool:
 def _width(text: str) -> float:
     narrow = len(text.encode("ascii", "ignore"))
     return 0.4 * narrow + (len(text) - narrow)
-
-
-# --- text ---------------------------------------------------------------------------------------------------------
-
-
-def _lines(tape: Tape, encoding: str) -> Iterator[Row]:
-    """Lines without their ends. A line that cannot be decoded comes as a Drop, where lines can be told apart at all."""
-    if encoding.startswith(("utf-16", "utf-32")):
-        yield from _wide_lines(decoded(tape, encoding))
-        return
-    offset = 0
-    for number, line in enumerate(tape.lines(), start=1):
-        try:
-            text = line.decode(encoding if number == 1 else encoding.removesuffix("-sig"))
-        except UnicodeDecodeError as error:
-            raw = line.decode(encoding, "backslashreplace").rstrip("\r\n")
-            yield Row(number, Drop("undecodable", f"byte {offset + error.start}"), raw)
-        else:
-            yield Row(number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n"))
-        offset += len(line)
-
-
-def _wide_lines(pieces: Iterator[str]) -> Iterator[Row]:
-    number = 0
-    open_line: list[str] = []
-    for piece in pieces:
-        first, *others = piece.split("\n")
-        open_line.append(first)
-        for other in others:
-            number += 1
-            yield Row(number, "".join(open_line).rstrip("\r"))
-            open_line = [other]
-    if any(open_line):
-        yield Row(number + 1, "".join(open_line).rstrip("\r"))
-
-
-def _text_rows(pieces: Iterator[str], blocks: bool) -> Iterator[Row]:
-    """The text as one row, or as one row for each block between blank lines; what is longer than `LONGEST_TEXT`
-    characters is cut at line ends, so that no file has to be held in memory."""
-    kept: list[str] = []
-    first, size = 1, 0
-    for row in _wide_lines(_one_line_end(pieces)):
-        ends = blocks and not row.value.strip()
-        if (ends or size >= LONGEST_TEXT) and kept:
-            text = "\n".join(kept)
-            if text.strip():
-                yield Row(first, text)
-            kept, size = [], 0
-        if not kept:
-            first = row.line
-        if not ends:
-            kept.append(row.value)
-            size += len(row.value) + 1
-    text = "\n".join(kept)
-    if text.strip():
-        yield Row(first, text)
-
-
-def _one_line_end(pieces: Iterator[str]) -> Iterator[str]:
-    """Windows and old Macintosh line ends as `\\n`, also where a pair is split between two pieces."""
-    held = ""
-    for piece in pieces:
-        piece = held + piece
-        held = "\r" if piece.endswith("\r") else ""
-        yield piece[: len(piece) - len(held)].replace("\r\n", "\n").replace("\r", "\n")
-    if held:
-        yield "\n"
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------
-
-
-def _jsonl_rows(tape: Tape, encoding: str) -> Iterator[Row]:
-    for row in _lines(tape, encoding):
-        if isinstance(row.value, Drop):
-            yield row
-            continue
-        if not row.value.strip():
-            continue
-        try:
-            yield Row(row.line, json.loads(row.value))
-        except (ValueError, RecursionError) as error:
-            yield Row(row.line, Drop("broken_json", _json_message(error)), row.value)
-
-
-def _json_message(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
-
-
-def _json_rows(path: Path, pieces: Iterator[str], listed: bool) -> Iterator[Row]:
-    """The elements of one JSON list, or JSON values one after another, without holding more than one at a time."""
-    buffer = _Buffer(pieces)
-    if buffer.peek() == "\ufeff":
-        buffer.at += 1
-    if listed and buffer.peek():
-        buffer.at += 1
-        if buffer.peek() == "]":
-            return
-    decode = json.JSONDecoder().raw_decode
-    while buffer.peek():
-        while True:
-            try:
-                value, end = decode(buffer.text, buffer.at)
-                if end < len(buffer.text) or not buffer.more():
-                    break
-            except json.JSONDecodeError as error:
-                if not (_cut_short(error, len(buffer.text)) and buffer.more()):
-                    raise _broken(path, buffer.line_at(error.pos), error.msg) from error
-            except (ValueError, RecursionError) as error:
-                raise _broken(path, buffer.line_at(buffer.at), _json_message(error)) from error
-        yield Row(buffer.line_at(buffer.at), value)
-        buffer.move(end)
-        mark = buffer.peek()
-        if not listed:
-            if mark == ",":
-                buffer.at += 1
-            continue
-        buffer.at += 1
-        if mark == "]":
-            if buffer.peek():
-                raise _broken(path, buffer.line_at(buffer.at), "text after the end of the list")
-            return
-        if mark != ",":
-            raise _broken(path, buffer.line_at(buffer.at - 1), "the list is not closed" if not mark else "no comma")
-        if not buffer.peek():
-            raise _broken(path, buffer.line_at(buffer.at), "the list is not closed")
-    if listed:
-        raise _broken(path, buffer.line_at(buffer.at), "the list is not closed")
-
-
-def _cut_short(error: json.JSONDecodeError, size: int) -> bool:
-    """Whether more text could mend the error: it lies at the very end, or in a string that is not closed."""
-    return error.pos >= size - _CLOSE_TO_END or error.msg.startswith("Unterminated string")
-
-
-def _broken(path: Path, line: int, message: str) -> UserError:
-    return UserError(say(f"not JSON: {message}", f"不是合法 JSON：{message}"), f"{path}:{line}")
-
-
-class _Buffer:
-    """A window on text that comes in pieces; `at` is where reading stands, and lines are counted from 1."""
-
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
-        self.text = ""
-        self.at = 0
-        self._line = 1
-        self._counted = 0
-
-    def more(self) -> bool:
-        """Add about as much text as is there; False at the end of the file."""
-        added = []
-        size = 0
-        for piece in self._pieces:
-            added.append(piece)
-            size += len(piece)
-            if size >= max(CHUNK, len(self.text) - self.at):
-                break
-        self.text += "".join(added)
-        return bool(size)
-
-    def peek(self) -> str:
-        """The next character that is no white space, or nothing at the end of the file."""
-        while True:
-            while self.at < len(self.text):
-                if self.text[self.at] not in " \t\n\r":
-                    return self.text[self.at]
-                self.at += 1
-            if not self.more():
-                return ""
-
-    def move(self, at: int) -> None:
-        """Go on at `at`; what lies before is forgotten once it is large."""
-        self.at = at
-        if at >= CHUNK:
-            self.line_at(at)
-            self.text, self.at, self._counted = self.text[at:], 0, 0
-
-    def line_at(self, at: int) -> int:
-        """The line of a place that is not before one asked for earlier."""
-        self._line += self.text.count("\n", self._counted, at)
-        self._counted = max(at, self._counted)
-        return self._line
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
-
-
-def _csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.reader((line.value for line in _wide_lines_with_ends(pieces)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
-    line = 1
-    try:
-        for cells in reader:
-            if header is None:
-                header = [cell.lstrip("\ufeff").strip() for cell in cells]
-            elif cells and len(cells) != len(header):
-                detail = f"{len(cells)} columns instead of {len(header)}"
-                yield Row(line, Drop("broken_csv", detail), json.dumps(cells, ensure_ascii=False))
-            elif cells:
-                yield Row(line, dict(zip(header, cells, strict=True)))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(say(f"not CSV: {error}", f"不是合法 CSV：{error}"), f"{path}:{line}") from error
-
-
-def _wide_lines_with_ends(pieces: Iterator[str]) -> Iterator[Row]:
-    for row in _wide_lines(_one_line_end(pieces)):
-        yield Row(row.line, row.value + "\n")
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise UserError(
-            say("pyarrow is needed to read Parquet", "读取 Parquet 需要 pyarrow"), path, "pip install pyarrow"
-        ) from error
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as table:
-            for batch in table.iter_batches(batch_size=1024):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(number, value)
-    except (ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(say(f"not Parquet: {first}", f"不是合法 Parquet：{first}"), path) from error

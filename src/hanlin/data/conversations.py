@@ -6,6 +6,7 @@ Owns the rules on turns and how a found chat is judged. Reading, copies and the 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,6 +19,7 @@ from hanlin.data.clean import TextRule, clean, text_rules
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.identity import identified
 from hanlin.data.ledger import Drop
+from hanlin.data.mojibake import guess
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.phrases import REFUSAL
 from hanlin.data.sifting import Origin, Sieve, sift
@@ -43,7 +45,8 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
     convert = converter(settings.convert)
 
     def judge(found: Chat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
-        cleaned = clean_turns(found.messages, rules, convert)
+        turns, marks = guessed_turns(found.messages) if settings.lost_characters == "guess" else (found.messages, {})
+        cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned
         messages, changed = cleaned
@@ -60,7 +63,9 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
         length = characters(messages)
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
-        return Conversation(messages, origin.id, origin.source, found.tools, origin.meta(found.meta)), changed
+        return Conversation(
+            messages, origin.id, origin.source, found.tools, origin.meta({**found.meta, **marks})
+        ), changed
 
     sieve = Sieve(
         file_name="conversations.jsonl",
@@ -74,6 +79,16 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
         heldout_share=settings.heldout_share,
     )
     return sift(sieve, settings, inputs, out, job)
+
+
+def guessed_turns(messages: Sequence[Message]) -> tuple[Turns, dict[str, int]]:
+    """The turns with the characters that wrong decoding lost filled in, and what `meta` says of it."""
+    filled = [guess(message.text) for message in messages]
+    marks: Counter[str] = Counter()
+    for one in filled:
+        marks.update(one.marks)
+    turns = (replace(message, text=one.text) for message, one in zip(messages, filled, strict=True))
+    return tuple(turns), dict(marks)
 
 
 def clean_turns(

@@ -13,6 +13,7 @@ from hanlin.data.chinese import converter
 from hanlin.data.clean import clean, text_rules
 from hanlin.data.documents import DOCUMENT_FORMATS, TITLED_FORMATS, FoundText
 from hanlin.data.ledger import Drop
+from hanlin.data.mojibake import Guess, guess
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.sifting import Origin, Sieve, sift
 from hanlin.job import Inputs, Job
@@ -29,7 +30,8 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
     convert = converter(settings.convert)
 
     def judge(found: FoundText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
-        cleaned = clean(found.text, rules)
+        filled = guess(found.text) if settings.lost_characters == "guess" else Guess(found.text, 0, 0)
+        cleaned = clean(filled.text, rules)
         if isinstance(cleaned, Drop):
             return cleaned
         text, changed = cleaned
@@ -41,7 +43,7 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
             return Drop("too_short", f"{length} characters")
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
-        return Document(text, origin.id, origin.source, origin.meta(found.meta)), changed
+        return Document(text, origin.id, origin.source, origin.meta({**found.meta, **filled.marks})), changed
 
     sieve = Sieve(
         file_name="documents.jsonl",

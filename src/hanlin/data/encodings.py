@@ -9,21 +9,15 @@ wins. The scan runs at disk speed and is what makes the answer hold for the last
 
 from __future__ import annotations
 
-import bz2
 import codecs
-import gzip
-import io
-import lzma
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
 
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.language import say
 
-CHUNK = 1 << 20
 _SAMPLE = 1 << 16
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,12 +26,17 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
 _MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_WIDE_UTF8 = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}")
 _LEAST_PLAUSIBLE = 0.12
+_NEARLY_ALL, _ENOUGH = 0.9, 100
+_MIXED = 0.1
+_MOST_ZEROS = 0.01
 
-# The commonest characters of modern Chinese, simplified and traditional: a fifth of the list would do to tell a right
-# reading (over half of all characters are here) from a wrong one (a few in a hundred).
-EVERYDAY = frozenset(
+# The commonest characters of modern Chinese, the simplified ones by their frequency, then traditional ones: a fifth of
+# the list would do to tell a right reading (over half of all characters are here) from a wrong one (a few percent).
+BY_FREQUENCY = (
     "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然没日于起还发成事"
     "只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声全工己话儿者向情"
     "部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处"
@@ -51,112 +50,27 @@ EVERYDAY = frozenset(
     "聞聲職聯臉臨舉舊華萬葉蘇處號蟲術衛裝複觀規視覺計訊訓"
     "，。、；：？！“”‘’（）《》「」『』…—·　．～【】"
 )
+EVERYDAY = frozenset(BY_FREQUENCY)
 
 
-class Tape:
-    """A file opened for reading, unpacked on the way (gzip, bzip2, xz, zstandard by their first bytes).
-
-    `stream` gives the unpacked bytes; `position` says how far the file itself has been read.
-    Raises UserError when the file cannot be opened.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self._file = path.open("rb")
-            head = self._file.read(6)
-            self._file.seek(0)
-        except OSError as error:
-            raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
-        self.stream: BinaryIO = self._unpacked(head)
-
-    def _unpacked(self, head: bytes) -> BinaryIO:
-        if head.startswith(b"\x1f\x8b"):
-            return cast(BinaryIO, gzip.GzipFile(fileobj=self._file))
-        if head.startswith(b"BZh"):
-            return cast(BinaryIO, bz2.BZ2File(self._file))
-        if head.startswith(b"\xfd7zXZ\x00"):
-            return cast(BinaryIO, lzma.LZMAFile(self._file))
-        if head.startswith(b"\x28\xb5\x2f\xfd"):
-            try:
-                import zstandard
-            except ImportError as error:
-                hint = "pip install zstandard"
-                raise UserError(
-                    say("zstandard is needed to unpack it", "解压需要 zstandard"), self.path, hint
-                ) from error
-            return cast(BinaryIO, io.BufferedReader(_ZstdReader(self._file, zstandard.ZstdDecompressor()), CHUNK))
-        return self._file
-
-    @property
-    def position(self) -> int:
-        return 0 if self._file.closed else self._file.tell()
-
-    def chunks(self) -> Iterator[bytes]:
-        """The unpacked bytes. Raises UserError when the packed file is broken or cut short."""
-        return self._guarded(iter(lambda: self.stream.read(CHUNK), b""))
-
-    def lines(self) -> Iterator[bytes]:
-        """The unpacked lines with their line ends. Raises like `chunks`."""
-        return self._guarded(iter(self.stream.readline, b""))
-
-    def _guarded(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
-        try:
-            yield from pieces
-        except (EOFError, zlib.error, lzma.LZMAError, OSError, _zstd_error()) as error:
-            message = say("cannot be unpacked, is it cut short?", "解压失败，文件是否不完整？")
-            raise UserError(message, f"{self.path} ({error})") from error
-
-    def __enter__(self) -> Tape:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.stream.close()
-        self._file.close()
+def _common_characters() -> frozenset[str]:
+    """The characters that the first levels of GB 2312 and Big5 hold: 3,755 simplified and 5,401 traditional ones."""
+    simplified = (bytes([lead, trail]) for lead in range(0xB0, 0xD8) for trail in range(0xA1, 0xFF))
+    trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
+    traditional = (bytes([lead, trail]) for lead in range(0xA4, 0xC7) for trail in trails)
+    found = [pair.decode("gb2312") for pair in simplified if pair < b"\xd7\xfa"]
+    return frozenset((*found, *(pair.decode("big5") for pair in traditional if pair < b"\xc6\x7f"), *EVERYDAY))
 
 
-class _ZstdReader(io.RawIOBase):
-    """Unpacks zstandard frames; raises EOFError where the last one is cut short, which zstandard's own reader hides."""
-
-    def __init__(self, file: BinaryIO, unpacker: Any) -> None:
-        self._file = file
-        self._unpacker = unpacker
-        self._frame: Any = None
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            packed = b"" if self._frame is None else self._frame.unused_data
-            packed = packed or self._file.read(_SAMPLE)
-            if not packed:
-                if self._frame is not None and not self._frame.eof:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            if self._frame is None or self._frame.eof:
-                self._frame = self._unpacker.decompressobj()
-            self._ready = self._frame.decompress(packed)
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-
-def _zstd_error() -> type[Exception]:
-    try:
-        import zstandard
-    except ImportError:
-        return EOFError
-    return cast("type[Exception]", zstandard.ZstdError)
+COMMON = _common_characters()
 
 
 def encoding_of(path: Path) -> str:
     """The Python name of the file's encoding.
 
     A file with a few damaged bytes gets the encoding of its other bytes: decoding it says where the damage is.
-    Raises UserError when no encoding that we know makes Chinese of it.
+    Raises UserError when no encoding that we know makes Chinese of it, when it is no text, and when some of its lines
+    are UTF-8 and others are not.
     """
     with Tape(path) as tape:
         head = next(tape.chunks(), b"")
@@ -168,21 +82,26 @@ def encoding_of(path: Path) -> str:
         return wide
     offset = undecodable_at(path, "utf-8")
     if offset is None:
+        _refuse_zeros(path, head)
         return "utf-8"
-    sample = _telling_lines(path)
+    lines = _telling_lines(path)
+    sample = b"".join(line for _, line in lines)
     if _mostly_utf8(sample):
         return "utf-8"
     readings = []
     for name in ("gb18030", "big5hkscs", "cp950", "utf-16-le", "utf-16-be"):
         if undecodable_at(path, name) is None:
             source = head[: _SAMPLE & ~1] if name.startswith("utf-16") else sample
-            readings.append((plausibility(codecs.getincrementaldecoder(name)("strict").decode(source)), name))
-    if not readings or max(readings)[0] < _LEAST_PLAUSIBLE:
-        damaged = [(plausibility(sample.decode(name, "replace")), name) for name in ("gb18030", "big5hkscs")]
-        readings = [(mark, name) for mark, name in damaged if undecodable_at(path, name) is not None]
-    best = max(readings, key=lambda reading: reading[0], default=(0.0, ""))
-    if best[0] >= _LEAST_PLAUSIBLE:
-        return best[1]
+            readings.append((*likeness(codecs.getincrementaldecoder(name)("strict").decode(source)), name))
+    best = max(readings, key=lambda reading: reading[0], default=(0.0, False, ""))
+    if not (best[1] and best[2].startswith("utf-16")):
+        _refuse_mixture(path, lines)
+    if not best[1]:
+        damaged = [(*likeness(sample.decode(name, "replace")), name) for name in ("gb18030", "big5hkscs")]
+        damaged = [row for row in damaged if undecodable_at(path, row[2]) is not None]
+        best = max(damaged, key=lambda reading: reading[0], default=best)
+    if best[1]:
+        return best[2]
     hint = say(
         "name it with `encoding` (utf-8, gb18030, big5, utf-16, ...)",
         "请用 encoding 指明（utf-8、gb18030、big5、utf-16 等）",
@@ -198,6 +117,20 @@ def plausibility(text: str) -> float:
     """How Chinese a reading of unknown bytes looks: the share of everyday characters among all beyond ASCII."""
     beyond = [char for char in text if char > "\x7f"]
     return sum(char in EVERYDAY for char in beyond) / len(beyond) if beyond else 0.0
+
+
+def likeness(text: str) -> tuple[float, bool]:
+    """A mark that ranks readings of unknown bytes, and whether this one is Chinese at all.
+
+    Everyday characters tell prose; a list of names or plants has few of them, but the characters that it has are nearly
+    all common ones, while a wrong reading scatters over the rare ones.
+    """
+    beyond = [char for char in text if char > "\x7f"]
+    if not beyond:
+        return 0.0, False
+    everyday = sum(char in EVERYDAY for char in beyond) / len(beyond)
+    common = sum(char in COMMON for char in beyond) / len(beyond)
+    return everyday + common, everyday >= _LEAST_PLAUSIBLE or (common >= _NEARLY_ALL and len(beyond) >= _ENOUGH)
 
 
 def undecodable_at(path: Path, encoding: str) -> int | None:
@@ -229,13 +162,29 @@ def look(path: Path, encoding: str, characters: int) -> str:
     return start[:characters]
 
 
-def check_encoding(name: str, where: Path) -> str:
-    """The name of an encoding that a person wrote, if there is such a one. Raises UserError."""
+def check_encoding(name: str, path: Path) -> str:
+    """The encoding that a person wrote, if there is such a one; UTF-16 and UTF-32 without a mark get their byte order.
+
+    Raises UserError.
+    """
     try:
-        return codecs.lookup(name).name
-    except LookupError as error:
+        found = codecs.lookup(name)
+    except LookupError:
+        found = None
+    if found is None or found.name in _NO_TEXT or not getattr(found, "_is_text_encoding", True):
         hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
-        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), where, hint) from error
+        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
+    if found.name not in ("utf-16", "utf-32"):
+        return found.name
+    with Tape(path) as tape:
+        head = next(tape.chunks(), b"")
+    if not head or any(head.startswith(mark) and marked == found.name for mark, marked in _BOMS):
+        return found.name
+    told = encoding_of(path)
+    if told.startswith(found.name):
+        return told
+    hint = say(f"write {found.name}-le or {found.name}-be", f"请写 {found.name}-le 或 {found.name}-be")
+    raise UserError(say(f"no {found.name} byte order mark", f"没有 {found.name} 字节序标记"), path, hint)
 
 
 def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:
@@ -267,26 +216,85 @@ def _not_decodable(path: Path, encoding: str, offset: int) -> UserError:
 
 
 def _wide_without_mark(head: bytes) -> str | None:
-    """UTF-16 of mostly Latin text betrays itself by zero bytes on every other place."""
-    sample = head[: _SAMPLE & ~1]
-    if len(sample) < 8 or sample.count(0) < len(sample) // 20:
+    """UTF-16 of mostly Latin text betrays itself by zero bytes on every other place, UTF-32 on every fourth."""
+    sample = head[: _SAMPLE & ~3]
+    if len(sample) < 8 or not len(sample) // 20 <= sample.count(0) <= 0.9 * len(sample):
         return None
+    quarter = len(sample) // 4
+    for name, top, next_to_top in (("utf-32-le", 3, 2), ("utf-32-be", 0, 1)):
+        planes = sample[next_to_top::4]
+        if sample[top::4].count(0) == quarter and planes.count(0) > 0.5 * quarter and max(planes) <= 0x10:
+            return name
     for name, zeros in (("utf-16-le", sample[1::2].count(0)), ("utf-16-be", sample[::2].count(0))):
         if zeros > 0.9 * sample.count(0):
             return name
     return None
 
 
-def _telling_lines(path: Path) -> bytes:
-    """The first lines that are not plain ASCII, whole, up to a sample's size."""
-    sample = bytearray()
+def _refuse_zeros(path: Path, head: bytes) -> None:
+    zeros = head.count(0)
+    if zeros > _MOST_ZEROS * len(head):
+        message = say(
+            f"not text: {zeros} of its first {len(head)} bytes are NUL",
+            f"不是文本：前 {len(head)} 字节中有 {zeros} 个 NUL",
+        )
+        raise UserError(message, path)
+
+
+def _refuse_mixture(path: Path, lines: list[tuple[int, bytes]]) -> None:
+    """Refuse a file of which some lines are UTF-8 and others GB18030 or Big5, as joined files are."""
+    kinds: dict[str, list[tuple[int, int]]] = {"UTF-8": [], "GB18030": [], "Big5": []}
+    for number, line in lines:
+        kind = _kind_of_line(line)
+        if kind:
+            kinds[kind].append((number, len(line)))
+    sizes = {kind: sum(size for _, size in found) for kind, found in kinds.items()}
+    other = max(("GB18030", "Big5"), key=lambda kind: sizes[kind])
+    total = sizes["UTF-8"] + sizes[other]
+    if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIXED * total:
+        return
+    first, second = kinds["UTF-8"][0][0], kinds[other][0][0]
+    hint = say(
+        "convert its parts to UTF-8, or name one `encoding` and drop the other lines with `on_broken: drop`",
+        "请把各部分转为 UTF-8；或用 encoding 指明其一，并用 on_broken: drop 丢弃其余行",
+    )
+    message = say(
+        f"mixed encodings: line {first} is UTF-8, line {second} is {other}",
+        f"编码混杂：第 {first} 行是 UTF-8，第 {second} 行是 {other}",
+    )
+    raise UserError(message, path, hint)
+
+
+def _kind_of_line(line: bytes) -> str | None:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        return "UTF-8" if len(_WIDE_UTF8.findall(line)) > 2 and plausibility(text) >= _LEAST_PLAUSIBLE else None
+    marks = []
+    for kind, name in (("GB18030", "gb18030"), ("Big5", "big5hkscs")):
+        try:
+            text = line.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if plausibility(text) >= _LEAST_PLAUSIBLE:
+            marks.append((likeness(text)[0], kind))
+    return max(marks)[1] if marks else None
+
+
+def _telling_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The first lines that are not plain ASCII, with their numbers, whole, up to a sample's size."""
+    sample = []
+    size = 0
     with Tape(path) as tape:
-        for line in tape.lines():
+        for number, (line, _) in enumerate(tape.lines(4 * _SAMPLE), start=1):
             if not line.isascii():
-                sample += line
-            if len(sample) >= _SAMPLE:
+                sample.append((number, line))
+                size += len(line)
+            if size >= _SAMPLE:
                 break
-    return bytes(sample[: 4 * _SAMPLE])
+    return sample
 
 
 def _mostly_utf8(sample: bytes) -> bool:

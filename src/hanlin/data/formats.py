@@ -5,6 +5,7 @@ Owns the choice and its complaints. The formats themselves stand in `documents`,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hanlin.data.containers import Layout, Row, layout_of, rows_of
-from hanlin.data.encodings import Tape
 from hanlin.data.ledger import Drop
 from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.language import say
+from hanlin.settings.data import TURN_FIELDS
 
 Item = TypeVar("Item")
-_LOOKED_AT = 50
+LOOKED_AT = 50
 _LONGEST_META = 300
 
 
@@ -66,8 +68,8 @@ def open_records(
     Raises UserError when no format fits the first rows, naming the known ones.
     """
     layout = layout_of(file)
-    rows = (_renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
-    first = list(islice(rows, _LOOKED_AT))
+    rows = (renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
+    first = list(islice(rows, LOOKED_AT))
     chosen = _choose(file, layout, first, formats, elsewhere)
     name = layout.container if layout.container.startswith("text") else f"{layout.container}: {chosen.name}"
     return Opened(name, layout.encoding, _finds(chosen, chain(first, rows)))
@@ -142,13 +144,28 @@ def _judged_elsewhere(path: Path) -> UserError:
     return UserError(message, path, hint)
 
 
-def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
-    if not fields or not isinstance(row.value, Mapping):
+def renamed(row: Row, fields: Mapping[str, str]) -> Row:
+    """The row with our names for its fields and for those of its turns."""
+    if not fields or isinstance(row.value, Drop):
         return row
+    turns = {ours: theirs for ours, theirs in fields.items() if ours in TURN_FIELDS}
+    value = _with_our_names(row.value, {ours: theirs for ours, theirs in fields.items() if ours not in turns})
+    if turns and isinstance(value, Mapping):
+        value = {name: _renamed_turns(content, turns) for name, content in value.items()}
+    return Row(row.line, _renamed_turns(value, turns) if turns else value, row.raw)
+
+
+def _renamed_turns(value: Any, fields: Mapping[str, str]) -> Any:
+    return [_with_our_names(turn, fields) for turn in value] if isinstance(value, list) else value
+
+
+def _with_our_names(value: Any, fields: Mapping[str, str]) -> Any:
+    """An object with our names for its fields; a name of ours that means another of its fields gives way."""
+    if not fields or not isinstance(value, Mapping):
+        return value
     taken = set(fields.values()) | set(fields)
-    value = {name: content for name, content in row.value.items() if name not in taken}
-    value |= {ours: row.value[theirs] for ours, theirs in fields.items() if theirs in row.value}
-    return Row(row.line, value, row.raw)
+    kept = {name: content for name, content in value.items() if name not in taken}
+    return kept | {ours: value[theirs] for ours, theirs in fields.items() if theirs in value}
 
 
 def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
@@ -157,13 +174,23 @@ def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, An
     for name, value in row.items():
         if name in used or name == "meta" or value in ("", None):
             continue
-        if isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= _LONGEST_META):
+        short = isinstance(value, str) and len(value) <= _LONGEST_META
+        if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
             facts[str(name)] = value
         elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
             facts[str(name)] = value[:20]
     if isinstance(row.get("meta"), Mapping):
-        facts = side_facts(row["meta"]) | facts
+        facts = side_facts(row["meta"]) | _notes(row["meta"]) | facts
     return facts
+
+
+def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts that stand under a name of their own in `meta`, as a MOSS chat's inner thoughts by their turn."""
+    return {
+        str(name): dict(value)
+        for name, value in meta.items()
+        if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())
+    }
 
 
 def tidy(text: str) -> str:

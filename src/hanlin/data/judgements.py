@@ -11,7 +11,7 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import characters, clean_turns, said, unanswerable
+from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop
@@ -32,7 +32,11 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
     convert = converter(settings.convert)
 
     def judge(found: Judged, origin: Origin) -> tuple[Judgement, tuple[str, ...]] | Drop:
-        cleaned = clean_turns((*found.prompt, found.answer), rules, convert)
+        turns: Turns = (*found.prompt, found.answer)
+        marks: dict[str, int] = {}
+        if settings.lost_characters == "guess":
+            turns, marks = guessed_turns(turns)
+        cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned
         (*prompt, answer), changed = cleaned
@@ -42,7 +46,7 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
         length = characters((*prompt, answer))
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
-        meta = origin.meta(found.meta)
+        meta = origin.meta({**found.meta, **marks})
         return Judgement(tuple(prompt), answer, found.good, origin.id, origin.source, meta), changed
 
     sieve = Sieve(

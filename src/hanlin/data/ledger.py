@@ -24,6 +24,7 @@ class Drop:
 REASONS: dict[str, tuple[str, str]] = {
     "broken_json": ("the line is not JSON", "该行不是合法 JSON"),
     "undecodable": ("the bytes are not text in the file's encoding", "字节不符合文件编码"),
+    "endless_line": ("the line is too long for a record", "该行过长，不像一条记录"),
     "broken_csv": ("the row has more or fewer columns than the header", "列数与表头不符"),
     "broken_characters": ("it holds half a character (a lone surrogate)", "含有半个字符（孤立代理项）"),
     "other_format": ("it is not written like the rest of the file", "与文件其余记录的格式不同"),
@@ -59,6 +60,12 @@ REASONS: dict[str, tuple[str, str]] = {
     "symbols": ("too much of it is symbols", "符号过多"),
     "other_language": ("it is neither Chinese nor English", "既非中文也非英文"),
     "advertisement": ("it is an advertisement", "广告"),
+    "no_turns": ("it has no turns", "没有任何轮次"),
+    "tool_turns": ("the target has no tool calls and results", "目标格式没有工具调用与结果"),
+    "system_inside": ("the target has one system text, at the start", "目标格式只有开头一条系统提示"),
+    "not_alternating": ("the target has questions with answers only", "目标格式只有一问一答"),
+    "empty_question_or_answer": ("the target takes an empty turn for none", "目标格式视空白轮次为缺失"),
+    "not_read_back": ("it would be read back as something else", "写出后再读会变成别的内容"),
     "duplicate": ("it is a copy", "重复"),
     "near_duplicate": ("it is a near copy", "近似重复"),
 }
@@ -82,11 +89,11 @@ def dropped_line(drop: Drop, place: str, row: Any, of: str = "") -> str:
 
 def json_line(data: Any) -> str:
     """JSON on one line; what UTF-8 cannot hold (half a character) is escaped."""
-    line = json.dumps(data, ensure_ascii=False)
+    line = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
         line.encode("utf-8")
     except UnicodeEncodeError:
-        line = json.dumps(data)
+        line = json.dumps(data, allow_nan=False)
     return line
 
 

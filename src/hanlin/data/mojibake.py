@@ -4,14 +4,19 @@ Owns the two kinds that Chinese text meets: UTF-8 read as a Western code page (c
 `ä½\\xa0å¥½` for 你好, and UTF-8 read as GBK, as `浣犲ソ`. Does not own rules (`clean`).
 
 The Western code pages leave a few bytes undefined. Where a program dropped those, characters are gone for good, and
-what can be turned back is full of holes: such a text is worth less than none.
+what can be turned back is full of holes: such a text is worth less than none. Who wants it nevertheless gets the
+likeliest characters for the holes (`guess`), marked as what they are.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 
-from hanlin.data.encodings import plausibility
+from hanlin.data.encodings import BY_FREQUENCY, COMMON, plausibility
 
 _PLAUSIBLE = (
     (0xA0, 0x17F),
@@ -102,3 +107,108 @@ def _from_gbk(text: str) -> str | None:
         return text.encode("gb18030").decode("utf-8")
     except UnicodeError:
         return None
+
+
+# --- guesses ----------------------------------------------------------------------------------------------------------
+
+HOLE = "□"
+"""What editions of old books print for a character that cannot be read."""
+_DROPPED = bytes((0x81, 0x8D, 0x8E, 0x8F, 0x90, 0x9D, 0x9E, 0xAD))
+_ANY_RUN = re.compile(_class(0x80, 0xFF) + "+")
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_RANK = {char: rank for rank, char in reversed(list(enumerate(BY_FREQUENCY)))}
+_NEIGHBOURS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A text whose lost bytes were guessed: in how many characters, and how many stay holes (`HOLE`)."""
+
+    text: str
+    guessed: int
+    holes: int
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """What `meta` says of it; nothing where nothing was guessed."""
+        found = {"mojibake_guessed": self.guessed, "mojibake_holes": self.holes}
+        return {name: count for name, count in found.items() if count}
+
+
+def guess(text: str) -> Guess:
+    """The text with what `repair` gives up filled in, where UTF-8 was read as a Western page that dropped bytes.
+
+    For each character with lost bytes there are at most 64 that it may have been: the one is taken that the rest of the
+    text and everyday Chinese make likeliest. A text that `repair` mends, or that was damaged otherwise, comes back as
+    `repair` leaves it.
+    """
+    mended, lost = repair(text)
+    if not lost or not _PAIR.search(mended):
+        return Guess(mended, 0, 0)
+    places = list(_characters(text))
+    whole = "".join(options for options in places if len(options) == 1)
+    seen, together = Counter(whole), Counter(pairwise(whole))
+    said: list[str] = []
+    guessed = holes = 0
+    for options in places:
+        before = said[-1] if said else ""
+        if len(options) == 1:
+            said.append(options)
+            continue
+        weights = {char: _weight(char, seen) + _NEIGHBOURS * together[before, char] for char in options}
+        best = max(weights, key=lambda char: weights[char], default=HOLE)
+        known = best != HOLE and (best in COMMON or seen[best] > 0)
+        guessed += known
+        holes += not known
+        said.append(best if known else HOLE)
+    return Guess("".join(said), guessed, holes)
+
+
+def _weight(char: str, seen: Counter[str]) -> float:
+    rank = _RANK.get(char)
+    prior = 500 / (rank + 20) if rank is not None else 0.2 if char in COMMON else 0.0
+    return 5 * seen[char] + prior
+
+
+def _characters(text: str) -> Iterator[str]:
+    """For each character of the text before it was damaged, what it was: one character, or all it may have been."""
+    at = 0
+    damaged_throughout = not _CHINESE.search(text)
+    for run in _ANY_RUN.finditer(text):
+        yield from text[at : run.start()]
+        at = run.end()
+        if not damaged_throughout and not _PAIR.search(_QUOTING.sub("", run.group())):
+            yield from run.group()
+            continue
+        data = bytes(_BYTE[ord(char)] for char in run.group())
+        place = 0
+        while place < len(data):
+            if not 0xC2 <= data[place] <= 0xF4:
+                yield run.group()[place]
+                place += 1
+                continue
+            size = 2 if 0xC2 <= data[place] <= 0xDF else 3 if 0xE0 <= data[place] <= 0xEF else 4
+            end = place + 1
+            while end < min(place + size, len(data)) and 0x80 <= data[end] <= 0xBF:
+                end += 1
+            yield _options(data[place:end], size)
+            place = end
+    yield from text[at:]
+
+
+def _options(found: bytes, size: int) -> str:
+    """The ordinary characters of `size` bytes in UTF-8 of which these bytes are left, in order."""
+    ways = {found}
+    for _ in range(size - len(found)) if size < 4 else ():
+        ways = {
+            way[:at] + bytes([lost]) + way[at:] for way in ways for at in range(1, len(way) + 1) for lost in _DROPPED
+        }
+    options = set()
+    for way in ways:
+        try:
+            char = way.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        if len(char) == 1 and any(low <= ord(char) <= high for low, high in _PLAUSIBLE):
+            options.add(char)
+    return "".join(sorted(options)) if len(found) < size or not options else min(options)

@@ -36,10 +36,14 @@ def read_moss(value: Any) -> Iterator[Chat | Drop]:
         yield Drop("other_format")
         return
     system = value.get("meta_instruction") or value.get("prefix") or ""
+    turns = list(_turns(value))
+    if not isinstance(system, str) or not all(isinstance(turn, dict) for turn in turns):
+        yield Drop("not_text")
+        return
     tools = {match[2]: match for match in _TOOL.finditer(system)}
     messages: list[Message] = []
     thoughts: dict[str, str] = {}
-    for number, turn in enumerate(_turns(value), start=1):
+    for number, turn in enumerate(turns, start=1):
         calls = _calls(turn.get("Commands", ""), tools)
         if isinstance(calls, Drop):
             yield calls
@@ -58,10 +62,14 @@ def read_moss(value: Any) -> Iterator[Chat | Drop]:
     yield Chat(opened(system, tuple(messages)), schemas, meta)
 
 
-def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
+    """The parts of each turn by their names; what is no such thing as it is."""
     if isinstance(row.get("chat"), Mapping):
         for _, parts in sorted(row["chat"].items(), key=lambda item: _digits(item[0])):
-            yield {name: _part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
+            if isinstance(parts, Mapping) and all(isinstance(text, str | None) for text in parts.values()):
+                yield {name: _part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
+            else:
+                yield None
         return
     pieces = _TAG.split(row["plain_text"])
     turn: dict[str, str] = {}

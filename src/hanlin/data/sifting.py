@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.dedup import exact_copies, exact_key, near_copies, salted, signatures
-from hanlin.data.encodings import Tape
 from hanlin.data.formats import Format, Found, open_records
 from hanlin.data.ledger import COPIES, Drop, FileAccount, dropped_line, reason_text
 from hanlin.data.sources import Listing, SourceFile, listing
+from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job, Progress
 from hanlin.language import say
@@ -37,7 +37,7 @@ from hanlin.settings.data import Dedup, Reading
 
 PART_ROWS = 20_000
 PART_CHARACTERS = 1 << 24
-_BREAKS = frozenset({"broken_json", "undecodable", "broken_csv"})
+_BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
 
 Item = TypeVar("Item")
 Record = TypeVar("Record", Document, Conversation, Preference, Judgement)
@@ -80,7 +80,7 @@ def sift(sieve: Sieve[Item, Record], settings: Reading, inputs: Inputs, out: Pat
     Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
     """
     files = listing(settings.sources, inputs)
-    sizes = [file.path.stat().st_size for file in files.files]
+    sizes = [file.path.stat().st_size if file.path.exists() else 0 for file in files.files]
     parts: list[_Part] = []
     read: Counter[int] = Counter()
     for number, file in enumerate(files.files):
@@ -151,6 +151,7 @@ class _FileReader(Generic[Item, Record]):
             while not last:
                 account = FileAccount(self.file.name, opened.format, opened.encoding, self.file.settings.licence)
                 last = self._sift_part(self._stem(len(parts)), finds, account, tape)
+                tape.check_unchanged()
                 parts.append(_Part(self._stem(len(parts)), account, last))
         return parts
 

@@ -16,7 +16,11 @@ from hanlin.job import Inputs
 from hanlin.language import say
 from hanlin.settings.data import Source
 
-READABLE = words(".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet")
+READABLE = words(
+    ".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather"
+)
+_ROWS = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
+_DESCRIBING = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
 PACKED = words(".gz .bz2 .xz .zst .zstd")
 _RECORD_FILES = ("documents", "conversations", "preferences", "judgements")
 
@@ -50,7 +54,9 @@ class Listing:
 def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
     """Every file that the sources name: folders are walked in sorted order, packed files count by what is inside.
 
-    In an artifact's folder only the records to learn from are taken, not the held-out or dropped ones.
+    In an artifact's folder only the records to learn from are taken, not the held-out or dropped ones. In a folder of
+    `datasets` or of a hub, what only describes the rows is skipped. Linked folders are not walked, so that no folder
+    is walked twice or forever; they are told among the skipped.
     Raises UserError for a path that is not there and for a source without a file.
     """
     found: list[tuple[int, Path]] = []
@@ -59,8 +65,8 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
         before = len(found)
         for path in inputs.many(f"sources.{place}.path"):
             if path.is_dir():
-                for file in _walk(path):
-                    if _readable(file):
+                for file, readable in _sorted_out(_walk(path)):
+                    if readable:
                         found.append((place, file))
                     else:
                         skipped.append(file.relative_to(path).as_posix())
@@ -87,12 +93,28 @@ def _walk(folder: Path) -> list[Path]:
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         files += [Path(base) / name for name in names if not name.startswith(".")]
+        files += [Path(base) / name for name in folders if (Path(base) / name).is_symlink()]
     files = [path for path in files if path != folder / "manifest.json"]
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
+def _sorted_out(files: list[Path]) -> list[tuple[Path, bool]]:
+    """Each file of a folder, and whether it is to be read: by its name, and not beside the rows that it describes."""
+    with_rows = {file.parent for file in files if _suffix(file) in _ROWS and file.name not in _DESCRIBING}
+    sorted_out = []
+    for file in files:
+        card = file.name == "README.md" and any(file.parent in (folder, *folder.parents) for folder in with_rows)
+        describes = card or (file.name in _DESCRIBING and file.parent / "state.json" in files)
+        sorted_out.append((file, _readable(file) and not describes and not file.is_dir()))
+    return sorted_out
+
+
+def _suffix(path: Path) -> str:
+    return SourceFile(path, "", 0, _ANY).suffix
+
+
 def _readable(path: Path) -> bool:
-    return SourceFile(path, "", 0, _ANY).suffix in READABLE
+    return _suffix(path) in READABLE
 
 
 _ANY = Source(path=".")

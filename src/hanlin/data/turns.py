@@ -5,12 +5,12 @@ Owns the way from a foreign turn to a message. Does not own which formats there 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.data.formats import tidy
+from hanlin.data.json_rows import StrictDecoder
 from hanlin.data.ledger import Drop
 from hanlin.records import Message, Role, ToolCall
 
@@ -128,11 +128,9 @@ def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
 
 
 def json_or_none(text: str) -> Any:
-    """What a text of JSON says, or None where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    """What a text of JSON says, read as strictly as a row, or None where it is none."""
+    value = StrictDecoder().row(text)
+    return None if isinstance(value, Drop) else value
 
 
 def opened(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:

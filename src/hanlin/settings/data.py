@@ -40,6 +40,17 @@ JUDGED_FORMAT_NAMES = (
     "judged_prompt_response",
 )
 
+DOCUMENT_FIELDS = ("text", "title")
+TURN_FIELDS = ("role", "content", "human", "assistant")
+"""Fields of a turn: they are renamed inside the list of turns."""
+CHAT_FIELDS = (
+    *("prompt", "input", "response", "instruction", "output", "system", "history", "messages", "tools", "text"),
+    *TURN_FIELDS,
+)
+PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
+
+JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
+
 TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "mojibake": {"tolerated": 0.005},
     "html": {},
@@ -151,6 +162,13 @@ class Reading(Settings):
         0.5, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
     )
 
+    lost_characters: Literal["drop", "guess"] = knob(
+        "drop",
+        "wrongly decoded text that lost bytes: drop it, or fill in the likeliest characters and say so in meta",
+        "解码错误且已丢字节的文本：丢弃，或补入最可能的字并在 meta 中标记",
+        unless_default=True,
+    )
+
     @field_validator("sources", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
@@ -186,7 +204,7 @@ class Corpus(Reading):
 
     @model_validator(mode="after")
     def _known(self) -> Corpus:
-        check_sources(self.sources, DOCUMENT_FORMAT_NAMES, ("text", "title"))
+        check_sources(self.sources, DOCUMENT_FORMAT_NAMES, DOCUMENT_FIELDS)
         if self.max_chars is not None and self.max_chars < self.min_chars:
             raise ValueError(say("max_chars is smaller than min_chars", "max_chars 小于 min_chars"))
         return self
@@ -218,8 +236,7 @@ class Conversations(Reading):
 
     @model_validator(mode="after")
     def _known(self) -> Conversations:
-        fields = ("prompt", "input", "response", "system", "history", "messages", "tools")
-        check_sources(self.sources, CHAT_FORMAT_NAMES, fields)
+        check_sources(self.sources, CHAT_FORMAT_NAMES, CHAT_FIELDS)
         return self
 
 
@@ -254,7 +271,7 @@ class Preferences(_Answers):
 
     @model_validator(mode="after")
     def _known(self) -> Preferences:
-        check_sources(self.sources, PAIR_FORMAT_NAMES, ("prompt", "input", "chosen", "rejected", "system"))
+        check_sources(self.sources, PAIR_FORMAT_NAMES, PAIR_FIELDS)
         return self
 
 
@@ -263,8 +280,7 @@ class Judgements(_Answers):
 
     @model_validator(mode="after")
     def _known(self) -> Judgements:
-        fields = ("prompt", "input", "response", "system", "history", "messages", "label")
-        check_sources(self.sources, JUDGED_FORMAT_NAMES, fields)
+        check_sources(self.sources, JUDGED_FORMAT_NAMES, JUDGED_FIELDS)
         return self
 
 

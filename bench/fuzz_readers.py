@@ -1,0 +1,223 @@
+"""Break valid files of every format in every way, and see that the readers answer with records or with one clear error.
+
+`python bench/fuzz_readers.py --minutes 10 [--seed 0]`. A case is a seed: the sample, how it is broken and the file that
+comes of it follow from that number, and `--case SEED` runs one again with its traceback. Cases run in child processes,
+so that a crash of a library is a finding too. The last line is one JSON object: cases, how many were read and how many
+refused, findings with their seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "data")]
+
+BATCH = 400
+SECONDS_A_CASE = 20
+MEMORY = 6 << 30
+TOKENS = [
+    *(b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\n\n", b'"', b"'", b"\\", b"{", b"}", b"[", b"]"),
+    *(
+        b"NaN",
+        b"-Infinity",
+        b"1e999",
+        b"9" * 5000,
+        b"\\ud83d",
+        b"\\u0000",
+        b"[" * 300,
+        b'{"a":' * 300,
+        b",",
+        b"\t",
+        b":",
+    ),
+    *("\u2028", "锟斤拷", "<s>Human: ", "</s>", "<|Human|>: ", "<eoh>", "\ufffd", "\U0001f600", "Ã¤Â½", "□"),
+    *(b"null", b"true", b'"messages"', b'"chosen"', b'"from"', b"\x1f\x8b", b"PAR1", b"ARROW1", b"\xd6\xd0"),
+]
+VALUES: list[Any] = [
+    *(None, True, 0, -1, 1e308, 2**70, "", " ", "\x00", "user", "{", '{"name": 1}', "[]", "\ud83d", "a" * 3000),
+    *([], {}, [[]], [None], [{}], {"role": "user"}, {"from": 1, "value": None}, [["a", "b"], ["c"]], ["x", 1]),
+    *({"name": "f", "arguments": "{"}, {"turn_1": None}, {"turn_x": {"Human": 5}}, "Human: a\n\nAssistant: b", "<s>"),
+]
+
+
+def broken(rng: random.Random, name: str, data: bytes, samples: dict[str, bytes]) -> bytes:
+    """A sample after one to five mishaps: in its structure where it is JSON, in its bytes anywhere."""
+    for _ in range(rng.randint(1, 5)):
+        way = rng.random()
+        if ".json" in name and not name.endswith((".gz", ".bz2", ".xz", ".zst")) and way < 0.5:
+            data = _restructured(rng, data)
+        elif way < 0.6 and data:
+            place = rng.randrange(len(data))
+            data = data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
+        elif way < 0.8:
+            place = rng.randint(0, len(data))
+            token = rng.choice(TOKENS)
+            data = data[:place] + (token if isinstance(token, bytes) else token.encode("utf-8")) + data[place:]
+        elif way < 0.88:
+            start, end = sorted(rng.randint(0, len(data)) for _ in "ab")
+            data = data[:start] + data[end:] if rng.random() < 0.5 else data[:end] + data[start:end] + data[end:]
+        elif way < 0.94:
+            data = data[: rng.randint(0, len(data))]
+        else:
+            data = data + rng.choice(list(samples.values()))
+    return data
+
+
+def _restructured(rng: random.Random, data: bytes) -> bytes:
+    try:
+        text = data.decode("utf-8")
+        rows = json.loads(text) if text.startswith("[\n") else [json.loads(line) for line in text.splitlines()]
+    except (ValueError, RecursionError):
+        return data
+    listed = text.startswith("[\n")
+    if not isinstance(rows, list) or not rows:
+        return data
+    place = rng.randrange(len(rows))
+    rows[place] = _changed(rng, rows[place])
+    out = json.dumps(rows, indent=1) if listed else "".join(json.dumps(row) + "\n" for row in rows)
+    if rng.random() < 0.2:
+        out = out.replace('": ', '": 1, "twice": ', 1)
+    return out.encode("utf-8", "surrogatepass")
+
+
+def _changed(rng: random.Random, value: Any) -> Any:
+    if rng.random() < 0.3 or not isinstance(value, dict | list) or not value:
+        return rng.choice(VALUES)
+    if isinstance(value, list):
+        place = rng.randrange(len(value))
+        way = rng.random()
+        middle = [] if way < 0.2 else [value[place]] * 2 if way < 0.3 else [_changed(rng, value[place])]
+        return [*value[:place], *middle, *value[place + 1 :]]
+    name = rng.choice(list(value))
+    way = rng.random()
+    if way < 0.2:
+        return {key: item for key, item in value.items() if key != name}
+    if way < 0.35:
+        new = rng.choice(["role", "content", "value", "chosen", "label", "tools", "system", "text", "meta", "id", ""])
+        return {new if key == name else key: item for key, item in value.items()}
+    return {**value, name: _changed(rng, value[name])}
+
+
+def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, str]:
+    """Break one sample and read it in every way; what came of it (`read`, `refused`) and the sample's name."""
+    from hanlin.data.converting import FORMATS, convert
+    from hanlin.data.inspecting import inspect
+    from hanlin.errors import UserError
+
+    rng = random.Random(seed)
+    name = rng.choice(sorted(samples))
+    path = folder / name
+    path.write_bytes(broken(rng, name, samples[name], samples))
+    settings: dict[str, Any] = {}
+    if rng.random() < 0.2:
+        settings["format"] = rng.choice([known.name for formats in FORMATS.values() for known in formats])
+    if rng.random() < 0.1:
+        settings["encoding"] = rng.choice(["utf-8", "gb18030", "big5", "utf-16", "utf-32-le", "cp1252"])
+    (row,) = inspect([str(path)], settings)
+    to = "dpo" if row.get("stage") == "preferences" else rng.choice(["messages", "sharegpt", "alpaca", "firefly"])
+    out = folder / "out.jsonl"
+    try:
+        convert([str(path)], to, out, settings)
+    except UserError:
+        pass
+    for left in (out, out.with_name("out.jsonl.dropped.jsonl")):
+        left.unlink(missing_ok=True)
+    path.unlink()
+    return ("refused" if "error" in row else "read"), name
+
+
+def _batch(first: int, count: int) -> None:
+    """Run cases one after another; say each seed before it runs, so that a crash has a name."""
+    import format_samples
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGALRM, _too_slow)
+    samples = format_samples.files()
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(first, first + count):
+            print(f"case {seed}", flush=True)
+            signal.alarm(SECONDS_A_CASE)
+            try:
+                outcome, name = run_case(seed, samples, Path(folder))
+                print(f"{outcome} {name}")
+            except Exception:
+                lines = traceback.format_exc().strip().splitlines()
+                print("found " + json.dumps({"seed": seed, "error": lines[-1], "where": lines[-3].strip()}))
+            signal.alarm(0)
+    print("done", flush=True)
+
+
+def _too_slow(*_: object) -> None:
+    raise TimeoutError(f"more than {SECONDS_A_CASE} seconds")
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--minutes", type=float, default=1.0)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--case", type=int, help="run one case with its traceback")
+    options.add_argument("--batch", type=int, nargs=2, help=argparse.SUPPRESS)
+    asked = options.parse_args()
+    if asked.batch:
+        _batch(*asked.batch)
+        return
+    if asked.case is not None:
+        import format_samples
+
+        with tempfile.TemporaryDirectory() as folder:
+            print(*run_case(asked.case, format_samples.files(), Path(folder)))
+        return
+    counts: Counter[str] = Counter()
+    names: Counter[str] = Counter()
+    found: list[dict[str, Any]] = []
+    seed, begun = asked.seed, time.monotonic()
+    while time.monotonic() - begun < 60 * asked.minutes:
+        command = [sys.executable, __file__, "--batch", str(seed), str(BATCH)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        said = done.stdout.splitlines()
+        for line in said:
+            kind, _, rest = line.partition(" ")
+            counts[kind] += 1
+            if kind in ("read", "refused"):
+                names[rest] += 1
+            elif kind == "found":
+                found.append(json.loads(rest))
+        seed += BATCH
+        if not said or said[-1] != "done":
+            last = next((int(line.split()[1]) for line in reversed(said) if line.startswith("case ")), seed - BATCH)
+            found.append(
+                {"seed": last, "error": f"the process ended with {done.returncode}", "where": done.stderr[-300:]}
+            )
+            seed = last + 1
+        print(
+            f"{counts['case']} cases, {counts['read']} read, {counts['refused']} refused, {len(found)} found",
+            flush=True,
+        )
+    result = {
+        "bench": "fuzz_readers",
+        "minutes": round((time.monotonic() - begun) / 60, 2),
+        "seeds": [asked.seed, seed],
+        "cases": counts["case"],
+        "read": counts["read"],
+        "refused": counts["refused"],
+        "samples": len(names),
+        "found": found,
+    }
+    print(json.dumps(result, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`hanlin data inspect` and `hanlin data convert` say what a file holds and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import format_samples
+import pytest
+from typer.testing import CliRunner
+
+from hanlin.cli import app
+from hanlin.data.inspecting import inspect
+
+Put = Callable[[str, Any], Path]
+KEYS = {"path", "stage", "format", "encoding", "records", "rows_in", "kept", "dropped", "samples"}
+
+
+def test_a_file_is_told_by_format_encoding_records_ledger_and_samples(put: Put) -> None:
+    rows = [{"instruction": f"第{n}问？", "output": f"答{n}" if n else ""} for n in range(9)]
+    (row,) = inspect([str(put("a.jsonl", rows))])
+    assert set(row) >= KEYS
+    assert (row["stage"], row["format"], row["encoding"]) == ("conversations", "jsonl: alpaca", "utf-8")
+    assert (row["records"], row["rows_in"], row["kept"], row["dropped"]) == (9, 9, 8, {"no_answer": 1})
+    assert [sample["id"] for sample in row["samples"]] == ["a.jsonl#2", "a.jsonl#6", "a.jsonl#9"]
+
+
+@pytest.mark.parametrize("name", sorted(format_samples.files()))
+def test_every_sample_is_recognised_by_itself(put: Put, name: str) -> None:
+    (row,) = inspect([str(put(name, format_samples.files()[name]))])
+    base = name.partition(".")[0].removesuffix("_list")
+    pairs, chats = format_samples.PAIR_ROWS, format_samples.CHAT_ROWS
+    assert "error" not in row, row
+    if base in pairs or base in chats:
+        assert row["stage"] == ("preferences" if base in pairs else "conversations"), row
+    assert row["rows_in"] == row["kept"] + sum(row["dropped"].values()) and row["kept"] > 0
+
+
+def test_a_bad_file_does_not_hide_the_others(put: Put) -> None:
+    good = put("a.txt", format_samples.TEXT)
+    put("b.json", '[{"text": "x"')
+    put("c.png", b"\x89PNG")
+    first, second, third = inspect([str(good.parent)])
+    assert first["format"] == "text" and "not JSON" in second["error"] and "skipped" in third["error"]
+
+
+def test_rows_dropped_one_and_all_are_told_not_refused(put: Put) -> None:
+    (row,) = inspect([str(put("a.jsonl", [{"instruction": "问", "output": ""}] * 3))])
+    assert row["kept"] == 0 and row["dropped"] == {"no_answer": 3} and row["samples"] == []
+
+
+def test_globs_and_settings_of_a_source_are_taken(put: Put) -> None:
+    for name in ("a.jsonl", "b/c.jsonl", "b/d.txt"):
+        put(name, [{"问题": "花？", "回答": "开了。"}, {"问题": "树？", "回答": "绿了。"}])
+    folder = put("e.txt", "x").parent
+    found = list(inspect([f"{folder}/**/*.jsonl"], {"fields": {"instruction": "问题", "output": "回答"}, "limit": 1}))
+    assert [row["format"] for row in found] == ["jsonl: alpaca"] * 2 and found[0]["records"] == 1
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["data", *words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_the_command_prints_json_and_says_by_its_code_that_a_file_is_bad(put: Put) -> None:
+    good, bad = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"]), put("b.jsonl", '{"x": 1}\n')
+    code, said = run("inspect", str(good), "--json")
+    assert code == 0 and json.loads(said)[0]["kept"] == 1
+    code, said = run("inspect", str(good), str(bad))
+    assert code == 2 and "jsonl: alpaca · utf-8" in said and "unknown format" in said
+
+
+def test_the_command_converts_and_prints_the_ledger(put: Put, tmp_path: Path) -> None:
+    rows = [*format_samples.CHAT_ROWS["sharegpt"], *format_samples.CHAT_ROWS["sharegpt_tools"]]
+    code, said = run("convert", str(put("a.jsonl", rows)), "--to", "alpaca", "--out", str(tmp_path / "o.json"))
+    assert code == 0 and "2 rows, 1 written" in said and "left out 1  tool_turns" in said
+    assert json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))[0]["history"]
+
+
+def test_fields_are_named_on_the_command_line(put: Put, tmp_path: Path) -> None:
+    source = put("a.jsonl", [{"问题": "花？", "回复": "开了。"}])
+    code, said = run(
+        *("convert", str(source), "--to", "messages", "--out", str(tmp_path / "o.jsonl")),
+        *("--field", "prompt=问题", "--field", "response=回复", "--json"),
+    )
+    assert code == 0 and json.loads(said)[0]["kept"] == 1

@@ -1,0 +1,176 @@
+"""What is written for another tool reads back as it was, and what a target cannot hold is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import format_samples
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hanlin.data import converting
+from hanlin.data.converting import convert
+from hanlin.data.formats import open_records
+from hanlin.data.ledger import Drop
+from hanlin.data.sources import SourceFile
+from hanlin.data.tape import Tape
+from hanlin.data.turns import Chat
+from hanlin.data.writers import LEFT_OUT, LOST, TARGETS, Written
+from hanlin.errors import UserError
+from hanlin.records import Message, ToolCall
+from hanlin.settings.data import Source
+
+Put = Callable[[str, Any], Path]
+CHAT_TARGETS = ("messages", "sharegpt", "alpaca", "firefly")
+WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss")
+
+
+def items(path: Path, stage: str = "conversations") -> list[Any]:
+    file = SourceFile(path, path.name, 0, Source(path=str(path)))
+    with Tape(path) as tape:
+        return [found.item for found in open_records(file, tape, converting.FORMATS[stage], {}).finds]
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json"])
+@pytest.mark.parametrize("to", CHAT_TARGETS)
+@pytest.mark.parametrize("name", format_samples.CHAT_ROWS)
+def test_every_format_of_chats_comes_back_from_every_target(
+    put: Put, tmp_path: Path, name: str, to: str, ending: str
+) -> None:
+    source, out = put(f"{name}.jsonl", format_samples.CHAT_ROWS[name] * 2), tmp_path / f"out{ending}"
+    (account,) = convert([str(source)], to, out)
+    assert account.rows_in == account.kept + sum(account.dropped.values()) == 2
+    if to in ("alpaca", "firefly") and name == "lccc":
+        assert account.dropped == {"not_alternating": 2}
+    elif to in ("alpaca", "firefly") and name in WITH_TOOLS:
+        assert account.dropped == {"tool_turns": 2}
+    else:
+        expected = items(source)
+        if to in ("alpaca", "firefly") and name == "sharegpt_tools_unused":
+            assert account.lost == {"tools": 2}
+            expected = [Chat(chat.messages, (), chat.meta) for chat in expected]
+        assert items(out) == expected
+        assert not account.dropped and not (tmp_path / f"out{ending}.dropped.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", format_samples.PAIR_ROWS)
+def test_every_format_of_pairs_comes_back_from_dpo(put: Put, tmp_path: Path, name: str) -> None:
+    source, out = put(f"{name}.jsonl", format_samples.PAIR_ROWS[name]), tmp_path / "out.jsonl"
+    (account,) = convert([str(source)], "dpo", out)
+    assert account.kept == 1 and items(out, "preferences") == items(source, "preferences")
+
+
+TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20)
+CALLS = st.lists(st.builds(ToolCall, st.text("ab", min_size=1), st.dictionaries(TEXTS, TEXTS, max_size=2)), max_size=2)
+TURNS = st.one_of(
+    st.builds(Message, st.sampled_from(["system", "user"]), TEXTS),
+    st.builds(lambda text, calls: Message("assistant", text, tuple(calls)), TEXTS, CALLS),
+    st.builds(lambda text, name: Message("tool", text, name=name), TEXTS, st.text("ab", max_size=3)),
+)
+TOOLS = st.sampled_from([(), ({"name": "f", "description": "查"},)])
+CHATS = st.builds(
+    lambda turns, tools, meta: Chat(tuple(turns), tools, meta),
+    st.lists(TURNS, max_size=5),
+    TOOLS,
+    st.dictionaries(st.text("xy", min_size=1), st.integers() | st.text("花", min_size=1), max_size=2),
+)
+
+
+@given(chat=CHATS)
+@pytest.mark.parametrize("to", CHAT_TARGETS)
+def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: Chat) -> None:
+    written = TARGETS[to].write(chat)
+    if isinstance(written, Drop):
+        assert written.reason in LEFT_OUT
+        return
+    (back,) = TARGETS[to].read(json.loads(json.dumps(written.row)))
+    assert set(written.lost) <= set(LOST)
+    assert back.messages == chat.messages and back.meta == chat.meta
+    assert back.tools == (() if "tools" in written.lost else chat.tools)
+
+
+@given(texts=st.lists(st.text("春花？ \n", min_size=1), min_size=2, max_size=6))
+def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> None:
+    from hanlin.data.turns import alternating
+
+    messages = alternating(texts[: len(texts) // 2 * 2])
+    for to in CHAT_TARGETS:
+        written = TARGETS[to].write(Chat(messages))
+        if all(message.text for message in messages):
+            assert isinstance(written, Written), (to, written)
+
+
+def test_every_name_of_a_loss_has_words() -> None:
+    from hanlin.data.ledger import reason_text
+    from hanlin.data.writers import what_is_lost
+
+    assert all(map(reason_text, LEFT_OUT)) and all(map(what_is_lost, LOST))
+
+
+def test_what_is_left_out_can_be_read_with_its_reason(put: Put, tmp_path: Path) -> None:
+    rows = [*format_samples.CHAT_ROWS["sharegpt"], *format_samples.CHAT_ROWS["sharegpt_tools"]]
+    out = tmp_path / "out.jsonl"
+    convert([str(put("a.jsonl", rows))], "firefly", out)
+    (line,) = (tmp_path / "out.jsonl.dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"reason": "tool_turns", "place": "a.jsonl:2", "row": rows[1]}
+
+
+def test_firefly_and_sharegpt_are_what_their_tools_expect(put: Put, tmp_path: Path) -> None:
+    source = put("a.jsonl", format_samples.CHAT_ROWS["sharegpt"])
+    convert([str(source)], "firefly", tmp_path / "f.jsonl")
+    convert([str(put("b.jsonl", format_samples.CHAT_ROWS["sharegpt_tools"]))], "sharegpt", tmp_path / "s.json")
+    firefly = json.loads((tmp_path / "f.jsonl").read_text(encoding="utf-8"))
+    assert firefly["system"] == "你是小翰。" and set(firefly["conversation"][0]) == {"human", "assistant"}
+    (sharegpt,) = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert [turn["from"] for turn in sharegpt["conversations"]] == ["human", "function_call", "observation", "gpt"]
+    assert json.loads(sharegpt["tools"]) == format_samples.TOOLS
+    assert json.loads(sharegpt["conversations"][1]["value"]) == format_samples.CALL
+
+
+@pytest.mark.parametrize(
+    ("to", "out", "said"),
+    [
+        ("sharegtp", "out.jsonl", "no format 'sharegtp'"),
+        ("messages", "out.txt", "must end with"),
+        ("messages", "there.jsonl", "already exists"),
+        ("dpo", "out.jsonl", "unknown format"),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_and_nothing_is_left(
+    put: Put, tmp_path: Path, to: str, out: str, said: str
+) -> None:
+    source = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"])
+    there = put("../there.jsonl", "kept")
+    with pytest.raises(UserError, match=said):
+        convert([str(source)], to, tmp_path / out)
+    assert there.read_text(encoding="utf-8") == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sources", "there.jsonl"]
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"])
+    monkeypatch.setattr(converting._Rows, "add", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        convert([str(source)], "messages", tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.iterdir()] == ["sources"]
+
+
+def test_real_data_loses_nothing_unnamed(shared_data: Path, tmp_path: Path) -> None:
+    names: Sequence[str] = ("glaive_toolcall_zh_demo.json", "moss_plugin_equation.jsonl", "v1_sft_demo.jsonl")
+    paths = [str(shared_data / "sft" / name) for name in names]
+    for to in CHAT_TARGETS:
+        for account in convert(paths, to, tmp_path / f"{to}.jsonl"):
+            assert account.rows_in == account.kept + sum(account.dropped.values())
+            assert set(account.dropped) <= {"tool_turns", "broken_tool_call", "not_alternating"}, account
+        if to in ("messages", "sharegpt"):
+            back = items(tmp_path / f"{to}.jsonl")
+            assert back == [item for path in paths for item in items(Path(path)) if not isinstance(item, Drop)]
