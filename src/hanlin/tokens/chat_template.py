@@ -7,7 +7,7 @@ Owns what a chat template means. Does not own the language it is written in (`te
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import jinja2
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Message, ToolCall
+from hanlin.tokens.controls import Controls, Part
 from hanlin.tokens.packaged_templates import packaged, packaged_source, packaged_sources, template_tokens
 from hanlin.tokens.template_language import Marks, Template, portable
 from hanlin.tokens.tokenizer import (
@@ -46,16 +47,6 @@ class _Marked(NamedTuple):
 
     text: str
     marks: Marks
-
-
-class _Part(NamedTuple):
-    """A stretch of rendered text: one special token that the template wrote, or plain text between two of them."""
-
-    text: str
-    token_id: int | None
-    learnt: bool
-    inside: bool
-    """Whether the text goes on from text before it, so that no SentencePiece space is set."""
 
 
 class ChatTemplate:
@@ -242,8 +233,8 @@ class ChatTemplate:
         marks = marks or Marks.free_in([self.source, *texts_of(turns), *texts_of(offered)])
         variables = {
             **{name: self.tokenizer.config[name] for name in NAMED_TOKENS if self.tokenizer.config.get(name)},
-            "messages": self._shielded(turns, marks) if shielding else turns,
-            "tools": self._shielded(offered, marks) if shielding else offered,
+            "messages": self._controls.shielded(turns, marks) if shielding else turns,
+            "tools": self._controls.shielded(offered, marks) if shielding else offered,
             "documents": None,
             "add_generation_prompt": prompt,
         }
@@ -256,22 +247,6 @@ class ChatTemplate:
             )
             hint = say("change the turns as it says, or choose another template", "请按提示修改对话，或换用其他模板")
             raise UserError(what, where, hint) from error
-
-    def _shielded(self, data: Any, marks: Marks) -> Any:
-        """The data with every special token in its texts broken by the shield, and so too a text's end that only its
-        neighbour could complete to one."""
-        if isinstance(data, str):
-            whole = self._controls.sub(lambda found: found[0][0] + marks.shield + found[0][1:], data)
-            end = whole.rstrip()
-            for start in range(max(0, len(end) - self._longest + 1), len(end)):
-                if end[start:] in self._beginnings:
-                    return whole[: start + 1] + marks.shield + whole[start + 1 :]
-            return whole
-        if isinstance(data, Mapping):
-            return {self._shielded(key, marks): self._shielded(value, marks) for key, value in data.items()}
-        if isinstance(data, list | tuple):
-            return [self._shielded(item, marks) for item in data]
-        return data
 
     def _with_derived_marks(
         self, whole: _Marked, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None
@@ -288,7 +263,7 @@ class ChatTemplate:
             after = self._text(messages[: place + 1], tools, False, where, marks).text
             if not (text.startswith(after) and after.startswith(before) and len(before) < len(after)):
                 raise self._differs(place, where)
-            ends = [found.end() for found in self._controls.finditer(after, len(before))]
+            ends = [found.end() for found in self._controls.pattern.finditer(after, len(before))]
             spans.append((len(before), ends[-1] if ends else len(after)))
         for start, end in reversed(spans):
             text = text[:start] + marks.start + text[start:end] + marks.end + text[end:]
@@ -348,44 +323,11 @@ class ChatTemplate:
 
     # -------------------------------------------------------------------------------------------- marked text to ids
 
-    def _parts(self, marked: _Marked) -> Iterator[_Part]:
-        """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
-        text, marks = marked
-        goes_on = self.tokenizer.prefix_rule != "each"
-        learnt, inside, strip = False, False, False
-        cut = re.compile(f"([{marks.start}{marks.end}])|({self._controls.pattern})")
-        place = 0
-        for found in [*cut.finditer(text), None]:
-            end = len(text) if found is None else found.start()
-            plain = text[place:end]
-            token = None if found is None or not found[2] else self.tokenizer.added_tokens[found[2]]
-            plain = plain.lstrip() if strip else plain
-            plain = plain.rstrip() if token is not None and token.lstrip else plain
-            for piece in self._plain_pieces(plain, marks):
-                yield _Part(piece, None, learnt, inside)
-                inside, strip = True, False
-            if found is None:
-                return
-            place = found.end()
-            if token is not None:
-                yield _Part(found[2], self.tokenizer.token_id(found[2]), learnt, False)
-                inside, strip = goes_on, token.rstrip
-            else:
-                learnt = found[1] == marks.start
-
-    def _plain_pieces(self, text: str, marks: Marks) -> list[str]:
-        """Plain text without the shield. An added token that is no special one would still be seen by the tokenizer:
-        the text is cut within each that was typed."""
-        bare = text.replace(marks.shield, "")
-        if self._seen is None or not self._seen.search(bare):
-            return [bare] if bare else []
-        return [piece for piece in text.split(marks.shield) if piece]
-
     def _encoded(self, marked: _Marked, learning: bool, where: str | None = None) -> Rendered:
         ids: list[int] = []
         learn: list[bool] = []
-        last: _Part | None = None
-        for part in self._parts(marked):
+        last: Part | None = None
+        for part in self._controls.parts(*marked):
             if learning and last is not None and last.learnt and not part.learnt:
                 self._stops(last, where)
             found = self.tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else [part.token_id]
@@ -406,7 +348,7 @@ class ChatTemplate:
             )
         return Rendered(ids, learn)
 
-    def _stops(self, last: _Part, where: str | None) -> None:
+    def _stops(self, last: Part, where: str | None) -> None:
         if last.token_id is None:
             raise UserError(
                 say(
@@ -431,36 +373,15 @@ class ChatTemplate:
             ) from error
 
     @cached_property
-    def _control_tokens(self) -> list[str]:
-        """Tokens that mean something to the template: all special ones, and added ones that it writes itself."""
-        added = self.tokenizer.added_tokens
-        words = self._template.words
-        return sorted(content for content, token in added.items() if token.special or content in words)
-
-    @cached_property
-    def _controls(self) -> re.Pattern[str]:
-        return _any_of(self._control_tokens)
-
-    @cached_property
-    def _seen(self) -> re.Pattern[str] | None:
-        """The control tokens that the tokenizer would find in plain text."""
-        seen = [content for content in self._control_tokens if not self.tokenizer.added_tokens[content].special]
-        return _any_of(seen) if seen else None
-
-    @cached_property
-    def _beginnings(self) -> frozenset[str]:
-        return frozenset(token[:size] for token in self._control_tokens for size in range(1, len(token)))
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self._control_tokens), default=0)
+    def _controls(self) -> Controls:
+        return Controls(self.tokenizer, self._template.words)
 
     def _writes_bos(self) -> bool:
         try:
             marked = self._text([Message("user", "?")], (), True, None)
         except UserError:  # it wants other turns; then its own word is taken
             return True
-        first = next(self._parts(marked), None)
+        first = next(self._controls.parts(*marked), None)
         return first is not None and first.token_id == self.tokenizer.bos_id
 
 
@@ -473,12 +394,6 @@ def _read(file: Path) -> str:
 
 def _answers(messages: Sequence[Message]) -> list[int]:
     return [place for place, message in enumerate(messages) if message.role == "assistant"]
-
-
-def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the tokens, the longest where one begins another."""
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
 
 def _generation_stops(folder: Path) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -63,11 +63,17 @@ class Marks(NamedTuple):
     shield: str
 
     @classmethod
-    def free_in(cls, texts: Iterable[str]) -> Marks:
+    def free_in(cls, texts: Sequence[str]) -> Marks:
         """The first characters of Unicode's private use areas (138,468 of them) that occur in none of `texts`."""
+        if not any(map(_PRIVATE.search, texts)):
+            return _FIRST_MARKS
         used = set().union(*texts)
         private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
         return cls(*itertools.islice((chr(code) for code in private if chr(code) not in used), 3))
+
+
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
+_FIRST_MARKS = Marks("\ue000", "\ue001", "\ue002")
 
 
 class _Generation(Extension):

@@ -31,6 +31,8 @@ TEMPLATE_FILE = "chat_template.jinja"
 GENERATION_FILE = "generation_config.json"
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>")
+_SHORT, _MOST_SHORT = 16, 10_000
+"""Texts of at most so many characters are encoded once: what a template writes between special tokens, above all."""
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _SPACE = "\u2581"
 
@@ -47,6 +49,7 @@ class Tokenizer:
         self.backend = backend
         self.config = dict(config)
         self.folder = folder
+        self._short: dict[tuple[str, bool], list[int]] = {}
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
@@ -86,11 +89,19 @@ class Tokenizer:
 
         `inside` says that the text goes on from other text, so that a SentencePiece tokenizer puts no space before it.
         """
-        if not text:
-            return []
+        if len(text) > _SHORT:
+            return self._encoded(text, inside)
+        known = self._short.get((text, inside))
+        if known is None:
+            known = self._short[text, inside] = self._encoded(text, inside)
+            if len(self._short) > _MOST_SHORT:
+                self._short.clear()
+        return known[:]
+
+    def _encoded(self, text: str, inside: bool) -> list[int]:
         backend = self._inner if inside else self.backend
-        try:
-            return backend.encode(text, add_special_tokens=False).ids
+        try:  # of one text a batch: it is spared the places of tokens in the text
+            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError:  # what the library says of text that is no Unicode
             check_text(text)
             raise

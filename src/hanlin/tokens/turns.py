@@ -6,7 +6,7 @@ Owns what is a conversation at all, whatever the template. Does not own records 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
@@ -31,22 +31,33 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     """
     before: str | None = None
     for place, message in enumerate(messages, start=1):
-        seat = _seat(where, place)
-        if message.role not in ROLES:
-            what = say(f"there is no role {message.role!r}", f"没有 {message.role!r} 这种角色")
-            raise UserError(what, seat, did_you_mean(str(message.role), ROLES))
-        if not isinstance(message.text, str):
-            kind = type(message.text).__name__
-            what = say(f"the text of a turn must be text, not {kind}", f"消息内容必须是文本，而不是 {kind}")
-            raise UserError(what, seat, say("write several turns as several messages", "多轮内容请写成多条消息"))
-        check_text(message.text, seat)
         allowed = FOLLOWERS[before] + (("user",) if prompt and before == "user" else ())
-        if message.role not in allowed:
-            raise _out_of_order(message.role, before, allowed, seat)
+        if message.role not in allowed or not isinstance(message.text, str) or not _is_whole(message.text):
+            _refuse(message, before, allowed, _seat(where, place))
         before = "calling assistant" if message.tool_calls else message.role
     last = messages[-1].role if messages else None
     if last not in (("user", "tool") if prompt else ("assistant",)):
         raise _wrong_end(last, prompt, _seat(where, len(messages)))
+
+
+def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], seat: str) -> NoReturn:
+    if message.role not in ROLES:
+        what = say(f"there is no role {message.role!r}", f"没有 {message.role!r} 这种角色")
+        raise UserError(what, seat, did_you_mean(str(message.role), ROLES))
+    if not isinstance(message.text, str):
+        kind = type(message.text).__name__
+        what = say(f"the text of a turn must be text, not {kind}", f"消息内容必须是文本，而不是 {kind}")
+        raise UserError(what, seat, say("write several turns as several messages", "多轮内容请写成多条消息"))
+    check_text(message.text, seat)
+    raise _out_of_order(message.role, before, allowed, seat)
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_text(text: str, where: str | None = None) -> None:

@@ -1,0 +1,79 @@
+"""How fast conversations become ids and mask: Hanlin's renderer beside transformers' `apply_chat_template`, in turns.
+
+The conversations are those of the chat contract; both give the same ids and the same mask, which is checked first.
+`python bench/rendering.py FOLDER...`: folders of tokenizers with a chat template (by default one with Llama 3's
+template that is trained here). The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hanlin.contract.cases import cases
+from hanlin.contract.transformers_consumer import TransformersConsumer
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.vocabulary import train_byte_level_bpe
+
+ROUNDS = 11
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def measure(folder: Path) -> dict[str, object]:
+    template, theirs = ChatTemplate.load(folder), TransformersConsumer(folder)
+    chats = [case for case in cases() if not (case.tools or case.id.startswith("injection"))]
+    for case in chats:
+        ours = template.render(case.messages)
+        assert theirs.conversation(case.messages, ()) == (ours.ids, ours.learn), case.id
+    tokens = sum(len(template.render(case.messages).ids) for case in chats)
+    rows: dict[str, list[float]] = {"hanlin": [], "transformers": []}
+    for _ in range(ROUNDS):
+        taken = dict.fromkeys(rows, 0.0)
+        for case in chats:  # in turns, so that what else the machine does falls on both
+            taken["hanlin"] += seconds(partial(template.render, case.messages))
+            taken["transformers"] += seconds(partial(theirs.conversation, case.messages, ()))
+        for name, total in taken.items():
+            rows[name].append(total)
+    ratios = [slow / fast for fast, slow in zip(rows["hanlin"], rows["transformers"], strict=True)]
+    return {
+        "conversations": len(chats),
+        "tokens": tokens,
+        **{f"{name}_tokens_per_second": round(tokens / statistics.median(taken)) for name, taken in rows.items()},
+        "ratio": {
+            "median": round(statistics.median(ratios), 2),
+            "lowest": round(min(ratios), 2),
+            "highest": round(max(ratios), 2),
+        },
+    }
+
+
+def main() -> None:
+    result: dict[str, object] = {"bench": "rendering", "rounds": ROUNDS}
+    with tempfile.TemporaryDirectory() as made:
+        folders = [Path(name) for name in sys.argv[1:]]
+        if not folders:
+            texts = [message.text for case in cases() for message in case.messages]
+            train_byte_level_bpe(texts, entries=2000, template="llama3", out=Path(made) / "llama3")
+            folders = [Path(made) / "llama3"]
+        for folder in folders:
+            result[folder.name] = measure(folder)
+            print(f"{folder.name}: {result[folder.name]}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
