@@ -18,6 +18,7 @@ from hanlin.contract.cases import PER_KIND, Case, cases
 from hanlin.contract.check import check, consumers_of, prove, summary
 from hanlin.contract.consumers import Prompt, Unavailable
 from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
+from hanlin.contract.modelfile import read_modelfile
 from hanlin.contract.transformers_consumer import TransformersConsumer
 from hanlin.errors import UserError
 from hanlin.records import Message
@@ -227,6 +228,36 @@ def test_the_command_prints_a_row_for_each_program_and_ends_with_1_on_a_mismatch
     done = hanlin("template", "check", str(file.parent))
     assert done.returncode == 1
     assert "✗  llama.cpp other.gguf: 300 cases, 300 mismatches" in done.stdout
+
+
+def test_the_command_writes_a_modelfile_for_a_gguf_file(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    """Where Go is installed it is checked as well, and said so; without Go it is said to be unchecked."""
+    _, file = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
+    done = hanlin("template", "modelfile", str(file), "--system", "你是小翰。")
+    assert done.returncode == 0, done.stderr
+    assert "300 cases, 0 mismatches" in done.stdout or "unchecked: Go is not installed" in done.stdout
+    written = read_modelfile(file.parent / "Modelfile")
+    assert (written.model, written.system) == ("model-F16.gguf", "你是小翰。")
+    assert written.parameters["num_ctx"] == ["256"]
+    assert sorted(written.stops) == ["<|end_of_text|>", "<|eot_id|>"]
+    assert [path.name for path in file.parent.iterdir() if "Modelfile" in path.name] == ["Modelfile"]
+    row = json.loads(hanlin("template", "check", str(file.parent), "--json").stdout)["consumers"][-1]
+    assert row["name"] == "modelfile" and row["mismatches"] == 0
+
+
+def test_a_modelfile_that_differs_is_not_written(
+    tmp_path: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = ChatTemplate.load(tiny_tokenizer)
+
+    class Other(Answering):
+        def __init__(self, file: Path, tokenizer: Tokenizer, bare: bool) -> None:
+            super().__init__(template, lambda ids: ids[1:])
+
+    monkeypatch.setattr(contract, "ModelfileConsumer", Other)
+    with pytest.raises(UserError, match="300 of 300 conversations otherwise"):
+        contract.prove_modelfile(tmp_path / "Modelfile", tmp_path / "m.gguf", template)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])

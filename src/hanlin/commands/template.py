@@ -57,6 +57,41 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(
+    help=say(
+        "Write the Modelfile with which Ollama serves a GGUF file as it was trained, checked where Go is installed.",
+        "为 GGUF 文件写出 Ollama 的 Modelfile，使其行为与训练一致；装有 Go 时会逐词元检查。",
+    )
+)
+def modelfile(
+    model: Annotated[
+        str, typer.Argument(help=say("GGUF file or folder (folder:Q8_0)", "GGUF 文件或目录（目录:Q8_0）"))
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help=say("where to write it (default: beside the file)", "写到何处（默认：同一目录）")),
+    ] = None,
+    system: Annotated[str, typer.Option(help=say("system text of every chat", "每次对话的系统提示"))] = "",
+) -> None:
+    from hanlin.contract.check import prove_modelfile
+    from hanlin.engines.llama_cpp_library import LlamaCppModel
+    from hanlin.evaluate.opening import find_model, split_choice
+    from hanlin.tokens.chat_template import ChatTemplate
+
+    found = find_model(*split_choice(model))
+    if found.kind != "gguf":
+        what = say("a Modelfile names a GGUF file, and here is none", "Modelfile 需要 GGUF 文件，而这里没有")
+        raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))
+    weights = LlamaCppModel(found.weights, vocabulary_only=True)
+    context, licence = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
+    weights.close()
+    place = out or found.folder / "Modelfile"
+    template = ChatTemplate.load(found.folder)
+    verdict = prove_modelfile(place, found.weights, template, context=context, system=system, licence=licence)
+    typer.echo(str(place))
+    _tell([verdict])
+
+
 def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
     """What is asked: the folder, the GGUF files and the Modelfile in it, and what was named beside."""
     from hanlin.contract.check import consumers_of

@@ -5,6 +5,7 @@ Owns the comparison and its words. Does not own the turns (`cases`) or the progr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from hanlin.contract.cases import Case, cases
 from hanlin.contract.consumers import Consumer, Prompt, Unavailable
 from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
+from hanlin.contract.modelfile import write_modelfile
 from hanlin.contract.modelfile_consumer import ModelfileConsumer
 from hanlin.contract.transformers_consumer import TransformersConsumer
 from hanlin.contract.vllm_consumer import VllmConsumer
@@ -179,7 +181,7 @@ def consumers_of(
     found: list[Named] = [(TransformersConsumer.name, partial(TransformersConsumer, folder))]
     found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in gguf_files]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
-    found += [("modelfile", partial(ModelfileConsumer, file, tokenizer)) for file in modelfiles if tokenizer]
+    found += [("modelfile", partial(ModelfileConsumer, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
     return found + ([(VllmConsumer.name, partial(VllmConsumer, vllm))] if vllm else [])
 
 
@@ -219,3 +221,24 @@ def broken(verdict: Verdict, where: Path) -> UserError:
         "对话模板用到了该程序不支持的写法；请改用内置模板（template）训练并导出",
     )
     return UserError(what, where, hint)
+
+
+def prove_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings: Any) -> Verdict:
+    """Write the Modelfile of a GGUF file, which appears only when Go, where it is installed, renders the conversations
+    as they were trained; the verdict says how many. `settings` are those of `write_modelfile`.
+
+    Raises UserError like `write_modelfile`, and with the first difference.
+    """
+    path = path.absolute()
+    aside = path.with_name(path.name + ".writing")
+    model = os.path.relpath(gguf.absolute(), path.parent)
+    try:
+        write_modelfile(aside, model, template, **settings)
+        consumer = partial(ModelfileConsumer, aside, template.tokenizer, bare=True)
+        (verdict,) = check(template, [(ModelfileConsumer.name, consumer)], cases())
+        if not verdict.good:
+            raise broken(verdict, path)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return verdict

@@ -38,10 +38,13 @@ class ModelfileConsumer:
 
     name = "modelfile"
 
-    def __init__(self, modelfile: Path, tokenizer: Tokenizer) -> None:
-        """Raises UserError for what is no Modelfile, or one whose prompts a TEMPLATE does not decide."""
+    def __init__(self, modelfile: Path, tokenizer: Tokenizer, bare: bool = False) -> None:
+        """With `bare`, the template alone is asked, without what the Modelfile says before a chat (SYSTEM, MESSAGE).
+
+        Raises UserError for what is no Modelfile, or one whose prompts a TEMPLATE does not decide."""
         self._file = read_modelfile(modelfile)
         self._tokenizer = tokenizer
+        self._bare = bare
         self._template = _template_of(self._file)
 
     def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
@@ -77,8 +80,8 @@ class ModelfileConsumer:
 
     def _messages(self, turns: Sequence[Message]) -> list[dict[str, Any]]:
         """The turns of a request in the fields of Go, with what the Modelfile puts before them."""
-        before = [Message(role, text) for role, text in self._file.messages]  # type: ignore[arg-type]
-        if self._file.system and turns[0].role != "system":
+        before = [] if self._bare else [Message(role, text) for role, text in self._file.messages]  # type: ignore[arg-type]
+        if self._file.system and not self._bare and turns[0].role != "system":
             before.insert(0, Message("system", self._file.system))
         rows = as_template_data([*before, *turns])
         names = {"role": "Role", "content": "Content", "tool_calls": "ToolCalls", "name": "ToolName"}
