@@ -36,4 +36,11 @@ def test_an_entry_that_old_rows_do_not_spell_is_an_error(tiny_model: Path, ids: 
 def test_a_row_that_was_never_trained_in_either_matrix_is_found(tiny_model: Path, matrix: str) -> None:
     model = load_model(tiny_model)
     (model.lm_head if matrix == "lm_head" else model.model.embed_tokens).weight[7] = 1e-9
-    assert untrained_rows(model, [5, 6, 7, 8]) == [7]
+    read, written = untrained_rows(model, [8, 7, 6, 5], [5, 6, 7, 8])
+    assert (read, written) == (((7,), ()) if matrix == "embed_tokens" else ((), (7,)))
+
+
+def test_a_token_that_is_never_written_needs_no_row_in_the_head(tiny_model: Path) -> None:
+    model = load_model(tiny_model)
+    model.lm_head.weight[7] = 0
+    assert untrained_rows(model, [7], []) == ((), ())

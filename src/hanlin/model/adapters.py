@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,12 @@ from peft import (
     PeftConfig,
     PeftModel,
     PeftModelForCausalLM,
+    TrainableTokensConfig,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from peft.utils.other import TrainableTokensWrapper
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
@@ -53,8 +56,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     return ParameterCount(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
 
 
-def attach(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
-    """`model` with a new adapter that changes nothing yet (B is zero); only the adapter is trainable.
+def attach(model: PreTrainedModel, lora: LoraSettings, seed: int, rows: Sequence[int] = ()) -> PeftModel:
+    """`model` with a new adapter that changes nothing yet (B is zero); only the adapter is trainable, and beside it
+    those `rows` of the vocabulary, in the embeddings and in the output head.
 
     A is drawn from `seed` alone, on the CPU, so attach before the model is moved. Everything trained is float32; when
     `lora.modules_to_save` is set over a base of lower precision, run the model under autocast.
@@ -69,6 +73,7 @@ def attach(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         modules_to_save=list(lora.modules_to_save) or None,
+        trainable_token_indices=_both_matrices(model, rows) if rows else None,
         ensure_weight_tying=bool(model.config.tie_word_embeddings and names & {"embed_tokens", "lm_head"}),
     )
     with torch.random.fork_rng(devices=[]), _without_library_news():
@@ -76,6 +81,30 @@ def attach(model: PreTrainedModel, lora: LoraSettings, seed: int) -> PeftModel:
         adapted = PeftModelForCausalLM(model, config)
     _train_in_float32(adapted)
     return adapted.train()
+
+
+def attach_rows(model: PreTrainedModel, rows: Sequence[int]) -> PeftModel:
+    """`model` with nothing trainable but those rows of the vocabulary, in the embeddings and in the output head."""
+    config = TrainableTokensConfig(
+        task_type="CAUSAL_LM", target_modules=list(_both_matrices(model, rows)), token_indices=list(rows)
+    )
+    with _without_library_news():
+        adapted = PeftModelForCausalLM(model, config)
+    _train_in_float32(adapted)
+    return adapted.train()
+
+
+def token_rows(module: nn.Module) -> TrainableTokensLayer | None:
+    """What PEFT keeps of the trained rows of an embedding or output head; None where it trains none."""
+    if isinstance(module, TrainableTokensWrapper):
+        module = module.token_adapter
+    return module if isinstance(module, TrainableTokensLayer) else None
+
+
+def _both_matrices(model: PreTrainedModel, rows: Sequence[int]) -> dict[str, list[int]]:
+    """The rows of each matrix of the vocabulary; of a tied model they are one."""
+    names = ("embed_tokens",) if model.config.tie_word_embeddings else ("embed_tokens", "lm_head")
+    return {name: list(rows) for name in names}
 
 
 def save_adapter(
@@ -137,7 +166,9 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
             what = say(f"the adapter does not fit this base: {error}", f"适配器与底座不匹配：{error}")
             raise UserError(what, folder, _other_base()) from error
     left = list(outcome.unexpected_keys)
-    missing = [name for name in outcome.missing_keys if ".lora_" in name or ".modules_to_save." in name]
+    parts = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
+    places = {name for name, _ in adapted.named_parameters()}  # of tied matrices, one has its own name here
+    missing = [name for name in outcome.missing_keys if name in places and any(part in name for part in parts)]
     if left or missing:
         what = say(
             f"of the adapter's {len(files.tensors)} tensors {len(left)} have no place in the model, "
@@ -173,4 +204,5 @@ def _without_library_news() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         warnings.filterwarnings("ignore", message="Unexpected keyword arguments", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*ensure_weight_tying.*", category=UserWarning)
+        warnings.filterwarnings("ignore", message=".*no implementation exists to tie.*", category=UserWarning)
         yield

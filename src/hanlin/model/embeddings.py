@@ -6,7 +6,8 @@ Owns growing both, and telling which rows were never trained. Does not own which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -36,18 +37,43 @@ def grow(model: LlamaForCausalLM, first_id: int, old_ids: Sequence[Sequence[int]
     embeddings.num_embeddings = head.out_features = model.config.vocab_size = model.vocab_size = rows
 
 
-@torch.no_grad()
-def untrained_rows(model: LlamaForCausalLM, ids: Sequence[int]) -> list[int]:
-    """Those of `ids` whose row was never trained in one of the two matrices: shorter than a hundredth of the median.
+class Untrained(NamedTuple):
+    """Ids whose rows were never trained: in the matrix that reads tokens, and in the one that writes them."""
+
+    read: tuple[int, ...]
+    written: tuple[int, ...]
+
+
+def untrained_rows(model: LlamaForCausalLM, read: Iterable[int], written: Iterable[int]) -> Untrained:
+    """Those ids whose row was never trained: of `read` in the embeddings, of `written` in the output head.
 
     A base model's special tokens are often such (Llama 3 Base has no length to speak of for `<|eot_id|>`): a chat model
     made of it by an adapter alone can neither read nor write them.
     """
-    found: set[int] = set()
-    for matrix in (model.model.embed_tokens.weight, model.lm_head.weight):
-        lengths = torch.cat([part.float().norm(dim=1) for part in matrix.split(16_384)])
-        found.update(number for number in ids if lengths[number] < UNTRAINED * lengths.median())
-    return sorted(found)
+    return Untrained(_short(model.model.embed_tokens.weight, read), _short(model.lm_head.weight, written))
+
+
+@torch.no_grad()
+def mean_of_trained(weight: torch.Tensor) -> torch.Tensor:
+    """The mean of all rows of `weight` [rows, hidden] that were trained, float32 [hidden]."""
+    lengths = _lengths(weight)
+    trained = torch.nonzero(lengths >= UNTRAINED * lengths.median())[:, 0]
+    total = torch.zeros(weight.shape[1], dtype=torch.float64, device=weight.device)
+    for part in trained.split(16_384):
+        total += weight[part].double().sum(0)
+    return (total / len(trained)).float()
+
+
+@torch.no_grad()
+def _short(weight: torch.Tensor, ids: Iterable[int]) -> tuple[int, ...]:
+    """Those of `ids` whose row is shorter than a hundredth of the median."""
+    lengths = _lengths(weight)
+    limit = UNTRAINED * lengths.median()
+    return tuple(number for number in sorted(set(ids)) if lengths[number] < limit)
+
+
+def _lengths(weight: torch.Tensor) -> torch.Tensor:
+    return torch.cat([part.float().norm(dim=1) for part in weight.split(16_384)])
 
 
 @torch.no_grad()

@@ -28,6 +28,15 @@ class Training(Settings):
     lora: LoraSettings | None = knob(
         None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
     )
+    train_rows: Literal["untrained"] | int | None = knob(
+        None,
+        "rows of the vocabulary that are trained, beside the adapter or, without one, nothing else: `untrained` are "
+        "those that the data's special tokens need and that nobody has trained, which start as the mean of the others; "
+        "a number: every row from this id on, such as those that `extend_vocabulary` added",
+        "只训练词表中的这些行（有适配器则与之同训，否则只训练它们）：untrained 为数据中特殊词元所需而从未训练过的行，"
+        "以其余行的均值为初值；填数字则为从该编号起的所有行，例如 extend_vocabulary 新增的行",
+        unless_default=True,
+    )
     learning_rate: float | None = knob(
         None,
         "peak learning rate; none: the kind's default for an adapter or for all weights",
@@ -85,6 +94,19 @@ class Training(Settings):
     def _betas_are_shares(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(say("betas lie between 0 and 1", "betas 须在 0 与 1 之间"))
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_trained_once(self) -> Self:
+        if isinstance(self.train_rows, int) and self.train_rows < 0:
+            raise ValueError(say("train_rows is an id, 0 or greater", "train_rows 为词元编号，须不小于 0"))
+        if self.train_rows is not None and self.lora and {"embed_tokens", "lm_head"} & set(self.lora.modules_to_save):
+            raise ValueError(
+                say(
+                    "train_rows are rows of matrices that lora.modules_to_save trains whole: choose one of the two",
+                    "train_rows 所在的矩阵已由 lora.modules_to_save 完整训练：二者只能选一",
+                )
+            )
         return self
 
     @property

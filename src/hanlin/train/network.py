@@ -15,19 +15,21 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.model.adapters import attach
+from hanlin.model.adapters import token_rows
 from hanlin.model.loading import load_model
 from hanlin.settings.train import Training
 from hanlin.train.attention import documents_attention
 from hanlin.train.blocks import Matrix, Norm, TurnedMatrix, added, feed_forward, normalised, projected, rotated
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass
+from hanlin.train.trained_part import NeededTokens, chosen_part
+from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows
 
 NumberFormat = Literal["float32", "bfloat16"]
 
@@ -53,6 +55,8 @@ class Network:
         self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
         self.recomputes = False
         """Whether activations are computed again in the backward pass instead of being kept."""
+        self.untrained: tuple[str, ...] = ()
+        """Special tokens of the data whose rows nobody had trained; they are trained now."""
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(self.dtype)
@@ -60,11 +64,11 @@ class Network:
         causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
         body = causal.model
         self.head_size = int(causal.config.head_dim)
-        self._embeddings = _own(body.embed_tokens)
+        self._embeddings = _embeddings(body.embed_tokens)
         self._rotary = body.rotary_emb
         self._blocks = [_block(layer) for layer in body.layers]
         self._norm = _norm(body.norm)
-        self._head = Matrix(_own(causal.get_output_embeddings()).weight)
+        self._head = _head(causal.get_output_embeddings())
         self.refresh()
 
     def refresh(self) -> None:
@@ -76,8 +80,7 @@ class Network:
 
     def hidden(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
-        table = self._embeddings
-        stream = functional.embedding(batch.ids[0], table.weight, table.padding_idx).float()
+        stream = self._embeddings.read(batch.ids[0])
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             if self.recomputes and torch.is_grad_enabled():
@@ -115,6 +118,25 @@ def _own(module: nn.Module) -> Any:
     if isinstance(module, ModulesToSaveWrapper):
         return cast(Any, module.modules_to_save)[module.active_adapters[0]]
     return module
+
+
+def _embeddings(module: nn.Module) -> Embeddings:
+    rows = token_rows(module)
+    if rows is None:
+        table = _own(module)
+        return Embeddings(table.weight, table.padding_idx)
+    base = cast(nn.Embedding, rows.get_base_layer())
+    (name,) = rows.active_adapters
+    return Embeddings(base.weight, base.padding_idx, rows.token_indices[name], rows.trainable_tokens_delta[name])
+
+
+def _head(module: nn.Module) -> Head:
+    rows = token_rows(module)
+    if rows is None:
+        return Matrix(_own(module).weight)
+    (name,) = rows.active_adapters
+    base = cast(nn.Linear, rows.get_base_layer())
+    return HeadOfRows(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
 
 
 def _norm(module: nn.Module) -> Norm:
@@ -158,20 +180,24 @@ def _block(layer: Any) -> _Block:
 
 
 def open_network(
-    folder: Path, settings: Training, seed: int, device: torch.device, number_format: NumberFormat
+    folder: Path,
+    settings: Training,
+    seed: int,
+    device: torch.device,
+    number_format: NumberFormat,
+    needed: NeededTokens | None = None,
 ) -> Network:
-    """Load a model folder to train: all weights, or an adapter of the form that the settings ask for.
+    """Load a model folder to train what the settings ask for. `needed` are the special tokens of the data.
 
     Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
-    arithmetic is not known here.
+    arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
     """
-    if settings.lora is None:
-        model: PreTrainedModel | PeftModel = load_model(folder, trainable=True)
-    else:
-        frozen = load_model(folder, dtype=number_format, trainable=True)
-        model = attach(frozen, settings.lora, seed)
-    _check(model, settings, folder)
+    whole = settings.lora is None and settings.train_rows is None
+    loaded = load_model(folder, dtype="float32" if whole else number_format, trainable=True)
+    _check(loaded, settings, folder)
+    model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
     network = Network(model, device, number_format)
+    network.untrained = untrained
     network.recomputes = settings.gradient_checkpointing
     return network
 

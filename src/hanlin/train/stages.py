@@ -21,6 +21,7 @@ from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.adapters import count_parameters, save_adapter
+from hanlin.model.loading import load_model
 from hanlin.model.saving import save_model, save_tokenizer, template_of
 from hanlin.model_files import check_model_folder, is_adapter
 from hanlin.records import Conversation, Document, Judgement, Preference, read_jsonl
@@ -37,6 +38,7 @@ from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
 from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
+from hanlin.train.trained_part import NeededTokens, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
@@ -134,9 +136,12 @@ class _Run:
         self.template = template_of(self.tokenizer)
         self.scratch = job.scratch(out)
         self.figures: dict[str, Any] = {}
+        self.chats = False
+        """Whether the data is rendered through the chat template."""
 
     def use_template(self, name: str | None) -> ChatTemplate:
         """The chat template to train with and to save. Raises UserError when there is none."""
+        self.chats = True
         if name is not None:
             self.template = ChatTemplate.named(name, self.tokenizer)
         elif self.template is None:
@@ -187,7 +192,8 @@ class _Run:
         if group.first:
             self._show_first(rows, order)
         number_format = self._number_format(group)
-        network = open_network(self.folder, self.settings, self.job.seed, group.device, number_format)
+        needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
+        network = open_network(self.folder, self.settings, self.job.seed, group.device, number_format, needed)
         objective = objective_of(network, group)
         metrics = train(
             network, objective, rows, order, settings=self.settings, group=group, job=self.job, out=self.out
@@ -207,6 +213,7 @@ class _Run:
             "processes": group.size,
             "parameters": parameters.total,
             "trainable_parameters": parameters.trainable,
+            **({"untrained_tokens": list(network.untrained)} if network.untrained else {}),
             **self.figures,
         }
 
@@ -274,10 +281,16 @@ class _Run:
         _write_text(self.out / "first_rows.json", text + "\n")
 
     def _save(self, network: Network) -> None:
-        if isinstance(network.model, PeftModel):
+        if isinstance(network.model, PeftModel) and self.settings.lora is not None:
             save_adapter(network.model, self.out, base=self.folder)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
+        if self.settings.train_rows is not None:
+            base = load_model(self.folder, dtype="auto")
+            state = with_trained(base.state_dict(), network.model)
+            save_model(base, self.out, tokenizer=self.tokenizer, template=self.template, state=state)
+            return
+        assert not isinstance(network.model, PeftModel)
         save_model(network.model, self.out, tokenizer=self.tokenizer, template=self.template, dtype=self.files.dtype)
 
 
