@@ -41,7 +41,7 @@ test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m vllm
 
 test-contract: $(VENV)/.dev
-	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/contract/test_generated.py
+	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/contract/test_generated.py tests/contract/test_check.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -31,7 +31,7 @@ QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_bas
 def test_any_conversation_is_read_alike_by_transformers_and_llama_cpp(
     tokenizer: str, name: str, exported: Callable[[str, str], Exported]
 ) -> None:
-    folder, file = exported(tokenizer, name)
+    folder, file, _ = exported(tokenizer, name)
     template = ChatTemplate.load(folder)
     counts = {"conversations": 0, "refused": 0, "typed": 0}
 
