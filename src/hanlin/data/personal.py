@@ -116,7 +116,8 @@ _FORMS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
     ),
     "bank_card": (
         re.compile(
-            r"(?<![\dA-Za-z.-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{3,7}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{5})(?![\dA-Za-z]|[.-]\d)"
+            r"(?<![\dA-Za-z.-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{3,7}(?:\1\d{1,3})?|\d{4}([ -])\d{6}\2\d{5})"
+            r"(?![\dA-Za-z]|[.-]\d)"
         ),
         _is_bank_card, "银行卡号", "bank card",
     ),
