@@ -35,7 +35,7 @@ from hanlin.settings.data import Decontaminate
 FILE = "contamination.json"
 _SHORTEST = 8
 _WORD = re.compile(r"[^\W_]+")
-_TEXTS = ("question", "problem", "prompt", "instruction", "query", "text", "题目", "问题")
+_TEXTS = ("question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题")
 _IDS = ("id", "question_id", "qid", "idx")
 _FILTER = 1 << 22
 
