@@ -81,6 +81,13 @@ def test_a_short_question_is_looked_for_whole_and_a_tiny_one_not_at_all() -> Non
     assert questions.account({})["sets"][0]["unsearched"] == ["a"]
 
 
+def test_a_stock_phrase_is_looked_for_with_its_choices() -> None:
+    choices = "汉朝\n唐朝\n宋朝\n周朝的初年"
+    questions = Questions([Asked("set", "a", "下列说法不正确的是", choices)], SETTINGS)
+    assert questions.found("练习：下列说法不正确的是哪一项？") == []
+    assert [asked.id for asked in questions.found(f"下列说法不正确的是（）\n{choices}")] == ["a"]
+
+
 def question_file(put: Put) -> Path:
     asked = [
         Question((Message("user", text),), ("x",), name)

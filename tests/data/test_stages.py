@@ -229,3 +229,22 @@ def test_our_own_files_pass_through_a_second_time_unchanged(put: Put, run: Run) 
         assert [{k: row[k] for k in keep if k in row} for row in twice.rows(name)] == [
             {k: row[k] for k in keep if k in row} for row in once.rows(name)
         ]
+
+
+def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put: Put, run: Run) -> None:
+    asked = "请问春天的时候翰林院里的学士们都在树下做些什么呢"
+    answer = "他们坐在树下读书，谈论古今的文章，也写下自己的诗句，有时候还要替皇帝起草诏书。"
+    rows = [
+        chat(("user", asked), ("assistant", answer)),
+        chat(("user", asked + "？"), ("assistant", answer + "嗯。")),
+        chat(("user", asked), ("assistant", "读书。")),
+    ]
+    path = put("a.jsonl", rows)
+    kept = {
+        (way, on): run(Conversations, path, dedup=way, dedup_on=on, heldout_share=0).ledger["rows_kept"]
+        for way in ("exact", "minhash")
+        for on in ("whole", "question")
+    }
+    assert kept == {
+        ("exact", "whole"): 3, ("exact", "question"): 2, ("minhash", "whole"): 2, ("minhash", "question"): 1,
+    }  # fmt: skip

@@ -86,7 +86,7 @@ class Questions:
         self.total = np.zeros(len(asked), dtype=np.int64)
         runs: dict[tuple[bool, int], list[tuple[npt.NDArray[np.uint64], int]]] = {}
         for place, question in enumerate(asked):
-            found = self._runs(question.text) or self._runs(f"{question.text}\n{question.more}")
+            found = self._runs(question)
             if found is not None:
                 words, length, hashes = found
                 runs.setdefault((words, length), []).append((np.unique(hashes), place))
@@ -133,16 +133,18 @@ class Questions:
         settings = self.settings.model_dump(mode="json", exclude={"against"})
         return {"settings": settings, "sets": [{"name": name, **row} for name, row in sets.items()]}
 
-    def _runs(self, text: str) -> tuple[bool, int, npt.NDArray[np.uint64]] | None:
-        """By words or not, how long, and the runs of a question; a question shorter than a run is one run."""
-        han, latin, *_ = profile(text)
-        by_words = 4 * han < latin
-        codes = _words(text) if by_words else letters(text)
-        length = min(len(codes), self.settings.words if by_words else self.settings.characters)
-        longest = self.settings.words if by_words else self.settings.characters
-        if length < min(_SHORTEST, longest):
-            return None
-        return by_words, length, rolling_hashes(codes, length)
+    def _runs(self, question: Asked) -> tuple[bool, int, npt.NDArray[np.uint64]] | None:
+        """By words or not, how long, and the runs of a question. One that is shorter than a run is taken with its
+        choices (下列说法正确的是 is on every exam); without any it is one run, or none where it is shorter still."""
+        for text in (question.text, f"{question.text}\n{question.more}"):
+            han, latin, *_ = profile(text)
+            by_words = 4 * han < latin
+            codes = _words(text) if by_words else letters(text)
+            longest = self.settings.words if by_words else self.settings.characters
+            if len(codes) >= longest or not question.more:
+                break
+        length = min(len(codes), longest)
+        return None if length < min(_SHORTEST, longest) else (by_words, length, rolling_hashes(codes, length))
 
     def _index(self, words: bool, length: int, found: Sequence[tuple[npt.NDArray[np.uint64], int]]) -> _Index:
         hashes = np.concatenate([hashes for hashes, _ in found])
