@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from hanlin.data.answers import answer_language, truncated_answers
@@ -10,7 +12,7 @@ from hanlin.data.languages import language_of
 from hanlin.data.ledger import Drop
 from hanlin.data.personal import is_id_card, is_luhn
 from hanlin.records import Message
-from hanlin.settings.data import ALL_TEXT_RULES, TURN_RULES
+from hanlin.settings.data import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
 
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
 
@@ -257,3 +259,35 @@ def test_an_answer_in_the_other_language_is_dropped() -> None:
 def test_an_answer_in_the_language_that_was_asked_for_stays(question: str, answer: str) -> None:
     turns = chat(question, answer)
     assert judged("answer_language", *turns) == turns
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1",
+        "a",
+        "a@",
+        "x@a.",
+        "[",
+        "![",
+        "<!--",
+        "a:",
+        "ab:",
+        "1.",
+        "`",
+        "中 ",
+        "VX:a",
+        "- ",
+        "QQ",
+        "---\n- a: b\n",
+        " ",
+    ],
+)
+def test_no_text_takes_a_rule_long(text: str) -> None:
+    """A pattern that goes back over what it read would take minutes for these."""
+    begun = time.process_time()
+    for name in CHOSEN_TEXT_RULES:
+        apply(name, text * 10_000)
+    for name in ("truncated_answers", "answer_language"):
+        judged(name, *chat("讲讲春天", text * 10_000))
+    assert time.process_time() - begun < 5

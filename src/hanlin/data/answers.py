@@ -12,12 +12,12 @@ from hanlin.data.measures import profile
 from hanlin.records import Message
 
 _HANGING = tuple("，、,（(《【")
-_ITEM = re.compile(r"\s*(?:\d+[.、)]|[-*•])\s+")
+_ITEM = re.compile(r"^\s*(?:\d+[.、)]|[-*•])\s+")
 _HANGING_WORD = re.compile(r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are)$")
 _ENDED = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$")
 _SENTENCE_ENDS = re.compile("[。！？]|[.!?] ")
 _WORD = re.compile("[A-Za-z]{2,}")
-_QUOTED = re.compile("[“\"'‘「《:：] ?[A-Za-z]{2,}|(?:[A-Za-z]{2,}[ ,]+){3}")
+_QUOTED = re.compile("[“\"'‘「《:：] ?[A-Za-z]{2,}|(?:[A-Za-z]{2,30}[ ,]{1,3}){3}")
 _FEW_WORDS = 3
 _TAG = re.compile(r"#\w+$")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
@@ -45,12 +45,12 @@ def _broken_off(text: str, longest_open: int) -> str | None:
     if "```" in text.rsplit("\n", 1)[-1]:
         return None
     line = _ITEM.sub("", text.rsplit("\n", 1)[-1], count=1)
-    if _TAG.search(line):
+    if _TAG.search(line[-100:]):
         return None
     if line.endswith(_HANGING) or _HANGING_WORD.search(line):
         return "…" + line[-20:]
     last = _SENTENCE_ENDS.split(line)[-1]
-    if last != line and len(last) >= longest_open and not _ENDED.search(line):
+    if last != line and len(last) >= longest_open and not _ENDED.search(line[-20:]):
         return "…" + line[-20:]
     return None
 

@@ -84,12 +84,12 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 _FENCE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.S)
-_FRONT_MATTER = re.compile(r"\A---\n(?:[\w-]+:.*\n|[ \t-]+.*\n)+---\n")
-_COMMENT = re.compile(r"<!--.*?-->", re.S)
-_IMAGE = re.compile(r"!\[[^\]\n]*\]\([^)\s]*(?: \"[^\"\n]*\")?\)")
+_FRONT_MATTER = re.compile(r"\A---\n(?:(?:[\w-]{1,50}:|[ \t-]).*\n){1,100}?---\n")
+_COMMENT = re.compile(r"<!--(?:(?!-->|<!--).){0,5000}-->", re.S)  # bounds keep every pattern here linear
+_IMAGE = re.compile(r"!\[[^\]\n]{0,200}\]\([^)\s]{0,2000}(?: \"[^\"\n]*\")?\)")
 _LINK = re.compile(
-    r"(?<!!)\[([^\]\n]+)\]"
-    r"\((?:https?:|javascript:|/|#|\.{1,2}/|mailto:|\w[\w/-]*\.(?:md|html?))[^)\s]*(?: \"[^\"\n]*\")?\)"
+    r"(?<!!)\[([^\]\n]{1,200})\]"
+    r"\((?:https?:|javascript:|/|#|\.{1,2}/|mailto:|\w[\w/-]*\.(?:md|html?))[^)\s]{0,2000}(?: \"[^\"\n]{0,200}\")?\)"
 )
 _ONLY_LINKS = re.compile(r"[ \t]*(?:[-*+|>·•] *)*(?:\[[^\]\n]*\]\([^)\n]*\)[ \t|·•/,，、>»-]*)+")
 
