@@ -23,6 +23,7 @@ from hanlin.data.formats import Format, Found, open_records
 from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
+from hanlin.data.preview import ANY_FORMATS
 from hanlin.data.sources import listing
 from hanlin.data.turns import Chat
 from hanlin.data.word_lists import word_list_rules
@@ -39,8 +40,6 @@ _FORMATS: dict[type[Reading], Sequence[Format[Any]]] = {
     Preferences: PAIR_FORMATS,
     Judgements: JUDGED_FORMATS,
 }
-ANY_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *JUDGED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
-"""Tried where no stage is named, in this order: a pair looks like a chat to some, and a chat like a document."""
 
 
 @dataclass(frozen=True, slots=True)
