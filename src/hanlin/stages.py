@@ -12,7 +12,7 @@ from typing import Any
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
-from hanlin.settings import data, demo, evaluate, export, model, tokens, train
+from hanlin.settings import data, demo, evaluate, export, mix, model, tokens, train
 from hanlin.settings.base import Settings
 
 ARTIFACT_TYPES = (
@@ -74,8 +74,12 @@ _TABLE = (
               "read and check preference pairs of any format", "读取并检查各种格式的偏好对", version=2,
               shows=("rows_in", "rows_kept", "rows_heldout", "dropped")),
     StageKind("judgements", data.Judgements, "judgements", "hanlin.data.judgements:run",
-              "read and check single answers with a verdict", "读取并检查带评判的单个回答",
+              "read and check single answers with a verdict", "读取并检查带评判的单个回答", version=2,
               shows=("rows_in", "rows_kept", "rows_heldout", "dropped")),
+    StageKind("mix", mix.Mix, lambda settings: str(settings.records), "hanlin.data.mix:run",
+              "mix sources by tokens: shares, temperature, budget, repeats",
+              "按词元混合来源：占比、温度、预算、重复上限",
+              shows=("rows_written", "tokens", "dropped", "sources.*.share")),
     StageKind("train_tokenizer", tokens.TrainTokenizer, "tokenizer", "hanlin.tokens.vocabulary:train",
               "train a byte-level BPE tokenizer", "训练字节级 BPE 分词器", shows=("entries", "characters_per_token")),
     StageKind("new_model", model.NewModel, "model", "hanlin.model.birth:run",

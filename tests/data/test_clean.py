@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hanlin.data import clean as rules
-from hanlin.data.clean import RULES, clean, profile, repetition, text_rules
+from hanlin.data.clean import RULES, clean, text_rules
 from hanlin.data.ledger import REASONS, Drop
-from hanlin.settings.data import CORPUS_RULES, TEXT_RULES, Corpus
+from hanlin.data.measures import profile, repetition
+from hanlin.settings.data import ALL_TEXT_RULES, CORPUS_RULES, TEXT_RULES, Corpus
 
 DEFAULT = text_rules(Corpus(sources="./x").rules)
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
 
 
 def apply(name: str, text: str) -> str | Drop:
-    result = RULES[name](text, **TEXT_RULES[name])
+    result = RULES[name](text, **ALL_TEXT_RULES[name])
     return result
 
 
@@ -29,8 +30,8 @@ def reason(name: str, text: str) -> str:
 
 
 def test_every_rule_has_a_function_and_every_parameter_is_read() -> None:
-    assert set(RULES) == set(TEXT_RULES) == set(CORPUS_RULES)
-    for name, parameters in TEXT_RULES.items():
+    assert set(RULES) == set(ALL_TEXT_RULES) and list(TEXT_RULES) == list(CORPUS_RULES)
+    for name, parameters in ALL_TEXT_RULES.items():
         assert set(inspect.signature(RULES[name]).parameters) - {"text"} == set(parameters), name
 
 

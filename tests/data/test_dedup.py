@@ -7,7 +7,17 @@ import random
 import numpy as np
 import pytest
 
-from hanlin.data.dedup import bands_and_rows, exact_copies, exact_key, letters, near_copies, signatures
+from hanlin.data.dedup import (
+    bands_and_rows,
+    copy_key,
+    exact_copies,
+    exact_key,
+    jaccard,
+    letters,
+    near_copies,
+    shingles,
+    signatures,
+)
 from hanlin.settings.data import Dedup
 
 DEDUP = Dedup()
@@ -84,3 +94,39 @@ def test_many_near_copies_of_one_text_stay_cheap() -> None:
     base = text(300)
     texts = [base[:n] + "改" + base[n:] for n in range(300)] * 5
     assert sum(place < 0 for place in found(texts)) == 1
+
+
+def test_width_and_script_do_not_make_another_text() -> None:
+    assert copy_key("說：ＡＢＣ！", True) == copy_key("说:abc!", True)
+    assert copy_key("說：ＡＢＣ！", False) == copy_key("說:abc!", False) != copy_key("说:abc!", False)
+    assert copy_key("x²", True) != copy_key("x2", True)
+
+
+def test_a_text_in_the_other_script_is_a_near_copy_unless_scripts_are_kept_apart() -> None:
+    simple, traditional = "春天的时候学士们坐在树下读书谈论文章", "春天的時候學士們坐在樹下讀書談論文章"
+    assert found([simple, traditional]) == [-1, 0]
+    assert found([simple, traditional], Dedup(across_scripts=False)) == [-1, -1]
+
+
+def test_near_the_threshold_the_shingles_decide_and_not_chance() -> None:
+    pairs = []
+    for length in range(14, 26):  # so many characters replaced at the end give similarities around the threshold
+        base = text(120)
+        pairs += [base, base[:-length] + text(length)]
+    places = near_copies(signatures(pairs, DEDUP, 1), DEDUP, np.zeros(len(pairs), dtype=bool), pairs.__getitem__)
+    for place in range(0, len(pairs), 2):
+        one, other = (np.unique(shingles(pairs[place + n], DEDUP)) for n in (0, 1))
+        assert (places[place + 1] == place) == (jaccard(one, other) >= DEDUP.threshold), place
+
+
+def test_a_chain_of_similar_texts_keeps_its_first_alone() -> None:
+    base = text(300)
+    links = [base, base[30:], base[60:], base[90:], text(300)]
+    assert found(links, Dedup(threshold=0.85)) == [-1, 0, -1, 2, -1]
+    assert found(links, Dedup(threshold=0.85, linked="chain")) == [-1, 0, 0, 0, -1]
+
+
+def test_two_chains_that_a_later_text_joins_are_one() -> None:
+    base = text(300)
+    links = [base[:240], base[60:], base[30:270]]
+    assert found(links, Dedup(threshold=0.75, linked="chain")) == [-1, 0, 0]

@@ -53,7 +53,9 @@ def test_characters_are_converted_and_copies_found_across_scripts(put: Put, run:
     path = put("a.jsonl", [{"text": SPRING}, {"text": traditional}])
     made = run(Corpus, path, convert="simplified", heldout_share=0)
     assert made.texts == [SPRING] and made.ledger["dropped"] == {"duplicate": 1}
-    assert run(Corpus, path, heldout_share=0).ledger["rows_kept"] == 2
+    assert run(Corpus, path, heldout_share=0).ledger["dropped"] == {"duplicate": 1}
+    apart = run(Corpus, path, heldout_share=0, dedup={"across_scripts": False})
+    assert apart.ledger["rows_kept"] == 2
     assert "說" in run(Corpus, put("b.txt", "他说得很对，我们走吧。"), convert="traditional").texts[0]
 
 
@@ -73,7 +75,7 @@ def test_dedup_has_three_ways(put: Put, run: Run) -> None:
 
 
 def test_a_big5_file_beside_a_packed_utf8_file_is_one_corpus(put: Put, run: Run) -> None:
-    traditional = "春天的時候，翰林院裡開滿了花。學士們坐在樹下讀書，談論古今的文章。"
+    traditional = "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少？這首詩寫於唐代。"
     one, other = put("a.txt", traditional.encode("big5")), put("b.txt.gz", gzip.compress(SPRING.encode()))
     made = run(Corpus, one, other, heldout_share=0)
     assert made.texts == [traditional, SPRING]
@@ -227,3 +229,22 @@ def test_our_own_files_pass_through_a_second_time_unchanged(put: Put, run: Run) 
         assert [{k: row[k] for k in keep if k in row} for row in twice.rows(name)] == [
             {k: row[k] for k in keep if k in row} for row in once.rows(name)
         ]
+
+
+def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put: Put, run: Run) -> None:
+    asked = "请问春天的时候翰林院里的学士们都在树下做些什么呢"
+    answer = "他们坐在树下读书，谈论古今的文章，也写下自己的诗句，有时候还要替皇帝起草诏书。"
+    rows = [
+        chat(("user", asked), ("assistant", answer)),
+        chat(("user", asked + "？"), ("assistant", answer + "嗯。")),
+        chat(("user", asked), ("assistant", "读书。")),
+    ]
+    path = put("a.jsonl", rows)
+    kept = {
+        (way, on): run(Conversations, path, dedup=way, dedup_on=on, heldout_share=0).ledger["rows_kept"]
+        for way in ("exact", "minhash")
+        for on in ("whole", "question")
+    }
+    assert kept == {
+        ("exact", "whole"): 3, ("exact", "question"): 2, ("minhash", "whole"): 2, ("minhash", "question"): 1,
+    }  # fmt: skip

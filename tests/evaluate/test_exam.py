@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,18 @@ def test_a_subject_may_count_in_several_groups() -> None:
 def test_a_score_well_above_guessing_is_not_near_chance() -> None:
     assert scored(rows_of(a=[True] * 40 + [False] * 60))["near_chance"] is False
     assert scored(rows_of(a=[True] * 30 + [False] * 70))["near_chance"] is True
+
+
+def test_an_exam_is_also_scored_without_the_questions_that_the_data_holds(
+    tiny_model: Path, papers: Path, tmp_path: Path
+) -> None:
+    ids = [f"{subject}/test/{row}" for subject in ("sums", "towns") for row in range(9)]
+    found = {"sets": [{"name": "mmlu", "contaminated": {ids[0]: 1, ids[9]: 1}, "clean": ids[1:], "unsearched": []}]}
+    (tmp_path / "contamination.json").write_text(json.dumps(found), encoding="utf-8")
+    paths = {"model": (tiny_model,), "folder": (papers,), "contamination": (tmp_path / "contamination.json",)}
+    (tmp_path / "out").mkdir()
+    metrics = run(SHORT, Inputs(paths), tmp_path / "out", Job())
+    rows = read_rows(tmp_path / "out/answers.jsonl")
+    clean = [row["right"] for row in rows if not row["contaminated"]]
+    assert len(clean) == 16 == metrics["clean_questions"] and metrics["contaminated_questions"] == 2
+    assert metrics["accuracy_clean"] == pytest.approx(sum(clean) / 16)

@@ -51,6 +51,20 @@ def test_a_model_that_knows_the_answers_is_right_and_stops(taught_model: Path, a
     assert metrics["by_topic"]["名字"] == {"questions": 1, "exact_match": 1.0}
 
 
+def test_the_score_is_given_without_the_questions_that_the_data_holds(
+    taught_model: Path, asked: Path, tmp_path: Path
+) -> None:
+    found = {"sets": [{"name": "q", "contaminated": {"q1": 2}, "clean": ["q0", "q2"], "unsearched": ["q3", "q4"]}]}
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/contamination.json").write_text(json.dumps(found), encoding="utf-8")
+    (tmp_path / "out").mkdir()
+    paths = {"model": (taught_model,), "questions": (asked,), "contamination": (tmp_path / "corpus",)}
+    metrics = run(SETTINGS, Inputs(paths), tmp_path / "out", Job())
+    assert (metrics["contaminated_questions"], metrics["clean_questions"]) == (1, 4)
+    assert (metrics["exact_match_contaminated"], metrics["exact_match_clean"]) == (1.0, 1.0)
+    assert [row["contaminated"] for row in read_rows(tmp_path / "out/answers.jsonl")] == [False, True, *[False] * 3]
+
+
 def test_answers_are_text_without_special_tokens_and_ids_without_the_stop_id(
     taught_model: Path, asked: Path, tmp_path: Path
 ) -> None:

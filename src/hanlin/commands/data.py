@@ -5,13 +5,14 @@ Owns what a person types and reads. Imports what a command needs inside that com
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from hanlin.commands import data_rules
+from hanlin.commands.output import print_json
 from hanlin.errors import UserError
 from hanlin.language import say
 
@@ -37,6 +38,7 @@ Fields = Annotated[
 Limit = Annotated[int, typer.Option(min=1, help=say("read only this many rows of a file", "每个文件只读前若干行"))]
 AsJson = Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))]
 _NO_LIMIT = 2**62
+data_rules.add_to(app)
 
 
 def _source(format_: str, encoding: str, fields: list[str], limit: int) -> dict[str, Any]:
@@ -48,10 +50,6 @@ def _source(format_: str, encoding: str, fields: list[str], limit: int) -> dict[
             raise UserError(say(f"'{text}' names no two fields", f"“{text}”没有写明两个字段"), None, hint)
         settings["fields"][ours] = theirs
     return settings | ({"limit": limit} if limit < _NO_LIMIT else {})
-
-
-def _say_json(data: Any) -> None:
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
 
 
 @app.command(
@@ -79,7 +77,7 @@ def inspect(
         else:
             _print_file(row)
     if as_json:
-        _say_json(rows)
+        print_json(rows)
     if bad:
         sys.exit(2)
 
@@ -126,7 +124,7 @@ def convert(
 
     accounts = write(paths, to, out, _source(format_, encoding, field, limit))
     if as_json:
-        _say_json([account.to_json() for account in accounts])
+        print_json([account.to_json() for account in accounts])
         return
     for account in accounts:
         typer.secho(account.path, bold=True)

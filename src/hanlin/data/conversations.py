@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hanlin.data.answers import answer_language, truncated_answers
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import TextRule, clean, text_rules
@@ -24,6 +25,7 @@ from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.phrases import REFUSAL
 from hanlin.data.sifting import Origin, Sieve, sift
 from hanlin.data.turns import Chat
+from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Conversation, Message
 from hanlin.settings.data import Conversations, Dedup
@@ -36,7 +38,7 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
 
     Raises UserError like `sift`.
     """
-    rules = text_rules(settings.rules)
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     turn_rules = [
         (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
         for rule in settings.rules
@@ -67,15 +69,19 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
             messages, origin.id, origin.source, found.tools, origin.meta({**found.meta, **marks})
         ), changed
 
+    by_question = settings.dedup_on == "question"
     sieve = Sieve(
+        record=Conversation,
         file_name="conversations.jsonl",
         formats=lambda file: CHAT_FORMATS,
         elsewhere={"corpus": DOCUMENT_FORMATS, "preferences": PAIR_FORMATS},
         judge=judge,
-        content=lambda conversation: said(conversation.messages),
+        content=lambda chat: questions(chat.messages) if by_question else said(chat.messages),
+        text=lambda chat: read_aloud(chat.messages),
+        near=lambda chat: questions(chat.messages) if by_question else read_aloud(chat.messages),
         side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
         characters=lambda conversation: characters(conversation.messages),
-        dedup=Dedup(method=settings.dedup),
+        dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
     return sift(sieve, settings, inputs, out, job)
@@ -111,6 +117,16 @@ def clean_turns(
 def said(messages: Sequence[Message]) -> str:
     """All that makes two lists of turns the same."""
     return "\x1f".join(json.dumps(message.to_json(), ensure_ascii=False, sort_keys=True) for message in messages)
+
+
+def read_aloud(messages: Sequence[Message]) -> str:
+    """The texts of turns, one after another."""
+    return "\n".join(message.text for message in messages)
+
+
+def questions(messages: Sequence[Message]) -> str:
+    """What the user says, turn by turn."""
+    return "\x1f".join(message.text for message in messages if message.role == "user")
 
 
 def characters(messages: Sequence[Message]) -> int:
@@ -205,5 +221,14 @@ def turn_order(messages: Turns) -> Turns | Drop:
 
 
 TURN_RULES: dict[str, Callable[..., Turns | Drop]] = {
-    rule.__name__: rule for rule in (placeholders, refusals, unanswered_end, empty_turns, turn_order)
+    rule.__name__: rule
+    for rule in (
+        placeholders,
+        refusals,
+        unanswered_end,
+        empty_turns,
+        turn_order,
+        truncated_answers,
+        answer_language,
+    )
 }

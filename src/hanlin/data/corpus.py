@@ -16,6 +16,7 @@ from hanlin.data.ledger import Drop
 from hanlin.data.mojibake import Guess, guess
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Document
 from hanlin.settings.data import Corpus
@@ -26,7 +27,7 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
 
     Raises UserError like `sift`.
     """
-    rules = text_rules(settings.rules)
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
     def judge(found: FoundText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
@@ -46,11 +47,13 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
         return Document(text, origin.id, origin.source, origin.meta({**found.meta, **filled.marks})), changed
 
     sieve = Sieve(
+        record=Document,
         file_name="documents.jsonl",
         formats=lambda file: TITLED_FORMATS if "title" in file.settings.fields else DOCUMENT_FORMATS,
         elsewhere={"conversations": CHAT_FORMATS, "preferences": PAIR_FORMATS},
         judge=judge,
         content=lambda document: document.text,
+        text=lambda document: document.text,
         side=lambda document: document.text,
         characters=lambda document: len(document.text),
         dedup=settings.dedup,

@@ -11,12 +11,13 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, said, unanswerable
+from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS
 from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Judgement
 from hanlin.settings.data import Dedup, Judgements
@@ -28,7 +29,7 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
     Dropped are empty answers and prompts that no chat template takes. The same answer with another verdict is no copy.
     Raises UserError like `sift`.
     """
-    rules = text_rules(settings.rules)
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
     def judge(found: Judged, origin: Origin) -> tuple[Judgement, tuple[str, ...]] | Drop:
@@ -50,14 +51,16 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
         return Judgement(tuple(prompt), answer, found.good, origin.id, origin.source, meta), changed
 
     sieve = Sieve(
+        record=Judgement,
         file_name="judgements.jsonl",
         formats=lambda file: JUDGED_FORMATS,
         elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PAIR_FORMATS},
         judge=judge,
         content=lambda judged: f"{judged.good}\x1f{said((*judged.prompt, judged.answer))}",
+        text=lambda judged: read_aloud((*judged.prompt, judged.answer)),
         side=lambda judged: judged.prompt[-1].text,
         characters=lambda judged: characters((*judged.prompt, judged.answer)),
-        dedup=Dedup(method=settings.dedup),
+        dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
     return sift(sieve, settings, inputs, out, job)

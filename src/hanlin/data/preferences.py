@@ -11,11 +11,12 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, said, unanswerable
+from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
 from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Preference
 from hanlin.settings.data import Dedup, Preferences
@@ -27,7 +28,7 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
     Dropped are pairs with an empty or the same answer, with equal scores (unless `keep_ties`), with a lower score for
     the chosen answer, and with prompts that no chat template takes. Raises UserError like `sift`.
     """
-    rules = text_rules(settings.rules)
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
     def judge(found: Pair, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
@@ -58,14 +59,16 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
         return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta), changed
 
     sieve = Sieve(
+        record=Preference,
         file_name="preferences.jsonl",
         formats=lambda file: PAIR_FORMATS,
         elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
         judge=judge,
         content=lambda pair: said((*pair.prompt, pair.chosen, pair.rejected)),
+        text=lambda pair: read_aloud((*pair.prompt, pair.chosen, pair.rejected)),
         side=lambda pair: pair.prompt[-1].text,
         characters=lambda pair: characters((*pair.prompt, pair.chosen, pair.rejected)),
-        dedup=Dedup(method=settings.dedup),
+        dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
     return sift(sieve, settings, inputs, out, job)

@@ -25,7 +25,7 @@ from hanlin.records import Conversation, Document, Judgement, Preference, read_j
 from hanlin.settings.data import Source
 
 Record = Document | Conversation | Preference | Judgement
-_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *JUDGED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
+ANY_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *JUDGED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
 """The order in which formats are tried: a pair looks like a chat to some, and a chat like a document."""
 _OWN: tuple[type[Record], ...] = (Preference, Judgement, Conversation, Document)
 
@@ -62,7 +62,7 @@ def _own_record(file: SourceFile) -> type[Record] | None:
 
 def _found(file: SourceFile) -> Iterator[Record | UserError]:
     with Tape(file.path) as tape:
-        for found in open_records(file, tape, _FORMATS, {}).finds:
+        for found in open_records(file, tape, ANY_FORMATS, {}).finds:
             item, number, place = found.item, f"{file.name}#{found.number}", f"{file.name}:{found.line}"
             if isinstance(item, Pair):
                 yield Preference(item.prompt, item.chosen, item.rejected, number, place)

@@ -15,16 +15,18 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.dedup import exact_copies, exact_key, near_copies, salted, signatures
+from hanlin.data.decontaminate import FILE as CONTAMINATION
+from hanlin.data.decontaminate import Questions
+from hanlin.data.dedup import copy_key, exact_copies, exact_key, near_copies, salted, signatures
 from hanlin.data.formats import Format, Found, open_records
 from hanlin.data.ledger import COPIES, Drop, FileAccount, dropped_line, reason_text
 from hanlin.data.sources import Listing, SourceFile, listing
@@ -38,6 +40,7 @@ from hanlin.settings.data import Dedup, Reading
 PART_ROWS = 20_000
 PART_CHARACTERS = 1 << 24
 _BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
+_OPEN_FILES = 64
 
 Item = TypeVar("Item")
 Record = TypeVar("Record", Document, Conversation, Preference, Judgement)
@@ -60,18 +63,25 @@ class Sieve(Generic[Item, Record]):
     """What differs between the stages.
 
     `judge` makes a record of what was found, with the names of the rules that changed it, or a Drop. `content` is what
-    makes two records copies, `side` what must not stand on both sides of the held-out split.
+    makes two records copies, `text` all that a person reads of one, `near` what near copies are compared by (none: its
+    `text`), `side` what must not stand on both sides of the held-out split.
     """
 
+    record: type[Record]
     file_name: str
     formats: Callable[[SourceFile], Sequence[Format[Item]]]
     elsewhere: Mapping[str, Sequence[Format[Any]]]
     judge: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
     content: Callable[[Record], str]
+    text: Callable[[Record], str]
     side: Callable[[Record], str]
     characters: Callable[[Record], int]
     dedup: Dedup
     heldout_share: float = 0.0
+    near: Callable[[Record], str] | None = None
+
+    def compared(self, record: Record) -> str:
+        return (self.near or self.text)(record)
 
 
 def sift(sieve: Sieve[Item, Record], settings: Reading, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -80,12 +90,13 @@ def sift(sieve: Sieve[Item, Record], settings: Reading, inputs: Inputs, out: Pat
     Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
     """
     files = listing(settings.sources, inputs)
+    questions = None if settings.decontaminate is None else Questions.read(settings.decontaminate, inputs)
     sizes = [file.path.stat().st_size if file.path.exists() else 0 for file in files.files]
     parts: list[_Part] = []
     read: Counter[int] = Counter()
     for number, file in enumerate(files.files):
         report = partial(_report, job.progress, sum(sizes[:number]), sum(sizes))
-        reader = _FileReader(sieve, settings, file, job, job.scratch(out) / f"{number:05d}", report)
+        reader = _FileReader(sieve, settings, questions, file, job, job.scratch(out) / f"{number:05d}", report)
         mine = reader.parts(read[file.place])
         parts += mine
         read[file.place] += sum(part.account.rows_in for part in mine)
@@ -94,7 +105,23 @@ def sift(sieve: Sieve[Item, Record], settings: Reading, inputs: Inputs, out: Pat
             paths = [file.path for file in files.files if file.place == place]
             where = paths[0] if len(paths) == 1 else source.path
             raise UserError(say("there is no record in it", "其中没有任何记录"), where)
-    return _finish(sieve, settings, parts, files, out)
+    metrics = _finish(sieve, settings, parts, files, out)
+    if questions is not None:
+        metrics |= _write_contamination(questions, parts, out)
+    return metrics
+
+
+def _write_contamination(questions: Questions, parts: Sequence[_Part], out: Path) -> dict[str, int]:
+    hits: Counter[str] = Counter()
+    for part in parts:
+        hits.update(part.questions)
+    account = questions.account(hits)
+    _write_whole(out / CONTAMINATION, (json.dumps(account, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    return {
+        "contaminated_questions": sum(len(row["contaminated"]) for row in account["sets"]),
+        "clean_questions": sum(len(row["clean"]) for row in account["sets"]),
+        "unsearched_questions": sum(len(row["unsearched"]) for row in account["sets"]),
+    }
 
 
 def _report(progress: Progress, before: int, total: int, position: int) -> None:
@@ -110,6 +137,7 @@ class _Part:
 
     stem: Path
     account: FileAccount
+    questions: Mapping[str, int]
     last: bool
 
     @property
@@ -129,6 +157,7 @@ class _Part:
 class _FileReader(Generic[Item, Record]):
     sieve: Sieve[Item, Record]
     settings: Reading
+    questions: Questions | None
     file: SourceFile
     job: Job
     stem: Path
@@ -150,9 +179,10 @@ class _FileReader(Generic[Item, Record]):
             last = False
             while not last:
                 account = FileAccount(self.file.name, opened.format, opened.encoding, self.file.settings.licence)
-                last = self._sift_part(self._stem(len(parts)), finds, account, tape)
+                hits: Counter[str] = Counter()
+                last = self._sift_part(self._stem(len(parts)), finds, account, hits, tape)
                 tape.check_unchanged()
-                parts.append(_Part(self._stem(len(parts)), account, last))
+                parts.append(_Part(self._stem(len(parts)), account, hits, last))
         return parts
 
     def _stem(self, part: int) -> Path:
@@ -164,13 +194,16 @@ class _FileReader(Generic[Item, Record]):
             row = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        last = row.pop("last")
+        last, hits = row.pop("last"), row.pop("questions")
         row.pop("rows_dropped")
         account = FileAccount(**{**row, "dropped": Counter(row["dropped"]), "changed": Counter(row["changed"])})
-        return _Part(stem, account, last)
+        return _Part(stem, account, hits, last)
 
-    def _sift_part(self, stem: Path, finds: Iterator[Found[Item]], account: FileAccount, tape: Tape) -> bool:
-        """Sift up to a part's worth of rows and write them; True when the file is read to its end."""
+    def _sift_part(
+        self, stem: Path, finds: Iterator[Found[Item]], account: FileAccount, hits: Counter[str], tape: Tape
+    ) -> bool:
+        """Sift up to a part's worth of rows and write them; True when the file is read to its end. `hits` counts for
+        each question the records that hold it."""
         kept: list[str] = []
         dropped: list[str] = []
         records: list[Record] = []
@@ -181,7 +214,7 @@ class _FileReader(Generic[Item, Record]):
             origin = Origin(
                 f"{self.file.name}#{found.number}", f"{self.file.name}:{found.line}", self.file.settings.licence
             )
-            judged = self._judged(found, origin)
+            judged = self._judged(found, origin, hits)
             if isinstance(judged, Drop):
                 account.dropped[judged.reason] += 1
                 dropped.append(dropped_line(judged, origin.source, found.row))
@@ -199,16 +232,18 @@ class _FileReader(Generic[Item, Record]):
                 last = False
                 break
         packed = io.BytesIO()
-        np.savez(packed, allow_pickle=False, **self._arrays(records, numbers))
+        np.savez(packed, allow_pickle=False, **self._arrays(records, numbers, kept))
         _write_whole(stem.with_name(stem.name + ".kept.jsonl"), _joined(kept))
         _write_whole(stem.with_name(stem.name + ".dropped.jsonl"), _joined(dropped))
         _write_whole(stem.with_name(stem.name + ".npz"), packed.getvalue())
-        row = json.dumps({**account.to_json(), "licence": account.licence, "last": last}, ensure_ascii=False)
-        _write_whole(stem.with_suffix(".json"), row.encode("utf-8"))
+        row = {**account.to_json(), "licence": account.licence, "questions": hits, "last": last}
+        _write_whole(stem.with_suffix(".json"), json.dumps(row, ensure_ascii=False).encode("utf-8"))
         self.report(tape.position)
         return last
 
-    def _judged(self, found: Found[Item], origin: Origin) -> tuple[Record, str, tuple[str, ...]] | Drop:
+    def _judged(
+        self, found: Found[Item], origin: Origin, hits: Counter[str]
+    ) -> tuple[Record, str, tuple[str, ...]] | Drop:
         if isinstance(found.item, Drop):
             if found.item.reason in _BREAKS and self.settings.on_broken == "stop":
                 hint = say("`on_broken: drop` leaves such lines out", "on_broken: drop 可跳过这样的行")
@@ -219,6 +254,12 @@ class _FileReader(Generic[Item, Record]):
         if isinstance(judged, Drop):
             return judged
         record, changed = judged
+        if self.questions is not None and (held := self.questions.found(self.sieve.text(record))):
+            hits.update(question.key for question in held)
+            ids = list(dict.fromkeys(question.id for question in held))
+            if self.questions.settings.action == "drop":
+                return Drop("contaminated", "、".join(ids[:5]))
+            record = replace(record, meta={**record.meta, "contaminated": ids})
         line = json.dumps(record.to_json(), ensure_ascii=False)
         try:
             line.encode("utf-8")
@@ -226,14 +267,12 @@ class _FileReader(Generic[Item, Record]):
             return Drop("broken_characters", f"U+{ord(line[error.start]):04X}")
         return record, line, changed
 
-    def _arrays(self, records: Sequence[Record], numbers: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+    def _arrays(
+        self, records: Sequence[Record], numbers: Sequence[int], lines: Sequence[str]
+    ) -> dict[str, npt.NDArray[Any]]:
         sieve = self.sieve
-        contents = [sieve.content(record) for record in records]
-        keys = [exact_key(content) for content in contents]
-        sides = [
-            key if (side := sieve.side(record)) is content else exact_key(side)
-            for record, content, key in zip(records, contents, keys, strict=True)
-        ]
+        keys = [copy_key(sieve.content(record), sieve.dedup.across_scripts) for record in records]
+        sides = [exact_key(sieve.side(record)) for record in records]
         arrays: dict[str, npt.NDArray[Any]] = {
             "number": np.array(numbers, dtype=np.int64),
             "characters": np.array([sieve.characters(record) for record in records], dtype=np.int64),
@@ -241,7 +280,8 @@ class _FileReader(Generic[Item, Record]):
             "side": np.array([salted(side, self.job.seed) for side in sides], dtype=np.uint64),
         }
         if sieve.dedup.method == "minhash":
-            arrays["signature"] = signatures(contents, sieve.dedup, self.job.seed)
+            arrays["signature"] = signatures([sieve.compared(record) for record in records], sieve.dedup, self.job.seed)
+            arrays["bytes"] = np.array([len(line.encode("utf-8")) + 1 for line in lines], dtype=np.int64)
         return arrays
 
 
@@ -265,9 +305,10 @@ def _finish(
     arrays = [part.arrays() for part in parts]
     for name in arrays[0]:
         columns[name] = np.concatenate([part[name] for part in arrays])
-    copies, near = _copies(columns, sieve.dedup)
-    heldout = _heldout(columns["side"], copies < 0, sieve.heldout_share)
     owners = np.repeat(np.arange(len(parts)), [len(part["number"]) for part in arrays])
+    with _Texts(lambda row: sieve.compared(sieve.record.from_json(row)), parts, columns, owners) as texts:
+        copies, near = _copies(columns, sieve.dedup, texts.at)
+    heldout = _heldout(columns["side"], copies < 0, sieve.heldout_share)
     writer = _Writer(out, sieve.file_name)
     accounts: dict[str, FileAccount] = {}
     place = 0
@@ -306,8 +347,47 @@ def _finish(
     return {**whole.counts(), "files": len(accounts), "formats": dict(sorted(formats.items()))}
 
 
+class _Texts:
+    """The texts of records by their places, read again from the parts: few are asked for."""
+
+    def __init__(
+        self,
+        read: Callable[[Any], str],
+        parts: Sequence[_Part],
+        columns: Mapping[str, npt.NDArray[Any]],
+        owners: npt.NDArray[np.int64],
+    ) -> None:
+        self._read, self._parts, self._owners = read, parts, owners
+        sizes = columns.get("bytes", np.empty(0, dtype=np.int64))
+        before = np.cumsum(sizes) - sizes
+        self._firsts = np.searchsorted(owners, np.arange(len(parts)))
+        self._before = before
+        self._files: dict[int, BinaryIO] = {}
+
+    def __enter__(self) -> _Texts:
+        return self
+
+    def at(self, place: int) -> str:
+        part = int(self._owners[place])
+        if part not in self._files:
+            if len(self._files) > _OPEN_FILES:
+                self._close()
+            self._files[part] = self._parts[part].kept.open("rb")
+        file = self._files[part]
+        file.seek(int(self._before[place] - self._before[self._firsts[part]]))
+        return self._read(json.loads(file.readline()))
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __exit__(self, *exc: object) -> None:
+        self._close()
+
+
 def _copies(
-    columns: Mapping[str, npt.NDArray[Any]], dedup: Dedup
+    columns: Mapping[str, npt.NDArray[Any]], dedup: Dedup, text_of: Callable[[int], str]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """For each record the place of the one that it copies, or -1, and whether it is only a near copy."""
     count = len(columns["number"])
@@ -316,7 +396,7 @@ def _copies(
     copies = exact_copies(columns["key"])
     near = np.zeros(count, dtype=np.bool_)
     if dedup.method == "minhash":
-        similar = near_copies(columns["signature"], dedup, copies >= 0)
+        similar = near_copies(columns["signature"], dedup, copies >= 0, text_of)
         near = similar >= 0
         copies = np.where(near, similar, copies)
         # The first of a group of equal texts may itself be a near copy: then all of them copy the same kept text.

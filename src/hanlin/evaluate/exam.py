@@ -15,6 +15,7 @@ from typing import Any
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.evaluate.chunks import Row, in_chunks, write_rows
+from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.exam_papers import EXAMS, LETTERS, ExamQuestion, Papers, Profile
 from hanlin.evaluate.opening import Opened, open_model
 from hanlin.evaluate.probes import share, standard_error, wilson
@@ -63,10 +64,13 @@ def run(settings: Exam, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
+    average = f"{kind.average}_accuracy"
+    apart = by_contamination(rows, inputs.many("contamination"), "accuracy", lambda some: float(scored(some)[average]))
     write_rows(out / "answers.jsonl", rows)
     scores = scored(rows, settings.groups)
     return {
-        "accuracy": scores[f"{kind.average}_accuracy"],
+        "accuracy": scores[average],
+        **apart,
         "average": kind.average,
         "engine": engine_name,
         "profile": profile.name,

@@ -12,6 +12,7 @@ from typing import Any
 from hanlin.engines import Request, Sampling
 from hanlin.errors import UserError
 from hanlin.evaluate.chunks import Row, in_chunks, read_rows, write_rows
+from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.opening import Opened, open_model
 from hanlin.evaluate.probes import answer_language, is_right, share, wilson
 from hanlin.job import Inputs, Job, Progress
@@ -47,8 +48,11 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, job: Job) -> dict[str, An
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
-    write_rows(out / ANSWERS, rows)
     metrics = {"engine": engine_name, **judged(rows)}
+    metrics |= by_contamination(
+        rows, inputs.many("contamination"), "exact_match", lambda some: share([row["exact"] for row in some])
+    )
+    write_rows(out / ANSWERS, rows)
     if earlier is not None:
         metrics |= compared(rows, earlier)
     return metrics

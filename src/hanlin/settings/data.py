@@ -51,6 +51,14 @@ PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system",
 
 JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 
+PERSONAL = ("email", "id_card", "bank_card", "mobile", "network", "qq", "wechat")
+KEPT_LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other")
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("personal_data", "of"): PERSONAL,
+    ("language", "keep"): KEPT_LANGUAGES,
+}
+"""Parameters that list words, and the words that they may list."""
+
 TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "mojibake": {"tolerated": 0.005},
     "html": {},
@@ -66,7 +74,16 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "chinese_or_english": {"share": 0.7},
     "advertisements": {"per_thousand": 5.0, "different": 3},
 }
-"""Every rule on text with its default parameters, in the order in which the default set applies them."""
+"""The rules on text of the default set with their default parameters, in the order in which it applies them."""
+
+CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
+    "markdown": {},
+    "ocr_debris": {"share": 0.02},
+    "personal_data": {"action": "mask", "of": " ".join(PERSONAL)},
+    "chinese_share": {"share": 0.3},
+    "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
+}
+"""Further rules on text, which apply where they are named."""
 
 TURN_RULES: dict[str, dict[str, Parameter]] = {
     "placeholders": {},
@@ -74,10 +91,13 @@ TURN_RULES: dict[str, dict[str, Parameter]] = {
     "unanswered_end": {},
     "empty_turns": {},
     "turn_order": {},
+    "truncated_answers": {"longest_open": 40},
+    "answer_language": {"share": 0.8, "shortest": 20},
 }
 """Every rule on whole conversations with its default parameters."""
 
 CORPUS_RULES = tuple(TEXT_RULES)
+ALL_TEXT_RULES = TEXT_RULES | CHOSEN_TEXT_RULES
 CHAT_RULES = (
     "mojibake",
     "unicode",
@@ -117,6 +137,54 @@ class Rule(Settings):
     parameters: dict[str, Parameter] = knob({}, "its parameters", "规则参数")
 
 
+class WordList(Settings):
+    """A list of words of the user's own, and what becomes of text that holds them."""
+
+    path: str = ref("files", en="a file in UTF-8 with a word on each line", zh="UTF-8 文件，每行一词")
+    action: Literal["drop", "mask"] = knob("drop", "drop the record, or mask the words", "丢弃该条，或遮盖这些词")
+    least: int = knob(1, "drop records with at least so many mentions", "出现次数不少于此值才丢弃", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Decontaminate(Settings):
+    """Which questions must not be learnt, and how records that hold them are found."""
+
+    against: tuple[str, ...] = ref(
+        "files",
+        en="evaluation sets: files of questions (JSON Lines), or folders of an exam (CSV)",
+        zh="评测集：问题文件（JSON Lines）或考试文件夹（CSV）",
+    )
+    characters: int = knob(
+        13, "length of a run of characters in Chinese questions", "中文题目按多少个连续字符比对", ge=4, le=64
+    )
+    words: int = knob(13, "length of a run of words in English questions", "英文题目按多少个连续单词比对", ge=3, le=64)
+    share: float = knob(
+        0.5,
+        "a record holds a question when it has this share of its runs; 0: any one of them",
+        "记录含有题目片段的比例达到此值即视为包含该题；0 表示任一片段",
+        ge=0,
+        le=1,
+    )
+    common: int = knob(
+        10,
+        "runs that stand in more than so many questions are phrases of the exam and do not count",
+        "出现在超过这么多题目中的片段是套话，不计入",
+        ge=1,
+    )
+    action: Literal["drop", "mark"] = knob(
+        "drop", "drop such records, or keep them with the ids in `meta`", "丢弃，或保留并在 meta 中注明题号"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"against": value} if isinstance(value, str | list | tuple) else value
+
+
 class Dedup(Settings):
     """How copies of a document are found; the first one is kept."""
 
@@ -130,6 +198,18 @@ class Dedup(Settings):
     )
     shingle: int = knob(5, "characters in a shingle", "每个片段的字符数", ge=1, le=64)
     permutations: int = knob(128, "length of a MinHash signature", "MinHash 签名长度", ge=16, le=1024)
+    across_scripts: bool = knob(
+        True,
+        "one text in traditional and simplified writing is a copy",
+        "同一文本的繁体与简体写法视为重复",
+        unless_default=True,
+    )
+    linked: Literal["kept", "chain"] = knob(
+        "kept",
+        "compare with kept texts only, or drop all but the first of a chain of similar ones (connected component)",
+        "只与保留的文本比较，或相似链（连通分量）中只留第一份",
+        unless_default=True,
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -169,7 +249,17 @@ class Reading(Settings):
         unless_default=True,
     )
 
-    @field_validator("sources", mode="before")
+    word_lists: tuple[WordList, ...] = knob(
+        (), "your own lists of unwanted words", "自备的屏蔽词表", unless_default=True
+    )
+    decontaminate: Decontaminate | None = knob(
+        None,
+        "evaluation sets whose questions must not be learnt",
+        "不可学到其题目的评测集",
+        unless_default=True,
+    )
+
+    @field_validator("sources", "word_lists", mode="before")
     @classmethod
     def _one_is_a_list(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str | Mapping | BaseModel) else value
@@ -200,7 +290,7 @@ class Corpus(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, TEXT_RULES, CORPUS_RULES)
+        return read_rules(value, ALL_TEXT_RULES, CORPUS_RULES)
 
     @model_validator(mode="after")
     def _known(self) -> Corpus:
@@ -224,7 +314,17 @@ class Conversations(Reading):
         "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
     )
     max_chars: int | None = knob(None, "drop longer conversations", "丢弃更长的对话", ge=1)
-    dedup: Literal["none", "exact"] = knob("exact", "drop equal conversations but the first", "相同对话只留第一份")
+    dedup: Literal["none", "exact", "minhash"] = knob(
+        "exact",
+        "drop equal conversations but the first; minhash: near copies too",
+        "相同对话只留第一份；minhash：近似的也去除",
+    )
+    dedup_on: Literal["whole", "question"] = knob(
+        "whole",
+        "compare whole conversations, or what the user says in them",
+        "比较整段对话，或只比较用户所说",
+        unless_default=True,
+    )
     heldout_share: float = knob(
         0.01, "share kept out of training, chosen by the first question", "留出比例，按首个问题选取", ge=0, le=0.5
     )
@@ -232,7 +332,7 @@ class Conversations(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, TEXT_RULES | TURN_RULES, CHAT_RULES)
+        return read_rules(value, ALL_TEXT_RULES | TURN_RULES, CHAT_RULES)
 
     @model_validator(mode="after")
     def _known(self) -> Conversations:
@@ -261,7 +361,7 @@ class _Answers(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, TEXT_RULES, PREFERENCE_RULES)
+        return read_rules(value, ALL_TEXT_RULES, PREFERENCE_RULES)
 
 
 class Preferences(_Answers):
@@ -340,11 +440,32 @@ def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) 
         raise ValueError(
             say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
         )
+    if isinstance(value, str):
+        _check_words(rule, key, value)
     if isinstance(value, int | float) and value < 0:
         raise ValueError(
             say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
         )
     return value  # type: ignore[no-any-return]
+
+
+def _check_words(rule: str, key: str, value: str) -> None:
+    """Refuse words that a parameter does not know. Raises ValueError."""
+    known = CHOICES.get((rule, key)) or (("mask", "drop") if key == "action" else ())
+    given = value.replace(",", " ").split()
+    for word in given:
+        if word not in known:
+            near = did_you_mean(word, known)
+            raise ValueError(
+                say(
+                    f"'{word}' is not for '{key}' of rule '{rule}' ({near})",
+                    f"“{word}”不能用于规则“{rule}”的“{key}”（{near}）",
+                )
+            )
+    if not given or (key == "action" and len(given) > 1):
+        raise ValueError(
+            say(f"'{key}' of rule '{rule}' takes {' '.join(known)}", f"规则“{rule}”的“{key}”取值：{' '.join(known)}")
+        )
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:

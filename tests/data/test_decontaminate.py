@@ -1,0 +1,172 @@
+"""Questions of an evaluation inside training records: found whatever the punctuation, width or script, and not else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_runs import STAGES, Made
+
+from hanlin.data.decontaminate import Asked, Questions, read_set, verdicts_of
+from hanlin.errors import UserError
+from hanlin.evaluate.exam_papers import EXAMS, Papers
+from hanlin.job import Inputs, Job
+from hanlin.records import Message, Question
+from hanlin.settings.data import Conversations, Corpus, Decontaminate, Reading
+
+Put = Callable[[str, Any], Path]
+ACADEMY = "唐代翰林院最初设立的时候，主要负责起草什么样的文书？"
+BRIDGE = "下列关于赵州桥的说法中，正确的是哪一项？它由谁主持修建？"
+STREAM = "Which river flows through the old town before it reaches the northern lake and the sea?"
+SETTINGS = Decontaminate(against="./x")
+SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
+
+
+def found(text: str, *asked: str, settings: Decontaminate = SETTINGS) -> list[str]:
+    questions = Questions([Asked("set", str(n), question) for n, question in enumerate(asked)], settings)
+    return [question.id for question in questions.found(text)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"题目：{ACADEMY}答案：诏书。",
+        "唐代翰林院最初设立的时候 主要负责起草什么样的文书",
+        "唐代翰林院最初設立的時候，主要負責起草什麼樣的文書？",
+        "…唐代翰林院最初设立的时候，主要负责起草什么样的公文，大家知道吗",
+    ],
+)
+def test_a_question_is_found_whatever_punctuation_width_and_script(text: str) -> None:
+    assert found(text, BRIDGE, ACADEMY, STREAM) == ["1"]
+
+
+def test_an_english_question_is_found_by_words() -> None:
+    text = "quiz: which RIVER flows through the old town, before it reaches the northern lake and the sea"
+    assert found(text, ACADEMY, STREAM) == ["1"]
+    other = "Which river flows through the new town before it reaches the southern lake and the sea?"
+    assert found(other, STREAM) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SPRING,
+        "唐代的翰林院由学士们组成，他们起草文书，也陪皇帝读书作诗。",
+        "下列关于长城的说法中，正确的是哪一项？",
+        "唐代翰林院最初设立的时候，规模很小。",
+    ],
+)
+def test_text_on_the_same_matter_is_no_question(text: str) -> None:
+    assert found(text, BRIDGE, ACADEMY) == []
+
+
+def test_any_run_counts_when_the_share_is_none() -> None:
+    text = "唐代翰林院最初设立的时候主，规模很小。"
+    assert found(text, ACADEMY, settings=Decontaminate(against="./x", share=0)) == ["0"]
+
+
+def test_phrases_of_the_exam_itself_do_not_count() -> None:
+    asked = [f"下列有关该现象的叙述中最为恰当的一项是第{n}" for n in "甲乙丙丁戊己庚辛壬癸子丑"]
+    assert found("下列有关该现象的叙述中最为恰当的一项是什么", *asked) == []
+    assert found("下列有关该现象的叙述中最为恰当的一项是什么", asked[0]) == ["0"]
+
+
+def test_a_short_question_is_looked_for_whole_and_a_tiny_one_not_at_all() -> None:
+    assert found("他问赵州桥是谁修建的？没人知道。", "赵州桥是谁修建的？") == ["0"]
+    questions = Questions([Asked("set", "a", "几点？")], SETTINGS)
+    assert questions.found("几点？") == []
+    assert questions.account({})["sets"][0]["unsearched"] == ["a"]
+
+
+def test_a_stock_phrase_is_looked_for_with_its_choices() -> None:
+    choices = "汉朝\n唐朝\n宋朝\n周朝的初年"
+    questions = Questions([Asked("set", "a", "下列说法不正确的是", choices)], SETTINGS)
+    assert questions.found("练习：下列说法不正确的是哪一项？") == []
+    assert [asked.id for asked in questions.found(f"下列说法不正确的是（）\n{choices}")] == ["a"]
+
+
+def question_file(put: Put) -> Path:
+    asked = [
+        Question((Message("user", text),), ("x",), name)
+        for name, text in (("q1", ACADEMY), ("q2", BRIDGE), ("q3", STREAM))
+    ]
+    return put("heldout.jsonl", [question.to_json() for question in asked])
+
+
+def stage(kind: type[Reading], out: Path, source: Path, against: Path, **settings: Any) -> Made:
+    out.mkdir()
+    inputs = Inputs({"sources.0.path": (source,), "decontaminate.against": (against,)})
+    asked = {"against": "./q", **settings.pop("decontaminate", {})}
+    metrics = STAGES[kind][0].run(
+        kind(sources="./s", decontaminate=asked, heldout_share=0, **settings), inputs, out, Job()
+    )
+    return Made(out, metrics)
+
+
+def test_contaminated_rows_go_to_the_ledger_and_the_questions_to_a_file(put: Put, tmp_path: Path) -> None:
+    source = put("a.jsonl", [{"text": f"试题：{ACADEMY}"}, {"text": SPRING}, {"text": f"{SPRING}又问：{ACADEMY}"}])
+    made = stage(Corpus, tmp_path / "out", source, question_file(put))
+    assert made.texts == [SPRING] and made.ledger["dropped"] == {"contaminated": 2}
+    assert [row["detail"] for row in made.dropped] == ["q1", "q1"]
+    (row,) = json.loads((made.out / "contamination.json").read_text(encoding="utf-8"))["sets"]
+    assert row["contaminated"] == {"q1": 2} and row["clean"] == ["q2", "q3"]
+    assert made.metrics["contaminated_questions"] == 1 and made.metrics["clean_questions"] == 2
+
+
+def test_rows_can_be_marked_instead(put: Put, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "答"}]}
+        for text in (ACADEMY, "你好")
+    ]
+    made = stage(
+        Conversations, tmp_path / "out", put("a.jsonl", rows), question_file(put), decontaminate={"action": "mark"}
+    )
+    assert [row.get("meta") for row in made.kept] == [{"contaminated": ["q1"]}, None]
+
+
+def test_the_verdicts_are_handed_on_and_an_unknown_question_is_refused(put: Put, tmp_path: Path) -> None:
+    made = stage(Corpus, tmp_path / "out", put("a.jsonl", [{"text": ACADEMY}, {"text": SPRING}]), question_file(put))
+    assert verdicts_of([made.out]).split(["q1", "q2"], "x") == ({"q1"}, {"q2"})
+    with pytest.raises(UserError, match="q9"):
+        verdicts_of([made.out]).split(["q9"], "x")
+    with pytest.raises(UserError, match="not compared"):
+        verdicts_of([tmp_path])
+
+
+def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
+    folder = tmp_path / "cmmlu"
+    (folder / "test").mkdir(parents=True)
+    (folder / "test" / "history.csv").write_text(
+        f",Question,A,B,C,D,Answer\n0,{ACADEMY},诏书,账簿,家信,史书,A\n1,短？,甲,乙,丙,丁,B\n", encoding="utf-8"
+    )
+    asked = list(read_set(folder, "cmmlu"))
+    assert [question.id for question in asked] == [q.id for q in Papers(EXAMS["cmmlu"], folder).read("test", "history")]
+    assert asked[0].text == ACADEMY and asked[0].more == "诏书\n账簿\n家信\n史书"
+
+
+def test_an_exam_without_a_heading_is_read_too(tmp_path: Path) -> None:
+    folder = tmp_path / "mmlu"
+    (folder / "test").mkdir(parents=True)
+    (folder / "test" / "rivers_test.csv").write_text(f'"{STREAM}",a,b,c,d,A\n', encoding="utf-8")
+    (asked,) = read_set(folder, "mmlu")
+    assert asked.id == Papers(EXAMS["mmlu"], folder).read("test", "rivers")[0].id == "rivers/test/0"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ({"question_id": 81, "turns": ["写一首诗", "再写一首"]}, "写一首诗\n再写一首"),
+        ({"id": "81", "question": "1+1=?", "answer": "2"}, "1+1=?"),
+    ],
+)
+def test_other_question_files_are_read(put: Put, row: dict[str, Any], text: str) -> None:
+    assert [(asked.id, asked.text) for asked in read_set(put("q.jsonl", [row]), "q")] == [("81", text)]
+
+
+@pytest.mark.parametrize("data", ["", "{oops\n", '{"a": 1}\n'])
+def test_a_file_without_questions_is_refused(put: Put, data: str) -> None:
+    with pytest.raises(UserError):
+        list(read_set(put("q.jsonl", data), "q"))

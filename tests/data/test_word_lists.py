@@ -1,0 +1,58 @@
+"""Word lists of the user's own: whole words, longest first, dropped or masked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanlin.data import corpus
+from hanlin.data.ledger import Drop
+from hanlin.data.word_lists import any_word, read_words, word_list
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.settings.data import Corpus
+
+Put = Callable[[str, Any], Path]
+LISTED = any_word(["赌博", "赌博网站", "ass", "C++", "Ab c"])
+
+
+def test_listed_words_drop_a_text_from_the_number_that_was_asked_for() -> None:
+    assert word_list("这个赌博网站", LISTED, "drop", 1) == Drop("word_list", "赌博网站")
+    assert word_list("赌博害人", LISTED, "drop", 2) == "赌博害人"
+    assert word_list("赌博害人，赌博违法", LISTED, "drop", 2) == Drop("word_list", "赌博")
+
+
+def test_a_latin_word_is_found_only_whole_and_in_any_case() -> None:
+    for text in ("the class of 2020", "assess", "bass"):
+        assert word_list(text, LISTED, "drop", 1) == text
+    assert word_list("What an ASS!", LISTED, "drop", 1) == Drop("word_list", "ASS")
+    assert word_list("学ass的", LISTED, "drop", 1) == Drop("word_list", "ass")
+    assert word_list("用C++写", LISTED, "drop", 1) == Drop("word_list", "C++")
+
+
+def test_words_can_be_masked() -> None:
+    assert word_list("这个赌博网站是ab c", LISTED, "mask", 1) == "这个＊＊＊＊是＊＊＊＊"
+
+
+def test_a_long_list_finds_what_a_plain_search_finds() -> None:
+    words = [f"{chr(0x4E00 + n % 500)}{chr(0x4E00 + n // 500)}" for n in range(5000)]
+    text = "".join(chr(0x4E00 + n * 37 % 600) for n in range(3000))
+    assert bool(any_word(words).search(text)) == any(word in text for word in words)
+
+
+def test_a_list_has_a_word_on_each_line(put: Put) -> None:
+    assert read_words(put("w.txt", "# 屏蔽词\n赌博 \n\n代开发票\n")) == ["赌博", "代开发票"]
+    for data in ("# 空\n", b"\xff\xfe\x00"):
+        with pytest.raises(UserError):
+            read_words(put("bad.txt", data))
+
+
+def test_a_recipe_names_its_lists_and_the_ledger_says_what_they_dropped(put: Put, tmp_path: Path) -> None:
+    source = put("a.jsonl", [{"text": "翰林院里开满了花。"}, {"text": "来这里赌博吧，来这里。"}])
+    inputs = Inputs({"sources.0.path": (source,), "word_lists.0.path": (put("w.txt", "赌博\n"),)})
+    settings = Corpus(sources="./a", word_lists="./w.txt", heldout_share=0)
+    metrics = corpus.run(settings, inputs, tmp_path, Job())
+    assert metrics["dropped"] == {"word_list": 1} and metrics["rows_kept"] == 1
