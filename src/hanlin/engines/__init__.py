@@ -31,7 +31,7 @@ _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next id is chosen: greedily at temperature 0, otherwise drawn after `top_k` (0: all), `top_p` and `min_p`.
+    """How the next id is chosen: greedily at temperature 0, else drawn after `top_k` (0: all), `top_p` and `min_p`.
 
     `repetition_penalty` divides the positive and multiplies the negative logits of ids that the prompt or the answer
     holds (Keskar et al. 2019, CTRL, section 4.1). `presence_penalty` is taken once, `frequency_penalty` for each time,

@@ -357,8 +357,9 @@ class Context:
         cache_type: str = "f16",
         hidden: bool = False,
     ) -> None:
-        """`hidden`: for `mean_hidden` instead of `decode`. `threads` None: one for a small model, where waiting for one another costs threads more than they save, and
-        costs ten times more while another process holds a core; every core for a larger one."""
+        """`threads` None: one for a small model, where waiting for one another costs threads more than they save, and
+        costs ten times more while another process holds a core; every core for a larger one. `hidden`: for
+        `mean_hidden` instead of `decode`."""
         self._library = model._library
         self._model = model
         self.sequences = sequences

@@ -213,9 +213,7 @@ class _Rows:
         self._engine = engine
         self._rooms = rooms
         self._stops = [frozenset(request.stop_ids) for request in requests]
-        self.choosers = [
-            Chooser(request.sampling, request.prompt_ids, request.constraint) for request in requests
-        ]
+        self.choosers = [Chooser(request.sampling, request.prompt_ids, request.constraint) for request in requests]
         self.answers: list[list[int]] = [[] for _ in requests]
         self.finishes: list[Finish | None] = [None for _ in requests]
         self._live = list(range(len(requests)))  # which answer each tensor row is
