@@ -27,6 +27,7 @@ class Live:
     address: str
     engine: Engine
     streams: list[Stream]
+    served: list[Served]
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30)
@@ -78,13 +79,14 @@ def live(
 
     opened.engine.stream = remembered  # type: ignore[method-assign]
     kept = limits or Limits()
-    api = app([Served(name, opened, kept) for name in names], guard, kept)
+    served = [Served(name, opened, kept) for name in names]
+    api = app(served, guard, kept)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams)
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams, served)
         finally:
             server.should_exit = True
             thread.join(20)

@@ -188,7 +188,7 @@ class Desk:
     async def respond(
         self, request: Request, ticket: Ticket, prepare: Callable[[], Job], whole: Whole, stream: Streaming | None
     ) -> Response:
-        """The response to a request that holds its ticket: whole, or with `stream` in pieces. The ticket leaves then."""
+        """The response to a request that holds its ticket: whole, or with `stream` in pieces. Then it leaves."""
         try:
             job = await self.compute(prepare)
             if stream is not None:

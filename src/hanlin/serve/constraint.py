@@ -20,8 +20,9 @@ from hanlin.serve.refusal import ApiError
 from hanlin.tokens.tokenizer import Tokenizer
 
 LARGEST_SCHEMA = 64 * 2**10
-_SPACE = {"whitespace_flexible": True, "whitespace_pattern": "[ \\n]{0,16}"}
+_SPACE: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ \\n]{0,16}"}
 """White space between JSON's parts: without a bound a model may write nothing else until its limit."""
+_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class Grammars:
@@ -42,7 +43,6 @@ class Grammars:
         if len(text) > LARGEST_SCHEMA:
             what = say(f"the schema is longer than {LARGEST_SCHEMA} characters", f"schema 超过 {LARGEST_SCHEMA} 个字符")
             raise ApiError(400, what, param=param)
-        spaces: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         limits = LLParserLimits(
             max_items_in_row=1000,
             initial_lexer_fuel=500_000,
@@ -54,7 +54,7 @@ class Grammars:
             verbose_errors=False,
         )
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=spaces if compact else _SPACE)
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT if compact else _SPACE)
         except ValueError as error:
             raise _not_a_schema(str(error), param) from error
         matcher = LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)

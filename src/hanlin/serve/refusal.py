@@ -7,6 +7,8 @@ is refused by name, never ignored.
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,8 +68,11 @@ class Body(BaseModel):
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            param = ".".join(map(str, first["loc"])) or None
+            told = error.errors(include_url=False, include_context=False, include_input=False)
+            # of a field that may be of several kinds, the kind that came nearest tells most
+            same = [one for one in told if one["loc"][:1] == told[0]["loc"][:1]]
+            first = max(same, key=lambda one: _place(one["loc"], body).count("."))
+            param = _place(first["loc"], body) or None
             raise ApiError(400, f"{param or 'body'}: {first['msg']}", param=param) from error
 
     def model_post_init(self, _: Any) -> None:
@@ -83,6 +88,24 @@ class Body(BaseModel):
         if near:
             what = say(f"unknown field {name}: did you mean {near[0]}?", f"未知字段 {name}：是否想写 {near[0]}？")
             raise ApiError(400, what, param=name, code="unknown_parameter")
+
+
+def _place(steps: Sequence[int | str], body: bytes) -> str:
+    """The path of a wrong field in the body itself: pydantic also names the kinds of value that it tried."""
+    try:
+        data: Any = json.loads(body)
+    except ValueError:
+        return ""
+    kept: list[str] = []
+    for number, step in enumerate(steps):
+        if isinstance(data, dict) and (step in data or (number == len(steps) - 1 and str(step).isidentifier())):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        else:
+            continue
+        kept.append(str(step))
+    return ".".join(kept)
 
 
 def unsupported(name: str, value: Any) -> ApiError:
