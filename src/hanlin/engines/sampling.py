@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from hanlin.engines import Constraint, Likely, Sampling
 
+_COLDEST = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
+
 
 class Chooser:
     """Chooses the ids of one answer, one after another.
@@ -87,7 +89,7 @@ class Chooser:
         if 0 < sampling.top_k < logits.size:
             numbers = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
             logits = logits[numbers]
-        scaled = (logits.astype(np.float64) - logits.max()) / sampling.temperature
+        scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _COLDEST)
         weights = np.exp(scaled)
         order = np.argsort(-weights, kind="stable")
         summed = np.cumsum(weights[order])

@@ -37,7 +37,7 @@ class Options(Body):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31)
     min_p: float | None = Field(None, ge=0, lt=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=100, allow_inf_nan=False)
+    repeat_penalty: float | None = Field(None, ge=0.01, le=100, allow_inf_nan=False)
     presence_penalty: float | None = Field(None, ge=-100, le=100)
     frequency_penalty: float | None = Field(None, ge=-100, le=100)
     num_predict: int | None = Field(None, ge=-2)
