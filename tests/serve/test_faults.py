@@ -186,6 +186,7 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
         ("/v1/completions", {"prompt": [-1]}, "prompt.0"),
         ("/v1/completions", {"prompt": [100_000]}, None),
         ("/v1/completions", {"prompt": "x", "suffix": "y"}, "suffix"),
+        ("/v1/completions", {"prompt": ["x"] * 100, "n": 2}, "n"),
         ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of"),
         ("/v1/completions", {"prompt": "长" * 300}, "prompt"),
         ("/v1/embeddings", {"input": [[]]}, "input.0"),
@@ -201,6 +202,21 @@ def test_a_wrong_field_is_named(server: Live, path: str, body: dict, param: str 
         server.address + path, content=json.dumps(whole), headers={"content-type": "application/json"}, timeout=20
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_no_other_site_is_invited(server: Live) -> None:
+    asked = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    for answer in (
+        httpx.options(server.address + CHAT, headers=asked),
+        httpx.get(f"{server.address}/v1/models", headers=asked),
+    ):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_deep_nesting_is_refused(server: Live) -> None:
+    for deep in (b"[" * 100_000, b'{"model": "tiny", "messages": ' + b"[" * 5000 + b"]" * 5000 + b"}"):
+        headers = {"content-type": "application/json"}
+        assert httpx.post(server.address + CHAT, content=deep, headers=headers, timeout=20).status_code == 400
 
 
 def test_a_base_model_without_a_template_is_told_of_in_one_sentence(tiny_model: Path, tmp_path: Path) -> None:

@@ -21,8 +21,6 @@ from hanlin.serve.admission import Door, Limits
 from hanlin.serve.constraint import Grammars
 from hanlin.serve.generation import sampling_of
 from hanlin.serve.refusal import ApiError
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import GENERATION_FILE, read_json
 
 MOST_CHOICES = 16
 
@@ -50,7 +48,10 @@ class Job:
 
 
 class Served:
-    """An opened model under the name that clients know it by. What they leave open, its generation settings decide."""
+    """An opened model under the name that clients know it by. What they leave open, its generation settings decide.
+
+    Raises UserError for a model without a chat template: now, not at the first question.
+    """
 
     def __init__(self, name: str, opened: Opened, limits: Limits) -> None:
         self.name = name
@@ -60,41 +61,24 @@ class Served:
         self.since = int(time.time())
         self._limits = limits
         self._defaults = sampling_of(opened.found.folder)
+        self.template = opened.template()
 
-    @cached_property
-    def template(self) -> ChatTemplate:
-        """Raises UserError when the model has none."""
-        return self.opened.template()
-
-    @cached_property
+    @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer; of a model without a chat template those that its files name."""
-        try:
-            return self.template.stop_ids
-        except UserError:
-            named = read_json(self.opened.found.folder / GENERATION_FILE).get("eos_token_id")
-            found = set(named if isinstance(named, list) else () if named is None else (named,))
-            found |= set() if self.tokenizer.eos_id is None else {self.tokenizer.eos_id}
-            return tuple(sorted(found))
+        """Every id that ends an answer, also one that goes on from plain text."""
+        return self.template.stop_ids
 
     @cached_property
     def grammars(self) -> Grammars:
         return Grammars(self.tokenizer, self.stop_ids)
 
     def chat_prompt(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Raises ApiError (400) for turns out of order and for a model without a chat template."""
-        template = self._told_template()
+        """Raises ApiError (400) for turns out of order, and for tools where the template has no form for them."""
         try:
-            return tuple(template.render(turns, tools, prompt=True).ids)
+            return tuple(self.template.render(turns, tools, prompt=True).ids)
         except UserError as error:
-            unread = tools and not re.search(r"\btools\b", template.source)
+            unread = tools and not re.search(r"\btools\b", self.template.source)
             raise ApiError(400, str(error), param="tools" if unread else "messages") from error
-
-    def _told_template(self) -> ChatTemplate:
-        try:
-            return self.template
-        except UserError as error:
-            raise ApiError(400, error.what, param="model") from error
 
     def text_prompt(self, text: str) -> tuple[int, ...]:
         """Plain text after the begin token, where the tokenizer sets one; no special token is recognised in it."""

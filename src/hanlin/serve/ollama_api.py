@@ -15,7 +15,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from hanlin import __version__
-from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.serve.admission import Ticket
 from hanlin.serve.answers import Desk, End, Streaming, client_left
@@ -161,12 +160,8 @@ def _details(served: Served) -> dict[str, Any]:
 
 
 def _described(served: Served) -> dict[str, Any]:
-    capabilities = ["completion", "embedding"]
-    try:
-        source = served.template.source
-        capabilities += ["tools"] if "tools" in source else []
-    except UserError:
-        source = ""
+    source = served.template.source
+    capabilities = ["completion", "embedding", *(["tools"] if "tools" in source else [])]
     config = read_json(served.opened.found.folder / "config.json")
     known = {"llama.embedding_length": config.get("hidden_size"), "llama.block_count": config.get("num_hidden_layers")}
     return {

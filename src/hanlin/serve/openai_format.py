@@ -17,6 +17,8 @@ from hanlin.serve.models import Wanted
 from hanlin.serve.refusal import ApiError, Body
 from hanlin.serve.tool_calls import schema_of
 
+_MOST_ANSWERS = 128
+
 
 class _TextPart(Strict):
     type: Literal["text"]
@@ -180,6 +182,11 @@ class CompletionRequest(_Asking):
         return prompts_of(self.prompt)
 
     def wanted(self) -> Wanted:
+        if len(self.prompts) * self.choices > _MOST_ANSWERS:
+            what = say(
+                f"prompts times n are more than {_MOST_ANSWERS} answers", f"提示数乘以 n 超过 {_MOST_ANSWERS} 个回答"
+            )
+            raise ApiError(400, what, param="n")
         if self.echo and self.logprobs is not None:
             what = say("echo with logprobs is not supported here", "不支持 echo 与 logprobs 同用")
             raise ApiError(400, what, param="echo", code="unsupported_value")

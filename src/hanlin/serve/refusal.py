@@ -94,7 +94,7 @@ def _place(steps: Sequence[int | str], body: bytes) -> str:
     """The path of a wrong field in the body itself: pydantic also names the kinds of value that it tried."""
     try:
         data: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     kept: list[str] = []
     for number, step in enumerate(steps):

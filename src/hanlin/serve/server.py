@@ -105,9 +105,7 @@ def serve(
             name, path = _name_and_path(str(given))
             opened = open_model(*split_choice(path), engine, **{"batch": kept.parallel, **options})
             stack.callback(opened.engine.close)
-            model = Served(name or opened.found.name, opened, kept)
-            _ = model.template.stop_ids  # a model without a chat template is told of now, not at the first question
-            served.append(model)
+            served.append(Served(name or opened.found.name, opened, kept))
         api = app(served, guard, kept)
         config = uvicorn.Config(
             api, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(kept.drain))
