@@ -284,19 +284,44 @@ def chat(
     )
 
 
-@app.command(help=say("Serve a model with the OpenAI chat API.", "以 OpenAI 聊天接口提供模型服务。"))
+@app.command(
+    help=say("Serve models with OpenAI's, Ollama's and a plain API.", "以 OpenAI、Ollama 及简单接口提供模型服务。")
+)
 def serve(
-    model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help=say("models, adapters or GGUF; NAME=PATH names one", "模型、适配器或 GGUF；可用 名称=路径 命名"),
+        ),
+    ],
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     engine: Engine = "auto",
     api_key: Annotated[
-        str, typer.Option(envvar="HANLIN_API_KEY", help=say("key that clients must send", "客户端须提供的密钥"))
-    ] = "",
+        list[str],
+        typer.Option(
+            envvar="HANLIN_API_KEY",
+            help=say("key that clients must send; may repeat", "客户端须提供的密钥，可重复"),
+        ),
+    ] = [],
+    parallel: Annotated[int, typer.Option(min=1, help=say("answers at once", "同时生成的回答数"))] = 16,
+    queue: Annotated[int, typer.Option(min=0, help=say("requests that may wait", "可排队的请求数"))] = 64,
+    deadline: Annotated[
+        float, typer.Option(min=1, help=say("seconds a request may take", "单个请求的时限（秒）"))
+    ] = 600,
+    drain: Annotated[
+        float, typer.Option(min=1, help=say("seconds to end answers when stopping", "停止时等待回答完成的秒数"))
+    ] = 30,
+    max_output_tokens: Annotated[
+        int, typer.Option(min=0, help=say("longest answer; 0: the context", "回答的最大词元数；0 为整个上下文"))
+    ] = 0,
 ) -> None:
-    from hanlin.serve.openai_api import serve as listen
+    from hanlin.serve.admission import Limits
+    from hanlin.serve.server import serve as listen
 
-    listen(model, host=host, port=port, engine=engine, api_key=api_key or None)
+    limits = Limits(parallel, queue, deadline, drain, max_output_tokens or None)
+    listen(models, host=host, port=port, engine=engine, api_keys=[key for key in api_key if key], limits=limits)
 
 
 @app.command(help=say("Write a training run's curve for TensorBoard.", "把训练曲线写成 TensorBoard 事件文件。"))

@@ -55,6 +55,44 @@ def test_requests_of_one_batch_have_their_own_stop_ids_and_lengths(engine: Engin
     assert third == free
 
 
+def test_a_stream_can_be_closed_while_another_thread_waits_for_its_next_id(engine: Engine) -> None:
+    for _ in range(20):
+        stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+        next(stream)
+        reader = threading.Thread(target=list, args=(stream,))
+        reader.start()
+        stream.close()
+        reader.join(10)
+        assert not reader.is_alive()
+        assert stream.finish == "cancelled"
+
+
+def test_a_cancelled_stream_ends_soon_in_whatever_thread_reads_it(engine: Engine) -> None:
+    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    next(stream)
+    stream.cancel()
+    assert len(list(stream)) < 100
+    assert stream.finish == "cancelled"
+
+
+class Breaking:
+    """A constraint with a fault."""
+
+    def allowed(self) -> object:
+        raise ZeroDivisionError
+
+    def took(self, number: int) -> None:
+        raise AssertionError
+
+
+def test_an_answer_that_breaks_leaves_those_beside_it_alone(cpp: Engine) -> None:
+    good = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60)))
+    bad = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60), Breaking()))  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        list(bad)
+    assert len(list(good)) == 60 and good.finish == "length"
+
+
 def test_no_requests_give_no_replies(engine: Engine) -> None:
     assert engine.generate([]) == []
     assert engine.score([]) == []

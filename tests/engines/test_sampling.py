@@ -34,6 +34,49 @@ def test_top_k_keeps_the_k_likeliest() -> None:
     assert draws(top_k=2) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
 
 
+def test_min_p_keeps_those_near_the_likeliest() -> None:
+    assert draws(min_p=0.4) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
+
+
+def test_a_bias_is_added_to_a_logit() -> None:
+    assert draws(logit_bias=((3, 100.0), (9999, 1.0))) == {3: 1.0}
+
+
+def test_presence_and_frequency_penalties_count_the_answer_alone() -> None:
+    sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.3)
+    chooser = Chooser(sampling, (0, 0, 0))
+    assert [chooser.choose(LOGITS) for _ in range(5)] == [0, 1, 0, 0, 2]
+
+
+def test_log_probabilities_are_of_the_logits_as_they_came() -> None:
+    chooser = Chooser(Sampling(logit_bias=((2, 100.0),), top_logprobs=2), ())
+    assert chooser.choose(LOGITS) == 2
+    (likely,) = chooser.likely
+    assert likely.logprob == pytest.approx(np.log(0.15))
+    assert [number for number, _ in likely.top] == [0, 1]
+
+
+def test_a_constraint_has_the_last_word() -> None:
+    class Only:
+        def __init__(self) -> None:
+            self.took_ids: list[int] = []
+
+        def allowed(self) -> np.ndarray:
+            return np.array([False, False, True])  # shorter than the logits: the rest may not come
+
+        def took(self, number: int) -> None:
+            self.took_ids.append(number)
+
+    only = Only()
+    chooser = Chooser(Sampling(temperature=1.0, seed=0, logit_bias=((0, 100.0),)), (), only)
+    assert [chooser.choose(LOGITS) for _ in range(5)] == [2] * 5 == only.took_ids
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30])
+def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
+    assert Chooser(Sampling(temperature=temperature, seed=0), ()).choose(LOGITS) == 0
+
+
 def test_top_p_keeps_the_fewest_that_reach_it() -> None:
     assert draws(top_p=0.7) == pytest.approx({0: 2 / 3, 1: 1 / 3}, abs=0.03)
     assert draws(top_p=0.3) == {0: 1.0}

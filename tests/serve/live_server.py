@@ -5,17 +5,19 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import openai
 import uvicorn
 
-from hanlin.engines import Engine, Finish, Request, Stream
+from hanlin.engines import Engine, Finish, Likely, Request, Stream
 from hanlin.evaluate.opening import Opened
-from hanlin.serve.openai_api import app
+from hanlin.serve.admission import Limits
+from hanlin.serve.models import Served
 from hanlin.serve.security import Guard
+from hanlin.serve.server import app
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Live:
     address: str
     engine: Engine
     streams: list[Stream]
+    served: list[Served]
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30)
@@ -47,13 +50,26 @@ class Unhurried:
         time.sleep(self._pause)
         return next(self._stream)
 
+    @property
+    def likely(self) -> Sequence[Likely]:
+        return self._stream.likely
+
+    def cancel(self) -> None:
+        self._stream.cancel()
+
     def close(self) -> None:
         self._stream.close()
 
 
 @contextmanager
-def live(opened: Opened, guard: Guard | None = None, pause: float = 0.0) -> Iterator[Live]:
-    """Serve an opened model as `tiny` for the time of a test; `pause` is in seconds for each id."""
+def live(
+    opened: Opened,
+    guard: Guard | None = None,
+    pause: float = 0.0,
+    limits: Limits | None = None,
+    names: Sequence[str] = ("tiny",),
+) -> Iterator[Live]:
+    """Serve an opened model under `names` for the time of a test; `pause` is in seconds for each id."""
     streams: list[Stream] = []
     begin = opened.engine.stream
 
@@ -62,13 +78,15 @@ def live(opened: Opened, guard: Guard | None = None, pause: float = 0.0) -> Iter
         return streams[-1]
 
     opened.engine.stream = remembered  # type: ignore[method-assign]
-    api = app(opened.engine, opened.template(), "tiny", guard)
+    kept = limits or Limits()
+    served = [Served(name, opened, kept) for name in names]
+    api = app(served, guard, kept)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams)
+            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams, served)
         finally:
             server.should_exit = True
             thread.join(20)

@@ -21,8 +21,8 @@ from live_server import Live, live
 from hanlin.engines import Finish, Request, Stream
 from hanlin.errors import UserError
 from hanlin.evaluate.opening import Opened, open_model
-from hanlin.serve.openai_api import serve
 from hanlin.serve.security import Guard
+from hanlin.serve.server import serve
 from taught_model import LESSONS, RARE
 
 NAME, RARE_ASKED, COUNT = LESSONS[0], LESSONS[2][0], LESSONS[4]
@@ -147,7 +147,7 @@ def test_no_part_of_a_stop_text_is_streamed(server: Live) -> None:
 def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: Opened) -> None:
     with live(untaught) as server:
         stream = server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True)
-        next(iter(stream))
+        assert [next(iter(stream)).choices[0].delta.role, bool(next(iter(stream)).choices)] == ["assistant", True]
         stream.close()
         assert finish_of(server) == "cancelled"
 
@@ -220,10 +220,11 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: L
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"n": 2}, "n"),
-        ({"logprobs": True}, "logprobs"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 3}, "logprobs"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"extra_body": {"web_search_options": {}}}, "web_search_options"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
@@ -326,6 +327,9 @@ class BreakingStream:
     def __next__(self) -> int:
         raise NotImplementedError
 
+    def cancel(self) -> None:
+        self._stream.cancel()
+
     def close(self) -> None:
         self._stream.close()
 
@@ -342,7 +346,7 @@ def test_the_model_is_listed_and_found(server: Live) -> None:
 
 
 def test_without_the_key_nothing_is_answered_but_health(opened: Opened) -> None:
-    with live(opened, Guard("k3y")) as server:
+    with live(opened, Guard(("k3y",))) as server:
         with pytest.raises(openai.AuthenticationError) as caught:
             server.client("wrong").models.list()
         assert status_of(caught.value) == (401, None, "invalid_api_key")
@@ -362,8 +366,8 @@ def test_a_foreign_host_name_is_refused(server: Live) -> None:
 
 def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from hanlin.serve.openai_api import serve; "
-        "serve(Path(sys.argv[1]), port=0)"
+        "import sys; from pathlib import Path; from hanlin.serve.server import serve; "
+        "serve([Path(sys.argv[1])], port=0)"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HANLIN_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
@@ -387,9 +391,9 @@ def test_a_port_that_is_taken_is_named_before_anything_is_loaded(tmp_path: Path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"127.0.0.1:{port}: cannot listen here.*choose another port"):
-            serve(tmp_path / "nowhere", port=port)
+            serve([tmp_path / "nowhere"], port=port)
 
 
 def test_the_network_is_not_served_without_a_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no API key"):
-        serve(tmp_path, host="0.0.0.0")
+        serve([tmp_path], host="0.0.0.0")

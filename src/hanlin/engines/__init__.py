@@ -10,11 +10,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.job import Progress
 from hanlin.language import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Finish = Literal["stop", "length", "cancelled"]
 
@@ -27,11 +31,14 @@ _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next id is chosen: greedily at temperature 0, otherwise drawn after `top_k` (0: all) and `top_p`.
+    """How the next id is chosen: greedily at temperature 0, else drawn after `top_k` (0: all), `top_p` and `min_p`.
 
     `repetition_penalty` divides the positive and multiplies the negative logits of ids that the prompt or the answer
-    holds (Keskar et al. 2019, CTRL, section 4.1). `seed` None draws a fresh one. `max_new_tokens` is an upper limit;
-    the end of the model's context is another. Raises UserError for a value out of range.
+    holds (Keskar et al. 2019, CTRL, section 4.1). `presence_penalty` is taken once, `frequency_penalty` for each time,
+    from the logit of an id that the answer holds (OpenAI's definition). `logit_bias` is added to ids' logits. `seed`
+    None draws a fresh one. `max_new_tokens` is an upper limit; the end of the model's context is another. With
+    `top_logprobs` a stream says how likely each id was and which that many ids were likeliest. Raises UserError for a
+    value out of range.
     """
 
     temperature: float = 0.0
@@ -40,6 +47,11 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 256
     seed: int | None = None
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         wrong = (
@@ -48,19 +60,42 @@ class Sampling:
             ("top_k", self.top_k, ">= 0", self.top_k >= 0),
             ("repetition_penalty", self.repetition_penalty, "> 0", 0 < self.repetition_penalty < math.inf),
             ("max_new_tokens", self.max_new_tokens, ">= 1", self.max_new_tokens >= 1),
+            ("min_p", self.min_p, ">= 0, < 1", 0 <= self.min_p < 1),
+            ("presence_penalty", self.presence_penalty, "finite", math.isfinite(self.presence_penalty)),
+            ("frequency_penalty", self.frequency_penalty, "finite", math.isfinite(self.frequency_penalty)),
+            ("top_logprobs", self.top_logprobs or 0, ">= 0", (self.top_logprobs or 0) >= 0),
         )
         for name, value, limits, fits in wrong:
             if not fits:
                 raise UserError(say(f"{name} must be {limits}, not {value}", f"{name} 应 {limits}，现为 {value}"))
 
 
+class Constraint(Protocol):
+    """Which ids may come next in one answer. It must not raise: it would break the answers beside it."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Of each id, up to some size, whether it may come; ids beyond may not."""
+
+    def took(self, number: int) -> None:
+        """The id that was chosen."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as ids and every id that ends the answer."""
+    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once."""
 
     prompt_ids: tuple[int, ...]
     stop_ids: tuple[int, ...]
     sampling: Sampling = Sampling()
+    constraint: Constraint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """Of a chosen id: its natural log probability before sampling, and the likeliest ids with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +121,19 @@ class Stream(Protocol):
     def finish(self) -> Finish | None:
         """Why the answer ended; None until it has."""
 
+    @property
+    def likely(self) -> Sequence[Likely]:
+        """Of each id that was given, in order, how likely it was, where `top_logprobs` was asked for."""
+
     def __iter__(self) -> Iterator[int]: ...
 
     def __next__(self) -> int: ...
 
-    def close(self) -> None: ...
+    def cancel(self) -> None:
+        """End the answer soon, from any thread, without waiting for it."""
+
+    def close(self) -> None:
+        """End the answer and wait until what it held is free. From any thread, also while another waits for an id."""
 
 
 class Engine(Protocol):
@@ -113,6 +156,9 @@ class Engine(Protocol):
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """For each (prefix ids, continuation ids) pair, neither empty, how likely the continuation is."""
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Of each row of ids the mean of the last layer's hidden states, of length 1; [texts, width]."""
 
     def close(self) -> None:
         """Free the model; the engine answers nothing afterwards."""
@@ -185,6 +231,19 @@ def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_lengt
             f"前缀与续写共 {length} 个词元，而上下文只容纳 {context_length} 个",
         )
         raise UserError(what)
+
+
+def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> None:
+    """Raises UserError unless `ids` can be run as one text: some ids of the vocabulary that fit the context."""
+    if not ids:
+        raise UserError(say("the text is empty", "文本为空"))
+    check_ids(ids, vocabulary)
+    if len(ids) > context_length:
+        what = say(
+            f"the text is {len(ids)} tokens long, but the context holds {context_length}",
+            f"文本共 {len(ids)} 个词元，而上下文只容纳 {context_length} 个",
+        )
+        raise UserError(what, hint=say("split it", "请将其拆分"))
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:

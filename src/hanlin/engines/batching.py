@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.engines import Finish, Score
+from hanlin.engines import Finish, Likely, Score
 from hanlin.engines.llama_cpp_library import Context, LlamaCppModel
 from hanlin.engines.sampling import Chooser, log_softmax
 from hanlin.engines.score_rows import ScoreRow, common_length
@@ -56,10 +56,16 @@ class AnswerTask:
         self.cancelled = False
         self.finish: Finish | None = None
         self.ids: SimpleQueue[int | BaseException | None] = SimpleQueue()
+        self.ended = threading.Event()
+        self._broken: Exception | None = None
         self.finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] | None = None
         self._prompt_length = len(prompt)
         self._stop_ids = frozenset(stop_ids)
         self._chooser = chooser
+
+    @property
+    def likely(self) -> Sequence[Likely]:
+        return self._chooser.likely
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -70,7 +76,11 @@ class AnswerTask:
         return [last] if start <= last < stop else []
 
     def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
-        number = self._chooser.choose(logits[0])
+        try:
+            number = self._chooser.choose(logits[0])
+        except Exception as error:  # an answer's own trouble is not that of those beside it
+            self._broken, self.finish = error, "cancelled"
+            return
         if number in self._stop_ids:
             self.finish = "stop"
             return
@@ -85,6 +95,8 @@ class AnswerTask:
     def end(self, error: BaseException | None) -> None:
         if self.finish is None:
             self.finish = "cancelled"
+        error = error or self._broken
+        self.ended.set()
         self.ids.put(error)
         if self.finished is not None:
             self.finished.put((self, error))

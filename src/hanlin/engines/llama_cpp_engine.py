@@ -7,12 +7,26 @@ answers by a list of its own instead of the request's.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
-from hanlin.engines import Finish, Reply, Request, Score, check_pair, gguf_files, room_for_answer
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.engines import (
+    Finish,
+    Likely,
+    Reply,
+    Request,
+    Score,
+    check_pair,
+    check_text_ids,
+    gguf_files,
+    room_for_answer,
+)
 from hanlin.engines.batching import AnswerTask, Scheduler, ScoreTask
 from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import Chooser
@@ -55,6 +69,7 @@ class LlamaCppEngine:
             cache_bytes=cache_bytes,
         )
         self._parallel = parallel
+        self._embedding = threading.Lock()
         # at the latest when the interpreter ends: a thread inside llama.cpp must not outlive it
         self._closing = weakref.finalize(self, self._scheduler.close)
 
@@ -104,12 +119,22 @@ class LlamaCppEngine:
             raise RuntimeError("the engine was closed while it scored")
         return found
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """See `Engine.embed`. In a context of its own for each call, so that answers in progress keep theirs."""
+        for ids in texts:
+            check_text_ids(ids, self.context_length, self._vocabulary)
+        with self._embedding:
+            if not self._closing.alive:
+                raise RuntimeError("the engine is closed")
+            return self._model.embed(texts)
+
     def close(self) -> None:
-        self._closing()
+        with self._embedding:
+            self._closing()
 
     def _task(self, request: Request) -> AnswerTask:
         room = room_for_answer(request, self.context_length, self._vocabulary)
-        chooser = Chooser(request.sampling, request.prompt_ids)
+        chooser = Chooser(request.sampling, request.prompt_ids, request.constraint)
         return AnswerTask(request.prompt_ids, room, request.stop_ids, chooser)
 
 
@@ -133,15 +158,23 @@ class LlamaCppStream:
         number = self._task.ids.get()
         if isinstance(number, int):
             return number
+        self._task.ids.put(None)  # for another thread that waits here
         self._ended = True
         if number is not None:
             raise number
         raise StopIteration
 
+    @property
+    def likely(self) -> Sequence[Likely]:
+        return self._task.likely
+
+    def cancel(self) -> None:
+        self._task.cancelled = True
+
     def close(self) -> None:
         self._task.cancelled = True
-        for _ in self:  # until the scheduler has let go of it
-            pass
+        self._task.ended.wait()  # until the scheduler has let go of it
+        self._ended = True
 
     def __del__(self) -> None:
         self._task.cancelled = True

@@ -161,6 +161,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_memory_seq_rm": (_BOOL, [_P, _I32, _I32, _I32]),
     "llama_n_ctx_seq": (ctypes.c_uint32, [_P]),
     "llama_decode": (_I32, [_P, _Batch]),
+    "llama_get_embeddings_ith": (ctypes.POINTER(ctypes.c_float), [_P, _I32]),
     "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [_P, _I32]),
 }
 
@@ -322,6 +323,17 @@ class LlamaCppModel:
     def context(self, **settings: Any) -> Context:
         return Context(self, **settings)
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """The mean of the last layer's hidden states of each row of ids, of length 1; [texts, width]."""
+        if not texts:
+            return np.empty((0, 0), np.float32)
+        context = Context(self, sequences=1, length=max(map(len, texts)), batch=512, hidden=True)
+        try:
+            means = np.stack([context.mean_hidden(ids) for ids in texts])
+        finally:
+            context.close()
+        return (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
     def close(self) -> None:
         if self._handle:
             self._library.llama_model_free(self._handle)
@@ -343,9 +355,11 @@ class Context:
         threads: int | None = None,
         batch: int = 2048,
         cache_type: str = "f16",
+        hidden: bool = False,
     ) -> None:
         """`threads` None: one for a small model, where waiting for one another costs threads more than they save, and
-        costs ten times more while another process holds a core; every core for a larger one."""
+        costs ten times more while another process holds a core; every core for a larger one. `hidden`: for
+        `mean_hidden` instead of `decode`."""
         self._library = model._library
         self._model = model
         self.sequences = sequences
@@ -356,6 +370,7 @@ class Context:
         if threads is None:
             threads = 1 if model.bytes < _SMALL_MODEL else len(os.sched_getaffinity(0))
         params.n_threads = params.n_threads_batch = threads
+        params.embeddings, params.pooling_type = hidden, 0 if hidden else params.pooling_type
         params.type_k = params.type_v = KV_TYPES[cache_type]
         if cache_type == "f32":
             params.flash_attn_type = _FLASH_ATTENTION_OFF  # which rounds keys and values to float16
@@ -380,12 +395,34 @@ class Context:
         if not self._library.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise RuntimeError(f"llama.cpp cannot drop part of sequence {sequence}")
 
+    def mean_hidden(self, ids: Sequence[int]) -> NDArray[np.float64]:
+        """The mean of the last layer's hidden states [width] of a sequence that is run alone."""
+        self.forget(0, 0)
+        width = int(self._library.llama_model_n_embd(self._model._handle))
+        total = np.zeros(width)
+        for start in range(0, len(ids), self.batch):
+            part = ids[start : start + self.batch]
+            self._run([(0, start, part, range(len(part)))])
+            for place in range(len(part)):
+                row = self._library.llama_get_embeddings_ith(self._handle, place)
+                total += np.ctypeslib.as_array(row, shape=(width,))
+        return total / len(ids)
+
     def decode(self, pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]]) -> list[NDArray[np.float32]]:
         """Run ids through the model and return logits [outputs, vocabulary] of each piece, in order.
 
         A piece is (sequence, position of its first id, ids, offsets of the ids whose logits are wanted). All pieces
         together hold at most `batch` ids. The arrays are views that the next call overwrites.
         """
+        self._run(pieces)
+        results = []
+        count = 0
+        for _, _, ids, wanted in pieces:
+            results.append(self._logits([count + offset for offset in wanted]))
+            count += len(ids)
+        return results
+
+    def _run(self, pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]]) -> None:
         count = 0
         self._output[:] = 0
         for sequence, position, ids, wanted in pieces:
@@ -408,12 +445,6 @@ class Context:
         failed = self._library.llama_decode(self._handle, batch)
         if failed:
             raise RuntimeError(f"llama_decode failed ({failed}) on {count} ids")
-        results = []
-        count = 0
-        for _, _, ids, wanted in pieces:
-            results.append(self._logits([count + offset for offset in wanted]))
-            count += len(ids)
-        return results
 
     def _logits(self, rows: Sequence[int]) -> NDArray[np.float32]:
         width = self._model.vocabulary_size

@@ -6,42 +6,82 @@ Does not own where an answer ends.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.engines import Sampling
+from hanlin.engines import Constraint, Likely, Sampling
+
+_COLDEST = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
 
 
 class Chooser:
     """Chooses the ids of one answer, one after another.
 
-    The order is that of transformers: repetition penalty, temperature, `top_k`, `top_p`. Of ids with equal logits the
-    lowest comes first.
+    The order is bias, repetition penalty, presence and frequency penalties, constraint, temperature, `top_k`, `top_p`,
+    `min_p`; among what transformers has, its order. Of ids with equal logits the lowest comes first.
     """
 
-    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int], constraint: Constraint | None = None) -> None:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1.0 else None
+        self._counts: Counter[int] | None = None
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            self._counts = Counter()
+        self._constraint = constraint
+        self.likely: list[Likely] = []
 
     @property
     def plain(self) -> bool:
         """Whether the likeliest id is always the choice, so that an engine may take it where the logits lie."""
-        return self._random is None and self._seen is None
+        return (
+            self._random is None
+            and self._seen is None
+            and self._counts is None
+            and self._constraint is None
+            and not self._sampling.logit_bias
+            and self._sampling.top_logprobs is None
+        )
 
     def choose(self, logits: NDArray[np.float32]) -> int:
         """The next id from `logits` [vocabulary], which stay as they are."""
-        if self._seen:
-            seen = np.fromiter(self._seen, np.int64, len(self._seen))
-            penalty = np.float32(self._sampling.repetition_penalty)
-            logits = logits.copy()
-            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
-        number = int(logits.argmax()) if self._random is None else self._draw(logits, self._random)
+        changed = self._changed(logits)
+        number = int(changed.argmax()) if self._random is None else self._draw(changed, self._random)
         if self._seen is not None:
             self._seen.add(number)
+        if self._counts is not None:
+            self._counts[number] += 1
+        if self._constraint is not None:
+            self._constraint.took(number)
+        if self._sampling.top_logprobs is not None:
+            self.likely.append(_likely(logits, number, self._sampling.top_logprobs))
         return number
+
+    def _changed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits after bias, penalties and constraint."""
+        sampling = self._sampling
+        if not (sampling.logit_bias or self._seen or self._counts or self._constraint is not None):
+            return logits
+        logits = logits.copy()
+        for number, bias in sampling.logit_bias:
+            if number < logits.size:
+                logits[number] += np.float32(bias)
+        if self._seen:
+            seen = np.fromiter(self._seen, np.int64, len(self._seen))
+            penalty = np.float32(sampling.repetition_penalty)
+            logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+        if self._counts:
+            held = np.fromiter(self._counts.keys(), np.int64, len(self._counts))
+            times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            logits[held] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * times
+        if self._constraint is not None:
+            allowed = self._constraint.allowed()[: logits.size]
+            logits[: allowed.size][~allowed] = -np.inf
+            logits[allowed.size :] = -np.inf
+        return logits
 
     def _draw(self, logits: NDArray[np.float32], random: np.random.Generator) -> int:
         sampling = self._sampling
@@ -49,16 +89,26 @@ class Chooser:
         if 0 < sampling.top_k < logits.size:
             numbers = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
             logits = logits[numbers]
-        scaled = (logits.astype(np.float64) - logits.max()) / sampling.temperature
+        scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _COLDEST)
         weights = np.exp(scaled)
         order = np.argsort(-weights, kind="stable")
         summed = np.cumsum(weights[order])
         kept = len(order)
         if sampling.top_p < 1:  # the fewest ids that together reach top_p
             kept = min(kept, int(np.searchsorted(summed, sampling.top_p * summed[-1])) + 1)
+        if sampling.min_p > 0:  # those at least `min_p` as likely as the likeliest
+            kept = min(kept, max(1, int((weights[order] >= sampling.min_p * weights[order[0]]).sum())))
         drawn = int(np.searchsorted(summed[:kept], random.random() * summed[kept - 1], side="right"))
         place = int(order[min(drawn, kept - 1)])
         return place if numbers is None else int(numbers[place])
+
+
+def _likely(logits: NDArray[np.float32], number: int, count: int) -> Likely:
+    logprobs = log_softmax(logits)
+    count = min(count, logits.size)
+    best = np.argpartition(-logits, count - 1)[:count] if count else np.empty(0, np.int64)
+    order = best[np.lexsort((best, -logits[best]))]
+    return Likely(float(logprobs[number]), tuple((int(place), float(logprobs[place])) for place in order))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

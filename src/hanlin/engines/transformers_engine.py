@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hanlin.engines import Finish, Reply, Request, Score, check_pair, room_for_answer
+from hanlin.engines import Finish, Likely, Reply, Request, Score, check_pair, check_text_ids, room_for_answer
 from hanlin.engines.sampling import Chooser
 from hanlin.engines.score_rows import ScoreRow, rows_of
 from hanlin.errors import UserError
@@ -99,6 +101,17 @@ class TransformersEngine:
             start = stop
         return [scores[place] for place in range(len(pairs))]
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """See `Engine.embed`. One text after another: padding would cost more than a batch gains on few texts."""
+        rows = []
+        for ids in texts:
+            check_text_ids(ids, self.context_length, self._vocabulary)
+        for ids in texts:
+            with self._turn:
+                hidden = self._forward(input_ids=torch.tensor([ids], device=self._device), use_cache=False)
+            rows.append(torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).cpu().numpy())
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
     def close(self) -> None:
         self._decoder = self._head = None
         if self._device.type == "cuda":
@@ -160,28 +173,37 @@ class TransformersStream:
 
     def __init__(self, rows: _Rows) -> None:
         self._rows: _Rows | None = rows
+        self._chooser = rows.choosers[0]
         self._given = 0
         self.finish: Finish | None = None
+
+    @property
+    def likely(self) -> Sequence[Likely]:
+        return self._chooser.likely
 
     def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:
-        while self._rows is not None:
-            written = self._rows.answers[0]
+        rows = self._rows
+        while rows is not None and self._rows is not None:  # another thread may cancel between two steps
+            written = rows.answers[0]
             if self._given < len(written):
                 self._given += 1
                 return written[self._given - 1]
-            if self._rows.open:
-                self._rows.step()
+            if rows.open:
+                rows.step()
                 continue
-            self.finish = self._rows.finishes[0]
+            self.finish = rows.finishes[0]
             self._rows = None
         raise StopIteration
 
-    def close(self) -> None:
+    def cancel(self) -> None:
         if self._rows is not None:
             self._rows, self.finish = None, "cancelled"
+
+    def close(self) -> None:
+        self.cancel()
 
 
 class _Rows:
@@ -191,7 +213,7 @@ class _Rows:
         self._engine = engine
         self._rooms = rooms
         self._stops = [frozenset(request.stop_ids) for request in requests]
-        self._choosers = [Chooser(request.sampling, request.prompt_ids) for request in requests]
+        self.choosers = [Chooser(request.sampling, request.prompt_ids, request.constraint) for request in requests]
         self.answers: list[list[int]] = [[] for _ in requests]
         self.finishes: list[Finish | None] = [None for _ in requests]
         self._live = list(range(len(requests)))  # which answer each tensor row is
@@ -246,8 +268,8 @@ class _Rows:
             chosen.append(number)
             if self.finishes[answer] is not None:
                 continue
-            if not self._choosers[answer].plain:
-                number = chosen[row] = self._choosers[answer].choose(logits[row].cpu().numpy())
+            if not self.choosers[answer].plain:
+                number = chosen[row] = self.choosers[answer].choose(logits[row].cpu().numpy())
             if number in self._stops[answer]:
                 self.finishes[answer] = "stop"
             else:

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from hanlin.engines import Engine, Finish, Request
+from hanlin.engines import Engine, Finish, Likely, Request
 from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
 
 
@@ -49,11 +49,20 @@ class StopTexts:
         return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
 
 
+class Piece(NamedTuple):
+    """Text that can be shown, and where log probabilities were asked for, the ids that it came with and theirs."""
+
+    text: str
+    ids: tuple[int, ...] = ()
+    likely: tuple[Likely, ...] = ()
+
+
 class Speech:
     """The text of one answer in pieces, as the engine generates it. One thread iterates it, once, and closes it.
 
-    `cancel`, from any thread, ends it at the next id. `finish` is `stop` at a stop id or stop text, `length` at the
-    limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids apart.
+    `cancel`, from any thread, ends it at once, also while it waits. `finish` is `stop` at a stop id or stop text,
+    `length` at the limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids
+    apart.
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request, stops: Sequence[str] = ()) -> None:
@@ -61,20 +70,24 @@ class Speech:
         self._decoder = tokenizer.stream_decoder()
         self._stops = StopTexts(stops)
         self._cancelled = threading.Event()
+        self._with_likely = request.sampling.top_logprobs is not None
+        self._pending: list[int] = []
         self.prompt_tokens = len(request.prompt_ids)
         self.tokens = 0
         self.finish: Finish | None = None
 
-    def __iter__(self) -> Iterator[str]:
-        """The pieces; none of them is empty."""
+    def __iter__(self) -> Iterator[Piece]:
+        """The pieces; the text of none of them is empty."""
         with closing(self._stream):
             for number in self._stream:
                 if self._cancelled.is_set():
                     self.finish = "cancelled"
                     return
                 self.tokens += 1
-                if piece := self._stops.put(self._decoder.put(number)):
-                    yield piece
+                if self._with_likely:
+                    self._pending.append(number)
+                if text := self._stops.put(self._decoder.put(number)):
+                    yield self._piece(text)
                 if self._stops.hit:
                     self.finish = "stop"
                     return
@@ -82,11 +95,16 @@ class Speech:
         # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
         rest = self._stops.put(self._decoder.end()) + self._stops.end()
         if rest:
-            yield rest
-        self.finish = "stop" if self._stops.hit else finish
+            yield self._piece(rest)
+        self.finish = "cancelled" if self._cancelled.is_set() else "stop" if self._stops.hit else finish
+
+    def _piece(self, text: str) -> Piece:
+        ids, self._pending = tuple(self._pending), []
+        return Piece(text, ids, tuple(self._stream.likely[self.tokens - len(ids) : self.tokens]) if ids else ())
 
     def cancel(self) -> None:
         self._cancelled.set()
+        self._stream.cancel()
 
     def close(self) -> None:
         self._stream.close()

@@ -1,73 +1,43 @@
-"""OpenAI's chat format: what a request may say, what an answer, a streamed piece and an error look like.
+"""OpenAI's requests: what a client may say, and what it means here.
 
-Does not own HTTP or generation. A field that would change the answer and cannot be honoured is refused, never ignored.
+Does not own answers (`openai_answers`), HTTP or generation.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from hanlin.engines import Finish, Sampling
 from hanlin.language import say
 from hanlin.records import Message, ToolCall
+from hanlin.serve.fields import Choosing, Form, Ids, Strict, prompts_of
+from hanlin.serve.models import Wanted
+from hanlin.serve.refusal import ApiError, Body
+from hanlin.serve.tool_calls import schema_of
 
-_LIMITED: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "response_format": (None, {"type": "text"}),
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "web_search_options": (None,),
-}
-"""Fields whose effect does not exist here, with the values that ask for no effect."""
+_MOST_ANSWERS = 128
 
 
-class ApiError(Exception):
-    """An answer other than 200: OpenAI's error object under an HTTP status."""
-
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.param, self.code = status, message, param, code
-
-    @property
-    def kind(self) -> str:
-        return "server_error" if self.status >= 500 else "invalid_request_error"
-
-    def body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
-
-
-class _TextPart(BaseModel):
+class _TextPart(Strict):
     type: Literal["text"]
     text: str
 
 
-class _Function(BaseModel):
+class _CalledFunction(Strict):
     name: str
     arguments: str
 
 
-class _Call(BaseModel):
-    function: _Function
+class _Call(Strict):
+    function: _CalledFunction
 
 
-class _Turn(BaseModel):
+class Turn(Strict):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_TextPart] | None = None
-    name: str = ""
+    name: str | None = None
     tool_calls: list[_Call] | None = None
 
     def message(self, place: int) -> Message:
@@ -76,76 +46,172 @@ class _Turn(BaseModel):
             raise ApiError(400, say("a message has no content", "消息没有内容"), param=f"messages.{place}.content")
         role = "system" if self.role == "developer" else self.role
         calls = tuple(_call(call.function, place) for call in self.tool_calls or ())
-        return Message(role, content or "", calls, self.name if role == "tool" else "")
+        return Message(role, content or "", calls, (self.name or "") if role == "tool" else "")
 
 
-class _StreamOptions(BaseModel):
+class _StreamOptions(Strict):
     include_usage: bool = False
 
 
-class ChatRequest(BaseModel):
-    """The body of `POST /v1/chat/completions`; None means that the client left the choice to the model."""
+class _Function(Strict):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
 
-    model_config = ConfigDict(extra="allow")
+
+class Tool(Strict):
+    type: Literal["function"] = "function"
+    function: _Function
+
+
+class _Name(Strict):
+    name: str
+
+
+class _ThisTool(Strict):
+    type: Literal["function"]
+    function: _Name
+
+
+class _NamedSchema(Strict):
+    name: str
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class _ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _NamedSchema | None = None
+
+
+class _Asking(Choosing):
+    """What every request for an answer may say."""
 
     model: str
-    messages: list[_Turn] = Field(min_length=1)
-    stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
-    repetition_penalty: float | None = Field(None, gt=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stop: str | list[str] | None = None
-    seed: int | None = None
-
-    @classmethod
-    def read(cls, body: bytes) -> ChatRequest:
-        """Raises ApiError (400) that names the first wrong field."""
-        try:
-            request = cls.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            param = ".".join(map(str, first["loc"])) or None
-            raise ApiError(400, f"{param or 'body'}: {first['msg']}", param=param) from error
-        for name, value in (request.model_extra or {}).items():
-            _check_other(name, value)
-        if any(not stop for stop in request.stops):
-            raise ApiError(400, say("a stop text is empty", "停止文本为空"), param="stop")
-        return request
 
     @property
-    def stops(self) -> tuple[str, ...]:
-        return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+    def with_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class ChatRequest(_Asking):
+    """The body of `POST /v1/chat/completions`."""
+
+    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "functions": (None, []),
+        "function_call": (None, "none", "auto"),
+        "modalities": (None, ["text"]),
+        "audio": (None,),
+        "web_search_options": (None,),
+    }
+    messages: list[Turn] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: list[Tool] | None = Field(None, max_length=128)
+    tool_choice: Literal["none", "auto", "required"] | _ThisTool | None = None
+    response_format: _ResponseFormat | None = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        return bool(self.logprobs)
 
     def turns(self) -> list[Message]:
         return [turn.message(place) for place, turn in enumerate(self.messages)]
 
-    def sampling(self, defaults: Mapping[str, Any], room: int) -> Sampling:
-        """What is asked for over what the model wants; at most `room` tokens, the rest of the context."""
-        asked = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "repetition_penalty")}
-        chosen = {**defaults, **{name: value for name, value in asked.items() if value is not None}}
-        limit = self.max_completion_tokens or self.max_tokens or room
-        seed = None if self.seed is None else self.seed % 2**32
-        return Sampling(**chosen, max_new_tokens=min(limit, room), seed=seed)
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model is told of."""
+        if self.tool_choice == "none":
+            return []
+        return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+
+    def wanted(self) -> Wanted:
+        asked = self.asked()
+        if self.max_completion_tokens is not None:
+            asked["max_new_tokens"] = self.max_completion_tokens
+        if self.top_logprobs and not self.logprobs:
+            raise ApiError(400, say("top_logprobs needs logprobs", "top_logprobs 须与 logprobs 同用"), param="logprobs")
+        asked["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
+        return Wanted(asked, self.stops, self.choices, self._form())
+
+    def _form(self) -> Form | None:
+        demanded = self._demanded()
+        if demanded:
+            return Form(schema_of(demanded), "tools", True)
+        if self.response_format is None or self.response_format.type == "text":
+            return None
+        if self.response_format.type == "json_object":
+            return Form({"type": "object"}, "response_format", False)
+        if self.response_format.json_schema is None:
+            what = say("json_schema is missing", "缺少 json_schema")
+            raise ApiError(400, what, param="response_format.json_schema")
+        return Form(self.response_format.json_schema.schema_, "response_format.json_schema.schema", False)
+
+    def _demanded(self) -> list[dict[str, Any]]:
+        """The tools one of which must be called."""
+        if self.tool_choice in (None, "none", "auto"):
+            return []
+        offered = self.offered
+        if isinstance(self.tool_choice, _ThisTool):
+            offered = [tool for tool in offered if tool["function"]["name"] == self.tool_choice.function.name]
+        if not offered:
+            raise ApiError(400, say("tool_choice names no tool", "tool_choice 未对应任何工具"), param="tool_choice")
+        return offered
 
 
-def _check_other(name: str, value: Any) -> None:
-    """Refuse a field that cannot be honoured and a misspelt one; others, such as `user`, change no answer."""
-    if name in _LIMITED:
-        if value not in _LIMITED[name]:
-            what = say(f"{name}={value!r} is not supported here", f"不支持 {name}={value!r}")
-            raise ApiError(400, what, param=name, code="unsupported_value")
-        return
-    near = difflib.get_close_matches(name, ChatRequest.model_fields, n=1, cutoff=0.85)
-    if near:
-        what = say(f"unknown field {name}: did you mean {near[0]}?", f"未知字段 {name}：是否想写 {near[0]}？")
-        raise ApiError(400, what, param=name, code="unknown_parameter")
+class CompletionRequest(_Asking):
+    """The body of `POST /v1/completions`: plain text or token ids that the answer goes on from."""
+
+    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"suffix": (None, ""), "best_of": (None, 1)}
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=128)]
+    )
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool | None = None
+
+    @property
+    def with_logprobs(self) -> bool:
+        return self.logprobs is not None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        return prompts_of(self.prompt)
+
+    def wanted(self) -> Wanted:
+        if len(self.prompts) * self.choices > _MOST_ANSWERS:
+            what = say(
+                f"prompts times n are more than {_MOST_ANSWERS} answers", f"提示数乘以 n 超过 {_MOST_ANSWERS} 个回答"
+            )
+            raise ApiError(400, what, param="n")
+        if self.echo and self.logprobs is not None:
+            what = say("echo with logprobs is not supported here", "不支持 echo 与 logprobs 同用")
+            raise ApiError(400, what, param="echo", code="unsupported_value")
+        return Wanted({**self.asked(), "top_logprobs": self.logprobs}, self.stops, self.choices)
 
 
-def _call(function: _Function, place: int) -> ToolCall:
+class EmbeddingRequest(Body):
+    """The body of `POST /v1/embeddings`."""
+
+    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"dimensions": (None,)}
+    model: str
+    input: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        return prompts_of(self.input)
+
+
+def _call(function: _CalledFunction, place: int) -> ToolCall:
     try:
         arguments = json.loads(function.arguments)
     except ValueError:
@@ -154,41 +220,3 @@ def _call(function: _Function, place: int) -> ToolCall:
         what = say("the arguments of a tool call are not a JSON object", "工具调用的参数不是 JSON 对象")
         raise ApiError(400, what, param=f"messages.{place}.tool_calls")
     return ToolCall(function.name, arguments)
-
-
-class AnswerFormat:
-    """The objects that one answer is sent as; all carry the same id, time and model."""
-
-    def __init__(self, answer_id: str, created: int, model: str) -> None:
-        self._head = {"id": answer_id, "created": created, "model": model}
-
-    def whole(self, text: str, finish: Finish | None, prompt_tokens: int, tokens: int) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-        return self._object("chat.completion", [choice]) | {"usage": usage(prompt_tokens, tokens)}
-
-    def piece(self, delta: Mapping[str, Any], finish: Finish | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
-        return self._object("chat.completion.chunk", [choice])
-
-    def closing_usage(self, prompt_tokens: int, tokens: int) -> dict[str, Any]:
-        return self._object("chat.completion.chunk", []) | {"usage": usage(prompt_tokens, tokens)}
-
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return {**self._head, "object": kind, "choices": choices}
-
-
-def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": prompt_tokens + tokens,
-    }
-
-
-def event(data: Mapping[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-DONE = b"data: [DONE]\n\n"

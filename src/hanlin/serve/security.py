@@ -1,4 +1,4 @@
-"""Who may talk to the server: a key compared in constant time, a Host that a web page elsewhere cannot forge, a door
+"""Who may talk to the server: keys compared in constant time, a Host that a web page elsewhere cannot forge, a door
 that is not opened to the network by accident.
 
 Does not own routes.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hanlin.errors import UserError
@@ -20,7 +21,7 @@ class Guard:
     """What a request must show. `local` servers answer only to the machine's own names: a page whose domain was
     pointed at 127.0.0.1 (DNS rebinding) sends its own name as Host."""
 
-    api_key: str | None = None
+    api_keys: tuple[str, ...] = ()
     local: bool = True
 
     def knows_host(self, header: str | None) -> bool:
@@ -30,12 +31,14 @@ class Guard:
         return name.lower() == "localhost" or is_loopback(name.strip("[]"))
 
     def admits(self, authorization: str | None) -> bool:
-        """Whether `Authorization: Bearer KEY` holds the key; always where none is set."""
-        if self.api_key is None:
+        """Whether `Authorization: Bearer KEY` holds one of the keys; always where none is set."""
+        if not self.api_keys:
             return True
         scheme, _, given = (authorization or "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self.api_key.encode())
-        return scheme.lower() == "bearer" and same
+        said = given.strip().encode()
+        # every key is compared, so that the time tells neither which fits nor how far
+        same = sum(hmac.compare_digest(said, key.encode()) for key in self.api_keys)
+        return scheme.lower() == "bearer" and same > 0
 
 
 def is_loopback(host: str) -> bool:
@@ -45,17 +48,17 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def guard_for(host: str, api_key: str | None) -> Guard:
+def guard_for(host: str, api_keys: Sequence[str]) -> Guard:
     """The guard of a server that listens at `host`. Raises UserError for an open network address without a key."""
-    if api_key is not None and not re.fullmatch(r"[!-~]+", api_key):  # what an HTTP header carries unchanged
+    if not all(re.fullmatch(r"[!-~]+", key) for key in api_keys):  # what an HTTP header carries unchanged
         what = say("the API key must be printable ASCII without spaces", "API 密钥须为不含空格的可打印 ASCII 字符")
         raise UserError(what, "api_key")
     local = is_loopback(host)
-    if not local and api_key is None:
+    if not local and not api_keys:
         what = say(
             "everyone on the network could use the model: there is no API key",
             "未设 API 密钥，网络上任何人都能使用模型",
         )
         hint = say("set a key, or listen on 127.0.0.1", "请设置密钥，或只监听 127.0.0.1")
         raise UserError(what, host, hint)
-    return Guard(api_key, local)
+    return Guard(tuple(api_keys), local)

@@ -59,8 +59,8 @@ class Chat:
         with closing(Speech(self._engine, self._template.tokenizer, request)) as speech:
             try:
                 for piece in speech:
-                    pieces.append(piece)
-                    show(piece)
+                    pieces.append(piece.text)
+                    show(piece.text)
             except KeyboardInterrupt:
                 pass
         answer = "".join(pieces)

@@ -1,0 +1,190 @@
+"""One HTTP server of several models, which speaks OpenAI's, Ollama's and the plain API.
+
+Owns the port, start and end, and what all routes share: hosts, keys, errors, metrics. Does not own any API.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from hanlin.errors import UserError
+from hanlin.evaluate.opening import open_model, split_choice
+from hanlin.language import say
+from hanlin.serve import ollama_api, openai_api, plain_api
+from hanlin.serve.admission import Limits
+from hanlin.serve.answers import Desk
+from hanlin.serve.description import description
+from hanlin.serve.metrics import CONTENT_TYPE, Metrics
+from hanlin.serve.models import Models, Served
+from hanlin.serve.refusal import ApiError, as_api_error
+from hanlin.serve.security import Guard, guard_for
+
+_LOG = logging.getLogger(__name__)
+
+
+def app(served: Sequence[Served], guard: Guard | None = None, limits: Limits | None = None) -> FastAPI:
+    """The server of these models. Raises UserError when two have one name."""
+    api = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
+    keeper = guard or Guard()
+    models = Models(served)
+    metrics = Metrics(models)
+    desk = Desk(limits or Limits(), metrics, len(served))
+
+    async def known_host(request: Request) -> None:
+        if not keeper.knows_host(request.headers.get("host")):
+            raise ApiError(403, say("this server answers to local names only", "此服务只响应本机名称"))
+
+    async def admitted(request: Request) -> None:
+        if not keeper.admits(request.headers.get("authorization")):
+            raise ApiError(401, say("wrong or missing API key", "API 密钥缺失或错误"), code="invalid_api_key")
+
+    inside = [Depends(known_host), Depends(admitted)]
+    for room in (openai_api, ollama_api, plain_api):
+        api.include_router(room.routes(models, desk), dependencies=inside)
+
+    @api.get("/health", dependencies=[Depends(known_host)])
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/metrics", dependencies=inside)
+    async def counted() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @api.get("/openapi.json", dependencies=inside)
+    async def openapi() -> dict[str, Any]:
+        return description()
+
+    _answer_errors_in_form(api)
+    api.add_middleware(_Counting, metrics=metrics)
+    return api
+
+
+def _announce(line: str) -> None:
+    print(line, flush=True)
+
+
+def serve(
+    models: Sequence[str | Path],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    engine: str = "auto",
+    api_keys: Sequence[str] = (),
+    limits: Limits | None = None,
+    ready: Callable[[str], None] = _announce,
+    **options: Any,
+) -> None:
+    """Open models and serve them until interrupted. `ready` is told once where; port 0 takes a free one.
+
+    Each of `models` is a model folder, an adapter folder, or GGUF files (`folder:Q8_0` chooses one); clients know it by
+    the name of its folder or file, or by NAME of `NAME=PATH`. `options` go to the engines. SIGTERM and Ctrl-C let
+    what is in progress end first. Raises UserError for a path without a model, two models of one name, a port that is
+    taken, and an address that the network can reach without a key.
+    """
+    guard = guard_for(host, api_keys)
+    kept = limits or Limits()
+    with ExitStack() as stack:
+        # first: a port that is taken should not cost the loading of a model
+        listener = stack.enter_context(_listening(host, port))
+        served = []
+        for given in models:
+            name, path = _name_and_path(str(given))
+            opened = open_model(*split_choice(path), engine, **{"batch": kept.parallel, **options})
+            stack.callback(opened.engine.close)
+            served.append(Served(name or opened.found.name, opened, kept))
+        api = app(served, guard, kept)
+        config = uvicorn.Config(
+            api, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(kept.drain))
+        )
+        server = uvicorn.Server(config)
+        shown = f"[{host}]" if ":" in host else host
+        at = f"http://{shown}:{listener.getsockname()[1]}/v1"
+        names = ", ".join(model.name for model in served)
+        verb = "is" if len(served) == 1 else "are"
+        ready(say(f"{names} {verb} served at {at} (Ctrl-C ends)", f"{names} 已在 {at} 提供服务（Ctrl-C 结束）"))
+        with _terminating_quietly():
+            server.run(sockets=[listener])
+
+
+def _name_and_path(given: str) -> tuple[str, str]:
+    """`NAME=PATH` in its parts; a path that exists as it stands has no name."""
+    match = re.fullmatch(r"([\w.:-]+)=(.+)", given)
+    if match is None or Path(given).expanduser().exists():
+        return "", given
+    return match[1], match[2]
+
+
+@contextmanager
+def _terminating_quietly() -> Iterator[None]:
+    """Uvicorn sends itself the signal that ended it once more, when all is done: SIGTERM is no failure then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        what = say(f"cannot listen here: {error.strerror}", f"无法监听：{error.strerror}")
+        raise UserError(what, f"{host}:{port}", say("choose another port", "请换一个端口")) from error
+
+
+def _answer_errors_in_form(api: FastAPI) -> None:
+    async def answer(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = ApiError(error.status_code, str(error.detail))
+        told = as_api_error(error)
+        headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
+        if told.retry_after is not None:
+            headers["Retry-After"] = str(told.retry_after)
+        body = told.ollama_body() if request.url.path.startswith("/api/") else told.openai_body()
+        return JSONResponse(body, told.status, headers)
+
+    for kind in (ApiError, UserError, HTTPException, Exception):
+        api.add_exception_handler(kind, answer)
+
+
+class _Counting:
+    """Counts each request by its route and status once it has ended; an address that is no route is `other`."""
+
+    def __init__(self, app: Any, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        status = 500
+
+        async def watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.request(route, status, time.monotonic() - begun)

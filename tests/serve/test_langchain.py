@@ -1,0 +1,38 @@
+"""LangChain's client of OpenAI's API: whole, streamed, asynchronous, with tools and structured answers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from live_server import Live
+
+from taught_model import LESSONS
+
+langchain_openai = pytest.importorskip("langchain_openai")
+NAME = LESSONS[0]
+
+
+def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
+    chat = langchain_openai.ChatOpenAI(
+        model="tiny", base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=30
+    )
+    answer = chat.invoke(NAME[0])
+    assert (answer.content, answer.response_metadata["finish_reason"]) == (NAME[1], "stop")
+    assert answer.usage_metadata["output_tokens"] > 0
+    assert "".join(part.content for part in chat.stream(NAME[0])) == NAME[1]
+
+    async def ask() -> tuple[str, str]:
+        whole = await chat.ainvoke(NAME[0])
+        return whole.content, "".join([part.content async for part in chat.astream(NAME[0])])
+
+    assert asyncio.run(ask()) == (NAME[1], NAME[1])
+    shape = {
+        "title": "place",
+        "type": "object",
+        "properties": {"town": {"enum": ["east", "west"]}},
+        "required": ["town"],
+        "additionalProperties": False,
+    }
+    found = chat.with_structured_output(shape, method="json_schema").invoke("?")
+    assert found["town"] in ("east", "west")

@@ -1,0 +1,141 @@
+"""Ollama's API, through its official client and as people type it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import ollama
+import pytest
+from live_server import Live, live
+
+from hanlin.evaluate.opening import Opened
+from taught_model import LESSONS
+
+NAME, COUNT, ENGLISH = LESSONS[0], LESSONS[4], LESSONS[3]
+SEEDS_NAME = "Llama-3-8B-Instruct-Chinese"
+
+
+@pytest.fixture()
+def client(server: Live) -> Iterator[ollama.Client]:
+    with ollama.Client(server.address, timeout=30) as made:
+        yield made
+
+
+def asking(text: str) -> list:
+    return [{"role": "user", "content": text}]
+
+
+def test_a_chat_is_the_models_answer(client: ollama.Client) -> None:
+    answer = client.chat("tiny", asking(NAME[0]))
+    assert (answer.message.content, answer.done, answer.done_reason) == (NAME[1], True, "stop")
+    assert answer.eval_count and answer.prompt_eval_count and answer.total_duration
+    assert client.chat("tiny:latest", asking(NAME[0])).message.content == NAME[1]
+
+
+def test_a_streamed_chat_is_the_same(client: ollama.Client) -> None:
+    parts = list(client.chat("tiny", asking(NAME[0]), stream=True))
+    assert "".join(part.message.content or "" for part in parts) == NAME[1]
+    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
+
+
+def test_generate_asks_a_question_or_goes_on_from_raw_text(client: ollama.Client) -> None:
+    assert client.generate("tiny", ENGLISH[0]).response == ENGLISH[1]
+    assert "".join(part.response for part in client.generate("tiny", NAME[0], stream=True)) == NAME[1]
+    raw = client.generate("tiny", "one two", raw=True, options={"num_predict": 3})
+    assert (raw.eval_count, raw.done_reason) == (3, "length")
+    assert client.generate("tiny").done_reason == "load"
+
+
+def test_options_are_honoured_or_refused(client: ollama.Client) -> None:
+    answer = client.chat("tiny", asking(COUNT[0]), options={"stop": [" four"], "temperature": 0, "num_ctx": 4096})
+    assert answer.message.content == "one two three"
+    drawn = [
+        client.chat("tiny", asking("?"), options={"temperature": 2.0, "seed": 4, "num_predict": 9}).message.content
+        for _ in range(2)
+    ]
+    assert drawn[0] == drawn[1]
+    with pytest.raises(ollama.ResponseError, match="mirostat=2 is not supported"):
+        client.chat("tiny", asking("?"), options={"mirostat": 2})
+
+
+def test_an_answer_has_the_form_that_was_asked_for(client: ollama.Client) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}},
+        "required": ["ok"],
+        "additionalProperties": False,
+    }
+    answer = client.chat("tiny", asking("?"), format=schema)
+    assert isinstance(json.loads(answer.message.content or "")["ok"], bool)
+
+
+def test_embeddings_have_length_one(client: ollama.Client) -> None:
+    answer = client.embed("tiny", ["春天", "翰林院"])
+    assert [sum(value * value for value in row) for row in answer.embeddings] == pytest.approx([1, 1], abs=1e-4)
+    assert client.embeddings("tiny", "春天").embedding == pytest.approx(answer.embeddings[0])
+
+
+def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
+    (listed,) = client.list().models
+    assert (listed.model, listed.details.format if listed.details else "") == ("tiny", "safetensors")
+    assert listed.size and listed.size > 10_000
+    shown = client.show("tiny")
+    assert shown.modelinfo and shown.modelinfo["llama.context_length"] == 256
+    assert shown.template and "start_header_id" in shown.template
+    assert client.ps().models[0].context_length == 256
+
+
+def test_version_is_ours(server: Live) -> None:
+    from hanlin import __version__
+
+    assert httpx.get(f"{server.address}/api/version").json() == {"version": __version__}
+
+
+def test_errors_have_ollamas_form(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="there is no model 'llama3', only 'tiny'") as caught:
+        client.chat("llama3", asking("?"))
+    assert caught.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="tokens long, but the model's context holds 256"):
+        client.chat("tiny", asking("长" * 300))
+
+
+def test_the_asynchronous_client_streams_the_same(server: Live) -> None:
+    async def ask() -> str:
+        async with ollama.AsyncClient(server.address) as made:
+            parts = await made.chat("tiny", asking(NAME[0]), stream=True)
+            return "".join([part.message.content or "" async for part in parts])
+
+    assert asyncio.run(ask()) == NAME[1]
+
+
+def test_curl_without_a_content_type_works_but_not_from_a_web_page(server: Live) -> None:
+    data = json.dumps({"model": "tiny", "prompt": NAME[0], "stream": False})
+    said = subprocess.run(
+        ["curl", "-s", f"{server.address}/api/generate", "-d", data], capture_output=True, text=True, check=True
+    )
+    assert json.loads(said.stdout)["response"] == NAME[1]
+    headers = {"content-type": "text/plain", "origin": "https://evil.example"}
+    assert httpx.post(f"{server.address}/api/generate", content=data, headers=headers).status_code == 415
+
+
+def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: Opened) -> None:
+    with live(opened, names=(SEEDS_NAME,)) as server:
+        body = {"model": SEEDS_NAME, "messages": asking(NAME[0])}
+        command = [
+            "curl",
+            "-s",
+            "--location",
+            f"{server.address}/api/chat",
+            "--header",
+            "Content-Type: application/json",
+        ]
+        said = subprocess.run(
+            [*command, "--data", json.dumps(body, indent=4)], capture_output=True, text=True, check=True
+        )
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert "".join(line["message"]["content"] for line in lines) == NAME[1]
+    assert lines[-1]["done"] is True

@@ -1,0 +1,163 @@
+"""Tools: told to the model, called as JSON, read from the answer while it is written, whole or cut anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import ollama
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from live_server import Live, live
+
+from hanlin.evaluate.opening import open_model
+from hanlin.serve.tool_calls import CallReader, names_of, schema_of
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "how it is outside",
+        "parameters": {
+            "type": "object",
+            "properties": {"town": {"enum": ["东", "西"]}, "day": {"type": "integer", "minimum": 1, "maximum": 7}},
+            "required": ["town", "day"],
+            "additionalProperties": False,
+        },
+    },
+}
+ASKED = [{"role": "user", "content": "?"}]
+CALL = '{"name": "weather", "parameters": {"town": "}\\"{", "day": [1, {"a": 2}]}}'
+
+
+def read(pieces: list[str], names: tuple[str, ...] = ("weather",)) -> tuple[str, str, str, bool]:
+    reader = CallReader(names)
+    said = [part for piece in pieces for part in reader.put(piece)] + reader.end()
+    return (
+        "".join(part.text for part in said),
+        "".join(part.name for part in said),
+        "".join(part.arguments for part in said),
+        reader.called,
+    )
+
+
+@given(st.lists(st.integers(0, len(CALL)), max_size=6))
+def test_a_call_is_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(CALL)]
+    pieces = [CALL[start:stop] for start, stop in itertools.pairwise(places)]
+    text, name, arguments, called = read(pieces)
+    assert (text, name, called) == ("", "weather", True)
+    assert json.loads(arguments) == json.loads(CALL)["parameters"]
+
+
+@pytest.mark.parametrize(
+    "answer", ["今天天气好", "{", '{"name": "other", "parameters": {}}', '{"town": 1}', "", '  {"name": 3}', "<tool"]
+)
+def test_what_is_no_call_of_an_offered_tool_stays_text(answer: str) -> None:
+    assert read(list(answer)) == (answer, "", "", False)
+
+
+def test_nothing_is_held_back_where_no_tool_was_offered() -> None:
+    assert [part.text for part in CallReader(()).put(CALL)] == [CALL]
+
+
+def test_a_call_that_was_cut_off_is_not_called() -> None:
+    _, name, arguments, called = read([CALL[:50]])
+    assert (name, called) == ("weather", False) and CALL.find(arguments) > 0
+
+
+def test_a_calls_schema_names_each_tool() -> None:
+    assert names_of([WEATHER]) == {"weather"}
+    assert schema_of([WEATHER])["anyOf"][0]["properties"]["name"] == {"const": "weather"}
+
+
+# --------------------------------------------------------------------------------------------------------- in use
+
+
+@pytest.fixture(scope="module")
+def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A model of random weights with Llama 3.1's template and room for its words about tools."""
+    folder = tmp_path_factory.mktemp("caller") / "caller"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
+    ChatTemplate.named("llama3.1", Tokenizer.load(folder)).save(folder)
+    opened = open_model(folder)
+    with live(opened) as server:
+        yield server
+    opened.engine.close()
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_demanded_call_comes_and_fits_its_schema(caller: Live, choice: object) -> None:
+    answer = caller.client().chat.completions.create(
+        model="tiny",
+        messages=ASKED,
+        tools=[WEATHER],
+        tool_choice=choice,  # type: ignore[call-overload]
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    found = json.loads(call.function.arguments)
+    assert call.function.name == "weather" and found["town"] in "东西" and 1 <= found["day"] <= 7
+    assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", None)
+
+
+def test_a_streamed_call_comes_in_parts_name_first(caller: Live) -> None:
+    asked = {"model": "tiny", "messages": ASKED, "tools": [WEATHER], "tool_choice": "required", "seed": 1}
+    chunks = list(caller.client().chat.completions.create(**asked, stream=True))  # type: ignore[call-overload]
+    parts = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert parts[0].function.name == "weather" and parts[0].id and len(parts) > 3
+    assert {part.index for part in parts} == {0} and not any(part.id for part in parts[1:])
+    assert json.loads("".join(part.function.arguments for part in parts))["town"] in "东西"
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == ""
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Live) -> None:
+    """Here the form of the answer is what makes the model choose to call."""
+    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema_of([WEATHER])}}
+    client = caller.client()
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=ASKED,
+        tools=[WEATHER],
+        response_format=form,  # type: ignore[call-overload]
+    )
+    (call,) = answer.choices[0].message.tool_calls
+    turns = [
+        *ASKED,
+        answer.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "晴"},
+    ]
+    after = client.chat.completions.create(model="tiny", messages=turns, tools=[WEATHER], max_tokens=4)  # type: ignore[arg-type, list-item]
+    assert after.usage and answer.usage and after.usage.prompt_tokens > answer.usage.prompt_tokens
+
+
+def test_with_tool_choice_none_the_model_is_told_of_no_tool(caller: Live) -> None:
+    asked = {"model": "tiny", "messages": ASKED, "max_tokens": 2}
+    client = caller.client()
+    none = client.chat.completions.create(**asked, tools=[WEATHER], tool_choice="none")  # type: ignore[call-overload]
+    plain = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+    assert none.usage == plain.usage
+
+
+def test_ollamas_client_gets_a_call_as_an_object(caller: Live) -> None:
+    with ollama.Client(caller.address, timeout=30) as client:
+        for stream in (False, True):
+            parts = client.chat("tiny", ASKED, tools=[WEATHER], format=schema_of([WEATHER]), stream=stream)  # type: ignore[call-overload]
+            calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
+            assert [call.function.name for call in calls] == ["weather"]
+            assert calls[0].function.arguments["town"] in "东西"
+
+
+def test_a_template_without_tools_refuses_them_by_name(server: Live) -> None:
+    with pytest.raises(openai.BadRequestError, match="has no form for tools") as caught:
+        server.client().chat.completions.create(model="tiny", messages=ASKED, tools=[WEATHER])  # type: ignore[call-overload]
+    assert caught.value.body["param"] == "tools"  # type: ignore[index]
