@@ -28,12 +28,20 @@ class Training(Settings):
     lora: LoraSettings | None = knob(
         None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
     )
+    last_layers: int | None = knob(
+        None,
+        "only the last so many decoder blocks are trained, or get an adapter",
+        "只训练最后这么多个解码层（有适配器则只在这些层加适配器）",
+        ge=1,
+        unless_default=True,
+    )
     train_rows: Literal["untrained"] | int | None = knob(
         None,
-        "rows of the vocabulary that are trained, beside the adapter or, without one, nothing else: `untrained` are "
+        "rows of the vocabulary that are trained, beside the adapter or the last layers, or alone: `untrained` are "
         "those that the data's special tokens need and that nobody has trained, which start as the mean of the others; "
         "a number: every row from this id on, such as those that `extend_vocabulary` added",
-        "只训练词表中的这些行（有适配器则与之同训，否则只训练它们）：untrained 为数据中特殊词元所需而从未训练过的行，"
+        "训练词表中的这些行（与适配器或最后几层同训；二者皆无则只训练它们）："
+        "untrained 为数据中特殊词元所需而从未训练过的行，"
         "以其余行的均值为初值；填数字则为从该编号起的所有行，例如 extend_vocabulary 新增的行",
         unless_default=True,
     )
@@ -120,6 +128,13 @@ class _TokenPortions(Training):
 
     batch_tokens: int = knob(
         131_072, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+    embedding_noise: float = knob(
+        0.0,
+        "noise on the embeddings in training, NEFTune's alpha (Jain et al. 2023, arXiv:2310.05914; 5 is a good start)",
+        "训练时加在词嵌入上的噪声，即 NEFTune 的 alpha（可从 5 开始）",
+        ge=0,
+        unless_default=True,
     )
 
     @model_validator(mode="after")

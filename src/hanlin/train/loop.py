@@ -107,9 +107,8 @@ def train(
     steps = order.steps(settings.epochs, settings.steps)
     trained = list(network.trained())
     # fused: one pass over each weight; on a CPU 2.7 ms for 2.9 million numbers, against 9.8 tensor by tensor
-    optimizer = torch.optim.AdamW(
-        parameter_groups(trained, settings.weight_decay), lr=0.0, betas=settings.betas, fused=True
-    )
+    groups = parameter_groups(trained, settings.weight_decay, settings.lora.rate_ratio if settings.lora else 1.0)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)
     checkpoints = Checkpoints(job.scratch(out), settings.save_every_seconds)
     done, before = checkpoints.restore(trained, optimizer)
     begun = time.monotonic()
@@ -119,7 +118,7 @@ def train(
             _seed(job.seed, step, group.rank)
             rate = rate_at(step, steps, settings)
             for part in optimizer.param_groups:
-                part["lr"] = rate
+                part["lr"] = rate * part["faster"]
             units = order.units_of(step)
             mine = units[group.rank :: group.size]
             network.refresh()

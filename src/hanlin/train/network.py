@@ -21,15 +21,15 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.model.adapters import token_rows
+from hanlin.model.adapters import start_of, token_rows
 from hanlin.model.loading import load_model
-from hanlin.settings.train import Training
+from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.train.attention import documents_attention
 from hanlin.train.blocks import Matrix, Norm, TurnedMatrix, added, feed_forward, normalised, projected, rotated
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass
 from hanlin.train.trained_part import NeededTokens, chosen_part
-from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows
+from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows, noise
 
 NumberFormat = Literal["float32", "bfloat16"]
 
@@ -57,6 +57,10 @@ class Network:
         """Whether activations are computed again in the backward pass instead of being kept."""
         self.untrained: tuple[str, ...] = ()
         """Special tokens of the data whose rows nobody had trained; they are trained now."""
+        self.start: dict[str, torch.Tensor] | None = None
+        """What an adapter started with, where that was taken out of its base."""
+        self.noise = 0.0
+        """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(self.dtype)
@@ -81,6 +85,8 @@ class Network:
     def hidden(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
         stream = self._embeddings.read(batch.ids[0])
+        if self.noise and self.model.training:
+            stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             if self.recomputes and torch.is_grad_enabled():
@@ -192,12 +198,13 @@ def open_network(
     Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
     arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
     """
-    whole = settings.lora is None and settings.train_rows is None
-    loaded = load_model(folder, dtype="float32" if whole else number_format, trainable=True)
+    loaded = load_model(folder, dtype="float32" if settings.lora is None else number_format, trainable=True)
     _check(loaded, settings, folder)
     model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
+    start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
     network = Network(model, device, number_format)
-    network.untrained = untrained
+    network.untrained, network.start = untrained, start
+    network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
     network.recomputes = settings.gradient_checkpointing
     return network
 

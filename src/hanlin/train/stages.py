@@ -38,7 +38,7 @@ from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
 from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
-from hanlin.train.trained_part import NeededTokens, with_trained
+from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
@@ -282,10 +282,10 @@ class _Run:
 
     def _save(self, network: Network) -> None:
         if isinstance(network.model, PeftModel) and self.settings.lora is not None:
-            save_adapter(network.model, self.out, base=self.folder)
+            save_adapter(network.model, self.out, base=self.folder, start=network.start)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
-        if self.settings.train_rows is not None:
+        if is_part(self.settings):
             base = load_model(self.folder, dtype="auto")
             state = with_trained(base.state_dict(), network.model)
             save_model(base, self.out, tokenizer=self.tokenizer, template=self.template, state=state)
