@@ -53,6 +53,13 @@ class LoraSettings(Settings):
         "保存的适配器仍配原底座，秩加倍",
         unless_default=True,
     )
+    packed: Literal["nf4", "int8"] | None = knob(
+        None,
+        "the frozen base is kept in 4 bits (QLoRA: NF4, its constants quantised too; Dettmers et al. 2023, "
+        "arXiv:2305.14314) or 8 while the adapter is trained; needs `pip install hanlin[qlora]`",
+        "训练适配器时冻结的底座以 4 比特（QLoRA：NF4 双重量化）或 8 比特存放；需 pip install hanlin[qlora]",
+        unless_default=True,
+    )
     modules_to_save: tuple[WholeModule, ...] = knob(
         (),
         "modules trained and saved whole beside the adapter: embed_tokens, lm_head, norm (every norm); "
@@ -71,6 +78,8 @@ class LoraSettings(Settings):
     def _pissa_is_plain(self) -> Self:
         if self.start != "zero" and (self.dora or self.dropout):
             raise ValueError(say("PiSSA needs dropout 0 and no DoRA", "PiSSA 要求 dropout 为 0 且不用 DoRA"))
+        if self.packed is not None and (self.dora or self.start != "zero"):
+            raise ValueError(say("a packed base takes neither PiSSA nor DoRA", "低比特底座不支持 PiSSA 与 DoRA"))
         return self
 
 

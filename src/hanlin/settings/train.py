@@ -94,14 +94,50 @@ class Training(Settings):
         "反向时重算激活：省内存，多用约三分之一时间",
         in_key=False,
     )
+    evaluate_every: int | None = knob(
+        None,
+        "steps between measurements of the loss on the data's `heldout.jsonl` (`heldout_share` of its stage); "
+        "none: it is not measured",
+        "每隔多少步在数据的 heldout.jsonl（由数据阶段的 heldout_share 留出）上测一次损失；不填则不测",
+        ge=1,
+        unless_default=True,
+    )
+    patience: int | None = knob(
+        None,
+        "measurements in a row without a smaller held-out loss after which training stops; none: it never does",
+        "留出损失连续多少次测量没有下降即提前停止；不填则不提前停止",
+        ge=1,
+        unless_default=True,
+    )
+    keep_best: bool = knob(
+        False,
+        "the weights with the smallest held-out loss are saved, not the last",
+        "保存留出损失最小时的权重，而非最后的权重",
+        unless_default=True,
+    )
     save_every_seconds: float = knob(
         60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
+    )
+    keep_checkpoints: int = knob(
+        2,
+        "checkpoints that are kept while a run lasts; a damaged one is told by its hash, and the one before taken",
+        "训练期间保留的检查点个数；损坏者由哈希识别，改用前一个",
+        in_key=False,
+        ge=1,
     )
 
     @model_validator(mode="after")
     def _betas_are_shares(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(say("betas lie between 0 and 1", "betas 须在 0 与 1 之间"))
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_best_is_measured(self) -> Self:
+        if self.evaluate_every is None and (self.keep_best or self.patience is not None):
+            raise ValueError(
+                say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
         return self
 
     @model_validator(mode="after")

@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -25,7 +26,17 @@ from hanlin.model.adapters import start_of, token_rows
 from hanlin.model.loading import load_model
 from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.train.attention import documents_attention
-from hanlin.train.blocks import Matrix, Norm, TurnedMatrix, added, feed_forward, normalised, projected, rotated
+from hanlin.train.blocks import (
+    Matrix,
+    Norm,
+    PackedMatrix,
+    TurnedMatrix,
+    added,
+    feed_forward,
+    normalised,
+    projected,
+    rotated,
+)
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass
 from hanlin.train.trained_part import NeededTokens, chosen_part
@@ -62,7 +73,7 @@ class Network:
         self.noise = 0.0
         """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
         for parameter in model.parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
         model.to(device)  # type: ignore[arg-type]
         causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
@@ -151,14 +162,14 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _matrix(module: nn.Module) -> Matrix:
-    if not isinstance(module, LoraLinear):
-        return Matrix(cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias))
+    if not isinstance(module, LoraLayer):
+        return _base_matrix(module, {})
     (name,) = module.active_adapters
-    base = cast(nn.Linear, module.get_base_layer())
     down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
     dropout = module.lora_dropout[name]
     share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-    whole = Matrix(base.weight, base.bias, down=down, up=up, scale=module.scaling[name], dropout=share)
+    adapter = {"down": down, "up": up, "scale": module.scaling[name], "dropout": share}
+    whole = _base_matrix(module.get_base_layer(), adapter)
     if name not in module.lora_magnitude_vector:
         return whole
     if share:
@@ -168,6 +179,20 @@ def _matrix(module: nn.Module) -> Matrix:
             say("set dropout to 0", "请将 dropout 设为 0"),
         )
     return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+
+
+def _base_matrix(module: nn.Module, adapter: dict[str, Any]) -> Matrix:
+    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter."""
+    weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
+    if weight.is_floating_point():
+        return Matrix(weight, bias, **adapter)
+    state = getattr(module, "state", None)
+
+    def unpack(number_format: torch.dtype) -> torch.Tensor:
+        with torch.no_grad():
+            return dequantize_bnb_weight(weight, state=state).to(number_format)
+
+    return PackedMatrix(weight, unpack, bias, **adapter)
 
 
 def _block(layer: Any) -> _Block:
@@ -198,7 +223,10 @@ def open_network(
     Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
     arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
     """
-    loaded = load_model(folder, dtype="float32" if settings.lora is None else number_format, trainable=True)
+    if settings.lora is None:
+        loaded = load_model(folder, trainable=True)
+    else:
+        loaded = load_model(folder, dtype=number_format, trainable=True, packed=settings.lora.packed, device=device)
     _check(loaded, settings, folder)
     model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
     start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
