@@ -14,6 +14,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,9 +40,13 @@ from hanlin.train.objectives import Objective
 from hanlin.train.rows import Order, Rows
 from hanlin.train.schedule import parameter_groups, rate_at
 
+try:
+    import resource
+except ImportError:  # Windows keeps no such account
+    resource = None  # type: ignore[assignment]
+
 BUCKET_NUMBERS = 1 << 25
 """Gradients are summed over processes in buckets of at most so many numbers."""
-
 
 NORMS = 100
 """Gradients whose usual length a new one is compared with."""
@@ -160,7 +165,14 @@ def train(
             seconds = before + time.monotonic() - begun
             if group.first:
                 speed = curve.total("tokens") / max(seconds, 1e-9)
-                job.progress.at(step + 1, steps, say("steps", "步"), loss=curve.recent("loss"), tokens_per_second=speed)
+                job.progress.at(
+                    step + 1,
+                    steps,
+                    say("steps", "步"),
+                    loss=curve.recent("loss"),
+                    tokens_per_second=speed,
+                    memory_gb=peak_memory(group.device),
+                )
                 if checkpoints.due() or sums["interrupted"]:
                     curve.settle()
                     best = best_step(curve.rows)
@@ -185,6 +197,7 @@ def train(
         "epochs": done / order.steps_per_epoch,
         **{name: curve.total(name) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))},
         "seconds": seconds,
+        "peak_memory_gb": peak_memory(group.device),
         "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
     }
 
@@ -193,6 +206,17 @@ def _seed(seed: int, step: int, rank: int) -> None:
     """Random numbers of a step (dropout) follow from seed, step and rank, so that no state of theirs is saved."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU where there is one, else
+    in all."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 1e9
+    if resource is None:
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(used) * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
