@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from hanlin.settings.train import Sft
 from hanlin.train import loop, stages
 from hanlin.train.checkpoint import LIST, Checkpoints
 
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
+)
 SFT = Sft(
     model="m", data=("d",), row_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32",
     save_every_seconds=1e-6,
@@ -106,11 +110,12 @@ def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints)
     "more",
     [
         {},
+        pytest.param({"optimizer": "adamw_8bit"}, marks=needs_bitsandbytes),
         {"last_layers": 1, "train_rows": 390},
         {"train_rows": 390, "lora": LoraSettings(rank=2, rate_ratio=4.0)},
         {"embedding_noise": 5.0, "lora": LoraSettings(rank=2, start="pissa_fast")},
     ],
-    ids=["whole", "last_layers_and_rows", "rows_beside_lora_plus", "pissa_and_noise"],
+    ids=["whole", "eight_bits", "last_layers_and_rows", "rows_beside_lora_plus", "pissa_and_noise"],
 )
 def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
     more: dict[str, Any],

@@ -24,6 +24,7 @@ from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import stages
 from hanlin.train.network import Network
 from hanlin.train.objectives import ChatEncoder
+from hanlin.train.optimizer import optimizer_of
 from hanlin.train.rows import Rows
 
 SFT = Sft(
@@ -111,10 +112,42 @@ def test_pissa_and_dora_need_the_weights_themselves(more: dict[str, Any]) -> Non
         wide("nf4", **more)
 
 
+@pytest.mark.parametrize("more", [{"lora": wide("nf4")}, {"optimizer": "adamw_8bit"}], ids=["base", "optimizer"])
 def test_without_bitsandbytes_one_sentence_says_what_to_install(
-    tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+    more: dict[str, Any], tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="bitsandbytes") as caught:
-        stages.sft(SFT.model_copy(update={"lora": wide("nf4")}), inputs(many(conversation, 3)), tmp_path, Job())
+        stages.sft(SFT.model_copy(update=more), inputs(many(conversation, 3)), tmp_path, Job())
     assert "hanlin[qlora]" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------------ AdamW in 8 bits
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_adamw_s_averages_are_in_8_bits_but_for_the_vocabulary(network: Callable) -> None:
+    mine: Network = network(SFT)
+    trained = list(mine.trained())
+    optimizer = optimizer_of(SFT.model_copy(update={"optimizer": "adamw_8bit"}), trained, CPU)
+    for _, weight in trained:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for name, weight in trained:
+        vocabulary = "embed_tokens" in name or "lm_head" in name
+        expected = torch.uint8 if weight.numel() >= 4096 and not vocabulary else torch.float32
+        assert optimizer.state[weight]["state1"].dtype == expected, name
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_in_8_bits_it_learns_nearly_what_adamw_learns(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given = inputs(many(conversation, 12))
+    last = []
+    for number, form in enumerate(("adamw", "adamw_8bit")):
+        out = tmp_path / str(number)
+        out.mkdir()
+        settings = SFT.model_copy(update={"optimizer": form, "steps": 20, "learning_rate": 3e-3})
+        metrics = stages.sft(settings, given, out, Job())
+        last.append(metrics["loss"]["last"])
+        assert metrics["loss"]["last"] < 0.8 * metrics["loss"]["first"]
+    assert last[1] == pytest.approx(last[0], rel=0.1)

@@ -78,7 +78,7 @@ def _read(
 ) -> LlamaForCausalLM:
     number_format = torch_dtype(files.dtype if dtype == "auto" else dtype)
     if packed is not None:
-        _check_bitsandbytes()
+        need_bitsandbytes("lora.packed")
         device = device or torch.device("cpu")
         more: dict[str, Any] = {"quantization_config": _packing(packed, number_format), "device_map": {"": device}}
     else:
@@ -118,7 +118,8 @@ def _packing(packed: Packed, number_format: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def _check_bitsandbytes() -> None:
+def need_bitsandbytes(setting: str) -> None:
+    """Raise UserError where bitsandbytes is not installed, which `setting` asks for."""
     if importlib.util.find_spec("bitsandbytes") is None:
         hint = say("pip install 'hanlin[qlora]'", "请安装：pip install 'hanlin[qlora]'")
-        raise UserError(say("bitsandbytes is not installed", "未安装 bitsandbytes"), "lora.packed", hint)
+        raise UserError(say("bitsandbytes is not installed", "未安装 bitsandbytes"), setting, hint)

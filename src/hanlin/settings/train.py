@@ -74,6 +74,13 @@ class Training(Settings):
         ge=8,
     )
     weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    optimizer: Literal["adamw", "adamw_8bit"] = knob(
+        "adamw",
+        "AdamW, or AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
+        "a quarter of their memory; needs `pip install hanlin[qlora]`",
+        "AdamW，或滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一）；后者需 pip install hanlin[qlora]",
+        unless_default=True,
+    )
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
     max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
     precision: Precision = knob(
