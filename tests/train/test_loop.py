@@ -77,7 +77,7 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
     mine = network(SFT)
-    sums = loop._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512, tmp_path)
+    sums = loop._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
     norm = loop._finish(mine, sums, "learnt_tokens", ALONE, max_norm=0.25)
     shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
     assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)

@@ -227,7 +227,7 @@ def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
 
 
 def _gradients(
-    network: Network, objective: Objective, rows: Rows, units: np.ndarray, pass_tokens: int, scratch: Path
+    network: Network, objective: Objective, rows: Rows, units: np.ndarray, pass_tokens: int, scratch: Path | None = None
 ) -> dict[str, float]:
     """Add the gradients of the units' summed loss to the model's; return what else was summed, by name.
 
@@ -265,7 +265,7 @@ def _finish(network: Network, sums: dict[str, float], weighs: str, group: Group,
     return norm
 
 
-def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path) -> UserError:
+def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
     """Said when a loss or gradient is infinite or no number, with the first of the records that it came from."""
     return UserError(
         say("the loss or its gradient is not a finite number", "损失或梯度不是有限数"),
@@ -285,9 +285,11 @@ def _exploded(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path, step
     )
 
 
-def _kept_records(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path) -> str:
+def _kept_records(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
     """Keep the ids of the records that a run stopped at, all of them, in `stopped_at.json`; return words for them."""
     names = rows.record_ids([int(unit) for unit in units])
+    if scratch is None:
+        return say(f"records {', '.join(names)}", f"记录 {', '.join(names)}")
     file = scratch / f"stopped_at{os.environ.get('RANK', '')}.json"
     file.write_text(json.dumps({"records": names}, ensure_ascii=False), encoding="utf-8")
     if len(names) <= 20:
