@@ -85,11 +85,21 @@ class Progress:
                 sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
+    def note(self, sentence: str) -> None:
+        """Say something that a person should know, on a line of its own."""
+        if not self.quiet:
+            self._clear()
+            sys.stderr.write(f"  {self.name}: {sentence}\n" if self.name else f"  {sentence}\n")
+            sys.stderr.flush()
+
     def done(self) -> None:
+        self._clear()
+        self._first, self._width = None, 0
+
+    def _clear(self) -> None:
         if self._width and sys.stderr.isatty():
             sys.stderr.write("\r" + " " * self._width + "\r")
             sys.stderr.flush()
-        self._first, self._width = None, 0
 
 
 def _clock(seconds: float) -> str:

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from hanlin import __version__
 from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store
@@ -63,12 +63,17 @@ class Host:
         if self._process is None or self._process.poll() is not None:
             command = [sys.executable, "-m", "hanlin.worker", *(["--preload"] if self._preload else [])]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_reply`)
             )
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps(job, ensure_ascii=False) + "\n")
         self._process.stdin.flush()
-        line = self._process.stdout.readline()
+        line = self._reply(self._process.stdout)
         if not line:
             code = self._process.wait()
             if code in (130, -signal.SIGINT):
@@ -81,6 +86,23 @@ class Host:
             raise KeyboardInterrupt
         if "failed" in reply:
             raise RuntimeError(reply["failed"])
+
+    def _reply(self, answers: IO[str]) -> str:
+        """The worker's next line. Ctrl-C is passed on, and the work given time to end as it likes: a training run saves
+        what it has. Another does not wait."""
+        try:
+            return answers.readline()
+        except KeyboardInterrupt:
+            self._pass_on_interrupt()
+        try:
+            return answers.readline()
+        except KeyboardInterrupt:
+            self._pass_on_interrupt()
+            raise
+
+    def _pass_on_interrupt(self) -> None:
+        if self._process is not None and self._process.poll() is None and os.name == "posix":
+            os.killpg(self._process.pid, signal.SIGINT)
 
 
 def _die_with_parent() -> None:
@@ -103,8 +125,12 @@ def serve_jobs(preload: bool) -> None:
         if KINDS[job["kind"]].heavy:
             _import_heavy()
         reading, writing = os.pipe()
+        # an interrupt is for the child, whose answer is still to come; a function and not SIG_IGN, which programs that
+        # are started later would inherit
+        signal.signal(signal.SIGINT, lambda number, frame: None)
         child = os.fork()
         if child == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             _die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
@@ -277,7 +303,12 @@ def _launch(job: Mapping[str, Any], partial: Path, scratch: Path) -> dict[str, A
     command += [f"--nproc-per-node={job['processes']}", "-m", "hanlin.worker", "--rank", str(scratch / "job.json")]
     outcome = scratch / "outcome.json"
     outcome.unlink(missing_ok=True)
-    code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as group:
+        try:
+            code = group.wait()
+        except KeyboardInterrupt:  # the group has heard it too, and saves
+            group.wait()
+            raise
     reply = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {}
     if "user_error" in reply:
         raise UserError(*reply["user_error"])
@@ -298,6 +329,8 @@ def run_rank(job_file: Path) -> None:
     except UserError as error:
         outcome.write_text(json.dumps({"user_error": [error.what, error.where, error.hint]}), encoding="utf-8")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     if first:
         outcome.write_text(json.dumps({"metrics": metrics}, ensure_ascii=False), encoding="utf-8")
 

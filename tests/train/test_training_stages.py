@@ -138,6 +138,11 @@ def test_a_tampered_reference_stops_the_run(
         getattr(stages, kind)(settings, given, tmp_path, Job())
 
 
+def test_the_metrics_say_how_much_memory_the_run_took(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    metrics = stages.sft(SFT.model_copy(update={"steps": 1}), inputs(many(conversation, 4)), tmp_path, Job())
+    assert 0.05 < metrics["peak_memory_gb"] < 100
+
+
 def test_the_curve_has_a_row_for_each_step(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     metrics = stages.sft(SFT, inputs(many(conversation, 12)), tmp_path, Job())
     rows = rows_of(tmp_path / "metrics.jsonl")

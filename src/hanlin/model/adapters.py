@@ -6,6 +6,7 @@ Owns the adapter folder. Does not own training it (`train/`) or adding it into t
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +44,8 @@ from hanlin.model_files import (
 from hanlin.settings.model import LoraSettings
 from hanlin.tokens.tokenizer import write_json_aside
 
+_STARTS = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
+
 
 class ParameterCount(NamedTuple):
     """How many numbers a model has, and how many of them are trained."""
@@ -56,9 +59,16 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     return ParameterCount(sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes))
 
 
-def attach(model: PreTrainedModel, lora: LoraSettings, seed: int, rows: Sequence[int] = ()) -> PeftModel:
-    """`model` with a new adapter that changes nothing yet (B is zero); only the adapter is trainable, and beside it
-    those `rows` of the vocabulary, in the embeddings and in the output head.
+def attach(
+    model: PreTrainedModel,
+    lora: LoraSettings,
+    seed: int,
+    rows: Sequence[int] = (),
+    layers: Sequence[int] | None = None,
+) -> PeftModel:
+    """`model` with a new adapter that changes nothing yet (B is zero, or what PiSSA starts with is taken out of the
+    base); only the adapter is trainable, and beside it those `rows` of the vocabulary, in the embeddings and in the
+    output head. `layers` are the blocks that get an adapter (none: all).
 
     A is drawn from `seed` alone, on the CPU, so attach before the model is moved. Everything trained is float32; when
     `lora.modules_to_save` is set over a base of lower precision, run the model under autocast.
@@ -70,6 +80,8 @@ def attach(model: PreTrainedModel, lora: LoraSettings, seed: int, rows: Sequence
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
+        layers_to_transform=None if layers is None else list(layers),
+        init_lora_weights=_STARTS[lora.start],  # type: ignore[arg-type]
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         modules_to_save=list(lora.modules_to_save) or None,
@@ -94,6 +106,14 @@ def attach_rows(model: PreTrainedModel, rows: Sequence[int]) -> PeftModel:
     return adapted.train()
 
 
+def start_of(model: PeftModel) -> dict[str, torch.Tensor] | None:
+    """The matrices that a new adapter starts with, where they were taken out of its base (PiSSA); else None."""
+    if not str(model.peft_config["default"].init_lora_weights).startswith("pissa"):  # type: ignore[attr-defined]
+        return None
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in found.items() if ".lora_" in name}
+
+
 def token_rows(module: nn.Module) -> TrainableTokensLayer | None:
     """What PEFT keeps of the trained rows of an embedding or output head; None where it trains none."""
     if isinstance(module, TrainableTokensWrapper):
@@ -108,13 +128,19 @@ def _both_matrices(model: PreTrainedModel, rows: Sequence[int]) -> dict[str, lis
 
 
 def save_adapter(
-    model: PeftModel, folder: Path, *, base: Path, state: Mapping[str, torch.Tensor] | None = None
+    model: PeftModel,
+    folder: Path,
+    *,
+    base: Path,
+    state: Mapping[str, torch.Tensor] | None = None,
+    start: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write `adapter_config.json`, `adapter_model.safetensors` and `base.json` (which base the adapter saw).
 
     The path of `base` is written relative to `folder`, so both may move together. `state` stands in for the model's
-    weights where they had to be gathered from several processes. Raises RuntimeError when a tensor is empty or not
-    finite: nothing is saved then.
+    weights where they had to be gathered from several processes. `start` is `start_of` the adapter: what was taken out
+    of the base is taken out of the adapter instead, so that it fits the base as it lies there. Raises RuntimeError when
+    a tensor is empty or not finite: nothing is saved then.
     """
     tensors = get_peft_model_state_dict(
         model, state_dict=None if state is None else dict(state), save_embedding_layers=False
@@ -125,6 +151,10 @@ def save_adapter(
             raise RuntimeError(f"{name} is empty or holds numbers that are not finite")
     config = model.peft_config["default"].to_dict()
     config |= {"base_model_name_or_path": relative_base(base, folder), "inference_mode": True}
+    if start is not None:
+        tensors = _less_start(tensors, start)
+        config |= {"init_lora_weights": True, "r": 2 * config["r"]}
+        config["lora_alpha"] *= math.sqrt(2) if config["use_rslora"] else 2
     whole = config["modules_to_save"]
     if whole:  # PEFT adds the full name of tied embeddings to the list that it was given
         config["modules_to_save"] = [name for name in whole if name != "model.embed_tokens" or len(whole) == 1]
@@ -134,6 +164,15 @@ def save_adapter(
     save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
     write_json_aside(folder / BASE_RECORD, record)
     write_json_aside(folder / ADAPTER_CONFIG, {name: _plain(value) for name, value in config.items()})
+
+
+def _less_start(tensors: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """B A - B0 A0 as one adapter of twice the rank: [B, -B0] [A; A0] (Meng et al. 2024, arXiv:2404.02948, app. C)."""
+    found = dict(tensors)
+    for name, first in start.items():
+        written = ".lora_B." in name
+        found[name] = torch.cat([tensors[name], -first if written else first], dim=1 if written else 0).contiguous()
+    return found
 
 
 def relative_base(base: Path, folder: Path) -> str:

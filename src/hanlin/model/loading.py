@@ -5,11 +5,12 @@ Owns reading. What a folder must hold is said in `model_files`; how one is writt
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.utils import logging
 
@@ -21,11 +22,19 @@ __all__ = ["DTYPES", "base_of", "load_model", "torch_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+Packed = Literal["nf4", "int8"]
+
 logging.disable_progress_bar()  # progress is told by `Job.progress`
 
 
 def load_model(
-    folder: Path, *, dtype: str = "float32", trainable: bool = False, attention: str = "sdpa"
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    trainable: bool = False,
+    attention: str = "sdpa",
+    packed: Packed | None = None,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """The Llama model of a model folder, or of an adapter folder: its base with the adapter attached (a `PeftModel`).
 
@@ -33,7 +42,12 @@ def load_model(
     A `trainable` model is in training mode with gradients on: all of a model's weights, or an adapter's only. Any other
     is in evaluation mode without gradients. `attention` is the name of one of transformers' implementations.
 
-    Raises UserError as `check_model_folder`, `check_adapter_folder` and `check_base` do.
+    `packed` keeps the projections of the blocks in fewer bits, straight on `device` (Dettmers et al. 2023, QLoRA,
+    arXiv:2305.14314: NF4 with its constants quantised too; or 8 bits): a base for adapters, whose own weights are never
+    trained.
+
+    Raises UserError as `check_model_folder`, `check_adapter_folder` and `check_base` do, and where bitsandbytes is
+    not installed that `packed` needs.
     """
     folder = Path(folder)
     if is_adapter(folder):
@@ -43,8 +57,8 @@ def load_model(
         check_base(folder, base)
         model = _read(base, dtype, attention)
         return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))
-    model = _read(check_model_folder(folder), dtype, attention)
-    model.requires_grad_(trainable)
+    model = _read(check_model_folder(folder), dtype, attention, packed, device)
+    model.requires_grad_(trainable and packed is None)
     return model.train(trainable)
 
 
@@ -55,8 +69,20 @@ def torch_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _read(files: ModelFiles, dtype: str, attention: str) -> LlamaForCausalLM:
+def _read(
+    files: ModelFiles,
+    dtype: str,
+    attention: str,
+    packed: Packed | None = None,
+    device: torch.device | None = None,
+) -> LlamaForCausalLM:
     number_format = torch_dtype(files.dtype if dtype == "auto" else dtype)
+    if packed is not None:
+        need_bitsandbytes("lora.packed")
+        device = device or torch.device("cpu")
+        more: dict[str, Any] = {"quantization_config": _packing(packed, number_format), "device_map": {"": device}}
+    else:
+        more = {}
     try:
         loaded: Any = LlamaForCausalLM.from_pretrained(
             str(files.folder),
@@ -65,6 +91,7 @@ def _read(files: ModelFiles, dtype: str, attention: str) -> LlamaForCausalLM:
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
+            **more,
         )
     except (ImportError, ValueError) as error:
         if attention not in str(error) and not isinstance(error, ImportError):
@@ -78,3 +105,21 @@ def _read(files: ModelFiles, dtype: str, attention: str) -> LlamaForCausalLM:
         if report.get(problem):  # the folder was checked, so this is not the reader's fault
             raise RuntimeError(f"{files.folder}: {problem} {report[problem]}")
     return model
+
+
+def _packing(packed: Packed, number_format: torch.dtype) -> BitsAndBytesConfig:
+    if packed == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=number_format,
+    )
+
+
+def need_bitsandbytes(setting: str) -> None:
+    """Raise UserError where bitsandbytes is not installed, which `setting` asks for."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        hint = say("pip install 'hanlin[qlora]'", "请安装：pip install 'hanlin[qlora]'")
+        raise UserError(say("bitsandbytes is not installed", "未安装 bitsandbytes"), setting, hint)

@@ -37,6 +37,29 @@ class LoraSettings(Settings):
     dora: bool = knob(
         False, "learn direction and magnitude apart (Liu et al. 2024, arXiv:2402.09353)", "方向与幅度分开学习（DoRA）"
     )
+    rate_ratio: float = knob(
+        1.0,
+        "how much faster B learns than A (LoRA+, Hayou et al. 2024, arXiv:2402.12354; 16 is a good start)",
+        "B 与 A 的学习率之比（LoRA+；可从 16 开始）",
+        ge=1,
+        unless_default=True,
+    )
+    start: Literal["zero", "pissa", "pissa_fast"] = knob(
+        "zero",
+        "where the adapter starts: B zero; or the base's greatest singular values, taken out of it (PiSSA, Meng et al. "
+        "2024, arXiv:2404.02948), by a whole decomposition or a fast, nearly equal one. What is saved fits the base as "
+        "it was, at twice the rank",
+        "适配器的初值：B 为零；或取底座最大的奇异值并从底座中减去（PiSSA），用完整分解或近似的快速分解。"
+        "保存的适配器仍配原底座，秩加倍",
+        unless_default=True,
+    )
+    packed: Literal["nf4", "int8"] | None = knob(
+        None,
+        "the frozen base is kept in 4 bits (QLoRA: NF4, its constants quantised too; Dettmers et al. 2023, "
+        "arXiv:2305.14314) or 8 while the adapter is trained; needs `pip install hanlin[qlora]`",
+        "训练适配器时冻结的底座以 4 比特（QLoRA：NF4 双重量化）或 8 比特存放；需 pip install hanlin[qlora]",
+        unless_default=True,
+    )
     modules_to_save: tuple[WholeModule, ...] = knob(
         (),
         "modules trained and saved whole beside the adapter: embed_tokens, lm_head, norm (every norm); "
@@ -49,6 +72,14 @@ class LoraSettings(Settings):
         for names in (self.targets, self.modules_to_save):
             if len(set(names)) != len(names):
                 raise ValueError(say("a module is named twice", "有模块重复"))
+        return self
+
+    @model_validator(mode="after")
+    def _pissa_is_plain(self) -> Self:
+        if self.start != "zero" and (self.dora or self.dropout):
+            raise ValueError(say("PiSSA needs dropout 0 and no DoRA", "PiSSA 要求 dropout 为 0 且不用 DoRA"))
+        if self.packed is not None and (self.dora or self.start != "zero"):
+            raise ValueError(say("a packed base takes neither PiSSA nor DoRA", "低比特底座不支持 PiSSA 与 DoRA"))
         return self
 
 

@@ -28,12 +28,20 @@ class Training(Settings):
     lora: LoraSettings | None = knob(
         None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
     )
+    last_layers: int | None = knob(
+        None,
+        "only the last so many decoder blocks are trained, or get an adapter",
+        "只训练最后这么多个解码层（有适配器则只在这些层加适配器）",
+        ge=1,
+        unless_default=True,
+    )
     train_rows: Literal["untrained"] | int | None = knob(
         None,
-        "rows of the vocabulary that are trained, beside the adapter or, without one, nothing else: `untrained` are "
+        "rows of the vocabulary that are trained, beside the adapter or the last layers, or alone: `untrained` are "
         "those that the data's special tokens need and that nobody has trained, which start as the mean of the others; "
         "a number: every row from this id on, such as those that `extend_vocabulary` added",
-        "只训练词表中的这些行（有适配器则与之同训，否则只训练它们）：untrained 为数据中特殊词元所需而从未训练过的行，"
+        "训练词表中的这些行（与适配器或最后几层同训；二者皆无则只训练它们）："
+        "untrained 为数据中特殊词元所需而从未训练过的行，"
         "以其余行的均值为初值；填数字则为从该编号起的所有行，例如 extend_vocabulary 新增的行",
         unless_default=True,
     )
@@ -66,6 +74,13 @@ class Training(Settings):
         ge=8,
     )
     weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    optimizer: Literal["adamw", "adamw_8bit"] = knob(
+        "adamw",
+        "AdamW, or AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
+        "a quarter of their memory; needs `pip install hanlin[qlora]`",
+        "AdamW，或滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一）；后者需 pip install hanlin[qlora]",
+        unless_default=True,
+    )
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
     max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
     precision: Precision = knob(
@@ -86,14 +101,50 @@ class Training(Settings):
         "反向时重算激活：省内存，多用约三分之一时间",
         in_key=False,
     )
+    evaluate_every: int | None = knob(
+        None,
+        "steps between measurements of the loss on the data's `heldout.jsonl` (`heldout_share` of its stage); "
+        "none: it is not measured",
+        "每隔多少步在数据的 heldout.jsonl（由数据阶段的 heldout_share 留出）上测一次损失；不填则不测",
+        ge=1,
+        unless_default=True,
+    )
+    patience: int | None = knob(
+        None,
+        "measurements in a row without a smaller held-out loss after which training stops; none: it never does",
+        "留出损失连续多少次测量没有下降即提前停止；不填则不提前停止",
+        ge=1,
+        unless_default=True,
+    )
+    keep_best: bool = knob(
+        False,
+        "the weights with the smallest held-out loss are saved, not the last",
+        "保存留出损失最小时的权重，而非最后的权重",
+        unless_default=True,
+    )
     save_every_seconds: float = knob(
         60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
+    )
+    keep_checkpoints: int = knob(
+        2,
+        "checkpoints that are kept while a run lasts; a damaged one is told by its hash, and the one before taken",
+        "训练期间保留的检查点个数；损坏者由哈希识别，改用前一个",
+        in_key=False,
+        ge=1,
     )
 
     @model_validator(mode="after")
     def _betas_are_shares(self) -> Self:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(say("betas lie between 0 and 1", "betas 须在 0 与 1 之间"))
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_best_is_measured(self) -> Self:
+        if self.evaluate_every is None and (self.keep_best or self.patience is not None):
+            raise ValueError(
+                say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,6 +171,13 @@ class _TokenPortions(Training):
 
     batch_tokens: int = knob(
         131_072, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+    embedding_noise: float = knob(
+        0.0,
+        "noise on the embeddings in training, NEFTune's alpha (Jain et al. 2023, arXiv:2310.05914; 5 is a good start)",
+        "训练时加在词嵌入上的噪声，即 NEFTune 的 alpha（可从 5 开始）",
+        ge=0,
+        unless_default=True,
     )
 
     @model_validator(mode="after")

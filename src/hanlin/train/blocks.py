@@ -9,7 +9,7 @@ here normalises once, casts once, and adds up the gradients of its matrices in p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,10 @@ class Matrix:
         """Take over the weights as the last step left them."""
         if self.weight.requires_grad or self.cast.dtype != number_format or self.cast.device != self.weight.device:
             self.cast = self.weight.detach().to(number_format)
+        self.number_format = number_format
+        self._refresh_adapter(number_format)
+
+    def _refresh_adapter(self, number_format: torch.dtype) -> None:
         self._bias = None if self.bias is None else self.bias.detach().to(number_format)
         self._down = None if self.down is None else self.down.detach().to(number_format)
         self._up = None if self.up is None else self.up.detach().to(number_format)
@@ -92,6 +96,37 @@ class Matrix:
         return functional.dropout(torch.ones_like(inputs), self.dropout)
 
 
+class PackedMatrix(Matrix):
+    """A projection whose frozen weight is kept in few bits: `unpack` gives it in a number format, each time that it is
+    used, so that no more than one is there at once."""
+
+    def __init__(
+        self,
+        packed: torch.Tensor,
+        unpack: Callable[[torch.dtype], torch.Tensor],
+        bias: torch.Tensor | None = None,
+        *,
+        down: torch.Tensor | None = None,
+        up: torch.Tensor | None = None,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        self._unpack = unpack
+        super().__init__(packed, bias, down=down, up=up, scale=scale, dropout=dropout)
+
+    @property
+    def cast(self) -> torch.Tensor:  # type: ignore[override]
+        return self._unpack(self.number_format)
+
+    @cast.setter
+    def cast(self, weight: torch.Tensor) -> None:
+        """What is kept of a weight as it is used: nothing."""
+
+    def refresh(self, number_format: torch.dtype) -> None:
+        self.number_format = number_format
+        self._refresh_adapter(number_format)
+
+
 class TurnedMatrix(Matrix):
     """A projection by DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): the rows of W + scale · B A, brought to lengths
     that are trained of their own. Gradients treat the present lengths as constants (section 4.3 there).
@@ -111,11 +146,11 @@ class TurnedMatrix(Matrix):
         sum_of_both = weight.detach().float() + self._scale * (up @ down)
         rows = lengths / sum_of_both.detach().norm(dim=1)
         self.weight = rows[:, None] * sum_of_both
-        self.cast = self.weight.detach().to(self._number_format)
+        self.cast = self.weight.detach().to(self.number_format)
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def refresh(self, number_format: torch.dtype) -> None:
-        self._number_format = number_format
+        self.number_format = number_format
         self._bias = None if self.bias is None else self.bias.detach().to(number_format)
         self._down = self._up = None
 
@@ -171,7 +206,7 @@ class _Projected(torch.autograd.Function):
     def forward(
         ctx: Any, norm: Norm, matrices: Sequence[Matrix], training: bool, stream: torch.Tensor, *_: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        inputs, inverse = norm.apply(stream, matrices[0].cast.dtype)
+        inputs, inverse = norm.apply(stream, matrices[0].number_format)
         kept = [matrix.dropped(inputs, training) for matrix in matrices]
         outs, inners = zip(
             *(matrix.apply(inputs, left) for matrix, left in zip(matrices, kept, strict=True)), strict=True
@@ -222,7 +257,7 @@ class _FeedForward(torch.autograd.Function):
         ctx: Any, norm: Norm, matrices: Sequence[Matrix], training: bool, stream: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
         gate, up, down = matrices
-        inputs, inverse = norm.apply(stream, gate.cast.dtype)
+        inputs, inverse = norm.apply(stream, gate.number_format)
         kept = [gate.dropped(inputs, training), up.dropped(inputs, training)]
         opened, gate_inner = gate.apply(inputs, kept[0])
         lifted, up_inner = up.apply(inputs, kept[1])

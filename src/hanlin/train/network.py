@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
+from peft.utils.integrations import dequantize_bnb_weight
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -21,15 +22,25 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.model.adapters import token_rows
+from hanlin.model.adapters import start_of, token_rows
 from hanlin.model.loading import load_model
-from hanlin.settings.train import Training
+from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.train.attention import documents_attention
-from hanlin.train.blocks import Matrix, Norm, TurnedMatrix, added, feed_forward, normalised, projected, rotated
+from hanlin.train.blocks import (
+    Matrix,
+    Norm,
+    PackedMatrix,
+    TurnedMatrix,
+    added,
+    feed_forward,
+    normalised,
+    projected,
+    rotated,
+)
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass
 from hanlin.train.trained_part import NeededTokens, chosen_part
-from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows
+from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows, noise
 
 NumberFormat = Literal["float32", "bfloat16"]
 
@@ -57,8 +68,12 @@ class Network:
         """Whether activations are computed again in the backward pass instead of being kept."""
         self.untrained: tuple[str, ...] = ()
         """Special tokens of the data whose rows nobody had trained; they are trained now."""
+        self.start: dict[str, torch.Tensor] | None = None
+        """What an adapter started with, where that was taken out of its base."""
+        self.noise = 0.0
+        """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
         for parameter in model.parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
         model.to(device)  # type: ignore[arg-type]
         causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
@@ -81,6 +96,8 @@ class Network:
     def hidden(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
         stream = self._embeddings.read(batch.ids[0])
+        if self.noise and self.model.training:
+            stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             if self.recomputes and torch.is_grad_enabled():
@@ -145,14 +162,14 @@ def _norm(module: nn.Module) -> Norm:
 
 
 def _matrix(module: nn.Module) -> Matrix:
-    if not isinstance(module, LoraLinear):
-        return Matrix(cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias))
+    if not isinstance(module, LoraLayer):
+        return _base_matrix(module, {})
     (name,) = module.active_adapters
-    base = cast(nn.Linear, module.get_base_layer())
     down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
     dropout = module.lora_dropout[name]
     share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-    whole = Matrix(base.weight, base.bias, down=down, up=up, scale=module.scaling[name], dropout=share)
+    adapter = {"down": down, "up": up, "scale": module.scaling[name], "dropout": share}
+    whole = _base_matrix(module.get_base_layer(), adapter)
     if name not in module.lora_magnitude_vector:
         return whole
     if share:
@@ -162,6 +179,20 @@ def _matrix(module: nn.Module) -> Matrix:
             say("set dropout to 0", "请将 dropout 设为 0"),
         )
     return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+
+
+def _base_matrix(module: nn.Module, adapter: dict[str, Any]) -> Matrix:
+    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter."""
+    weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
+    if weight.is_floating_point():
+        return Matrix(weight, bias, **adapter)
+    state = getattr(module, "state", None)
+
+    def unpack(number_format: torch.dtype) -> torch.Tensor:
+        with torch.no_grad():
+            return dequantize_bnb_weight(weight, state=state).to(number_format)
+
+    return PackedMatrix(weight, unpack, bias, **adapter)
 
 
 def _block(layer: Any) -> _Block:
@@ -192,12 +223,16 @@ def open_network(
     Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
     arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
     """
-    whole = settings.lora is None and settings.train_rows is None
-    loaded = load_model(folder, dtype="float32" if whole else number_format, trainable=True)
+    if settings.lora is None:
+        loaded = load_model(folder, trainable=True)
+    else:
+        loaded = load_model(folder, dtype=number_format, trainable=True, packed=settings.lora.packed, device=device)
     _check(loaded, settings, folder)
     model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
+    start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
     network = Network(model, device, number_format)
-    network.untrained = untrained
+    network.untrained, network.start = untrained, start
+    network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
     network.recomputes = settings.gradient_checkpointing
     return network
 

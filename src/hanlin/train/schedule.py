@@ -31,8 +31,12 @@ def rate_at(step: int, steps: int, settings: Training) -> float:
     return peak * (settings.final_share + (1 - settings.final_share) * height)
 
 
-def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for AdamW: the matrices, which decay, and the rest, which does not.
+def parameter_groups(
+    named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float, faster: float = 1.0
+) -> list[dict[str, Any]]:
+    """Two groups for AdamW: the matrices, which decay, and the rest, which does not. Where `faster` is not 1, B of
+    adapters is a third, whose rate is so many times the others' (LoRA+, Hayou et al. 2024, arXiv:2402.12354, section
+    4); each group tells its `faster`.
 
     Scales of norms and biases do not decay: pulled to zero they shrink the signal and regularise nothing. Embeddings,
     and with them the output head, do not either: rows of rare tokens get no gradient that would hold them, so decay
@@ -40,10 +44,18 @@ def parameter_groups(named: Iterable[tuple[str, torch.nn.Parameter]], weight_dec
     """
     decaying: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []
+    hurried: list[torch.nn.Parameter] = []
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         embedding = "embed_tokens" in name or "lm_head" in name
-        (kept if parameter.ndim < 2 or embedding else decaying).append(parameter)
-    groups = ({"params": decaying, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0})
+        if faster != 1 and ".lora_B." in name:
+            hurried.append(parameter)
+        else:
+            (kept if parameter.ndim < 2 or embedding else decaying).append(parameter)
+    groups = (
+        {"params": decaying, "weight_decay": weight_decay, "faster": 1.0},
+        {"params": kept, "weight_decay": 0.0, "faster": 1.0},
+        {"params": hurried, "weight_decay": weight_decay, "faster": faster},
+    )
     return [group for group in groups if group["params"]]

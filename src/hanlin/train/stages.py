@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -32,16 +32,20 @@ from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
 from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
 from hanlin.train.contract import Contract
+from hanlin.train.heldout import Heldout
 from hanlin.train.loop import Group, train
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
 from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
-from hanlin.train.trained_part import NeededTokens, with_trained
+from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
+HELDOUT = "heldout.jsonl"
+ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
+"""Makes the objective over some rows; the text begins the names of what is kept for them."""
 SHOWN_UNITS = 3
 """Rows or pairs of the first step that `first_rows.json` shows."""
 REFERENCE_BLOCK = 256
@@ -52,9 +56,9 @@ def pretrain(settings: Pretrain, inputs: Inputs, out: Path, job: Job) -> dict[st
     """Learn every token of documents. Writes a model, or an adapter where `lora` is set, and returns the metrics."""
     run = _Run(settings, inputs, out, job)
     contract = Contract.of_documents(run.tokenizer)
-    encoded = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
-    rows = Rows.cut(encoded, settings.row_length)
-    return run.train(rows, settings.batch_tokens // settings.row_length, lambda network, group: NextToken())
+    parts = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
+    rows = [Rows.cut(encoded, settings.row_length) for encoded in parts]
+    return run.train(rows, settings.batch_tokens // settings.row_length, lambda *_: NextToken())
 
 
 def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -62,35 +66,33 @@ def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     run = _Run(settings, inputs, out, job)
     template = run.use_template(settings.template)
     encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-    encoded = run.encode(Conversation, encoder.conversations, Contract.of_chats(template))
-    rows = Rows.packed(encoded, settings.row_length)
-    return run.train(rows, settings.batch_tokens // settings.row_length, lambda network, group: NextToken())
+    parts = run.encode(Conversation, encoder.conversations, Contract.of_chats(template))
+    rows = [Rows.packed(encoded, settings.row_length) for encoded in parts]
+    return run.train(rows, settings.batch_tokens // settings.row_length, lambda *_: NextToken())
 
 
 def dpo(settings: settings_of.Dpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn preferences against the model as it is at the start. Writes a model, or an adapter where `lora` is set."""
     run = _Run(settings, inputs, out, job)
-    rows = run.pairs(settings)
     form = Ipo if settings.loss == "ipo" else Dpo
 
-    def objective(network: Network, group: Group) -> Objective:
-        reference = run.reference(network, group, pairs=rows)
+    def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
+        reference = run.reference(network, group, part, pairs=rows)
         return form(settings.beta, settings.label_smoothing, reference, settings.chosen_weight)
 
-    return run.train(rows, settings.batch_pairs, objective)
+    return run.train(run.pairs(settings), settings.batch_pairs, objective)
 
 
 def orpo(settings: settings_of.Orpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn chosen answers and the odds of preferring them. Writes a model, or an adapter where `lora` is set."""
     run = _Run(settings, inputs, out, job)
-    return run.train(run.pairs(settings), settings.batch_pairs, lambda network, group: Orpo(settings.odds_weight))
+    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: Orpo(settings.odds_weight))
 
 
 def simpo(settings: settings_of.Simpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     """Learn preferences by mean log-probabilities. Writes a model, or an adapter where `lora` is set."""
     run = _Run(settings, inputs, out, job)
-    rows = run.pairs(settings)
-    return run.train(rows, settings.batch_pairs, lambda network, group: SimPo(settings.beta, settings.gamma))
+    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: SimPo(settings.beta, settings.gamma))
 
 
 def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -99,17 +101,18 @@ def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[
     run = _Run(settings, inputs, out, job)
     template = run.use_template(None)
     encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-    encoded = run.encode_judgements(encoder.judgements, Contract.of_chats(template))
-    rows = Rows.paired(encoded)
-    mismatched = Rows.paired(Mismatched.of(encoded, settings.row_length))
-    good = np.asarray(encoded.good)
+    parts = run.encode_judgements(encoder.judgements, Contract.of_chats(template))
+    mismatched = {encoded.folder: Rows.paired(Mismatched.of(encoded, settings.row_length)) for encoded in parts}
+    good = np.asarray(parts[0].good)
     run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
 
-    def objective(network: Network, group: Group) -> Objective:
-        reference = run.reference(network, group, answers=rows, mismatched=mismatched)
-        return Kto(settings.beta, settings.good_weight, settings.bad_weight, good, reference, mismatched)
+    def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
+        others = mismatched[rows.encoded.folder]
+        reference = run.reference(network, group, part, answers=rows, mismatched=others)
+        verdicts = np.asarray(rows.encoded.good)
+        return Kto(settings.beta, settings.good_weight, settings.bad_weight, verdicts, reference, others)
 
-    return run.train(rows, settings.batch_answers, objective)
+    return run.train([Rows.paired(encoded) for encoded in parts], settings.batch_answers, objective)
 
 
 class _Run:
@@ -148,32 +151,53 @@ class _Run:
             self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
         return self.template
 
-    def pairs(self, settings: Aligning) -> Rows:
-        """The data's preference pairs, each a unit."""
+    def pairs(self, settings: Aligning) -> list[Rows]:
+        """The data's preference pairs, each a unit: those to learn, and those held out."""
         template = self.use_template(None)
         encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-        return Rows.paired(self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2))
+        parts = self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
+        return [Rows.paired(encoded) for encoded in parts]
 
-    def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> EncodedRecords:
-        """Every record of the data as token ids, from files in the scratch folder, the contract proven on them."""
-        files = [file for path in self.inputs.many("data") for file in _record_files(path, record.noun)]
-        records = (row for file in files for row in read_jsonl(file, record))
-        return self._encoded(records, encode, contract, width, sum(map(_lines, files)))
+    def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> list[EncodedRecords]:
+        """Every record of the data as token ids, from files in the scratch folder, the contract proven on them; and
+        behind them, where they are to be measured, those held out."""
+        parts = []
+        for part, files in self._files(record.noun).items():
+            records = (row for file in files for row in read_jsonl(file, record))
+            parts.append(self._encoded(part, records, encode, contract, width, sum(map(_lines, files))))
+        return parts
 
-    def encode_judgements(self, encode: Encode, contract: Contract) -> EncodedRecords:
-        """Every judged answer of the data, of pairs both, as token ids, the contract proven on them."""
-        files = [
-            file for path in self.inputs.many("data") for file in _record_files(path, Judgement.noun, Preference.noun)
-        ]
-        paired = {file: _holds_pairs(file) for file in files}
-        records = (row for file in files for row in _judgements(file, paired[file]))
-        total = sum(_lines(file) * (2 if paired[file] else 1) for file in files)
-        return self._encoded(records, encode, contract, 1, total)
+    def encode_judgements(self, encode: Encode, contract: Contract) -> list[EncodedRecords]:
+        """The same of judged answers, of pairs both."""
+        parts = []
+        for part, files in self._files(Judgement.noun, Preference.noun).items():
+            paired = {file: _holds_pairs(file) for file in files}
+            records = (row for file in files for row in _judgements(file, paired[file]))
+            total = sum(_lines(file) * (2 if paired[file] else 1) for file in files)
+            parts.append(self._encoded(part, records, encode, contract, 1, total))
+        return parts
+
+    def _files(self, *nouns: str) -> dict[str, list[Path]]:
+        """The files of records by the part of the scratch folder that they are encoded in: `rows`, and `heldout`."""
+        paths = self.inputs.many("data")
+        files = {"rows": [file for path in paths for file in _record_files(path, *nouns)]}
+        if self.settings.evaluate_every is not None:
+            files["heldout"] = [path / HELDOUT for path in paths if (path / HELDOUT).is_file()]
+            if not files["heldout"]:
+                raise UserError(
+                    say(
+                        f"evaluate_every is set, but the data holds no {HELDOUT}",
+                        f"设了 evaluate_every，但数据中没有 {HELDOUT}",
+                    ),
+                    ", ".join(map(str, paths)),
+                    say("set heldout_share in the stage that makes the data", "请在产生数据的阶段设置 heldout_share"),
+                )
+        return files
 
     def _encoded(
-        self, records: Iterable[Any], encode: Encode, contract: Contract, width: int, total: int
+        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract, width: int, total: int
     ) -> EncodedRecords:
-        folder = self.scratch / "rows"
+        folder = self.scratch / part
         if os.environ.get("RANK", "0") == "0":
             encoded = encode_records(
                 records, encode, width=width, folder=folder, progress=self.job.progress, total=total
@@ -185,8 +209,9 @@ class _Run:
         contract.check(encoded)
         return encoded
 
-    def train(self, rows: Rows, per_step: int, objective_of: Callable[[Network, Group], Objective]) -> dict[str, Any]:
-        """Train on the rows and write what was trained."""
+    def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
+        """Train on the rows, measure those held out where there are some, and write what was trained."""
+        rows, *rest = parts
         group = Group.join()
         order = Order.of(len(rows.units), per_step, self.job.seed)
         if group.first:
@@ -194,9 +219,21 @@ class _Run:
         number_format = self._number_format(group)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
         network = open_network(self.folder, self.settings, self.job.seed, group.device, number_format, needed)
-        objective = objective_of(network, group)
+        objective = objective_of(network, group, rows, "")
+        heldout = None
+        if rest:
+            heldout = Heldout.of(rest[0], objective_of(network, group, rest[0], "heldout-"), self.settings)
+            self.figures["heldout_records"] = len(rest[0].encoded)
         metrics = train(
-            network, objective, rows, order, settings=self.settings, group=group, job=self.job, out=self.out
+            network,
+            objective,
+            rows,
+            order,
+            settings=self.settings,
+            group=group,
+            job=self.job,
+            out=self.out,
+            heldout=heldout,
         )
         if group.first:
             self._save(network)
@@ -217,12 +254,14 @@ class _Run:
             **self.figures,
         }
 
-    def reference(self, network: Network, group: Group, **rows: Rows) -> np.ndarray:
+    def reference(self, network: Network, group: Group, part: str, **rows: Rows) -> np.ndarray:
         """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
         the same units, stand side by side."""
         network.model.eval()
-        found = np.concatenate([self._reference(network, group, name, part) for name, part in rows.items()], axis=1)
-        self.figures["reference_sha256"] = hashlib.sha256(found.tobytes()).hexdigest()
+        found = np.concatenate(
+            [self._reference(network, group, part + name, one) for name, one in rows.items()], axis=1
+        )
+        self.figures[f"{part.replace('-', '_')}reference_sha256"] = hashlib.sha256(found.tobytes()).hexdigest()
         return found
 
     def _reference(self, network: Network, group: Group, name: str, rows: Rows) -> np.ndarray:
@@ -282,10 +321,10 @@ class _Run:
 
     def _save(self, network: Network) -> None:
         if isinstance(network.model, PeftModel) and self.settings.lora is not None:
-            save_adapter(network.model, self.out, base=self.folder)
+            save_adapter(network.model, self.out, base=self.folder, start=network.start)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
-        if self.settings.train_rows is not None:
+        if is_part(self.settings):
             base = load_model(self.folder, dtype="auto")
             state = with_trained(base.state_dict(), network.model)
             save_model(base, self.out, tokenizer=self.tokenizer, template=self.template, state=state)

@@ -66,10 +66,16 @@ def chosen_part(
     texts = {**needed.read, **needed.written}
     _refuse_frozen(model, settings, [texts[number] for number in _left(model, settings, untrained, rows)])
     trained: PreTrainedModel | PeftModel = model
+    layers = _layers(model, settings)
     if settings.lora is not None:
-        trained = attach(model, settings.lora, seed, rows)
+        trained = attach(model, settings.lora, seed, rows, layers)
     elif rows:
         trained = attach_rows(model, rows)
+    if settings.lora is None and layers is not None:
+        if not rows:
+            model.requires_grad_(False)
+        for number in layers:
+            model.model.layers[number].requires_grad_(True)
     if settings.train_rows == "untrained":
         _start_as_mean(model, untrained, rows)
     return trained, tuple(texts[number] for number in found)
@@ -81,6 +87,9 @@ def with_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | Pef
     number format: what was frozen is what it was, bit for bit."""
     whole = dict(state)
     causal = cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+    for name, weight in causal.named_parameters():
+        if weight.requires_grad and name in whole:
+            whole[name] = weight.detach().to("cpu", whole[name].dtype)
     for name, module in (("model.embed_tokens.weight", causal.model.embed_tokens), ("lm_head.weight", causal.lm_head)):
         layer = token_rows(module)
         if layer is not None and name in whole:
@@ -96,8 +105,9 @@ def _rows(model: LlamaForCausalLM, settings: Training, untrained: Sequence[int])
         return []
     entries = model.config.vocab_size
     rows = list(untrained) if settings.train_rows == "untrained" else list(range(settings.train_rows, entries))
-    if not rows and (settings.lora is None or settings.train_rows != "untrained"):
-        what = say("train_rows names no row, so nothing is trained", "train_rows 没有对应的行，因此没有可训练的内容")
+    alone = settings.lora is None and settings.last_layers is None
+    if not rows and (alone or settings.train_rows != "untrained"):
+        what = say("train_rows names no row, so none is trained", "train_rows 没有对应的行，因此没有可训练的行")
         if settings.train_rows == "untrained":
             hint = say(
                 "every special token of the data has a trained row: leave train_rows out",
@@ -109,9 +119,26 @@ def _rows(model: LlamaForCausalLM, settings: Training, untrained: Sequence[int])
     return rows
 
 
+def _layers(model: LlamaForCausalLM, settings: Training) -> range | None:
+    """The decoder blocks that are trained; None for all."""
+    if settings.last_layers is None:
+        return None
+    layers = model.config.num_hidden_layers
+    if settings.last_layers > layers:
+        what = say(f"the model has {layers} layers", f"模型只有 {layers} 层")
+        hint = say("leave it out to train them all", "若要训练全部层，请去掉此项")
+        raise UserError(what, "last_layers", hint)
+    return range(layers - settings.last_layers, layers)
+
+
+def is_part(settings: Training) -> bool:
+    """Whether some of the model's own weights are trained and the others stay as they are, without an adapter."""
+    return settings.lora is None and (settings.train_rows is not None or settings.last_layers is not None)
+
+
 def _left(model: LlamaForCausalLM, settings: Training, untrained: Untrained, rows: Sequence[int]) -> list[int]:
     """The untrained rows that stay as they are."""
-    if settings.lora is None and settings.train_rows is None:
+    if settings.lora is None and not is_part(settings):
         return []
     whole = set(settings.lora.modules_to_save) if settings.lora is not None else set()
     if model.config.tie_word_embeddings and whole & {"embed_tokens", "lm_head"}:

@@ -49,6 +49,16 @@ class Embeddings:
         return torch.where(places[:, None] >= 0, self.rows[places.clamp(min=0)].float(), found)
 
 
+def noise(positions: torch.Tensor, width: int, alpha: float) -> torch.Tensor:
+    """Uniform noise for embeddings [tokens, width], within alpha / sqrt(length · width) of a document of `length`
+    (NEFTune, Jain et al. 2023, arXiv:2310.05914, algorithm 1). `positions` [tokens] are 0 where a document begins, so
+    that what a document gets does not depend on those that it is packed with."""
+    document = (positions == 0).cumsum(0) - 1
+    lengths = torch.bincount(document)[document]
+    drawn = torch.empty((len(positions), width), device=positions.device).uniform_(-1, 1)
+    return drawn * (alpha / (lengths * width).sqrt())[:, None]
+
+
 class HeadOfRows:
     """An output head of which only some rows are trained: they are written over the frozen ones at each step.
 

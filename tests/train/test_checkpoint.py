@@ -1,0 +1,203 @@
+"""Checkpoints: whole or not there, known by their hashes, and what stops a run leaves the last good one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import conversation, many
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job, Progress
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Sft
+from hanlin.train import loop, stages
+from hanlin.train.checkpoint import LIST, Checkpoints
+
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
+)
+SFT = Sft(
+    model="m", data=("d",), row_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32",
+    save_every_seconds=1e-6,
+)  # fmt: skip
+
+
+def made(value: float) -> tuple[list[tuple[str, torch.nn.Parameter]], torch.optim.Optimizer]:
+    weight = torch.nn.Parameter(torch.full((4,), float(value)))
+    weight.grad = torch.ones(4)
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    optimizer.step()
+    return [("w", weight)], optimizer
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, told: list[str]) -> Checkpoints:
+    return Checkpoints(tmp_path, 60.0, 2, told.append)
+
+
+def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpoints: Checkpoints) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(step, 10.0 * step, *made(step))
+    trained, optimizer = made(0)
+    assert checkpoints.restore(trained, optimizer) == (3, 30.0)
+    assert torch.equal(trained[0][1], made(3)[0][0][1])
+    assert optimizer.state[trained[0][1]]["step"] == 1
+    names = sorted(path.name for path in checkpoints.folder.iterdir())
+    assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
+    damage: str, checkpoints: Checkpoints, told: list[str]
+) -> None:
+    for step in (1, 2):
+        checkpoints.save(step, 1.0, *made(step))
+    newest = checkpoints.folder / "checkpoint-00000002.pt"
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    if damage == "gone":
+        newest.unlink()
+    else:
+        newest.write_bytes(data if damage == "flip" else data[:-100])
+    assert checkpoints.restore(*made(0))[0] == 1
+    assert len(told) == 1 and "step 2 is damaged" in told[0]
+
+
+def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints, told: list[str]) -> None:
+    checkpoints.save(1, 1.0, *made(1))
+    (checkpoints.folder / "checkpoint-00000001.pt").write_bytes(b"")
+    assert checkpoints.restore(*made(0)) == (0, 0.0)
+    assert told
+
+
+def test_a_file_that_no_list_names_does_not_count(checkpoints: Checkpoints) -> None:
+    """A kill between the file and the list."""
+    checkpoints.save(1, 1.0, *made(1))
+    rows = (checkpoints.folder / LIST).read_bytes()
+    checkpoints.save(2, 1.0, *made(2))
+    (checkpoints.folder / LIST).write_bytes(rows)
+    assert checkpoints.restore(*made(0))[0] == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints) -> None:
+    checkpoints.save(1, 1.0, *made(1))
+    (checkpoints.folder / "checkpoint.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2, 1.0, *made(2))
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint-00000001.pt", LIST]
+    assert checkpoints.restore(*made(0))[0] == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        pytest.param({"optimizer": "adamw_8bit"}, marks=needs_bitsandbytes),
+        {"last_layers": 1, "train_rows": 390},
+        {"train_rows": 390, "lora": LoraSettings(rank=2, rate_ratio=4.0)},
+        {"embedding_noise": 5.0, "lora": LoraSettings(rank=2, start="pissa_fast")},
+    ],
+    ids=["whole", "eight_bits", "last_layers_and_rows", "rows_beside_lora_plus", "pissa_and_noise"],
+)
+def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
+    more: dict[str, Any],
+    tmp_path: Path,
+    inputs: Callable[..., Inputs],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.checkpoint.FIRST_AFTER", 0.0)
+    given = inputs(many(conversation, 12))
+    settings = SFT.model_copy(update=more)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for out in (whole, broken):
+        out.mkdir()
+        stages.sft(settings, given, out, Job())
+    files = sorted((broken / ".work").glob("checkpoint-*.pt"))
+    assert [file.name for file in files] == ["checkpoint-00000003.pt", "checkpoint-00000004.pt"]
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    weights = "adapter_model.safetensors" if "lora" in more else "model.safetensors"
+    (broken / weights).unlink()
+    stages.sft(settings, given, broken, Job(progress=Progress("sft")))
+    assert "step 4 is damaged" in capsys.readouterr().err
+    assert (broken / weights).read_bytes() == (whole / weights).read_bytes()
+    assert (broken / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+
+
+def test_a_gradient_explodes_when_it_is_far_beyond_what_was_usual() -> None:
+    usual = [2.0] * 40
+    assert not loop.exploded(1500.0, usual, 1.0) and loop.exploded(2500.0, usual, 1.0)
+    assert not loop.exploded(2500.0, usual[:10], 1.0)  # too few to know
+    assert not loop.exploded(1.0, [1e-4] * 40, 1.0)  # it is below the limit to which all are shortened
+
+
+def test_an_exploding_gradient_stops_the_run_and_keeps_the_records(
+    tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "NORMS", 5)
+    monkeypatch.setattr(loop, "EXPLOSION", 1e-3)
+    with pytest.raises(UserError, match="gradient of step 2") as caught:
+        stages.sft(SFT.model_copy(update={"max_grad_norm": 1e-3}), inputs(many(conversation, 12)), tmp_path, Job())
+    kept = json.loads((tmp_path / ".work" / "stopped_at.json").read_text(encoding="utf-8"))["records"]
+    assert kept and all(name in str(caught.value.where) for name in kept)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("to", ["the_command", "its_group"])
+def test_ctrl_c_saves_and_ends_with_130_and_the_same_command_goes_on(to: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: stopped
+stages:
+  world: {{ kind: demo_world, passages: 120, exchanges: 300, pairs: 60, questions: 60 }}
+  chats: {{ kind: conversations, sources: [world/chats] }}
+  tuned:
+    kind: sft
+    model: {tiny_model}
+    data: chats
+    row_length: 128
+    batch_tokens: 128
+    steps: 120
+    precision: float32
+    save_every_seconds: 1000
+""",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "hanlin.cli", "run", str(tmp_path / "recipe.yaml"), "--home", str(tmp_path / "h")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+    deadline = time.monotonic() + 120
+    while not (curves := list(tmp_path.rglob("metrics.jsonl"))) or not curves[0].read_text(encoding="utf-8"):
+        assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
+        time.sleep(0.05)
+    (run.send_signal if to == "the_command" else lambda number: os.killpg(run.pid, number))(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "saved after step" in said
+    (listed,) = tmp_path.rglob(LIST)
+    saved = json.loads(listed.read_text(encoding="utf-8"))[0]["step"]
+    assert 0 < saved < 120
+    if to == "its_group":
+        return
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (model,) = (tmp_path / "h" / "artifacts").rglob("model.safetensors")
+    assert load_file(model)

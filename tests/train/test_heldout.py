@@ -1,0 +1,142 @@
+"""Held-out records are measured and not learnt; the best weights are those of the step that had the least loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import CPU, conversation, document, judgement, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.records import write_jsonl
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import stages
+from hanlin.train.heldout import Heldout, best_step
+from hanlin.train.loop import Group
+from hanlin.train.network import Network
+from hanlin.train.objectives import ChatEncoder, NextToken
+from hanlin.train.rows import Rows
+
+BASE = {"model": "m", "data": ("d",), "row_length": 128, "precision": "float32", "evaluate_every": 2}
+SFT = {**BASE, "batch_tokens": 256, "learning_rate": 3e-2, "schedule": "constant", "warmup_share": 0.0}
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def split(inputs: Callable[..., Inputs]) -> Callable[..., Inputs]:
+    """Inputs whose last records are held out."""
+
+    def of(records: list, held: int) -> Inputs:
+        given = inputs(records[:-held])
+        write_jsonl(given.many("data")[0] / "heldout.jsonl", records[-held:])
+        return given
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "record"),
+    [
+        ("pretrain", Pretrain(**BASE, batch_tokens=256, steps=4), document),
+        ("sft", Sft(**SFT, steps=4, embedding_noise=5.0, lora=LoraSettings(rank=2, dropout=0.3)), conversation),
+        ("dpo", Dpo(**BASE, batch_pairs=4, steps=4), preference),
+        ("orpo", Orpo(**BASE, batch_pairs=4, steps=4), preference),
+        ("kto", Kto(**BASE, batch_answers=4, steps=4), judgement),
+    ],
+)
+def test_every_kind_measures_what_is_held_out(
+    kind: str, settings: Any, record: Callable, tmp_path: Path, split: Callable[..., Inputs]
+) -> None:
+    metrics = getattr(stages, kind)(settings, split(many(record, 12), 4), tmp_path, Job())
+    rows = rows_of(tmp_path)
+    assert ["heldout_loss" in row for row in rows] == [False, True, False, True]
+    assert metrics["heldout_records"] == 4 and metrics["records"] == 8
+    assert metrics["heldout_loss"]["last"] == rows[-1]["heldout_loss"] > 0
+    assert ("heldout_accuracy" in rows[1]) == (kind in ("dpo", "orpo", "kto"))
+
+
+def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
+    network: Callable[..., Network], encoded: Callable, template: ChatTemplate
+) -> None:
+    store = encoded(many(conversation, 5), ChatEncoder(template, 128, "drop").conversations)
+    mine = network(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
+    mine.model.train()
+    found = Heldout(Rows.packed(store, 128), NextToken(), 1, None, False).measure(mine, Group(0, 1, CPU), 128)
+    total = count = 0.0
+    model = mine.model.eval()
+    for first, last in zip(store.starts[:-1], store.starts[1:], strict=True):
+        ids = torch.from_numpy(store.ids[first:last].astype("int64"))
+        learn = torch.from_numpy(store.learn[first + 1 : last].copy())
+        logits = model(input_ids=ids[None]).logits[0, :-1]
+        total += torch.nn.functional.cross_entropy(logits[learn], ids[1:][learn], reduction="sum").item()
+        count += int(learn.sum())
+    assert found == pytest.approx({"heldout_loss": total / count}, rel=1e-5)
+    assert all(weight.grad is None for _, weight in mine.trained())
+
+
+def test_measuring_changes_nothing_that_is_learnt(tmp_path: Path, split: Callable[..., Inputs]) -> None:
+    given = split(many(conversation, 12), 4)
+    files = []
+    for every in (1, None):
+        out = tmp_path / str(every)
+        out.mkdir()
+        settings = Sft(**{**SFT, "evaluate_every": every}, steps=4, lora=LoraSettings(rank=2, dropout=0.3))
+        stages.sft(settings, given, out, Job())
+        files.append((out / "adapter_model.safetensors").read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["unbroken", "killed"])
+def test_training_stops_when_nothing_gets_better_and_the_best_weights_are_saved(
+    killed: bool, tmp_path: Path, split: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.checkpoint.FIRST_AFTER", 0.0)
+    given = split(many(conversation, 12), 4)
+    settings = Sft(**SFT, steps=200, patience=2, keep_best=True, save_every_seconds=1e-6)
+    out, short = tmp_path / "out", tmp_path / "short"
+    out.mkdir()
+    short.mkdir()
+    metrics = stages.sft(settings, given, out, Job())
+    if killed:  # just before its end, the newest checkpoint lost
+        whole = (out / "model.safetensors").read_bytes()
+        newest = max((out / ".work").glob("checkpoint-*.pt"))
+        newest.write_bytes(b"")
+        metrics = stages.sft(settings, given, out, Job())
+        assert (out / "model.safetensors").read_bytes() == whole
+    best = metrics["best_step"]
+    assert metrics["steps"] == best + 4 < 200
+    assert metrics["heldout_loss"]["best"] < metrics["heldout_loss"]["last"]
+    stages.sft(settings.model_copy(update={"steps": best, "patience": None, "keep_best": False}), given, short, Job())
+    kept, last = (load_file(folder / "model.safetensors") for folder in (out, short))
+    assert all(torch.equal(weight, last[name]) for name, weight in kept.items())
+    assert len(list((out / ".work").glob("best-*.pt"))) <= 2
+
+
+def test_the_first_of_equal_losses_is_the_best_and_what_is_no_number_never_is() -> None:
+    losses = [float("nan"), 2.0, 1.5, 1.5, 3.0]
+    assert best_step([{"step": step, "heldout_loss": loss} for step, loss in enumerate(losses)]) == 2
+    assert best_step([{"step": 1}]) is None
+
+
+def test_measuring_needs_records_that_are_held_out(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    with pytest.raises(UserError, match=r"heldout\.jsonl") as caught:
+        stages.sft(Sft(**SFT), inputs(many(conversation, 4)), tmp_path, Job())
+    assert "heldout_share" in caught.value.hint
+
+
+@pytest.mark.parametrize("more", [{"patience": 1}, {"keep_best": True}])
+def test_what_is_best_must_be_measured(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="evaluate_every"):
+        Sft(**{**SFT, "evaluate_every": None}, **more)

@@ -1,0 +1,230 @@
+"""What is trained, and how: last layers, LoRA+, PiSSA and noise on embeddings, against PEFT's and transformers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from conftest import conversation, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.model.adapters import attach, save_adapter, start_of
+from hanlin.model.loading import load_model
+from hanlin.model.merging import run as merge
+from hanlin.settings.base import counted
+from hanlin.settings.model import LoraSettings, Merge
+from hanlin.settings.train import Dpo, Sft
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import stages
+from hanlin.train.network import Network
+from hanlin.train.objectives import ChatEncoder
+from hanlin.train.rows import Rows
+from hanlin.train.schedule import parameter_groups
+from hanlin.train.vocabulary import noise
+
+IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79]])
+SFT = {"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, "precision": "float32"}
+peft_news = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+
+
+def sft(**changes: Any) -> Sft:
+    return Sft(**{**SFT, "learning_rate": 1e-2, "steps": 3, **changes})
+
+
+def moved(model: PeftModel) -> PeftModel:
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+    return model.eval()
+
+
+@torch.no_grad()
+def logits(model: Any) -> torch.Tensor:
+    return model.eval()(input_ids=IDS).logits
+
+
+def test_settings_at_their_defaults_make_no_earlier_result_new() -> None:
+    row = counted(sft(lora=LoraSettings()))
+    assert not {"last_layers", "train_rows", "embedding_noise"} & row.keys()
+    assert not {"start", "rate_ratio"} & row["lora"].keys()
+
+
+# ------------------------------------------------------------------------------------------------------ last layers
+
+
+@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+def test_last_layers_leave_all_else_bit_for_bit(
+    number_format: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    metrics = stages.sft(sft(last_layers=1, precision=number_format), inputs(many(conversation, 6)), tmp_path, Job())
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {name for name in before if name.startswith("model.layers.1.")}
+    assert metrics["trainable_parameters"] == sum(before[name].numel() for name in changed)
+
+
+def test_last_layers_and_rows_are_trained_together(
+    tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    entries = len(load_file(tiny_model / "model.safetensors")["lm_head.weight"])
+    settings = sft(last_layers=1, train_rows=entries - 2)
+    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, Job())
+    before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    blocks = {name for name in before if name.startswith("model.layers.1.")}
+    assert blocks <= changed <= blocks | {"model.embed_tokens.weight", "lm_head.weight"}
+    assert torch.equal(before["lm_head.weight"][: entries - 2], after["lm_head.weight"][: entries - 2])
+
+
+@peft_news
+def test_an_adapter_of_the_last_layers_touches_no_other(
+    tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    settings = sft(last_layers=1, lora=LoraSettings(rank=2))
+    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, Job())
+    names = load_file(tmp_path / "adapter_model.safetensors")
+    assert names and all(".layers.1." in name for name in names)
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path)
+    torch.testing.assert_close(logits(load_model(tmp_path)), logits(theirs))
+
+
+def test_more_layers_than_there_are_is_refused(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    with pytest.raises(UserError, match="2 layers"):
+        stages.sft(sft(last_layers=3), inputs(many(conversation, 3)), tmp_path, Job())
+
+
+# ------------------------------------------------------------------------------------------------------------ LoRA+
+
+
+def test_lora_plus_hurries_what_peft_hurries(tiny_model: Path) -> None:
+    model = attach(load_model(tiny_model), LoraSettings(rank=2), seed=1)
+    trained = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
+    ours = {
+        trained[id(weight)]: group["faster"] * 1e-3
+        for group in parameter_groups(((name, weight) for name, weight in model.named_parameters()), 0.0, 16.0)
+        for weight in group["params"]
+    }
+    optimizer = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=16.0)
+    theirs = {trained[id(weight)]: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    assert ours == pytest.approx(theirs) and len(set(ours.values())) == 2
+
+
+def test_a_ratio_moves_b_by_as_much_more(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    """AdamW's first step is the rate times the gradient's sign, whatever its size."""
+    given = inputs(many(conversation, 6))
+    found = {}
+    for ratio in (1.0, 8.0):
+        out = tmp_path / str(ratio)
+        out.mkdir()
+        settings = sft(steps=1, learning_rate=1e-4, lora=LoraSettings(rank=2, rate_ratio=ratio))
+        stages.sft(settings, given, out, Job())
+        found[ratio] = load_file(out / "adapter_model.safetensors")
+    for name, weight in found[1.0].items():
+        torch.testing.assert_close(found[8.0][name], weight * (8 if ".lora_B." in name else 1))
+
+
+# ------------------------------------------------------------------------------------------------------------ PiSSA
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_fast"])
+def test_pissa_changes_nothing_at_the_start(start: Any, tiny_model: Path) -> None:
+    model = load_model(tiny_model)
+    before = logits(model)
+    adapted = attach(model, LoraSettings(rank=4, start=start), seed=1)
+    torch.testing.assert_close(logits(adapted), before, atol=1e-5, rtol=1e-5)
+    assert all(weight.any() for name, weight in adapted.named_parameters() if "lora_B" in name)
+
+
+@peft_news
+@pytest.mark.filterwarnings("ignore:PiSSA changes the base weights:UserWarning")
+@pytest.mark.parametrize("rslora", [False, True])
+def test_pissa_is_saved_as_peft_converts_it_and_fits_the_original_base(
+    rslora: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapted = attach(load_model(tiny_model), LoraSettings(rank=4, start="pissa", rslora=rslora), seed=1)
+    adapted.peft_config["default"].init_lora_weights = True  # as PEFT's own manual has it, to keep the start
+    adapted.save_pretrained(tmp_path / "start")
+    adapted.peft_config["default"].init_lora_weights = "pissa"
+    start = start_of(adapted)
+    trained = logits(moved(adapted))
+    save_adapter(adapted, tmp_path / "ours", base=tiny_model, start=start)
+    torch.testing.assert_close(logits(load_model(tmp_path / "ours")), trained, atol=1e-4, rtol=1e-4)
+    adapted.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name])
+    loaded = [
+        PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / name)
+        for name in ("ours", "theirs")
+    ]
+    torch.testing.assert_close(logits(loaded[0]), logits(loaded[1]))
+    torch.testing.assert_close(logits(loaded[0]), trained, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_pissa_trains_and_merges_into_the_original_base(
+    kind: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    lora = LoraSettings(rank=4, start="pissa", rate_ratio=2.0)
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "sft":
+        stages.sft(sft(lora=lora, steps=6), inputs(many(conversation, 6)), out, Job())
+    else:  # the first step proves that the start equals the reference
+        settings = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, precision="float32", lora=lora, steps=2)
+        stages.dpo(settings, inputs(many(preference, 8)), out, Job())
+    metrics = merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
+    assert metrics["adapter_divergence"] > 0
+
+
+@pytest.mark.parametrize("more", [{"dora": True}, {"dropout": 0.1}])
+def test_pissa_with_dora_or_dropout_is_refused(more: dict) -> None:
+    with pytest.raises(ValueError, match="PiSSA"):
+        LoraSettings(start="pissa", **more)
+
+
+# --------------------------------------------------------------------------------------------- noise on embeddings
+
+
+def test_noise_is_transformers_own(tiny_model: Path) -> None:
+    from transformers.integrations.neftune import neftune_post_forward_hook
+
+    embeddings = load_model(tiny_model).get_input_embeddings().train()
+    embeddings.neftune_noise_alpha = 5.0
+    clean = embeddings(IDS)
+    torch.manual_seed(3)
+    theirs = neftune_post_forward_hook(embeddings, IDS, clean.clone()) - clean
+    torch.manual_seed(3)
+    torch.testing.assert_close(noise(torch.arange(IDS.shape[1]), 64, 5.0), theirs[0], atol=1e-6, rtol=1e-4)
+
+
+def test_noise_of_a_document_does_not_know_its_neighbours() -> None:
+    torch.manual_seed(3)
+    found = noise(torch.cat([torch.arange(400), torch.arange(25)]), 16, 5.0)
+    long, short = found[:400].abs().max().item(), found[400:].abs().max().item()
+    assert long == pytest.approx(5 / (400 * 16) ** 0.5, rel=0.01)
+    assert short == pytest.approx(5 / (25 * 16) ** 0.5, rel=0.02)
+
+
+def test_there_is_noise_in_training_and_none_otherwise(
+    network: Callable[..., Network], encoded: Callable, template: ChatTemplate
+) -> None:
+    rows = Rows.packed(encoded(many(conversation, 2), ChatEncoder(template, 128, "drop").conversations), 128)
+    clean, noisy = network(sft()), network(sft(embedding_noise=5.0))
+    batch = rows.collate([0])
+    quiet = clean.summed_loss(batch).item()
+    heard = {noisy.summed_loss(batch).item() for _ in range(4)}
+    assert len(heard) == 4 and quiet not in heard
+    noisy.model.eval()
+    assert noisy.summed_loss(batch).item() == quiet

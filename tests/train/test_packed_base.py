@@ -1,0 +1,153 @@
+"""An adapter over a base in few bits (QLoRA): computed as PEFT and bitsandbytes do, saved for the base as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from conftest import CPU, conversation, many, preference
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.model.adapters import attach
+from hanlin.model.loading import load_model
+from hanlin.model.merging import run as merge
+from hanlin.settings.model import LoraSettings, Merge
+from hanlin.settings.train import Dpo, Sft
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train import stages
+from hanlin.train.network import Network
+from hanlin.train.objectives import ChatEncoder
+from hanlin.train.optimizer import optimizer_of
+from hanlin.train.rows import Rows
+
+SFT = Sft(
+    model="m", data=("d",), row_length=128, batch_tokens=512, steps=3, learning_rate=1e-2, precision="float32"
+)  # fmt: skip
+
+
+@pytest.fixture
+def bitsandbytes() -> Any:
+    return pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
+
+
+def wide(packed: Any, **more: Any) -> LoraSettings:
+    return LoraSettings(rank=4, packed=packed, **more)
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+@pytest.mark.parametrize(("packed", "near"), [("nf4", 1e-4), ("int8", 0.05)])
+def test_it_is_computed_as_peft_and_bitsandbytes_do(
+    packed: Any, near: float, tiny_model: Path, encoded: Callable, template: ChatTemplate
+) -> None:
+    """bitsandbytes also rounds what goes into a product with 8 bits, which is not done here: that is nearer to the
+    weights."""
+    store = encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations)
+    model = attach(load_model(tiny_model, packed=packed), wide(packed), seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    ids = torch.from_numpy(store.ids.astype("int64"))
+    learn = torch.from_numpy(store.learn[1:].copy())
+    logits = model(input_ids=ids[None]).logits[0, :-1]
+    wanted = torch.nn.functional.cross_entropy(logits[learn].float(), ids[1:][learn], reduction="sum")
+    wanted.backward()
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    network = Network(model, CPU, "float32")
+    found = network.summed_loss(Rows.packed(store, 128).collate([0]))
+    found.backward()
+    assert found.item() == pytest.approx(wanted.item(), rel=near)
+    trained = dict(network.trained())
+    assert trained.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert (trained[name].grad - gradient).norm() < max(near, 1e-3) * 5 * gradient.norm(), name
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+@pytest.mark.parametrize(("packed", "bits"), [("nf4", 4), ("int8", 8)])
+def test_the_projections_are_kept_in_few_bits(packed: Any, bits: int, tiny_model: Path, network: Callable) -> None:
+    mine: Network = network(SFT.model_copy(update={"lora": wide(packed)}))
+    weights = dict(mine.model.named_parameters())
+    base = {name: weight for name, weight in weights.items() if name.endswith("proj.base_layer.weight")}
+    shapes = load_file(tiny_model / "model.safetensors")
+    numbers = sum(tensor.numel() for name, tensor in shapes.items() if name.endswith("proj.weight"))
+    assert sum(weight.numel() * weight.element_size() for weight in base.values()) * 8 == numbers * bits
+    assert all("lora_" in name for name, _ in mine.trained())
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize("packed", ["nf4", "int8"])
+def test_the_adapter_is_one_that_peft_loads_over_the_base_as_it_lies_there(
+    packed: Any, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    settings = SFT.model_copy(update={"lora": wide(packed), "steps": 12, "gradient_checkpointing": True})
+    metrics = stages.sft(settings, inputs(many(conversation, 6)), out, Job())
+    assert metrics["loss"]["last"] < metrics["loss"]["first"]
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)
+    merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_a_reference_is_that_of_the_packed_base(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    """The first loss is log 2, which the run itself proves."""
+    lora = wide("nf4")
+    settings = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, precision="float32", lora=lora, steps=1)
+    assert stages.dpo(settings, inputs(many(preference, 4)), tmp_path, Job())["steps"] == 1
+
+
+@pytest.mark.parametrize("more", [{"dora": True}, {"start": "pissa"}])
+def test_pissa_and_dora_need_the_weights_themselves(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="packed"):
+        wide("nf4", **more)
+
+
+@pytest.mark.parametrize("more", [{"lora": wide("nf4")}, {"optimizer": "adamw_8bit"}], ids=["base", "optimizer"])
+def test_without_bitsandbytes_one_sentence_says_what_to_install(
+    more: dict[str, Any], tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="bitsandbytes") as caught:
+        stages.sft(SFT.model_copy(update=more), inputs(many(conversation, 3)), tmp_path, Job())
+    assert "hanlin[qlora]" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------------ AdamW in 8 bits
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_adamw_s_averages_are_in_8_bits_but_for_the_vocabulary(network: Callable) -> None:
+    mine: Network = network(SFT)
+    trained = list(mine.trained())
+    optimizer = optimizer_of(SFT.model_copy(update={"optimizer": "adamw_8bit"}), trained, CPU)
+    for _, weight in trained:
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    for name, weight in trained:
+        vocabulary = "embed_tokens" in name or "lm_head" in name
+        expected = torch.uint8 if weight.numel() >= 4096 and not vocabulary else torch.float32
+        assert optimizer.state[weight]["state1"].dtype == expected, name
+
+
+@pytest.mark.usefixtures("bitsandbytes")
+def test_in_8_bits_it_learns_nearly_what_adamw_learns(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+    given = inputs(many(conversation, 12))
+    last = []
+    for number, form in enumerate(("adamw", "adamw_8bit")):
+        out = tmp_path / str(number)
+        out.mkdir()
+        settings = SFT.model_copy(update={"optimizer": form, "steps": 20, "learning_rate": 3e-3})
+        metrics = stages.sft(settings, given, out, Job())
+        last.append(metrics["loss"]["last"])
+        assert metrics["loss"]["last"] < 0.8 * metrics["loss"]["first"]
+    assert last[1] == pytest.approx(last[0], rel=0.1)
