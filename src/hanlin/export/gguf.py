@@ -1,7 +1,7 @@
 """A model folder written as GGUF files, tensor by tensor, straight from its safetensors; each file is then proven.
 
 Owns the order of the work, the files and their metadata. Does not own the tensors (`llama_tensors`), their types
-(`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
+(`mixtures`) and bytes (`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,8 +27,10 @@ from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
 from hanlin.export import proof
+from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
 from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
-from hanlin.export.quantize import FILE_TYPES, Quantizer, Shape, stored_bytes, tensor_type
+from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
+from hanlin.export.quantize import Quantizer, stored_bytes
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
@@ -49,6 +51,7 @@ class Source:
 
     files: ModelFiles
     tokenizer: Tokenizer
+    importance: Importance | None = None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -100,9 +103,20 @@ class Source:
     def kinds(self, file_type: str) -> list[Ggml]:
         """The type of each tensor in a file of this type."""
         return [
-            tensor_type(tensor.name, file_type, self.shape, tensor.shape[-1], len(tensor.shape))
+            tensor_type(
+                tensor.name,
+                file_type,
+                self.shape,
+                tensor.shape[-1],
+                len(tensor.shape),
+                calibrated=self.importance is not None,
+            )
             for tensor in self.tensors
         ]
+
+    def weights_of(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """What the importance matrix, where there is one, says of a tensor's columns."""
+        return None if self.importance is None else self.importance.weights(tensor.name, tensor.shape[-1])
 
     def sizes(self, file_type: str) -> list[int]:
         """The bytes of each tensor in a file of this type."""
@@ -118,7 +132,9 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     comparison of probabilities loads the model itself as well. Raises UserError for a model that cannot be written and
     for a full disk.
     """
-    source = read_source(inputs.one("model"))
+    source = read_source(inputs.one("model"), inputs.maybe("importance"))
+    for name in settings.types:
+        check_importance(source, name)
     left = [name for name in settings.types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
     _check_space(out, total)
@@ -129,7 +145,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
             with _full_disk(out):
                 aside = job.scratch(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
-                for size in write_tensors(aside, source.tensors, source.kinds(name), quantizer):
+                for size in write_tensors(aside, source, name, quantizer):
                     done += size
                     job.progress.at(done, total, "bytes")
                 os.replace(aside, _file(out, name))
@@ -141,8 +157,9 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     return _prove(settings, source, out, job)
 
 
-def read_source(folder: Path) -> Source:
-    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of."""
+def read_source(folder: Path, importance: Path | None = None) -> Source:
+    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of, and for an
+    importance matrix that cannot be read or belongs to another model."""
     if gguf_files(folder):
         what = say("this is a GGUF file already", "这已经是 GGUF 文件")
         raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
@@ -156,10 +173,31 @@ def read_source(folder: Path) -> Source:
             f"llama.cpp's Llama has no activation {activation!r}", f"llama.cpp 的 Llama 没有激活函数 {activation!r}"
         )
         raise UserError(what, folder / CONFIG, say("supported: silu", "支持：silu"))
-    source = Source(files, Tokenizer.load(folder))
+    matrix = None if importance is None else read_importance(_matrix_file(importance))
+    source = Source(files, Tokenizer.load(folder), matrix)
     rope_of(files.config)
     source.vocabulary  # noqa: B018 an unknown tokenizer must show before anything is written
+    if matrix is not None and not any(source.weights_of(tensor) is not None for tensor in source.tensors):
+        what = say("the importance matrix names no tensor of this model", "重要性矩阵中没有该模型的任何张量")
+        raise UserError(what, importance, say("it was collected on another model", "它来自另一个模型"))
     return source
+
+
+def _matrix_file(path: Path) -> Path:
+    """The matrix in an artifact of kind `imatrix`, or the file itself."""
+    inside = [path / name for name in MATRIX_FILES] if path.is_dir() else [path]
+    return next((file for file in inside if file.is_file()), inside[0])
+
+
+def check_importance(source: Source, file_type: str) -> None:
+    """Raises UserError when a tensor of a file of this type needs an importance matrix and has none."""
+    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+        if needs_importance(tensor.name, kind, file_type) and source.weights_of(tensor) is None:
+            what = say(
+                f"{file_type} needs an importance matrix: '{tensor.name}' would be garbage without",
+                f"{file_type} 需要重要性矩阵：否则“{tensor.name}”将失真严重",
+            )
+            raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
 
 
 def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
@@ -235,6 +273,9 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
+    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
+        for key, value in source.importance.metadata(settings.importance or "").items():
+            (writer.add_uint32 if isinstance(value, int) else writer.add_string)(key, value)  # type: ignore[operator]
     for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
         size = stored_bytes(kind, tensor.shape)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
@@ -259,12 +300,12 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
                 getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
 
 
-def write_tensors(path: Path, tensors: Sequence[Tensor], kinds: Sequence[Ggml], quantizer: Quantizer) -> Iterator[int]:
+def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantizer) -> Iterator[int]:
     """Append every tensor to the file, each at a multiple of the alignment; yields the bytes of each slab written."""
     with path.open("ab") as file:
-        for tensor, kind in zip(tensors, kinds, strict=True):
+        for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind)):
+            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind), source.weights_of(tensor)):
                 file.write(slab.data)
                 yield slab.nbytes
         file.write(bytes(-file.tell() % _ALIGNMENT))

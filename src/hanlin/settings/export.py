@@ -10,7 +10,8 @@ from hanlin.settings.base import Settings, knob, ref
 
 GgufType = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
-    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_S",
+    "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS",
 ]  # fmt: skip
 
 
@@ -20,6 +21,14 @@ class Gguf(Settings):
     model: str = ref("model", en="the model to write", zh="要导出的模型")
     types: tuple[GgufType, ...] = knob(
         ("Q8_0", "Q4_K_M"), "one file for each of these types", "每种类型各写一个文件", min_length=1
+    )
+    importance: str | None = ref(
+        "importance",
+        "files",
+        default=None,
+        en="an importance matrix, from the stage kind `imatrix` or a file of llama.cpp's (`.gguf`, `.dat`); the types "
+        "below three bits need one",
+        zh="重要性矩阵：来自 imatrix 阶段，或 llama.cpp 的文件（.gguf、.dat）；3 比特以下的类型必须有",
     )
     name: str = knob("hanlin", "what programs show as the model's name", "软件中显示的模型名称", min_length=1)
     licence: str | None = knob(
