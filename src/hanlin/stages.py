@@ -24,6 +24,7 @@ ARTIFACT_TYPES = (
     "tokenizer",
     "model",
     "adapter",
+    "importance",
     "gguf",
     "evaluation",
 )
@@ -106,6 +107,9 @@ _TABLE = (
     StageKind("merge", model.Merge, "model", "hanlin.model.merging:run",
               "merge an adapter into its base and prove it", "把适配器合并进底座并验证", heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "same_top_token_share")),
+    StageKind("imatrix", export.Imatrix, "importance", "hanlin.export.activations:run",
+              "measure which columns of a model's matrices matter on your data", "用自己的数据测量模型矩阵各列的重要性",
+              heavy=True, shows=("tokens", "rows", "entries")),
     StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
               "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=2, heavy=True,
               shows=("*.bits_per_weight", "*.divergence", "*.same_likeliest", "contract.mismatches")),

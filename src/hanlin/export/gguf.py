@@ -275,7 +275,10 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
         writer.add_chat_template(source.chat_template)
     if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
         for key, value in source.importance.metadata(settings.importance or "").items():
-            (writer.add_uint32 if isinstance(value, int) else writer.add_string)(key, value)  # type: ignore[operator]
+            if isinstance(value, int):
+                writer.add_uint32(key, value)
+            else:
+                writer.add_string(key, value)
     for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
         size = stored_bytes(kind, tensor.shape)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)

@@ -1,4 +1,4 @@
-"""An importance matrix: how strongly each input column of each matrix was used, as llama.cpp's two file formats have it.
+"""An importance matrix: how strongly each column of each matrix was used, in llama.cpp's two file formats.
 
 Owns the sums, what quantisers make of them, and both formats. Does not own how they are collected (`activations`).
 Source: llama.cpp, `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`.

@@ -17,7 +17,7 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.model_files import CONFIG, ModelFiles, TensorEntry
 
-_PARTS = {
+PARTS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -74,7 +74,7 @@ def tensors_of(files: ModelFiles) -> Iterator[Tensor]:
     for source, name in {**_OUTSIDE, **head}.items():
         yield Tensor(name, files.tensors[source].shape, files.tensors[source])
     for layer in range(int(config["num_hidden_layers"])):
-        for part, name in _PARTS.items():
+        for part, name in PARTS.items():
             for kind in ("weight", "bias"):
                 entry = files.tensors.get(f"model.layers.{layer}.{part}.{kind}")
                 if entry is not None:

@@ -58,9 +58,7 @@ class Quantizer:
         self._pool.shutdown()
 
 
-def to_bytes(
-    kind: Ggml, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None
-) -> NDArray[np.uint8]:
+def to_bytes(kind: Ggml, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
     """Float32 `rows` [rows, columns] as the bytes [rows, bytes of a row] of a ggml type."""
     if kind == Ggml.F32:
         return np.ascontiguousarray(rows).view(np.uint8)

@@ -47,3 +47,26 @@ class Gguf(Settings):
         if len(set(types)) < len(types):
             raise ValueError("a type is named twice")
         return types
+
+
+class Imatrix(Settings):
+    """Read a person's own data through a model and keep how strongly each column of its matrices was used.
+
+    The quantisers then round the columns that matter more carefully.
+    """
+
+    model: str = ref("model", en="the model that will be quantised", zh="将要量化的模型")
+    data: tuple[str, ...] = ref(
+        "conversations",
+        "documents",
+        en="what the model will be used for: conversations, rendered by its template, or documents, Chinese and "
+        "English as they come",
+        zh="模型将要用于的内容：对话（用其模板渲染）或文档，中英文按实际比例",
+    )
+    tokens: int = knob(100_000, "read about this many tokens", "大约读这么多词元", ge=32)
+    window: int = knob(
+        512, "the most tokens of a row; longer records are cut", "每行最多词元数；更长的记录会被切开", ge=16
+    )
+    format: Literal["gguf", "dat"] = knob(
+        "gguf", "llama.cpp's file format: `gguf`, or the old `dat`", "llama.cpp 的文件格式：gguf，或旧的 dat"
+    )
