@@ -13,9 +13,9 @@ from hanlin.engines import Request, Sampling
 from hanlin.errors import UserError
 from hanlin.evaluate.chunks import Row, in_chunks, read_rows, write_rows
 from hanlin.evaluate.opening import Opened, open_model
-from hanlin.evaluate.probes import answer_language, is_right, share, wilson
+from hanlin.evaluate.probes import is_right, share, wilson
 from hanlin.job import Inputs, Job, Progress
-from hanlin.language import say
+from hanlin.language import answer_language, say
 from hanlin.records import Question, read_jsonl
 from hanlin.settings.evaluate import Evaluate
 from hanlin.tokens.chat_template import ChatTemplate

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,19 +26,20 @@ from numpy.typing import NDArray
 from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
-from hanlin.export import proof
+from hanlin.export import proof, receipt
 from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
 from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
 from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
 from hanlin.export.quantize import Quantizer, stored_bytes
+from hanlin.export.receipt_page import write_card
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
-from hanlin.settings.export import Gguf
+from hanlin.settings.export import Gguf, conditions_of
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json, write_json_aside
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _LARGEST_FLOAT16 = 65504.0
@@ -118,6 +119,9 @@ class Source:
         """What the importance matrix, where there is one, says of a tensor's columns."""
         return None if self.importance is None else self.importance.weights(tensor.name, tensor.shape[-1])
 
+    def bits_per_weight(self, file_type: str) -> float:
+        return round(8 * sum(self.sizes(file_type)) / self.weights, 3)
+
     def sizes(self, file_type: str) -> list[int]:
         """The bytes of each tensor in a file of this type."""
         pairs = zip(self.tensors, self.kinds(file_type), strict=True)
@@ -135,7 +139,82 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     source = read_source(inputs.one("model"), inputs.maybe("importance"))
     for name in settings.types:
         check_importance(source, name)
-    left = [name for name in settings.types if not _file(out, name).is_file()]
+    held_out = inputs.many("receipt.held_out")
+    if settings.receipt is None:
+        _write_files(settings.types, settings, source, out, job)
+        return _prove(settings.types, settings, source, out, job)
+    reference = receipt.prepare(
+        settings.receipt, held_out, source.files, source.tokenizer, source.template, job.scratch(out), job
+    )
+    receipts: dict[str, receipt.Row] = {}
+    kept: tuple[str, ...] = settings.types
+    if settings.pick:
+        kept = (_smallest(settings, source, reference, receipts, out, job),)
+    else:
+        _write_files(kept, settings, source, out, job)
+    receipts |= {name: _receipt(name, source, reference, out, job) for name in kept}
+    metrics = _prove(kept, settings, source, out, job)
+    for chosen in kept:
+        metrics[chosen] |= receipts[chosen]
+    passed_over = {name: {**row, "kept": False} for name, row in receipts.items() if name not in kept}
+    if settings.pick:
+        metrics |= {"picked": kept[0], "passed_over": passed_over}
+    rows = {**passed_over, **{name: receipts[name] for name in kept}}
+    write_card(out, settings.name, settings.licence, rows, _note(settings, kept))
+    return metrics
+
+
+def _note(settings: Gguf, kept: Sequence[str]) -> str:
+    if not settings.pick:
+        return ""
+    return f"{kept[0]} is the smallest that reaches `{settings.pick}`. {kept[0]} 是达到该条件的最小类型。"
+
+
+def _smallest(
+    settings: Gguf,
+    source: Source,
+    reference: receipt.Reference,
+    receipts: dict[str, receipt.Row],
+    out: Path,
+    job: Job,
+) -> str:
+    """Make the types from the smallest up until one passes; the others are measured, remembered and deleted.
+
+    Raises UserError when none does.
+    """
+    conditions = conditions_of(settings.pick)
+    for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
+        if not _receipt_file(name, out, job).is_file():
+            _write_files((name,), settings, source, out, job)
+        receipts[name] = _receipt(name, source, reference, out, job)
+        if not receipt.failing(receipts[name], conditions):
+            _write_files((name,), settings, source, out, job)
+            return name
+        _file(out, name).unlink(missing_ok=True)
+    shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in receipts.items())
+    what = say(f"none of the types reaches {settings.pick}: {shown}", f"没有类型达到 {settings.pick}：{shown}")
+    raise UserError(what, "pick", say("ask for less, or name larger types", "请放宽条件，或加入更大的类型"))
+
+
+def _receipt_file(name: str, out: Path, job: Job) -> Path:
+    return job.scratch(out) / f"receipt-{name}.json"
+
+
+def _receipt(name: str, source: Source, reference: receipt.Reference, out: Path, job: Job) -> receipt.Row:
+    """The receipt of a file, measured once."""
+    file = _receipt_file(name, out, job)
+    if not file.is_file():
+        row = {
+            "bytes": _file(out, name).stat().st_size,
+            "bits_per_weight": source.bits_per_weight(name),
+            **receipt.measure(_file(out, name), reference, job),
+        }
+        write_json_aside(file, row)
+    return read_json(file)
+
+
+def _write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+    left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
     _check_space(out, total)
     done = 0
@@ -152,9 +231,6 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     finally:
         quantizer.close()
         job.progress.done()
-    with _full_disk(out):
-        save_tokenizer(source.tokenizer, source.template, out)
-    return _prove(settings, source, out, job)
 
 
 def read_source(folder: Path, importance: Path | None = None) -> Source:
@@ -200,17 +276,19 @@ def check_importance(source: Source, file_type: str) -> None:
             raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
 
 
-def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+    with _full_disk(out):
+        save_tokenizer(source.tokenizer, source.template, out)
     reference = proof.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = proof.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
-    for place, name in enumerate(settings.types):
-        job.progress.at(place, len(settings.types), "files")
+    for place, name in enumerate(types):
+        job.progress.at(place, len(types), "files")
         file = _file(out, name)
         tokenizer_proof.check(file)
         row: dict[str, Any] = {
             "bytes": file.stat().st_size,
-            "bits_per_weight": round(8 * sum(source.sizes(name)) / source.weights, 3),
+            "bits_per_weight": source.bits_per_weight(name),
             "tensors": _counted(kind.name for kind in source.kinds(name)),
         }
         narrow = _narrow(source, name)
@@ -221,7 +299,7 @@ def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any
         metrics[name] = row
     job.progress.done()
     if source.template is not None:
-        files = [_file(out, name) for name in settings.types]
+        files = [_file(out, name) for name in types]
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)
     return {**metrics, "tokenizer": tokenizer_proof.metrics}
 

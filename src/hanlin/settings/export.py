@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, NamedTuple, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from hanlin.settings.base import Settings, knob, ref
 
@@ -13,6 +14,61 @@ GgufType = Literal[
     "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_S",
     "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS",
 ]  # fmt: skip
+
+
+NEEDS_IMPORTANCE = ("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+"""The types that are garbage without an importance matrix."""
+
+
+class Condition(NamedTuple):
+    """What a quantised file must reach: `kl<=0.02`."""
+
+    figure: str
+    sign: str
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        return {"<=": value <= self.bound, "<": value < self.bound, ">=": value >= self.bound, ">": value > self.bound}[
+            self.sign
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.figure}{self.sign}{self.bound:g}"
+
+
+FIGURES = ("kl", "perplexity_ratio", "same_top_token", "same_answers", "stop_share", "bits_per_weight", "bytes")
+"""What a receipt says of a file that a choice may be made by; of both languages the worse counts."""
+
+
+def conditions_of(text: str) -> tuple[Condition, ...]:
+    """`kl<=0.02, same_top_token>=0.95` as conditions. Raises ValueError for anything else."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.]+(?:e-?\d+)?)\s*", part)
+        if match is None or match[1] not in FIGURES:
+            raise ValueError(f"'{part.strip()}' is no condition such as kl<=0.02; figures: {', '.join(FIGURES)}")
+        found.append(Condition(match[1], match[2], float(match[3])))
+    return tuple(found)
+
+
+class Receipt(Settings):
+    """What each file is measured on, against the model it was made from."""
+
+    held_out: tuple[str, ...] = ref(
+        "documents",
+        "conversations",
+        en="what was held out, Chinese and English: documents, or conversations, whose questions are asked as well",
+        zh="留出的中英文内容：文档，或对话（其中的问题也会被提问）",
+    )
+    window: int = knob(
+        512,
+        "tokens the model sees at once; of each window the second half is measured, as llama-perplexity does",
+        "模型一次看到的词元数；与 llama-perplexity 相同，只计每个窗口的后半",
+        ge=32,
+    )
+    tokens: int = knob(16_384, "measure about this many tokens of each language", "每种语言约测这么多词元", ge=64)
+    prompts: int = knob(16, "ask this many of the held-out questions", "提问多少个留出问题", ge=0)
+    max_new_tokens: int = knob(128, "an answer is cut after this many tokens", "回答达到这么多词元即截断", ge=1)
 
 
 class Gguf(Settings):
@@ -40,6 +96,27 @@ class Gguf(Settings):
         "同时加载原模型，与每个文件比较下一词元的概率",
         in_key=False,
     )
+
+    receipt: Receipt | None = knob(
+        None,
+        "measure each file against the model on what was held out: perplexity, divergence, equal answers, speed",
+        "用留出内容把每个文件与原模型比较：困惑度、散度、回答是否相同、速度",
+        unless_default=True,
+    )
+    pick: str = knob(
+        "",
+        "keep only the smallest of `types` whose receipt passes, such as `kl<=0.02` or `kl<=0.05,same_answers>=0.9`",
+        "只保留 types 中通过条件的最小者，如 kl<=0.02 或 kl<=0.05,same_answers>=0.9",
+        unless_default=True,
+    )
+
+    @model_validator(mode="after")
+    def _pick_can_be_decided(self) -> Self:
+        if self.pick:
+            conditions_of(self.pick)
+            if self.receipt is None:
+                raise ValueError("`pick` chooses by the receipt: set `receipt.held_out`")
+        return self
 
     @field_validator("types")
     @classmethod
