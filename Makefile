@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-vllm lint format docs clean bench-startup help
+.PHONY: demo test test-slow test-vllm test-llama-cpp lint format docs clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (about 6 minutes on 2 cores)"
 	@echo "make test          lint, types and the test suite"
 	@echo "make test-slow     the tests marked slow as well"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
+	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make docs          write the generated pages again"
 
@@ -38,6 +39,9 @@ test-slow: $(VENV)/.dev
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m vllm
+
+test-llama-cpp: $(VENV)/.dev
+	$(BIN)/python -m pytest -m llama_cpp
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy

@@ -352,7 +352,7 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
     if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
-        for key, value in source.importance.metadata(settings.importance or "").items():
+        for key, value in source.importance.metadata(Path(settings.importance or "").name).items():
             if isinstance(value, int):
                 writer.add_uint32(key, value)
             else:
