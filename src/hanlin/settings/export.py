@@ -84,7 +84,8 @@ class Gguf(Settings):
         default=None,
         en="an importance matrix, from the stage kind `imatrix` or a file of llama.cpp's (`.gguf`, `.dat`); IQ2, "
         "IQ3_XXS, IQ3_XS and Q2_K_S need one",
-        zh="重要性矩阵：来自 imatrix 阶段，或 llama.cpp 的文件（.gguf、.dat）；IQ2 各型、IQ3_XXS、IQ3_XS 与 Q2_K_S 必须有",
+        zh="重要性矩阵：来自 imatrix 阶段，或 llama.cpp 的文件（.gguf、.dat）；"
+        "IQ2 各型、IQ3_XXS、IQ3_XS 与 Q2_K_S 必须有",
     )
     name: str = knob("hanlin", "what programs show as the model's name", "软件中显示的模型名称", min_length=1)
     licence: str | None = knob(
