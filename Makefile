@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-contract test-vllm lint format docs clean bench-startup help
+.PHONY: demo test test-slow test-contract test-vllm test-llama-cpp lint format docs clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (about 6 minutes on 2 cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-slow     the tests marked slow as well"
 	@echo "make test-contract 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
+	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make docs          write the generated pages again"
 
@@ -32,16 +33,19 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not llama_cpp"
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m "not gpu and not vllm"
+	$(BIN)/python -m pytest -m "not gpu and not vllm and not llama_cpp"
 
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m vllm
 
 test-contract: $(VENV)/.dev
 	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/contract/test_generated.py tests/contract/test_check.py
+
+test-llama-cpp: $(VENV)/.dev
+	$(BIN)/python -m pytest -m llama_cpp
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/mypy

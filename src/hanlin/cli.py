@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin import __version__
-from hanlin.commands import data, single_stage, template, tokens
+from hanlin.commands import data, quantize, single_stage, template, tokens
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -338,6 +338,7 @@ def tensorboard(
     typer.echo(f"tensorboard --logdir {out}")
 
 
+quantize.add_to(app)
 single_stage.add_to(app)
 app.add_typer(data.app, name="data")
 app.add_typer(template.app, name="template")

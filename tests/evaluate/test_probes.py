@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.evaluate.probes import answer_language, is_right, standard_error, wilson
+from hanlin.evaluate.probes import is_right, standard_error, wilson
+from hanlin.language import answer_language
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,19 @@ def plain_model(make_model: MakeModel) -> Path:
 def export(tmp_path: Path) -> Export:
     """Runs the stage on a model folder and gives the artifact's folder and the metrics."""
 
-    def work(model: Path, *types: str, out: Path | None = None, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    def work(
+        model: Path,
+        *types: str,
+        out: Path | None = None,
+        importance: Path | None = None,
+        held_out: tuple[Path, ...] = (),
+        **settings: Any,
+    ) -> tuple[Path, dict[str, Any]]:
         folder = out or tmp_path / f"gguf-{len(list(tmp_path.iterdir()))}"
         folder.mkdir(exist_ok=True)
-        chosen = Gguf(model="./model", types=types or ("F32",), **settings)
-        return folder, run(chosen, Inputs({"model": (model,)}), folder, Job())
+        named = {} if importance is None else {"importance": importance.name}
+        chosen = Gguf(model="./model", types=types or ("F32",), **named, **settings)
+        paths = {"model": (model,), "receipt.held_out": held_out, "importance": (importance,) if importance else ()}
+        return folder, run(chosen, Inputs(paths), folder, Job())
 
     return work

@@ -46,5 +46,7 @@ def test_the_template_has_no_generation_block_and_writes_the_same(plain_model: P
 def test_trimming_of_white_space_is_kept(plain_model: Path, tmp_path: Path, before: str, after: str) -> None:
     tokenizer = Tokenizer.load(plain_model)
     tokenizer.save(tmp_path)
-    (tmp_path / "chat_template.jinja").write_text(before, encoding="utf-8")
-    assert Source(check_model_folder(plain_model), Tokenizer.load(tmp_path)).chat_template == after
+    (tmp_path / "chat_template.jinja").write_text("{{- bos_token -}}" + before, encoding="utf-8")
+    assert (
+        Source(check_model_folder(plain_model), Tokenizer.load(tmp_path)).chat_template == "{{- bos_token -}}" + after
+    )

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from hanlin.export.llama_tensors import rotary_factors
 from hanlin.export.proof import TEXTS
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer, read_json
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -168,8 +169,11 @@ def test_the_files_beside_are_the_whole_tokenizer(plain_model: Path, export: Exp
     out, _ = export(plain_model, "F16", compare=False)
     here, there = Tokenizer.load(out), Tokenizer.load(plain_model)
     assert here.encode_many(TEXTS) == there.encode_many(TEXTS)
-    for name in ("chat_template.jinja", "generation_config.json"):
-        assert (out / name).read_bytes() == (plain_model / name).read_bytes()
+    assert (out / "chat_template.jinja").read_bytes() == (plain_model / "chat_template.jinja").read_bytes()
+    said, told = (read_json(folder / "generation_config.json") for folder in (plain_model, out))
+    stops = set(ChatTemplate.load(plain_model).stop_ids)
+    assert set(told["eos_token_id"]) == stops
+    assert {**said, **told} == told
 
 
 def test_equal_input_gives_equal_bytes(plain_model: Path, export: Export) -> None:

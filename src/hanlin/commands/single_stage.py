@@ -41,7 +41,7 @@ def print_settings(kind: StageKind) -> None:
 
 def _add(app: typer.Typer, kind: StageKind) -> None:
     def command(context: typer.Context) -> None:
-        _run(kind, list(context.args))
+        run_stage(kind, list(context.args))
 
     settings = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
     app.command(
@@ -52,7 +52,7 @@ def _add(app: typer.Typer, kind: StageKind) -> None:
     )(command)
 
 
-def _run(kind: StageKind, words: list[str]) -> None:
+def run_stage(kind: StageKind, words: list[str]) -> None:
     """One stage from the command line: the same settings class, the same checks, the same store as in a recipe."""
     if not words or "--help" in words or "-h" in words:
         print_settings(kind)

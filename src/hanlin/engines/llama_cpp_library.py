@@ -237,15 +237,23 @@ def row_bytes(kind: int, columns: int) -> int:
     return int(library().ggml_row_size(kind, columns))
 
 
-def quantize_rows(kind: int, rows: NDArray[np.float32], into: NDArray[np.uint8]) -> None:
+def quantize_rows(
+    kind: int, rows: NDArray[np.float32], into: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
+) -> None:
     """Quantise float32 `rows` [rows, columns] into the bytes `into` [rows, bytes of a row] by `ggml_quantize_chunk`.
 
-    Several threads may do so at once: the call holds no lock.
+    `importance` [columns] weighs the rounding errors of each column; the lowest types cannot do without, and this is
+    the caller's to know, for llama.cpp ends the program. Several threads may do so at once: the call holds no lock.
     """
     count, columns = rows.shape
     if not (rows.flags.c_contiguous and into.flags.c_contiguous) or into.nbytes != count * row_bytes(kind, columns):
         raise ValueError("rows and their bytes must be contiguous and of fitting sizes")
-    written = library().ggml_quantize_chunk(kind, rows.ctypes.data, into.ctypes.data, 0, count, columns, None)
+    weights = None
+    if importance is not None:
+        if importance.shape != (columns,) or importance.dtype != np.float32 or not importance.flags.c_contiguous:
+            raise ValueError("importance is one float32 for each column")
+        weights = importance.ctypes.data
+    written = library().ggml_quantize_chunk(kind, rows.ctypes.data, into.ctypes.data, 0, count, columns, weights)
     if written != into.nbytes:
         raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {into.nbytes}")
 

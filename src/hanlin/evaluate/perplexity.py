@@ -17,9 +17,8 @@ from typing import Any
 from hanlin.errors import UserError
 from hanlin.evaluate.chunks import Row, in_chunks, write_rows
 from hanlin.evaluate.opening import Opened, open_model
-from hanlin.evaluate.probes import Language, answer_language
 from hanlin.job import Inputs, Job
-from hanlin.language import say
+from hanlin.language import Language, answer_language, say
 from hanlin.records import Conversation, Document, Message, Preference, read_jsonl
 from hanlin.settings.evaluate import Perplexity
 from hanlin.tokens.chat_template import ChatTemplate, Rendered

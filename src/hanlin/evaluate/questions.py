@@ -14,9 +14,9 @@ from hanlin.errors import UserError
 from hanlin.evaluate.chunks import Row, in_chunks, read_rows, write_rows
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.opening import Opened, open_model
-from hanlin.evaluate.probes import answer_language, is_right, share, wilson
+from hanlin.evaluate.probes import is_right, share, wilson
 from hanlin.job import Inputs, Job, Progress
-from hanlin.language import say
+from hanlin.language import answer_language, say
 from hanlin.records import Question, read_jsonl
 from hanlin.settings.evaluate import Evaluate
 from hanlin.tokens.chat_template import ChatTemplate

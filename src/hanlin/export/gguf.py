@@ -1,7 +1,7 @@
 """A model folder written as GGUF files, tensor by tensor, straight from its safetensors; each file is then proven.
 
 Owns the order of the work, the files and their metadata. Does not own the tensors (`llama_tensors`), their types
-(`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
+(`mixtures`) and bytes (`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
 """
 
 from __future__ import annotations
@@ -26,17 +26,20 @@ from numpy.typing import NDArray
 from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
-from hanlin.export import proof
+from hanlin.export import proof, receipt
+from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
 from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
-from hanlin.export.quantize import FILE_TYPES, Quantizer, Shape, stored_bytes, tensor_type
+from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
+from hanlin.export.quantize import Quantizer, stored_bytes
+from hanlin.export.receipt_page import write_card
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
-from hanlin.settings.export import Gguf
+from hanlin.settings.export import Gguf, conditions_of
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json, write_json_aside
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _LARGEST_FLOAT16 = 65504.0
@@ -49,6 +52,7 @@ class Source:
 
     files: ModelFiles
     tokenizer: Tokenizer
+    importance: Importance | None = None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -100,9 +104,23 @@ class Source:
     def kinds(self, file_type: str) -> list[Ggml]:
         """The type of each tensor in a file of this type."""
         return [
-            tensor_type(tensor.name, file_type, self.shape, tensor.shape[-1], len(tensor.shape))
+            tensor_type(
+                tensor.name,
+                file_type,
+                self.shape,
+                tensor.shape[-1],
+                len(tensor.shape),
+                calibrated=self.importance is not None,
+            )
             for tensor in self.tensors
         ]
+
+    def weights_of(self, tensor: Tensor) -> NDArray[np.float32] | None:
+        """What the importance matrix, where there is one, says of a tensor's columns."""
+        return None if self.importance is None else self.importance.weights(tensor.name, tensor.shape[-1])
+
+    def bits_per_weight(self, file_type: str) -> float:
+        return round(8 * sum(self.sizes(file_type)) / self.weights, 3)
 
     def sizes(self, file_type: str) -> list[int]:
         """The bytes of each tensor in a file of this type."""
@@ -118,8 +136,85 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     comparison of probabilities loads the model itself as well. Raises UserError for a model that cannot be written and
     for a full disk.
     """
-    source = read_source(inputs.one("model"))
-    left = [name for name in settings.types if not _file(out, name).is_file()]
+    source = read_source(inputs.one("model"), inputs.maybe("importance"))
+    for name in settings.types:
+        check_importance(source, name)
+    held_out = inputs.many("receipt.held_out")
+    if settings.receipt is None:
+        _write_files(settings.types, settings, source, out, job)
+        return _prove(settings.types, settings, source, out, job)
+    reference = receipt.prepare(
+        settings.receipt, held_out, source.files, source.tokenizer, source.template, job.scratch(out), job
+    )
+    receipts: dict[str, receipt.Row] = {}
+    kept: tuple[str, ...] = settings.types
+    if settings.pick:
+        kept = (_smallest(settings, source, reference, receipts, out, job),)
+    else:
+        _write_files(kept, settings, source, out, job)
+    receipts |= {name: _receipt(name, source, reference, out, job) for name in kept}
+    metrics = _prove(kept, settings, source, out, job)
+    for chosen in kept:
+        metrics[chosen] |= receipts[chosen]
+    passed_over = {name: {**row, "kept": False} for name, row in receipts.items() if name not in kept}
+    if settings.pick:
+        metrics |= {"picked": kept[0], "passed_over": passed_over}
+    rows = {**passed_over, **{name: receipts[name] for name in kept}}
+    write_card(out, settings.name, settings.licence, rows, _note(settings, kept))
+    return metrics
+
+
+def _note(settings: Gguf, kept: Sequence[str]) -> str:
+    if not settings.pick:
+        return ""
+    return f"{kept[0]} is the smallest that reaches `{settings.pick}`. {kept[0]} 是达到该条件的最小类型。"
+
+
+def _smallest(
+    settings: Gguf,
+    source: Source,
+    reference: receipt.Reference,
+    receipts: dict[str, receipt.Row],
+    out: Path,
+    job: Job,
+) -> str:
+    """Make the types from the smallest up until one passes; the others are measured, remembered and deleted.
+
+    Raises UserError when none does.
+    """
+    conditions = conditions_of(settings.pick)
+    for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
+        if not _receipt_file(name, out, job).is_file():
+            _write_files((name,), settings, source, out, job)
+        receipts[name] = _receipt(name, source, reference, out, job)
+        if not receipt.failing(receipts[name], conditions):
+            _write_files((name,), settings, source, out, job)
+            return name
+        _file(out, name).unlink(missing_ok=True)
+    shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in receipts.items())
+    what = say(f"none of the types reaches {settings.pick}: {shown}", f"没有类型达到 {settings.pick}：{shown}")
+    raise UserError(what, "pick", say("ask for less, or name larger types", "请放宽条件，或加入更大的类型"))
+
+
+def _receipt_file(name: str, out: Path, job: Job) -> Path:
+    return job.scratch(out) / f"receipt-{name}.json"
+
+
+def _receipt(name: str, source: Source, reference: receipt.Reference, out: Path, job: Job) -> receipt.Row:
+    """The receipt of a file, measured once."""
+    file = _receipt_file(name, out, job)
+    if not file.is_file():
+        row = {
+            "bytes": _file(out, name).stat().st_size,
+            "bits_per_weight": source.bits_per_weight(name),
+            **receipt.measure(_file(out, name), reference, job),
+        }
+        write_json_aside(file, row)
+    return read_json(file)
+
+
+def _write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+    left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
     _check_space(out, total)
     done = 0
@@ -129,20 +224,18 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
             with _full_disk(out):
                 aside = job.scratch(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
-                for size in write_tensors(aside, source.tensors, source.kinds(name), quantizer):
+                for size in write_tensors(aside, source, name, quantizer):
                     done += size
                     job.progress.at(done, total, "bytes")
                 os.replace(aside, _file(out, name))
     finally:
         quantizer.close()
         job.progress.done()
-    with _full_disk(out):
-        save_tokenizer(source.tokenizer, source.template, out)
-    return _prove(settings, source, out, job)
 
 
-def read_source(folder: Path) -> Source:
-    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of."""
+def read_source(folder: Path, importance: Path | None = None) -> Source:
+    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of, and for an
+    importance matrix that cannot be read or belongs to another model."""
     if gguf_files(folder):
         what = say("this is a GGUF file already", "这已经是 GGUF 文件")
         raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
@@ -156,23 +249,46 @@ def read_source(folder: Path) -> Source:
             f"llama.cpp's Llama has no activation {activation!r}", f"llama.cpp 的 Llama 没有激活函数 {activation!r}"
         )
         raise UserError(what, folder / CONFIG, say("supported: silu", "支持：silu"))
-    source = Source(files, Tokenizer.load(folder))
+    matrix = None if importance is None else read_importance(_matrix_file(importance))
+    source = Source(files, Tokenizer.load(folder), matrix)
     rope_of(files.config)
     source.vocabulary  # noqa: B018 an unknown tokenizer must show before anything is written
+    if matrix is not None and not any(source.weights_of(tensor) is not None for tensor in source.tensors):
+        what = say("the importance matrix names no tensor of this model", "重要性矩阵中没有该模型的任何张量")
+        raise UserError(what, importance, say("it was collected on another model", "它来自另一个模型"))
     return source
 
 
-def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+def _matrix_file(path: Path) -> Path:
+    """The matrix in an artifact of kind `imatrix`, or the file itself."""
+    inside = [path / name for name in MATRIX_FILES] if path.is_dir() else [path]
+    return next((file for file in inside if file.is_file()), inside[0])
+
+
+def check_importance(source: Source, file_type: str) -> None:
+    """Raises UserError when a tensor of a file of this type needs an importance matrix and has none."""
+    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+        if needs_importance(tensor.name, kind, file_type) and source.weights_of(tensor) is None:
+            what = say(
+                f"{file_type} needs an importance matrix: '{tensor.name}' would be garbage without",
+                f"{file_type} 需要重要性矩阵：否则“{tensor.name}”将失真严重",
+            )
+            raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
+
+
+def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+    with _full_disk(out):
+        save_tokenizer(source.tokenizer, source.template, out)
     reference = proof.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = proof.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
-    for place, name in enumerate(settings.types):
-        job.progress.at(place, len(settings.types), "files")
+    for place, name in enumerate(types):
+        job.progress.at(place, len(types), "files")
         file = _file(out, name)
         tokenizer_proof.check(file)
         row: dict[str, Any] = {
             "bytes": file.stat().st_size,
-            "bits_per_weight": round(8 * sum(source.sizes(name)) / source.weights, 3),
+            "bits_per_weight": source.bits_per_weight(name),
             "tensors": _counted(kind.name for kind in source.kinds(name)),
         }
         narrow = _narrow(source, name)
@@ -183,7 +299,7 @@ def _prove(settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any
         metrics[name] = row
     job.progress.done()
     if source.template is not None:
-        files = [_file(out, name) for name in settings.types]
+        files = [_file(out, name) for name in types]
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)
     return {**metrics, "tokenizer": tokenizer_proof.metrics}
 
@@ -235,6 +351,12 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
+    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
+        for key, value in source.importance.metadata(Path(settings.importance or "").name).items():
+            if isinstance(value, int):
+                writer.add_uint32(key, value)
+            else:
+                writer.add_string(key, value)
     for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
         size = stored_bytes(kind, tensor.shape)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
@@ -259,12 +381,12 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
                 getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
 
 
-def write_tensors(path: Path, tensors: Sequence[Tensor], kinds: Sequence[Ggml], quantizer: Quantizer) -> Iterator[int]:
+def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantizer) -> Iterator[int]:
     """Append every tensor to the file, each at a multiple of the alignment; yields the bytes of each slab written."""
     with path.open("ab") as file:
-        for tensor, kind in zip(tensors, kinds, strict=True):
+        for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind)):
+            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind), source.weights_of(tensor)):
                 file.write(slab.data)
                 yield slab.nbytes
         file.write(bytes(-file.tell() % _ALIGNMENT))

@@ -6,18 +6,20 @@ Does not own their types or bytes in the file (`quantize`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.model_files import CONFIG, ModelFiles, TensorEntry
 
-_PARTS = {
+PARTS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -74,7 +76,7 @@ def tensors_of(files: ModelFiles) -> Iterator[Tensor]:
     for source, name in {**_OUTSIDE, **head}.items():
         yield Tensor(name, files.tensors[source].shape, files.tensors[source])
     for layer in range(int(config["num_hidden_layers"])):
-        for part, name in _PARTS.items():
+        for part, name in PARTS.items():
             for kind in ("weight", "bias"):
                 entry = files.tensors.get(f"model.layers.{layer}.{part}.{kind}")
                 if entry is not None:
@@ -104,17 +106,22 @@ def rotary_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
     """By what Llama 3.1's scaling divides each rotary frequency, [head size / 2]; None for other models.
 
     Low frequencies, whose wave is longer than the context of the first training, are divided by `factor`, high ones by
-    1, those between by what lies between (transformers, `_compute_llama3_parameters`).
+    1, those between by what lies between (transformers, `_compute_llama3_parameters`). In torch's float32, as
+    llama.cpp's converter computes them, to the last bit.
     """
     rope = rope_of(config)
     if rope["rope_type"] != "llama3":
         return None
     size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    frequencies = rope["rope_theta"] ** -(np.arange(0, size, 2, dtype=np.float64) / size)
-    turns = rope["original_max_position_embeddings"] * frequencies / (2 * np.pi)
+    frequencies = 1.0 / (float(rope["rope_theta"]) ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    waves = 2 * math.pi / frequencies
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return (1 / (share + (1 - share) / factor)).astype(np.float32)
+    length = rope["original_max_position_embeddings"]
+    share = (length / waves - low) / (high - low)
+    divisors = 1 / ((1 - share) / factor + share)
+    divisors[waves < length / high] = 1.0
+    divisors[waves > length / low] = factor
+    return divisors.numpy()
 
 
 def _mapped(entry: TensorEntry) -> NDArray[Any]:

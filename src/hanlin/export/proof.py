@@ -5,7 +5,6 @@ Owns the texts that are compared and the limits that must hold. Does not own wri
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +66,6 @@ special tokens."""
 
 _COMPARED = 8
 _COMPARED_IDS = 32
-_LARGE_MODEL = 3_000_000_000
 _LARGEST_DIVERGENCE = {"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2, "Q8_0": 5e-2}
 """Mean Kullback-Leibler divergence in nats above which a file of a nearly lossless type is a fault of the export."""
 
@@ -143,10 +141,9 @@ def reference_of(files: ModelFiles, tokenizer: Tokenizer) -> Reference:
     """What the source model itself says: its log probabilities, computed in float32 where the model is small enough."""
     import torch
 
-    from hanlin.model.loading import load_model
+    from hanlin.model.loading import exact_dtype, load_model
 
-    weights = sum(math.prod(entry.shape) for entry in files.tensors.values())
-    model = load_model(files.folder, dtype="float32" if weights < _LARGE_MODEL else "bfloat16")
+    model = load_model(files.folder, dtype=exact_dtype(files))
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     limit = min(_COMPARED_IDS, int(files.config["max_position_embeddings"]))
     texts = tuple(tuple([*begin, *tokenizer.encode(text)][:limit]) for text in TEXTS[:_COMPARED])

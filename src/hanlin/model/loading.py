@@ -6,6 +6,7 @@ Owns reading. What a folder must hold is said in `model_files`; how one is writt
 from __future__ import annotations
 
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,11 +19,12 @@ from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.model_files import ModelFiles, base_of, check_base, check_model_folder, is_adapter
 
-__all__ = ["DTYPES", "base_of", "load_model", "torch_dtype"]
+__all__ = ["DTYPES", "base_of", "exact_dtype", "load_model", "torch_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Packed = Literal["nf4", "int8"]
+_LARGE_MODEL = 3_000_000_000
 
 logging.disable_progress_bar()  # progress is told by `Job.progress`
 
@@ -67,6 +69,12 @@ def torch_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise UserError(say(f"no number format '{name}'", f"没有数值格式“{name}”"), "dtype", did_you_mean(name, DTYPES))
     return DTYPES[name]
+
+
+def exact_dtype(files: ModelFiles) -> str:
+    """The number format to measure a model in: float32 where it is small enough to be held so, else bfloat16."""
+    weights = sum(math.prod(entry.shape) for entry in files.tensors.values())
+    return "float32" if weights < _LARGE_MODEL else "bfloat16"
 
 
 def _read(

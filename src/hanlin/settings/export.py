@@ -2,16 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, NamedTuple, Self
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
 from hanlin.settings.base import Settings, knob, ref
 
 GgufType = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
-    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K",
+    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "Q2_K", "Q2_K_S",
+    "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS",
 ]  # fmt: skip
+
+
+NEEDS_IMPORTANCE = ("IQ3_XS", "IQ3_XXS", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS")
+"""The types that are garbage without an importance matrix."""
+
+
+class Condition(NamedTuple):
+    """What a quantised file must reach: `kl<=0.02`."""
+
+    figure: str
+    sign: str
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        return {"<=": value <= self.bound, "<": value < self.bound, ">=": value >= self.bound, ">": value > self.bound}[
+            self.sign
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.figure}{self.sign}{self.bound:g}"
+
+
+FIGURES = ("kl", "perplexity_ratio", "same_top_token", "same_answers", "stop_share", "bits_per_weight", "bytes")
+"""What a receipt says of a file that a choice may be made by; of both languages the worse counts."""
+
+
+def conditions_of(text: str) -> tuple[Condition, ...]:
+    """`kl<=0.02, same_top_token>=0.95` as conditions. Raises ValueError for anything else."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*([0-9.]+(?:e-?\d+)?)\s*", part)
+        if match is None or match[1] not in FIGURES:
+            raise ValueError(f"'{part.strip()}' is no condition such as kl<=0.02; figures: {', '.join(FIGURES)}")
+        found.append(Condition(match[1], match[2], float(match[3])))
+    return tuple(found)
+
+
+class Receipt(Settings):
+    """What each file is measured on, against the model it was made from."""
+
+    held_out: tuple[str, ...] = ref(
+        "documents",
+        "conversations",
+        en="what was held out, Chinese and English: documents, or conversations, whose questions are asked as well",
+        zh="留出的中英文内容：文档，或对话（其中的问题也会被提问）",
+    )
+    window: int = knob(
+        512,
+        "tokens the model sees at once; of each window the second half is measured, as llama-perplexity does",
+        "模型一次看到的词元数；与 llama-perplexity 相同，只计每个窗口的后半",
+        ge=32,
+    )
+    tokens: int = knob(16_384, "measure about this many tokens of each language", "每种语言约测这么多词元", ge=64)
+    prompts: int = knob(16, "ask this many of the held-out questions", "提问多少个留出问题", ge=0)
+    max_new_tokens: int = knob(128, "an answer is cut after this many tokens", "回答达到这么多词元即截断", ge=1)
 
 
 class Gguf(Settings):
@@ -20,6 +77,15 @@ class Gguf(Settings):
     model: str = ref("model", en="the model to write", zh="要导出的模型")
     types: tuple[GgufType, ...] = knob(
         ("Q8_0", "Q4_K_M"), "one file for each of these types", "每种类型各写一个文件", min_length=1
+    )
+    importance: str | None = ref(
+        "importance",
+        "files",
+        default=None,
+        en="an importance matrix, from the stage kind `imatrix` or a file of llama.cpp's (`.gguf`, `.dat`); IQ2, "
+        "IQ3_XXS, IQ3_XS and Q2_K_S need one",
+        zh="重要性矩阵：来自 imatrix 阶段，或 llama.cpp 的文件（.gguf、.dat）；"
+        "IQ2 各型、IQ3_XXS、IQ3_XS 与 Q2_K_S 必须有",
     )
     name: str = knob("hanlin", "what programs show as the model's name", "软件中显示的模型名称", min_length=1)
     licence: str | None = knob(
@@ -32,9 +98,53 @@ class Gguf(Settings):
         in_key=False,
     )
 
+    receipt: Receipt | None = knob(
+        None,
+        "measure each file against the model on what was held out: perplexity, divergence, equal answers, speed",
+        "用留出内容把每个文件与原模型比较：困惑度、散度、回答是否相同、速度",
+        unless_default=True,
+    )
+    pick: str = knob(
+        "",
+        "keep only the smallest of `types` whose receipt passes, such as `kl<=0.02` or `kl<=0.05,same_answers>=0.9`",
+        "只保留 types 中通过条件的最小者，如 kl<=0.02 或 kl<=0.05,same_answers>=0.9",
+        unless_default=True,
+    )
+
+    @model_validator(mode="after")
+    def _pick_can_be_decided(self) -> Self:
+        if self.pick:
+            conditions_of(self.pick)
+            if self.receipt is None:
+                raise ValueError("`pick` chooses by the receipt: set `receipt.held_out`")
+        return self
+
     @field_validator("types")
     @classmethod
     def _each_once(cls, types: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(types)) < len(types):
             raise ValueError("a type is named twice")
         return types
+
+
+class Imatrix(Settings):
+    """Read a person's own data through a model and keep how strongly each column of its matrices was used.
+
+    The quantisers then round the columns that matter more carefully.
+    """
+
+    model: str = ref("model", en="the model that will be quantised", zh="将要量化的模型")
+    data: tuple[str, ...] = ref(
+        "conversations",
+        "documents",
+        en="what the model will be used for: conversations, rendered by its template, or documents, Chinese and "
+        "English as they come",
+        zh="模型将要用于的内容：对话（用其模板渲染）或文档，中英文按实际比例",
+    )
+    tokens: int = knob(100_000, "read about this many tokens", "大约读这么多词元", ge=32)
+    window: int = knob(
+        512, "the most tokens of a row; longer records are cut", "每行最多词元数；更长的记录会被切开", ge=16
+    )
+    format: Literal["gguf", "dat"] = knob(
+        "gguf", "llama.cpp's file format: `gguf`, or the old `dat`", "llama.cpp 的文件格式：gguf，或旧的 dat"
+    )

@@ -1,0 +1,186 @@
+"""An importance matrix: what it holds, its two file formats, and that quantisers use it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Ggml
+from transformers import LlamaForCausalLM
+
+from hanlin.errors import UserError
+from hanlin.export import activations
+from hanlin.export.activations import collect, run
+from hanlin.export.importance import Importance, Used, read_importance, write_importance
+from hanlin.export.mixtures import FILE_TYPES, Shape, needs_importance, tensor_type
+from hanlin.export.quantize import to_bytes
+from hanlin.job import Inputs, Job
+from hanlin.records import Conversation, Document, Message, write_jsonl
+from hanlin.settings.export import NEEDS_IMPORTANCE, GgufType, Imatrix
+from hanlin.tokens.chat_template import ChatTemplate
+
+Make = Callable[..., Path]
+Export = Callable[..., tuple[Path, dict[str, Any]]]
+RANDOM = np.random.default_rng(0)
+MATRIX = Importance(
+    {
+        "blk.0.attn_q.weight": Used(np.array([4.0, 8.0], np.float32), 4, np.array([1.0, -1.0], np.float32)),
+        "blk.0.ffn_down.weight": Used(np.array([2.0, 6.0, 1.0], np.float32), 2),
+    },
+    ("对话.jsonl",),
+    1,
+    4,
+)
+ROWS = [[1, 5, 7, 9, 11, 13], [1, 40, 41]]
+
+
+@pytest.mark.parametrize("name", ["imatrix.gguf", "imatrix.dat"])
+def test_a_matrix_that_is_written_and_read_weighs_columns_alike(tmp_path: Path, name: str) -> None:
+    write_importance(tmp_path / name, MATRIX)
+    back = read_importance(tmp_path / name)
+    assert (back.datasets, back.chunks) == (MATRIX.datasets, 1)
+    for tensor, used in MATRIX.used.items():
+        weights = back.weights(tensor, len(used.squares))
+        assert weights is not None
+        assert np.array_equal(weights, used.squares / used.count), tensor
+
+
+def test_the_new_format_keeps_every_sum(tmp_path: Path) -> None:
+    write_importance(tmp_path / "one.gguf", MATRIX)
+    write_importance(tmp_path / "two.gguf", read_importance(tmp_path / "one.gguf"))
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
+def test_the_old_format_is_means_times_chunks_as_llama_cpp_lays_it_out(tmp_path: Path) -> None:
+    write_importance(tmp_path / "imatrix.dat", MATRIX)
+    name = b"blk.0.attn_q.weight"
+    entry = struct.pack("<i", len(name)) + name + struct.pack("<ii2f", 1, 2, 1.0, 2.0)
+    assert (tmp_path / "imatrix.dat").read_bytes().startswith(struct.pack("<i", 2) + entry)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00", b"\xff" * 64, struct.pack("<ii", 1, 9)])
+def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "imatrix").write_bytes(content)
+    with pytest.raises(UserError, match="importance matrix"):
+        read_importance(tmp_path / "imatrix")
+
+
+def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
+    found = collect(plain_model, ROWS, 4)
+    model = LlamaForCausalLM.from_pretrained(plain_model)
+    outputs = [model.model(torch.tensor([row]), output_hidden_states=True).hidden_states for row in ROWS]
+    first = torch.cat([model.model.layers[0].input_layernorm(states[0][0]) for states in outputs]).detach()
+    assert len(found.used) == 2 * 7
+    for part in ("attn_q", "attn_k", "attn_v"):
+        used = found.used[f"blk.0.{part}.weight"]
+        assert used.count == 9
+        assert np.allclose(used.squares, first.square().sum(0), rtol=1e-4)
+        assert used.sums is not None and np.allclose(used.sums, first.sum(0), rtol=1e-3, atol=1e-4)
+    assert np.array_equal(found.used["blk.1.ffn_up.weight"].squares, found.used["blk.1.ffn_gate.weight"].squares)
+    assert len(found.used["blk.1.ffn_down.weight"].squares) == 128
+
+
+def data_folder(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    write_jsonl(folder / "documents.jsonl", [Document(f"翰林院在城东，第{n}年。", f"d{n}") for n in range(count)])
+    return folder
+
+
+def make_matrix(model: Path, data: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    chosen = Imatrix(model="./m", data=("./d",), **settings)
+    return run(chosen, Inputs({"model": (model,), "data": (data,)}), out, Job())
+
+
+def test_conversations_are_read_as_the_template_renders_them(plain_model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    chat = Conversation((Message("user", "你叫什么名字？"), Message("assistant", "我叫小翰。")), "c1")
+    write_jsonl(data / "conversations.jsonl", [chat])
+    metrics = make_matrix(plain_model, data, tmp_path / "out")
+    rendered = ChatTemplate.load(plain_model).render_conversation(chat)
+    assert metrics["tokens"] == len(rendered.ids)
+
+
+def test_a_killed_collection_goes_on_to_the_same_bytes(
+    plain_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_folder(tmp_path / "data", 12)
+    make_matrix(plain_model, data, tmp_path / "whole")
+    monkeypatch.setattr(activations, "_SAVED_EVERY", 4)
+    read = activations._read
+    seen = []
+
+    def killed(model: Any, row: Any) -> None:
+        seen.append(row)
+        if len(seen) == 7:
+            raise KeyboardInterrupt
+        read(model, row)
+
+    monkeypatch.setattr(activations, "_read", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_matrix(plain_model, data, tmp_path / "broken")
+    make_matrix(plain_model, data, tmp_path / "broken")
+    assert len(seen) == 7 + 12 - 4
+    assert (tmp_path / "whole/imatrix.gguf").read_bytes() == (tmp_path / "broken/imatrix.gguf").read_bytes()
+
+
+def test_only_so_many_tokens_are_read(plain_model: Path, tmp_path: Path) -> None:
+    data = data_folder(tmp_path / "data", 50)
+    assert make_matrix(plain_model, data, tmp_path / "out", tokens=100)["tokens"] in (99, 100)
+
+
+@pytest.mark.parametrize("kind", [Ggml.Q4_K, Ggml.Q3_K, Ggml.Q2_K, Ggml.Q4_0, Ggml.IQ4_XS, Ggml.IQ2_XS, Ggml.IQ3_XXS])
+def test_columns_that_matter_are_rounded_more_carefully(kind: Ggml) -> None:
+    rows = RANDOM.standard_normal((16, 512)).astype(np.float32)
+    weights = np.where(np.arange(512) % 8 == 0, 100.0, 1.0).astype(np.float32)
+    flat = np.ones(512, np.float32)
+
+    def error(importance: np.ndarray) -> float:
+        back = gguf.quants.dequantize(to_bytes(kind, rows, importance), kind)
+        return float((weights * (back - rows) ** 2).sum())
+
+    assert error(weights) < error(flat)
+
+
+def test_the_types_that_need_a_matrix_are_known_beforehand() -> None:
+    shape = Shape(layers=32, heads=32, shared_heads=8, tied=False)
+    parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    tensors = [f"blk.{layer}.{part}.weight" for layer in range(32) for part in parts]
+    needing = {
+        name
+        for name in FILE_TYPES
+        for tensor in tensors
+        if needs_importance(tensor, tensor_type(tensor, name, shape, 4096, 2), name)
+    }
+    assert needing == set(NEEDS_IMPORTANCE)
+    assert set(get_args(GgufType)) == set(FILE_TYPES)
+
+
+def test_types_below_three_bits_are_refused_without_a_matrix(make_model: Make, export: Export) -> None:
+    model = make_model(hidden_size=256, intermediate_size=256)
+    with pytest.raises(UserError, match="importance matrix"):
+        export(model, "IQ2_XS", compare=False)
+
+
+def test_a_matrix_of_another_model_is_refused(make_model: Make, export: Export, tmp_path: Path) -> None:
+    write_importance(tmp_path / "imatrix.gguf", MATRIX)
+    with pytest.raises(UserError, match="columns"):
+        export(make_model(), "Q4_0", compare=False, importance=tmp_path / "imatrix.gguf")
+
+
+def test_the_lowest_types_are_written_with_a_matrix_and_say_so(
+    make_model: Make, export: Export, tmp_path: Path
+) -> None:
+    model = make_model(hidden_size=256, intermediate_size=256)
+    make_matrix(model, data_folder(tmp_path / "data", 6), tmp_path / "matrix")
+    out, metrics = export(model, "IQ2_XS", "IQ3_XXS", importance=tmp_path / "matrix")
+    fields = gguf.GGUFReader(out / "model-IQ2_XS.gguf").fields
+    assert fields["quantize.imatrix.entries_count"].contents() == 14
+    assert metrics["IQ2_XS"]["bits_per_weight"] < metrics["IQ3_XXS"]["bits_per_weight"] < 5

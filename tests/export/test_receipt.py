@@ -1,0 +1,165 @@
+"""The receipt of a quantised file, and choosing the smallest file that passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import LlamaForCausalLM
+
+from hanlin.errors import UserError
+from hanlin.export import gguf as export_gguf
+from hanlin.export.receipt import measured, prepare
+from hanlin.export.receipt_page import picture, table
+from hanlin.job import Job
+from hanlin.model_files import check_model_folder
+from hanlin.records import Conversation, Document, Message, write_jsonl
+from hanlin.settings.export import Gguf, Receipt, conditions_of
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import Tokenizer
+from taught_model import LESSONS, taught_model
+
+Export = Callable[..., tuple[Path, dict[str, Any]]]
+SETTINGS = Receipt(held_out=("./held",), window=64, tokens=200, prompts=5, max_new_tokens=40)
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_model: Path) -> Path:
+    return taught_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Documents and conversations, Chinese and English, as the stages leave them."""
+    texts, chats = tmp_path_factory.mktemp("texts"), tmp_path_factory.mktemp("chats")
+    chinese = [Document(f"翰林院在城东，春天开花，第{n}年。", f"z{n}") for n in range(20)]
+    english = [Document(f"The library stands in the east of the town, year {n}.", f"e{n}") for n in range(20)]
+    write_jsonl(texts / "heldout.jsonl", chinese + english)
+    asked = [
+        Conversation((Message("user", question), Message("assistant", answer)), f"c{n}")
+        for n, (question, answer) in enumerate(LESSONS)
+    ]
+    write_jsonl(chats / "heldout.jsonl", asked)
+    return texts, chats
+
+
+def test_a_receipt_measures_each_file_against_the_source(
+    taught: Path, held_out: tuple[Path, Path], export: Export
+) -> None:
+    out, metrics = export(taught, "F32", "Q8_0", "Q4_0", held_out=held_out, receipt=SETTINGS, compare=False)
+    exact, near, far = (metrics[name] for name in ("F32", "Q8_0", "Q4_0"))
+    assert exact["kl"] < 1e-6 < near["kl"] < far["kl"]
+    assert exact["same_top_token"] == exact["same_answers"] == exact["stop_share"] == 1.0
+    assert exact["perplexity_ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert exact["answers"] == len(LESSONS)
+    assert exact["tokens_per_second"] > 0
+    assert far["bits_per_weight"] < near["bits_per_weight"] < exact["bits_per_weight"] == 32.0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert all(f"| {name} |" in card for name in ("F32", "Q8_0", "Q4_0"))
+    assert "receipt.svg" in card
+    assert (out / "receipt.svg").read_text(encoding="utf-8").count("<circle") == 3
+
+
+def test_perplexity_is_of_the_second_half_of_each_window(
+    taught: Path, held_out: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.load(taught)
+    template = ChatTemplate.load(taught, tokenizer)
+    files = check_model_folder(taught)
+    reference = prepare(SETTINGS, held_out, files, tokenizer, template, tmp_path, Job())
+    model = LlamaForCausalLM.from_pretrained(taught)
+    for language in ("zh", "en"):
+        for place, ids in enumerate(reference.windows[language]):
+            assert len(ids) == 64
+            assert ids[0] == tokenizer.bos_id
+            logits = model(torch.tensor([ids])).logits[0]
+            expected = torch.log_softmax(logits, -1)[32:63].detach().numpy()
+            assert abs(reference.logprobs(language, place) - expected).max() < 1e-4
+    assert list(measured(64)) == list(range(32, 63))
+    assert len(reference.windows["zh"]) == 3
+
+
+def test_questions_end_where_the_last_answer_begins(taught: Path, held_out: tuple[Path, Path], tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(taught)
+    template = ChatTemplate.load(taught, tokenizer)
+    reference = prepare(SETTINGS, held_out, check_model_folder(taught), tokenizer, template, tmp_path, Job())
+    prompt = template.render([Message("user", LESSONS[0][0])], prompt=True).ids
+    assert list(reference.requests[0].prompt_ids) == prompt
+    assert tokenizer.decode(reference.replies[0].ids) == LESSONS[0][1]
+
+
+def test_pick_keeps_the_smallest_type_that_passes(taught: Path, held_out: tuple[Path, Path], export: Export) -> None:
+    types = ("Q8_0", "F16", "Q4_0", "Q5_0")
+    _, all_of_them = export(taught, *types, held_out=held_out, receipt=SETTINGS, compare=False)
+    bound = all_of_them["Q5_0"]["kl"] * 0.9
+    out, metrics = export(taught, *types, held_out=held_out, receipt=SETTINGS, compare=False, pick=f"kl<={bound:.8f}")
+    passing = [name for name in types if all_of_them[name]["kl"] <= bound]
+    assert metrics["picked"] == min(passing, key=lambda name: all_of_them[name]["bytes"]) == "Q8_0"
+    assert sorted(file.name for file in out.glob("*.gguf")) == ["model-Q8_0.gguf"]
+    assert set(metrics["passed_over"]) == {"Q4_0", "Q5_0"}
+    assert "| (Q4_0) |" in (out / "README.md").read_text(encoding="utf-8")
+
+
+def test_nothing_is_picked_when_nothing_passes(taught: Path, held_out: tuple[Path, Path], export: Export) -> None:
+    with pytest.raises(UserError, match="none of the types reaches kl<=1e-9"):
+        export(taught, "Q4_0", held_out=held_out, receipt=SETTINGS, compare=False, pick="kl<=1e-9")
+
+
+def test_a_killed_choice_goes_on_without_measuring_again(
+    taught: Path, held_out: tuple[Path, Path], export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    settings: dict[str, Any] = {"held_out": held_out, "receipt": SETTINGS, "compare": False, "pick": "kl<=1e-4"}
+    measure = export_gguf.receipt.measure
+    files = []
+
+    def killed(file: Path, *rest: Any) -> Any:
+        files.append(file.name)
+        if len(files) == 2:
+            raise KeyboardInterrupt
+        return measure(file, *rest)
+
+    monkeypatch.setattr(export_gguf.receipt, "measure", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)
+    _, metrics = export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)
+    assert files == ["model-Q4_0.gguf", "model-Q5_0.gguf", "model-Q5_0.gguf", "model-F32.gguf"]
+    assert metrics["picked"] == "F32"
+
+
+def test_answers_cannot_be_a_condition_without_questions(
+    taught: Path, held_out: tuple[Path, Path], export: Export
+) -> None:
+    with pytest.raises(UserError, match="'same_answers' was not measured"):
+        export(taught, "Q8_0", held_out=held_out[:1], receipt=SETTINGS, compare=False, pick="same_answers>=0.5")
+
+
+def test_too_little_text_is_refused(taught: Path, export: Export, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "heldout.jsonl", [Document("很短。", "z")])
+    with pytest.raises(UserError, match="too little is held out"):
+        export(taught, "Q8_0", held_out=(tmp_path,), receipt=SETTINGS, compare=False)
+
+
+@pytest.mark.parametrize("text", ["kl", "kl<0.1;", "speed>=3", "kl=0.1", "kl<=x", ","])
+def test_a_condition_that_says_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no condition"):
+        conditions_of(text)
+
+
+def test_a_choice_needs_something_to_measure_on() -> None:
+    with pytest.raises(ValidationError, match="receipt"):
+        Gguf(model="./m", pick="kl<=0.02")
+
+
+def test_the_table_and_the_picture_hold_every_file() -> None:
+    part = {"perplexity": 10.0, "source_perplexity": 9.0, "kl": 0.01, "same_top_token": 0.95}
+    rows = {name: {"bytes": 10**6, "bits_per_weight": 4.5, "kl": 0.01, "zh": part} for name in ("Q4_0", "Q4_1")}
+    lines = table(rows)
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 2 + 1 + 2
+    assert picture(rows).count("<circle") == 2
+    assert "nan" not in picture({"F32": {**rows["Q4_0"], "kl": 0.0}})
