@@ -19,6 +19,10 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
+HELD_OUT = "heldout.jsonl"
+"""The file in a data artifact that no training reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text to pre-train on. `source` says which file and place it came from; `meta` holds what else was known."""
@@ -248,3 +252,13 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                     where,
                     hint,
                 ) from error
+
+
+def held_out_file(path: Path) -> Path:
+    """The held-out records of a data artifact, or the file itself. Raises UserError where nothing was held out."""
+    file = path / HELD_OUT if path.is_dir() else path
+    if not file.is_file():
+        what = say("these data have no held-out part", "这些数据没有留出部分")
+        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
+        raise UserError(what, path, hint)
+    return file

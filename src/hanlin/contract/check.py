@@ -96,12 +96,12 @@ def expected_of(template: ChatTemplate, conversations: Iterable[Case]) -> list[E
 def check(
     template: ChatTemplate, consumers: Sequence[tuple[str, Open]], conversations: Iterable[Case]
 ) -> list[Verdict]:
-    """Ask every program for every conversation; a program that cannot be asked says why. Raises UserError when the
-    template takes none of them."""
-    expected = expected_of(template, conversations)
+    """Ask every program for every conversation; a program that cannot be asked says why. Raises the
+    template's own refusal when it takes none of them."""
+    asked = list(conversations)
+    expected = expected_of(template, asked)
     if not expected:
-        what = say("the chat template takes none of the conversations", "对话模板不接受任何一段测试对话")
-        raise UserError(what, template.place, say("look at what it raises", "请检查模板为何报错"))
+        template.render(asked[0].messages, asked[0].tools, where=say("any conversation", "任何对话"))  # raises
     verdicts = []
     for name, open_consumer in consumers:
         try:

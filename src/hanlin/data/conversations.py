@@ -47,7 +47,7 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
     convert = converter(settings.convert)
 
     def judge(found: Chat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
-        turns, marks = guessed_turns(found.messages) if settings.lost_characters == "guess" else (found.messages, {})
+        turns, marks = guessed_turns(found.messages, settings.lost_characters)
         cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned
@@ -87,8 +87,10 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
     return sift(sieve, settings, inputs, out, job)
 
 
-def guessed_turns(messages: Sequence[Message]) -> tuple[Turns, dict[str, int]]:
-    """The turns with the characters that wrong decoding lost filled in, and what `meta` says of it."""
+def guessed_turns(messages: Sequence[Message], wanted: str) -> tuple[Turns, dict[str, int]]:
+    """The turns, of `wanted` "guess" with the characters that wrong decoding lost filled in, and what `meta` says."""
+    if wanted != "guess":
+        return tuple(messages), {}
     filled = [guess(message.text) for message in messages]
     marks: Counter[str] = Counter()
     for one in filled:

@@ -11,7 +11,7 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
+from hanlin.data.conversations import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop
@@ -33,10 +33,7 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
     convert = converter(settings.convert)
 
     def judge(found: Judged, origin: Origin) -> tuple[Judgement, tuple[str, ...]] | Drop:
-        turns: Turns = (*found.prompt, found.answer)
-        marks: dict[str, int] = {}
-        if settings.lost_characters == "guess":
-            turns, marks = guessed_turns(turns)
+        turns, marks = guessed_turns((*found.prompt, found.answer), settings.lost_characters)
         cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned

@@ -25,7 +25,7 @@ from hanlin.data.ledger import json_line
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.records import Conversation, Document, Judgement, Message, Preference
+from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Message, Preference
 from hanlin.settings.mix import Mix, MixSource
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer
@@ -280,11 +280,11 @@ def _times(pick: Numbers) -> Numbers:
 def _write_heldout(out: Path, folders: Sequence[Path]) -> None:
     lines = [line for place, folder in enumerate(folders) for line in _heldout(folder, place)]
     if lines:
-        _write_whole(out / "heldout.jsonl", "".join(lines))
+        _write_whole(out / HELD_OUT, "".join(lines))
 
 
 def _heldout(folder: Path, place: int) -> Iterator[str]:
-    file = folder / "heldout.jsonl"
+    file = folder / HELD_OUT
     if folder.is_dir() and file.is_file():
         with file.open("rb") as lines:
             for line in lines:

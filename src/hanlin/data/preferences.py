@@ -11,7 +11,7 @@ from typing import Any
 from hanlin.data.chats import CHAT_FORMATS
 from hanlin.data.chinese import converter
 from hanlin.data.clean import text_rules
-from hanlin.data.conversations import Turns, characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
+from hanlin.data.conversations import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
@@ -32,10 +32,7 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
     convert = converter(settings.convert)
 
     def judge(found: Pair, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
-        turns: Turns = (*found.prompt, found.chosen, found.rejected)
-        marks: dict[str, int] = {}
-        if settings.lost_characters == "guess":
-            turns, marks = guessed_turns(turns)
+        turns, marks = guessed_turns((*found.prompt, found.chosen, found.rejected), settings.lost_characters)
         cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned

@@ -34,7 +34,7 @@ from hanlin.data.tape import Tape
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job, Progress
 from hanlin.language import say
-from hanlin.records import Conversation, Document, Judgement, Preference
+from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Preference
 from hanlin.settings.data import Dedup, Reading
 
 PART_ROWS = 20_000
@@ -430,7 +430,7 @@ class _Writer:
     """The final files, written aside and put in place together."""
 
     def __init__(self, out: Path, file_name: str) -> None:
-        self._paths = {name: out / name for name in (file_name, "heldout.jsonl", "dropped.jsonl")}
+        self._paths = {name: out / name for name in (file_name, HELD_OUT, "dropped.jsonl")}
         self._file_name = file_name
         self._held = False
 
@@ -440,7 +440,7 @@ class _Writer:
 
     def keep(self, line: bytes, heldout: bool) -> None:
         self._held = self._held or heldout
-        self._files["heldout.jsonl" if heldout else self._file_name].write(line)
+        self._files[HELD_OUT if heldout else self._file_name].write(line)
 
     def drop(self, line: str) -> None:
         self._files["dropped.jsonl"].write((line + "\n").encode("utf-8"))
@@ -453,7 +453,7 @@ class _Writer:
             file.close()
         for name, path in self._paths.items():
             aside = path.with_name(path.name + ".writing")
-            if kind is not None or (name == "heldout.jsonl" and not self._held):
+            if kind is not None or (name == HELD_OUT and not self._held):
                 aside.unlink()
                 if kind is None:
                     path.unlink(missing_ok=True)

@@ -19,12 +19,11 @@ from hanlin.evaluate.chunks import Row, in_chunks, write_rows
 from hanlin.evaluate.opening import Opened, open_model
 from hanlin.job import Inputs, Job
 from hanlin.language import Language, answer_language, say
-from hanlin.records import Conversation, Document, Message, Preference, read_jsonl
+from hanlin.records import Conversation, Document, Message, Preference, held_out_file, read_jsonl
 from hanlin.settings.evaluate import Perplexity
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
 from hanlin.tokens.tokenizer import Tokenizer
 
-HELD_OUT = "heldout.jsonl"
 _CHUNK = 64
 _USUAL_WINDOW = 1024
 _LARGEST_EXPONENT = 700.0  # of a finite double
@@ -49,7 +48,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, job: Job) -> dict[str, 
     Raises UserError when nothing is held out, when a window is longer than the model's context, when conversations
     are measured and the model has no chat template, and when the model's logits are not numbers.
     """
-    file = _held_out(inputs.one("data"))
+    file = held_out_file(inputs.one("data"))
     measured = list(within(_records(file), settings.max_characters))
     if not measured:
         raise UserError(say("nothing is held out in this file", "文件中没有留出内容"), file)
@@ -214,15 +213,6 @@ def _window(wanted: int | None, longest: int) -> int:
         )
         raise UserError(what, "window", say(f"set window to {longest} or less", f"请将 window 设为不超过 {longest}"))
     return wanted
-
-
-def _held_out(path: Path) -> Path:
-    file = path / HELD_OUT if path.is_dir() else path
-    if not file.is_file():
-        what = say("these data have no held-out part", "这些数据没有留出部分")
-        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
-        raise UserError(what, path, hint)
-    return file
 
 
 def _records(file: Path) -> Iterator[Measurable]:

@@ -26,12 +26,11 @@ from hanlin.export.activations import record_kind
 from hanlin.job import Job
 from hanlin.language import answer_language, say
 from hanlin.model_files import ModelFiles
-from hanlin.records import Conversation, Document, read_jsonl
+from hanlin.records import Conversation, Document, held_out_file, read_jsonl
 from hanlin.settings.export import Condition, Receipt
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer, write_json_aside
 
-HELD_OUT = "heldout.jsonl"
 LANGUAGES = ("zh", "en")
 _SHORTEST_WINDOW = 32
 _ROWS = 64  # of logits at once
@@ -69,7 +68,7 @@ def prepare(
     Raises UserError when nothing is held out in Chinese or English, or too little for one window.
     """
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    records = [record for path in held_out for record in _records(_held_out(path))]
+    records = [record for path in held_out for record in _records(held_out_file(path))]
     windows = {
         language: found
         for language in LANGUAGES
@@ -295,15 +294,6 @@ def _windows(
         return
     for start in range(0, len(ids) - size + 1, size):
         yield (*begin, *ids[start + len(begin) : start + size])
-
-
-def _held_out(path: Path) -> Path:
-    file = path / HELD_OUT if path.is_dir() else path
-    if not file.is_file():
-        what = say("these data have no held-out part", "这些数据没有留出部分")
-        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
-        raise UserError(what, path, hint)
-    return file
 
 
 def _records(file: Path) -> Iterator[Conversation | Document]:

@@ -16,6 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
+from hanlin.records import HELD_OUT
 from hanlin.settings.tokens import TrainTokenizer
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.packaged_templates import template_tokens
@@ -134,8 +135,8 @@ def texts_in(paths: Iterable[Path], heldout: bool = False) -> Iterator[str]:
     for path in paths:
         if path.is_dir():
             shards = sorted(path.glob("documents*.jsonl"))
-            if shards or (path / "heldout.jsonl").is_file():
-                files = [file for file in [path / "heldout.jsonl"] if file.is_file()] if heldout else shards
+            if shards or (path / HELD_OUT).is_file():
+                files = [file for file in [path / HELD_OUT] if file.is_file()] if heldout else shards
             else:
                 files = [] if heldout else sorted(file for file in path.rglob("*") if file.is_file())
         else:

@@ -24,7 +24,7 @@ from hanlin.model.adapters import count_parameters, save_adapter
 from hanlin.model.loading import load_model
 from hanlin.model.saving import save_model, save_tokenizer, template_of
 from hanlin.model_files import check_model_folder, is_adapter
-from hanlin.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Preference, read_jsonl
 from hanlin.settings import train as settings_of
 from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
@@ -43,7 +43,6 @@ from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
-HELDOUT = "heldout.jsonl"
 ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
 """Makes the objective over some rows; the text begins the names of what is kept for them."""
 SHOWN_UNITS = 3
@@ -182,12 +181,12 @@ class _Run:
         paths = self.inputs.many("data")
         files = {"rows": [file for path in paths for file in _record_files(path, *nouns)]}
         if self.settings.evaluate_every is not None:
-            files["heldout"] = [path / HELDOUT for path in paths if (path / HELDOUT).is_file()]
+            files["heldout"] = [path / HELD_OUT for path in paths if (path / HELD_OUT).is_file()]
             if not files["heldout"]:
                 raise UserError(
                     say(
-                        f"evaluate_every is set, but the data holds no {HELDOUT}",
-                        f"设了 evaluate_every，但数据中没有 {HELDOUT}",
+                        f"evaluate_every is set, but the data holds no {HELD_OUT}",
+                        f"设了 evaluate_every，但数据中没有 {HELD_OUT}",
                     ),
                     ", ".join(map(str, paths)),
                     say("set heldout_share in the stage that makes the data", "请在产生数据的阶段设置 heldout_share"),
