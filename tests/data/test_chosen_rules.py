@@ -290,4 +290,4 @@ def test_no_text_takes_a_rule_long(text: str) -> None:
         apply(name, text * 10_000)
     for name in ("truncated_answers", "answer_language"):
         judged(name, *chat("讲讲春天", text * 10_000))
-    assert time.process_time() - begun < 5
+    assert time.process_time() - begun < 20

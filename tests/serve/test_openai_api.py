@@ -176,7 +176,7 @@ def test_the_server_answers_others_while_it_generates(untaught: Opened) -> None:
         next(stream)
         started = time.monotonic()
         assert httpx.get(f"{server.address}/health", timeout=5).json() == {"status": "ok"}
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 4
         assert list(stream)[-1].choices[0].finish_reason == "length"
 
 
