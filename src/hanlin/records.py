@@ -111,12 +111,7 @@ class Preference:
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         return cls(
-            prompt=tuple(Message.from_json(turn) for turn in row["prompt"]),
-            chosen=Message.from_json(row["chosen"]),
-            rejected=Message.from_json(row["rejected"]),
-            id=row["id"],
-            source=row.get("source", ""),
-            meta=row.get("meta", {}),
+            _turns(row["prompt"]), Message.from_json(row["chosen"]), Message.from_json(row["rejected"]), *_origin(row)
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -155,14 +150,7 @@ class Judgement:
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         if not isinstance(row["good"], bool):
             raise TypeError("good is neither true nor false")
-        return cls(
-            prompt=tuple(Message.from_json(turn) for turn in row["prompt"]),
-            answer=Message.from_json(row["answer"]),
-            good=row["good"],
-            id=row["id"],
-            source=row.get("source", ""),
-            meta=row.get("meta", {}),
-        )
+        return cls(_turns(row["prompt"]), Message.from_json(row["answer"]), row["good"], *_origin(row))
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -252,6 +240,15 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                     where,
                     hint,
                 ) from error
+
+
+def _turns(rows: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+    return tuple(Message.from_json(row) for row in rows)
+
+
+def _origin(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    """The last three fields of every record: id, source, meta."""
+    return row["id"], row.get("source", ""), row.get("meta", {})
 
 
 def held_out_file(path: Path) -> Path:

@@ -37,16 +37,9 @@ class Measurement(Settings):
     )
 
 
-class Evaluate(Measurement):
-    """Greedy answers to held-out questions, judged against every answer that counts as right."""
+class _Asked(Measurement):
+    """A measurement by questions, which the training data may have held."""
 
-    questions: str = ref("files", en="a JSON Lines file of questions", zh="问题文件（JSON Lines）")
-    compare_with: str | None = ref(
-        "evaluation",
-        default=None,
-        en="an earlier evaluation of the same questions: the share of equal answers is reported",
-        zh="同一批问题的另一次评测：报告两者回答相同的比例",
-    )
     contamination: tuple[str, ...] = ref(
         "documents",
         "conversations",
@@ -55,6 +48,18 @@ class Evaluate(Measurement):
         default=(),
         en="data stages with `decontaminate`: the score is also given without the questions that they hold",
         zh="设有 decontaminate 的数据阶段：另外给出去掉其所含题目之后的成绩",
+    )
+
+
+class Evaluate(_Asked):
+    """Greedy answers to held-out questions, judged against every answer that counts as right."""
+
+    questions: str = ref("files", en="a JSON Lines file of questions", zh="问题文件（JSON Lines）")
+    compare_with: str | None = ref(
+        "evaluation",
+        default=None,
+        en="an earlier evaluation of the same questions: the share of equal answers is reported",
+        zh="同一批问题的另一次评测：报告两者回答相同的比例",
     )
     max_new_tokens: int = knob(128, en="an answer is cut after this many tokens", zh="回答达到这么多词元即截断", ge=1)
     limit: int | None = knob(None, en="ask only the first so many questions", zh="只问前若干个问题", ge=1)
@@ -96,7 +101,7 @@ class Perplexity(Measurement):
     )
 
 
-class Exam(Measurement):
+class Exam(_Asked):
     """A multiple-choice exam from local CSV files; the answer is the likeliest of the four letters."""
 
     exam: Literal["cmmlu", "ceval", "mmlu"] = knob(en="which exam", zh="哪一种考试")
@@ -104,15 +109,6 @@ class Exam(Measurement):
         "files",
         en="the exam's folder, with dev/ and test/ (or val/) in it",
         zh="考试文件夹，内含 dev/ 与 test/（或 val/）",
-    )
-    contamination: tuple[str, ...] = ref(
-        "documents",
-        "conversations",
-        "preferences",
-        "judgements",
-        default=(),
-        en="data stages with `decontaminate`: the score is also given without the questions that they hold",
-        zh="设有 decontaminate 的数据阶段：另外给出去掉其所含题目之后的成绩",
     )
     profile: Literal["paper", "lm_eval"] = knob(
         "paper",
