@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin import __version__
-from hanlin.commands import data, quantize, single_stage, template, tokens
+from hanlin.commands import chat, data, generate, quantize, single_stage, template, tokens
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -259,31 +259,6 @@ def doctor(as_json: AsJson = False) -> None:
 Engine = Annotated[str, typer.Option(help="auto, transformers, llama_cpp")]
 
 
-@app.command(help=say("Talk to a model in the terminal.", "在终端里与模型对话。"))
-def chat(
-    model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
-    message: Annotated[str, typer.Option("--message", "-m", help=say("ask once and end", "只问一句"))] = "",
-    system: Annotated[str, typer.Option(help=say("system text", "系统提示"))] = "",
-    engine: Engine = "auto",
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
-    cut: Annotated[
-        bool, typer.Option("--cut", help=say("cut a message that is too long", "消息过长时截断其末尾"))
-    ] = False,
-) -> None:
-    from hanlin.serve.terminal import chat as talk
-
-    talk(
-        model,
-        engine=engine,
-        system=system or None,
-        once=message or None,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        cut=cut,
-    )
-
-
 @app.command(
     help=say("Serve models with OpenAI's, Ollama's and a plain API.", "以 OpenAI、Ollama 及简单接口提供模型服务。")
 )
@@ -338,6 +313,8 @@ def tensorboard(
     typer.echo(f"tensorboard --logdir {out}")
 
 
+chat.add_to(app)
+generate.add_to(app)
 quantize.add_to(app)
 single_stage.add_to(app)
 app.add_typer(data.app, name="data")

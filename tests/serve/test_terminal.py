@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from live_server import Live
 
-from hanlin.engines import Sampling
+from hanlin.data.chats import read_messages
 from hanlin.errors import UserError
 from hanlin.evaluate.opening import Opened
+from hanlin.serve.speakers import Local
 from hanlin.serve.terminal import Chat, chat
 from taught_model import LESSONS, RARE
 
-GREEDY = Sampling(max_new_tokens=40)
+GREEDY = {"max_new_tokens": 40}
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where sessions are kept."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "hanlin" / "chats"
+
+
+def silent(piece: str) -> None:
+    pass
 
 
 class Typist:
@@ -61,16 +75,16 @@ def test_reset_makes_the_next_question_the_first(taught_model: Path) -> None:
 
 
 def test_the_answers_so_far_are_part_of_the_next_prompt(opened: Opened) -> None:
-    conversation = Chat(opened.engine, opened.template(), "你是小翰。", GREEDY)
-    conversation.say(LESSONS[0][0], lambda piece: None)
-    conversation.say(LESSONS[1][0], lambda piece: None)
+    conversation = Chat(Local(opened, GREEDY), "你是小翰。")
+    conversation.say(LESSONS[0][0], silent)
+    conversation.say(LESSONS[1][0], silent)
     assert [message.role for message in conversation.messages] == ["system", *["user", "assistant"] * 2]
 
 
 def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(untaught: Opened) -> None:
-    conversation = Chat(untaught.engine, untaught.template(), "你是小翰。", Sampling(max_new_tokens=30))
+    conversation = Chat(Local(untaught, {"max_new_tokens": 30}), "你是小翰。")
     for number in range(12):
-        conversation.say(f"问题{number}", lambda piece: None)
+        conversation.say(f"问题{number}", silent)
     assert conversation.forgotten > 0
     assert conversation.messages[0].text == "你是小翰。"
     assert conversation.messages[-2].text == "问题11"
@@ -78,7 +92,7 @@ def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(
 
 
 def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: Opened) -> None:
-    conversation = Chat(untaught.engine, untaught.template(), "", GREEDY)
+    conversation = Chat(Local(untaught, GREEDY))
     shown: list[str] = []
 
     def show(piece: str) -> None:
@@ -102,3 +116,104 @@ def test_one_message_that_does_not_fit_is_an_error(taught_model: Path) -> None:
 
 def test_one_of_several_gguf_files_is_named_after_a_colon(taught_gguf: Path) -> None:
     assert talk(f"{taught_gguf}:Q8_0", once=LESSONS[0][0]).text == "我叫小翰。\n"
+
+
+def test_undo_takes_back_the_last_question_with_its_answer(taught_model: Path) -> None:
+    lines = talk(taught_model, LESSONS[0][0], "/undo", LESSONS[1][0], "/undo", "/undo").text.splitlines()
+    assert lines[1:] == [
+        "我叫小翰。",
+        f"undone: {LESSONS[0][0]}",
+        "七",
+        f"undone: {LESSONS[1][0]}",
+        "nothing to undo",
+        "",
+    ]
+
+
+def test_retry_asks_the_last_question_again_and_forgets_the_old_answer(opened: Opened) -> None:
+    conversation = Chat(Local(opened, {"temperature": 5.0, "seed": 1, "max_new_tokens": 12}))
+    first = conversation.say(LESSONS[0][0], silent)
+    again = conversation.retry(silent)
+    assert again != first
+    assert [message.text for message in conversation.messages] == [LESSONS[0][0], again]
+    assert Chat(Local(opened, GREEDY)).retry(silent) is None
+
+
+def test_a_system_text_can_be_set_shown_and_taken_away_during_the_talk(opened: Opened) -> None:
+    conversation = Chat(Local(opened, GREEDY))
+    conversation.say(LESSONS[0][0], silent)
+    conversation.set_system("你是小翰。")
+    assert [message.role for message in conversation.messages] == ["system", "user", "assistant"]
+    conversation.set_system("")
+    assert [message.role for message in conversation.messages] == ["user", "assistant"]
+
+
+def test_system_without_a_text_shows_it(taught_model: Path) -> None:
+    lines = talk(taught_model, "/system", "/system 你是小翰。", "/system -").text.splitlines()
+    assert lines[1:4] == ["(no system text)", "你是小翰。", "(no system text)"]
+
+
+def test_tokens_tells_the_length_of_the_prompt(opened: Opened) -> None:
+    conversation = Chat(Local(opened, GREEDY))
+    conversation.say(LESSONS[0][0], silent)
+    length = len(opened.template().render(conversation.messages).ids)
+    assert conversation.tokens().startswith(f"{length} tokens so far")
+
+
+def test_a_saved_conversation_is_a_row_that_the_data_stages_read(taught_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "chat.jsonl"
+    shown = talk(taught_model, LESSONS[0][0], f"/save {file}", f"/save {file}").text
+    assert f"saved in {file}" in shown and "already exists" in shown
+    (chat_read,) = read_messages(json.loads(file.read_text(encoding="utf-8")))
+    assert [message.text for message in chat_read.messages] == list(LESSONS[0])
+
+
+def test_a_command_that_is_unknown_is_told_and_two_slashes_begin_a_message(taught_model: Path) -> None:
+    shown = talk(taught_model, "/sytem", "//quit", "/tokens").text
+    assert "there is no command /sytem (hint: did you mean /system?)" in shown
+    assert "tokens so far" in shown
+
+
+def test_a_session_goes_on_where_it_was_left(taught_model: Path, state: Path) -> None:
+    talk(taught_model, LESSONS[0][0], session="work", system="你是小翰。")
+    again = talk(taught_model, "/undo", session="work").text
+    assert "going on after 2 turns" in again and f"undone: {LESSONS[0][0]}" in again
+    kept = json.loads((state / "work.json").read_text(encoding="utf-8"))
+    assert [turn["role"] for turn in kept["messages"]] == ["system"]
+
+
+def test_the_last_conversation_is_kept_for_its_owner_alone_and_resumed_when_asked(
+    taught_model: Path, state: Path
+) -> None:
+    talk(taught_model, LESSONS[0][0])
+    assert (state / "last.json").stat().st_mode & 0o077 == 0
+    assert "going on after 2 turns" in talk(taught_model, resume=True).text
+    assert "going on" not in talk(taught_model).text
+
+
+def test_a_session_that_is_something_else_is_refused(taught_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8")
+    with pytest.raises(UserError, match="not a kept conversation"):
+        talk(taught_model, session=str(tmp_path / "x.json"))
+
+
+def test_a_server_is_talked_to_as_a_model_is(server: Live) -> None:
+    lines = talk(server.address, LESSONS[0][0], "/tokens", "/reset", LESSONS[1][0]).text.splitlines()
+    assert lines[0].startswith("tiny: ")
+    assert lines[1] == "我叫小翰。" and lines[2].endswith("tokens with the last answer")
+    assert lines[3:5] == ["forgotten", "七"]
+    assert talk(f"{server.address}/v1", once=LESSONS[2][0]).text == f"{RARE}\n"
+
+
+def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sentence(server: Live) -> None:
+    with pytest.raises(UserError, match="no model 'other'"):
+        talk(server.address, name="other")
+    with pytest.raises(UserError, match="cannot be reached"):
+        talk("http://127.0.0.1:9", once="x")
+    with pytest.raises(UserError, match="404"):
+        talk(f"{server.address}/elsewhere", once="x")
+
+
+def test_what_the_server_refuses_is_told_and_the_talk_goes_on(server: Live) -> None:
+    shown = talk(server.address, "长" * 300, LESSONS[0][0]).text
+    assert "tokens long" in shown and "我叫小翰。" in shown

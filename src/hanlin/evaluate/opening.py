@@ -15,7 +15,7 @@ from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.model_files import CONFIG, is_adapter
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
 
 Kind = Literal["model", "adapter", "gguf"]
 
@@ -107,6 +107,18 @@ def open_model(
     if dtype is not None and found.kind != "gguf":
         options["dtype"] = dtype
     return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
+
+
+def sampling_of(folder: Path) -> dict[str, Any]:
+    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
+
+    Keys are those of `Sampling`.
+    """
+    config = read_json(folder / GENERATION_FILE)
+    if not config.get("do_sample"):
+        return {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}
 
 
 def _chosen(candidates: list[Path], path: Path, file: str) -> Path:

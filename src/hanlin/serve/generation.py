@@ -8,11 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hanlin.engines import Engine, Finish, Likely, Request
-from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.tokens.tokenizer import Tokenizer
 
 
 class StopTexts:
@@ -108,15 +107,3 @@ class Speech:
 
     def close(self) -> None:
         self._stream.close()
-
-
-def sampling_of(folder: Path) -> dict[str, Any]:
-    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
-
-    Keys are those of `Sampling`.
-    """
-    config = read_json(folder / GENERATION_FILE)
-    if not config.get("do_sample"):
-        return {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "repetition_penalty")
-    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}

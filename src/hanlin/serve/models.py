@@ -14,12 +14,11 @@ from typing import Any
 
 from hanlin.engines import Constraint, Request, Sampling
 from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened
+from hanlin.evaluate.opening import Opened, sampling_of
 from hanlin.language import say
 from hanlin.records import Message
 from hanlin.serve.admission import Door, Limits
 from hanlin.serve.constraint import Grammars
-from hanlin.serve.generation import sampling_of
 from hanlin.serve.refusal import ApiError
 
 MOST_CHOICES = 16

@@ -1,72 +1,141 @@
-"""A chat in the terminal: answers appear as they are generated, and what no longer fits is forgotten turn by turn.
+"""A chat in the terminal: answers appear as they are generated, commands begin with a slash, sessions survive.
 
-Does not own which turns are forgotten (`history`) or generation (`generation`).
+Does not own who answers (`speakers`) or how a line is typed (`line_editor`).
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.engines import Engine, Request, Sampling
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import open_model, split_choice
+from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.records import Message
-from hanlin.serve.generation import Speech, sampling_of
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.history import fit
+from hanlin.serve.speakers import Show, Speaker, speaker_of
 
 Ask = Callable[[str], str]
-Show = Callable[[str], None]
+LAST = "last"
 
 
 class Chat:
-    """A conversation with a model: what was said, and how the next answer is generated.
+    """A conversation with a speaker: what was said so far, kept in `file` after every turn where one is given."""
 
-    `sampling.max_new_tokens` tokens of the context are kept for the answer, at most half of it; the turns before
-    share the rest.
-    """
-
-    def __init__(
-        self, engine: Engine, template: ChatTemplate, system: str, sampling: Sampling, cut: bool = False
-    ) -> None:
-        limit = max(1, min(sampling.max_new_tokens, engine.context_length // 2))
-        self._engine, self._template = engine, template
-        self._sampling = replace(sampling, max_new_tokens=limit)
-        self._budget = engine.context_length - limit
-        self._cut = cut
-        self._opening = (Message("system", system),) if system else ()
+    def __init__(self, speaker: Speaker, system: str = "", file: Path | None = None) -> None:
+        self._speaker, self._file = speaker, file
+        self._opening: tuple[Message, ...] = (Message("system", system),) if system else ()
         self.messages: tuple[Message, ...] = self._opening
         self.forgotten = 0
+        self._attempt = 0
+
+    @property
+    def system(self) -> str:
+        return self._opening[0].text if self._opening else ""
+
+    def set_system(self, text: str) -> None:
+        """Give the conversation this system text, or none; what was said stays."""
+        rest = self.messages[len(self._opening) :]
+        self._opening = (Message("system", text),) if text else ()
+        self.messages = (*self._opening, *rest)
+        self._keep()
 
     def reset(self) -> None:
         self.messages = self._opening
         self.forgotten = 0
+        self._keep()
 
     def say(self, text: str, show: Show) -> str:
         """Send a message and `show` the answer piece by piece; return it whole. One that is interrupted stays as it is.
 
-        Raises UserError, the conversation unchanged, when the message does not fit the context.
+        Raises UserError, the conversation unchanged, when the message does not fit the context or nobody answers.
         """
-        fitted = fit((*self.messages, Message("user", text)), self._template, self._budget, self._cut)
-        request = Request(fitted.ids, self._template.stop_ids, self._sampling)
-        pieces: list[str] = []
-        with closing(Speech(self._engine, self._template.tokenizer, request)) as speech:
-            try:
-                for piece in speech:
-                    pieces.append(piece.text)
-                    show(piece.text)
-            except KeyboardInterrupt:
-                pass
-        answer = "".join(pieces)
-        self.messages = (*fitted.messages, Message("assistant", answer))
-        self.forgotten += fitted.dropped
-        return answer
+        self._attempt = 0
+        return self._answered((*self.messages, Message("user", text)), show)
+
+    def undo(self) -> str | None:
+        """Take back the last question with its answer; return the question, or None where there was none."""
+        places = [place for place, message in enumerate(self.messages) if message.role == "user"]
+        if not places:
+            return None
+        question = self.messages[places[-1]].text
+        self.messages = self.messages[: places[-1]]
+        self._keep()
+        return question
+
+    def retry(self, show: Show) -> str | None:
+        """Ask the last question again; the old answer is forgotten. None where there was no question."""
+        places = [place for place, message in enumerate(self.messages) if message.role == "user"]
+        if not places:
+            return None
+        self._attempt += 1
+        return self._answered(self.messages[: places[-1] + 1], show)
+
+    def tokens(self) -> str:
+        return self._speaker.tokens(self.messages)
+
+    def save(self, path: Path) -> None:
+        """Write the conversation to a new file, a line of JSON Lines that `hanlin conversations` reads. Raises
+        UserError where there is such a file, or no such folder."""
+        row = {"id": path.stem, "messages": [message.to_json() for message in self.messages]}
+        try:
+            with path.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        except FileExistsError as error:
+            raise UserError(say("already exists", "已存在"), path) from error
+        except OSError as error:
+            raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), path) from error
+
+    def resume(self) -> int:
+        """Go on with what the session's file holds, if there is one; return the number of turns. Raises UserError when
+        it holds something else."""
+        assert self._file is not None
+        if not self._file.exists():
+            return 0
+        try:
+            row = json.loads(self._file.read_text(encoding="utf-8"))
+            messages = tuple(Message.from_json(turn) for turn in row["messages"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(say("this is not a kept conversation", "这不是保存的对话"), self._file) from error
+        opening = tuple(message for message in messages[:1] if message.role == "system")
+        if not self._opening:
+            self._opening = opening
+        self.messages = (*self._opening, *messages[len(opening) :])
+        return len(messages) - len(opening)
+
+    def _answered(self, messages: tuple[Message, ...], show: Show) -> str:
+        answered = self._speaker.answer(messages, show, self._attempt)
+        self.messages = (*answered.messages, Message("assistant", answered.text))
+        self.forgotten += answered.dropped
+        self._keep()
+        return answered.text
+
+    def _keep(self) -> None:
+        """Write the session's file at once or not at all, for its owner alone to read."""
+        if self._file is None:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        row = {"messages": [message.to_json() for message in self.messages]}
+        aside = self._file.with_name(self._file.name + ".writing")
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(row, file, ensure_ascii=False)
+        os.replace(aside, self._file)
+
+
+def state_folder() -> Path:
+    """Where sessions and typed lines are kept: the XDG base directory specification's state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "hanlin"
+
+
+def session_file(name: str) -> Path:
+    """A session's file: a path where `name` looks like one, else of that name in the state folder."""
+    path = Path(name).expanduser()
+    if path.suffix == ".json" or len(path.parts) > 1:
+        return path
+    return state_folder() / "chats" / f"{name}.json"
 
 
 def chat(
@@ -75,36 +144,59 @@ def chat(
     engine: str = "auto",
     system: str | None = None,
     once: str | None = None,
-    max_new_tokens: int = 512,
-    temperature: float | None = None,
-    seed: int | None = None,
+    sampling: Mapping[str, Any] | None = None,
     cut: bool = False,
-    ask: Ask = input,
+    session: str = "",
+    resume: bool = False,
+    name: str = "",
+    api_key: str = "",
+    ask: Ask | None = None,
     show: Show | None = None,
     **options: Any,
 ) -> None:
-    """Talk with a model until `/quit` or the end of input; with `once` only that message is answered.
+    """Talk with a model, or with the model `name` of a server, until `/quit` or the end of input; with `once` only that
+    message is answered.
 
-    `model` is a model folder, an adapter folder, or GGUF files (`folder:Q8_0` chooses one). A `temperature` of None
-    leaves it to the model's generation settings. With `cut`, a message that is too long loses its end. `options` go to
-    the engine. Raises UserError for a path without a
-    model, and with `once` for a message that does not fit.
+    `sampling` are fields of `Sampling`; what they leave open follows the model's generation settings. With `cut`, a
+    message that is too long loses its end. A `session` goes on where it was left; without one the conversation is kept
+    as the last one, with which `resume` goes on. `options` go to the engine. Raises UserError for what holds no model
+    and for a server that does not answer, and with `once` for a message that does not fit.
     """
     out = show or _print_piece
-    opened = open_model(*split_choice(model), engine, **options)
+    asked = {"max_new_tokens": 512, **(sampling or {})}
+    speaker = speaker_of(str(model), engine=engine, sampling=asked, cut=cut, name=name, api_key=api_key, **options)
     try:
-        chosen = sampling_of(opened.found.folder) | ({} if temperature is None else {"temperature": temperature})
-        sampling = Sampling(**chosen, max_new_tokens=max_new_tokens, seed=seed)
-        conversation = Chat(opened.engine, opened.template(), system or "", sampling, cut)
         if once is not None:
-            conversation.say(once, out)
+            Chat(speaker, system or "").say(once, out)
             out("\n")
             return
-        out(say(f"{opened.found.name}: /reset forgets the conversation, /quit ends\n",
-                f"{opened.found.name}：/reset 忘掉对话，/quit 结束\n"))  # fmt: skip
+        conversation = Chat(speaker, system or "", session_file(session or LAST))
+        turns = conversation.resume() if session or resume else 0
+        out(say(f"{speaker.name}: /help names the commands, /quit ends\n",
+                f"{speaker.name}：/help 列出命令，/quit 结束\n"))  # fmt: skip
+        if turns:
+            out(say(f"(going on after {turns} turns)\n", f"（接着之前的 {turns} 轮）\n"))
+        if ask is None:
+            from hanlin.serve.line_editor import reader
+
+            ask = reader(state_folder() / "typed", list(_COMMANDS))
         _converse(conversation, ask, out)
     finally:
-        opened.engine.close()
+        speaker.close()
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+_COMMANDS = {
+    "/help": ("what can be typed", "可用的命令"),
+    "/system": ("show the system text; with a text, set it (`-` for none)", "查看系统提示；后跟文字则设置（- 为清空）"),
+    "/undo": ("take back the last question and its answer", "撤回上一问与回答"),
+    "/retry": ("answer the last question again", "重新回答上一问"),
+    "/save": ("FILE: write the conversation as a line of JSON", "文件名：把对话写成一行 JSON"),
+    "/tokens": ("how long the conversation is", "对话有多长"),
+    "/reset": ("forget the conversation", "忘掉对话"),
+    "/quit": ("end", "结束"),
+}
 
 
 def _converse(conversation: Chat, ask: Ask, show: Show) -> None:
@@ -114,25 +206,71 @@ def _converse(conversation: Chat, ask: Ask, show: Show) -> None:
         except (EOFError, KeyboardInterrupt):
             show("\n")
             return
-        if text == "/quit":
-            return
-        if text == "/reset":
-            conversation.reset()
-            show(say("forgotten\n", "已忘掉\n"))
-            continue
         if not text:
             continue
         before = conversation.forgotten
         try:
+            if text.startswith("//"):
+                text = text[1:]  # a message that begins with a slash
+            elif text.startswith("/"):
+                if not _obey(conversation, text, show):
+                    return
+                continue
             conversation.say(text, show)
         except UserError as error:
             show(f"{error}\n")
             continue
         show("\n")
-        count = conversation.forgotten - before
-        if count:
-            show(say(f"({count} oldest turns no longer fit and were forgotten)\n",
-                     f"（最早的 {count} 轮已放不下，不再记得）\n"))  # fmt: skip
+        _tell_forgotten(conversation, before, show)
+
+
+def _obey(conversation: Chat, text: str, show: Show) -> bool:
+    """Do what a command says; False when it ends the chat. Raises UserError for one that is unknown or fails."""
+    command, _, rest = text.partition(" ")
+    rest = rest.strip()
+    if command == "/quit":
+        return False
+    if command == "/help":
+        show("".join(f"  {name:<9}{say(*words)}\n" for name, words in _COMMANDS.items()))
+        show(say("  //text sends a message that begins with a slash\n", "  //文字 发送以斜杠开头的消息\n"))
+    elif command == "/reset":
+        conversation.reset()
+        show(say("forgotten\n", "已忘掉\n"))
+    elif command == "/system":
+        if rest:
+            conversation.set_system("" if rest == "-" else rest)
+        show((conversation.system or say("(no system text)", "（没有系统提示）")) + "\n")
+    elif command == "/undo":
+        question = conversation.undo()
+        show(
+            say("nothing to undo\n", "没有可撤回的\n")
+            if question is None
+            else say("undone: ", "已撤回：") + f"{question}\n"
+        )
+    elif command == "/retry":
+        before = conversation.forgotten
+        if conversation.retry(show) is None:
+            show(say("nothing was asked yet", "还没有提问"))
+        show("\n")
+        _tell_forgotten(conversation, before, show)
+    elif command == "/tokens":
+        show(conversation.tokens() + "\n")
+    elif command == "/save":
+        if not rest:
+            raise UserError(say("name a file: /save chat.jsonl", "请给出文件名：/save chat.jsonl"))
+        conversation.save(Path(rest).expanduser())
+        show(say(f"saved in {rest}\n", f"已保存到 {rest}\n"))
+    else:
+        what = say(f"there is no command {command}", f"没有命令 {command}")
+        raise UserError(what, None, did_you_mean(command, _COMMANDS))
+    return True
+
+
+def _tell_forgotten(conversation: Chat, before: int, show: Show) -> None:
+    count = conversation.forgotten - before
+    if count:
+        show(say(f"({count} oldest turns no longer fit and were forgotten)\n",
+                 f"（最早的 {count} 轮已放不下，不再记得）\n"))  # fmt: skip
 
 
 def _print_piece(piece: str) -> None:

@@ -1,0 +1,269 @@
+"""Answer every line or record of a file and write the answers to another, going on where a killed try stopped.
+
+Owns what counts as a prompt in a file and the form of the answers. Does not own formats of files (`data`), how a
+conversation becomes ids (`tokens/chat_template`) or generation (`engines/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hanlin.data.chats import CHAT_FORMATS, question_of
+from hanlin.data.containers import layout_of, rows_of
+from hanlin.data.converting import files_at
+from hanlin.data.ledger import Drop, reason_text
+from hanlin.data.lines import Row as FileRow
+from hanlin.data.tape import Tape
+from hanlin.data.turns import Chat, opened
+from hanlin.engines import Request, Sampling
+from hanlin.errors import UserError
+from hanlin.evaluate.chunks import Row, in_chunks
+from hanlin.evaluate.opening import Opened, find_model, open_model, sampling_of, split_choice
+from hanlin.job import Progress
+from hanlin.language import say
+from hanlin.records import Message
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.history import fit
+from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+
+SEED = 42
+_CHUNK = 64
+_QUESTIONS = ("instruction", "prompt", "question", "query", "input", "text", "问题")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked at `line` (from 1) of a file; `text` is the last thing that the user says."""
+
+    line: int
+    text: str
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a file is answered. With `raw` a model goes on from each text as it stands, without its chat template; with
+    `cut` a question that is too long loses its end instead of stopping everything. Fields of `sampling` that are not
+    set follow the model's generation settings."""
+
+    system: str = ""
+    raw: bool = False
+    cut: bool = False
+    max_new_tokens: int = 400
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    engine: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def predict(model: str | Path, data: Path, out: Path, asking: Asking, progress: Progress) -> dict[str, Any]:
+    """Write to `out` (`.json`: one list; `.jsonl`) an answer for each prompt of `data`, in order; return the counts.
+
+    What a try has made lies in `OUT.partial/`; the same call goes on from there and ends with the same bytes: a random
+    choice depends on the seed and the prompt's place. Raises UserError for files that cannot be read or are there
+    already, for an unfinished try with other settings, and for prompts that are too long.
+    """
+    if out.suffix not in (".json", ".jsonl"):
+        raise UserError(say("the name must end with .json or .jsonl", "文件名须以 .json 或 .jsonl 结尾"), out)
+    if out.exists():
+        raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
+    if not out.absolute().parent.is_dir():
+        raise UserError(say("there is no such folder", "没有这个文件夹"), out.absolute().parent)
+    prompts = read_prompts(data, "" if asking.raw else asking.system)
+    path, choice = split_choice(model)
+    weights = find_model(path, choice).weights
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(exist_ok=True)
+    try:
+        with FileLock(partial / "lock", timeout=0):
+            _same_as_before(partial, _mark(weights, prompts, asking))
+            answered = open_model(path, choice, asking.engine, **asking.options)
+            try:
+                rows = _answers(answered, prompts, asking, partial, progress)
+            finally:
+                answered.engine.close()
+            _write(out, rows)
+            shutil.rmtree(partial)
+    except Timeout as error:
+        raise UserError(say("another process is writing this file", "另一进程正在写此文件"), out) from error
+    stopped = sum(row["finish"] == "stop" for row in rows)
+    return {"prompts": len(rows), "stopped": stopped, "tokens": sum(row["tokens"] for row in rows)}
+
+
+# --- prompts ------------------------------------------------------------------------------------------------------
+
+
+def read_prompts(data: Path, system: str = "") -> list[Prompt]:
+    """Each line of a `.txt` file, or each record of another file, in any format that `conversations` reads: answers
+    after the last question are left out, and records may lack them.
+
+    `system` is put before what has no system text. Raises UserError, with file and line, for what holds no question.
+    """
+    settings = {"format": "text_lines"} if Path(data.name.removesuffix(".gz")).suffix in (".txt", ".text") else {}
+    prompts: list[Prompt] = []
+    for file in files_at([str(data)], settings).files:
+        with Tape(file.path) as tape:
+            for row in rows_of(file, layout_of(file), tape):
+                found = list(_asked(row))
+                wrong = next((item for item in found if isinstance(item, Drop)), None)
+                if wrong is not None or not found:
+                    reason = reason_text(wrong.reason if wrong else "no_question")
+                    detail = f" ({wrong.detail})" if wrong and wrong.detail else ""
+                    raise UserError(reason + detail, f"{file.path}:{row.line}")
+                for chat in found:
+                    assert isinstance(chat, Chat)
+                    messages = opened(system, chat.messages)
+                    prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools))
+    if not prompts:
+        raise UserError(say("there is no question in this file", "文件中没有问题"), data)
+    return prompts
+
+
+def _asked(row: FileRow) -> Iterator[Chat | Drop]:
+    """What a row asks: its conversation up to the last question."""
+    value = row.value
+    if isinstance(value, Drop):
+        yield value
+        return
+    if isinstance(value, str):
+        yield Chat((Message("user", value.strip()),))
+        return
+    known = next((known for known in CHAT_FORMATS if known.recognise(value)), None)
+    found = list(known.read(value)) if known is not None else []
+    if not found or any(isinstance(item, Drop) and item.reason == "no_answer" for item in found):
+        found = [_question_alone(value)]
+    for item in found:
+        if isinstance(item, Drop):
+            yield item
+            continue
+        turns = item.messages
+        while turns and turns[-1].role == "assistant":
+            turns = turns[:-1]
+        asks = bool(turns) and turns[-1].role in ("user", "tool") and bool(turns[-1].text.strip())
+        yield replace(item, messages=turns) if asks else Drop("no_question")
+
+
+def _question_alone(value: Any) -> Chat | Drop:
+    if not isinstance(value, Mapping):
+        return Drop("other_format", type(value).__name__)
+    name = next((name for name in _QUESTIONS if isinstance(value.get(name), str) and value[name].strip()), None)
+    if name is None:
+        return Drop("no_question", ", ".join(map(str, list(value)[:8])))
+    return Chat(opened(value.get("system"), (Message("user", question_of(value, name)),)))
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+
+
+def _answers(model: Opened, prompts: Sequence[Prompt], asking: Asking, scratch: Path, progress: Progress) -> list[Row]:
+    defaults = sampling_of(model.found.folder)
+    base = Sampling(**{**defaults, **asking.sampling, "max_new_tokens": asking.max_new_tokens})
+    seed = SEED if base.seed is None else base.seed
+    template = None if asking.raw else model.template()
+    stops = _ends(model) if template is None else template.stop_ids
+    room = model.engine.context_length
+    encoded = [_ids(prompt, model.tokenizer, template, asking, room) for prompt in prompts]
+    places = range(len(prompts))
+
+    def answered(chunk: Sequence[int]) -> list[Row]:
+        requests = [Request(encoded[place][0], stops, replace(base, seed=(seed + place) % 2**32)) for place in chunk]
+        part = _Part(progress, chunk[0], len(prompts))
+        replies = model.engine.generate(requests, part)
+        return [
+            {
+                "id": place + 1,
+                "Input": prompts[place].text,
+                "Output": model.tokenizer.decode(reply.ids),
+                "finish": reply.finish,
+                "tokens": len(reply.ids),
+                **({"cut": encoded[place][1]} if encoded[place][1] else {}),
+            }
+            for place, reply in zip(chunk, replies, strict=True)
+        ]
+
+    return in_chunks(places, _CHUNK, scratch, answered, progress, unit=say("answers", "个回答"))
+
+
+def _ends(model: Opened) -> tuple[int, ...]:
+    """The ids that end a text where no template says them: the tokenizer's and the generation settings'."""
+    named = read_json(model.found.folder / GENERATION_FILE).get("eos_token_id")
+    listed = named if isinstance(named, list) else [named]
+    ends = (model.tokenizer.eos_id, *listed)
+    return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
+
+
+class _Part(Progress):
+    """The progress of one chunk, told as that of the whole."""
+
+    def __init__(self, whole: Progress, before: int, total: int) -> None:
+        super().__init__(quiet=True)
+        self._whole, self._before, self._total = whole, before, total
+
+    def at(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
+        self._whole.at(self._before + done, self._total, say("answers", "个回答"), False, **figures)
+
+
+def _ids(
+    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, asking: Asking, room: int
+) -> tuple[tuple[int, ...], int]:
+    """The prompt as ids, and how many characters of its end were cut off."""
+    budget = room - min(asking.max_new_tokens, room // 2)
+    if template is None:
+        begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+        ids = (*begin, *tokenizer.encode(prompt.text))
+    else:
+        try:
+            ids = tuple(template.render(prompt.messages, prompt.tools, prompt=True).ids)
+        except UserError as error:
+            raise UserError(error.what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), error.hint) from error
+    if len(ids) <= budget:
+        return ids, 0
+    if asking.cut and template is not None and not prompt.tools:
+        fitted = fit(prompt.messages, template, budget, cut=True)
+        return fitted.ids, fitted.cut
+    what = say(
+        f"the prompt is {len(ids)} tokens long, but only {budget} fit beside the answer",
+        f"提示共 {len(ids)} 个词元，而除回答外只容纳 {budget} 个",
+    )
+    hint = say("--cut shortens it; --max-new-tokens leaves more room", "用 --cut 截断，或调小 --max-new-tokens")
+    raise UserError(what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), hint)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+def _mark(weights: Path, prompts: Sequence[Prompt], asking: Asking) -> str:
+    """What the answers depend on, hashed: two tries with the same mark may share their finished parts."""
+    files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    row = [str(weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(asking)]
+    return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
+
+
+def _same_as_before(partial: Path, mark: str) -> None:
+    """Raises UserError when the answers that lie in `partial` were made by another call."""
+    file = partial / "mark"
+    begun = any(partial.glob("rows-*.jsonl"))
+    if begun and (not file.is_file() or file.read_text(encoding="utf-8") != mark):
+        what = say("an unfinished try with another model, data or settings lies here", "此处有设置不同的未完成结果")
+        raise UserError(what, partial, say("delete it, or name another --out", "请删除它，或换一个 --out"))
+    file.write_text(mark, encoding="utf-8")
+
+
+def _write(out: Path, rows: Sequence[Row]) -> None:
+    aside = out.with_name(out.name + ".writing")
+    with aside.open("w", encoding="utf-8", newline="\n") as file:
+        if out.suffix == ".json":
+            file.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        else:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    os.replace(aside, out)
