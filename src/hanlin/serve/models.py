@@ -70,7 +70,7 @@ class Served:
 
     @cached_property
     def grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.stop_ids)
+        return Grammars(self.tokenizer, self.stop_ids, self.opened.found.folder)
 
     def chat_prompt(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """Raises ApiError (400) for turns out of order, and for tools where the template has no form for them."""

@@ -103,7 +103,7 @@ def serve(
         served = []
         for given in models:
             name, path = _name_and_path(str(given))
-            opened = open_model(*split_choice(path), engine, **{"batch": kept.parallel, **options})
+            opened = open_model(*split_choice(path), engine, **{"batch": kept.parallel, "apart": True, **options})
             stack.callback(opened.engine.close)
             served.append(Served(name or opened.found.name, opened, kept))
         api = app(served, guard, kept)
