@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
     "commands": WORDS
-    | {"tokens", "data", "pages", "engines", "contract", "evaluate", "commands"}
+    | {"tokens", "data", "pages", "engines", "contract", "evaluate", "serve", "commands"}
     | {"stages", "artifacts", "pipeline", "recipe", "report", "settings_page"},
     "cli": WORDS
     | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"}

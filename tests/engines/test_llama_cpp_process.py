@@ -81,7 +81,7 @@ def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -
 def test_a_file_that_llama_cpp_does_not_take_is_refused_in_the_same_words(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
-    with pytest.raises(UserError, match="llama.cpp cannot load this file"):
+    with pytest.raises(UserError, match="cannot load this file"):
         open_engine("llama_cpp", broken, apart=True)
 
 

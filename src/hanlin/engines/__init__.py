@@ -25,7 +25,10 @@ Finish = Literal["stop", "length", "cancelled"]
 ENGINES = {
     "transformers": "hanlin.engines.transformers_engine:TransformersEngine",
     "llama_cpp": "hanlin.engines.llama_cpp_engine:LlamaCppEngine",
+    "llama_server": "hanlin.engines.llama_server_engine:LlamaServer",
+    "vllm": "hanlin.engines.vllm_engine:VllmEngine",
 }
+FOR_GGUF = {"llama_cpp", "llama_server"}
 APART = {"llama_cpp": "hanlin.engines.llama_cpp_process:LlamaCppProcess"}
 """Engines that can run in a process of their own."""
 _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
@@ -97,12 +100,16 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once."""
+    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once.
+
+    `adapter` is the name of one that the engine was opened with; without, the model itself answers.
+    """
 
     prompt_ids: tuple[int, ...]
     stop_ids: tuple[int, ...]
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +187,13 @@ class Engine(Protocol):
 
 
 def open_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
-    """Load what lies at `path` into an engine: `transformers`, `llama_cpp`, or `auto` (GGUF goes to llama.cpp).
+    """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
+    to transformers).
 
     `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `apart`, an
     engine that can bring down its process gets one of its own, and is started again when that has ended. `options` are
-    the engine's own (see its class); both take `context_length`. Raises UserError for an unknown engine, for a path that
-    holds no model, and for an engine whose package is not installed.
+    the engine's own (see its class); all take `context_length`. Raises UserError for an unknown engine, for a path
+    that holds no model, and for an engine whose package is not installed.
     """
     if name == "auto":
         name = "llama_cpp" if gguf_files(path) else "transformers"
@@ -196,7 +204,7 @@ def open_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -
     try:
         engine = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "hanlin":
+        if error.name is None or error.name.partition(".")[0] == "hanlin" or name not in _PACKAGE_OF:
             raise
         package = _PACKAGE_OF[name]
         what = say(f"the engine {name} needs the package {error.name}", f"引擎 {name} 需要软件包 {error.name}")

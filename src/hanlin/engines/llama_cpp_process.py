@@ -223,6 +223,8 @@ class LlamaCppProcess:
             try:
                 self._greet()
             except Exception as error:
+                if self._closed:
+                    return False
                 _LOG.error("llama.cpp does not start again", exc_info=error)
                 with self._state:
                     self._trouble = str(error) or type(error).__name__

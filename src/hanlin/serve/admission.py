@@ -26,7 +26,7 @@ class Limits:
     deadline: float = 600.0
     drain: float = 30.0
     output: int | None = None
-    body: int = 32 * 2**20
+    body: int = 8 * 2**20
 
 
 class Door:
