@@ -70,7 +70,7 @@ class LlamaServer(HttpEngine):
         of_one = int(known.get("default_generation_settings", {}).get("n_ctx") or 0)
         meta = models["data"][0].get("meta") or {}
         super().__init__(
-            _Words(),
+            _Words(of_one),
             replicas,
             context_length=min(of_one, context_length or of_one),
             vocabulary=int(meta.get("n_vocab") or 2**31),
@@ -85,6 +85,9 @@ class _Words:
     name = "llama_server"
     health = _HEALTH
     generates = "/completion"
+
+    def __init__(self, context: int) -> None:
+        self._context = context
 
     def body(self, request: Request, room: int) -> dict[str, Any]:
         sampling = request.sampling
@@ -101,7 +104,7 @@ class _Words:
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": -1,
+            "repeat_last_n": self._context,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],

@@ -47,9 +47,12 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     def streaming(lines: Lines) -> Streaming:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for _, told in all_told:
-                    for sent in lines.end(job, told) if isinstance(told, End) else lines.piece(told):
-                        yield sent
+                async for batch in all_told:
+                    sent: list[bytes] = []
+                    for _, told in batch:
+                        sent += lines.end(job, told) if isinstance(told, End) else lines.piece(told)
+                    if sent:
+                        yield b"".join(sent)
 
         return Streaming(pieces, _NDJSON, lambda error: line(error.ollama_body()))
 

@@ -30,14 +30,13 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     def streaming(form: ChatForm | TextForm, with_usage: bool) -> Streaming:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-            for opening in form.opening():
-                yield opening
+            if opening := form.opening():
+                yield b"".join(opening)
             async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for place, told in all_told:
-                    for sent in form.pieces(place, told):
-                        yield sent
-            for closing in form.closing(job, with_usage):
-                yield closing
+                async for batch in all_told:
+                    if sent := [event for place, told in batch for event in form.pieces(place, told)]:
+                        yield b"".join(sent)
+            yield b"".join(form.closing(job, with_usage))
 
         return Streaming(pieces, _EVENTS, lambda error: event(error.openai_body()))
 
