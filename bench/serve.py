@@ -1,8 +1,8 @@
 """Serving beside llama.cpp's server, llama-cpp-python's server and vLLM: the same file, the same questions, in turns.
 
-`python bench/serve.py GGUF [FOLDER]`. Peers by environment variable, each left out without its own:
-HANLIN_LLAMA_SERVER (a `llama-server`), HANLIN_LLAMA_CPP_PYTHON (a Python that has `llama_cpp.server`), HANLIN_VLLM (a
-vLLM, which serves FOLDER). The last line is one JSON object.
+HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first. Peers,
+each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`), HANLIN_LLAMA_CPP_PYTHON (a
+Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -134,7 +134,19 @@ def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    gguf = Path(sys.argv[1]).resolve()
+    folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder")).resolve()
+    with tempfile.TemporaryDirectory() as made:
+        named = os.environ.get("HANLIN_GGUF")
+        result = measured(Path(named).resolve() if named else exported(folder, Path(made)), folder)
+    print(json.dumps(result))
+
+
+def exported(folder: Path, out: Path) -> Path:
+    export(Gguf(model="m", types=("Q4_K_M",), compare=False), Inputs({"model": (folder,)}), out, Job())
+    return next(out.glob("*.gguf"))
+
+
+def measured(gguf: Path, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"bench": "serve", "file": gguf.name, "rounds": ROUNDS, "streams": STREAMS}
     ours_port, path = free_port(), [sys.executable, "-m", "hanlin.cli", "serve"]
     native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_SERVER", "LLAMA_CPP_PYTHON", "VLLM"))

@@ -101,7 +101,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     @api.post("/embeddings", response_model=None)
     async def old_embed(request: Request) -> Response:
         asked = await desk.compute(OldEmbedRequest.read, await body(request))
-        found = await embedded(desk, request, models.named(asked.model), [asked.prompt])
+        found = await embedded(desk, request, models.named(asked.model), [asked.prompt], "prompt")
         return client_left() if found is None else JSONResponse({"embedding": found[0][0].tolist()})
 
     @api.get("/tags")
