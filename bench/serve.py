@@ -12,6 +12,7 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,10 @@ from served import Heard, Server, ask_all, free_port, running
 
 from hanlin.engines import Request, Sampling, open_engine
 from hanlin.evaluate.opening import open_model
+from hanlin.export.gguf import run as export
+from hanlin.job import Inputs, Job
 from hanlin.records import Message
+from hanlin.settings.export import Gguf
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
 STREAMS = 16
@@ -149,7 +153,7 @@ def exported(folder: Path, out: Path) -> Path:
 def measured(gguf: Path, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"bench": "serve", "file": gguf.name, "rounds": ROUNDS, "streams": STREAMS}
     ours_port, path = free_port(), [sys.executable, "-m", "hanlin.cli", "serve"]
-    native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_SERVER", "LLAMA_CPP_PYTHON", "VLLM"))
+    native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_CPP", "LLAMA_CPP_PYTHON", "VLLM"))
     with ExitStack() as stack:
         command = [*path, str(gguf), "--port", str(ours_port), "--context-length", str(CONTEXT)]
         ours = stack.enter_context(running("hanlin", command, ours_port, gguf.stem))
@@ -160,7 +164,15 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
         print("shared beginning", result["shared_beginning"], flush=True)
         if native:
             port = free_port()
-            command = [native, "--model", str(gguf), "--port", str(port), "--parallel", str(STREAMS)]
+            command = [
+                str(Path(native) / "llama-server"),
+                "--model",
+                str(gguf),
+                "--port",
+                str(port),
+                "--parallel",
+                str(STREAMS),
+            ]
             command += ["--ctx-size", str(STREAMS * CONTEXT), "--threads", str(len(os.sched_getaffinity(0)))]
             peer = stack.enter_context(running("llama-server", command, port, gguf.stem, "/health"))
             rate(peer, [1], 8)
@@ -178,9 +190,9 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
             many = compared(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)
             result["llama_cpp_python"] = {"many": many, "peak_mb": [round(s.peak_bytes() / 1e6) for s in (ours, peer)]}
             print("llama-cpp-python", result["llama_cpp_python"], flush=True)
-    if vllm and len(sys.argv) > 2:
-        result["vllm"] = through_us(vllm, Path(sys.argv[2]), path)
-    print(json.dumps(result))
+    if vllm:
+        result["vllm"] = through_us(vllm, folder, path)
+    return result
 
 
 def through_us(program: str, folder: Path, ours: Sequence[str]) -> dict[str, Any]:

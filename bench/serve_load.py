@@ -1,6 +1,6 @@
 """Many requests at once against `hanlin serve`: none lost, none crossed, memory flat.
 
-`python bench/serve_load.py MODEL [REQUESTS] [AT_ONCE]`. MODEL is a folder or GGUF file that answers. Each question has
+`python bench/serve_load.py [MODEL [REQUESTS [AT_ONCE]]]`; MODEL (else HANLIN_MODEL) is a folder or GGUF file. Each question has
 been asked alone before, and every answer under load must be that answer. A third of the requests stream, a third go to
 Ollama's API. The last line is one JSON object.
 """
@@ -22,7 +22,8 @@ TALKS = 50
 
 
 def main() -> None:
-    model = Path(sys.argv[1]).resolve()
+    named = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("HANLIN_MODEL")
+    model = Path(named or sys.exit("name a model, or set HANLIN_MODEL")).resolve()
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
     at_once = int(sys.argv[3]) if len(sys.argv) > 3 else 64
     port = free_port()
