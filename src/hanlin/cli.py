@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin import __version__
-from hanlin.commands import chat, data, generate, quantize, single_stage, template, tokens
+from hanlin.commands import chat, data, generate, quantize, serve, single_stage, template, tokens
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -256,49 +256,6 @@ def doctor(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-Engine = Annotated[str, typer.Option(help="auto, transformers, llama_cpp")]
-
-
-@app.command(
-    help=say("Serve models with OpenAI's, Ollama's and a plain API.", "以 OpenAI、Ollama 及简单接口提供模型服务。")
-)
-def serve(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help=say("models, adapters or GGUF; NAME=PATH names one", "模型、适配器或 GGUF；可用 名称=路径 命名"),
-        ),
-    ],
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    engine: Engine = "auto",
-    api_key: Annotated[
-        list[str],
-        typer.Option(
-            envvar="HANLIN_API_KEY",
-            help=say("key that clients must send; may repeat", "客户端须提供的密钥，可重复"),
-        ),
-    ] = [],
-    parallel: Annotated[int, typer.Option(min=1, help=say("answers at once", "同时生成的回答数"))] = 16,
-    queue: Annotated[int, typer.Option(min=0, help=say("requests that may wait", "可排队的请求数"))] = 64,
-    deadline: Annotated[
-        float, typer.Option(min=1, help=say("seconds a request may take", "单个请求的时限（秒）"))
-    ] = 600,
-    drain: Annotated[
-        float, typer.Option(min=1, help=say("seconds to end answers when stopping", "停止时等待回答完成的秒数"))
-    ] = 30,
-    max_output_tokens: Annotated[
-        int, typer.Option(min=0, help=say("longest answer; 0: the context", "回答的最大词元数；0 为整个上下文"))
-    ] = 0,
-) -> None:
-    from hanlin.serve.admission import Limits
-    from hanlin.serve.server import serve as listen
-
-    limits = Limits(parallel, queue, deadline, drain, max_output_tokens or None)
-    listen(models, host=host, port=port, engine=engine, api_keys=[key for key in api_key if key], limits=limits)
-
-
 @app.command(help=say("Write a training run's curve for TensorBoard.", "把训练曲线写成 TensorBoard 事件文件。"))
 def tensorboard(
     artifact: Annotated[Path, typer.Argument(help=say("a trained stage", "训练所得的产物"))],
@@ -316,6 +273,7 @@ def tensorboard(
 chat.add_to(app)
 generate.add_to(app)
 quantize.add_to(app)
+serve.add_to(app)
 single_stage.add_to(app)
 app.add_typer(data.app, name="data")
 app.add_typer(template.app, name="template")

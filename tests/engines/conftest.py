@@ -64,9 +64,17 @@ def cpp(spoken_gguf: Path) -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(params=["transformers", "llama_cpp"])
-def engine(request: pytest.FixtureRequest, hf: Engine, cpp: Engine) -> Engine:
-    return hf if request.param == "transformers" else cpp
+@pytest.fixture(scope="session")
+def cpp_apart(spoken_gguf: Path) -> Iterator[Engine]:
+    """llama.cpp in a process of its own."""
+    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["hf", "cpp", "cpp_apart"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
 
 
 def requests_of(count: int, seed: int = 0, **sampling: object) -> list[Request]:

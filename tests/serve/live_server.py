@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import uvicorn
 from hanlin.engines import Engine, Finish, Likely, Request, Stream
 from hanlin.evaluate.opening import Opened
 from hanlin.serve.admission import Limits
-from hanlin.serve.models import Served
+from hanlin.serve.models import Models, Served
 from hanlin.serve.security import Guard
 from hanlin.serve.server import app
 
@@ -28,6 +29,8 @@ class Live:
     engine: Engine
     streams: list[Stream]
     served: list[Served]
+    models: Models
+    loop: asyncio.AbstractEventLoop
 
     def client(self, key: str = "none") -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30)
@@ -68,8 +71,9 @@ def live(
     pause: float = 0.0,
     limits: Limits | None = None,
     names: Sequence[str] = ("tiny",),
+    served: Sequence[Served] | None = None,
 ) -> Iterator[Live]:
-    """Serve an opened model under `names` for the time of a test; `pause` is in seconds for each id."""
+    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause` in seconds for each id."""
     streams: list[Stream] = []
     begin = opened.engine.stream
 
@@ -79,14 +83,23 @@ def live(
 
     opened.engine.stream = remembered  # type: ignore[method-assign]
     kept = limits or Limits()
-    served = [Served(name, opened, kept) for name in names]
-    api = app(served, guard, kept)
+    models = Models(served or [Served(name, opened, kept) for name in names])
+    api = app(models, guard, kept)
+    loops: list[asyncio.AbstractEventLoop] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+
+        async def run() -> None:
+            loops.append(asyncio.get_running_loop())
+            await server.serve(sockets=[listener])
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()))
         thread.start()
         try:
-            yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}", opened.engine, streams, served)
+            while not loops:
+                time.sleep(0.001)
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield Live(address, opened.engine, streams, list(models.all.values()), models, loops[0])
         finally:
             server.should_exit = True
             thread.join(20)

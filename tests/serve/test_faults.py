@@ -170,6 +170,24 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
         process.communicate()
 
 
+def test_a_reader_that_stops_reading_keeps_nobody_from_an_answer(endless: Opened) -> None:
+    """Its answer is written to the end all the same, and its place is free then."""
+    with live(endless, limits=Limits(parallel=1, queue=4)) as server:
+        host, port = server.address.removeprefix("http://").split(":")
+        slow = socket.socket()
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        slow.connect((host, int(port)))
+        asked = {**ENDLESS, "stream": True, "logprobs": True, "top_logprobs": 20}
+        body = json.dumps(asked)
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        slow.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        until(lambda: len(server.streams) == 1)
+        answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 3}, timeout=20)
+        assert answer.status_code == 200
+        until(lambda: server.served[0].door.answering == 0)
+        slow.close()
+
+
 # ------------------------------------------------------------------------------------------------------ bad input
 
 
@@ -192,6 +210,8 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
         ("/v1/completions", {"prompt": "x", "best_of": 3}, "best_of"),
         ("/v1/completions", {"prompt": "长" * 300}, "prompt"),
         ("/v1/embeddings", {"input": [[]]}, "input.0"),
+        ("/v1/embeddings", {"input": "长" * 300}, "input"),
+        ("/v1/embeddings", {"input": [7] * 300}, "input"),
         ("/v1/embeddings", {"input": "x", "dimensions": 4}, "dimensions"),
         ("/generate", {}, "prompt"),
         ("/generate", {"prompt": "x", "use_beam_search": True}, "use_beam_search"),
@@ -213,6 +233,30 @@ def test_no_other_site_is_invited(server: Live) -> None:
         httpx.get(f"{server.address}/v1/models", headers=asked),
     ):
         assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "长" * 2_000_000}]}),
+        ("/v1/completions", {"prompt": "长" * 2_000_000}),
+        ("/v1/embeddings", {"input": "长" * 2_000_000}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "长" * 2_000_000}]}),
+        ("/generate", {"prompt": "长" * 2_000_000}),
+    ],
+)
+def test_a_prompt_that_cannot_fit_is_refused_before_any_work_on_it(
+    server: Live, path: str, body: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(server.served[0].tokenizer), "encode", lambda *_, **__: pytest.fail("it was tokenised"))
+    answer = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=20)
+    assert answer.status_code == 400, answer.text
+    assert "6000000 bytes" in answer.text and "holds 256" in answer.text
+
+
+def test_a_body_beyond_the_limit_is_refused_while_it_comes(server: Live) -> None:
+    answer = httpx.post(server.address + CHAT, json={"model": "x" * (9 << 20)}, timeout=20)
+    assert answer.status_code == 413
 
 
 def test_deep_nesting_is_refused(server: Live) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+
+import httpx
 import pytest
+from live_server import live
 
 from hanlin.errors import UserError
-from hanlin.serve.security import Guard, guard_for
+from hanlin.evaluate.opening import Opened
+from hanlin.serve.security import Guard, guard_for, read_keys
 
 
 @pytest.mark.parametrize(
@@ -48,3 +55,42 @@ def test_an_address_on_the_network_needs_a_key(host: str) -> None:
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(UserError, match="printable ASCII"):
         guard_for("127.0.0.1", [key])
+
+
+# ---------------------------------------------------------------------------------------------------- limits of keys
+
+
+def test_a_key_has_its_own_limits(opened: Opened, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text("- {key: small, per_minute: 2}\n- {key: one, at_once: 1}\n- {key: free}\n", encoding="utf-8")
+    guard = guard_for("127.0.0.1", ["plain"], read_keys(file))
+    with live(opened, guard, pause=0.05) as server:
+
+        def ask(key: str, **more: object) -> httpx.Response:
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 2, **more}
+            headers = {"authorization": f"Bearer {key}"}
+            return httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=20)
+
+        assert [ask("small").status_code for _ in range(3)] == [200, 200, 429]
+        refused = ask("small")
+        assert refused.json()["error"]["code"] == "key_limit" and 1 <= int(refused.headers["retry-after"]) <= 60
+        assert ask("plain").status_code == ask("free").status_code == 200
+        assert ask("other").status_code == 401
+        first = threading.Thread(target=ask, args=("one",), kwargs={"max_tokens": 40, "temperature": 2})
+        first.start()
+        while server.served[0].door.answering == 0:
+            time.sleep(0.005)
+        assert ask("one").status_code == 429
+        first.join()
+        assert ask("one").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text", ["key: x", "- x", "- {key: 7}", "- {key: x, at_once: 0}", "- {kex: x}", "- {key: x", "3"]
+)
+def test_a_file_of_keys_that_is_wrong_is_told_without_the_key(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.yaml"
+    file.write_text(text.replace("x", "s3cret"), encoding="utf-8")
+    with pytest.raises(UserError) as told:
+        read_keys(file)
+    assert "s3cret" not in str(told.value) and "keys.yaml" in str(told.value)

@@ -34,7 +34,7 @@ def chat(
     resume: Annotated[
         bool, typer.Option("--resume", help=say("go on with the last conversation", "接着上次的对话"))
     ] = False,
-    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")] = "auto",
     name: Annotated[str, typer.Option(help=say("which of a server's models", "服务器上的模型名"))] = "",
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 512,
     temperature: Annotated[

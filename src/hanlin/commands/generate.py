@@ -50,7 +50,7 @@ def generate(
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
     presence_penalty: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")] = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help=say("answers at once", "同时生成的回答数"))] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -25,8 +25,17 @@ Finish = Literal["stop", "length", "cancelled"]
 ENGINES = {
     "transformers": "hanlin.engines.transformers_engine:TransformersEngine",
     "llama_cpp": "hanlin.engines.llama_cpp_engine:LlamaCppEngine",
+    "llama_server": "hanlin.engines.llama_server_engine:LlamaServer",
+    "vllm": "hanlin.engines.vllm_engine:VllmEngine",
 }
+FOR_GGUF = {"llama_cpp", "llama_server"}
+APART = {"llama_cpp": "hanlin.engines.llama_cpp_process:LlamaCppProcess"}
+"""Engines that can run in a process of their own."""
 _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
+
+
+class EngineLost(Exception):
+    """What computed has ended in the middle of its work, or cannot be reached. Asking again later may help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,16 @@ class Sampling:
 
 
 class Constraint(Protocol):
-    """Which ids may come next in one answer. It must not raise: it would break the answers beside it."""
+    """Which ids may come next in one answer. It must not raise: it would break the answers beside it.
+
+    `failed` says why it ended the answer where it could not go on. An engine in another process gets a copy (it can be
+    pickled) or, where it has its own grammars, the JSON `schema` that it stands for.
+    """
+
+    failed: str
+
+    @property
+    def schema(self) -> Mapping[str, Any]: ...
 
     def allowed(self) -> NDArray[np.bool_]:
         """Of each id, up to some size, whether it may come; ids beyond may not."""
@@ -82,12 +100,16 @@ class Constraint(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once."""
+    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once.
+
+    `adapter` is the name of one that the engine was opened with; without, the model itself answers.
+    """
 
     prompt_ids: tuple[int, ...]
     stop_ids: tuple[int, ...]
     sampling: Sampling = Sampling()
     constraint: Constraint | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,23 +186,25 @@ class Engine(Protocol):
         """Free the model; the engine answers nothing afterwards."""
 
 
-def open_engine(name: str, path: Path, **options: Any) -> Engine:
-    """Load what lies at `path` into an engine: `transformers`, `llama_cpp`, or `auto` (GGUF goes to llama.cpp).
+def open_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
+    """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
+    to transformers).
 
-    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. `options` are the
-    engine's own (see its class); both take `context_length`. Raises UserError for an unknown engine, for a path that
-    holds no model, and for an engine whose package is not installed.
+    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `apart`, an
+    engine that can bring down its process gets one of its own, and is started again when that has ended. `options` are
+    the engine's own (see its class); all take `context_length`. Raises UserError for an unknown engine, for a path
+    that holds no model, and for an engine whose package is not installed.
     """
     if name == "auto":
         name = "llama_cpp" if gguf_files(path) else "transformers"
     if name not in ENGINES:
         what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
         raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
-    module, _, attribute = ENGINES[name].partition(":")
+    module, _, attribute = (APART.get(name, ENGINES[name]) if apart else ENGINES[name]).partition(":")
     try:
         engine = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "hanlin":
+        if error.name is None or error.name.partition(".")[0] == "hanlin" or name not in _PACKAGE_OF:
             raise
         package = _PACKAGE_OF[name]
         what = say(f"the engine {name} needs the package {error.name}", f"引擎 {name} 需要软件包 {error.name}")

@@ -47,15 +47,21 @@ class Task(Protocol):
         """The last call: the work is done, was cancelled, or broke."""
 
 
+class Sink(Protocol):
+    """Where the ids of an answer go; put from the scheduler's thread, which must not wait."""
+
+    def put(self, told: int | BaseException | None) -> None: ...
+
+
 class AnswerTask:
     """One answer being written. Its ids go to `ids` as they come; then follows None, or the error that ended it."""
 
-    def __init__(self, prompt: Sequence[int], room: int, stop_ids: Sequence[int], chooser: Chooser) -> None:
+    def __init__(self, prompt: Sequence[int], room: int, stop_ids: Sequence[int], chooser: Chooser, ids: Sink) -> None:
         self.sequence = list(prompt)
         self.longest = len(prompt) + room
         self.cancelled = False
         self.finish: Finish | None = None
-        self.ids: SimpleQueue[int | BaseException | None] = SimpleQueue()
+        self.ids = ids
         self.ended = threading.Event()
         self._broken: Exception | None = None
         self.finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] | None = None

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from hanlin.engines import (
     gguf_files,
     room_for_answer,
 )
-from hanlin.engines.batching import AnswerTask, Scheduler, ScoreTask
+from hanlin.engines.batching import AnswerTask, Scheduler, ScoreTask, Sink
 from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import Chooser
 from hanlin.engines.score_rows import common_length, rows_of
@@ -60,7 +61,7 @@ class LlamaCppEngine:
     ) -> None:
         self._model = LlamaCppModel(_one_file(path), gpu_layers=gpu_layers)
         self.context_length = min(context_length or self._model.trained_context, self._model.trained_context)
-        self._vocabulary = self._model.vocabulary_size
+        self.vocabulary = self._model.vocabulary_size
         self._scheduler = Scheduler(
             self._model,
             parallel=parallel,
@@ -76,11 +77,11 @@ class LlamaCppEngine:
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
         """See `Engine.generate`. At temperature 0 the likeliest id, of equal ones the lowest."""
         finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] = SimpleQueue()
-        tasks = [self._task(request) for request in requests]
+        tasks = self.tasks(requests, [SimpleQueue() for _ in requests])
         for task in tasks:
             task.finished = finished
         try:
-            self._scheduler.submit(tasks)
+            self.begin(tasks)
             written = 0
             for done in range(1, len(tasks) + 1):
                 task, error = finished.get()
@@ -95,14 +96,27 @@ class LlamaCppEngine:
         return [Reply(task.answer, task.finish or "cancelled") for task in tasks]
 
     def stream(self, request: Request) -> LlamaCppStream:
-        task = self._task(request)
-        self._scheduler.submit([task])
-        return LlamaCppStream(task)
+        tasks = self.tasks([request], [SimpleQueue()])
+        self.begin(tasks)
+        return LlamaCppStream(tasks[0])
+
+    def tasks(self, requests: Sequence[Request], sinks: Sequence[Sink]) -> list[AnswerTask]:
+        """What `begin` runs: the ids of each answer go to its sink, then None or the error that ended it."""
+        tasks = []
+        for request, sink in zip(requests, sinks, strict=True):
+            room = room_for_answer(request, self.context_length, self.vocabulary)
+            chooser = Chooser(request.sampling, request.prompt_ids, request.constraint)
+            tasks.append(AnswerTask(request.prompt_ids, room, request.stop_ids, chooser, sink))
+        return tasks
+
+    def begin(self, tasks: Sequence[AnswerTask]) -> None:
+        """Answer together, so that the order and company are the same each time."""
+        self._scheduler.submit(tasks)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """See `Engine.score`. Pairs with a common beginning are put behind one another in one slot."""
         for prefix, continuation in pairs:
-            check_pair(prefix, continuation, self.context_length, self._vocabulary)
+            check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: list[Score | None] = [None] * len(pairs)
         tasks = [ScoreTask(rows, scores) for rows in _neighbours(rows_of(pairs))]
         try:
@@ -122,7 +136,7 @@ class LlamaCppEngine:
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. In a context of its own for each call, so that answers in progress keep theirs."""
         for ids in texts:
-            check_text_ids(ids, self.context_length, self._vocabulary)
+            check_text_ids(ids, self.context_length, self.vocabulary)
         with self._embedding:
             if not self._closing.alive:
                 raise RuntimeError("the engine is closed")
@@ -132,16 +146,29 @@ class LlamaCppEngine:
         with self._embedding:
             self._closing()
 
-    def _task(self, request: Request) -> AnswerTask:
-        room = room_for_answer(request, self.context_length, self._vocabulary)
-        chooser = Chooser(request.sampling, request.prompt_ids, request.constraint)
-        return AnswerTask(request.prompt_ids, room, request.stop_ids, chooser)
+
+class Task(Protocol):
+    """One answer as a stream reads it; setting `cancelled` ends it soon."""
+
+    cancelled: bool
+
+    @property
+    def ids(self) -> Any: ...
+
+    @property
+    def finish(self) -> Finish | None: ...
+
+    @property
+    def likely(self) -> Sequence[Likely]: ...
+
+    @property
+    def ended(self) -> threading.Event: ...
 
 
 class LlamaCppStream:
     """The ids of one answer; see `Stream`."""
 
-    def __init__(self, task: AnswerTask) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
         self._ended = False
 

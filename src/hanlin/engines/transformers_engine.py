@@ -6,7 +6,7 @@ Owns the generation loop and its batches. Does not own loading (`model.loading`)
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from hanlin.errors import UserError
 from hanlin.job import Progress
 from hanlin.language import say
 from hanlin.model.loading import load_model
+from hanlin.model_files import check_base, check_model_folder, is_adapter
 
 _IDS_A_BATCH = 16_384  # prompts together; what a layer holds for them at once
 _FIRST_ROOM = 64
@@ -38,6 +39,9 @@ class TransformersEngine:
 
     Answers do not depend on their neighbours but for rounding: prompts are padded on the left, masked, and keep their
     own positions. In float32 the rounding changes a greedy answer only where two ids are equally likely to six digits.
+
+    `adapters`: LoRA folders over the model at `path`, by the name that requests know them by. All lie in memory beside
+    one base; requests with one adapter share batches, and between steps the model switches from one to another.
     """
 
     name = "transformers"
@@ -50,11 +54,14 @@ class TransformersEngine:
         dtype: str = "float32",
         batch: int = 128,
         context_length: int | None = None,
+        adapters: Mapping[str, Path] | None = None,
     ) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(say("there is no CUDA GPU here", "这里没有 CUDA GPU"), None, say("use cpu", "请用 cpu"))
-        loaded = load_model(path, dtype=dtype).to(self._device)  # type: ignore[arg-type]
+        loaded: Any = load_model(path, dtype=dtype)
+        self._adapters = Adapters(loaded, path, adapters) if adapters else None
+        loaded.to(self._device)
         model = cast(PreTrainedModel, loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
         self._decoder: Any = model.get_decoder()
         self._head: Any = model.get_output_embeddings()
@@ -118,12 +125,16 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     def _batches(self, requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Places of requests, the shortest prompts first."""
-        order = sorted(range(len(requests)), key=lambda place: (len(requests[place].prompt_ids), place))
+        """Places of requests of one adapter each, the shortest prompts first."""
+        order = sorted(
+            range(len(requests)),
+            key=lambda place: (requests[place].adapter or "", len(requests[place].prompt_ids), place),
+        )
         batch: list[int] = []
         for place in order:
             length = len(requests[place].prompt_ids)
-            if batch and (len(batch) == self._batch or (len(batch) + 1) * length > _IDS_A_BATCH):
+            full = len(batch) == self._batch or (len(batch) + 1) * length > _IDS_A_BATCH
+            if batch and (full or requests[batch[0]].adapter != requests[place].adapter):
                 yield batch
                 batch = []
             batch.append(place)
@@ -131,10 +142,12 @@ class TransformersEngine:
             yield batch
 
     @torch.inference_mode()
-    def _forward(self, **inputs: Any) -> torch.Tensor:
-        """Hidden states [rows, ids, width]."""
+    def _forward(self, adapter: str | None = None, **inputs: Any) -> torch.Tensor:
+        """Hidden states [rows, ids, width]; the head that belongs to them is the adapter's until the next call."""
         if self._decoder is None:
             raise RuntimeError("the engine is closed")
+        if self._adapters is not None:
+            self._adapters.switch(adapter)
         return cast(torch.Tensor, self._decoder(**inputs).last_hidden_state)
 
     @torch.inference_mode()
@@ -166,6 +179,44 @@ class TransformersEngine:
                     sums[place] = sums.get(place, 0.0) + logprob
                     greedy[place] = greedy.get(place, True) and best == wanted
         return {place: Score(sums[place], greedy[place]) for place in sums}
+
+
+class Adapters:
+    """LoRA adapters over one base, one of them active at a time, or none. Raises UserError as `load_adapter` does."""
+
+    def __init__(self, model: PreTrainedModel, base: Path, folders: Mapping[str, Path]) -> None:
+        from hanlin.model.adapters import load_adapter
+
+        if is_adapter(base):
+            what = say(
+                "adapters are switched over a model, and this is an adapter", "只能在模型上切换适配器，而这里是适配器"
+            )
+            raise UserError(what, base, say("name its base", "请指定其底座模型"))
+        files = check_model_folder(base)
+        # PEFT's names hold no dots, people's do
+        self._inner = {name: f"adapter{number}" for number, name in enumerate(folders)}
+        adapted: Any = model
+        for name, folder in folders.items():
+            check_base(folder, files)
+            adapted = load_adapter(adapted, folder, name=self._inner[name])
+        self._model = adapted
+        self._active: str | None = next(iter(folders))
+        self._model.set_adapter(self._inner[self._active])
+        self.switch(None)
+
+    def switch(self, name: str | None) -> None:
+        """Make the adapter of that name act, or none. Raises UserError for an unknown one."""
+        if name == self._active:
+            return
+        if name is not None and name not in self._inner:
+            raise UserError(say(f"no adapter is called '{name}'", f"没有名为“{name}”的适配器"))
+        if name is None:
+            self._model.base_model.disable_adapter_layers()
+        else:
+            if self._active is None:
+                self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(self._inner[name])
+        self._active = name
 
 
 class TransformersStream:
@@ -207,11 +258,12 @@ class TransformersStream:
 
 
 class _Rows:
-    """Answers written together. A row leaves soon after its answer has ended, so that the last ones are quick."""
+    """Answers of one adapter written together. A row leaves soon after its end, so that the last ones are quick."""
 
     def __init__(self, engine: TransformersEngine, requests: Sequence[Request], rooms: Sequence[int]) -> None:
         self._engine = engine
         self._rooms = rooms
+        self._adapter = requests[0].adapter
         self._stops = [frozenset(request.stop_ids) for request in requests]
         self.choosers = [Chooser(request.sampling, request.prompt_ids, request.constraint) for request in requests]
         self.answers: list[list[int]] = [[] for _ in requests]
@@ -237,6 +289,7 @@ class _Rows:
         """One more id of every open answer; returns those that end with it."""
         with self._engine._turn:
             hidden = self._engine._forward(
+                self._adapter,
                 input_ids=self._input,
                 position_ids=self._positions,
                 attention_mask=self._mask(),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hanlin.engines import Engine, gguf_files, open_engine
+from hanlin.engines import ENGINES, FOR_GGUF, Engine, gguf_files, open_engine
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.model_files import CONFIG, is_adapter
@@ -93,18 +93,22 @@ def open_model(
     file brings with it; None leaves either to the engine. `options` are the engine's own.
     """
     found = find_model(path, file)
-    if engine != "auto" and (engine == "llama_cpp") != (found.kind == "gguf"):
+    if engine in ENGINES and (engine in FOR_GGUF) != (found.kind == "gguf"):
         what = say(
             f"the engine {engine} does not run this ({found.kind})", f"引擎 {engine} 不能运行此类模型（{found.kind}）"
         )
         hint = say(
-            "llama_cpp runs GGUF files, transformers everything else", "llama_cpp 运行 GGUF，其余用 transformers"
+            "llama_cpp and llama_server run GGUF files, transformers and vllm everything else",
+            "llama_cpp 与 llama_server 运行 GGUF，其余用 transformers 或 vllm",
         )
         raise UserError(what, found.weights, hint)
+    if options.get("adapters") and found.kind == "gguf":
+        what = say("adapters cannot be switched over a GGUF file", "无法在 GGUF 文件上切换适配器")
+        raise UserError(what, found.weights, say("serve the model's folder", "请提供模型文件夹"))
     tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
     if batch is not None:
         options["parallel" if found.kind == "gguf" else "batch"] = batch
-    if dtype is not None and found.kind != "gguf":
+    if dtype is not None and found.kind != "gguf" and engine != "vllm":
         options["dtype"] = dtype
     return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
 

@@ -183,8 +183,11 @@ def relative_base(base: Path, folder: Path) -> str:
         return base.resolve().as_posix()
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
-    """`model` with the adapter of a folder attached, every tensor of it used.
+def load_adapter(
+    model: PreTrainedModel | PeftModel, folder: Path, *, trainable: bool = False, name: str = "default"
+) -> PeftModel:
+    """`model` with the adapter of a folder attached under `name`, every tensor of it used; beside others where it has
+    some already.
 
     Raises UserError when tensors are missing, left over, or do not fit this base.
     """
@@ -197,17 +200,25 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     weights = load_file(str(folder / ADAPTER_WEIGHTS))
     with torch.random.fork_rng(devices=[]), _without_library_news():
         try:
-            adapted = PeftModelForCausalLM(model, config)
+            if isinstance(model, PeftModel):
+                adapted = model
+                adapted.add_adapter(name, config)
+            else:
+                adapted = PeftModelForCausalLM(model, config, adapter_name=name)
             if trainable:
                 _train_in_float32(adapted)
-            outcome: Any = set_peft_model_state_dict(adapted, weights)
+            outcome: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
             what = say(f"the adapter does not fit this base: {error}", f"适配器与底座不匹配：{error}")
             raise UserError(what, folder, _other_base()) from error
     left = list(outcome.unexpected_keys)
     parts = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
     places = {name for name, _ in adapted.named_parameters()}  # of tied matrices, one has its own name here
-    missing = [name for name in outcome.missing_keys if name in places and any(part in name for part in parts)]
+    missing = [
+        key
+        for key in outcome.missing_keys
+        if key in places and f".{name}." in f"{key}." and any(part in key for part in parts)
+    ]
     if left or missing:
         what = say(
             f"of the adapter's {len(files.tensors)} tensors {len(left)} have no place in the model, "

@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hanlin.language import say
@@ -26,7 +27,7 @@ class Limits:
     deadline: float = 600.0
     drain: float = 30.0
     output: int | None = None
-    body: int = 32 * 2**20
+    body: int = 8 * 2**20
 
 
 class Door:
@@ -100,16 +101,20 @@ class Ticket:
 
     async def turn(self) -> None:
         """Wait for the place. Raises ApiError (503) at the deadline."""
-        await self.before_deadline(self._turn.wait())
-
-    async def before_deadline(self, waited: asyncio.Future | asyncio.Task | object) -> object:
-        """What is waited for. Raises ApiError (504, in the queue 503) at the deadline."""
         try:
             async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
-                return await waited  # type: ignore[misc]
+                await self._turn.wait()
         except TimeoutError:
-            what = say(f"the deadline of {self._seconds:g} s has passed", f"已超过 {self._seconds:g} 秒的期限")
-            raise ApiError(503 if self.begun is None else 504, what, code="deadline_exceeded") from None
+            raise self._late() from None
+
+    def at_deadline(self, tell: Callable[[ApiError], None]) -> asyncio.TimerHandle:
+        """Tell of the deadline when it comes, unless the handle is cancelled before."""
+        seconds = max(0.0, self._until - time.monotonic())
+        return asyncio.get_running_loop().call_later(seconds, lambda: tell(self._late()))
+
+    def _late(self) -> ApiError:
+        what = say(f"the deadline of {self._seconds:g} s has passed", f"已超过 {self._seconds:g} 秒的期限")
+        return ApiError(503 if self.begun is None else 504, what, code="deadline_exceeded")
 
     def working(self) -> None:
         self._working += 1

@@ -91,11 +91,12 @@ class Desk:
 
         async def gather() -> None:
             async with aclosing(self.pieces(job, ticket)) as pieces:
-                async for place, told in pieces:
-                    if isinstance(told, End):
-                        answers[place].end = told
-                    else:
-                        answers[place].pieces.append(told)
+                async for batch in pieces:
+                    for place, told in batch:
+                        if isinstance(told, End):
+                            answers[place].end = told
+                        else:
+                            answers[place].pieces.append(told)
 
         return answers if await self.unless_left(request, gather()) else None
 
@@ -119,10 +120,12 @@ class Desk:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await working
 
-    async def pieces(self, job: Job, ticket: Ticket) -> AsyncGenerator[Told, None]:
-        """What comes of a job's answers, as it comes. Closed early, because the client left, it ends them.
+    async def pieces(self, job: Job, ticket: Ticket) -> AsyncGenerator[list[Told], None]:
+        """What comes of a job's answers, as it comes, all that is there at once. Closed early, because the client left,
+        it ends them.
 
-        One worker thread speaks each answer, from the first piece to the last, and hands it to the event loop.
+        One worker thread speaks each answer, from the first piece to the last, and hands it to the event loop: nobody
+        waits for a client that reads slowly, and the place is free when the last answer is written, read or not.
         Raises ApiError at the deadline, and whatever breaks an answer.
         """
         await ticket.turn()
@@ -161,26 +164,43 @@ class Desk:
                 self.metrics.answer(name, "error", 0)
                 hand(error)
 
+        def spoke(_: object) -> None:
+            ticket.worked()
+            speaking.pop()
+            if not speaking:
+                ticket.leave()
+
+        speaking = list(range(len(job.requests)))
         for place in range(len(job.requests)):
             ticket.working()
-            speaking = asyncio.ensure_future(anyio.to_thread.run_sync(speak, place, limiter=self._speakers))
-            speaking.add_done_callback(lambda _: ticket.worked())
+            work = asyncio.ensure_future(anyio.to_thread.run_sync(speak, place, limiter=self._speakers))
+            work.add_done_callback(spoke)
+        late = ticket.at_deadline(spoken.put_nowait)
         left = len(job.requests)
         first = True
         try:
             while left:
-                told: Any = await ticket.before_deadline(spoken.get())
-                if isinstance(told, BaseException):
-                    raise told
-                if isinstance(told[1], End):
-                    if told[1].finish == "cancelled":
-                        raise RuntimeError("an answer was cancelled: the engine is closed")
-                    left -= 1
-                elif first:
-                    first = False
-                    self.metrics.first_piece(name, time.monotonic() - begun)
-                yield told
+                batch: list[Told] = []
+                told: Any = await spoken.get()
+                while True:
+                    if isinstance(told, BaseException):
+                        if batch:
+                            yield batch
+                        raise told
+                    if isinstance(told[1], End):
+                        if told[1].finish == "cancelled":
+                            raise RuntimeError("an answer was cancelled: the engine is closed")
+                        left -= 1
+                    elif first:
+                        first = False
+                        self.metrics.first_piece(name, time.monotonic() - begun)
+                    batch.append(told)
+                    if spoken.empty():
+                        break
+                    told = spoken.get_nowait()
+                yield batch
         finally:
+            late.cancel()
             over = True
             for speech in list(speeches):
                 speech.cancel()

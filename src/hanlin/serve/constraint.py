@@ -6,9 +6,11 @@ ever fetched.
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +30,11 @@ _COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_sepa
 class Grammars:
     """Constraints for the answers of one tokenizer; making one is safe in any thread."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], folder: Path) -> None:
+        """`folder`: where the tokenizer lies, for a process that gets a constraint of these grammars."""
         self._tokenizer = tokenizer
-        self._stop_ids = tuple(stop_ids)
+        self.stop_ids = tuple(stop_ids)
+        self.folder = folder
         self._lock = threading.Lock()
         self._known: LLTokenizer | None = None
 
@@ -43,31 +47,37 @@ class Grammars:
         if len(text) > LARGEST_SCHEMA:
             what = say(f"the schema is longer than {LARGEST_SCHEMA} characters", f"schema 超过 {LARGEST_SCHEMA} 个字符")
             raise ApiError(400, what, param=param)
-        limits = LLParserLimits(
-            max_items_in_row=1000,
-            initial_lexer_fuel=500_000,
-            step_lexer_fuel=100_000,
-            step_max_items=25_000,
-            max_lexer_states=50_000,
-            max_grammar_size=100_000,
-            precompute_large_lexemes=False,
-            verbose_errors=False,
-        )
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT if compact else _SPACE)
         except ValueError as error:
             raise _not_a_schema(str(error), param) from error
-        matcher = LLMatcher(self._vocabulary(), grammar, log_level=0, limits=limits)
+        matcher = self.matcher(grammar)
         if matcher.is_error():
             raise _not_a_schema(matcher.get_error(), param)
-        return GrammarConstraint(matcher, self._stop_ids)
+        return GrammarConstraint(matcher, self, grammar, schema)
+
+    def matcher(self, grammar: str) -> LLMatcher:
+        return LLMatcher(self._vocabulary(), grammar, log_level=0, limits=_limits())
 
     def _vocabulary(self) -> LLTokenizer:
         with self._lock:
             if self._known is None:
-                wrapped = TokenizerWrapper(_Spelt(self._tokenizer, self._stop_ids))
-                self._known = LLTokenizer(wrapped, eos_token=list(self._stop_ids))
+                wrapped = TokenizerWrapper(_Spelt(self._tokenizer, self.stop_ids))
+                self._known = LLTokenizer(wrapped, eos_token=list(self.stop_ids))
             return self._known
+
+
+def _limits() -> LLParserLimits:
+    return LLParserLimits(
+        max_items_in_row=1000,
+        initial_lexer_fuel=500_000,
+        step_lexer_fuel=100_000,
+        step_max_items=25_000,
+        max_lexer_states=50_000,
+        max_grammar_size=100_000,
+        precompute_large_lexemes=False,
+        verbose_errors=False,
+    )
 
 
 class _Spelt:
@@ -91,10 +101,16 @@ class _Spelt:
 class GrammarConstraint:
     """See `Constraint`. Where the grammar breaks or outgrows its bounds the answer ends, and `failed` says why."""
 
-    def __init__(self, matcher: LLMatcher, stop_ids: Sequence[int]) -> None:
+    def __init__(self, matcher: LLMatcher, grammars: Grammars, grammar: str, schema: Mapping[str, Any]) -> None:
         self._matcher = matcher
-        self._stop_ids = frozenset(stop_ids)
+        self._grammars, self._grammar = grammars, grammar
+        self._stop_ids = frozenset(grammars.stop_ids)
+        self.schema = schema
         self.failed = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A fresh constraint of the same grammar, in a process that reads the tokenizer for itself."""
+        return _again, (self._grammars.folder, self._grammars.stop_ids, self._grammar, dict(self.schema))
 
     def allowed(self) -> NDArray[np.bool_]:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
@@ -109,6 +125,16 @@ class GrammarConstraint:
     def took(self, number: int) -> None:
         if number not in self._stop_ids and not self._matcher.consume_token(number) and not self.failed:
             self.failed = self._matcher.get_error()
+
+
+def _again(folder: Path, stop_ids: tuple[int, ...], grammar: str, schema: dict[str, Any]) -> GrammarConstraint:
+    grammars = _grammars_at(folder, stop_ids)
+    return GrammarConstraint(grammars.matcher(grammar), grammars, grammar, schema)
+
+
+@functools.lru_cache(maxsize=4)
+def _grammars_at(folder: Path, stop_ids: tuple[int, ...]) -> Grammars:
+    return Grammars(Tokenizer.load(folder), stop_ids, folder)
 
 
 def _not_a_schema(detail: str, param: str) -> ApiError:

@@ -31,9 +31,11 @@ class Metrics:
         self._answers = Counter("answers", "answers by why they ended", ["model", "finish"], **kept)
         answering = Gauge("answering", "places taken", ["model"], **kept)
         waiting = Gauge("waiting", "requests in the queue", ["model"], **kept)
-        for name, served in models.all.items():
-            answering.labels(name).set_function(partial(getattr, served.door, "answering"))
-            waiting.labels(name).set_function(partial(getattr, served.door, "waiting"))
+        restarts = Gauge("engine_restarts", "times that an engine ended and was started again", ["model"], **kept)
+        for name in models.all:  # looked up when asked: another may have taken the name
+            answering.labels(name).set_function(partial(_now, models, name, "door.answering"))
+            waiting.labels(name).set_function(partial(_now, models, name, "door.waiting"))
+            restarts.labels(name).set_function(partial(_now, models, name, "restarts"))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
@@ -51,3 +53,10 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
+
+
+def _now(models: Models, name: str, what: str) -> int:
+    served = models.all[name]
+    if what == "restarts":
+        return int(getattr(served.engine, "restarts", 0))
+    return served.door.answering if what == "door.answering" else served.door.waiting

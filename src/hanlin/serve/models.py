@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -52,15 +52,23 @@ class Served:
     Raises UserError for a model without a chat template: now, not at the first question.
     """
 
-    def __init__(self, name: str, opened: Opened, limits: Limits) -> None:
+    def __init__(
+        self, name: str, opened: Opened, limits: Limits, adapter: str | None = None, door: Door | None = None
+    ) -> None:
+        """`adapter` is the engine's name of the one that answers here; models of one engine share a `door`."""
         self.name = name
+        self.adapter = adapter
         self.opened = opened
         self.engine, self.tokenizer = opened.engine, opened.tokenizer
-        self.door = Door(limits)
+        self.door = door or Door(limits)
         self.since = int(time.time())
         self._limits = limits
         self._defaults = sampling_of(opened.found.folder)
         self.template = opened.template()
+        # no token spells more bytes than the longest: what is longer than this has no place in the context
+        self._most_bytes = self.engine.context_length * max(
+            map(len, map(self.tokenizer.token_bytes, range(len(self.tokenizer))))
+        )
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -69,10 +77,11 @@ class Served:
 
     @cached_property
     def grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.stop_ids)
+        return Grammars(self.tokenizer, self.stop_ids, self.opened.found.folder)
 
     def chat_prompt(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """Raises ApiError (400) for turns out of order, and for tools where the template has no form for them."""
+        self._check_length((turn.text for turn in turns), "messages")
         try:
             return tuple(self.template.render(turns, tools, prompt=True).ids)
         except UserError as error:
@@ -81,11 +90,24 @@ class Served:
 
     def text_prompt(self, text: str) -> tuple[int, ...]:
         """Plain text after the begin token, where the tokenizer sets one; no special token is recognised in it."""
+        self._check_length((text,), "prompt")
         begin = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
         try:
             return (*begin, *self.tokenizer.encode(text))
         except UserError as error:
             raise ApiError(400, str(error), param="prompt") from error
+
+    def _check_length(self, texts: Iterable[str], param: str) -> None:
+        """Refuse, before any work on it, a text that cannot fit however its tokens fall."""
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if size > self._most_bytes:
+            least = -(-size * self.engine.context_length // self._most_bytes)
+            what = say(
+                f"the prompt has {size} bytes, at least {least} tokens, but the model's context holds "
+                f"{self.engine.context_length} with the answer",
+                f"提示有 {size} 字节，至少 {least} 个词元，而模型上下文连同回答只容纳 {self.engine.context_length} 个",
+            )
+            raise ApiError(400, what, param=param, code="context_length_exceeded")
 
     def job(self, prompts: Sequence[tuple[int, ...]], wanted: Wanted, param: str) -> Job:
         """Raises ApiError (400) when a prompt, which came in the field `param`, is empty or leaves no room."""
@@ -105,7 +127,7 @@ class Served:
             for choice in range(wanted.choices):
                 own = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
                 constraint = wanted.form(self.grammars) if wanted.form is not None else None
-                requests.append(Request(ids, self.stop_ids, own, constraint))
+                requests.append(Request(ids, self.stop_ids, own, constraint, self.adapter))
         return Job(self, tuple(requests), wanted.stops, sum(map(len, prompts)))
 
     def _sampling(self, asked: Mapping[str, Any], room: int) -> Sampling:
@@ -130,6 +152,12 @@ class Models:
             twice = next(name for name in names if names.count(name) > 1)
             what = say(f"two models are called {twice}", f"有两个模型同名：{twice}")
             raise UserError(what, hint=say("give names: NAME=PATH", "请命名：名称=路径"))
+
+    def replace(self, before: Sequence[Served], after: Sequence[Served]) -> None:
+        """Put the models of one engine in the place of another's, under the names that those had."""
+        for old, new in zip(before, after, strict=True):
+            new.name = old.name
+            self.all[old.name] = new
 
     def named(self, name: str | None) -> Served:
         """Raises ApiError (404) that lists the models there are. `name:latest`, as Ollama's clients say, is `name`."""

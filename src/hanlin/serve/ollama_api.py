@@ -47,9 +47,12 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     def streaming(lines: Lines) -> Streaming:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for _, told in all_told:
-                    for sent in lines.end(job, told) if isinstance(told, End) else lines.piece(told):
-                        yield sent
+                async for batch in all_told:
+                    sent: list[bytes] = []
+                    for _, told in batch:
+                        sent += lines.end(job, told) if isinstance(told, End) else lines.piece(told)
+                    if sent:
+                        yield b"".join(sent)
 
         return Streaming(pieces, _NDJSON, lambda error: line(error.ollama_body()))
 
@@ -98,7 +101,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     @api.post("/embeddings", response_model=None)
     async def old_embed(request: Request) -> Response:
         asked = await desk.compute(OldEmbedRequest.read, await body(request))
-        found = await embedded(desk, request, models.named(asked.model), [asked.prompt])
+        found = await embedded(desk, request, models.named(asked.model), [asked.prompt], "prompt")
         return client_left() if found is None else JSONResponse({"embedding": found[0][0].tolist()})
 
     @api.get("/tags")

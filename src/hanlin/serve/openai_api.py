@@ -14,11 +14,13 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from hanlin.errors import UserError
 from hanlin.serve.admission import Ticket
 from hanlin.serve.answers import Desk, Streaming, client_left
 from hanlin.serve.models import Job, Models, Served
 from hanlin.serve.openai_answers import ChatForm, TextForm, event
 from hanlin.serve.openai_format import ChatRequest, CompletionRequest, EmbeddingRequest
+from hanlin.serve.refusal import ApiError
 from hanlin.serve.tool_calls import names_of
 
 _EVENTS = "text/event-stream"
@@ -30,14 +32,13 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     def streaming(form: ChatForm | TextForm, with_usage: bool) -> Streaming:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-            for opening in form.opening():
-                yield opening
+            if opening := form.opening():
+                yield b"".join(opening)
             async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for place, told in all_told:
-                    for sent in form.pieces(place, told):
-                        yield sent
-            for closing in form.closing(job, with_usage):
-                yield closing
+                async for batch in all_told:
+                    if sent := [event for place, told in batch for event in form.pieces(place, told)]:
+                        yield b"".join(sent)
+            yield b"".join(form.closing(job, with_usage))
 
         return Streaming(pieces, _EVENTS, lambda error: event(error.openai_body()))
 
@@ -98,14 +99,19 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
 
 async def embedded(
-    desk: Desk, request: Request, served: Served, prompts: list[str | list[int]]
+    desk: Desk, request: Request, served: Served, prompts: list[str | list[int]], param: str = "input"
 ) -> tuple[np.ndarray, int] | None:
-    """Embeddings [prompts, width] and how many tokens they read; None when the client left before."""
+    """Embeddings [prompts, width] and how many tokens they read; None when the client left before.
+
+    Raises ApiError (400), which names the field `param`, for a text that is empty or too long."""
     found: list[tuple[np.ndarray, int]] = []
 
     def compute() -> tuple[np.ndarray, int]:
-        texts = [_ids(served, prompt) for prompt in prompts]
-        return served.engine.embed(texts), sum(map(len, texts))
+        try:
+            texts = [_ids(served, prompt) for prompt in prompts]
+            return served.engine.embed(texts), sum(map(len, texts))
+        except (ApiError, UserError) as error:
+            raise ApiError(400, str(error), param=param) from error
 
     async def work() -> None:
         await ticket.turn()

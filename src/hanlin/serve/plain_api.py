@@ -92,9 +92,10 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             texts = [before for _ in job.requests]
             async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for place, told in all_told:
-                    if not isinstance(told, End):
-                        texts[place] += told.text
+                async for batch in all_told:
+                    for place, told in batch:
+                        texts[place] += "" if isinstance(told, End) else told.text
+                    if not all(isinstance(told, End) for _, told in batch):
                         yield _part({"text": texts})
 
         stream = Streaming(pieces, "application/octet-stream", lambda error: _part(error.openai_body()))

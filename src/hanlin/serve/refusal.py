@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from hanlin.engines import EngineLost
 from hanlin.errors import UserError
 from hanlin.language import say
 
@@ -52,6 +53,12 @@ def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
         return error
     if isinstance(error, UserError):
         return ApiError(400, str(error), param=param)
+    if isinstance(error, EngineLost):
+        what = say(
+            "the engine of this model has ended and is being started again: ask again",
+            "此模型的引擎已终止，正在重新启动：请重试",
+        )
+        return ApiError(503, what, code="engine_lost", retry_after=2)
     return ApiError(500, say("the server failed; its log says how", "服务器出错，详见其日志"))
 
 

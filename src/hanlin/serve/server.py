@@ -5,13 +5,13 @@ Owns the port, start and end, and what all routes share: hosts, keys, errors, me
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hanlin.errors import UserError
-from hanlin.evaluate.opening import open_model, split_choice
 from hanlin.language import say
 from hanlin.serve import ollama_api, openai_api, plain_api
 from hanlin.serve.admission import Limits
@@ -31,34 +30,48 @@ from hanlin.serve.description import description
 from hanlin.serve.metrics import CONTENT_TYPE, Metrics
 from hanlin.serve.models import Models, Served
 from hanlin.serve.refusal import ApiError, as_api_error
-from hanlin.serve.security import Guard, guard_for
+from hanlin.serve.seats import Engines, Seat, named_adapters, reopen
+from hanlin.serve.security import Guard, KeyLimits, Quota, guard_for
 
 _LOG = logging.getLogger(__name__)
 
 
-def app(served: Sequence[Served], guard: Guard | None = None, limits: Limits | None = None) -> FastAPI:
+def app(served: Sequence[Served] | Models, guard: Guard | None = None, limits: Limits | None = None) -> FastAPI:
     """The server of these models. Raises UserError when two have one name."""
     api = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
     keeper = guard or Guard()
-    models = Models(served)
+    models = served if isinstance(served, Models) else Models(served)
     metrics = Metrics(models)
-    desk = Desk(limits or Limits(), metrics, len(served))
+    desk = Desk(limits or Limits(), metrics, len(models.all))
+    quotas = {key: Quota(limit) for key, limit in keeper.limits.items()}
 
     async def known_host(request: Request) -> None:
         if not keeper.knows_host(request.headers.get("host")):
             raise ApiError(403, say("this server answers to local names only", "此服务只响应本机名称"))
 
-    async def admitted(request: Request) -> None:
-        if not keeper.admits(request.headers.get("authorization")):
+    async def admitted(request: Request) -> AsyncIterator[None]:
+        shown = request.headers.get("authorization")
+        if not keeper.admits(shown):
             raise ApiError(401, say("wrong or missing API key", "API 密钥缺失或错误"), code="invalid_api_key")
+        quota = quotas.get(keeper.key_of(shown) or "")
+        if quota is not None:
+            quota.enter()
+        try:
+            yield  # until the response is whole
+        finally:
+            if quota is not None:
+                quota.leave()
 
     inside = [Depends(known_host), Depends(admitted)]
     for room in (openai_api, ollama_api, plain_api):
         api.include_router(room.routes(models, desk), dependencies=inside)
 
     @api.get("/health", dependencies=[Depends(known_host)])
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> Response:
+        lost = [name for name, model in models.all.items() if not getattr(model.engine, "alive", True)]
+        if lost:
+            return JSONResponse({"status": "engine lost", "models": lost}, 503)
+        return JSONResponse({"status": "ok"})
 
     @api.get("/metrics", dependencies=inside)
     async def counted() -> Response:
@@ -83,7 +96,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     engine: str = "auto",
+    adapters: Sequence[str] = (),
     api_keys: Sequence[str] = (),
+    key_limits: Mapping[str, KeyLimits] | None = None,
     limits: Limits | None = None,
     ready: Callable[[str], None] = _announce,
     **options: Any,
@@ -91,41 +106,69 @@ def serve(
     """Open models and serve them until interrupted. `ready` is told once where; port 0 takes a free one.
 
     Each of `models` is a model folder, an adapter folder, or GGUF files (`folder:Q8_0` chooses one); clients know it by
-    the name of its folder or file, or by NAME of `NAME=PATH`. `options` go to the engines. SIGTERM and Ctrl-C let
-    what is in progress end first. Raises UserError for a path without a model, two models of one name, a port that is
-    taken, and an address that the network can reach without a key.
+    the name of its folder or file, or by NAME of `NAME=PATH`. `adapters` (likewise folders or `NAME=FOLDER`) are models
+    of their own over a single one. `options` go to the engines. SIGTERM and Ctrl-C let what is in progress end first;
+    SIGHUP opens anew what changed on disk. Raises UserError for a path without a model, two models of one name, a port
+    that is taken, and an address that the network can reach without a key.
     """
-    guard = guard_for(host, api_keys)
+    guard = guard_for(host, api_keys, key_limits)
     kept = limits or Limits()
+    if adapters and len(models) > 1:
+        raise UserError(say("adapters are served over one model", "适配器只能与单个模型一起提供"), "--adapter")
+    seats = [Seat(str(given), named_adapters(adapters), Engines(engine, options), kept) for given in models]
     with ExitStack() as stack:
         # first: a port that is taken should not cost the loading of a model
         listener = stack.enter_context(_listening(host, port))
-        served = []
-        for given in models:
-            name, path = _name_and_path(str(given))
-            opened = open_model(*split_choice(path), engine, **{"batch": kept.parallel, **options})
-            stack.callback(opened.engine.close)
-            served.append(Served(name or opened.found.name, opened, kept))
-        api = app(served, guard, kept)
+        for seat in seats:
+            stack.callback(seat.close)
+            seat.open()
+        shelf = Models([served for seat in seats for served in seat.served])
         config = uvicorn.Config(
-            api, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(kept.drain))
+            app(shelf, guard, kept),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=max(1, round(kept.drain)),
         )
         server = uvicorn.Server(config)
         shown = f"[{host}]" if ":" in host else host
         at = f"http://{shown}:{listener.getsockname()[1]}/v1"
-        names = ", ".join(model.name for model in served)
-        verb = "is" if len(served) == 1 else "are"
-        ready(say(f"{names} {verb} served at {at} (Ctrl-C ends)", f"{names} 已在 {at} 提供服务（Ctrl-C 结束）"))
-        with _terminating_quietly():
-            server.run(sockets=[listener])
+        names = ", ".join(shelf.all)
+        verb = "is" if len(shelf.all) == 1 else "are"
+        told = say(f"{names} {verb} served at {at} (Ctrl-C ends)", f"{names} 已在 {at} 提供服务（Ctrl-C 结束）")
+
+        async def run() -> None:
+            with _reopening(seats, shelf):
+                ready(told)
+                await server.serve(sockets=[listener])
+
+        with _terminating_quietly(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(run())
 
 
-def _name_and_path(given: str) -> tuple[str, str]:
-    """`NAME=PATH` in its parts; a path that exists as it stands has no name."""
-    match = re.fullmatch(r"([\w.:-]+)=(.+)", given)
-    if match is None or Path(given).expanduser().exists():
-        return "", given
-    return match[1], match[2]
+@contextmanager
+def _reopening(seats: Sequence[Seat], models: Models) -> Iterator[None]:
+    """SIGHUP opens anew what changed on disk, one time after another."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
+        yield
+        return
+    turn = asyncio.Lock()
+    running: set[asyncio.Task[None]] = set()
+
+    async def reopen_in_turn() -> None:
+        async with turn:
+            await reopen(seats, models, _announce)
+
+    def asked() -> None:
+        task = asyncio.ensure_future(reopen_in_turn())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, asked)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
 
 
 @contextmanager

@@ -1,0 +1,216 @@
+"""Serving beside llama.cpp's server, llama-cpp-python's server and vLLM: the same file, the same questions, in turns.
+
+HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first. Peers,
+each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`), HANLIN_LLAMA_CPP_PYTHON (a
+Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from served import Heard, Server, ask_all, free_port, running
+
+from hanlin.engines import Request, Sampling, open_engine
+from hanlin.evaluate.opening import open_model
+from hanlin.export.gguf import run as export
+from hanlin.job import Inputs, Job
+from hanlin.records import Message
+from hanlin.settings.export import Gguf
+
+ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
+STREAMS = 16
+WORDS = "春天院子里开满了花老人坐在门前看书孩子们跑过石桥去学堂读诗写字算数唱歌河水慢慢地流向东边的城"
+CONTEXT = 2048
+
+
+def question(seed: int, length: int = 24) -> str:
+    chance = random.Random(seed)
+    return "".join(chance.choice(WORDS) for _ in range(length))
+
+
+def body(model: str, text: str, tokens: int, system: str = "") -> dict[str, Any]:
+    opening = [{"role": "system", "content": system}] if system else []
+    return {
+        "model": model,
+        "messages": [*opening, {"role": "user", "content": text}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "stream": True,
+    }
+
+
+def tokens_of(heard: Sequence[Heard], limit: int) -> int:
+    for one in heard:
+        if one.status != 200 or not one.finish:
+            raise SystemExit(f"an answer broke off: {bytes(one.raw[:300])!r}")
+    return sum(limit if one.finish == "length" else one.pieces for one in heard)
+
+
+def rate(server: Server, seeds: Sequence[int], limit: int) -> tuple[float, list[str]]:
+    """Tokens a second over all streams, and the texts."""
+    begun = time.perf_counter()
+    heard = ask_all(server.port, [body(server.model, question(seed), limit) for seed in seeds])
+    seconds = time.perf_counter() - begun
+    return tokens_of(heard, limit) / seconds, [one.text for one in heard]
+
+
+def compared(ours: Server, peer: Server, seeds: Callable[[int], Sequence[int]], limit: int, rounds: int) -> dict:
+    pairs, same, count = [], 0, 0
+    for number in range(rounds):
+        order = (ours, peer) if number % 2 else (peer, ours)
+        told = {server.name: rate(server, seeds(number), limit) for server in order}
+        pairs.append((told[ours.name][0], told[peer.name][0]))
+        same += sum(a == b for a, b in zip(told[ours.name][1], told[peer.name][1], strict=True))
+        count += len(told[ours.name][1])
+    return {
+        "ratio": spread([mine / theirs for mine, theirs in pairs]),
+        "ours": round(statistics.median(mine for mine, _ in pairs), 1),
+        "peer": round(statistics.median(theirs for _, theirs in pairs), 1),
+        "same_texts": f"{same}/{count}",
+    }
+
+
+def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(values), digits),
+        "lowest": round(min(values), digits),
+        "highest": round(max(values), digits),
+    }
+
+
+def shared_beginning(server: Server) -> dict[str, Any]:
+    """Seconds to the first text after a system text of about a thousand tokens, seen before or not."""
+    pairs = []
+    for number in range(ROUNDS):
+        system = question(10_000 + number, 800)
+        fresh, again = (
+            ask_all(server.port, [body(server.model, question(20_000 + 2 * number + ask), 4, system)])[0]
+            for ask in (0, 1)
+        )
+        pairs.append((again.first, fresh.first))
+    return {
+        "ratio": spread([again / fresh for again, fresh in pairs]),
+        "fresh_s": round(statistics.median(fresh for _, fresh in pairs), 3),
+        "again_s": round(statistics.median(again for again, _ in pairs), 3),
+    }
+
+
+def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
+    """What the server adds to the same engine asked directly: milliseconds to the first text and a token."""
+    opened = open_model(gguf)
+    engine = open_engine("llama_cpp", gguf, apart=True)
+    template = opened.template()
+    opened.engine.close()
+    limit = 64
+    first, each = [], []
+    for number in range(2 * ROUNDS):
+        text = question(30_000 + number)
+        ids = tuple(template.render([Message("user", text)], prompt=True).ids)
+
+        def direct(ids: tuple[int, ...] = ids) -> tuple[float, float, int]:
+            begun = time.perf_counter()
+            stream = engine.stream(Request(ids, template.stop_ids, Sampling(max_new_tokens=limit)))
+            times = [time.perf_counter() - begun for _ in stream]
+            return times[0], (times[-1] - times[0]), len(times)
+
+        def served(text: str = text) -> tuple[float, float, int]:
+            heard = ask_all(server.port, [body(server.model, text, limit)])
+            return heard[0].first, heard[0].times[-1][1] - heard[0].first, tokens_of(heard, limit)
+
+        told = [ask() for ask in ((direct, served) if number % 2 else (served, direct))]
+        (d_first, d_rest, d_count), (s_first, s_rest, s_count) = told if number % 2 else told[::-1]
+        if min(d_count, s_count) > 8:
+            first.append(1e3 * (s_first - d_first))
+            each.append(1e3 * (s_rest / (s_count - 1) - d_rest / (d_count - 1)))
+    engine.close()
+    return {"first_ms": spread(first), "token_ms": spread(each)}
+
+
+def main() -> None:
+    folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder")).resolve()
+    with tempfile.TemporaryDirectory() as made:
+        named = os.environ.get("HANLIN_GGUF")
+        result = measured(Path(named).resolve() if named else exported(folder, Path(made)), folder)
+    print(json.dumps(result))
+
+
+def exported(folder: Path, out: Path) -> Path:
+    export(Gguf(model="m", types=("Q4_K_M",), compare=False), Inputs({"model": (folder,)}), out, Job())
+    return next(out.glob("*.gguf"))
+
+
+def measured(gguf: Path, folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = {"bench": "serve", "file": gguf.name, "rounds": ROUNDS, "streams": STREAMS}
+    ours_port, path = free_port(), [sys.executable, "-m", "hanlin.cli", "serve"]
+    native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_CPP", "LLAMA_CPP_PYTHON", "VLLM"))
+    with ExitStack() as stack:
+        command = [*path, str(gguf), "--port", str(ours_port), "--context-length", str(CONTEXT)]
+        ours = stack.enter_context(running("hanlin", command, ours_port, gguf.stem))
+        rate(ours, [1], 8)
+        result["our_layer"] = our_layer(ours, gguf)
+        print("our layer", result["our_layer"], flush=True)
+        result["shared_beginning"] = shared_beginning(ours)
+        print("shared beginning", result["shared_beginning"], flush=True)
+        if native:
+            port = free_port()
+            command = [
+                str(Path(native) / "llama-server"),
+                "--model",
+                str(gguf),
+                "--port",
+                str(port),
+                "--parallel",
+                str(STREAMS),
+            ]
+            command += ["--ctx-size", str(STREAMS * CONTEXT), "--threads", str(len(os.sched_getaffinity(0)))]
+            peer = stack.enter_context(running("llama-server", command, port, gguf.stem, "/health"))
+            rate(peer, [1], 8)
+            one = compared(ours, peer, lambda number: [100 + number], 96, ROUNDS)
+            many = compared(ours, peer, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 64, ROUNDS)
+            result["llama_server"] = {"one": one, "many": many, "shared_beginning": shared_beginning(peer)}
+            result["llama_server"]["peak_mb"] = [round(server.peak_bytes() / 1e6) for server in (ours, peer)]
+            print("llama-server", result["llama_server"], flush=True)
+        if python:
+            port = free_port()
+            command = [python, "-m", "llama_cpp.server", "--model", str(gguf), "--port", str(port)]
+            command += ["--n_ctx", str(CONTEXT), "--n_threads", str(len(os.sched_getaffinity(0)))]
+            peer = stack.enter_context(running("llama-cpp-python", command, port, gguf.stem))
+            rate(peer, [1], 8)
+            many = compared(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)
+            result["llama_cpp_python"] = {"many": many, "peak_mb": [round(s.peak_bytes() / 1e6) for s in (ours, peer)]}
+            print("llama-cpp-python", result["llama_cpp_python"], flush=True)
+    if vllm:
+        result["vllm"] = through_us(vllm, folder, path)
+    return result
+
+
+def through_us(program: str, folder: Path, ours: Sequence[str]) -> dict[str, Any]:
+    """One vLLM, asked directly and through Hanlin's server."""
+    with ExitStack() as stack:
+        port, our_port = free_port(), free_port()
+        command = [program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--served-model-name", "model", "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048"]
+        environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": ""}
+        direct = stack.enter_context(running("vllm", command, port, "model", **environment))
+        command = [*ours, f"model={folder}", "--vllm", f"http://127.0.0.1:{port}", "--port", str(our_port)]
+        served = stack.enter_context(running("hanlin", command, our_port, "model"))
+        for server in (direct, served):
+            rate(server, [1], 8)
+        one = compared(served, direct, lambda number: [100 + number], 32, ROUNDS)
+        many = compared(served, direct, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 32, ROUNDS)
+        return {"one": one, "many": many}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""llama.cpp in a process of its own: what is asked of it when it dies, and that it is there again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
+from hanlin.errors import UserError
+
+PROMPT = (20, 30, 40)
+ENDLESS = Request(PROMPT, (), Sampling(max_new_tokens=900))
+
+
+@pytest.fixture()
+def apart(spoken_gguf: Path) -> Iterator[Engine]:
+    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    yield engine
+    engine.close()
+
+
+def kill(engine: Engine) -> None:
+    os.kill(engine._processes[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+def test_answers_in_progress_are_told_when_the_process_is_killed_and_later_ones_are_answered(
+    apart: Engine, cpp: Engine
+) -> None:
+    streams = [apart.stream(ENDLESS) for _ in range(5)]
+    for stream in streams:
+        next(stream)
+    kill(apart)
+    for stream in streams:
+        with pytest.raises(EngineLost):
+            list(stream)
+        assert stream.finish == "cancelled"
+        stream.close()
+    short = Request(PROMPT, (), Sampling(max_new_tokens=9))
+    assert apart.generate([short]) == cpp.generate([short])
+    assert apart.restarts == 1  # type: ignore[attr-defined]
+
+
+def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -> None:
+    import threading
+
+    heard: list[BaseException] = []
+
+    def ask(what: str) -> None:
+        try:
+            if what == "generate":
+                apart.generate([ENDLESS] * 40)
+            else:
+                apart.score([(PROMPT, tuple(range(20, 380)))] * 200)
+        except BaseException as error:
+            heard.append(error)
+
+    threads = [threading.Thread(target=ask, args=(what,)) for what in ("generate", "score")]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    kill(apart)
+    for thread in threads:
+        thread.join(20)
+    assert [type(error) for error in heard] == [EngineLost, EngineLost]
+
+
+def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -> None:
+    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
+    expected: list[Reply] = apart.generate([short])
+    for _ in range(3):
+        kill(apart)
+        time.sleep(0.05)
+        assert apart.generate([short]) == expected
+
+
+def test_a_file_that_llama_cpp_does_not_take_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(UserError, match="cannot load this file"):
+        open_engine("llama_cpp", broken, apart=True)
+
+
+def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
+    stream = apart.stream(ENDLESS)
+    next(stream)
+    process = apart._processes[0]  # type: ignore[attr-defined]
+    apart.close()
+    assert process.poll() is not None
+    list(stream)
+    assert stream.finish == "cancelled"
+    with pytest.raises(RuntimeError, match="closed"):
+        apart.stream(ENDLESS)
