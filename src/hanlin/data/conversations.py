@@ -78,7 +78,7 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
         judge=judge,
         content=lambda chat: questions(chat.messages) if by_question else said(chat.messages),
         text=lambda chat: read_aloud(chat.messages),
-        near=lambda chat: questions(chat.messages) if by_question else read_aloud(chat.messages),
+        near=lambda chat: questions(chat.messages) if by_question else read_aloud(spoken(chat.messages)),
         side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
         characters=lambda conversation: characters(conversation.messages),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
@@ -124,6 +124,11 @@ def said(messages: Sequence[Message]) -> str:
 def read_aloud(messages: Sequence[Message]) -> str:
     """The texts of turns, one after another."""
     return "\n".join(message.text for message in messages)
+
+
+def spoken(messages: Sequence[Message]) -> Turns:
+    """The turns without the system text: thousands of conversations may share a long one and be about other things."""
+    return tuple(message for message in messages if message.role != "system")
 
 
 def questions(messages: Sequence[Message]) -> str:

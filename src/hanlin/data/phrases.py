@@ -58,8 +58,11 @@ REFUSAL = re.compile(
     r"(?:很|非常|十分)?(?:抱歉|对不起|遗憾)[，,。！!]?\s*(?:但是?)?[，,]?\s*(?:作为[^，,]{1,20}[，,])?\s*"
     r"我(?:目前|暂时|现在)?(?:无法|不能|没有办法|没办法|不可以)"
     r"|作为(?:一[个名款])?(?:人工智能|AI|大型?语言模型|语言模型)[^，,。]{0,12}[，,]\s*我(?:无法|不能|没有)"
-    r"|(?:I(?:'|’)?m sorry|I am sorry),? but|Sorry,? (?:but )?I can|I apologi[sz]e,? but"
-    r"|As an AI(?: language)? model,? I (?:can|do|am)|I can(?:not|'t|’t) (?:fulfill|assist|help|provide|comply)",
+    r"|(?:I['’]?m sorry|I am sorry|Sorry|I apologi[sz]e),? (?:but )?(?:as an? [^,.]{1,40}, ?)?I(?:['’]?m| am)? ?"
+    r"(?:an? AI|cannot|can['’]t|can not|do(?:n['’]t| not) have|(?:was |am )?(?:not able|unable)|could(?:n['’]t| not))"
+    r"(?! to (?:come|attend|join|make it))"
+    r"|As an AI(?: language)? model,? I(?:['’]m| am)? ?(?:cannot|can['’]t|can not|do not|don['’]t|not|unable)"
+    r"|I can(?:not|'t|’t) (?:fulfill|assist|help|provide|comply)",
     re.I,
 )
 
