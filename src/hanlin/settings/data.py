@@ -23,6 +23,7 @@ CHAT_FORMAT_NAMES = (
     "sharegpt",
     "messages",
     "moss",
+    "glaive",
     "firefly",
     "self_instruct",
     "alpaca",
