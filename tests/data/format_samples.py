@@ -68,7 +68,7 @@ CHAT_ROWS: dict[str, list[Any]] = {
     ],
     "glaive": [
         {
-            "system": 'SYSTEM: You may use these -\n{\n "name": "add",\n "description": "adds",\n "parameters": {}\n}\n',
+            "system": 'SYSTEM: Functions -\n{\n "name": "add",\n "description": "adds",\n "parameters": {}\n}\n',
             "chat": 'USER: 一加二？\n\n\nASSISTANT: <functioncall> {"name": "add", "arguments": \'{"a": 1}\'} '
             '<|endoftext|>\n\n\nFUNCTION RESPONSE: {"sum": 3}\n\n\nASSISTANT: 等于三。 <|endoftext|>\n\n\n',
         }
