@@ -8,6 +8,7 @@ rules on whole conversations (`conversations`); rules with much to know have mod
 from __future__ import annotations
 
 import html as entities
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +17,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from hanlin.data.glance import Sign, composing_characters
 from hanlin.data.languages import chinese_share, language
 from hanlin.data.ledger import Drop
 from hanlin.data.measures import code_points, profile, repetition
@@ -85,6 +87,8 @@ def html(text: str) -> str | Drop:
     Why: tags and scripts are no language. What is a page is told by how it opens or by a common tag in every 100
     characters, some of them closing; text that only speaks of tags (`<p>`, or fenced by ```) is left alone.
     """
+    if "<" not in text and "&" not in text:
+        return text
     fenced = "```" in text or "`<" in text
     tagged = not fenced and "</" in text and len(_TAG.findall(text)) * 100 > len(text)
     if not fenced and (tagged or _PAGE.match(text)):
@@ -136,6 +140,8 @@ class _PageReader(HTMLParser):
 _WIDE = {0xFF10 + i: 0x30 + i for i in range(10)}
 _WIDE |= {0xFF21 + i: 0x41 + i for i in range(26)} | {0xFF41 + i: 0x61 + i for i in range(26)}
 _COMPATIBLE = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
+_MAY_BE_COMPATIBLE = Sign.of_any(_COMPATIBLE)
+_MAY_COMPOSE = Sign([[composing_characters()]])
 
 
 def unicode(text: str) -> str | Drop:
@@ -144,9 +150,9 @@ def unicode(text: str) -> str | Drop:
     Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
     Source: Unicode Standard Annex 15.
     """
-    if not unicodedata.is_normalized("NFC", text):
+    if _MAY_COMPOSE.may_be_in(text) and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    if _COMPATIBLE.search(text):
+    if _MAY_BE_COMPATIBLE.may_be_in(text):
         text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text.translate(_WIDE))
     return text
 
@@ -154,6 +160,7 @@ def unicode(text: str) -> str | Drop:
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
 )
+_MAY_BE_CONTROL = Sign.of_any(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
 
 
 def control_characters(text: str) -> str | Drop:
@@ -161,8 +168,9 @@ def control_characters(text: str) -> str | Drop:
 
     Why: they carry no language, each costs tokens, and hidden direction marks can make text read otherwise than shown.
     """
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not _MAY_BE_CONTROL.may_be_in(text):
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
     return _CONTROL.sub("", text)
 
@@ -170,10 +178,19 @@ def control_characters(text: str) -> str | Drop:
 _BLANK_AT_END = re.compile("[ \t\u3000](?:\n|\\Z)")
 _INDENT = re.compile("^ ?\u3000[\u3000 ]*", re.M)
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_MAY_BE_WIDE_BLANK, _MAY_END_IN_BLANK = Sign(["\xa0", "\u3000"]), Sign([(" \t\u3000", "\n")])
+_MAY_BE_EMPTY_LINES = Sign(["\n\n\n"])
 
 
 def whitespace(text: str) -> str | Drop:
     """Take out trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
+    if not (
+        _MAY_BE_WIDE_BLANK.may_be_in(text)
+        or _MAY_END_IN_BLANK.may_be_in(text)
+        or _MAY_BE_EMPTY_LINES.may_be_in(text)
+        or text.endswith((" ", "\t"))
+    ):
+        return text.strip("\n")
     text = text.replace("\xa0", " ")
     if _BLANK_AT_END.search(text):
         text = "\n".join(line.rstrip(" \t\u3000") for line in text.split("\n"))
@@ -191,9 +208,10 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     mention such a thing. When more than `share` of the text is such lines, there is no text around them, and it is
     dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), for Chinese pages.
     """
-    if not CALLS_TO_ACT.search(text):
+    if not CALLS_TO_ACT.sign.may_be_in(text):
         return text
-    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not CALLS_TO_ACT.search(line))
+    calls = CALLS_TO_ACT.pattern.search
+    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not calls(line))
     called = 1 - len(left) / len(text)
     return Drop("advertisement", f"share {called:.2f} in lines that call to act") if called > share else left
 
@@ -214,10 +232,12 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
     manuals show it again step by step.
     """
-    lines = [line.strip() for line in text.split("\n")]
-    total = sum(map(len, lines))
-    once = sum(map(len, set(lines)))
-    if len(lines) < 3 or total == 0 or total - once <= share * total:
+    lines = list(map(str.strip, text.split("\n")))
+    different = set(lines)
+    if len(lines) < 3 or len(different) == len(lines):
+        return text
+    total, once = sum(map(len, lines)), sum(map(len, different))
+    if total == 0 or total - once <= share * total:
         return text
     if (prose := without_code(text)) != text:
         judged = repeated_lines(prose, share)
@@ -300,9 +320,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
     against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
     """
-    if len(names := BETTING.findall(text)) > 1:
+    if names := BETTING.found(text, least=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
-    hits = SELLING.findall(text)
+    hits = SELLING.found(text, least=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text

@@ -6,6 +6,9 @@ Owns words, no logic. A phrase is here because it is common on pages that teach 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from hanlin.data.glance import Sign
 
 
 def words(text: str) -> frozenset[str]:
@@ -13,10 +16,25 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def any_of(text: str, *phrases: str) -> re.Pattern[str]:
-    """A pattern for any of the words of a text, or of phrases with blanks in them. Longer ones are tried first."""
-    listed = sorted({*text.split(), *phrases}, key=lambda phrase: (-len(phrase), phrase))
-    return re.compile("|".join(map(re.escape, listed)))
+class Phrases:
+    """A pattern for any of some phrases, the longer ones tried first, and a sign that says where it is worth trying."""
+
+    def __init__(self, phrases: Sequence[str], bits: int) -> None:
+        listed = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
+        self.pattern = re.compile("|".join(map(re.escape, listed)))
+        self.sign = Sign(listed, bits)
+
+    def found(self, text: str, least: int = 1) -> list[str]:
+        """The phrases in a text, in order; none where there are fewer than `least`."""
+        if self.sign.places_in(text) < least:
+            return []
+        hits = self.pattern.findall(text)
+        return hits if len(hits) >= least else []
+
+
+def any_of(text: str, *phrases: str, bits: int = 4) -> Phrases:
+    """Any of the words of a text, or of phrases with blanks in them."""
+    return Phrases((*text.split(), *phrases), bits)
 
 
 CALLS_TO_ACT = any_of(
@@ -40,7 +58,8 @@ BETTING = any_of(
     亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
     北京赛车 幸运飞艇 现金网 真人荷官 六合彩
-    """
+    """,
+    bits=2,
 )
 
 SELLING = any_of(
