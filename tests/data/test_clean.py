@@ -256,6 +256,7 @@ def test_indents_tables_decimals_and_drawn_rules_are_no_runs() -> None:
     forum = "怎样让孩子爱上读书？" + "-" * 40 + "先让他看见大人也在读书，再挑他喜欢的故事。"
     for text in (code, table, form, forum, "一除以三等于0.33333333333333"):
         assert apply("repeated_characters", text) == text
+        assert apply("repeated_phrases", text) == text
 
 
 def test_runs_of_letters_and_pages_of_drawn_rules_still_drop_a_text() -> None:

@@ -251,14 +251,14 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
     document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
     characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
-    refrains stay below; at 0.10 a criminal code would go. Fenced code is not counted, and a song may repeat three
-    quarters of itself.
+    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not counted, and a song
+    may repeat three quarters of itself.
     """
     han, latin, *_ = profile(text)
     found = repetition(text, length if han >= latin else 3 * length, share)
     if found <= share or (found <= _MOST_OF_A_SONG and is_verse(text)):
         return text
-    if (prose := without_code(text)) != text:
+    if (prose := without_rules(without_code(text))) != text:
         judged = repeated_phrases(prose, share, length)
         return judged if isinstance(judged, Drop) else text
     return Drop("repeated_phrases", f"share {found:.2f}")
