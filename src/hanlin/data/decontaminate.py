@@ -255,7 +255,7 @@ def _asking(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
 
 def _choices(row: Mapping[str, Any]) -> str:
     """The choices of a question, one below the other."""
-    given = next((row[key] for key in ("options", "choices") if isinstance(row.get(key), list | dict)), [])
+    given: Any = next((row[key] for key in ("options", "choices") if isinstance(row.get(key), list | dict)), [])
     texts = given.values() if isinstance(given, dict) else given
     return "\n".join(text for text in texts if isinstance(text, str))
 
