@@ -145,6 +145,13 @@ def test_a_run_folder_stands_for_all_its_data_stages(put: Put, run: Run, tmp_pat
     assert page(folder, tmp_path / "all.html").count("<h2 ") == 2
 
 
+def test_licences_are_those_that_the_records_carry_also_through_a_second_stage(put: Put, run: Run) -> None:
+    first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"licence": "MIT"}, dedup="none", heldout_share=0)
+    second = run(Corpus, first.out, rules=[], dedup="none", heldout_share=0)
+    (stage,) = figures(second.out)["stages"]
+    assert stage["licences"] == {"MIT": {"records": 4, "characters": stage["characters"]}}
+
+
 def test_files_that_no_stage_has_read_are_tried_and_left_as_they_are(put: Put) -> None:
     folder = put("a.jsonl", TEXTS).parent
     put("b.jsonl", [{"instruction": "树？", "output": ""}])

@@ -176,13 +176,12 @@ def _share(part: float, whole: float) -> str:
 def _shown(stage: Mapping[str, Any]) -> dict[str, Any]:
     """A stage with what only the page needs: the most important files, and bars."""
     files = sorted(stage["files"], key=lambda row: -row["rows_in"])
-    licences = [row for row in stage["licences"] if row["licence"]]
     return {
         **stage,
         "files": files[:MOST_FILES],
         "all_files": len(files),
         "bars": _bars(stage["lengths"]["bins"]),
-        "licences": licences and stage["licences"],
+        "licences": stage["licences"] if any(stage["licences"]) else {},
     }
 
 

@@ -1,7 +1,7 @@
 """What a data stage did, in figures: the ledger, and what a sample of its kept and dropped rows shows.
 
-Owns counting and sampling. The figures of the ledger are whole; languages and lengths are of a sample of kept records
-whose size is told, drawn evenly over all of them. Files are read line by line, so memory does not grow with them.
+Owns counting and sampling. The figures of the ledger are whole; languages, licences and lengths are of a sample of kept
+records whose size is told, drawn evenly over all of them. Files are read line by line, so memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -80,11 +80,13 @@ def stage_figures(
         "tokens": ledger.get("tokens"),
         "files": files,
         "files_skipped": ledger.get("files_skipped", []),
-        "licences": _licences(files),
         "sample": {"records": seen.looked_at, "of": seen.total},
         "languages": {
             name: {"records": count, "characters": seen.characters[name]}
             for name, count in seen.languages.most_common()
+        },
+        "licences": {
+            name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licences.most_common()
         },
         "lengths": _lengths(seen.lengths, "characters" if counting is None else "tokens"),
         "kept_samples": seen.shown,
@@ -122,17 +124,6 @@ def _file_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "characters": row.get("characters"),
         **more,
     }
-
-
-def _licences(files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each licence how many files, kept rows and characters it covers."""
-    rows: dict[str, dict[str, Any]] = {}
-    for file in files:
-        row = rows.setdefault(file["licence"], {"licence": file["licence"], "files": 0, "kept": 0, "characters": 0})
-        row["files"] += 1
-        row["kept"] += file["kept"]
-        row["characters"] += file["characters"] or 0
-    return sorted(rows.values(), key=lambda row: (-row["kept"], row["licence"]))
 
 
 # --- dropped rows -----------------------------------------------------------------------------------------------------
@@ -197,6 +188,8 @@ class _Kept:
     lengths: list[int] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
+    licensed: Counter[str] = field(default_factory=Counter)
     languages_of: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     shown: list[dict[str, Any]] = field(default_factory=list)
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -240,6 +233,9 @@ def _look_at(row: Mapping[str, Any], found: _Kept, show: bool) -> None:
     found.looked_at += 1
     found.languages[language] += 1
     found.characters[language] += len(text)
+    licence = str(row.get("meta", {}).get("licence", ""))
+    found.licences[licence] += 1
+    found.licensed[licence] += len(text)
     source = str(row.get("source", ""))
     found.languages_of[source.rpartition(":")[0]][language] += 1
     found.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1
