@@ -15,39 +15,54 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
 import rensa
 
 from hanlin.data.chinese import folded_characters
-from hanlin.data.measures import code_points, rolling_hashes
+from hanlin.data.measures import CHARACTERS, code_points, places_of, rolling_hashes
 from hanlin.settings.data import Dedup
 
 _SURELY = 0.99
+_BATCH = 1 << 14
 
 Numbers = npt.NDArray[np.uint64]
+Codes = npt.NDArray[np.uint32]
 Signatures = npt.NDArray[np.uint32]
 Places = npt.NDArray[np.int64]
 
 
 def exact_key(text: str) -> bytes:
     """16 bytes that are equal for equal texts, white space and letter case aside."""
-    same = "".join(text.split()).casefold().encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(same, digest_size=16).digest()
+    return _digest(_folded(text).encode("utf-8", "surrogatepass"))
 
 
 def copy_key(text: str, across_scripts: bool) -> bytes:
     """Like `exact_key`, with the width of letters and punctuation aside, and the script of characters where asked."""
-    text = "".join(text.split()).casefold()
-    if text.isascii():
+    folded = _folded(text)
+    if folded.isascii():
         return exact_key(text)
-    codes = code_points(text)
-    table = _width_table(across_scripts)
-    same = np.where(codes < len(table), table.take(np.minimum(codes, len(table) - 1)), codes)
-    return hashlib.blake2b(same.astype("<u4").tobytes(), digest_size=16).digest()
+    return _digest(_replaced(code_points(folded), _width_table(across_scripts)).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _folded(text: str) -> str:
+    return "".join(text.split()).casefold()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _replaced(codes: Codes, table: Codes) -> Codes:
+    """The code points with those that the table knows replaced by its entries."""
+    if len(codes) and codes.max() >= len(table):
+        return np.where(codes < len(table), table.take(np.minimum(codes, len(table) - 1)), codes)
+    return table.take(codes)
 
 
 @cache
@@ -66,22 +81,21 @@ def letters(text: str, across_scripts: bool = True) -> npt.NDArray[np.uint32]:
     """What of a text counts for near copies: its letters and digits as code points, in one case and width, and in
     simplified writing unless scripts are kept apart."""
     codes = code_points(text)
-    same, counts = _letter_table(across_scripts)
-    small = np.minimum(codes, len(same) - 1)
-    kept = np.where(codes < len(same), same.take(small), codes)[counts.take(small)]
+    same, counts = _letter_tables(across_scripts)
+    kept = _replaced(codes, same)[counts.take(places_of(codes))]
     return kept if len(kept) else codes
 
 
 @cache
-def _letter_table(across_scripts: bool) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.bool_]]:
-    """For each code point below the ideographic planes: the letter that it counts as, and whether it counts."""
-    same = np.arange(0x20000, dtype=np.uint32)
-    counts = np.zeros(0x20000, dtype=np.bool_)
-    for code in range(0x20000):
+def _letter_tables(across_scripts: bool) -> tuple[Codes, npt.NDArray[np.bool_]]:
+    """For each character the letter that it counts as; and whether it counts."""
+    same = np.arange(CHARACTERS, dtype=np.uint32)
+    counts = np.zeros(CHARACTERS + 1, dtype=np.bool_)
+    for code in range(CHARACTERS):
         plain = unicodedata.normalize("NFKC", chr(code)).casefold()
         counts[code] = plain[:1].isalnum()
         same[code] = ord(plain[0]) if plain else code
-    counts[-1] = True  # stands for all above
+    counts[CHARACTERS] = True
     if across_scripts:
         same = folded_characters("simplified").take(np.minimum(same, len(same) - 1))
     return same, counts
@@ -91,12 +105,41 @@ def signatures(texts: Sequence[str], dedup: Dedup, seed: int) -> Signatures:
     """MinHash signatures, (texts, permutations). A text shorter than a shingle is one shingle."""
     if not texts:
         return np.empty((0, dedup.permutations), dtype=np.uint32)
-    rows = [shingles(text, dedup) for text in texts]
+    rows = _shingles_of(texts, dedup)
     ends = np.cumsum([0, *map(len, rows)], dtype=np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
         np.concatenate(rows), ends, dedup.permutations, seed % (1 << 64)
     )
     return np.array(matrix.to_rows(), dtype=np.uint32)
+
+
+def _shingles_of(texts: Sequence[str], dedup: Dedup) -> list[Numbers]:
+    rows: list[Numbers] = []
+    same, counts = _letter_tables(dedup.across_scripts)
+    for batch in _batches(texts):
+        codes = code_points("".join(batch))
+        kept, bounds = _without(_replaced(codes, same), counts.take(places_of(codes)), batch)
+        hashes = rolling_hashes(kept, dedup.shingle)
+        for text, (start, end) in zip(batch, pairwise(bounds), strict=True):
+            last = end - dedup.shingle + 1
+            rows.append(hashes[start:last] if last > start else shingles(text, dedup))
+    return rows
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Texts in order, so many at once that a numpy call on all of them costs little more than its work."""
+    start, size = 0, 0
+    for end, text in enumerate(texts, start=1):
+        size += len(text)
+        if size >= _BATCH or end == len(texts):
+            yield texts[start:end]
+            start, size = end, 0
+
+
+def _without(codes: Codes, counts: npt.NDArray[np.bool_], batch: Sequence[str]) -> tuple[Codes, list[int]]:
+    """The code points of a batch that count, and the bounds of its texts among them."""
+    before = np.append(0, np.cumsum(counts))
+    return codes[counts], before[[0, *accumulate(map(len, batch))]].tolist()
 
 
 def shingles(text: str, dedup: Dedup) -> Numbers:

@@ -24,8 +24,8 @@ import numpy.typing as npt
 from hanlin.data.measures import CHARACTERS, places
 
 _PLACES, _BITS = 3, 21
-_BLOCK = 1 << 15
-_SHIFT, _LOWEST = np.uint64(_BITS), np.uint64((1 << _BITS) - 1)
+_BLOCK = 1 << 13
+_SHIFT = np.uint64(_BITS)
 _SIGNS: list[Sign] = []
 _BIT = count()
 
@@ -108,14 +108,16 @@ def _glance(text: str) -> _Glance:
     table, codes = _table(len(_SIGNS)), places(text)
     at = np.empty(len(codes), dtype=np.uint32)
     for start in range(0, len(codes), _BLOCK):  # several passes over what fits into the processor's cache
-        found = table.take(codes[start : start + _BLOCK + _PLACES - 1])
+        block = codes[start : start + _BLOCK + _PLACES - 1]
         size = min(_BLOCK, len(codes) - start)
-        if len(found) < size + _PLACES - 1:  # what stands after the end fits a string that is shorter than three
-            found = np.append(found, table[[0] * (size + _PLACES - 1 - len(found))])
-        both = found[1:-1] & (found[2:] >> _SHIFT)
+        found = np.empty(size + _PLACES - 1, dtype=np.uint64)
+        table.take(block, mode="clip", out=found[: len(block)])
+        found[len(block) :] = table[0]  # what stands after the end fits a string that is shorter than three
+        both = found[2:] >> _SHIFT
+        both &= found[1:-1]
         both >>= _SHIFT
         both &= found[:-2]
-        at[start : start + size] = both & _LOWEST
+        at[start : start + size] = both  # the lowest bits; what lies above them is no sign's
     return _Glance(at, np.bitwise_or.reduce(at))
 
 

@@ -29,9 +29,11 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
 @lru_cache(maxsize=2)
 def places(text: str) -> npt.NDArray[np.intp]:
     """For each character its place in a table of `CHARACTERS` and one entries."""
-    codes = code_points(text)
-    found = codes.astype(np.intp)
-    return np.minimum(found, CHARACTERS) if len(codes) and codes.max() > CHARACTERS else found
+    return places_of(code_points(text))
+
+
+def places_of(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    return (np.minimum(codes, CHARACTERS) if len(codes) and codes.max() > CHARACTERS else codes).astype(np.intp)
 
 
 @lru_cache(maxsize=4)
@@ -74,16 +76,22 @@ def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np
     hashes, done = np.zeros(count, dtype=np.uint64), 0
     while True:
         if length & size:
-            hashes *= _power(size)
-            hashes += block[done : done + count]
+            if done:
+                hashes *= _power(size)
+                hashes += block[done : done + count]
+            else:
+                hashes = block[:count].copy()
             done += size
         if done == length:
             break
-        block = block[:-size] * _power(size) + block[size:]
-        size *= 2
-    hashes ^= hashes >> np.uint64(30)
+        longer = block[:-size] * _power(size)
+        longer += block[size:]
+        block, size = longer, 2 * size
+    mixed = hashes >> np.uint64(30)
+    hashes ^= mixed
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
-    hashes ^= hashes >> np.uint64(27)
+    np.right_shift(hashes, np.uint64(27), out=mixed)
+    hashes ^= mixed
     return hashes
 
 

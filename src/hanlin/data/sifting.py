@@ -271,8 +271,9 @@ class _FileReader(Generic[Item, Record]):
         self, records: Sequence[Record], numbers: Sequence[int], lines: Sequence[str]
     ) -> dict[str, npt.NDArray[Any]]:
         sieve = self.sieve
-        keys = [copy_key(sieve.content(record), sieve.dedup.across_scripts) for record in records]
-        sides = [exact_key(sieve.side(record)) for record in records]
+        across = sieve.dedup.across_scripts
+        found = [(copy_key(sieve.content(record), across), exact_key(sieve.side(record))) for record in records]
+        keys, sides = [key for key, _ in found], [side for _, side in found]
         arrays: dict[str, npt.NDArray[Any]] = {
             "number": np.array(numbers, dtype=np.int64),
             "characters": np.array([sieve.characters(record) for record in records], dtype=np.int64),
