@@ -7,17 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from hanlin.data.dedup import (
-    bands_and_rows,
-    copy_key,
-    exact_copies,
-    exact_key,
-    jaccard,
-    letters,
-    near_copies,
-    shingles,
-    signatures,
-)
+from hanlin.data.copies import exact_copies, near_copies
+from hanlin.data.dedup import bands_and_rows, copy_key, exact_key, jaccard, letters, shingles, signatures
 from hanlin.settings.data import Dedup
 
 DEDUP = Dedup()

@@ -1,21 +1,18 @@
-"""Copies of a text: equal letters, and near copies by MinHash; of each group the first one stays.
+"""What copies of a text are found by: keys of equal letters, MinHash signatures, shingles.
 
-Owns signatures and the search for candidates. Does not own what is compared (`sifting`) or dropped.
+Owns these for one text or a batch of them. Does not own the search over all texts (`copies`), nor what is compared
+(`parts`).
 
 MinHash (Broder 1997) over shingles of neighbouring characters, for Chinese has no blanks to cut words at. Signatures
 come from rensa; they are cut into bands (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4), and
-two texts that agree in a band are compared by their whole signatures. Where these cannot tell (within three standard
-errors of the threshold, 0.11 at 128 permutations), the shingles themselves are compared, so that a pair at the
-threshold is not found or missed by chance. Memory: a signature, 16 bytes and a number per band for each text, whatever
-its length.
+two texts that agree in a band are compared.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 
@@ -33,7 +30,6 @@ _BATCH = 1 << 14
 Numbers = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.uint32]
 Signatures = npt.NDArray[np.uint32]
-Places = npt.NDArray[np.int64]
 
 
 def exact_key(text: str) -> bytes:
@@ -166,106 +162,11 @@ def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
     return best
 
 
-def exact_copies(keys: Numbers) -> Places:
-    """For each of the keys (texts, 2) the place of the first equal one, or -1 where it is itself the first."""
-    first: dict[bytes, int] = {}
-    packed = np.ascontiguousarray(keys).tobytes()
-    copies = np.full(len(keys), -1, dtype=np.int64)
-    for place in range(len(keys)):
-        found = first.setdefault(packed[16 * place : 16 * place + 16], place)
-        if found != place:
-            copies[place] = found
-    return copies
-
-
-def near_copies(
-    marks: Signatures, dedup: Dedup, skip: npt.NDArray[np.bool_], text_of: Callable[[int], str] | None = None
-) -> Places:
-    """For each signature the place of the kept text that it copies, or -1.
-
-    With `linked: kept` it goes in order and compares with kept texts only: a text is not dropped for being like one
-    that was dropped. With `linked: chain` all that hangs together by similar pairs is one group (a connected
-    component), and the first of it is kept. Places marked in `skip` take no part. `text_of` gives a text to compare
-    shingles where the signatures are too close to the threshold to tell; without it they decide alone.
-    """
-    similar = _Similar(marks, dedup, text_of)
-    groups = _groups(marks, *bands_and_rows(dedup.threshold, dedup.permutations), skip)
-    met: dict[int, list[int]] = {}
-    first = np.arange(len(marks), dtype=np.int64)
-    chain = dedup.linked == "chain"
-    for place in map(int, np.flatnonzero((groups >= 0).any(axis=1))):
-        mine = [int(group) for group in groups[place] if group >= 0]
-        others = sorted({other for group in mine for other in met.get(group, ())})
-        found, same = similar.to(place, others, chain)
-        for other in found:
-            _join(first, place, other)
-        if not found or (chain and not same):  # what equals another in all bands links to nothing that it does not
-            for group in mine:
-                met.setdefault(group, []).append(place)
-    roots = np.array([_first(first, place) for place in range(len(marks))], dtype=np.int64)
-    return np.where(roots == np.arange(len(marks)), -1, roots)
-
-
-def _first(first: Places, place: int) -> int:
-    while first[place] != place:
-        first[place] = first[first[place]]
-        place = int(first[place])
-    return place
-
-
-def _join(first: Places, one: int, other: int) -> None:
-    one, other = _first(first, one), _first(first, other)
-    first[max(one, other)] = min(one, other)
-
-
-class _Similar:
-    """Says which texts are at least as similar as the threshold."""
-
-    def __init__(self, marks: Signatures, dedup: Dedup, text_of: Callable[[int], str] | None) -> None:
-        self._marks, self._threshold = marks, dedup.threshold
-        error = math.sqrt(dedup.threshold * (1 - dedup.threshold) / dedup.permutations)
-        self._unsure = 3 * error if text_of is not None else 0.0
-
-        @lru_cache(maxsize=4096)
-        def shingles_of(place: int) -> Numbers:
-            assert text_of is not None
-            return np.unique(shingles(text_of(place), dedup))
-
-        self._shingles_of = shingles_of
-
-    def to(self, place: int, others: Sequence[int], every: bool) -> tuple[list[int], bool]:
-        """Those of `others` that are similar to the text at `place` (unless `every`: only the most similar), and
-        whether one has an equal signature."""
-        if not others:
-            return [], False
-        alike = (self._marks[others] == self._marks[place]).mean(axis=1)
-        found = []
-        for rank in np.argsort(-alike, kind="stable"):
-            if alike[rank] < self._threshold - self._unsure:
-                break
-            other = others[int(rank)]
-            sure = alike[rank] >= self._threshold + self._unsure
-            if sure or jaccard(self._shingles_of(place), self._shingles_of(other)) >= self._threshold:
-                found.append(other)
-                if not every:
-                    break
-        return found, bool(alike.max() == 1.0)
-
-
-def _groups(marks: Signatures, bands: int, rows: int, skip: npt.NDArray[np.bool_]) -> Places:
-    """For each text and band the number of the group that agrees in that band, or -1 where a text is alone."""
-    groups = np.full((len(marks), bands), -1, dtype=np.int64)
-    taking = np.flatnonzero(~skip)
-    if len(taking) < 2:
-        return groups
-    for band in range(bands):
-        part = marks[taking, band * rows : (band + 1) * rows]
-        hashes = rolling_hashes(np.ascontiguousarray(part).reshape(-1), rows)[::rows]
-        order = np.argsort(hashes, kind="stable")
-        ordered = hashes[order]
-        new = np.append(True, ordered[1:] != ordered[:-1])
-        number = np.cumsum(new) - 1
-        sizes = np.bincount(number)
-        shared = sizes[number] > 1
-        groups[taking[order[shared]], band] = number[shared] * bands + band
-    return groups
+def band_keys(marks: Signatures, dedup: Dedup) -> Numbers:
+    """A number for each text and band, (texts, bands): equal where two texts agree in that band."""
+    bands, rows = bands_and_rows(dedup.threshold, dedup.permutations)
+    keys = [
+        rolling_hashes(np.ascontiguousarray(marks[:, band * rows : (band + 1) * rows]).reshape(-1), rows)[::rows]
+        for band in range(bands)
+    ]
+    return np.stack(keys, axis=1) if len(marks) else np.empty((0, bands), dtype=np.uint64)
