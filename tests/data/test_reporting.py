@@ -121,6 +121,12 @@ def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_given(corpus: Path, 
         assert lengths["bins"][-1]["from"] <= lengths["longest"] < lengths["bins"][-1]["below"]
 
 
+def test_turns_are_counted_as_a_template_renders_them(put: Put, run: Run, tiny_tokenizer: Path) -> None:
+    made = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), heldout_share=0)
+    (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
+    assert stage["lengths"]["total"] > len("树？绿。") + 8  # and headers, and stop tokens
+
+
 def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "树是什么颜色？"}, {"role": "assistant", "content": "绿色的。"}]
     bad = {"role": "assistant", "content": "不知道。"}

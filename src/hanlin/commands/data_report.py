@@ -55,6 +55,9 @@ def report(
         Path | None,
         typer.Option(help=say("folder with a tokenizer: lengths in tokens", "含分词器的文件夹：以词元计长度")),
     ] = None,
+    template: Annotated[
+        str, typer.Option(help=say("packaged chat template, where the folder has none", "文件夹无模板时改用的内置模板"))
+    ] = "",
     out: Annotated[Path, typer.Option(help=say("the page to write", "写出的网页"))] = Path("data_report.html"),
     sample: Annotated[
         int, typer.Option(min=1, help=say("kept records looked at per stage", "每个阶段查看多少条保留的记录"))
@@ -66,7 +69,7 @@ def report(
 ) -> None:
     from hanlin.data.reporting import Taken, stage_figures
 
-    counting = None if model is None else _counting(model)
+    counting = None if model is None else _counting(model, template)
     taken = Taken(sample=sample, kept=shown, dropped=shown, pairs=shown)
     with _stages_of(path) as folders:
         stages = [stage_figures(folder, name, taken, counting) for name, folder in folders.items()]
@@ -83,10 +86,10 @@ def report(
     typer.echo(str(out))
 
 
-def _counting(model: Path) -> Callable[[str], Count]:
+def _counting(model: Path, template: str) -> Callable[[str], Count]:
     from hanlin.data.token_counts import counter
 
-    return lambda records: counter(records, model)
+    return lambda records: counter(records, model, template)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a data stage did, in figures: the ledger, and what a sample of its kept and dropped rows shows.
 
 Owns counting and sampling. The figures of the ledger are whole; languages, licences and lengths are of a sample of kept
-records whose size is told, drawn evenly over all of them. Files are read line by line, so memory does not grow with them.
+records whose size is told, drawn evenly over all. Files are read line by line, so memory does not grow with them.
 """
 
 from __future__ import annotations

@@ -16,13 +16,14 @@ from hanlin.tokens.tokenizer import Tokenizer
 Count = Callable[[Sequence[Mapping[str, Any]]], list[int]]
 
 
-def counter(records: str, folder: Path) -> Count:
-    """A function that counts the tokens of rows of these records; turns as the folder's chat template renders them,
-    both answers of a preference with its prompt. Raises UserError for a folder without tokenizer or template."""
+def counter(records: str, folder: Path, template_name: str = "") -> Count:
+    """A function that counts the tokens of rows of these records; turns as the folder's chat template, or the packaged
+    one of that name, renders them, both answers of a preference with its prompt. Raises UserError for a folder without
+    tokenizer or template."""
+    tokenizer = Tokenizer.load(folder)
     if records == "documents":
-        tokenizer = Tokenizer.load(folder)
         return lambda rows: [len(ids) for ids in tokenizer.encode_many([Document.from_json(row).text for row in rows])]
-    template = ChatTemplate.load(folder)
+    template = ChatTemplate.named(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
 
     def rendered(messages: Sequence[Message], name: str) -> int:
         return len(template.render_conversation(Conversation(tuple(messages), name)).ids)
