@@ -30,7 +30,7 @@ import psutil
 from dedup_quality import FILES, demo_texts, edited, real_texts
 
 PEERS = {"datatrove": "HANLIN_DATATROVE", "data_juicer": "HANLIN_DATA_JUICER"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UV_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def documents(texts: Sequence[str], megabytes: float, chance: random.Random) -> Iterator[str]:
@@ -82,7 +82,7 @@ def pipeline(folder: Path, work: Path) -> None:
 
     settings = Corpus(sources="./x", heldout_share=0, min_chars=1)
     begun = time.perf_counter()
-    corpus.run(settings, Inputs({"sources.0.path": tuple(sorted(folder.iterdir()))}), work, Job(seed=7, processes=2))
+    corpus.run(settings, Inputs({"sources.0.path": tuple(sorted(folder.iterdir()))}), work, Job(seed=7, cores=2))
     seconds = time.perf_counter() - begun
     with (work / "documents.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["meta"]["name"] for line in lines]
@@ -159,9 +159,15 @@ def main() -> None:
         part = round(len(rows) * asked.share / asked.megabytes)
         sizes["share"] = write_halves(rows[:part], folder / "share")
         ours = [sys.executable, str(here / "data.py"), "--pipeline"]
-        runs = {"hanlin": ([*ours, str(folder / "whole")], "whole"), "hanlin_share": ([*ours, str(folder / "share")], "share")}
+        runs = {
+            "hanlin": ([*ours, str(folder / "whole")], "whole"),
+            "hanlin_share": ([*ours, str(folder / "share")], "share"),
+        }
         for name, python in peers().items():
-            runs[name] = ([python, str(here / "peers" / f"{name}_pipeline.py"), str(folder / "share"), "clean"], "share")
+            runs[name] = (
+                [python, str(here / "peers" / f"{name}_pipeline.py"), str(folder / "share"), "clean"],
+                "share",
+            )
         rates: dict[str, list[float]] = {name: [] for name in runs}
         memory = dict.fromkeys(runs, 0.0)
         kept: dict[str, int] = {}
@@ -180,7 +186,9 @@ def main() -> None:
         "peak_gigabytes": {name: round(held, 2) for name, held in memory.items()},
         "kept": kept,
     }
-    faster = max((name for name in rates if name in PEERS), key=lambda name: statistics.median(rates[name]), default=None)
+    faster = max(
+        (name for name in rates if name in PEERS), key=lambda name: statistics.median(rates[name]), default=None
+    )
     if faster:
         result["faster_peer"] = faster
         for name in ("hanlin", "hanlin_share"):

@@ -42,12 +42,14 @@ def main() -> None:
         "np": 2,
         "use_cache": False,
         "open_tracer": False,
+        "skip_op_error": False,
         "text_keys": "text",
         "process": [*CLEAN, NEAR] if mode == "clean" else [NEAR],
     }
     (work / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    executor = DefaultExecutor(init_configs(["--config", str(work / "recipe.yaml")]))
     begun = time.perf_counter()
-    DefaultExecutor(init_configs(["--config", str(work / "recipe.yaml")])).run()
+    executor.run()
     seconds = time.perf_counter() - begun
     with (work / "kept.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["name"] for line in lines]
