@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import format_samples
 import pytest
 from stage_runs import Made
 from typer.testing import CliRunner
@@ -125,6 +126,18 @@ def test_turns_are_counted_as_a_template_renders_them(put: Put, run: Run, tiny_t
     made = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), heldout_share=0)
     (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
     assert stage["lengths"]["total"] > len("树？绿。") + 8  # and headers, and stop tokens
+
+
+def test_turns_that_a_template_cannot_render_are_told_and_the_others_counted(
+    put: Put, run: Run, tiny_tokenizer: Path, tmp_path: Path
+) -> None:
+    rows = [{"instruction": "树？", "output": "绿。"}] + format_samples.CHAT_ROWS["glaive"]
+    made = run(Conversations, *(put(f"{n}.jsonl", [row]) for n, row in enumerate(rows)), heldout_share=0)
+    (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
+    assert sum(bin_["records"] for bin_ in stage["lengths"]["bins"]) == 1
+    assert list(stage["lengths"]["unrendered"].values()) == [1]
+    shown = page(made.out, tmp_path / "a.html", "--model", str(tiny_tokenizer), "--template", "llama3")
+    assert "not counted" in shown
 
 
 def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -> None:

@@ -88,7 +88,10 @@ def stage_figures(
         "licences": {
             name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licences.most_common()
         },
-        "lengths": _lengths(seen.lengths, "characters" if counting is None else "tokens"),
+        "lengths": {
+            **_lengths(seen.lengths, "characters" if counting is None else "tokens"),
+            "unrendered": dict(seen.unrendered.most_common()),
+        },
         "kept_samples": seen.shown,
         "dropped_samples": dropped.shown,
         "near_duplicates": list(_pairs(dropped.pairs, seen.wanted)),
@@ -191,6 +194,7 @@ class _Kept:
     licences: Counter[str] = field(default_factory=Counter)
     licensed: Counter[str] = field(default_factory=Counter)
     languages_of: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    unrendered: Counter[str] = field(default_factory=Counter)
     shown: list[dict[str, Any]] = field(default_factory=list)
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -217,13 +221,13 @@ def _kept(files: Sequence[Path], taken: Taken, count: Count | None, ids: set[str
                     waiting.append(row)
             place += 1
             if count is not None and len(waiting) >= _BATCH:
-                found.lengths += _counted(count, waiting, file)
+                _count(count, waiting, file, found)
                 waiting.clear()
             elif count is None:
                 found.lengths += map(characters, waiting)
                 waiting.clear()
     if count is not None and waiting:
-        found.lengths += _counted(count, waiting, files[0])
+        _count(count, waiting, files[0], found)
     return found
 
 
@@ -243,11 +247,18 @@ def _look_at(row: Mapping[str, Any], found: _Kept, show: bool) -> None:
         found.shown.append({"id": row["id"], "place": source, "language": language, "parts": excerpt(row)})
 
 
-def _counted(count: Count, rows: Sequence[Mapping[str, Any]], file: Path) -> list[int]:
+def _count(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, found: _Kept) -> None:
+    """Add the lengths of rows. Those that the template cannot render (it knows no tools) are told, not refused."""
     try:
-        return count(rows)
+        found.lengths += count(rows)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(say(f"not such a record: {error}", f"不是此类记录：{error}"), file) from error
+    except UserError as error:
+        if len(rows) == 1:
+            found.unrendered[error.what] += 1
+        else:
+            for row in rows:
+                _count(count, [row], file, found)
 
 
 def _lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
