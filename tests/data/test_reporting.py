@@ -164,6 +164,14 @@ def test_a_run_folder_stands_for_all_its_data_stages(put: Put, run: Run, tmp_pat
     assert page(folder, tmp_path / "all.html").count("<h2 ") == 2
 
 
+def test_a_difference_that_is_only_a_line_end_can_be_seen(put: Put, run: Run, tmp_path: Path) -> None:
+    made = run(
+        Corpus, put("a.jsonl", [{"text": STREAM + "河边很静。"}, {"text": STREAM + "\n河边很静!"}]), heldout_share=0
+    )
+    assert made.metrics["dropped"] == {"near_duplicate": 1}
+    assert "<mark>⏎" in page(made.out, tmp_path / "a.html")
+
+
 def test_licences_are_those_that_the_records_carry_also_through_a_second_stage(put: Put, run: Run) -> None:
     first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"licence": "MIT"}, dedup="none", heldout_share=0)
     second = run(Corpus, first.out, rules=[], dedup="none", heldout_share=0)

@@ -158,7 +158,7 @@ def _write(out: Path, figures: Mapping[str, Any]) -> None:
     values = {
         **figures,
         "stages": [_shown(stage) for stage in figures["stages"]],
-        "title": Path(figures["path"]).resolve().name,
+        "title": Path(figures["path"]).name or Path(figures["path"]).resolve().name,
         "languages": _LANGUAGES,
         "reasons": REASONS,
         "chinese": say("en", "zh") == "zh",
