@@ -82,10 +82,11 @@ def main() -> None:
     reader.add_argument("--megabytes", type=float, default=30)
     reader.add_argument("--share", type=float, default=3, help="megabytes that the peers get")
     reader.add_argument("--rounds", type=int, default=3)
-    reader.add_argument("--pipeline", nargs=2, type=Path, help=argparse.SUPPRESS)
+    reader.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
+    reader.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     asked = reader.parse_args()
     if asked.pipeline:
-        return pipeline(*asked.pipeline)
+        return pipeline(*asked.folders)
     chance = random.Random(7)
     here = Path(__file__).resolve().parent
     shared = Path(os.environ.get("HANLIN_SHARED_DATA", "")) / "text"
@@ -99,10 +100,10 @@ def main() -> None:
         sizes = {"whole": write_halves(rows, folder / "whole")}
         part = round(len(rows) * asked.share / asked.megabytes)
         sizes["share"] = write_halves(rows[:part], folder / "share")
-        ours = [sys.executable, str(here / "data.py"), "--pipeline"]
+        ours = [sys.executable, str(here / "data.py")]
         runs = {
-            "hanlin": ([*ours, str(folder / "whole")], "whole"),
-            "hanlin_share": ([*ours, str(folder / "share")], "share"),
+            "hanlin": ([*ours, str(folder / "whole"), "--pipeline"], "whole"),
+            "hanlin_share": ([*ours, str(folder / "share"), "--pipeline"], "share"),
         }
         runs |= {name: (command, "share") for name, command in commands(folder / "share", "clean").items()}
         rates: dict[str, list[float]] = {name: [] for name in runs}
