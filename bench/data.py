@@ -1,12 +1,13 @@
-"""How fast text is cleaned and rid of copies: Hanlin's stage `corpus` beside datatrove's and Data-Juicer's pipelines.
+"""How fast text is cleaned and rid of copies: Hanlin's stage `corpus` beside datatrove and Data-Juicer.
 
-All read the same documents from two JSON Lines files, clean them, drop exact copies and near copies by MinHash, and write
-what is left, each with two processes (`bench/peers` holds the peers' pipelines; HANLIN_DATATROVE and HANLIN_DATA_JUICER
-name the Python of an environment in which each is installed, and a peer without one is left out). The documents are cut
-from real text (HANLIN_SHARED_DATA) or, where there is none, from the demo's world; beyond its size sentences are mixed
-anew, and one document in twenty is a copy or a near copy of another. The peers get a share of them, for they are slow;
-Hanlin gets that share as well as the whole. Rates are megabytes of input a second, imports left out for all. Memory is
-what the tree of processes held at most. The last line is one JSON object.
+All read the same documents from two JSON Lines files, clean them, drop exact copies and near copies by MinHash, and
+write what is left, each with two processes (`bench/peers` holds the peers' pipelines; HANLIN_DATATROVE and
+HANLIN_DATA_JUICER name the Python of an environment in which each is installed, and a peer without one is left out).
+
+The documents are cut from real text (HANLIN_SHARED_DATA) or, where there is none, from the demo's world; beyond its
+size sentences are mixed anew, and one document in twenty is a copy or a near copy of another. The peers get a share of
+them, for they are slow; Hanlin gets that share as well as the whole. Rates are megabytes of input a second, imports
+left out for all. Memory is what the tree of processes held at most. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -17,20 +18,15 @@ import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 from dedup_quality import FILES, demo_texts, edited, real_texts
-
-PEERS = {"datatrove": "HANLIN_DATATROVE", "data_juicer": "HANLIN_DATA_JUICER"}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UV_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+from peer_pipelines import PEERS, commands, run, write_halves
 
 
 def documents(texts: Sequence[str], megabytes: float, chance: random.Random) -> Iterator[str]:
@@ -61,19 +57,6 @@ def documents(texts: Sequence[str], megabytes: float, chance: random.Random) -> 
         yield piece
 
 
-def write_halves(rows: Sequence[str], folder: Path) -> float:
-    """Two files with every other document each; their megabytes."""
-    folder.mkdir()
-    for half in (0, 1):
-        lines = (
-            json.dumps({"text": text, "name": f"text{place}"}, ensure_ascii=False)
-            for place, text in enumerate(rows)
-            if place % 2 == half
-        )
-        (folder / f"{half}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-
-
 def pipeline(folder: Path, work: Path) -> None:
     """Hanlin's own part, run in a process of its own like the peers'."""
     from hanlin.data import corpus
@@ -89,48 +72,6 @@ def pipeline(folder: Path, work: Path) -> None:
     print(json.dumps({"seconds": seconds, "kept": kept}))
 
 
-def run(command: Sequence[str]) -> tuple[dict[str, Any], float]:
-    """What a pipeline reports, and the most memory that its processes held at once, in GB."""
-    with tempfile.TemporaryDirectory() as work:
-        process = subprocess.Popen(
-            [*command[:3], work, *command[3:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, **OFFLINE},
-        )  # fmt: skip
-        most = [0.0]
-        watch = threading.Thread(target=_watch, args=(process.pid, most))
-        watch.start()
-        said, _ = process.communicate()
-        watch.join()
-    if process.returncode:
-        sys.exit(f"failed with {process.returncode}: {' '.join(command)}")
-    return json.loads(said.decode().strip().rpartition("\n")[2]), most[0]
-
-
-def _watch(pid: int, most: list[float]) -> None:
-    try:
-        root = psutil.Process(pid)
-        while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
-            held = 0
-            for process in [root, *root.children(recursive=True)]:
-                try:
-                    held += process.memory_info().rss
-                except psutil.NoSuchProcess:
-                    continue
-            most[0] = max(most[0], held / 1e9)
-            time.sleep(0.1)
-    except psutil.NoSuchProcess:
-        return
-
-
-def peers() -> dict[str, str]:
-    """The peers that can run here, and their Python."""
-    found = {name: os.environ[variable] for name, variable in PEERS.items() if os.environ.get(variable)}
-    for name, variable in PEERS.items():
-        if name not in found:
-            print(f"{name} is left out: {variable} does not name the Python of an environment that has it")
-    return found
-
-
 def spread(values: Sequence[float]) -> dict[str, float]:
     found = {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
     return {name: round(value, 2) for name, value in found.items()}
@@ -141,10 +82,11 @@ def main() -> None:
     reader.add_argument("--megabytes", type=float, default=30)
     reader.add_argument("--share", type=float, default=3, help="megabytes that the peers get")
     reader.add_argument("--rounds", type=int, default=3)
-    reader.add_argument("--pipeline", nargs=2, type=Path, help=argparse.SUPPRESS)
+    reader.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
+    reader.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
     asked = reader.parse_args()
     if asked.pipeline:
-        return pipeline(*asked.pipeline)
+        return pipeline(*asked.folders)
     chance = random.Random(7)
     here = Path(__file__).resolve().parent
     shared = Path(os.environ.get("HANLIN_SHARED_DATA", "")) / "text"
@@ -153,21 +95,17 @@ def main() -> None:
         (folder / "world").mkdir()
         real = (shared / FILES[0]).is_file()
         texts = list(real_texts(shared) if real else demo_texts(folder / "world"))
-        rows = list(documents(texts, asked.megabytes, chance))
+        rows = [(f"text{n}", text) for n, text in enumerate(documents(texts, asked.megabytes, chance))]
         chance.shuffle(rows)
         sizes = {"whole": write_halves(rows, folder / "whole")}
         part = round(len(rows) * asked.share / asked.megabytes)
         sizes["share"] = write_halves(rows[:part], folder / "share")
-        ours = [sys.executable, str(here / "data.py"), "--pipeline"]
+        ours = [sys.executable, str(here / "data.py")]
         runs = {
-            "hanlin": ([*ours, str(folder / "whole")], "whole"),
-            "hanlin_share": ([*ours, str(folder / "share")], "share"),
+            "hanlin": ([*ours, str(folder / "whole"), "--pipeline"], "whole"),
+            "hanlin_share": ([*ours, str(folder / "share"), "--pipeline"], "share"),
         }
-        for name, python in peers().items():
-            runs[name] = (
-                [python, str(here / "peers" / f"{name}_pipeline.py"), str(folder / "share"), "clean"],
-                "share",
-            )
+        runs |= {name: (command, "share") for name, command in commands(folder / "share", "clean").items()}
         rates: dict[str, list[float]] = {name: [] for name in runs}
         memory = dict.fromkeys(runs, 0.0)
         kept: dict[str, int] = {}

@@ -1,10 +1,10 @@
 """Data-Juicer over a folder of two JSON Lines files, for `bench/data.py` and `bench/dedup_quality.py`.
 
 Run by the Python of Data-Juicer's own environment: `data_juicer_pipeline.py FOLDER WORK clean|dedup`. With `clean`:
-mended Unicode, white space, HTML, its filters of repeated and special characters, exact copies, near copies; with
-`dedup` near copies alone. Near copies as its documentation recommends for Chinese: tokens are characters, five in a
-shingle, punctuation and blanks ignored, threshold 0.8; 128 permutations. Two processes. The last line is one JSON
-object: seconds without imports, and the names kept.
+mended Unicode, white space, HTML, its filters of repeated and special characters, exact copies, near copies at
+Hanlin's threshold and number of permutations (0.8, 128); with `dedup` near copies alone at its own (0.7, 256). Tokens
+are characters, five in a shingle, as it recommends for Chinese, punctuation and blanks ignored. Two processes. The last
+line is one JSON object: seconds without imports, and the names kept.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ CLEAN = [
     {"special_characters_filter": {"max_ratio": 0.4}},
     {"document_deduplicator": {"lowercase": True}},
 ]
-NEAR = {
-    "document_minhash_deduplicator": {
-        "tokenization": "character", "window_size": 5, "ignore_pattern": r"[\p{P}\s]", "jaccard_threshold": 0.8,
-        "num_permutations": 128,
-    }
-}  # fmt: skip
+NEAR = {"tokenization": "character", "window_size": 5, "ignore_pattern": r"[\p{P}\s]"}
 
 
 def main() -> None:
     folder, work, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    near = NEAR if mode == "dedup" else NEAR | {"jaccard_threshold": 0.8, "num_permutations": 128}
+    minhash = {"document_minhash_deduplicator": near}
     recipe = {
         "dataset_path": str(folder),
         "export_path": str(work / "kept.jsonl"),
@@ -44,7 +41,7 @@ def main() -> None:
         "open_tracer": False,
         "skip_op_error": False,
         "text_keys": "text",
-        "process": [*CLEAN, NEAR] if mode == "clean" else [NEAR],
+        "process": [*CLEAN, minhash] if mode == "clean" else [minhash],
     }
     (work / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     executor = DefaultExecutor(init_configs(["--config", str(work / "recipe.yaml")]))

@@ -1,9 +1,9 @@
 """datatrove over a folder of two JSON Lines files, for `bench/data.py` and `bench/dedup_quality.py`.
 
-Run by the Python of datatrove's own environment: `datatrove_pipeline.py FOLDER WORK clean|dedup`. With `clean`: FTFY and
-Gopher's repetition rules, exact copies, near copies; with `dedup` near copies alone. Words are cut by jieba, which is
-what datatrove assigns to Chinese; signatures and shingles are those of its FineWeb configuration (5 words, 14 bands of 8
-hashes). Two tasks in two processes. The last line is one JSON object: seconds without imports, and the names kept.
+Run by the Python of datatrove's own environment: `datatrove_pipeline.py FOLDER WORK clean|dedup`. With `clean`: FTFY
+and Gopher's repetition rules, exact copies, near copies; with `dedup` near copies alone. Words are cut by jieba, which
+is what datatrove assigns to Chinese; shingles and signatures are those of its FineWeb configuration (5 words, 14 bands
+of 8 hashes). Two tasks in two processes. The last line is one JSON object: seconds without imports, and the names kept.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def composing_characters() -> str:
     pairs = [parts for char in candidates if len(parts := unicodedata.decomposition(char).split()) == 2]
     taken_in = {chr(int(second, 16)) for first, second in pairs if not first.startswith("<")}
     changed = {char for char in candidates if unicodedata.combining(char) or not unicodedata.is_normalized("NFC", char)}
-    return "".join(sorted(taken_in | changed | set(map(chr, range(0x1161, 0x11C3)))) + [chr(CHARACTERS)])
+    hangul = set(map(chr, range(0x1161, 0x11C3)))
+    return "".join(sorted(taken_in | changed | hangul | {chr(CHARACTERS)}))
 
 
 class _Glance(NamedTuple):
@@ -123,7 +124,7 @@ def _glance(text: str) -> _Glance:
 
 @cache
 def _table(signs: int) -> Bits:
-    """For each character the bits that it may have a part in, `_BITS` for each place; made anew when a sign is added."""
+    """For each character the bits that it may have a part in, for each place; made anew when a sign is added."""
     table = np.zeros(CHARACTERS + 1, dtype=np.uint64)
     for sign in _SIGNS[:signs]:
         sign.enter(table)
