@@ -149,10 +149,11 @@ class Look:
 
 
 def look(course: Course, file: SourceFile, meter: Meter) -> Look:
-    """Find out how a file is written. Raises UserError as `how_written` does."""
-    written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
-    status = file.path.stat()
+    """Find out how a file is written. Raises UserError as `how_written` does, and where it changes meanwhile."""
     with Tape(file.path) as tape:
+        written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
+        tape.check_unchanged()
+        status = file.path.stat()
         divisible = not tape.packed and can_be_divided(written.layout)
     return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
 
