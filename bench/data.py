@@ -7,8 +7,8 @@ HANLIN_DATA_JUICER name the Python of an environment in which each is installed,
 The documents are cut from real text (HANLIN_SHARED_DATA) or, where there is none, from the demo's world; beyond its
 size sentences are mixed anew, and one document in twenty is a copy or a near copy of another. The peers get a share of
 them, for they are slow; Hanlin gets that share as well as the whole. Rates are megabytes of input a second, imports
-left out for all; the seconds of processors that a megabyte
-takes tell less of what else the machine does. Memory is what the tree of processes held at most. The last line is one JSON object.
+left out for all; the seconds of processors that a megabyte takes tell less of what else the machine does. Memory is
+what the tree of processes held at most. The last line is one JSON object.
 """
 
 from __future__ import annotations

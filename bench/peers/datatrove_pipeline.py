@@ -3,7 +3,8 @@
 Run by the Python of datatrove's own environment: `datatrove_pipeline.py FOLDER WORK clean|dedup`. With `clean`: FTFY
 and Gopher's repetition rules, exact copies, near copies; with `dedup` near copies alone. Words are cut by jieba, which
 is what datatrove assigns to Chinese; shingles and signatures are those of its FineWeb configuration (5 words, 14 bands
-of 8 hashes). Two tasks in two processes. The last line is one JSON object: seconds and processor seconds without imports, and the names kept.
+of 8 hashes). Two tasks in two processes. The last line is one JSON object: seconds and processor seconds without
+imports, and the names kept.
 """
 
 from __future__ import annotations
