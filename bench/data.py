@@ -80,8 +80,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--megabytes", type=float, default=30)
-    reader.add_argument("--share", type=float, default=3, help="megabytes that the peers get")
+    reader.add_argument("--megabytes", type=float, default=40)
+    reader.add_argument("--share", type=float, default=6, help="megabytes that the peers get")
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
     reader.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
