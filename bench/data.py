@@ -7,7 +7,8 @@ HANLIN_DATA_JUICER name the Python of an environment in which each is installed,
 The documents are cut from real text (HANLIN_SHARED_DATA) or, where there is none, from the demo's world; beyond its
 size sentences are mixed anew, and one document in twenty is a copy or a near copy of another. The peers get a share of
 them, for they are slow; Hanlin gets that share as well as the whole. Rates are megabytes of input a second, imports
-left out for all. Memory is what the tree of processes held at most. The last line is one JSON object.
+left out for all; the seconds of processors that a megabyte takes tell less of what else the machine does. Memory is
+what the tree of processes held at most. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -64,12 +65,12 @@ def pipeline(folder: Path, work: Path) -> None:
     from hanlin.settings.data import Corpus
 
     settings = Corpus(sources="./x", heldout_share=0, min_chars=1)
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), sum(os.times()[:4])
     corpus.run(settings, Inputs({"sources.0.path": tuple(sorted(folder.iterdir()))}), work, Job(seed=7, cores=2))
-    seconds = time.perf_counter() - begun
+    seconds, busy = time.perf_counter() - begun, sum(os.times()[:4]) - busy
     with (work / "documents.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["meta"]["name"] for line in lines]
-    print(json.dumps({"seconds": seconds, "kept": kept}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": busy, "kept": kept}))
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -79,8 +80,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--megabytes", type=float, default=30)
-    reader.add_argument("--share", type=float, default=3, help="megabytes that the peers get")
+    reader.add_argument("--megabytes", type=float, default=40)
+    reader.add_argument("--share", type=float, default=6, help="megabytes that the peers get")
     reader.add_argument("--rounds", type=int, default=3)
     reader.add_argument("--pipeline", action="store_true", help=argparse.SUPPRESS)
     reader.add_argument("folders", nargs="*", type=Path, help=argparse.SUPPRESS)
@@ -107,12 +108,14 @@ def main() -> None:
         }
         runs |= {name: (command, "share") for name, command in commands(folder / "share", "clean").items()}
         rates: dict[str, list[float]] = {name: [] for name in runs}
+        work: dict[str, list[float]] = {name: [] for name in runs}
         memory = dict.fromkeys(runs, 0.0)
         kept: dict[str, int] = {}
         for turn in range(asked.rounds):
             for name, (command, size) in runs.items():
                 found, held = run(command)
                 rates[name].append(sizes[size] / found["seconds"])
+                work[name].append(found["cpu_seconds"] / sizes[size])
                 memory[name], kept[name] = max(memory[name], held), len(found["kept"])
                 print(f"{turn}: {name} {rates[name][-1]:.2f} MB/s, {held:.2f} GB, keeps {kept[name]}", flush=True)
     result: dict[str, Any] = {
@@ -121,6 +124,7 @@ def main() -> None:
         "documents": {"whole": len(rows), "share": part},
         "megabytes": {name: round(size, 2) for name, size in sizes.items()},
         "megabytes_per_second": {name: spread(values) for name, values in rates.items()},
+        "cpu_seconds_per_megabyte": {name: spread(values) for name, values in work.items()},
         "peak_gigabytes": {name: round(held, 2) for name, held in memory.items()},
         "kept": kept,
     }
