@@ -7,8 +7,10 @@ here is computed on its own, with Python's sets of five-character strings over t
 Documents that happen to be similar to another one before anything is planted are left out.
 
 The stage `corpus` runs as in a recipe. Recall: the share of planted pairs of which one is dropped. Precision: the share
-of the dropped documents that are in truth at least as similar as the threshold to the one they are said to copy. The
-last line is one JSON object.
+of the dropped documents that are in truth at least as similar as the threshold to the one they are said to copy. Beside
+it run the searches for near copies of datatrove and Data-Juicer over the same documents, where they are installed
+(`bench/peers`); as they do not say what a dropped document copies, their precision is the share of their drops that
+make up one half of a planted pair. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from opencc import OpenCC
+from peer_pipelines import commands, run, write_halves
 
 from hanlin.data import corpus
 from hanlin.job import Inputs, Job
@@ -181,9 +185,28 @@ def main() -> None:
         corpus.run(settings, Inputs({"sources.0.path": (source,)}), out, Job(seed=asked.seed))
         seconds = time.perf_counter() - begun
         dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    result = judged(rows, copies, dropped)
+        write_halves(rows, work / "halves")
+        others = {
+            name: of_pairs(rows, copies, *run(command)) for name, command in commands(work / "halves", "dedup").items()
+        }
+    result = judged(rows, copies, dropped) | others
     result |= {"bench": "dedup_quality", "documents": len(rows), "planted": len(copies)}
     print(json.dumps(result | {"seconds": round(seconds, 1), "characters": sum(len(text) for _, text in rows)}))
+
+
+def of_pairs(
+    rows: list[tuple[str, str]], copies: dict[str, tuple[str, str, int]], found: dict[str, Any], gigabytes: float
+) -> dict[str, object]:
+    """Recall and precision of a peer, from the names of the documents that it keeps."""
+    gone = {name for name, _ in rows} - set(found["kept"])
+    pairs = sum(name in gone or f"text{original}" in gone for name, (_, _, original) in copies.items())
+    return {
+        "recall": round(pairs / len(copies), 4),
+        "precision": round(pairs / max(1, len(gone)), 4),
+        "dropped": len(gone),
+        "seconds": round(found["seconds"], 1),
+        "gigabytes": round(gigabytes, 2),
+    }
 
 
 def judged(

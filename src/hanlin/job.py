@@ -110,11 +110,15 @@ def _clock(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`seed` for every random choice; `progress` to report with; `processes` of one group (`launch` in a recipe)."""
+    """`seed` for every random choice; `progress` to report with. How it was launched (`launch` in a recipe), which
+    changes no result: `processes` of one group, `cores` that the work may take on this machine, and the address of a
+    Ray cluster (`ray`) to do it on instead."""
 
     seed: int = 42
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
     processes: int = 1
+    cores: int = 1
+    ray: str = ""
 
     def scratch(self, out: Path) -> Path:
         """A folder inside `out` for what is needed only while working: checkpoints, rows. It survives a kill and is

@@ -346,6 +346,7 @@ def _job(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
         "seed": recipe.seed,
         "processes": recipe.launch.processes if stage.kind.group else 1,
         "threads": recipe.launch.threads,
+        "ray": recipe.launch.ray,
         "inputs": [
             {"entry": _entry_json(source.entry), "paths": [str(path.resolve()) for path in source.paths]}
             for source in step.sources

@@ -40,6 +40,13 @@ class Launch(Settings):
         in_key=False,
         ge=1,
     )
+    ray: str | None = knob(
+        None,
+        "an existing Ray cluster for the stages that read data: its address, or `auto` on one of its machines; none: "
+        "the cores of this machine",
+        "供数据阶段使用的现有 Ray 集群：其地址，或在集群机器上写 auto；不填则用本机的核",
+        in_key=False,
+    )
 
 
 class Target(Settings):

@@ -275,7 +275,9 @@ def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
         paths[name] = paths.get(name, ()) + found
     progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
     work = getattr(importlib.import_module(module), function)
-    metrics: dict[str, Any] = work(settings, Inputs(paths), partial, Job(job["seed"], progress, job["processes"]))
+    cores = job.get("threads") or len(os.sched_getaffinity(0))
+    launched = Job(job["seed"], progress, job["processes"], cores, job.get("ray") or "")
+    metrics: dict[str, Any] = work(settings, Inputs(paths), partial, launched)
     progress.done()
     return metrics
 

@@ -66,6 +66,13 @@ CHAT_ROWS: dict[str, list[Any]] = {
             },
         }
     ],
+    "glaive": [
+        {
+            "system": 'SYSTEM: Functions -\n{\n "name": "add",\n "description": "adds",\n "parameters": {}\n}\n',
+            "chat": 'USER: 一加二？\n\n\nASSISTANT: <functioncall> {"name": "add", "arguments": \'{"a": 1}\'} '
+            '<|endoftext|>\n\n\nFUNCTION RESPONSE: {"sum": 3}\n\n\nASSISTANT: 等于三。 <|endoftext|>\n\n\n',
+        }
+    ],
     "moss_text": [{"plain_text": "<|Human|>: 你是谁？<eoh>\n<|MOSS|>: 我是小翰。<eom>\n"}],
     "firefly": [
         {"conversation_id": 1, "category": "QA", "conversation": [{"human": QUESTION, "assistant": ANSWER}] * 2}

@@ -239,6 +239,39 @@ MOSS_PLUGIN = {
 }
 
 
+def test_glaive_calls_have_their_arguments_and_functions_leave_the_system_text(put: Put) -> None:
+    functions = '{"name": "add", "parameters": {}}\n\n{"name": "now", "parameters": {}}'
+    chat_text = (
+        "USER: It's 1 and 2?\n\n\nASSISTANT: Let me see. <functioncall> "
+        """{"name": "add", "arguments": '{"note": "it\\'s", "terms": [1, 2]}'} <|endoftext|>\n\n\n"""
+        'FUNCTION RESPONSE: {"sum": 3}\n\n\nASSISTANT: Three. <|endoftext|>\n\n\nUSER: USER: is a word\n\n\n'
+        "ASSISTANT: Yes. <|endoftext|>\n\n\n"
+    )
+    _, chat = only(put, {"system": f"SYSTEM: Use these -\n{functions}\n", "chat": chat_text})
+    assert [message.role for message in chat.messages] == [
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "user",
+        "assistant",
+    ]
+    assert chat.messages[0].text == "Use these -" and [tool["name"] for tool in chat.tools] == ["add", "now"]
+    assert chat.messages[2].text == "Let me see."
+    assert chat.messages[2].tool_calls == (ToolCall("add", {"note": "it's", "terms": [1, 2]}),)
+    assert chat.messages[3].text == '{"sum": 3}' and chat.messages[4].text == "Three."
+
+
+@pytest.mark.parametrize(
+    "functions", ['{"name": "add", ', '{"name": NaN}', '{"call": "add"}', '{"name": "add"} and more']
+)
+def test_functions_of_glaive_that_are_no_json_are_a_reason(put: Put, functions: str) -> None:
+    row = {"system": f"SYSTEM: Use -\n{functions}", "chat": "USER: 问\n\n\nASSISTANT: 答"}
+    _, (found,) = read(put("a.jsonl", [row]))
+    assert isinstance(found, Drop) and found.reason == "broken_tools"
+
+
 def test_moss_commands_become_calls_and_thoughts_stay_beside(put: Put) -> None:
     _, chat = only(put, MOSS_PLUGIN)
     assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "assistant"]

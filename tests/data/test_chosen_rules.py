@@ -8,6 +8,7 @@ import pytest
 
 from hanlin.data.answers import answer_language, truncated_answers
 from hanlin.data.clean import RULES
+from hanlin.data.conversations import refusals
 from hanlin.data.languages import language_of
 from hanlin.data.ledger import Drop
 from hanlin.data.personal import is_id_card, is_luhn
@@ -55,6 +56,7 @@ def test_personal_data_is_masked(text: str, masked: str) -> None:
         "卡号6222021234567890129通不过校验。",
         "示例地址 user@example.com，克隆 git@github.com:owner/name.git，装饰器 @app.route。",
         "本机是127.0.0.1，内网是192.168.1.10，见第3.1.4.2节，驱动版本 10.20.30.40。",
+        "请登录报名系统（http://180.106.80.10:8082/login）打印准考证。",
         "微信：WeChat 是一款聊天软件，QQ是另一款，QQ2010版很旧。",
         "时间 12:30:45，比分 3:2，序列 1:2:3。",
         "营业时间 2023-11-15 09:00 至 2024-01-01，客服 400-820-8820。",
@@ -230,6 +232,7 @@ def test_an_answer_that_breaks_off_is_dropped(answer: str) -> None:
         "Roses are red,\nViolets are blue",
         "答案是 x = 2",
         "祝好\n小翰",
+        "先算半径。把各项的数值代入之后逐步化简并四舍五入到小数点后两位可以得到这个圆球的体积约为 35.32 立方厘米",
     ],
 )
 def test_what_ends_without_punctuation_is_not_always_broken_off(answer: str) -> None:
@@ -254,6 +257,12 @@ def test_an_answer_in_the_other_language_is_dropped() -> None:
         ("Hi", "你好！我是小翰，很高兴认识你，请问有什么可以帮你的吗？"),
         ("PyTorch 是什么？", "PyTorch 是一个深度学习框架，由 Meta 开发，支持 CUDA、ROCm 与 MPS。"),
         ("谁写了《哈姆雷特》？", "William Shakespeare"),
+        ("给小组取几个名字。", "Mechatron Titans, Robo Dynamics, Circuit Masters, Gear Foxes, Voltage Wolves"),
+        ("摆一个国际象棋的残局。", "rnbqkbnr/pp1ppppp/8/2p5/4P3/5N2/PPPP1PPP/RNBQKB1R b KQkq"),
+        (
+            "s:So/Beam/Type = Flat\ndv:So/Beam/Values = 1 2 3 4 keV",
+            "这是一份射线谱的配置，第一行写明谱的类型，第二行给出各点的数值。",
+        ),
     ],
 )
 def test_an_answer_in_the_language_that_was_asked_for_stays(question: str, answer: str) -> None:
@@ -291,3 +300,37 @@ def test_no_text_takes_a_rule_long(text: str) -> None:
     for name in ("truncated_answers", "answer_language"):
         judged(name, *chat("讲讲春天", text * 10_000))
     assert time.process_time() - begun < 20
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "抱歉，我无法回答这个问题。",
+        "作为人工智能，我不能替您作决定。",
+        "I'm sorry, but as an AI language model, I cannot browse the web.",
+        "I am sorry, but I don't have access to the files.",
+        "Sorry, but I can't do that.",
+        "As an AI language model, I'm not able to feel.",
+        "I apologize, but I am unable to open links.",
+    ],
+)
+def test_an_answer_that_opens_with_a_refusal_is_dropped(answer: str) -> None:
+    dropped = refusals(chat("问", answer))
+    assert isinstance(dropped, Drop) and dropped.reason == "refusal"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "抱歉让你久等了，答案是四。",
+        "很多人说我不能成功，我偏要试试。",
+        "I'm sorry, but I'm unable to come to work today, for I have caught a cold.",
+        "I'm sorry, but you did not give the poem. Please send it.",
+        "I am sorry, but the numbers you gave add up to nine, not ten.",
+        "As an AI language model, I am able to sort words: apple, book, cat.",
+        "I am sorry to hear that. Here is what may help.",
+    ],
+)
+def test_an_answer_that_is_sorry_but_answers_stays(answer: str) -> None:
+    turns = chat("问", answer)
+    assert refusals(turns) == turns

@@ -198,3 +198,67 @@ def test_every_reason_that_a_file_names_has_words() -> None:
         for name in re.findall(r'Drop\(\s*"(\w+)"', path.read_text(encoding="utf-8"))
     }
     assert len(named) > 20 and named <= set(REASONS)
+
+
+CODE = """```js
+function Menu() {
+  const [open, setOpen] = useState(false);
+  return <button onClick={() => setOpen(!open)}>Menu</button>;
+}
+```"""
+
+
+def test_code_that_a_lesson_shows_again_is_no_repetition() -> None:
+    steps = (
+        "先写一个最小的菜单，只有开和关两种样子。",
+        "点它一下，看看浏览器里显示什么，再回来读这几行。",
+        "现在给按钮加上图标，注意名称要和文件一致。",
+        "最后把它放进页面的右上角，刷新之后应当能看见。",
+    )
+    lesson = "\n".join(f"{step}\n{CODE}" for step in steps)
+    assert apply("repeated_lines", lesson) == lesson
+    assert apply("repeated_phrases", lesson) == lesson
+
+
+def test_repetition_around_code_still_drops_a_text() -> None:
+    spun = "买苏州办公家具就找苏州办公家具厂家直接联系" * 60 + "\n" + CODE
+    assert reason("repeated_phrases", spun) == "repeated_phrases"
+    assert reason("repeated_lines", "本站首页欢迎光临各位新老朋友\n" * 40 + CODE) == "repeated_lines"
+
+
+SONG = """月亮挂在旧屋檐
+风吹过门前的田
+你说等到花开那天
+就回到我的身边
+我在桥头等你 等过一年又一年
+我在桥头等你 等到河水变浅
+"""
+
+
+def test_a_song_may_repeat_its_refrain() -> None:
+    song = SONG + "\n雨打湿了窗台\n信里的字已发白\n" + SONG
+    assert apply("repeated_phrases", song) == song
+    stanza = "采采卷耳，不盈顷筐。嗟我怀人，置彼周行。悠悠我思，曷云其亡。山有扶苏，隰有荷华。"
+    poem = stanza + stanza.replace("卷耳", "芣苢") + stanza.replace("顷筐", "倾篮")
+    assert apply("repeated_phrases", poem) == poem
+
+
+def test_short_lines_that_go_round_and_round_are_no_song() -> None:
+    assert reason("repeated_phrases", SONG * 12) == "repeated_phrases"
+    offers = "".join(f"名称：办公桌子一张\n价格：{n} 元起价不含运费\n电话：见本页最下方\n" for n in range(20))
+    assert reason("repeated_phrases", offers) == "repeated_phrases"
+
+
+def test_indents_tables_decimals_and_drawn_rules_are_no_runs() -> None:
+    code = "程序如下：\n" + "".join(f"{' ' * 4 * n}if x{n}:\n" for n in range(6))
+    table = "| 姓名 | 年龄 |\n|--------------|--------------|\n| 王明 | 十二岁 |"
+    form = "一、填空：春天的颜色是＿＿＿＿＿＿＿＿＿＿＿＿，秋天的颜色是＿＿＿＿＿＿＿＿＿＿＿＿。"
+    forum = "怎样让孩子爱上读书？" + "-" * 40 + "先让他看见大人也在读书，再挑他喜欢的故事。"
+    for text in (code, table, form, forum, "一除以三等于0.33333333333333"):
+        assert apply("repeated_characters", text) == text
+        assert apply("repeated_phrases", text) == text
+
+
+def test_runs_of_letters_and_pages_of_drawn_rules_still_drop_a_text() -> None:
+    for text in ("答案是余//////////", "好" * 30, "666666666666666", "-" * 60 + "完", "！" * 20 + "快来看"):
+        assert reason("repeated_characters", text) == "repeated_characters", text

@@ -81,6 +81,30 @@ def test_a_short_question_is_looked_for_whole_and_a_tiny_one_not_at_all() -> Non
     assert questions.account({})["sets"][0]["unsearched"] == ["a"]
 
 
+def test_a_sum_of_one_digit_is_not_looked_for_in_decimals() -> None:
+    assert found("每件商品的平均价格是 88.88888888888889 元", "8+88+888+8888+88888=．") == []
+    assert found("算一算：12+345+6789+98765+4321=？", "12+345+6789+98765+4321=？") == ["0"]
+
+
+def test_a_question_on_a_passage_is_looked_for_with_it(put: Put) -> None:
+    rows = [
+        {"passage": SPRING, "question": "根据以上陈述，可以得出以下哪项？", "options": ["花开", "花落"], "label": "A"}
+    ]
+    (asked,) = read_set(put("a.jsonl", rows), "a")
+    assert asked.text.startswith(SPRING) and asked.more == "花开\n花落"
+    assert found("另一题：根据以上陈述，可以得出以下哪项？", asked.text) == []
+    assert found(f"{SPRING}根据以上陈述", asked.text) == ["0"]
+
+
+def test_questions_inside_paragraphs_are_read(put: Put) -> None:
+    paragraph = {"context": SPRING, "qas": [{"id": "Q1", "question": ACADEMY}, {"id": "Q2", "question": BRIDGE}]}
+    data = json.dumps({"version": "v1", "data": [{"paragraphs": [paragraph], "title": "春"}]}, ensure_ascii=False)
+    assert [(asked.id, asked.text) for asked in read_set(put("squad.json", data), "squad")] == [
+        ("Q1", ACADEMY),
+        ("Q2", BRIDGE),
+    ]
+
+
 def test_a_stock_phrase_is_looked_for_with_its_choices() -> None:
     choices = "汉朝\n唐朝\n宋朝\n周朝的初年"
     questions = Questions([Asked("set", "a", "下列说法不正确的是", choices)], SETTINGS)

@@ -7,17 +7,8 @@ import random
 import numpy as np
 import pytest
 
-from hanlin.data.dedup import (
-    bands_and_rows,
-    copy_key,
-    exact_copies,
-    exact_key,
-    jaccard,
-    letters,
-    near_copies,
-    shingles,
-    signatures,
-)
+from hanlin.data.copies import exact_copies, near_copies
+from hanlin.data.dedup import bands_and_rows, copy_key, exact_key, jaccard, letters, shingles, signatures
 from hanlin.settings.data import Dedup
 
 DEDUP = Dedup()
@@ -77,6 +68,15 @@ def test_the_same_seed_gives_the_same_signatures() -> None:
 def test_a_signature_does_not_depend_on_its_neighbours() -> None:
     texts = [text(50) for _ in range(5)]
     assert (signatures(texts, DEDUP, 1)[3:4] == signatures(texts[3:4], DEDUP, 1)).all()
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_texts_of_all_lengths_signed_together_are_signed_as_if_alone(across: bool) -> None:
+    dedup = Dedup(across_scripts=across)
+    texts = ["".join(map(chr, range(0x4E00, 0x9FA5)))]  # longer than a batch
+    texts += ["", "！", "春", "春天来", "\U00020000", "說明書說明", "，", "春天来了", "春天来了！你好", *texts]
+    alone = [signatures([each], dedup, 1)[0] for each in texts]
+    assert (signatures(texts, dedup, 1) == alone).all()
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])

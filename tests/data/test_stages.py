@@ -248,3 +248,13 @@ def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put
     assert kept == {
         ("exact", "whole"): 3, ("exact", "question"): 2, ("minhash", "whole"): 2, ("minhash", "question"): 1,
     }  # fmt: skip
+
+
+def test_a_long_system_text_that_many_share_makes_them_no_near_copies(put: Put, run: Run) -> None:
+    system = "".join(f"第{n}条：助手应当如实回答，说明理由，不作无根据的猜测。" for n in range(30))
+    asked = [("三加四是几？", "三加四等于七。"), ("月亮为什么会有圆缺？", "因为我们看到的亮面在变。")]
+    rows = [{"system": system, "instruction": ask, "output": answer} for ask, answer in asked]
+    assert run(Conversations, put("a.jsonl", rows), dedup="minhash", heldout_share=0).metrics["rows_kept"] == 2
+    again = {**rows[0], "output": "三加四等于七！"}
+    made = run(Conversations, put("b.jsonl", [rows[0], again]), dedup="minhash", heldout_share=0)
+    assert made.metrics["dropped"] == {"near_duplicate": 1}

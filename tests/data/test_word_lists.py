@@ -33,6 +33,15 @@ def test_a_latin_word_is_found_only_whole_and_in_any_case() -> None:
     assert word_list("用C++写", LISTED, "drop", 1) == Drop("word_list", "C++")
 
 
+def test_a_single_chinese_character_is_found_only_where_it_stands_alone() -> None:
+    listed = any_word(["性", "卵", "赌博"])
+    for text in ("这种可能性很大，理性地看，个性也重要", "鸡卵与卵石"):
+        assert word_list(text, listed, "drop", 1) == text
+    assert word_list("她问：“性”是什么？", listed, "drop", 1) == Drop("word_list", "性")
+    assert word_list("赌博害人", listed, "drop", 1) == Drop("word_list", "赌博")
+    assert word_list("A 性 B", any_word(["性"]), "mask", 1) == "A ＊ B"
+
+
 def test_words_can_be_masked() -> None:
     assert word_list("这个赌博网站是ab c", LISTED, "mask", 1) == "这个＊＊＊＊是＊＊＊＊"
 

@@ -28,7 +28,7 @@ from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
 CHAT_TARGETS = ("messages", "sharegpt", "alpaca", "firefly")
-WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss")
+WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
 
 
 def items(path: Path, stage: str = "conversations") -> list[Any]:

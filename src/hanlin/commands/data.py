@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hanlin.commands import data_rules
+from hanlin.commands import data_report, data_rules
 from hanlin.commands.output import print_json
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -39,6 +39,7 @@ Limit = Annotated[int, typer.Option(min=1, help=say("read only this many rows of
 AsJson = Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))]
 _NO_LIMIT = 2**62
 data_rules.add_to(app)
+data_report.add_to(app)
 
 
 def _source(format_: str, encoding: str, fields: list[str], limit: int) -> dict[str, Any]:

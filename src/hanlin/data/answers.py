@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from hanlin.data.languages import ENGLISH_WORDS
 from hanlin.data.ledger import Drop
 from hanlin.data.measures import profile
 from hanlin.records import Message
@@ -14,7 +15,7 @@ from hanlin.records import Message
 _HANGING = tuple("，、,（(《【")
 _ITEM = re.compile(r"^\s*(?:\d+[.、)]|[-*•])\s+")
 _HANGING_WORD = re.compile(r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are)$")
-_ENDED = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$")
+_ENDED = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$")
 _SENTENCE_ENDS = re.compile("[。！？]|[.!?] ")
 _WORD = re.compile("[A-Za-z]{2,}")
 _QUOTED = re.compile("[“\"'‘「《:：] ?[A-Za-z]{2,}|(?:[A-Za-z]{2,30}[ ,]{1,3}){3}")
@@ -27,7 +28,8 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     """Drop a conversation with an answer that breaks off in the middle.
 
     Signs: it ends with a comma, an opened bracket or an English word that asks for another; its last fence ``` is not
-    closed; or its last line is prose of sentences of which the last has `longest_open` characters or more and no end.
+    closed; or its last line is prose of sentences of which the last has `longest_open` characters or more and no end
+    (a number with its unit is one).
     Why: generated data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas,
     items of lists and verse end without punctuation and stay. Default 40. Not in the default set.
     """
@@ -68,8 +70,9 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
     """Drop a conversation with an answer in English to a question in Chinese, or the other way round.
 
     Both are judged by their letters, code and links aside: at least `share` of each must be of its script, and
-    `shortest` letters of the answer (names, numbers, short terms have no language). A question that speaks of a
-    language, of translating or of code stays, and so does one that quotes the other script. Defaults 0.8 and 20.
+    `shortest` letters of the answer (names, numbers, short terms have no language); English must have its small words
+    (the, is, you), which lists of names, identifiers and other languages in Latin letters lack. A question that speaks
+    of a language, of translating or of code stays, and so does one that quotes the other script. Defaults 0.8 and 20.
     Why: the commonest complaint about a Llama chat model in Chinese is an English answer. Not in the default set.
     """
     asked = ""
@@ -97,4 +100,13 @@ def _script(text: str, share: float, shortest: int) -> str:
     letters = han + latin / 4 + other  # an English word has about as many letters more than a Chinese one
     if han + latin + other < shortest:
         return ""
-    return "zh" if han >= share * letters else "en" if latin / 4 >= share * letters else ""
+    if han >= share * letters:
+        return "zh"
+    return "en" if latin / 4 >= share * letters and _is_english(text) else ""
+
+
+def _is_english(text: str) -> bool:
+    """Whether at least one word in twelve is one that English sentences hold. Numbers of words, not of letters: names
+    are long."""
+    words = _WORD.findall(_CODE.sub("", text))
+    return sum(word.lower() in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words))

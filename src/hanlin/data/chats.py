@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.data.formats import Format, side_facts, tidy
+from hanlin.data.glaive import is_glaive, read_glaive
 from hanlin.data.ledger import Drop
 from hanlin.data.moss import is_moss, read_moss
 from hanlin.data.turns import ROLE_NAMES, Chat, alternating, opened, read_tools, read_turns
@@ -285,6 +286,7 @@ CHAT_FORMATS: tuple[Format[Chat], ...] = (
     Format("sharegpt", _holds_turns("from"), read_messages),
     Format("messages", _holds_turns("role"), read_messages),
     Format("moss", is_moss, read_moss),
+    Format("glaive", is_glaive, read_glaive),
     Format("firefly", _is_firefly, read_firefly),
     Format("self_instruct", _is_self_instruct, read_self_instruct),
     Format("alpaca", _is_alpaca, read_alpaca),

@@ -8,6 +8,7 @@ rules on whole conversations (`conversations`); rules with much to know have mod
 from __future__ import annotations
 
 import html as entities
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +17,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 
+from hanlin.data.glance import Sign, composing_characters
 from hanlin.data.languages import chinese_share, language
 from hanlin.data.ledger import Drop
 from hanlin.data.measures import code_points, profile, repetition
 from hanlin.data.mojibake import repair
 from hanlin.data.personal import personal_data
 from hanlin.data.phrases import BETTING, CALLS_TO_ACT, SELLING, words
+from hanlin.data.refrains import is_verse, without_code, without_rules
 from hanlin.data.scanned import markdown, ocr_debris
 from hanlin.settings.data import Rule
 
@@ -84,6 +87,8 @@ def html(text: str) -> str | Drop:
     Why: tags and scripts are no language. What is a page is told by how it opens or by a common tag in every 100
     characters, some of them closing; text that only speaks of tags (`<p>`, or fenced by ```) is left alone.
     """
+    if "<" not in text and "&" not in text:
+        return text
     fenced = "```" in text or "`<" in text
     tagged = not fenced and "</" in text and len(_TAG.findall(text)) * 100 > len(text)
     if not fenced and (tagged or _PAGE.match(text)):
@@ -135,6 +140,8 @@ class _PageReader(HTMLParser):
 _WIDE = {0xFF10 + i: 0x30 + i for i in range(10)}
 _WIDE |= {0xFF21 + i: 0x41 + i for i in range(26)} | {0xFF41 + i: 0x61 + i for i in range(26)}
 _COMPATIBLE = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
+_MAY_BE_COMPATIBLE = Sign.of_any(_COMPATIBLE)
+_MAY_COMPOSE = Sign([[composing_characters()]])
 
 
 def unicode(text: str) -> str | Drop:
@@ -143,9 +150,9 @@ def unicode(text: str) -> str | Drop:
     Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
     Source: Unicode Standard Annex 15.
     """
-    if not unicodedata.is_normalized("NFC", text):
+    if _MAY_COMPOSE.may_be_in(text) and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    if _COMPATIBLE.search(text):
+    if _MAY_BE_COMPATIBLE.may_be_in(text):
         text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text.translate(_WIDE))
     return text
 
@@ -153,6 +160,7 @@ def unicode(text: str) -> str | Drop:
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
 )
+_MAY_BE_CONTROL = Sign.of_any(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
 
 
 def control_characters(text: str) -> str | Drop:
@@ -160,8 +168,9 @@ def control_characters(text: str) -> str | Drop:
 
     Why: they carry no language, each costs tokens, and hidden direction marks can make text read otherwise than shown.
     """
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if not _MAY_BE_CONTROL.may_be_in(text):
+        return text
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
     return _CONTROL.sub("", text)
 
@@ -169,10 +178,19 @@ def control_characters(text: str) -> str | Drop:
 _BLANK_AT_END = re.compile("[ \t\u3000](?:\n|\\Z)")
 _INDENT = re.compile("^ ?\u3000[\u3000 ]*", re.M)
 _EMPTY_LINES = re.compile(r"\n{3,}")
+_MAY_BE_WIDE_BLANK, _MAY_END_IN_BLANK = Sign(["\xa0", "\u3000"]), Sign([(" \t\u3000", "\n")])
+_MAY_BE_EMPTY_LINES = Sign(["\n\n\n"])
 
 
 def whitespace(text: str) -> str | Drop:
     """Take out trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
+    if not (
+        _MAY_BE_WIDE_BLANK.may_be_in(text)
+        or _MAY_END_IN_BLANK.may_be_in(text)
+        or _MAY_BE_EMPTY_LINES.may_be_in(text)
+        or text.endswith((" ", "\t"))
+    ):
+        return text.strip("\n")
     text = text.replace("\xa0", " ")
     if _BLANK_AT_END.search(text):
         text = "\n".join(line.rstrip(" \t\u3000") for line in text.split("\n"))
@@ -190,9 +208,10 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     mention such a thing. When more than `share` of the text is such lines, there is no text around them, and it is
     dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), for Chinese pages.
     """
-    if not CALLS_TO_ACT.search(text):
+    if not CALLS_TO_ACT.sign.may_be_in(text):
         return text
-    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not CALLS_TO_ACT.search(line))
+    calls = CALLS_TO_ACT.pattern.search
+    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not calls(line))
     called = 1 - len(left) / len(text)
     return Drop("advertisement", f"share {called:.2f} in lines that call to act") if called > share else left
 
@@ -210,13 +229,19 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     """Drop a text when more than this share of its characters is in lines that stood above already.
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
-    fraction 0.20. Only characters are counted here, at 0.50: verse, plays and code shown step by step repeat lines.
+    fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
+    manuals show it again step by step.
     """
-    lines = [line.strip() for line in text.split("\n")]
-    total = sum(map(len, lines))
-    once = sum(map(len, set(lines)))
-    if len(lines) < 3 or total == 0 or total - once <= share * total:
+    lines = list(map(str.strip, text.split("\n")))
+    different = set(lines)
+    if len(lines) < 3 or len(different) == len(lines):
         return text
+    total, once = sum(map(len, lines)), sum(map(len, different))
+    if total == 0 or total - once <= share * total:
+        return text
+    if (prose := without_code(text)) != text:
+        judged = repeated_lines(prose, share)
+        return judged if isinstance(judged, Drop) else text
     return Drop("repeated_lines", f"share {(total - once) / total:.2f}")
 
 
@@ -226,23 +251,43 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
     document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
     characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
-    refrains stay below; at 0.10 a criminal code would go.
+    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not counted, and a song
+    may repeat three quarters of itself.
     """
     han, latin, *_ = profile(text)
     found = repetition(text, length if han >= latin else 3 * length, share)
-    return Drop("repeated_phrases", f"share {found:.2f}") if found > share else text
+    if found <= share or (found <= _MOST_OF_A_SONG and is_verse(text)):
+        return text
+    if (prose := without_rules(without_code(text))) != text:
+        judged = repeated_phrases(prose, share, length)
+        return judged if isinstance(judged, Drop) else text
+    return Drop("repeated_phrases", f"share {found:.2f}")
+
+
+_MOST_OF_A_SONG = 0.75
 
 
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:
-    """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ------)."""
+    """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ！！！！).
+
+    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, for code, tables and sums have them;
+    unless the rules are most of the text.
+    """
+    if _share_in_runs(text, run, share) <= share:
+        return text
+    found = _share_in_runs(without_rules(text), run, share)
+    return Drop("repeated_characters", f"share {found:.2f}") if found > share else text
+
+
+def _share_in_runs(text: str, run: int, enough: float) -> float:
+    """0 when it cannot be more than `enough`."""
     codes = code_points(text)
     same = np.count_nonzero(codes[1:] == codes[:-1])
-    if len(codes) < run or same * run <= share * len(codes) * (run - 1):
-        return text
+    if len(codes) < run or same * run <= enough * len(codes) * (run - 1):
+        return 0.0
     ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True))
     lengths = np.diff(ends, prepend=-1)
-    in_runs = int(lengths[lengths >= run].sum())
-    return Drop("repeated_characters", f"share {in_runs / len(codes):.2f}") if in_runs > share * len(codes) else text
+    return int(lengths[lengths >= run].sum()) / len(codes)
 
 
 def symbols(text: str, share: float) -> str | Drop:
@@ -275,9 +320,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
     against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
     """
-    if len(names := BETTING.findall(text)) > 1:
+    if names := BETTING.found(text, least=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
-    hits = SELLING.findall(text)
+    hits = SELLING.found(text, least=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text

@@ -58,6 +58,12 @@ def layout_of(file: SourceFile) -> Layout:
     return Layout(_container(head, file.suffix), encoding)
 
 
+def can_be_divided(layout: Layout) -> bool:
+    """Whether a file that is not packed can be read from the middle: a line is a row, and ends with the byte 10 alone
+    (which is part of no character in any encoding but the wide ones)."""
+    return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
+
+
 def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
     """The rows of a file in order.
 

@@ -22,8 +22,9 @@ from hanlin.data.identity import identified
 from hanlin.data.ledger import Drop
 from hanlin.data.mojibake import guess
 from hanlin.data.pairs import PAIR_FORMATS
+from hanlin.data.parts import Origin, Sieve
 from hanlin.data.phrases import REFUSAL
-from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.sifting import sift
 from hanlin.data.turns import Chat
 from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
@@ -38,6 +39,11 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
 
     Raises UserError like `sift`.
     """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Conversations, inputs: Inputs) -> Sieve[Chat, Conversation]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
     rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     turn_rules = [
         (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
@@ -70,7 +76,7 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
         ), changed
 
     by_question = settings.dedup_on == "question"
-    sieve = Sieve(
+    return Sieve(
         record=Conversation,
         file_name="conversations.jsonl",
         formats=lambda file: CHAT_FORMATS,
@@ -78,13 +84,12 @@ def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[st
         judge=judge,
         content=lambda chat: questions(chat.messages) if by_question else said(chat.messages),
         text=lambda chat: read_aloud(chat.messages),
-        near=lambda chat: questions(chat.messages) if by_question else read_aloud(chat.messages),
+        near=lambda chat: questions(chat.messages) if by_question else read_aloud(spoken(chat.messages)),
         side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
         characters=lambda conversation: characters(conversation.messages),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
-    return sift(sieve, settings, inputs, out, job)
 
 
 def guessed_turns(messages: Sequence[Message], wanted: str) -> tuple[Turns, dict[str, int]]:
@@ -124,6 +129,11 @@ def said(messages: Sequence[Message]) -> str:
 def read_aloud(messages: Sequence[Message]) -> str:
     """The texts of turns, one after another."""
     return "\n".join(message.text for message in messages)
+
+
+def spoken(messages: Sequence[Message]) -> Turns:
+    """The turns without the system text: thousands of conversations may share a long one and be about other things."""
+    return tuple(message for message in messages if message.role != "system")
 
 
 def questions(messages: Sequence[Message]) -> str:

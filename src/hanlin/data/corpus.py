@@ -15,7 +15,8 @@ from hanlin.data.documents import DOCUMENT_FORMATS, TITLED_FORMATS, FoundText
 from hanlin.data.ledger import Drop
 from hanlin.data.mojibake import Guess, guess
 from hanlin.data.pairs import PAIR_FORMATS
-from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.parts import Origin, Sieve
+from hanlin.data.sifting import sift
 from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Document
@@ -27,6 +28,11 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
 
     Raises UserError like `sift`.
     """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Corpus, inputs: Inputs) -> Sieve[FoundText, Document]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
     rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
@@ -46,7 +52,7 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
             return Drop("too_long", f"{length} characters")
         return Document(text, origin.id, origin.source, origin.meta({**found.meta, **filled.marks})), changed
 
-    sieve = Sieve(
+    return Sieve(
         record=Document,
         file_name="documents.jsonl",
         formats=lambda file: TITLED_FORMATS if "title" in file.settings.fields else DOCUMENT_FORMATS,
@@ -59,4 +65,3 @@ def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]
         dedup=settings.dedup,
         heldout_share=settings.heldout_share,
     )
-    return sift(sieve, settings, inputs, out, job)

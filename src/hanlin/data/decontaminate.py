@@ -34,6 +34,7 @@ from hanlin.settings.data import Decontaminate
 
 FILE = "contamination.json"
 _SHORTEST = 8
+_FEWEST_DIFFERENT = 6
 _WORD = re.compile(r"[^\W_]+")
 _TEXTS = ("question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题")
 _IDS = ("id", "question_id", "qid", "idx")
@@ -135,7 +136,8 @@ class Questions:
 
     def _runs(self, question: Asked) -> tuple[bool, int, npt.NDArray[np.uint64]] | None:
         """By words or not, how long, and the runs of a question. One that is shorter than a run is taken with its
-        choices (下列说法正确的是 is on every exam); without any it is one run, or none where it is shorter still."""
+        choices (下列说法正确的是 is on every exam); without any it is one run, or none where it is shorter still. So is
+        one of a few different characters: 8+88+888+8888 is in every long decimal."""
         for text in (question.text, f"{question.text}\n{question.more}"):
             han, latin, *_ = profile(text)
             by_words = 4 * han < latin
@@ -144,7 +146,9 @@ class Questions:
             if len(codes) >= longest or not question.more:
                 break
         length = min(len(codes), longest)
-        return None if length < min(_SHORTEST, longest) else (by_words, length, rolling_hashes(codes, length))
+        if length < min(_SHORTEST, longest) or len(np.unique(codes)) < min(_FEWEST_DIFFERENT, longest):
+            return None
+        return by_words, length, rolling_hashes(codes, length)
 
     def _index(self, words: bool, length: int, found: Sequence[tuple[npt.NDArray[np.uint64], int]]) -> _Index:
         hashes = np.concatenate([hashes for hashes, _ in found])
@@ -230,21 +234,43 @@ def _read_json(file: Path, name: str) -> Iterator[Asked]:
         raise UserError(say("not JSON", "不是合法 JSON"), file) from error
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), [])
-    for number, row in enumerate(rows):
-        asked = _question_text(row) if isinstance(row, dict) else None
+    for number, row in enumerate(_asking(rows)):
+        asked = _question_text(row)
         if asked:
             own = next((str(row[key]) for key in _IDS if row.get(key) is not None), f"{file.stem}#{number + 1}")
-            yield Asked(name, own, asked)
+            yield Asked(name, own, asked, _choices(row))
+
+
+def _asking(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """The rows that ask, also those inside the paragraphs of articles (SQuAD, CMRC)."""
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        inner = next((row[key] for key in ("paragraphs", "qas") if isinstance(row.get(key), list)), None)
+        if inner is None:
+            yield row
+        else:
+            yield from _asking(inner)
+
+
+def _choices(row: Mapping[str, Any]) -> str:
+    """The choices of a question, one below the other."""
+    given: Any = next((row[key] for key in ("options", "choices") if isinstance(row.get(key), list | dict)), [])
+    texts = given.values() if isinstance(given, dict) else given
+    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 def _question_text(row: Mapping[str, Any]) -> str | None:
-    """What is asked: the user's turns of a question of ours, turns of text (MT-Bench), or a field of text."""
+    """What is asked: the user's turns of a question of ours, turns of text (MT-Bench), or a field of text, below the
+    passage that it is about (AGIEval)."""
     if isinstance(row.get("messages"), list):
         turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
         return "\n".join(str(turn.get("text", turn.get("content", ""))) for turn in turns)
     if isinstance(row.get("turns"), list):
         return "\n".join(turn for turn in row["turns"] if isinstance(turn, str))
-    return next((row[key] for key in _TEXTS if isinstance(row.get(key), str)), None)
+    asked = next((row[key] for key in _TEXTS if isinstance(row.get(key), str)), None)
+    passage = row.get("passage")
+    return f"{passage}\n{asked}" if asked and isinstance(passage, str) and passage.strip() else asked
 
 
 @dataclass(frozen=True, slots=True)

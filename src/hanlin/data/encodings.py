@@ -288,7 +288,7 @@ def _telling_lines(path: Path) -> list[tuple[int, bytes]]:
     sample = []
     size = 0
     with Tape(path) as tape:
-        for number, (line, _) in enumerate(tape.lines(4 * _SAMPLE), start=1):
+        for number, (line, _, _) in enumerate(tape.lines(4 * _SAMPLE), start=1):
             if not line.isascii():
                 sample.append((number, line))
                 size += len(line)

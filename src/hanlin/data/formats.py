@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -40,12 +40,26 @@ class Format(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Found(Generic[Item]):
-    """What stands at one place: `number` counts the finds of a file from 1, `row` is what was in the file."""
+    """What stands at one place: `number` counts the finds from 1, `row` is what was in the file."""
 
     number: int
     line: int
     item: Item | Drop
     row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[Item]):
+    """How a file is written: its layout, and the format of its rows."""
+
+    layout: Layout
+    format: Format[Item]
+
+    @property
+    def name(self) -> str:
+        """Layout and format as they stand in the ledger."""
+        container = self.layout.container
+        return container if container.startswith("text") else f"{container}: {self.format.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +81,25 @@ def open_records(
 
     Raises UserError when no format fits the first rows, naming the known ones.
     """
+    written = how_written(file, formats, elsewhere)
+    return Opened(written.name, written.layout.encoding, read_records(file, tape, written))
+
+
+def how_written(
+    file: SourceFile, formats: Sequence[Format[Item]], elsewhere: Mapping[str, Sequence[Format[Any]]]
+) -> Written[Item]:
+    """Look at a file and its first rows. Raises like `open_records`."""
     layout = layout_of(file)
-    rows = (renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
-    first = list(islice(rows, LOOKED_AT))
-    chosen = _choose(file, layout, first, formats, elsewhere)
-    name = layout.container if layout.container.startswith("text") else f"{layout.container}: {chosen.name}"
-    return Opened(name, layout.encoding, _finds(chosen, chain(first, rows)))
+    with Tape(file.path) as tape:
+        rows = (renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
+        first = list(islice(rows, LOOKED_AT))
+    return Written(layout, _choose(file, layout, first, formats, elsewhere))
+
+
+def read_records(file: SourceFile, tape: Tape, written: Written[Item]) -> Iterator[Found[Item]]:
+    """What a file holds, or the span of it that the tape is for; numbers and lines are counted from there."""
+    rows = (renamed(row, file.settings.fields) for row in rows_of(file, written.layout, tape))
+    return _finds(written.format, rows)
 
 
 def _finds(chosen: Format[Item], rows: Iterator[Row]) -> Iterator[Found[Item]]:

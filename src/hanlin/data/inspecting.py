@@ -92,25 +92,15 @@ def stage_for(file: SourceFile) -> str:
 
 def _looked_into(file: SourceFile) -> dict[str, Any]:
     stage = stage_for(file)
-    kind, module, name = _STAGES[stage]
-    source = file.settings.model_copy(update={"path": str(file.path)})
-    options: dict[str, Any] = {
-        "sources": (source,),
-        "on_broken": "drop",
-        "max_dropped": 1.0,
-        "heldout_share": 0.0,
-        "dedup": "exact",
-    }
     with tempfile.TemporaryDirectory(prefix="hanlin-inspect-") as folder:
         out = Path(folder)
-        quiet = Job(progress=Progress(quiet=True))
         try:
-            module.run(kind(**options), Inputs({"sources.0.path": (file.path,)}), out, quiet)
+            sift_files(stage, [file], out, dedup="exact")
         except UserError:
             if not (out / "ledger.json").is_file():
                 raise
         ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-        samples = _samples(out / name, ledger["rows_kept"])
+        samples = _samples(out / _STAGES[stage][2], ledger["rows_kept"])
     (account,) = ledger["files"]
     return {
         "stage": stage,
@@ -124,6 +114,15 @@ def _looked_into(file: SourceFile) -> dict[str, Any]:
         "characters": account["characters"],
         "samples": samples,
     }
+
+
+def sift_files(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) -> None:
+    """Run a stage with its default settings, and `more`, on files of any quality; nothing is held out."""
+    kind, module, _ = _STAGES[stage]
+    sources = tuple(file.settings.model_copy(update={"path": str(file.path)}) for file in files)
+    options: dict[str, Any] = {"on_broken": "drop", "max_dropped": 1.0, "heldout_share": 0.0, **more}
+    inputs = Inputs({f"sources.{place}.path": (file.path,) for place, file in enumerate(files)})
+    module.run(kind(sources=sources, **options), inputs, out, Job(progress=Progress(quiet=True)))
 
 
 def _samples(path: Path, count: int) -> list[Any]:

@@ -16,7 +16,8 @@ from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.judged import JUDGED_FORMATS, Judged
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS
-from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.parts import Origin, Sieve
+from hanlin.data.sifting import sift
 from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Judgement
@@ -29,6 +30,11 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
     Dropped are empty answers and prompts that no chat template takes. The same answer with another verdict is no copy.
     Raises UserError like `sift`.
     """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Judgements, inputs: Inputs) -> Sieve[Judged, Judgement]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
     rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
@@ -47,7 +53,7 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
         meta = origin.meta({**found.meta, **marks})
         return Judgement(tuple(prompt), answer, found.good, origin.id, origin.source, meta), changed
 
-    sieve = Sieve(
+    return Sieve(
         record=Judgement,
         file_name="judgements.jsonl",
         formats=lambda file: JUDGED_FORMATS,
@@ -60,4 +66,3 @@ def run(settings: Judgements, inputs: Inputs, out: Path, job: Job) -> dict[str, 
         dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
-    return sift(sieve, settings, inputs, out, job)

@@ -20,7 +20,9 @@ LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other", "none")
 _CANTONESE = re.compile("[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲咩喎啩嘥唔]|係咪|邊度|點解|而家|鍾意|鐘意|睇")
 _STANDARD = re.compile("[的們這那嗎吧們这们吗]|什麼|什么")
 _WORD = re.compile("[A-Za-z']+")
-_ENGLISH = words("the of and to that for it was with be by not this are from at which have they you your is or our")
+ENGLISH_WORDS = words(
+    "the of and to that for it was with be by not this are from at which have they you your is or our"
+)
 _FOREIGN = words(
     """de la le les des et en un une du est que el los las y del por con una der die und das den ist nicht mit ein eine
     di il che per non het een van niet dat da do os em não och att det som är"""
@@ -83,7 +85,7 @@ def _tables() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
 def _is_english(text: str) -> bool:
     """Whether Latin letters are English: its small words are as common as those of other languages, or more."""
     found = [word.lower() for word in _WORD.findall(text)]
-    english, foreign = sum(word in _ENGLISH for word in found), sum(word in _FOREIGN for word in found)
+    english, foreign = sum(word in ENGLISH_WORDS for word in found), sum(word in _FOREIGN for word in found)
     return english >= foreign and (english > 0 or sum(map(len, found)) >= 0.95 * profile(text)[1])
 
 

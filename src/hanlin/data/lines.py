@@ -31,7 +31,7 @@ class Row:
 
 
 def record_lines(tape: Tape, encoding: str) -> Iterator[Row]:
-    """Lines that are records, without their ends.
+    """Lines that are records, without their ends; of a span they are counted from where it begins.
 
     A line that cannot be decoded, or is longer than `LONGEST_LINE` bytes, comes as a Drop, where lines can be told
     apart at all.
@@ -39,23 +39,21 @@ def record_lines(tape: Tape, encoding: str) -> Iterator[Row]:
     if encoding.startswith(("utf-16", "utf-32")):
         yield from _bounded(wide_lines(decoded(tape, encoding)))
         return
-    offset = 0
-    for number, (line, length) in enumerate(tape.lines(LONGEST_LINE), start=1):
+    for number, (line, length, at) in enumerate(tape.lines(LONGEST_LINE), start=1):
         if length > len(line):
             raw = line[:_SHOWN].decode(encoding, "backslashreplace")
             yield Row(number, Drop("endless_line", f"{length} bytes"), raw)
         else:
-            yield _decoded_line(number, line, encoding, offset)
-        offset += length
+            yield _decoded_line(number, line, encoding, at)
 
 
-def _decoded_line(number: int, line: bytes, encoding: str, offset: int) -> Row:
+def _decoded_line(number: int, line: bytes, encoding: str, at: int) -> Row:
     try:
-        text = line.decode(encoding if number == 1 else encoding.removesuffix("-sig"))
+        text = line.decode(encoding if at == 0 else encoding.removesuffix("-sig"))
     except UnicodeDecodeError as error:
         raw = line.decode(encoding, "backslashreplace").rstrip("\r\n")
-        return Row(number, Drop("undecodable", f"byte {offset + error.start}"), raw)
-    return Row(number, (text.removeprefix("\ufeff") if number == 1 else text).rstrip("\r\n"))
+        return Row(number, Drop("undecodable", f"byte {at + error.start}"), raw)
+    return Row(number, (text.removeprefix("\ufeff") if at == 0 else text).rstrip("\r\n"))
 
 
 def _bounded(rows: Iterator[Row]) -> Iterator[Row]:

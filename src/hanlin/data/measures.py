@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import unicodedata
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+CHARACTERS = 0x20000
+"""Tables of characters have an entry for each code point below the supplementary ideographic planes, and one for those
+planes as a whole at the end."""
 _WINDOW = 5_000
 _CACHED = 8_192
 _PRIME = 0x9E3779B97F4A7C15
@@ -22,36 +26,37 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
+@lru_cache(maxsize=2)
+def places(text: str) -> npt.NDArray[np.intp]:
+    """For each character its place in a table of `CHARACTERS` and one entries."""
+    return places_of(code_points(text))
+
+
+def places_of(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    return (np.minimum(codes, CHARACTERS) if len(codes) and codes.max() > CHARACTERS else codes).astype(np.intp)
+
+
 @lru_cache(maxsize=4)
 def profile(text: str) -> tuple[int, int, int, int, int, int, int]:
     """How many characters are Han, Latin letters, other letters, digits, common punctuation, symbols, blanks."""
-    table = _kinds()
-    kinds = table.take(code_points(text), mode="clip")
-    if len(kinds) < 10_000:
-        packed = kinds.tobytes()
-        return tuple(packed.count(kind) for kind in range(7))  # type: ignore[return-value]
-    return tuple(int(np.count_nonzero(kinds == kind)) for kind in range(7))  # type: ignore[return-value]
+    return tuple(np.bincount(_kinds().take(places(text)), minlength=7).tolist())  # type: ignore[return-value]
 
 
 _COMMON_POINTS = ".,;:?!'\"()-，。、；：？！“”‘’（）《》〈〉「」『』【】…—·～"
 
 
 @cache
-def _kinds() -> npt.NDArray[np.uint8]:
-    kinds = np.full(0x20001, 5, dtype=np.uint8)
-    for code in range(0x20000):
-        category = unicodedata.category(chr(code))
-        if category[0] in "LM":
-            kinds[code] = 2
-        elif category[0] == "N":
-            kinds[code] = 3
-        elif category[0] == "Z" or code in (9, 10, 13):
-            kinds[code] = 6
+def _kinds() -> npt.NDArray[np.intp]:
+    categories = "".join(unicodedata.category(chr(code))[0] for code in range(CHARACTERS))
+    of_category = {"L": 2, "M": 2, "N": 3, "Z": 6}
+    kinds = np.full(CHARACTERS + 1, 5, dtype=np.intp)
+    kinds[:-1] = [of_category.get(category, 5) for category in categories]
+    kinds[[9, 10, 13]] = 6
     for low, high in ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0xD7), (0xD8, 0xF7), (0xF8, 0x250), (0x1E00, 0x1F00)):
         kinds[low:high] = 1
     for low, high in ((0x2E80, 0x2FE0), (0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)):
         kinds[low:high] = 0
-    kinds[0x20000] = 0  # stands for all above: the supplementary ideographic planes
+    kinds[CHARACTERS] = 0
     kinds[[ord(char) for char in _COMMON_POINTS]] = 4
     return kinds
 
@@ -71,16 +76,22 @@ def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np
     hashes, done = np.zeros(count, dtype=np.uint64), 0
     while True:
         if length & size:
-            hashes *= _power(size)
-            hashes += block[done : done + count]
+            if done:
+                hashes *= _power(size)
+                hashes += block[done : done + count]
+            else:
+                hashes = block[:count].copy()
             done += size
         if done == length:
             break
-        block = block[:-size] * _power(size) + block[size:]
-        size *= 2
-    hashes ^= hashes >> np.uint64(30)
+        longer = block[:-size] * _power(size)
+        longer += block[size:]
+        block, size = longer, 2 * size
+    mixed = hashes >> np.uint64(30)
+    hashes ^= mixed
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
-    hashes ^= hashes >> np.uint64(27)
+    np.right_shift(hashes, np.uint64(27), out=mixed)
+    hashes ^= mixed
     return hashes
 
 
@@ -92,10 +103,11 @@ def _power(exponent: int) -> np.uint64:
 def repetition(text: str, length: int, enough: float = 0.0) -> float:
     """The share of characters covered by phrases of `length` characters that occurred before in the same window.
 
-    0 when it cannot be more than `enough`, which a count of equal phrases tells faster than where they are.
+    0 when it cannot be more than `enough`, which a count of equal phrases tells faster than where they are, and a count
+    of equal shorter phrases, of which there are at least as many, faster still.
     """
     codes = code_points(text)
-    if len(codes) < 4 * length:
+    if len(codes) < 4 * length or _most_repeats(codes, length) * length <= enough * len(codes):
         return 0.0
     hashes = rolling_hashes(codes, length)
     windows = [(start, hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW)]
@@ -112,6 +124,22 @@ def repetition(text: str, length: int, enough: float = 0.0) -> float:
     return float(np.count_nonzero(np.cumsum(covered[:-1])) / len(codes))
 
 
-def _repeats(hashes: npt.NDArray[np.uint64]) -> int:
+def _most_repeats(codes: npt.NDArray[np.uint32], length: int) -> int:
+    """At least as many as there are phrases of `length` that occurred before in their window: the same of their
+    beginnings, half as long or longer, by hashes of 32 bits that are not mixed."""
+    count, block, size = len(codes) - length + 1, codes, 1
+    while 2 * size <= length:
+        longer = block[:-size] * _power32(size)
+        longer += block[size:]
+        block, size = longer, 2 * size
+    return sum(_repeats(block[start : min(start + _WINDOW, count)]) for start in range(0, count, _WINDOW))
+
+
+@cache
+def _power32(exponent: int) -> np.uint32:
+    return np.uint32(pow(_PRIME, exponent, 1 << 32))
+
+
+def _repeats(hashes: npt.NDArray[Any]) -> int:
     ordered = np.sort(hashes)
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

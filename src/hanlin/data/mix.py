@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,19 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.ledger import json_line
+from hanlin.data.token_counts import Count, counter
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Message, Preference
+from hanlin.records import HELD_OUT
 from hanlin.settings.mix import Mix, MixSource
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
 
 CHUNK = 5_000
 """Rows that are counted or written together: what a killed run may have to do again."""
 
 Numbers = npt.NDArray[np.int64]
-Count = Callable[[Sequence[Mapping[str, Any]]], list[int]]
 
 
 def run(settings: Mix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     records are joined, once each. Raises UserError for a source without such records.
     """
     scratch = job.scratch(out)
-    count = _counter(settings.records, inputs.one("tokenizer"))
+    count = counter(settings.records, inputs.one("tokenizer"))
     sources = []
     for place in range(len(settings.sources)):
         files = _record_files(inputs.one(f"sources.{place}.data"), f"{settings.records}*.jsonl")
@@ -140,28 +138,6 @@ class _Measured:
 
 def _record_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder.is_dir() else [folder]
-
-
-def _counter(records: str, folder: Path) -> Count:
-    """A function that counts the tokens of rows."""
-    if records == "documents":
-        tokenizer = Tokenizer.load(folder)
-        return lambda rows: [len(ids) for ids in tokenizer.encode_many([Document.from_json(row).text for row in rows])]
-    template = ChatTemplate.load(folder)
-
-    def rendered(messages: Sequence[Message], name: str) -> int:
-        return len(template.render_conversation(Conversation(tuple(messages), name)).ids)
-
-    def of(row: Mapping[str, Any]) -> int:
-        if records == "conversations":
-            return len(template.render_conversation(Conversation.from_json(row)).ids)
-        if records == "preferences":
-            pair = Preference.from_json(row)
-            return sum(rendered((*pair.prompt, answer), pair.id) for answer in (pair.chosen, pair.rejected))
-        judged = Judgement.from_json(row)
-        return rendered((*judged.prompt, judged.answer), judged.id)
-
-    return lambda rows: [of(row) for row in rows]
 
 
 def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, job: Job) -> _Measured:

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from hanlin.data.encodings import BY_FREQUENCY, COMMON, plausibility
+from hanlin.data.encodings import BY_FREQUENCY, COMMON
+from hanlin.data.glance import Sign
 
 _PLAUSIBLE = (
     (0xA0, 0x17F),
@@ -49,17 +50,23 @@ def _bytes_of_characters() -> dict[int, int]:
 _BYTE = _bytes_of_characters()
 
 
+def _characters_of(low: int, high: int) -> str:
+    return "".join(chr(char) for char, byte in sorted(_BYTE.items()) if low <= byte <= high)
+
+
 def _class(low: int, high: int) -> str:
-    return "[" + "".join(re.escape(chr(char)) for char, byte in sorted(_BYTE.items()) if low <= byte <= high) + "]"
+    return f"[{re.escape(_characters_of(low, high))}]"
 
 
 _RUN = re.compile(_class(0x80, 0xFF) + "{2,}")
 _PAIR = re.compile(_class(0xC2, 0xF4) + _class(0x80, 0xBF))
 _TRIPLE = re.compile(_class(0xE0, 0xEF) + _class(0x80, 0xBF) + "{2}")
 _QUOTING = re.compile("[‘’“”–—…•‚„‹›«»]")
-_GBK_COMMA_AND_STOP = re.compile("[锛銆]")
 _LOOK, _FEW, _STRANGE = 200, 3, 0.1
 _LOST_TWICE = ("锟斤拷", "烫烫烫", "屯屯屯")
+_MAY_BE_LOST, _MAY_BE_GBK = Sign(_LOST_TWICE), Sign("锛銆")
+_MAY_BE_PAIR = Sign([(_characters_of(0xC2, 0xF4), _characters_of(0x80, 0xBF))])
+_EVERYDAY = Sign([[BY_FREQUENCY]])
 
 
 def repair(text: str) -> tuple[str, int]:
@@ -67,16 +74,17 @@ def repair(text: str) -> tuple[str, int]:
 
     A run is turned back only if its bytes are whole UTF-8 and what comes out is ordinary text.
     """
-    lost = sum(3 * text.count(mark) for mark in _LOST_TWICE)
-    if len(_GBK_COMMA_AND_STOP.findall(text)) * 100 > len(text):
+    lost = sum(3 * text.count(mark) for mark in _LOST_TWICE) if _MAY_BE_LOST.may_be_in(text) else 0
+    if _MAY_BE_GBK.places_in(text) * 100 > len(text):
         turned = _from_gbk(text)
         return (text, len(text)) if turned is None else (turned, lost)
     start = text[:_LOOK]
-    if len(start.encode("ascii", "ignore")) + _FEW < len(start) and plausibility(start) < _STRANGE:
+    beyond = len(start) - len(start.encode("ascii", "ignore"))
+    if beyond > _FEW and _EVERYDAY.places_in(text, _LOOK) / beyond < _STRANGE:
         turned = _from_gbk(text)
         if turned is not None:
             return turned, lost
-    if not _PAIR.search(text):
+    if not (_MAY_BE_PAIR.may_be_in(text) and _PAIR.search(text)):
         return text, lost
 
     def turn(match: re.Match[str]) -> str:

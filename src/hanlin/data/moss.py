@@ -16,7 +16,8 @@ from hanlin.records import Message, ToolCall
 
 _TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
 _END = re.compile(r"\s*<eo[a-z]>\s*\Z")
-_CALL = re.compile(r"([A-Za-z_][\w ]*)\(\s*(\"(?:[^\"\\]|\\.)*\"|[^()\"]*)\s*\)")
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
+_CALL = re.compile(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
 _TOOL = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 
@@ -97,14 +98,21 @@ def _calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[ToolCall,
         return ()
     calls = []
     for match in _CALL.finditer(commands):
-        value = match[2].strip()
-        text = json_or_none(value) if value.startswith('"') else value
         known = tools.get(match[1])
-        name = known[3].split(",")[0].strip() if known else "input"
-        calls.append(ToolCall(match[1], {name or "input": value.strip('"') if text is None else text}))
+        calls.append(ToolCall(match[1], _arguments(match[2].strip(), known[3] if known else "")))
     if not calls or _CALL.sub("", commands).strip(" ,;\n\t"):
         return Drop("broken_tool_call", commands[:80])
     return tuple(calls)
+
+
+def _arguments(given: str, names: str) -> dict[str, str]:
+    """The arguments of a call, one without quotes or several with, under the names of the tool's own."""
+    known = [name.strip() for name in names.split(",") if name.strip()] or ["input"]
+    texts = [(json_or_none(text), text) for text in _STRING.findall(given)] or [(None, given)]
+    return {
+        known[place] if place < len(known) else f"{known[-1]}_{place + 1}": raw.strip('"') if text is None else text
+        for place, (text, raw) in enumerate(texts)
+    }
 
 
 def _schema(match: re.Match[str]) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
     `action`: mask or drop. `of`: which of mobile, id_card, bank_card, email, network, qq, wechat. Why: a model repeats
     what it read, and these numbers reach people. Numbers with a checksum must pass it: identity cards ISO 7064
     MOD 11-2 (GB 11643-1999), with a date that was; bank cards Luhn (ISO/IEC 7812-1), with a known issuer's beginning.
-    Not personal are reserved addresses (RFC 2606, RFC 6890), numbers inside longer numbers, and QQ or 微信 as words.
+    Not personal are reserved addresses (RFC 2606, RFC 6890), the server of a link (http://1.2.3.4/), numbers inside
+    longer numbers, and QQ or 微信 as words.
     Not in the default set: tasks on such numbers (checking their form) would be spoilt.
     """
     found: list[str] = []
@@ -130,7 +131,7 @@ _FORMS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
     ),
     "network": (
         re.compile(
-            r"(?<![\w.:-])(?<!版本)(?<!版本 )(?<!ersion )(?:\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)"
+            r"(?<![\w.:-])(?<!//)(?<!版本)(?<!版本 )(?<!ersion )(?:\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)"
             r"|[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}(?![\w:])|[0-9A-Fa-f]{2}(?:-[0-9A-Fa-f]{2}){5}(?![\w-])"
             r"|[0-9A-Fa-f]{1,4}(?::{1,2}[0-9A-Fa-f]{1,4}){3,7}(?![\w:]))",
             re.A,

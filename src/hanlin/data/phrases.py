@@ -6,6 +6,9 @@ Owns words, no logic. A phrase is here because it is common on pages that teach 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from hanlin.data.glance import Sign
 
 
 def words(text: str) -> frozenset[str]:
@@ -13,10 +16,25 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def any_of(text: str, *phrases: str) -> re.Pattern[str]:
-    """A pattern for any of the words of a text, or of phrases with blanks in them. Longer ones are tried first."""
-    listed = sorted({*text.split(), *phrases}, key=lambda phrase: (-len(phrase), phrase))
-    return re.compile("|".join(map(re.escape, listed)))
+class Phrases:
+    """A pattern for any of some phrases, the longer ones tried first, and a sign that says where it is worth trying."""
+
+    def __init__(self, phrases: Sequence[str], bits: int) -> None:
+        listed = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
+        self.pattern = re.compile("|".join(map(re.escape, listed)))
+        self.sign = Sign(listed, bits)
+
+    def found(self, text: str, least: int = 1) -> list[str]:
+        """The phrases in a text, in order; none where there are fewer than `least`."""
+        if self.sign.places_in(text) < least:
+            return []
+        hits = self.pattern.findall(text)
+        return hits if len(hits) >= least else []
+
+
+def any_of(text: str, *phrases: str, bits: int = 4) -> Phrases:
+    """Any of the words of a text, or of phrases with blanks in them."""
+    return Phrases((*text.split(), *phrases), bits)
 
 
 CALLS_TO_ACT = any_of(
@@ -40,7 +58,8 @@ BETTING = any_of(
     亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
     北京赛车 幸运飞艇 现金网 真人荷官 六合彩
-    """
+    """,
+    bits=2,
 )
 
 SELLING = any_of(
@@ -58,8 +77,11 @@ REFUSAL = re.compile(
     r"(?:很|非常|十分)?(?:抱歉|对不起|遗憾)[，,。！!]?\s*(?:但是?)?[，,]?\s*(?:作为[^，,]{1,20}[，,])?\s*"
     r"我(?:目前|暂时|现在)?(?:无法|不能|没有办法|没办法|不可以)"
     r"|作为(?:一[个名款])?(?:人工智能|AI|大型?语言模型|语言模型)[^，,。]{0,12}[，,]\s*我(?:无法|不能|没有)"
-    r"|(?:I(?:'|’)?m sorry|I am sorry),? but|Sorry,? (?:but )?I can|I apologi[sz]e,? but"
-    r"|As an AI(?: language)? model,? I (?:can|do|am)|I can(?:not|'t|’t) (?:fulfill|assist|help|provide|comply)",
+    r"|(?:I['’]?m sorry|I am sorry|Sorry|I apologi[sz]e),? (?:but )?(?:as an? [^,.]{1,40}, ?)?I(?:['’]?m| am)? ?"
+    r"(?:an? AI|cannot|can['’]t|can not|do(?:n['’]t| not) have|(?:was |am )?(?:not able|unable)|could(?:n['’]t| not))"
+    r"(?! to (?:come|attend|join|make it))"
+    r"|As an AI(?: language)? model,? I(?:['’]m| am)? ?(?:cannot|can['’]t|can not|do not|don['’]t|not|unable)"
+    r"|I can(?:not|'t|’t) (?:fulfill|assist|help|provide|comply)",
     re.I,
 )
 

@@ -15,7 +15,8 @@ from hanlin.data.conversations import characters, clean_turns, guessed_turns, re
 from hanlin.data.documents import DOCUMENT_FORMATS
 from hanlin.data.ledger import Drop
 from hanlin.data.pairs import PAIR_FORMATS, Pair
-from hanlin.data.sifting import Origin, Sieve, sift
+from hanlin.data.parts import Origin, Sieve
+from hanlin.data.sifting import sift
 from hanlin.data.word_lists import word_list_rules
 from hanlin.job import Inputs, Job
 from hanlin.records import Preference
@@ -28,6 +29,11 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
     Dropped are pairs with an empty or the same answer, with equal scores (unless `keep_ties`), with a lower score for
     the chosen answer, and with prompts that no chat template takes. Raises UserError like `sift`.
     """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Preferences, inputs: Inputs) -> Sieve[Pair, Preference]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
     rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
     convert = converter(settings.convert)
 
@@ -55,7 +61,7 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
         meta = origin.meta({**found.meta, **marks})
         return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta), changed
 
-    sieve = Sieve(
+    return Sieve(
         record=Preference,
         file_name="preferences.jsonl",
         formats=lambda file: PAIR_FORMATS,
@@ -68,4 +74,3 @@ def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str,
         dedup=Dedup(method=settings.dedup, across_scripts=False),
         heldout_share=settings.heldout_share,
     )
-    return sift(sieve, settings, inputs, out, job)

@@ -14,6 +14,7 @@ from hanlin.data.phrases import words
 from hanlin.errors import UserError
 from hanlin.job import Inputs
 from hanlin.language import say
+from hanlin.records import HELD_OUT
 from hanlin.settings.data import Source
 
 READABLE = words(
@@ -82,6 +83,18 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
         SourceFile(path, name, place, sources[place]) for (place, path), name in zip(found, names, strict=True)
     )
     return Listing(files, tuple(skipped))
+
+
+def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
+    """The records of the artifacts in `dedup_against`, those to learn from and the held-out ones; or a file of them."""
+    paths: list[Path] = []
+    for path in inputs.many("dedup_against"):
+        stem, dot, ending = file_name.rpartition(".")
+        found = [*sorted(path.glob(f"{stem}*{dot}{ending}")), *path.glob(HELD_OUT)] if path.is_dir() else [path]
+        if not found:
+            raise UserError(say(f"there is no {file_name} in it", f"其中没有 {file_name}"), path)
+        paths += found
+    return [SourceFile(path, f"known-{number:05d}", 0, _ANY) for number, path in enumerate(paths)]
 
 
 def _walk(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -24,15 +25,29 @@ _PACKED_PIECE = 1 << 16
 Piece = TypeVar("Piece")
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The lines of a file that begin at byte `start` or later, and before `stop` (none: up to the end)."""
+
+    start: int = 0
+    stop: int | None = None
+
+
+WHOLE = Span()
+
+
 class Tape:
     """A file opened for reading, unpacked on the way (gzip, bzip2, xz, zstandard by their first bytes).
 
     `stream` gives the unpacked bytes, `head` are the first packed ones, `position` says how far the file itself has
-    been read. Raises UserError when the file cannot be opened or is no regular file (a pipe can be read only once).
+    been read. Of a file that is not packed `lines` can give a span alone. Raises UserError when the file cannot be
+    opened or is no regular file (a pipe can be read only once).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, span: Span = WHOLE) -> None:
         self.path = path
+        self.span = span
+        self.lines_read = 0
         try:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise UserError(say("not a regular file", "不是普通文件"), path)
@@ -44,6 +59,10 @@ class Tape:
             raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
         self.head = head
         self.stream: BinaryIO = self._unpacked(head)
+
+    @property
+    def packed(self) -> bool:
+        return self.stream is not self._file
 
     def _unpacked(self, head: bytes) -> BinaryIO:
         if head.startswith(b"\x1f\x8b"):
@@ -71,20 +90,49 @@ class Tape:
         """The unpacked bytes. Raises UserError when the packed file is broken or cut short, or changes meanwhile."""
         return self._guarded(iter(lambda: self.stream.read(CHUNK), b""))
 
-    def lines(self, longest: int) -> Iterator[tuple[bytes, int]]:
-        """The unpacked lines with their line ends, and their lengths; of a line that is longer than `longest` bytes
-        only its start comes. Raises like `chunks`."""
+    def lines(self, longest: int) -> Iterator[tuple[bytes, int, int]]:
+        """The unpacked lines with their line ends, their lengths, and where they begin; of a line that is longer than
+        `longest` bytes only its start comes. Raises like `chunks`."""
         return self._guarded(self._lines(longest))
 
-    def _lines(self, longest: int) -> Iterator[tuple[bytes, int]]:
-        while line := self.stream.readline(longest):
+    def _lines(self, longest: int) -> Iterator[tuple[bytes, int, int]]:
+        at, stop = self._first_line(), self.span.stop
+        while (stop is None or at < stop) and (line := self.stream.readline(longest)):
             length = len(line)
             if length == longest and not line.endswith(b"\n"):
                 while rest := self.stream.readline(CHUNK):
                     length += len(rest)
                     if rest.endswith(b"\n"):
                         break
-            yield line, length
+            self.lines_read += 1
+            yield line, length, at
+            at += length
+
+    def _first_line(self) -> int:
+        """Go to the first line that begins in the span. Of a line without an end nothing beyond the span is read, so
+        that many spans of one endless line cost no more than reading it once."""
+        start, stop = self.span.start, self.span.stop
+        if not start:
+            return 0
+        assert not self.packed
+        self._file.seek(start - 1)
+        at = start - 1
+        while stop is None or at < stop:
+            piece = self._file.readline(CHUNK if stop is None else min(CHUNK, stop - at))
+            at += len(piece)
+            if not piece or piece.endswith(b"\n"):
+                break
+        return at
+
+    def lines_before(self) -> int:
+        """How many lines of the file begin before the span."""
+        count, left = 0, self.span.start
+        with self.path.open("rb") as file:
+            while left and (piece := file.read(min(CHUNK, left))):
+                count += piece.count(b"\n")
+                left -= len(piece)
+            file.seek(max(0, self.span.start - 1))
+            return count + (self.span.start > 0 and file.read(1) != b"\n")
 
     def _guarded(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         try:

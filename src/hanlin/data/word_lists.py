@@ -18,6 +18,7 @@ from hanlin.language import say
 from hanlin.settings.data import WordList
 
 _LETTER = re.compile("[A-Za-z0-9]")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 
 
 def word_list_rules(lists: Sequence[WordList], inputs: Inputs) -> list[tuple[str, Callable[[str], str | Drop]]]:
@@ -33,8 +34,9 @@ def word_list_rules(lists: Sequence[WordList], inputs: Inputs) -> list[tuple[str
 def word_list(text: str, pattern: re.Pattern[str], action: str, least: int) -> str | Drop:
     """Drop a text with `least` words of the list or more (each mention counts), or put ＊ for each of their characters.
 
-    Letter case makes no difference; a word of Latin letters is found only as a whole word, so that `ass` is
-    not found in `class`. Default 1: the list says what is unwanted, the user how often.
+    Letter case makes no difference; a word of Latin letters is found only as a whole word, so that `ass` is not found
+    in `class`, and a single Chinese character only where no other stands beside it, so that 性 is not found in 可能性.
+    Default 1: the list says what is unwanted, the user how often.
     """
     if action == "mask":
         return pattern.sub(lambda match: "＊" * len(match[0]), text)
@@ -60,12 +62,17 @@ def any_word(words: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds the longest of the words at each place, in a time that hardly grows with their number: they
     share their beginnings."""
     root: dict[str, Any] = {}
+    alone = []
     for word in words:
+        if re.fullmatch(f"[{_HAN}]", word):
+            alone.append(word)
+            continue
         node = root
         for char in word.casefold():
             node = node.setdefault(char, {})
         node[""] = {}
-    return re.compile(_branches(root, ""), re.I)
+    single = [f"(?<![{_HAN}])[{''.join(alone)}](?![{_HAN}])"] if alone else []
+    return re.compile("|".join(([_branches(root, "")] if root else []) + single), re.I)
 
 
 def _branches(node: dict[str, Any], before: str) -> str:

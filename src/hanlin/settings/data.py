@@ -23,6 +23,7 @@ CHAT_FORMAT_NAMES = (
     "sharegpt",
     "messages",
     "moss",
+    "glaive",
     "firefly",
     "self_instruct",
     "alpaca",
@@ -265,6 +266,16 @@ class Reading(Settings):
         return (value,) if isinstance(value, str | Mapping | BaseModel) else value
 
 
+def _held_already(type_: str, zh: str) -> Any:
+    """The setting that names stages or folders of the same type."""
+    return ref(
+        type_,
+        default=(),
+        en=f"also leave out copies of {type_} that these stages or folders already hold, held-out ones too",
+        zh=f"同时去除与这些阶段或文件夹中已有{zh}（含留出部分）重复的内容",
+    )
+
+
 class Corpus(Reading):
     """Read, clean and deduplicate text; makes documents."""
 
@@ -280,6 +291,7 @@ class Corpus(Reading):
     min_chars: int = knob(5, "drop shorter documents", "丢弃更短的文档", ge=1)
     max_chars: int | None = knob(None, "drop longer documents", "丢弃更长的文档", ge=1)
     dedup: Dedup = knob(Dedup(), "how copies are found", "去重方式")
+    dedup_against: tuple[str, ...] = _held_already("documents", "文档")
     heldout_share: float = knob(
         0.01, "share kept out of training, chosen by content", "留出比例，按内容选取", ge=0, le=0.5
     )
@@ -325,6 +337,7 @@ class Conversations(Reading):
         "比较整段对话，或只比较用户所说",
         unless_default=True,
     )
+    dedup_against: tuple[str, ...] = _held_already("conversations", "对话")
     heldout_share: float = knob(
         0.01, "share kept out of training, chosen by the first question", "留出比例，按首个问题选取", ge=0, le=0.5
     )
@@ -368,6 +381,7 @@ class Preferences(_Answers):
     """Read and check preference pairs of any format; makes preferences."""
 
     keep_ties: bool = knob(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
+    dedup_against: tuple[str, ...] = _held_already("preferences", "偏好对")
 
     @model_validator(mode="after")
     def _known(self) -> Preferences:
@@ -377,6 +391,8 @@ class Preferences(_Answers):
 
 class Judgements(_Answers):
     """Read and check single answers with a verdict, good or bad, of any format; makes judgements."""
+
+    dedup_against: tuple[str, ...] = _held_already("judgements", "带评判回答")
 
     @model_validator(mode="after")
     def _known(self) -> Judgements:
