@@ -1,0 +1,217 @@
+"""The most memory that one process of a training stage holds, as a sum of named terms.
+
+Owns the arithmetic of bytes: each term is one method of `Account`, so that what changes in training changes one of
+them here. Does not own counting (`shapes`), how much goes through the model at once (`portions`), or advice (`advice`).
+
+Every number is in bytes. The terms follow what training keeps (`train.network`, `train.blocks`, `train.losses`); the
+few that only a measurement can tell stand at the top, and `make bench-memory-forecast` measures the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hanlin.forecast.portions import Portions
+from hanlin.forecast.shapes import ModelShape, Trained
+from hanlin.settings.train import Training
+
+PROCESS = 0.40e9
+"""A worker before it loads a model: Python, torch, transformers, peft and what they link."""
+PADDING = 1.1
+"""Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
+PACKED = {"nf4": 0.516, "int8": 1.004}
+"""Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
+CHUNK = {"cpu": (128, 512), "gpu": 1 << 27}
+"""The pieces in which the head's loss is computed (`train.losses`): tokens on a CPU, logits on a GPU."""
+
+Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits"]
+PARTS: tuple[Part, ...] = ("process", "weights", "gradients", "optimizer", "activations", "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """Over how many processes each part of training is divided: DDP divides none, ZeRO-2 gradients and optimiser,
+    ZeRO-3 and FSDP weights too."""
+
+    weights: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What bytes depend on beside settings: the number format of the arithmetic, whether it is a GPU (whose account
+    holds nothing of the process itself) and the bytes of an idle worker."""
+
+    number_format: Literal["float32", "bfloat16"] = "float32"
+    gpu: bool = False
+    process: float = PROCESS
+
+    @property
+    def number(self) -> int:
+        return 2 if self.number_format == "bfloat16" else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by part at the moment when most is held."""
+
+    parts: Mapping[Part, float]
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Account:
+    """A training stage as bytes. The moments at which most may be held are the turn from forward to backward, when all
+    activations are there, and the end of the backward pass, when all gradients are."""
+
+    shape: ModelShape
+    settings: Training
+    portions: Portions
+    machine: Machine = field(default_factory=Machine)
+    sharding: Sharding = field(default_factory=Sharding)
+
+    @property
+    def trained(self) -> Trained:
+        return Trained.of(self.shape, self.settings)
+
+    def memory(self) -> Memory:
+        moments = (self._turn(), self._end(), self._loading())
+        return Memory(max(moments, key=lambda parts: sum(parts.values())))
+
+    def _turn(self) -> dict[Part, float]:
+        """The end of the forward pass: every activation, the gradients of the passes before, and the head's loss."""
+        before = self.gradients() if self.portions.passes > 1 else 0.0
+        return {
+            **self._standing(),
+            "gradients": before + self.head_gradient(),
+            "activations": self.activations() + self.backward_of_a_block(),
+            "logits": self.logits(),
+        }
+
+    def _end(self) -> dict[Part, float]:
+        """The end of the backward pass: every gradient, and those of the vocabulary twice where they are added up."""
+        twice = self.embedding_gradient() if self.portions.passes > 1 else 0.0
+        return {
+            **self._standing(),
+            "gradients": self.gradients() + twice,
+            "activations": self.stream() * self.portions.at_once,
+            "logits": 0.0,
+        }
+
+    def _loading(self) -> dict[Part, float]:
+        """The weights as they come from their files, a file's pages beside them."""
+        return {
+            "process": self._standing()["process"],
+            "weights": self.weights() + (0.0 if self.machine.gpu else self.shape.files),
+            "gradients": 0.0,
+            "optimizer": 0.0,
+            "activations": 0.0,
+            "logits": 0.0,
+        }
+
+    def _standing(self) -> dict[Part, float]:
+        process = 0.0 if self.machine.gpu else self.machine.process
+        return {"process": process, "weights": self.weights(), "optimizer": self.optimizer()}
+
+    # ---------------------------------------------------------------------------------------------------- terms
+
+    def weights(self) -> float:
+        """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
+        of what is frozen the number format, or few bits; DoRA puts whole matrices together for a pass."""
+        shape, trained, number = self.shape, self.trained, self.machine.number
+        lora = self.settings.lora
+        copies = number if number != 4 else 0
+        body = shape.layers * shape.matrices
+        packed = PACKED[lora.packed] if lora is not None and lora.packed is not None else float(number)
+        kept = trained.matrices * (4 + copies) + (body - trained.matrices) * packed
+        tables = [trained.embeddings] if shape.tied else [trained.embeddings, trained.head]
+        for place, table in enumerate(tables):
+            is_head = place == 1 or shape.tied
+            if not table:
+                kept += shape.table * number
+            elif lora is None:
+                kept += table * (4 + (copies if is_head else 0))
+            else:  # PEFT keeps the frozen one beside its trained copy
+                kept += table * (4 + number + (copies if is_head else 0))
+        kept += (trained.adapter + trained.rows + trained.lengths) * (4 + copies)
+        kept += (2 * shape.layers + 1) * shape.hidden * 4
+        if lora is not None and lora.dora:
+            taken = sum(math.prod(shape.projections[name]) for name in lora.targets)
+            kept += min(self.settings.last_layers or shape.layers, shape.layers) * taken * (8 + copies)
+        return kept / self.sharding.weights
+
+    def gradients(self) -> float:
+        """Four bytes of each number that is trained."""
+        return 4 * self.trained.total / self.sharding.gradients
+
+    def head_gradient(self) -> float:
+        """The head's gradient, whole and in float32, is there with its loss, before any other."""
+        trained = self.trained
+        whole = trained.head or trained.rows or (self.shape.tied and trained.embeddings)
+        return 4.0 * self.shape.table if whole else 0.0
+
+    def embedding_gradient(self) -> float:
+        return 4.0 * self.trained.embeddings
+
+    def optimizer(self) -> float:
+        """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
+        not of the vocabulary."""
+        trained = self.trained
+        if self.settings.optimizer == "adamw_8bit":
+            exact = trained.embeddings + trained.head + trained.rows + trained.norms
+            held = 8 * exact + 2 * (1 + 4 / 256) * (trained.total - exact)
+        else:
+            held = 8.0 * trained.total
+        return held / self.sharding.optimizer
+
+    def stream(self) -> float:
+        """What a block leaves to the next, in float32, of one token."""
+        return 4.0 * self.shape.hidden
+
+    def of_a_block(self) -> float:
+        """What a block keeps of one token for its backward pass: two streams, their normalised copies, queries, keys,
+        values and what attention makes of them, laid out by documents and put back, and the three inner values of the
+        feed-forward part; of an adapter its inner values and what dropout left of its inputs."""
+        shape, lora = self.shape, self.settings.lora
+        inner, shared = shape.heads * shape.head, shape.key_heads * shape.head
+        numbers = 2 * shape.hidden + inner + PADDING * (2 * inner + 2 * shared) + 3 * shape.wide
+        if lora is not None and not lora.dora:
+            numbers += lora.rank * len(lora.targets)
+            if lora.dropout:
+                numbers += sum(shape.projections[name][1] for name in lora.targets)
+        return 2 * self.stream() + self.machine.number * numbers
+
+    def activations(self) -> float:
+        """Of all blocks, or, when they are computed again, the stream between them and one block's."""
+        layers = self.shape.layers
+        kept = layers * self.of_a_block()
+        if self.settings.gradient_checkpointing:
+            kept = layers * self.stream() + self.of_a_block()
+        return self.portions.at_once * (kept + self.stream())
+
+    def backward_of_a_block(self) -> float:
+        """What the backward pass of a feed-forward part needs beside what was kept."""
+        number = self.machine.number
+        whole = 0.0
+        lora = self.settings.lora
+        if lora is not None and lora.packed is not None:
+            whole = self.shape.hidden * self.shape.wide * (4 + number)
+        return self.portions.at_once * (3 * number * self.shape.wide + 3 * self.stream()) + whole
+
+    def logits(self) -> float:
+        """The logits of a piece and their log-softmax, both in float32."""
+        entries = self.shape.entries
+        if self.machine.gpu:
+            tokens = max(16, CHUNK["gpu"] // entries)  # type: ignore[operator]
+        else:
+            least, most = CHUNK["cpu"]  # type: ignore[misc]
+            tokens = min(max(least, entries // 64), most) if self.head_gradient() else least
+        learnt = max(1, round(self.portions.at_once * self.portions.learnt))
+        return 8.0 * min(tokens, learnt) * entries
