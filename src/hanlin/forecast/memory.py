@@ -162,8 +162,15 @@ class Account:
 
     def optimizer(self) -> float:
         """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
-        not of the vocabulary."""
-        trained = self.trained
+        not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well."""
+        trained, rank = self.trained, self.settings.optimizer_rank
+        if self.settings.optimizer in ("galore", "apollo"):
+            layers = min(self.settings.last_layers or self.shape.layers, self.shape.layers)
+            low = 0.0
+            for sides in self.shape.projections.values():
+                short, long = min(sides), max(sides)
+                low += layers * (4.0 * rank * (2 * long + short) if short > rank else 8.0 * short * long)
+            return (low + 8.0 * (trained.total - trained.matrices)) / self.sharding.optimizer
         if self.settings.optimizer == "adamw_8bit":
             exact = trained.embeddings + trained.head + trained.rows + trained.norms
             held = 8 * exact + 2 * (1 + 4 / 256) * (trained.total - exact)

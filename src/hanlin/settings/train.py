@@ -74,11 +74,27 @@ class Training(Settings):
         ge=8,
     )
     weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
-    optimizer: Literal["adamw", "adamw_8bit"] = knob(
+    optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = knob(
         "adamw",
-        "AdamW, or AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
-        "a quarter of their memory; needs `pip install hanlin[qlora]`",
-        "AdamW，或滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一）；后者需 pip install hanlin[qlora]",
+        "AdamW; AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
+        "a quarter of their memory, needs `pip install hanlin[qlora]`; or, to train whole matrices, AdamW with averages "
+        "of low rank: `galore` (Zhao et al. 2024, arXiv:2403.03507) or `apollo` (Zhu et al. 2024, arXiv:2412.05270)",
+        "AdamW；滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一，需 pip install hanlin[qlora]）；"
+        "或训练完整矩阵时滑动平均为低秩的 AdamW：galore 或 apollo",
+        unless_default=True,
+    )
+    optimizer_rank: int = knob(
+        128,
+        "directions through which `galore` and `apollo` see a matrix's gradient",
+        "galore 与 apollo 用多少个方向观察矩阵的梯度",
+        ge=1,
+        unless_default=True,
+    )
+    optimizer_refresh: int = knob(
+        200,
+        "steps after which `galore` and `apollo` choose new directions",
+        "galore 与 apollo 每隔多少步重选方向",
+        ge=1,
         unless_default=True,
     )
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
@@ -144,6 +160,19 @@ class Training(Settings):
         if self.evaluate_every is None and (self.keep_best or self.patience is not None):
             raise ValueError(
                 say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _low_rank_averages_are_of_whole_matrices(self) -> Self:
+        if self.optimizer in ("galore", "apollo") and (
+            self.lora is not None or (self.train_rows is not None and self.last_layers is None)
+        ):
+            raise ValueError(
+                say(
+                    f"{self.optimizer} is for training whole matrices; an adapter or single rows need adamw",
+                    f"{self.optimizer} 用于训练完整矩阵；适配器或单独的词表行请用 adamw",
+                )
             )
         return self
 
