@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PLACES = ("图书馆", "翰林院", "学堂", "花园", "茶馆", "书店", "城门", "石桥")
 SEASONS = ("春天", "夏天", "秋天", "冬天")
+LETTERS = "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
 
 
 def small_world(recipe: Path, root: Path, model: Path, tokenizer: Path, changes: tuple[str, ...] = ()) -> Recipe:
@@ -40,7 +42,7 @@ def _stand_in(kind: str, types: tuple[str, ...], path: Path, model: Path, tokeni
         _write(kind, path)
     else:
         path.mkdir()
-        _write(kind, path / "part.txt")
+        _write(kind, path / "part.jsonl")
 
 
 def _write(kind: str, file: Path) -> None:
@@ -56,10 +58,11 @@ def _write(kind: str, file: Path) -> None:
             {"prompt": f"{p}在{s}怎么样？", "chosen": f"{p}在{s}很好看。", "rejected": f"It is nice in season {n}."}
             for n, (p, s) in enumerate(pairs)
         ]
-    elif file.suffix == ".txt":
-        lines = [f"{s}的{p}在城东，{p}里有很多书，学士们在{s}读书，也在{p}散步，人人都喜欢{s}的{p}。" for p, s in pairs]
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return
     else:
-        rows = [{"text": f"{s}的{p}在城东，{p}里有很多书，学士们在{s}读书，人人都喜欢{s}的{p}。"} for p, s in pairs]
+        source = random.Random(file.name)
+        texts = ["".join(source.choice(LETTERS) for _ in range(source.randint(60, 160))) + "。" for _ in range(60)]
+        if file.suffix == ".txt":
+            file.write_text("\n".join(texts) + "\n", encoding="utf-8")
+            return
+        rows = [{"text": text} for text in texts]
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

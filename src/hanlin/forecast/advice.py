@@ -47,13 +47,14 @@ def changes(account: Account, data: DataShape | None, room: float, processes: in
 
 
 def _written(values: dict[str, Any]) -> str:
-    (name, value), *more = values.items()
-    if isinstance(value, LoraSettings):
-        if value.packed is not None:
-            return f"lora.packed={value.packed}"
-        return f"lora.rank={value.rank}"
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return " ".join([f"{name}={text}", *(f"{key}={other}" for key, other in more)])
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, LoraSettings):
+            told = {"packed": value.packed} if value.packed else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
+            parts += [f"{name}.{key}={inner}" for key, inner in told.items()]
+        else:
+            parts.append(f"{name}={str(value).lower()}")
+    return " ".join(parts)
 
 
 def _smaller_passes(settings: Training) -> Iterator[dict[str, Any]]:
@@ -81,8 +82,8 @@ def _packed(settings: Training) -> Iterator[dict[str, Any]]:
 
 
 def _adapter(settings: Training) -> Iterator[dict[str, Any]]:
-    if settings.lora is None and settings.train_rows is None:
-        yield {"lora": LoraSettings(rank=64, alpha=128.0), "optimizer": "adamw"}
+    if settings.lora is None and settings.train_rows is None and not settings.optimizer.startswith(("galore", "apollo")):
+        yield {"lora": LoraSettings(rank=64, alpha=128.0)}
 
 
 def _shorter_rows(settings: Training) -> Iterator[dict[str, Any]]:

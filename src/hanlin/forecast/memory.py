@@ -18,8 +18,10 @@ from hanlin.forecast.portions import Portions
 from hanlin.forecast.shapes import ModelShape, Trained
 from hanlin.settings.train import Training
 
-PROCESS = 0.40e9
-"""A worker before it loads a model: Python, torch, transformers, peft and what they link."""
+PROCESS = 0.41e9
+"""A worker that has a model still to load: Python, torch, transformers, peft and what they link, training's included."""
+FRAGMENTS = 1.2
+"""Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back."""
 PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
@@ -91,7 +93,7 @@ class Account:
         return {
             **self._standing(),
             "gradients": before + self.head_gradient(),
-            "activations": self.activations() + self.backward_of_a_block(),
+            "activations": (self.activations() + self.backward_of_a_block()) * (1 if self.machine.gpu else FRAGMENTS),
             "logits": self.logits(),
         }
 
@@ -195,12 +197,21 @@ class Account:
                 numbers += sum(shape.projections[name][1] for name in lora.targets)
         return 2 * self.stream() + self.machine.number * numbers
 
+    def layers_back(self) -> int:
+        """The blocks that a gradient goes back through: all, unless nothing before the last ones is trained."""
+        last, trained, lora = self.settings.last_layers, self.trained, self.settings.lora
+        whole = lora is not None and "norm" in lora.modules_to_save
+        if last is None or trained.embeddings or trained.rows or whole:
+            return self.shape.layers
+        return min(last, self.shape.layers)
+
     def activations(self) -> float:
-        """Of all blocks, or, when they are computed again, the stream between them and one block's."""
-        layers = self.shape.layers
+        """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
+        more by what makes it."""
+        layers = self.layers_back()
         kept = layers * self.of_a_block()
         if self.settings.gradient_checkpointing:
-            kept = layers * self.stream() + self.of_a_block()
+            kept = layers * self.stream() + min(2, layers) * self.of_a_block()
         return self.portions.at_once * (kept + self.stream())
 
     def backward_of_a_block(self) -> float:

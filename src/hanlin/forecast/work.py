@@ -52,8 +52,9 @@ def step_operations(account: Account) -> float:
     own = body if lora is not None and lora.dora else trained.matrices + trained.adapter
     through = body + trained.adapter
     forward = 2.0 * through + attention
-    passes = 2 if settings.gradient_checkpointing else 1
-    operations = step * (passes * forward + 2.0 * through + 2 * attention + 2.0 * own)
+    back = account.layers_back() / shape.layers
+    again = back if settings.gradient_checkpointing else 0.0
+    operations = step * ((1 + again) * forward + 2 * back * (through + attention) + 2.0 * own)
     pairs = not isinstance(settings, Pretrain | Sft)
     head = 2.0 * shape.table * (2 + pairs + bool(account.head_gradient()))
     operations += step * learnt * head
