@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,62 +41,96 @@ class Group:
 
 class Laid(NamedTuple):
     """Where numbers go when a pass is regrouped: `taken`, for each group, the rows [count · heads · length] that fill
-    it, in the order document, head, token; `back` [tokens · heads], where each row then lies in the groups end to end.
-    """
+    it, in the order document, head, token; `back` [tokens · heads], where each row then lies in the groups end to end;
+    `copies`, where shared rows lie in the groups once more, and the rows of the pass that they are."""
 
     taken: tuple[torch.Tensor, ...]
     back: torch.Tensor
+    copies: tuple[torch.Tensor, torch.Tensor] | None
 
 
 class Documents:
-    """How the tokens of a pass are regrouped. A token's vector [heads, d] counts as rows of d numbers, so that a group
-    comes out as batched products take it."""
+    """Which documents lie in a pass, and how its tokens are regrouped for attention.
 
-    def __init__(self, groups: Sequence[Group], begins: torch.Tensor, places: torch.Tensor) -> None:
-        """Of each token [tokens]: `begins` is where its document begins in the groups laid end to end, counted in
-        tokens; `places` is its place within the document."""
-        self.groups = tuple(groups)
-        self._begins, self._places = begins, places
-        ends = torch.tensor([group.count * group.length for group in groups]).cumsum(0)
-        lengths = torch.tensor([group.length for group in groups])
-        self._lengths = lengths[torch.searchsorted(ends, begins, right=True)]
+    `lengths` are the documents' tokens; the first `shared[i]` tokens of document i are not its own: they are those of
+    the nearest document before it that shares nothing. Own tokens lie end to end in the pass. So two answers can stand
+    behind one prompt: neither sees the other, and the prompt lies in the pass once.
+
+    A token's vector [heads, d] counts as rows of d numbers, so that a group comes out as batched products take it.
+    """
+
+    def __init__(self, lengths: Sequence[int], shared: Sequence[int] | None = None) -> None:
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.shared = np.zeros_like(self.lengths) if shared is None else np.asarray(shared, dtype=np.int64)
+        own = self.lengths - self.shared
+        self.starts = np.cumsum(own) - own
+        """Of each document, where its own tokens begin in the pass."""
+        self.tokens = int(own.sum())
+        whole = np.where(self.shared == 0, np.arange(len(own)), -1)
+        self.bases = self.starts[np.maximum.accumulate(whole)] if len(own) else self.starts
+        """Of each document, where the tokens that it shares begin."""
         self._laid: dict[int, Laid] = {}
+
+    def places(self, document: int) -> np.ndarray:
+        """Where each of a document's tokens lies in the pass, [length]."""
+        return self._places(np.asarray([document]), np.arange(self.lengths[document]))[0]
+
+    def _places(self, documents: np.ndarray, within: np.ndarray) -> np.ndarray:
+        """Places in the pass [documents, n] of the tokens `within` ([n], or [documents, n]) each of the documents."""
+        shared = self.shared[documents, None]
+        own = self.starts[documents, None] - shared
+        return np.where(within < shared, self.bases[documents, None], own) + within
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        return self._grouped[0]
+
+    @cached_property
+    def _grouped(self) -> tuple[tuple[Group, ...], np.ndarray, np.ndarray]:
+        """The groups; of each document, where it begins in them laid end to end, and its group's length."""
+        begins, padded = np.empty_like(self.lengths), np.empty_like(self.lengths)
+        groups = []
+        offset = 0
+        order = np.argsort(-self.lengths, kind="stable")
+        while len(order):
+            shortest = self.lengths[order[0]] / SPREAD
+            members = order[: int(np.searchsorted(-self.lengths[order], -shortest, side="right"))]
+            order = order[len(members) :]
+            length = -(-int(self.lengths[members[0]]) // LENGTH_STEP) * LENGTH_STEP
+            count = _round_count(len(members))
+            tokens = np.zeros((count, length), dtype=np.int64)
+            within = np.minimum(np.arange(length)[None, :], self.lengths[members][:, None] - 1)
+            tokens[: len(members)] = self._places(members, within)
+            begins[members] = offset + np.arange(len(members)) * length
+            padded[members] = length
+            groups.append(Group(torch.from_numpy(tokens), count, length))
+            offset += count * length
+        return tuple(groups), begins, padded
 
     def laid(self, heads: int, device: torch.device) -> Laid:
         """The rows for vectors of so many heads; computed once in a pass, for all layers."""
         if heads not in self._laid:
+            groups, begins, padded = self._grouped
             head = torch.arange(heads)
-            taken = [
-                (group.tokens[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for group in self.groups
-            ]
-            back = (self._begins * heads + self._places)[:, None] + self._lengths[:, None] * head
-            self._laid[heads] = Laid(tuple(taken), back.reshape(-1).to(device))
+            taken = [(g.tokens[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for g in groups]
+
+            def rows(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
+                """Rows in the groups of `counts` tokens of each document, from its token `firsts` on."""
+                ends = np.cumsum(counts)
+                within = np.arange(int(counts.sum())) - np.repeat(ends - counts - firsts, counts)
+                row = torch.from_numpy(np.repeat(begins, counts) * heads + within)
+                step = torch.from_numpy(np.repeat(padded, counts))
+                return (row[:, None] + step[:, None] * head).reshape(-1).to(device)
+
+            copies = None
+            if self.shared.any():
+                of = [self._places(np.asarray([i]), np.arange(self.shared[i]))[0] for i in range(len(self.shared))]
+                tokens = torch.from_numpy(np.concatenate(of))
+                onto = (tokens[:, None] * heads + head).reshape(-1).to(device)
+                copies = rows(self.shared, np.zeros_like(self.shared)), onto
+            back = rows(self.lengths - self.shared, self.shared)
+            self._laid[heads] = Laid(tuple(taken), back, copies)
         return self._laid[heads]
-
-
-def group_documents(lengths: Sequence[int]) -> Documents:
-    """Regroup documents that lie end to end in a pass, given their lengths in tokens."""
-    sizes = np.asarray(lengths, dtype=np.int64)
-    starts = np.cumsum(sizes) - sizes
-    begins = np.empty(len(sizes), dtype=np.int64)
-    groups = []
-    offset = 0
-    order = np.argsort(-sizes, kind="stable")
-    while len(order):
-        shortest = sizes[order[0]] / SPREAD
-        members = order[: int(np.searchsorted(-sizes[order], -shortest, side="right"))]
-        order = order[len(members) :]
-        longest = int(sizes[members[0]])
-        length = -(-longest // LENGTH_STEP) * LENGTH_STEP
-        count = _round_count(len(members))
-        tokens = np.zeros((count, length), dtype=np.int64)
-        within = np.minimum(np.arange(length)[None, :], sizes[members][:, None] - 1)
-        tokens[: len(members)] = starts[members][:, None] + within
-        begins[members] = offset + np.arange(len(members)) * length
-        groups.append(Group(torch.from_numpy(tokens), count, length))
-        offset += count * length
-    places = np.arange(int(sizes.sum())) - np.repeat(starts, sizes)
-    return Documents(groups, torch.from_numpy(np.repeat(begins, sizes)), torch.from_numpy(places))
 
 
 def _round_count(count: int) -> int:
@@ -106,21 +141,25 @@ def _round_count(count: int) -> int:
 
 class _Take(torch.autograd.Function):
     """Rows of `values` [rows, d] for each group. What flows back is fetched rather than added up, which is faster and
-    exact: a real row stands in the groups once, and nothing flows back through padding."""
+    exact: a row that no document shares stands in the groups once, and nothing flows back through padding."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, laid: Laid) -> tuple[torch.Tensor, ...]:
-        ctx.back = laid.back
+        ctx.laid = laid
         return tuple(values.index_select(0, rows) for rows in laid.taken)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         whole = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
-        return whole.index_select(0, ctx.back), None
+        found = whole.index_select(0, ctx.laid.back)
+        if ctx.laid.copies is not None:
+            copies, onto = ctx.laid.copies
+            found.index_add_(0, onto, whole.index_select(0, copies))
+        return found, None
 
 
 class _PutBack(torch.autograd.Function):
-    """The groups' rows in the order of the pass. Padding gets a gradient of zero."""
+    """The groups' rows in the order of the pass. Padding and copies get a gradient of zero."""
 
     @staticmethod
     def forward(ctx: Any, laid: Laid, *outputs: torch.Tensor) -> torch.Tensor:

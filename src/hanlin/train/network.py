@@ -100,11 +100,12 @@ class Network:
             stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
+            last = block is self._blocks[-1]
             if self.recomputes and torch.is_grad_enabled():
-                stream = checkpoint(self._through, block, stream, cosine, sine, batch, use_reentrant=False)
+                stream = checkpoint(self._through, block, stream, cosine, sine, batch, last, use_reentrant=False)
             else:
-                stream = self._through(block, stream, cosine, sine, batch)
-        return normalised(stream.index_select(0, batch.learnt), self._norm, self.dtype)
+                stream = self._through(block, stream, cosine, sine, batch, last)
+        return normalised(stream, self._norm, self.dtype)
 
     def summed_loss(self, batch: Pass) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""
@@ -119,13 +120,22 @@ class Network:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
 
     def _through(
-        self, block: _Block, stream: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, batch: Pass
+        self,
+        block: _Block,
+        stream: torch.Tensor,
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+        batch: Pass,
+        last: bool,
     ) -> torch.Tensor:
+        """The stream behind a block; behind the last, only where something is learnt."""
         training = self.model.training
         found = projected(stream, block.before_attention, block.query_key_value, training)
         query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
         query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
         attended = documents_attention(query, key, value, batch.documents).flatten(1)
+        if last:
+            stream, attended = stream.index_select(0, batch.learnt), attended.index_select(0, batch.learnt)
         stream = added(stream, attended, block.output, training)
         return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
 
