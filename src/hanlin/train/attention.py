@@ -10,10 +10,10 @@ padded comes after every real token, so no real token ever sees it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ LONGEST_PRODUCT = {torch.float32: 96, torch.bfloat16: 1024}
 """On a CPU, up to this length plain matrix products are faster than the fused kernel, forward and backward together:
 of 1,024 tokens with 8 heads of 64, documents of 64 took 6.3 ms against 9.6 in float32 and 4.9 against 24.5 in bfloat16,
 documents of 512 took 53 against 37 and 17 against 29."""
+
+Kept = TypeVar("Kept")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,16 @@ class Laid(NamedTuple):
     copies: tuple[torch.Tensor, torch.Tensor] | None
 
 
+class InLine(NamedTuple):
+    """Documents laid end to end, shared tokens before each that shares them: `edges` [documents + 1] int32 are where
+    each begins, and the end; `longest` is the longest's length; `laid` says which tokens fill the line, None where they
+    are those of the pass in their order."""
+
+    edges: torch.Tensor
+    longest: int
+    laid: Laid | None
+
+
 class Documents:
     """Which documents lie in a pass, and how its tokens are regrouped for attention.
 
@@ -69,7 +81,14 @@ class Documents:
         whole = np.where(self.shared == 0, np.arange(len(own)), -1)
         self.bases = self.starts[np.maximum.accumulate(whole)] if len(own) else self.starts
         """Of each document, where the tokens that it shares begin."""
-        self._laid: dict[int, Laid] = {}
+        self._kept: dict[Any, Any] = {}
+
+    def kept(self, name: Any, make: Callable[[], Kept]) -> Kept:
+        """What `make` gives, made once in a pass, for all layers."""
+        if name not in self._kept:
+            self._kept[name] = make()
+        found: Kept = self._kept[name]
+        return found
 
     def places(self, document: int) -> np.ndarray:
         """Where each of a document's tokens lies in the pass, [length]."""
@@ -108,35 +127,74 @@ class Documents:
         return tuple(groups), begins, padded
 
     def laid(self, heads: int, device: torch.device) -> Laid:
-        """The rows for vectors of so many heads; computed once in a pass, for all layers."""
-        if heads not in self._laid:
-            groups, begins, padded = self._grouped
-            head = torch.arange(heads)
-            taken = [(g.tokens[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for g in groups]
+        """The rows of the groups for vectors of so many heads."""
+        return self.kept(heads, lambda: self._laid(heads, device))
 
-            def rows(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
-                """Rows in the groups of `counts` tokens of each document, from its token `firsts` on."""
-                ends = np.cumsum(counts)
-                within = np.arange(int(counts.sum())) - np.repeat(ends - counts - firsts, counts)
-                row = torch.from_numpy(np.repeat(begins, counts) * heads + within)
-                step = torch.from_numpy(np.repeat(padded, counts))
-                return (row[:, None] + step[:, None] * head).reshape(-1).to(device)
+    def _laid(self, heads: int, device: torch.device) -> Laid:
+        groups, begins, padded = self._grouped
+        head = torch.arange(heads)
+        taken = [(g.tokens[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for g in groups]
+        return self._rows(taken, begins, padded, heads, device)
 
-            copies = None
-            if self.shared.any():
-                of = [self._places(np.asarray([i]), np.arange(self.shared[i]))[0] for i in range(len(self.shared))]
-                tokens = torch.from_numpy(np.concatenate(of))
-                onto = (tokens[:, None] * heads + head).reshape(-1).to(device)
-                copies = rows(self.shared, np.zeros_like(self.shared)), onto
-            back = rows(self.lengths - self.shared, self.shared)
-            self._laid[heads] = Laid(tuple(taken), back, copies)
-        return self._laid[heads]
+    def _rows(
+        self, taken: Sequence[torch.Tensor], begins: np.ndarray, padded: np.ndarray, heads: int, device: torch.device
+    ) -> Laid:
+        """`taken`, and the way back from it; each document begins at `begins`, laid out to `padded` tokens a head."""
+        head = torch.arange(heads)
+
+        def rows(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
+            """Where `counts` tokens of each document lie, from its token `firsts` on."""
+            within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
+            row = torch.from_numpy(np.repeat(begins, counts) * heads + within)
+            step = torch.from_numpy(np.repeat(padded, counts))
+            return (row[:, None] + step[:, None] * head).reshape(-1).to(device)
+
+        copies = None
+        if self.shared.any():
+            of = [base + np.arange(shared) for base, shared in zip(self.bases, self.shared, strict=True)]
+            tokens = torch.from_numpy(np.concatenate(of))
+            copies = (
+                rows(self.shared, np.zeros_like(self.shared)),
+                (tokens[:, None] * heads + head).reshape(-1).to(device),
+            )
+        return Laid(tuple(taken), rows(self.lengths - self.shared, self.shared), copies)
+
+    def in_line(self, device: torch.device) -> InLine:
+        """The documents one after the other."""
+        return self.kept("line", lambda: self._in_line(device))
+
+    def _in_line(self, device: torch.device) -> InLine:
+        edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+        laid = None
+        if self.shared.any():
+            order = torch.from_numpy(np.concatenate([self.places(number) for number in range(len(self.lengths))]))
+            laid = self._rows([order.to(device)], edges[:-1], np.zeros_like(self.lengths), 1, device)
+        return InLine(torch.from_numpy(edges.astype(np.int32)).to(device), int(self.lengths.max()), laid)
+
+    def owners(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each token of the pass [tokens]: its document, and where the tokens that this shares begin and end."""
+        own = self.lengths - self.shared
+        found = (np.arange(len(own)), self.bases, self.bases + self.shared)
+        owner, base, end = (torch.from_numpy(np.repeat(numbers, own)) for numbers in found)
+        return owner, base, end
 
 
 def _round_count(count: int) -> int:
     """`count` with three significant binary digits, rounded up: few shapes, at most a fifth more documents."""
     step = 1 << max(0, count.bit_length() - 3)
     return -(-count // step) * step
+
+
+def take(values: torch.Tensor, laid: Laid) -> tuple[torch.Tensor, ...]:
+    """Rows of `values` [rows, d] as they are laid."""
+    found: tuple[torch.Tensor, ...] = _Take.apply(values, laid)
+    return found
+
+
+def put_back(laid: Laid, *outputs: torch.Tensor) -> torch.Tensor:
+    """What was made of laid rows, in the order of the pass."""
+    found: torch.Tensor = _PutBack.apply(laid, *outputs)
+    return found
 
 
 class _Take(torch.autograd.Function):
@@ -230,9 +288,9 @@ def documents_attention(
     taken = []
     for tensor in (query, key, value):
         laid = documents.laid(tensor.shape[1], tensor.device)
-        taken.append(_Take.apply(tensor.reshape(-1, size), laid))
+        taken.append(take(tensor.reshape(-1, size), laid))
     outputs = []
     for group, *parts in zip(documents.groups, *taken, strict=True):
         shaped = (part.view(group.count, -1, group.length, size) for part in parts)
         outputs.append(_attend(*shaped).reshape(-1, size))
-    return _PutBack.apply(documents.laid(query.shape[1], query.device), *outputs).view_as(query)
+    return put_back(documents.laid(query.shape[1], query.device), *outputs).view_as(query)

@@ -90,12 +90,12 @@ class _Logits:
         still has a gradient.
         """
         logits = self.of(hidden)
-        top, likeliest = logits.max(-1, keepdim=True)
+        top = logits.amax(-1, keepdim=True)
         at_target = logits.gather(1, targets[:, None])
         if self._shares is None or len(self._shares) < len(logits):
             self._shares = torch.empty_like(logits)
         shares = torch.softmax(logits, -1, out=self._shares[: len(logits)])
-        found = at_target - top + shares.gather(1, likeliest).log_()
+        found = at_target - top + shares.amax(-1, keepdim=True).log_()
         return found, shares.scatter_(1, targets[:, None], torch.expm1(found)).to(hidden.dtype)
 
 

@@ -246,7 +246,7 @@ class Rows:
 
     encoded: EncodedRecords
     units: Sequence[Sequence[Segment]]
-    shared: Sequence[int] = ()
+    shared: Sequence[int] | np.ndarray = ()
 
     @classmethod
     def packed(cls, encoded: EncodedRecords, row_length: int) -> Rows:
