@@ -77,26 +77,26 @@ class _Logits:
         return torch.mm(hidden, self.head.T, out=self._room[: len(hidden)]).float()
 
     def log_probabilities(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """log p(target) of a piece, float32 [piece, 1]."""
-        logits = self.of(hidden)
-        return logits.gather(1, targets[:, None]) - logits.logsumexp(-1, keepdim=True)
+        """log p(target) of a piece, float32 [piece, 1]; `slopes` finds the same, to the bit."""
+        return self._shares_of(hidden, targets)[0]
 
     def slopes(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, and the gradient of -log p(target) by the logits, p - onehot [piece, entries], in the number format
-        of `hidden`, until the next piece is asked for.
+        of `hidden`, until the next piece is asked for. At the target p - 1 is formed as expm1(log p): rounded
+        afterwards, an answer that is nearly certain still has a gradient."""
+        found, shares = self._shares_of(hidden, targets)
+        return found, shares.scatter_(1, targets[:, None], torch.expm1(found)).to(hidden.dtype)
 
-        One exponential for each logit: log p is told from the logit of the likeliest entry and its share, which is
-        never small. At the target p - 1 is formed as expm1(log p): rounded afterwards, an answer that is nearly certain
-        still has a gradient.
-        """
+    def _shares_of(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """log p(target) and p. One exponential for each logit: the logarithm is told from the greatest logit and the
+        share that it has, which is never small."""
         logits = self.of(hidden)
-        top = logits.amax(-1, keepdim=True)
         at_target = logits.gather(1, targets[:, None])
+        top = logits.amax(-1, keepdim=True)
         if self._shares is None or len(self._shares) < len(logits):
             self._shares = torch.empty_like(logits)
         shares = torch.softmax(logits, -1, out=self._shares[: len(logits)])
-        found = at_target - top + shares.amax(-1, keepdim=True).log_()
-        return found, shares.scatter_(1, targets[:, None], torch.expm1(found)).to(hidden.dtype)
+        return at_target - top + shares.amax(-1, keepdim=True).log_(), shares
 
 
 class _SummedLoss(torch.autograd.Function):

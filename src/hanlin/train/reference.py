@@ -33,7 +33,7 @@ FILE = "reference.json"
 def measure_reference(
     network: Network, group: Group, rows: Rows, *, folder: Path, name: str, pass_tokens: int, progress: Progress
 ) -> np.ndarray:
-    """Summed log-probabilities of all answers under a network, float32 [units, answers of a unit]. Blocks are kept in
+    """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
     `folder` under `name`, and taken from there."""
     network.model.eval()
     folder.mkdir(exist_ok=True)
@@ -45,7 +45,7 @@ def measure_reference(
         known = torch.tensor([float(file.is_file())], device=group.device)
         group.add_up([known])
         if float(known) < group.size:
-            found = torch.zeros((len(units), width), device=group.device)
+            found = torch.zeros((len(units), width), dtype=torch.float64, device=group.device)
             with torch.no_grad():
                 for batch in rows.passes(units[group.rank :: group.size], pass_tokens):
                     places = [unit - start for unit in batch.units]
