@@ -1,5 +1,5 @@
-"""How fast and how lean a small machine trains: SFT beside TRL (packed, padded) and LLaMA-Factory (packed), DPO beside TRL
-with the log-probabilities of its reference computed beforehand; each run in a process of its own, in turns.
+"""How fast and how lean a small machine trains: SFT beside TRL and LLaMA-Factory, DPO beside TRL; in turns, each run in
+a process of its own. TRL packs rows or pads them; of DPO's it computes the reference's log-probabilities beforehand.
 
 `python bench/train.py --model FOLDER --data FOLDER`: the folder of data holds `sft/alpaca_zh_demo.json` and
 `pref/dpo_zh_demo.json`. HANLIN_TRL and HANLIN_LLAMAFACTORY name the Pythons that have the peers; a peer without one is

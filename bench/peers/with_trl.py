@@ -104,7 +104,7 @@ def main() -> None:
             peft_config=lora,
             processing_class=_tokenizer(asked["model"]),
         )
-        learnt = sum(sum(row["completion_mask"]) for row in trainer.train_dataset)
+        learnt = sum(sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset)
     prepared = time.perf_counter()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
