@@ -18,7 +18,38 @@ Curve = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-class Training(Settings):
+class _Passes(Settings):
+    """How examples go through a model."""
+
+    row_length: int = knob(
+        2048,
+        "tokens of a row: whole records are packed into rows of this length, none is longer",
+        "一行的词元数：记录整条装入这样长的行，单条不得更长",
+        ge=8,
+    )
+    precision: Precision = knob(
+        "auto",
+        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
+        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
+    )
+    pass_tokens: int = knob(
+        4096,
+        "tokens that go through the model at once on one device; fewer need less memory",
+        "单个设备一次通过模型的词元数；越小越省内存",
+        in_key=False,
+        ge=8,
+    )
+    attention: Literal["auto", "grouped", "varlen", "flex"] = knob(
+        "auto",
+        "how tokens attend within their document: documents of like length in groups (any device), FlashAttention over "
+        "documents of any length (NVIDIA GPU, bfloat16), or FlexAttention (GPU); auto: FlashAttention where it runs",
+        "文档内注意力的实现：按相近长度分组（任何设备）、变长 FlashAttention（NVIDIA GPU，bfloat16）"
+        "或 FlexAttention（GPU）；auto：能用 FlashAttention 则用之",
+        in_key=False,
+    )
+
+
+class Training(_Passes):
     """What the training kinds share. A full-weight run and an adapter want learning rates an order of magnitude apart,
     so the default rate depends on `lora`."""
 
@@ -67,12 +98,6 @@ class Training(Settings):
         "恰好训练这么多步，不论合多少遍",
         ge=1,
     )
-    row_length: int = knob(
-        2048,
-        "tokens of a row: whole records are packed into rows of this length, none is longer",
-        "一行的词元数：记录整条装入这样长的行，单条不得更长",
-        ge=8,
-    )
     weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
     optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = knob(
         "adamw",
@@ -99,18 +124,6 @@ class Training(Settings):
     )
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
     max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
-    precision: Precision = knob(
-        "auto",
-        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
-        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
-    )
-    pass_tokens: int = knob(
-        4096,
-        "tokens that go through the model at once on one device; fewer need less memory",
-        "单个设备一次通过模型的词元数；越小越省内存",
-        in_key=False,
-        ge=8,
-    )
     gradient_checkpointing: bool = knob(
         False,
         "compute activations again instead of keeping them: less memory, a third more time",
@@ -249,18 +262,23 @@ class Sft(_TokenPortions):
     )
 
 
-class _Aligning(Training):
-    """Training on preferences."""
+class _Answers(Settings):
+    """What is read of a model and of answers that are preferred or judged."""
 
-    model: str = ref("model", en="the model to align", zh="要对齐的模型")
-    warmup_share: float = knob(
-        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
-    )
     over_length: Literal["drop", "refuse"] = knob(
         "drop",
         "what is done with a record that has an answer which, with its prompt, is longer than a row: it is dropped and "
         "counted, or the run stops",
         "记录中提示加回答超过一行时：丢弃并计数，或停止运行",
+    )
+
+
+class _Aligning(_Answers, Training):
+    """Training on preferences."""
+
+    model: str = ref("model", en="the model to align", zh="要对齐的模型")
+    warmup_share: float = knob(
+        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
     )
 
 
@@ -279,6 +297,13 @@ class Dpo(_PairPortions):
 
     rates = (5e-7, 5e-6)
     model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    reference: str | None = ref(
+        "reference",
+        default=None,
+        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
+        "none: it is computed here",
+        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
+    )
     loss: Literal["sigmoid", "ipo"] = knob(
         "sigmoid",
         "what is made of a pair's margin: DPO's own sigmoid, or IPO's square, which draws it to a fixed distance "
@@ -332,6 +357,13 @@ class Kto(_Aligning):
 
     rates = (5e-7, 5e-6)
     model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    reference: str | None = ref(
+        "reference",
+        default=None,
+        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
+        "none: it is computed here",
+        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
+    )
     data: tuple[str, ...] = ref(
         "judgements",
         "preferences",
@@ -352,3 +384,18 @@ class Kto(_Aligning):
         gt=0,
     )
     bad_weight: float = knob(1.0, "weight of bad answers (lambda_U)", "坏回答的权重（lambda_U）", gt=0)
+
+
+class Reference(_Answers, _Passes):
+    """Log-probabilities of answers under a model before it is aligned, which `dpo` and `kto` measure it against."""
+
+    model: str = ref("model", en="the model that is to be aligned", zh="将要对齐的模型")
+    data: tuple[str, ...] = ref(
+        "preferences", "judgements", en="the answers that are to be learnt from", zh="将要学习的回答"
+    )
+    objective: Literal["dpo", "kto"] = knob(
+        "dpo",
+        "what it is for: `dpo` asks for both answers of pairs, `kto` for single answers, each of them also "
+        "behind another prompt",
+        "用途：dpo 需要偏好对的两个回答；kto 需要单个回答，以及接在别的提示之后的回答",
+    )
