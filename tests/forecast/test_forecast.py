@@ -32,7 +32,7 @@ from hanlin.records import Conversation, Document, Message, Preference, write_js
 from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
 from hanlin.train import stages
-from hanlin.train.attention import group_documents
+from hanlin.train.attention import Documents
 from hanlin.train.losses import CHUNK_TOKENS
 from hanlin.train.network import Network, open_network
 from hanlin.train.optimizer import optimizer_of
@@ -84,7 +84,7 @@ def one_pass(count: int, length: int, entries: int) -> Pass:
         torch.arange(tokens),
         torch.randint(0, entries, (tokens,)),
         (length,) * count,
-        group_documents([length] * count),
+        Documents([length] * count),
         tuple(range(count)),
         tokens,
     )
@@ -156,7 +156,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(tiny_model: Path, shape: 
 
 
 def test_pieces_of_the_head_are_those_of_the_loss(shape: ModelShape) -> None:
-    assert account(shape, sft(**METHODS["LoRA"])).logits() == 8.0 * CHUNK_TOKENS[0] * shape.entries
+    assert account(shape, sft(**METHODS["LoRA"])).logits() == 4.0 * CHUNK_TOKENS[torch.float32][0] * shape.entries
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])
@@ -215,7 +215,7 @@ def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
             for n, (a, b) in enumerate(pairs)
         ]
         settings = Dpo(model="m", data=("d",))
-        wanted = sum(2 * len(tokenizer.encode(a).ids) + 2 * len(tokenizer.encode(b).ids) + 20 for a, b in pairs)
+        wanted = sum(len(tokenizer.encode(a).ids) + 2 * len(tokenizer.encode(b).ids) + 15 for a, b in pairs)
     write_jsonl(tmp_path / f"{records[0].noun}s.jsonl", records)
     found = data_of(settings, [tmp_path], 128_256)
     assert found is not None and found.units == len(records)

@@ -10,12 +10,13 @@ few that only a measurement can tell stand at the top, and `make bench-memory-fo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from hanlin.forecast.portions import Portions
 from hanlin.forecast.shapes import ModelShape, Trained
+from hanlin.settings.model import Projection
 from hanlin.settings.train import Training
 
 PROCESS = 0.41e9
@@ -26,8 +27,10 @@ PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
-CHUNK = {"cpu": (128, 512), "gpu": 1 << 27}
-"""The pieces in which the head's loss is computed (`train.losses`): tokens on a CPU, logits on a GPU."""
+PIECE_TOKENS = {"float32": (256, 512), "bfloat16": (128, 512)}
+"""Tokens of the pieces in which a CPU computes the head's loss: the least, and the most where the head is trained."""
+PIECE_LOGITS = 1 << 27
+"""Logits of a piece on a GPU."""
 
 Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits"]
 PARTS: tuple[Part, ...] = ("process", "weights", "gradients", "optimizer", "activations", "logits")
@@ -184,18 +187,29 @@ class Account:
         """What a block leaves to the next, in float32, of one token."""
         return 4.0 * self.shape.hidden
 
-    def of_a_block(self) -> float:
-        """What a block keeps of one token for its backward pass: two streams, their normalised copies, queries, keys,
-        values and what attention makes of them, laid out by documents and put back, and the three inner values of the
-        feed-forward part; of an adapter its inner values and what dropout left of its inputs."""
-        shape, lora = self.shape, self.settings.lora
-        inner, shared = shape.heads * shape.head, shape.key_heads * shape.head
-        numbers = 2 * shape.hidden + inner + PADDING * (2 * inner + 2 * shared) + 3 * shape.wide
-        if lora is not None and not lora.dora:
-            numbers += lora.rank * len(lora.targets)
-            if lora.dropout:
-                numbers += sum(shape.projections[name][1] for name in lora.targets)
-        return 2 * self.stream() + self.machine.number * numbers
+    def of_attention(self) -> float:
+        """What the first half of a block keeps of one token for its backward pass: the stream, and queries, keys,
+        values and what attention makes of them, laid out by documents."""
+        shape = self.shape
+        numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head
+        return self.stream() + self.machine.number * (numbers + self._of_adapters(("q_proj", "k_proj", "v_proj")))
+
+    def of_feed_forward(self) -> float:
+        """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the
+        feed-forward part."""
+        shape = self.shape
+        numbers = shape.heads * shape.head + 2 * shape.wide
+        rest: tuple[Projection, ...] = ("o_proj", "gate_proj", "up_proj", "down_proj")
+        return self.stream() + self.machine.number * (numbers + self._of_adapters(rest))
+
+    def _of_adapters(self, projections: Sequence[Projection]) -> float:
+        """Numbers: an adapter's inner values, and what dropout left of its inputs."""
+        lora = self.settings.lora
+        if lora is None or lora.dora:
+            return 0.0
+        taken = [name for name in projections if name in lora.targets]
+        dropped = sum(self.shape.projections[name][1] for name in taken) if lora.dropout else 0
+        return lora.rank * len(taken) + dropped
 
     def layers_back(self) -> int:
         """The blocks that a gradient goes back through: all, unless nothing before the last ones is trained."""
@@ -207,29 +221,32 @@ class Account:
 
     def activations(self) -> float:
         """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
-        more by what makes it."""
-        layers = self.layers_back()
-        kept = layers * self.of_a_block()
+        more by what makes it. The second half of the last block sees only what is learnt."""
+        layers, tokens = self.layers_back(), self.portions.at_once
+        block = self.of_attention() + self.of_feed_forward()
         if self.settings.gradient_checkpointing:
-            kept = layers * self.stream() + min(2, layers) * self.of_a_block()
-        return self.portions.at_once * (kept + self.stream())
+            return tokens * ((layers + 1) * self.stream() + min(2, layers) * block)
+        unseen = (1 - self.portions.learnt) * self.of_feed_forward()
+        return tokens * (layers * block - unseen + self.stream())
 
     def backward_of_a_block(self) -> float:
-        """What the backward pass of a feed-forward part needs beside what was kept."""
-        number = self.machine.number
-        whole = 0.0
-        lora = self.settings.lora
-        if lora is not None and lora.packed is not None:
-            whole = self.shape.hidden * self.shape.wide * (4 + number)
-        return self.portions.at_once * (3 * number * self.shape.wide + 3 * self.stream()) + whole
+        """What the backward pass of a feed-forward part needs beside what was kept: four inner values, three streams,
+        and of a packed base a whole matrix."""
+        number, lora = self.machine.number, self.settings.lora
+        packed = lora is not None and lora.packed is not None
+        whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
+        return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
 
     def logits(self) -> float:
-        """The logits of a piece and their log-softmax, both in float32."""
+        """The logits of a piece; in float32 on a CPU their softmax takes their place, elsewhere it and the rounded
+        gradient stand beside."""
         entries = self.shape.entries
         if self.machine.gpu:
-            tokens = max(16, CHUNK["gpu"] // entries)  # type: ignore[operator]
+            tokens = max(16, PIECE_LOGITS // entries)
         else:
-            least, most = CHUNK["cpu"]  # type: ignore[misc]
+            least, most = PIECE_TOKENS[self.machine.number_format]
             tokens = min(max(least, entries // 64), most) if self.head_gradient() else least
         learnt = max(1, round(self.portions.at_once * self.portions.learnt))
-        return 8.0 * min(tokens, learnt) * entries
+        exact = self.machine.number == 4
+        each = (4 if exact else 8) + (4 if self.machine.gpu else 0)
+        return float(each * min(tokens, learnt) * entries)

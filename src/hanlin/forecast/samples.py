@@ -45,7 +45,7 @@ def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShap
             for line, row in _rows(file):
                 read += line
                 parts = list(_parts(settings, row))
-                rows += len(parts) if isinstance(settings, Kto) else 1
+                rows += len(parts) // 2 if isinstance(settings, Kto) else 1
                 all_tokens += sum(_tokens(text, entries) + PER_TURN for text, _ in parts)
                 learnt_tokens += sum(_tokens(text, entries) + 1 for text, taught in parts if taught)
             if rows:
@@ -75,7 +75,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
-    """The texts that a record's examples are made of, and whether each is learnt: of a pair the prompt comes twice."""
+    """The texts that go through a model for a record, and whether each is learnt: a pair's answers share one prompt."""
     if isinstance(settings, Pretrain):
         yield str(row.get("text", "")), True
     elif isinstance(settings, Sft):
@@ -85,7 +85,8 @@ def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
         prompt = " ".join(_text(message) for message in row.get("prompt", ()))
         for name in ("chosen", "rejected", "answer"):
             if name in row:
-                yield prompt, False
+                if name != "rejected" or isinstance(settings, Kto):
+                    yield prompt, False
                 yield _text(row[name]), True
 
 

@@ -21,7 +21,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo, Training
-from hanlin.train.attention import group_documents
+from hanlin.train.attention import Documents
 from hanlin.train.loop import Group
 from hanlin.train.network import Network, open_network
 from hanlin.train.precision import faster_format
@@ -86,7 +86,7 @@ def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) ->
         learnt=learnt,
         targets=torch.randint(0, entries, (len(learnt),)),
         counts=(len(learnt) // count,) * count,
-        documents=group_documents([length] * count),
+        documents=Documents([length] * count),
         units=tuple(range(count)),
         tokens=tokens,
     )
