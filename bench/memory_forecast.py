@@ -30,7 +30,7 @@ SIZES = {
     "156M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 128_256},
 }
 """Random models: heads of the last have the shape of the 156 M-parameter benchmark model."""
-SHORT = {"row_length": 512, "batch_tokens": 2048, "pass_tokens": 2048}
+SHORT = {"row_length": 512, "batch_tokens": 1024, "pass_tokens": 1024}
 LONG = {"row_length": 2048, "batch_tokens": 2048, "pass_tokens": 2048}
 PAIRS = {"row_length": 512, "batch_pairs": 8, "pass_tokens": 1024}
 LORA = {"lora": {"rank": 16}}
@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full": ("sft", "3M", SHORT),
     "LoRA, long rows, recomputed": ("sft", "58M", {**LONG, **LORA, **SMALL}),
     "full, a step in one pass": ("sft", "58M", SHORT),
-    "full, a step in two passes": ("sft", "58M", {**SHORT, "pass_tokens": 1024}),
+    "full, a step in two passes": ("sft", "58M", {**SHORT, "batch_tokens": 2048}),
     "LoRA": ("sft", "58M", {**SHORT, **LORA}),
     "LoRA with dropout, head and norms whole": (
         "sft",
