@@ -56,7 +56,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA, large vocabulary": ("sft", "156M", {**SHORT, **LORA}),
 }
 NEEDS_BITSANDBYTES = {"QLoRA, NF4"}
-LETTERS = "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
+LETTERS = (
+    "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
+)
 
 
 def make_world(root: Path) -> None:
@@ -151,7 +153,11 @@ def main(asked: list[str]) -> None:
             row += [f"{memory.peak / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{errors[name]:+.1%}"]
             print(f"| {kind} {size}, {name} | " + " | ".join(row) + " |", flush=True)
     worst = max(errors.values(), key=abs)
-    result = {"runs": len(errors), "worst_error": round(worst, 4), "errors": {n: round(e, 4) for n, e in errors.items()}}
+    result = {
+        "runs": len(errors),
+        "worst_error": round(worst, 4),
+        "errors": {n: round(e, 4) for n, e in errors.items()},
+    }
     print(json.dumps({"bench": "memory-forecast", **result, "left_out": sorted(left_out)}, ensure_ascii=False))
 
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PLACES = ("图书馆", "翰林院", "学堂", "花园", "茶馆", "书店", "城门", "石桥")
 SEASONS = ("春天", "夏天", "秋天", "冬天")
-LETTERS = "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
+LETTERS = (
+    "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
+)
 
 
 def small_world(recipe: Path, root: Path, model: Path, tokenizer: Path, changes: tuple[str, ...] = ()) -> Recipe:

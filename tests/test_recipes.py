@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from recipe_worlds import RECIPES, small_world
 
 from hanlin.artifacts import Store
 from hanlin.forecast.memory import Machine
@@ -15,6 +14,7 @@ from hanlin.forecast.stages import Forecast, forecasts
 from hanlin.pipeline import plan, run
 from hanlin.recipe import Recipe
 from hanlin.settings.train import Sft, Training
+from recipe_worlds import RECIPES, small_world
 
 OWN = [recipe for recipe in RECIPES if recipe.stem.startswith("llama")]
 TINY = {

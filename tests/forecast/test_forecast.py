@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,9 @@ def test_operations_are_those_that_torch_counts(
 ) -> None:
     settings = sft(row_length=128, pass_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
     network = opened(tiny_model, settings)
-    batch = one_pass(8, 64, shape.entries)  # short: whole products, which torch counts, twice what a causal kernel needs
+    batch = one_pass(
+        8, 64, shape.entries
+    )  # short: whole products, which torch counts, twice what a causal kernel needs
     more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
         network.summed_loss(batch).backward()
@@ -202,7 +203,9 @@ def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
     pairs = [(str(row["instruction"]), str(row["output"])) for row in rows]
     records: list[Any]
     if kind == "sft":
-        records = [Conversation((Message("user", a), Message("assistant", b)), id=str(n)) for n, (a, b) in enumerate(pairs)]
+        records = [
+            Conversation((Message("user", a), Message("assistant", b)), id=str(n)) for n, (a, b) in enumerate(pairs)
+        ]
         settings: Training = sft()
         wanted = sum(len(tokenizer.encode(a).ids) + len(tokenizer.encode(b).ids) + 10 for a, b in pairs)
     elif kind == "pretrain":

@@ -1,8 +1,9 @@
-"""AdamW with averages of low rank: GaLore beside its authors' own, APOLLO beside the paper's equations, both resumed."""
+"""AdamW with averages of low rank: GaLore beside its authors' own, APOLLO beside its paper's equations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_apollo_never_lets_a_step_grow_by_more_than_a_hundredth() -> None:
         before = weight.detach().clone()
         stepped(weight, taken, [gradient])
         lengths.append(float((weight.detach() - before * (1 - 0.01 * 0.1)).norm()))
-    assert all(after <= GROWTH * earlier * 1.0001 for earlier, after in zip(lengths, lengths[1:], strict=False))
+    assert all(after <= GROWTH * earlier * 1.0001 for earlier, after in pairwise(lengths))
 
 
 def test_what_is_not_projected_steps_as_adamw() -> None:
@@ -117,9 +118,7 @@ def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: An
 
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
-def test_a_run_learns(
-    method: Any, tmp_path: Path, inputs: Callable[..., Inputs]
-) -> None:
+def test_a_run_learns(method: Any, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     settings = SFT.model_copy(update={"optimizer": method, "optimizer_rank": 8, "optimizer_refresh": 3, "steps": 12})
     metrics = stages.sft(settings, inputs(many(conversation, 12)), tmp_path, Job())
     assert metrics["loss"]["last"] < 0.9 * metrics["loss"]["first"]

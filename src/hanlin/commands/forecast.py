@@ -16,9 +16,11 @@ from hanlin.errors import UserError
 from hanlin.language import say
 
 if TYPE_CHECKING:
+    from hanlin.forecast.memory import Machine
     from hanlin.forecast.stages import Forecast, Unknown
     from hanlin.pipeline import Step
     from hanlin.recipe import Recipe
+    from hanlin.settings.train import Training
 
 SHARE_OF_ROOM = 0.95
 """How much of a memory a process may take: the rest is others'."""
@@ -51,6 +53,7 @@ def look_ahead(
     """
     from dataclasses import replace
 
+    from hanlin.forecast.memory import FIRST_STEPS
     from hanlin.forecast.probe import bytes_of, has_gpu, machine_of, memory_here, speeds
     from hanlin.forecast.stages import Forecast, forecasts
 
@@ -59,15 +62,23 @@ def look_ahead(
     gpu = has_gpu() if device == "auto" else device == "gpu"
     room = bytes_of(memory) if memory else None if gpu else memory_here()
     if room is not None:
-        room = room * SHARE_OF_ROOM - (GPU_CONTEXT if gpu else 0.0)
+        room = room * SHARE_OF_ROOM - GPU_CONTEXT if gpu else room * SHARE_OF_ROOM / recipe.launch.processes
 
     found = forecasts(recipe, steps, lambda settings: machine_of(settings, gpu), room)
     if not probe:
         return found
     kinds = {step.stage.name: step.stage.kind.name for step in steps}
     asked = [(kinds[one.stage], one.account) for one in found if isinstance(one, Forecast)]
-    answers = iter(speeds(asked)) if asked else iter(())
-    return [replace(one, speed=next(answers)[0]) if isinstance(one, Forecast) else one for one in found]
+    measured = speeds(asked) if asked else []
+    names = [one.stage for one in found if isinstance(one, Forecast)]
+    speed_of = {name: speed for name, (speed, _) in zip(names, measured, strict=True)}
+    held = min((process for _, process in measured), default=0.0)  # of later ones the earlier are part
+
+    def here(settings: Training) -> Machine:
+        return replace(machine_of(settings, gpu), process=held + FIRST_STEPS)
+
+    known = forecasts(recipe, steps, here, room)
+    return [replace(one, speed=speed_of[one.stage]) if isinstance(one, Forecast) else one for one in known]
 
 
 def as_json(forecast: Forecast | Unknown) -> dict[str, Any]:
@@ -121,7 +132,12 @@ def show(found: Sequence[Forecast | Unknown]) -> None:
             "阶段,进程,权重,梯度,优化器,激活,logits,峰值,",
         )
         rows = [
-            [one.stage, *(_gigabytes(one.memory.parts[part]) for part in PARTS), _gigabytes(one.memory.peak), _fits(one)]
+            [
+                one.stage,
+                *(_gigabytes(one.memory.parts[part]) for part in PARTS),
+                _gigabytes(one.memory.peak),
+                _fits(one),
+            ]
             for one in known
         ]
         print_table(heads.split(","), rows, ["" if one.fits else "red" for one in known])
@@ -153,9 +169,7 @@ def _fits(one: Forecast) -> str:
     if one.room is None:
         return ""
     return (
-        say("fits", "放得下")
-        if one.fits
-        else say(f"MORE THAN {_gigabytes(one.room)}", f"超过 {_gigabytes(one.room)}")
+        say("fits", "放得下") if one.fits else say(f"MORE THAN {_gigabytes(one.room)}", f"超过 {_gigabytes(one.room)}")
     )
 
 

@@ -82,7 +82,11 @@ def _packed(settings: Training) -> Iterator[dict[str, Any]]:
 
 
 def _adapter(settings: Training) -> Iterator[dict[str, Any]]:
-    if settings.lora is None and settings.train_rows is None and not settings.optimizer.startswith(("galore", "apollo")):
+    if (
+        settings.lora is None
+        and settings.train_rows is None
+        and not settings.optimizer.startswith(("galore", "apollo"))
+    ):
         yield {"lora": LoraSettings(rank=64, alpha=128.0)}
 
 

@@ -116,5 +116,3 @@ def _small(account: Account) -> Account:
     at_once = max(1, at_once // length) * length
     portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1)
     return replace(account, shape=shape, settings=settings.model_copy(update=changed), portions=portions)
-
-

@@ -156,6 +156,4 @@ class Trained:
 
     @property
     def total(self) -> int:
-        return (
-            self.matrices + self.norms + self.embeddings + self.head + self.rows + self.adapter + self.lengths
-        )
+        return self.matrices + self.norms + self.embeddings + self.head + self.rows + self.adapter + self.lengths

@@ -27,9 +27,6 @@ from hanlin.settings.model import ExtendVocabulary, Merge, NewModel
 from hanlin.settings.tokens import TrainTokenizer
 from hanlin.settings.train import Training
 
-SpeedOf = Callable[[Account], Speed]
-"""Measures how fast this machine trains such a stage."""
-
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -81,7 +78,6 @@ def forecasts(
     steps: Sequence[Step],
     machine_of: Callable[[Training], Machine],
     room: float | None = None,
-    speed_of: SpeedOf | None = None,
     sharding: Sharding | None = None,
 ) -> list[Forecast | Unknown]:
     """One for each training stage that is not done. `room` are the bytes that a process may take."""
@@ -113,7 +109,6 @@ def forecasts(
                 processes,
                 room,
                 () if room is None or memory.peak <= room else tuple(changes(account, data, room, processes)),
-                None if speed_of is None else speed_of(account),
             )
         )
     return found

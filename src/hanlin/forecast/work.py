@@ -47,7 +47,9 @@ def step_operations(account: Account) -> float:
     shape, settings, trained = account.shape, account.settings, account.trained
     step, learnt = account.portions.step, account.portions.learnt
     unseen = shape.matrices - sum(math.prod(shape.projections[name]) for name in ("q_proj", "k_proj", "v_proj"))
-    body = shape.layers * shape.matrices - (1 - learnt) * unseen  # behind its attention the last block sees what is learnt
+    body = (
+        shape.layers * shape.matrices - (1 - learnt) * unseen
+    )  # behind its attention the last block sees what is learnt
     span = min(settings.row_length, 1024)
     attention = 2.0 * shape.layers * shape.heads * shape.head * span  # causal: half of all pairs
     lora = settings.lora
