@@ -29,12 +29,13 @@ LAYERS: dict[str, set[str]] = {
     "recipe": WORDS | {"stages"},
     "worker": WORDS | {"stages", "artifacts"},
     "pipeline": WORDS | {"stages", "artifacts", "recipe", "worker"},
+    "forecast": WORDS | {"stages", "artifacts", "recipe", "pipeline", "forecast"},
     "pages": WORDS,
     "report": WORDS | {"stages", "artifacts", "recipe", "pipeline", "pages"},
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
     "commands": WORDS
-    | {"tokens", "data", "pages", "engines", "contract", "evaluate", "serve", "commands"}
+    | {"tokens", "data", "pages", "engines", "contract", "evaluate", "serve", "commands", "forecast"}
     | {"stages", "artifacts", "pipeline", "recipe", "report", "settings_page"},
     "cli": WORDS
     | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"}

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hanlin import __version__
-from hanlin.commands import chat, data, generate, quantize, serve, single_stage, template, tokens
+from hanlin.commands import chat, data, forecast, generate, quantize, serve, single_stage, template, tokens
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -53,29 +53,51 @@ def _open(path: Path, changes: list[str], until: str, home: Path) -> tuple[Recip
 
 
 @app.command(
-    help=say("Say for each stage what is done, what must run, and why.", "说明各阶段的状态：已完成、需运行及原因。")
+    help=say(
+        "Say for each stage what is done, what must run, and why; and what training will need.",
+        "说明各阶段的状态：已完成、需运行及原因；并预测训练所需。",
+    )
 )
 def plan(
-    recipe: RecipePath, set_: Changes = [], until: Until = "", home: Home = Path("."), as_json: AsJson = False
+    recipe: RecipePath,
+    set_: Changes = [],
+    until: Until = "",
+    home: Home = Path("."),
+    memory: Annotated[
+        str, typer.Option(help=say("memory that there is, like 24GB (default: this machine's)", "可用内存，如 24GB"))
+    ] = "",
+    device: Annotated[str, typer.Option(help=say("auto, cpu or gpu", "auto、cpu 或 gpu"))] = "auto",
+    probe: Annotated[
+        bool, typer.Option("--probe", help=say("measure this machine: step time, hours", "测量本机：每步用时与总小时"))
+    ] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help=say("published costs of training beside", "并列公开的训练开销"))
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.pipeline import plan as make_plan
 
     checked, store = _open(recipe, set_, until, home)
-    _print_steps(make_plan(checked, store), as_json)
+    steps = make_plan(checked, store)
+    ahead = forecast.look_ahead(checked, steps, memory, device, probe)
+    _print_steps(steps, as_json, {one.stage: forecast.as_json(one) for one in ahead})
+    if not as_json:
+        forecast.show(ahead)
+        if costs:
+            forecast.show_costs()
 
 
 _STATE_ZH = {"done": "已完成", "resume": "续做", "run": "待运行", "stale": "过期"}
 _STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
 
 
-def _print_steps(steps: list[Step], as_json: bool) -> None:
+def _print_steps(steps: list[Step], as_json: bool, ahead: dict[str, dict[str, Any]]) -> None:
     if as_json:
-        print_json(
-            [
-                {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
-                for s in steps
-            ]
-        )
+        rows_of_steps: list[dict[str, Any]] = []
+        for s in steps:
+            row = {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
+            rows_of_steps.append(row | ({"forecast": ahead[s.stage.name]} if s.stage.name in ahead else {}))
+        print_json(rows_of_steps)
         return
     rows = [[s.stage.name, s.stage.kind.name, say(s.state, _STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]
     heads = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")

@@ -197,6 +197,32 @@ def test_odds_of_an_answer_that_is_certain_are_finite() -> None:
     assert rewards.isfinite().all() and sums.grad is not None and sums.grad.isfinite().all()
 
 
+# ------------------------------------------------------------------------------------------------- the shared prompt
+
+
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
+def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_separate_rows(
+    network: Callable, pairs: EncodedRecords, lora: LoraSettings | None
+) -> None:
+    found = []
+    for rows in (Rows.paired(pairs), Rows.paired(pairs, share=False)):
+        mine = network(SETTINGS.model_copy(update={"lora": lora}))
+        with torch.no_grad():
+            for name, weight in mine.trained():
+                if "lora_B" in name:
+                    weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+        mine.refresh()
+        batch = rows.collate(ALL)
+        sums = answer_log_probabilities(mine, batch).sums
+        Dpo(0.3, 0.0, REFERENCE).loss(mine, batch).total.backward()
+        found.append((batch.tokens, sums.detach(), gradients(mine)))
+    (tokens, sums, gradient), (apart, sums_apart, gradient_apart) = found
+    assert tokens < 0.8 * apart
+    torch.testing.assert_close(sums, sums_apart, atol=1e-5, rtol=1e-6)
+    for name, value in gradient.items():
+        torch.testing.assert_close(value, gradient_apart[name], atol=1e-5, rtol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------------ the start
 
 

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.train.attention import documents_attention, group_documents
+from conftest import CPU
+from hanlin.errors import UserError
+from hanlin.train.attention import Documents, documents_attention
+from hanlin.train.kernels import flex_documents_attention, kernel_for, varlen_attention
+from hanlin.train.network import Attention
 
 
-def attended(lengths: list[int], dtype: torch.dtype = torch.float32, heads: int = 6, key_heads: int = 2) -> tuple:
-    """Output and gradients of a pass: by our attention, and by dense attention under a block-causal mask."""
+def attended(
+    lengths: list[int],
+    dtype: torch.dtype = torch.float32,
+    heads: int = 6,
+    key_heads: int = 2,
+    shared: list[int] | None = None,
+    attend: Attention = documents_attention,
+    backward: bool = True,
+) -> tuple:
+    """Output and gradients of a pass: by our attention, and by dense attention under a mask that is written out."""
+    documents = Documents(lengths, shared)
     generator = torch.Generator().manual_seed(sum(lengths))
-    tokens = sum(lengths)
+    tokens = documents.tokens
     tensors = [torch.randn(tokens, h, 16, generator=generator, dtype=dtype) for h in (heads, key_heads, key_heads)]
     weights = torch.randn(tokens, heads, 16, generator=generator, dtype=dtype)
-    number = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    mask = (number[:, None] == number[None, :]) & torch.ones(tokens, tokens, dtype=torch.bool).tril()
+    mask = torch.zeros(tokens, tokens, dtype=torch.bool)
+    for document in range(len(lengths)):
+        places = documents.places(document)
+        for place, query in enumerate(places.tolist()):
+            mask[query, places[: place + 1]] = True
 
     def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         moved = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
@@ -25,14 +44,15 @@ def attended(lengths: list[int], dtype: torch.dtype = torch.float32, heads: int 
         return out[0].transpose(0, 1)
 
     def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        return documents_attention(query, key, value, group_documents(lengths))
+        return attend(query, key, value, documents)
 
     found = []
-    for attend in (ours, dense):
-        leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-        out = attend(*leaves)
-        (out * weights).sum().backward()
-        found.append([out.detach(), *(leaf.grad for leaf in leaves)])
+    for form in (ours, dense):
+        leaves = [tensor.detach().clone().requires_grad_(backward) for tensor in tensors]
+        out = form(*leaves)
+        if backward:
+            (out * weights).sum().backward()
+        found.append([out.detach(), *(leaf.grad for leaf in leaves if backward)])
     return tuple(found)
 
 
@@ -62,7 +82,90 @@ def test_in_bfloat16_it_is_as_near_as_the_format_allows(lengths: list[int]) -> N
         assert difference < 0.01
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40), st.integers(0, 120)), min_size=1, max_size=5))
+def test_answers_behind_one_prompt_see_it_and_not_each_other(pairs: list[tuple[int, int, int]]) -> None:
+    lengths, shared = [], []
+    for prompt, first, second in pairs:
+        lengths += [prompt + first, prompt + second]
+        shared += [0, prompt]
+    for ours, dense in zip(*attended(lengths, shared=shared), strict=True):
+        torch.testing.assert_close(ours, dense, atol=2e-5, rtol=2e-5)
+
+
+def test_shared_tokens_lie_in_a_pass_once() -> None:
+    documents = Documents([5, 7, 3], [0, 4, 0])
+    assert documents.tokens == 5 + 3 + 3
+    assert [documents.places(number).tolist() for number in range(3)] == [
+        [0, 1, 2, 3, 4],
+        [0, 1, 2, 3, 5, 6, 7],
+        [8, 9, 10],
+    ]
+
+
+def plain_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    edges: torch.Tensor,
+    key_edges: torch.Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """What PyTorch's `varlen_attn` computes, written for a processor: its kernels are those of a GPU alone."""
+    assert window_size == (-1, 0) and edges.dtype == torch.int32 and edges.tolist() == key_edges.tolist()
+    assert longest == longest_key == edges.diff().max()
+    outputs = []
+    for start, end in itertools.pairwise(edges.tolist()):
+        parts = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
+        found = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=enable_gqa)
+        outputs.append(found[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+BEHIND_PROMPTS = ([50, 61, 9, 30, 30], [0, 33, 0, 0, 30])
+
+
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+def test_documents_are_laid_in_line_for_kernels_that_take_any_length(shared: list[int] | None) -> None:
+    attend = functools.partial(varlen_attention, attend=plain_varlen)
+    for ours, dense in zip(*attended(BEHIND_PROMPTS[0], shared=shared, attend=attend), strict=True):
+        torch.testing.assert_close(ours, dense, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+def test_flex_attention_sees_the_same_tokens(shared: list[int] | None) -> None:
+    ((ours,), (dense,)) = attended(
+        BEHIND_PROMPTS[0], shared=shared, attend=flex_documents_attention, heads=4, key_heads=2, backward=False
+    )
+    torch.testing.assert_close(ours, dense, atol=2e-5, rtol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+@pytest.mark.parametrize("attend", [varlen_attention, flex_documents_attention, documents_attention])
+def test_on_a_gpu_every_kernel_gives_the_same_values_and_gradients(attend: Attention, shared: list[int] | None) -> None:
+    def moved(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents) -> torch.Tensor:
+        return attend(query.cuda(), key.cuda(), value.cuda(), documents).cpu()
+
+    for ours, dense in zip(
+        *attended(BEHIND_PROMPTS[0], torch.bfloat16, 4, 2, shared=shared, attend=moved), strict=True
+    ):
+        assert (ours.float() - dense.float()).norm() < 0.02 * dense.float().norm()
+
+
+def test_a_processor_trains_with_groups_and_refuses_kernels_that_it_has_not() -> None:
+    assert kernel_for("auto", CPU, torch.float32, 64) == kernel_for("grouped", CPU, torch.bfloat16, 64) == "grouped"
+    for wished in ("varlen", "flex"):
+        with pytest.raises(UserError, match=wished):
+            kernel_for(wished, CPU, torch.bfloat16, 64)  # type: ignore[arg-type]
+
+
 def test_every_token_stands_in_exactly_one_group() -> None:
-    documents = group_documents([5, 90, 17, 17, 64, 3])
+    documents = Documents([5, 90, 17, 17, 64, 3])
     laid = documents.laid(3, torch.device("cpu"))
     assert torch.cat(laid.taken)[laid.back].tolist() == list(range(196 * 3))

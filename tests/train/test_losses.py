@@ -14,7 +14,7 @@ POSITIONS, WIDTH, ENTRIES = 77, 24, 301
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_TOKENS", (32, 32))
+    monkeypatch.setattr(losses, "CHUNK_TOKENS", dict.fromkeys(losses.CHUNK_TOKENS, (32, 32)))
 
 
 def leaves(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -98,6 +98,20 @@ def test_the_two_answers_of_a_pair_stay_together(encoded: Callable, template: Ch
     assert [[piece.example for piece in unit] for unit in rows.units] == [[2 * i, 2 * i + 1] for i in range(5)]
 
 
+def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, template: ChatTemplate) -> None:
+    store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
+    shared, apart = Rows.paired(store), Rows.paired(store, share=False)
+    prompts = [int(store.learn[start:].argmax()) for start in store.starts[:-1:2]]
+    assert [len(positions) for positions in (shared.sizes, apart.sizes)] == [5, 5]
+    assert all(saved >= prompt - 1 > 3 for saved, prompt in zip(apart.sizes - shared.sizes, prompts, strict=True))
+    one, two = (rows.collate(range(5)) for rows in (shared, apart))
+    assert one.targets.tolist() == two.targets.tolist() and one.counts == two.counts
+    for batch in (one, two):  # what is read where something is learnt, and at which position of its document
+        assert batch.tokens == sum((shared if batch is one else apart).sizes)
+    assert one.ids[0][one.learnt].tolist() == two.ids[0][two.learnt].tolist()
+    assert one.positions[0][one.learnt].tolist() == two.positions[0][two.learnt].tolist()
+
+
 def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:

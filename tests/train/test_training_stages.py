@@ -18,9 +18,9 @@ from conftest import conversation, document, judgement, many, preference
 from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.model.loading import load_model
-from hanlin.records import Conversation, Message
+from hanlin.records import HELD_OUT, Conversation, Message, write_jsonl
 from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo
+from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Reference, Sft, Simpo
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import stages
 
@@ -96,6 +96,82 @@ def test_every_objective_over_pairs_moves_towards_what_is_preferred(
     assert rows[-1]["preference_loss"] < 0.8 * rows[0]["preference_loss"]
     assert metrics["margin"]["last"] > metrics["margin"]["first"] and metrics["accuracy"]["last"] == 1.0
     assert ("reference_sha256" in metrics) == (start is not None)
+
+
+@pytest.fixture
+def referred(tmp_path: Path) -> Callable[..., Path]:
+    """The artifact of a `reference` stage over the given inputs."""
+
+    def of(given: Inputs, **changes: object) -> Path:
+        out = tmp_path / f"reference-{len(list(tmp_path.iterdir()))}"
+        out.mkdir()
+        settings = {"model": "m", "data": ("d",), "row_length": 128, "precision": "float32", **changes}
+        stages.reference(Reference(**settings), given, out, Job())
+        shutil.rmtree(out / ".work", ignore_errors=True)  # as sealing does
+        return out
+
+    return of
+
+
+def with_reference(given: Inputs, folder: Path) -> Inputs:
+    return Inputs({**given.paths, "reference": (folder,)})
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "records"), [("dpo", DPO, many(preference, 8)), ("kto", KTO, many(judgement, 8))]
+)
+def test_a_reference_of_a_stage_of_its_own_gives_the_same_run(
+    kind: str, settings: Dpo | Kto, records: list, tmp_path: Path, inputs: Callable[..., Inputs], referred: Callable
+) -> None:
+    given = inputs(records)
+    heldout = given.paths["data"][0] / HELD_OUT
+    write_jsonl(heldout, records[:3])
+    settings = settings.model_copy(update={"evaluate_every": 1})
+    found = []
+    for inputs_of_run in (given, with_reference(given, referred(given, objective=kind))):
+        out = tmp_path / f"run-{len(found)}"
+        out.mkdir()
+        metrics = getattr(stages, kind)(settings, inputs_of_run, out, Job())
+        found.append({name: metrics[name] for name in ("loss", "reference_sha256", "heldout_reference_sha256")})
+    assert found[0] == found[1]
+    assert not list((tmp_path / "run-1").rglob("reference*.npy"))
+
+
+def test_a_reference_of_anything_else_is_refused(
+    tmp_path: Path, inputs: Callable[..., Inputs], referred: Callable
+) -> None:
+    given, other = inputs(many(preference, 8)), inputs(many(preference, 9))
+    refused = {
+        "other records": referred(other),
+        "another objective": referred(given, objective="kto"),
+        "bfloat16": referred(given, precision="bfloat16"),
+    }
+    for text, folder in refused.items():
+        with pytest.raises(UserError, match=text):
+            stages.dpo(DPO, with_reference(given, folder), tmp_path, Job())
+    heldout = Inputs(given.paths)
+    write_jsonl(heldout.paths["data"][0] / HELD_OUT, many(preference, 2))
+    with pytest.raises(UserError, match="held-out"):
+        settings = DPO.model_copy(update={"evaluate_every": 1})
+        known = referred(given)
+        told = json.loads((known / "reference.json").read_text(encoding="utf-8"))
+        del told["parts"]["heldout"]
+        (known / "reference.json").write_text(json.dumps(told), encoding="utf-8")
+        stages.dpo(settings, with_reference(heldout, known), tmp_path / "again", Job())
+
+
+def test_a_reference_of_another_model_is_told_by_the_first_loss(
+    tmp_path: Path, inputs: Callable[..., Inputs], referred: Callable, tiny_model: Path
+) -> None:
+    other = tmp_path / "other-model"
+    shutil.copytree(tiny_model, other)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    model.save_pretrained(other)
+    records = many(preference, 8)
+    with pytest.raises(UserError, match="equals its reference"):
+        stages.dpo(DPO, with_reference(inputs(records), referred(inputs(records, other))), tmp_path, Job())
 
 
 @pytest.mark.parametrize("records", [many(judgement, 16), many(preference, 8)], ids=["judgements", "pairs"])

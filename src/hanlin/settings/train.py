@@ -18,7 +18,38 @@ Curve = Literal["cosine", "linear", "constant"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
-class Training(Settings):
+class _Passes(Settings):
+    """How examples go through a model."""
+
+    row_length: int = knob(
+        2048,
+        "tokens of a row: whole records are packed into rows of this length, none is longer",
+        "一行的词元数：记录整条装入这样长的行，单条不得更长",
+        ge=8,
+    )
+    precision: Precision = knob(
+        "auto",
+        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
+        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
+    )
+    pass_tokens: int = knob(
+        4096,
+        "tokens that go through the model at once on one device; fewer need less memory",
+        "单个设备一次通过模型的词元数；越小越省内存",
+        in_key=False,
+        ge=8,
+    )
+    attention: Literal["auto", "grouped", "varlen", "flex"] = knob(
+        "auto",
+        "how tokens attend within their document: documents of like length in groups (any device), FlashAttention over "
+        "documents of any length (NVIDIA GPU, bfloat16), or FlexAttention (GPU); auto: FlashAttention where it runs",
+        "文档内注意力的实现：按相近长度分组（任何设备）、变长 FlashAttention（NVIDIA GPU，bfloat16）"
+        "或 FlexAttention（GPU）；auto：能用 FlashAttention 则用之",
+        in_key=False,
+    )
+
+
+class Training(_Passes):
     """What the training kinds share. A full-weight run and an adapter want learning rates an order of magnitude apart,
     so the default rate depends on `lora`."""
 
@@ -67,34 +98,32 @@ class Training(Settings):
         "恰好训练这么多步，不论合多少遍",
         ge=1,
     )
-    row_length: int = knob(
-        2048,
-        "tokens of a row: whole records are packed into rows of this length, none is longer",
-        "一行的词元数：记录整条装入这样长的行，单条不得更长",
-        ge=8,
-    )
     weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
-    optimizer: Literal["adamw", "adamw_8bit"] = knob(
+    optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = knob(
         "adamw",
-        "AdamW, or AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
-        "a quarter of their memory; needs `pip install hanlin[qlora]`",
-        "AdamW，或滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一）；后者需 pip install hanlin[qlora]",
+        "AdamW; AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
+        "a quarter of their memory, needs `pip install hanlin[qlora]`; or, to train whole matrices, AdamW with "
+        "averages of low rank: `galore` (Zhao et al. 2024, arXiv:2403.03507) or `apollo` (Zhu et al. 2024, arXiv:2412.05270)",
+        "AdamW；滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一，需 pip install hanlin[qlora]）；"
+        "或训练完整矩阵时滑动平均为低秩的 AdamW：galore 或 apollo",
+        unless_default=True,
+    )
+    optimizer_rank: int = knob(
+        128,
+        "directions through which `galore` and `apollo` see a matrix's gradient",
+        "galore 与 apollo 用多少个方向观察矩阵的梯度",
+        ge=1,
+        unless_default=True,
+    )
+    optimizer_refresh: int = knob(
+        200,
+        "steps after which `galore` and `apollo` choose new directions",
+        "galore 与 apollo 每隔多少步重选方向",
+        ge=1,
         unless_default=True,
     )
     betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
     max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
-    precision: Precision = knob(
-        "auto",
-        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
-        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
-    )
-    pass_tokens: int = knob(
-        4096,
-        "tokens that go through the model at once on one device; fewer need less memory",
-        "单个设备一次通过模型的词元数；越小越省内存",
-        in_key=False,
-        ge=8,
-    )
     gradient_checkpointing: bool = knob(
         False,
         "compute activations again instead of keeping them: less memory, a third more time",
@@ -144,6 +173,19 @@ class Training(Settings):
         if self.evaluate_every is None and (self.keep_best or self.patience is not None):
             raise ValueError(
                 say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _low_rank_averages_are_of_whole_matrices(self) -> Self:
+        if self.optimizer in ("galore", "apollo") and (
+            self.lora is not None or (self.train_rows is not None and self.last_layers is None)
+        ):
+            raise ValueError(
+                say(
+                    f"{self.optimizer} is for training whole matrices; an adapter or single rows need adamw",
+                    f"{self.optimizer} 用于训练完整矩阵；适配器或单独的词表行请用 adamw",
+                )
             )
         return self
 
@@ -220,18 +262,23 @@ class Sft(_TokenPortions):
     )
 
 
-class _Aligning(Training):
-    """Training on preferences."""
+class _Answers(Settings):
+    """What is read of a model and of answers that are preferred or judged."""
 
-    model: str = ref("model", en="the model to align", zh="要对齐的模型")
-    warmup_share: float = knob(
-        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
-    )
     over_length: Literal["drop", "refuse"] = knob(
         "drop",
         "what is done with a record that has an answer which, with its prompt, is longer than a row: it is dropped and "
         "counted, or the run stops",
         "记录中提示加回答超过一行时：丢弃并计数，或停止运行",
+    )
+
+
+class _Aligning(_Answers, Training):
+    """Training on preferences."""
+
+    model: str = ref("model", en="the model to align", zh="要对齐的模型")
+    warmup_share: float = knob(
+        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
     )
 
 
@@ -250,6 +297,13 @@ class Dpo(_PairPortions):
 
     rates = (5e-7, 5e-6)
     model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    reference: str | None = ref(
+        "reference",
+        default=None,
+        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
+        "none: it is computed here",
+        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
+    )
     loss: Literal["sigmoid", "ipo"] = knob(
         "sigmoid",
         "what is made of a pair's margin: DPO's own sigmoid, or IPO's square, which draws it to a fixed distance "
@@ -303,6 +357,13 @@ class Kto(_Aligning):
 
     rates = (5e-7, 5e-6)
     model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    reference: str | None = ref(
+        "reference",
+        default=None,
+        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
+        "none: it is computed here",
+        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
+    )
     data: tuple[str, ...] = ref(
         "judgements",
         "preferences",
@@ -323,3 +384,18 @@ class Kto(_Aligning):
         gt=0,
     )
     bad_weight: float = knob(1.0, "weight of bad answers (lambda_U)", "坏回答的权重（lambda_U）", gt=0)
+
+
+class Reference(_Answers, _Passes):
+    """Log-probabilities of answers under a model before it is aligned, which `dpo` and `kto` measure it against."""
+
+    model: str = ref("model", en="the model that is to be aligned", zh="将要对齐的模型")
+    data: tuple[str, ...] = ref(
+        "preferences", "judgements", en="the answers that are to be learnt from", zh="将要学习的回答"
+    )
+    objective: Literal["dpo", "kto"] = knob(
+        "dpo",
+        "what it is for: `dpo` asks for both answers of pairs, `kto` for single answers, each of them also "
+        "behind another prompt",
+        "用途：dpo 需要偏好对的两个回答；kto 需要单个回答，以及接在别的提示之后的回答",
+    )

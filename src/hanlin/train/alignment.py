@@ -27,8 +27,9 @@ NEARLY_CERTAIN = -1e-6
 
 
 class Answers(NamedTuple):
-    """Summed log-probabilities of answers and the tokens that each has, both float32 of one shape: [pairs, 2] with the
-    chosen answer first, or [answers]."""
+    """Summed log-probabilities of answers and the tokens that each has, both of one shape: [pairs, 2] with the chosen
+    answer first, or [answers]. They are float64: a sum over a long answer is some thousands, where float32 has steps of
+    half a thousandth, and what counts is how little it differs from the reference."""
 
     sums: torch.Tensor
     lengths: torch.Tensor
@@ -39,8 +40,8 @@ class Answers(NamedTuple):
 
 
 def answer_log_probabilities(network: Network, batch: Pass) -> Answers:
-    """Summed log-probabilities of the learnt tokens of each of a pass's examples, float32 [examples]."""
-    found = network.token_log_probabilities(batch)
+    """Summed log-probabilities of the learnt tokens of each of a pass's examples, float64 [examples]."""
+    found = network.token_log_probabilities(batch).double()
     sums = torch.stack([part.sum() for part in found.split(list(batch.counts))])
     return Answers(sums, torch.tensor(batch.counts, dtype=sums.dtype, device=sums.device))
 

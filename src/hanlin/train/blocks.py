@@ -165,8 +165,11 @@ class Norm:
         """The normalised stream [tokens, width] in the number format, and 1 / length [tokens, 1]."""
         length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
         inverse = (length * length / stream.shape[-1]).add_(self.epsilon).rsqrt_()
-        normalised = (stream * inverse).mul_(self.weight.detach().float())
-        return normalised.to(number_format), inverse
+        return self.again(stream, inverse, number_format), inverse
+
+    def again(self, stream: torch.Tensor, inverse: torch.Tensor, number_format: torch.dtype) -> torch.Tensor:
+        """The normalised stream once more: two products of numbers, which cost less than the memory to keep it."""
+        return (stream * inverse).mul_(self.weight.detach().float()).to(number_format)
 
     def gradients(
         self, gradient: torch.Tensor, stream: torch.Tensor, inverse: torch.Tensor
@@ -212,13 +215,14 @@ class _Projected(torch.autograd.Function):
             *(matrix.apply(inputs, left) for matrix, left in zip(matrices, kept, strict=True)), strict=True
         )
         ctx.norm, ctx.matrices = norm, matrices
-        ctx.save_for_backward(stream, inverse, inputs, *inners, *kept)
+        ctx.save_for_backward(stream, inverse, *inners, *kept)
         return outs
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        stream, inverse, inputs, *rest = ctx.saved_tensors
+        stream, inverse, *rest = ctx.saved_tensors
         inners, kept = rest[: len(gradients)], rest[len(gradients) :]
+        inputs = ctx.norm.again(stream, inverse, ctx.matrices[0].number_format)
         to_inputs: torch.Tensor | None = None
         found: list[torch.Tensor | None] = []
         for matrix, gradient, inner, left in zip(ctx.matrices, gradients, inners, kept, strict=True):
@@ -265,17 +269,20 @@ class _FeedForward(torch.autograd.Function):
         kept.append(down.dropped(product, training))
         out, down_inner = down.apply(product, kept[2])
         ctx.norm, ctx.matrices = norm, matrices
-        ctx.save_for_backward(stream, inverse, inputs, opened, lifted, product, gate_inner, up_inner, down_inner, *kept)
+        ctx.save_for_backward(stream, inverse, opened, lifted, gate_inner, up_inner, down_inner, *kept)
         return stream + out
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        stream, inverse, inputs, opened, lifted, product, *inners = ctx.saved_tensors
+        stream, inverse, opened, lifted, *inners = ctx.saved_tensors
         (gate_inner, up_inner, down_inner), kept = inners[:3], inners[3:]
         gate, up, down = ctx.matrices
-        to_product, of_down = down.gradients(gradient.to(inputs.dtype), product, down_inner, kept[2], None)
-        to_lifted = functional.silu(opened).mul_(to_product)
+        let_through = functional.silu(opened)
+        product = let_through * lifted
+        to_product, of_down = down.gradients(gradient.to(opened.dtype), product, down_inner, kept[2], None)
+        to_lifted = let_through.mul_(to_product)
         to_opened = torch.ops.aten.silu_backward(to_product.mul_(lifted), opened)
+        inputs = ctx.norm.again(stream, inverse, gate.number_format)
         to_inputs, of_gate = gate.gradients(to_opened, inputs, gate_inner, kept[0], None)
         to_inputs, of_up = up.gradients(to_lifted, inputs, up_inner, kept[1], to_inputs)
         to_stream, to_norm = ctx.norm.gradients(to_inputs, stream, inverse)

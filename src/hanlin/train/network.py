@@ -6,7 +6,7 @@ modules, their names or their files (`model/`); that both compute the same is a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -25,7 +25,7 @@ from hanlin.language import say
 from hanlin.model.adapters import start_of, token_rows
 from hanlin.model.loading import load_model
 from hanlin.settings.train import Pretrain, Sft, Training
-from hanlin.train.attention import documents_attention
+from hanlin.train.attention import Documents, documents_attention
 from hanlin.train.blocks import (
     Matrix,
     Norm,
@@ -37,12 +37,19 @@ from hanlin.train.blocks import (
     projected,
     rotated,
 )
+from hanlin.train.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass
 from hanlin.train.trained_part import NeededTokens, chosen_part
 from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows, noise
 
 NumberFormat = Literal["float32", "bfloat16"]
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Documents], torch.Tensor]
+KERNELS: dict[Kernel, Attention] = {
+    "grouped": documents_attention,
+    "varlen": varlen_attention,
+    "flex": flex_documents_attention,
+}
 
 
 class _Block(NamedTuple):
@@ -72,6 +79,8 @@ class Network:
         """What an adapter started with, where that was taken out of its base."""
         self.noise = 0.0
         """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
+        self.attention: Attention = documents_attention
+        """The kernel that tokens attend by within their documents."""
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
@@ -93,6 +102,10 @@ class Network:
             for matrix in (*block.query_key_value, block.output, *block.gate_up_down):
                 matrix.refresh(self.dtype)
 
+    def choose_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
+        """Take a kernel. Raises UserError where it cannot run."""
+        self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
+
     def hidden(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
         stream = self._embeddings.read(batch.ids[0])
@@ -100,11 +113,12 @@ class Network:
             stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
+            last = block is self._blocks[-1]
             if self.recomputes and torch.is_grad_enabled():
-                stream = checkpoint(self._through, block, stream, cosine, sine, batch, use_reentrant=False)
+                stream = checkpoint(self._through, block, stream, cosine, sine, batch, last, use_reentrant=False)
             else:
-                stream = self._through(block, stream, cosine, sine, batch)
-        return normalised(stream.index_select(0, batch.learnt), self._norm, self.dtype)
+                stream = self._through(block, stream, cosine, sine, batch, last)
+        return normalised(stream, self._norm, self.dtype)
 
     def summed_loss(self, batch: Pass) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""
@@ -119,13 +133,22 @@ class Network:
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
 
     def _through(
-        self, block: _Block, stream: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, batch: Pass
+        self,
+        block: _Block,
+        stream: torch.Tensor,
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+        batch: Pass,
+        last: bool,
     ) -> torch.Tensor:
+        """The stream behind a block; behind the last, only where something is learnt."""
         training = self.model.training
         found = projected(stream, block.before_attention, block.query_key_value, training)
         query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
         query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
-        attended = documents_attention(query, key, value, batch.documents).flatten(1)
+        attended = self.attention(query, key, value, batch.documents).flatten(1)
+        if last:
+            stream, attended = stream.index_select(0, batch.learnt), attended.index_select(0, batch.learnt)
         stream = added(stream, attended, block.output, training)
         return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
 
@@ -234,6 +257,7 @@ def open_network(
     network.untrained, network.start = untrained, start
     network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
     network.recomputes = settings.gradient_checkpointing
+    network.choose_attention(settings.attention)
     return network
 
 

@@ -23,7 +23,7 @@ from hanlin.errors import UserError
 from hanlin.job import Progress
 from hanlin.language import say
 from hanlin.tokens.packing import pack, pack_documents
-from hanlin.train.attention import Documents, group_documents
+from hanlin.train.attention import Documents
 
 SHARD = 4096
 """Records that are encoded and written together: what a killed run may have to encode again."""
@@ -210,8 +210,9 @@ class Segment(NamedTuple):
 class Pass:
     """What goes through the model at once: documents end to end, padded by one more.
 
-    `ids` and `positions` [1, tokens]; `learnt` [n] are the positions whose next token, `targets` [n], is learnt;
-    `counts` says how many of them each segment has; `units` are the rows or pairs the pass is made of.
+    `ids` and `positions` [1, tokens]; `learnt` [n] are the positions whose next token, `targets` [n], is learnt, in
+    the order of the segments (a position stands there twice where two answers follow one prompt); `counts` says how
+    many of them each segment has; `units` are the rows or pairs the pass is made of.
     """
 
     ids: torch.Tensor
@@ -237,10 +238,15 @@ class Pass:
 
 @dataclass(frozen=True)
 class Rows:
-    """Units that the data's order is made of: packed rows, or pairs that stay together. Each is a list of segments."""
+    """Units that the data's order is made of: packed rows, or pairs that stay together. Each is a list of segments.
+
+    `shared` [examples] is how many positions at its beginning an example has in common with the one before it in its
+    unit: these go through the model once. Empty: none has any.
+    """
 
     encoded: EncodedRecords
     units: Sequence[Sequence[Segment]]
+    shared: Sequence[int] | np.ndarray = ()
 
     @classmethod
     def packed(cls, encoded: EncodedRecords, row_length: int) -> Rows:
@@ -256,17 +262,25 @@ class Rows:
         return cls(encoded, [[Segment(*piece) for piece in row] for row in rows])
 
     @classmethod
-    def paired(cls, encoded: EncodedRecords) -> Rows:
-        """Each record a unit of its own, with all its examples."""
+    def paired(cls, encoded: EncodedRecords, share: bool = True) -> Rows:
+        """Each record a unit of its own, with all its examples. The second answer of a pair stands behind the prompt of
+        the first, unless `share` says that it brings its own."""
         lengths = [int(length) for length in encoded.lengths]
         width = encoded.width
         firsts = range(0, len(lengths), width)
-        return cls(encoded, [[Segment(i, 0, lengths[i]) for i in range(first, first + width)] for first in firsts])
+        units = [[Segment(i, 0, lengths[i]) for i in range(first, first + width)] for first in firsts]
+        return cls(encoded, units, _shared_positions(encoded) if share and width == 2 else ())
+
+    def _shared(self, segment: Segment) -> int:
+        return int(self.shared[segment.example]) if len(self.shared) else 0
 
     @cached_property
     def sizes(self) -> np.ndarray:
         """Tokens of each unit."""
-        return np.asarray([sum(piece.end - piece.start for piece in unit) for unit in self.units], dtype=np.int64)
+        return np.asarray(
+            [sum(piece.end - piece.start - self._shared(piece) for piece in unit) for unit in self.units],
+            dtype=np.int64,
+        )
 
     @cached_property
     def learnt_tokens(self) -> int:
@@ -290,32 +304,28 @@ class Rows:
     def collate(self, units: Sequence[int]) -> Pass:
         segments = [segment for unit in units for segment in self.units[unit]]
         lengths = [segment.end - segment.start for segment in segments]
-        tokens = sum(lengths)
+        shared = [self._shared(segment) for segment in segments]
+        tokens = sum(lengths) - sum(shared)
         padding = -tokens % (PAD_STEP if tokens > PAD_STEP else PAD_STEP // 4)
+        documents = Documents(lengths + [padding] * (padding > 0), shared + [0] * (padding > 0))
         ids = np.zeros(tokens + padding, dtype=np.int64)
-        targets = np.zeros(tokens, dtype=np.int64)
-        learn = np.zeros(tokens, dtype=bool)
         positions = np.zeros(tokens + padding, dtype=np.int64)
-        counts = []
-        place = 0
-        for segment, length in zip(segments, lengths, strict=True):
+        learnt, targets = [], []
+        for document, segment in enumerate(segments):
             tokens_read, learnt_of_them = self.encoded.read(segment)
-            end = place + length
-            ids[place:end] = tokens_read[:-1]
-            targets[place:end] = tokens_read[1:]
-            learn[place:end] = learnt_of_them[1:]
-            positions[place:end] = np.arange(length)
-            counts.append(int(learn[place:end].sum()))
-            place = end
+            places = documents.places(document)
+            ids[places] = tokens_read[:-1]
+            positions[places] = np.arange(len(places))
+            learnt.append(places[learnt_of_them[1:]])
+            targets.append(tokens_read[1:][learnt_of_them[1:]])
         positions[tokens:] = np.arange(padding)
-        learnt = np.flatnonzero(learn)
         return Pass(
             ids=torch.from_numpy(ids)[None],
             positions=torch.from_numpy(positions)[None],
-            learnt=torch.from_numpy(learnt),
-            targets=torch.from_numpy(targets[learnt]),
-            counts=tuple(counts),
-            documents=group_documents(lengths + [padding] * (padding > 0)),
+            learnt=torch.from_numpy(np.concatenate(learnt)),
+            targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+            counts=tuple(len(found) for found in learnt),
+            documents=documents,
             units=tuple(units),
             tokens=tokens,
         )
@@ -323,6 +333,19 @@ class Rows:
     def record_ids(self, units: Sequence[int]) -> list[str]:
         """Ids of the records that lie in these units."""
         return self.encoded.record_ids(s.example // self.encoded.width for unit in units for s in self.units[unit])
+
+
+def _shared_positions(encoded: EncodedRecords) -> np.ndarray:
+    """Of each example of pairs [examples], the positions at its beginning that read what the other answer's do: 0 for
+    the first of a pair, and for the second as many tokens as both begin with, but no more than either has positions."""
+    shared = np.zeros(len(encoded.starts) - 1, dtype=np.int64)
+    bounds = encoded.starts.tolist()
+    for second in range(1, len(shared), 2):
+        begin, middle, end = bounds[second - 1 : second + 2]
+        length = min(middle - begin, end - middle) - 1
+        differs = encoded.ids[begin : begin + length] != encoded.ids[middle : middle + length]
+        shared[second] = int(differs.argmax()) if differs.any() else length
+    return shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from hanlin.settings.train import Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
-from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
+from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo
 from hanlin.train.contract import Contract
 from hanlin.train.heldout import Heldout
 from hanlin.train.loop import Group, train
@@ -38,17 +38,16 @@ from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
+from hanlin.train.reference import measure_reference, read_reference, write_reference
 from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
 from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
-Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
+Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo | settings_of.Reference
 ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
 """Makes the objective over some rows; the text begins the names of what is kept for them."""
 SHOWN_UNITS = 3
 """Rows or pairs of the first step that `first_rows.json` shows."""
-REFERENCE_BLOCK = 256
-"""Units whose reference is written at once: what a killed run may have to compute again."""
 
 
 def pretrain(settings: Pretrain, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
@@ -98,11 +97,9 @@ def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[
     """Learn from judged answers against the model as it is at the start. Writes a model, or an adapter where `lora` is
     set. Raises UserError when there are fewer than two answers."""
     run = _Run(settings, inputs, out, job)
-    template = run.use_template(None)
-    encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-    parts = run.encode_judgements(encoder.judgements, Contract.of_chats(template))
-    mismatched = {encoded.folder: Rows.paired(Mismatched.of(encoded, settings.row_length)) for encoded in parts}
-    good = np.asarray(parts[0].good)
+    parts = run.answers(settings)
+    mismatched = {rows["answers"].encoded.folder: rows["mismatched"] for rows in parts}
+    good = np.asarray(parts[0]["answers"].encoded.good)
     run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
 
     def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
@@ -111,7 +108,15 @@ def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[
         verdicts = np.asarray(rows.encoded.good)
         return Kto(settings.beta, settings.good_weight, settings.bad_weight, verdicts, reference, others)
 
-    return run.train([Rows.paired(encoded) for encoded in parts], settings.batch_answers, objective)
+    return run.train([rows["answers"] for rows in parts], settings.batch_answers, objective)
+
+
+def reference(settings: settings_of.Reference, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Measure what `dpo` or `kto` compares a model with while it is aligned. Writes the numbers."""
+    run = _Run(settings, inputs, out, job)
+    if settings.objective == "kto":
+        return run.write_reference(run.answers(settings))
+    return run.write_reference([{"pairs": rows} for rows in run.pairs(settings)])
 
 
 class _Run:
@@ -121,7 +126,7 @@ class _Run:
     time limit of a collective operation runs meanwhile.
     """
 
-    def __init__(self, settings: Training, inputs: Inputs, out: Path, job: Job) -> None:
+    def __init__(self, settings: Training | settings_of.Reference, inputs: Inputs, out: Path, job: Job) -> None:
         self.settings, self.inputs, self.out, self.job = settings, inputs, out, job
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
@@ -157,6 +162,20 @@ class _Run:
         parts = self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
         return [Rows.paired(encoded) for encoded in parts]
 
+    def answers(self, settings: settings_of.Kto | settings_of.Reference) -> list[dict[str, Rows]]:
+        """The data's judged answers, each a unit, and their prompts with other answers: those to learn, and those held
+        out."""
+        template = self.use_template(None)
+        encoder = ChatEncoder(template, settings.row_length, settings.over_length)
+        parts = self.encode_judgements(encoder.judgements, Contract.of_chats(template))
+        return [
+            {
+                "answers": Rows.paired(encoded),
+                "mismatched": Rows.paired(Mismatched.of(encoded, settings.row_length)),
+            }
+            for encoded in parts
+        ]
+
     def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> list[EncodedRecords]:
         """Every record of the data as token ids, from files in the scratch folder, the contract proven on them; and
         behind them, where they are to be measured, those held out."""
@@ -180,9 +199,12 @@ class _Run:
         """The files of records by the part of the scratch folder that they are encoded in: `rows`, and `heldout`."""
         paths = self.inputs.many("data")
         files = {"rows": [file for path in paths for file in _record_files(path, *nouns)]}
+        heldout = [path / HELD_OUT for path in paths if (path / HELD_OUT).is_file()]
+        if not isinstance(self.settings, Training):
+            return files | ({"heldout": heldout} if heldout else {})
         if self.settings.evaluate_every is not None:
-            files["heldout"] = [path / HELD_OUT for path in paths if (path / HELD_OUT).is_file()]
-            if not files["heldout"]:
+            files["heldout"] = heldout
+            if not heldout:
                 raise UserError(
                     say(
                         f"evaluate_every is set, but the data holds no {HELD_OUT}",
@@ -210,6 +232,8 @@ class _Run:
 
     def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
         """Train on the rows, measure those held out where there are some, and write what was trained."""
+        settings = self.settings
+        assert isinstance(settings, Training)
         rows, *rest = parts
         group = Group.join()
         order = Order.of(len(rows.units), per_step, self.job.seed)
@@ -217,25 +241,25 @@ class _Run:
             self._show_first(rows, order)
         number_format = self._number_format(group)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
-        network = open_network(self.folder, self.settings, self.job.seed, group.device, number_format, needed)
+        network = open_network(self.folder, settings, self.job.seed, group.device, number_format, needed)
         objective = objective_of(network, group, rows, "")
         heldout = None
         if rest:
-            heldout = Heldout.of(rest[0], objective_of(network, group, rest[0], "heldout-"), self.settings)
+            heldout = Heldout.of(rest[0], objective_of(network, group, rest[0], "heldout-"), settings)
             self.figures["heldout_records"] = len(rest[0].encoded)
         metrics = train(
             network,
             objective,
             rows,
             order,
-            settings=self.settings,
+            settings=settings,
             group=group,
             job=self.job,
             out=self.out,
             heldout=heldout,
         )
         if group.first:
-            self._save(network)
+            self._save(network, settings)
         group.leave()
         parameters = count_parameters(network.model)
         return {
@@ -244,7 +268,7 @@ class _Run:
             "refused": rows.encoded.refused,
             "changed": rows.encoded.changed,
             "rows": len(rows.units),
-            "row_fill": float(rows.sizes.mean()) / self.settings.row_length,
+            "row_fill": float(rows.sizes.mean()) / settings.row_length,
             "precision": number_format,
             "processes": group.size,
             "parameters": parameters.total,
@@ -255,40 +279,56 @@ class _Run:
 
     def reference(self, network: Network, group: Group, part: str, **rows: Rows) -> np.ndarray:
         """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
-        the same units, stand side by side."""
-        network.model.eval()
-        found = np.concatenate(
-            [self._reference(network, group, part + name, one) for name, one in rows.items()], axis=1
-        )
+        the same units, stand side by side. Read from an artifact where one is given."""
+        given = self.inputs.maybe("reference")
+        (first, *_) = rows.values()
+        if given is not None:
+            width = sum(one.encoded.width for one in rows.values())
+            name = "heldout" if part else "rows"
+            found = read_reference(given, name, first.encoded, width, self._number_format(group))
+        else:
+            found = np.concatenate(
+                [
+                    measure_reference(
+                        network,
+                        group,
+                        one,
+                        folder=self.scratch / "reference",
+                        name=part + name,
+                        pass_tokens=self.settings.pass_tokens,
+                        progress=self.job.progress,
+                    )
+                    for name, one in rows.items()
+                ],
+                axis=1,
+            )
         self.figures[f"{part.replace('-', '_')}reference_sha256"] = hashlib.sha256(found.tobytes()).hexdigest()
         return found
 
-    def _reference(self, network: Network, group: Group, name: str, rows: Rows) -> np.ndarray:
-        """The reference of some rows, in blocks that outlive a kill."""
-        folder = self.scratch / "reference"
-        folder.mkdir(exist_ok=True)
-        width = rows.encoded.width
-        blocks = []
-        for start in range(0, len(rows.units), REFERENCE_BLOCK):
-            units = range(start, min(start + REFERENCE_BLOCK, len(rows.units)))
-            file = folder / f"{name}-{start:08d}.npy"
-            known = torch.tensor([float(file.is_file())], device=group.device)
-            group.add_up([known])
-            if float(known) < group.size:
-                found = torch.zeros((len(units), width), device=group.device)
-                with torch.no_grad():
-                    for batch in rows.passes(units[group.rank :: group.size], self.settings.pass_tokens):
-                        places = [unit - start for unit in batch.units]
-                        sums = answer_log_probabilities(network, batch.to(group.device)).sums
-                        found[places] = sums.view(-1, width)
-                group.add_up([found])
-                if group.first:
-                    _write_array(file, found.cpu().numpy())
-                blocks.append(found.cpu().numpy())
-            else:
-                blocks.append(np.load(file))
-            self.job.progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
-        return np.concatenate(blocks)
+    def write_reference(self, parts: Sequence[dict[str, Rows]]) -> dict[str, Any]:
+        """Measure the reference of the data's parts, and write it."""
+        group = Group.join()
+        number_format = self._number_format(group)
+        model = load_model(self.folder, dtype=number_format)
+        network = Network(model, group.device, number_format)
+        network.choose_attention(self.settings.attention)
+        begun = time.monotonic()
+        found = {}
+        for part, rows in zip(("rows", "heldout"), parts, strict=False):
+            (first, *_) = rows.values()
+            values = self.reference(network, group, "" if part == "rows" else f"{part}-", **rows)
+            found[part] = values, first.encoded
+        if group.first:
+            write_reference(self.out, found, number_format)
+        group.leave()
+        encoded = found["rows"][1]
+        return {
+            "records": len(encoded),
+            "refused": encoded.refused,
+            "seconds": time.monotonic() - begun,
+            "precision": number_format,
+            **self.figures,
+        }
 
     def _number_format(self, group: Group) -> NumberFormat:
         """The number format of the run; what was chosen is kept for a resume on another machine."""
@@ -318,12 +358,12 @@ class _Run:
         text = json.dumps({"row_length": self.settings.row_length, "rows": shown}, ensure_ascii=False)
         _write_text(self.out / "first_rows.json", text + "\n")
 
-    def _save(self, network: Network) -> None:
-        if isinstance(network.model, PeftModel) and self.settings.lora is not None:
+    def _save(self, network: Network, settings: Training) -> None:
+        if isinstance(network.model, PeftModel) and settings.lora is not None:
             save_adapter(network.model, self.out, base=self.folder, start=network.start)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
-        if is_part(self.settings):
+        if is_part(settings):
             base = load_model(self.folder, dtype="auto")
             state = with_trained(base.state_dict(), network.model)
             save_model(base, self.out, tokenizer=self.tokenizer, template=self.template, state=state)
@@ -363,13 +403,6 @@ def _judgements(file: Path, paired: bool) -> Iterator[Judgement]:
 def _lines(file: Path) -> int:
     with file.open("rb") as source:
         return sum(1 for line in source if line.strip())
-
-
-def _write_array(path: Path, values: np.ndarray) -> None:
-    aside = path.with_name(path.name + ".writing")
-    with aside.open("wb") as file:
-        np.save(file, values)
-    os.replace(aside, path)
 
 
 def _write_text(path: Path, text: str) -> None:

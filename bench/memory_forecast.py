@@ -1,0 +1,165 @@
+"""What `hanlin plan` predicts of peak memory beside what training really holds, on a grid of runs on this machine.
+
+    python bench/memory_forecast.py [CASE...]
+
+Each run is a recipe of one stage, planned and then run by the same worker as any other; the measured peak is the one in
+its metrics. Models are random, of three sizes; records are random Chinese text. The last line is one JSON object: the
+worst error, and all of them. Runs that need bitsandbytes are left out where it is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hanlin.artifacts import Store
+from hanlin.forecast.memory import PARTS, Machine
+from hanlin.forecast.stages import Forecast, forecasts
+from hanlin.pipeline import plan, run
+from hanlin.recipe import build_recipe
+from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
+
+SIZES = {
+    "3M": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 2000},
+    "58M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 32_000},
+    "156M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 128_256},
+}
+"""Random models: heads of the last have the shape of the 156 M-parameter benchmark model."""
+SHORT = {"row_length": 512, "batch_tokens": 1024, "pass_tokens": 1024}
+LONG = {"row_length": 2048, "batch_tokens": 2048, "pass_tokens": 2048}
+PAIRS = {"row_length": 512, "batch_pairs": 8, "pass_tokens": 1024}
+LORA = {"lora": {"rank": 16}}
+SMALL = {"gradient_checkpointing": True}
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "full": ("sft", "3M", SHORT),
+    "LoRA, long rows, recomputed": ("sft", "58M", {**LONG, **LORA, **SMALL}),
+    "full, a step in one pass": ("sft", "58M", SHORT),
+    "full, a step in two passes": ("sft", "58M", {**SHORT, "batch_tokens": 2048}),
+    "LoRA": ("sft", "58M", {**SHORT, **LORA}),
+    "LoRA with dropout, head and norms whole": (
+        "sft",
+        "58M",
+        {**SHORT, "lora": {"rank": 64, "dropout": 0.05, "modules_to_save": ["lm_head", "norm"]}},
+    ),
+    "QLoRA, NF4": ("sft", "58M", {**LONG, "lora": {"rank": 16, "packed": "nf4"}}),
+    "full, long rows": ("pretrain", "58M", LONG),
+    "full, recomputed": ("pretrain", "156M", {**SHORT, **SMALL}),
+    "last two layers": ("pretrain", "156M", {**LONG, "last_layers": 2}),
+    "DPO, LoRA": ("dpo", "58M", {**PAIRS, **LORA}),
+    "DPO, LoRA, recomputed": ("dpo", "156M", {**PAIRS, **LORA, **SMALL}),
+    "ORPO, full": ("orpo", "58M", PAIRS),
+    "LoRA, large vocabulary": ("sft", "156M", {**SHORT, **LORA}),
+}
+NEEDS_BITSANDBYTES = {"QLoRA, NF4"}
+LETTERS = (
+    "翰林院在城东春天的时候子里开满了花你叫什么名字我是一个中文助手三加四等于七图书馆有很多欢迎来读今学习数学和诗歌"
+)
+
+
+def make_world(root: Path) -> None:
+    """Models and records in `root`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from hanlin.tokens.chat_template import ChatTemplate
+    from hanlin.tokens.vocabulary import train_byte_level_bpe
+
+    source = random.Random(1)
+
+    def text(least: int, most: int) -> str:
+        return "".join(source.choice(LETTERS) for _ in range(source.randint(least, most))) + "。"
+
+    tokenizer = train_byte_level_bpe([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
+    stops = list(ChatTemplate.load(root / "tokenizer", tokenizer).stop_ids)
+    for name, shape in SIZES.items():
+        config = LlamaConfig(
+            **shape,  # type: ignore[arg-type]
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            max_position_embeddings=4096,
+            bos_token_id=tokenizer.bos_id,
+            eos_token_id=stops,
+            pad_token_id=tokenizer.pad_id,
+        )
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(root / name)
+        tokenizer.save(root / name)
+
+    def talk(number: int) -> Conversation:
+        turns = [
+            message
+            for _ in range(source.randint(1, 3))
+            for message in (Message("user", text(20, 60)), Message("assistant", text(60, 220)))
+        ]
+        return Conversation(tuple(turns), id=f"talk-{number}")
+
+    def pair(number: int) -> Preference:
+        question = (Message("user", text(30, 60)),)
+        return Preference(
+            question, Message("assistant", text(60, 220)), Message("assistant", text(60, 220)), id=f"pair-{number}"
+        )
+
+    records: dict[str, list[Any]] = {
+        "sft": [talk(number) for number in range(120)],
+        "pretrain": [Document(text(200, 3000), id=f"text-{number}") for number in range(60)],
+        "dpo": [pair(number) for number in range(60)],
+    }
+    records["orpo"] = records["dpo"]
+    for kind, rows in records.items():
+        (root / f"{kind}_data").mkdir()
+        write_jsonl(root / f"{kind}_data" / f"{rows[0].noun}s.jsonl", rows)
+
+
+def measure(root: Path, kind: str, size: str, settings: dict[str, Any]) -> tuple[Forecast, float]:
+    """The forecast of a run, and the peak in bytes that it then had."""
+    stage = {
+        "kind": kind,
+        "model": f"./{size}",
+        "data": [f"./{kind}_data"],
+        "precision": "float32",
+        "steps": 2,
+        **settings,
+    }
+    recipe = build_recipe({"name": "run", "root": str(root), "launch": {"threads": 1}, "stages": {"s": stage}}, "bench")
+    with tempfile.TemporaryDirectory(dir=root) as home:
+        store = Store(Path(home))
+        (forecast,) = forecasts(recipe, plan(recipe, store), lambda settings: Machine())
+        assert isinstance(forecast, Forecast)
+        (step,) = run(recipe, store)
+        assert step.manifest is not None
+        return forecast, float(step.manifest.metrics["peak_memory_gb"]) * 1e9
+
+
+def main(asked: list[str]) -> None:
+    left_out = NEEDS_BITSANDBYTES if importlib.util.find_spec("bitsandbytes") is None else set()
+    errors: dict[str, float] = {}
+    heads = [*PARTS, "predicted", "measured", "error"]
+    print("| run | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_world(root)
+        for name, (kind, size, settings) in CASES.items():
+            if name in left_out or (asked and name not in asked):
+                continue
+            forecast, measured = measure(root, kind, size, settings)
+            memory = forecast.memory
+            errors[name] = memory.peak / measured - 1
+            row = [f"{memory.parts[part] / 1e9:.2f}" for part in PARTS]
+            row += [f"{memory.peak / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{errors[name]:+.1%}"]
+            print(f"| {kind} {size}, {name} | " + " | ".join(row) + " |", flush=True)
+    worst = max(errors.values(), key=abs)
+    result = {
+        "runs": len(errors),
+        "worst_error": round(worst, 4),
+        "errors": {n: round(e, 4) for n, e in errors.items()},
+    }
+    print(json.dumps({"bench": "memory-forecast", **result, "left_out": sorted(left_out)}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,82 @@
+"""Where the seconds of a run go, as a picture: what the profiler saw, gathered under a few names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linear")
+COLOURS = {
+    "head: products · 输出头矩阵乘": "#1f77b4",
+    "head: softmax and the rest · 输出头其余": "#aec7e8",
+    "blocks: products · 解码层矩阵乘": "#2ca02c",
+    "blocks: adapters · 适配器矩阵乘": "#98df8a",
+    "attention · 注意力": "#ff7f0e",
+    "blocks: norms, activations, sums · 归一化与激活等": "#ffbb78",
+    "optimiser · 优化器": "#9467bd",
+    "loading, encoding, rest · 读取、编码与其余": "#c7c7c7",
+}
+WIDTH, BAR, LEFT = 820, 26, 330
+
+
+def profiled(work: Callable[[dict[str, Any]], dict[str, Any]], asked: dict[str, Any], picture: Path) -> dict[str, Any]:
+    """Do the work under the profiler and draw the picture."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, record_shapes=True) as seen:
+        told = work(asked)
+    seconds: Counter[str] = Counter()
+    for event in seen.key_averages(group_by_input_shape=True):
+        spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
+        seconds[_part(event.key, event.input_shapes, asked.get("rank", 16))] += spent / 1e6
+    picture.write_text(_drawn(seconds), encoding="utf-8", newline="\n")
+    return {**told, "profile": {name: round(value, 3) for name, value in seconds.most_common()}}
+
+
+def _part(name: str, shapes: Any, rank: int) -> str:
+    """The name under which an operation's time is gathered, told by its name and the sizes that it works on."""
+    names = iter(COLOURS)
+    head_products, head_rest, products, adapters, attention, elementwise, optimiser, rest = names
+    sizes = [size for shape in shapes or () for size in (shape if isinstance(shape, (list, tuple)) else ())]
+    sizes = [size for size in sizes if isinstance(size, int)]
+    of_head = any(size > 30_000 for size in sizes)
+    if "adam" in name.lower() or "foreach" in name:
+        return optimiser
+    if "attention" in name or name in ("aten::bmm", "aten::baddbmm"):
+        return attention
+    if name in PRODUCTS:
+        if of_head:
+            return head_products
+        return adapters if rank in sizes else products
+    if of_head:
+        return head_rest
+    if name.startswith("aten::") and any(size > 256 for size in sizes):
+        return elementwise
+    return rest
+
+
+def _drawn(seconds: Counter[str]) -> str:
+    total = sum(seconds.values())
+    names = [name for name in COLOURS if seconds[name] > 0]
+    longest = max(seconds.values())
+    height = 46 + BAR * len(names)
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        'font-size="13">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="10" y="24" font-size="15">Where {total:.1f} seconds of processor time go · 处理器时间去向</text>',
+    ]
+    for place, name in enumerate(names):
+        y = 40 + BAR * place
+        length = (WIDTH - LEFT - 130) * seconds[name] / longest
+        lines += [
+            f'<text x="{LEFT - 8}" y="{y + 15}" text-anchor="end">{name}</text>',
+            f'<rect x="{LEFT}" y="{y + 2}" width="{length:.1f}" height="{BAR - 8}" fill="{COLOURS[name]}"/>',
+            f'<text x="{LEFT + length + 6:.1f}" y="{y + 15}">{seconds[name]:.2f} s, {seconds[name] / total:.0%}</text>',
+        ]
+    return "\n".join([*lines, "</svg>"]) + "\n"

@@ -1,0 +1,254 @@
+"""The most memory that one process of a training stage holds, as a sum of named terms.
+
+Owns the arithmetic of bytes: each term is one method of `Account`, so that what changes in training changes one of
+them here. Does not own counting (`shapes`), how much goes through the model at once (`portions`), or advice (`advice`).
+
+Every number is in bytes. The terms follow what training keeps (`train.network`, `train.blocks`, `train.losses`); the
+few that only a measurement can tell stand at the top, and `make bench-memory-forecast` measures the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hanlin.forecast.portions import Portions
+from hanlin.forecast.shapes import ModelShape, Trained
+from hanlin.settings.model import Projection
+from hanlin.settings.train import Training
+
+PROCESS = 0.42e9
+"""A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
+FIRST_STEPS = 0.02e9
+"""What of that comes with the first steps: code and work space of kernels."""
+FRAGMENTS = 1.1
+"""Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back."""
+PADDING = 1.1
+"""Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
+PACKED = {"nf4": 0.516, "int8": 1.004}
+"""Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
+PIECE_TOKENS = {"float32": (256, 512), "bfloat16": (128, 512)}
+"""Tokens of the pieces in which a CPU computes the head's loss: the least, and the most where the head is trained."""
+PIECE_LOGITS = 1 << 27
+"""Logits of a piece on a GPU."""
+
+Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits"]
+PARTS: tuple[Part, ...] = ("process", "weights", "gradients", "optimizer", "activations", "logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """Over how many processes each part of training is divided: DDP divides none, ZeRO-2 gradients and optimiser,
+    ZeRO-3 and FSDP weights too."""
+
+    weights: int = 1
+    gradients: int = 1
+    optimizer: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What bytes depend on beside settings: the number format of the arithmetic, whether it is a GPU (whose account
+    holds nothing of the process itself) and the bytes of an idle worker."""
+
+    number_format: Literal["float32", "bfloat16"] = "float32"
+    gpu: bool = False
+    process: float = PROCESS
+
+    @property
+    def number(self) -> int:
+        return 2 if self.number_format == "bfloat16" else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by part at the moment when most is held."""
+
+    parts: Mapping[Part, float]
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Account:
+    """A training stage as bytes. The moments at which most may be held are the turn from forward to backward, when all
+    activations are there, and the end of the backward pass, when all gradients are."""
+
+    shape: ModelShape
+    settings: Training
+    portions: Portions
+    machine: Machine = field(default_factory=Machine)
+    sharding: Sharding = field(default_factory=Sharding)
+
+    @property
+    def trained(self) -> Trained:
+        return Trained.of(self.shape, self.settings)
+
+    def memory(self) -> Memory:
+        moments = (self._turn(), self._end(), self._loading())
+        return Memory(max(moments, key=lambda parts: sum(parts.values())))
+
+    def _turn(self) -> dict[Part, float]:
+        """The end of the forward pass: every activation, the gradients of the passes before, and the head's loss."""
+        before = self.gradients() if self.portions.passes > 1 else 0.0
+        return {
+            **self._standing(),
+            "gradients": before + self.head_gradient(),
+            "activations": (self.activations() + self.backward_of_a_block()) * (1 if self.machine.gpu else FRAGMENTS),
+            "logits": self.logits(),
+        }
+
+    def _end(self) -> dict[Part, float]:
+        """The end of the backward pass: every gradient, and those of the vocabulary twice where they are added up."""
+        twice = self.embedding_gradient() if self.portions.passes > 1 else 0.0
+        return {
+            **self._standing(),
+            "gradients": self.gradients() + twice,
+            "activations": self.stream() * self.portions.at_once,
+            "logits": 0.0,
+        }
+
+    def _loading(self) -> dict[Part, float]:
+        """The weights as they come from their files, a file's pages beside them."""
+        return {
+            "process": self._standing()["process"],
+            "weights": self.weights() + (0.0 if self.machine.gpu else self.shape.files),
+            "gradients": 0.0,
+            "optimizer": 0.0,
+            "activations": 0.0,
+            "logits": 0.0,
+        }
+
+    def _standing(self) -> dict[Part, float]:
+        process = 0.0 if self.machine.gpu else self.machine.process
+        return {"process": process, "weights": self.weights(), "optimizer": self.optimizer()}
+
+    # ---------------------------------------------------------------------------------------------------- terms
+
+    def weights(self) -> float:
+        """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
+        of what is frozen the number format, or few bits; DoRA puts whole matrices together for a pass."""
+        shape, trained, number = self.shape, self.trained, self.machine.number
+        lora = self.settings.lora
+        copies = number if number != 4 else 0
+        body = shape.layers * shape.matrices
+        packed = PACKED[lora.packed] if lora is not None and lora.packed is not None else float(number)
+        kept = trained.matrices * (4 + copies) + (body - trained.matrices) * packed
+        tables = [trained.embeddings] if shape.tied else [trained.embeddings, trained.head]
+        for place, table in enumerate(tables):
+            is_head = place == 1 or shape.tied
+            if not table:
+                kept += shape.table * number
+            elif lora is None:
+                kept += table * (4 + (copies if is_head else 0))
+            else:  # PEFT keeps the frozen one beside its trained copy
+                kept += table * (4 + number + (copies if is_head else 0))
+        kept += (trained.adapter + trained.rows + trained.lengths) * (4 + copies)
+        kept += (2 * shape.layers + 1) * shape.hidden * 4
+        if lora is not None and lora.dora:
+            taken = sum(math.prod(shape.projections[name]) for name in lora.targets)
+            kept += min(self.settings.last_layers or shape.layers, shape.layers) * taken * (8 + copies)
+        return kept / self.sharding.weights
+
+    def gradients(self) -> float:
+        """Four bytes of each number that is trained."""
+        return 4 * self.trained.total / self.sharding.gradients
+
+    def head_gradient(self) -> float:
+        """The head's gradient, whole and in float32, is there with its loss, before any other."""
+        trained = self.trained
+        whole = trained.head or trained.rows or (self.shape.tied and trained.embeddings)
+        return 4.0 * self.shape.table if whole else 0.0
+
+    def embedding_gradient(self) -> float:
+        return 4.0 * self.trained.embeddings
+
+    def optimizer(self) -> float:
+        """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
+        not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well."""
+        trained, rank = self.trained, self.settings.optimizer_rank
+        if self.settings.optimizer in ("galore", "apollo"):
+            layers = min(self.settings.last_layers or self.shape.layers, self.shape.layers)
+            low = 0.0
+            for sides in self.shape.projections.values():
+                short, long = min(sides), max(sides)
+                low += layers * (4.0 * rank * (2 * long + short) if short > rank else 8.0 * short * long)
+            return (low + 8.0 * (trained.total - trained.matrices)) / self.sharding.optimizer
+        if self.settings.optimizer == "adamw_8bit":
+            exact = trained.embeddings + trained.head + trained.rows + trained.norms
+            held = 8 * exact + 2 * (1 + 4 / 256) * (trained.total - exact)
+        else:
+            held = 8.0 * trained.total
+        return held / self.sharding.optimizer
+
+    def stream(self) -> float:
+        """What a block leaves to the next, in float32, of one token."""
+        return 4.0 * self.shape.hidden
+
+    def of_attention(self) -> float:
+        """What the first half of a block keeps of one token for its backward pass: the stream, and queries, keys,
+        values and what attention makes of them, laid out by documents."""
+        shape = self.shape
+        numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head
+        return self.stream() + self.machine.number * (numbers + self._of_adapters(("q_proj", "k_proj", "v_proj")))
+
+    def of_feed_forward(self) -> float:
+        """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the
+        feed-forward part."""
+        shape = self.shape
+        numbers = shape.heads * shape.head + 2 * shape.wide
+        rest: tuple[Projection, ...] = ("o_proj", "gate_proj", "up_proj", "down_proj")
+        return self.stream() + self.machine.number * (numbers + self._of_adapters(rest))
+
+    def _of_adapters(self, projections: Sequence[Projection]) -> float:
+        """Numbers: an adapter's inner values, and what dropout left of its inputs."""
+        lora = self.settings.lora
+        if lora is None or lora.dora:
+            return 0.0
+        taken = [name for name in projections if name in lora.targets]
+        dropped = sum(self.shape.projections[name][1] for name in taken) if lora.dropout else 0
+        return lora.rank * len(taken) + dropped
+
+    def layers_back(self) -> int:
+        """The blocks that a gradient goes back through: all, unless nothing before the last ones is trained."""
+        last, trained, lora = self.settings.last_layers, self.trained, self.settings.lora
+        whole = lora is not None and "norm" in lora.modules_to_save
+        if last is None or trained.embeddings or trained.rows or whole:
+            return self.shape.layers
+        return min(last, self.shape.layers)
+
+    def activations(self) -> float:
+        """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
+        more by what makes it. The second half of the last block sees only what is learnt."""
+        layers, tokens = self.layers_back(), self.portions.at_once
+        block = self.of_attention() + self.of_feed_forward()
+        if self.settings.gradient_checkpointing:
+            return tokens * ((layers + 1) * self.stream() + min(2, layers) * block)
+        unseen = (1 - self.portions.learnt) * self.of_feed_forward()
+        return tokens * (layers * block - unseen + self.stream())
+
+    def backward_of_a_block(self) -> float:
+        """What the backward pass of a feed-forward part needs beside what was kept: four inner values, three streams,
+        and of a packed base a whole matrix."""
+        number, lora = self.machine.number, self.settings.lora
+        packed = lora is not None and lora.packed is not None
+        whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
+        return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
+
+    def logits(self) -> float:
+        """The logits of a piece; in float32 on a CPU their softmax takes their place, elsewhere it and the rounded
+        gradient stand beside."""
+        entries = self.shape.entries
+        if self.machine.gpu:
+            tokens = max(16, PIECE_LOGITS // entries)
+        else:
+            least, most = PIECE_TOKENS[self.machine.number_format]
+            tokens = min(max(least, entries // 64), most) if self.head_gradient() else least
+        learnt = max(1, round(self.portions.at_once * self.portions.learnt))
+        exact = self.machine.number == 4
+        each = (4 if exact else 8) + (4 if self.machine.gpu else 0)
+        return float(each * min(tokens, learnt) * entries)

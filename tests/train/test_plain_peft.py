@@ -1,0 +1,89 @@
+"""Whatever an adapter is made of, plain PEFT loads it over the base as it lies there, and gets what training had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from conftest import CPU, conversation, many
+from hanlin.model.adapters import save_adapter
+from hanlin.settings.model import LoraSettings
+from hanlin.settings.train import Sft
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.train.network import open_network
+from hanlin.train.objectives import ChatEncoder
+from hanlin.train.optimizer import optimizer_of
+from hanlin.train.rows import Rows
+
+FORMS: dict[str, dict[str, Any]] = {
+    "LoRA": {},
+    "rsLoRA": {"rslora": True},
+    "DoRA": {"dora": True},
+    "LoRA+": {"rate_ratio": 16.0},
+    "PiSSA": {"start": "pissa"},
+    "two projections": {"targets": ("q_proj", "down_proj")},
+    "embeddings and head whole": {"modules_to_save": ("embed_tokens", "lm_head")},
+    "head and norms whole": {"modules_to_save": ("lm_head", "norm")},
+    "dropout": {"dropout": 0.1},
+    "NF4": {"packed": "nf4"},
+    "8 bits": {"packed": "int8"},
+}
+BESIDE: dict[str, dict[str, Any]] = {"last layer": {"last_layers": 1}, "new rows": {"train_rows": 390}}
+CASES = [(name, form, {}) for name, form in FORMS.items()] + [(name, {}, more) for name, more in BESIDE.items()]
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own, on PiSSA and newer transformers
+@pytest.mark.parametrize(("name", "form", "more"), CASES, ids=[case[0] for case in CASES])
+def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
+    name: str,
+    form: dict[str, Any],
+    more: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    encoded: Callable,
+    template: ChatTemplate,
+) -> None:
+    packed = form.get("packed")
+    if packed:
+        pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
+    settings = Sft(model="m", data=("d",), row_length=128, lora=LoraSettings(rank=4, **form), **more)
+    rows = Rows.packed(encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations), 128)
+    network = open_network(tiny_model, settings, 7, CPU, "float32")
+    optimizer = optimizer_of(settings, list(network.trained()), CPU)
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-3 * group["faster"]
+    batch = rows.collate([0])
+    first = network.summed_loss(batch).item()
+    for _ in range(4):
+        network.refresh()
+        network.summed_loss(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    network.refresh()
+    network.model.eval()
+    with torch.no_grad():
+        trained = network.summed_loss(batch).item()
+    assert abs(trained - first) > 0.5, "nothing was trained"
+    save_adapter(network.model, tmp_path / "adapter", base=tiny_model, start=network.start)
+
+    if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
+        from hanlin.model.loading import load_model
+
+        base: Any = load_model(tiny_model, packed=packed)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    ids, learn = rows.encoded.read(rows.units[0][0])
+    ids = torch.from_numpy(ids.astype("int64"))
+    with torch.no_grad():
+        logits = loaded(input_ids=ids[None, :-1]).logits[0].float()
+    learnt = torch.from_numpy(learn[1:].copy())
+    theirs = functional.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum").item()
+    assert theirs == pytest.approx(trained, rel=0.02 if packed == "int8" else 1e-4)
