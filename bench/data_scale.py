@@ -190,7 +190,8 @@ def main() -> None:
         if asked.gigabytes:
             size = asked.gigabytes
             if asked.minutes and asked.small_megabytes:
-                size = min(size, round(result["small"]["daft"]["megabytes_a_second"] * asked.minutes * 0.06, 1))
+                judging = 0.9 * asked.cores * asked.small_megabytes / result["small"]["one_process"]["seconds"]["all"]
+                size = min(size, round(judging * asked.minutes * 0.06, 1))
             begun = time.perf_counter()
             counts = write_corpus(folder / "large", int(size * 10**9))
             print(f"written in {time.perf_counter() - begun:.0f} s: {counts}")
