@@ -86,14 +86,16 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     from hanlin.settings.data import Corpus
 
     seconds: dict[str, float] = {}
+    processor: dict[str, float] = {}  # of this process alone
 
     def clocked(name: str, step: Any) -> Any:
         def timed(*arguments: Any, **named: Any) -> Any:
-            begun = time.perf_counter()
+            begun, worked = time.perf_counter(), time.process_time()
             try:
                 return step(*arguments, **named)
             finally:
-                seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - begun
+                seconds[name] = time.perf_counter() - begun
+                processor[name] = time.process_time() - worked
 
         return timed
 
@@ -113,6 +115,7 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     result = {"digest": digest.hexdigest()[:16], "scratch_bytes": scratch, "dropped": metrics["dropped"]}
     result |= {"rows_in": metrics["rows_in"], "rows_kept": metrics["rows_kept"]}
     result["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
+    result["processor_seconds"] = {name: round(value, 2) for name, value in processor.items()}
     print("\n" + json.dumps(result))
     sys.stdout.flush()
     os._exit(0)
