@@ -45,6 +45,7 @@ PART_CHARACTERS = 1 << 24
 PIECE_BYTES = 1 << 24
 """Bytes of a piece. The number of cores must not count: a run that goes on with other cores finds the same pieces."""
 _SIGNED_AT_ONCE = 1 << 20
+_TOLD_ROWS = 500
 _BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
 
 Item = TypeVar("Item")
@@ -236,7 +237,7 @@ def sift_piece(course: Course, piece: Piece, meter: Meter) -> list[Part]:
 
 class _PieceReader:
     def __init__(self, course: Course, piece: Piece, meter: Meter) -> None:
-        self._course, self._piece, self._meter = course, piece, meter
+        self._course, self._piece, self._meter, self._metered = course, piece, meter, 0
         self._file, self._sieve, self._questions = piece.file, course.sieve, course.questions
         formats = self._sieve.formats(piece.file)
         self._written = Written(piece.look.layout, next(one for one in formats if one.name == piece.look.format))
@@ -251,15 +252,17 @@ class _PieceReader:
             finds: Iterator[Found[Any]] = read_records(self._file, tape, self._written)
             done = sum(part.account.rows_in for part in parts)
             finds = islice(finds, done, piece.limit if piece.limit is None else max(piece.limit, done))
-            counted = 0
             while not (parts and parts[-1].last):
                 stem = self._course.parts / f"{piece.name}-{len(parts):05d}"
                 parts.append(self._sift_part(stem, finds, tape))
                 tape.check_unchanged()
-                position = piece.bytes if parts[-1].last else max(0, tape.position - piece.span.start)
-                self._meter.add(position - counted)
-                counted = position
+        self._meter.add(piece.bytes - self._metered)
         return parts
+
+    def _tell(self, tape: Tape) -> None:
+        position = min(self._piece.bytes, max(self._metered, tape.position - self._piece.span.start))
+        self._meter.add(position - self._metered)
+        self._metered = position
 
     def _check_unchanged(self) -> None:
         try:
@@ -294,6 +297,8 @@ class _PieceReader:
                 kept.append(line)
                 columns.add(record, found.number, found.line, len(line), tail)
                 size += len(line)
+            if account.rows_in % _TOLD_ROWS == 0:
+                self._tell(tape)
             if account.rows_in >= PART_ROWS or size >= PART_CHARACTERS:
                 last = False
                 break

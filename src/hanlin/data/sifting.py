@@ -46,13 +46,13 @@ def sift(
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
     size = sum(file.path.stat().st_size for file in files.files)
     small = size <= plan.SMALL
+    looks = _looked(course, job, files, size)
     known = [piece for file in known_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
-    looks = Tasks(job, course.parts, small).each(look, course, files.files)
-    pieces = _pieces(course, files, list(looks))
+    pieces = _pieces(files, looks)
     parts = _sifted(course, job, [*known, *pieces], small)
     _refuse_empty(settings, files, pieces, parts[len(known) :])
     shelf = Shelf.of(course, parts, len(known))
-    verdicts = judged_together(shelf, Tasks(job, course.parts, small))
+    verdicts = judged_together(shelf, job, small)
     accounts = write_records(shelf, verdicts, out)
     whole = write_ledger(accounts, files.skipped, out)
     _check(whole, settings, files, out)
@@ -70,7 +70,12 @@ def _known_pieces(file: SourceFile) -> list[Piece]:
             for number, span in enumerate(seen.pieces())]  # fmt: skip
 
 
-def _pieces(course: Course, files: Listing, looks: Sequence[Look]) -> list[Piece]:
+def _looked(course: Course, job: Job, files: Listing, size: int) -> list[Look]:
+    """Each file's look; the whole of a file is looked at for its encoding, forty times as fast as it is judged."""
+    return list(Tasks(job, course.parts, size <= 40 * plan.SMALL).each(look, course, files.files))
+
+
+def _pieces(files: Listing, looks: Sequence[Look]) -> list[Piece]:
     """What is sifted, in order. A file of a source with a limit is one piece: how much of it is wanted depends on the
     files before."""
     pieces = []
