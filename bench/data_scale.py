@@ -151,6 +151,8 @@ def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any
         "peak_gigabytes": round(peak / 1e9, 2),
     }
     result["megabytes_a_processor_second"] = round(size / 1e6 / max(0.01, sum(worked.values())), 2)
+    if ray:  # its workers are no children of the stage
+        del result["peak_gigabytes"], result["megabytes_a_processor_second"]
     shutil.rmtree(out)
     return result
 
