@@ -5,7 +5,8 @@ one in twenty an exact copy and one in twenty a near copy (a sentence replaced) 
 process of its own, whose whole tree of processes is watched twice a second. Then a smaller corpus runs on one process,
 on all cores through Daft, and on a local Ray cluster of as many cores; the three must make the same bytes.
 
-The last line is one JSON object. Rates are megabytes (10^6) of the source files a second.
+The last line is one JSON object. Rates are megabytes (10^6) of the source files a second, by the clock and by the
+processor time of all processes of the stage (on a busy machine only the latter means something).
 """
 
 from __future__ import annotations
@@ -125,13 +126,19 @@ def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any
     """Run the stage in a process of its own; add its rate and the highest sum of resident memory of its processes."""
     command = [sys.executable, __file__, "--stage", str(source), str(out), "--cores", str(cores), "--ray", ray]
     peak = 0
+    worked: dict[int, float] = {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         tree = psutil.Process(process.pid)
         while process.poll() is None:
+            resident = 0
             try:
-                peak = max(peak, sum(_resident(one) for one in (tree, *tree.children(recursive=True))))
+                for one in (tree, *tree.children(recursive=True)):
+                    times = one.cpu_times()
+                    worked[one.pid] = times.user + times.system
+                    resident += one.memory_info().rss
             except psutil.NoSuchProcess:
-                break
+                pass
+            peak = max(peak, resident)
             time.sleep(0.5)
         assert process.stdout is not None
         lines = process.stdout.read().strip().splitlines()
@@ -143,15 +150,11 @@ def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any
         "megabytes_a_second": round(size / 1e6 / result["seconds"]["all"], 2),
         "peak_gigabytes": round(peak / 1e9, 2),
     }
+    result["megabytes_a_processor_second"] = round(size / 1e6 / max(0.01, sum(worked.values())), 2)
+    if ray:  # its workers are no children of the stage
+        del result["peak_gigabytes"], result["megabytes_a_processor_second"]
     shutil.rmtree(out)
     return result
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
 
 
 def compared(folder: Path, megabytes: int, cores: int) -> dict[str, Any]:

@@ -108,14 +108,15 @@ class Shelf:
 
 
 @lru_cache(maxsize=512)
-def _begins_at(path: Path) -> npt.NDArray[np.int64]:
+def _begins_at(path: Path, changed: int) -> npt.NDArray[np.int64]:
     with np.load(path, allow_pickle=False) as data:
         begins: npt.NDArray[np.int64] = data["at"]
         return begins
 
 
 def _begins(part: Part) -> npt.NDArray[np.int64]:
-    return _begins_at(part.beside(".npz"))
+    path = part.beside(".npz")
+    return _begins_at(path, path.stat().st_mtime_ns)
 
 
 # --- copies and the held-out side -----------------------------------------------------------------------------------

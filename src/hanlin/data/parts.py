@@ -151,10 +151,10 @@ class Look:
 
 def look(course: Course, file: SourceFile, meter: Meter) -> Look:
     """Find out how a file is written. Raises UserError as `how_written` does."""
-    written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
-    status = file.path.stat()
     with Tape(file.path) as tape:
-        divisible = not tape.packed and can_be_divided(written.layout)
+        status, packed = file.path.stat(), tape.packed
+    written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
+    divisible = not packed and can_be_divided(written.layout)
     return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
 
 
@@ -265,13 +265,17 @@ class _PieceReader:
         self._metered = position
 
     def _check_unchanged(self) -> None:
+        hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
         try:
             status = self._file.path.stat()
-        except FileNotFoundError as error:
-            what = say(f"the machine {socket.gethostname()} does not see it", f"机器 {socket.gethostname()} 看不到它")
-            raise UserError(what, self._file.path) from error
-        if (status.st_size, status.st_mtime_ns) != (self._piece.look.size, self._piece.look.changed):
-            hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
+            same = (status.st_size, status.st_mtime_ns) == (self._piece.look.size, self._piece.look.changed)
+        except FileNotFoundError:
+            same, host = False, socket.gethostname()
+            hint = say(
+                f"it is not there on the machine {host}: keep it in a folder that all machines mount at the same place",
+                f"机器 {host} 上没有它：请放在各机器以相同路径挂载的共享文件夹中",
+            )
+        if not same:
             raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self._file.path, hint)
 
     def _sift_part(self, stem: Path, finds: Iterator[Found[Any]], tape: Tape) -> Part:
