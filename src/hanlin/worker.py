@@ -31,7 +31,18 @@ from hanlin.job import SCRATCH, Inputs, Job, Progress
 from hanlin.language import say
 from hanlin.stages import KINDS
 
-_PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "gguf", "xllamacpp", "rensa")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "xllamacpp",
+    "rensa",
+    "daft",
+)
 _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
 
 

@@ -213,7 +213,7 @@ def test_a_glob_through_a_directory_loop_finds_each_file_once(put: Put) -> None:
 def test_a_file_that_changes_while_it_is_read(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     path = put("a.jsonl", GOOD * 5000)
 
-    def lines_that_change(self: Tape, longest: int) -> Iterator[tuple[bytes, int]]:
+    def lines_that_change(self: Tape, longest: int) -> Iterator[tuple[bytes, int, int]]:
         for number, line in enumerate(original(self, longest)):
             if number == 10:
                 if how == "append":

@@ -22,10 +22,13 @@ from hanlin.data.copies import Groups, Places, candidate_groups, components, dec
 from hanlin.data.ledger import FileAccount
 from hanlin.data.parts import Course, Part, write_whole
 from hanlin.data.plan import Meter, Tasks
+from hanlin.job import Job
 from hanlin.records import HELD_OUT
 
 _PLACE = re.compile(rb'("place": "(?:[^"\\]|\\.)*:)(\d+)"')
-_COPY_CHARACTERS = 1 << 22
+_BANDS = "bands"
+_FEW_BUNCHES = 8
+"""Bunches of components that are decided before workers would have started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +108,15 @@ class Shelf:
 
 
 @lru_cache(maxsize=512)
-def _begins_at(path: Path) -> npt.NDArray[np.int64]:
+def _begins_at(path: Path, changed: int) -> npt.NDArray[np.int64]:
     with np.load(path, allow_pickle=False) as data:
         begins: npt.NDArray[np.int64] = data["at"]
         return begins
 
 
 def _begins(part: Part) -> npt.NDArray[np.int64]:
-    return _begins_at(part.beside(".npz"))
+    path = part.beside(".npz")
+    return _begins_at(path, path.stat().st_mtime_ns)
 
 
 # --- copies and the held-out side -----------------------------------------------------------------------------------
@@ -129,14 +133,13 @@ class Verdicts:
     numbers: Places
 
 
-def judged_together(shelf: Shelf, tasks: Tasks) -> Verdicts:
+def judged_together(shelf: Shelf, job: Job, small: bool) -> Verdicts:
     """Find copies among all records, and hold some of the rest out."""
     dedup, count = shelf.course.sieve.dedup, shelf.count
     numbers = np.empty(count, dtype=np.int64)
     keys = np.empty((count, 2), dtype=np.uint64)
     sides = np.empty(count, dtype=np.uint64)
-    aside = shelf.course.parts / "bands"
-    with aside.open("wb") as bands:
+    with (shelf.course.parts / _BANDS).open("wb") as bands:
         for one in shelf.joined:
             arrays = one.part.arrays()
             mine = slice(one.first, one.first + one.count)
@@ -152,7 +155,7 @@ def judged_together(shelf: Shelf, tasks: Tasks) -> Verdicts:
         copies = exact_copies(keys)
     del keys
     if dedup.method == "minhash" and count:
-        similar = _near_copies(shelf, tasks, aside, copies < 0)
+        similar = _near_copies(shelf, job, small, copies < 0)
         near = similar >= 0
         copies = np.where(near, similar, copies)
         # The first of a group of equal texts may itself be a near copy: then all of them copy the same kept text.
@@ -164,14 +167,16 @@ def judged_together(shelf: Shelf, tasks: Tasks) -> Verdicts:
     return Verdicts(copies, near, heldout(sides, stays, shelf.course.sieve.heldout_share), numbers)
 
 
-def _near_copies(shelf: Shelf, tasks: Tasks, bands: Path, taking: npt.NDArray[np.bool_]) -> Places:
-    count = shelf.count
+def _near_copies(shelf: Shelf, job: Job, small: bool, taking: npt.NDArray[np.bool_]) -> Places:
+    count, bands = shelf.count, shelf.course.parts / _BANDS
     columns = bands.stat().st_size // (8 * count)
     groups = candidate_groups(
         (np.fromfile(bands, dtype=np.uint64, count=count, offset=8 * count * band) for band in range(columns)), taking
     )
     copies = np.full(count, -1, dtype=np.int64)
-    for mine, firsts in tasks.each(_decide, shelf, list(components(groups))):
+    bunches = list(components(groups))
+    tasks = Tasks(job, shelf.course.parts, small or len(bunches) <= _FEW_BUNCHES)
+    for mine, firsts in tasks.each(_decide, shelf, bunches):
         copies[mine] = firsts
     return copies
 

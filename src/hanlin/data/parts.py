@@ -45,6 +45,7 @@ PART_CHARACTERS = 1 << 24
 PIECE_BYTES = 1 << 24
 """Bytes of a piece. The number of cores must not count: a run that goes on with other cores finds the same pieces."""
 _SIGNED_AT_ONCE = 1 << 20
+_TOLD_ROWS = 500
 _BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
 
 Item = TypeVar("Item")
@@ -151,10 +152,10 @@ class Look:
 def look(course: Course, file: SourceFile, meter: Meter) -> Look:
     """Find out how a file is written. Raises UserError as `how_written` does, and where it changes meanwhile."""
     with Tape(file.path) as tape:
+        status, packed = file.path.stat(), tape.packed
         written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
         tape.check_unchanged()
-        status = file.path.stat()
-        divisible = not tape.packed and can_be_divided(written.layout)
+    divisible = not packed and can_be_divided(written.layout)
     return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
 
 
@@ -237,7 +238,7 @@ def sift_piece(course: Course, piece: Piece, meter: Meter) -> list[Part]:
 
 class _PieceReader:
     def __init__(self, course: Course, piece: Piece, meter: Meter) -> None:
-        self._course, self._piece, self._meter = course, piece, meter
+        self._course, self._piece, self._meter, self._metered = course, piece, meter, 0
         self._file, self._sieve, self._questions = piece.file, course.sieve, course.questions
         formats = self._sieve.formats(piece.file)
         self._written = Written(piece.look.layout, next(one for one in formats if one.name == piece.look.format))
@@ -252,24 +253,30 @@ class _PieceReader:
             finds: Iterator[Found[Any]] = read_records(self._file, tape, self._written)
             done = sum(part.account.rows_in for part in parts)
             finds = islice(finds, done, piece.limit if piece.limit is None else max(piece.limit, done))
-            counted = 0
             while not (parts and parts[-1].last):
                 stem = self._course.parts / f"{piece.name}-{len(parts):05d}"
                 parts.append(self._sift_part(stem, finds, tape))
                 tape.check_unchanged()
-                position = piece.bytes if parts[-1].last else max(0, tape.position - piece.span.start)
-                self._meter.add(position - counted)
-                counted = position
+        self._meter.add(piece.bytes - self._metered)
         return parts
 
+    def _tell(self, tape: Tape) -> None:
+        position = min(self._piece.bytes, max(self._metered, tape.position - self._piece.span.start))
+        self._meter.add(position - self._metered)
+        self._metered = position
+
     def _check_unchanged(self) -> None:
+        hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
         try:
             status = self._file.path.stat()
-        except FileNotFoundError as error:
-            what = say(f"the machine {socket.gethostname()} does not see it", f"机器 {socket.gethostname()} 看不到它")
-            raise UserError(what, self._file.path) from error
-        if (status.st_size, status.st_mtime_ns) != (self._piece.look.size, self._piece.look.changed):
-            hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
+            same = (status.st_size, status.st_mtime_ns) == (self._piece.look.size, self._piece.look.changed)
+        except FileNotFoundError:
+            same, host = False, socket.gethostname()
+            hint = say(
+                f"it is not there on the machine {host}: keep it in a folder that all machines mount at the same place",
+                f"机器 {host} 上没有它：请放在各机器以相同路径挂载的共享文件夹中",
+            )
+        if not same:
             raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self._file.path, hint)
 
     def _sift_part(self, stem: Path, finds: Iterator[Found[Any]], tape: Tape) -> Part:
@@ -295,6 +302,8 @@ class _PieceReader:
                 kept.append(line)
                 columns.add(record, found.number, found.line, len(line), tail)
                 size += len(line)
+            if account.rows_in % _TOLD_ROWS == 0:
+                self._tell(tape)
             if account.rows_in >= PART_ROWS or size >= PART_CHARACTERS:
                 last = False
                 break

@@ -148,8 +148,11 @@ def _join_cluster(address: str) -> int:
 
     if not ray.is_initialized():
         try:
+            if address != "auto":  # Ray itself would go on trying for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             hint = say("`ray start --head` starts one", "可用 ray start --head 启动")
             raise UserError(say("no Ray cluster answers", "没有 Ray 集群应答"), address, hint) from error
     daft.set_runner_ray(address=address, noop_if_initialized=True)

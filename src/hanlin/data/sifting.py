@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,15 @@ def sift(
     course = Course(make, settings, inputs, job.seed, job.scratch(out) / "parts")
     course.parts.mkdir(exist_ok=True)
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
-    size = sum(file.path.stat().st_size for file in files.files)
+    size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
     small = size <= plan.SMALL
+    looks = _looked(course, job, files, size)
     known = [piece for file in known_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
-    looks = Tasks(job, course.parts, small).each(look, course, files.files)
-    pieces = _pieces(course, files, list(looks))
+    pieces = _pieces(files, looks)
     parts = _sifted(course, job, [*known, *pieces], small)
     _refuse_empty(settings, files, pieces, parts[len(known) :])
     shelf = Shelf.of(course, parts, len(known))
-    verdicts = judged_together(shelf, Tasks(job, course.parts, small))
+    verdicts = judged_together(shelf, job, small)
     accounts = write_records(shelf, verdicts, out)
     whole = write_ledger(accounts, files.skipped, out)
     _check(whole, settings, files, out)
@@ -70,7 +71,12 @@ def _known_pieces(file: SourceFile) -> list[Piece]:
             for number, span in enumerate(seen.pieces())]  # fmt: skip
 
 
-def _pieces(course: Course, files: Listing, looks: Sequence[Look]) -> list[Piece]:
+def _looked(course: Course, job: Job, files: Listing, size: int) -> list[Look]:
+    """Each file's look; the whole of a file is looked at for its encoding, forty times as fast as it is judged."""
+    return list(Tasks(job, course.parts, size <= 40 * plan.SMALL).each(look, course, files.files))
+
+
+def _pieces(files: Listing, looks: Sequence[Look]) -> list[Piece]:
     """What is sifted, in order. A file of a source with a limit is one piece: how much of it is wanted depends on the
     files before."""
     pieces = []
@@ -85,25 +91,21 @@ def _sifted(course: Course, job: Job, pieces: Sequence[Piece], small: bool) -> l
     """The parts of each piece. Those with a limit are done here, in order, before the others."""
     found: dict[int, list[Part]] = {}
     read: Counter[int] = Counter()
-    meter = Meter(lambda done: None)
+    total = sum(piece.bytes for piece in pieces)
+    meter = Meter(lambda done: job.progress.at(done, total, "bytes"))
     for number, piece in enumerate(pieces):
         if piece.limit is not None:
             left = max(0, piece.limit - read[piece.file.place])
-            found[number] = sift_piece(course, _limited(piece, left), meter)
+            found[number] = sift_piece(course, replace(piece, limit=left), meter)
             read[piece.file.place] += sum(part.account.rows_in for part in found[number])
         elif (parts := finished_parts(course, piece)) and parts[-1].last:
             found[number] = parts
     left_over = [number for number in range(len(pieces)) if number not in found]
-    total = sum(piece.bytes for piece in pieces)
     before = total - sum(pieces[number].bytes for number in left_over)
     tasks = Tasks(job, course.parts, small, total, before)
     answers = tasks.each(sift_piece, course, [pieces[number] for number in left_over])
     found |= dict(zip(left_over, answers, strict=True))
     return [found[number] for number in range(len(pieces))]
-
-
-def _limited(piece: Piece, limit: int) -> Piece:
-    return Piece(piece.file, piece.look, piece.span, piece.name, limit)
 
 
 def _refuse_empty(settings: Reading, files: Listing, pieces: Sequence[Piece], parts: Sequence[Sequence[Part]]) -> None:

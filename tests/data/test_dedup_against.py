@@ -1,0 +1,130 @@
+"""Copies across stages: what another stage already holds is left out, and named by its id there."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_runs import STAGES, Made, run_stage
+
+from hanlin.data import copies, parts
+from hanlin.errors import UserError
+from hanlin.job import Inputs, Job
+from hanlin.settings.data import Conversations, Corpus, Preferences, Reading
+
+CHANCE = random.Random(5)
+TEXTS = ["".join(CHANCE.choice("春夏秋冬花鸟鱼虫山水云雨风雪东西南北诗书礼乐") for _ in range(80)) for _ in range(20)]
+
+
+def run_against(kind: type[Reading], path: Path, known: tuple[Path, ...], out: Path, **settings: Any) -> Made:
+    """Run a stage on one file, against folders of other stages."""
+    out.mkdir()
+    inputs = Inputs({"sources.0.path": (path,), "dedup_against": known})
+    asked = kind(sources=["./x"], dedup_against=["./y"], heldout_share=0, **settings)
+    return Made(out, STAGES[kind][0].run(asked, inputs, out, Job()))
+
+
+def put(folder: Path, name: str, rows: list[Any]) -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Made:
+    """A stage that holds the first ten texts, some of them held out."""
+    path = put(tmp_path, "first.jsonl", [{"text": text} for text in TEXTS[:10]])
+    return run_stage(Corpus, [path], tmp_path / "other", heldout_share=0.3)
+
+
+def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_path: Path, other: Made) -> None:
+    rows = [TEXTS[3], TEXTS[12], TEXTS[4][:-2] + "改了", TEXTS[12], TEXTS[13]]
+    made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": row} for row in rows]), (other.out,), tmp_path / "b")
+    assert made.texts == [TEXTS[12], TEXTS[13]]
+    assert [row["id"] for row in made.kept] == ["b.jsonl#2", "b.jsonl#5"]
+    assert [(row["reason"], row["place"], row["of"]) for row in made.dropped] == [
+        ("duplicate", "b.jsonl:1", "first.jsonl#4"),
+        ("near_duplicate", "b.jsonl:3", "first.jsonl#5"),
+        ("duplicate", "b.jsonl:4", "b.jsonl#2"),
+    ]
+    assert made.ledger["rows_in"] == made.ledger["rows_kept"] + made.ledger["rows_dropped"] == 5
+
+
+def test_what_another_stage_held_out_is_left_out_too(tmp_path: Path, other: Made) -> None:
+    assert other.heldout
+    rows = [{"text": row["text"]} for row in other.heldout]
+    path = put(tmp_path, "b.jsonl", [*rows, {"text": TEXTS[15]}])
+    made = run_against(Corpus, path, (other.out,), tmp_path / "b")
+    assert made.texts == [TEXTS[15]]
+    assert [row["of"] for row in made.dropped] == [row["id"] for row in other.heldout]
+
+
+def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp_path: Path) -> None:
+    near = [TEXTS[0], TEXTS[0][6:], TEXTS[0][12:]]  # each is near the next, the first not near the last
+    other = run_stage(Corpus, [put(tmp_path, "a.jsonl", [{"text": t} for t in near])], tmp_path / "a", dedup="none",
+                      heldout_share=0)  # fmt: skip
+    made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": near[1] + "春"}, {"text": TEXTS[1]}]), (other.out,),
+                       tmp_path / "b")  # fmt: skip
+    assert [row["of"] for row in made.dropped] == ["a.jsonl#2"]
+
+
+def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[5:15]])
+    whole = run_against(Corpus, path, (other.out,), tmp_path / "b").files()
+    monkeypatch.setattr(parts, "PIECE_BYTES", 300)
+    assert run_against(Corpus, path, (other.out,), tmp_path / "c").files() == whole
+
+
+def test_a_stage_of_copies_alone_is_refused(tmp_path: Path, other: Made) -> None:
+    path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[:5]])
+    with pytest.raises(UserError, match="dedup_against"):
+        run_against(Corpus, path, (other.out,), tmp_path / "b")
+
+
+def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
+    chats = [{"instruction": f"第{n}问？", "output": TEXTS[n]} for n in range(4)]
+    pairs = [{"prompt": f"第{n}问？", "chosen": TEXTS[n], "rejected": "不。"} for n in range(4)]
+    for kind, rows in ((Conversations, chats), (Preferences, pairs)):
+        folder = tmp_path / kind.__name__
+        folder.mkdir()
+        other = run_stage(kind, [put(folder, "a.jsonl", rows[:2])], folder / "a", heldout_share=0)
+        made = run_against(kind, put(folder, "b.jsonl", rows), (other.out,), folder / "b")
+        assert [row["of"] for row in made.dropped] == ["a.jsonl#1", "a.jsonl#2"] and len(made.kept) == 2
+
+
+def test_a_recipe_names_stages_of_the_same_type() -> None:
+    from hanlin.recipe import build_recipe
+
+    stages = {
+        "web": {"kind": "corpus", "sources": "./a"},
+        "books": {"kind": "corpus", "sources": "./b", "dedup_against": ["web"]},
+    }
+    recipe = build_recipe({"stages": stages}, "test")
+    assert recipe.upstream(recipe.stages["books"]) == ["web"]
+    stages["chats"] = {"kind": "conversations", "sources": "./c", "dedup_against": "web"}
+    with pytest.raises(UserError, match="conversations is needed"):
+        build_recipe({"stages": stages}, "test")
+
+
+def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    numbers = np.random.default_rng(3).integers(0, 40, size=(5, 200)).astype(np.uint64)
+    taking = np.arange(200) % 7 > 0
+
+    def sets() -> set[tuple[int, ...]]:
+        groups = copies.candidate_groups(numbers, taking)
+        return {tuple(group) for group in np.split(groups.members, groups.starts[1:])}
+
+    whole = sets()
+    expected = set()
+    for band in numbers:
+        for number in np.unique(band):
+            members = tuple(np.flatnonzero((band == number) & taking).tolist())
+            expected |= {members} if len(members) > 1 else set()
+    assert whole == expected
+    monkeypatch.setattr(copies, "_SORTED_AT_ONCE", 30)
+    assert sets() == expected
