@@ -296,11 +296,16 @@ def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
         paths[name] = paths.get(name, ()) + found
     progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
     work = getattr(importlib.import_module(module), function)
-    cores = job.get("threads") or len(os.sched_getaffinity(0))
+    cores = job.get("threads") or _cores()
     launched = Job(job["seed"], progress, job["processes"], cores, job.get("ray") or "")
     metrics: dict[str, Any] = work(settings, Inputs(paths), partial, launched)
     progress.done()
     return metrics
+
+
+def _cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:

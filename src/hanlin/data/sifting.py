@@ -46,9 +46,9 @@ def sift(
     course.parts.mkdir(exist_ok=True)
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
     size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
-    small = size <= plan.SMALL
     looks = _looked(course, job, files, size)
     known = [piece for file in known_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
+    small = size + sum(piece.bytes for piece in known) <= plan.SMALL
     pieces = _pieces(files, looks)
     parts = _sifted(course, job, [*known, *pieces], small)
     _refuse_empty(settings, files, pieces, parts[len(known) :])
