@@ -13,12 +13,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from runs import last_line, spread
 
 HERE = Path(__file__).parent
 ROW = 2048
@@ -31,9 +32,8 @@ def write_rows(source: Path, megabytes: float, out: Path) -> int:
     size = 0
     while size < megabytes * 1e6:
         row, number = rows[len(made) % len(rows)], len(made)
-        made.append({
-            "instruction": f"{number}. {row['instruction']}", "input": row["input"], "output": f"{row['output']} {number}",
-        })  # fmt: skip
+        question, answer = f"{number}. {row['instruction']}", f"{row['output']} {number}"
+        made.append({"instruction": question, "input": row["input"], "output": answer})
         size += sum(len(text.encode()) for text in made[-1].values())
     out.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
     return len(made)
@@ -83,14 +83,6 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{command[0]} failed:\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
@@ -124,7 +116,7 @@ def main() -> None:
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
         for number in range(arguments.rounds):
             for name, command in commands.items():
-                found[name].append(run(command))
+                found[name].append(last_line(command, of_peer=name != "hanlin"))
                 print(f"round {number + 1}: {name} {json.dumps(found[name][-1])}", flush=True)
     result: dict[str, Any] = {"bench": "tokenizing", "megabytes": arguments.megabytes, "conversations": count}
     result["processes"] = arguments.processes
@@ -142,12 +134,7 @@ def main() -> None:
             if result["hanlin"][name] != result["llamafactory"][name]:
                 sys.exit(f"Hanlin made {result['hanlin'][name]} {name}, and the peer {result['llamafactory'][name]}")
         pairs = zip(found["llamafactory"], found["hanlin"], strict=True)
-        ratios = [their["seconds"] / our["seconds"] for their, our in pairs]
-        result["ratio"] = {
-            "median": round(statistics.median(ratios), 2),
-            "lowest": round(min(ratios), 2),
-            "highest": round(max(ratios), 2),
-        }
+        result["ratio"] = spread([their["seconds"] / our["seconds"] for their, our in pairs])
     print(json.dumps(result))
 
 

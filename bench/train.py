@@ -16,12 +16,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from runs import last_line, spread
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `hanlin run` does
 
@@ -50,12 +51,7 @@ def run(name: str, asked: dict[str, Any]) -> dict[str, Any] | None:
         if not python:
             return None
         command = [python, str(HERE / "peers" / script), json.dumps(asked)]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" or tool == "hanlin"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return last_line(command, of_peer=tool != "hanlin")
 
 
 def compare(task: str, runs: dict[str, dict[str, Any]], asked: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -106,14 +102,6 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     if "before" in runs[0]:
         found["seconds_before"] = round(statistics.median(told["before"] for told in runs), 1)
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 2),
-        "lowest": round(min(values), 2),
-        "highest": round(max(values), 2),
-    }
 
 
 # ------------------------------------------------------------------------------------------------------ our own runs
