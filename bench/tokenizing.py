@@ -1,10 +1,10 @@
 """How fast conversations become packed rows of ids: Hanlin beside LLaMA-Factory's own preprocessing, in turns, with the
 same file, tokenizer, template, row length and number of processes.
 
-`python bench/tokenizing.py --model FOLDER --data FILE [--megabytes 100]`: FILE holds Alpaca rows in one JSON list. They
-are repeated until there are so many megabytes, each time with another number in question and answer, so that no text
-occurs twice. HANLIN_LLAMAFACTORY names the Python that has the peer. That both made as many tokens, and learn as many
-of them, is checked. The last line is one JSON object.
+`python bench/tokenizing.py --data FOLDER [--megabytes 100]`: the rows of `sft/alpaca_zh_demo.json` are repeated until
+there are so many megabytes, each time with another number in question and answer, so that no text occurs twice.
+HANLIN_LLAMAFACTORY names the Python that has the peer. That both made as many tokens, and learn as many of them, is
+checked. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runs import last_line, spread
+from runs import add_sources, last_line, sources, spread
 
 HERE = Path(__file__).parent
 ROW = 2048
@@ -85,8 +85,7 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--data", type=Path)
+    add_sources(parser)
     parser.add_argument("--megabytes", type=float, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -95,14 +94,13 @@ def main() -> None:
     if arguments.worker:
         print("\n" + json.dumps(ours(json.loads(arguments.worker))))
         return
-    if arguments.model is None or arguments.data is None:
-        parser.error("--model and --data are needed")
+    model, data = sources(arguments, parser)
     with tempfile.TemporaryDirectory() as made:
         file = Path(made) / "chats.json"
-        count = write_rows(arguments.data, arguments.megabytes, file)
+        count = write_rows(data / "sft" / "alpaca_zh_demo.json", arguments.megabytes, file)
         asked = {
             "task": "tokenize",
-            "model": str(arguments.model),
+            "model": str(model),
             "data": str(file),
             "count": count,
             "row_length": ROW,
