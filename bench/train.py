@@ -1,8 +1,8 @@
 """How fast and how lean a small machine trains: SFT beside TRL and LLaMA-Factory, DPO beside TRL; in turns, each run in
 a process of its own. TRL packs rows or pads them; of DPO's it computes the reference's log-probabilities beforehand.
 
-`python bench/train.py --model FOLDER --data FOLDER`: the folder of data holds `sft/alpaca_zh_demo.json` and
-`pref/dpo_zh_demo.json`. HANLIN_TRL and HANLIN_LLAMAFACTORY name the Pythons that have the peers; a peer without one is
+`python bench/train.py --data FOLDER`: the folder holds `sft/alpaca_zh_demo.json`, `pref/dpo_zh_demo.json` and Llama 3's
+tokenizer. HANLIN_TRL and HANLIN_LLAMAFACTORY name the Pythons that have the peers; a peer without one is
 left out. All train the same adapter (LoRA of rank 16 on every projection) on the same records, in the number format
 that Hanlin would choose here: peers are at their best in it too. A comparison whose mean losses differ is void.
 
@@ -16,12 +16,13 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from runs import add_sources, last_line, sources, spread
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `hanlin run` does
 
@@ -50,12 +51,7 @@ def run(name: str, asked: dict[str, Any]) -> dict[str, Any] | None:
         if not python:
             return None
         command = [python, str(HERE / "peers" / script), json.dumps(asked)]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" or tool == "hanlin"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return last_line(command, of_peer=tool != "hanlin")
 
 
 def compare(task: str, runs: dict[str, dict[str, Any]], asked: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -106,14 +102,6 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     if "before" in runs[0]:
         found["seconds_before"] = round(statistics.median(told["before"] for told in runs), 1)
     return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(values), 2),
-        "lowest": round(min(values), 2),
-        "highest": round(max(values), 2),
-    }
 
 
 # ------------------------------------------------------------------------------------------------------ our own runs
@@ -213,8 +201,7 @@ def product_rate(number_format: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--data", type=Path)
+    add_sources(parser)
     parser.add_argument("--parts", default="sft,dpo")
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=24)
@@ -233,24 +220,23 @@ def main() -> None:
             told = work(asked)
         print("\n" + json.dumps(told))
         return
-    if arguments.model is None or arguments.data is None:
-        parser.error("--model and --data are needed")
+    model, data = sources(arguments, parser)
     import torch
 
     from hanlin.train.precision import faster_format
 
     precision = faster_format(torch.device("cpu"))
-    common = {"model": str(arguments.model), "precision": precision, "rate": RATE, "rank": RANK, "row_length": ROW}
+    common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "row_length": ROW}
     common["pass_tokens"] = ROW
     parts = arguments.parts.split(",")
     result: dict[str, Any] = {"bench": "train", "rounds": arguments.rounds, "precision": precision}
     result["machine_gflops"] = {name: round(product_rate(name), 1) for name in ("float32", "bfloat16")}
-    chats = {"data": str(arguments.data / "sft" / "alpaca_zh_demo.json"), "count": arguments.conversations}
+    chats = {"data": str(data / "sft" / "alpaca_zh_demo.json"), "count": arguments.conversations}
     if "sft" in parts:
         runs = {name: own for name, own in SFT_RUNS.items() if name not in arguments.leave_out.split(",")}
         result["sft"] = compare("sft", runs, {**common, **chats}, arguments.rounds)
     if "dpo" in parts:
-        pairs = {"data": str(arguments.data / "pref" / "dpo_zh_demo.json"), "count": arguments.pairs}
+        pairs = {"data": str(data / "pref" / "dpo_zh_demo.json"), "count": arguments.pairs}
         result["dpo"] = compare("dpo", DPO_RUNS, {**common, **pairs}, arguments.rounds)
     if arguments.picture:
         run("hanlin", {**common, **chats, "task": "sft", "picture": str(arguments.picture)})

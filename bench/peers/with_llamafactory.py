@@ -84,12 +84,18 @@ def tokenize(wanted: dict[str, Any]) -> dict[str, Any]:
     model_args, data_args, training_args, _, _ = get_train_args(wanted)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), sum(os.times()[:4])
     rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
-    seconds = time.perf_counter() - begun
+    seconds, processor = time.perf_counter() - begun, sum(os.times()[:4]) - worked
     learnt = sum(sum(label != -100 for label in row["labels"]) for row in rows)
     tokens = sum(sum(mask != 0 for mask in row["attention_mask"]) for row in rows)
-    return {"seconds": seconds, "rows": len(rows), "tokens": tokens, "learnt_tokens": learnt}
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "rows": len(rows),
+        "tokens": tokens,
+        "learnt_tokens": learnt,
+    }
 
 
 if __name__ == "__main__":

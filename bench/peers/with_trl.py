@@ -14,10 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tokenizers
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+)
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -47,11 +55,29 @@ def pairs(asked: dict[str, Any]) -> Dataset:
     ])  # fmt: skip
 
 
+def rows(asked: dict[str, Any]) -> Dataset:
+    """Rows of random ids, all of them learnt."""
+    drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(asked["count"], asked["row_length"]))
+    return Dataset.from_dict({"input_ids": drawn.tolist(), "labels": drawn.tolist()})
+
+
+class Clock(TrainerCallback):
+    """When a step ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+
 def main() -> None:
     asked = json.loads(sys.argv[1])
     half = asked["precision"] == "bfloat16"
     on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if half and not asked.get("float32_weights") else torch.float32
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "max_length": asked["row_length"],
@@ -76,8 +102,6 @@ def main() -> None:
         )
     loading: dict[str, Any] = {"dtype": dtype, "attn_implementation": asked.get("attention", "sdpa")}
     if asked.get("packed"):
-        from transformers import BitsAndBytesConfig
-
         loading["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
@@ -97,14 +121,17 @@ def main() -> None:
         )
         learnt = None
     else:
+        plain = asked["task"] == "rows"
         trainer = SFTTrainer(
             model=model,
-            train_dataset=conversations(asked),
-            args=SFTConfig(**common, packing=asked["packing"], completion_only_loss=True),
+            train_dataset=rows(asked) if plain else conversations(asked),
+            args=SFTConfig(**common, packing=asked.get("packing", False), completion_only_loss=not plain),
             peft_config=lora,
             processing_class=_tokenizer(asked["model"]),
         )
         learnt = sum(sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset)
+    clock = Clock()
+    trainer.add_callback(clock)
     prepared = time.perf_counter()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -115,6 +142,7 @@ def main() -> None:
         "before": prepared - begun,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "learnt_tokens": learnt,
+        "step_ends": clock.ends,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9
         if on_gpu
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
@@ -123,9 +151,10 @@ def main() -> None:
 
 
 def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
+    if any(Path(folder).glob("tokenizer*")):
+        return AutoTokenizer.from_pretrained(folder)
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
 
 
 if __name__ == "__main__":

@@ -489,3 +489,21 @@ def test_a_saved_template_is_the_same_template(any_template: ChatTemplate, tmp_p
     assert again.render(CHAT) == any_template.render(CHAT)
     assert again.stop_ids == any_template.stop_ids
     assert not list(tmp_path.glob("*.writing"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.one_of(CONTENT, TYPED), min_size=2, max_size=4), min_size=1, max_size=4))
+def test_conversations_rendered_together_have_the_ids_that_each_has_alone(
+    any_template: ChatTemplate, texts: list[list[str]]
+) -> None:
+    chats = []
+    for said in texts:
+        turns = [Message(role, text) for text, role in zip(said, ["user", "assistant"] * 2, strict=False)]
+        chats.append(turns[: len(turns) // 2 * 2])
+    alone = [any_template.render(turns) for turns in chats]
+    assert list(any_template.render_many(chats, ["chat"] * len(chats))) == alone
+
+
+def test_what_is_wrong_with_one_of_many_conversations_names_it(template: ChatTemplate) -> None:
+    with pytest.raises(UserError, match="the second"):
+        list(template.render_many([CHAT, CHAT[:2]], ["the first", "the second"]))

@@ -126,6 +126,9 @@ def show(found: Sequence[Forecast | Unknown]) -> None:
             "阶段,参数,训练参数,步数,每步词元,每步用时,总小时,磁盘",
         )
         print_table(heads.split(","), [_row(one) for one in known])
+        hours = [one.hours for one in known if one.hours is not None]
+        if len(hours) == len(known) > 1:
+            typer.echo(say(f"together {sum(hours):.3g} hours", f"合计 {sum(hours):.3g} 小时"))
         typer.echo(say("\nPeak memory of a process, GB:", "\n单进程内存峰值（GB）："))
         heads = say(
             "stage,process,weights,gradients,optimizer,activations,logits,peak,",

@@ -23,7 +23,7 @@ PROCESS = 0.42e9
 """A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
 FIRST_STEPS = 0.02e9
 """What of that comes with the first steps: code and work space of kernels."""
-FRAGMENTS = 1.1
+FRAGMENTS = 1.05
 """Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back."""
 PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""

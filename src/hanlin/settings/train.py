@@ -103,7 +103,8 @@ class Training(_Passes):
         "adamw",
         "AdamW; AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
         "a quarter of their memory, needs `pip install hanlin[qlora]`; or, to train whole matrices, AdamW with "
-        "averages of low rank: `galore` (Zhao et al. 2024, arXiv:2403.03507) or `apollo` (Zhu et al. 2024, arXiv:2412.05270)",
+        "averages of low rank: `galore` (Zhao et al. 2024, arXiv:2403.03507) or `apollo` (Zhu et al. 2024, "
+        "arXiv:2412.05270)",
         "AdamW；滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一，需 pip install hanlin[qlora]）；"
         "或训练完整矩阵时滑动平均为低秩的 AdamW：galore 或 apollo",
         unless_default=True,

@@ -7,7 +7,7 @@ Owns what a chat template means. Does not own the language it is written in (`te
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +142,29 @@ class ChatTemplate:
         record in messages. Raises UserError when the turns are out of order, when the template refuses them, or when
         an answer would not learn to stop.
         """
+        return self._encoded(self._written(messages, tools, prompt, where), not prompt, where)
+
+    def render_many(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[Rendered]:
+        """`render` of many conversations without tools; `names` names each in messages. The texts of all are encoded
+        together, which the tokenizers library does on every core."""
+        drafts = []
+        for messages, name in zip(turns, names, strict=True):
+            marked = self._written(messages, (), False, name)
+            drafts.append((list(self._controls.parts(*marked)), name))
+        wanted: dict[tuple[str, bool], list[int]] = {
+            (part.text, part.inside): [] for parts, _ in drafts for part in parts if part.token_id is None
+        }
+        for inside in (False, True):
+            texts = [text for text, within in wanted if within == inside]
+            for text, ids in zip(texts, self.tokenizer.encode_many(texts, inside=inside), strict=True):
+                wanted[text, inside] = ids
+        for parts, name in drafts:
+            yield self._joined(parts, True, name, lambda text, inside: wanted[text, inside])
+
+    def _written(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
+    ) -> _Marked:
+        """The text of a conversation with marks around what is generated, proven to be learnable."""
         check_order(messages, prompt, where)
         self._check_tools(messages, tools, where)
         marked = self._text(messages, tools, prompt, where)
@@ -150,11 +173,11 @@ class ChatTemplate:
                 self._prove(marked, messages, tools, where)
         else:
             try:
-                marked = self._with_derived_marks(marked, messages, tools, where)
+                marked = self._with_derived_marks(marked, messages, tools, prompt, where)
             except UserError:
                 if not prompt:
                     raise
-        return self._encoded(marked, not prompt, where)
+        return marked
 
     def read_as_text(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), prompt: bool = False
@@ -249,7 +272,12 @@ class ChatTemplate:
             raise UserError(what, where, hint) from error
 
     def _with_derived_marks(
-        self, whole: _Marked, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None
+        self,
+        whole: _Marked,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        prompt: bool,
+        where: str | None,
     ) -> _Marked:
         """The marks that a template without `{% generation %}` leaves out, derived and proven on this conversation.
 
@@ -260,7 +288,8 @@ class ChatTemplate:
         spans: list[tuple[int, int]] = []
         for place in _answers(messages):
             before = self._text(messages[:place], tools, True, where, marks).text
-            after = self._text(messages[: place + 1], tools, False, where, marks).text
+            last = not prompt and place == len(messages) - 1  # then what stands up to its end is the whole
+            after = text if last else self._text(messages[: place + 1], tools, False, where, marks).text
             if not (text.startswith(after) and after.startswith(before) and len(before) < len(after)):
                 raise self._differs(place, where)
             ends = [found.end() for found in self._controls.pattern.finditer(after, len(before))]
@@ -324,13 +353,21 @@ class ChatTemplate:
     # -------------------------------------------------------------------------------------------- marked text to ids
 
     def _encoded(self, marked: _Marked, learning: bool, where: str | None = None) -> Rendered:
+        return self._joined(self._controls.parts(*marked), learning, where, self._ids_of)
+
+    def _ids_of(self, text: str, inside: bool) -> list[int]:
+        return self.tokenizer.encode(text, inside=inside)
+
+    def _joined(
+        self, parts: Iterable[Part], learning: bool, where: str | None, ids_of: Callable[[str, bool], list[int]]
+    ) -> Rendered:
         ids: list[int] = []
         learn: list[bool] = []
         last: Part | None = None
-        for part in self._controls.parts(*marked):
+        for part in parts:
             if learning and last is not None and last.learnt and not part.learnt:
                 self._stops(last, where)
-            found = self.tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else [part.token_id]
+            found = ids_of(part.text, part.inside) if part.token_id is None else [part.token_id]
             ids += found
             learn += [part.learnt and learning] * len(found)
             last = part

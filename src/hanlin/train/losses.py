@@ -19,10 +19,10 @@ import torch
 CHUNK_NUMBERS = 1 << 27
 """Logits at a time on a GPU."""
 CHUNK_TOKENS = {torch.float32: (256, 512), torch.bfloat16: (128, 512)}
-"""Tokens at a time on a CPU: the least, and the most when the head is trained. In bfloat16 with AMX, of 3,600 entries, 128
-took 68 ms for 4,096 tokens, 1,024 took 94 and 32 took 165; of 32,000 entries a frozen head was fastest at 128, and a
-trained one, whose gradient is read and written for each piece, at 512. In float32 with AVX2, products of 256 tokens with
-128,256 entries ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76 and 71."""
+"""Tokens at a time on a CPU: the least, and the most when the head is trained. In bfloat16 with AMX, of 3,600 entries,
+128 took 68 ms for 4,096 tokens, 1,024 took 94 and 32 took 165; of 32,000 entries a frozen head was fastest at 128, and
+a trained one, whose gradient is read and written for each piece, at 512. In float32 with AVX2, products of 256 tokens
+with 128,256 entries ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76 and 71."""
 
 
 def summed_loss(

@@ -95,8 +95,10 @@ class ChatEncoder:
     over_length: str
 
     def conversations(self, records: Sequence[Conversation]) -> Iterator[Encoded]:
+        plain = [record for record in records if not record.tools]
+        whole = self.template.render_many([record.messages for record in plain], [record.id for record in plain])
         for record in records:
-            yield self._conversation(record)
+            yield self._conversation(record, None if record.tools else next(whole))
 
     def preferences(self, records: Sequence[Preference]) -> Iterator[Encoded]:
         for record in records:
@@ -106,11 +108,11 @@ class ChatEncoder:
         for record in records:
             yield self._judgement(record)
 
-    def _conversation(self, record: Conversation) -> Encoded:
+    def _conversation(self, record: Conversation, whole: Rendered | None) -> Encoded:
         messages = record.messages
         changed = ""
         while True:
-            rendered = self.template.render(messages, record.tools, where=record.id)
+            rendered, whole = whole or self.template.render(messages, record.tools, where=record.id), None
             example = _trimmed(rendered)
             if len(example.ids) - 1 <= self.row_length:
                 break
@@ -162,8 +164,7 @@ class ChatEncoder:
 
 def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> None:
     """As many learnt stretches as answers: the one rule that only the record can tell. The others are `contract`'s."""
-    after = [*rendered.learn[1:], False]
-    found = sum(learnt and not goes_on for learnt, goes_on in zip(rendered.learn, after, strict=True))
+    found = (bytes(rendered.learn) + b"\0").count(b"\1\0")
     if found != answers:
         what = say(f"{found} of {answers} answers are learnt", f"{answers} 个回答中只有 {found} 个被学习")
         hint = say(
@@ -174,7 +175,7 @@ def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> 
 
 def _trimmed(rendered: Rendered, good: bool = True) -> Example:
     """Without what comes after the last learnt token: nothing would be learnt from it."""
-    end = max((place for place, learnt in enumerate(rendered.learn) if learnt), default=-1) + 1
+    end = bytes(rendered.learn).rfind(b"\1") + 1
     return Example(rendered.ids[:end], rendered.learn[:end], good)
 
 

@@ -148,7 +148,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
         kept.append(record.id)
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
-            learn.append(np.asarray(example.learn, dtype=bool))
+            learn.append(np.frombuffer(bytes(example.learn), dtype=bool))
             good.append(example.good)
     notes = json.dumps({"kept": kept, "refused": refused, "changed": changed})
     aside = path.with_name(path.name + ".writing")

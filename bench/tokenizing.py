@@ -1,0 +1,140 @@
+"""How fast conversations become packed rows of ids: Hanlin beside LLaMA-Factory's own preprocessing, in turns, with the
+same file, tokenizer, template, row length and number of processes.
+
+`python bench/tokenizing.py --data FOLDER [--megabytes 100]`: the rows of `sft/alpaca_zh_demo.json` are repeated until
+there are so many megabytes, each time with another number in question and answer, so that no text occurs twice.
+HANLIN_LLAMAFACTORY names the Python that has the peer. That both made as many tokens, and learn as many of them, is
+checked. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from runs import add_sources, last_line, sources, spread
+
+HERE = Path(__file__).parent
+ROW = 2048
+
+
+def write_rows(source: Path, megabytes: float, out: Path) -> int:
+    """Rows of about so many megabytes, none like another; returns how many."""
+    rows = json.loads(source.read_text(encoding="utf-8"))
+    made: list[dict[str, str]] = []
+    size = 0
+    while size < megabytes * 1e6:
+        row, number = rows[len(made) % len(rows)], len(made)
+        question, answer = f"{number}. {row['instruction']}", f"{row['output']} {number}"
+        made.append({"instruction": question, "input": row["input"], "output": answer})
+        size += sum(len(text.encode()) for text in made[-1].values())
+    out.write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
+    return len(made)
+
+
+def ours(asked: dict[str, Any]) -> dict[str, Any]:
+    """From the file to packed rows, as the stages `conversations` hands them to `sft`."""
+    from hanlin.job import Progress
+    from hanlin.records import Conversation, Message
+    from hanlin.tokens.chat_template import ChatTemplate
+    from hanlin.train.contract import Contract
+    from hanlin.train.objectives import ChatEncoder
+    from hanlin.train.rows import Rows, encode_records
+
+    template = ChatTemplate.load(Path(asked["model"]))
+    encoder = ChatEncoder(template, ROW, "cut_at_turns")
+    folder = Path(tempfile.mkdtemp())
+    begun, worked = time.perf_counter(), sum(os.times()[:4])
+    rows = json.loads(Path(asked["data"]).read_text(encoding="utf-8"))
+    chats = (
+        Conversation(
+            (
+                Message("user", row["instruction"] + ("\n" + row["input"] if row["input"] else "")),
+                Message("assistant", row["output"]),
+            ),
+            id=str(number),
+        )
+        for number, row in enumerate(rows)
+    )
+    encoded = encode_records(
+        chats,
+        encoder.conversations,
+        width=1,
+        folder=folder / "rows",
+        progress=Progress(quiet=True),
+        total=len(rows),
+    )
+    Contract.of_chats(template).check(encoded)
+    packed = Rows.packed(encoded, ROW)
+    seconds, processor = time.perf_counter() - begun, sum(os.times()[:4]) - worked
+    return {
+        "seconds": seconds,
+        "processor_seconds": processor,
+        "rows": len(packed.units),
+        "tokens": int(encoded.starts[-1]),
+        "learnt_tokens": packed.learnt_tokens,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sources(parser)
+    parser.add_argument("--megabytes", type=float, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print("\n" + json.dumps(ours(json.loads(arguments.worker))))
+        return
+    model, data = sources(arguments, parser)
+    with tempfile.TemporaryDirectory() as made:
+        file = Path(made) / "chats.json"
+        count = write_rows(data / "sft" / "alpaca_zh_demo.json", arguments.megabytes, file)
+        asked = {
+            "task": "tokenize",
+            "model": str(model),
+            "data": str(file),
+            "count": count,
+            "row_length": ROW,
+        }
+        asked |= {"rank": 8, "rate": 1e-4, "precision": "float32", "rows_of_pass": 1, "passes": 1}
+        asked["processes"] = arguments.processes
+        commands = {"hanlin": [sys.executable, __file__, "--worker", json.dumps(asked)]}
+        if os.environ.get("HANLIN_LLAMAFACTORY"):
+            peer = str(HERE / "peers" / "with_llamafactory.py")
+            commands["llamafactory"] = [os.environ["HANLIN_LLAMAFACTORY"], peer, json.dumps(asked)]
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
+        for number in range(arguments.rounds):
+            for name, command in commands.items():
+                found[name].append(last_line(command, of_peer=name != "hanlin"))
+                print(f"round {number + 1}: {name} {json.dumps(found[name][-1])}", flush=True)
+    result: dict[str, Any] = {"bench": "tokenizing", "megabytes": arguments.megabytes, "conversations": count}
+    result["processes"] = arguments.processes
+    for name, runs in found.items():
+        seconds = statistics.median(told["seconds"] for told in runs)
+        result[name] = {
+            "seconds": round(seconds, 2),
+            "megabytes_per_second": round(arguments.megabytes / seconds, 2),
+            "processor_seconds": round(statistics.median(told["processor_seconds"] for told in runs), 2),
+            "tokens": runs[0]["tokens"],
+            "learnt_tokens": runs[0]["learnt_tokens"],
+        }
+    if "llamafactory" in found:
+        for name in ("tokens", "learnt_tokens"):
+            if result["hanlin"][name] != result["llamafactory"][name]:
+                sys.exit(f"Hanlin made {result['hanlin'][name]} {name}, and the peer {result['llamafactory'][name]}")
+        pairs = zip(found["llamafactory"], found["hanlin"], strict=True)
+        result["ratio"] = spread([their["seconds"] / our["seconds"] for their, our in pairs])
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
