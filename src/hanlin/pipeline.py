@@ -198,7 +198,7 @@ def _local(entry: InputEntry, path: Path, item: Reference, where: str, store: St
             raise UserError(say(f"{path} is not a {wanted}", f"{path} 不是 {wanted}"), where, hint)
         _check_type(made, item, where)
         if made == "model":
-            check_model_folder(paths[0])
+            check_model_folder(paths[0], experts=True)
     files = tuple(
         FileEntry(relative, file.stat().st_size, store.digest_file(file))
         for base in paths

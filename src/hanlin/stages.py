@@ -115,7 +115,7 @@ _TABLE = (
               "measure which columns of a model's matrices matter on your data", "用自己的数据测量模型矩阵各列的重要性",
               heavy=True, shows=("tokens", "rows", "entries")),
     StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
-              "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=3, heavy=True,
+              "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.divergence", "*.same_likeliest", "contract.mismatches")),
     StageKind("evaluate", evaluate.Evaluate, "evaluation", "hanlin.evaluate.questions:run",
               "ask held-out questions and judge the answers", "用留出问题提问并评判回答", heavy=True,

@@ -98,6 +98,20 @@ def test_a_float32_file_has_the_models_probabilities(make_model: Make, export: E
     assert metrics["F32"]["positions"] > 100
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["apart", "packed"])
+@pytest.mark.parametrize("experts", [4, 8])
+def test_a_model_of_experts_has_the_probabilities_of_transformers(
+    make_model: Make, export: Export, experts: int, packed: bool
+) -> None:
+    model = make_model(num_local_experts=experts, num_experts_per_tok=2, packed_experts=packed, intermediate_size=96)
+    out, metrics = export(model, "F32", "Q8_0")
+    assert metrics["F32"]["divergence"] < 1e-8
+    assert metrics["Q8_0"]["divergence"] < 5e-2
+    found = metadata_of(out / "model-F32.gguf")
+    assert (found["llama.expert_count"], found["llama.expert_used_count"]) == (experts, 2)
+    assert found["general.architecture"] == "llama"
+
+
 def test_bfloat16_weights_stay_as_they_are_in_a_bfloat16_file(make_model: Make, export: Export) -> None:
     model = make_model(dtype=torch.bfloat16)
     out, _ = export(model, "BF16", compare=False)

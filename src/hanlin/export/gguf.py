@@ -28,7 +28,7 @@ from hanlin.engines import gguf_files
 from hanlin.errors import UserError
 from hanlin.export import proof, receipt
 from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
-from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
+from hanlin.export.llama_tensors import Made, Stored, Tensor, rope_of, tensors_of
 from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
 from hanlin.export.quantize import Quantizer, stored_bytes
 from hanlin.export.receipt_page import write_card
@@ -62,12 +62,17 @@ class Source:
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(tensors_of(self.files))
 
+    @property
+    def experts(self) -> int:
+        return int(self.files.config.get("num_local_experts") or 0)
+
     @cached_property
     def shape(self) -> Shape:
         config = self.files.config
         heads = int(config["num_attention_heads"])
         shared = int(config.get("num_key_value_heads") or heads)
-        return Shape(int(config["num_hidden_layers"]), heads, shared, bool(config.get("tie_word_embeddings")))
+        tied = bool(config.get("tie_word_embeddings"))
+        return Shape(int(config["num_hidden_layers"]), heads, shared, tied, self.experts)
 
     @property
     def weights(self) -> int:
@@ -116,8 +121,10 @@ class Source:
         ]
 
     def weights_of(self, tensor: Tensor) -> NDArray[np.float32] | None:
-        """What the importance matrix, where there is one, says of a tensor's columns."""
-        return None if self.importance is None else self.importance.weights(tensor.name, tensor.shape[-1])
+        """What the importance matrix, where there is one, says of the columns of each of a tensor's parts."""
+        if self.importance is None:
+            return None
+        return self.importance.weights(tensor.name, tensor.shape[-1], len(tensor.parts))
 
     def bits_per_weight(self, file_type: str) -> float:
         return round(8 * sum(self.sizes(file_type)) / self.weights, 3)
@@ -242,7 +249,7 @@ def read_source(folder: Path, importance: Path | None = None) -> Source:
     if is_adapter(folder):
         what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
         raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
-    files = check_model_folder(folder)
+    files = check_model_folder(folder, experts=True)
     activation = files.config.get("hidden_act", "silu")
     if activation != "silu":
         what = say(
@@ -323,30 +330,35 @@ def _file(out: Path, file_type: str) -> Path:
 def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
     """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
 
-    The keys are those of the GGUF specification (ggml, `docs/gguf.md`) that llama.cpp reads for `llama`.
+    The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantiser. For Mixtral
+    they are `llama` too.
     """
     writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
     config = source.files.config
     writer.add_type("model")
     writer.add_name(settings.name)
-    writer.add_size_label(gguf.size_label(source.weights, source.weights, 0, 0))
+    writer.add_size_label(_size_label(source))
     if settings.licence:
         writer.add_license(settings.licence)
-    writer.add_file_type(FILE_TYPES[file_type].number)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(source.shape.layers)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(source.shape.heads)
     writer.add_head_count_kv(source.shape.shared_heads)
-    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
-    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
-    writer.add_key_length(head_size)
-    writer.add_value_length(head_size)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_vocab_size(source.files.vocabulary_rows)
     _add_rope(writer, rope_of(config))
+    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    if source.experts:
+        writer.add_expert_count(source.experts)
+        writer.add_expert_used_count(int(config["num_experts_per_tok"]))
+    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
+    if config.get("head_dim"):
+        writer.add_key_length(head_size)
+        writer.add_value_length(head_size)
+    writer.add_vocab_size(source.files.vocabulary_rows)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_file_type(FILE_TYPES[file_type].number)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     source.vocabulary.add_to(writer)
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
@@ -364,6 +376,14 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+def _size_label(source: Source) -> str:
+    """`8B`, or `8x7B` of experts, as llama.cpp's converter counts them (`gguf.size_label`)."""
+    of_experts = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
+    others = source.weights - of_experts
+    one = of_experts // source.experts if source.experts else 0
+    return str(gguf.size_label(source.weights, others, one, source.experts))
 
 
 def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
@@ -386,9 +406,13 @@ def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantiz
     with path.open("ab") as file:
         for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind), source.weights_of(tensor)):
-                file.write(slab.data)
-                yield slab.nbytes
+            importance = source.weights_of(tensor)
+            for place, part in enumerate(tensor.parts):
+                read = _Checked(tensor.name, part, kind)
+                weights = None if importance is None else importance[place]
+                for slab in quantizer.slabs(kind, tensor.matrix, read, weights):
+                    file.write(slab.data)
+                    yield slab.nbytes
         file.write(bytes(-file.tell() % _ALIGNMENT))
 
 
@@ -396,12 +420,12 @@ def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantiz
 class _Checked:
     """A tensor's rows, refused where the file's type cannot hold them."""
 
-    tensor: Tensor
+    name: str
+    part: Stored | Made
     kind: Ggml
 
     def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
-        rows = self.tensor.rows(start, stop)
-        name = self.tensor.name
+        rows, name = self.part.read(start, stop), self.name
         if not np.isfinite(rows).all():
             what = say(f"'{name}' holds values that are no numbers", f"“{name}”中有非数值（NaN 或无穷）")
             raise UserError(

@@ -6,6 +6,7 @@ Owns the threads and the slabs. Does not own which type a tensor gets (`mixtures
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ SLAB_BYTES = 32 << 20
 
 def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
     """How many bytes a tensor of this shape takes in the file, its padding not counted."""
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    rows = math.prod(shape[:-1])
     return rows * llama_cpp_library.row_bytes(kind, shape[-1])
 
 

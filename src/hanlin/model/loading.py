@@ -13,11 +13,12 @@ from typing import Any, Literal, cast
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 from transformers.utils import logging
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
-from hanlin.model_files import ModelFiles, base_of, check_base, check_model_folder, is_adapter
+from hanlin.model_files import WITH_EXPERTS, ModelFiles, base_of, check_base, check_model_folder, is_adapter
 
 __all__ = ["DTYPES", "base_of", "exact_dtype", "load_model", "torch_dtype"]
 
@@ -59,7 +60,8 @@ def load_model(
         check_base(folder, base)
         model = _read(base, dtype, attention)
         return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))
-    model = _read(check_model_folder(folder), dtype, attention, packed, device)
+    files = check_model_folder(folder, experts=not trainable and packed is None)
+    model = _read(files, dtype, attention, packed, device)
     model.requires_grad_(trainable and packed is None)
     return model.train(trainable)
 
@@ -91,8 +93,9 @@ def _read(
         more: dict[str, Any] = {"quantization_config": _packing(packed, number_format), "device_map": {"": device}}
     else:
         more = {}
+    family = MixtralForCausalLM if files.config["model_type"] in WITH_EXPERTS else LlamaForCausalLM
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(
+        loaded: Any = family.from_pretrained(
             str(files.folder),
             dtype=number_format,
             attn_implementation=attention,
