@@ -34,7 +34,10 @@ _KNOWN_ENDS = (
     *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
 )
 """Tokens that llama.cpp takes as ends by their names alone."""
-_ADDED_SCORE = -1000.0  # what llama.cpp's converter gives added tokens: they are matched before scores count
+_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+"""What llama.cpp's converter gives added tokens, which are matched before scores count, and ids without an entry."""
+_SPACE, _SPACES_SCORE = "\u2581", -1e9
+"""Llama's SentencePiece models join spaces to spaces last of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,22 +143,27 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
 def _scores(tokenizer: Tokenizer, vocabulary: Mapping[str, int], built: Mapping[str, int], rows: int) -> list[float]:
     """A score for each id: minus a piece's rank, 0 for what no text is built of.
 
-    Where the entries stand in the order of their merges, as a trained SentencePiece model has them, an entry's rank is
-    its distance from the first piece, which gives that model's own scores. A vocabulary that was merged from two has
-    another order, and the rank is the place of the merge.
+    Where the entries stand in the order of their merges, those of nothing but spaces last, the vocabulary is as a
+    trained SentencePiece model of Llama's has it, and so are the scores: an entry's rank is its distance from the
+    first piece. A vocabulary that was merged from two has another order, and the rank is the place of the merge.
     """
     apart = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
     pieces = {text: number for text, number in vocabulary.items() if text not in apart}
     first, last = min(pieces.values(), default=0), len(built)
-    numbers = [vocabulary[text] for text in built]
-    in_order = all(one < other for one, other in pairwise(numbers))
-    scores = [_ADDED_SCORE] * rows
+    order = [(not text.strip(_SPACE), vocabulary[text]) for text in built]
+    as_trained = all(one < other for one, other in pairwise(order))
+    scores = [_UNUSED_SCORE] * rows
     for text, number in vocabulary.items():
-        if text in pieces:
-            scores[number] = -float(number - first if in_order else built.get(text, last))
-        elif number < first:
-            scores[number] = 0.0
-    return scores
+        if text not in pieces:
+            scores[number] = 0.0 if number < first else _ADDED_SCORE
+        elif as_trained:
+            scores[number] = first - number if text.strip(_SPACE) else _SPACES_SCORE
+        else:
+            scores[number] = -float(built.get(text, last))
+    for number in tokenizer.backend.get_added_tokens_decoder():
+        if number >= first:
+            scores[number] = _ADDED_SCORE
+    return [float(score) for score in scores]
 
 
 def _tokens(
