@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin import __version__
-from hanlin.commands import data, quantize, single_stage, template, tokens
+from hanlin.commands import data, package, quantize, single_stage, template, tokens
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -20,7 +20,8 @@ from hanlin.stages import KINDS, kind_named
 
 if TYPE_CHECKING:
     from hanlin.artifacts import Store
-    from hanlin.pipeline import Ancestor, Step
+    from hanlin.job import Ancestor
+    from hanlin.pipeline import Step
     from hanlin.recipe import Recipe
 
 app = typer.Typer(
@@ -202,7 +203,7 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
 def lineage(artifact: Path, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
-    from hanlin.pipeline import lineage as ancestry
+    from hanlin.artifacts import lineage as ancestry
 
     root = ancestry(artifact)
     if as_json:
@@ -339,7 +340,8 @@ def tensorboard(
 
 
 quantize.add_to(app)
-single_stage.add_to(app)
+package.add_to(app)
+single_stage.add_to(app, but=("package",))
 app.add_typer(data.app, name="data")
 app.add_typer(template.app, name="template")
 app.add_typer(tokens.app, name="tokens")

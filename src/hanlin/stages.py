@@ -27,6 +27,7 @@ ARTIFACT_TYPES = (
     "importance",
     "gguf",
     "evaluation",
+    "package",
 )
 
 
@@ -35,7 +36,7 @@ class StageKind:
     """One kind of stage. `version` is raised by hand when equal settings would give another result.
 
     `heavy` kinds import torch; `group` kinds may be launched as several processes; `shows` are the metrics that say
-    in a line what such a stage changed (none: all plain ones).
+    in a line what such a stage changed (none: all plain ones); `lineage` kinds write down what their inputs came from.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StageKind:
     heavy: bool = False
     group: bool = False
     shows: tuple[str, ...] = ()
+    lineage: bool = False
 
     def type_made(self, settings: Settings) -> str:
         return self.makes if isinstance(self.makes, str) else self.makes(settings)
@@ -117,6 +119,10 @@ _TABLE = (
     StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
               "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.divergence", "*.same_likeliest", "contract.mismatches")),
+    StageKind("package", export.Package, "package", "hanlin.export.package:run",
+              "put a model into the folder that another program takes, and check it",
+              "把模型装成其他软件直接可用的文件夹并检查",
+              heavy=True, lineage=True, shows=("target", "files", "bytes", "contract.mismatches")),
     StageKind("evaluate", evaluate.Evaluate, "evaluation", "hanlin.evaluate.questions:run",
               "ask held-out questions and judge the answers", "用留出问题提问并评判回答", heavy=True,
               shows=("questions", "exact_match", "chinese_answer_share", "stop_share", "same_greedy_share")),

@@ -6,13 +6,10 @@ Owns the order of the work, the files and their metadata. Does not own the tenso
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +24,7 @@ from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
 from hanlin.export import proof, receipt
+from hanlin.export.disk import check_space, full_disk
 from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
 from hanlin.export.llama_tensors import Made, Stored, Tensor, rope_of, tensors_of
 from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
@@ -223,12 +221,12 @@ def _receipt(name: str, source: Source, reference: receipt.Reference, out: Path,
 def _write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
     left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
-    _check_space(out, total)
+    check_space(out, total)
     done = 0
     quantizer = Quantizer()
     try:
         for name in left:
-            with _full_disk(out):
+            with full_disk(out):
                 aside = job.scratch(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
                 for size in write_tensors(aside, source, name, quantizer):
@@ -284,7 +282,7 @@ def check_importance(source: Source, file_type: str) -> None:
 
 
 def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
-    with _full_disk(out):
+    with full_disk(out):
         save_tokenizer(source.tokenizer, source.template, out)
     reference = proof.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = proof.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
@@ -435,24 +433,3 @@ class _Checked:
             what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
             raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
         return rows
-
-
-def _check_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        what = say(
-            f"the files need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free",
-            f"文件需要 {needed / 1e9:.2f} GB，磁盘仅剩 {free / 1e9:.2f} GB",
-        )
-        raise UserError(what, out, say("free space or name fewer types", "请清理磁盘或减少类型"))
-
-
-@contextmanager
-def _full_disk(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        what = say(f"no space to write the file: {error.strerror}", f"没有空间写入文件：{error.strerror}")
-        raise UserError(what, out, say("free space and run again", "请清理磁盘后重新运行")) from error

@@ -233,9 +233,9 @@ def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence
     for name, number in _end_ids(tokenizer, stop_ids).items():
         getattr(writer, f"add_{name}_token_id")(number)
     for name, add in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
-        number = tokenizer.token_id(tokenizer.config.get(name) or "")
-        if number is not None:
-            add(number)
+        named = tokenizer.token_id(tokenizer.config.get(name) or "")
+        if named is not None:
+            add(named)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_sep_token(False)

@@ -148,3 +148,39 @@ class Imatrix(Settings):
     format: Literal["gguf", "dat"] = knob(
         "gguf", "llama.cpp's file format: `gguf`, or the old `dat`", "llama.cpp 的文件格式：gguf，或旧的 dat"
     )
+
+
+class Package(Settings):
+    """Put a model into the folder that another program takes as it stands, checked by the chat contract."""
+
+    model: str = ref("model", "gguf", en="what to package: a model, or GGUF files", zh="要打包的模型或 GGUF 文件")
+    target: Literal["ollama", "lmstudio", "llama_cpp", "vllm", "huggingface"] = knob(
+        ..., "the program that takes the folder, or the hub", "使用该文件夹的软件或模型站"
+    )
+    file: str = knob(
+        "",
+        "which GGUF file, by type (`Q8_0`) or name; none: all for `lmstudio` and `huggingface`, the largest for others",
+        "选哪个 GGUF 文件（按类型如 Q8_0 或文件名）；不填：lmstudio 与 huggingface 取全部，其余取最大者",
+    )
+    name: str = knob(
+        "hanlin", "the model's name there", "模型在其中的名称", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96
+    )
+    publisher: str = knob(
+        "hanlin",
+        "whose folder it is in LM Studio",
+        "在 LM Studio 中的发布者名",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+    )
+    licence: str | None = knob(
+        None,
+        "licence of the model (`apache-2.0`, `llama3`), written into the card and the Modelfile",
+        "模型的许可证（如 apache-2.0、llama3），写入模型卡片与 Modelfile",
+    )
+    system: str = knob("", "system text of every chat in Ollama", "Ollama 中每次对话的系统提示")
+    evaluations: tuple[str, ...] = ref(
+        "evaluation",
+        default=(),
+        en="measurements of this model, shown in the card",
+        zh="该模型的评测结果，写入模型卡片",
+    )
