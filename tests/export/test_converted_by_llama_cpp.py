@@ -18,7 +18,7 @@ import gguf
 import pytest
 import torch
 
-from hanlin.model.saving import template_of
+from hanlin.tokens.beside import template_of
 from hanlin.tokens.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp

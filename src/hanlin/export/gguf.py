@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ from hanlin.export.receipt_page import write_card
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
 from hanlin.settings.export import Gguf, conditions_of
+from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json, write_json_aside
 
@@ -146,7 +147,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         check_importance(source, name)
     held_out = inputs.many("receipt.held_out")
     if settings.receipt is None:
-        _write_files(settings.types, settings, source, out, job)
+        write_files(settings.types, settings, source, out, job)
         return _prove(settings.types, settings, source, out, job)
     reference = receipt.prepare(
         settings.receipt, held_out, source.files, source.tokenizer, source.template, job.scratch(out), job
@@ -156,7 +157,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     if settings.pick:
         kept = (_smallest(settings, source, reference, receipts, out, job),)
     else:
-        _write_files(kept, settings, source, out, job)
+        write_files(kept, settings, source, out, job)
     receipts |= {name: _receipt(name, source, reference, out, job) for name in kept}
     metrics = _prove(kept, settings, source, out, job)
     for chosen in kept:
@@ -190,10 +191,10 @@ def _smallest(
     conditions = conditions_of(settings.pick)
     for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
         if not _receipt_file(name, out, job).is_file():
-            _write_files((name,), settings, source, out, job)
+            write_files((name,), settings, source, out, job)
         receipts[name] = _receipt(name, source, reference, out, job)
         if not receipt.failing(receipts[name], conditions):
-            _write_files((name,), settings, source, out, job)
+            write_files((name,), settings, source, out, job)
             return name
         _file(out, name).unlink(missing_ok=True)
     shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in receipts.items())
@@ -218,7 +219,8 @@ def _receipt(name: str, source: Source, reference: receipt.Reference, out: Path,
     return read_json(file)
 
 
-def _write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+    """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
     left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
     check_space(out, total)
@@ -331,7 +333,7 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantiser. For Mixtral
     they are `llama` too.
     """
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    writer = _Writer(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
     config = source.files.config
     writer.add_type("model")
     writer.add_name(settings.name)
@@ -374,6 +376,25 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+class _Writer(gguf.GGUFWriter):
+    """The package's writer, which spends seconds on a vocabulary: it packs item by item."""
+
+    def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
+        if vtype != gguf.GGUFValueType.ARRAY or sub_type is not None or not isinstance(val, list):
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        kinds = {type(item) for item in val}
+        if kinds == {str}:
+            texts = [text.encode() for text in val]
+            packed = b"".join([part for text in texts for part in (len(text).to_bytes(8, "little"), text)])
+        elif kinds in ({float}, {int}):
+            packed = np.array(val, "<f4" if kinds == {float} else "<i4").tobytes()
+        else:
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        item = gguf.GGUFValueType.get_type(val[0])
+        head = struct.pack("<I", vtype) if add_vtype else b""
+        return head + struct.pack("<IQ", item, len(val)) + packed
 
 
 def _size_label(source: Source) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hanlin.engines import llama_cpp_library
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.model_files import CONFIG, PACKED_EXPERTS, ModelFiles, TensorEntry
@@ -33,6 +34,7 @@ PARTS = {
 }
 _OUTSIDE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
 _HEAD = {"lm_head.weight": "output.weight"}
+_KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +50,22 @@ class Stored:
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Some of these rows as float32 [stop - start, columns]."""
-        stored = _mapped(self.entry)
         if not self.heads:
-            matrix = stored.reshape(-1, self.columns)
-            return _as_float32(matrix[self.first + start : self.first + stop], self.entry.dtype)
-        order = _rotary_order(self.entry.shape[0], self.heads)
+            return self._stored(start, stop)
         if self.rows == 1:
-            return _as_float32(stored[order][None], self.entry.dtype)
-        return _as_float32(stored.reshape(-1, self.columns)[order[start:stop]], self.entry.dtype)
+            return self._stored(start, stop)[:, _rotary_order(self.columns, self.heads)]
+        size = self.rows // self.heads
+        first, last = start // size, -(-stop // size)  # whole heads
+        order = _rotary_order((last - first) * size, last - first)
+        return self._stored(first * size, last * size)[order[start - first * size : stop - first * size]]
+
+    def _stored(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Read, not mapped: mapped pages would count as memory of ours, up to the whole model."""
+        kind = _KINDS[self.entry.dtype]
+        count = (stop - start) * self.columns
+        place = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
+        values = np.fromfile(self.entry.file, kind, count, offset=place)
+        return llama_cpp_library.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,15 +195,3 @@ def rotary_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
     divisors[waves < length / high] = 1.0
     divisors[waves > length / low] = factor
     return divisors.numpy()
-
-
-def _mapped(entry: TensorEntry) -> NDArray[Any]:
-    kinds = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-    count = int(np.prod(entry.shape, dtype=np.int64))
-    return np.memmap(entry.file, kinds[entry.dtype], "r", entry.start, (count,))
-
-
-def _as_float32(stored: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":  # the upper half of a float32
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return np.ascontiguousarray(stored, dtype=np.float32)

@@ -22,9 +22,9 @@ from hanlin.export.model_card import Card, model_card
 from hanlin.export.receipt_page import PICTURE
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, INDEX, check_model_folder
 from hanlin.settings.export import Package
+from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
 

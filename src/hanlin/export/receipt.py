@@ -22,11 +22,10 @@ from hanlin.engines import Reply, Request, Sampling, open_engine
 from hanlin.engines.llama_cpp_library import Context, LlamaCppModel
 from hanlin.engines.sampling import log_softmax
 from hanlin.errors import UserError
-from hanlin.export.activations import record_kind
 from hanlin.job import Job
 from hanlin.language import answer_language, say
 from hanlin.model_files import ModelFiles
-from hanlin.records import Conversation, Document, held_out_file, read_jsonl
+from hanlin.records import Conversation, Document, held_out_file, read_jsonl, record_kind
 from hanlin.settings.export import Condition, Receipt
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer, write_json_aside

@@ -61,7 +61,7 @@ class Vocabulary:
         writer.add_token_list(list(self.tokens))
         if self.scores:
             writer.add_token_scores(list(self.scores))
-        writer.add_token_types(list(self.types))
+        writer.add_token_types([int(kind) for kind in self.types])
         if self.merges:
             writer.add_token_merges(list(self.merges))
         elif not self.space_before_text:  # llama.cpp sets one unless it is told otherwise
