@@ -111,9 +111,8 @@ def main() -> None:
                 different, total = differing(out / f"model-{file_type}.gguf", made)
                 for file in (out / f"model-{file_type}.gguf", whole, made):
                     file.unlink()
-                print(
-                    f"{file_type}: {ours[-1][0]:.1f} s, {first[0]:.1f} + {second[0]:.1f} s, {different} of {total} bytes"
-                )
+                taken = f"{ours[-1][0]:.1f} s, {first[0]:.1f} + {second[0]:.1f} s"
+                print(f"{file_type}: {taken}, {different} of {total} bytes differ", flush=True)
             result[file_type] = {
                 "ratio": spread([a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]),
                 "seconds": spread([a[0] for a in ours]),

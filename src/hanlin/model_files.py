@@ -155,6 +155,17 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     return files
 
 
+def quantization_of(config: Mapping[str, Any]) -> str:
+    """By which method the weights are quantised (`compressed-tensors`, `bitsandbytes`); empty: not at all."""
+    row = config.get("quantization_config")
+    return str(row.get("quant_method", "?")) if isinstance(row, dict) else ""
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a model folder's weights are in a form of few bits that transformers reads itself."""
+    return (Path(folder) / CONFIG).is_file() and bool(quantization_of(_json_object(Path(folder) / CONFIG)))
+
+
 def is_adapter(folder: Path) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).is_file()
 
@@ -356,7 +367,7 @@ def _check_architecture(config: Mapping[str, Any], where: Path, families: Mappin
     if config.get("auto_map"):
         what = say("the model brings code of its own, which is never run", "模型自带代码，本项目从不运行此类代码")
         raise UserError(what, where, known)
-    if config.get("quantization_config"):
+    if quantization_of(config):
         hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
         raise UserError(say("the weights are already quantised", "权重已被量化"), where, hint)
 

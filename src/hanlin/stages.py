@@ -26,6 +26,7 @@ ARTIFACT_TYPES = (
     "adapter",
     "importance",
     "gguf",
+    "quantized",
     "evaluation",
     "package",
 )
@@ -119,6 +120,10 @@ _TABLE = (
     StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
               "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.divergence", "*.same_likeliest", "contract.mismatches")),
+    StageKind("quantized_model", export.QuantizedModel, "quantized", "hanlin.export.quantized_model:run",
+              "write a model folder in 4 or 8 bits for transformers and vLLM",
+              "写出供 transformers 与 vLLM 使用的 4/8 比特模型",
+              heavy=True, shows=("*.kl", "*.bits_per_weight", "*.same_answers", "contract.mismatches")),
     StageKind("package", export.Package, "package", "hanlin.export.package:run",
               "put a model into the folder that another program takes, and check it",
               "把模型装成其他软件直接可用的文件夹并检查",

@@ -184,3 +184,39 @@ class Package(Settings):
         en="measurements of this model, shown in the card",
         zh="该模型的评测结果，写入模型卡片",
     )
+
+
+class QuantizedModel(Settings):
+    """Write a model folder in fewer bits that transformers and vLLM load, and measure what that cost."""
+
+    model: str = ref("model", en="the model to write", zh="要量化的模型")
+    method: Literal["gptq", "nf4", "int8"] = knob(
+        "gptq",
+        "`gptq`: 4 bits, rounded on your own data; `nf4` and `int8`: bitsandbytes, without data",
+        "gptq：4 比特，用自己的数据校准；nf4 与 int8：bitsandbytes，无需数据",
+    )
+    data: tuple[str, ...] = ref(
+        "conversations",
+        "documents",
+        default=(),
+        en="what `gptq` reads: conversations, rendered by the model's template, or documents",
+        zh="gptq 校准所读的内容：对话（用模型的模板渲染）或文档",
+    )
+    tokens: int = knob(65_536, "`gptq` reads about this many tokens", "gptq 大约读这么多词元", ge=32)
+    window: int = knob(
+        512, "the most tokens of a row; longer records are cut", "每行最多词元数；更长的记录会被切开", ge=16
+    )
+    group_size: Literal[32, 64, 128] = knob(128, "columns that share a scale", "共用一个缩放系数的列数")
+    name: str = knob("hanlin", "what the card calls the model", "卡片中的模型名称", min_length=1)
+    licence: str | None = knob(None, "licence written into the card", "写入卡片的许可证")
+    receipt: Receipt | None = knob(
+        None,
+        "measure it against the model on what was held out: perplexity, divergence, equal answers, speed",
+        "用留出内容与原模型比较：困惑度、散度、回答是否相同、速度",
+    )
+
+    @model_validator(mode="after")
+    def _gptq_reads_data(self) -> Self:
+        if self.method == "gptq" and not self.data:
+            raise ValueError("`gptq` rounds on data: set `data`")
+        return self
