@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hanlin import __version__
-from hanlin.commands import data, package, quantize, single_stage, template, tokens
+from hanlin.commands import data, package, quantize, single_stage, template, tokens, upload
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -341,6 +341,7 @@ def tensorboard(
 
 quantize.add_to(app)
 package.add_to(app)
+upload.add_to(app)
 single_stage.add_to(app, but=("package",))
 app.add_typer(data.app, name="data")
 app.add_typer(template.app, name="template")
