@@ -300,7 +300,7 @@ def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job:
         }
         narrow = _narrow(source, name)
         if narrow:
-            row["tensors_with_other_blocks"] = narrow
+            row |= {"narrow_tensors": sum(narrow.values()), "narrow_tensors_became": narrow}
         if reference is not None:
             row |= proof.compare_probabilities(file, name, reference)
         metrics[name] = row

@@ -153,7 +153,13 @@ class Imatrix(Settings):
 class Package(Settings):
     """Put a model into the folder that another program takes as it stands, checked by the chat contract."""
 
-    model: str = ref("model", "gguf", en="what to package: a model, or GGUF files", zh="要打包的模型或 GGUF 文件")
+    model: str = ref(
+        "model",
+        "gguf",
+        "quantized",
+        en="what to package: a model, one in fewer bits, or GGUF files",
+        zh="要打包的模型、低比特模型或 GGUF 文件",
+    )
     target: Literal["ollama", "lmstudio", "llama_cpp", "vllm", "huggingface"] = knob(
         ..., "the program that takes the folder, or the hub", "使用该文件夹的软件或模型站"
     )
