@@ -98,8 +98,7 @@ def test_a_float32_file_has_the_models_probabilities(make_model: Make, export: E
     assert metrics["F32"]["positions"] > 100
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["apart", "packed"])
-@pytest.mark.parametrize("experts", [4, 8])
+@pytest.mark.parametrize(("experts", "packed"), [(4, False), (8, True)], ids=["apart", "packed"])
 def test_a_model_of_experts_has_the_probabilities_of_transformers(
     make_model: Make, export: Export, experts: int, packed: bool
 ) -> None:
