@@ -25,12 +25,13 @@ Pack = Callable[..., tuple[Path, dict[str, Any]]]
 
 DATA = Ancestor(
     "conversations-1", "conversations", "c" * 64, kind="conversations", settings={"seed_text": "x"},
-    metrics={"rows_kept": 1200}, parents=(Ancestor("chats.jsonl", "file", "f" * 64, "CC-BY-4.0"),),
+    metrics={"rows_kept": 1200}, parents=(
+        Ancestor("chats.jsonl", "file", "f" * 64, "CC-BY-4.0"), Ancestor("hf:someone/chats@1", "hub", "", "mit")),
 )  # fmt: skip
 BASE = Ancestor("hf:meta-llama/Llama-3.1-8B@0e9e39f", "hub", "", "llama3.1")
 TRAINED = Ancestor(
     "sft-1", "model", "a" * 64, kind="sft", settings={"epochs": 2, "lora": {"rank": 64}, "data": ["/home/me/x"]},
-    parents=(BASE, DATA),
+    parents=(DATA, BASE),
 )  # fmt: skip
 RECEIPT = {
     "bytes": 9e6, "bits_per_weight": 8.5, "kl": 0.001, "zh": {

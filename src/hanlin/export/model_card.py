@@ -31,6 +31,12 @@ class Card:
     def ancestors(self) -> list[Ancestor]:
         return [] if self.root is None else list(self.root.walk())
 
+    @property
+    def base(self) -> Ancestor | None:
+        """The model on a hub that training began with, which is what a stage of another kind than data read there."""
+        stages = (node for node in self.ancestors if node.type not in _DATA)
+        return next((parent for node in stages for parent in node.parents if parent.type == "hub"), None)
+
 
 def model_card(card: Card, picture: str = "") -> str:
     """`README.md`: front matter that hubs read, then what it is, how to run it, and what it came from."""
@@ -44,9 +50,8 @@ def _front(card: Card) -> Iterator[str]:
     yield from ("---", "language:", "- zh", "- en")
     if settings.licence:
         yield f"license: {settings.licence}"
-    base = next((node.name for node in card.ancestors if node.type == "hub"), "")
-    if base:
-        yield f"base_model: {base.removeprefix('hf:').partition('@')[0]}"
+    if card.base:
+        yield f"base_model: {card.base.name.removeprefix('hf:').partition('@')[0]}"
     yield f"library_name: {'gguf' if card.files else 'transformers'}"
     yield from ("pipeline_tag: text-generation", "---", "")
 
@@ -87,10 +92,8 @@ def _made(card: Card) -> Iterator[str]:
         told = ", ".join(f"{name} {value}" for name, value in _plain(node.settings))
         yield f"| {node.kind} | {_cell(told)} | `{node.digest[:16]}` |"
     yield ""
-    for node in card.ancestors:
-        if node.type == "hub":
-            yield f"Base · 底座：`{node.name}`" + (f" ({node.licence})" if node.licence else "")
-            yield ""
+    if card.base:
+        yield from (f"Base · 底座：`{card.base.name}`" + (f" ({card.base.licence})" if card.base.licence else ""), "")
 
 
 def _plain(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -108,7 +111,7 @@ def _data(card: Card) -> Iterator[str]:
         return
     yield from ("## Data · 数据", "", "| read by 阶段 | source 来源 | licence 许可 | sha256 |", "|---|---|---|---|")
     for node in sources:
-        files = [parent for parent in node.parents if parent.type == "file"]
+        files = [parent for parent in node.parents if parent.type in ("file", "hub")]
         for parent in files[:_SHOWN_FILES]:
             yield f"| {node.kind} | {_cell(parent.name)} | {_cell(parent.licence or '?')} | `{parent.digest[:16]}` |"
         if len(files) > _SHOWN_FILES:
