@@ -120,6 +120,7 @@ def test_the_hubs_folder_has_a_card_made_from_the_lineage(files: Path, pack: Pac
     for said in (
         "chats.jsonl",
         "CC-BY-4.0",
+        "someone/chats",
         "f" * 16,
         "1,200 records",
         "sft",
