@@ -15,10 +15,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 TYPES = ("Q4_K_M", "Q8_0")
-PAIRS = 3
+PAIRS = int(os.environ.get("HANLIN_PAIRS", "3"))
 SHAPE = {
     "vocab_size": 128256,
     "hidden_size": 1024,
@@ -33,8 +33,20 @@ SHAPE = {
 }
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Seconds of a command from start to end, and its peak memory in bytes."""
+class Taken(NamedTuple):
+    """Of a command, or of several one after another."""
+
+    seconds: float
+    processor_seconds: float
+    peak_bytes: int
+
+    def then(self, other: Taken) -> Taken:
+        processor = self.processor_seconds + other.processor_seconds
+        return Taken(self.seconds + other.seconds, processor, max(self.peak_bytes, other.peak_bytes))
+
+
+def timed(command: list[str]) -> Taken:
+    """What a command takes from start to end."""
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -42,7 +54,7 @@ def timed(command: list[str]) -> tuple[float, int]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command[:3]}: {said[-800:].decode('utf-8', 'replace')}")
-    return time.perf_counter() - begun, usage.ru_maxrss * 1024
+    return Taken(time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def write(model: Path, out: Path, file_type: str) -> None:
@@ -97,8 +109,8 @@ def main() -> None:
         weights = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         result: dict[str, Any] = {"bench": "export", "pairs": PAIRS, "model_bytes": weights, "threads": int(threads)}
         for file_type in TYPES:
-            ours: list[tuple[float, int]] = []
-            theirs: list[tuple[float, int]] = []
+            ours: list[Taken] = []
+            theirs: list[Taken] = []
             steps: list[tuple[float, float]] = []
             for turn in range(PAIRS):
                 out = here / f"ours-{turn}"
@@ -106,20 +118,25 @@ def main() -> None:
                 whole, made = here / "f16.gguf", here / "theirs.gguf"
                 first = timed([sys.executable, str(converter), str(model), "--outtype", "f16", "--outfile", str(whole)])
                 second = timed([str(tools / "llama-quantize"), str(whole), str(made), file_type, threads])
-                theirs.append((first[0] + second[0], max(first[1], second[1])))
-                steps.append((first[0], second[0]))
+                theirs.append(first.then(second))
+                steps.append((first.seconds, second.seconds))
                 different, total = differing(out / f"model-{file_type}.gguf", made)
                 for file in (out / f"model-{file_type}.gguf", whole, made):
                     file.unlink()
-                taken = f"{ours[-1][0]:.1f} s, {first[0]:.1f} + {second[0]:.1f} s"
+                taken = f"{ours[-1].seconds:.1f} s, {first.seconds:.1f} + {second.seconds:.1f} s"
                 print(f"{file_type}: {taken}, {different} of {total} bytes differ", flush=True)
             result[file_type] = {
-                "ratio": spread([a[0] / b[0] for a, b in zip(ours, theirs, strict=True)]),
-                "seconds": spread([a[0] for a in ours]),
-                "their_seconds": spread([b[0] for b in theirs]),
+                "ratio": spread([a.seconds / b.seconds for a, b in zip(ours, theirs, strict=True)]),
+                "processor_ratio": spread(
+                    [a.processor_seconds / b.processor_seconds for a, b in zip(ours, theirs, strict=True)]
+                ),
+                "seconds": spread([a.seconds for a in ours]),
+                "their_seconds": spread([b.seconds for b in theirs]),
                 "their_steps": [round(statistics.median(step), 2) for step in zip(*steps, strict=True)],
-                "peak_mb": round(max(a[1] for a in ours) / 1e6),
-                "their_peak_mb": round(max(b[1] for b in theirs) / 1e6),
+                "processor_seconds": spread([a.processor_seconds for a in ours]),
+                "their_processor_seconds": spread([b.processor_seconds for b in theirs]),
+                "peak_mb": round(max(a.peak_bytes for a in ours) / 1e6),
+                "their_peak_mb": round(max(b.peak_bytes for b in theirs) / 1e6),
                 "differing_bytes": different / total,
             }
     print(json.dumps(result))
