@@ -34,9 +34,10 @@ LAYERS: dict[str, set[str]] = {
     "report": WORDS | {"stages", "artifacts", "recipe", "pipeline", "pages"},
     "settings_page": WORDS | {"stages"},
     "doctor": WORDS,
+    "upload": WORDS | {"artifacts"},
     "commands": WORDS
     | {"tokens", "data", "pages", "engines", "contract", "evaluate", "serve", "commands", "forecast"}
-    | {"stages", "artifacts", "pipeline", "recipe", "report", "settings_page"},
+    | {"stages", "artifacts", "pipeline", "recipe", "report", "settings_page", "upload"},
     "cli": WORDS
     | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"}
     | {"commands"},

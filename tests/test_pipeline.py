@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from hanlin.artifacts import Store, read_manifest
+from hanlin.artifacts import Store, lineage, read_manifest
 from hanlin.errors import UserError
-from hanlin.pipeline import lineage, plan, run
+from hanlin.pipeline import plan, run
 from hanlin.recipe import Recipe, build_recipe
 
 

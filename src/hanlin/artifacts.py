@@ -14,14 +14,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
 import filelock
 
 from hanlin.errors import UserError
-from hanlin.job import SCRATCH
+from hanlin.job import SCRATCH, Ancestor
 from hanlin.language import say
 
 MANIFEST = "manifest.json"
@@ -270,3 +270,41 @@ class Store:
 
 def _shallow(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+
+
+def lineage(folder: Path) -> Ancestor:
+    """Everything that an artifact came from, back to the source files. Raises UserError when a manifest is missing."""
+    folder = folder.resolve()
+    if folder.is_file():
+        folder = folder.parent
+    manifest = read_manifest(folder)
+    if manifest is None:
+        hint = say("name a folder below artifacts/ or runs/", "请给出 artifacts/ 或 runs/ 下的文件夹")
+        raise UserError(say("not an artifact", "不是产物文件夹"), folder, hint)
+    return _ancestor(manifest, folder.parent)
+
+
+def _ancestor(manifest: Manifest, artifacts: Path) -> Ancestor:
+    parents: list[Ancestor] = []
+    for entry in manifest.inputs:
+        files = tuple(Ancestor(item.path, "file", item.sha256, entry.licence) for item in entry.files)
+        if entry.artifact:
+            above = read_manifest(artifacts / entry.artifact)
+            if above is None:
+                parents.append(Ancestor(entry.artifact, "missing", entry.digest))
+                continue
+            node = _ancestor(above, artifacts)
+            parents.append(replace(node, parents=node.parents + files) if files else node)
+        elif files:
+            parents.extend(files)
+        else:
+            parents.append(Ancestor(entry.reference, "hub", entry.digest, entry.licence))
+    return Ancestor(
+        manifest.folder_name,
+        manifest.type,
+        manifest.digest,
+        metrics=manifest.metrics,
+        parents=tuple(parents),
+        kind=manifest.kind,
+        settings=manifest.settings,
+    )

@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanlin import __version__
-from hanlin.commands import chat, data, forecast, generate, quantize, serve, single_stage, template, tokens
+from hanlin.commands import (
+    chat,
+    data,
+    forecast,
+    generate,
+    package,
+    quantize,
+    serve,
+    single_stage,
+    template,
+    tokens,
+    upload,
+)
 from hanlin.commands.output import print_json, print_table
 from hanlin.errors import UserError
 from hanlin.language import say
@@ -20,7 +32,8 @@ from hanlin.stages import KINDS, kind_named
 
 if TYPE_CHECKING:
     from hanlin.artifacts import Store
-    from hanlin.pipeline import Ancestor, Step
+    from hanlin.job import Ancestor
+    from hanlin.pipeline import Step
     from hanlin.recipe import Recipe
 
 app = typer.Typer(
@@ -224,7 +237,7 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
 def lineage(artifact: Path, as_json: AsJson = False) -> None:
     from dataclasses import asdict
 
-    from hanlin.pipeline import lineage as ancestry
+    from hanlin.artifacts import lineage as ancestry
 
     root = ancestry(artifact)
     if as_json:
@@ -295,8 +308,10 @@ def tensorboard(
 chat.add_to(app)
 generate.add_to(app)
 quantize.add_to(app)
+package.add_to(app)
 serve.add_to(app)
-single_stage.add_to(app)
+upload.add_to(app)
+single_stage.add_to(app, but=("package",))
 app.add_typer(data.app, name="data")
 app.add_typer(template.app, name="template")
 app.add_typer(tokens.app, name="tokens")

@@ -9,18 +9,48 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hanlin.language import say
 
 
 @dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A node of a lineage: an artifact, or a source file with its hash and licence."""
+
+    name: str
+    type: str
+    digest: str
+    licence: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    parents: tuple[Ancestor, ...] = ()
+    kind: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def walk(self) -> Iterator[Ancestor]:
+        """This node and everything above it, the nearest first; what stands in several places comes once."""
+        seen: set[tuple[str, str]] = set()
+        left = [self]
+        while left:
+            node = left.pop(0)
+            if (node.name, node.digest) not in seen:
+                seen.add((node.name, node.digest))
+                yield node
+                left += node.parents
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
-    """The artifacts and files that a stage reads: for each reference field of its settings, the paths, in order."""
+    """The artifacts and files that a stage reads: for each reference field of its settings, the paths, in order.
+
+    `lineage` is given to kinds that write down what their inputs came from: for each field the node of each artifact.
+    """
 
     paths: Mapping[str, tuple[Path, ...]]
+    lineage: Mapping[str, tuple[Ancestor, ...]] = field(default_factory=dict)
 
     def one(self, field_name: str) -> Path:
         (path,) = self.paths[field_name]

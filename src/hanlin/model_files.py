@@ -27,6 +27,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 BASE_RECORD = "base.json"
 SUPPORTED = {"llama": "LlamaForCausalLM"}
+WITH_EXPERTS = {"mixtral": "MixtralForCausalLM"}
+"""What can be exported and asked, but not trained: several feed-forward networks in each layer, chosen by a router."""
 
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -130,8 +132,10 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
     return tensors
 
 
-def check_model_folder(folder: Path) -> ModelFiles:
+def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     """What lies in a Llama model folder. Raises UserError, with place and hint, unless it can be loaded as it is.
+
+    With `experts` a Mixtral-shaped model is taken as well, its experts' matrices apart or packed into one tensor.
 
     Refused: no `config.json`, another architecture, code of its own, quantised weights, pickled weights only, cut or
     missing weight files, tensors missing or of another shape than the configuration says, a tied model with an output
@@ -143,12 +147,23 @@ def check_model_folder(folder: Path) -> ModelFiles:
     if not (folder / CONFIG).is_file():
         raise UserError(say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, _why_no_config(folder))
     config = _json_object(folder / CONFIG)
-    _check_architecture(config, folder / CONFIG)
+    _check_architecture(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
     tensors = _weights(folder)
     _check_tensors(config, tensors, folder)
     files = ModelFiles(folder, config, tensors)
     _check_vocabulary(files)
     return files
+
+
+def quantization_of(config: Mapping[str, Any]) -> str:
+    """By which method the weights are quantised (`compressed-tensors`, `bitsandbytes`); empty: not at all."""
+    row = config.get("quantization_config")
+    return str(row.get("quant_method", "?")) if isinstance(row, dict) else ""
+
+
+def is_quantized(folder: Path) -> bool:
+    """Whether a model folder's weights are in a form of few bits that transformers reads itself."""
+    return (Path(folder) / CONFIG).is_file() and bool(quantization_of(_json_object(Path(folder) / CONFIG)))
 
 
 def is_adapter(folder: Path) -> bool:
@@ -269,8 +284,13 @@ def check_base(adapter: Path, base: ModelFiles) -> None:
     )  # fmt: skip
 
 
-def llama_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama model by name, with its shape; a tied model has no tensor of its own for the head."""
+PACKED_EXPERTS = "model.layers.{}.mlp.experts.gate_up_proj"
+"""Where transformers 5 keeps the experts of a layer in one tensor [experts, gate and up rows, hidden]."""
+
+
+def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a Llama model by name, with its shape; a tied model has no tensor of its own for the head. A
+    configuration with `num_local_experts` is Mixtral's, whose experts lie apart or are packed."""
     hidden, wide = int(config["hidden_size"]), int(config["intermediate_size"])
     heads = int(config["num_attention_heads"])
     shared = int(config.get("num_key_value_heads") or heads)
@@ -280,10 +300,15 @@ def llama_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         "self_attn.k_proj": (shared * head, hidden),
         "self_attn.v_proj": (shared * head, hidden),
         "self_attn.o_proj": (hidden, heads * head),
-        "mlp.gate_proj": (wide, hidden),
-        "mlp.up_proj": (wide, hidden),
-        "mlp.down_proj": (hidden, wide),
     }
+    experts = int(config.get("num_local_experts") or 0)
+    if not experts:
+        projections |= {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
+    elif not packed_experts:
+        projections["block_sparse_moe.gate"] = (experts, hidden)
+        for expert in range(experts):
+            place = f"block_sparse_moe.experts.{expert}"
+            projections |= {f"{place}.w1": (wide, hidden), f"{place}.w2": (hidden, wide), f"{place}.w3": (wide, hidden)}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (int(config["vocab_size"]), hidden)}
     for layer in range(int(config["num_hidden_layers"])):
         block = f"model.layers.{layer}."
@@ -291,6 +316,10 @@ def llama_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             shapes[f"{block}{name}.weight"] = shape
             if config.get("attention_bias" if name.startswith("self_attn") else "mlp_bias"):
                 shapes[f"{block}{name}.bias"] = shape[:1]
+        if experts and packed_experts:
+            shapes[f"{block}mlp.gate.weight"] = (experts, hidden)
+            shapes[PACKED_EXPERTS.format(layer)] = (experts, 2 * wide, hidden)
+            shapes[f"{block}mlp.experts.down_proj"] = (experts, hidden, wide)
         shapes[f"{block}input_layernorm.weight"] = shapes[f"{block}post_attention_layernorm.weight"] = (hidden,)
     shapes["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings"):
@@ -325,25 +354,27 @@ def _weights(folder: Path) -> dict[str, TensorEntry]:
     return tensors
 
 
-def _check_architecture(config: Mapping[str, Any], where: Path) -> None:
-    known = say(f"supported: {', '.join(SUPPORTED.values())}", f"支持：{'、'.join(SUPPORTED.values())}")
+def _check_architecture(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
+    known = say(f"supported: {', '.join(families.values())}", f"支持：{'、'.join(families.values())}")
     named = [str(name) for name in config.get("architectures") or ()]
     architecture = named[0] if named else str(config.get("model_type"))
     family = str(config.get("model_type"))
-    if family not in SUPPORTED or (named and named[0] != SUPPORTED[family]):
+    if family not in families or (named and named[0] != families[family]):
         what = say(f"the architecture {architecture} is not supported", f"不支持模型结构 {architecture}")
+        if family in WITH_EXPERTS:
+            what += say(" here: it can be exported and asked, not trained", "：只能导出与提问，不能训练")
         raise UserError(what, where, known)
     if config.get("auto_map"):
         what = say("the model brings code of its own, which is never run", "模型自带代码，本项目从不运行此类代码")
         raise UserError(what, where, known)
-    if config.get("quantization_config"):
+    if quantization_of(config):
         hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
         raise UserError(say("the weights are already quantised", "权重已被量化"), where, hint)
 
 
 def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], folder: Path) -> None:
     try:
-        expected = llama_shapes(config)
+        expected = llama_shapes(config, packed_experts=PACKED_EXPERTS.format(0) in tensors)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = say(f"the configuration lacks or misstates {error}", f"配置缺少或写错 {error}")
         raise UserError(what, folder / CONFIG, _copy_again()) from error

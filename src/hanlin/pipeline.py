@@ -198,7 +198,7 @@ def _local(entry: InputEntry, path: Path, item: Reference, where: str, store: St
             raise UserError(say(f"{path} is not a {wanted}", f"{path} 不是 {wanted}"), where, hint)
         _check_type(made, item, where)
         if made == "model":
-            check_model_folder(paths[0])
+            check_model_folder(paths[0], experts=True)
     files = tuple(
         FileEntry(relative, file.stat().st_size, store.digest_file(file))
         for base in paths
@@ -368,45 +368,3 @@ def progress_of(step: Step, store: Store) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return row if isinstance(row, dict) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Ancestor:
-    """A node of a lineage: an artifact, or a source file with its hash and licence."""
-
-    name: str
-    type: str
-    digest: str
-    licence: str = ""
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    parents: tuple[Ancestor, ...] = ()
-
-
-def lineage(folder: Path) -> Ancestor:
-    """Everything that an artifact came from, back to the source files. Raises UserError when a manifest is missing."""
-    folder = folder.resolve()
-    if folder.is_file():
-        folder = folder.parent
-    manifest = read_manifest(folder)
-    if manifest is None:
-        hint = say("name a folder below artifacts/ or runs/", "请给出 artifacts/ 或 runs/ 下的文件夹")
-        raise UserError(say("not an artifact", "不是产物文件夹"), folder, hint)
-    return _ancestor(manifest, folder.parent)
-
-
-def _ancestor(manifest: Manifest, artifacts: Path) -> Ancestor:
-    parents: list[Ancestor] = []
-    for entry in manifest.inputs:
-        files = tuple(Ancestor(item.path, "file", item.sha256, entry.licence) for item in entry.files)
-        if entry.artifact:
-            above = read_manifest(artifacts / entry.artifact)
-            if above is None:
-                parents.append(Ancestor(entry.artifact, "missing", entry.digest))
-                continue
-            node = _ancestor(above, artifacts)
-            parents.append(replace(node, parents=node.parents + files) if files else node)
-        elif files:
-            parents.extend(files)
-        else:
-            parents.append(Ancestor(entry.reference, "hub", entry.digest, entry.licence))
-    return Ancestor(manifest.folder_name, manifest.type, manifest.digest, "", manifest.metrics, tuple(parents))

@@ -259,3 +259,13 @@ def held_out_file(path: Path) -> Path:
         hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
         raise UserError(what, path, hint)
     return file
+
+
+def record_kind(file: Path) -> type[Conversation] | type[Document]:
+    """What the records of a file are, by its first line; the reader says what is wrong with others."""
+    with file.open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"{}")
+    try:
+        return Conversation if "messages" in json.loads(first) else Document
+    except (ValueError, TypeError):
+        return Document

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from hanlin import __version__, pages
-from hanlin.artifacts import Manifest, Store
+from hanlin.artifacts import Manifest, Store, lineage
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.pipeline import Step, lineage
+from hanlin.pipeline import Step
 from hanlin.recipe import Recipe, Target
 
 _WORDS_ZH = {

@@ -27,7 +27,9 @@ ARTIFACT_TYPES = (
     "adapter",
     "importance",
     "gguf",
+    "quantized",
     "evaluation",
+    "package",
 )
 
 
@@ -36,7 +38,7 @@ class StageKind:
     """One kind of stage. `version` is raised by hand when equal settings would give another result.
 
     `heavy` kinds import torch; `group` kinds may be launched as several processes; `shows` are the metrics that say
-    in a line what such a stage changed (none: all plain ones).
+    in a line what such a stage changed (none: all plain ones); `lineage` kinds write down what their inputs came from.
     """
 
     name: str
@@ -49,6 +51,7 @@ class StageKind:
     heavy: bool = False
     group: bool = False
     shows: tuple[str, ...] = ()
+    lineage: bool = False
 
     def type_made(self, settings: Settings) -> str:
         return self.makes if isinstance(self.makes, str) else self.makes(settings)
@@ -121,8 +124,17 @@ _TABLE = (
               "measure which columns of a model's matrices matter on your data", "用自己的数据测量模型矩阵各列的重要性",
               heavy=True, shows=("tokens", "rows", "entries")),
     StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf:run",
-              "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=3, heavy=True,
-              shows=("picked", "*.kl", "*.bits_per_weight", "*.divergence", "*.same_likeliest", "contract.mismatches")),
+              "write quantised GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
+              shows=("picked", "*.kl", "*.bits_per_weight", "*.narrow_tensors", "*.divergence", "*.same_likeliest",
+                     "contract.mismatches")),
+    StageKind("quantized_model", export.QuantizedModel, "quantized", "hanlin.export.quantized_model:run",
+              "write a model folder in 4 or 8 bits for transformers and vLLM",
+              "写出供 transformers 与 vLLM 使用的 4/8 比特模型",
+              heavy=True, shows=("*.kl", "*.bits_per_weight", "*.same_answers", "contract.mismatches")),
+    StageKind("package", export.Package, "package", "hanlin.export.package:run",
+              "put a model into the folder that another program takes, and check it",
+              "把模型装成其他软件直接可用的文件夹并检查",
+              heavy=True, lineage=True, shows=("target", "files", "bytes", "contract.mismatches")),
     StageKind("evaluate", evaluate.Evaluate, "evaluation", "hanlin.evaluate.questions:run",
               "ask held-out questions and judge the answers", "用留出问题提问并评判回答", heavy=True,
               shows=("questions", "exact_match", "chinese_answer_share", "stop_share", "same_greedy_share")),

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from hanlin import __version__
-from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store
+from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store, lineage
 from hanlin.errors import UserError
-from hanlin.job import SCRATCH, Inputs, Job, Progress
+from hanlin.job import SCRATCH, Ancestor, Inputs, Job, Progress
 from hanlin.language import say
 from hanlin.stages import KINDS
 
@@ -290,15 +290,18 @@ def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
     settings = kind.settings.model_validate(job["settings"])
     module, _, function = kind.run.partition(":")
     paths: dict[str, tuple[Path, ...]] = {}
+    ancestors: dict[str, tuple[Ancestor, ...]] = {}
     for row in job["inputs"]:
         name = row["entry"]["field"]
         found = tuple(Path(path) for path in row["paths"]) or _download(row["entry"])
         paths[name] = paths.get(name, ()) + found
+        if kind.lineage and row["entry"]["artifact"]:
+            ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
     progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
     work = getattr(importlib.import_module(module), function)
     cores = job.get("threads") or _cores()
     launched = Job(job["seed"], progress, job["processes"], cores, job.get("ray") or "")
-    metrics: dict[str, Any] = work(settings, Inputs(paths), partial, launched)
+    metrics: dict[str, Any] = work(settings, Inputs(paths, ancestors), partial, launched)
     progress.done()
     return metrics
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from hanlin.export.gguf import run
 from hanlin.job import Inputs, Job
@@ -24,7 +24,12 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
     """Saves a random model over a tokenizer (the tiny one); weights are large enough that its choices are clear."""
 
     def make(
-        tokenizer: Path = tiny_tokenizer, *, dtype: torch.dtype = torch.float32, more_rows: int = 0, **config: Any
+        tokenizer: Path = tiny_tokenizer,
+        *,
+        dtype: torch.dtype = torch.float32,
+        more_rows: int = 0,
+        packed_experts: bool = False,
+        **config: Any,
     ) -> Path:
         read = Tokenizer.load(tokenizer)
         shape = {
@@ -41,13 +46,15 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
             "tie_word_embeddings": False,
         }
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**{**shape, **config}))
+        mixed = "num_local_experts" in config
+        kinds = (MixtralConfig, MixtralForCausalLM) if mixed else (LlamaConfig, LlamaForCausalLM)
+        model: Any = kinds[1](kinds[0](**{**shape, **config}))
         for name, weight in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.1)
         folder = tmp_path_factory.mktemp("model")
         read.save(folder)
-        model.to(dtype).save_pretrained(folder)
+        model.to(dtype).save_pretrained(folder, save_original_format=not packed_experts)
         return folder
 
     return make

@@ -98,6 +98,31 @@ def test_a_float32_file_has_the_models_probabilities(make_model: Make, export: E
     assert metrics["F32"]["positions"] > 100
 
 
+@pytest.mark.parametrize(("experts", "packed"), [(4, False), (8, True)], ids=["apart", "packed"])
+def test_a_model_of_experts_has_the_probabilities_of_transformers(
+    make_model: Make, export: Export, experts: int, packed: bool
+) -> None:
+    model = make_model(num_local_experts=experts, num_experts_per_tok=2, packed_experts=packed, intermediate_size=96)
+    out, metrics = export(model, "F32", "Q8_0")
+    assert metrics["F32"]["divergence"] < 1e-8
+    assert metrics["Q8_0"]["divergence"] < 5e-2
+    found = metadata_of(out / "model-F32.gguf")
+    assert (found["llama.expert_count"], found["llama.expert_used_count"]) == (experts, 2)
+    assert found["general.architecture"] == "llama"
+
+
+def test_rows_that_a_type_cannot_hold_get_another_and_the_manifest_says_how_many(
+    make_model: Make, export: Export
+) -> None:
+    out, metrics = export(make_model(hidden_size=96, intermediate_size=80), "Q4_K_M", compare=False)
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors_in(out / "model-Q4_K_M.gguf").items()}
+    assert kinds["blk.0.attn_q.weight"] == "Q5_0"  # rows of 96: no blocks of 256, but of 32
+    assert kinds["blk.0.ffn_down.weight"] == "F16"  # rows of 80: neither
+    narrow = metrics["Q4_K_M"]["narrow_tensors_became"]
+    assert sum(narrow.values()) == metrics["Q4_K_M"]["narrow_tensors"] == 16
+    assert narrow["F16"] == 2
+
+
 def test_bfloat16_weights_stay_as_they_are_in_a_bfloat16_file(make_model: Make, export: Export) -> None:
     model = make_model(dtype=torch.bfloat16)
     out, _ = export(model, "BF16", compare=False)

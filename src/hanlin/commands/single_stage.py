@@ -5,7 +5,9 @@ Owns how words of a command line become settings. Does not own the stage's check
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,16 @@ if TYPE_CHECKING:
     from hanlin.stages import StageKind
 
 
-def add_to(app: typer.Typer) -> None:
-    """Give `app` a command for every kind."""
+def add_to(app: typer.Typer, *, but: Collection[str] = ()) -> None:
+    """Give `app` a command for every kind, `but` those that have one of their own."""
     for kind in KINDS.values():
-        _add(app, kind)
+        if kind.name not in but:
+            _add(app, kind)
+
+
+def quoted(text: str) -> str:
+    """A text as a word of a command line that is read as a text, whatever is in it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def print_settings(kind: StageKind) -> None:

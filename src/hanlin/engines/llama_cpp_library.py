@@ -135,6 +135,8 @@ _P, _I32, _I64, _BOOL = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ggml_blck_size": (_I64, [_I32]),
     "ggml_row_size": (ctypes.c_size_t, [_I32, _I64]),
+    "ggml_bf16_to_fp32_row": (None, [_P, _P, _I64]),
+    "ggml_fp16_to_fp32_row": (None, [_P, _P, _I64]),
     "ggml_quantize_chunk": (ctypes.c_size_t, [_I32, _P, _P, _I64, _I64, _I64, _P]),
     "llama_log_set": (None, [_P, _P]),
     "llama_backend_init": (None, []),
@@ -256,6 +258,16 @@ def quantize_rows(
     written = library().ggml_quantize_chunk(kind, rows.ctypes.data, into.ctypes.data, 0, count, columns, weights)
     if written != into.nbytes:
         raise RuntimeError(f"ggml_quantize_chunk wrote {written} bytes of {into.nbytes}")
+
+
+def as_float32(stored: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    """Stored numbers of `kind` (`BF16` and `F16` as uint16, or `F32`) as float32, exactly; the call holds no lock."""
+    if kind == "F32":
+        return stored
+    into = np.empty(stored.shape, np.float32)
+    convert = library().ggml_bf16_to_fp32_row if kind == "BF16" else library().ggml_fp16_to_fp32_row
+    convert(stored.ctypes.data, into.ctypes.data, stored.size)
+    return into
 
 
 class LlamaCppModel:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hanlin.engines import ENGINES, FOR_GGUF, Engine, gguf_files, open_engine
-from hanlin.errors import UserError, did_you_mean
+from hanlin.engines import ENGINES, FOR_GGUF, Engine, choose_gguf, gguf_files, open_engine
+from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.model_files import CONFIG, is_adapter
 from hanlin.tokens.chat_template import ChatTemplate
@@ -45,7 +45,7 @@ def find_model(path: Path, file: str = "") -> Found:
         raise UserError(what, path, _hint_of_path())
     candidates = gguf_files(path)
     if candidates:
-        return Found(_chosen(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
+        return Found(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
     if file:
         what = say(f"'{file}' was asked for, but there is no GGUF file here", f"指定了“{file}”，但这里没有 GGUF 文件")
         raise UserError(what, path)
@@ -123,30 +123,6 @@ def sampling_of(folder: Path) -> dict[str, Any]:
         return {"temperature": 0.0}
     names = ("temperature", "top_p", "top_k", "repetition_penalty")
     return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}
-
-
-def _chosen(candidates: list[Path], path: Path, file: str) -> Path:
-    if not file:
-        return max(candidates, key=lambda candidate: (candidate.stat().st_size, candidate.name))
-    wanted = file.lower()
-    fitting = [
-        candidate
-        for candidate in candidates
-        if wanted in (candidate.name.lower(), candidate.stem.lower()) or _type_of(candidate) == wanted
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    what = (
-        say(f"several GGUF files fit '{file}'", f"有多个 GGUF 文件符合“{file}”")
-        if fitting
-        else say(f"no GGUF file fits '{file}'", f"没有符合“{file}”的 GGUF 文件")
-    )
-    raise UserError(what, path, did_you_mean(file, [candidate.name for candidate in fitting or candidates]))
-
-
-def _type_of(file: Path) -> str:
-    """The quantisation that a GGUF file's name ends with: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
-    return re.split(r"[-.]", file.stem)[-1].lower()
 
 
 def _hint_of_path() -> str:

@@ -6,7 +6,6 @@ of it. The sums are llama.cpp's `llama-imatrix`'s: of squares, by input column, 
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +23,10 @@ from hanlin.export.llama_tensors import PARTS
 from hanlin.job import Inputs, Job, Progress
 from hanlin.language import say
 from hanlin.model.loading import exact_dtype, load_model
-from hanlin.model.saving import template_of
 from hanlin.model_files import check_model_folder, is_adapter
-from hanlin.records import Conversation, Document, read_jsonl
+from hanlin.records import Conversation, Document, read_jsonl, record_kind
 from hanlin.settings.export import Imatrix
+from hanlin.tokens.beside import template_of
 from hanlin.tokens.tokenizer import Tokenizer
 
 _SAVED_EVERY = 64  # rows
@@ -142,16 +141,6 @@ def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequenc
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for document in read_jsonl(file, Document):
         yield lambda document=document: [*begin, *tokenizer.encode(document.text)]  # type: ignore[misc]
-
-
-def record_kind(file: Path) -> type[Conversation] | type[Document]:
-    """What the records of a file are, by its first line; the reader says what is wrong with others."""
-    with file.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"{}")
-    try:
-        return Conversation if "messages" in json.loads(first) else Document
-    except (ValueError, TypeError):
-        return Document
 
 
 def _data_file(path: Path) -> Path:

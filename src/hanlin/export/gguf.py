@@ -6,13 +6,11 @@ Owns the order of the work, the files and their metadata. Does not own the tenso
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import shutil
+import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,17 +25,18 @@ from hanlin.contract import check as contract
 from hanlin.engines import gguf_files
 from hanlin.errors import UserError
 from hanlin.export import proof, receipt
+from hanlin.export.disk import check_space, full_disk
 from hanlin.export.importance import MATRIX_FILES, Importance, read_importance
-from hanlin.export.llama_tensors import Tensor, rope_of, tensors_of
+from hanlin.export.llama_tensors import Made, Stored, Tensor, rope_of, tensors_of
 from hanlin.export.mixtures import FILE_TYPES, UNQUANTISED, Shape, needs_importance, tensor_type
 from hanlin.export.quantize import Quantizer, stored_bytes
 from hanlin.export.receipt_page import write_card
 from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.model.saving import save_tokenizer, template_of
 from hanlin.model_files import CONFIG, ModelFiles, check_model_folder, is_adapter
 from hanlin.settings.export import Gguf, conditions_of
+from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json, write_json_aside
 
@@ -62,12 +61,17 @@ class Source:
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(tensors_of(self.files))
 
+    @property
+    def experts(self) -> int:
+        return int(self.files.config.get("num_local_experts") or 0)
+
     @cached_property
     def shape(self) -> Shape:
         config = self.files.config
         heads = int(config["num_attention_heads"])
         shared = int(config.get("num_key_value_heads") or heads)
-        return Shape(int(config["num_hidden_layers"]), heads, shared, bool(config.get("tie_word_embeddings")))
+        tied = bool(config.get("tie_word_embeddings"))
+        return Shape(int(config["num_hidden_layers"]), heads, shared, tied, self.experts)
 
     @property
     def weights(self) -> int:
@@ -116,8 +120,10 @@ class Source:
         ]
 
     def weights_of(self, tensor: Tensor) -> NDArray[np.float32] | None:
-        """What the importance matrix, where there is one, says of a tensor's columns."""
-        return None if self.importance is None else self.importance.weights(tensor.name, tensor.shape[-1])
+        """What the importance matrix, where there is one, says of the columns of each of a tensor's parts."""
+        if self.importance is None:
+            return None
+        return self.importance.weights(tensor.name, tensor.shape[-1], len(tensor.parts))
 
     def bits_per_weight(self, file_type: str) -> float:
         return round(8 * sum(self.sizes(file_type)) / self.weights, 3)
@@ -141,7 +147,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         check_importance(source, name)
     held_out = inputs.many("receipt.held_out")
     if settings.receipt is None:
-        _write_files(settings.types, settings, source, out, job)
+        write_files(settings.types, settings, source, out, job)
         return _prove(settings.types, settings, source, out, job)
     reference = receipt.prepare(
         settings.receipt, held_out, source.files, source.tokenizer, source.template, job.scratch(out), job
@@ -151,7 +157,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     if settings.pick:
         kept = (_smallest(settings, source, reference, receipts, out, job),)
     else:
-        _write_files(kept, settings, source, out, job)
+        write_files(kept, settings, source, out, job)
     receipts |= {name: _receipt(name, source, reference, out, job) for name in kept}
     metrics = _prove(kept, settings, source, out, job)
     for chosen in kept:
@@ -185,10 +191,10 @@ def _smallest(
     conditions = conditions_of(settings.pick)
     for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
         if not _receipt_file(name, out, job).is_file():
-            _write_files((name,), settings, source, out, job)
+            write_files((name,), settings, source, out, job)
         receipts[name] = _receipt(name, source, reference, out, job)
         if not receipt.failing(receipts[name], conditions):
-            _write_files((name,), settings, source, out, job)
+            write_files((name,), settings, source, out, job)
             return name
         _file(out, name).unlink(missing_ok=True)
     shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in receipts.items())
@@ -213,15 +219,16 @@ def _receipt(name: str, source: Source, reference: receipt.Reference, out: Path,
     return read_json(file)
 
 
-def _write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+    """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
     left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
-    _check_space(out, total)
+    check_space(out, total)
     done = 0
     quantizer = Quantizer()
     try:
         for name in left:
-            with _full_disk(out):
+            with full_disk(out):
                 aside = job.scratch(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
                 for size in write_tensors(aside, source, name, quantizer):
@@ -242,7 +249,7 @@ def read_source(folder: Path, importance: Path | None = None) -> Source:
     if is_adapter(folder):
         what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
         raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
-    files = check_model_folder(folder)
+    files = check_model_folder(folder, experts=True)
     activation = files.config.get("hidden_act", "silu")
     if activation != "silu":
         what = say(
@@ -277,7 +284,7 @@ def check_importance(source: Source, file_type: str) -> None:
 
 
 def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
-    with _full_disk(out):
+    with full_disk(out):
         save_tokenizer(source.tokenizer, source.template, out)
     reference = proof.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = proof.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
@@ -293,7 +300,7 @@ def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job:
         }
         narrow = _narrow(source, name)
         if narrow:
-            row["tensors_with_other_blocks"] = narrow
+            row |= {"narrow_tensors": sum(narrow.values()), "narrow_tensors_became": narrow}
         if reference is not None:
             row |= proof.compare_probabilities(file, name, reference)
         metrics[name] = row
@@ -323,30 +330,35 @@ def _file(out: Path, file_type: str) -> Path:
 def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
     """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
 
-    The keys are those of the GGUF specification (ggml, `docs/gguf.md`) that llama.cpp reads for `llama`.
+    The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantiser. For Mixtral
+    they are `llama` too.
     """
-    writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    writer = _Writer(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
     config = source.files.config
     writer.add_type("model")
     writer.add_name(settings.name)
-    writer.add_size_label(gguf.size_label(source.weights, source.weights, 0, 0))
+    writer.add_size_label(_size_label(source))
     if settings.licence:
         writer.add_license(settings.licence)
-    writer.add_file_type(FILE_TYPES[file_type].number)
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_block_count(source.shape.layers)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(source.shape.heads)
     writer.add_head_count_kv(source.shape.shared_heads)
-    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
-    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
-    writer.add_key_length(head_size)
-    writer.add_value_length(head_size)
-    writer.add_rope_dimension_count(head_size)
-    writer.add_vocab_size(source.files.vocabulary_rows)
     _add_rope(writer, rope_of(config))
+    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    if source.experts:
+        writer.add_expert_count(source.experts)
+        writer.add_expert_used_count(int(config["num_experts_per_tok"]))
+    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
+    if config.get("head_dim"):
+        writer.add_key_length(head_size)
+        writer.add_value_length(head_size)
+    writer.add_vocab_size(source.files.vocabulary_rows)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_file_type(FILE_TYPES[file_type].number)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     source.vocabulary.add_to(writer)
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
@@ -364,6 +376,33 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+class _Writer(gguf.GGUFWriter):
+    """The package's writer, which spends seconds on a vocabulary: it packs item by item."""
+
+    def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
+        if vtype != gguf.GGUFValueType.ARRAY or sub_type is not None or not isinstance(val, list):
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        kinds = {type(item) for item in val}
+        if kinds == {str}:
+            texts = [text.encode() for text in val]
+            packed = b"".join([part for text in texts for part in (len(text).to_bytes(8, "little"), text)])
+        elif kinds in ({float}, {int}):
+            packed = np.array(val, "<f4" if kinds == {float} else "<i4").tobytes()
+        else:
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        item = gguf.GGUFValueType.get_type(val[0])
+        head = struct.pack("<I", vtype) if add_vtype else b""
+        return head + struct.pack("<IQ", item, len(val)) + packed
+
+
+def _size_label(source: Source) -> str:
+    """`8B`, or `8x7B` of experts, as llama.cpp's converter counts them (`gguf.size_label`)."""
+    of_experts = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
+    others = source.weights - of_experts
+    one = of_experts // source.experts if source.experts else 0
+    return str(gguf.size_label(source.weights, others, one, source.experts))
 
 
 def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
@@ -386,9 +425,13 @@ def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantiz
     with path.open("ab") as file:
         for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            for slab in quantizer.slabs(kind, tensor.matrix, _Checked(tensor, kind), source.weights_of(tensor)):
-                file.write(slab.data)
-                yield slab.nbytes
+            importance = source.weights_of(tensor)
+            for place, part in enumerate(tensor.parts):
+                read = _Checked(tensor.name, part, kind)
+                weights = None if importance is None else importance[place]
+                for slab in quantizer.slabs(kind, tensor.matrix, read, weights):
+                    file.write(slab.data)
+                    yield slab.nbytes
         file.write(bytes(-file.tell() % _ALIGNMENT))
 
 
@@ -396,12 +439,12 @@ def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantiz
 class _Checked:
     """A tensor's rows, refused where the file's type cannot hold them."""
 
-    tensor: Tensor
+    name: str
+    part: Stored | Made
     kind: Ggml
 
     def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
-        rows = self.tensor.rows(start, stop)
-        name = self.tensor.name
+        rows, name = self.part.read(start, stop), self.name
         if not np.isfinite(rows).all():
             what = say(f"'{name}' holds values that are no numbers", f"“{name}”中有非数值（NaN 或无穷）")
             raise UserError(
@@ -411,24 +454,3 @@ class _Checked:
             what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
             raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
         return rows
-
-
-def _check_space(out: Path, needed: int) -> None:
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        what = say(
-            f"the files need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free",
-            f"文件需要 {needed / 1e9:.2f} GB，磁盘仅剩 {free / 1e9:.2f} GB",
-        )
-        raise UserError(what, out, say("free space or name fewer types", "请清理磁盘或减少类型"))
-
-
-@contextmanager
-def _full_disk(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        what = say(f"no space to write the file: {error.strerror}", f"没有空间写入文件：{error.strerror}")
-        raise UserError(what, out, say("free space and run again", "请清理磁盘后重新运行")) from error

@@ -29,11 +29,14 @@ _LARGEST_COUNT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """The inputs of one matrix, summed over `count` positions: their squares [columns] and, where known, themselves."""
+    """The inputs of one matrix, summed over `count` positions: their squares [columns] and, where known, themselves.
+
+    Of stacked experts the columns of each follow one another, and `by_expert` says over how many positions each is."""
 
     squares: NDArray[np.float32]
     count: int
     sums: NDArray[np.float32] | None = None
+    by_expert: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +48,27 @@ class Importance:
     chunks: int
     chunk_size: int
 
-    def weights(self, name: str, columns: int) -> NDArray[np.float32] | None:
-        """The mean square [columns] of a tensor's inputs; None where it was not measured.
+    def weights(self, name: str, columns: int, parts: int = 1) -> NDArray[np.float32] | None:
+        """The mean square [parts, columns] of a tensor's inputs, `parts` being its experts; None where it was not
+        measured. An expert that was never chosen has ones.
 
         Raises UserError when the matrix belongs to a model of another width.
         """
         used = self.used.get(name)
         if used is None:
             return None
-        if len(used.squares) != columns:
+        if len(used.squares) != parts * columns:
             if name == "token_embd.weight":
                 return None  # of a tied output matrix, measured elsewhere
             what = say(
-                f"the importance matrix has {len(used.squares)} columns for '{name}', the model {columns}",
-                f"重要性矩阵中“{name}”有 {len(used.squares)} 列，模型有 {columns} 列",
+                f"the importance matrix has {len(used.squares)} columns for '{name}', the model {parts * columns}",
+                f"重要性矩阵中“{name}”有 {len(used.squares)} 列，模型有 {parts * columns} 列",
             )
             hint = say("it was collected on another model", "它来自另一个模型")
             raise UserError(what, None, hint)
-        return used.squares / np.float32(used.count) if used.count else np.ones(columns, np.float32)
+        counts = np.array(used.by_expert or (used.count,) * parts, np.float32)[:, None]
+        means = used.squares.reshape(parts, columns) / np.maximum(counts, 1)
+        return np.where(counts > 0, means, np.float32(1.0)).astype(np.float32)
 
     def metadata(self, file: str) -> dict[str, str | int]:
         """What llama.cpp's quantiser writes of the matrix into the files that it makes."""
@@ -108,8 +114,10 @@ def _read_gguf(path: Path) -> Importance:
     for place, squares in tensors.items():
         name, dot, kind = place.rpartition(".")
         if dot and kind == "in_sum2":
-            (count,) = tensors[f"{name}.counts"]
-            used[name] = Used(squares, round(float(count)), tensors.get(f"{name}.in_sum"))
+            counts = tuple(round(float(count)) for count in tensors[f"{name}.counts"])
+            if len(squares) % len(counts):
+                raise ValueError("counts of other experts")
+            used[name] = Used(squares, max(counts), tensors.get(f"{name}.in_sum"), counts if len(counts) > 1 else ())
     if not used:
         raise ValueError("no sums in it")
 
@@ -128,10 +136,11 @@ def _write_gguf(path: Path, importance: Importance) -> None:
     writer.add_uint32("imatrix.chunk_count", importance.chunks)
     writer.add_uint32("imatrix.chunk_size", importance.chunk_size)
     for name, used in sorted(importance.used.items()):
-        writer.add_tensor(f"{name}.in_sum2", used.squares.reshape(1, -1))
-        writer.add_tensor(f"{name}.counts", np.full((1, 1), used.count, np.float32))
+        counts = np.array(used.by_expert or (used.count,), np.float32)[:, None]
+        writer.add_tensor(f"{name}.in_sum2", used.squares.reshape(len(counts), -1))
+        writer.add_tensor(f"{name}.counts", counts)
         if used.sums is not None:
-            writer.add_tensor(f"{name}.in_sum", used.sums.reshape(1, -1))
+            writer.add_tensor(f"{name}.in_sum", used.sums.reshape(len(counts), -1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,7 +1,8 @@
 """Which ggml type each tensor of a GGUF file gets: what a name such as `Q4_K_M` stands for.
 
 Owns the mixtures (`Q4_K_M` is Q4_K with its most sensitive tensors in Q6_K) and which types need an importance matrix.
-Does not own the bytes (`quantize`). Source: llama.cpp, `src/llama-quant.cpp`, for the architecture `llama`.
+Does not own the bytes (`quantize`). Source: llama.cpp, `src/llama-quant.cpp`, for the architecture `llama`, which is
+Mixtral's as well.
 """
 
 from __future__ import annotations
@@ -85,11 +86,17 @@ class Shape:
     heads: int
     shared_heads: int
     tied: bool
+    experts: int = 0
 
     @property
     def grouped(self) -> bool:
         """Whether four or more query heads share a value head, so that the value matrix is small: it gets more bits."""
         return self.heads // self.shared_heads >= 4
+
+    @property
+    def is_8x7b(self) -> bool:
+        """Mixtral's eight experts, beside which every matrix of the attention is small."""
+        return self.experts == 8
 
     @property
     def is_70b(self) -> bool:
@@ -132,7 +139,7 @@ def tensor_type(
     not fit the blocks of the chosen type, a near type with smaller blocks takes its place.
     """
     usual = FILE_TYPES[file_type].usual
-    if dimensions < 2 or name.endswith("_norm.weight"):
+    if dimensions < 2 or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
         return Ggml.F32
     if usual in UNQUANTISED:
         return usual
@@ -168,11 +175,13 @@ def _chosen(name: str, file_type: str, usual: Ggml, shape: Shape, columns: int, 
         return lowest.get(file_type, Ggml.IQ3_S if file_type in (*_IQ2_LARGER, "IQ3_XXS") else usual)
     _, layer, part = name.split(".")[:3]
     place = _Place(file_type, usual, shape, int(layer), calibrated)
-    choose = (_BY_PART_OF_IQ2 if file_type in _IQ2 else _BY_PART).get(part)
+    choose = (_BY_PART_OF_IQ2 if file_type in _IQ2 else _BY_PART).get(part.removesuffix("_exps"))
     return usual if choose is None else choose(place)
 
 
 def _value_type(place: _Place) -> Ggml:
+    if place.shape.is_8x7b:
+        return Ggml.Q8_0
     kind, grouped = place.usual, place.shape.grouped
     match place.file_type:
         case "Q2_K":
@@ -196,11 +205,22 @@ def _value_type(place: _Place) -> Ggml:
     return Ggml.Q5_K if place.shape.is_70b and kind in (Ggml.Q3_K, Ggml.Q4_K) else kind
 
 
-def _query_or_key_type(place: _Place) -> Ggml:
+def _key_type(place: _Place) -> Ggml:
+    return Ggml.Q8_0 if place.shape.is_8x7b else _query_type(place)
+
+
+def _query_type(place: _Place) -> Ggml:
     return {"IQ3_XS": Ggml.IQ3_XXS, "IQ3_XXS": Ggml.IQ2_S}.get(place.file_type, place.usual)
 
 
+_SMALL_BESIDE_EXPERTS = (
+    *("Q2_K", "IQ3_XS", "IQ3_XXS", "Q3_K_S", "Q3_K_M", "IQ4_NL", "Q4_K_S", "Q4_K_M", "IQ3_S", "IQ3_M", "IQ4_XS"),
+)
+
+
 def _attention_output_type(place: _Place) -> Ggml:
+    if place.shape.is_8x7b:
+        return Ggml.Q5_K if place.file_type in _SMALL_BESIDE_EXPERTS else place.usual
     chosen = {
         "Q2_K": Ggml.Q3_K,
         "IQ3_XXS": Ggml.IQ3_S,
@@ -219,6 +239,8 @@ def _down_type(place: _Place) -> Ggml:
         case "IQ3_XXS" if not place.calibrated:
             return Ggml.Q4_K if first else Ggml.Q3_K
         case "Q2_K_S" | "IQ3_M" if first:
+            return Ggml.Q4_K
+        case "IQ3_M" if place.shape.is_8x7b and place.gets_more_bits:
             return Ggml.Q4_K
         case "Q3_K_M":
             return Ggml.Q5_K if place.layer < place.shape.layers // 16 else Ggml.Q4_K
@@ -244,17 +266,28 @@ def _better_iq2(place: _Place) -> Ggml:
     return Ggml.IQ3_S if place.file_type in _IQ2_LARGER else Ggml.Q2_K
 
 
+def _value_type_of_iq2(place: _Place) -> Ggml:
+    return Ggml.Q4_K if place.shape.grouped or place.shape.experts >= 4 else _better_iq2(place)
+
+
+def _attention_output_type_of_iq2(place: _Place) -> Ggml:
+    if place.shape.is_8x7b:
+        return Ggml.Q5_K
+    return Ggml.IQ3_S if place.file_type in _IQ2_LARGER else place.usual
+
+
 _BY_PART = {
     "attn_v": _value_type,
-    "attn_q": _query_or_key_type,
-    "attn_k": _query_or_key_type,
+    "attn_q": _query_type,
+    "attn_k": _key_type,
     "attn_output": _attention_output_type,
     "ffn_down": _down_type,
     "ffn_gate": _gate_or_up_type,
     "ffn_up": _gate_or_up_type,
 }
 _BY_PART_OF_IQ2 = {
-    "attn_v": lambda place: Ggml.Q4_K if place.shape.grouped else _better_iq2(place),
-    "attn_output": lambda place: Ggml.IQ3_S if place.file_type in _IQ2_LARGER else place.usual,
+    "attn_v": _value_type_of_iq2,
+    "attn_k": lambda place: Ggml.Q4_K if place.shape.is_8x7b else place.usual,
+    "attn_output": _attention_output_type_of_iq2,
     "ffn_down": lambda place: _better_iq2(place) if place.in_first_eighth else place.usual,
 }

@@ -6,9 +6,11 @@ Owns the threads and the slabs. Does not own which type a tensor gets (`mixtures
 
 from __future__ import annotations
 
+import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from gguf import GGMLQuantizationType as Ggml
@@ -16,13 +18,13 @@ from numpy.typing import NDArray
 
 from hanlin.engines import llama_cpp_library
 
-SLAB_BYTES = 32 << 20
-"""How much of a tensor, as float32, is in memory at once for each thread."""
+SLAB_BYTES = 4 << 20
+"""How much of a tensor, as float32, a thread has in hand: near the size of a cache, and memory that is used again."""
 
 
 def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
     """How many bytes a tensor of this shape takes in the file, its padding not counted."""
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    rows = math.prod(shape[:-1])
     return rows * llama_cpp_library.row_bytes(kind, shape[-1])
 
 
@@ -51,8 +53,13 @@ class Quantizer:
         def work(start: int) -> NDArray[np.uint8]:
             return to_bytes(kind, read(start, min(rows, start + step)), importance)
 
-        for first in range(0, len(starts), self._threads):
-            yield from self._pool.map(work, starts[first : first + self._threads])
+        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+        for start in starts:
+            waiting.append(self._pool.submit(work, start))
+            if len(waiting) > 2 * self._threads:  # no thread waits while a slab is written
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def close(self) -> None:
         self._pool.shutdown()

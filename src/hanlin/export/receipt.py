@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.engines import Reply, Request, Sampling, open_engine
-from hanlin.engines.llama_cpp_library import Context, LlamaCppModel
+from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import log_softmax
 from hanlin.errors import UserError
-from hanlin.export.activations import record_kind
 from hanlin.job import Job
 from hanlin.language import answer_language, say
 from hanlin.model_files import ModelFiles
-from hanlin.records import Conversation, Document, held_out_file, read_jsonl
+from hanlin.records import Conversation, Document, held_out_file, read_jsonl, record_kind
 from hanlin.settings.export import Condition, Receipt
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer, write_json_aside
@@ -88,7 +88,7 @@ def prepare(
 
 
 def measure(file: Path, reference: Reference, job: Job) -> Row:
-    """The receipt of one file; figures without a language are the worse of both.
+    """The receipt of one GGUF file or of a folder in fewer bits; figures without a language are the worse of both.
 
     `kl` is the mean divergence KL(source ‖ file) in nats; `perplexity_ratio` the file's perplexity by the source's;
     `same_top_token` how often both name the same likeliest id. Where questions were held out: `same_answers`, the share
@@ -122,25 +122,56 @@ def failing(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
     return [condition for condition in conditions if not condition.holds(row[condition.figure])]
 
 
-def _by_language(file: Path, reference: Reference, job: Job) -> dict[str, Row]:
-    total, done = sum(map(len, reference.windows.values())), 0
-    longest = max(len(ids) for windows in reference.windows.values() for ids in windows)
-    found: dict[str, Row] = {}
-    model = LlamaCppModel(file)
+Ask = Callable[[Sequence[int], range], NDArray[np.float32]]
+"""Gives the logits [positions, vocabulary] of some positions of a window of ids."""
+
+
+@contextmanager
+def _asking(path: Path, longest: int) -> Iterator[Ask]:
+    """A GGUF file as llama.cpp runs it, or a model folder as transformers does."""
+    if path.is_dir():
+        import torch
+
+        from hanlin.model.loading import load_model
+
+        network: Any = load_model(path)
+
+        def ask_network(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                logits = network(torch.tensor([list(ids)], device=network.device), use_cache=False).logits[0]
+            return logits[positions.start : positions.stop].float().cpu().numpy()  # type: ignore[no-any-return]
+
+        yield ask_network
+        return
+    model = LlamaCppModel(path)
     try:
         context = model.context(sequences=1, length=longest, batch=longest, cache_type="f32")
         try:
-            for language, windows in reference.windows.items():
-                sums = _Sums()
-                for place, ids in enumerate(windows):
-                    sums.add(context, ids, reference.logprobs(language, place))
-                    done += 1
-                    job.progress.at(done, total, say("windows", "窗口"))
-                found[language] = sums.figures()
+
+            def ask_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+                context.forget(0, 0)
+                (logits,) = context.decode([(0, 0, ids, positions)])
+                return logits
+
+            yield ask_file
         finally:
             context.close()
     finally:
         model.close()
+
+
+def _by_language(path: Path, reference: Reference, job: Job) -> dict[str, Row]:
+    total, done = sum(map(len, reference.windows.values())), 0
+    longest = max(len(ids) for windows in reference.windows.values() for ids in windows)
+    found: dict[str, Row] = {}
+    with _asking(path, longest) as ask:
+        for language, windows in reference.windows.items():
+            sums = _Sums()
+            for place, ids in enumerate(windows):
+                sums.add(ask(ids, measured(len(ids))), ids, reference.logprobs(language, place))
+                done += 1
+                job.progress.at(done, total, say("windows", "窗口"))
+            found[language] = sums.figures()
     return found
 
 
@@ -152,10 +183,8 @@ class _Sums:
     same: int = 0
     count: int = 0
 
-    def add(self, context: Context, ids: Sequence[int], expected: NDArray[np.float32]) -> None:
+    def add(self, logits: NDArray[np.float32], ids: Sequence[int], expected: NDArray[np.float32]) -> None:
         positions = measured(len(ids))
-        context.forget(0, 0)
-        (logits,) = context.decode([(0, 0, ids, positions)])
         targets = np.array(ids)[positions.start + 1 : positions.stop + 1]
         for start in range(0, len(targets), _ROWS):
             source = np.asarray(expected[start : start + _ROWS])
@@ -182,8 +211,8 @@ def measured(length: int) -> range:
     return range(length // 2, length - 1)
 
 
-def _answers(file: Path, reference: Reference) -> Row:
-    engine = open_engine("llama_cpp", file, parallel=1)
+def _answers(path: Path, reference: Reference) -> Row:
+    engine = open_engine("transformers", path, batch=1) if path.is_dir() else open_engine("llama_cpp", path, parallel=1)
     try:
         began = time.perf_counter()
         replies = engine.generate(reference.requests)

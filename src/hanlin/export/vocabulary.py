@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
@@ -28,11 +29,15 @@ _WHOLE_WORDS_FIRST = {_LLAMA_3: "llama-bpe"}
 _BY_MERGES = {_LLAMA_3: "smaug-bpe", _QWEN_2: "qwen2", _GPT_2: "gpt-2"}
 """Its name of a splitting rule where words are built by merges alone."""
 
-_END_OF_TURN = ("<|eot_id|>", "<|im_end|>")
-_END_OF_MESSAGE = ("<|eom_id|>",)
-_KNOWN_ENDS = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>", *_END_OF_TURN, *_END_OF_MESSAGE)
+_KNOWN_ENDS = (
+    *("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"),
+    *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
+)
 """Tokens that llama.cpp takes as ends by their names alone."""
-_ADDED_SCORE = -1000.0  # what llama.cpp's converter gives added tokens: they are matched before scores count
+_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+"""What llama.cpp's converter gives added tokens, which are matched before scores count, and ids without an entry."""
+_SPACE, _SPACES_SCORE = "\u2581", -1e9
+"""Llama's SentencePiece models join spaces to spaces last of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,11 @@ class Vocabulary:
         writer.add_token_list(list(self.tokens))
         if self.scores:
             writer.add_token_scores(list(self.scores))
-        writer.add_token_types(list(self.types))
+        writer.add_token_types([int(kind) for kind in self.types])
         if self.merges:
             writer.add_token_merges(list(self.merges))
-        else:
-            writer.add_add_space_prefix(self.space_before_text)
+        elif not self.space_before_text:  # llama.cpp sets one unless it is told otherwise
+            writer.add_add_space_prefix(False)
 
 
 def read_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
@@ -104,17 +109,12 @@ def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_
 
 def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> Vocabulary:
     """SentencePiece joins the pair whose piece has the highest score; `tokenizer.json` the pair whose merge comes
-    first. So a piece's score is minus the place of its first merge."""
+    first. So a piece's score is minus its rank, the place of its first merge."""
     model = data["model"]
-    scores = [_ADDED_SCORE] * rows
-    for number in model["vocab"].values():
-        scores[number] = -float(len(model["merges"]))
-    seen: set[str] = set()
+    built: dict[str, int] = {}
     for place, merge in enumerate(model["merges"]):
-        piece = merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
-        if piece not in seen:
-            seen.add(piece)
-            scores[model["vocab"][piece]] = -float(place)
+        built.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), place)
+    scores = _scores(tokenizer, model["vocab"], built, rows)
     tokens, types = _tokens(tokenizer, model["vocab"], rows)
     kinds = list(types)
     for byte in range(256):
@@ -124,7 +124,7 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
         kinds[number] = TokenType.BYTE
     single = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
     unbuilt = {
-        number for text, number in model["vocab"].items() if len(text) > 1 and text not in seen and text not in single
+        number for text, number in model["vocab"].items() if len(text) > 1 and text not in built and text not in single
     }
     unknown = model["vocab"].get(model.get("unk_token"))
     if unknown is not None:
@@ -138,6 +138,32 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
         space_before_text=tokenizer.prefix_rule != "none",
         unbuilt=frozenset(unbuilt),
     )
+
+
+def _scores(tokenizer: Tokenizer, vocabulary: Mapping[str, int], built: Mapping[str, int], rows: int) -> list[float]:
+    """A score for each id: minus a piece's rank, 0 for what no text is built of.
+
+    Where the entries stand in the order of their merges, those of nothing but spaces last, the vocabulary is as a
+    trained SentencePiece model of Llama's has it, and so are the scores: an entry's rank is its distance from the
+    first piece. A vocabulary that was merged from two has another order, and the rank is the place of the merge.
+    """
+    apart = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
+    pieces = {text: number for text, number in vocabulary.items() if text not in apart}
+    first, last = min(pieces.values(), default=0), len(built)
+    order = [(not text.strip(_SPACE), vocabulary[text]) for text in built]
+    as_trained = all(one < other for one, other in pairwise(order))
+    scores = [_UNUSED_SCORE] * rows
+    for text, number in vocabulary.items():
+        if text not in pieces:
+            scores[number] = 0.0 if number < first else _ADDED_SCORE
+        elif as_trained:
+            scores[number] = first - number if text.strip(_SPACE) else _SPACES_SCORE
+        else:
+            scores[number] = -float(built.get(text, last))
+    for number in tokenizer.backend.get_added_tokens_decoder():
+        if number >= first:
+            scores[number] = _ADDED_SCORE
+    return [float(score) for score in scores]
 
 
 def _tokens(
@@ -201,37 +227,24 @@ def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
 
 def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
     """Write which ids begin, end and fill a text. GGUF has three places for ids that end an answer (end of text, of
-    turn, of message); llama.cpp knows more ends by their names."""
+    turn, of message); llama.cpp knows more ends by their names, and those are not written."""
     if tokenizer.bos_id is not None:
         writer.add_bos_token_id(tokenizer.bos_id)
-    ends = _end_ids(tokenizer, stop_ids)
-    for name, number in ends.items():
+    for name, number in _end_ids(tokenizer, stop_ids).items():
         getattr(writer, f"add_{name}_token_id")(number)
-    unknown = tokenizer.token_id(tokenizer.config.get("unk_token") or "")
-    if unknown is not None:
-        writer.add_unk_token_id(unknown)
-    if tokenizer.pad_id is not None:
-        writer.add_pad_token_id(tokenizer.pad_id)
+    for name, add in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
+        named = tokenizer.token_id(tokenizer.config.get(name) or "")
+        if named is not None:
+            add(named)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
+    writer.add_add_sep_token(False)
 
 
 def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> dict[str, int]:
     """Which stop id stands in which of the places `eos`, `eot`, `eom`."""
     left = list(dict.fromkeys(stop_ids))
-    ends: dict[str, int] = {}
     eos = tokenizer.eos_id if tokenizer.eos_id in left else next(iter(left), tokenizer.eos_id)
-    if eos is not None:
-        ends["eos"] = eos
-    named = {"eot": _END_OF_TURN, "eom": _END_OF_MESSAGE}
-    for place, names in named.items():
-        numbers = [tokenizer.token_id(name) for name in names]
-        found = next((number for number in numbers if number is not None and number in left), None)
-        if found is not None:
-            ends[place] = found
-    known = [tokenizer.token_id(name) for name in _KNOWN_ENDS]
-    rest = [number for number in left if number not in ends.values() and number not in known]
-    for place in named:
-        if place not in ends and rest:
-            ends[place] = rest.pop(0)
-    return ends
+    known = {tokenizer.token_id(name) for name in _KNOWN_ENDS}
+    rest = [number for number in left if number != eos and number not in known]
+    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), rest, strict=False))}

@@ -13,11 +13,20 @@ from typing import Any, Literal, cast
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
+from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 from transformers.utils import logging
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
-from hanlin.model_files import ModelFiles, base_of, check_base, check_model_folder, is_adapter
+from hanlin.model_files import (
+    WITH_EXPERTS,
+    ModelFiles,
+    base_of,
+    check_base,
+    check_model_folder,
+    is_adapter,
+    is_quantized,
+)
 
 __all__ = ["DTYPES", "base_of", "exact_dtype", "load_model", "torch_dtype"]
 
@@ -44,6 +53,8 @@ def load_model(
     A `trainable` model is in training mode with gradients on: all of a model's weights, or an adapter's only. Any other
     is in evaluation mode without gradients. `attention` is the name of one of transformers' implementations.
 
+    A folder whose weights are quantised already is read as transformers reads it, for asking only.
+
     `packed` keeps the projections of the blocks in fewer bits, straight on `device` (Dettmers et al. 2023, QLoRA,
     arXiv:2305.14314: NF4 with its constants quantised too; or 8 bits): a base for adapters, whose own weights are never
     trained.
@@ -59,7 +70,10 @@ def load_model(
         check_base(folder, base)
         model = _read(base, dtype, attention)
         return cast(PreTrainedModel, load_adapter(model, folder, trainable=trainable))
-    model = _read(check_model_folder(folder), dtype, attention, packed, device)
+    if is_quantized(folder) and not trainable and packed is None:
+        return _read_quantized(folder)
+    files = check_model_folder(folder, experts=not trainable and packed is None)
+    model = _read(files, dtype, attention, packed, device)
     model.requires_grad_(trainable and packed is None)
     return model.train(trainable)
 
@@ -91,8 +105,9 @@ def _read(
         more: dict[str, Any] = {"quantization_config": _packing(packed, number_format), "device_map": {"": device}}
     else:
         more = {}
+    family = MixtralForCausalLM if files.config["model_type"] in WITH_EXPERTS else LlamaForCausalLM
     try:
-        loaded: Any = LlamaForCausalLM.from_pretrained(
+        loaded: Any = family.from_pretrained(
             str(files.folder),
             dtype=number_format,
             attn_implementation=attention,
@@ -113,6 +128,16 @@ def _read(
         if report.get(problem):  # the folder was checked, so this is not the reader's fault
             raise RuntimeError(f"{files.folder}: {problem} {report[problem]}")
     return model
+
+
+def _read_quantized(folder: Path) -> PreTrainedModel:
+    """A folder in few bits; what its method needs to be read is said where it is not installed."""
+    try:
+        model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
+    except ImportError as error:
+        hint = say("pip install 'hanlin[qlora,gptq]'", "请安装：pip install 'hanlin[qlora,gptq]'")
+        raise UserError(say(f"cannot be read: {error}", f"无法读取：{error}"), folder, hint) from error
+    return cast(PreTrainedModel, model.eval())
 
 
 def _packing(packed: Packed, number_format: torch.dtype) -> BitsAndBytesConfig:

@@ -16,8 +16,11 @@ from transformers import PreTrainedModel
 
 from hanlin.model.loading import torch_dtype
 from hanlin.model_files import CONFIG, INDEX, WEIGHTS, ModelFiles, check_model_folder, llama_shapes
+from hanlin.tokens.beside import named_ids, save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import GENERATION_FILE, TEMPLATE_FILE, Tokenizer, read_json, write_json_aside
+from hanlin.tokens.tokenizer import Tokenizer, write_json_aside
+
+__all__ = ["save_model", "save_safetensors", "save_tokenizer", "template_of"]
 
 SHARD_BYTES = 5_000_000_000
 _KEPT = (
@@ -54,39 +57,11 @@ def save_model(
         template = template_of(tokenizer)
 
     folder.mkdir(parents=True, exist_ok=True)
-    named_ids = _named_ids(tokenizer, template)
+    ids = named_ids(tokenizer, template)
     _write_weights(weights, llama_shapes(config), folder, number_format, shard_bytes)
-    write_json_aside(folder / CONFIG, {**config, **named_ids})
+    write_json_aside(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)
     return check_model_folder(folder)
-
-
-def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: Path) -> None:
-    """Write tokenizer, chat template and `generation_config.json` with every stop id (what else it said is kept)."""
-    if template is not None:
-        template.save(folder)
-    else:
-        tokenizer.save(folder)
-        generation = read_json(tokenizer.folder / GENERATION_FILE)
-        write_json_aside(folder / GENERATION_FILE, {**generation, **_named_ids(tokenizer, None)})
-
-
-def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The chat template that lies beside a tokenizer, in the form that every program reads alike; None where there is
-    none (a base model's tokenizer)."""
-    if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
-        return ChatTemplate.load(tokenizer.folder, tokenizer).portable()
-    return None
-
-
-def _named_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
-    stops = list(template.stop_ids) if template is not None else [tokenizer.eos_id]
-    named = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": stops[0] if len(stops) == 1 else stops,
-        "pad_token_id": tokenizer.pad_id,
-    }
-    return {name: value for name, value in named.items() if value is not None}
 
 
 def _configuration(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:

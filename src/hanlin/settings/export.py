@@ -148,3 +148,81 @@ class Imatrix(Settings):
     format: Literal["gguf", "dat"] = knob(
         "gguf", "llama.cpp's file format: `gguf`, or the old `dat`", "llama.cpp 的文件格式：gguf，或旧的 dat"
     )
+
+
+class Package(Settings):
+    """Put a model into the folder that another program takes as it stands, checked by the chat contract."""
+
+    model: str = ref(
+        "model",
+        "gguf",
+        "quantized",
+        en="what to package: a model, one in fewer bits, or GGUF files",
+        zh="要打包的模型、低比特模型或 GGUF 文件",
+    )
+    target: Literal["ollama", "lmstudio", "llama_cpp", "vllm", "huggingface"] = knob(
+        ..., "the program that takes the folder, or the hub", "使用该文件夹的软件或模型站"
+    )
+    file: str = knob(
+        "",
+        "which GGUF file, by type (`Q8_0`) or name; none: all for `lmstudio` and `huggingface`, the largest for others",
+        "选哪个 GGUF 文件（按类型如 Q8_0 或文件名）；不填：lmstudio 与 huggingface 取全部，其余取最大者",
+    )
+    name: str = knob(
+        "hanlin", "the model's name there", "模型在其中的名称", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=96
+    )
+    publisher: str = knob(
+        "hanlin",
+        "whose folder it is in LM Studio",
+        "在 LM Studio 中的发布者名",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=96,
+    )
+    licence: str | None = knob(
+        None,
+        "licence of the model (`apache-2.0`, `llama3`), written into the card and the Modelfile",
+        "模型的许可证（如 apache-2.0、llama3），写入模型卡片与 Modelfile",
+    )
+    system: str = knob("", "system text of every chat in Ollama", "Ollama 中每次对话的系统提示")
+    evaluations: tuple[str, ...] = ref(
+        "evaluation",
+        default=(),
+        en="measurements of this model, shown in the card",
+        zh="该模型的评测结果，写入模型卡片",
+    )
+
+
+class QuantizedModel(Settings):
+    """Write a model folder in fewer bits that transformers and vLLM load, and measure what that cost."""
+
+    model: str = ref("model", en="the model to write", zh="要量化的模型")
+    method: Literal["gptq", "nf4", "int8"] = knob(
+        "gptq",
+        "`gptq`: 4 bits, rounded on your own data; `nf4` and `int8`: bitsandbytes, without data",
+        "gptq：4 比特，用自己的数据校准；nf4 与 int8：bitsandbytes，无需数据",
+    )
+    data: tuple[str, ...] = ref(
+        "conversations",
+        "documents",
+        default=(),
+        en="what `gptq` reads: conversations, rendered by the model's template, or documents",
+        zh="gptq 校准所读的内容：对话（用模型的模板渲染）或文档",
+    )
+    tokens: int = knob(65_536, "`gptq` reads about this many tokens", "gptq 大约读这么多词元", ge=32)
+    window: int = knob(
+        512, "the most tokens of a row; longer records are cut", "每行最多词元数；更长的记录会被切开", ge=16
+    )
+    group_size: Literal[32, 64, 128] = knob(128, "columns that share a scale", "共用一个缩放系数的列数")
+    name: str = knob("hanlin", "what the card calls the model", "卡片中的模型名称", min_length=1)
+    licence: str | None = knob(None, "licence written into the card", "写入卡片的许可证")
+    receipt: Receipt | None = knob(
+        None,
+        "measure it against the model on what was held out: perplexity, divergence, equal answers, speed",
+        "用留出内容与原模型比较：困惑度、散度、回答是否相同、速度",
+    )
+
+    @model_validator(mode="after")
+    def _gptq_reads_data(self) -> Self:
+        if self.method == "gptq" and not self.data:
+            raise ValueError("`gptq` rounds on data: set `data`")
+        return self

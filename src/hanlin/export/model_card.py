@@ -1,0 +1,158 @@
+"""The model card of a package, in both languages, made from what is known of the model: its lineage and measurements.
+
+Owns the card's words and tables. Does not own the lineage (`artifacts`) or the receipts (`receipt`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.export.receipt_page import table
+from hanlin.job import Ancestor
+from hanlin.settings.export import Package
+
+_DATA = ("documents", "conversations", "preferences", "judgements")
+_SHOWN_FILES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a card is made from. `root` is the packaged artifact's lineage, None where nothing is known of it."""
+
+    settings: Package
+    context: int
+    files: Sequence[str]
+    root: Ancestor | None
+    evaluations: Sequence[Ancestor]
+
+    @property
+    def ancestors(self) -> list[Ancestor]:
+        return [] if self.root is None else list(self.root.walk())
+
+    @property
+    def base(self) -> Ancestor | None:
+        """The model on a hub that training began with, which is what a stage of another kind than data read there."""
+        stages = (node for node in self.ancestors if node.type not in _DATA)
+        return next((parent for node in stages for parent in node.parents if parent.type == "hub"), None)
+
+
+def model_card(card: Card, picture: str = "") -> str:
+    """`README.md`: front matter that hubs read, then what it is, how to run it, and what it came from."""
+    return "\n".join(
+        [*_front(card), *_opening(card), *_usage(card), *_made(card), *_data(card), *_measured(card, picture)]
+    )
+
+
+def _front(card: Card) -> Iterator[str]:
+    settings = card.settings
+    yield from ("---", "language:", "- zh", "- en")
+    if settings.licence:
+        yield f"license: {settings.licence}"
+    if card.base:
+        yield f"base_model: {card.base.name.removeprefix('hf:').partition('@')[0]}"
+    yield f"library_name: {'gguf' if card.files else 'transformers'}"
+    yield from ("pipeline_tag: text-generation", "---", "")
+
+
+def _opening(card: Card) -> Iterator[str]:
+    yield from (f"# {card.settings.name}", "")
+    yield f"A chat model for Chinese and English; it reads {card.context:,} tokens at once. "
+    yield f"中英文对话模型，上下文 {card.context:,} 词元。"
+    yield ""
+    yield "The chat template, its stop tokens and the token ids of these files were compared with those of training. "
+    yield "这些文件的对话模板、结束符与词元 id 均已与训练时逐一比对。"
+    yield ""
+
+
+def _usage(card: Card) -> Iterator[str]:
+    name, files = card.settings.name, list(card.files)
+    commands = {
+        "ollama": [f"ollama create {name} -f Modelfile", f"ollama run {name}"],
+        "lmstudio": [f"cp -r {card.settings.publisher} ~/.lmstudio/models/"],
+        "llama_cpp": ["./start.sh                 # http://127.0.0.1:8080/v1, LLAMA_SERVER names the program"],
+        "vllm": ["./start.sh                 # http://127.0.0.1:8000/v1, VLLM names the program"],
+        "huggingface": (
+            [f"llama-server --model {file} --jinja" for file in files] if files else ["vllm serve .", "hanlin chat ."]
+        ),
+    }
+    yield from ("## Use · 使用", "", "```", *commands[card.settings.target], "```", "")
+
+
+def _made(card: Card) -> Iterator[str]:
+    """The stages from first to last, each with the settings that are plain values; paths stay at home."""
+    yield from ("## How it was made · 制作过程", "")
+    stages = [node for node in reversed(card.ancestors) if node.kind]
+    if not stages:
+        yield from ("No record of it lies beside the model. 模型旁没有制作记录。", "")
+        return
+    yield from ("| stage 阶段 | settings 设置 | digest 摘要 |", "|---|---|---|")
+    for node in stages:
+        told = ", ".join(f"{name} {value}" for name, value in _plain(node.settings))
+        yield f"| {node.kind} | {_cell(told)} | `{node.digest[:16]}` |"
+    yield ""
+    if card.base:
+        yield from (f"Base · 底座：`{card.base.name}`" + (f" ({card.base.licence})" if card.base.licence else ""), "")
+
+
+def _plain(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _plain(value, f"{prefix}{name}.")
+        elif isinstance(value, bool | int | float) or (isinstance(value, str) and value and "/" not in value):
+            yield prefix + name, value
+
+
+def _data(card: Card) -> Iterator[str]:
+    """Every file that the data stages read, with its licence and hash, and how many records were kept."""
+    sources = [node for node in card.ancestors if node.type in _DATA]
+    if not sources:
+        return
+    yield from ("## Data · 数据", "", "| read by 阶段 | source 来源 | licence 许可 | sha256 |", "|---|---|---|---|")
+    for node in sources:
+        files = [parent for parent in node.parents if parent.type in ("file", "hub")]
+        for parent in files[:_SHOWN_FILES]:
+            yield f"| {node.kind} | {_cell(parent.name)} | {_cell(parent.licence or '?')} | `{parent.digest[:16]}` |"
+        if len(files) > _SHOWN_FILES:
+            licences = ", ".join(sorted({parent.licence or "?" for parent in files[_SHOWN_FILES:]}))
+            yield f"| {node.kind} | {len(files) - _SHOWN_FILES} more 另有 | {_cell(licences)} | |"
+        made = [parent for parent in node.parents if parent.kind]
+        for parent in made:
+            yield f"| {node.kind} | {parent.kind} | | `{parent.digest[:16]}` |"
+        if "rows_kept" in node.metrics:
+            yield f"| {node.kind} | {node.metrics['rows_kept']:,} records kept 条保留 | | `{node.digest[:16]}` |"
+    yield ""
+
+
+def _measured(card: Card, picture: str) -> Iterator[str]:
+    if card.evaluations:
+        yield from ("## Evaluation · 评测", "", "| measurement 评测 | figure 指标 | value 数值 |", "|---|---|---|")
+        for node in card.evaluations:
+            for name, value in node.metrics.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    yield f"| {node.kind} | {name} | {value:.4g} |"
+        yield ""
+    rows = receipts_of(card.root)
+    if rows:
+        yield from ("## Receipt · 凭据", "")
+        yield "How far each file is from the model it was made from, on held-out text (KL in nats). "
+        yield "各文件在留出内容上与原模型的差距（KL 以奈特计）。"
+        yield from ("", *table(rows), "")
+        if picture:
+            yield from (f"![bits per weight and divergence · 每权重比特数与散度]({picture})", "")
+
+
+def receipts_of(root: Ancestor | None) -> dict[str, Mapping[str, Any]]:
+    """The receipts in the packaged artifact's manifest, by type."""
+    if root is None:
+        return {}
+    return {
+        name: row
+        for name, row in root.metrics.items()
+        if isinstance(row, Mapping) and "kl" in row and "bits_per_weight" in row
+    }
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

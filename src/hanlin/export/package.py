@@ -1,0 +1,159 @@
+"""A model in the folder that another program takes as it stands: Ollama, LM Studio, llama.cpp, vLLM, Hugging Face.
+
+Owns what lies in each folder. Does not own the model card (`model_card`), the Modelfile (`contract/modelfile`) or the
+check (`contract/check`); an artifact appears only when that has passed.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanlin.contract import check as contract
+from hanlin.contract.modelfile import packaged_name
+from hanlin.engines import choose_gguf, gguf_files
+from hanlin.engines.llama_cpp_library import LlamaCppModel
+from hanlin.errors import UserError
+from hanlin.export.disk import check_space, copy_whole, full_disk
+from hanlin.export.model_card import Card, model_card
+from hanlin.export.receipt_page import PICTURE
+from hanlin.job import Inputs, Job
+from hanlin.language import say
+from hanlin.model_files import CONFIG, INDEX, check_model_folder, is_quantized
+from hanlin.settings.export import Package
+from hanlin.tokens.beside import save_tokenizer, template_of
+from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, read_json, write_aside
+
+CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
+_TOOL_PARSERS = {"llama3.1": "llama3_json"}
+"""vLLM's name of the form in which a packaged template writes calls of tools."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is packaged: the GGUF files chosen, or none of a model folder."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    template: ChatTemplate
+    context: int
+
+
+def run(settings: Package, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Copy what the program needs, write what it lacks, and ask every program at hand for the same conversations.
+
+    Raises UserError when the model has no chat template, when the program takes another form of model, and when a
+    program reads a conversation otherwise than it was learnt.
+    """
+    source = _read(settings, inputs.one("model"))
+    places = {path: out / _place(settings, source, path) for path in _weights(source)}
+    with full_disk(out):
+        check_space(out, sum(path.stat().st_size for path in places))
+        for done, (path, place) in enumerate(places.items()):
+            job.progress.at(done, len(places), say("files", "文件"))
+            copy_whole(path, place)
+    job.progress.done()
+    metrics: dict[str, Any] = {"target": settings.target, "context": source.context}
+    packed = [place for path, place in places.items() if path in source.files]
+    if settings.target == "ollama":
+        (file,) = packed
+        told = {"context": source.context, "system": settings.system, "licence": settings.licence or ""}
+        verdict = contract.prove_modelfile(out / MODELFILE, file, source.template, **told)
+        metrics["modelfile"] = verdict.skipped_because or f"{verdict.cases} cases"
+    elif settings.target in ("llama_cpp", "vllm"):
+        _write_start(out / START, _command(settings, source, packed))
+    folder = source.folder  # where the tokenizer lies that transformers reads
+    if settings.target in ("vllm", "huggingface"):
+        folder = out / "model" if settings.target == "vllm" else out
+        with full_disk(out):
+            save_tokenizer(source.template.tokenizer, source.template, folder)
+    metrics["contract"] = contract.prove(ChatTemplate.load(folder), folder, packed)
+    (root,) = inputs.lineage.get("model", ()) or (None,)
+    card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
+    write_aside(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
+    kept = [path for path in out.rglob("*") if path.is_file() and job.scratch(out) not in path.parents]
+    return {**metrics, "files": len(kept), "bytes": sum(path.stat().st_size for path in kept)}
+
+
+def _read(settings: Package, folder: Path) -> _Source:
+    found = gguf_files(folder)
+    folder = folder if folder.is_dir() else folder.parent
+    wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
+    if wants_gguf and not found:
+        what = say(
+            f"{settings.target} takes GGUF files, and here is none", f"{settings.target} 需要 GGUF 文件，而这里没有"
+        )
+        raise UserError(what, folder, say("make some with `hanlin gguf`", "请先用 hanlin gguf 导出"))
+    if settings.target == "vllm" and found:
+        what = say("vLLM takes a model folder, and this is GGUF", "vLLM 需要模型目录，而这是 GGUF")
+        raise UserError(what, folder, say("name the folder it was made from", "请指定转换前的模型目录"))
+    if not found:
+        config = read_json(folder / CONFIG) if is_quantized(folder) else check_model_folder(folder, experts=True).config
+        return _Source(folder, (), _template(folder), int(config["max_position_embeddings"]))
+    if settings.file or settings.target in ("ollama", "llama_cpp"):
+        found = [choose_gguf(found, folder, settings.file)]
+    lengths = []
+    for file in found:
+        model = LlamaCppModel(file, vocabulary_only=True)
+        lengths.append(int(model.meta("llama.context_length") or 0))
+        model.close()
+    return _Source(folder, tuple(found), _template(folder), min(lengths))
+
+
+def _template(folder: Path) -> ChatTemplate:
+    if not (folder / TOKENIZER_FILE).is_file():
+        hint = say(
+            f"put {TOKENIZER_FILE} and {TEMPLATE_FILE} beside it", f"请把 {TOKENIZER_FILE} 与 {TEMPLATE_FILE} 放在旁边"
+        )
+        raise UserError(say("there is no tokenizer beside the model", "模型旁没有分词器"), folder, hint)
+    template = template_of(Tokenizer.load(folder))
+    if template is None:
+        hint = say("train with a `template`, or put one beside the model", "请用 template 训练，或把模板放在模型旁")
+        raise UserError(say("the model has no chat template", "模型没有对话模板"), folder, hint)
+    return template
+
+
+def _weights(source: _Source) -> list[Path]:
+    """The files to copy: GGUF files, or weights and configuration; licences and the receipt's picture with them."""
+    weights = list(source.files)
+    if not weights:
+        weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
+    licences = [path for path in sorted(source.folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]
+    return [path for path in (*weights, source.folder / PICTURE, *licences) if path.is_file()]
+
+
+def _place(settings: Package, source: _Source, path: Path) -> Path:
+    """Where a file stands in the package."""
+    match settings.target:
+        case "vllm" if not path.name.upper().startswith(("LICEN", "NOTICE")):
+            return Path("model", path.name)
+        case "lmstudio" if path in source.files:  # where LM Studio looks: models/publisher/model/file
+            ending = path.stem.rpartition("-")[2]
+            return Path(settings.publisher, settings.name, f"{settings.name}-{ending}.gguf")
+        case _:
+            return Path(path.name)
+
+
+def _command(settings: Package, source: _Source, packed: Sequence[Path]) -> list[str]:
+    """The words that start the server; `$here` is the package."""
+    name, context = shlex.quote(settings.name), str(source.context)
+    if settings.target == "llama_cpp":
+        model = f'"$here/{packed[0].name}"'
+        words = ['"${LLAMA_SERVER:-llama-server}"', "--model", model, "--alias", name, "--ctx-size", context, "--jinja"]
+        return [*words, "--host", "127.0.0.1", "--port", "8080"]
+    words = ['"${VLLM:-vllm}"', "serve", '"$here/model"', "--served-model-name", name, "--max-model-len", context]
+    parser = _TOOL_PARSERS.get(packaged_name(source.template.source) or "")
+    if parser:
+        words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    return [*words, "--host", "127.0.0.1", "--port", "8000"]
+
+
+def _write_start(path: Path, words: Sequence[str]) -> None:
+    """A script for any shell; what is given to it goes on to the server, later words standing in for earlier ones."""
+    lines = ["#!/bin/sh", "set -e", 'here=$(cd "$(dirname "$0")" && pwd)', f'exec {" ".join(words)} "$@"']
+    write_aside(path, "\n".join(lines) + "\n")
+    path.chmod(0o755)

@@ -1,0 +1,123 @@
+"""Folders in four and eight bits: GPTQ follows its paper, and transformers reads what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from hanlin.errors import UserError
+from hanlin.export.gptq import quantize_layers, round_matrix, to_grid
+from hanlin.export.quantized_model import run
+from hanlin.job import Inputs, Job
+from hanlin.model.loading import load_model
+from hanlin.records import Document, write_jsonl
+from hanlin.settings.export import QuantizedModel, Receipt
+
+Make = Callable[..., Path]
+TEXT = "翰林院在城东，春天的时候院子里开满了花。The library stands in the east of the town. " * 8
+
+
+@pytest.fixture(scope="module")
+def source(make_model: Make) -> Path:
+    return make_model(hidden_size=64, intermediate_size=128, initializer_range=0.1)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("documents.jsonl", "heldout.jsonl"):
+        write_jsonl(folder / name, [Document(TEXT, f"d{place}") for place in range(6)])
+    return folder
+
+
+def written(source: Path, data: Path, out: Path, method: str, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    out.mkdir()
+    named: dict[str, Any] = {"data": ("./d",)} if method == "gptq" else {}
+    chosen = QuantizedModel(model="./m", method=method, group_size=32, **named, **settings)  # type: ignore[arg-type]
+    return out, run(chosen, Inputs({"model": (source,), "data": (data,), "receipt.held_out": (data,)}), out, Job())
+
+
+def nearest(weight: torch.Tensor, group: int) -> torch.Tensor:
+    groups = weight.reshape(len(weight), -1, group)
+    scale = (2 * groups.abs().amax(-1) / 15).to(torch.bfloat16).float()
+    return torch.stack([to_grid(groups[..., place], scale) for place in range(group)], -1).reshape(weight.shape)
+
+
+def test_gptq_changes_what_a_matrix_gives_less_than_rounding_to_the_nearest_does() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(512, 64) @ torch.randn(64, 64)  # columns that hang together
+    weight = torch.randn(48, 64)
+    rounded = round_matrix(weight, inputs.T @ inputs, 32)
+    error = (inputs @ (rounded.weight - weight).T).square().mean()
+    plain = (inputs @ (nearest(weight, 32) - weight).T).square().mean()
+    assert error < 0.7 * plain
+    steps = rounded.weight.reshape(48, 2, 32) / rounded.scale[..., None]
+    assert torch.allclose(steps, steps.round(), atol=1e-4)
+    assert steps.round().min() >= -8 and steps.round().max() <= 7
+
+
+def test_gptq_on_inputs_that_do_not_hang_together_is_rounding_to_the_nearest() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(16, 64)
+    assert torch.allclose(round_matrix(weight, torch.eye(64), 32).weight, nearest(weight, 32), atol=1e-6)
+
+
+def test_a_column_that_nothing_uses_is_dropped_and_breaks_nothing() -> None:
+    squares = torch.eye(64)
+    squares[5, 5] = 0.0
+    rounded = round_matrix(torch.randn(16, 64), squares, 32)
+    assert torch.isfinite(rounded.weight).all() and not rounded.weight[:, 5].any()
+
+
+def test_a_layer_is_rounded_on_what_the_rounded_layers_before_it_give(source: Path) -> None:
+    model: Any = load_model(source)
+    rows = [[1, 5, 9, 40, 41, 42, 50, 60]]
+    found = quantize_layers(model, rows, 32, lambda done, of: None)
+    assert len(found) == 2 * 7
+    for name, grid in found.items():
+        assert torch.equal(model.get_submodule(name).weight, grid.weight), name
+    ids = torch.tensor(rows)
+    assert torch.isfinite(model(ids).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "divergence"),
+    [
+        ("gptq", 0.5),
+        pytest.param("nf4", 0.5, marks=pytest.mark.slow),
+        pytest.param("int8", 0.05, marks=pytest.mark.slow),
+    ],
+)
+def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
+    method: str, divergence: float, source: Path, data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors" if method == "gptq" else "bitsandbytes")
+    receipt = Receipt(held_out=("./h",), window=64, tokens=256, prompts=0)
+    out, metrics = written(source, data, tmp_path / method, method, receipt=receipt)
+    (row,) = [row for name, row in metrics.items() if isinstance(row, dict) and "kl" in row]
+    assert 0 < row["kl"] < divergence
+    assert metrics["contract"]["mismatches"] == 0
+    model: Any = load_model(out)
+    again: Any = load_model(source)
+    ids = torch.tensor([[1, 5, 9, 40, 41]])
+    with torch.inference_mode():
+        difference = torch.log_softmax(model(ids).logits.float(), -1) - torch.log_softmax(again(ids).logits, -1)
+    assert 0 < difference.abs().mean() < 1.0
+    assert "README.md" in {file.name for file in out.iterdir()}
+    with pytest.raises(UserError, match="already quantised"):
+        written(out, data, tmp_path / "twice", method)
+
+
+def test_gptq_wants_data_and_rows_that_divide(make_model: Make, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="rounds on data"):
+        QuantizedModel(model="./m", method="gptq")
+    pytest.importorskip("compressed_tensors")
+    narrow = make_model(hidden_size=48, num_attention_heads=4)
+    with pytest.raises(UserError, match="do not divide into groups of 32"):
+        written(narrow, data, tmp_path / "out", "gptq")
