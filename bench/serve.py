@@ -1,8 +1,9 @@
 """Serving beside llama.cpp's server, llama-cpp-python's server and vLLM: the same file, the same questions, in turns.
 
-HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first. Peers,
-each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`), HANLIN_LLAMA_CPP_PYTHON (a
-Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The last line is one JSON object.
+HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first.
+Peers, each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`),
+HANLIN_LLAMA_CPP_PYTHON (a Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The last line
+is one JSON object.
 """
 
 from __future__ import annotations
