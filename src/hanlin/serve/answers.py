@@ -26,11 +26,13 @@ from hanlin.serve.admission import Limits, Ticket
 from hanlin.serve.generation import Piece, Speech
 from hanlin.serve.metrics import Metrics
 from hanlin.serve.models import Job
-from hanlin.serve.refusal import ApiError, as_api_error
+from hanlin.serve.refusal import ApiError, Body, as_api_error
 
 _LOG = logging.getLogger(__name__)
 _CLIENT_LEFT = 499
+_SMALL_BODY = 16 << 10
 T = TypeVar("T")
+B = TypeVar("B", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class Desk:
                 what = say(f"the body is larger than {self.limits.body} bytes", f"请求体超过 {self.limits.body} 字节")
                 raise ApiError(413, what)
         return bytes(body)
+
+    async def read(self, kind: type[B], request: Request, *, json_only: bool = True) -> B:
+        """The body as what a route takes; a small one is read at once, which a thread would only delay."""
+        body = await self.body(request, json_only=json_only)
+        return kind.read(body) if len(body) <= _SMALL_BODY else await self.compute(kind.read, body)
 
     async def whole(self, job: Job, ticket: Ticket, request: Request) -> list[Answer] | None:
         """Every answer of a job; None when the client left before."""
