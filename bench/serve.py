@@ -1,13 +1,15 @@
 """Serving beside llama.cpp's server, llama-cpp-python's server and vLLM: the same file, the same questions, in turns.
 
-HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first. Peers,
-each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`), HANLIN_LLAMA_CPP_PYTHON (a
-Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The last line is one JSON object.
+HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first.
+Peers, each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`),
+HANLIN_LLAMA_CPP_PYTHON (a Python that has `llama_cpp.server`), HANLIN_VLLM (a vLLM, which serves the folder). The
+last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import statistics
@@ -32,6 +34,7 @@ ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
 STREAMS = 16
 WORDS = "春天院子里开满了花老人坐在门前看书孩子们跑过石桥去学堂读诗写字算数唱歌河水慢慢地流向东边的城"
 CONTEXT = 2048
+THREADS = int(os.environ.get("HANLIN_BENCH_THREADS", len(os.sched_getaffinity(0))))
 
 
 def question(seed: int, length: int = 24) -> str:
@@ -57,12 +60,13 @@ def tokens_of(heard: Sequence[Heard], limit: int) -> int:
     return sum(limit if one.finish == "length" else one.pieces for one in heard)
 
 
-def rate(server: Server, seeds: Sequence[int], limit: int) -> tuple[float, list[str]]:
-    """Tokens a second over all streams, and the texts."""
-    begun = time.perf_counter()
+def rate(server: Server, seeds: Sequence[int], limit: int) -> tuple[float, float, list[str]]:
+    """Tokens a second over all streams, tokens for a second of the server's CPU time, and the texts."""
+    computed, begun = server.cpu_seconds(), time.perf_counter()
     heard = ask_all(server.port, [body(server.model, question(seed), limit) for seed in seeds])
     seconds = time.perf_counter() - begun
-    return tokens_of(heard, limit) / seconds, [one.text for one in heard]
+    tokens = tokens_of(heard, limit)
+    return tokens / seconds, tokens / max(0.01, server.cpu_seconds() - computed), [one.text for one in heard]
 
 
 def compared(ours: Server, peer: Server, seeds: Callable[[int], Sequence[int]], limit: int, rounds: int) -> dict:
@@ -70,13 +74,14 @@ def compared(ours: Server, peer: Server, seeds: Callable[[int], Sequence[int]], 
     for number in range(rounds):
         order = (ours, peer) if number % 2 else (peer, ours)
         told = {server.name: rate(server, seeds(number), limit) for server in order}
-        pairs.append((told[ours.name][0], told[peer.name][0]))
-        same += sum(a == b for a, b in zip(told[ours.name][1], told[peer.name][1], strict=True))
-        count += len(told[ours.name][1])
+        pairs.append((told[ours.name], told[peer.name]))
+        same += sum(a == b for a, b in zip(told[ours.name][2], told[peer.name][2], strict=True))
+        count += len(told[ours.name][2])
     return {
-        "ratio": spread([mine / theirs for mine, theirs in pairs]),
-        "ours": round(statistics.median(mine for mine, _ in pairs), 1),
-        "peer": round(statistics.median(theirs for _, theirs in pairs), 1),
+        "ratio": spread([mine[0] / theirs[0] for mine, theirs in pairs]),
+        "ours": round(statistics.median(mine[0] for mine, _ in pairs), 1),
+        "peer": round(statistics.median(theirs[0] for _, theirs in pairs), 1),
+        "ratio_of_tokens_a_cpu_second": spread([mine[1] / theirs[1] for mine, theirs in pairs]),
         "same_texts": f"{same}/{count}",
     }
 
@@ -109,11 +114,12 @@ def shared_beginning(server: Server) -> dict[str, Any]:
 def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
     """What the server adds to the same engine asked directly: milliseconds to the first text and a token."""
     opened = open_model(gguf)
-    engine = open_engine("llama_cpp", gguf, apart=True)
+    engine = open_engine("llama_cpp", gguf, apart=True, threads=THREADS)
     template = opened.template()
     opened.engine.close()
     limit = 64
     first, each = [], []
+    quickest = {"direct": math.inf, "served": math.inf}
     for number in range(2 * ROUNDS):
         text = question(30_000 + number)
         ids = tuple(template.render([Message("user", text)], prompt=True).ids)
@@ -130,11 +136,13 @@ def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
 
         told = [ask() for ask in ((direct, served) if number % 2 else (served, direct))]
         (d_first, d_rest, d_count), (s_first, s_rest, s_count) = told if number % 2 else told[::-1]
+        quickest = {"direct": min(quickest["direct"], d_first), "served": min(quickest["served"], s_first)}
         if min(d_count, s_count) > 8:
             first.append(1e3 * (s_first - d_first))
             each.append(1e3 * (s_rest / (s_count - 1) - d_rest / (d_count - 1)))
     engine.close()
-    return {"first_ms": spread(first), "token_ms": spread(each)}
+    least = round(1e3 * (quickest["served"] - quickest["direct"]), 3)
+    return {"first_ms": spread(first), "first_ms_quickest": least, "token_ms": spread(each)}
 
 
 def main() -> None:
@@ -151,11 +159,26 @@ def exported(folder: Path, out: Path) -> Path:
 
 
 def measured(gguf: Path, folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = {"bench": "serve", "file": gguf.name, "rounds": ROUNDS, "streams": STREAMS}
+    result: dict[str, Any] = {
+        "bench": "serve",
+        "file": gguf.name,
+        "rounds": ROUNDS,
+        "streams": STREAMS,
+        "threads": THREADS,
+    }
     ours_port, path = free_port(), [sys.executable, "-m", "hanlin.cli", "serve"]
     native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_CPP", "LLAMA_CPP_PYTHON", "VLLM"))
     with ExitStack() as stack:
-        command = [*path, str(gguf), "--port", str(ours_port), "--context-length", str(CONTEXT)]
+        command = [
+            *path,
+            str(gguf),
+            "--port",
+            str(ours_port),
+            "--context-length",
+            str(CONTEXT),
+            "--threads",
+            str(THREADS),
+        ]
         ours = stack.enter_context(running("hanlin", command, ours_port, gguf.stem))
         rate(ours, [1], 8)
         result["our_layer"] = our_layer(ours, gguf)
@@ -173,7 +196,7 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
                 "--parallel",
                 str(STREAMS),
             ]
-            command += ["--ctx-size", str(STREAMS * CONTEXT), "--threads", str(len(os.sched_getaffinity(0)))]
+            command += ["--ctx-size", str(STREAMS * CONTEXT), "--threads", str(THREADS)]
             peer = stack.enter_context(running("llama-server", command, port, gguf.stem, "/health"))
             rate(peer, [1], 8)
             one = compared(ours, peer, lambda number: [100 + number], 96, ROUNDS)
@@ -184,7 +207,7 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
         if python:
             port = free_port()
             command = [python, "-m", "llama_cpp.server", "--model", str(gguf), "--port", str(port)]
-            command += ["--n_ctx", str(CONTEXT), "--n_threads", str(len(os.sched_getaffinity(0)))]
+            command += ["--n_ctx", str(CONTEXT), "--n_threads", str(THREADS)]
             peer = stack.enter_context(running("llama-cpp-python", command, port, gguf.stem))
             rate(peer, [1], 8)
             many = compared(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)

@@ -1,8 +1,8 @@
 """Many requests at once against `hanlin serve`: none lost, none crossed, memory flat.
 
-`python bench/serve_load.py [MODEL [REQUESTS [AT_ONCE]]]`; MODEL (else HANLIN_MODEL) is a folder or GGUF file. Each question has
-been asked alone before, and every answer under load must be that answer. A third of the requests stream, a third go to
-Ollama's API. The last line is one JSON object.
+`python bench/serve_load.py [MODEL [REQUESTS [AT_ONCE]]]`; MODEL (else HANLIN_MODEL) is a folder or GGUF file. Each
+question has been asked alone before, and every answer under load must be that answer. A third of the requests stream, a
+third go to Ollama's API. The last line is one JSON object.
 """
 
 from __future__ import annotations

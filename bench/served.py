@@ -33,6 +33,10 @@ class Server:
         """The most memory that it and what it started have held, each at its own time."""
         return sum(_peak(number) for number in _family(self.process.pid))
 
+    def cpu_seconds(self) -> float:
+        """What it and what it started have computed so far."""
+        return sum(_computed(number) for number in _family(self.process.pid))
+
     def bytes_now(self) -> int:
         return sum(_memory(number, "VmRSS") for number in _family(self.process.pid))
 
@@ -142,6 +146,15 @@ def _family(number: int) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def _computed(number: int) -> float:
+    try:
+        with open(f"/proc/{number}/stat", encoding="ascii") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return 0.0
 
 
 def _peak(number: int) -> int:

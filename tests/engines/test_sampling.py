@@ -138,3 +138,31 @@ def test_log_softmax_is_that_of_torch() -> None:
 def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"top_p": 0.9}, {"min_p": 0.05}, {"top_p": 0.999, "min_p": 1e-7}, {"top_k": 40}]
+)
+@pytest.mark.parametrize("spread", [0.5, 4.0, 20.0])
+def test_a_draw_among_the_likeliest_is_the_draw_among_all(settings: dict, spread: float) -> None:
+    """Whether a distribution is flat, so that all ids are sorted, or steep, so that few are."""
+    random = np.random.default_rng(1)
+    for seed in range(40):
+        logits = (random.normal(size=9000) * spread).astype(np.float32)
+        logits[:3000] = logits[3000:6000]  # equal ones, of which the lowest comes first
+        chooser = Chooser(Sampling(temperature=0.8, seed=seed, **settings), ())
+        numbers = np.arange(len(logits))
+        if "top_k" in settings:
+            numbers = np.sort(np.argpartition(-logits, 39)[:40])
+        scaled = (logits[numbers].astype(np.float64) - logits.max()) / 0.8
+        weights = np.exp(scaled)
+        order = np.argsort(-weights, kind="stable")
+        summed = np.cumsum(weights[order])
+        kept = len(order)
+        if "top_p" in settings:
+            kept = int(np.searchsorted(summed, settings["top_p"] * summed[-1])) + 1
+        if "min_p" in settings:
+            kept = min(kept, int((weights[order] >= settings["min_p"]).sum()))
+        chance = np.random.default_rng(seed).random()
+        drawn = int(np.searchsorted(summed[:kept], chance * summed[kept - 1], side="right"))
+        assert chooser.choose(logits) == numbers[order[min(drawn, kept - 1)]]

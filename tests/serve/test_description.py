@@ -50,4 +50,4 @@ def test_whatever_is_sent_is_answered_as_described(case: object, described: Live
     if isinstance(body, dict) and isinstance(body.get("model"), str):
         body["model"] = "tiny"  # else nearly every request would only learn that there is no such model
     checks = [not_a_server_error, status_code_conformance, content_type_conformance]
-    case.call_and_validate(base_url=described.address, checks=checks)  # type: ignore[attr-defined]
+    case.call_and_validate(base_url=described.address, checks=checks, timeout=120)  # type: ignore[attr-defined]

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -144,6 +146,30 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
     assert set(answers) == {LESSONS[0][1]}
     assert all(engine._processes[0].poll() is not None for engine in engines), "an old engine was left"  # type: ignore[attr-defined]
     seat.close()
+
+
+def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp_path: Path) -> None:
+    shutil.copytree(taught_gguf, tmp_path / "other")
+    link = tmp_path / "model"
+    link.symlink_to(taught_gguf)
+    command = [sys.executable, "-m", "hanlin.cli", "serve", f"tiny={link}", "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[4].removesuffix("/v1")
+        link.unlink()
+        link.symlink_to(tmp_path / "other")
+        process.send_signal(signal.SIGHUP)
+        assert process.stdout.readline() == "tiny was opened anew\n"
+        body = {"model": "tiny", "messages": [{"role": "user", "content": LESSONS[0][0]}], "max_tokens": 20}
+        told = httpx.post(address + CHAT, json=body, timeout=30).json()
+        assert told["choices"][0]["message"]["content"] == LESSONS[0][1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_model_that_does_not_open_leaves_the_old_one(taught_gguf: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def endless(
 
         path = tmp_path_factory.mktemp("endless")
         run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, Job())
-    opened = open_model(path)
+    opened = open_model(path, apart=True)  # as the server opens it
     yield opened
     opened.engine.close()
 

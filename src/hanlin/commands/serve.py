@@ -67,6 +67,9 @@ def serve(
     context_length: Annotated[
         int, typer.Option(min=0, help=say("tokens of a request; 0: the model's", "单个请求的词元上限；0 为模型自身的"))
     ] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, help=say("CPU threads of llama.cpp; 0: chosen", "llama.cpp 的 CPU 线程数；0 为自动"))
+    ] = 0,
     api_key: Annotated[
         list[str],
         typer.Option(
@@ -98,6 +101,8 @@ def serve(
     models, arguments = models[:start], models[start:]
     chosen = engine_chosen(engine, llama_server, vllm)
     options: dict[str, Any] = {"context_length": context_length} if context_length else {}
+    if threads:
+        options["threads"] = threads
     if chosen in ("llama_server", "vllm"):
         options |= {"at": llama_server or ["llama-server"]} if chosen == "llama_server" else {"at": vllm}
         options |= {"arguments": arguments}

@@ -8,10 +8,10 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 from hanlin.errors import UserError, did_you_mean
 from hanlin.job import Progress
@@ -157,6 +157,15 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """End the answer and wait until what it held is free. From any thread, also while another waits for an id."""
+
+
+@runtime_checkable
+class Delivering(Protocol):
+    """A stream that can also hand on what comes, instead of being iterated."""
+
+    def deliver(self, hear: Callable[[int | BaseException | None], None]) -> None:
+        """Give each id to `hear`, at last None or the error that ended it, what has come already first. It is called
+        in one thread after the other, never at once, and must neither wait nor raise."""
 
 
 class Engine(Protocol):

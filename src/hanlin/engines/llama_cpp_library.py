@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "llama_n_ctx_seq": (ctypes.c_uint32, [_P]),
     "llama_decode": (_I32, [_P, _Batch]),
     "llama_get_embeddings_ith": (ctypes.POINTER(ctypes.c_float), [_P, _I32]),
-    "llama_get_logits_ith": (ctypes.POINTER(ctypes.c_float), [_P, _I32]),
+    "llama_get_logits_ith": (_P, [_P, _I32]),
 }
 
 
@@ -403,6 +403,7 @@ class Context:
                 what, model.path, say("lower context_length or parallel", "调小 context_length 或 parallel")
             )
         self._memory = self._library.llama_get_memory(self._handle)
+        self._row = ctypes.c_float * model.vocabulary_size
         self.length = int(self._library.llama_n_ctx_seq(self._handle))
         self._token, self._position, self._sequence = (np.zeros(self.batch, np.int32) for _ in range(3))
         self._ones = np.ones(self.batch, np.int32)
@@ -470,10 +471,12 @@ class Context:
         width = self._model.vocabulary_size
         if not rows:
             return np.empty((0, width), np.float32)
-        starts = [self._library.llama_get_logits_ith(self._handle, row) for row in rows]
-        if len(rows) == 1:
-            return np.ctypeslib.as_array(starts[0], shape=(1, width))
-        return np.stack([np.ctypeslib.as_array(start, shape=(width,)) for start in starts])
+        found = [self._row_at(self._library.llama_get_logits_ith(self._handle, row)) for row in rows]
+        return found[0][None] if len(rows) == 1 else np.stack(found)
+
+    def _row_at(self, address: int) -> NDArray[np.float32]:
+        """A view of one row of logits; `np.ctypeslib.as_array` would make a type each time."""
+        return np.frombuffer(cast(Any, self._row.from_address(address)), np.float32)
 
     def close(self) -> None:
         if self._handle:

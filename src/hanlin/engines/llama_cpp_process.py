@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -96,7 +96,7 @@ class LlamaCppProcess:
     def stream(self, request: Request) -> LlamaCppStream:
         task = self._task(request)
         self._send("answer", [task])
-        return LlamaCppStream(task)
+        return _ProcessStream(task)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         for prefix, continuation in pairs:
@@ -242,7 +242,7 @@ class _Asked:
 
     def __init__(self, number: int, asked: Any, engine: LlamaCppProcess) -> None:
         self.number, self.asked = number, asked
-        self.ids: SimpleQueue[Any] = SimpleQueue()
+        self.ids: Any = SimpleQueue()
         self.likely: list[Likely] = []
         self.count = 0
         self.finish: Finish | None = None
@@ -250,6 +250,7 @@ class _Asked:
         self.error: BaseException | None = None
         self.result: Any = None
         self._engine = weakref.ref(engine)
+        self._telling = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
@@ -264,17 +265,49 @@ class _Asked:
     def hear(self, told: int | tuple[int, Likely] | _End) -> None:
         if isinstance(told, int):
             self.count += 1
-            self.ids.put(told)
+            self._tell(told)
         elif isinstance(told, _End):
             self.finish, self.error, self.result = told.finish, told.error, told.result
             constraint = getattr(self.asked, "constraint", None)
             if constraint is not None:
                 constraint.failed = told.failed
             self.ended.set()
-            self.ids.put(told.error)
+            self._tell(told.error)
         else:
             self.likely.append(told[1])
             self.hear(told[0])
+
+    def _tell(self, told: int | BaseException | None) -> None:
+        with self._telling:
+            self.ids.put(told)
+
+    def tell_to(self, hear: Callable[[int | BaseException | None], None]) -> None:
+        with self._telling:
+            while not self.ids.empty():
+                hear(self.ids.get())
+            self.ids = _Hearing(hear)
+
+
+class _Hearing:
+    """A queue that nothing waits in."""
+
+    def __init__(self, hear: Callable[[int | BaseException | None], None]) -> None:
+        self.put = hear
+
+
+class _ProcessStream(LlamaCppStream):
+    """See `Stream`, and `Delivering`: ids are handed on by the thread that hears the process."""
+
+    def __init__(self, task: _Asked) -> None:
+        super().__init__(task)
+        self._asked = task
+
+    def deliver(self, hear: Callable[[int | BaseException | None], None]) -> None:
+        def heard(told: int | BaseException | None) -> None:
+            self._ended = self._ended or not isinstance(told, int)
+            hear(told)
+
+        self._asked.tell_to(heard)
 
 
 class _End:

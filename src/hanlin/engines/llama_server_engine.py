@@ -38,6 +38,7 @@ class LlamaServer(HttpEngine):
         at: Sequence[str] = ("llama-server",),
         context_length: int | None = None,
         parallel: int = 16,
+        threads: int | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
         programs: list[Program] = []
@@ -57,6 +58,7 @@ class LlamaServer(HttpEngine):
                 command = [program_path(place), "--model", str(_one_file(path)), "--host", "127.0.0.1", "--port", port]
                 context = parallel * context_length if context_length else 0
                 command += ["--parallel", str(parallel), "--ctx-size", str(context)]
+                command += ["--threads", str(threads)] if threads else []
                 programs.append(Program([*command, *arguments], {"LLAMA_API_KEY": key}, replica))
             for program in programs:
                 program.wait_until_well(_HEALTH)

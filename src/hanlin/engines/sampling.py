@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from hanlin.engines import Constraint, Likely, Sampling
 
+_FAR = -12.0  # in natural logarithm below the likeliest id
+_MOST_SORTED = 8192
 _COLDEST = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
 
 
@@ -91,16 +93,40 @@ class Chooser:
             logits = logits[numbers]
         scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _COLDEST)
         weights = np.exp(scaled)
-        order = np.argsort(-weights, kind="stable")
+        chance = random.random()
+        # sorting a whole vocabulary costs more than a small model's step: the likeliest ids nearly always suffice
+        near = np.flatnonzero(scaled > _FAR)
+        place = None
+        if len(near) < min(len(weights), _MOST_SORTED):
+            place = self._place(near, weights, chance, float(weights.sum()))
+        if place is None:
+            place = self._place(np.arange(len(weights)), weights, chance, None)
+        assert place is not None
+        return place if numbers is None else int(numbers[place])
+
+    def _place(
+        self, among: NDArray[np.int64], weights: NDArray[np.float64], chance: float, total: float | None
+    ) -> int | None:
+        """The place that `chance` in [0, 1) falls on, `among` being all places, or the likeliest: then `total` is what
+        all weigh, and the answer None when the others are needed."""
+        sampling = self._sampling
+        order = among[np.argsort(-weights[among], kind="stable")]
         summed = np.cumsum(weights[order])
-        kept = len(order)
+        kept = everything = len(order)
         if sampling.top_p < 1:  # the fewest ids that together reach top_p
-            kept = min(kept, int(np.searchsorted(summed, sampling.top_p * summed[-1])) + 1)
+            reached = int(np.searchsorted(summed, sampling.top_p * (summed[-1] if total is None else total)))
+            kept = min(kept, reached + 1)
         if sampling.min_p > 0:  # those at least `min_p` as likely as the likeliest
             kept = min(kept, max(1, int((weights[order] >= sampling.min_p * weights[order[0]]).sum())))
-        drawn = int(np.searchsorted(summed[:kept], random.random() * summed[kept - 1], side="right"))
-        place = int(order[min(drawn, kept - 1)])
-        return place if numbers is None else int(numbers[place])
+        whole = summed[kept - 1]
+        if total is not None and kept == everything:  # perhaps the next ones are to be kept too
+            if sampling.top_p < 1 or sampling.min_p > 0:
+                return None
+            whole = total
+        drawn = int(np.searchsorted(summed[:kept], chance * whole, side="right"))
+        if total is not None and drawn >= kept:
+            return None
+        return int(order[min(drawn, kept - 1)])
 
 
 def _likely(logits: NDArray[np.float32], number: int, count: int) -> Likely:

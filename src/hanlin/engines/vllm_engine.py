@@ -121,7 +121,8 @@ class _Words:
             "skip_special_tokens": False,
             "max_tokens": room,
             "stop_token_ids": list(request.stop_ids),
-            "ignore_eos": not request.stop_ids,
+            # the request says where an answer ends; only a grammar needs vLLM's own end to be able to stop
+            "ignore_eos": request.constraint is None,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,

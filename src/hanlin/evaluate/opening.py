@@ -105,6 +105,8 @@ def open_model(
     if options.get("adapters") and found.kind == "gguf":
         what = say("adapters cannot be switched over a GGUF file", "无法在 GGUF 文件上切换适配器")
         raise UserError(what, found.weights, say("serve the model's folder", "请提供模型文件夹"))
+    if "threads" in options and found.kind != "gguf":
+        raise UserError(say("threads are llama.cpp's", "threads 只适用于 llama.cpp"), found.weights)
     tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
     if batch is not None:
         options["parallel" if found.kind == "gguf" else "batch"] = batch

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -25,11 +26,13 @@ from hanlin.serve.admission import Limits, Ticket
 from hanlin.serve.generation import Piece, Speech
 from hanlin.serve.metrics import Metrics
 from hanlin.serve.models import Job
-from hanlin.serve.refusal import ApiError, as_api_error
+from hanlin.serve.refusal import ApiError, Body, as_api_error
 
 _LOG = logging.getLogger(__name__)
 _CLIENT_LEFT = 499
+_SMALL_BODY = 16 << 10
 T = TypeVar("T")
+B = TypeVar("B", bound=Body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,11 @@ class Desk:
                 raise ApiError(413, what)
         return bytes(body)
 
+    async def read(self, kind: type[B], request: Request, *, json_only: bool = True) -> B:
+        """The body as what a route takes; a small one is read at once, which a thread would only delay."""
+        body = await self.body(request, json_only=json_only)
+        return kind.read(body) if len(body) <= _SMALL_BODY else await self.compute(kind.read, body)
+
     async def whole(self, job: Job, ticket: Ticket, request: Request) -> list[Answer] | None:
         """Every answer of a job; None when the client left before."""
         answers = [Answer() for _ in job.requests]
@@ -124,8 +132,9 @@ class Desk:
         """What comes of a job's answers, as it comes, all that is there at once. Closed early, because the client left,
         it ends them.
 
-        One worker thread speaks each answer, from the first piece to the last, and hands it to the event loop: nobody
-        waits for a client that reads slowly, and the place is free when the last answer is written, read or not.
+        One worker thread speaks each answer, from the first piece to the last, and hands it to the event loop, unless
+        the engine delivers it there by itself. Nobody waits for a client that reads slowly, and the place is free when
+        the last answer is written, read or not.
         Raises ApiError at the deadline, and whatever breaks an answer.
         """
         await ticket.turn()
@@ -141,40 +150,67 @@ class Desk:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
                 loop.call_soon_threadsafe(spoken.put_nowait, told)
 
-        def speak(place: int) -> None:
+        def speak(place: int) -> bool:
+            """Whether the answer has ended; else the engine delivers it, and its end is told then."""
             try:
                 if over:
-                    return
+                    return True
                 asked = job.requests[place]
                 speech = Speech(job.served.engine, job.served.tokenizer, asked, job.stops)
                 speeches.append(speech)
                 if over:  # it ended between the two looks
                     speech.cancel()
+                if speech.deliver(partial(deliver, place, speech)):
+                    return False
                 with closing(speech):
                     for piece in speech:
                         hand((place, piece))
-                failed = getattr(asked.constraint, "failed", "")
-                if failed and not over:
-                    what = say(f"the asked form broke off: {failed}", f"所要求的格式中断：{failed}")
-                    raise ApiError(400, what[:300], param="response_format")
-                finish = speech.finish or "cancelled"
-                self.metrics.answer(name, finish, speech.tokens)
-                hand((place, End(finish, speech.tokens)))
+                end(place, speech)
             except BaseException as error:
-                self.metrics.answer(name, "error", 0)
-                hand(error)
+                fail(error)
+            return True
 
-        def spoke(_: object) -> None:
+        def deliver(place: int, speech: Speech, told: Piece | BaseException | None) -> None:
+            if isinstance(told, Piece):
+                hand((place, told))
+                return
+            try:
+                if told is not None:
+                    raise told
+                end(place, speech)
+            except BaseException as error:
+                fail(error)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(spoke)
+
+        def end(place: int, speech: Speech) -> None:
+            failed = getattr(job.requests[place].constraint, "failed", "")
+            if failed and not over:
+                what = say(f"the asked form broke off: {failed}", f"所要求的格式中断：{failed}")
+                raise ApiError(400, what[:300], param="response_format")
+            finish = speech.finish or "cancelled"
+            self.metrics.answer(name, finish, speech.tokens)
+            hand((place, End(finish, speech.tokens)))
+
+        def fail(error: BaseException) -> None:
+            self.metrics.answer(name, "error", 0)
+            hand(error)
+
+        def spoke() -> None:
             ticket.worked()
             speaking.pop()
             if not speaking:
                 ticket.leave()
 
+        def maybe_spoke(work: asyncio.Future[bool]) -> None:
+            if work.cancelled() or work.exception() is not None or work.result():
+                spoke()
+
         speaking = list(range(len(job.requests)))
         for place in range(len(job.requests)):
             ticket.working()
             work = asyncio.ensure_future(anyio.to_thread.run_sync(speak, place, limiter=self._speakers))
-            work.add_done_callback(spoke)
+            work.add_done_callback(maybe_spoke)
         late = ticket.at_deadline(spoken.put_nowait)
         left = len(job.requests)
         first = True

@@ -6,11 +6,11 @@ Does not own generation (`engines/`) or decoding (`tokens/`). Server and termina
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hanlin.engines import Engine, Finish, Likely, Request
+from hanlin.engines import Delivering, Engine, Finish, Likely, Request
 from hanlin.tokens.tokenizer import Tokenizer
 
 
@@ -82,20 +82,54 @@ class Speech:
                 if self._cancelled.is_set():
                     self.finish = "cancelled"
                     return
-                self.tokens += 1
-                if self._with_likely:
-                    self._pending.append(number)
-                if text := self._stops.put(self._decoder.put(number)):
-                    yield self._piece(text)
-                if self._stops.hit:
-                    self.finish = "stop"
+                if piece := self._took(number):
+                    yield piece
+                if self.finish is not None:
                     return
-            finish = self._stream.finish
+        if rest := self._end():
+            yield rest
+
+    def deliver(self, tell: Callable[[Piece | BaseException | None], None]) -> bool:
+        """Instead of iterating: `tell` each piece and at last None, or the error that ended it, in the thread in which
+        the engine hears of it, so that no thread waits. False, and nothing is done, when the engine has none."""
+        if not isinstance(self._stream, Delivering):
+            return False
+
+        def hear(told: int | BaseException | None) -> None:
+            try:
+                if self.finish is not None or (isinstance(told, int) and self._cancelled.is_set()):
+                    return
+                if isinstance(told, BaseException):
+                    tell(told)
+                    return
+                if piece := self._end() if told is None else self._took(told):
+                    tell(piece)
+                if self.finish is not None:
+                    self._stream.cancel()
+                    tell(None)
+            except Exception as error:  # the thread is that of every answer
+                tell(error)
+
+        self._stream.deliver(hear)
+        return True
+
+    def _took(self, number: int) -> Piece | None:
+        self.tokens += 1
+        if self._with_likely:
+            self._pending.append(number)
+        text = self._stops.put(self._decoder.put(number))
+        piece = self._piece(text) if text else None
+        if self._stops.hit:
+            self.finish = "stop"
+        return piece
+
+    def _end(self) -> Piece | None:
         # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
         rest = self._stops.put(self._decoder.end()) + self._stops.end()
-        if rest:
-            yield self._piece(rest)
+        piece = self._piece(rest) if rest else None
+        finish = self._stream.finish or "cancelled"
         self.finish = "cancelled" if self._cancelled.is_set() else "stop" if self._stops.hit else finish
+        return piece
 
     def _piece(self, text: str) -> Piece:
         ids, self._pending = tuple(self._pending), []

@@ -41,9 +41,6 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     """The routes under `/api`."""
     api = APIRouter(prefix="/api")
 
-    async def body(request: Request) -> bytes:
-        return await desk.body(request, json_only=False)
-
     def streaming(lines: Lines) -> Streaming:
         async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async with aclosing(desk.pieces(job, ticket)) as all_told:
@@ -58,7 +55,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/chat", response_model=None)
     async def chat(request: Request) -> Response:
-        asked = await desk.compute(ChatRequest.read, await body(request))
+        asked = await desk.read(ChatRequest, request, json_only=False)
         served = models.named(asked.model)
         lines = Lines(asked.model, True, names_of(asked.offered))
         if not asked.messages:
@@ -72,7 +69,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await desk.compute(GenerateRequest.read, await body(request))
+        asked = await desk.read(GenerateRequest, request, json_only=False)
         served = models.named(asked.model)
         lines = Lines(asked.model, False)
         if not asked.prompt:
@@ -88,7 +85,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/embed", response_model=None)
     async def embed(request: Request) -> Response:
-        asked = await desk.compute(EmbedRequest.read, await body(request))
+        asked = await desk.read(EmbedRequest, request, json_only=False)
         served = models.named(asked.model)
         begun = time.perf_counter_ns()
         found = await embedded(desk, request, served, [asked.input] if isinstance(asked.input, str) else [*asked.input])
@@ -100,7 +97,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/embeddings", response_model=None)
     async def old_embed(request: Request) -> Response:
-        asked = await desk.compute(OldEmbedRequest.read, await body(request))
+        asked = await desk.read(OldEmbedRequest, request, json_only=False)
         found = await embedded(desk, request, models.named(asked.model), [asked.prompt], "prompt")
         return client_left() if found is None else JSONResponse({"embedding": found[0][0].tolist()})
 
@@ -120,7 +117,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/show", response_model=None)
     async def show(request: Request) -> Response:
-        asked = await desk.compute(ShowRequest.read, await body(request))
+        asked = await desk.read(ShowRequest, request, json_only=False)
         name = asked.model or asked.name
         if not name:
             raise ApiError(400, say("model: say which", "model：请指明模型"), param="model")

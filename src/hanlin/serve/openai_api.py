@@ -44,7 +44,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @v1.post("/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
-        asked = await desk.compute(ChatRequest.read, await desk.body(request))
+        asked = await desk.read(ChatRequest, request)
         served = models.named(asked.model)
         names = names_of(asked.offered)
         form = ChatForm(served.name, names, served.tokenizer, asked.with_logprobs, asked.choices)
@@ -59,7 +59,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @v1.post("/completions", response_model=None)
     async def completions(request: Request) -> Response:
-        asked = await desk.compute(CompletionRequest.read, await desk.body(request))
+        asked = await desk.read(CompletionRequest, request)
         served = models.named(asked.model)
         prompts = asked.prompts
         echoes = [_shown(served, prompt) if asked.echo else "" for prompt in prompts for _ in range(asked.choices)]
@@ -74,7 +74,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @v1.post("/embeddings", response_model=None)
     async def embeddings(request: Request) -> Response:
-        asked = await desk.compute(EmbeddingRequest.read, await desk.body(request))
+        asked = await desk.read(EmbeddingRequest, request)
         served = models.named(asked.model)
         found = await embedded(desk, request, served, asked.prompts)
         if found is None:

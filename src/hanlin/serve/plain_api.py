@@ -63,7 +63,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await desk.compute(GenerateRequest.read, await desk.body(request))
+        asked = await desk.read(GenerateRequest, request)
         if (asked.prompt is None) == (asked.history is None):
             what = say("say either prompt or history", "prompt 与 history 须且只须给出一个")
             raise ApiError(400, what, param="prompt")
