@@ -58,7 +58,7 @@ docs: $(VENV)/.run
 	$(BIN)/hanlin schema > docs/recipe.schema.json
 
 bench-%: $(VENV)/.dev
-	$(BIN)/python bench/$*.py
+	$(BIN)/python bench/$(subst -,_,$*).py
 
 clean:
 	rm -rf $(VENV) artifacts runs
