@@ -80,6 +80,9 @@ def compare(task: str, runs: dict[str, dict[str, Any]], asked: dict[str, Any], r
         differs = abs(statistics.fmean(told["loss"] for told in theirs) / ours[0]["loss"] - 1)
         result[name] = {
             **summary(theirs),
+            "times_as_much_processor": spread(
+                [their["processor_seconds"] / our["processor_seconds"] for their, our in zip(theirs, ours, strict=True)]
+            ),
             "times_as_long": spread(
                 [their["seconds"] / our["seconds"] for their, our in zip(theirs, ours, strict=True)]
             ),
@@ -96,6 +99,7 @@ def compare(task: str, runs: dict[str, dict[str, Any]], asked: dict[str, Any], r
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     found = {
         "seconds": spread([told["seconds"] for told in runs]),
+        "processor_seconds": spread([told["processor_seconds"] for told in runs]),
         "peak_gb": round(statistics.median(told["peak_gb"] for told in runs), 2),
         "losses": [round(loss, 4) for loss in runs[0]["losses"]],
     }
@@ -115,6 +119,16 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.settings.train import Dpo, Reference, Sft
     from hanlin.train import stages
 
+    spent_in_loop: list[float] = []
+    loop = stages.train
+
+    def timed(*given: Any, **named: Any) -> dict[str, Any]:
+        begun = sum(os.times()[:4])
+        told = loop(*given, **named)
+        spent_in_loop.append(sum(os.times()[:4]) - begun)
+        return told
+
+    stages.train = timed
     rows = json.loads(Path(asked["data"]).read_text(encoding="utf-8"))[: asked["count"]]
     folder = Path(tempfile.mkdtemp())
     common: dict[str, Any] = {"model": "model", "data": ("data",), "row_length": ROW, "precision": asked["precision"]}
@@ -160,6 +174,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     spent = operations(Path(asked["model"]), metrics["tokens"], metrics["learnt_tokens"]) / metrics["seconds"] / 1e9
     return {
         "seconds": metrics["seconds"],
+        "processor_seconds": spent_in_loop[0],
         **before,
         "losses": [row["loss"] for row in curve],
         "learnt_tokens": metrics["learnt_tokens"],

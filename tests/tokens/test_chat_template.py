@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hanlin.errors import UserError
 from hanlin.records import Conversation, Message, ToolCall
+from hanlin.tokens import chat_template
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
 from hanlin.tokens.packaged_templates import packaged, template_tokens
 from hanlin.tokens.tokenizer import Tokenizer
@@ -502,6 +503,14 @@ def test_conversations_rendered_together_have_the_ids_that_each_has_alone(
         chats.append(turns[: len(turns) // 2 * 2])
     alone = [any_template.render(turns) for turns in chats]
     assert list(any_template.render_many(chats, ["chat"] * len(chats))) == alone
+
+
+def test_many_conversations_come_out_in_their_order(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "TOGETHER", 4)
+    chats = [[Message("user", f"{number}?"), Message("assistant", f"{number}!")] for number in range(19)]
+    alone = [template.render(turns) for turns in chats]
+    assert list(template.render_many(chats, ["chat"] * 19)) == alone
+    assert list(template.render_many([], [])) == []
 
 
 def test_what_is_wrong_with_one_of_many_conversations_names_it(template: ChatTemplate) -> None:

@@ -7,7 +7,9 @@ Owns what a chat template means. Does not own the language it is written in (`te
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +34,9 @@ from hanlin.tokens.tokenizer import (
     write_json_aside,
 )
 from hanlin.tokens.turns import as_template_data, check_order, texts_of, tools_as_template_data
+
+TOGETHER = 256
+"""Conversations whose texts are encoded together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +150,40 @@ class ChatTemplate:
         return self._encoded(self._written(messages, tools, prompt, where), not prompt, where)
 
     def render_many(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[Rendered]:
-        """`render` of many conversations without tools; `names` names each in messages. The texts of all are encoded
-        together, which the tokenizers library does on every core."""
-        drafts = []
-        for messages, name in zip(turns, names, strict=True):
-            marked = self._written(messages, (), False, name)
-            drafts.append((list(self._controls.parts(*marked)), name))
-        wanted: dict[tuple[str, bool], list[int]] = {
-            (part.text, part.inside): [] for parts, _ in drafts for part in parts if part.token_id is None
-        }
+        """`render` of many conversations without tools; `names` names each in messages.
+
+        Texts of some conversations are encoded together, by the tokenizers library on every core, while those of the
+        next are written here.
+        """
+        with ThreadPoolExecutor(1) as encoder:
+            waiting: deque[tuple[list[tuple[list[Part], str]], Future[dict[tuple[str, bool], list[int]]]]] = deque()
+            for start in range(0, len(turns), TOGETHER):
+                drafts = []
+                for messages, name in zip(
+                    turns[start : start + TOGETHER], names[start : start + TOGETHER], strict=True
+                ):
+                    drafts.append((list(self._controls.parts(*self._written(messages, (), False, name))), name))
+                waiting.append((drafts, encoder.submit(self._ids_of_texts, [parts for parts, _ in drafts])))
+                if len(waiting) > 1:
+                    yield from self._joined_many(*waiting.popleft())
+            while waiting:
+                yield from self._joined_many(*waiting.popleft())
+
+    def _ids_of_texts(self, drafts: Sequence[Sequence[Part]]) -> dict[tuple[str, bool], list[int]]:
+        """The ids of every plain text, each encoded once."""
+        found = {(part.text, part.inside): [0] for parts in drafts for part in parts if part.token_id is None}
         for inside in (False, True):
-            texts = [text for text, within in wanted if within == inside]
+            texts = [text for text, within in found if within == inside]
             for text, ids in zip(texts, self.tokenizer.encode_many(texts, inside=inside), strict=True):
-                wanted[text, inside] = ids
+                found[text, inside] = ids
+        return found
+
+    def _joined_many(
+        self, drafts: Sequence[tuple[list[Part], str]], ids: Future[dict[tuple[str, bool], list[int]]]
+    ) -> Iterator[Rendered]:
+        known = ids.result()
         for parts, name in drafts:
-            yield self._joined(parts, True, name, lambda text, inside: wanted[text, inside])
+            yield self._joined(parts, True, name, lambda text, inside: known[text, inside])
 
     def _written(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
