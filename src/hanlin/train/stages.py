@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -32,19 +31,22 @@ from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
 from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
 from hanlin.train.contract import Contract
-from hanlin.train.heldout import Heldout
-from hanlin.train.loop import Group, train
+from hanlin.train.group import Group
+from hanlin.train.heldout import Heldout, take_weights
+from hanlin.train.loop import begin, train
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
-from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
+from hanlin.train.probes import PACKAGED, Probes, encoder, read_probes
+from hanlin.train.rows import Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
 from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo
 ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
 """Makes the objective over some rows; the text begins the names of what is kept for them."""
+CPU = torch.device("cpu")
 SHOWN_UNITS = 3
 """Rows or pairs of the first step that `first_rows.json` shows."""
 REFERENCE_BLOCK = 256
@@ -117,8 +119,7 @@ def kto(settings: settings_of.Kto, inputs: Inputs, out: Path, job: Job) -> dict[
 class _Run:
     """What the stages have in common: the model's folder, the scratch folder, and the order of the work.
 
-    Encoding comes before the processes of a group join: one process encodes while the others wait for its files, and no
-    time limit of a collective operation runs meanwhile.
+    Encoding comes before a group of processes begins (`Job.only_prepares`): the processes of a group find it done.
     """
 
     def __init__(self, settings: Training, inputs: Inputs, out: Path, job: Job) -> None:
@@ -194,30 +195,42 @@ class _Run:
         return files
 
     def _encoded(
-        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract, width: int, total: int
+        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
-        if os.environ.get("RANK", "0") == "0":
-            encoded = encode_records(
-                records, encode, width=width, folder=folder, progress=self.job.progress, total=total
-            )
-        else:
-            while not (folder / WHOLE).is_file():
-                time.sleep(0.2)
-            encoded = open_encoded(folder)
-        contract.check(encoded)
+        if "RANK" in os.environ:
+            return open_encoded(folder)
+        encoded = encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
+        if contract is not None:
+            contract.check(encoded)
         return encoded
+
+    def _probes(self) -> Probes | None:
+        if self.settings.probe_every is None:
+            return None
+        probes = read_probes(self.inputs.maybe("probes") or PACKAGED)
+        encode = encoder(self.tokenizer, self.settings.row_length)
+        return Probes.of(probes, self._encoded("probes", probes, encode, None, 1, len(probes)), self.settings)
 
     def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
         """Train on the rows, measure those held out where there are some, and write what was trained."""
         rows, *rest = parts
+        probes = self._probes()
+        if self.job.only_prepares:
+            return {}
         group = Group.join()
         order = Order.of(len(rows.units), per_step, self.job.seed)
         if group.first:
             self._show_first(rows, order)
         number_format = self._number_format(group)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
-        network = open_network(self.folder, self.settings, self.job.seed, group.device, number_format, needed)
+
+        def opened(device: torch.device) -> Network:
+            return open_network(self.folder, self.settings, self.job.seed, device, number_format, needed)
+
+        network = opened(group.device if self.job.mode == "ddp" else CPU)
+        parameters = count_parameters(network.model)
+        begun = begin(network, self.settings, group, self.job, self.out)
         objective = objective_of(network, group, rows, "")
         heldout = None
         if rest:
@@ -233,11 +246,15 @@ class _Run:
             job=self.job,
             out=self.out,
             heldout=heldout,
+            probes=probes,
+            begun=begun,
         )
+        whole = begun.placement.whole(lambda: opened(CPU))
         if group.first:
-            self._save(network)
+            if self.settings.keep_best and metrics.get("best_step") is not None:
+                take_weights(self.scratch, metrics["best_step"], whole)
+            self._save(whole)
         group.leave()
-        parameters = count_parameters(network.model)
         return {
             **metrics,
             "records": len(rows.encoded),
@@ -247,6 +264,7 @@ class _Run:
             "row_fill": float(rows.sizes.mean()) / self.settings.row_length,
             "precision": number_format,
             "processes": group.size,
+            "mode": self.job.mode,
             "parameters": parameters.total,
             "trainable_parameters": parameters.trainable,
             **({"untrained_tokens": list(network.untrained)} if network.untrained else {}),
@@ -277,9 +295,9 @@ class _Run:
             if float(known) < group.size:
                 found = torch.zeros((len(units), width), device=group.device)
                 with torch.no_grad():
-                    for batch in rows.passes(units[group.rank :: group.size], self.settings.pass_tokens):
+                    for batch in network.passes(rows, units[group.rank :: group.size], self.settings.pass_tokens):
                         places = [unit - start for unit in batch.units]
-                        sums = answer_log_probabilities(network, batch.to(group.device)).sums
+                        sums = answer_log_probabilities(network, batch).sums
                         found[places] = sums.view(-1, width)
                 group.add_up([found])
                 if group.first:
