@@ -1,4 +1,4 @@
-"""However a model is divided among processes, it learns what one process learns, and goes on where another left off."""
+"""However a model is divided among processes, it learns what one learns alone, and goes on where another left off."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from launching import launch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many
 from hanlin.job import Inputs
 from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Sft
-from launching import launch
 
 needs_deepspeed = pytest.mark.skipif(
     find_spec("deepspeed") is None, reason="DeepSpeed is not installed (pip install 'hanlin[deepspeed]')"
@@ -61,7 +59,7 @@ def test_two_processes_follow_one(
         assert mine["learnt_tokens"] == theirs["learnt_tokens"]
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-4)
         assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
-    name = "adapter_model.safetensors" if settings.lora else "model.safetensors"
-    weights = load_file(two / name)
-    for name, weight in load_file(one / name).items():
+    file = "adapter_model.safetensors" if settings.lora else "model.safetensors"
+    weights = load_file(two / file)
+    for name, weight in load_file(one / file).items():
         torch.testing.assert_close(weights[name], weight, atol=1e-4, rtol=1e-3)

@@ -17,7 +17,7 @@ from torch import distributed
 BUCKET_NUMBERS = 1 << 25
 """Gradients are summed over processes in buckets of at most so many numbers."""
 PATIENCE = "HANLIN_GROUP_TIMEOUT"
-"""The environment variable that says for how many seconds a process waits for the others: `launch.timeout`."""
+"""The environment variable that says for how many seconds a process waits for the others (`launch.timeout`)."""
 
 
 @dataclass(frozen=True, slots=True)

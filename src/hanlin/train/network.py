@@ -140,16 +140,18 @@ class Network:
     def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
         """The units of this process in passes, on the device. Where all processes have to go through the model equally
         often, one with fewer passes than others does so with a unit that does not count."""
-        done = 0
-        for batch in rows.passes(units, pass_tokens):
+        if self.gathering is None:
+            for batch in rows.passes(units, pass_tokens):
+                yield batch.to(self.device)
+            return
+        batches = list(rows.passes(units, pass_tokens))  # the number has to be agreed on before the first
+        more = self.gathering.most(len(batches)) - len(batches)
+        for batch in batches:
             yield batch.to(self.device)
-            done += 1
-        if self.gathering is not None:
-            for _ in range(self.gathering.most(done) - done):
-                batch = next(rows.passes([0], pass_tokens)).to(self.device)
-                nothing = self.summed_loss(batch) * 0.0
-                if nothing.requires_grad:
-                    self.backward(nothing)
+        for _ in range(more):
+            nothing = self.summed_loss(next(rows.passes([0], pass_tokens)).to(self.device)) * 0.0
+            if nothing.requires_grad:
+                self.backward(nothing)
 
     def backward(self, total: torch.Tensor) -> None:
         """Add the gradients of a pass's loss to those of the step."""

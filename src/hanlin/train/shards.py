@@ -42,6 +42,7 @@ class Shards(Copies):
         for module in network.model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # sums, as everywhere in the loop
+                module.set_force_sum_reduction_for_comms(True)
         network.gather(Gathering(network.model, torch.Tensor.backward, group.most))
         super().__init__(network, settings, group)
 

@@ -10,6 +10,7 @@ import importlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -119,6 +120,10 @@ def _library(device: torch.device) -> Any:
         hint = say("pip install 'hanlin[deepspeed]'", "请安装：pip install 'hanlin[deepspeed]'")
         raise UserError(say("DeepSpeed is not installed", "未安装 DeepSpeed"), "launch.mode", hint) from error
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # it calls collectives by names that torch deprecates, thousands of times
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
+    # what it may compile when it is first used: nothing, since there need be no compiler
+    library.ops.__compatible_ops__ = dict.fromkeys(library.ops.__compatible_ops__, False)
     return library
 
 
