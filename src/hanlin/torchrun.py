@@ -58,9 +58,9 @@ def lost(error: BaseException) -> UserError | None:
     """
     named = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
-    if not named & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
-        if "RuntimeError" not in named or not any(word in text.lower() for word in _LOST):
-            return None
+    told = "RuntimeError" in named and any(word in text.lower() for word in _LOST)
+    if not told and not named & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
+        return None
     return UserError(
         say(
             "another process of the group does not answer any more: it was ended, or its machine or network is gone",

@@ -165,6 +165,8 @@ class Network:
         stream = self._embeddings.read(batch.ids[0])
         if self.noise and self.model.training:
             stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
+        if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
+            stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             through = self._through if self.gathering is None else self._through_gathered

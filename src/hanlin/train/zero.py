@@ -51,6 +51,7 @@ class Zero(Copies):
             config=_config(mode, offload, settings.max_grad_norm),
             dist_init_required=False,
         )
+        self._begin_averages()
         network.gather(Gathering(self._engine, self._backward, group.most))
 
     def _backward(self, total: torch.Tensor) -> None:
@@ -85,12 +86,8 @@ class Zero(Copies):
 
     def restore(self, averages: dict[str, Any]) -> None:
         states = averages["state"]
-        mine = self.optimizer.optimizer
-        for flat in self._flat_parts():
-            steps = states[0]["step"].clone()
-            mine.state[flat] = {"step": steps, **{part: torch.zeros_like(flat) for part in AVERAGES}}
-        if not self._divides_weights:
-            self.optimizer._lazy_init_hp_params_optimizer_state()
+        for state in self.optimizer.optimizer.state.values():
+            state["step"].fill_(float(states[0]["step"]))
         utilities = self._library.utils
         for place, parameter in enumerate(self._order):
             for part in AVERAGES:
@@ -102,10 +99,14 @@ class Zero(Copies):
                 padded = torch.nn.functional.pad(value.flatten(), (0, size * self.group.size - value.numel()))
                 utilities.safe_set_local_optimizer_state(parameter, padded[size * self.group.rank :][:size], part)
 
-    def _flat_parts(self) -> list[torch.Tensor]:
-        """This process's parts of all weights as the optimiser steps them."""
+    def _begin_averages(self) -> None:
+        """Let the optimiser's state be there before its first step, so that it can be asked for and set."""
         parts = "fp32_partitioned_groups_flat" if self._divides_weights else "single_partition_of_fp32_groups"
-        return list(getattr(self.optimizer, parts))
+        for flat in getattr(self.optimizer, parts):
+            state = {part: torch.zeros_like(flat) for part in AVERAGES}
+            self.optimizer.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **state}
+        if not self._divides_weights:  # it does so itself after the first of several groups, too early for the others
+            self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def whole(self, opened: Callable[[], Network]) -> Network:
         return reopened(self, opened)
@@ -119,7 +120,7 @@ def _library(device: torch.device) -> Any:
     except ImportError as error:
         hint = say("pip install 'hanlin[deepspeed]'", "请安装：pip install 'hanlin[deepspeed]'")
         raise UserError(say("DeepSpeed is not installed", "未安装 DeepSpeed"), "launch.mode", hint) from error
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # it calls collectives by names that torch deprecates, thousands of times
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
     # what it may compile when it is first used: nothing, since there need be no compiler
@@ -134,6 +135,8 @@ def _config(mode: str, offload: bool, max_norm: float) -> dict[str, Any]:
         stage["offload_optimizer"] = {"device": "cpu"}
         if stage["stage"] == 3:
             stage["offload_param"] = {"device": "cpu"}
+    if stage["stage"] == 3:
+        stage["stage3_param_persistence_threshold"] = 0  # a block's small tensors come with its matrices
     return {
         "train_micro_batch_size_per_gpu": 1,
         "managed_gradient_accumulation": False,  # a step is what the loop says it is
