@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +86,32 @@ def killed_once(job: dict[str, Any]) -> None:
     assert ended(victim) == signal.SIGKILL, "it ended before it could be killed"
     os.link(scratch / "checkpoints.json", job["out"] + "/checkpoints.json")
     assert ended(child(job, job["out"] + "/broken")) == 0
+
+
+def killed_often(job: dict[str, Any]) -> None:
+    """The same, killed at thirty random moments of what was left to do."""
+    import hanlin.train.stages  # noqa: F401
+
+    begun = time.monotonic()
+    assert ended(child(job, job["out"] + "/unbroken")) == 0
+    length = time.monotonic() - begun
+    seed = int(os.environ.get("HANLIN_KILL_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"HANLIN_KILL_SEED={seed}")
+    moments, kills = random.Random(seed), 0
+    broken = Path(job["out"], "broken")
+    while kills < 30:
+        victim = child(job, str(broken))
+        until = time.monotonic() + moments.uniform(0, length)
+        while (found := os.waitpid(victim, os.WNOHANG)) == (0, 0) and time.monotonic() < until:
+            time.sleep(0.002)
+        if found == (0, 0):
+            os.kill(victim, signal.SIGKILL)
+            ended(victim)
+            kills += 1
+        else:
+            assert found[1] == 0
+            shutil.rmtree(broken)  # it came through: begin anew, so that there is more to kill
+    assert ended(child(job, str(broken))) == 0
 
 
 if __name__ == "__main__":

@@ -123,6 +123,35 @@ def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints)
     assert newest_step(checkpoints) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_is_room(
+    tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    given = inputs(many(conversation, 12))
+    settings = SFT.model_copy(update={"keep_checkpoints": 3})
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    whole.mkdir()
+    stages.sft(settings, given, whole, Job())
+    size = (whole / ".work" / "checkpoint-00000001.pt").stat().st_size
+    small.mkdir()
+    room = int(2.5 * size)  # for two checkpoints, and no third
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(small)]).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            stages.sft(settings, given, small, Job())
+        listed = json.loads((small / ".work" / LIST).read_text(encoding="utf-8"))
+        assert [row["step"] for row in listed] == [2, 1]
+        assert not list((small / ".work").glob("*.writing"))
+        subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(small)], check=True)
+        stages.sft(settings, given, small, Job())
+        assert (small / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+        assert (small / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
 def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds what was when it was begun, and the next copy waits for it."""
     may_write = threading.Event()

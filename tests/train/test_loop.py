@@ -134,6 +134,18 @@ def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, in
     assert [name for name in names if (unbroken / name).read_bytes() != (broken / name).read_bytes()] == []
 
 
+@pytest.mark.slow
+def test_a_run_killed_at_thirty_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    settings = SFT.model_copy(update={"epochs": 40, "save_every_seconds": 0.02})
+    print(launch("sft", settings, inputs(many(conversation, 12)), tmp_path / "runs", "killed_often").stdout)
+    unbroken, broken = (tmp_path / "runs" / name for name in ("unbroken", "broken"))
+    names = sorted(path.name for path in unbroken.iterdir() if path.is_file())
+    assert names == sorted(path.name for path in broken.iterdir() if path.is_file())
+    assert [name for name in names if (unbroken / name).read_bytes() != (broken / name).read_bytes()] == []
+
+
 def test_a_group_that_did_not_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="2 processes were launched"):

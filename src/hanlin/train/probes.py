@@ -74,16 +74,18 @@ def _probe(line: str, where: str) -> Probe:
 
 
 def encoder(tokenizer: Tokenizer, row_length: int) -> Callable[[Sequence[Probe]], Iterator[Encoded]]:
-    """Makes probes token ids, of which a text counts whole and of a question the answer alone. Raises UserError for one
-    that is longer than a row."""
+    """Makes probes token ids, of which a text counts whole, as far as a row reaches, and of a question the answer
+    alone. Raises UserError for a question that with its answer is longer than a row."""
 
     def encode(probes: Sequence[Probe]) -> Iterator[Encoded]:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         for probe in probes:
             read = begin + (tokenizer.encode(probe.text) if probe.answer else [])
             counted = tokenizer.encode(probe.answer or probe.text)
-            if not counted or len(read) + len(counted) - 1 > row_length:
-                what = say("the probe is empty, or longer than a row", "探针为空或超过一行")
+            if not probe.answer:
+                counted = counted[: row_length + 1 - len(read)]
+            if not read + counted[1:] or len(read) + len(counted) - 1 > row_length:
+                what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
                 raise UserError(what, probe.id, say("set a greater row_length", "请增大 row_length"))
             yield Encoded((Example(read + counted, [False] * len(read) + [True] * len(counted)),))
 
