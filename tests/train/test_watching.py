@@ -1,4 +1,4 @@
-"""What is told of a run while it lasts: every step once, resumed or not, to files and to trackers that are asked for."""
+"""What is told of a run while it lasts: every step once, resumed or not, to a file and to trackers on demand."""
 
 from __future__ import annotations
 

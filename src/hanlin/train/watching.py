@@ -54,11 +54,13 @@ class Watch:
         aside = file.with_name(FILE + ".writing")
         aside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         os.replace(aside, file)
-        self._file = self._open.enter_context(file.open("a", encoding="utf-8", newline="\n"))
-        for name in self._settings.track:
-            tracker = TRACKERS[name](self._folder, self._name, self._done, self._settings)
-            self._open.callback(tracker.close)
-            self._trackers.append(tracker)
+        with ExitStack() as opened:  # which closes what is open when a tracker does not start
+            self._file = opened.enter_context(file.open("a", encoding="utf-8", newline="\n"))
+            for name in self._settings.track:
+                tracker = TRACKERS[name](self._folder, self._name, self._done, self._settings)
+                opened.callback(tracker.close)
+                self._trackers.append(tracker)
+            self._open = opened.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
