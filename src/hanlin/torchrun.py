@@ -6,8 +6,10 @@ own the stage's work nor its artifact (`worker`).
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,10 +42,17 @@ def command(launch: Launch, job_file: Path, python: str = sys.executable) -> lis
     return [*words, "-m", "hanlin.worker", "--rank", str(job_file)]
 
 
+def die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, so that a killed command leaves nobody writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def run(launch: Launch, job_file: Path) -> int:
     """Start this machine's processes and wait for them; return torchrun's exit code."""
     environment = {**os.environ, GROUP_TIMEOUT: str(launch.timeout)}
-    with subprocess.Popen(command(launch, job_file), stdin=subprocess.DEVNULL, env=environment) as group:
+    words, own = command(launch, job_file), die_with_parent if sys.platform == "linux" else None
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment, preexec_fn=own) as group:
         try:
             return group.wait()
         except KeyboardInterrupt:  # the group has heard it too, and saves

@@ -7,7 +7,6 @@ process for each job, so that no stage inherits another's memory and nobody wait
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import importlib
 import importlib.metadata
@@ -110,15 +109,9 @@ class Host:
             os.killpg(self._process.pid, signal.SIGINT)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process with its parent, so that a killed command leaves nobody writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def serve_jobs(preload: bool) -> None:
     """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
-    _die_with_parent()
+    torchrun.die_with_parent()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
     for line in sys.stdin:
@@ -136,7 +129,7 @@ def serve_jobs(preload: bool) -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            _die_with_parent()
+            torchrun.die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
@@ -356,6 +349,7 @@ def _outcome(scratch: Path) -> dict[str, Any]:
 
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
+    torchrun.die_with_parent()
     job = json.loads(job_file.read_text(encoding="utf-8"))
     _limit_threads(job.get("threads"))
     partial = Store(Path(job["home"])).partial(job["kind"], job["key"])

@@ -159,6 +159,7 @@ def train(
                 checkpoints.save(step + 1, seconds, placement, best, best_now=best_now, whole=whole)
             if sums["interrupted"]:
                 checkpoints.wait()
+                group.wait()  # a launcher ends all when one has ended
                 tell(
                     say(
                         f"saved after step {step + 1}; run again to go on",
