@@ -1,4 +1,4 @@
-"""A group over two machines: network namespaces of this one, which see each other through a cable and share a folder."""
+"""A group over two machines: network namespaces of this one, which have a cable between them and share a folder."""
 
 from __future__ import annotations
 

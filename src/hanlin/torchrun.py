@@ -51,8 +51,9 @@ def die_with_parent() -> None:
 def run(launch: Launch, job_file: Path) -> int:
     """Start this machine's processes and wait for them; return torchrun's exit code."""
     environment = {**os.environ, GROUP_TIMEOUT: str(launch.timeout)}
-    words, own = command(launch, job_file), die_with_parent if sys.platform == "linux" else None
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment, preexec_fn=own) as group:
+    words = command(launch, job_file)
+    own = die_with_parent if sys.platform == "linux" else None  # one system call, safe beside threads
+    with subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment, preexec_fn=own) as group:  # noqa: PLW1509
         try:
             return group.wait()
         except KeyboardInterrupt:  # the group has heard it too, and saves
