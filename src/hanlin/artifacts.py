@@ -214,6 +214,10 @@ class Store:
             os.replace(folder, place)
         return place
 
+    def log(self, recipe: str, stage: str, key: str) -> Path:
+        """The folder for what is told of a stage while it is made, and depends on the clock."""
+        return self.runs / recipe / "training-logs" / f"{stage}-{key[:8]}"  # no stage can have that name
+
     def link(self, recipe: str, stage: str, folder: Path) -> Path:
         """Point `runs/<recipe>/<stage>` at an artifact; where links are not allowed a small text file names it."""
         place = self.runs / recipe / stage

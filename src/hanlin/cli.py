@@ -123,12 +123,31 @@ def _print_steps(steps: list[Step], as_json: bool, ahead: dict[str, dict[str, An
     )
 )
 def run(
-    recipe: RecipePath, set_: Changes = [], until: Until = "", home: Home = Path("."), as_json: AsJson = False
+    recipe: RecipePath,
+    set_: Changes = [],
+    until: Until = "",
+    home: Home = Path("."),
+    as_json: AsJson = False,
+    print_command: Annotated[
+        bool,
+        typer.Option(
+            "--print-command",
+            help=say(
+                "run nothing; print what to type on each machine of `launch`, and a script for Slurm; --until names "
+                "the training stage",
+                "不运行；打印 launch 中各机器上要输入的命令及 Slurm 脚本；--until 指定训练阶段",
+            ),
+        ),
+    ] = False,
 ) -> None:
+    from hanlin.pipeline import commands
     from hanlin.pipeline import run as run_all
     from hanlin.report import changes, write
 
     checked, store = _open(recipe, set_, until, home)
+    if print_command:
+        typer.echo(commands(checked, store, until, str(recipe), set_), nl=False)
+        return
     number = len(checked.stages)
     place = {name: position for position, name in enumerate(checked.stages, start=1)}
 

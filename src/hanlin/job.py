@@ -140,15 +140,26 @@ def _clock(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`seed` for every random choice; `progress` to report with. How it was launched (`launch` in a recipe), which
-    changes no result: `processes` of one group, `cores` that the work may take on this machine, and the address of a
-    Ray cluster (`ray`) to do it on instead."""
+    """`seed` for every random choice; `progress` to report with. How it was launched (`launch` in a recipe) changes no
+    result but for rounding: `mode` and `offload` are how a group of processes divides a model among them, `cores` how
+    many the work may take on this machine, `ray` the address of a cluster to do it on instead. With `only_prepares` the
+    work ends where a group of processes would begin. `log` is a folder for what depends on the clock and is no part of
+    the result."""
 
     seed: int = 42
     progress: Progress = field(default_factory=lambda: Progress(quiet=True))
-    processes: int = 1
+    mode: str = "ddp"
+    offload: bool = False
+    only_prepares: bool = False
+    log: Path | None = None
     cores: int = 1
     ray: str = ""
+
+    def log_folder(self, out: Path) -> Path:
+        """The folder `log`; where none was named, one in the scratch folder."""
+        folder = self.log if self.log is not None else self.scratch(out) / "log"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def scratch(self, out: Path) -> Path:
         """A folder inside `out` for what is needed only while working: checkpoints, rows. It survives a kill and is

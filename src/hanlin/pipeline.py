@@ -8,13 +8,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hanlin import torchrun
 from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store, digest_of, key_of, read_manifest
-from hanlin.errors import UserError
+from hanlin.errors import UserError, did_you_mean
 from hanlin.job import SCRATCH
 from hanlin.language import say
 from hanlin.model_files import check_model_folder
@@ -153,8 +154,6 @@ def _resource_hash(resource: str, name: str) -> str:
     folder = Path(__file__).parent / {"template": "tokens/templates"}[resource]
     file = folder / f"{name}.jinja"
     if not file.is_file():
-        from hanlin.errors import did_you_mean
-
         known = [item.stem for item in folder.glob("*.jinja")]
         raise UserError(say(f"no {resource} '{name}'", f"没有名为“{name}”的模板"), None, did_you_mean(name, known))
     return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -344,14 +343,28 @@ def _job(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
         "settings": stage.settings.model_dump(mode="json"),
         "counted": dict(step.counted),
         "seed": recipe.seed,
-        "processes": recipe.launch.processes if stage.kind.group else 1,
+        "launch": recipe.launch.model_dump(mode="json"),
         "threads": recipe.launch.threads,
-        "ray": recipe.launch.ray,
+        "log": str(store.log(recipe.name, stage.name, step.key).resolve()),
         "inputs": [
             {"entry": _entry_json(source.entry), "paths": [str(path.resolve()) for path in source.paths]}
             for source in step.sources
         ],
     }
+
+
+def commands(recipe: Recipe, store: Store, name: str, path: str, changes: Sequence[str]) -> str:
+    """What to type on each machine to run the recipe as its `launch` says, and a script for Slurm; `name` is the
+    training stage that is shown, or empty for the first. Raises UserError when that is no training stage."""
+    trained = [stage.name for stage in recipe.stages.values() if stage.kind.group]
+    if not trained or (name and name not in trained):
+        what = say(f"no training stage '{name}'", f"没有名为“{name}”的训练阶段") if name else None
+        raise UserError(what or say("there is no training stage", "没有训练阶段"), path, did_you_mean(name, trained))
+    step = next(step for step in plan(recipe, store) if step.stage.name == (name or trained[0]))
+    job_file = store.partial(step.stage.kind.name, step.key).resolve() / SCRATCH / torchrun.JOB
+    words = ["hanlin", "run", path, *(["--until", name] if name else [])]
+    words += [word for change in changes for word in ("--set", change)]
+    return torchrun.scripts(recipe.launch, words, recipe.name, job_file, str(store.home.resolve()))
 
 
 def _entry_json(entry: InputEntry) -> dict[str, Any]:

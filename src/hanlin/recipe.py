@@ -17,36 +17,11 @@ import yaml
 from hanlin.errors import UserError, did_you_mean
 from hanlin.language import say
 from hanlin.settings.base import Reference, Settings, knob, references
+from hanlin.settings.launch import Launch
 from hanlin.stages import KINDS, StageKind, kind_named
 
 _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HUB = re.compile(r"(?P<hub>hf):(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
-
-
-class Launch(Settings):
-    """How stages are started; never part of a key."""
-
-    processes: int = knob(
-        1,
-        "processes of one group on this machine (torchrun) for the training kinds",
-        "训练类阶段在本机启动的进程数（torchrun）",
-        in_key=False,
-        ge=1,
-    )
-    threads: int | None = knob(
-        None,
-        "processor threads of a stage; none: all. A model of a few million parameters is as fast with one",
-        "每个阶段的处理器线程数；不填则全部。几百万参数的模型用一个线程同样快",
-        in_key=False,
-        ge=1,
-    )
-    ray: str | None = knob(
-        None,
-        "an existing Ray cluster for the stages that read data: its address, or `auto` on one of its machines; none: "
-        "the cores of this machine",
-        "供数据阶段使用的现有 Ray 集群：其地址，或在集群机器上写 auto；不填则用本机的核",
-        in_key=False,
-    )
 
 
 class Target(Settings):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,25 +223,49 @@ def _read_json(path: Path) -> Any:
         return None
 
 
+_CURVES = {"loss": ("training", "训练"), "heldout_loss": ("held out", "留出")}
+_PROBE = re.compile(r"probe_(.+)_loss")
+
+
 def _curve(path: Path, width: int = 560, height: int = 150) -> dict[str, Any] | None:
-    """The loss over steps as the points of a polyline in a box of `width` by `height` pixels."""
+    """The losses over steps (of training, of held-out records, of probes) as the points of polylines in one box of
+    `width` by `height` pixels."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError):
         return None
-    points = [(row["step"], row["loss"]) for row in rows if isinstance(row.get("loss"), int | float)]
-    if len(points) < 2:
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if _curve_words(name)]
+    found = {name: _points(rows, name) for name in names}
+    if len(found.get("loss", ())) < 2:
         return None
-    stride = max(1, len(points) // 400)
-    points = points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])
-    low, high = min(loss for _, loss in points), max(loss for _, loss in points)
-    first, last = points[0][0], points[-1][0]
-    spread = (high - low) or 1.0
-    line = " ".join(
-        f"{(step - first) / ((last - first) or 1) * width:.1f},{height - (loss - low) / spread * height:.1f}"
-        for step, loss in points
-    )
-    return {"line": line, "low": low, "high": high, "first": first, "last": last, "width": width, "height": height}
+    values = [loss for points in found.values() for _, loss in points]
+    low, spread = min(values), (max(values) - min(values)) or 1.0
+    first, last = rows[0]["step"] - 1, rows[-1]["step"]
+    lines = []
+    for name, points in found.items():
+        en, zh = _curve_words(name) or ("", "")
+        places = (
+            f"{(step - first) / (last - first) * width:.1f},{height - (loss - low) / spread * height:.1f}"
+            for step, loss in points
+        )
+        lines.append({"en": en, "zh": zh, "line": " ".join(places), "start": points[0][1], "end": points[-1][1]})
+    return {"lines": lines, "first": first + 1, "last": last, "width": width, "height": height}
+
+
+def _curve_words(name: str) -> tuple[str, str] | None:
+    """How a curve is named on the page, in both languages; None for what is no loss."""
+    probe = _PROBE.fullmatch(name)
+    return (f"probe: {probe[1]}", f"探针：{probe[1]}") if probe else _CURVES.get(name)
+
+
+def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
+    """Steps and values, thinned to about 400; what was measured at the start stands before the first step."""
+    before = rows[0].get(f"{name}_at_start")
+    found = [(rows[0]["step"] - 1, before)] if before is not None else []
+    found += [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    found = [(step, value) for step, value in found if math.isfinite(value)]
+    stride = max(1, len(found) // 400)
+    return found[::stride] + ([found[-1]] if (len(found) - 1) % stride else [])
 
 
 def answers_of(recipe: Recipe, steps: Sequence[Step], store: Store, count: int = 8) -> list[dict[str, Any]]:

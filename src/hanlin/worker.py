@@ -6,7 +6,7 @@ process for each job, so that no stage inherits another's memory and nobody wait
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -24,11 +24,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hanlin import __version__
+from hanlin import __version__, torchrun
 from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store, lineage
 from hanlin.errors import UserError
 from hanlin.job import SCRATCH, Ancestor, Inputs, Job, Progress
 from hanlin.language import say
+from hanlin.settings.launch import Launch
 from hanlin.stages import KINDS
 
 _PACKAGES = (
@@ -44,6 +45,9 @@ _PACKAGES = (
     "daft",
 )
 _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
+
+
+OUTCOME = "outcome.json"
 
 
 class Host:
@@ -116,15 +120,9 @@ class Host:
             os.killpg(self._process.pid, signal.SIGINT)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process with its parent, so that a killed command leaves nobody writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def serve_jobs(preload: bool) -> None:
     """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
-    _die_with_parent()
+    torchrun.die_with_parent()
     _ask_for_large_pages()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
@@ -143,7 +141,7 @@ def serve_jobs(preload: bool) -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            _die_with_parent()
+            torchrun.die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
@@ -194,37 +192,44 @@ def _attempt(job: Mapping[str, Any]) -> dict[str, Any]:
     _limit_threads(job.get("threads"))
     try:
         do(job)
-    except UserError as error:
-        return {"user_error": [error.what, error.where, error.hint]}
     except KeyboardInterrupt:
         return {"interrupted": True}
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
-            where = error.filename or Store(Path(job["home"])).partial(job["kind"], job["key"])
-            return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
-        return {"failed": traceback.format_exc()}
-    except Exception:
-        return {"failed": traceback.format_exc()}
+    except Exception as error:
+        return _in_words(error, job)
     return {"made": True}
+
+
+def _in_words(error: Exception, job: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
+        where = error.filename or Store(Path(job["home"])).partial(job["kind"], job["key"])
+        return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
+    known = error if isinstance(error, UserError) else torchrun.lost(error)
+    if known is not None:
+        return {"user_error": [known.what, known.where, known.hint]}
+    return {"failed": traceback.format_exc()}
 
 
 def do(job: Mapping[str, Any]) -> Manifest:
     """Make one artifact under its lock and seal it; if another process made it meanwhile, return that one."""
     kind = KINDS[job["kind"]]
     store = Store(Path(job["home"]))
+    launch = Launch.model_validate(job["launch"])
+    if launch.node_rank > 0:
+        return _follow(job, launch, store)
     with store.lock(kind.name, job["key"]):
         inputs = tuple(_entry(row["entry"]) for row in job["inputs"])
-        already = store.manifest(kind.name, job["key"])
-        if already is not None and [i.digest for i in already.inputs] == [i.digest for i in inputs]:
+        already = _made(job, store)
+        if already is not None:
             return already
         partial = store.partial(kind.name, job["key"])
         scratch = partial / SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / "job.json").write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
+        (scratch / torchrun.JOB).write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
         started = datetime.now(UTC)
         with _Clock(scratch / "seconds") as clock:
-            metrics = _launch(job, partial, scratch) if job["processes"] > 1 else _work(job, partial)
+            in_group = kind.group and launch.grouped
+            metrics = _launch(job, launch, partial, scratch) if in_group else _work(job, partial)
         settings = kind.settings.model_validate(job["settings"])
         return store.seal(
             partial,
@@ -246,6 +251,29 @@ def do(job: Mapping[str, Any]) -> Manifest:
                 counted=job["counted"],
             ),
         )
+
+
+def _made(job: Mapping[str, Any], store: Store) -> Manifest | None:
+    """The artifact, where it is there already and was made from the same inputs."""
+    found = store.manifest(job["kind"], job["key"])
+    wanted = [row["entry"]["digest"] for row in job["inputs"]]
+    return found if found is not None and [entry.digest for entry in found.inputs] == wanted else None
+
+
+def _follow(job: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
+    """On the machines after the first: take part where a group of processes does the work, and wait for the artifact
+    that machine 0 makes of it."""
+    scratch = store.partial(job["kind"], job["key"]) / SCRATCH
+    grouped = KINDS[job["kind"]].group
+    while (made := _made(job, store)) is None:
+        if grouped and (scratch / torchrun.PREPARED).is_file():
+            code = torchrun.run(launch, scratch / torchrun.JOB)
+            reply = _outcome(scratch)
+            if code != 0:
+                torchrun.result(code, reply, job["stage"])
+            grouped = False  # what is left is machine 0's
+        time.sleep(0.5)
+    return made
 
 
 def _entry(row: Mapping[str, Any]) -> InputEntry:
@@ -285,7 +313,7 @@ class _Clock:
                 pass
 
 
-def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
+def _work(job: Mapping[str, Any], partial: Path, only_prepares: bool = False) -> dict[str, Any]:
     kind = KINDS[job["kind"]]
     settings = kind.settings.model_validate(job["settings"])
     module, _, function = kind.run.partition(":")
@@ -299,9 +327,18 @@ def _work(job: Mapping[str, Any], partial: Path) -> dict[str, Any]:
             ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
     progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
     work = getattr(importlib.import_module(module), function)
-    cores = job.get("threads") or _cores()
-    launched = Job(job["seed"], progress, job["processes"], cores, job.get("ray") or "")
-    metrics: dict[str, Any] = work(settings, Inputs(paths, ancestors), partial, launched)
+    launch = Launch.model_validate(job["launch"])
+    given = Job(
+        job["seed"],
+        progress,
+        launch.mode,
+        launch.offload,
+        only_prepares=only_prepares,
+        log=Path(job["log"]),
+        cores=launch.threads or _cores(),
+        ray=launch.ray or "",
+    )
+    metrics: dict[str, Any] = work(settings, Inputs(paths, ancestors), partial, given)
     progress.done()
     return metrics
 
@@ -328,43 +365,44 @@ def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
         ) from error
 
 
-def _launch(job: Mapping[str, Any], partial: Path, scratch: Path) -> dict[str, Any]:
-    """Do the work in a torchrun group; rank 0 leaves the metrics in the scratch folder."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={job['processes']}", "-m", "hanlin.worker", "--rank", str(scratch / "job.json")]
-    outcome = scratch / "outcome.json"
-    outcome.unlink(missing_ok=True)
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as group:
-        try:
-            code = group.wait()
-        except KeyboardInterrupt:  # the group has heard it too, and saves
-            group.wait()
-            raise
-    reply = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {}
-    if "user_error" in reply:
-        raise UserError(*reply["user_error"])
-    if code != 0 or "metrics" not in reply:
-        raise RuntimeError(f"the process group of stage {job['stage']} ended with {code}")
-    metrics: dict[str, Any] = reply["metrics"]
-    return metrics
+def _launch(job: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
+    """Do the work in a torchrun group, whose rank 0 leaves the metrics in the scratch folder. What can be done before
+    it begins is: no time limit of the group runs meanwhile, and no other process waits."""
+    prepared = scratch / torchrun.PREPARED
+    prepared.unlink(missing_ok=True)
+    (scratch / OUTCOME).unlink(missing_ok=True)
+    _work(job, partial, only_prepares=True)
+    prepared.touch()
+    code = torchrun.run(launch, scratch / torchrun.JOB)
+    return torchrun.result(code, _outcome(scratch), job["stage"])
+
+
+def _outcome(scratch: Path) -> dict[str, Any]:
+    file = scratch / OUTCOME
+    reply: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return reply
 
 
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
+    torchrun.die_with_parent()
     _ask_for_large_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
+    _limit_threads(job.get("threads"))
     partial = Store(Path(job["home"])).partial(job["kind"], job["key"])
-    first = os.environ.get("RANK", "0") == "0"
-    outcome = partial / SCRATCH / "outcome.json"
+    outcome = partial / SCRATCH / OUTCOME
     try:
-        metrics = _work(job, partial)
-    except UserError as error:
-        outcome.write_text(json.dumps({"user_error": [error.what, error.where, error.hint]}), encoding="utf-8")
-        sys.exit(2)
+        reply = {"metrics": _work(job, partial)}
     except KeyboardInterrupt:
         sys.exit(130)
-    if first:
-        outcome.write_text(json.dumps({"metrics": metrics}, ensure_ascii=False), encoding="utf-8")
+    except Exception as error:
+        # the first to fail knows why: the others only see that it is gone
+        with contextlib.suppress(FileExistsError), outcome.open("x", encoding="utf-8") as file:
+            json.dump(_in_words(error, job), file, ensure_ascii=False)
+        sys.stderr.flush()
+        os._exit(2)  # threads of a broken group may not end
+    if os.environ.get("RANK", "0") == "0":
+        outcome.write_text(json.dumps(reply, ensure_ascii=False), encoding="utf-8")
 
 
 def _made_by() -> dict[str, Any]:

@@ -29,10 +29,11 @@ from hanlin.train.alignment import (
     answer_log_probabilities,
     pair_log_probabilities,
 )
-from hanlin.train.loop import Group
+from hanlin.train.group import Group
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network
 from hanlin.train.objectives import ChatEncoder, Objective
+from hanlin.train.placement import Copies
 from hanlin.train.rows import EncodedRecords, Rows
 
 SETTINGS = Simpo(model="m", data=("d",), row_length=256)
@@ -284,7 +285,8 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
         mine = network(SETTINGS)
         now = objective.of_step(mine, np.arange(4), pass_tokens, lambda tensors: None)
         sums = loop._gradients(mine, now, rows, np.arange(4), pass_tokens)
-        loop._finish(mine, sums, objective.weighs, Group(0, 1, CPU), 1e9)
+        unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
+        Copies(mine, unbounded, Group(0, 1, CPU)).finish(sums, objective.weighs)
         found.append((sums, gradients(mine)))
     (whole, gradient), (parts, gradient_of_parts) = found
     assert whole == pytest.approx(parts, rel=1e-5)

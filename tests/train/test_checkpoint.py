@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -22,8 +23,9 @@ from hanlin.errors import UserError
 from hanlin.job import Inputs, Job, Progress
 from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Sft
-from hanlin.train import loop, stages
+from hanlin.train import checkpoint, loop, stages
 from hanlin.train.checkpoint import LIST, Checkpoints
+from hanlin.train.placement import Copies
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
@@ -34,12 +36,25 @@ SFT = Sft(
 )  # fmt: skip
 
 
-def made(value: float) -> tuple[list[tuple[str, torch.nn.Parameter]], torch.optim.Optimizer]:
+def made(value: float) -> Copies:
+    """One weight after a step, as a process alone holds it."""
     weight = torch.nn.Parameter(torch.full((4,), float(value)))
     weight.grad = torch.ones(4)
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     optimizer.step()
-    return [("w", weight)], optimizer
+    holder = Copies.__new__(Copies)
+    holder.trained, holder.optimizer = {"w": weight}, optimizer
+    return holder
+
+
+def save(checkpoints: Checkpoints, step: int, seconds: float = 1.0) -> None:
+    checkpoints.save(step, seconds, made(step))
+    checkpoints.wait()
+
+
+def newest_step(checkpoints: Checkpoints) -> int | None:
+    found = checkpoints.newest()
+    return None if found is None else found.step
 
 
 @pytest.fixture
@@ -54,11 +69,13 @@ def checkpoints(tmp_path: Path, told: list[str]) -> Checkpoints:
 
 def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpoints: Checkpoints) -> None:
     for step in (1, 2, 3):
-        checkpoints.save(step, 10.0 * step, *made(step))
-    trained, optimizer = made(0)
-    assert checkpoints.restore(trained, optimizer) == (3, 30.0)
-    assert torch.equal(trained[0][1], made(3)[0][0][1])
-    assert optimizer.state[trained[0][1]]["step"] == 1
+        save(checkpoints, step, 10.0 * step)
+    found = checkpoints.newest()
+    assert found is not None and (found.step, found.seconds) == (3, 30.0)
+    assert torch.equal(found.weights["w"], made(3).trained["w"])
+    again = made(0)
+    again.restore(found.averages)
+    assert again.optimizer.state[again.trained["w"]]["step"] == 1
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST]
 
@@ -68,7 +85,7 @@ def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
     damage: str, checkpoints: Checkpoints, told: list[str]
 ) -> None:
     for step in (1, 2):
-        checkpoints.save(step, 1.0, *made(step))
+        save(checkpoints, step)
     newest = checkpoints.folder / "checkpoint-00000002.pt"
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -76,34 +93,89 @@ def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
         newest.unlink()
     else:
         newest.write_bytes(data if damage == "flip" else data[:-100])
-    assert checkpoints.restore(*made(0))[0] == 1
+    assert newest_step(checkpoints) == 1
     assert len(told) == 1 and "step 2 is damaged" in told[0]
 
 
 def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints, told: list[str]) -> None:
-    checkpoints.save(1, 1.0, *made(1))
+    save(checkpoints, 1)
     (checkpoints.folder / "checkpoint-00000001.pt").write_bytes(b"")
-    assert checkpoints.restore(*made(0)) == (0, 0.0)
+    assert newest_step(checkpoints) is None
     assert told
 
 
 def test_a_file_that_no_list_names_does_not_count(checkpoints: Checkpoints) -> None:
     """A kill between the file and the list."""
-    checkpoints.save(1, 1.0, *made(1))
+    save(checkpoints, 1)
     rows = (checkpoints.folder / LIST).read_bytes()
-    checkpoints.save(2, 1.0, *made(2))
+    save(checkpoints, 2)
     (checkpoints.folder / LIST).write_bytes(rows)
-    assert checkpoints.restore(*made(0))[0] == 1
+    assert newest_step(checkpoints) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints) -> None:
-    checkpoints.save(1, 1.0, *made(1))
+    save(checkpoints, 1)
     (checkpoints.folder / "checkpoint.writing").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(2, 1.0, *made(2))
+        save(checkpoints, 2)
     assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint-00000001.pt", LIST]
-    assert checkpoints.restore(*made(0))[0] == 1
+    assert newest_step(checkpoints) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_is_room(
+    tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    given = inputs(many(conversation, 12))
+    settings = SFT.model_copy(update={"keep_checkpoints": 3, "steps": 20})
+    whole, small = tmp_path / "whole", tmp_path / "small"
+    whole.mkdir()
+    stages.sft(settings, given, whole, Job())
+    size = next((whole / ".work").glob("checkpoint-*.pt")).stat().st_size
+    small.mkdir()
+    room = int(2.5 * size)  # for two checkpoints, and no third
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(small)]).returncode:
+        pytest.skip("this root may not mount")
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            stages.sft(settings, given, small, Job())
+        listed = json.loads((small / ".work" / LIST).read_text(encoding="utf-8"))
+        assert 1 <= len(listed) <= 2
+        assert [row["sha256"] for row in listed] == [checkpoint.hashed(small / ".work" / row["file"]) for row in listed]
+        assert not list((small / ".work").glob("*.writing"))
+        subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(small)], check=True)
+        stages.sft(settings, given, small, Job())
+        assert (small / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+        assert (small / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)  # the rows are still mapped
+
+
+def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file holds what was when it was begun, and the next copy waits for it."""
+    may_write = threading.Event()
+    written = checkpoint.write_hashed
+
+    def slowly(state: dict[str, Any], file: Path) -> str:
+        assert may_write.wait(60)
+        return written(state, file)
+
+    monkeypatch.setattr(checkpoint, "write_hashed", slowly)
+    holder = made(1)
+    before = holder.trained["w"].detach().clone()
+    checkpoints.save(1, 1.0, holder)
+    assert newest_step(checkpoints) is None and not checkpoints.due()
+    with torch.no_grad():
+        holder.trained["w"].fill_(5.0)
+    threading.Timer(0.2, may_write.set).start()
+    checkpoints.save(2, 2.0, holder)
+    first = torch.load(checkpoints.folder / "checkpoint-00000001.pt", weights_only=True)
+    assert torch.equal(first["weights"]["w"], before)
+    checkpoints.wait()
+    found = checkpoints.newest()
+    assert found is not None and found.step == 2 and torch.equal(found.weights["w"], torch.full((4,), 5.0))
 
 
 @pytest.mark.parametrize(
@@ -126,6 +198,7 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
 ) -> None:
     monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
     monkeypatch.setattr("hanlin.train.checkpoint.FIRST_AFTER", 0.0)
+    monkeypatch.setattr(checkpoint.Background, "start", lambda self, write: write())  # so that no step goes without
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update=more)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from launching import launch
 
 from conftest import CPU, conversation, document, judgement, many, preference
 from hanlin.errors import UserError
@@ -20,8 +17,9 @@ from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import loop, stages
-from hanlin.train.loop import Group
+from hanlin.train.group import Group
 from hanlin.train.objectives import ChatEncoder, NextToken
+from hanlin.train.placement import Copies
 from hanlin.train.rows import Order, Rows
 
 SFT = Sft(
@@ -78,7 +76,8 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
     rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
     mine = network(SFT)
     sums = loop._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
-    norm = loop._finish(mine, sums, "learnt_tokens", ALONE, max_norm=0.25)
+    settings = SFT.model_copy(update={"max_grad_norm": 0.25})
+    norm = Copies(mine, settings, ALONE).finish(sums, "learnt_tokens")
     shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
     assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)
 
@@ -105,64 +104,6 @@ def test_the_loss_falls(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
 
 # ------------------------------------------------------------------------------------------------------- killed runs
 
-PROGRAM = """
-import json, os, signal, sys, time
-from pathlib import Path
-from hanlin.job import Inputs, Job
-from hanlin.settings import train
-from hanlin.train import stages
-
-def work(job, out):
-    settings = getattr(train, job["settings"]).model_validate(job["values"])
-    inputs = Inputs({name: tuple(map(Path, paths)) for name, paths in job["inputs"].items()})
-    return getattr(stages, job["stage"])(settings, inputs, Path(out), Job(seed=5))
-
-def child(job, out):
-    os.makedirs(out, exist_ok=True)
-    process = os.fork()
-    if process == 0:
-        work(job, out)
-        os._exit(0)
-    return process
-
-def ended(process):
-    return os.waitpid(process, 0)[1]
-
-job = json.loads(sys.argv[1])
-if "RANK" in os.environ:
-    os.makedirs(job["out"], exist_ok=True)
-    metrics = work(job, job["out"])
-    Path(job["out"] + "-rank-" + os.environ["RANK"]).write_text(json.dumps(metrics))
-    sys.exit()
-assert ended(child(job, job["out"] + "/unbroken")) == 0
-victim = child(job, job["out"] + "/broken")
-scratch = Path(job["out"], "broken", ".work")
-while not (scratch / "checkpoints.json").exists() and os.waitpid(victim, os.WNOHANG) == (0, 0):
-    time.sleep(0.01)
-os.kill(victim, signal.SIGKILL)
-assert ended(victim) == signal.SIGKILL, "it ended before it could be killed"
-os.link(scratch / "checkpoints.json", job["out"] + "/checkpoints.json")
-assert ended(child(job, job["out"] + "/broken")) == 0
-"""
-
-
-def run_program(stage: str, settings: Training, given: Inputs, out: Path, *launcher: str) -> None:
-    """A process that never computes itself: it forks one that trains, kills another, and lets a third go on."""
-    job = {
-        "stage": stage,
-        "settings": type(settings).__name__,
-        "values": settings.model_dump(mode="json"),
-        "inputs": {name: [str(path) for path in paths] for name, paths in given.paths.items()},
-        "out": str(out),
-    }
-    program = out.with_suffix(".py")
-    program.write_text(PROGRAM, encoding="utf-8")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(program), json.dumps(job)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
     "pretrain": (
         Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, epochs=8, learning_rate=1e-3),
@@ -184,7 +125,7 @@ RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
 def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     settings, make = RUNS[stage]
     settings = settings.model_copy(update={"save_every_seconds": 0.02})
-    run_program(stage, settings, inputs(many(make, 12)), tmp_path / "runs")
+    launch(stage, settings, inputs(many(make, 12)), tmp_path / "runs", "killed_once")
     unbroken, broken = (tmp_path / "runs" / name for name in ("unbroken", "broken"))
     killed_at = json.loads((tmp_path / "runs" / "checkpoints.json").read_text(encoding="utf-8"))[0]["step"]
     assert 0 < killed_at < len((unbroken / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -193,24 +134,16 @@ def test_a_killed_run_resumes_to_the_same_weights(stage: str, tmp_path: Path, in
     assert [name for name in names if (unbroken / name).read_bytes() != (broken / name).read_bytes()] == []
 
 
-def test_two_processes_equal_one(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
-    given = inputs(many(conversation, 12))
-    outs = []
-    for processes in (1, 2):
-        outs.append(tmp_path / f"of-{processes}")
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        run_program("sft", SFT, given, outs[-1], *launcher)
-        for rank in range(processes):
-            told = json.loads(outs[-1].with_name(f"{outs[-1].name}-rank-{rank}").read_text(encoding="utf-8"))
-            assert told["processes"] == processes
-    one, two = (load_file(out / "model.safetensors") for out in outs)
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-4)
-    curves = [(out / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for out in outs]
-    for mine, theirs in zip(*([json.loads(line) for line in curve] for curve in curves), strict=True):
-        assert mine["learnt_tokens"] == theirs["learnt_tokens"] and mine["loss"] == pytest.approx(
-            theirs["loss"], rel=1e-5
-        )
+@pytest.mark.slow
+def test_a_run_killed_at_thirty_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, inputs: Callable[..., Inputs]
+) -> None:
+    settings = SFT.model_copy(update={"epochs": 40, "save_every_seconds": 0.02})
+    print(launch("sft", settings, inputs(many(conversation, 12)), tmp_path / "runs", "killed_often").stdout)
+    unbroken, broken = (tmp_path / "runs" / name for name in ("unbroken", "broken"))
+    names = sorted(path.name for path in unbroken.iterdir() if path.is_file())
+    assert names == sorted(path.name for path in broken.iterdir() if path.is_file())
+    assert [name for name in names if (unbroken / name).read_bytes() != (broken / name).read_bytes()] == []
 
 
 def test_a_group_that_did_not_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

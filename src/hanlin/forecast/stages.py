@@ -25,6 +25,7 @@ from hanlin.pipeline import Step
 from hanlin.recipe import Recipe
 from hanlin.settings.model import ExtendVocabulary, Merge, NewModel
 from hanlin.settings.tokens import TrainTokenizer
+from hanlin.settings.launch import Launch
 from hanlin.settings.train import Training
 
 
@@ -78,7 +79,6 @@ def forecasts(
     steps: Sequence[Step],
     machine_of: Callable[[Training], Machine],
     room: float | None = None,
-    sharding: Sharding | None = None,
 ) -> list[Forecast | Unknown]:
     """One for each training stage that is not done. `room` are the bytes that a process may take."""
     by_name = {step.stage.name: step for step in steps}
@@ -94,9 +94,9 @@ def forecasts(
         paths = [path for source in step.sources if source.entry.field == "data" for path in source.paths]
         ready = all(source.ready for source in step.sources if source.entry.field == "data")
         data = data_of(settings, paths, shape.entries) if ready else None
-        processes = recipe.launch.processes
+        processes = recipe.launch.processes * recipe.launch.nodes
         portions = Portions.of(settings, data, processes)
-        account = Account(shape, settings, portions, machine_of(settings), sharding or Sharding())
+        account = Account(shape, settings, portions, machine_of(settings), sharding_of(recipe.launch))
         memory = account.memory()
         found.append(
             Forecast(
@@ -112,6 +112,16 @@ def forecasts(
             )
         )
     return found
+
+
+def sharding_of(launch: Launch) -> Sharding:
+    """How a group divides a model among its processes."""
+    processes = launch.processes * launch.nodes
+    if launch.mode == "ddp":
+        return Sharding()
+    if launch.mode == "zero2":
+        return Sharding(1, processes, processes)
+    return Sharding(processes, processes, processes)
 
 
 def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str:

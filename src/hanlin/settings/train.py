@@ -152,6 +152,33 @@ class Training(_Passes):
         "保存留出损失最小时的权重，而非最后的权重",
         unless_default=True,
     )
+    probe_every: int | None = knob(
+        None,
+        "steps between measurements of the probes: English and arithmetic that the model knew before, so that "
+        "forgetting is seen while it happens; none: they are not measured",
+        "每隔多少步测一次探针（模型原本会的英文与算术），训练中即可看到遗忘；不填则不测",
+        ge=1,
+        unless_default=True,
+    )
+    probes: str | None = ref(
+        "files",
+        default=None,
+        en="your own probes: JSON Lines of `topic` with `text`, or with `question` and `answer`; none: packaged ones",
+        zh="自备的探针（JSON Lines，每行含 topic 与 text，或 topic、question 与 answer）；不填则用内置的",
+    )
+    probe_limit: float | None = knob(
+        None,
+        "training stops when the loss a token on a topic's probes has grown by more than this; none: it never does",
+        "某一主题探针的每词元损失比开始时升高超过此值即停止训练；不填则不停止",
+        gt=0,
+        unless_default=True,
+    )
+    track: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = knob(
+        (),
+        "programs that are told every step while it happens; each needs its extra (`pip install hanlin[wandb]`)",
+        "训练中逐步接收指标的程序；须安装相应附加包（如 pip install hanlin[wandb]）",
+        in_key=False,
+    )
     save_every_seconds: float = knob(
         60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
     )
@@ -174,6 +201,10 @@ class Training(_Passes):
         if self.evaluate_every is None and (self.keep_best or self.patience is not None):
             raise ValueError(
                 say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
+        if self.probe_every is None and (self.probes is not None or self.probe_limit is not None):
+            raise ValueError(
+                say("probes and probe_limit need probe_every", "probes 与 probe_limit 须与 probe_every 同设")
             )
         return self
 

@@ -255,8 +255,8 @@ class Kto:
         training = network.model.training
         network.model.eval()
         with torch.no_grad():
-            for batch in self.mismatched.passes(units, pass_tokens):
-                found = answer_log_probabilities(network, batch.to(network.device)).sums
+            for batch in network.passes(self.mismatched, units, pass_tokens):
+                found = answer_log_probabilities(network, batch).sums
                 ratios += (found - _of_units(self.reference[:, 1], batch.units, found)).double().sum()
         network.model.train(training)
         sums = torch.stack([ratios, torch.full_like(ratios, len(units))])

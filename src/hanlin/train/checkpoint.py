@@ -1,19 +1,23 @@
 """Where a killed run goes on from: weights, optimiser and step in files that are whole or not there.
 
-Owns the files. That nothing else needs saving is by design: the order of the data, the learning rate and the random
-numbers of a step are functions of seed and step (`rows.Order`, `schedule`, `loop`).
+Owns the files, and that training need not wait for them. That nothing else needs saving is by design: the order of the
+data, the learning rate and the random numbers of a step are functions of seed and step (`rows.Order`, `schedule`,
+`loop`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, cast
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import nn
@@ -23,11 +27,29 @@ from hanlin.language import say
 FIRST_AFTER = 20.0
 """Seconds to the first checkpoint of a run: early, so that a mistake found soon costs little to go on from."""
 WORTH = 20.0
-"""Checkpoints are at least so many times their own duration apart, however often they are asked for."""
+"""Checkpoints are at least so many times as far apart as they stop the training, however often they are asked for."""
 LIST = "checkpoints.json"
 """The checkpoints that are whole, the newest first, each with the hash of its bytes."""
 
 Named = Iterable[tuple[str, nn.Parameter]]
+Keep = Callable[[str, torch.Tensor], torch.Tensor | None]
+
+
+class Holder(Protocol):
+    """What holds weights and averages, in whatever parts (`placement`); all processes of a group have to ask it."""
+
+    def weights(self, keep: Keep) -> dict[str, Any]: ...
+
+    def averages(self, keep: Keep) -> dict[str, Any]: ...
+
+
+class Checkpoint(NamedTuple):
+    """What is reached after `step` steps, in whole tensors; `seconds` is the time that all tries took together."""
+
+    step: int
+    seconds: float
+    weights: dict[str, torch.Tensor]
+    averages: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -35,66 +57,109 @@ class Checkpoints:
     """The last `keep` checkpoints of a run in `folder`. One counts when it stands in the list, which is replaced as a
     whole after its file: until then those before it stay.
 
-    Frozen weights are not saved: they are read from the model that the run began with. `tell` is given sentences.
+    Training stops only while weights and averages are copied into this process's memory: a thread writes the copy, and
+    the next copy waits for it. Frozen weights are not saved: they are read from the model that the run began with.
+    `tell` is given sentences. With `writes` false it takes part in bringing the parts together, and writes nothing.
     """
 
     folder: Path
     every: float
     keep: int = 2
     tell: Callable[[str], None] = lambda sentence: None
+    writes: bool = True
+    stopped: float = 0.0
+    """Seconds for which the last one stopped the training."""
     _due: float = field(init=False)
+    _copies: Copied = field(init=False)
+    _background: Background = field(init=False)
 
     def __post_init__(self) -> None:
         self._due = time.monotonic() + min(self.every, FIRST_AFTER)
+        self._copies, self._background = Copied(), Background()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Until all is written; another error that ends the run is not hidden by one of writing."""
+        try:
+            self.wait()
+        except OSError:
+            if error is None:
+                raise
 
     def due(self) -> bool:
-        return time.monotonic() >= self._due
+        self._background.check()
+        return self.writes and time.monotonic() >= self._due
 
     def save(
         self,
         step: int,
         seconds: float,
-        trained: Named,
-        optimizer: torch.optim.Optimizer,
+        holder: Holder,
         best: int | None = None,
-    ) -> list[int]:
-        """Write what is reached after `step` steps; `seconds` is the time that all tries took together, `best` the step
-        whose weights are the best so far. Returns those of all checkpoints that are kept. Raises OSError when it cannot
-        be written, and then leaves nothing of it."""
+        *,
+        best_now: bool = False,
+        whole: bool = True,
+    ) -> None:
+        """Copy what is reached after `step` steps and begin to write it; `best` is the step whose weights are the best
+        so far, `best_now` says that it is this one, whose weights are then kept; without `whole` nothing else is.
+
+        Raises OSError when the last one could not be written, and then leaves nothing of that.
+        """
         begun = time.monotonic()
+        self._background.wait()
+        keep = self._copies.keep if self.writes else _nothing
+        weights = holder.weights(keep)
+        averages = holder.averages(keep) if whole else {}
+        if not self.writes:
+            return
+
+        def write() -> None:
+            if best_now:
+                keep_weights(self.folder, step, weights)
+            if whole:
+                self._write(Checkpoint(step, seconds, weights, averages), best)
+                self._due = time.monotonic() + max(self.every, WORTH * self.stopped)
+
+        self._background.start(write)
+        self._due = math.inf if whole else self._due
+        self.stopped = time.monotonic() - begun
+
+    def wait(self) -> None:
+        """Until all is written. Raises OSError when it could not be."""
+        self._background.wait()
+
+    def _write(self, reached: Checkpoint, best: int | None) -> None:
         state = {
-            "step": step,
-            "seconds": seconds,
-            "weights": {name: parameter.detach() for name, parameter in trained},
-            "optimizer": optimizer.state_dict(),
+            "step": reached.step,
+            "seconds": reached.seconds,
+            "weights": reached.weights,
+            "optimizer": reached.averages,
         }
-        file = self.folder / f"checkpoint-{step:08d}.pt"
+        file = self.folder / f"checkpoint-{reached.step:08d}.pt"
         digest = write_hashed(state, file)
         kept = [row for row in self._listed() if row["file"] != file.name][: self.keep - 1]
-        rows = [{"file": file.name, "step": step, "sha256": digest, "best": best}, *kept]
-        aside = self.folder / (LIST + ".writing")
-        aside.write_text(json.dumps(rows), encoding="utf-8")
-        os.replace(aside, self.folder / LIST)
+        rows = [{"file": file.name, "step": reached.step, "sha256": digest, "best": best}, *kept]
+        write_aside(self.folder / LIST, json.dumps(rows))
         for old in set(self.folder.glob("checkpoint-*.pt")) - {self.folder / row["file"] for row in rows}:
             old.unlink()
-        now = time.monotonic()
-        self._due = now + max(self.every, WORTH * (now - begun))
-        return [row["best"] for row in rows if row["best"] is not None]
+        forget_weights(self.folder, [row["best"] for row in rows if row["best"] is not None])
 
-    def restore(self, trained: Named, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        """Put the newest whole checkpoint's weights and optimiser back; return the steps done and the seconds they
-        took, zeros when there is none."""
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None when there is none."""
         for row in self._listed():
             file = self.folder / row["file"]
             if hashed(file) == row["sha256"]:
-                return self._restored(file, trained, optimizer)
+                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                return Checkpoint(int(state["step"]), float(state["seconds"]), state["weights"], state["optimizer"])
             self.tell(
                 say(
                     f"the checkpoint of step {row['step']} is damaged; the one before is taken",
                     f"第 {row['step']} 步的检查点已损坏，改用前一个",
                 )
             )
-        return 0, 0.0
+        return None
 
     def _listed(self) -> list[dict[str, Any]]:
         """The list; empty where it is not there or cannot be read, which is told."""
@@ -107,20 +172,90 @@ class Checkpoints:
             self.tell(say("the list of checkpoints is damaged; the run starts anew", "检查点清单已损坏，重新开始训练"))
             return []
 
-    @staticmethod
-    def _restored(file: Path, trained: Named, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        take_over(state["weights"], trained, file)
-        optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"]), float(state["seconds"])
+
+class Copied:
+    """Copies of tensors in this process's memory, into the same places each time."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        held = self._held.get(name)
+        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
+            held = self._held[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+        return held.copy_(tensor.detach())
+
+
+def _nothing(name: str, tensor: torch.Tensor) -> None:
+    """Another process keeps it."""
+
+
+class Background:
+    """One piece of work at a time beside the training; what goes wrong with it is raised by whoever asks next."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        def attempt() -> None:
+            try:
+                work()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=attempt, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is done."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def keep_weights(folder: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
+    """Write the weights of the step that is the best so far. Those before stay until a checkpoint needs them no more
+    (`forget_weights`)."""
+    file = best_file(folder, step)
+    write_aside(file.with_suffix(".sha256"), write_hashed(weights, file))
+
+
+def forget_weights(folder: Path, needed: Sequence[int]) -> None:
+    """Remove the weights of all steps but those `needed`."""
+    kept = {best_file(folder, step).stem for step in needed}
+    for file in folder.glob("best-*"):
+        if file.stem not in kept:
+            file.unlink()
+
+
+def best_file(folder: Path, step: int) -> Path:
+    return folder / f"best-{step:08d}.pt"
+
+
+def write_aside(file: Path, text: str) -> None:
+    """Replace a small file as a whole."""
+    aside = file.with_name(file.name + ".writing")
+    with aside.open("w", encoding="utf-8", newline="\n") as written:
+        written.write(text)
+        written.flush()
+        os.fsync(written.fileno())
+    os.replace(aside, file)
 
 
 @torch.no_grad()
-def take_over(weights: dict[str, torch.Tensor], trained: Named, file: Path) -> None:
+def take_over(weights: dict[str, torch.Tensor], trained: Named) -> None:
     """Put saved weights into the parameters. Raises RuntimeError when they are another model's."""
     parameters = dict(trained)
     if parameters.keys() != weights.keys():
-        raise RuntimeError(f"{file} is the checkpoint of another model")
+        raise RuntimeError("the checkpoint is another model's")
     for name, value in weights.items():
         parameters[name].copy_(value)
 

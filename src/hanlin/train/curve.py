@@ -76,6 +76,10 @@ class Curve:
         """The mean over the last twenty steps."""
         return _mean([float(row[name]) for row in self.rows[-20:]])
 
+    def last(self, name: str) -> float | None:
+        """The last value that was measured under a name."""
+        return next((float(row[name]) for row in reversed(self.rows) if name in row), None)
+
     def ends(self, name: str) -> dict[str, float]:
         """The mean over the first and over the last twentieth of the steps."""
         values = [float(row[name]) for row in self.rows]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ import torch
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.settings.train import Training
-from hanlin.train.checkpoint import hashed, take_over, write_hashed
+from hanlin.train.checkpoint import best_file, hashed, take_over
+from hanlin.train.group import Group
 from hanlin.train.network import Network
 from hanlin.train.objectives import Objective
 from hanlin.train.rows import Rows
-
-if TYPE_CHECKING:
-    from hanlin.train.loop import Group
 
 LOSS = "heldout_loss"
 
@@ -59,8 +57,8 @@ class Heldout:
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=network.device)
         with torch.no_grad():
             now = self.objective.of_step(network, mine, pass_tokens, group.add_up)
-            for batch in self.rows.passes(mine, pass_tokens):
-                found = now.loss(network, batch.to(network.device))
+            for batch in network.passes(self.rows, mine, pass_tokens):
+                found = now.loss(network, batch)
                 told = [found.total, *(found.metrics[name] for name in self.objective.measures)]
                 sums += torch.stack(
                     [*(value.double().to(network.device) for value in told), sums.new_tensor(found.weight)]
@@ -96,25 +94,9 @@ def summary(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {LOSS: ends, "best_step": step}
 
 
-def keep_weights(folder: Path, step: int, network: Network) -> None:
-    """Write the weights of the step that is the best so far. Those before stay until a checkpoint needs them no more
-    (`forget_weights`)."""
-    file = _file(folder, step)
-    digest = write_hashed({name: weight.detach() for name, weight in network.trained()}, file)
-    file.with_suffix(".sha256").write_text(digest, encoding="utf-8")
-
-
-def forget_weights(folder: Path, needed: Sequence[int]) -> None:
-    """Remove the weights of all steps but those `needed`."""
-    kept = {_file(folder, step).stem for step in needed}
-    for file in folder.glob("best-*"):
-        if file.stem not in kept:
-            file.unlink()
-
-
 def take_weights(folder: Path, step: int, network: Network) -> None:
     """Put the weights of a step back. Raises UserError when their file is damaged."""
-    file = _file(folder, step)
+    file = best_file(folder, step)
     known = file.with_suffix(".sha256")
     if not known.is_file() or hashed(file) != known.read_text(encoding="utf-8"):
         raise UserError(
@@ -122,8 +104,4 @@ def take_weights(folder: Path, step: int, network: Network) -> None:
             file,
             say("remove the stage's .work folder and run again", "请删除该阶段的 .work 目录后重新运行"),
         )
-    take_over(torch.load(file, map_location="cpu", weights_only=True), network.trained(), file)
-
-
-def _file(folder: Path, step: int) -> Path:
-    return folder / f"best-{step:08d}.pt"
+    take_over(torch.load(file, map_location="cpu", weights_only=True), network.trained())

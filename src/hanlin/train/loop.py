@@ -1,7 +1,7 @@
 """The one training loop: passes become sums, sums of all passes and processes become one step.
 
-Owns steps, gradients and checkpoints. Does not own what is optimised (`objectives`), in what order the data comes
-(`rows`) or how fast is learnt (`schedule`).
+Owns steps, and what a run stops at. Does not own what is optimised (`objectives`), in what order the data comes
+(`rows`), how fast is learnt (`schedule`), or which process holds what (`placement`).
 
 An objective returns a sum of losses and the weight it is of. Gradients of sums add up over passes and processes and
 are divided once by the weight of all, so how a step is divided into passes, packed into rows or spread over processes
@@ -16,91 +16,64 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from torch import distributed
 
 from hanlin.errors import UserError
 from hanlin.job import Job
 from hanlin.language import say
 from hanlin.settings.train import Training
-from hanlin.train.checkpoint import Checkpoints
+from hanlin.train.checkpoint import Checkpoints, take_over
 from hanlin.train.curve import FILE as CURVE_FILE
 from hanlin.train.curve import Curve
-from hanlin.train.heldout import Heldout, best_step, forget_weights, keep_weights, summary, take_weights
+from hanlin.train.group import Group
+from hanlin.train.heldout import LOSS, Heldout, best_step, summary
 from hanlin.train.interrupt import Interrupt
 from hanlin.train.network import Network
 from hanlin.train.objectives import Objective
-from hanlin.train.optimizer import optimizer_of
+from hanlin.train.placement import Copies
+from hanlin.train.probes import Probes
 from hanlin.train.rows import Order, Rows
 from hanlin.train.schedule import rate_at
+from hanlin.train.watching import Watch
 
 try:
     import resource
 except ImportError:  # Windows keeps no such account
     resource = None  # type: ignore[assignment]
 
-BUCKET_NUMBERS = 1 << 25
-"""Gradients are summed over processes in buckets of at most so many numbers."""
-
 NORMS = 100
 """Gradients whose usual length a new one is compared with."""
 EXPLOSION = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The processes that train together, as Accelerate found them: launched by torchrun, or one alone."""
+class Start(NamedTuple):
+    """Where a run begins or goes on: `steps` are done, in `seconds`."""
 
-    rank: int
-    size: int
-    device: torch.device
+    placement: Copies
+    checkpoints: Checkpoints
+    steps: int
+    seconds: float
 
-    @classmethod
-    def join(cls) -> Group:
-        """Join the group. Raises RuntimeError when fewer processes have joined than were launched: each would train
-        alone and write what the others write."""
-        # without `cpu`, Accelerate takes no notice of torchrun where there is no accelerator
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        if state.num_processes != launched:
-            raise RuntimeError(f"{launched} processes were launched, but the group has {state.num_processes}")
-        return cls(state.process_index, state.num_processes, torch.device(state.device))
 
-    @property
-    def first(self) -> bool:
-        return self.rank == 0
-
-    def wait(self) -> None:
-        """Until every process has come here."""
-        if self.size > 1:
-            distributed.barrier()
-
-    def leave(self) -> None:
-        """Part from the other processes, when the first has written what all have made."""
-        if self.size > 1:
-            self.wait()
-            PartialState().destroy_process_group()
-
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over all processes."""
-        if self.size == 1:
-            return
-        bucket: list[torch.Tensor] = []
-        for place, tensor in enumerate(tensors):
-            bucket.append(tensor)
-            if place + 1 == len(tensors) or sum(map(torch.numel, bucket)) > BUCKET_NUMBERS:
-                flat = torch.cat([part.reshape(-1) for part in bucket])
-                distributed.all_reduce(flat)
-                for part, found in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                    part.copy_(found.view_as(part))
-                bucket = []
+def begin(network: Network, settings: Training, group: Group, job: Job, out: Path) -> Start:
+    """Put the network where the run stands, and divide it among the processes in the form that the job was launched
+    in."""
+    scratch = job.scratch(out)
+    tell = job.progress.note if group.first else lambda sentence: None
+    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.keep_checkpoints, tell, group.first)
+    reached = checkpoints.newest()
+    if reached is not None:
+        take_over(reached.weights, network.trained())
+    placement = Copies.of(network, settings, group, job)
+    if reached is None:
+        return Start(placement, checkpoints, 0, 0.0)
+    placement.restore(reached.averages)
+    return Start(placement, checkpoints, reached.step, reached.seconds)
 
 
 def train(
@@ -114,36 +87,40 @@ def train(
     job: Job,
     out: Path,
     heldout: Heldout | None = None,
+    probes: Probes | None = None,
+    begun: Start | None = None,
 ) -> dict[str, Any]:
     """Train until the settings' last step and return the run's metrics; goes on from a checkpoint where there is one.
 
     Writes `metrics.jsonl` into `out`. Raises UserError when a loss or a gradient is no number, naming the records, or
     when the first loss cannot be right.
     """
+    placement, checkpoints, done, before = begun or begin(network, settings, group, job, out)
     steps = order.steps(settings.epochs, settings.steps)
-    trained = list(network.trained())
-    optimizer = optimizer_of(settings, trained, group.device)
     scratch = job.scratch(out)
     tell = job.progress.note if group.first else lambda sentence: None
-    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.keep_checkpoints, tell)
-    done, before = checkpoints.restore(trained, optimizer)
-    begun = time.monotonic()
+    clock = time.monotonic() - before
     network.model.train()
-    with Curve(out / CURVE_FILE, done, writes=group.first) as curve, Interrupt() as interrupt:
+    with (
+        Curve(out / CURVE_FILE, done, writes=group.first) as curve,
+        Watch(job, out, settings, done, writes=group.first) as watch,
+        checkpoints,
+        Interrupt() as interrupt,
+    ):
         for step in range(done, steps):
-            if heldout is not None and not heldout.patient(curve.rows):
+            if _is_enough(heldout, probes, curve.rows, tell):
                 break
             _seed(job.seed, step, group.rank)
             rate = rate_at(step, steps, settings)
-            for part in optimizer.param_groups:
-                part["lr"] = rate * part["faster"]
+            placement.set_rate(rate)
+            measured = probes.at_start(network, group, settings.pass_tokens) if probes is not None and step == 0 else {}
             units = order.units_of(step)
             mine = units[group.rank :: group.size]
             network.refresh()
             now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
             sums = _gradients(network, now, rows, mine, settings.pass_tokens, scratch)
-            sums["interrupted"] = float(interrupt.wished)
-            norm = _finish(network, sums, objective.weighs, group, settings.max_grad_norm)
+            sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
+            norm = placement.finish(sums, objective.weighs)
             if not math.isfinite(norm):
                 raise _no_number(rows, units, scratch)
             if exploded(norm, [row["grad_norm"] for row in curve.rows[-NORMS:]], settings.max_grad_norm):
@@ -151,33 +128,38 @@ def train(
             means = {name: sums[name] / sums[objective.weighs] for name in ("loss", *objective.measures)}
             if step == 0:
                 objective.check_start(means, exact=network.dtype == torch.float32)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            placement.step()
             place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
             counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))}
-            measured = {}
             if heldout is not None and heldout.due(step + 1, steps):
-                measured = heldout.measure(network, group, settings.pass_tokens)
-            curve.add({**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured})
-            if settings.keep_best and measured and group.first and best_step(curve.rows) == step + 1:
-                keep_weights(scratch, step + 1, network)
-            seconds = before + time.monotonic() - begun
+                measured |= heldout.measure(network, group, settings.pass_tokens)
+            if probes is not None and probes.due(step + 1, steps):
+                measured |= probes.measure(network, group, settings.pass_tokens)
+            row = {**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured}
+            curve.add(row)
+            seconds = time.monotonic() - clock
+            memory = peak_memory(group.device)
+            watch.add(row, seconds, memory)
             if group.first:
                 speed = curve.total("tokens") / max(seconds, 1e-9)
+                watched = (LOSS, *(probes.shown if probes is not None else ()))
+                known = {name: value for name in watched if (value := curve.last(name)) is not None}
                 job.progress.at(
                     step + 1,
                     steps,
                     say("steps", "步"),
-                    loss=curve.recent("loss"),
-                    tokens_per_second=speed,
-                    memory_gb=peak_memory(group.device),
+                    force=False,
+                    **{"loss": curve.recent("loss"), **known, "tokens_per_second": speed, "memory_gb": memory},
                 )
-                if checkpoints.due() or sums["interrupted"]:
-                    curve.settle()
-                    best = best_step(curve.rows)
-                    needed = checkpoints.save(step + 1, seconds, trained, optimizer, best)
-                    forget_weights(scratch, needed)
+            best = best_step(curve.rows)
+            best_now = settings.keep_best and LOSS in measured and best == step + 1
+            if sums["due"] or sums["interrupted"] or best_now:
+                curve.settle()
+                whole = bool(sums["due"] or sums["interrupted"])
+                checkpoints.save(step + 1, seconds, placement, best, best_now=best_now, whole=whole)
             if sums["interrupted"]:
+                checkpoints.wait()
+                group.wait()  # a launcher ends all when one has ended
                 tell(
                     say(
                         f"saved after step {step + 1}; run again to go on",
@@ -185,20 +167,28 @@ def train(
                     )
                 )
                 raise KeyboardInterrupt
-    best, done = best_step(curve.rows), len(curve.rows)
-    if settings.keep_best and best is not None and group.first:
-        take_weights(scratch, best, network)
-    seconds = before + time.monotonic() - begun
+    seconds = time.monotonic() - clock
     return {
         **{name: curve.ends(name) for name in ("loss", *objective.measures)},
         **summary(curve.rows),
-        "steps": done,
-        "epochs": done / order.steps_per_epoch,
+        **(probes.summary(curve.rows) if probes is not None else {}),
+        "steps": len(curve.rows),
+        "epochs": len(curve.rows) / order.steps_per_epoch,
         **{name: curve.total(name) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))},
         "seconds": seconds,
         "peak_memory_gb": peak_memory(group.device),
         "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
     }
+
+
+def _is_enough(heldout: Heldout | None, probes: Probes | None, curve: Sequence[Mapping[str, Any]], tell: Any) -> bool:
+    """Whether what was measured says that training shall end."""
+    if heldout is not None and not heldout.patient(curve):
+        return True
+    worse = probes.worse(curve) if probes is not None else None
+    if worse is not None:
+        tell(worse)
+    return worse is not None
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
@@ -235,34 +225,15 @@ def _gradients(
     """
     names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "learnt_tokens")))
     sums = dict.fromkeys(names, 0.0)
-    for batch in rows.passes(units, pass_tokens):
-        found = objective.loss(network, batch.to(network.device))
-        found.total.backward()
+    for batch in network.passes(rows, units, pass_tokens):
+        found = objective.loss(network, batch)
+        network.backward(found.total)
         counted: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
         for name, value in {**counted, "tokens": batch.tokens, "learnt_tokens": len(batch.targets)}.items():
             sums[name] += float(value)
         if not math.isfinite(sums["loss"]):
             raise _no_number(rows, batch.units, scratch)
     return sums
-
-
-def _finish(network: Network, sums: dict[str, float], weighs: str, group: Group, max_norm: float) -> float:
-    """Add up all processes, divide the gradients by the weight of all, and shorten them to `max_norm`; return the
-    length that they had. `sums` become those of all processes."""
-    gradients: list[torch.Tensor] = []
-    for _, parameter in network.trained():
-        if parameter.grad is None:  # nothing of this step's data came to this process
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    if group.size > 1:
-        numbers = torch.tensor(list(sums.values()), dtype=torch.float64, device=network.device)
-        group.add_up([numbers])
-        group.add_up(gradients)
-        sums.update(zip(sums, numbers.tolist(), strict=True))
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / sums[weighs]
-    if math.isfinite(norm):
-        torch._foreach_mul_(gradients, min(1.0, max_norm / max(norm, 1e-12)) / sums[weighs])
-    return norm
 
 
 def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:

@@ -6,10 +6,12 @@ modules, their names or their files (`model/`); that both compute the same is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -39,27 +41,53 @@ from hanlin.train.blocks import (
 )
 from hanlin.train.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.losses import summed_loss, token_log_probabilities
-from hanlin.train.rows import Pass
+from hanlin.train.rows import Pass, Rows
 from hanlin.train.trained_part import NeededTokens, chosen_part
 from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows, noise
 
 NumberFormat = Literal["float32", "bfloat16"]
+Found = TypeVar("Found")
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Documents], torch.Tensor]
 KERNELS: dict[Kernel, Attention] = {
     "grouped": documents_attention,
     "varlen": varlen_attention,
     "flex": flex_documents_attention,
 }
+PIECE = 256
+"""Positions whose logits are there at once where a pass is only read."""
 
 
 class _Block(NamedTuple):
-    """One decoder block."""
+    """One decoder block, of the module `layer`."""
 
+    layer: nn.Module
     before_attention: Norm
     query_key_value: tuple[Matrix, Matrix, Matrix]
     output: Matrix
     before_feed_forward: Norm
     gate_up_down: tuple[Matrix, Matrix, Matrix]
+
+    def refresh(self, number_format: torch.dtype) -> None:
+        for matrix in (*self.query_key_value, self.output, *self.gate_up_down):
+            matrix.refresh(number_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """How a model computes whose weights lie in parts with all processes (`placement`).
+
+    The modules' own calls bring the parts together, so each process has to make them equally often: `most` is the
+    greatest of all processes' counts. `whole` calls the model, `backward` goes back through what it made.
+    """
+
+    whole: Callable[..., Any]
+    backward: Callable[[torch.Tensor], Any]
+    most: Callable[[int], int]
+
+
+def run(work: Callable[..., Found], *given: Any) -> Found:
+    """What stands in for `forward` of a module whose call brings its weights together: the work is done inside."""
+    return work(*given)
 
 
 class Network:
@@ -81,26 +109,65 @@ class Network:
         """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
         self.attention: Attention = documents_attention
         """The kernel that tokens attend by within their documents."""
+        self.gathering: Gathering | None = None
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
         model.to(device)  # type: ignore[arg-type]
         causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
-        body = causal.model
+        self.causal, body = causal, causal.model
         self.head_size = int(causal.config.head_dim)
-        self._embeddings = _embeddings(body.embed_tokens)
         self._rotary = body.rotary_emb
         self._blocks = [_block(layer) for layer in body.layers]
-        self._norm = _norm(body.norm)
-        self._head = _head(causal.get_output_embeddings())
+        self._take_ends()
         self.refresh()
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [block.layer for block in self._blocks]
+
+    def _take_ends(self) -> None:
+        body = self.causal.model
+        self._embeddings = _embeddings(body.embed_tokens)
+        self._norm = _norm(body.norm)
+        self._head = _head(self.causal.get_output_embeddings())
 
     def refresh(self) -> None:
         """Take over the weights as the last step left them; called once before the passes of a step."""
+        if self.gathering is not None:  # they are taken over when they have been brought together
+            return
         self._head.refresh(self.dtype)
         for block in self._blocks:
-            for matrix in (*block.query_key_value, block.output, *block.gate_up_down):
-                matrix.refresh(self.dtype)
+            block.refresh(self.dtype)
+
+    def gather(self, gathering: Gathering) -> None:
+        """Compute from now on with weights that lie in parts with all processes."""
+        self.gathering = gathering
+        for module in (self.model, *self.layers):
+            module.forward = run
+
+    def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
+        """The units of this process in passes, on the device. Where all processes have to go through the model equally
+        often, one with fewer passes than others does so with a unit that does not count."""
+        if self.gathering is None:
+            for batch in rows.passes(units, pass_tokens):
+                yield batch.to(self.device)
+            return
+        batches = list(rows.passes(units, pass_tokens))  # the number has to be agreed on before the first
+        more = self.gathering.most(len(batches)) - len(batches)
+        for batch in batches:
+            yield batch.to(self.device)
+        for _ in range(more):
+            nothing = self.summed_loss(next(rows.passes([0], pass_tokens)).to(self.device)) * 0.0
+            if nothing.requires_grad:
+                self.backward(nothing)
+
+    def backward(self, total: torch.Tensor) -> None:
+        """Add the gradients of a pass's loss to those of the step."""
+        if self.gathering is None:
+            total.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.gathering.backward(total)
 
     def choose_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
         """Take a kernel. Raises UserError where it cannot run."""
@@ -111,26 +178,70 @@ class Network:
         stream = self._embeddings.read(batch.ids[0])
         if self.noise and self.model.training:
             stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
+        if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
+            stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             last = block is self._blocks[-1]
+            through = self._through if self.gathering is None else self._through_gathered
             if self.recomputes and torch.is_grad_enabled():
-                stream = checkpoint(self._through, block, stream, cosine, sine, batch, last, use_reentrant=False)
+                stream = checkpoint(through, block, stream, cosine, sine, batch, last, use_reentrant=False)
             else:
-                stream = self._through(block, stream, cosine, sine, batch, last)
+                stream = through(block, stream, cosine, sine, batch, last)
         return normalised(stream, self._norm, self.dtype)
 
     def summed_loss(self, batch: Pass) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""
+        return self._within(self._summed_loss, batch)
+
+    def _summed_loss(self, batch: Pass) -> torch.Tensor:
         return summed_loss(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
 
     def token_log_probabilities(self, batch: Pass) -> torch.Tensor:
         """The log-probability of each of a pass's targets, float32 [n]."""
+        return self._within(self._token_log_probabilities, batch)
+
+    def _token_log_probabilities(self, batch: Pass) -> torch.Tensor:
         return token_log_probabilities(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
+
+    def read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
+        [n]: what greedy writing puts there. Without gradients."""
+        return self._within(self._read, batch)
+
+    @torch.no_grad()
+    def _read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        found, likeliest = [], []
+        for piece, targets in zip(self.hidden(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
+            shares = (piece @ self._head.cast.T).float().log_softmax(-1)
+            found.append(shares.gather(1, targets[:, None])[:, 0])
+            likeliest.append(shares.argmax(-1))
+        return torch.cat(found), torch.cat(likeliest)
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are trained, by name, in the model's order."""
         return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    def _within(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+        """Do the work with the weights at both ends of the model there."""
+        if self.gathering is None:
+            return work(batch)
+        found: Found = self.gathering.whole(self._with_ends, work, batch)
+        return found
+
+    def _with_ends(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+        self._take_ends()
+        self._head.refresh(self.dtype)
+        return work(batch)
+
+    def _through_gathered(self, block: _Block, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
+        found: torch.Tensor = block.layer(self._with_block, block.layer, stream, *rest)
+        return found
+
+    def _with_block(self, layer: nn.Module, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
+        block = _block(layer, passing=True)
+        block.refresh(self.dtype)
+        return self._through(block, stream, *rest)
 
     def _through(
         self,
@@ -184,15 +295,15 @@ def _norm(module: nn.Module) -> Norm:
     return Norm(norm.weight, norm.variance_epsilon)
 
 
-def _matrix(module: nn.Module) -> Matrix:
+def _matrix(module: nn.Module, passing: bool) -> Matrix:
     if not isinstance(module, LoraLayer):
-        return _base_matrix(module, {})
+        return _base_matrix(module, {}, passing)
     (name,) = module.active_adapters
     down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
     dropout = module.lora_dropout[name]
     share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
     adapter = {"down": down, "up": up, "scale": module.scaling[name], "dropout": share}
-    whole = _base_matrix(module.get_base_layer(), adapter)
+    whole = _base_matrix(module.get_base_layer(), adapter, passing)
     if name not in module.lora_magnitude_vector:
         return whole
     if share:
@@ -204,9 +315,12 @@ def _matrix(module: nn.Module) -> Matrix:
     return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
 
 
-def _base_matrix(module: nn.Module, adapter: dict[str, Any]) -> Matrix:
-    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter."""
+def _base_matrix(module: nn.Module, adapter: dict[str, Any], passing: bool) -> Matrix:
+    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter. A `passing` weight is there
+    for a while only, in each direction: nothing of it may be kept from one to the other."""
     weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
+    if passing:
+        return PackedMatrix(weight, lambda number_format: weight.detach().to(number_format), bias, **adapter)
     if weight.is_floating_point():
         return Matrix(weight, bias, **adapter)
     state = getattr(module, "state", None)
@@ -218,18 +332,19 @@ def _base_matrix(module: nn.Module, adapter: dict[str, Any]) -> Matrix:
     return PackedMatrix(weight, unpack, bias, **adapter)
 
 
-def _block(layer: Any) -> _Block:
+def _block(layer: Any, passing: bool = False) -> _Block:
     attention, feed_forward_part = layer.self_attn, layer.mlp
+
+    def matrices(*modules: nn.Module) -> Any:
+        return tuple(_matrix(module, passing) for module in modules)
+
     return _Block(
+        layer,
         _norm(layer.input_layernorm),
-        (_matrix(attention.q_proj), _matrix(attention.k_proj), _matrix(attention.v_proj)),
-        _matrix(attention.o_proj),
+        matrices(attention.q_proj, attention.k_proj, attention.v_proj),
+        _matrix(attention.o_proj, passing),
         _norm(layer.post_attention_layernorm),
-        (
-            _matrix(feed_forward_part.gate_proj),
-            _matrix(feed_forward_part.up_proj),
-            _matrix(feed_forward_part.down_proj),
-        ),
+        matrices(feed_forward_part.gate_proj, feed_forward_part.up_proj, feed_forward_part.down_proj),
     )
 
 

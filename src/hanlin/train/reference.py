@@ -23,7 +23,7 @@ from hanlin.train.network import Network
 from hanlin.train.rows import EncodedRecords, Rows
 
 if TYPE_CHECKING:
-    from hanlin.train.loop import Group
+    from hanlin.train.group import Group
 
 BLOCK = 256
 """Units whose reference is written at once: what a killed run may have to compute again."""
@@ -47,9 +47,9 @@ def measure_reference(
         if float(known) < group.size:
             found = torch.zeros((len(units), width), dtype=torch.float64, device=group.device)
             with torch.no_grad():
-                for batch in rows.passes(units[group.rank :: group.size], pass_tokens):
+                for batch in network.passes(rows, units[group.rank :: group.size], pass_tokens):
                     places = [unit - start for unit in batch.units]
-                    sums = answer_log_probabilities(network, batch.to(group.device)).sums
+                    sums = answer_log_probabilities(network, batch).sums
                     found[places] = sums.view(-1, width)
             group.add_up([found])
             if group.first:

@@ -32,20 +32,23 @@ from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
 from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo
 from hanlin.train.contract import Contract
-from hanlin.train.heldout import Heldout
-from hanlin.train.loop import Group, train
+from hanlin.train.group import Group
+from hanlin.train.heldout import Heldout, take_weights
+from hanlin.train.loop import begin, train
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
 from hanlin.train.precision import faster_format
+from hanlin.train.probes import PACKAGED, Probes, encoder, read_probes
 from hanlin.train.reference import measure_reference, read_reference, write_reference
-from hanlin.train.rows import WHOLE, Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
+from hanlin.train.rows import Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
 from hanlin.train.trained_part import NeededTokens, is_part, with_trained
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo | settings_of.Reference
 ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
 """Makes the objective over some rows; the text begins the names of what is kept for them."""
+CPU = torch.device("cpu")
 SHOWN_UNITS = 3
 """Rows or pairs of the first step that `first_rows.json` shows."""
 
@@ -122,8 +125,7 @@ def reference(settings: settings_of.Reference, inputs: Inputs, out: Path, job: J
 class _Run:
     """What the stages have in common: the model's folder, the scratch folder, and the order of the work.
 
-    Encoding comes before the processes of a group join: one process encodes while the others wait for its files, and no
-    time limit of a collective operation runs meanwhile.
+    Encoding comes before a group of processes begins (`Job.only_prepares`): the processes of a group find it done.
     """
 
     def __init__(self, settings: Training | settings_of.Reference, inputs: Inputs, out: Path, job: Job) -> None:
@@ -216,32 +218,45 @@ class _Run:
         return files
 
     def _encoded(
-        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract, width: int, total: int
+        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
-        if os.environ.get("RANK", "0") == "0":
-            encoded = encode_records(
-                records, encode, width=width, folder=folder, progress=self.job.progress, total=total
-            )
-        else:
-            while not (folder / WHOLE).is_file():
-                time.sleep(0.2)
-            encoded = open_encoded(folder)
-        contract.check(encoded)
+        if "RANK" in os.environ:
+            return open_encoded(folder)
+        encoded = encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
+        if contract is not None:
+            contract.check(encoded)
         return encoded
+
+    def _probes(self, settings: Training) -> Probes | None:
+        if settings.probe_every is None:
+            return None
+        probes = read_probes(self.inputs.maybe("probes") or PACKAGED)
+        encode = encoder(self.tokenizer, settings.row_length)
+        return Probes.of(probes, self._encoded("probes", probes, encode, None, 1, len(probes)), settings)
 
     def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
         """Train on the rows, measure those held out where there are some, and write what was trained."""
         settings = self.settings
         assert isinstance(settings, Training)
         rows, *rest = parts
+        probes = self._probes(settings)
+        if self.job.only_prepares:
+            return {}
         group = Group.join()
         order = Order.of(len(rows.units), per_step, self.job.seed)
         if group.first:
             self._show_first(rows, order)
         number_format = self._number_format(group)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
-        network = open_network(self.folder, settings, self.job.seed, group.device, number_format, needed)
+
+        def opened(device: torch.device) -> Network:
+            return open_network(self.folder, settings, self.job.seed, device, number_format, needed)
+
+        network = opened(group.device if self.job.mode == "ddp" else CPU)
+        parameters = count_parameters(network.model)
+        begun = begin(network, settings, group, self.job, self.out)
+        network.choose_attention(settings.attention)  # where the weights lie now
         objective = objective_of(network, group, rows, "")
         heldout = None
         if rest:
@@ -257,11 +272,15 @@ class _Run:
             job=self.job,
             out=self.out,
             heldout=heldout,
+            probes=probes,
+            begun=begun,
         )
+        whole = begun.placement.whole(lambda: opened(CPU))
         if group.first:
-            self._save(network, settings)
+            if settings.keep_best and metrics.get("best_step") is not None:
+                take_weights(self.scratch, metrics["best_step"], whole)
+            self._save(whole, settings)
         group.leave()
-        parameters = count_parameters(network.model)
         return {
             **metrics,
             "records": len(rows.encoded),
@@ -271,6 +290,7 @@ class _Run:
             "row_fill": float(rows.sizes.mean()) / settings.row_length,
             "precision": number_format,
             "processes": group.size,
+            "mode": self.job.mode,
             "parameters": parameters.total,
             "trainable_parameters": parameters.trainable,
             **({"untrained_tokens": list(network.untrained)} if network.untrained else {}),
@@ -307,6 +327,8 @@ class _Run:
 
     def write_reference(self, parts: Sequence[dict[str, Rows]]) -> dict[str, Any]:
         """Measure the reference of the data's parts, and write it."""
+        if self.job.only_prepares:
+            return {}
         group = Group.join()
         number_format = self._number_format(group)
         model = load_model(self.folder, dtype=number_format)

@@ -1,0 +1,78 @@
+"""For how long a checkpoint stops the training of all weights of a model, beside writing it at once as it was before.
+
+    python bench/checkpoint_pause.py [MODEL]
+
+Both write the same state of the same model (about 150 M parameters where none is named: weights and both averages), in
+turns; that the bytes are equal is checked. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from hanlin.settings.train import Pretrain
+from hanlin.train.checkpoint import Checkpoints, hashed
+from hanlin.train.group import Group
+from hanlin.train.network import Network
+from hanlin.train.placement import Copies
+
+ROUNDS = 4
+SETTINGS = Pretrain(model="m", data=("d",))
+
+
+def model_of(folder: str | None) -> torch.nn.Module:
+    if folder is not None:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=128_256, hidden_size=512, intermediate_size=1536, num_hidden_layers=8,
+            num_attention_heads=8, num_key_value_heads=4, tie_word_embeddings=False,
+        )
+    )  # fmt: skip
+
+
+def main() -> None:
+    network = Network(model_of(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
+    placement = Copies(network, SETTINGS, Group(0, 1, torch.device("cpu")))
+    placement.set_rate(1e-5)
+    for parameter in placement.trained.values():
+        parameter.grad = torch.full_like(parameter, 1e-3)
+    placement.step()
+    pauses, writes = [], []
+    with tempfile.TemporaryDirectory() as beside, tempfile.TemporaryDirectory() as at_once:
+        ours, plain = Checkpoints(Path(beside), 1.0), Checkpoints(Path(at_once), 1.0)
+        for step in range(1, ROUNDS + 1):
+            begun = time.perf_counter()
+            ours.save(step, 0.0, placement)
+            pauses.append(time.perf_counter() - begun)
+            ours.wait()
+            begun = time.perf_counter()
+            plain.save(step, 0.0, placement)
+            plain.wait()
+            writes.append(time.perf_counter() - begun)
+            files = [next(Path(folder).glob(f"*{step:08d}.pt")) for folder in (beside, at_once)]
+            assert hashed(files[0]) == hashed(files[1])
+        size = files[0].stat().st_size
+    result = {
+        "bench": "checkpoint_pause",
+        "parameters": sum(parameter.numel() for parameter in placement.trained.values()),
+        "gigabytes": round(size / 1e9, 2),
+        "pause_seconds": {"first": round(pauses[0], 2), "others": [round(value, 2) for value in pauses[1:]]},
+        "written_at_once_seconds": [round(value, 2) for value in writes],
+        "ratio": round(statistics.median(a / b for a, b in zip(pauses, writes, strict=True)), 3),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
