@@ -159,7 +159,7 @@ class HttpEngine:
                 if answer.status == 200:
                     return replica, connection, answer
                 told = answer.read(2000).decode("utf-8", "replace")
-                if 400 <= answer.status < 500 and answer.status not in (401, 403, 404, 408, 429):
+                if 400 <= answer.status < 500 and answer.status not in (401, 403, 408, 429):
                     raise UserError(say(f"the engine refuses this: {told[:300]}", f"引擎拒绝此请求：{told[:300]}"))
                 raise OSError(f"status {answer.status}: {told[:200]}")
             except (OSError, http.client.HTTPException):
