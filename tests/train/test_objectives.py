@@ -101,13 +101,13 @@ def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
 
 
 def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ChatTemplate.render
+    whole = ChatTemplate._joined  # where every rendering comes from, of one conversation and of many
 
     def without_the_last(self: ChatTemplate, *given: object, **named: object) -> Rendered:
         rendered = whole(self, *given, **named)  # type: ignore[arg-type]
         return Rendered(rendered.ids, [*rendered.learn[:-8], *[False] * 8])
 
-    monkeypatch.setattr(ChatTemplate, "render", without_the_last)
+    monkeypatch.setattr(ChatTemplate, "_joined", without_the_last)
     record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")
     with pytest.raises(UserError, match="1 of 2 answers") as caught:
         list(encoder(template).conversations([record]))
