@@ -23,9 +23,9 @@ from hanlin.language import say
 from hanlin.model_files import base_of, check_model_folder, is_adapter
 from hanlin.pipeline import Step
 from hanlin.recipe import Recipe
+from hanlin.settings.launch import Launch
 from hanlin.settings.model import ExtendVocabulary, Merge, NewModel
 from hanlin.settings.tokens import TrainTokenizer
-from hanlin.settings.launch import Launch
 from hanlin.settings.train import Training
 
 
