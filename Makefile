@@ -34,7 +34,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow and not gpu and not vllm and not llama_cpp"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not gpu and not vllm and not llama_cpp"
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "not gpu and not vllm and not llama_cpp"

@@ -54,7 +54,11 @@ def run(command: Sequence[str]) -> tuple[dict[str, Any], float]:
         watch.join()
     if process.returncode:
         sys.exit(f"failed with {process.returncode}: {' '.join(command)}")
-    return json.loads(said.decode().strip().rpartition("\n")[2]), most[0]
+    lines = said.decode("utf-8", "replace").splitlines()
+    report = next((line for line in reversed(lines) if line.startswith('{"')), None)  # a peer may print after it
+    if report is None:
+        sys.exit(f"no report among {len(lines)} lines: {' '.join(command)}\n" + "\n".join(lines[-5:]))
+    return json.loads(report), most[0]
 
 
 def _watch(pid: int, most: list[float]) -> None:

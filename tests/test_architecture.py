@@ -12,7 +12,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "hanlin"
 HEAVY = {"torch", "transformers", "peft", "accelerate", "gguf", "xllamacpp", "numpy", "fastapi", "uvicorn", "rensa"}
 
-WORDS = {"language", "errors", "records", "job", "settings", "model_files"}
+WORDS = {"language", "errors", "records", "job", "settings", "model_files", "model_refusals"}
 LAYERS: dict[str, set[str]] = {
     "tokens": WORDS | {"tokens"},
     "model": WORDS | {"tokens", "model"},

@@ -19,6 +19,7 @@ from typing import Any
 
 from hanlin.errors import UserError
 from hanlin.language import say
+from hanlin.model_refusals import copy_again, few, no_safetensors, no_weights, truncated, why_no_config
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -96,9 +97,9 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
         first = file.read(8)
         length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
         if len(first) < 8 or (length <= _LONGEST_HEADER and 8 + length > found):
-            raise _truncated(path, 8 + length, found)
+            raise truncated(path, 8 + length, found)
         if length > _LONGEST_HEADER:
-            raise _no_safetensors(path)
+            raise no_safetensors(path)
         text = file.read(length)
     try:
         rows = {name: row for name, row in json.loads(text.decode("utf-8")).items() if name != "__metadata__"}
@@ -113,22 +114,22 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
             for name, row in rows.items()
         }
     except (UnicodeDecodeError, ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
-        raise _no_safetensors(path) from error
+        raise no_safetensors(path) from error
     place = 8 + length
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         bits = _BITS.get(entry.dtype, 0) * math.prod(entry.shape)
         if entry.start != place or bits != 8 * (entry.end - entry.start) or entry.dtype not in _BITS:
             what = say(f"the header places tensor '{name}' wrongly", f"文件头中张量“{name}”的位置有误")
-            raise UserError(what, path, _copy_again())
+            raise UserError(what, path, copy_again())
         place = entry.end
     if place > found:
-        raise _truncated(path, place, found)
+        raise truncated(path, place, found)
     if place < found:
         what = say(
             f"the file goes on for {found - place:,} bytes after its last tensor",
             f"最后一个张量之后多出 {found - place:,} 字节",
         )
-        raise UserError(what, path, _copy_again())
+        raise UserError(what, path, copy_again())
     return tensors
 
 
@@ -145,7 +146,9 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     if not folder.is_dir():
         raise UserError(say("there is no such folder", "没有这个目录"), folder)
     if not (folder / CONFIG).is_file():
-        raise UserError(say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, _why_no_config(folder))
+        raise UserError(
+            say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, why_no_config(folder, is_adapter(folder))
+        )
     config = _json_object(folder / CONFIG)
     _check_architecture(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
     tensors = _weights(folder)
@@ -183,7 +186,7 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
         raise UserError(what, folder / ADAPTER_CONFIG, say("supported: LORA", "支持：LORA"))
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
-        raise _no_weights(folder, ADAPTER_WEIGHTS)
+        raise no_weights(folder, ADAPTER_WEIGHTS, INDEX)
     return AdapterFiles(folder, config, check_safetensors(weights))
 
 
@@ -332,16 +335,16 @@ def _weights(folder: Path) -> dict[str, TensorEntry]:
     if (folder / WEIGHTS).is_file():
         return check_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
-        raise _no_weights(folder, WEIGHTS)
+        raise no_weights(folder, WEIGHTS, INDEX)
     places = _json_object(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise UserError(say("the index names no weights", "索引中没有权重"), folder / INDEX, _copy_again())
+        raise UserError(say("the index names no weights", "索引中没有权重"), folder / INDEX, copy_again())
     shards = sorted({str(name) for name in places.values()})
     lost = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
     if lost:
         what = say(
-            f"{len(lost)} of {len(shards)} weight files are not here: {_few(lost)}",
-            f"{len(shards)} 个权重文件中缺少 {len(lost)} 个：{_few(lost)}",
+            f"{len(lost)} of {len(shards)} weight files are not here: {few(lost)}",
+            f"{len(shards)} 个权重文件中缺少 {len(lost)} 个：{few(lost)}",
         )
         raise UserError(what, folder, say("copy or download them again", "请重新拷贝或下载"))
     tensors: dict[str, TensorEntry] = {}
@@ -349,8 +352,8 @@ def _weights(folder: Path) -> dict[str, TensorEntry]:
         tensors.update(check_safetensors(folder / name))
     astray = [name for name in places if name not in tensors]
     if astray:
-        what = say(f"no weight file holds {_few(astray)}", f"任何权重文件中都没有 {_few(astray)}")
-        raise UserError(what, folder / INDEX, _copy_again())
+        what = say(f"no weight file holds {few(astray)}", f"任何权重文件中都没有 {few(astray)}")
+        raise UserError(what, folder / INDEX, copy_again())
     return tensors
 
 
@@ -377,13 +380,11 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
         expected = llama_shapes(config, packed_experts=PACKED_EXPERTS.format(0) in tensors)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         what = say(f"the configuration lacks or misstates {error}", f"配置缺少或写错 {error}")
-        raise UserError(what, folder / CONFIG, _copy_again()) from error
+        raise UserError(what, folder / CONFIG, copy_again()) from error
     missing = [name for name in expected if name not in tensors]
     if missing:
-        what = say(
-            f"{len(missing)} weights are missing: {_few(missing)}", f"缺少 {len(missing)} 个权重：{_few(missing)}"
-        )
-        raise UserError(what, folder, _copy_again())
+        what = say(f"{len(missing)} weights are missing: {few(missing)}", f"缺少 {len(missing)} 个权重：{few(missing)}")
+        raise UserError(what, folder, copy_again())
     for name, shape in expected.items():
         entry = tensors[name]
         if entry.shape != shape:
@@ -409,8 +410,8 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
             )
             raise UserError(what, folder / CONFIG, hint)
     elif extra:
-        what = say(f"{len(extra)} weights are no part of a Llama model: {_few(extra)}",
-                   f"{len(extra)} 个权重不属于 Llama 模型：{_few(extra)}")  # fmt: skip
+        what = say(f"{len(extra)} weights are no part of a Llama model: {few(extra)}",
+                   f"{len(extra)} 个权重不属于 Llama 模型：{few(extra)}")  # fmt: skip
         raise UserError(what, folder, say("name a model without additions", "请指定没有附加结构的模型"))
 
 
@@ -458,64 +459,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path, _copy_again()) from error
+        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path, copy_again()) from error
     if not isinstance(data, dict):
-        raise UserError(say("not a JSON object", "不是 JSON 对象"), path, _copy_again())
+        raise UserError(say("not a JSON object", "不是 JSON 对象"), path, copy_again())
     return data
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _copy_again() -> str:
-    return say("copy or download it again", "请重新拷贝或下载")
-
-
-def _truncated(path: Path, expected: int, found: int) -> UserError:
-    what = say(
-        f"the file is cut off: {expected:,} bytes expected, {found:,} found",
-        f"文件不完整：应有 {expected:,} 字节，实有 {found:,} 字节",
-    )
-    return UserError(what, path, _copy_again())
-
-
-def _no_safetensors(path: Path) -> UserError:
-    return UserError(say("this is not a safetensors file", "不是 safetensors 文件"), path, _copy_again())
-
-
-def _pickles(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-
-
-def _no_weights(folder: Path, name: str) -> UserError:
-    """Says why a folder has no weights that can be read: pickled ones, shards without their index, or none at all."""
-    pickles = [file for file in _pickles(folder) if file not in ("training_args.bin", "optimizer.bin")]
-    if pickles:
-        what = say(
-            f"the weights are pickled ({_few(pickles)}); a pickle can run any code, so it is not opened",
-            f"权重是 pickle 格式（{_few(pickles)}）；pickle 可执行任意代码，故不打开",
-        )
-        hint = say(
-            'convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
-            "M.from_pretrained('IN').save_pretrained('OUT')\"",
-            '请在可信环境中转换：python -c "from transformers import AutoModelForCausalLM as M; '
-            "M.from_pretrained('IN').save_pretrained('OUT')\"",
-        )
-        return UserError(what, folder, hint)
-    if sorted(folder.glob("model-*-of-*.safetensors")):
-        return UserError(say(f"the weights' index {INDEX} is not here", f"缺少权重索引 {INDEX}"), folder, _copy_again())
-    return UserError(say(f"there are no weights ({name}) here", f"这里没有权重（{name}）"), folder, _copy_again())
-
-
-def _why_no_config(folder: Path) -> str:
-    if is_adapter(folder):
-        return say("this is an adapter: `merge` it first", "这是适配器：请先用 merge 合并")
-    if any(folder.glob("*.gguf")):
-        return say("this is a GGUF file; name the model it was made from", "这是 GGUF 文件；请指定转换前的模型")
-    if (folder / "params.json").is_file():
-        return say(
-            "this is Meta's own form; take the Hugging Face form of the model",
-            "这是 Meta 的原始格式；请使用 Hugging Face 格式",
-        )
-    return say("name a folder with config.json and *.safetensors", "请指定含 config.json 与 *.safetensors 的目录")

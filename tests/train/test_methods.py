@@ -183,6 +183,7 @@ def test_pissa_trains_and_merges_into_the_original_base(
         stages.sft(sft(lora=lora, steps=6), inputs(many(conversation, 6)), out, Job())
     else:  # the first step proves that the start equals the reference
         settings = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, precision="float32", lora=lora, steps=2)
+        settings = settings.model_copy(update={"learning_rate": 1e-3})  # far enough to be seen in float32
         stages.dpo(settings, inputs(many(preference, 8)), out, Job())
     metrics = merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
     assert metrics["adapter_divergence"] > 0

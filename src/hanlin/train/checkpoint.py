@@ -122,9 +122,9 @@ class Checkpoints:
                 self._write(Checkpoint(step, seconds, weights, averages), best)
                 self._due = time.monotonic() + max(self.every, WORTH * self.stopped)
 
-        self._background.start(write)
-        self._due = math.inf if whole else self._due
         self.stopped = time.monotonic() - begun
+        self._due = math.inf if whole else self._due  # before the thread, which may be done at once
+        self._background.start(write)
 
     def wait(self) -> None:
         """Until all is written. Raises OSError when it could not be."""
