@@ -51,7 +51,8 @@ def main() -> None:
     seconds, busy = time.perf_counter() - begun, sum(os.times()[:4]) - busy
     with (work / "kept.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["name"] for line in lines]
-    print(json.dumps({"seconds": seconds, "cpu_seconds": busy, "kept": kept}))
+    # Data-Juicer has put its log in the place of sys.stdout
+    os.write(1, (json.dumps({"seconds": seconds, "cpu_seconds": busy, "kept": kept}) + "\n").encode())
 
 
 if __name__ == "__main__":
