@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 .PHONY: demo test test-slow test-contract test-vllm test-llama-cpp lint format docs clean bench-startup help
 
 help:
-	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (about 6 minutes on 2 cores)"
+	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
 	@echo "make test          lint, types and the test suite"
 	@echo "make test-slow     the tests marked slow as well"
 	@echo "make test-contract 10,000 conversations for each chat template through transformers and llama.cpp"
