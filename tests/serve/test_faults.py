@@ -67,8 +67,9 @@ def test_a_client_that_goes_away_frees_its_place(endless: Opened, stream: bool) 
             client.close()
             times.append(until(lambda: door.answering == 0))
         print("freed after", [round(seconds, 3) for seconds in times], "s")
-        assert min(times) < 5, times
-        assert {made.finish for made in server.streams} == {"cancelled"}
+        assert min(times) < 3, times  # read to its end, an answer would take five seconds
+        # an engine that runs ahead of its slow reader may have come to the end of the context by then
+        assert {made.finish for made in server.streams} <= {"cancelled", "length"}
 
 
 def asking_alone(server: Live, stream: bool) -> socket.socket:

@@ -234,6 +234,11 @@ def test_an_exploding_gradient_stops_the_run_and_keeps_the_records(
     assert kept and all(name in str(caught.value.where) for name in kept)
 
 
+def hear_interrupts() -> None:
+    """A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.parametrize("to", ["the_command", "its_group"])
 def test_ctrl_c_saves_and_ends_with_130_and_the_same_command_goes_on(to: str, tiny_model: Path, tmp_path: Path) -> None:
@@ -256,7 +261,8 @@ stages:
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "hanlin.cli", "run", str(tmp_path / "recipe.yaml"), "--home", str(tmp_path / "h")]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, process_group=0)
+    how: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "process_group": 0}
+    run = subprocess.Popen(command, **how, preexec_fn=hear_interrupts)  # noqa: PLW1509
     deadline = time.monotonic() + 120
     while not (curves := list(tmp_path.rglob("metrics.jsonl"))) or not curves[0].read_text(encoding="utf-8"):
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()[1]
