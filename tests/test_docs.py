@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from hanlin.recipe import json_schema
 from hanlin.settings_page import markdown
 from hanlin.stages import KINDS
@@ -57,8 +59,17 @@ def test_both_readmes_have_the_same_headings_and_commands() -> None:
     assert [c.split("#")[0].strip() for c in commands(english)] == [c.split("#")[0].strip() for c in commands(chinese)]
 
 
-def test_every_link_of_the_readmes_leads_somewhere() -> None:
-    for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / target).exists(), f"{name} -> {target}"
+PAGES = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not lost
+
+
+def test_every_benchmark_that_a_page_names_is_there() -> None:
+    named = {name for page in PAGES for name in re.findall(r"make bench-([a-z_-]+)", page.read_text(encoding="utf-8"))}
+    assert "data" in named
+    assert [name for name in sorted(named) if not (ROOT / "bench" / f"{name.replace('-', '_')}.py").is_file()] == []
