@@ -83,7 +83,6 @@ def disk(account: Account, tokens: float | None) -> Disk:
     if settings.lora is not None:
         pissa = 2 if settings.lora.start != "zero" else 1
         artifact = 4.0 * (trained.total + (pissa - 1) * trained.adapter)
-    once = 4.0 * trained.total + account.optimizer() * account.sharding.optimizer
     kept = settings.keep_checkpoints + 1  # the newest is written before the oldest goes
     best = 4.0 * trained.total * (2 if settings.keep_best else 0)
-    return Disk(artifact, kept * once + best, 0.0 if tokens is None else 5.0 * tokens)
+    return Disk(artifact, kept * account.checkpoint() + best, 0.0 if tokens is None else 5.0 * tokens)
