@@ -21,7 +21,7 @@ from hanlin.forecast.probe import bytes_of, speeds
 from hanlin.forecast.samples import data_of
 from hanlin.forecast.shapes import ModelShape, Trained
 from hanlin.forecast.stages import Forecast, Unknown, forecasts
-from hanlin.forecast.work import disk, step_operations
+from hanlin.forecast.work import disk, reference_operations, step_operations
 from hanlin.job import Inputs, Job
 from hanlin.model.adapters import count_parameters
 from hanlin.model_files import check_model_folder
@@ -330,6 +330,18 @@ def test_what_advice_says_can_be_set_as_it_stands() -> None:
             target[last] = json.loads(value) if value[0].isdigit() or value == "true" else value
     row.pop("kind")
     Sft.model_validate({**row, "data": ["d"]})
+
+
+def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
+    whole = account(LLAMA3_8B, sft(row_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
+    told = " ".join(change.setting for change in changes(whole, None, 1e9, divided=True))
+    assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
+
+
+def test_a_reference_of_its_own_stage_is_not_computed_again(shape: ModelShape) -> None:
+    alone, given = (Dpo(model="m", data=("d",), reference=reference) for reference in (None, "measured"))
+    assert reference_operations(account(shape, alone), 1000.0) > 0
+    assert reference_operations(account(shape, given), 1000.0) == 0
 
 
 def test_nothing_is_advised_where_all_fits(shape: ModelShape) -> None:

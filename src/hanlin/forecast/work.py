@@ -68,8 +68,8 @@ def step_operations(account: Account) -> float:
 
 
 def reference_operations(account: Account, tokens: float) -> float:
-    """Those of the reference pass over data of so many tokens, where there is one."""
-    if not isinstance(account.settings, Dpo | Kto):
+    """Those of the reference pass over data of so many tokens, where the stage makes one itself."""
+    if not isinstance(account.settings, Dpo | Kto) or account.settings.reference is not None:
         return 0.0
     shape, learnt = account.shape, account.portions.learnt
     forward = 2.0 * shape.layers * shape.matrices + learnt * 2.0 * shape.table
