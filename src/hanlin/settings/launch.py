@@ -13,6 +13,8 @@ from hanlin.language import say
 from hanlin.settings.base import Settings, knob
 
 Mode = Literal["ddp", "fsdp", "zero2", "zero3"]
+GROUP_TIMEOUT = "HANLIN_GROUP_TIMEOUT"
+"""The environment variable that tells the processes of a group `timeout`."""
 
 
 class Launch(Settings):
