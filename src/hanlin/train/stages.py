@@ -221,7 +221,7 @@ class _Run:
         self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
-        if "RANK" in os.environ:
+        if "RANK" in os.environ and not self.job.only_prepares:  # a cluster may set it for what starts the group, too
             return open_encoded(folder)
         encoded = encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
         if contract is not None:
