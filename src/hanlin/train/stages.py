@@ -38,6 +38,7 @@ from hanlin.train.loop import begin, train
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
+from hanlin.train.placement import refuse_undivided
 from hanlin.train.precision import faster_format
 from hanlin.train.probes import PACKAGED, Probes, encoder, read_probes
 from hanlin.train.reference import measure_reference, read_reference, write_reference
@@ -130,6 +131,8 @@ class _Run:
 
     def __init__(self, settings: Training | settings_of.Reference, inputs: Inputs, out: Path, job: Job) -> None:
         self.settings, self.inputs, self.out, self.job = settings, inputs, out, job
+        if isinstance(settings, Training):
+            refuse_undivided(settings, job.mode)
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
