@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,19 @@ def last_line(command: Sequence[str], of_peer: bool = False) -> dict[str, Any]:
         sys.exit(f"{' '.join(command[:2])} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def answer(work: Callable[[dict[str, Any]], dict[str, Any]], asked: str) -> None:
+    """The other side of it: do the work that is asked for, with a picture of where its seconds go where one is asked
+    for, and print what it tells as the last line."""
+    wish = json.loads(asked)
+    if wish.get("picture"):
+        from profile_picture import profiled
+
+        told = profiled(work, wish, Path(wish["picture"]))
+    else:
+        told = work(wish)
+    print("\n" + json.dumps(told))
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runs import add_sources, last_line, sources, spread
+from runs import add_sources, answer, last_line, sources, spread
 
 HERE = Path(__file__).parent
 ROW = 2048
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        print("\n" + json.dumps(ours(json.loads(arguments.worker))))
+        answer(ours, arguments.worker)
         return
     model, data = sources(arguments, parser)
     with tempfile.TemporaryDirectory() as made:

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from runs import add_sources, last_line, sources, spread
+from runs import add_sources, answer, last_line, sources, spread
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `hanlin run` does
 
@@ -226,14 +226,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        asked = json.loads(arguments.worker)
-        if asked.get("picture"):
-            from profile_picture import profiled
-
-            told = profiled(work, asked, Path(asked["picture"]))
-        else:
-            told = work(asked)
-        print("\n" + json.dumps(told))
+        answer(work, arguments.worker)
         return
     model, data = sources(arguments, parser)
     import torch

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from runs import last_line, spread
+from runs import answer, last_line, spread
 
 HERE = Path(__file__).parent
 WARM = 2
@@ -75,7 +75,8 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.job import Job, Progress
     from hanlin.settings.model import LoraSettings
     from hanlin.settings.train import Pretrain
-    from hanlin.train.loop import Group, peak_memory, train
+    from hanlin.train.group import Group
+    from hanlin.train.loop import peak_memory, train
     from hanlin.train.network import open_network
     from hanlin.train.objectives import NextToken
     from hanlin.train.rows import EncodedRecords, Order, Rows
@@ -205,14 +206,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        asked = json.loads(arguments.worker)
-        if asked.get("picture"):
-            from profile_picture import profiled
-
-            told = profiled(work, asked, Path(asked["picture"]))
-        else:
-            told = work(asked)
-        print("\n" + json.dumps(told))
+        answer(work, arguments.worker)
         return
     if not (arguments.toy or torch.cuda.is_available()):
         sys.exit("this benchmark needs a GPU; --toy tries it without one · 需要 GPU；可用 --toy 试运行")

@@ -18,10 +18,8 @@ from typing import Any
 
 from hanlin.errors import UserError
 from hanlin.language import say
-from hanlin.settings.launch import Launch
+from hanlin.settings.launch import GROUP_TIMEOUT, Launch
 
-GROUP_TIMEOUT = "HANLIN_GROUP_TIMEOUT"
-"""The environment variable that tells the processes `launch.timeout`."""
 JOB = "job.json"
 PREPARED = "prepared"
 """Beside the job when all is there that the processes of a group begin with."""

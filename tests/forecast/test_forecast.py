@@ -21,7 +21,7 @@ from hanlin.forecast.probe import bytes_of, speeds
 from hanlin.forecast.samples import data_of
 from hanlin.forecast.shapes import ModelShape, Trained
 from hanlin.forecast.stages import Forecast, Unknown, forecasts
-from hanlin.forecast.work import disk, step_operations
+from hanlin.forecast.work import disk, reference_operations, step_operations
 from hanlin.job import Inputs, Job
 from hanlin.model.adapters import count_parameters
 from hanlin.model_files import check_model_folder
@@ -32,9 +32,12 @@ from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
 from hanlin.train import stages
 from hanlin.train.attention import Documents
+from hanlin.train.checkpoint import Checkpoints
+from hanlin.train.group import Group
 from hanlin.train.losses import CHUNK_TOKENS
 from hanlin.train.network import Network, open_network
 from hanlin.train.optimizer import optimizer_of
+from hanlin.train.placement import Copies
 from hanlin.train.rows import Pass
 
 CPU = torch.device("cpu")
@@ -116,6 +119,34 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
     assert account(shape, settings).optimizer() == pytest.approx(held, rel=0.001)
 
 
+@pytest.mark.parametrize("method", ["full", "LoRA", "galore"])
+def test_a_checkpoint_copies_the_bytes_that_are_foretold(
+    method: str, tiny_model: Path, shape: ModelShape, tmp_path: Path
+) -> None:
+    settings = sft(**METHODS[method])
+    network = opened(tiny_model, settings)
+    placement = Copies(network, settings, Group(0, 1, CPU))
+    for weight in placement.trained.values():
+        weight.grad = torch.ones_like(weight)
+    placement.step()
+    checkpoints = Checkpoints(tmp_path, 60.0)
+    checkpoints.save(1, 0.0, placement)
+    checkpoints.wait()
+    saved = checkpoints.newest()
+    assert saved is not None
+    tensors = [
+        *saved.weights.values(),
+        *(value for state in saved.averages["state"].values() for value in state.values()),
+    ]
+    held = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor) and value.numel() > 1)
+    foretold = account(shape, settings)
+    assert foretold.checkpoint() == pytest.approx(held, rel=0.001)
+    if method == "full":
+        assert foretold.checkpoint() == 12 * foretold.trained.total
+    assert foretold.memory().parts["checkpoint"] == foretold.checkpoint()
+    assert account(shape, settings, machine=Machine(gpu=True)).memory().parts["checkpoint"] == 0
+
+
 def test_the_shape_of_llama_3_has_its_8_billion_numbers() -> None:
     assert LLAMA3_8B.parameters == 8_030_261_248
 
@@ -183,6 +214,15 @@ def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
     assert two.gradients() == alone.gradients() / 4 and two.optimizer() == alone.optimizer() / 4
     assert two.weights() == alone.weights() and three.weights() == alone.weights() / 4
     assert alone.memory().peak > two.memory().peak > three.memory().peak
+    assert alone.checkpoint() == two.checkpoint() == three.checkpoint(), "one process brings it together"
+
+
+def test_a_model_is_read_whole_before_it_is_divided() -> None:
+    """So that many processes of an adapter hold most while they load."""
+    adapter = sft(row_length=512, pass_tokens=512, lora=LoraSettings(rank=4))
+    divided = account(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
+    whole = account(LLAMA3_8B, adapter).weights()
+    assert divided.memory().parts["weights"] == whole + LLAMA3_8B.files
 
 
 # ---------------------------------------------------------------------------------------------------------- data
@@ -290,6 +330,18 @@ def test_what_advice_says_can_be_set_as_it_stands() -> None:
             target[last] = json.loads(value) if value[0].isdigit() or value == "true" else value
     row.pop("kind")
     Sft.model_validate({**row, "data": ["d"]})
+
+
+def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
+    whole = account(LLAMA3_8B, sft(row_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
+    told = " ".join(change.setting for change in changes(whole, None, 1e9, divided=True))
+    assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
+
+
+def test_a_reference_of_its_own_stage_is_not_computed_again(shape: ModelShape) -> None:
+    alone, given = (Dpo(model="m", data=("d",), reference=reference) for reference in (None, "measured"))
+    assert reference_operations(account(shape, alone), 1000.0) > 0
+    assert reference_operations(account(shape, given), 1000.0) == 0
 
 
 def test_nothing_is_advised_where_all_fits(shape: ModelShape) -> None:

@@ -19,8 +19,8 @@ from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.train import stages
+from hanlin.train.group import Group
 from hanlin.train.heldout import Heldout, best_step
-from hanlin.train.loop import Group
 from hanlin.train.network import Network
 from hanlin.train.objectives import ChatEncoder, NextToken
 from hanlin.train.rows import Rows

@@ -169,14 +169,15 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
 def test_what_cannot_be_divided_is_refused(tmp_path: Path, given: Inputs) -> None:
     settings = WHOLE.model_copy(update={"optimizer": "adamw_8bit"})
     with pytest.raises(UserError, match="adamw_8bit cannot be divided"):
-        stages.sft(settings, given, tmp_path, Job(mode="fsdp"))
+        stages.sft(settings, given, tmp_path, Job(mode="fsdp", only_prepares=True))
+    assert not (tmp_path / ".work" / "rows").exists(), "before anything is tokenised"
 
 
 def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
     tmp_path: Path, given: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RANK", "0")  # as a cluster may set it for the command that starts the group
     assert stages.sft(WHOLE, given, tmp_path, Job(only_prepares=True)) == {}
     assert (tmp_path / ".work" / "rows" / "whole.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
-    monkeypatch.setenv("RANK", "0")
     with pytest.raises(FileNotFoundError, match="whole"):
         stages.sft(WHOLE, given, tmp_path / "another", Job())

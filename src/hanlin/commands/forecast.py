@@ -131,8 +131,8 @@ def show(found: Sequence[Forecast | Unknown]) -> None:
             typer.echo(say(f"together {sum(hours):.3g} hours", f"合计 {sum(hours):.3g} 小时"))
         typer.echo(say("\nPeak memory of a process, GB:", "\n单进程内存峰值（GB）："))
         heads = say(
-            "stage,process,weights,gradients,optimizer,activations,logits,peak,",
-            "阶段,进程,权重,梯度,优化器,激活,logits,峰值,",
+            "stage,process,weights,gradients,optimizer,activations,logits,checkpoint,peak,",
+            "阶段,进程,权重,梯度,优化器,激活,logits,检查点,峰值,",
         )
         rows = [
             [

@@ -29,10 +29,15 @@ class Change:
     another_result: bool
 
 
-def changes(account: Account, data: DataShape | None, room: float, processes: int = 1) -> list[Change]:
-    """Changes, each on top of those before, until the stage fits `room` bytes or nothing is left to change."""
+def changes(
+    account: Account, data: DataShape | None, room: float, processes: int = 1, divided: bool = False
+) -> list[Change]:
+    """Changes, each on top of those before, until the stage fits `room` bytes or nothing is left to change. Where a
+    group divides the model (`divided`), what it could not divide is not proposed."""
     found: list[Change] = []
     for form, another in _WAYS:
+        if divided and form in _UNDIVIDED:
+            continue
         for values in form(account.settings):
             peak = account.memory().peak
             if peak <= room:
@@ -106,3 +111,5 @@ _WAYS: tuple[tuple[Callable[[Training], Iterator[dict[str, Any]]], bool], ...] =
     (_packed, True),
     (_shorter_rows, True),
 )
+_UNDIVIDED = (_eight_bits, _packed)
+"""Ways to what `train.placement` does not divide."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hanlin.forecast.portions import Portions
 from hanlin.forecast.shapes import ModelShape, Trained
@@ -34,8 +34,8 @@ PIECE_TOKENS = {"float32": (256, 512), "bfloat16": (128, 512)}
 PIECE_LOGITS = 1 << 27
 """Logits of a piece on a GPU."""
 
-Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits"]
-PARTS: tuple[Part, ...] = ("process", "weights", "gradients", "optimizer", "activations", "logits")
+Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits", "checkpoint"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Sharding:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What bytes depend on beside settings: the number format of the arithmetic, whether it is a GPU (whose account
-    holds nothing of the process itself) and the bytes of an idle worker."""
+    holds nothing that lies in the machine's own memory) and the bytes of an idle worker."""
 
     number_format: Literal["float32", "bfloat16"] = "float32"
     gpu: bool = False
@@ -113,19 +113,23 @@ class Account:
         }
 
     def _loading(self) -> dict[Part, float]:
-        """The weights as they come from their files, a file's pages beside them."""
+        """The weights as they come from their files, a file's pages beside them; into the machine's own memory every
+        process reads them whole, and divides them then."""
+        gpu = self.machine.gpu
         return {
+            **dict.fromkeys(PARTS, 0.0),
             "process": self._standing()["process"],
-            "weights": self.weights() + (0.0 if self.machine.gpu else self.shape.files),
-            "gradients": 0.0,
-            "optimizer": 0.0,
-            "activations": 0.0,
-            "logits": 0.0,
+            "weights": self.weights() if gpu else self.weights() * self.sharding.weights + self.shape.files,
         }
 
     def _standing(self) -> dict[Part, float]:
-        process = 0.0 if self.machine.gpu else self.machine.process
-        return {"process": process, "weights": self.weights(), "optimizer": self.optimizer()}
+        gpu = self.machine.gpu
+        return {
+            "process": 0.0 if gpu else self.machine.process,
+            "weights": self.weights(),
+            "optimizer": self.optimizer(),
+            "checkpoint": 0.0 if gpu else self.checkpoint(),
+        }
 
     # ---------------------------------------------------------------------------------------------------- terms
 
@@ -184,6 +188,11 @@ class Account:
         else:
             held = 8.0 * trained.total
         return held / self.sharding.optimizer
+
+    def checkpoint(self) -> float:
+        """What is trained and its averages, whole: the copy in the machine's own memory that a thread writes, which
+        stays from a run's first checkpoint on (`train.checkpoint`). Of a group the first process holds it."""
+        return 4.0 * self.trained.total + self.optimizer() * self.sharding.optimizer
 
     def stream(self) -> float:
         """What a block leaves to the next, in float32, of one token."""

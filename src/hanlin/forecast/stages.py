@@ -95,6 +95,7 @@ def forecasts(
         ready = all(source.ready for source in step.sources if source.entry.field == "data")
         data = data_of(settings, paths, shape.entries) if ready else None
         processes = recipe.launch.processes * recipe.launch.nodes
+        divided = recipe.launch.mode != "ddp"
         portions = Portions.of(settings, data, processes)
         account = Account(shape, settings, portions, machine_of(settings), sharding_of(recipe.launch))
         memory = account.memory()
@@ -108,7 +109,7 @@ def forecasts(
                 work.disk(account, None if data is None else data.total),
                 processes,
                 room,
-                () if room is None or memory.peak <= room else tuple(changes(account, data, room, processes)),
+                () if room is None or memory.peak <= room else tuple(changes(account, data, room, processes, divided)),
             )
         )
     return found

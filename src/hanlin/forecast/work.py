@@ -68,8 +68,8 @@ def step_operations(account: Account) -> float:
 
 
 def reference_operations(account: Account, tokens: float) -> float:
-    """Those of the reference pass over data of so many tokens, where there is one."""
-    if not isinstance(account.settings, Dpo | Kto):
+    """Those of the reference pass over data of so many tokens, where the stage makes one itself."""
+    if not isinstance(account.settings, Dpo | Kto) or account.settings.reference is not None:
         return 0.0
     shape, learnt = account.shape, account.portions.learnt
     forward = 2.0 * shape.layers * shape.matrices + learnt * 2.0 * shape.table
@@ -83,7 +83,6 @@ def disk(account: Account, tokens: float | None) -> Disk:
     if settings.lora is not None:
         pissa = 2 if settings.lora.start != "zero" else 1
         artifact = 4.0 * (trained.total + (pissa - 1) * trained.adapter)
-    once = 4.0 * trained.total + account.optimizer() * account.sharding.optimizer
     kept = settings.keep_checkpoints + 1  # the newest is written before the oldest goes
     best = 4.0 * trained.total * (2 if settings.keep_best else 0)
-    return Disk(artifact, kept * once + best, 0.0 if tokens is None else 5.0 * tokens)
+    return Disk(artifact, kept * account.checkpoint() + best, 0.0 if tokens is None else 5.0 * tokens)

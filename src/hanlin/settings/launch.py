@@ -13,6 +13,8 @@ from hanlin.language import say
 from hanlin.settings.base import Settings, knob
 
 Mode = Literal["ddp", "fsdp", "zero2", "zero3"]
+GROUP_TIMEOUT = "HANLIN_GROUP_TIMEOUT"
+"""The environment variable that tells the processes of a group `timeout`."""
 
 
 class Launch(Settings):
@@ -59,7 +61,7 @@ class Launch(Settings):
         "host:port of machine 0 at which the machines of a group meet",
         "各机器会合之处：0 号机的 主机:端口",
         in_key=False,
-        pattern=r"[^:\s]+:[0-9]+|\[[0-9a-fA-F:]+\]:[0-9]+",
+        pattern=r"^([^:\s]+|\[[0-9a-fA-F:]+\]):[0-9]+$",
     )
     timeout: float = knob(
         600.0,

@@ -323,11 +323,9 @@ class _PairPortions(_Aligning):
     )
 
 
-class Dpo(_PairPortions):
-    """Direct preference optimisation against the model as it was at the start (Rafailov et al. 2023,
-    arXiv:2305.18290)."""
+class _AligningFromReference(_Aligning):
+    """Training that compares the model with what it was at the start."""
 
-    rates = (5e-7, 5e-6)
     model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
     reference: str | None = ref(
         "reference",
@@ -336,6 +334,13 @@ class Dpo(_PairPortions):
         "none: it is computed here",
         zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
     )
+
+
+class Dpo(_AligningFromReference, _PairPortions):
+    """Direct preference optimisation against the model as it was at the start (Rafailov et al. 2023,
+    arXiv:2305.18290)."""
+
+    rates = (5e-7, 5e-6)
     loss: Literal["sigmoid", "ipo"] = knob(
         "sigmoid",
         "what is made of a pair's margin: DPO's own sigmoid, or IPO's square, which draws it to a fixed distance "
@@ -383,19 +388,11 @@ class Simpo(_PairPortions):
     )
 
 
-class Kto(_Aligning):
+class Kto(_AligningFromReference):
     """Kahneman-Tversky optimisation of single answers known to be good or bad, against the model as it was at the start
     (Ethayarajh et al. 2024, arXiv:2402.01306)."""
 
     rates = (5e-7, 5e-6)
-    model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
-    reference: str | None = ref(
-        "reference",
-        default=None,
-        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
-        "none: it is computed here",
-        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
-    )
     data: tuple[str, ...] = ref(
         "judgements",
         "preferences",

@@ -14,10 +14,10 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 
+from hanlin.settings.launch import GROUP_TIMEOUT
+
 BUCKET_NUMBERS = 1 << 25
 """Gradients are summed over processes in buckets of at most so many numbers."""
-PATIENCE = "HANLIN_GROUP_TIMEOUT"
-"""The environment variable that says for how many seconds a process waits for the others (`launch.timeout`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Group:
         """Join the group. Raises RuntimeError when fewer processes have joined than were launched: each would train
         alone and write what the others write."""
         # without `cpu`, Accelerate takes no notice of torchrun where there is no accelerator
-        patience = os.environ.get(PATIENCE)
+        patience = os.environ.get(GROUP_TIMEOUT)
         options = {"timeout": timedelta(seconds=float(patience))} if patience else {}
         state = PartialState(cpu=not torch.accelerator.is_available(), **options)
         launched = int(os.environ.get("WORLD_SIZE", "1"))

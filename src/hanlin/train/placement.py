@@ -33,16 +33,9 @@ class Copies:
 
     @classmethod
     def of(cls, network: Network, settings: Training, group: Group, job: Job) -> Copies:
-        """The form that the job was launched in. Raises UserError where the settings and it do not go together."""
+        """The form that the job was launched in (`refuse_undivided` comes before)."""
         if job.mode == "ddp":
             return Copies(network, settings, group)
-        unfit = _unfit(settings)
-        if unfit:
-            raise UserError(
-                say(f"{unfit} cannot be divided among processes", f"{unfit} 无法拆分到多个进程"),
-                "launch.mode",
-                say("set launch.mode to ddp", "请将 launch.mode 设为 ddp"),
-            )
         if job.mode == "fsdp":
             from hanlin.train.shards import Shards
 
@@ -129,8 +122,14 @@ def _each(tree: Any, change: Callable[[str, torch.Tensor], Any], name: str = "av
     return tree
 
 
-def _unfit(settings: Training) -> str | None:
-    """What of the settings needs whole tensors in every process."""
-    if settings.lora is not None and settings.lora.packed is not None:
-        return f"lora.packed: {settings.lora.packed}"
-    return None if settings.optimizer == "adamw" else f"optimizer: {settings.optimizer}"
+def refuse_undivided(settings: Training, mode: str) -> None:
+    """Raise UserError where the settings ask for what needs whole tensors in every process, and the mode divides
+    them."""
+    packed = None if settings.lora is None else settings.lora.packed
+    unfit = f"lora.packed: {packed}" if packed else f"optimizer: {settings.optimizer}"
+    if mode != "ddp" and (packed or settings.optimizer != "adamw"):
+        raise UserError(
+            say(f"{unfit} cannot be divided among processes", f"{unfit} 无法拆分到多个进程"),
+            "launch.mode",
+            say("set launch.mode to ddp", "请将 launch.mode 设为 ddp"),
+        )

@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo, Training
 from hanlin.train.attention import Documents
-from hanlin.train.loop import Group
+from hanlin.train.group import Group
 from hanlin.train.network import Network, open_network
 from hanlin.train.precision import faster_format
 from hanlin.train.rows import Pass

@@ -57,7 +57,8 @@ def measure_reference(
             blocks.append(found.cpu().numpy())
         else:
             blocks.append(np.load(file))
-        progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
+        if group.first:
+            progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
     return np.concatenate(blocks)
 
 

@@ -38,6 +38,7 @@ from hanlin.train.loop import begin, train
 from hanlin.train.mismatched import Mismatched
 from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
+from hanlin.train.placement import refuse_undivided
 from hanlin.train.precision import faster_format
 from hanlin.train.probes import PACKAGED, Probes, encoder, read_probes
 from hanlin.train.reference import measure_reference, read_reference, write_reference
@@ -130,6 +131,8 @@ class _Run:
 
     def __init__(self, settings: Training | settings_of.Reference, inputs: Inputs, out: Path, job: Job) -> None:
         self.settings, self.inputs, self.out, self.job = settings, inputs, out, job
+        if isinstance(settings, Training):
+            refuse_undivided(settings, job.mode)
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
@@ -221,7 +224,7 @@ class _Run:
         self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
-        if "RANK" in os.environ:
+        if "RANK" in os.environ and not self.job.only_prepares:  # a cluster may set it for what starts the group, too
             return open_encoded(folder)
         encoded = encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
         if contract is not None:

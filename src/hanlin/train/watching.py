@@ -92,41 +92,20 @@ class _TensorBoard:
         self._writer.close()
 
 
-class _Wandb:
-    """Weights & Biases. `WANDB_MODE=offline` is its own way to keep everything on this machine."""
+class _Session:
+    """Weights & Biases or SwanLab, which are called alike: each holds one session in a process."""
 
-    def __init__(self, folder: Path, name: str, done: int, settings: Training) -> None:
-        library = _library("wandb", "wandb")
-        self._run = _session(
-            lambda: library.init(
-                project=PROJECT, name=name, dir=str(folder), id=folder.name, resume="allow",
-                config=settings.model_dump(mode="json"),
-            ),
-            "wandb",
-            "WANDB_MODE=offline",
-        )  # fmt: skip
-
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        self._run.log(dict(figures), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class _SwanLab:
-    """SwanLab. `SWANLAB_MODE=local` or `offline` keeps everything on this machine."""
-
-    def __init__(self, folder: Path, name: str, done: int, settings: Training) -> None:
-        self._library = _library("swanlab", "swanlab")
-        mode = os.environ.get("SWANLAB_MODE")
-        _session(
-            lambda: self._library.init(
-                project=PROJECT, experiment_name=name, logdir=str(folder / "swanlab"),
-                config=settings.model_dump(mode="json"), **({"mode": mode} if mode else {}),
-            ),
-            "swanlab",
-            "SWANLAB_MODE=offline",
-        )  # fmt: skip
+    def __init__(self, module: str, settings: Training, **more: Any) -> None:
+        """Raises UserError in the program's own words when it does not start: no account, no network."""
+        self._library = _library(module, module)
+        try:
+            self._library.init(project=PROJECT, config=settings.model_dump(mode="json"), **more)
+        except Exception as error:  # each of them has its own kinds
+            offline = f"{module.upper()}_MODE=offline"
+            hint = say(f"log in, or set {offline}", f"请先登录，或设置 {offline}")
+            raise UserError(
+                say(f"{module} does not start: {error}", f"{module} 无法启动：{error}"), "track", hint
+            ) from error
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         self._library.log(dict(figures), step=step)
@@ -135,10 +114,22 @@ class _SwanLab:
         self._library.finish()
 
 
+def _wandb(folder: Path, name: str, done: int, settings: Training) -> Tracker:
+    """`WANDB_MODE=offline` is its own way to keep everything on this machine."""
+    return _Session("wandb", settings, name=name, dir=str(folder), id=folder.name, resume="allow")
+
+
+def _swanlab(folder: Path, name: str, done: int, settings: Training) -> Tracker:
+    """`SWANLAB_MODE=local` or `offline` keeps everything on this machine."""
+    mode = os.environ.get("SWANLAB_MODE")
+    more = {"mode": mode} if mode else {}
+    return _Session("swanlab", settings, experiment_name=name, logdir=str(folder / "swanlab"), **more)
+
+
 TRACKERS: dict[str, Callable[[Path, str, int, Training], Tracker]] = {
     "tensorboard": _TensorBoard,
-    "wandb": _Wandb,
-    "swanlab": _SwanLab,
+    "wandb": _wandb,
+    "swanlab": _swanlab,
 }
 
 
@@ -148,12 +139,3 @@ def _library(module: str, extra: str) -> Any:
     except ImportError as error:
         hint = say(f"pip install 'hanlin[{extra}]'", f"请安装：pip install 'hanlin[{extra}]'")
         raise UserError(say(f"{extra} is not installed", f"未安装 {extra}"), "track", hint) from error
-
-
-def _session(begin: Callable[[], Any], name: str, offline: str) -> Any:
-    """What a tracker begins with. Raises UserError with its own words when it cannot: no account, no network."""
-    try:
-        return begin()
-    except Exception as error:  # each of them has its own kinds
-        hint = say(f"log in, or set {offline}", f"请先登录，或设置 {offline}")
-        raise UserError(say(f"{name} does not start: {error}", f"{name} 无法启动：{error}"), "track", hint) from error
