@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
 from hanlin.errors import UserError
 from hanlin.tokens.tokenizer import Tokenizer
+from tiny_llama import tiny_llama
 
 PROMPT = (20, 30, 40)
 STOPS = (7, 8, 9, 11, 13)
@@ -108,23 +107,9 @@ def test_llama_server_says_what_it_cannot_do(llama_server: Engine) -> None:
 def wide_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """A tiny model whose heads are wide enough for vLLM on a CPU."""
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=[tokenizer.eos_id],
-    )
     folder = tmp_path_factory.mktemp("wide")
     tokenizer.save(folder)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny_llama(folder, tokenizer, seed=3, hidden_size=128, initializer_range=0.2)
 
 
 @pytest.fixture(scope="module")
