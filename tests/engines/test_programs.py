@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
+from hanlin.engines.programs import Program, free_port
+from hanlin.engines.replicas import Replica
 from hanlin.errors import UserError
 from hanlin.tokens.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
@@ -34,6 +38,28 @@ def test_a_program_that_ends_at_once_says_why(spoken_gguf: Path) -> None:
 def test_an_address_where_nobody_answers_is_told(spoken_gguf: Path) -> None:
     with pytest.raises(UserError, match="no server of this model can be asked"):
         open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["http://127.0.0.1:9"])
+
+
+def test_a_program_that_is_closed_while_it_is_started_again_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    program = Program(command, {}, Replica(f"http://127.0.0.1:{port}"))
+    program.wait_until_well("/")
+    start, started = program._start, []
+
+    def start_and_close() -> subprocess.Popen[bytes]:
+        started.append(start())
+        program.close()
+        return started[0]
+
+    monkeypatch.setattr(program, "_start", start_and_close)
+    os.killpg(program._running[0].pid, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while not started or started[0].poll() is None or program.log.exists():
+        assert time.monotonic() < end, "it is left behind"
+        time.sleep(0.05)
 
 
 def kill(engine: Engine) -> None:
