@@ -76,6 +76,18 @@ def comes_back(engine: Engine, request: Request, seconds: float) -> list[Reply]:
             time.sleep(0.2)
 
 
+def assert_is_started_again(engine: Engine, long: int, seconds: float) -> None:
+    """Killed in the middle of an answer of `long` ids it breaks that one off, and gives the next as before."""
+    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
+    before = engine.generate([request])
+    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=long)))
+    next(stream)
+    kill(engine)
+    with pytest.raises(EngineLost):
+        list(stream)
+    assert comes_back(engine, request, seconds) == before
+
+
 # ------------------------------------------------------------------------------------------------------ llama-server
 
 
@@ -106,14 +118,7 @@ def test_llama_server_gives_the_ids_of_the_embedded_engine(llama_server: Engine,
 
 @pytest.mark.llama_cpp
 def test_llama_server_is_started_again(llama_server: Engine) -> None:
-    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
-    before = llama_server.generate([request])
-    stream = llama_server.stream(Request(PROMPT, (), Sampling(max_new_tokens=240)))
-    next(stream)
-    kill(llama_server)
-    with pytest.raises(EngineLost):
-        list(stream)
-    assert comes_back(llama_server, request, 60) == before
+    assert_is_started_again(llama_server, long=240, seconds=60)
 
 
 @pytest.mark.llama_cpp
@@ -167,11 +172,4 @@ def test_vllm_answers_scores_and_stops_as_transformers_does(vllm: Engine, wide_m
 
 @pytest.mark.vllm
 def test_vllm_is_started_again(vllm: Engine) -> None:
-    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
-    before = vllm.generate([request])
-    stream = vllm.stream(Request(PROMPT, (), Sampling(max_new_tokens=200)))
-    next(stream)
-    kill(vllm)
-    with pytest.raises(EngineLost):
-        list(stream)
-    assert comes_back(vllm, request, 600) == before
+    assert_is_started_again(vllm, long=200, seconds=600)
