@@ -45,30 +45,14 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """A two-layer Llama folder with random weights over `tiny_tokenizer`, 4 heads sharing 2 key-value heads."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     from hanlin.tokens.chat_template import ChatTemplate
     from hanlin.tokens.tokenizer import Tokenizer
+    from tiny_llama import tiny_llama
 
-    folder = tmp_path_factory.mktemp("tiny_model")
     tokenizer = Tokenizer.load(tiny_tokenizer)
     stop_ids = list(ChatTemplate.load(tiny_tokenizer, tokenizer).stop_ids)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=stop_ids,
-        pad_token_id=tokenizer.pad_id,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tiny_llama(folder, tokenizer, seed=0, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_id)
     tokenizer.save(folder)
     return folder
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.export.gguf import run
 from hanlin.job import Inputs, Job
 from hanlin.settings.export import Gguf
 from hanlin.tokens.chat_template import ChatTemplate
+from tiny_llama import tiny_llama
 
 TEMPLATES_OF = {
     "llama3": ("llama3", "llama3.1", "shareai_v1", "shareai_instruct", "plain", "chatml", "gemma2"),
@@ -34,20 +34,10 @@ class Exported(NamedTuple):
 
 def tiny_gguf(template: ChatTemplate, folder: Path) -> Exported:
     """A saved model of one layer with this template, and its GGUF file."""
-    tokenizer = template.tokenizer
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=list(template.stop_ids),
-    )
-    LlamaForCausalLM(config).to(torch.float16).save_pretrained(folder)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "tie_word_embeddings": True}
+    stops = list(template.stop_ids)
+    tiny_llama(folder, template.tokenizer, seed=0, dtype=torch.float16, eos_token_id=stops, **shape, **heads)
     template.save(folder)
     out = folder / "gguf"
     out.mkdir()

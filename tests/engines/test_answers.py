@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
+from random_requests import CONTEXT, requests_of
 
-from conftest import CONTEXT, requests_of
 from hanlin.engines import Engine, Reply, Request, Sampling
 from hanlin.errors import UserError
 from hanlin.job import Progress

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from random_requests import requests_of
 
-from conftest import requests_of
 from hanlin.engines import Engine, Request, Sampling
 
 PAIRS = [((20, 30, 40), (50, 60, 70)), ((20, 30, 40), (50,)), ((20, 30, 40), (51,)), ((99,), (98, 97, 96, 95)),

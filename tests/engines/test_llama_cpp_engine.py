@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from random_requests import requests_of
 
-from conftest import requests_of
 from hanlin.engines import Request, Sampling, open_engine
 from hanlin.engines.llama_cpp_engine import LlamaCppEngine
 from hanlin.engines.llama_cpp_library import LlamaCppModel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,8 +47,6 @@ def test_answers_in_progress_are_told_when_the_process_is_killed_and_later_ones_
 
 
 def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -> None:
-    import threading
-
     heard: list[BaseException] = []
 
     def ask(what: str) -> None:
@@ -95,3 +94,45 @@ def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
     assert stream.finish == "cancelled"
     with pytest.raises(RuntimeError, match="closed"):
         apart.stream(ENDLESS)
+
+
+def test_an_engine_that_is_closed_while_it_is_started_again_is_closed(
+    apart: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, closing = apart._start, threading.Thread(target=apart.close)  # type: ignore[attr-defined]
+
+    def start_slowly() -> object:
+        closing.start()
+        time.sleep(0.3)
+        return start()
+
+    monkeypatch.setattr(apart, "_start", start_slowly)
+    kill(apart)
+    apart._listener.join(20)  # type: ignore[attr-defined]
+    closing.join(20)
+    assert not closing.is_alive() and apart._processes[0].poll() is not None  # type: ignore[attr-defined]
+
+
+def test_a_process_that_cannot_be_started_is_told_and_tried_again(
+    apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tries = apart._start, []  # type: ignore[attr-defined]
+
+    def start_at_last() -> object:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("no memory")
+        return start()
+
+    monkeypatch.setattr(apart, "_start", start_at_last)
+    kill(apart)
+    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
+    told = []
+    while len(told) < 200:
+        try:
+            assert apart.generate([short]) == cpp.generate([short])
+            break
+        except EngineLost as error:
+            told.append(str(error))
+            time.sleep(0.1)
+    assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
+from hanlin.engines.programs import Program, free_port
+from hanlin.engines.replicas import Replica
 from hanlin.errors import UserError
 from hanlin.tokens.tokenizer import Tokenizer
+from tiny_llama import tiny_llama
 
 PROMPT = (20, 30, 40)
 STOPS = (7, 8, 9, 11, 13)
@@ -37,6 +40,28 @@ def test_an_address_where_nobody_answers_is_told(spoken_gguf: Path) -> None:
         open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["http://127.0.0.1:9"])
 
 
+def test_a_program_that_is_closed_while_it_is_started_again_leaves_no_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    program = Program(command, {}, Replica(f"http://127.0.0.1:{port}"))
+    program.wait_until_well("/")
+    start, started = program._start, []
+
+    def start_and_close() -> subprocess.Popen[bytes]:
+        started.append(start())
+        program.close()
+        return started[0]
+
+    monkeypatch.setattr(program, "_start", start_and_close)
+    os.killpg(program._running[0].pid, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while not started or started[0].poll() is None or program.log.exists():
+        assert time.monotonic() < end, "it is left behind"
+        time.sleep(0.05)
+
+
 def kill(engine: Engine) -> None:
     os.killpg(engine._programs[0]._running[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
@@ -49,6 +74,18 @@ def comes_back(engine: Engine, request: Request, seconds: float) -> list[Reply]:
         except EngineLost:
             assert time.monotonic() < end, "it is not started again"
             time.sleep(0.2)
+
+
+def assert_is_started_again(engine: Engine, long: int, seconds: float) -> None:
+    """Killed in the middle of an answer of `long` ids it breaks that one off, and gives the next as before."""
+    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
+    before = engine.generate([request])
+    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=long)))
+    next(stream)
+    kill(engine)
+    with pytest.raises(EngineLost):
+        list(stream)
+    assert comes_back(engine, request, seconds) == before
 
 
 # ------------------------------------------------------------------------------------------------------ llama-server
@@ -81,14 +118,7 @@ def test_llama_server_gives_the_ids_of_the_embedded_engine(llama_server: Engine,
 
 @pytest.mark.llama_cpp
 def test_llama_server_is_started_again(llama_server: Engine) -> None:
-    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
-    before = llama_server.generate([request])
-    stream = llama_server.stream(Request(PROMPT, (), Sampling(max_new_tokens=240)))
-    next(stream)
-    kill(llama_server)
-    with pytest.raises(EngineLost):
-        list(stream)
-    assert comes_back(llama_server, request, 60) == before
+    assert_is_started_again(llama_server, long=240, seconds=60)
 
 
 @pytest.mark.llama_cpp
@@ -108,23 +138,9 @@ def test_llama_server_says_what_it_cannot_do(llama_server: Engine) -> None:
 def wide_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """A tiny model whose heads are wide enough for vLLM on a CPU."""
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.2,
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=[tokenizer.eos_id],
-    )
     folder = tmp_path_factory.mktemp("wide")
     tokenizer.save(folder)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return tiny_llama(folder, tokenizer, seed=3, hidden_size=128, initializer_range=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -156,11 +172,4 @@ def test_vllm_answers_scores_and_stops_as_transformers_does(vllm: Engine, wide_m
 
 @pytest.mark.vllm
 def test_vllm_is_started_again(vllm: Engine) -> None:
-    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
-    before = vllm.generate([request])
-    stream = vllm.stream(Request(PROMPT, (), Sampling(max_new_tokens=200)))
-    next(stream)
-    kill(vllm)
-    with pytest.raises(EngineLost):
-        list(stream)
-    assert comes_back(vllm, request, 600) == before
+    assert_is_started_again(vllm, long=200, seconds=600)

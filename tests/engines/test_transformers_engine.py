@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from random_requests import requests_of
 
-from conftest import requests_of
 from hanlin.engines import Engine, Request, Sampling, open_engine
 from hanlin.engines.transformers_engine import TransformersEngine
 from hanlin.model.adapters import attach, save_adapter

@@ -215,12 +215,12 @@ class LlamaCppProcess:
 
     def _start_again(self, pause: float) -> bool:
         while True:
-            with self._state:
-                if self._state.wait_for(lambda: self._closed, pause):
-                    return False
-            self.restarts += 1
-            self._connection = self._start()
             try:
+                with self._state:
+                    if self._state.wait_for(lambda: self._closed, pause):
+                        return False
+                    self._connection = self._start()  # before anybody can close: nobody would end it later
+                self.restarts += 1
                 self._greet()
             except Exception as error:
                 if self._closed:

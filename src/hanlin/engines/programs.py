@@ -108,8 +108,14 @@ class Program:
             if self._ended.wait(pause):
                 return
             begun = time.monotonic()
+            try:
+                self._running[0] = self._start()
+            except OSError as error:
+                _LOG.error("%s cannot be started: %s", self._command[0], error)
+                continue
             self.restarts += 1
-            self._running[0] = self._start()
+            if self._ended.is_set():  # while it was being started
+                _end(self._running, self._ended, self.log)
 
     def close(self) -> None:
         self._closing()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hanlin.language import say
 
 if TYPE_CHECKING:
+    from prompt_toolkit.input import Input
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 
@@ -30,10 +31,13 @@ def reader(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.input import create_input
 
     history.parent.mkdir(parents=True, exist_ok=True)
     os.close(os.open(history, os.O_WRONLY | os.O_CREAT, 0o600))
+    keyboard = create_input()
     session: PromptSession[str] = PromptSession(
+        input=keyboard,
         history=FileHistory(str(history)),
         multiline=True,
         key_bindings=_keys(),
@@ -42,7 +46,25 @@ def reader(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
         prompt_continuation=lambda width, line, wrapped: "" if wrapped else "· ".rjust(width),
         bottom_toolbar=lambda: say(" Enter sends · Alt+Enter new line · /help ", " 回车发送 · Alt+回车换行 · /help "),
     )
-    return session.prompt
+
+    def ask(prompt: str) -> str:
+        with keyboard.raw_mode():
+            _take_what_was_typed_ahead(keyboard)
+            return session.prompt(prompt)
+
+    return ask
+
+
+def _take_what_was_typed_ahead(keyboard: Input) -> None:
+    """Give the next prompt the keys that were typed before there was one. The terminal was not raw then and turned
+    Enter into a line feed, as which it would be Ctrl+J here: it is Enter again."""
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.key_binding import KeyPress
+    from prompt_toolkit.keys import Keys
+
+    enter = KeyPress(Keys.Enter, "\r")
+    while typed := keyboard.read_keys():
+        store_typeahead(keyboard, [enter if press.key == Keys.ControlJ else press for press in typed])
 
 
 def _plain_line(prompt: str) -> str:

@@ -1,0 +1,38 @@
+"""Llama models of random weights that are small enough to be made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hanlin.tokens.tokenizer import Tokenizer
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+
+
+def tiny_llama(
+    folder: Path, tokenizer: Tokenizer, *, seed: int, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Path:
+    """Save a model over `tokenizer` in `folder`: two layers, 4 heads sharing 2 key-value heads, but for `changes`."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            **SHAPE,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": [tokenizer.eos_id],
+            **changes,
+        }
+    )
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    return folder
