@@ -150,8 +150,11 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
             say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, why_no_config(folder, is_adapter(folder))
         )
     config = _json_object(folder / CONFIG)
-    _check_architecture(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
-    tensors = _weights(folder)
+    _check_family(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
+    if quantization_of(config):
+        hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
+        raise UserError(say("the weights are already quantised", "权重已被量化"), folder / CONFIG, hint)
+    tensors = check_weights(folder)
     _check_tensors(config, tensors, folder)
     files = ModelFiles(folder, config, tensors)
     _check_vocabulary(files)
@@ -167,6 +170,15 @@ def quantization_of(config: Mapping[str, Any]) -> str:
 def is_quantized(folder: Path) -> bool:
     """Whether a model folder's weights are in a form of few bits that transformers reads itself."""
     return (Path(folder) / CONFIG).is_file() and bool(quantization_of(_json_object(Path(folder) / CONFIG)))
+
+
+def check_quantized_folder(folder: Path) -> dict[str, Any]:
+    """The configuration of a Llama folder in few bits. Raises UserError unless it is one and its weight files are whole;
+    which tensors its method keeps is not looked at."""
+    config = _json_object(folder / CONFIG)
+    _check_family(config, folder / CONFIG, SUPPORTED)
+    check_weights(folder)
+    return config
 
 
 def is_adapter(folder: Path) -> bool:
@@ -330,8 +342,9 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
     return shapes
 
 
-def _weights(folder: Path) -> dict[str, TensorEntry]:
-    """All tensors of a folder: of the one weights file, or of every shard that the index names."""
+def check_weights(folder: Path) -> dict[str, TensorEntry]:
+    """All tensors of a folder: of the one weights file, or of every shard that the index names. Raises UserError when a
+    file is missing or not whole."""
     if (folder / WEIGHTS).is_file():
         return check_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
@@ -357,7 +370,7 @@ def _weights(folder: Path) -> dict[str, TensorEntry]:
     return tensors
 
 
-def _check_architecture(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
+def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
     known = say(f"supported: {', '.join(families.values())}", f"支持：{'、'.join(families.values())}")
     named = [str(name) for name in config.get("architectures") or ()]
     architecture = named[0] if named else str(config.get("model_type"))
@@ -370,9 +383,6 @@ def _check_architecture(config: Mapping[str, Any], where: Path, families: Mappin
     if config.get("auto_map"):
         what = say("the model brings code of its own, which is never run", "模型自带代码，本项目从不运行此类代码")
         raise UserError(what, where, known)
-    if quantization_of(config):
-        hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
-        raise UserError(say("the weights are already quantised", "权重已被量化"), where, hint)
 
 
 def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], folder: Path) -> None:

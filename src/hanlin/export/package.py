@@ -22,11 +22,11 @@ from hanlin.export.model_card import Card, model_card
 from hanlin.export.receipt_page import PICTURE
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.model_files import CONFIG, INDEX, check_model_folder, is_quantized
+from hanlin.model_files import CONFIG, INDEX, check_model_folder, check_quantized_folder, is_quantized
 from hanlin.settings.export import Package
 from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, read_json, write_aside
+from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
 
 CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
 _TOOL_PARSERS = {"llama3.1": "llama3_json"}
@@ -92,7 +92,8 @@ def _read(settings: Package, folder: Path) -> _Source:
         what = say("vLLM takes a model folder, and this is GGUF", "vLLM 需要模型目录，而这是 GGUF")
         raise UserError(what, folder, say("name the folder it was made from", "请指定转换前的模型目录"))
     if not found:
-        config = read_json(folder / CONFIG) if is_quantized(folder) else check_model_folder(folder, experts=True).config
+        packed = is_quantized(folder)
+        config = check_quantized_folder(folder) if packed else check_model_folder(folder, experts=True).config
         return _Source(folder, (), _template(folder), int(config["max_position_embeddings"]))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         found = [choose_gguf(found, folder, settings.file)]
