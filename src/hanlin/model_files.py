@@ -185,6 +185,11 @@ def is_adapter(folder: Path) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
+def licences_in(folder: Path) -> list[Path]:
+    """The texts that go wherever the model goes: `LICENSE`, `NOTICE` and the like."""
+    return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]
+
+
 def check_adapter_folder(folder: Path) -> AdapterFiles:
     """What lies in a PEFT LoRA folder. Raises UserError unless it is one and whole; the base is not looked at."""
     folder = Path(folder)
