@@ -173,8 +173,8 @@ def is_quantized(folder: Path) -> bool:
 
 
 def check_quantized_folder(folder: Path) -> dict[str, Any]:
-    """The configuration of a Llama folder in few bits. Raises UserError unless it is one and its weight files are whole;
-    which tensors its method keeps is not looked at."""
+    """The configuration of a Llama folder in few bits. Raises UserError unless it is one and its files are whole; which
+    tensors its method keeps is not looked at."""
     config = _json_object(folder / CONFIG)
     _check_family(config, folder / CONFIG, SUPPORTED)
     check_weights(folder)
@@ -210,14 +210,18 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
 def point_to_base(adapter: Path, base: Path) -> None:
     """Let an adapter that was copied elsewhere name the same base, relative to where it lies now."""
     file = adapter / ADAPTER_CONFIG
-    try:
-        relative = Path(os.path.relpath(base.resolve(), adapter.resolve())).as_posix()
-    except ValueError:  # another drive of Windows
-        relative = base.resolve().as_posix()
-    config = {**_json_object(file), "base_model_name_or_path": relative}
+    config = {**_json_object(file), "base_model_name_or_path": relative_base(base, adapter)}
     aside = file.with_name(file.name + ".writing")
     aside.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, file)
+
+
+def relative_base(base: Path, folder: Path) -> str:
+    """The path from an adapter's folder to its base with forward slashes; whole where there is no relative one."""
+    try:
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return base.resolve().as_posix()
 
 
 def base_of(adapter: Path) -> Path:
