@@ -57,8 +57,7 @@ def test_both_readmes_have_the_same_headings_and_commands() -> None:
     assert [c.split("#")[0].strip() for c in commands(english)] == [c.split("#")[0].strip() for c in commands(chinese)]
 
 
-def test_every_link_of_the_readmes_leads_somewhere() -> None:
-    for name in ("README.md", "README.zh-CN.md", "CONTRIBUTING.md"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / target).exists(), f"{name} -> {target}"
+def test_every_link_of_the_pages_leads_somewhere() -> None:
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"

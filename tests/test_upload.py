@@ -191,7 +191,7 @@ def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: 
     for module in ("constants", "hf_api"):
         monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", "http://127.0.0.1:9", raising=False)
     assert constants.ENDPOINT.endswith(":9")
-    with pytest.raises(UserError, match="the hub refused: .*refused"):
+    with pytest.raises(UserError, match=r"the hub refused: .*refused"):
         send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
 
 
