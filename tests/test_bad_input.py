@@ -117,6 +117,10 @@ def test_a_setting_out_of_range(tmp_path: Path) -> None:
     assert "heldout_share=3" in said
 
 
+def test_a_value_that_is_no_yaml(tmp_path: Path) -> None:
+    assert "--heldout-share" in refused(tmp_path, "corpus", "--sources", "./x", "--heldout-share", "{")
+
+
 def test_an_unknown_option_gets_a_suggestion(tmp_path: Path) -> None:
     assert "did you mean sources?" in refused(tmp_path, "corpus", "--source", "./x")
 

@@ -63,10 +63,24 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "not JSON"),
+        ('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}', "1 of 1 weight files are not here"),
+    ],
+)
+def test_a_model_without_a_manifest_is_held_to_its_index(index: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        items_of(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("name", "text"),
     [
         (".env", "A=1"),
-        ("keys/server.pem", "x"),
+        ("keys/server.pem", "not to be told"),
         ("notes.txt", "my token is hf_" + "a" * 34),
         ("config.json", '{"key": "-----BEGIN RSA PRIVATE KEY-----"}'),
     ],
@@ -169,6 +183,16 @@ def test_one_commit_shows_all_files_and_drops_weights_of_another_model(package: 
     assert hub.files.keys() == {"README.md", "model-Q8_0.gguf", ".gitattributes"}
     assert hub.files["model-Q8_0.gguf"] == (package / "model-Q8_0.gguf").read_bytes()
     assert sum("/commit/" in path for path in hub.asked) == 1
+
+
+def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: type[Hub], monkeypatch: Any) -> None:
+    import huggingface_hub.constants as constants
+
+    for module in ("constants", "hf_api"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", "http://127.0.0.1:9", raising=False)
+    assert constants.ENDPOINT.endswith(":9")
+    with pytest.raises(UserError, match=r"the hub refused: .*refused"):
+        send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
 
 
 def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) -> None:

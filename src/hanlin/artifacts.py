@@ -133,7 +133,7 @@ def refresh_manifest(folder: Path) -> None:
         FileEntry(entry.path, (folder / entry.path).stat().st_size, sha256_of(folder / entry.path))
         for entry in manifest.files
     )
-    renewed = Manifest(**{**_shallow(manifest), "files": files, "digest": digest_of(list(files))})
+    renewed = replace(manifest, files=files, digest=digest_of(list(files)))
     text = json.dumps(renewed.to_json(), ensure_ascii=False, indent=1)
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
@@ -191,7 +191,7 @@ class Store:
             for path in sorted(partial.rglob("*"))
             if path.is_file()
         ]
-        whole = Manifest(**{**_shallow(describe), "files": tuple(files), "digest": digest_of(files)})
+        whole = replace(describe, files=tuple(files), digest=digest_of(files))
         text = json.dumps(whole.to_json(), ensure_ascii=False, indent=1)
         with (partial / MANIFEST).open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -270,10 +270,6 @@ class Store:
             self._digests_new = False
         except OSError:
             pass
-
-
-def _shallow(manifest: Manifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
 
 
 def lineage(folder: Path) -> Ancestor:

@@ -150,8 +150,11 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
             say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, why_no_config(folder, is_adapter(folder))
         )
     config = _json_object(folder / CONFIG)
-    _check_architecture(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
-    tensors = _weights(folder)
+    _check_family(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
+    if quantization_of(config):
+        hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
+        raise UserError(say("the weights are already quantised", "权重已被量化"), folder / CONFIG, hint)
+    tensors = check_weights(folder)
     _check_tensors(config, tensors, folder)
     files = ModelFiles(folder, config, tensors)
     _check_vocabulary(files)
@@ -169,8 +172,22 @@ def is_quantized(folder: Path) -> bool:
     return (Path(folder) / CONFIG).is_file() and bool(quantization_of(_json_object(Path(folder) / CONFIG)))
 
 
+def check_quantized_folder(folder: Path) -> dict[str, Any]:
+    """The configuration of a Llama folder in few bits. Raises UserError unless it is one and its files are whole; which
+    tensors its method keeps is not looked at."""
+    config = _json_object(folder / CONFIG)
+    _check_family(config, folder / CONFIG, SUPPORTED)
+    check_weights(folder)
+    return config
+
+
 def is_adapter(folder: Path) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).is_file()
+
+
+def licences_in(folder: Path) -> list[Path]:
+    """The texts that go wherever the model goes: `LICENSE`, `NOTICE` and the like."""
+    return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]
 
 
 def check_adapter_folder(folder: Path) -> AdapterFiles:
@@ -193,14 +210,18 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
 def point_to_base(adapter: Path, base: Path) -> None:
     """Let an adapter that was copied elsewhere name the same base, relative to where it lies now."""
     file = adapter / ADAPTER_CONFIG
-    try:
-        relative = Path(os.path.relpath(base.resolve(), adapter.resolve())).as_posix()
-    except ValueError:  # another drive of Windows
-        relative = base.resolve().as_posix()
-    config = {**_json_object(file), "base_model_name_or_path": relative}
+    config = {**_json_object(file), "base_model_name_or_path": relative_base(base, adapter)}
     aside = file.with_name(file.name + ".writing")
     aside.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, file)
+
+
+def relative_base(base: Path, folder: Path) -> str:
+    """The path from an adapter's folder to its base with forward slashes; whole where there is no relative one."""
+    try:
+        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
+    except ValueError:  # another drive of Windows
+        return base.resolve().as_posix()
 
 
 def base_of(adapter: Path) -> Path:
@@ -330,8 +351,9 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
     return shapes
 
 
-def _weights(folder: Path) -> dict[str, TensorEntry]:
-    """All tensors of a folder: of the one weights file, or of every shard that the index names."""
+def check_weights(folder: Path) -> dict[str, TensorEntry]:
+    """All tensors of a folder: of the one weights file, or of every shard that the index names. Raises UserError when a
+    file is missing or not whole."""
     if (folder / WEIGHTS).is_file():
         return check_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
@@ -357,7 +379,7 @@ def _weights(folder: Path) -> dict[str, TensorEntry]:
     return tensors
 
 
-def _check_architecture(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
+def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
     known = say(f"supported: {', '.join(families.values())}", f"支持：{'、'.join(families.values())}")
     named = [str(name) for name in config.get("architectures") or ()]
     architecture = named[0] if named else str(config.get("model_type"))
@@ -370,9 +392,6 @@ def _check_architecture(config: Mapping[str, Any], where: Path, families: Mappin
     if config.get("auto_map"):
         what = say("the model brings code of its own, which is never run", "模型自带代码，本项目从不运行此类代码")
         raise UserError(what, where, known)
-    if quantization_of(config):
-        hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
-        raise UserError(say("the weights are already quantised", "权重已被量化"), where, hint)
 
 
 def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry], folder: Path) -> None:

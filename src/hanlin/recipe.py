@@ -377,16 +377,21 @@ def _check_report(recipe: Recipe, where: str) -> None:
             )
 
 
+def read_value(text: str, where: str) -> Any:
+    """A setting's value as a command line gives it. Raises UserError, with `where`, for what is no YAML."""
+    try:
+        return yaml.load(text, _Loader) if text else ""
+    except yaml.YAMLError as error:
+        raise UserError(say(f"'{text}' cannot be read", f"“{text}”无法解析"), where) from error
+
+
 def _apply(data: dict[str, Any], change: str) -> None:
     name, equals, text = change.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
         hint = say("write --set stage.setting=value", "请写成 --set 阶段.设置=值")
         raise UserError(say(f"'{change}' is not a change", f"“{change}”不是一条修改"), "--set", hint)
-    try:
-        value = yaml.load(text, _Loader) if text else ""
-    except yaml.YAMLError as error:
-        raise UserError(say(f"'{text}' cannot be read", f"“{text}”无法解析"), f"--set {name}") from error
+    value = read_value(text, f"--set {name}")
     current: Any = data
     if keys[0] not in ("seed", "root", "name", "launch"):
         current = data["stages"]

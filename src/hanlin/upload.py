@@ -7,7 +7,6 @@ Owns the list of files and what is refused. The hubs' own libraries speak to the
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from hanlin.artifacts import MANIFEST, PARTIAL, read_manifest, sha256_of
 from hanlin.errors import UserError
 from hanlin.job import SCRATCH
 from hanlin.language import say
-from hanlin.model_files import CONFIG, INDEX, check_safetensors
+from hanlin.model_files import CONFIG, INDEX, check_safetensors, check_weights
 
 _SECRET_NAMES = re.compile(
     r"(^|/)(\.env(\..*)?|\.netrc|\.git-credentials|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|"
@@ -102,9 +101,7 @@ def _check_whole(folder: Path, items: Sequence[Item]) -> None:
         if name.endswith(".safetensors"):
             check_safetensors(folder / name)
     if INDEX in there:
-        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        for name in sorted(named - there.keys()):
-            raise _not_whole(folder / name, say("this file is missing", "缺少此文件"))
+        check_weights(folder)
 
 
 def _not_whole(place: Path, what: str) -> UserError:
@@ -134,9 +131,11 @@ def send(folder: Path, items: Sequence[Item], target: Target, *, private: bool, 
     """Put the files there and look that they arrived; returns where they are. Raises UserError as the hub refuses."""
     try:
         return (_to_hugging_face if target.hub == "hf" else _to_modelscope)(folder, items, target.name, private, tell)
-    except (OSError, RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # errors of two libraries and of their HTTP clients, which have no class in common
         what = say(f"the hub refused: {_first_line(error)}", f"上传被拒：{_first_line(error)}")
-        hint = say("log in or look at the name, then run it again", "请登录或检查名称后重新运行")
+        hint = say("look at login, name and network, then run it again", "请检查登录、名称与网络后重新运行")
         raise UserError(what, f"{target.hub}:{target.name}", hint) from error
 
 

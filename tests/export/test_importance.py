@@ -131,6 +131,18 @@ def test_a_killed_collection_goes_on_to_the_same_bytes(
     assert (tmp_path / "whole/imatrix.gguf").read_bytes() == (tmp_path / "broken/imatrix.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("left", [0, 10, -50])
+def test_sums_that_a_crash_of_the_machine_cut_off_count_as_none(left: int, tmp_path: Path) -> None:
+    sums = activations._Sums(2, rows=1)
+    sums.add("0.mlp.up_proj", torch.ones(3, 4))
+    sums.write(tmp_path / "sums.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "sums.npz").read_bytes()[:left])
+    for name, rows in (("sums.npz", 1), ("cut.npz", 0)):
+        again = activations._Sums(2)
+        again.read(tmp_path / name)
+        assert (again.rows, len(again.counts)) == (rows, rows)
+
+
 def test_only_so_many_tokens_are_read(plain_model: Path, tmp_path: Path) -> None:
     data = data_folder(tmp_path / "data", 50)
     assert make_matrix(plain_model, data, tmp_path / "out", tokens=100)["tokens"] in (99, 100)

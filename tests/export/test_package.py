@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,12 @@ def test_lm_studios_folder_is_publisher_model_file(files: Path, pack: Pack) -> N
 def test_start_scripts_start_the_server_on_what_lies_beside_them(
     target: str, files: Path, plain_model: Path, pack: Pack, tmp_path: Path
 ) -> None:
-    out, _ = pack(files if target == "llama_cpp" else plain_model, target, name="xiaohan")
+    source = tmp_path / "source"
+    shutil.copytree(files if target == "llama_cpp" else plain_model, source)
+    for name in ("NOTICE.txt", "receipt.svg"):
+        (source / name).write_text("x", encoding="utf-8")
+    out, _ = pack(source, target, name="xiaohan")
+    assert {"NOTICE.txt", "receipt.svg", "start.sh", "README.md"} <= names_in(out)
     server = tmp_path / "server with spaces"
     server.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8")
     server.chmod(0o755)

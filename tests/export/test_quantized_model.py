@@ -24,7 +24,9 @@ TEXT = "翰林院在城东，春天的时候院子里开满了花。The library 
 
 @pytest.fixture(scope="module")
 def source(make_model: Make) -> Path:
-    return make_model(hidden_size=64, intermediate_size=128, initializer_range=0.1)
+    folder = make_model(hidden_size=64, intermediate_size=128, initializer_range=0.1)
+    (folder / "LICENSE.txt").write_text("terms", encoding="utf-8")
+    return folder
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
     with torch.inference_mode():
         difference = torch.log_softmax(model(ids).logits.float(), -1) - torch.log_softmax(again(ids).logits, -1)
     assert 0 < difference.abs().mean() < 1.0
-    assert "README.md" in {file.name for file in out.iterdir()}
+    assert {"README.md", "LICENSE.txt"} <= {file.name for file in out.iterdir()}
     with pytest.raises(UserError, match="already quantised"):
         written(out, data, tmp_path / "twice", method)
 

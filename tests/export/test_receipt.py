@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,6 +63,16 @@ def test_a_receipt_measures_each_file_against_the_source(
     assert all(f"| {name} |" in card for name in ("F32", "Q8_0", "Q4_0"))
     assert "receipt.svg" in card
     assert (out / "receipt.svg").read_text(encoding="utf-8").count("<circle") == 3
+
+
+def test_what_is_kept_of_the_source_must_fit_the_disk(
+    taught: Path, held_out: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hanlin.export.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    tokenizer = Tokenizer.load(taught)
+    with pytest.raises(UserError, match=r"the disk has 0\.00 GB free"):
+        prepare(SETTINGS, held_out, check_model_folder(taught), tokenizer, None, tmp_path, Job())
+    assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_perplexity_is_of_the_second_half_of_each_window(

@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hanlin.errors import UserError
+from hanlin.model.loading import load_model
 from hanlin.model_files import (
     check_adapter_folder,
     check_base,
     check_model_folder,
+    check_quantized_folder,
     check_safetensors,
     fingerprint,
     llama_shapes,
@@ -74,6 +76,20 @@ def test_the_shapes_that_a_configuration_asks_for_are_those_of_the_model(folder:
     weights = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert llama_shapes(config) == {name: tuple(weight.shape) for name, weight in weights.items()}
+
+
+def test_a_folder_in_few_bits_is_a_llama_and_whole(folder: Path) -> None:
+    change(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})
+    assert "already quantised" in str(refusal(folder))
+    assert check_quantized_folder(folder)["model_type"] == "llama"
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:-9])
+    with pytest.raises(UserError, match="cut off"):
+        load_model(folder)
+    (folder / "model.safetensors").write_bytes(weights)
+    change(folder / "config.json", architectures=["Qwen2ForCausalLM"], model_type="qwen2")
+    with pytest.raises(UserError, match="Qwen2ForCausalLM is not supported"):
+        load_model(folder)
 
 
 @pytest.mark.parametrize("left", [0, 5, 100, -1])

@@ -53,7 +53,7 @@ def quantize(
     words = ["--model", str(model), "--types", f"[{', '.join(types)}]"]
     for path in held_out:
         words += ["--receipt.held_out", str(path.absolute())]
-    words += ["--pick", f'"{pick}"'] if pick else []
+    words += ["--pick", single_stage.quoted(pick)] if pick else []
     words += ["--importance", str(importance)] if importance is not None else []
     words += ["--out", str(out)] if out is not None else []
     words += ["--json"] if as_json else []

@@ -114,9 +114,7 @@ def _copy_out(folder: Path, target: Path) -> Path:
 
 def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
     """`--lora.rank 8 --data a --data b` as nested data; a bare path gets the `./` that recipes want."""
-    import yaml
-
-    from hanlin.recipe import _Loader
+    from hanlin.recipe import read_value
     from hanlin.settings.base import knob_of
 
     fields = kind.settings.model_fields
@@ -154,9 +152,9 @@ def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
             value: Any = text
         elif reads and "." not in name:
             value = text if text.startswith(("./", "../", "/", "~", "hf:", "{")) else f"./{text}"
-            value = yaml.load(value, _Loader) if value.startswith("{") else value
+            value = read_value(value, word) if value.startswith("{") else value
         else:
-            value = yaml.load(text, _Loader) if text else ""
+            value = read_value(text, word)
         current = row
         keys = name.split(".")
         for key in keys[:-1]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -194,7 +195,7 @@ class _Sums:
     def read(self, file: Path) -> None:
         """Go on from what an earlier try saved; a file that a crash of the machine left half there counts as none."""
         try:
-            with np.load(file, allow_pickle=False) as saved:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
                 rows, expected = (int(number) for number in saved["rows"])
                 if expected != self.expected:
                     return
@@ -206,7 +207,7 @@ class _Sums:
                     elif name:
                         part = self.squares if kind == "squares" else self.values
                         part[name] = torch.from_numpy(saved[key]).to(device)
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             self.squares, self.values, self.counts = {}, {}, {}
             return
         self.rows = rows

@@ -22,11 +22,11 @@ from hanlin.export.model_card import Card, model_card
 from hanlin.export.receipt_page import PICTURE
 from hanlin.job import Inputs, Job
 from hanlin.language import say
-from hanlin.model_files import CONFIG, INDEX, check_model_folder, is_quantized
+from hanlin.model_files import CONFIG, INDEX, check_model_folder, check_quantized_folder, is_quantized, licences_in
 from hanlin.settings.export import Package
 from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, read_json, write_aside
+from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
 
 CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
 _TOOL_PARSERS = {"llama3.1": "llama3_json"}
@@ -92,7 +92,8 @@ def _read(settings: Package, folder: Path) -> _Source:
         what = say("vLLM takes a model folder, and this is GGUF", "vLLM 需要模型目录，而这是 GGUF")
         raise UserError(what, folder, say("name the folder it was made from", "请指定转换前的模型目录"))
     if not found:
-        config = read_json(folder / CONFIG) if is_quantized(folder) else check_model_folder(folder, experts=True).config
+        packed = is_quantized(folder)
+        config = check_quantized_folder(folder) if packed else check_model_folder(folder, experts=True).config
         return _Source(folder, (), _template(folder), int(config["max_position_embeddings"]))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         found = [choose_gguf(found, folder, settings.file)]
@@ -122,14 +123,14 @@ def _weights(source: _Source) -> list[Path]:
     weights = list(source.files)
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
-    licences = [path for path in sorted(source.folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]
-    return [path for path in (*weights, source.folder / PICTURE, *licences) if path.is_file()]
+    found = (*weights, source.folder / PICTURE, *licences_in(source.folder))
+    return [path for path in found if path.is_file()]
 
 
 def _place(settings: Package, source: _Source, path: Path) -> Path:
     """Where a file stands in the package."""
     match settings.target:
-        case "vllm" if not path.name.upper().startswith(("LICEN", "NOTICE")):
+        case "vllm" if path.suffix in (".safetensors", ".json"):
             return Path("model", path.name)
         case "lmstudio" if path in source.files:  # where LM Studio looks: models/publisher/model/file
             ending = path.stem.rpartition("-")[2]

@@ -23,7 +23,7 @@ from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.loading import exact_dtype, load_model
 from hanlin.model.saving import save_safetensors
-from hanlin.model_files import CONFIG, WEIGHTS, ModelFiles, check_model_folder, is_adapter
+from hanlin.model_files import CONFIG, WEIGHTS, ModelFiles, check_model_folder, is_adapter, licences_in
 from hanlin.settings.export import QuantizedModel
 from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
@@ -50,6 +50,8 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, job: Job) -> dict[s
             else:
                 load_model(folder, dtype="auto", packed=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
+            for text in licences_in(folder):
+                shutil.copyfile(text, out / text.name)
             (job.scratch(out) / "written").touch()
     metrics: dict[str, Any] = {"format": NAMES[settings.method]}
     if template is not None:
@@ -112,6 +114,3 @@ def _write_gptq(
     )
     told = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
     write_json_aside(out / CONFIG, told)
-    for name in ("LICENSE", "NOTICE"):
-        if (files.folder / name).is_file():
-            shutil.copyfile(files.folder / name, out / name)

@@ -23,6 +23,7 @@ from hanlin.engines import Reply, Request, Sampling, open_engine
 from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import log_softmax
 from hanlin.errors import UserError
+from hanlin.export.disk import check_space
 from hanlin.job import Job
 from hanlin.language import answer_language, say
 from hanlin.model_files import ModelFiles
@@ -65,7 +66,8 @@ def prepare(
 ) -> Reference:
     """Ask the source model once, for all files. What an earlier try left in `scratch` is not asked again.
 
-    Raises UserError when nothing is held out in Chinese or English, or too little for one window.
+    Raises UserError when nothing is held out in Chinese or English, too little for one window, or more than fits the
+    disk: of each measured token a log probability for every entry of the vocabulary is kept.
     """
     window = min(settings.window, int(files.config["max_position_embeddings"]))
     records = [record for path in held_out for record in _records(held_out_file(path))]
@@ -242,6 +244,7 @@ def _write_logprobs(files: ModelFiles, windows: dict[str, list[tuple[int, ...]]]
     ]
     if not left:
         return
+    check_space(folder, sum(4 * len(measured(len(ids))) * files.vocabulary_rows for ids, _ in left))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     for done, (ids, target) in enumerate(left):

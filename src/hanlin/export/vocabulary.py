@@ -7,6 +7,7 @@ check that both give the same ids (`proof`).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -188,7 +189,7 @@ def _tokens(
             raise _unsupported(tokenizer, what)
     filled = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
     if len(set(filled)) < rows:
-        twice = next(text for number, text in enumerate(filled) if text in filled[:number])
+        twice = Counter(filled).most_common(1)[0][0]
         raise _unsupported(tokenizer, say(f"two of its tokens are {twice!r}", f"有两个词元都是 {twice!r}"))
     return tuple(filled), tuple(types)
 

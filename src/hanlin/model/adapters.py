@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from hanlin.model_files import (
     base_record,
     check_adapter_folder,
     check_model_folder,
+    relative_base,
 )
 from hanlin.settings.model import LoraSettings
 from hanlin.tokens.tokenizer import write_json_aside
@@ -173,14 +173,6 @@ def _less_start(tensors: Mapping[str, torch.Tensor], start: Mapping[str, torch.T
         written = ".lora_B." in name
         found[name] = torch.cat([tensors[name], -first if written else first], dim=1 if written else 0).contiguous()
     return found
-
-
-def relative_base(base: Path, folder: Path) -> str:
-    """The path from an adapter's folder to its base with forward slashes; whole where there is no relative one."""
-    try:
-        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
-    except ValueError:  # another drive of Windows
-        return base.resolve().as_posix()
 
 
 def load_adapter(

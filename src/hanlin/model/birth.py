@@ -22,8 +22,9 @@ from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.adapters import count_parameters
-from hanlin.model.saving import save_model, template_of
+from hanlin.model.saving import save_model
 from hanlin.settings.model import NewModel
+from hanlin.tokens.beside import template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
 

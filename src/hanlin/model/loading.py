@@ -24,6 +24,7 @@ from hanlin.model_files import (
     base_of,
     check_base,
     check_model_folder,
+    check_quantized_folder,
     is_adapter,
     is_quantized,
 )
@@ -132,6 +133,7 @@ def _read(
 
 def _read_quantized(folder: Path) -> PreTrainedModel:
     """A folder in few bits; what its method needs to be read is said where it is not installed."""
+    check_quantized_folder(folder)
     try:
         model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
     except ImportError as error:

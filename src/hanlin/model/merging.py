@@ -20,10 +20,11 @@ from hanlin.errors import UserError
 from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model, template_of
+from hanlin.model.saving import save_model
 from hanlin.model_files import ModelFiles, base_of, check_adapter_folder, check_model_folder
 from hanlin.records import Message
 from hanlin.settings.model import Merge
+from hanlin.tokens.beside import template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import TOKENIZER_FILE, Tokenizer
 

@@ -20,8 +20,6 @@ from hanlin.tokens.beside import named_ids, save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer, write_json_aside
 
-__all__ = ["save_model", "save_safetensors", "save_tokenizer", "template_of"]
-
 SHARD_BYTES = 5_000_000_000
 _KEPT = (
     "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size", "initializer_range",

@@ -21,9 +21,10 @@ from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.embeddings import grow
 from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model, template_of
+from hanlin.model.saving import save_model
 from hanlin.model_files import ModelFiles, check_model_folder
 from hanlin.settings.model import ExtendVocabulary
+from hanlin.tokens.beside import template_of
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.vocabulary import characters_per_token, texts_in
 from hanlin.tokens.vocabulary_extension import IDEOGRAPHS, Extension, extend

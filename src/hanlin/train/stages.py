@@ -22,11 +22,12 @@ from hanlin.job import Inputs, Job
 from hanlin.language import say
 from hanlin.model.adapters import count_parameters, save_adapter
 from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model, save_tokenizer, template_of
+from hanlin.model.saving import save_model
 from hanlin.model_files import check_model_folder, is_adapter
 from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Preference, read_jsonl
 from hanlin.settings import train as settings_of
 from hanlin.settings.train import Pretrain, Sft, Training
+from hanlin.tokens.beside import save_tokenizer, template_of
 from hanlin.tokens.chat_template import ChatTemplate
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.tokens.view import View, pieces
