@@ -150,3 +150,14 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_the_sentence_is_there_in_chinese_too(tmp_path: Path) -> None:
     done = hanlin(tmp_path, "plan", "none.yaml", language="zh")
     assert done.returncode == 2 and "错误" in done.stderr and "文件不存在" in done.stderr
+
+
+def test_a_machine_whose_first_machine_was_never_started(tmp_path: Path) -> None:
+    recipe = put(
+        tmp_path,
+        "alone.yaml",
+        "name: alone\nlaunch: { nodes: 2, node_rank: 1, rendezvous: '127.0.0.1:29555', timeout: 1 }\n"
+        "stages: { world: { kind: demo_world } }\n",
+    )
+    said = refused(tmp_path, "run", recipe)
+    assert "machine 0 has shown no work on stage world for 1 s" in said and "launch.node_rank=0" in said

@@ -28,7 +28,7 @@ def settings(asked: dict[str, Any], out: Path) -> dict[str, Any]:
     (folder / "chats.json").symlink_to(Path(asked["data"]).resolve())
     (folder / "dataset_info.json").write_text(json.dumps({"chats": {"file_name": "chats.json"}}), encoding="utf-8")
     return {
-        "model_name_or_path": asked["model"],
+        "model_name_or_path": str(in_format(Path(asked["model"]), asked["precision"], out / "model")),
         "dataset_dir": str(folder),
         "dataset": "chats",
         "template": "llama3",
@@ -56,6 +56,19 @@ def settings(asked: dict[str, Any], out: Path) -> dict[str, Any]:
         "report_to": "none",
         "disable_gradient_checkpointing": True,
     }
+
+
+def in_format(model: Path, precision: str, folder: Path) -> Path:
+    """The model with the number format named in its config.json: from there, and from no setting, it takes the one
+    that it computes in."""
+    folder.mkdir()
+    for file in model.resolve().iterdir():
+        (folder / file.name).symlink_to(file)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": precision}), encoding="utf-8")
+    return folder
 
 
 class Clock(TrainerCallback):

@@ -82,6 +82,22 @@ def lost(error: BaseException) -> UserError | None:
     )
 
 
+def machine_0_is_silent(seconds: float, stage: str, home: str) -> UserError:
+    """What another machine says that waited so long for a stage of machine 0."""
+    return UserError(
+        say(
+            f"machine 0 has shown no work on stage {stage} for {seconds:g} s: it was not started or has ended, or the "
+            "folder is not shared",
+            f"0 号机已有 {seconds:g} 秒没有处理阶段 {stage}：它未启动、已结束，或文件夹并非共用",
+        ),
+        home,
+        say(
+            "start it with launch.node_rank=0 over the same folder; launch.timeout sets how long others wait",
+            "请在同一文件夹上以 launch.node_rank=0 启动；launch.timeout 设定其他机器等待的时间",
+        ),
+    )
+
+
 def scripts(launch: Launch, words: Sequence[str], name: str, job_file: Path, home: str) -> str:
     """What to type to run the command `words` on the machines of `launch`: by hand, and through Slurm as a job `name`.
     `job_file` is the training stage's, below the shared folder `home`."""

@@ -46,8 +46,9 @@ _PACKAGES = (
 )
 _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
 
-
 OUTCOME = "outcome.json"
+CLOCK = "seconds"
+"""A file in the scratch folder, written anew every second while its stage is worked on."""
 
 
 class Host:
@@ -227,7 +228,7 @@ def do(job: Mapping[str, Any]) -> Manifest:
         scratch.mkdir(parents=True, exist_ok=True)
         (scratch / torchrun.JOB).write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
         started = datetime.now(UTC)
-        with _Clock(scratch / "seconds") as clock:
+        with _Clock(scratch / CLOCK) as clock:
             in_group = kind.group and launch.grouped
             metrics = _launch(job, launch, partial, scratch) if in_group else _work(job, partial)
         settings = kind.settings.model_validate(job["settings"])
@@ -262,9 +263,10 @@ def _made(job: Mapping[str, Any], store: Store) -> Manifest | None:
 
 def _follow(job: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
     """On the machines after the first: take part where a group of processes does the work, and wait for the artifact
-    that machine 0 makes of it."""
+    that machine 0 makes of it. Raises UserError when nothing shows for `launch.timeout` seconds that it works on it."""
     scratch = store.partial(job["kind"], job["key"]) / SCRATCH
     grouped = KINDS[job["kind"]].group
+    seen, since = b"", time.monotonic()
     while (made := _made(job, store)) is None:
         if grouped and (scratch / torchrun.PREPARED).is_file():
             code = torchrun.run(launch, scratch / torchrun.JOB)
@@ -272,8 +274,21 @@ def _follow(job: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
             if code != 0:
                 torchrun.result(code, reply, job["stage"])
             grouped = False  # what is left is machine 0's
+            since = time.monotonic()
+        beat = _bytes(scratch / CLOCK)
+        if beat != seen:
+            seen, since = beat, time.monotonic()
+        if time.monotonic() - since > launch.timeout:
+            raise torchrun.machine_0_is_silent(launch.timeout, job["stage"], job["home"])
         time.sleep(0.5)
     return made
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # not there yet, or being replaced
+        return b""
 
 
 def _entry(row: Mapping[str, Any]) -> InputEntry:
