@@ -13,13 +13,18 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+from packaging.requirements import Requirement
+
 from hanlin.language import say
 
-_NEEDED = (
-    "torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "gguf", "xllamacpp", "rensa",
-    "pydantic", "typer", "rich", "jinja2", "fastapi", "uvicorn", "filelock", "opencc",
-)  # fmt: skip
-_OPTIONAL = {"pyarrow": "parquet", "sentencepiece": "sentencepiece", "tensorboard": "tensorboard", "zstandard": "zstd"}
+_FOR_WORK = "dev"
+"""The extra that only those need who change Hanlin itself."""
+_PROGRAMS = {
+    "vllm": ("HANLIN_VLLM", ("serve --engine vllm", "serve --engine vllm")),
+    "llama-server": ("", ("serve --engine llama_server", "serve --engine llama_server")),
+    "go": ("", ("template modelfile: a real check of Ollama's form", "template modelfile：真实检查 Ollama 的模板")),
+}
+"""Programs that commands can use, the variable that names one elsewhere, and what for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +45,49 @@ def examine() -> list[Finding]:
             "" if sys.version_info >= (3, 11) else say("install Python 3.11 or newer", "请安装 Python 3.11 或更新版本"),
         )
     ]
-    for name in _NEEDED:
-        version = _version(name)
-        findings.append(Finding(name, version or "–", version is not None, "" if version else "pip install hanlin"))
-    for name, extra in _OPTIONAL.items():
-        version = _version(name)
-        hint = "" if version else f"pip install 'hanlin[{extra}]'"
-        findings.append(Finding(name, version or "–", version is not None, hint, optional=True))
+    findings += _packages()
+    findings += [_program(name) for name in _PROGRAMS]
     findings += [_gpu(), _cores(), _memory(), _disk()]
     return findings
 
 
-def _version(name: str) -> str | None:
+def _packages() -> list[Finding]:
+    """What Hanlin's own metadata asks for: what is needed, then what each extra brings, with the versions it names."""
+    needed: list[Finding] = []
+    optional: list[Finding] = []
+    for line in importlib.metadata.requires("hanlin") or ():
+        asked = Requirement(line)
+        extra = next((name for name in _extras() if _is_for(asked, name)), None)
+        if extra == _FOR_WORK or (extra is None and asked.marker is not None and not asked.marker.evaluate()):
+            continue
+        install = "pip install hanlin" if extra is None else f"pip install 'hanlin[{extra}]'"
+        (needed if extra is None else optional).append(_package(asked, install, extra is not None))
+    return needed + optional
+
+
+def _extras() -> list[str]:
+    return importlib.metadata.metadata("hanlin").get_all("Provides-Extra") or []
+
+
+def _is_for(asked: Requirement, extra: str) -> bool:
+    marker = asked.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _package(asked: Requirement, install: str, optional: bool) -> Finding:
     try:
-        return importlib.metadata.version(name)
+        version = importlib.metadata.version(asked.name)
     except importlib.metadata.PackageNotFoundError:
-        return None
+        return Finding(asked.name, "–", False, install, optional)
+    fits = asked.specifier.contains(version, prereleases=True)
+    found = version if fits else say(f"{version}, not {asked.specifier}", f"{version}，要求 {asked.specifier}")
+    return Finding(asked.name, found, fits, "" if fits else install, optional)
+
+
+def _program(name: str) -> Finding:
+    variable, purpose = _PROGRAMS[name]
+    found = shutil.which(os.environ.get(variable) or name)
+    return Finding(name, found or "–", found is not None, "" if found else say("for ", "用于 ") + say(*purpose), True)
 
 
 def _gpu() -> Finding:
