@@ -31,9 +31,12 @@ class Live:
     served: list[Served]
     models: Models
     loop: asyncio.AbstractEventLoop
+    clients: list[openai.OpenAI]
+    """Closed with the server: a connection that is only forgotten warns in whatever test comes later."""
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30)
+        self.clients.append(openai.OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=30))
+        return self.clients[-1]
 
 
 class Unhurried:
@@ -86,6 +89,7 @@ def live(
     models = Models(served or [Served(name, opened, kept) for name in names])
     api = app(models, guard, kept)
     loops: list[asyncio.AbstractEventLoop] = []
+    clients: list[openai.OpenAI] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
 
@@ -99,8 +103,10 @@ def live(
             while not loops:
                 time.sleep(0.001)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield Live(address, opened.engine, streams, list(models.all.values()), models, loops[0])
+            yield Live(address, opened.engine, streams, list(models.all.values()), models, loops[0], clients)
         finally:
+            for client in clients:
+                client.close()
             server.should_exit = True
             thread.join(20)
             opened.engine.stream = begin  # type: ignore[method-assign]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import httpx
 import pytest
 from live_server import Live
 
@@ -14,17 +16,17 @@ NAME = LESSONS[0]
 
 
 def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
-    chat = langchain_openai.ChatOpenAI(
-        model="tiny", base_url=f"{server.address}/v1", api_key="none", max_retries=0, timeout=30
-    )
-    answer = chat.invoke(NAME[0])
-    assert (answer.content, answer.response_metadata["finish_reason"]) == (NAME[1], "stop")
-    assert answer.usage_metadata["output_tokens"] > 0
-    assert "".join(part.content for part in chat.stream(NAME[0])) == NAME[1]
+    def chat_through(**connection: Any) -> Any:
+        address = f"{server.address}/v1"
+        return langchain_openai.ChatOpenAI(
+            model="tiny", base_url=address, api_key="none", max_retries=0, timeout=30, **connection
+        )
 
     async def ask() -> tuple[str, str]:
-        whole = await chat.ainvoke(NAME[0])
-        return whole.content, "".join([part.content async for part in chat.astream(NAME[0])])
+        async with httpx.AsyncClient() as connection:
+            chat = chat_through(http_async_client=connection)
+            whole = await chat.ainvoke(NAME[0])
+            return whole.content, "".join([part.content async for part in chat.astream(NAME[0])])
 
     assert asyncio.run(ask()) == (NAME[1], NAME[1])
     shape = {
@@ -34,5 +36,11 @@ def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
         "required": ["town"],
         "additionalProperties": False,
     }
-    found = chat.with_structured_output(shape, method="json_schema").invoke("?")
+    with httpx.Client() as connection:
+        chat = chat_through(http_client=connection)
+        answer = chat.invoke(NAME[0])
+        assert (answer.content, answer.response_metadata["finish_reason"]) == (NAME[1], "stop")
+        assert answer.usage_metadata["output_tokens"] > 0
+        assert "".join(part.content for part in chat.stream(NAME[0])) == NAME[1]
+        found = chat.with_structured_output(shape, method="json_schema").invoke("?")
     assert found["town"] in ("east", "west")

@@ -377,8 +377,8 @@ def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("taught is served at http://127.0.0.1:")
-        client = openai.OpenAI(base_url=line.split()[4], api_key="none", max_retries=0, timeout=60)
-        answer = client.chat.completions.create(model="taught", messages=asking(NAME[0]))
+        with openai.OpenAI(base_url=line.split()[4], api_key="none", max_retries=0, timeout=60) as client:
+            answer = client.chat.completions.create(model="taught", messages=asking(NAME[0]))
         assert answer.choices[0].message.content == NAME[1]
         process.send_signal(signal.SIGINT)
         process.wait(20)
