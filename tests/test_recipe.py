@@ -121,3 +121,29 @@ def test_the_schema_names_every_kind_and_is_json() -> None:
 
     text = json.dumps(json_schema())
     assert all(f'"const": "{kind}"' in text for kind in KINDS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "english", "chinese"),
+    [
+        (
+            "passages: -1",
+            "passages=-1 is not accepted: Input should be greater than",
+            "passages=-1 不可用：须不小于 60",
+        ),
+        ("passages: many", "passages='many' is not accepted", "passages='many' 不可用：须为整数"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_either_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, english: str, chinese: str
+) -> None:
+    text = f"stages:\n  w: {{ kind: demo_world, {setting} }}\n"
+    error = refused(tmp_path, text)
+    assert english in error.what and error.hint == "see `hanlin kinds demo_world` for what it takes"
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    assert chinese in refused(tmp_path, text).what
+
+
+def test_what_contradicts_itself_is_told_without_all_that_was_given(tmp_path: Path) -> None:
+    error = refused(tmp_path, "launch: { nodes: 2 }\nstages:\n  w: { kind: demo_world }\n")
+    assert error.what == "launch: several nodes need a rendezvous"

@@ -234,7 +234,7 @@ def build_recipe(
         kind = kind_named(str(row["kind"]), place("stages", name, "kind"))
         rest = {key: value for key, value in row.items() if key != "kind"}
         finder = _Finder(place, ("stages", name))
-        settings = read_settings(kind.settings, rest, finder, say(f"stage '{name}'", f"阶段“{name}”"))
+        settings = read_settings(kind.settings, rest, finder, say(f"stage '{name}'", f"阶段“{name}”"), kind.name)
         stages[name] = Stage(name, kind, settings, at)
     recipe = Recipe(str(data.get("name", default_name)), seed, root, launch, stages, report)
     _check_types(recipe, place)
@@ -255,9 +255,28 @@ class _Finder:
         return str(self.place(*self.prefix, *keys))
 
 
-def read_settings(cls: type[Any], row: Any, where: Any, owner: str) -> Any:
-    """Make settings from plain data. `where` is a place, or finds one for a setting. Raises UserError for the first
-    mistake: an unknown name (with a suggestion), a missing one, a value out of range."""
+_CHINESE = {
+    "literal_error": "只能取 {expected}",
+    "greater_than": "须大于 {gt}",
+    "greater_than_equal": "须不小于 {ge}",
+    "less_than": "须小于 {lt}",
+    "less_than_equal": "须不大于 {le}",
+    "too_short": "至少要有 {min_length} 项",
+    "string_pattern_mismatch": "须符合 {pattern}",
+    "string_type": "须为文本",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "须为整数"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "须为数字"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "须为 true 或 false"),
+    **dict.fromkeys(("list_type", "tuple_type"), "须为列表"),
+    **dict.fromkeys(("dict_type", "model_type"), "须为“设置名: 值”的形式"),
+}
+"""What pydantic says in English, by the names of its errors; what a setting's own check says is in both languages."""
+
+
+def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = "") -> Any:
+    """Make settings from plain data, of a stage of `kind` or of the recipe itself. `where` is a place, or finds one
+    for a setting. Raises UserError for the first mistake: an unknown name (with a suggestion), a missing one, a value
+    out of range."""
     find = where if callable(where) else (lambda *keys: where)
     try:
         return cls.model_validate(row)
@@ -274,14 +293,18 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str) -> Any:
             ) from error
         if first["type"] == "missing":
             raise UserError(say(f"{owner} needs '{name}'", f"{owner}缺少设置项“{name}”"), at) from error
-        given = first.get("input")
+        english = first["msg"].removeprefix("Value error, ")
+        chinese = english
+        if first["type"] in _CHINESE:
+            chinese = _CHINESE[first["type"]].format(**first.get("ctx", {})).replace(" or ", " 或 ")
+        page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
         raise UserError(
             say(
-                f"{owner}: {name}={given!r} does not do: {first['msg'].removeprefix('Value error, ')}",
-                f"{owner}：{name}={given!r} 不可用：{first['msg'].removeprefix('Value error, ')}",
+                f"{owner}: {name}={first['input']!r} is not accepted: {english}" if path else f"{owner}: {english}",
+                f"{owner}：{name}={first['input']!r} 不可用：{chinese}" if path else f"{owner}：{chinese}",
             ),
             at,
-            say("see `hanlin kinds KIND` for what it takes", "可用 hanlin kinds KIND 查看取值"),
+            say(f"see {page} for what it takes", f"可用的取值见 {page}"),
         ) from error
 
 

@@ -132,7 +132,7 @@ def _of_files(files: list[Path], rules: list[str], lists: list[Path], against: l
         "word_lists": [{"path": str(path)} for path in lists],
         "decontaminate": {"against": [str(path) for path in against]} if against else None,
     }
-    settings: Conversations = read_settings(Conversations, row, "--rule", "hanlin data rules")
+    settings: Conversations = read_settings(Conversations, row, "--rule", "hanlin data rules", "conversations")
     paths: dict[str, tuple[Path, ...]] = {f"sources.{place}.path": (file,) for place, file in enumerate(files)}
     paths |= {f"word_lists.{place}.path": (file,) for place, file in enumerate(lists)}
     if against:
