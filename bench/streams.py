@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rates import spread
+from runs import spread
 
 from hanlin.engines import Engine, Request, Sampling, open_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
 STREAMS = 16
-PROMPT, ANSWER = 48, 64
+PROMPT, ANSWER = 48, 32
 FIRST_ID = 1000
 
 
