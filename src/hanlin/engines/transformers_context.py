@@ -5,6 +5,7 @@ Owns how pieces of several sequences become one call of the model. Does not own 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, cast
@@ -175,9 +176,8 @@ class _Places(DynamicLayer):
         at = self.at
         if not self._held:
             sequences, length = self._shape
-            # zeros, for whatever is masked is still multiplied by a weight of 0
             self._held = [
-                states.new_zeros(sequences, states.shape[1], length, states.shape[3])
+                _zeros((sequences, states.shape[1], length, states.shape[3]), states)
                 for states in (key_states, value_states)
             ]
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
@@ -189,6 +189,14 @@ class _Places(DynamicLayer):
     def free(self) -> None:
         self._held = []
         self.keys = self.values = None
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Zeros, for whatever is masked is still multiplied by a weight of 0. In main memory the system gives the pages when
+    they are first written, which torch's own zeros are at once."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
 
 
 def _slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.Tensor:
