@@ -22,13 +22,13 @@ from hanlin.engines import Engine, Request, Sampling, open_engine
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
 STREAMS = 16
 PROMPT, ANSWER = 48, 32
-FIRST_ID = 1000
 
 
-def requests(seed: int) -> list[Request]:
+def requests(seed: int, vocabulary: int) -> list[Request]:
+    """Random prompts without stop ids, so that each answer has its full length."""
     chance = random.Random(seed)
     return [
-        Request(tuple(chance.randrange(FIRST_ID, 20_000) for _ in range(PROMPT)), (), Sampling(max_new_tokens=ANSWER))
+        Request(tuple(chance.randrange(vocabulary) for _ in range(PROMPT)), (), Sampling(max_new_tokens=ANSWER))
         for _ in range(STREAMS)
     ]
 
@@ -61,11 +61,13 @@ def timed(
 
 
 def main() -> None:
-    engine = open_engine("transformers", Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL")))
-    timed(at_once, engine, requests(0))
+    folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder"))
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    engine = open_engine("transformers", folder)
+    timed(at_once, engine, requests(0, vocabulary))
     rates: dict[str, list[float]] = {"at once": [], "one after another": []}
     for number in range(1, ROUNDS + 1):
-        asked = requests(number)
+        asked = requests(number, vocabulary)
         ways = [("at once", at_once), ("one after another", one_after_another)]
         told = {}
         for name, way in ways if number % 2 else ways[::-1]:

@@ -192,8 +192,8 @@ class _Places(DynamicLayer):
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Zeros, for whatever is masked is still multiplied by a weight of 0. In main memory the system gives the pages when
-    they are first written, which torch's own zeros are at once."""
+    """Zeros, for whatever is masked is still multiplied by a weight of 0. In main memory the system gives pages when
+    they are first written, which those of torch's own zeros are at once."""
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
