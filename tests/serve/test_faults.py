@@ -134,10 +134,11 @@ def test_the_output_has_an_upper_limit(endless: Opened) -> None:
 
 def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_model: Path) -> None:
     code = (
-        "import sys, time; from hanlin.engines import transformers_engine as te\n"
+        "import sys, time; from hanlin.engines.transformers_context import Context\n"
         "from hanlin.serve.server import serve\n"
-        "step = te._Rows.step\n"
-        "te._Rows.step = lambda rows: (time.sleep(0.02), step(rows))[1]\n"  # slow enough to be told in the middle
+        "decode = Context.decode\n"
+        # slow enough to be told in the middle
+        "Context.decode = lambda *given: (time.sleep(0.02), decode(*given))[1]\n"
         "serve(sys.argv[1:], port=0, api_keys=['k3y'])"
     )
     environment = {**os.environ, "HANLIN_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}

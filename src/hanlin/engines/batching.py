@@ -1,28 +1,66 @@
-"""Continuous batching over llama.cpp: a thread that runs every open answer and score through one decode step after
-another.
+"""Continuous batching: a thread that runs every open answer and score of a model through one decode step after another.
 
-Owns which sequences share a step, and the reuse of what a slot still holds. Does not own choosing ids (`sampling`).
+Owns which sequences share a step, and the reuse of what a slot still holds. Does not own choosing ids (`sampling`) or
+the model, which is llama.cpp's (`llama_cpp_library`) or transformers' (`transformers_context`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.engines import Finish, Likely, Score
-from hanlin.engines.llama_cpp_library import Context, LlamaCppModel
 from hanlin.engines.sampling import Chooser, log_softmax
 from hanlin.engines.score_rows import ScoreRow, common_length
 
 _SHORTEST_SLOT = 512
 _PROMPT_IDS_A_STEP = 512  # beside answers in progress, so that a long prompt does not hold them up
 _LOGITS_BYTES_A_STEP = 64 << 20
+
+
+class Piece(NamedTuple):
+    """Ids of one sequence that a step runs: the position of the first, the offsets of those whose logits are wanted,
+    and the adapter that acts on the model for them."""
+
+    sequence: int
+    start: int
+    ids: Sequence[int]
+    wanted: Sequence[int]
+    adapter: str | None = None
+
+
+class Context(Protocol):
+    """Keys and values of sequences of up to `length` ids each; a step runs at most `batch` ids."""
+
+    length: int
+    batch: int
+
+    def forget(self, sequence: int, start: int) -> None:
+        """Drop what a sequence holds from position `start` on."""
+
+    def decode(self, pieces: Sequence[Piece]) -> Sequence[NDArray[np.float32]]:
+        """Run pieces of different sequences; the wanted logits [positions, vocabulary] of each, until the next call."""
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    """What a scheduler runs. It sees to it itself where others run it too."""
+
+    vocabulary_size: int
+    trained_context: int
+
+    @property
+    def context(self) -> Callable[..., Context]:
+        """Makes a context for so many `sequences` of that `length`; what else it takes is the model's own."""
+
+    def close(self) -> None: ...
 
 
 class Task(Protocol):
@@ -33,6 +71,7 @@ class Task(Protocol):
     longest: int
     """How many ids the sequence can become."""
     cancelled: bool
+    adapter: str | None
 
     def positions(self, start: int, stop: int) -> list[int]:
         """The positions in [start, stop) whose logits are wanted."""
@@ -56,7 +95,16 @@ class Sink(Protocol):
 class AnswerTask:
     """One answer being written. Its ids go to `ids` as they come; then follows None, or the error that ended it."""
 
-    def __init__(self, prompt: Sequence[int], room: int, stop_ids: Sequence[int], chooser: Chooser, ids: Sink) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        room: int,
+        stop_ids: Sequence[int],
+        chooser: Chooser,
+        ids: Sink,
+        adapter: str | None = None,
+    ) -> None:
+        self.adapter = adapter
         self.sequence = list(prompt)
         self.longest = len(prompt) + room
         self.cancelled = False
@@ -111,6 +159,8 @@ class AnswerTask:
 class ScoreTask:
     """Rows to be scored one after another in one slot, so that a common beginning is run once."""
 
+    adapter: str | None = None
+
     def __init__(self, rows: Sequence[ScoreRow], scores: list[Score | None]) -> None:
         self.cancelled = False
         self.longest = max(len(row.ids) for row in rows)
@@ -157,12 +207,18 @@ class ScoreTask:
 
 
 class _Slot:
-    """A sequence of the context: the ids whose keys and values it holds, and the task that has it now."""
+    """A sequence of the context: the ids whose keys and values it holds, as which adapter made them, and the task that
+    has it now."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.held: list[int] = []
+        self.adapter: str | None = None
         self.task: Task | None = None
+
+    def common(self, task: Task) -> int:
+        """How much of a task's sequence it holds already."""
+        return common_length(self.held, task.sequence) if self.adapter == task.adapter else 0
 
 
 class Scheduler:
@@ -170,18 +226,20 @@ class Scheduler:
     and made anew, larger, when a longer one comes."""
 
     def __init__(
-        self, model: LlamaCppModel, *, parallel: int, threads: int | None, cache_type: str, cache_bytes: int
+        self, model: Model, *, name: str, parallel: int, cache_bytes: int, bytes_an_id: int, **settings: Any
     ) -> None:
+        """`parallel` sequences at once, or fewer where their keys and values, `bytes_an_id` each, would take more than
+        `cache_bytes`, though never fewer than one. `settings` are the context's own; `name` is the thread's."""
         self._model = model
-        self._parallel, self._threads = parallel, threads
-        self._cache_type, self._cache_bytes = cache_type, cache_bytes
+        self._parallel, self._cache_bytes, self._bytes_an_id = parallel, cache_bytes, max(1, bytes_an_id)
+        self._settings = settings
         self._logits_a_step = max(parallel, _LOGITS_BYTES_A_STEP // (4 * model.vocabulary_size))
         self._context: Context | None = None
         self._slots: list[_Slot] = []
         self._waiting: deque[Task] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="llama.cpp", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, tasks: Sequence[Task]) -> None:
@@ -263,7 +321,7 @@ class Scheduler:
             free = [slot for slot in self._slots if slot.task is None]
             if not free:
                 return
-            slot = max(free, key=lambda slot: (common_length(slot.held, task.sequence), -len(slot.held), -slot.number))
+            slot = max(free, key=lambda slot: (slot.common(task), -len(slot.held), -slot.number))
             slot.task = self._waiting.popleft()
             self._rewind(slot)
 
@@ -275,11 +333,8 @@ class Scheduler:
         while size < length:
             size *= 2
         size = max(length, min(size, self._model.trained_context))
-        bytes_each = size * self._model.cache_bytes_per_token * (2 if self._cache_type == "f32" else 1)
-        sequences = max(1, min(self._parallel, self._cache_bytes // max(1, bytes_each)))
-        self._context = self._model.context(
-            sequences=sequences, length=size, threads=self._threads, cache_type=self._cache_type
-        )
+        sequences = max(1, min(self._parallel, self._cache_bytes // (size * self._bytes_an_id)))
+        self._context = self._model.context(sequences=sequences, length=size, **self._settings)
         self._slots = [_Slot(number) for number in range(sequences)]
 
     def _rewind(self, slot: _Slot) -> None:
@@ -287,7 +342,8 @@ class Scheduler:
         assert slot.task is not None and self._context is not None
         sequence = slot.task.sequence
         first_wanted = slot.task.positions(0, len(sequence))[0]
-        kept = min(common_length(slot.held, sequence), first_wanted)
+        kept = min(slot.common(slot.task), first_wanted)
+        slot.adapter = slot.task.adapter
         if kept < len(slot.held):
             self._context.forget(slot.number, kept)
             del slot.held[kept:]
@@ -314,11 +370,11 @@ class Scheduler:
             ids_left -= stop - start
             logits_left -= len(positions)
             offsets = [position - start for position in positions]
-            pieces.append((slot.number, start, slot.task.sequence[start:stop], offsets))
+            pieces.append(Piece(slot.number, start, slot.task.sequence[start:stop], offsets, slot.task.adapter))
             wanted.append((slot, positions))
         results = self._context.decode(pieces)
-        for (slot, positions), (_, _, ids, _), logits in zip(wanted, pieces, results, strict=True):
-            slot.held.extend(ids)
+        for (slot, positions), piece, logits in zip(wanted, pieces, results, strict=True):
+            slot.held.extend(piece.ids)
             self._after(slot, positions, logits)
 
     def _after(self, slot: _Slot, positions: Sequence[int], logits: NDArray[np.float32]) -> None:

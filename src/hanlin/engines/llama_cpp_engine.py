@@ -1,8 +1,8 @@
 """The engine over llama.cpp: GGUF files, quantised or not, on CPU or GPU.
 
-Owns requests and replies. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`). llama.cpp's
-own server is not used: it streams no id while a character is half written, scores no given continuation, and ends
-answers by a list of its own instead of the request's.
+Owns files, scores and embeddings. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`).
+llama.cpp's own server is not used: it streams no id while a character is half written, scores no given continuation,
+and ends answers by a list of its own instead of the request's.
 """
 
 from __future__ import annotations
@@ -11,33 +11,20 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.engines import (
-    Finish,
-    Likely,
-    Reply,
-    Request,
-    Score,
-    check_pair,
-    check_text_ids,
-    gguf_files,
-    room_for_answer,
-)
-from hanlin.engines.batching import AnswerTask, Scheduler, ScoreTask, Sink
+from hanlin.engines import Score, check_pair, check_text_ids, gguf_files
+from hanlin.engines.answering import Answering
+from hanlin.engines.batching import Scheduler, ScoreTask
 from hanlin.engines.llama_cpp_library import LlamaCppModel
-from hanlin.engines.sampling import Chooser
 from hanlin.engines.score_rows import common_length, rows_of
 from hanlin.errors import UserError
-from hanlin.job import Progress
 from hanlin.language import say
 
 
-class LlamaCppEngine:
+class LlamaCppEngine(Answering):
     """A GGUF file in llama.cpp.
 
     `context_length`: the most ids of a request, no more than the model was trained for. `parallel`: how many sequences
@@ -64,54 +51,16 @@ class LlamaCppEngine:
         self.vocabulary = self._model.vocabulary_size
         self._scheduler = Scheduler(
             self._model,
+            name="llama.cpp",
             parallel=parallel,
+            cache_bytes=cache_bytes,
+            bytes_an_id=self._model.cache_bytes_per_token * (2 if cache_type == "f32" else 1),
             threads=threads,
             cache_type=cache_type,
-            cache_bytes=cache_bytes,
         )
-        self._parallel = parallel
         self._embedding = threading.Lock()
         # at the latest when the interpreter ends: a thread inside llama.cpp must not outlive it
         self._closing = weakref.finalize(self, self._scheduler.close)
-
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
-        """See `Engine.generate`. At temperature 0 the likeliest id, of equal ones the lowest."""
-        finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] = SimpleQueue()
-        tasks = self.tasks(requests, [SimpleQueue() for _ in requests])
-        for task in tasks:
-            task.finished = finished
-        try:
-            self.begin(tasks)
-            written = 0
-            for done in range(1, len(tasks) + 1):
-                task, error = finished.get()
-                if error is not None:
-                    raise error
-                written += len(task.answer)
-                if progress is not None:
-                    progress.at(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
-        finally:
-            for task in tasks:
-                task.cancelled = True  # what is done already does not mind
-        return [Reply(task.answer, task.finish or "cancelled") for task in tasks]
-
-    def stream(self, request: Request) -> LlamaCppStream:
-        tasks = self.tasks([request], [SimpleQueue()])
-        self.begin(tasks)
-        return LlamaCppStream(tasks[0])
-
-    def tasks(self, requests: Sequence[Request], sinks: Sequence[Sink]) -> list[AnswerTask]:
-        """What `begin` runs: the ids of each answer go to its sink, then None or the error that ended it."""
-        tasks = []
-        for request, sink in zip(requests, sinks, strict=True):
-            room = room_for_answer(request, self.context_length, self.vocabulary)
-            chooser = Chooser(request.sampling, request.prompt_ids, request.constraint)
-            tasks.append(AnswerTask(request.prompt_ids, room, request.stop_ids, chooser, sink))
-        return tasks
-
-    def begin(self, tasks: Sequence[AnswerTask]) -> None:
-        """Answer together, so that the order and company are the same each time."""
-        self._scheduler.submit(tasks)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """See `Engine.score`. Pairs with a common beginning are put behind one another in one slot."""
@@ -145,66 +94,6 @@ class LlamaCppEngine:
     def close(self) -> None:
         with self._embedding:
             self._closing()
-
-
-class Task(Protocol):
-    """One answer as a stream reads it; setting `cancelled` ends it soon."""
-
-    cancelled: bool
-
-    @property
-    def ids(self) -> Any: ...
-
-    @property
-    def finish(self) -> Finish | None: ...
-
-    @property
-    def likely(self) -> Sequence[Likely]: ...
-
-    @property
-    def ended(self) -> threading.Event: ...
-
-
-class LlamaCppStream:
-    """The ids of one answer; see `Stream`."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._ended = False
-
-    @property
-    def finish(self) -> Finish | None:
-        return self._task.finish if self._ended else None
-
-    def __iter__(self) -> Iterator[int]:
-        return self
-
-    def __next__(self) -> int:
-        if self._ended:
-            raise StopIteration
-        number = self._task.ids.get()
-        if isinstance(number, int):
-            return number
-        self._task.ids.put(None)  # for another thread that waits here
-        self._ended = True
-        if number is not None:
-            raise number
-        raise StopIteration
-
-    @property
-    def likely(self) -> Sequence[Likely]:
-        return self._task.likely
-
-    def cancel(self) -> None:
-        self._task.cancelled = True
-
-    def close(self) -> None:
-        self._task.cancelled = True
-        self._task.ended.wait()  # until the scheduler has let go of it
-        self._ended = True
-
-    def __del__(self) -> None:
-        self._task.cancelled = True
 
 
 def _one_file(path: Path) -> Path:

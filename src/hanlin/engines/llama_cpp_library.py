@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from hanlin.engines.batching import Piece
 from hanlin.errors import UserError
 from hanlin.language import say
 
@@ -423,30 +424,29 @@ class Context:
         total = np.zeros(width)
         for start in range(0, len(ids), self.batch):
             part = ids[start : start + self.batch]
-            self._run([(0, start, part, range(len(part)))])
+            self._run([Piece(0, start, part, range(len(part)))])
             for place in range(len(part)):
                 row = self._library.llama_get_embeddings_ith(self._handle, place)
                 total += np.ctypeslib.as_array(row, shape=(width,))
         return total / len(ids)
 
-    def decode(self, pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]]) -> list[NDArray[np.float32]]:
+    def decode(self, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
         """Run ids through the model and return logits [outputs, vocabulary] of each piece, in order.
 
-        A piece is (sequence, position of its first id, ids, offsets of the ids whose logits are wanted). All pieces
-        together hold at most `batch` ids. The arrays are views that the next call overwrites.
+        All pieces together hold at most `batch` ids. The arrays are views that the next call overwrites.
         """
         self._run(pieces)
         results = []
         count = 0
-        for _, _, ids, wanted in pieces:
+        for _, _, ids, wanted, _ in pieces:
             results.append(self._logits([count + offset for offset in wanted]))
             count += len(ids)
         return results
 
-    def _run(self, pieces: Sequence[tuple[int, int, Sequence[int], Sequence[int]]]) -> None:
+    def _run(self, pieces: Sequence[Piece]) -> None:
         count = 0
         self._output[:] = 0
-        for sequence, position, ids, wanted in pieces:
+        for sequence, position, ids, wanted, _ in pieces:
             end = count + len(ids)
             self._token[count:end] = ids
             self._position[count:end] = range(position, position + len(ids))

@@ -36,8 +36,9 @@ from hanlin.engines import (
     check_text_ids,
     room_for_answer,
 )
+from hanlin.engines.answering import AnswerStream
 from hanlin.engines.batching import AnswerTask
-from hanlin.engines.llama_cpp_engine import LlamaCppEngine, LlamaCppStream
+from hanlin.engines.llama_cpp_engine import LlamaCppEngine
 from hanlin.job import Progress
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class LlamaCppProcess:
                 task.cancelled = True
         return [Reply(tuple(task.ids.get() for _ in range(task.count)), task.finish or "cancelled") for task in tasks]
 
-    def stream(self, request: Request) -> LlamaCppStream:
+    def stream(self, request: Request) -> AnswerStream:
         task = self._task(request)
         self._send("answer", [task])
         return _ProcessStream(task)
@@ -238,7 +239,7 @@ class LlamaCppProcess:
 
 
 class _Asked:
-    """What the process was asked, and what came of it so far; for an answer, what `LlamaCppStream` reads."""
+    """What the process was asked, and what came of it so far; for an answer, what `AnswerStream` reads."""
 
     def __init__(self, number: int, asked: Any, engine: LlamaCppProcess) -> None:
         self.number, self.asked = number, asked
@@ -295,7 +296,7 @@ class _Hearing:
         self.put = hear
 
 
-class _ProcessStream(LlamaCppStream):
+class _ProcessStream(AnswerStream):
     """See `Stream`, and `Delivering`: ids are handed on by the thread that hears the process."""
 
     def __init__(self, task: _Asked) -> None:

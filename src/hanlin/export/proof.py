@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hanlin.engines.batching import Piece
 from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import log_softmax
 from hanlin.export.vocabulary import Vocabulary
@@ -167,7 +168,7 @@ def compare_probabilities(file: Path, file_type: str, reference: Reference) -> d
             divergences, same, count = [], 0, 0
             for ids, expected in zip(reference.texts, reference.logprobs, strict=True):
                 context.forget(0, 0)
-                (logits,) = context.decode([(0, 0, ids, range(len(ids)))])
+                (logits,) = context.decode([Piece(0, 0, ids, range(len(ids)))])
                 found = log_softmax(logits)
                 divergences.append((np.exp(expected) * (expected - found)).sum(axis=-1))
                 same += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.engines import Reply, Request, Sampling, open_engine
+from hanlin.engines.batching import Piece
 from hanlin.engines.llama_cpp_library import LlamaCppModel
 from hanlin.engines.sampling import log_softmax
 from hanlin.errors import UserError
@@ -152,7 +153,7 @@ def _asking(path: Path, longest: int) -> Iterator[Ask]:
 
             def ask_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
                 context.forget(0, 0)
-                (logits,) = context.decode([(0, 0, ids, positions)])
+                (logits,) = context.decode([Piece(0, 0, ids, positions)])
                 return logits
 
             yield ask_file
