@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,9 @@ def python() -> Path:
     named = os.environ.get("HANLIN_VLLM")
     if not named:
         pytest.skip("HANLIN_VLLM names no vLLM")
-    return Path(named).with_name("python")
+    program = shutil.which(named)
+    assert program, f"HANLIN_VLLM names no program: {named}"
+    return Path(program).with_name("python")
 
 
 @pytest.mark.parametrize("method", ["gptq", "nf4", "int8"])
