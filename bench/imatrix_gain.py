@@ -4,8 +4,9 @@ HANLIN_MODEL names the folder of a trained model and HANLIN_DATA data that Hanli
 joined by colons (`runs/x/chats:runs/x/corpus`), Chinese and English: their training part gives the matrix, their
 held-out part the receipt. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of the
 matrix, HANLIN_TYPES the types. With HANLIN_LLAMA_CPP, the folder of llama.cpp's built tools, the bytes of each file
-made with the matrix are compared to what `llama-quantize --imatrix` makes of the same weights. A row is printed as
-soon as it is measured; the last line is one JSON object.
+made with the matrix are compared to what `llama-quantize --imatrix` makes of the same weights. HANLIN_WORK is a folder
+that keeps the matrix and the model's own probabilities for another run. A row is printed as soon as it is measured; the
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -52,13 +53,17 @@ def main() -> None:
     named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a held-out part")
     data = tuple(Path(name).absolute() for name in named.split(":"))
     with tempfile.TemporaryDirectory() as place:
-        here, job = Path(place), Job()
+        here, job = Path(os.environ.get("HANLIN_WORK") or place), Job()
         matrix = here / "matrix"
-        matrix.mkdir()
+        matrix.mkdir(parents=True, exist_ok=True)
         calibration = Imatrix(
             model="./m", data=tuple(map(str, data)), tokens=int(os.environ.get("HANLIN_CALIBRATION", "100000"))
         )
-        told = activations.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
+        told_file = matrix / "told.json"
+        if not told_file.is_file():
+            told = activations.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
+            told_file.write_text(json.dumps(told), encoding="utf-8")
+        told = json.loads(told_file.read_text(encoding="utf-8"))
         print(json.dumps(told), flush=True)
         plain, weighed = read_source(model), read_source(model, matrix)
         settings = Receipt(

@@ -1,6 +1,7 @@
-"""A real vLLM and transformers read the same folder in few bits and find the same ids likeliest.
+"""A real vLLM and transformers read the same GPTQ folder and find the same ids likeliest.
 
-HANLIN_VLLM names the program of a vLLM on a CPU; without it these tests skip.
+HANLIN_VLLM names the program of a vLLM on a CPU; without it the test skips. bitsandbytes' folders are not tried: the
+CPU build has no reader of them.
 """
 
 from __future__ import annotations
@@ -49,16 +50,15 @@ def python() -> Path:
     return Path(program).with_name("python")
 
 
-@pytest.mark.parametrize("method", ["gptq", "nf4", "int8"])
 def test_vllm_finds_the_ids_that_transformers_finds_as_likely(
-    method: str, python: Path, make_model: Callable[..., Path], tmp_path: Path
+    python: Path, make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
+    pytest.importorskip("compressed_tensors")
     source = make_model(hidden_size=256, intermediate_size=512, initializer_range=0.1)
     for name in ("data", "out"):
         (tmp_path / name).mkdir()
     write_jsonl(tmp_path / "data" / "documents.jsonl", [Document("翰林院在城东。The library stands here. " * 8, "d")])
-    data = {"data": ("./d",)} if method == "gptq" else {}
-    settings = QuantizedModel(model="./m", method=method, **data)  # type: ignore[arg-type]
+    settings = QuantizedModel(model="./m", method="gptq", data=("./d",))
     run(settings, Inputs({"model": (source,), "data": (tmp_path / "data",)}), tmp_path / "out", Job())
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     words = [str(python), "-c", _VLLM, str(tmp_path / "out"), json.dumps(PROMPTS), str(LONGEST)]
