@@ -14,6 +14,7 @@ help:
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
+	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make docs          write the generated pages again"
 

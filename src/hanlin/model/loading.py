@@ -139,6 +139,10 @@ def _read_quantized(folder: Path) -> PreTrainedModel:
     except ImportError as error:
         hint = say("pip install 'hanlin[qlora,gptq]'", "请安装：pip install 'hanlin[qlora,gptq]'")
         raise UserError(say(f"cannot be read: {error}", f"无法读取：{error}"), folder, hint) from error
+    quantizer: Any = getattr(model, "hf_quantizer", None)
+    if compressor := getattr(quantizer, "compressor", None):
+        # else compressed-tensors would wait for a call of the whole model, and engines call the decoder and head apart
+        compressor.decompress_model(model)
     return cast(PreTrainedModel, model.eval())
 
 

@@ -17,8 +17,9 @@ class Measurement(Settings):
         "model",
         "adapter",
         "gguf",
-        en="the model, adapter or GGUF stage that is measured",
-        zh="要测量的模型、适配器或 GGUF 阶段",
+        "quantized",
+        en="the model, adapter, GGUF files or model in few bits that is measured",
+        zh="要测量的模型、适配器、GGUF 文件或低比特模型",
     )
     file: str = knob(
         "",
@@ -32,8 +33,8 @@ class Measurement(Settings):
     )
     dtype: Dtype = knob(
         "float32",
-        en="number format of the weights in transformers; auto: as they are stored",
-        zh="transformers 中权重的数值格式；auto：按存储的格式",
+        en="number format of the weights in transformers; auto, and always for a model in few bits: as they are stored",
+        zh="transformers 中权重的数值格式；auto 以及低比特模型：按存储的格式",
     )
 
 

@@ -1,0 +1,105 @@
+"""What an importance matrix gains on a trained model: divergence and perplexity of each type without and with it.
+
+HANLIN_MODEL names the folder of a trained model and HANLIN_DATA data that Hanlin made with a held-out part, folders
+joined by colons (`runs/x/chats:runs/x/corpus`), Chinese and English: their training part gives the matrix, their
+held-out part the receipt. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of the
+matrix, HANLIN_TYPES the types. With HANLIN_LLAMA_CPP, the folder of llama.cpp's built tools, the bytes of each file
+made with the matrix are compared to what `llama-quantize --imatrix` makes of the same weights. HANLIN_WORK is a folder
+that keeps the matrix and the model's own probabilities for another run. A row is printed as soon as it is measured; the
+last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gguf as gguf_format
+import numpy as np
+
+from hanlin.export import activations, receipt
+from hanlin.export.gguf import Source, read_source, write_files
+from hanlin.job import Inputs, Job
+from hanlin.settings.export import Gguf, Imatrix, Receipt
+
+TYPES = os.environ.get("HANLIN_TYPES", "Q4_K_M,Q3_K_M,Q2_K,Q4_K_S,Q3_K_S,IQ4_XS,IQ3_M").split(",")
+
+
+def measured(source: Source, file_type: str, reference: receipt.Reference, out: Path) -> dict[str, Any]:
+    """Write a file and measure it; it stays in `out`."""
+    out.mkdir(exist_ok=True)
+    settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
+    write_files((file_type,), settings, source, out, Job())
+    row = receipt.measure(out / f"model-{file_type}.gguf", reference, Job())
+    return {language: row[language] for language in reference.windows}
+
+
+def differing(one: Path, other: Path) -> int:
+    """How many bytes of the tensors of two files differ. Raises SystemExit when they hold other tensors or types."""
+    ours, theirs = (gguf_format.GGUFReader(file).tensors for file in (one, other))
+    if [(t.name, t.tensor_type) for t in ours] != [(t.name, t.tensor_type) for t in theirs]:
+        raise SystemExit("the files hold other tensors")
+    pairs = zip(ours, theirs, strict=True)
+    return sum(int((a.data.reshape(-1).view(np.uint8) != b.data.reshape(-1).view(np.uint8)).sum()) for a, b in pairs)
+
+
+def main() -> None:
+    model = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to the folder of a trained model"))
+    named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a held-out part")
+    data = tuple(Path(name).absolute() for name in named.split(":"))
+    with tempfile.TemporaryDirectory() as place:
+        here, job = Path(os.environ.get("HANLIN_WORK") or place), Job()
+        matrix = here / "matrix"
+        matrix.mkdir(parents=True, exist_ok=True)
+        calibration = Imatrix(
+            model="./m", data=tuple(map(str, data)), tokens=int(os.environ.get("HANLIN_CALIBRATION", "100000"))
+        )
+        told_file = matrix / "told.json"
+        if not told_file.is_file():
+            told = activations.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
+            told_file.write_text(json.dumps(told), encoding="utf-8")
+        told = json.loads(told_file.read_text(encoding="utf-8"))
+        print(json.dumps(told), flush=True)
+        plain, weighed = read_source(model), read_source(model, matrix)
+        settings = Receipt(
+            held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
+        )
+        reference = receipt.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch(here), job)
+        tools = os.environ.get("HANLIN_LLAMA_CPP")
+        if tools:
+            write_files(("F32",), Gguf(model="./m", types=("F32",), compare=False), plain, here, job)
+        result: dict[str, Any] = {"bench": "imatrix_gain", "weights": plain.weights, "calibration": told, "types": {}}
+        for file_type in TYPES:
+            row: dict[str, Any] = {
+                "bits_per_weight": plain.bits_per_weight(file_type),
+                "without": measured(plain, file_type, reference, here / "plain"),
+                "with": measured(weighed, file_type, reference, here / "weighed"),
+            }
+            row["kl_ratio"] = {
+                language: round(row["with"][language]["kl"] / row["without"][language]["kl"], 3)
+                for language in reference.windows
+            }
+            made = here / "weighed" / f"model-{file_type}.gguf"
+            if tools:
+                theirs = here / "theirs.gguf"
+                command = [Path(tools) / "llama-quantize", "--imatrix", matrix / "imatrix.gguf"]
+                subprocess.run(
+                    [*map(str, command), str(here / "model-F32.gguf"), str(theirs), file_type, "1"],
+                    check=True,
+                    capture_output=True,
+                )
+                row["bytes_that_differ_from_llama_cpp"] = differing(made, theirs)
+            made.unlink()
+            (here / "plain" / made.name).unlink()
+            result["types"][file_type] = row
+            print(file_type, json.dumps(row), flush=True)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

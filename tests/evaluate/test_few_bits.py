@@ -1,0 +1,65 @@
+"""A model in four or eight bits is measured and asked like any other model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hanlin.evaluate import exam, perplexity, questions
+from hanlin.export.quantized_model import run as quantize
+from hanlin.job import Inputs, Job
+from hanlin.records import Conversation, Message, Question, write_jsonl
+from hanlin.settings.base import knob_of
+from hanlin.settings.evaluate import Evaluate, Exam, Perplexity
+from hanlin.settings.export import QuantizedModel
+from taught_model import LESSONS
+
+SPOKEN = [Conversation((Message("user", ask), Message("assistant", say)), ask) for ask, say in LESSONS]
+
+
+@pytest.fixture(scope="module", params=["gptq", *(pytest.param(x, marks=pytest.mark.slow) for x in ("nf4", "int8"))])
+def few_bits(request: pytest.FixtureRequest, taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the stage makes of the model that knows `LESSONS`, which are also what GPTQ rounds on."""
+    pytest.importorskip("compressed_tensors" if request.param == "gptq" else "bitsandbytes")
+    place = tmp_path_factory.mktemp("few-bits")
+    for name in ("data", request.param):
+        (place / name).mkdir()
+    write_jsonl(place / "data" / "conversations.jsonl", SPOKEN)
+    write_jsonl(place / "data" / "heldout.jsonl", SPOKEN)
+    data = {"data": ("./d",)} if request.param == "gptq" else {}
+    settings = QuantizedModel(model="./m", method=request.param, group_size=32, **data)  # type: ignore[arg-type]
+    quantize(settings, Inputs({"model": (taught_model,), "data": (place / "data",)}), place / request.param, Job())
+    return place / request.param
+
+
+def test_questions_are_answered_from_memory(few_bits: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    write_jsonl(asked, [Question((Message("user", ask),), (say,), ask, "zh", "") for ask, say in LESSONS])
+    inputs = Inputs({"model": (few_bits,), "questions": (asked,)})
+    (tmp_path / "out").mkdir()
+    metrics = questions.run(Evaluate(model="m", questions="q", max_new_tokens=32), inputs, tmp_path / "out", Job())
+    assert metrics["questions"] == len(LESSONS)
+    assert metrics["exact_match"] >= 0.8
+
+
+def test_learnt_answers_stay_likely(few_bits: Path, tmp_path: Path) -> None:
+    inputs = Inputs({"model": (few_bits,), "data": (few_bits.parent / "data",)})
+    metrics = perplexity.run(Perplexity(model="m", data="d"), inputs, tmp_path, Job())
+    assert 1.0 < metrics["perplexity"] < 2.0
+
+
+def test_an_exam_is_taken(few_bits: Path, tmp_path: Path) -> None:
+    for split, count in (("dev", 1), ("test", 4)):
+        (tmp_path / split).mkdir()
+        rows = [f"Is {row} right?,{row},b,c,d,{'ABCD'[row]}\n" for row in range(count)]
+        (tmp_path / split / f"sums_{split}.csv").write_text("".join(rows), encoding="utf-8")
+    inputs = Inputs({"model": (few_bits,), "folder": (tmp_path,)})
+    (tmp_path / "out").mkdir()
+    metrics = exam.run(Exam(model="m", exam="mmlu", folder="f", shots=0), inputs, tmp_path / "out", Job())
+    assert metrics["questions"] == 4
+
+
+def test_a_recipe_may_name_it() -> None:
+    for settings in (Evaluate, Perplexity, Exam):
+        assert "quantized" in knob_of(settings.model_fields["model"]).types
