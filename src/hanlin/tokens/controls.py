@@ -42,6 +42,7 @@ class Controls:
         first = "".join(sorted({token[0] for token in self._tokens}))
         self._opens = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
         """What a control token can begin with: most texts hold none of it."""
+        self._last_cut: tuple[Marks | None, re.Pattern[str]] = (None, self.pattern)
 
     def shielded(self, data: Any, marks: Marks) -> Any:
         """The data with every special token in its texts broken by the shield, and so too a text's end that only its
@@ -65,7 +66,7 @@ class Controls:
         """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
         goes_on = self._tokenizer.prefix_rule != "each"
         learnt, inside, strip = False, False, False
-        cut = re.compile(f"{marks.start}|{marks.end}|{self.pattern.pattern}")
+        cut = self._cut(marks)
         place = 0
         for found in [*cut.finditer(text), None]:
             end = len(text) if found is None else found.start()
@@ -85,6 +86,12 @@ class Controls:
                 inside, strip = goes_on, control.takes_space_after
             else:
                 learnt = found[0] == marks.start
+
+    def _cut(self, marks: Marks) -> re.Pattern[str]:
+        """Finds control tokens and where generation begins and ends."""
+        if marks != self._last_cut[0]:
+            self._last_cut = marks, re.compile(f"{marks.start}|{marks.end}|{self.pattern.pattern}")
+        return self._last_cut[1]
 
     def _plain_pieces(self, text: str, marks: Marks) -> list[str]:
         """Plain text without the shield. An added token that is no special one would still be seen by the tokenizer:
