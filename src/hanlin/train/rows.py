@@ -26,11 +26,12 @@ from hanlin.tokens.packing import pack, pack_documents
 from hanlin.train.attention import Documents
 from hanlin.train.shard_writers import ShardWriters
 
-SHARD = 1024
-"""Records that are encoded and written together: what a killed run may have to encode again, for each process."""
-MANY = 4 * SHARD
+SHARD = 4096
+"""Records that are encoded and written together: what a killed run may have to encode again, for each process. Each
+shard has a process forked for it, which costs as much as some hundred records."""
+MANY = 2 * SHARD
 """From so many records on, several processes encode."""
-VERY_MANY = 32 * SHARD
+VERY_MANY = 8 * SHARD
 """From so many records on, getting ready to encode faster takes less time than it saves."""
 WHOLE = "whole.json"
 PAD_STEP = 256
@@ -118,7 +119,7 @@ def encode_records(
         done = 0
         with ShardWriters(processes if total >= MANY else 1) as writers:
             for number, batch in enumerate(_batches(records, SHARD)):
-                shards.append(folder / f"shard-of-{SHARD}-{number:06d}.npz")
+                shards.append(folder / f"shard-{number:06d}.npz")
                 if not shards[-1].is_file():
                     writers.do(partial(_write_shard, shards[-1], batch, encode))
                 done += len(batch)
