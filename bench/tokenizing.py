@@ -70,6 +70,8 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
         folder=folder / "rows",
         progress=Progress(quiet=True),
         total=len(rows),
+        quicken=template.tokenizer.quicken,
+        processes=asked["processes"],
     )
     Contract.of_chats(template).check(encoded)
     packed = Rows.packed(encoded, ROW)

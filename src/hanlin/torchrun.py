@@ -6,10 +6,8 @@ own the stage's work nor its artifact (`worker`).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.errors import UserError
+from hanlin.job import die_with_parent
 from hanlin.language import say
 from hanlin.settings.launch import GROUP_TIMEOUT, Launch
 
@@ -38,12 +37,6 @@ def command(launch: Launch, job_file: Path, python: str = sys.executable) -> lis
         words += [f"--nnodes={launch.nodes}", f"--node-rank={launch.node_rank}"]
         words += [f"--master-addr={host.strip('[]')}", f"--master-port={port}"]
     return [*words, "-m", "hanlin.worker", "--rank", str(job_file)]
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process with its parent, so that a killed command leaves nobody writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def run(launch: Launch, job_file: Path) -> int:

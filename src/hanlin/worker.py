@@ -27,7 +27,7 @@ from typing import IO, Any, Self
 from hanlin import __version__, torchrun
 from hanlin.artifacts import FileEntry, InputEntry, Manifest, Store, lineage
 from hanlin.errors import UserError
-from hanlin.job import SCRATCH, Ancestor, Inputs, Job, Progress
+from hanlin.job import SCRATCH, Ancestor, Inputs, Job, Progress, die_with_parent
 from hanlin.language import say
 from hanlin.settings.launch import Launch
 from hanlin.stages import KINDS
@@ -123,7 +123,7 @@ class Host:
 
 def serve_jobs(preload: bool) -> None:
     """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
-    torchrun.die_with_parent()
+    die_with_parent()
     _ask_for_large_pages()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
@@ -142,7 +142,7 @@ def serve_jobs(preload: bool) -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            torchrun.die_with_parent()
+            die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
                 pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
@@ -400,7 +400,7 @@ def _outcome(scratch: Path) -> dict[str, Any]:
 
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
-    torchrun.die_with_parent()
+    die_with_parent()
     _ask_for_large_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
     _limit_threads(job.get("threads"))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +139,120 @@ def test_a_killed_encoding_goes_on_where_it_was(
         documents, lambda batch: encode_documents(batch, tokenizer), **{**arguments, "folder": tmp_path / "again"}
     )
     assert store.ids.tolist() == whole.ids.tolist() and store.starts.tolist() == whole.starts.tolist()
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+
+
+@needs_fork
+@pytest.mark.parametrize("quickened", [False, True])
+def test_any_number_of_processes_writes_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer, quickened: bool
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 3)
+    monkeypatch.setattr(rows_module, "MANY", 6)
+    monkeypatch.setattr(rows_module, "VERY_MANY", 6 if quickened else 1000)
+    documents = [*many(document, 10), Document("", "empty"), *many(document, 3)]
+    here = os.getpid()
+    found, workers = [], []
+    for processes in (1, 2, 3):
+        pids = tmp_path / f"pids-{processes}"
+
+        def encode(batch: list[Document], pids: Path = pids) -> list[Encoded]:
+            with pids.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+            return list(encode_documents(batch, tokenizer))
+
+        folder = tmp_path / f"rows-{processes}"
+        encode_records(
+            documents,
+            encode,
+            width=1,
+            folder=folder,
+            progress=Progress(quiet=True),
+            total=len(documents),
+            quicken=tokenizer.quicken,
+            processes=processes,
+        )
+        found.append(files_of(folder))
+        workers.append(set(pids.read_text().split()))
+    assert found[0] == found[1] == found[2]
+    assert tokenizer.is_quick == quickened
+    assert workers[0] == {str(here)} and len(workers[1]) == len(workers[2]) == 5 and str(here) not in workers[1]
+
+
+@needs_fork
+def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 2)
+    monkeypatch.setattr(rows_module, "MANY", 2)
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        if batch[0].id == many(document, 3)[2].id:
+            raise UserError("wrong", batch[0].id, "mend it")
+        return list(encode_documents(batch, tokenizer))
+
+    arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
+    with pytest.raises(UserError, match="wrong"):
+        encode_records(many(document, 10), encode, processes=3, **arguments)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert not (tmp_path / "rows" / rows_module.WHOLE).exists()
+
+
+@needs_fork
+def test_a_process_that_was_killed_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 2)
+    monkeypatch.setattr(rows_module, "MANY", 2)
+    documents, here = many(document, 9), os.getpid()
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        if batch[0].id == documents[2].id and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return list(encode_documents(batch, tokenizer))
+
+    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 9}
+    encode_records(documents, encode, processes=2, folder=tmp_path / "killed", **arguments)
+    encode_records(documents, encode, processes=1, folder=tmp_path / "whole", **arguments)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+@needs_fork
+def test_an_interrupt_ends_the_processes_and_what_they_wrote_is_taken_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 2)
+    monkeypatch.setattr(rows_module, "MANY", 2)
+    documents = many(document, 12)
+
+    def interrupted() -> Iterator[Document]:
+        yield from documents[:8]
+        raise KeyboardInterrupt
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        if batch[0].id == documents[6].id and not again:
+            time.sleep(60)
+        return list(encode_documents(batch, tokenizer))
+
+    again = False
+    folder = tmp_path / "rows"
+    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 12, "processes": 2}
+    with pytest.raises(KeyboardInterrupt):
+        encode_records(interrupted(), encode, folder=folder, **arguments)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    again = True
+    encode_records(documents, encode, folder=folder, **arguments)
+    encode_records(documents, encode, folder=tmp_path / "whole", **{**arguments, "processes": 1})
+    taken, whole = files_of(folder), files_of(tmp_path / "whole")
+    assert all(taken[name] == whole[name] for name in whole)
 
 
 def test_refused_and_kept_records_add_up(encoded: Callable, tokenizer: Tokenizer) -> None:

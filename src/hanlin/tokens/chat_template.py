@@ -21,8 +21,9 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Message, ToolCall
 from hanlin.tokens.controls import Controls, Part
+from hanlin.tokens.outline import MOST_PIECES, Hole, Piece, Unseen, filled
 from hanlin.tokens.packaged_templates import packaged, packaged_source, packaged_sources, template_tokens
-from hanlin.tokens.template_language import Marks, Template, portable
+from hanlin.tokens.template_language import FIRST_MARKS, MAX_CHARACTERS, Marks, Template, is_unmarked, portable
 from hanlin.tokens.tokenizer import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -37,6 +38,8 @@ from hanlin.tokens.turns import as_template_data, check_order, texts_of, tools_a
 
 TOGETHER = 256
 """Conversations whose texts are encoded together."""
+_MOST_OUTLINES = 1_000
+"""Sequences of roles whose outlines are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,10 @@ class ChatTemplate:
         self._answers_end = tuple(answers_end)
         self._template = self._compiled(source)
         self._own = source in packaged_sources()
+        self._outlines: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...] | None] = {}
         if tokenizer.adds_bos and not self._writes_bos():
             self._template = self._compiled("{{- bos_token -}}\n" + source)
+            self._outlines.clear()
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
@@ -153,8 +158,11 @@ class ChatTemplate:
         """`render` of many conversations without tools; `names` names each in messages.
 
         Texts of some conversations are encoded together, by the tokenizers library on every core, while those of the
-        next are written here.
+        next are written here. With a quickened tokenizer one thread is faster than the two.
         """
+        if self.tokenizer.is_quick:
+            yield from (self.render(messages, where=name) for messages, name in zip(turns, names, strict=True))
+            return
         with ThreadPoolExecutor(1) as encoder:
             waiting: deque[tuple[list[tuple[list[Part], str]], Future[dict[tuple[str, bool], list[int]]]]] = deque()
             for start in range(0, len(turns), TOGETHER):
@@ -276,17 +284,16 @@ class ChatTemplate:
         shielding: bool = True,
     ) -> _Marked:
         """The template's text for these turns, typed special tokens shielded, generated stretches marked."""
+        if shielding and not tools and marks in (None, FIRST_MARKS):
+            outlined = self._outlined(messages, prompt)
+            if outlined is not None:
+                return _Marked(outlined, FIRST_MARKS)
         turns, offered = as_template_data(messages), tools_as_template_data(tools)
         marks = marks or Marks.free_in([self.source, *texts_of(turns), *texts_of(offered)])
-        variables = {
-            **{name: self.tokenizer.config[name] for name in NAMED_TOKENS if self.tokenizer.config.get(name)},
-            "messages": self._controls.shielded(turns, marks) if shielding else turns,
-            "tools": self._controls.shielded(offered, marks) if shielding else offered,
-            "documents": None,
-            "add_generation_prompt": prompt,
-        }
+        if shielding:
+            turns, offered = self._controls.shielded(turns, marks), self._controls.shielded(offered, marks)
         try:
-            return _Marked(self._template.render(marks, variables), marks)
+            return _Marked(self._template.render(marks, self._variables(turns, offered, prompt)), marks)
         except jinja2.TemplateError as error:
             what = say(
                 f"the chat template {self.place} refuses these turns: {error.message}",
@@ -294,6 +301,35 @@ class ChatTemplate:
             )
             hint = say("change the turns as it says, or choose another template", "请按提示修改对话，或换用其他模板")
             raise UserError(what, where, hint) from error
+
+    def _variables(self, turns: Any, offered: Any, prompt: bool) -> dict[str, Any]:
+        named = {name: self.tokenizer.config[name] for name in NAMED_TOKENS if self.tokenizer.config.get(name)}
+        return {**named, "messages": turns, "tools": offered, "documents": None, "add_generation_prompt": prompt}
+
+    def _outlined(self, messages: Sequence[Message], prompt: bool) -> str | None:
+        """The template's text by what it writes whatever is said; None where that is not known, or where the first
+        marks are not free."""
+        said = []
+        for message in messages:
+            if message.tool_calls or message.name or not is_unmarked(message.text):
+                return None
+            said.append(self._controls.shielded(message.text, FIRST_MARKS))
+        if sum(map(len, said)) * MOST_PIECES > MAX_CHARACTERS:
+            return None
+        key = tuple([message.role for message in messages]), prompt
+        if key not in self._outlines:
+            if len(self._outlines) >= _MOST_OUTLINES:
+                self._outlines.clear()
+            self._outlines[key] = self._outline(*key)
+        pieces = self._outlines[key]
+        return None if pieces is None else filled(pieces, said)
+
+    def _outline(self, roles: Sequence[str], prompt: bool) -> tuple[Piece, ...] | None:
+        if not is_unmarked(self.source):
+            return None
+        turns = [{"role": role, "content": Unseen(Hole(place))} for place, role in enumerate(roles)]
+        variables = self._variables(self._controls.shielded(turns, FIRST_MARKS), None, prompt)
+        return self._template.outline(FIRST_MARKS, variables)
 
     def _with_derived_marks(
         self,
@@ -348,7 +384,7 @@ class ChatTemplate:
 
     def _check_tools(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None) -> None:
         """Refuse tools and calls that the template would leave out in silence."""
-        unread = [name for name in ("tools", "tool_calls") if not re.search(rf"\b{name}\b", self.source)]
+        unread = self._unread
         if (tools and "tools" in unread) or (
             "tool_calls" in unread and any(message.tool_calls for message in messages)
         ):
@@ -360,6 +396,10 @@ class ChatTemplate:
                 where,
                 say("choose one that has, llama3.1 for one", "请选用支持工具的模板，例如 llama3.1"),
             )
+
+    @cached_property
+    def _unread(self) -> list[str]:
+        return [name for name in ("tools", "tool_calls") if not re.search(rf"\b{name}\b", self.source)]
 
     def _differs(self, place: int, where: str | None) -> UserError:
         return UserError(

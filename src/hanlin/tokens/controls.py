@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 from hanlin.tokens.template_language import Marks
@@ -42,6 +43,7 @@ class Controls:
         first = "".join(sorted({token[0] for token in self._tokens}))
         self._opens = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
         """What a control token can begin with: most texts hold none of it."""
+        self._last_cut: tuple[Marks | None, re.Pattern[str]] = (None, self.pattern)
 
     def shielded(self, data: Any, marks: Marks) -> Any:
         """The data with every special token in its texts broken by the shield, and so too a text's end that only its
@@ -65,7 +67,7 @@ class Controls:
         """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
         goes_on = self._tokenizer.prefix_rule != "each"
         learnt, inside, strip = False, False, False
-        cut = re.compile(f"{marks.start}|{marks.end}|{self.pattern.pattern}")
+        cut = self._cut(marks)
         place = 0
         for found in [*cut.finditer(text), None]:
             end = len(text) if found is None else found.start()
@@ -85,6 +87,12 @@ class Controls:
                 inside, strip = goes_on, control.takes_space_after
             else:
                 learnt = found[0] == marks.start
+
+    def _cut(self, marks: Marks) -> re.Pattern[str]:
+        """Finds control tokens and where generation begins and ends."""
+        if marks != self._last_cut[0]:
+            self._last_cut = marks, re.compile(f"{marks.start}|{marks.end}|{self.pattern.pattern}")
+        return self._last_cut[1]
 
     def _plain_pieces(self, text: str, marks: Marks) -> list[str]:
         """Plain text without the shield. An added token that is no special one would still be seen by the tokenizer:
@@ -119,5 +127,16 @@ class Controls:
 
 def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
     """Finds any of the tokens, the longest where one begins another."""
-    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    return re.compile(_with_ends(tokens) if tokens else "(?!)")
+
+
+def _with_ends(texts: Sequence[str]) -> str:
+    """A pattern of several texts in which what they begin with alike stands once: hundreds of reserved tokens differ in
+    a number, and would be tried one by one. The longest is found, since an end is only left out where none fits."""
+    size = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False)))
+    alike = min(texts)[:size]
+    ends = sorted({text[len(alike) :] for text in texts})
+    branches = [_with_ends(list(group)) for _, group in groupby(filter(None, ends), key=lambda end: end[0])]
+    if not branches:
+        return re.escape(alike)
+    return f"{re.escape(alike)}(?:{'|'.join(branches)}){'' if ends[0] else '?'}"

@@ -10,7 +10,7 @@ import functools
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
+
+from hanlin.tokens.outline import Outliner, Piece
 
 MAX_STEPS = 200_000
 """Loop turns and macro calls of one rendering; a conversation of a thousand turns needs some thousands."""
@@ -63,17 +65,23 @@ class Marks(NamedTuple):
     shield: str
 
     @classmethod
-    def free_in(cls, texts: Sequence[str]) -> Marks:
+    def free_in(cls, texts: Iterable[str]) -> Marks:
         """The first characters of Unicode's private use areas (138,468 of them) that occur in none of `texts`."""
+        texts = list(texts)
         if not any(map(_PRIVATE.search, texts)):
-            return _FIRST_MARKS
+            return FIRST_MARKS
         used = set().union(*texts)
         private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
         return cls(*itertools.islice((chr(code) for code in private if chr(code) not in used), 3))
 
 
 _PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
-_FIRST_MARKS = Marks("\ue000", "\ue001", "\ue002")
+FIRST_MARKS = Marks("\ue000", "\ue001", "\ue002")
+
+
+def is_unmarked(text: str) -> bool:
+    """Whether none of the characters that marks are taken from occurs in a text."""
+    return not _PRIVATE.search(text)
 
 
 class _Generation(Extension):
@@ -239,6 +247,15 @@ class Template:
         written = [node.data for node in tree.find_all(nodes.TemplateData)]
         written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         return "\0".join(written)
+
+    def outline(self, marks: Marks, variables: Mapping[str, Any]) -> tuple[Piece, ...] | None:
+        """What the template writes whatever the texts are that are `Unseen` in its variables; None where that depends
+        on them."""
+        return self._holes.of({"hanlin_marks": marks, **variables})
+
+    @functools.cached_property
+    def _holes(self) -> Outliner:
+        return Outliner(_Environment(), self.source)
 
     def render(self, marks: Marks, variables: Mapping[str, Any]) -> str:
         """Raises jinja2.TemplateError for all that can go wrong in a template, endless work included."""

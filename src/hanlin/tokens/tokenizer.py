@@ -14,13 +14,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tokenizers
 
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.tokens.turns import check_text
+
+if TYPE_CHECKING:
+    from hanlin.tokens.rank_encoding import RankEncoder
 
 PrefixRule = Literal["none", "first", "each"]
 
@@ -50,6 +53,7 @@ class Tokenizer:
         self.config = dict(config)
         self.folder = folder
         self._short: dict[tuple[str, bool], list[int]] = {}
+        self._ranked: RankEncoder | None = None
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
@@ -98,7 +102,22 @@ class Tokenizer:
                 self._short.clear()
         return known[:]
 
+    def quicken(self) -> None:
+        """Get ready to encode very much text: where another encoder is proven to give the same ids, it is taken from
+        now on. The proof takes some seconds for a vocabulary of a hundred thousand tokens."""
+        from hanlin.tokens.rank_encoding import RankEncoder  # what it imports is for much text alone
+
+        if self._ranked is None and self.prefix_rule == "none":
+            self._ranked = RankEncoder.of(self.backend, BYTE_OF)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether `quicken` was called and found another encoder."""
+        return self._ranked is not None
+
     def _encoded(self, text: str, inside: bool) -> list[int]:
+        if self._ranked is not None and (known := self._ranked.encode(text)) is not None:
+            return known
         backend = self._inner if inside else self.backend
         try:  # of one text a batch: it is spared the places of tokens in the text
             return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
@@ -107,7 +126,11 @@ class Tokenizer:
             raise
 
     def encode_many(self, texts: Sequence[str], *, inside: bool = False) -> list[list[int]]:
-        """`encode` of each text; the library uses every core for it."""
+        """`encode` of each text; the library uses every core for it, unless it was quickened."""
+        if self._ranked is not None:
+            known = [ids for text in texts if (ids := self._ranked.encode(text)) is not None]
+            if len(known) == len(texts):
+                return known
         backend = self._inner if inside else self.backend
         try:
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]

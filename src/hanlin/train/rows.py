@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -24,9 +24,15 @@ from hanlin.job import Progress
 from hanlin.language import say
 from hanlin.tokens.packing import pack, pack_documents
 from hanlin.train.attention import Documents
+from hanlin.train.shard_writers import ShardWriters
 
 SHARD = 4096
-"""Records that are encoded and written together: what a killed run may have to encode again."""
+"""Records that are encoded and written together: what a killed run may have to encode again, for each process. Each
+shard has a process forked for it, which costs as much as some hundred records."""
+MANY = 2 * SHARD
+"""From so many records on, several processes encode."""
+VERY_MANY = 8 * SHARD
+"""From so many records on, getting ready to encode faster takes less time than it saves."""
 WHOLE = "whole.json"
 PAD_STEP = 256
 """A pass is padded to a multiple: every new shape costs new kernels (2 ms a matrix product in bfloat16 on a CPU)."""
@@ -90,22 +96,34 @@ class EncodedRecords:
 
 
 def encode_records(
-    records: Iterable[Any], encode: Encode, *, width: int, folder: Path, progress: Progress, total: int
+    records: Iterable[Any],
+    encode: Encode,
+    *,
+    width: int,
+    folder: Path,
+    progress: Progress,
+    total: int,
+    quicken: Callable[[], None] | None = None,
+    processes: int = 1,
 ) -> EncodedRecords:
     """Encode all records into `folder` and open what lies there; what an earlier try wrote is taken over by shard.
 
-    Raises UserError when nothing is left to learn from, with the reasons.
+    Of many records, `processes` encode at a time; for very many, `quicken` is called first. What is written is the same
+    for any number of processes. Raises UserError when nothing is left to learn from, with the reasons.
     """
     if not (folder / WHOLE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        if quicken is not None and total >= VERY_MANY:
+            quicken()
         shards = []
         done = 0
-        for number, batch in enumerate(_batches(records, SHARD)):
-            shards.append(folder / f"shard-{number:06d}.npz")
-            if not shards[-1].is_file():
-                _write_shard(shards[-1], batch, encode)
-            done += len(batch)
-            progress.at(done, total, say("records", "条"))
+        with ShardWriters(processes if total >= MANY else 1) as writers:
+            for number, batch in enumerate(_batches(records, SHARD)):
+                shards.append(folder / f"shard-{number:06d}.npz")
+                if not shards[-1].is_file():
+                    writers.do(partial(_write_shard, shards[-1], batch, encode))
+                done += len(batch)
+                progress.at(done, total, say("records", "条"))
         _join(folder, shards, width)
     return open_encoded(folder)
 

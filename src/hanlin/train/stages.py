@@ -227,7 +227,16 @@ class _Run:
         folder = self.scratch / part
         if "RANK" in os.environ and not self.job.only_prepares:  # a cluster may set it for what starts the group, too
             return open_encoded(folder)
-        encoded = encode_records(records, encode, width=width, folder=folder, progress=self.job.progress, total=total)
+        encoded = encode_records(
+            records,
+            encode,
+            width=width,
+            folder=folder,
+            progress=self.job.progress,
+            total=total,
+            quicken=self.tokenizer.quicken,
+            processes=self.job.cores,
+        )
         if contract is not None:
             contract.check(encoded)
         return encoded
