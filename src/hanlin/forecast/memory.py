@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from hanlin.forecast.portions import Portions
 from hanlin.forecast.shapes import ModelShape, Trained
 from hanlin.settings.model import Projection
-from hanlin.settings.train import Training
+from hanlin.settings.train import Pretrain, Sft, Training
 
 PROCESS = 0.42e9
 """A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
@@ -25,6 +25,8 @@ FIRST_STEPS = 0.02e9
 """What of that comes with the first steps: code and work space of kernels."""
 FRAGMENTS = 1.05
 """Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back."""
+FRAGMENTS_OF_PAIRS = 1.4
+"""The same where passes differ in length, as those of pairs and answers do and those of packed rows do not."""
 PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
@@ -98,7 +100,7 @@ class Account:
         return {
             **self._standing(),
             "gradients": before + self.head_gradient(),
-            "activations": (self.activations() + self.backward_of_a_block()) * (1 if self.machine.gpu else FRAGMENTS),
+            "activations": (self.activations() + self.backward_of_a_block()) * self.fragments(),
             "logits": self.logits(),
         }
 
@@ -229,6 +231,12 @@ class Account:
         if last is None or trained.embeddings or trained.rows or whole:
             return self.shape.layers
         return min(last, self.shape.layers)
+
+    def fragments(self) -> float:
+        """How much memory is held for one byte of activations."""
+        if self.machine.gpu:
+            return 1.0
+        return FRAGMENTS if isinstance(self.settings, Pretrain | Sft) else FRAGMENTS_OF_PAIRS
 
     def activations(self) -> float:
         """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
