@@ -117,7 +117,7 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
     seat = Seat(f"tiny={link}", {}, Engines(), limits)
     seat.open()
     told: list[str] = []
-    with live(seat.served[0].opened, limits=limits) as server:
+    with live(seat.served[0].opened, limits=limits, served=seat.served) as server:
         stop = threading.Event()
         answers: list[str] = []
 
