@@ -208,6 +208,7 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
             port = free_port()
             command = [python, "-m", "llama_cpp.server", "--model", str(gguf), "--port", str(port)]
             command += ["--n_ctx", str(CONTEXT), "--n_threads", str(THREADS)]
+            command += ["--interrupt_requests", "false"]  # else each new request breaks off the one that is answered
             peer = stack.enter_context(running("llama-cpp-python", command, port, gguf.stem))
             rate(peer, [1], 8)
             many = compared(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import string
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hanlin.errors import UserError
 from hanlin.records import Message
-from hanlin.tokens import chat_template
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.outline import Hole, Unseen, filled
-from hanlin.tokens.packaged_templates import packaged_source
+from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.tokens.forms import Forms
+from hanlin.tokens.outline import Hole, Piece, Unseen, begins, filled
+from hanlin.tokens.packaged_templates import packaged, packaged_source
 from hanlin.tokens.template_language import FIRST_MARKS, Template
 from hanlin.tokens.tokenizer import Tokenizer
 
@@ -95,6 +98,81 @@ def test_a_conversation_has_the_same_text_by_outline_and_without(
     turns = [Message(role, text) for role, text in zip((*ROLES, "assistant"), said, strict=True)]
     cases = [(turns, False), (turns[:1], True), (turns[:2], False), (turns[:3], True)]
     outlined = [template._text(messages, (), prompt, None) for messages, prompt in cases]
-    monkeypatch.setattr(chat_template, "_MOST_OUTLINES", 0)
-    monkeypatch.setattr(ChatTemplate, "_outlined", lambda *_: None)
+    monkeypatch.setattr(Forms, "text", lambda *_: None)
     assert [template._text(messages, (), prompt, None) for messages, prompt in cases] == outlined
+
+
+SAID = st.text(st.characters(blacklist_categories=("Cs",)) | st.sampled_from("你好。 \n\u3000|<>_a1"), max_size=16)
+"""Private characters too, which take the place of the marks."""
+
+
+def the_whole_way(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
+    try:
+        return template._encoded(template._written(turns, (), False, None), True)
+    except UserError as error:
+        return str(error)
+
+
+def by_form(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
+    try:
+        return template.render(turns)
+    except UserError as error:
+        return str(error)
+
+
+@pytest.fixture(scope="module")
+def template_of(tokenizer: Tokenizer) -> Callable[[str], ChatTemplate]:
+    """Packaged templates, made once for all examples; skips where the tokenizer has not their tokens."""
+
+    @functools.cache
+    def made(name: str) -> ChatTemplate | None:
+        try:
+            return ChatTemplate.named(name, tokenizer)
+        except UserError:
+            return None
+
+    def found(name: str) -> ChatTemplate:
+        template = made(name)
+        return template or pytest.skip(f"the tokenizer has not the tokens of {name}")
+
+    return found
+
+
+@pytest.mark.parametrize("name", packaged())
+@settings(max_examples=40, deadline=None)
+@given(said=st.lists(SAID, min_size=2, max_size=5))
+def test_ids_put_together_by_roles_are_those_of_the_whole_way(
+    name: str, template_of: Callable[[str], ChatTemplate], said: list[str]
+) -> None:
+    template = template_of(name)
+    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(said)]
+    for messages in (turns, [Message("system", said[0]), *turns]):
+        assert by_form(template, messages) == the_whole_way(template, messages)
+
+
+def test_most_conversations_take_the_form_of_their_roles(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(packaged_source("llama3"), tokenizer, "llama3")
+    turns = [Message("user", "你好"), Message("assistant", "你好！")]
+    whole = template.render(turns)
+    monkeypatch.setattr(ChatTemplate, "_written", lambda *_: pytest.fail("the whole way was taken"))
+    assert template.render(turns) == whole
+    assert template.render([Message("user", "再见"), Message("assistant", "再见。")]).learn.count(True) > 0
+
+
+@pytest.mark.parametrize(
+    ("whole", "start", "fact"),
+    [
+        (("ab", Hole(0), "c"), ("a",), True),
+        (("ab", Hole(0), "c"), ("a", "b", Hole(0)), True),
+        (("ab", Hole(0), "c"), ("ab", Hole(0), "c"), True),
+        (("ab", Hole(0)), ("ab", Hole(1)), False),
+        (("ab", Hole(0)), ("ab", Hole(0, (("strip", None),))), False),
+        (("ab", Hole(0)), ("ab", "c"), False),
+        (("ab",), ("ab", Hole(0)), False),
+        (("ab",), (), True),
+    ],
+)
+def test_one_text_begins_another_whatever_is_said(
+    whole: tuple[Piece, ...], start: tuple[Piece, ...], fact: bool
+) -> None:
+    assert begins(whole, start) == fact

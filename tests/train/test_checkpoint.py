@@ -80,6 +80,25 @@ def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpo
     assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST]
 
 
+def test_the_first_copy_lies_where_room_was_made_for_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, 0.0)
+    holder = made(7)
+    checkpoints.make_room(holder)
+    checkpoints.wait()
+    places = {name: held.data_ptr() for name, held in checkpoints._copies._held.items()}
+    checkpoints.save(1, 1.0, holder)
+    checkpoints.wait()
+    assert len(places) >= 3  # the weight and both averages
+    assert {name: held.data_ptr() for name, held in checkpoints._copies._held.items()} == places
+    found = checkpoints.newest()
+    assert found is not None and torch.equal(found.weights["w"], holder.trained["w"])
+
+
+def test_no_room_is_made_long_before_the_first_copy(checkpoints: Checkpoints) -> None:
+    checkpoints.make_room(made(7))
+    assert checkpoints._copies._held == {}
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
     damage: str, checkpoints: Checkpoints, told: list[str]

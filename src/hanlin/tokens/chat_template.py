@@ -21,9 +21,9 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Message, ToolCall
 from hanlin.tokens.controls import Controls, Part
-from hanlin.tokens.outline import MOST_PIECES, Hole, Piece, Unseen, filled
+from hanlin.tokens.forms import Forms
 from hanlin.tokens.packaged_templates import packaged, packaged_source, packaged_sources, template_tokens
-from hanlin.tokens.template_language import FIRST_MARKS, MAX_CHARACTERS, Marks, Template, is_unmarked, portable
+from hanlin.tokens.template_language import FIRST_MARKS, Marks, Template, portable
 from hanlin.tokens.tokenizer import (
     CONFIG_FILE,
     GENERATION_FILE,
@@ -38,8 +38,6 @@ from hanlin.tokens.turns import as_template_data, check_order, texts_of, tools_a
 
 TOGETHER = 256
 """Conversations whose texts are encoded together."""
-_MOST_OUTLINES = 1_000
-"""Sequences of roles whose outlines are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +74,8 @@ class ChatTemplate:
         self._answers_end = tuple(answers_end)
         self._template = self._compiled(source)
         self._own = source in packaged_sources()
-        self._outlines: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...] | None] = {}
         if tokenizer.adds_bos and not self._writes_bos():
             self._template = self._compiled("{{- bos_token -}}\n" + source)
-            self._outlines.clear()
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
@@ -152,7 +148,20 @@ class ChatTemplate:
         record in messages. Raises UserError when the turns are out of order, when the template refuses them, or when
         an answer would not learn to stop.
         """
+        if not (tools or prompt):
+            check_order(messages, prompt, where)
+            if (found := self._forms.ids(messages)) is not None:
+                return Rendered(*found)
         return self._encoded(self._written(messages, tools, prompt, where), not prompt, where)
+
+    @cached_property
+    def _forms(self) -> Forms:
+        def parts(messages: Sequence[Message]) -> list[Part]:
+            found = list(self._controls.parts(*self._written(messages, (), False, None)))
+            self._joined(found, True, None, self._ids_of)  # raises where such a conversation cannot be learnt from
+            return found
+
+        return Forms(self._template, self._controls, self.tokenizer, self._variables, parts)
 
     def render_many(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[Rendered]:
         """`render` of many conversations without tools; `names` names each in messages.
@@ -285,7 +294,7 @@ class ChatTemplate:
     ) -> _Marked:
         """The template's text for these turns, typed special tokens shielded, generated stretches marked."""
         if shielding and not tools and marks in (None, FIRST_MARKS):
-            outlined = self._outlined(messages, prompt)
+            outlined = self._forms.text(messages, prompt)
             if outlined is not None:
                 return _Marked(outlined, FIRST_MARKS)
         turns, offered = as_template_data(messages), tools_as_template_data(tools)
@@ -305,31 +314,6 @@ class ChatTemplate:
     def _variables(self, turns: Any, offered: Any, prompt: bool) -> dict[str, Any]:
         named = {name: self.tokenizer.config[name] for name in NAMED_TOKENS if self.tokenizer.config.get(name)}
         return {**named, "messages": turns, "tools": offered, "documents": None, "add_generation_prompt": prompt}
-
-    def _outlined(self, messages: Sequence[Message], prompt: bool) -> str | None:
-        """The template's text by what it writes whatever is said; None where that is not known, or where the first
-        marks are not free."""
-        said = []
-        for message in messages:
-            if message.tool_calls or message.name or not is_unmarked(message.text):
-                return None
-            said.append(self._controls.shielded(message.text, FIRST_MARKS))
-        if sum(map(len, said)) * MOST_PIECES > MAX_CHARACTERS:
-            return None
-        key = tuple([message.role for message in messages]), prompt
-        if key not in self._outlines:
-            if len(self._outlines) >= _MOST_OUTLINES:
-                self._outlines.clear()
-            self._outlines[key] = self._outline(*key)
-        pieces = self._outlines[key]
-        return None if pieces is None else filled(pieces, said)
-
-    def _outline(self, roles: Sequence[str], prompt: bool) -> tuple[Piece, ...] | None:
-        if not is_unmarked(self.source):
-            return None
-        turns = [{"role": role, "content": Unseen(Hole(place))} for place, role in enumerate(roles)]
-        variables = self._variables(self._controls.shielded(turns, FIRST_MARKS), None, prompt)
-        return self._template.outline(FIRST_MARKS, variables)
 
     def _with_derived_marks(
         self,

@@ -45,11 +45,21 @@ class Controls:
         """What a control token can begin with: most texts hold none of it."""
         self._last_cut: tuple[Marks | None, re.Pattern[str]] = (None, self.pattern)
 
+    def may_begin_in(self, text: str) -> bool:
+        """Whether a text holds what a special token can begin with; most hold none of it."""
+        return self._opens.search(text) is not None
+
+    @cached_property
+    def reach_out(self) -> bool:
+        """Whether a special token changes the plain text beside it, or is seen in plain text by the tokenizer."""
+        takes = any(control.takes_space_before or control.takes_space_after for control in self._known.values())
+        return takes or self._seen is not None
+
     def shielded(self, data: Any, marks: Marks) -> Any:
         """The data with every special token in its texts broken by the shield, and so too a text's end that only its
         neighbour could complete to one."""
         if isinstance(data, str):
-            if not self._opens.search(data):
+            if not self.may_begin_in(data):
                 return data
             whole = self.pattern.sub(lambda found: found[0][0] + marks.shield + found[0][1:], data)
             end = whole.rstrip()

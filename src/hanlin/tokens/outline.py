@@ -195,3 +195,25 @@ class Outliner:
 def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
     """What the template writes when `texts` are what is said."""
     return "".join([piece if isinstance(piece, str) else piece.filled(texts) for piece in pieces])
+
+
+def begins(whole: Sequence[Piece], start: Sequence[Piece]) -> bool:
+    """Whether, whatever is said, the text of `start` begins that of `whole`."""
+    one, other = _merged(whole), _merged(start)
+    if len(other) > len(one):
+        return False
+    *same, last = other or ("",)
+    if one[: len(same)] != same:
+        return False
+    end = one[len(same)] if len(same) < len(one) else ""
+    return end == last or (isinstance(end, str) and isinstance(last, str) and end.startswith(last))
+
+
+def _merged(pieces: Sequence[Piece]) -> list[Piece]:
+    found: list[Piece] = []
+    for piece in pieces:
+        if found and isinstance(piece, str) and isinstance(found[-1], str):
+            found[-1] += piece
+        else:
+            found.append(piece)
+    return found

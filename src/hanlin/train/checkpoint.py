@@ -70,11 +70,13 @@ class Checkpoints:
     stopped: float = 0.0
     """Seconds for which the last one stopped the training."""
     _due: float = field(init=False)
+    _room_from: float = field(init=False)
     _copies: Copied = field(init=False)
     _background: Background = field(init=False)
 
     def __post_init__(self) -> None:
-        self._due = time.monotonic() + min(self.every, FIRST_AFTER)
+        first = min(self.every, FIRST_AFTER)
+        self._due, self._room_from = time.monotonic() + first, time.monotonic() + first / 2
         self._copies, self._background = Copied(), Background()
 
     def __enter__(self) -> Self:
@@ -92,6 +94,21 @@ class Checkpoints:
         self._background.check()
         return self.writes and time.monotonic() >= self._due
 
+    def make_room(self, holder: Holder) -> None:
+        """Take, beside the training, the memory of the first copy when that is near: a system clears a gigabyte for the
+        first time in about a second, and training would stop for it. Not for a group: it brings the parts together."""
+        if not self.writes or time.monotonic() < self._room_from:
+            return
+        self._room_from = math.inf
+        forms: list[tuple[str, torch.Size, torch.dtype]] = []
+
+        def note(name: str, tensor: torch.Tensor) -> None:
+            forms.append((name, tensor.shape, tensor.dtype))
+
+        holder.weights(note)
+        holder.averages(note)
+        self._background.start(lambda: self._copies.make_room(forms))
+
     def save(
         self,
         step: int,
@@ -108,6 +125,7 @@ class Checkpoints:
         Raises OSError when the last one could not be written, and then leaves nothing of that.
         """
         begun = time.monotonic()
+        self._room_from = math.inf
         self._background.wait()
         keep = self._copies.keep if self.writes else _nothing
         weights = holder.weights(keep)
@@ -184,6 +202,10 @@ class Copied:
         if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
             held = self._held[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
         return held.copy_(tensor.detach())
+
+    def make_room(self, forms: Iterable[tuple[str, torch.Size, torch.dtype]]) -> None:
+        for name, shape, number_format in forms:
+            self._held[name] = torch.empty(shape, dtype=number_format).zero_()  # written, or it is no memory yet
 
 
 def _nothing(name: str, tensor: torch.Tensor) -> None:

@@ -151,6 +151,8 @@ def train(
                     force=False,
                     **{"loss": curve.recent("loss"), **known, "tokens_per_second": speed, "memory_gb": memory},
                 )
+            if group.size == 1:
+                checkpoints.make_room(placement)
             best = best_step(curve.rows)
             best_now = settings.keep_best and LOSS in measured and best == step + 1
             if sums["due"] or sums["interrupted"] or best_now:
