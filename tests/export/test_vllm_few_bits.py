@@ -63,7 +63,11 @@ def test_vllm_finds_the_ids_that_transformers_finds_as_likely(
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     words = [str(python), "-c", _VLLM, str(tmp_path / "out"), json.dumps(PROMPTS), str(LONGEST)]
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    said = done.stdout + done.stderr
+    if "no attribute 'cpu_gemm_wna16'" in said:
+        assert "checkpoint shards: 100% Completed" in said
+        pytest.skip("this vLLM read the folder, but its build for AVX2 has no kernel for packed weights; AVX-512's has")
+    assert done.returncode == 0, said[-6000:]
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
     assert len(answers) == len(PROMPTS)
     network: Any = load_model(tmp_path / "out")
