@@ -14,6 +14,7 @@ from hanlin.export.gguf import run
 from hanlin.job import Inputs, Job
 from hanlin.settings.export import Gguf
 from hanlin.tokens.tokenizer import Tokenizer
+from tiny_llama import SHAPE
 
 MakeModel = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -33,13 +34,8 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
     ) -> Path:
         read = Tokenizer.load(tokenizer)
         shape = {
+            **SHAPE,
             "vocab_size": len(read) + more_rows,
-            "hidden_size": 64,
-            "intermediate_size": 128,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
             "initializer_range": 0.2,
             "bos_token_id": read.bos_id,
             "eos_token_id": [read.eos_id],
