@@ -72,10 +72,10 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.place = place
         self._answers_end = tuple(answers_end)
-        self._template = self._compiled(source)
         self._own = source in packaged_sources()
+        self._take(source)
         if tokenizer.adds_bos and not self._writes_bos():
-            self._template = self._compiled("{{- bos_token -}}\n" + source)
+            self._take("{{- bos_token -}}\n" + source)
 
     @classmethod
     def load(cls, folder: Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
@@ -153,15 +153,6 @@ class ChatTemplate:
             if (found := self._forms.ids(messages)) is not None:
                 return Rendered(*found)
         return self._encoded(self._written(messages, tools, prompt, where), not prompt, where)
-
-    @cached_property
-    def _forms(self) -> Forms:
-        def parts(messages: Sequence[Message]) -> list[Part]:
-            found = list(self._controls.parts(*self._written(messages, (), False, None)))
-            self._joined(found, True, None, self._ids_of)  # raises where such a conversation cannot be learnt from
-            return found
-
-        return Forms(self._template, self._controls, self.tokenizer, self._variables, parts)
 
     def render_many(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[Rendered]:
         """`render` of many conversations without tools; `names` names each in messages.
@@ -445,6 +436,17 @@ class ChatTemplate:
             )
 
     # --------------------------------------------------------------------------------------------------- what it knows
+
+    def _take(self, source: str) -> None:
+        """Render by this source from now on."""
+
+        def parts(messages: Sequence[Message]) -> list[Part]:
+            found = list(self._controls.parts(*self._written(messages, (), False, None)))
+            self._joined(found, True, None, self._ids_of)  # raises where such a conversation cannot be learnt from
+            return found
+
+        self._template = self._compiled(source)
+        self._forms = Forms(self._template, self._controls, self.tokenizer, self._variables, parts)
 
     def _compiled(self, source: str) -> Template:
         try:
