@@ -18,6 +18,7 @@ from hanlin.tokens.outline import Hole, Piece, Unseen, begins, filled
 from hanlin.tokens.packaged_templates import packaged, packaged_source
 from hanlin.tokens.template_language import FIRST_MARKS, Template
 from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokens.turns import check_order
 
 LOOP = "{% for message in messages %}"
 BLIND = {
@@ -108,6 +109,7 @@ SAID = st.text(st.characters(blacklist_categories=("Cs",)) | st.sampled_from("ä½
 
 def the_whole_way(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
     try:
+        check_order(turns, False)
         return template._encoded(template._written(turns, (), False, None), True)
     except UserError as error:
         return str(error)

@@ -185,13 +185,17 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert workers[0] == {str(here)} and len(workers[1]) == len(workers[2]) == 5 and str(here) not in workers[1]
 
 
-@needs_fork
-def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
+@pytest.fixture
+def shards_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "SHARD", 2)
     monkeypatch.setattr(rows_module, "MANY", 2)
 
+
+@needs_fork
+@pytest.mark.usefixtures("shards_of_two")
+def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writing(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     def encode(batch: list[Document]) -> list[Encoded]:
         if batch[0].id == many(document, 3)[2].id:
             raise UserError("wrong", batch[0].id, "mend it")
@@ -206,11 +210,8 @@ def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writin
 
 
 @needs_fork
-def test_a_process_that_was_killed_is_made_up_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
-) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 2)
-    monkeypatch.setattr(rows_module, "MANY", 2)
+@pytest.mark.usefixtures("shards_of_two")
+def test_a_process_that_was_killed_is_made_up_for(tmp_path: Path, tokenizer: Tokenizer) -> None:
     documents, here = many(document, 9), os.getpid()
 
     def encode(batch: list[Document]) -> list[Encoded]:

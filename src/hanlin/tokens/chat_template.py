@@ -148,10 +148,9 @@ class ChatTemplate:
         record in messages. Raises UserError when the turns are out of order, when the template refuses them, or when
         an answer would not learn to stop.
         """
-        if not (tools or prompt):
-            check_order(messages, prompt, where)
-            if (found := self._forms.ids(messages)) is not None:
-                return Rendered(*found)
+        check_order(messages, prompt, where)
+        if not (tools or prompt) and (found := self._forms.ids(messages)) is not None:
+            return Rendered(*found)
         return self._encoded(self._written(messages, tools, prompt, where), not prompt, where)
 
     def render_many(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[Rendered]:
@@ -170,6 +169,7 @@ class ChatTemplate:
                 for messages, name in zip(
                     turns[start : start + TOGETHER], names[start : start + TOGETHER], strict=True
                 ):
+                    check_order(messages, False, name)
                     drafts.append((list(self._controls.parts(*self._written(messages, (), False, name))), name))
                 waiting.append((drafts, encoder.submit(self._ids_of_texts, [parts for parts, _ in drafts])))
                 if len(waiting) > 1:
@@ -196,8 +196,8 @@ class ChatTemplate:
     def _written(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
     ) -> _Marked:
-        """The text of a conversation with marks around what is generated, proven to be learnable."""
-        check_order(messages, prompt, where)
+        """The text of a conversation, whose order was checked, with marks around what is generated, proven to be
+        learnable."""
         self._check_tools(messages, tools, where)
         marked = self._text(messages, tools, prompt, where)
         if self._template.marks_generation:

@@ -10,21 +10,18 @@ than the place that it stands in, nothing is told here and the conversation goes
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from hanlin.errors import UserError
 from hanlin.records import Message, Role
 from hanlin.tokens.controls import Controls, Part
-from hanlin.tokens.outline import MOST_PIECES, Hole, Piece, Unseen, begins, filled
+from hanlin.tokens.outline import FIRST_SEAT, MOST_PIECES, SEAT, Hole, Piece, Unseen, begins, filled
 from hanlin.tokens.template_language import FIRST_MARKS, MAX_CHARACTERS, Template, is_unmarked
 from hanlin.tokens.tokenizer import Tokenizer
 
 MOST_KEPT = 1_000
 """Sequences of roles of which something is kept."""
-_FIRST_SEAT = 0x100000
-_SEAT = re.compile("[\U00100000-\U0010fffd]")
 
 
 class _Fixed(NamedTuple):
@@ -127,21 +124,21 @@ class Forms:
         if whole is None or not self._goes_on_in_turns(roles, whole):
             return None
         try:  # a character that nobody types stands for each text
-            seats = [chr(_FIRST_SEAT + place) for place in range(len(roles))]
+            seats = [chr(FIRST_SEAT + place) for place in range(len(roles))]
             parts = self._parts([Message(cast(Role, role), seat) for role, seat in zip(roles, seats, strict=True)])
         except UserError:  # told when the conversation itself goes the whole way
             return None
         holes = [piece for piece in whole if isinstance(piece, Hole)]
         form: list[_Fixed | _Open] = []
         for part in parts:
-            literals, seats = _SEAT.split(part.text), _SEAT.findall(part.text)
+            literals, seats = SEAT.split(part.text), SEAT.findall(part.text)
             if not seats:
                 known = self._tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else []
                 form.append(_Fixed(tuple(known) if part.token_id is None else (part.token_id,), part.learnt))
                 continue
             pieces: list[Piece] = [literals[0]]
             for seat, literal in zip(seats, literals[1:], strict=True):
-                if not holes or holes[0].place != ord(seat) - _FIRST_SEAT:
+                if not holes or holes[0].place != ord(seat) - FIRST_SEAT:
                     return None
                 pieces += [holes.pop(0), literal]
             form.append(_Open(tuple(piece for piece in pieces if piece), part.learnt, part.inside))

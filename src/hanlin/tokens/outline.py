@@ -19,8 +19,9 @@ from jinja2 import nodes
 
 MOST_PIECES = 64
 """Pieces of a text that a template builds: so a text in use is at most so many times as long as what is said."""
-_FIRST_SEAT = 0x100000
-_SEAT = re.compile("[\U00100000-\U0010fffd]")
+FIRST_SEAT = 0x100000
+SEAT = re.compile("[\U00100000-\U0010fffd]")
+"""Characters that stand for texts, of a plane that nobody types: the first for the first, and so on."""
 
 
 class Looked(BaseException):
@@ -179,13 +180,13 @@ class Outliner:
         if len(self._taken) == MOST_PIECES:
             raise Looked
         self._taken.append(value)
-        return chr(_FIRST_SEAT + len(self._taken) - 1)
+        return chr(FIRST_SEAT + len(self._taken) - 1)
 
     def _pieces_of(self, text: str) -> tuple[Piece, ...]:
-        if [ord(seat) - _FIRST_SEAT for seat in _SEAT.findall(text)] != list(range(len(self._taken))):
+        if [ord(seat) - FIRST_SEAT for seat in SEAT.findall(text)] != list(range(len(self._taken))):
             raise Looked  # the template wrote such a character itself
         found: list[Piece] = []
-        for place, literal in enumerate(_SEAT.split(text)):
+        for place, literal in enumerate(SEAT.split(text)):
             found += [*(self._taken[place - 1].pieces if place else ()), *([literal] if literal else [])]
         if len(found) > MOST_PIECES:
             raise Looked
