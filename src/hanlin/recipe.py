@@ -291,20 +291,21 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
             raise UserError(
                 say(f"{owner} has no setting '{name}'", f"{owner}没有设置项“{name}”"), at, did_you_mean(path[-1], known)
             ) from error
+        page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
+        hint = say(f"see {page} for what it takes", f"可用的取值见 {page}")
         if first["type"] == "missing":
-            raise UserError(say(f"{owner} needs '{name}'", f"{owner}缺少设置项“{name}”"), at) from error
+            raise UserError(say(f"{owner} needs '{name}'", f"{owner}缺少设置项“{name}”"), at, hint) from error
         english = first["msg"].removeprefix("Value error, ")
         chinese = english
         if first["type"] in _CHINESE:
             chinese = _CHINESE[first["type"]].format(**first.get("ctx", {})).replace(" or ", " 或 ")
-        page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
         raise UserError(
             say(
                 f"{owner}: {name}={first['input']!r} is not accepted: {english}" if path else f"{owner}: {english}",
                 f"{owner}：{name}={first['input']!r} 不可用：{chinese}" if path else f"{owner}：{chinese}",
             ),
             at,
-            say(f"see {page} for what it takes", f"可用的取值见 {page}"),
+            hint,
         ) from error
 
 
