@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
+from hanlin.engines.llama_cpp_process import _End, _Sender
 from hanlin.errors import UserError
 
 PROMPT = (20, 30, 40)
@@ -136,3 +138,50 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
             told.append(str(error))
             time.sleep(0.1)
     assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)
+
+
+class Wire:
+    """What a sender writes to, and a clock that tests set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.messages: list[list[tuple[int, object]]] = []
+        monkeypatch.setattr("hanlin.engines.llama_cpp_process.time.monotonic", lambda: self.now)
+
+    def send_bytes(self, data: bytes) -> None:
+        self.messages.append(pickle.loads(data))
+
+
+def steps(sender: _Sender, wire: Wire, seconds: float, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        sender.put(1, number)
+        sender.after_step()
+        wire.now += seconds
+
+
+def test_the_ids_of_quick_steps_travel_together_and_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(monkeypatch)
+    steps(_Sender(wire), wire, 0.006, 9)  # type: ignore[arg-type]
+    assert wire.messages == [[(1, 0)], [(1, 1), (1, 2), (1, 3), (1, 4)], [(1, 5), (1, 6), (1, 7), (1, 8)]]
+
+
+def test_the_ids_of_slow_steps_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(monkeypatch)
+    steps(_Sender(wire), wire, 0.03, 5)  # type: ignore[arg-type]
+    assert wire.messages == [[(1, number)] for number in range(5)]
+
+
+def test_the_end_of_an_answer_and_what_was_told_before_a_new_request_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire(monkeypatch)
+    sender = _Sender(wire)  # type: ignore[arg-type]
+    steps(sender, wire, 0.001, 3)
+    sender.hurry()
+    steps(sender, wire, 0.001, 1, first=3)
+    assert wire.messages == [[(1, 0)], [(1, 1), (1, 2), (1, 3)]]
+    steps(sender, wire, 0.001, 1, first=4)
+    sender.put(1, _End("stop"))
+    sender.after_step()
+    assert [number for number, _ in wire.messages[-1]] == [1, 1]
+    assert isinstance(wire.messages[-1][-1][1], _End)

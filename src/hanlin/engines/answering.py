@@ -6,7 +6,7 @@ Owns requests, replies and streams. Does not own the loop (`batching`) or choosi
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -61,6 +61,10 @@ class Answering:
     def begin(self, tasks: Sequence[AnswerTask]) -> None:
         """Answer together, so that the order and company are the same each time."""
         self._scheduler.submit(tasks)
+
+    def after_step(self, call: Callable[[], None]) -> None:
+        """Have `call` run, in the thread that puts ids into sinks, when all ids of a step are put."""
+        self._scheduler.after_step = call
 
 
 class Answer(Protocol):

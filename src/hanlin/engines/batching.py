@@ -239,6 +239,8 @@ class Scheduler:
         self._waiting: deque[Task] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self.after_step: Callable[[], None] | None = None
+        """Called in the scheduler's thread when all that a step brought is told."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -262,12 +264,17 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while self._step():
-                pass
+                self._told()
         finally:
             self._end_all(None)
+            self._told()
             if self._context is not None:
                 self._context.close()
             self._model.close()
+
+    def _told(self) -> None:
+        if self.after_step is not None:
+            self.after_step()
 
     def _step(self) -> bool:
         """Admit what waits and decode once; waits for work when there is none. False when the scheduler is closed."""

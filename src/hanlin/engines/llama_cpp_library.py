@@ -411,6 +411,8 @@ class Context:
         self._output = np.zeros(self.batch, np.int8)
         # llama_batch wants a pointer to a list of sequences for each token; each of ours points to one entry
         self._lists = self._sequence.ctypes.data + 4 * np.arange(self.batch, dtype=np.uint64)
+        arrays = (self._token, None, self._position, self._ones, self._lists, self._output)
+        self._arrays = _Batch(0, *(None if array is None else array.ctypes.data for array in arrays))
 
     def forget(self, sequence: int, start: int) -> None:
         """Drop what a sequence holds from position `start` on."""
@@ -454,16 +456,8 @@ class Context:
             for offset in wanted:
                 self._output[count + offset] = 1
             count = end
-        batch = _Batch(
-            count,
-            self._token.ctypes.data,
-            None,
-            self._position.ctypes.data,
-            self._ones.ctypes.data,
-            self._lists.ctypes.data,
-            self._output.ctypes.data,
-        )
-        failed = self._library.llama_decode(self._handle, batch)
+        self._arrays.n_tokens = count
+        failed = self._library.llama_decode(self._handle, self._arrays)
         if failed:
             raise RuntimeError(f"llama_decode failed ({failed}) on {count} ids")
 

@@ -16,7 +16,9 @@ import threading
 import time
 import traceback
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -44,6 +46,7 @@ from hanlin.job import Progress
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0
 _SECONDS_TO_END = 10.0
+_SECONDS_BETWEEN_MESSAGES = 0.02
 
 
 class LlamaCppProcess:
@@ -348,10 +351,49 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 # ----------------------------------------------------------------------------------------------- inside the process
 
 
+class _Sender:
+    """Sends what was told: the ids of a decode step travel together, and those of quick steps too, at most fifty times
+    a second, since each message wakes the server and the client, which takes a core from the next step.
+
+    What must not wait goes at once: the first ids after a pause, the end of an answer, and what was told when a new
+    request came, whose prompt can make the next step a long one. The thread that decodes sends by itself, between two
+    steps: another would wait for its turn while the next one runs.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told: deque[tuple[int, Any]] = deque()
+        self._sending = threading.Lock()
+        self._hurried = False
+        self._sent = 0.0
+
+    def put(self, number: int, told: Any) -> None:
+        self._told.append((number, told))
+        if isinstance(told, _End):
+            self._hurried = True
+
+    def hurry(self) -> None:
+        """Have the next step's ids, and those told before, sent at once."""
+        self._hurried = True
+
+    def after_step(self) -> None:
+        if self._hurried or time.monotonic() - self._sent > _SECONDS_BETWEEN_MESSAGES:
+            self.send()
+
+    def send(self) -> None:
+        with self._sending:
+            self._hurried = False
+            told = [self._told.popleft() for _ in range(len(self._told))]
+            if told:
+                with suppress(OSError):  # who asked is gone: the thread that receives hears it too
+                    self._connection.send_bytes(pickle.dumps(told))
+                self._sent = time.monotonic()
+
+
 class _Outlet:
     """Takes the ids of one answer to the sender; a sink as `LlamaCppEngine.begin` wants one."""
 
-    def __init__(self, number: int, request: Request, sender: SimpleQueue[tuple[int, Any]]) -> None:
+    def __init__(self, number: int, request: Request, sender: _Sender) -> None:
         self._number, self._request, self._sender = number, request, sender
         self._with_likely = request.sampling.top_logprobs is not None
         self.task: AnswerTask | None = None
@@ -360,11 +402,11 @@ class _Outlet:
         assert self.task is not None
         if not isinstance(told, int):
             failed = getattr(self._request.constraint, "failed", "")
-            self._sender.put((self._number, _End(self.task.finish, told and _sendable(told), None, failed)))
+            self._sender.put(self._number, _End(self.task.finish, told and _sendable(told), None, failed))
         elif self._with_likely:
-            self._sender.put((self._number, (told, self.task.likely[-1])))
+            self._sender.put(self._number, (told, self.task.likely[-1]))
         else:
-            self._sender.put((self._number, told))
+            self._sender.put(self._number, told)
 
 
 def _serve(connection: Connection) -> None:
@@ -376,44 +418,35 @@ def _serve(connection: Connection) -> None:
         connection.send(_sendable(error))
         return
     connection.send((engine.context_length, engine.vocabulary))
-    told: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-    threading.Thread(target=_send_on, args=(connection, told), daemon=True).start()
+    sender = _Sender(connection)
+    engine.after_step(sender.after_step)
     answers: dict[int, AnswerTask] = {}
     while True:
         kind, asked = connection.recv()
         if kind == "answer":
-            outlets = [_Outlet(number, request, told) for number, request in asked]
+            outlets = [_Outlet(number, request, sender) for number, request in asked]
             tasks = engine.tasks([request for _, request in asked], outlets)
             for outlet, task in zip(outlets, tasks, strict=True):
                 outlet.task = task
             answers = {number: task for number, task in answers.items() if not task.ended.is_set()}
             answers.update((number, task) for (number, _), task in zip(asked, tasks, strict=True))
+            sender.hurry()
             engine.begin(tasks)
         elif kind == "cancel":
             if asked in answers:
                 answers[asked].cancelled = True
         else:
             ((number, argument),) = asked
-            threading.Thread(target=_call, args=(getattr(engine, kind), argument, number, told), daemon=True).start()
+            threading.Thread(target=_call, args=(getattr(engine, kind), argument, number, sender), daemon=True).start()
 
 
-def _call(method: Any, argument: Any, number: int, told: SimpleQueue[tuple[int, Any]]) -> None:
+def _call(method: Any, argument: Any, number: int, sender: _Sender) -> None:
     try:
-        told.put((number, _End(result=method(argument))))
+        told = _End(result=method(argument))
     except BaseException as error:
-        told.put((number, _End(error=_sendable(error))))
-
-
-def _send_on(connection: Connection, told: SimpleQueue[tuple[int, Any]]) -> None:
-    """Send what comes, all that is there at once: the ids of a decode step travel together."""
-    while True:
-        batch = [told.get()]
-        while not told.empty():
-            batch.append(told.get())
-        try:
-            connection.send(batch)
-        except OSError:
-            return
+        told = _End(error=_sendable(error))
+    sender.put(number, told)
+    sender.send()
 
 
 def _sendable(error: BaseException) -> BaseException:
