@@ -355,9 +355,9 @@ class _Sender:
     """Sends what was told: the ids of a decode step travel together, and those of quick steps too, at most fifty times
     a second, since each message wakes the server and the client, which takes a core from the next step.
 
-    What must not wait goes at once: the first ids after a pause, the end of an answer, and what was told when a new
-    request came, whose prompt can make the next step a long one. The thread that decodes sends by itself, between two
-    steps: another would wait for its turn while the next one runs.
+    What must not wait goes at once: the first ids after a pause, the end of an answer, and what was told when something
+    is asked, which can make the next step a long one. The thread that decodes sends by itself, between two steps:
+    another would wait for its turn while the next one runs.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -423,6 +423,7 @@ def _serve(connection: Connection) -> None:
     answers: dict[int, AnswerTask] = {}
     while True:
         kind, asked = connection.recv()
+        sender.hurry()
         if kind == "answer":
             outlets = [_Outlet(number, request, sender) for number, request in asked]
             tasks = engine.tasks([request for _, request in asked], outlets)
@@ -430,7 +431,6 @@ def _serve(connection: Connection) -> None:
                 outlet.task = task
             answers = {number: task for number, task in answers.items() if not task.ended.is_set()}
             answers.update((number, task) for (number, _), task in zip(asked, tasks, strict=True))
-            sender.hurry()
             engine.begin(tasks)
         elif kind == "cancel":
             if asked in answers:
