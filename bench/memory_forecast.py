@@ -54,6 +54,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DPO, LoRA, recomputed": ("dpo", "156M", {**PAIRS, **LORA, **SMALL}),
     "ORPO, full": ("orpo", "58M", PAIRS),
     "LoRA, large vocabulary": ("sft", "156M", {**SHORT, **LORA}),
+    "LoRA, large vocabulary, long rows, eight passes": (
+        "sft",
+        "156M",
+        {**LONG, **LORA, "batch_tokens": 4096, "steps": 4},
+    ),
 }
 NEEDS_BITSANDBYTES = {"QLoRA, NF4"}
 LETTERS = (

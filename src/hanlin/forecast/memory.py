@@ -23,8 +23,9 @@ PROCESS = 0.42e9
 """A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
 FIRST_STEPS = 0.02e9
 """What of that comes with the first steps: code and work space of kernels."""
-FRAGMENTS = 1.05
-"""Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back."""
+FRAGMENTS = 1.25
+"""Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back,
+and passes over other documents ask for other pieces."""
 FRAGMENTS_OF_PAIRS = 1.4
 """The same where passes differ in length, as those of pairs and answers do and those of packed rows do not."""
 PADDING = 1.1
