@@ -36,6 +36,13 @@ def test_a_chat_is_the_models_answer(client: ollama.Client) -> None:
     assert client.chat("tiny:latest", asking(NAME[0])).message.content == NAME[1]
 
 
+def test_the_time_of_the_prompt_and_that_of_the_answer_make_the_whole(client: ollama.Client) -> None:
+    *_, last = client.generate("tiny", NAME[0], stream=True)
+    for told in (client.generate("tiny", NAME[0]), last):
+        assert told.prompt_eval_duration and told.eval_duration and told.total_duration
+        assert told.prompt_eval_duration + told.eval_duration == told.total_duration
+
+
 def test_a_streamed_chat_is_the_same(client: ollama.Client) -> None:
     parts = list(client.chat("tiny", asking(NAME[0]), stream=True))
     assert "".join(part.message.content or "" for part in parts) == NAME[1]

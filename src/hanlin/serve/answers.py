@@ -45,10 +45,11 @@ class End:
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer."""
+    """A whole answer, and when its first piece came, in nanoseconds of `time.perf_counter_ns`."""
 
     pieces: list[Piece] = field(default_factory=list)
     end: End = End("cancelled", 0)
+    first: int | None = None
 
     @property
     def text(self) -> str:
@@ -104,6 +105,7 @@ class Desk:
                         if isinstance(told, End):
                             answers[place].end = told
                         else:
+                            answers[place].first = answers[place].first or time.perf_counter_ns()
                             answers[place].pieces.append(told)
 
         return answers if await self.unless_left(request, gather()) else None

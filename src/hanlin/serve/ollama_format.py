@@ -162,6 +162,7 @@ class Lines:
 
     def whole(self, job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
         (answer,) = answers
+        self._first = answer.first
         said = [part for piece in answer.pieces for part in self._shown(self._reader.put(piece.text))]
         said += self._shown(self._reader.end(), last=True)
         text = "".join(part.text for part in said)
