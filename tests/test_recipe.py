@@ -147,3 +147,15 @@ def test_a_value_out_of_range_is_refused_in_either_language(
 def test_what_contradicts_itself_is_told_without_all_that_was_given(tmp_path: Path) -> None:
     error = refused(tmp_path, "launch: { nodes: 2 }\nstages:\n  w: { kind: demo_world }\n")
     assert error.what == "launch: several nodes need a rendezvous"
+
+
+def test_a_recipe_that_is_not_there_is_looked_for_beside_and_among_the_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    for name in ("recipes/quickstart.yaml", "mine.yaml", ".hooks.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as told:
+        read_recipe(Path("x"))
+    assert told.value.hint == "known: mine.yaml, recipes/quickstart.yaml"

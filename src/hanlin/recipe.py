@@ -461,8 +461,8 @@ def _lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
 
 
 def _recipes_near(path: Path) -> str | None:
-    folder = path.parent if path.parent.is_dir() else Path("recipes")
-    found = sorted(str(item) for item in folder.glob("*.yaml"))
+    folders = {path.parent, Path("recipes")}
+    found = sorted(str(item) for folder in folders for item in folder.glob("[!.]*.yaml"))
     return did_you_mean(str(path), found) if found else None
 
 

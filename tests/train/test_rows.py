@@ -211,7 +211,7 @@ def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writin
     before = children()
     with pytest.raises(UserError, match="wrong"):
         encode_records(many(document, 10), encode, processes=3, **arguments)
-    assert children() == before
+    assert children() <= before
     assert not (tmp_path / "rows" / rows_module.WHOLE).exists()
 
 
@@ -254,7 +254,7 @@ def test_an_interrupt_ends_the_processes_and_what_they_wrote_is_taken_over(
     before = children()
     with pytest.raises(KeyboardInterrupt):
         encode_records(interrupted(), encode, folder=folder, **arguments)
-    assert children() == before
+    assert children() <= before
     again = True
     encode_records(documents, encode, folder=folder, **arguments)
     encode_records(documents, encode, folder=tmp_path / "whole", **{**arguments, "processes": 1})
