@@ -18,11 +18,16 @@ import torch
 
 CHUNK_NUMBERS = 1 << 27
 """Logits at a time on a GPU."""
-CHUNK_TOKENS = {torch.float32: (256, 512), torch.bfloat16: (128, 512)}
+CHUNK_TOKENS = {torch.float32: (256, 512), torch.bfloat16: (256, 512)}
 """Tokens at a time on a CPU: the least, and the most when the head is trained. In bfloat16 with AMX, of 3,600 entries,
 128 took 68 ms for 4,096 tokens, 1,024 took 94 and 32 took 165; of 32,000 entries a frozen head was fastest at 128, and
 a trained one, whose gradient is read and written for each piece, at 512. In float32 with AVX2, products of 256 tokens
 with 128,256 entries ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76 and 71."""
+
+CACHED = 1 << 18
+"""Logits at a time on a CPU that shares are made of: a megabyte in float32, which the caches of two cores hold."""
+SMALLEST_SHARE = 1e-30
+"""A share below it may have lost digits, and its logarithm is told otherwise."""
 
 
 def summed_loss(
@@ -69,19 +74,13 @@ class _Logits:
     def __init__(self, head: torch.Tensor) -> None:
         self.head = head
         self._room: torch.Tensor | None = None
-        self._shares: torch.Tensor | None = None
+        self._exact: torch.Tensor | None = None
 
-    def _apart(self, logits: torch.Tensor) -> torch.Tensor:
-        """Room for a piece's shares."""
-        if self._shares is None or len(self._shares) < len(logits):
-            self._shares = torch.empty_like(logits)
-        return self._shares[: len(logits)]
-
-    def of(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The logits of a piece, float32 [piece, entries], until the next piece is asked for."""
+    def _of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits of a piece [piece, entries], in the number format of `hidden`."""
         if self._room is None or len(self._room) < len(hidden):
             self._room = hidden.new_empty((len(hidden), len(self.head)))
-        return torch.mm(hidden, self.head.T, out=self._room[: len(hidden)]).float()
+        return torch.mm(hidden, self.head.T, out=self._room[: len(hidden)])
 
     def log_probabilities(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """log p(target) of a piece, float32 [piece, 1]; `slopes` finds the same, to the bit."""
@@ -92,17 +91,42 @@ class _Logits:
         of `hidden`, until the next piece is asked for. At the target p - 1 is formed as expm1(log p): rounded
         afterwards, an answer that is nearly certain still has a gradient."""
         found, shares = self._shares_of(hidden, targets)
-        return found, shares.scatter_(1, targets[:, None], torch.expm1(found)).to(hidden.dtype)
+        rows = torch.arange(len(targets), device=targets.device)
+        shares[rows, targets] = torch.expm1(found[:, 0]).to(shares.dtype)  # `scatter_` would copy all shares twice
+        return found, shares
 
     def _shares_of(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(target) and p. One exponential for each logit: the logarithm is told from the greatest logit and the
-        share that it has, which is never small."""
-        logits = self.of(hidden)
-        at_target = logits.gather(1, targets[:, None])
-        top = logits.amax(-1, keepdim=True)
-        # on a CPU row by row, in the place of the logits; a GPU's kernels do not say in which order they read and write
-        shares = torch.softmax(logits, -1, out=logits if logits.device.type == "cpu" else self._apart(logits))
-        return at_target - top + shares.amax(-1, keepdim=True).log_(), shares
+        """log p(target), and p in the place of the logits: one exponential for each logit."""
+        logits = self._of(hidden)
+        if logits.device.type != "cpu":
+            return self._on_gpu(logits, targets[:, None])
+        size = max(torch.get_num_threads(), CACHED // logits.shape[1])
+        pieces = zip(logits.split(size), targets[:, None].split(size), strict=True)
+        at_target = torch.cat([self._shared(rows).gather(1, own) for rows, own in pieces])
+        found = at_target.log()
+        lost = (at_target < SMALLEST_SHARE)[:, 0].nonzero()[:, 0]
+        if len(lost):
+            again = (hidden[lost] @ self.head.T).float()
+            found[lost] = again.gather(1, targets[lost, None]) - again.logsumexp(-1, keepdim=True)
+        return found, logits
+
+    def _shared(self, logits: torch.Tensor) -> torch.Tensor:
+        """Put p into the place of a few rows of logits; return it in float32, until the next rows are asked for. So few
+        rows stay in a processor's cache from one operation to the next."""
+        if logits.dtype == torch.float32:
+            return torch.softmax(logits, -1, out=logits)
+        if self._exact is None or len(self._exact) < len(logits):
+            self._exact = torch.empty(logits.shape, dtype=torch.float32)
+        exact = self._exact[: len(logits)].copy_(logits)
+        logits.copy_(torch.softmax(exact, -1, out=exact))
+        return exact
+
+    def _on_gpu(self, logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same without waiting for what the GPU has found: the logarithm is told from the greatest logit and the
+        share that it has, which is never small. Not in place: kernels do not say in which order they read and write."""
+        at_target, top = logits.gather(1, targets).float(), logits.amax(-1, keepdim=True).float()
+        exact = torch.softmax(logits, -1, dtype=torch.float32)
+        return at_target - top + exact.amax(-1, keepdim=True).log_(), logits.copy_(exact)
 
 
 class _SummedLoss(torch.autograd.Function):
