@@ -9,15 +9,12 @@ turns; that the bytes are equal is checked. The last line is one JSON object.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `hanlin run` does
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM

@@ -24,8 +24,6 @@ from typing import Any
 
 from runs import add_sources, answer, last_line, sources, spread
 
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as `hanlin run` does
-
 HERE = Path(__file__).parent
 RANK, RATE, ROW = 16, 1e-4, 2048
 PEERS = {"trl": ("HANLIN_TRL", "with_trl.py"), "llamafactory": ("HANLIN_LLAMAFACTORY", "with_llamafactory.py")}

@@ -124,7 +124,6 @@ class Host:
 def serve_jobs(preload: bool) -> None:
     """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
     die_with_parent()
-    _ask_for_large_pages()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
     for line in sys.stdin:
@@ -158,15 +157,6 @@ def serve_jobs(preload: bool) -> None:
             text = json.dumps({"failed": f"stage {job['stage']} was killed (status {status})"})
         replies.write(text + "\n")
         replies.flush()
-
-
-def _ask_for_large_pages() -> None:
-    """Let torch take large tensors in pages of 2 MB, where Linux gives them when asked; before it is imported.
-
-    On a CPU large tensors are given back and taken anew all the time, and each page is cleared when it is first
-    touched: with pages of 4 kB, copying the logits of a piece of a pass took four times as long.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def _import_heavy() -> None:
@@ -401,7 +391,6 @@ def _outcome(scratch: Path) -> dict[str, Any]:
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
     die_with_parent()
-    _ask_for_large_pages()
     job = json.loads(job_file.read_text(encoding="utf-8"))
     _limit_threads(job.get("threads"))
     partial = Store(Path(job["home"])).partial(job["kind"], job["key"])

@@ -39,6 +39,7 @@ from hanlin.train.blocks import (
     projected,
     rotated,
 )
+from hanlin.train.freed_memory import keep_freed_memory
 from hanlin.train.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.losses import summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass, Rows
@@ -96,6 +97,8 @@ class Network:
     norms, rotations and losses are float32."""
 
     def __init__(self, model: PreTrainedModel | PeftModel, device: torch.device, number_format: NumberFormat) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.device = device
         self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
