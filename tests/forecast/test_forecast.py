@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from hanlin.train import stages
 from hanlin.train.attention import Documents
 from hanlin.train.checkpoint import Checkpoints
 from hanlin.train.group import Group
-from hanlin.train.losses import CHUNK_TOKENS
+from hanlin.train.losses import piece_tokens
 from hanlin.train.network import Network, open_network
 from hanlin.train.optimizer import optimizer_of
 from hanlin.train.placement import Copies
@@ -185,8 +186,13 @@ def test_activations_are_the_bytes_that_autograd_keeps(tiny_model: Path, shape: 
     loss.backward()
 
 
-def test_pieces_of_the_head_are_those_of_the_loss(shape: ModelShape) -> None:
-    assert account(shape, sft(**METHODS["LoRA"])).logits() == 4.0 * CHUNK_TOKENS[torch.float32][0] * shape.entries
+@pytest.mark.parametrize("entries", [320, 32_000, 128_256])
+@pytest.mark.parametrize("method", ["full", "LoRA"])
+def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, shape: ModelShape) -> None:
+    settings = sft(**METHODS[method])
+    for gpu in (False, True):
+        found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
+        assert found == piece_tokens(entries, method == "full", gpu)
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])

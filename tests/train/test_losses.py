@@ -14,7 +14,8 @@ POSITIONS, WIDTH, ENTRIES = 77, 24, 301
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "CHUNK_TOKENS", dict.fromkeys(losses.CHUNK_TOKENS, (32, 32)))
+    monkeypatch.setattr(losses, "piece_tokens", lambda *of: 32)
+    monkeypatch.setattr(losses, "CACHED", 5 * ENTRIES)
 
 
 def leaves(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -58,6 +59,18 @@ def test_a_frozen_head_gets_no_gradient(of: object) -> None:
     (sign * of(hidden, head, targets)).sum().backward()  # type: ignore[operator]
     assert head.grad is None
     torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_gradient() -> None:
+    hidden, head, targets = leaves()
+    hidden = (hidden.detach() * 10).requires_grad_()
+    targets[::2] = (hidden @ head.T)[::2].argmax(-1)
+    expected = plain(hidden, head, targets)
+    assert (expected < -90).any() and (expected > -1).any()
+    wanted = torch.autograd.grad(expected.sum(), (hidden, head))
+    found = token_log_probabilities(hidden, head, targets)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(found.sum(), (hidden, head)), wanted, atol=1e-3, rtol=1e-5)
 
 
 def test_a_tied_head_adds_its_gradient_to_the_embedding_s() -> None:

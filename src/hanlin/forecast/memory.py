@@ -32,10 +32,9 @@ PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
-PIECE_TOKENS = {"float32": (256, 512), "bfloat16": (128, 512)}
-"""Tokens of the pieces in which a CPU computes the head's loss: the least, and the most where the head is trained."""
-PIECE_LOGITS = 1 << 27
-"""Logits of a piece on a GPU."""
+PIECE_TOKENS, PIECE_TOKENS_TRAINED, PIECE_LOGITS = 256, 512, 1 << 22
+"""Tokens of the pieces in which a CPU computes the head's loss, frozen or trained; more where these are few logits."""
+PIECE_LOGITS_GPU = 1 << 27
 
 Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits", "checkpoint"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -257,16 +256,15 @@ class Account:
         whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
         return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
 
-    def logits(self) -> float:
-        """The logits of a piece; in float32 on a CPU their softmax takes their place, elsewhere it and the rounded
-        gradient stand beside."""
+    def piece_tokens(self) -> int:
+        """Tokens whose logits are there at once."""
         entries = self.shape.entries
         if self.machine.gpu:
-            tokens = max(16, PIECE_LOGITS // entries)
-        else:
-            least, most = PIECE_TOKENS[self.machine.number_format]
-            tokens = min(max(least, entries // 64), most) if self.head_gradient() else least
+            return max(16, PIECE_LOGITS_GPU // entries)
+        return max(PIECE_TOKENS_TRAINED if self.head_gradient() else PIECE_TOKENS, PIECE_LOGITS // entries)
+
+    def logits(self) -> float:
+        """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32."""
         learnt = max(1, round(self.portions.at_once * self.portions.learnt))
-        exact = self.machine.number == 4
-        each = (4 if exact else 8) + (4 if self.machine.gpu else 0)
-        return float(each * min(tokens, learnt) * entries)
+        each = self.machine.number + (4 if self.machine.gpu else 0)
+        return float(each * min(self.piece_tokens(), learnt) * self.shape.entries)

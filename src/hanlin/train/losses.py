@@ -18,12 +18,12 @@ import torch
 
 CHUNK_NUMBERS = 1 << 27
 """Logits at a time on a GPU."""
-CHUNK_TOKENS = {torch.float32: (256, 512), torch.bfloat16: (256, 512)}
-"""Tokens at a time on a CPU: the least, and the most when the head is trained. In bfloat16 with AMX, of 3,600 entries,
-128 took 68 ms for 4,096 tokens, 1,024 took 94 and 32 took 165; of 32,000 entries a frozen head was fastest at 128, and
-a trained one, whose gradient is read and written for each piece, at 512. In float32 with AVX2, products of 256 tokens
-with 128,256 entries ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76 and 71."""
-
+FROZEN_TOKENS, TRAINED_TOKENS, LEAST_NUMBERS = 256, 512, 1 << 22
+"""Tokens at a time on a CPU, and more where these have fewer logits than that. In bfloat16 with AMX, of 128,256
+entries and 2,048 tokens, 256 took 0.66 s, 128 took 0.76 and 512 took 0.76; with a trained head, whose gradient is read
+and written for each piece, 256 took 1.19 s and 512 took 1.08; of 3,600 entries 256 took 15 ms and 1,024 took 10. In
+float32 with AVX2, products of 256 tokens ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76
+and 71."""
 CACHED = 1 << 18
 """Logits at a time on a CPU that shares are made of: a megabyte in float32, which the caches of two cores hold."""
 SMALLEST_SHARE = 1e-30
@@ -52,14 +52,17 @@ def token_log_probabilities(
     return _TokenLogProbabilities.apply(hidden, head, targets, head.detach() if cast is None else cast)
 
 
+def piece_tokens(entries: int, trained: bool, gpu: bool) -> int:
+    """Tokens whose logits are there at once; `trained`: the head itself."""
+    if gpu:
+        return max(16, CHUNK_NUMBERS // entries)
+    return max(TRAINED_TOKENS if trained else FROZEN_TOKENS, LEAST_NUMBERS // entries)
+
+
 def _chunks(hidden: torch.Tensor, head: torch.Tensor) -> Iterator[slice]:
     """Slices of equal size; equal, so that few shapes occur."""
-    positions, entries = len(hidden), len(head)
-    if hidden.device.type == "cpu":
-        least, most = CHUNK_TOKENS.get(hidden.dtype, CHUNK_TOKENS[torch.float32])
-        size = min(max(least, entries // 64), most) if head.requires_grad else least
-    else:
-        size = max(16, CHUNK_NUMBERS // entries)
+    positions = len(hidden)
+    size = piece_tokens(len(head), head.requires_grad, hidden.device.type != "cpu")
     pieces = -(-positions // size)
     if pieces > 1:
         size = -(-positions // (16 * pieces)) * 16
