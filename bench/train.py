@@ -199,23 +199,25 @@ def operations(model: Path, tokens: int, learnt: int) -> float:
 
 
 def product_rate(number_format: str) -> float:
-    """The machine's rate of square matrix products, in billions of operations a second: the best of several."""
+    """The machine's rate of square matrix products, in billions of operations a second: the best of several sizes."""
     import torch
 
-    size = 2048 if number_format == "float32" else 1024
-    one, other = (torch.randn(size, size).to(getattr(torch, number_format)) for _ in range(2))
-    best = float("inf")
-    for _ in range(5):
-        begun = time.perf_counter()
-        one @ other
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best / 1e9
+    best = 0.0
+    for size in (1024, 2048, 4096):
+        one, other = (torch.randn(size, size).to(getattr(torch, number_format)) for _ in range(2))
+        made = torch.empty_like(one)  # its memory is taken once, or the rate would be that of clearing pages
+        for _ in range(5):
+            begun = time.perf_counter()
+            torch.mm(one, other, out=made)
+            best = max(best, 2 * size**3 / (time.perf_counter() - begun) / 1e9)
+    return best
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sources(parser)
     parser.add_argument("--parts", default="sft,dpo")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="none: what Hanlin would choose here")
     parser.add_argument("--conversations", type=int, default=64)
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
@@ -231,7 +233,7 @@ def main() -> None:
 
     from hanlin.train.precision import faster_format
 
-    precision = faster_format(torch.device("cpu"))
+    precision = arguments.precision or faster_format(torch.device("cpu"))
     common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "row_length": ROW}
     common["pass_tokens"] = ROW
     parts = arguments.parts.split(",")
