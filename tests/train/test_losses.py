@@ -73,6 +73,16 @@ def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_g
     torch.testing.assert_close(torch.autograd.grad(found.sum(), (hidden, head)), wanted, atol=1e-3, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_is_asked_for_the_same_numbers_without_being_waited_for(dtype: torch.dtype) -> None:
+    hidden, head, targets = (tensor.detach() for tensor in leaves(dtype))
+    logits = losses._Logits(head)
+    found, shares = (tensor.clone() for tensor in logits._shares_of(hidden, targets))
+    there, theirs = logits._on_gpu(logits._of(hidden), targets[:, None])
+    torch.testing.assert_close(there, found, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs, shares)
+
+
 def test_a_tied_head_adds_its_gradient_to_the_embedding_s() -> None:
     _, head, targets = leaves()
     inputs = torch.arange(POSITIONS)
