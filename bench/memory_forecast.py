@@ -1,6 +1,6 @@
 """What `hanlin plan` predicts of peak memory beside what training really holds, on a grid of runs on this machine.
 
-    python bench/memory_forecast.py [CASE...]
+    python bench/memory_forecast.py [--precision bfloat16] [CASE...]
 
 Each run is a recipe of one stage, planned and then run by the same worker as any other; the measured peak is the one in
 its metrics. Models are random, of three sizes; records are random Chinese text. The last line is one JSON object: the
@@ -9,10 +9,10 @@ worst error, and all of them. Runs that need bitsandbytes are left out where it 
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hanlin.forecast.stages import Forecast, forecasts
 from hanlin.pipeline import plan, run
 from hanlin.recipe import build_recipe
 from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.train.network import NumberFormat
 
 SIZES = {
     "3M": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 2000},
@@ -120,13 +121,15 @@ def make_world(root: Path) -> None:
         write_jsonl(root / f"{kind}_data" / f"{rows[0].noun}s.jsonl", rows)
 
 
-def measure(root: Path, kind: str, size: str, settings: dict[str, Any]) -> tuple[Forecast, float]:
+def measure(
+    root: Path, kind: str, size: str, settings: dict[str, Any], precision: NumberFormat
+) -> tuple[Forecast, float]:
     """The forecast of a run, and the peak in bytes that it then had."""
     stage = {
         "kind": kind,
         "model": f"./{size}",
         "data": [f"./{kind}_data"],
-        "precision": "float32",
+        "precision": precision,
         "steps": 2,
         "save_every_seconds": 1e-6,  # the copy that a checkpoint leaves is there in the second step
         **settings,
@@ -134,14 +137,19 @@ def measure(root: Path, kind: str, size: str, settings: dict[str, Any]) -> tuple
     recipe = build_recipe({"name": "run", "root": str(root), "launch": {"threads": 1}, "stages": {"s": stage}}, "bench")
     with tempfile.TemporaryDirectory(dir=root) as home:
         store = Store(Path(home))
-        (forecast,) = forecasts(recipe, plan(recipe, store), lambda settings: Machine())
+        (forecast,) = forecasts(recipe, plan(recipe, store), lambda settings: Machine(precision))
         assert isinstance(forecast, Forecast)
         (step,) = run(recipe, store)
         assert step.manifest is not None
         return forecast, float(step.manifest.metrics["peak_memory_gb"]) * 1e9
 
 
-def main(asked: list[str]) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", metavar="CASE")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    arguments = parser.parse_args()
+    asked = arguments.cases
     left_out = NEEDS_BITSANDBYTES if importlib.util.find_spec("bitsandbytes") is None else set()
     errors: dict[str, float] = {}
     heads = [*PARTS, "predicted", "measured", "error"]
@@ -152,7 +160,7 @@ def main(asked: list[str]) -> None:
         for name, (kind, size, settings) in CASES.items():
             if name in left_out or (asked and name not in asked):
                 continue
-            forecast, measured = measure(root, kind, size, settings)
+            forecast, measured = measure(root, kind, size, settings, arguments.precision)
             memory = forecast.memory
             errors[name] = memory.peak / measured - 1
             row = [f"{memory.parts[part] / 1e9:.2f}" for part in PARTS]
@@ -160,6 +168,7 @@ def main(asked: list[str]) -> None:
             print(f"| {kind} {size}, {name} | " + " | ".join(row) + " |", flush=True)
     worst = max(errors.values(), key=abs)
     result = {
+        "precision": arguments.precision,
         "runs": len(errors),
         "worst_error": round(worst, 4),
         "errors": {n: round(e, 4) for n, e in errors.items()},
@@ -168,4 +177,4 @@ def main(asked: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
