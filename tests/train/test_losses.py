@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -78,9 +80,38 @@ def test_a_gpu_is_asked_for_the_same_numbers_without_being_waited_for(dtype: tor
     hidden, head, targets = (tensor.detach() for tensor in leaves(dtype))
     logits = losses._Logits(head)
     found, shares = (tensor.clone() for tensor in logits._shares_of(hidden, targets))
-    there, theirs = logits._on_gpu(logits._of(hidden), targets[:, None])
+    theirs = logits._of(hidden)
+    there = logits._on_gpu(theirs, targets[:, None])
     torch.testing.assert_close(there, found, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs, shares)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+def test_what_fills_the_last_piece_counts_nothing(of: Any, frozen: bool) -> None:
+    hidden, head, targets = leaves()
+    head.requires_grad_(not frozen)
+    leave = [hidden] if frozen else [hidden, head]
+    expected = of(hidden, head, targets[:50])
+    wanted = torch.autograd.grad(expected.sum() / 2, leave)
+    whole = losses.filled(50, ENTRIES, not frozen, False)
+    assert whole > 50
+    found = of(hidden[:whole], head, targets[:50])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found.sum() / 2, leave), wanted)
+
+
+def test_few_sizes_of_pieces_occur(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for entries in (320, 32_000, 128_256):
+        for trained in (False, True):
+            sizes = set()
+            for positions in range(256, 2049):
+                whole = losses.filled(positions, entries, trained, False)
+                pieces = -(-positions // losses.piece_tokens(entries, trained, False))
+                assert positions <= whole <= 1.13 * positions
+                sizes.add(whole // pieces)
+            assert len(sizes) <= 26
 
 
 def test_a_tied_head_adds_its_gradient_to_the_embedding_s() -> None:

@@ -41,7 +41,7 @@ from hanlin.train.blocks import (
 )
 from hanlin.train.freed_memory import keep_freed_memory
 from hanlin.train.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
-from hanlin.train.losses import summed_loss, token_log_probabilities
+from hanlin.train.losses import filled, summed_loss, token_log_probabilities
 from hanlin.train.rows import Pass, Rows
 from hanlin.train.trained_part import NeededTokens, chosen_part
 from hanlin.train.vocabulary import Embeddings, Head, HeadOfRows, noise
@@ -178,19 +178,26 @@ class Network:
 
     def hidden(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
+        return self._filled(batch)[: len(batch.targets)]
+
+    def _filled(self, batch: Pass) -> torch.Tensor:
+        """The same, and what fills them up to a size that occurs again (`losses.filled`)."""
         stream = self._embeddings.read(batch.ids[0])
         if self.noise and self.model.training:
             stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
         if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
             stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
+        entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
+        more = filled(len(batch.learnt), entries, trained, self.device.type != "cpu") - len(batch.learnt)
+        learnt = torch.cat([batch.learnt, batch.learnt[-1:].expand(more)])
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
-            last = block is self._blocks[-1]
+            wanted = learnt if block is self._blocks[-1] else None
             through = self._through if self.gathering is None else self._through_gathered
             if self.recomputes and torch.is_grad_enabled():
-                stream = checkpoint(through, block, stream, cosine, sine, batch, last, use_reentrant=False)
+                stream = checkpoint(through, block, stream, cosine, sine, batch.documents, wanted, use_reentrant=False)
             else:
-                stream = through(block, stream, cosine, sine, batch, last)
+                stream = through(block, stream, cosine, sine, batch.documents, wanted)
         return normalised(stream, self._norm, self.dtype)
 
     def summed_loss(self, batch: Pass) -> torch.Tensor:
@@ -198,14 +205,14 @@ class Network:
         return self._within(self._summed_loss, batch)
 
     def _summed_loss(self, batch: Pass) -> torch.Tensor:
-        return summed_loss(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
+        return summed_loss(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
     def token_log_probabilities(self, batch: Pass) -> torch.Tensor:
         """The log-probability of each of a pass's targets, float32 [n]."""
         return self._within(self._token_log_probabilities, batch)
 
     def _token_log_probabilities(self, batch: Pass) -> torch.Tensor:
-        return token_log_probabilities(self.hidden(batch), self._head.weight, batch.targets, self._head.cast)
+        return token_log_probabilities(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
     def read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
@@ -252,17 +259,17 @@ class Network:
         stream: torch.Tensor,
         cosine: torch.Tensor,
         sine: torch.Tensor,
-        batch: Pass,
-        last: bool,
+        documents: Documents,
+        wanted: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The stream behind a block; behind the last, only where something is learnt."""
+        """The stream behind a block; behind the last, only at the positions that are wanted."""
         training = self.model.training
         found = projected(stream, block.before_attention, block.query_key_value, training)
         query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
         query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
-        attended = self.attention(query, key, value, batch.documents).flatten(1)
-        if last:
-            stream, attended = stream.index_select(0, batch.learnt), attended.index_select(0, batch.learnt)
+        attended = self.attention(query, key, value, documents).flatten(1)
+        if wanted is not None:
+            stream, attended = stream.index_select(0, wanted), attended.index_select(0, wanted)
         stream = added(stream, attended, block.output, training)
         return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
 
