@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hanlin.artifacts import Store
 from hanlin.errors import UserError
 from hanlin.forecast.advice import changes
-from hanlin.forecast.memory import Account, Machine, Sharding
+from hanlin.forecast.memory import SHARES_KEPT, Account, Machine, Sharding
 from hanlin.forecast.portions import DataShape, Portions
 from hanlin.forecast.probe import bytes_of, speeds
 from hanlin.forecast.samples import data_of
@@ -32,11 +32,11 @@ from hanlin.records import Conversation, Document, Message, Preference, write_js
 from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
 from hanlin.train import stages
-from hanlin.train.attention import Documents
+from hanlin.train.attention import LONGEST_PRODUCT, Documents
 from hanlin.train.checkpoint import Checkpoints
 from hanlin.train.group import Group
 from hanlin.train.losses import piece_tokens
-from hanlin.train.network import Network, open_network
+from hanlin.train.network import Network, NumberFormat, open_network
 from hanlin.train.optimizer import optimizer_of
 from hanlin.train.placement import Copies
 from hanlin.train.rows import Pass
@@ -166,10 +166,13 @@ def weights(network: Network) -> list[torch.Tensor]:
     return list(network.model.parameters())
 
 
-def test_activations_are_the_bytes_that_autograd_keeps(tiny_model: Path, shape: ModelShape) -> None:
+@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+def test_activations_are_the_bytes_that_autograd_keeps(
+    number_format: NumberFormat, tiny_model: Path, shape: ModelShape
+) -> None:
     """But for rotary angles and what belongs to a pass as a whole."""
     settings = sft(row_length=256, pass_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
-    network = opened(tiny_model, settings)
+    network = open_network(tiny_model, settings, 7, CPU, number_format)
     batch = one_pass(4, 128, shape.entries)
     own = {weight.untyped_storage().data_ptr() for weight in weights(network)}
     kept: dict[int, int] = {}
@@ -182,8 +185,14 @@ def test_activations_are_the_bytes_that_autograd_keeps(tiny_model: Path, shape: 
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = network.summed_loss(batch)
-    assert account(shape, settings).activations() == pytest.approx(sum(kept.values()), rel=0.1)
+    foretold = account(shape, settings, machine=Machine(number_format))
+    assert foretold.portions.documents == (128.0,)
+    assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
     loss.backward()
+
+
+def test_shares_are_kept_of_documents_as_long_as_attention_keeps_them() -> None:
+    assert {getattr(torch, name): longest for name, longest in SHARES_KEPT.items()} == LONGEST_PRODUCT
 
 
 @pytest.mark.parametrize("entries", [320, 32_000, 128_256])

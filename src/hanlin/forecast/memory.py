@@ -30,6 +30,8 @@ FRAGMENTS_OF_PAIRS = 1.4
 """The same where passes differ in length, as those of pairs and answers do and those of packed rows do not."""
 PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
+SHARES_KEPT = {"float32": 96, "bfloat16": 1024}
+"""On a CPU, tokens of the longest document of which attention keeps every share (`train.attention.LONGEST_PRODUCT`)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
 PIECE_TOKENS, PIECE_TOKENS_TRAINED, PIECE_LOGITS = 256, 512, 1 << 22
@@ -204,8 +206,18 @@ class Account:
         """What the first half of a block keeps of one token for its backward pass: the stream, and queries, keys,
         values and what attention makes of them, laid out by documents."""
         shape = self.shape
-        numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head
+        numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head + self.of_shares()
         return self.stream() + self.machine.number * (numbers + self._of_adapters(("q_proj", "k_proj", "v_proj")))
+
+    def of_shares(self) -> float:
+        """Numbers: for each head the shares of all tokens of its document, where documents are short and the machine
+        is a CPU."""
+        documents = self.portions.documents
+        if self.machine.gpu or not documents:
+            return 0.0
+        longest = SHARES_KEPT[self.machine.number_format]
+        kept = sum(tokens * tokens for tokens in documents if tokens <= longest)
+        return PADDING**2 * self.shape.heads * kept / sum(documents)
 
     def of_feed_forward(self) -> float:
         """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the

@@ -20,11 +20,13 @@ LEARNT = {Pretrain: 1.0, Sft: 0.7}
 @dataclass(frozen=True, slots=True)
 class DataShape:
     """What is known of a stage's data: how many units it has (documents, conversations, pairs, answers), the tokens of
-    one on average, all its answers included, and the share of them that is learnt."""
+    one on average, all its answers included, and the share of them that is learnt. `documents` are the tokens of those
+    looked at, as attention sees them: each answer of a pair with its prompt."""
 
     units: int
     tokens: float
     learnt: float
+    documents: tuple[float, ...] = ()
 
     @property
     def total(self) -> float:
@@ -34,13 +36,15 @@ class DataShape:
 @dataclass(frozen=True, slots=True)
 class Portions:
     """Tokens of a pass on one process, passes of a step on one process, tokens of a step over all processes, the share
-    of them that is learnt, and the steps of the stage (None: the data is not known yet)."""
+    of them that is learnt, the steps of the stage (None: the data is not known yet), and the tokens of some of its
+    documents."""
 
     at_once: int
     passes: int
     step: float
     learnt: float
     steps: int | None
+    documents: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, settings: Training, data: DataShape | None, processes: int = 1) -> Self:
@@ -64,4 +68,6 @@ class Portions:
         if steps is None and units_in_all is not None:
             per_epoch = max(1, round(units_in_all / units))
             steps = max(1, round(settings.epochs * per_epoch))
-        return cls(at_once, math.ceil(mine * unit / at_once), units * unit * filled, learnt, steps)
+        seen = data.documents if data is not None else ()
+        documents = tuple(min(tokens, settings.row_length) for tokens in seen) or (settings.row_length / 2,)
+        return cls(at_once, math.ceil(mine * unit / at_once), units * unit * filled, learnt, steps, documents)

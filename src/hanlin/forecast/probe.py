@@ -114,5 +114,5 @@ def _small(account: Account) -> Account:
     at_once = min(TOKENS, account.portions.at_once)
     length = min(settings.row_length, 256, at_once)
     at_once = max(1, at_once // length) * length
-    portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1)
+    portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1, (float(length),))
     return replace(account, shape=shape, settings=settings.model_copy(update=changed), portions=portions)

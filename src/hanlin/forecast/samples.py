@@ -45,17 +45,20 @@ def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShap
         if file.name != HELD_OUT
     ]
     read, units, tokens, learnt = 0, 0, 0.0, 0.0
+    documents: list[float] = []
     for file in files[:: max(1, len(files) // FILES)]:
         for line, row in _rows(file):
             parts = list(_parts(settings, row))
             read += line
             units += len(parts) // 2 if isinstance(settings, Kto) else 1
-            tokens += sum(_tokens(text, entries) + PER_TURN for text, _ in parts)
+            lengths = [_tokens(text, entries) + PER_TURN for text, _ in parts]
+            tokens += sum(lengths)
+            documents += _documents(settings, lengths)
             learnt += sum(_tokens(text, entries) + 1 for text, taught in parts if taught)
     if not units or not tokens:
         return None
     whole = sum(file.stat().st_size for file in files)
-    return DataShape(round(units * whole / read), tokens / units, min(1.0, learnt / tokens))
+    return DataShape(round(units * whole / read), tokens / units, min(1.0, learnt / tokens), tuple(documents))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -88,6 +91,16 @@ def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
                 if name != "rejected" or isinstance(settings, Kto):
                     yield prompt, False
                 yield _text(row[name]), True
+
+
+def _documents(settings: Training, lengths: list[float]) -> list[float]:
+    """The tokens of a record's documents, from those of its parts."""
+    if isinstance(settings, Pretrain | Sft):
+        return [sum(lengths)]
+    if isinstance(settings, Kto):  # a prompt before each answer
+        return [sum(pair) for pair in zip(lengths[::2], lengths[1::2], strict=True)]
+    prompt, *answers = lengths
+    return [prompt + answer for answer in answers]
 
 
 def _text(message: Any) -> str:
