@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.artifacts import Store
+from hanlin.forecast import samples
 from hanlin.forecast.memory import PARTS, Machine
 from hanlin.forecast.stages import Forecast, forecasts
 from hanlin.pipeline import plan, run
@@ -81,6 +82,8 @@ def make_world(root: Path) -> None:
         return "".join(source.choice(LETTERS) for _ in range(source.randint(least, most))) + "。"
 
     tokenizer = train_byte_level_bpe([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
+    # how many tokens a real vocabulary makes of a real text is not what is measured here
+    samples.CHINESE_TOKENS = ((0, len(tokenizer.encode(text(4000, 4000))) / 4001),)
     stops = list(ChatTemplate.load(root / "tokenizer", tokenizer).stop_ids)
     for name, shape in SIZES.items():
         config = LlamaConfig(

@@ -23,6 +23,9 @@ PROCESS = 0.42e9
 """A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
 FIRST_STEPS = 0.02e9
 """What of that comes with the first steps: code and work space of kernels."""
+KERNELS, KERNELS_PASSES = 0.02e9, 20
+"""What a CPU's library keeps in bfloat16 of kernels for shapes that had not occurred, for each pass after the second,
+and the pass from which on most have occurred."""
 FRAGMENTS = 1.25
 """Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back,
 and passes over other documents ask for other pieces."""
@@ -118,24 +121,35 @@ class Account:
 
     def _loading(self) -> dict[Part, float]:
         """The weights as they come from their files, a file's pages beside them; into the machine's own memory every
-        process reads them whole, and divides them then."""
-        gpu = self.machine.gpu
+        process reads them whole, and divides them then. Without an adapter they are read in float32, and what is frozen
+        is rounded afterwards."""
+        weights = self.weights()
+        if not self.machine.gpu:
+            read = 4.0 * self.shape.parameters if self.settings.lora is None else 0.0
+            weights = max(weights * self.sharding.weights, read) + self.shape.files
         return {
             **dict.fromkeys(PARTS, 0.0),
-            "process": self._standing()["process"],
-            "weights": self.weights() if gpu else self.weights() * self.sharding.weights + self.shape.files,
+            "process": 0.0 if self.machine.gpu else self.machine.process,
+            "weights": weights,
         }
 
     def _standing(self) -> dict[Part, float]:
         gpu = self.machine.gpu
         return {
-            "process": 0.0 if gpu else self.machine.process,
+            "process": 0.0 if gpu else self.machine.process + self.kernels(),
             "weights": self.weights(),
             "optimizer": self.optimizer(),
             "checkpoint": 0.0 if gpu else self.checkpoint(),
         }
 
     # ---------------------------------------------------------------------------------------------------- terms
+
+    def kernels(self) -> float:
+        """Kernels that are kept beside those of the first passes."""
+        if self.machine.number_format == "float32":
+            return 0.0
+        steps = self.portions.steps or KERNELS_PASSES
+        return KERNELS * max(0, min(steps * self.portions.passes, KERNELS_PASSES) - 2)
 
     def weights(self) -> float:
         """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
@@ -211,13 +225,16 @@ class Account:
 
     def of_shares(self) -> float:
         """Numbers: for each head the shares of all tokens of its document, where documents are short and the machine
-        is a CPU."""
-        documents = self.portions.documents
-        if self.machine.gpu or not documents:
+        is a CPU; of the longest that fill a pass, since documents of like length come into one row."""
+        if self.machine.gpu:
             return 0.0
         longest = SHARES_KEPT[self.machine.number_format]
-        kept = sum(tokens * tokens for tokens in documents if tokens <= longest)
-        return PADDING**2 * self.shape.heads * kept / sum(documents)
+        filled, shares = 0.0, 0.0
+        for tokens in sorted((tokens for tokens in self.portions.documents if tokens <= longest), reverse=True):
+            if filled >= self.portions.at_once:
+                break
+            filled, shares = filled + tokens, shares + tokens * tokens
+        return PADDING**2 * self.shape.heads * shares / max(filled, 1.0)
 
     def of_feed_forward(self) -> float:
         """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the
