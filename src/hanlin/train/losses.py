@@ -61,23 +61,24 @@ def piece_tokens(entries: int, trained: bool, gpu: bool) -> int:
 
 
 def filled(positions: int, entries: int, trained: bool, gpu: bool) -> int:
-    """`positions` rounded up to pieces of one size, of few sizes: every new size costs new kernels (on a CPU in
-    bfloat16 2 ms and 0.8 MB for each of some 25 products, and ten times the time for the head's)."""
-    most = piece_tokens(entries, trained, gpu)
-    pieces = -(-positions // most)
-    if not pieces:
-        return 0
-    size = -(-positions // pieces)
+    """`positions` rounded up to pieces of one size (`_size_and_count`)."""
+    size, count = _size_and_count(positions, entries, trained, gpu)
+    return size * count
+
+
+def _size_and_count(positions: int, entries: int, trained: bool, gpu: bool) -> tuple[int, int]:
+    """Of pieces of one size, of which few occur: every new size costs new kernels (on a CPU in bfloat16 2 ms and 0.8 MB
+    for each of some 25 products, and ten times the time for the head's)."""
+    count = -(-positions // piece_tokens(entries, trained, gpu))
+    size = -(-positions // count) if count else 1
     step = max(16, 1 << max(0, size.bit_length() - 4))
-    return -(-size // step) * step * pieces
+    return -(-size // step) * step, count
 
 
 def _pieces(hidden: torch.Tensor, head: torch.Tensor) -> Iterator[slice]:
     """Slices of one size but for the last, which is as large too where `hidden` is `filled`."""
-    whole = filled(len(hidden), len(head), head.requires_grad, hidden.device.type != "cpu")
-    most = piece_tokens(len(head), head.requires_grad, hidden.device.type != "cpu")
-    size = whole // max(1, -(-len(hidden) // most))
-    for start in range(0, len(hidden), max(1, size)):
+    size, _ = _size_and_count(len(hidden), len(head), head.requires_grad, hidden.device.type != "cpu")
+    for start in range(0, len(hidden), size):
         yield slice(start, start + size)
 
 
