@@ -10,6 +10,7 @@ checked. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -51,6 +52,7 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
     template = ChatTemplate.load(Path(asked["model"]))
     encoder = ChatEncoder(template, ROW, "cut_at_turns")
     folder = Path(tempfile.mkdtemp())
+    gc.freeze()  # as the process does that stages are forked from
     begun, worked = time.perf_counter(), sum(os.times()[:4])
     rows = json.loads(Path(asked["data"]).read_text(encoding="utf-8"))
     chats = (

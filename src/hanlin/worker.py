@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import importlib
 import importlib.metadata
 import json
@@ -134,6 +135,7 @@ def serve_jobs(preload: bool) -> None:
             return
         if KINDS[job["kind"]].heavy:
             _import_heavy()
+        gc.freeze()  # a million imported objects, which the child would look through for garbage again and again
         reading, writing = os.pipe()
         # an interrupt is for the child, whose answer is still to come; a function and not SIG_IGN, which programs that
         # are started later would inherit

@@ -131,6 +131,27 @@ def test_a_tokenizer_for_which_the_proof_fails_is_not_quickened(
     assert changed(tiny_tokenizer, change) is None
 
 
+@given(
+    tokens=st.lists(st.text(st.sampled_from("abc"), min_size=2, max_size=7), min_size=1, max_size=30, unique=True),
+    token=st.text(st.sampled_from("abc"), min_size=2, max_size=9),
+    rising=st.booleans(),
+)
+def test_what_is_known_of_two_halves_is_what_joining_arrives_at(tokens: list[str], token: str, rising: bool) -> None:
+    if rising:
+        tokens.sort(key=len)
+    ranks = {letter: 1000 + place for place, letter in enumerate("abc")} | {t: n for n, t in enumerate(tokens)}
+    known: dict[str, tuple[str, ...]] = {}
+    for made in tokens:
+        if (halves := rank_encoding._halves(made, ranks)) and all(len(half) == 1 or half in known for half in halves):
+            known[made] = halves
+    arrived = rank_encoding._halves(token, ranks)
+    for cut in range(1, len(token)):
+        halves = (token[:cut], token[cut:])
+        told = rank_encoding._arrives(halves, ranks, known)
+        whole = all(len(half) == 1 or half in known for half in halves)
+        assert told == (whole and arrived == halves)
+
+
 def test_other_versions_of_the_libraries_are_not_trusted(tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiktoken, "__version__", "0.99.0")
     assert RankEncoder.of(Tokenizer.load(tiny_tokenizer).backend, BYTE_OF) is None

@@ -27,6 +27,7 @@ from hanlin.train.alignment import (
     PairObjective,
     SimPo,
     answer_log_probabilities,
+    measured,
     pair_log_probabilities,
 )
 from hanlin.train.group import Group
@@ -245,11 +246,34 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     for start, objectives in known.items():
         for objective in objectives:
             rows = Rows.paired(answers if isinstance(objective, Kto) else pairs)
-            now = objective.of_step(mine, np.arange(4), 100, lambda tensors: None)
-            found = now.loss(mine, rows.collate(ALL))
-            means = {name: float(total) / found.weight for name, total in found.metrics.items()}
-            assert means["preference_loss"] == pytest.approx(start, rel=1e-5)
-            now.check_start(means, exact=True)
+            now = objective.at_start(mine, rows, np.arange(4), 100, lambda tensors: None)
+            found = [now.loss(mine, batch) for batch in mine.passes(rows, range(4), 100)]
+            loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
+            assert loss == pytest.approx(start, rel=1e-15)
+            now.check_start({"preference_loss": loss}, exact=True)
+
+
+@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", [Dpo, Ipo, Kto])
+def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
+    network: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], number_format: str
+) -> None:
+    mine = network(SETTINGS, number_format)
+    data = Rows.paired(answers if form is Kto else pairs)
+    everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
+    reference = np.concatenate([measured(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
+
+    def started(off: float) -> Objective:
+        given = reference + off * np.array([1.0, -1.0])
+        objective = kto_of(answers, given) if form is Kto else form(0.1, 0.0, given)
+        return objective.at_start(mine, data, np.arange(4), 100, lambda tensors: None)
+
+    now = started(1e-7)
+    found = [now.loss(mine, batch) for batch in mine.passes(data, range(4), 100)]
+    loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
+    assert loss == pytest.approx({Dpo: math.log(2), Ipo: 25.0, Kto: 0.5}[form], rel=1e-15)
+    with pytest.raises(UserError, match="the first loss is"):
+        started(5.0)
 
 
 @pytest.mark.parametrize(

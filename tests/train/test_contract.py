@@ -45,7 +45,7 @@ def among_others(encoded: Callable, template: ChatTemplate) -> Callable[[Ids, Se
 
         def encode(records: Sequence[Conversation]) -> list[Encoded]:
             good = ChatEncoder(template, 400, "refuse")
-            given = Encoded((Example(ids, [bool(flag) for flag in learn]),))
+            given = Encoded((Example(ids, bytes(learn)),))
             return [given if row is mine else next(good.conversations([row])) for row in records]
 
         return encoded([*GOOD[:3], mine, *GOOD[3:]], encode)
@@ -142,7 +142,7 @@ def test_the_two_examples_of_a_pair_have_one_record(encoded: Callable, template:
     def encode(batch: Sequence) -> list[Encoded]:
         found = list(ChatEncoder(template, 200, "drop").preferences(batch))
         chosen, rejected = found[2].examples
-        found[2] = Encoded((chosen, Example(rejected.ids, [False] * len(rejected.ids))))
+        found[2] = Encoded((chosen, Example(rejected.ids, bytes(len(rejected.ids)))))
         return found
 
     with pytest.raises(UserError) as caught:
@@ -200,7 +200,7 @@ def test_llama_2_begins_every_exchange_exactly_once(tmp_path: Path, encoded: Cal
     else:
         ids.insert(place, bos)
         learn.insert(place, False)
-    store = encoded([Conversation(turns, "c")], lambda batch: [Encoded((Example(ids, learn),))])
+    store = encoded([Conversation(turns, "c")], lambda batch: [Encoded((Example(ids, bytes(learn)),))])
     with pytest.raises(UserError, match="begin token is missing within" if change == "missing" else "none belongs"):
         Contract.of_chats(template).check(store)
 

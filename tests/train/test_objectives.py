@@ -105,7 +105,7 @@ def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monk
 
     def without_the_last(self: ChatTemplate, *given: object, **named: object) -> Rendered:
         rendered = whole(self, *given, **named)  # type: ignore[arg-type]
-        return Rendered(rendered.ids, [*rendered.learn[:-8], *[False] * 8])
+        return Rendered(rendered.ids, rendered.learn[:-8] + bytes(8))
 
     monkeypatch.setattr(ChatTemplate, "_joined", without_the_last)
     record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")

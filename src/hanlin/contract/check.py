@@ -129,7 +129,7 @@ def judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[Expecte
 
 
 def _whole_difference(
-    template: ChatTemplate, one: Expected, answer: tuple[list[int], list[bool] | None] | str
+    template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
     """Of a whole conversation, the ids and, where the program tells it, which of them are learnt."""
     name = say(f"{one.case.id} (whole)", f"{one.case.id}（整段）")

@@ -47,13 +47,13 @@ class TransformersConsumer:
 
     def conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[int], list[bool] | None] | str:
+    ) -> tuple[list[int], bytes | None] | str:
         """Ids of a whole conversation and which the assistant generated, None where the template does not mark it."""
         try:
             whole = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        return whole["input_ids"], [bool(one) for one in whole["assistant_masks"]] if self._marks else None
+        return whole["input_ids"], bytes(whole["assistant_masks"]) if self._marks else None
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         with warnings.catch_warnings():

@@ -20,7 +20,7 @@ import jinja2
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Conversation, Message, ToolCall
-from hanlin.tokens.controls import Controls, Part
+from hanlin.tokens.controls import LEARNT, Controls, Part
 from hanlin.tokens.forms import Forms
 from hanlin.tokens.packaged_templates import packaged, packaged_source, packaged_sources, template_tokens
 from hanlin.tokens.template_language import FIRST_MARKS, Marks, Template, portable
@@ -42,10 +42,10 @@ TOGETHER = 256
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids of a conversation; `learn[i]` says whether the model is taught to write `ids[i]`."""
+    """Token ids of a conversation; `learn[i]` is 1 where the model is taught to write `ids[i]`, and 0 elsewhere."""
 
     ids: list[int]
-    learn: list[bool]
+    learn: bytes
 
 
 class _Marked(NamedTuple):
@@ -253,7 +253,7 @@ class ChatTemplate:
                 rendered = self.render(messages)
             except UserError:
                 continue
-            ends = [*rendered.learn[1:], False]
+            ends = [*rendered.learn[1:], 0]
             found |= {row[0] for row in zip(rendered.ids, rendered.learn, ends, strict=True) if row[1] and not row[2]}
         return tuple(sorted(found))
 
@@ -401,14 +401,14 @@ class ChatTemplate:
         self, parts: Iterable[Part], learning: bool, where: str | None, ids_of: Callable[[str, bool], list[int]]
     ) -> Rendered:
         ids: list[int] = []
-        learn: list[bool] = []
+        learn = bytearray()
         last: Part | None = None
         for part in parts:
             if learning and last is not None and last.learnt and not part.learnt:
                 self._stops(last, where)
             found = ids_of(part.text, part.inside) if part.token_id is None else [part.token_id]
             ids += found
-            learn += [part.learnt and learning] * len(found)
+            learn += LEARNT[part.learnt and learning] * len(found)
             last = part
         if learning and last is not None and last.learnt:
             self._stops(last, where)
@@ -422,7 +422,7 @@ class ChatTemplate:
                 where,
                 say("take one of them out of the template", "请从模板中去掉一个"),
             )
-        return Rendered(ids, learn)
+        return Rendered(ids, bytes(learn))
 
     def _stops(self, last: Part, where: str | None) -> None:
         if last.token_id is None:

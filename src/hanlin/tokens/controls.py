@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 from hanlin.tokens.template_language import Marks
 from hanlin.tokens.tokenizer import Tokenizer
 
+LEARNT = (b"\0", b"\1")
+"""How it is written of an id whether it is learnt."""
+
 
 class Part(NamedTuple):
     """A stretch of rendered text: one special token that the template wrote, or plain text between two of them."""

@@ -12,6 +12,7 @@ from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.records import Message
 from hanlin.tokens.chat_template import ChatTemplate, Rendered
+from hanlin.tokens.controls import LEARNT
 from hanlin.tokens.tokenizer import Tokenizer
 
 
@@ -22,9 +23,9 @@ def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Ren
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     for ids in tokenizer.encode_many(texts):
         if ids:
-            yield Rendered(begin + ids + end, [False] * len(begin) + [True] * (len(ids) + len(end)))
+            yield Rendered(begin + ids + end, LEARNT[False] * len(begin) + LEARNT[True] * (len(ids) + len(end)))
         else:
-            yield Rendered([], [])
+            yield Rendered([], b"")
 
 
 def render_answer(turns: Sequence[Message], answer: Message, template: ChatTemplate, record_id: str) -> Rendered:
@@ -37,4 +38,4 @@ def render_answer(turns: Sequence[Message], answer: Message, template: ChatTempl
     rendered = template.render((*turns, answer), where=record_id)
     if rendered.ids[: len(prompt)] != prompt:
         raise UserError(say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record_id)
-    return Rendered(rendered.ids, [place >= len(prompt) and learnt for place, learnt in enumerate(rendered.learn)])
+    return Rendered(rendered.ids, bytes(len(prompt)) + rendered.learn[len(prompt) :])

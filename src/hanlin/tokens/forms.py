@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from hanlin.errors import UserError
 from hanlin.records import Message, Role
-from hanlin.tokens.controls import Controls, Part
+from hanlin.tokens.controls import LEARNT, Controls, Part
 from hanlin.tokens.outline import FIRST_SEAT, MOST_PIECES, SEAT, Hole, Piece, Unseen, begins, filled
 from hanlin.tokens.template_language import FIRST_MARKS, MAX_CHARACTERS, Template, is_unmarked
 from hanlin.tokens.tokenizer import Tokenizer
@@ -25,17 +25,18 @@ MOST_KEPT = 1_000
 
 
 class _Fixed(NamedTuple):
-    """Ids that are the same in every conversation of these roles."""
+    """Ids that are the same in every conversation of these roles, and which are learnt."""
 
     ids: tuple[int, ...]
-    learnt: bool
+    learn: bytes
 
 
 class _Open(NamedTuple):
     """Plain text that holds something said."""
 
     pieces: tuple[Piece, ...]
-    learnt: bool
+    learn: bytes
+    """Whether it is learnt, of one id."""
     inside: bool
 
 
@@ -73,7 +74,7 @@ class Forms:
         pieces = self._outline(tuple([message.role for message in messages]), prompt)
         return None if pieces is None else filled(pieces, said)
 
-    def ids(self, messages: Sequence[Message]) -> tuple[list[int], list[bool]] | None:
+    def ids(self, messages: Sequence[Message]) -> tuple[list[int], bytes] | None:
         """The ids of a conversation in its order, and which are learnt; None where that is not known."""
         said = []
         for message in messages:
@@ -87,18 +88,19 @@ class Forms:
         if form is None:
             return None
         ids: list[int] = []
-        learn: list[bool] = []
+        learn = bytearray()
         for part in form:
             if isinstance(part, _Fixed):
-                found: Sequence[int] = part.ids
-            else:
-                text = filled(part.pieces, said)
-                if not text:  # then what stands around it is cut otherwise
-                    return None
-                found = self._tokenizer.encode(text, inside=part.inside)
+                ids += part.ids
+                learn += part.learn
+                continue
+            text = filled(part.pieces, said)
+            if not text:  # then what stands around it is cut otherwise
+                return None
+            found = self._tokenizer.encode(text, inside=part.inside)
             ids += found
-            learn += [part.learnt] * len(found)
-        return ids, learn
+            learn += part.learn * len(found)
+        return ids, bytes(learn)
 
     def _outline(self, roles: tuple[str, ...], prompt: bool) -> tuple[Piece, ...] | None:
         if (roles, prompt) not in self._outlines:
@@ -134,14 +136,15 @@ class Forms:
             literals, seats = SEAT.split(part.text), SEAT.findall(part.text)
             if not seats:
                 known = self._tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else []
-                form.append(_Fixed(tuple(known) if part.token_id is None else (part.token_id,), part.learnt))
+                ids = tuple(known) if part.token_id is None else (part.token_id,)
+                form.append(_Fixed(ids, LEARNT[part.learnt] * len(ids)))
                 continue
             pieces: list[Piece] = [literals[0]]
             for seat, literal in zip(seats, literals[1:], strict=True):
                 if not holes or holes[0].place != ord(seat) - FIRST_SEAT:
                     return None
                 pieces += [holes.pop(0), literal]
-            form.append(_Open(tuple(piece for piece in pieces if piece), part.learnt, part.inside))
+            form.append(_Open(tuple(piece for piece in pieces if piece), LEARNT[part.learnt], part.inside))
         return None if holes else tuple(form)
 
     def _goes_on_in_turns(self, roles: tuple[str, ...], whole: tuple[Piece, ...]) -> bool:

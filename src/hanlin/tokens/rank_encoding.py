@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tiktoken
@@ -57,11 +57,10 @@ class RankEncoder:
         letters = str.maketrans({letter: chr(byte) for letter, byte in byte_of.items()})
         try:  # a token that holds any other letter is no text of bytes
             ranks = {token.translate(letters).encode("latin-1"): rank for token, rank in model["vocab"].items()}
-            pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-            merges = [tuple(half.translate(letters).encode("latin-1") for half in pair) for pair in pairs]
         except UnicodeEncodeError:
             return None
-        return cls(split, ranks) if _same(ranks, merges) else None
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+        return cls(split, ranks) if _same(model["vocab"], merges, byte_of) else None
 
     def encode(self, text: str) -> list[int] | None:
         if len(text) > LONGEST:
@@ -92,25 +91,68 @@ def _split(backend: tokenizers.Tokenizer) -> str | None:
     return pattern if plain and pattern in SPLITS else None
 
 
-def _same(ranks: Mapping[bytes, int], merges: Sequence[tuple[bytes, ...]]) -> bool:
-    """Whether ranks of tokens and the list of merges join the same."""
+def _same(ranks: Mapping[str, int], merges: Sequence[tuple[str, ...]], letters: Iterable[str]) -> bool:
+    """Whether ranks of tokens and the list of merges join the same. Tokens are written with a letter for each byte."""
     place = {pair: number for number, pair in enumerate(merges)}
-    if len(place) != len(merges) or any(bytes([byte]) not in ranks for byte in range(256)):
+    if len(place) != len(merges) or any(letter not in ranks for letter in letters):
         return False
+    listed: dict[str, list[tuple[str, ...]]] = {}
+    for pair in merges:
+        listed.setdefault(pair[0] + pair[1], []).append(pair)
+    rising: dict[str, tuple[str, ...]] = {}
     last = -1
     for token in sorted(ranks, key=ranks.__getitem__):
-        halves = _halves(token, ranks)
-        if halves is None:
+        if len(token) == 1:
             continue
+        for halves in listed.get(token, ()):
+            if _arrives(halves, ranks, rising):
+                rising[token] = halves
+                break
+        else:
+            if (found := _halves(token, ranks)) is None:
+                continue
+            halves = found
         if place.get(halves, -1) <= last:
             return False
         last = place[halves]
     return True
 
 
-def _halves(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, ...] | None:
+def _arrives(halves: tuple[str, ...], ranks: Mapping[str, int], rising: Mapping[str, tuple[str, ...]]) -> bool:
+    """Whether joining the bytes of both halves by rank is known to arrive at these two.
+
+    `rising` has the halves of tokens that rank higher than these, and these than theirs, down to bytes. So joins within
+    them come in the order of ranks, and the two neighbours at the boundary only ever change to the tokens that hold
+    them: on the right edge of the left one, on the left edge of the right one. Two neighbours are joined across the
+    boundary if what they make ranks before the next such change; of equal ranks, what stands further left is joined
+    first. So the edges are walked down, the token that was made last first.
+    """
+    left, right = halves
+    if (len(left) > 1 and left not in rising) or (len(right) > 1 and right not in rising):
+        return False
+    first, second = _made_at(left, ranks), _made_at(right, ranks)
+    while first >= 0 or second >= 0:
+        if first > second:
+            left = rising[left][1]
+            crosses = ranks.get(left + right, math.inf) < first
+            first = _made_at(left, ranks)
+        else:
+            right = rising[right][0]
+            crosses = ranks.get(left + right, math.inf) <= second
+            second = _made_at(right, ranks)
+        if crosses:
+            return False
+    return True
+
+
+def _made_at(token: str, ranks: Mapping[str, int]) -> int:
+    """When joins by rank make a token: a byte is there before all."""
+    return ranks[token] if len(token) > 1 else -1
+
+
+def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:
     """The two tokens that joining a token's bytes by rank arrives at; None where it stops at more, or at one byte."""
-    parts = [token[at : at + 1] for at in range(len(token))]
+    parts = list(token)
     costs = [ranks.get(token[at : at + 2], math.inf) for at in range(len(token) - 1)]
     while len(parts) > 2:
         lowest = min(costs)

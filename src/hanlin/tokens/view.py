@@ -6,7 +6,7 @@ Owns what a token looks like and the counts of an example. Does not own where it
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,11 +101,11 @@ def views(
         yield View(record.id, part, pieces(tokenizer, rendered.ids, rendered.learn))
 
 
-def pieces(tokenizer: Tokenizer, ids: Sequence[int], learn: Sequence[bool]) -> tuple[Piece, ...]:
+def pieces(tokenizer: Tokenizer, ids: Sequence[int], learn: Iterable[int]) -> tuple[Piece, ...]:
     """Tokens as people read them. A special token ends a text, so no character reaches across it."""
     found: list[Piece] = []
     run: list[tuple[int, bool]] = []
-    for number, learnt in zip(ids, learn, strict=True):
+    for number, learnt in zip(ids, map(bool, learn), strict=True):
         if number not in tokenizer.special_ids:
             run.append((number, learnt))
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Self
 
@@ -22,6 +22,10 @@ from hanlin.train.network import Network
 from hanlin.train.objectives import AddUp, LossSum
 from hanlin.train.rows import Pass, Rows
 
+EXACT = 1e-12
+"""How near a first loss has to be whose reference was measured in the same passes: sums of float64 alone differ."""
+ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
+"""And where it was measured in others."""
 NEARLY_CERTAIN = -1e-6
 """Mean log-probabilities count as at most this: the odds of a certain answer are infinite."""
 
@@ -52,15 +56,31 @@ def pair_log_probabilities(network: Network, batch: Pass) -> Answers:
     return Answers(found.sums.view(-1, 2), found.lengths.view(-1, 2))
 
 
+@torch.no_grad()
+def measured(network: Network, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Answers:
+    """The same of all answers of these units, [units, answers of a unit]; dropout is off, nothing is learnt."""
+    place = {int(unit): number for number, unit in enumerate(units)}
+    sums = torch.zeros((len(place), rows.encoded.width), dtype=torch.float64, device=network.device)
+    lengths = torch.ones_like(sums)
+    training = network.model.training
+    network.model.eval()
+    for batch in network.passes(rows, units, pass_tokens):
+        found = answer_log_probabilities(network, batch)
+        places = [place[unit] for unit in batch.units]
+        sums[places], lengths[places] = found.sums.view(len(places), -1), found.lengths.view(len(places), -1)
+    network.model.train(training)
+    return Answers(sums, lengths)
+
+
 class Start(NamedTuple):
     """The first loss of a policy that equals its reference, and how that number is written."""
 
     value: float
     text: str
 
-    def check(self, loss: float, exact: bool) -> None:
-        """Raise UserError when the first loss is another; `exact`: not rounded."""
-        if abs(loss - self.value) > (1e-5 if exact else 1e-3) * max(1.0, self.value):
+    def check(self, loss: float, near: float) -> None:
+        """Raise UserError when the first loss is another: not `near` it, as a part of what it has to be."""
+        if not abs(loss - self.value) <= near * max(1.0, self.value):
             raise UserError(
                 say(
                     f"the first loss is {loss:.6f}, but a policy that equals its reference has "
@@ -105,6 +125,9 @@ class PairObjective(ABC):
     def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
         return self
 
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        return self
+
     def loss(self, network: Network, batch: Pass) -> LossSum:
         answers = pair_log_probabilities(network, batch)
         rewards = self.rewards(answers, batch.units)
@@ -126,7 +149,7 @@ class PairObjective(ABC):
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         if self.start is not None:
-            self.start.check(means["preference_loss"], exact)
+            self.start.check(means["preference_loss"], EXACT if exact else max(ROUNDED.values()))
 
 
 @dataclass(frozen=True)
@@ -143,6 +166,15 @@ class Dpo(PairObjective):
     label_smoothing: float
     reference: np.ndarray
     chosen_weight: float = 0.0
+
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        """With the reference of these units measured once more, in the passes that learn from them: products of other
+        shapes round otherwise, and a policy that equals its reference starts where it must, to the last bit. What was
+        measured before has to be the same but for such rounding."""
+        found = measured(network, rows, units, pass_tokens)
+        rewards = self.rewards(found, tuple(units))
+        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), ROUNDED[network.dtype])
+        return replace(self, reference=_replaced(self.reference, units, found.sums))
 
     def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
         return self.beta * (answers.sums - _of_units(self.reference, units, answers.sums))
@@ -220,6 +252,9 @@ class Orpo(PairObjective):
         return -functional.logsigmoid(margin)
 
 
+START_OF_KTO = Start(0.5, "1/2")
+
+
 @dataclass(frozen=True)
 class Kto:
     """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7) of single answers that are known
@@ -251,22 +286,29 @@ class Kto:
 
     def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
         """With the reference point of the step. Dropout is off while it is measured."""
-        ratios = torch.zeros((), dtype=torch.float64, device=network.device)
-        training = network.model.training
-        network.model.eval()
-        with torch.no_grad():
-            for batch in network.passes(self.mismatched, units, pass_tokens):
-                found = answer_log_probabilities(network, batch).sums
-                ratios += (found - _of_units(self.reference[:, 1], batch.units, found)).double().sum()
-        network.model.train(training)
-        sums = torch.stack([ratios, torch.full_like(ratios, len(units))])
-        add_up([sums])
-        return replace(self, point=max(0.0, float(sums[0] / sums[1])))
+        return self._with_point(measured(network, self.mismatched, units, pass_tokens).sums[:, 0], units, add_up)
+
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        """As `Dpo.at_start` has it; the reference point is measured too."""
+        answers, others = (measured(network, of, units, pass_tokens).sums[:, 0] for of in (rows, self.mismatched))
+        given = self._with_point(others, units, add_up)
+        as_good = torch.sigmoid(-given._gains(answers, tuple(units)))  # of good and bad ones, deviations might cancel
+        START_OF_KTO.check(_mean(as_good, add_up), ROUNDED[network.dtype])
+        reference = _replaced(self.reference, units, torch.stack([answers, others], -1))
+        return replace(self, reference=reference, point=0.0)
+
+    def _with_point(self, others: torch.Tensor, units: np.ndarray, add_up: AddUp) -> Self:
+        """With the reference point of these units' mismatched answers, whose log-probabilities are `others` [units]."""
+        ratios = others - _of_units(self.reference[:, 1], tuple(units), others)
+        return replace(self, point=max(0.0, _mean(ratios, add_up)))
+
+    def _gains(self, found: torch.Tensor, units: tuple[int, ...]) -> torch.Tensor:
+        """`beta` times what the log-ratio of each answer has over the reference point [answers]."""
+        return self.beta * (found - _of_units(self.reference[:, 0], units, found) - self.point)
 
     def loss(self, network: Network, batch: Pass) -> LossSum:
-        found = answer_log_probabilities(network, batch).sums
-        good = torch.from_numpy(self.good[list(batch.units)]).to(found.device)
-        gain = self.beta * (found - _of_units(self.reference[:, 0], batch.units, found) - self.point)
+        gain = self._gains(answer_log_probabilities(network, batch).sums, batch.units)
+        good = torch.from_numpy(self.good[list(batch.units)]).to(gain.device)
         margin = torch.where(good, gain, -gain)
         losses = torch.sigmoid(-margin)  # 1 - sigmoid(margin), without its rounding
         preference = losses.detach().sum()
@@ -277,7 +319,21 @@ class Kto:
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Every log-ratio and the reference point are 0 at the start; weights are left out of `preference_loss`."""
-        Start(0.5, "1/2").check(means["preference_loss"], exact)
+        START_OF_KTO.check(means["preference_loss"], EXACT if exact else max(ROUNDED.values()))
+
+
+def _mean(values: torch.Tensor, add_up: AddUp) -> float:
+    """The mean over all processes' values [n], without gradient."""
+    sums = torch.stack([values.detach().double().sum(), torch.full((), len(values), device=values.device).double()])
+    add_up([sums])
+    return float(sums[0] / sums[1])
+
+
+def _replaced(reference: np.ndarray, units: np.ndarray, found: torch.Tensor) -> np.ndarray:
+    """A copy of the reference with what was found of the units."""
+    whole = reference.copy()
+    whole[units] = found.cpu().numpy()
+    return whole
 
 
 def _of_units(reference: np.ndarray, units: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:

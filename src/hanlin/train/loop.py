@@ -117,7 +117,10 @@ def train(
             units = order.units_of(step)
             mine = units[group.rank :: group.size]
             network.refresh()
-            now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
+            if step == 0:
+                now = objective.at_start(network, rows, mine, settings.pass_tokens, group.add_up)
+            else:
+                now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
             sums = _gradients(network, now, rows, mine, settings.pass_tokens, scratch)
             sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
             norm = placement.finish(sums, objective.weighs)
@@ -127,7 +130,7 @@ def train(
                 raise _exploded(rows, units, scratch, step, norm)
             means = {name: sums[name] / sums[objective.weighs] for name in ("loss", *objective.measures)}
             if step == 0:
-                objective.check_start(means, exact=network.dtype == torch.float32)
+                objective.check_start(means, exact=group.device.type == "cpu")
             placement.step()
             place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
             counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))}

@@ -21,7 +21,7 @@ from hanlin.tokens.chat_template import ChatTemplate, Rendered
 from hanlin.tokens.examples import render_answer, render_documents
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.train.network import Network
-from hanlin.train.rows import Encoded, Example, Pass
+from hanlin.train.rows import Encoded, Example, Pass, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,17 @@ class Objective(Protocol):
         follows from the step's data alone, however they are divided.
         """
 
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Objective:
+        """The objective as it is for the very first step, before anything is learnt; arguments as for `of_step`.
+
+        Raises UserError when the network is not the model that the objective measures it against.
+        """
+
     def loss(self, network: Network, batch: Pass) -> LossSum: ...
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
-        """Raise UserError when the very first means (`loss` and the measures) cannot be right; `exact`: not rounded."""
+        """Raise UserError when the very first means (`loss` and the measures) cannot be right; `exact`: the same pass
+        gives the same numbers each time."""
 
 
 class NextToken:
@@ -66,6 +73,9 @@ class NextToken:
     measures: ClassVar[tuple[str, ...]] = ()
 
     def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        return self
+
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
         return self
 
     def loss(self, network: Network, batch: Pass) -> LossSum:
@@ -164,7 +174,7 @@ class ChatEncoder:
 
 def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> None:
     """As many learnt stretches as answers: the one rule that only the record can tell. The others are `contract`'s."""
-    found = (bytes(rendered.learn) + b"\0").count(b"\1\0")
+    found = (rendered.learn + b"\0").count(b"\1\0")
     if found != answers:
         what = say(f"{found} of {answers} answers are learnt", f"{answers} 个回答中只有 {found} 个被学习")
         hint = say(
@@ -175,7 +185,9 @@ def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> 
 
 def _trimmed(rendered: Rendered, good: bool = True) -> Example:
     """Without what comes after the last learnt token: nothing would be learnt from it."""
-    end = bytes(rendered.learn).rfind(b"\1") + 1
+    end = rendered.learn.rfind(b"\1") + 1
+    if end == len(rendered.ids):
+        return Example(rendered.ids, rendered.learn, good)
     return Example(rendered.ids[:end], rendered.learn[:end], good)
 
 

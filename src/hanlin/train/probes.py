@@ -19,6 +19,7 @@ import torch
 from hanlin.errors import UserError
 from hanlin.language import say
 from hanlin.settings.train import Training
+from hanlin.tokens.controls import LEARNT
 from hanlin.tokens.tokenizer import Tokenizer
 from hanlin.train.group import Group
 from hanlin.train.network import Network
@@ -87,7 +88,7 @@ def encoder(tokenizer: Tokenizer, row_length: int) -> Callable[[Sequence[Probe]]
             if not read + counted[1:] or len(read) + len(counted) - 1 > row_length:
                 what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
                 raise UserError(what, probe.id, say("set a greater row_length", "请增大 row_length"))
-            yield Encoded((Example(read + counted, [False] * len(read) + [True] * len(counted)),))
+            yield Encoded((Example(read + counted, LEARNT[False] * len(read) + LEARNT[True] * len(counted)),))
 
     return encode
 

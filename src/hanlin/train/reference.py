@@ -18,7 +18,7 @@ import torch
 from hanlin.errors import UserError
 from hanlin.job import Progress
 from hanlin.language import say
-from hanlin.train.alignment import answer_log_probabilities
+from hanlin.train.alignment import measured
 from hanlin.train.network import Network
 from hanlin.train.rows import EncodedRecords, Rows
 
@@ -35,9 +35,7 @@ def measure_reference(
 ) -> np.ndarray:
     """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
     `folder` under `name`, and taken from there."""
-    network.model.eval()
     folder.mkdir(exist_ok=True)
-    width = rows.encoded.width
     blocks = []
     for start in range(0, len(rows.units), BLOCK):
         units = range(start, min(start + BLOCK, len(rows.units)))
@@ -45,12 +43,8 @@ def measure_reference(
         known = torch.tensor([float(file.is_file())], device=group.device)
         group.add_up([known])
         if float(known) < group.size:
-            found = torch.zeros((len(units), width), dtype=torch.float64, device=group.device)
-            with torch.no_grad():
-                for batch in network.passes(rows, units[group.rank :: group.size], pass_tokens):
-                    places = [unit - start for unit in batch.units]
-                    sums = answer_log_probabilities(network, batch).sums
-                    found[places] = sums.view(-1, width)
+            found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=group.device)
+            found[group.rank :: group.size] = measured(network, rows, units[group.rank :: group.size], pass_tokens).sums
             group.add_up([found])
             if group.first:
                 _write_array(file, found.cpu().numpy())

@@ -41,11 +41,11 @@ Item = TypeVar("Item")
 
 
 class Example(NamedTuple):
-    """Token ids in order; `learn[i]` says whether `ids[i]` is an answer's, `good` whether that answer is one to give:
+    """Token ids in order; `learn[i]` is 1 where `ids[i]` is an answer's, `good` whether that answer is one to give:
     of a pair the rejected one is not, and a judged answer as it was judged."""
 
     ids: list[int]
-    learn: list[bool]
+    learn: bytes
     good: bool = True
 
 
@@ -166,7 +166,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
         kept.append(record.id)
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
-            learn.append(np.frombuffer(bytes(example.learn), dtype=bool))
+            learn.append(np.frombuffer(example.learn, dtype=bool))
             good.append(example.good)
     notes = json.dumps({"kept": kept, "refused": refused, "changed": changed})
     aside = path.with_name(path.name + ".writing")
@@ -194,6 +194,7 @@ def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     records = place = 0
+    written = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each name
     with (folder / "records.txt").open("w", encoding="utf-8", newline="\n") as file:
         for path in shards:
             shard = np.load(path)
@@ -204,7 +205,7 @@ def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
             records += len(notes["kept"])
             refused.update(notes["refused"])
             changed.update(notes["changed"])
-            file.writelines(json.dumps(name, ensure_ascii=False) + "\n" for name in notes["kept"])
+            file.writelines(written(name) + "\n" for name in notes["kept"])
     ids.flush()
     learn.flush()
     counts = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}

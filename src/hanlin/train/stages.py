@@ -387,8 +387,9 @@ class _Run:
                 place, part = divmod(segment.example, rows.encoded.width)
                 (record,) = rows.encoded.record_ids([place])
                 ids = [int(number) for number in rows.encoded.ids[first:last]]
-                learn = [bool(learnt) for learnt in rows.encoded.learn[first:last]]
-                documents.append(View(record, parts[part], pieces(self.tokenizer, ids, learn)).to_json())
+                documents.append(
+                    View(record, parts[part], pieces(self.tokenizer, ids, rows.encoded.learn[first:last])).to_json()
+                )
             shown.append({"documents": documents})
         text = json.dumps({"row_length": self.settings.row_length, "rows": shown}, ensure_ascii=False)
         _write_text(self.out / "first_rows.json", text + "\n")
