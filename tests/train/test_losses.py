@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hanlin.train import losses
+from hanlin.train import frozen_head, losses
 from hanlin.train.losses import summed_loss, token_log_probabilities
 
 POSITIONS, WIDTH, ENTRIES = 77, 24, 301
@@ -18,6 +18,8 @@ POSITIONS, WIDTH, ENTRIES = 77, 24, 301
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "piece_tokens", lambda *of: 32)
     monkeypatch.setattr(losses, "CACHED", 5 * ENTRIES)
+    monkeypatch.setattr(frozen_head, "NUMBERS", 32 * 90)
+    monkeypatch.setattr(losses, "UNTILED_TOKENS", 13)
 
 
 def leaves(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -52,15 +54,33 @@ def test_each_position_s_log_probability_has_its_own_gradient() -> None:
     )
 
 
+@pytest.mark.parametrize("spread", [1.0, 40.0])
 @pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
-def test_a_frozen_head_gets_no_gradient(of: object) -> None:
+def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: Any, spread: float) -> None:
     hidden, head, targets = leaves()
+    hidden = (hidden.detach() * spread).requires_grad_()
     head.requires_grad_(False)
-    expected = torch.autograd.grad(-plain(hidden, head, targets).sum(), hidden)[0]
+    tiled = frozen_head.through_tiles(hidden.detach(), head, targets, False)
+    assert (tiled is None) == (spread > 1), "logits far from 0 are not raised"
+    expected = plain(hidden, head, targets)
+    (wanted,) = torch.autograd.grad(-expected.sum(), hidden)
     sign = 1 if of is summed_loss else -1
-    (sign * of(hidden, head, targets)).sum().backward()  # type: ignore[operator]
+    found = sign * of(hidden, head, targets)
+    found.sum().backward()
+    torch.testing.assert_close(found.sum(), -expected.sum(), atol=1e-5, rtol=1e-5)
     assert head.grad is None
-    torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hidden.grad, wanted, atol=1e-5 * spread, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_measured_without_a_gradient_values_are_the_same_to_the_bit(dtype: torch.dtype, frozen: bool) -> None:
+    hidden, head, targets = leaves(dtype)
+    head.requires_grad_(not frozen)
+    found = token_log_probabilities(hidden, head, targets)
+    assert torch.equal(token_log_probabilities(hidden.detach(), head, targets), found)
+    with torch.no_grad():
+        assert torch.equal(token_log_probabilities(hidden, head, targets), found)
 
 
 def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_gradient() -> None:
@@ -81,7 +101,7 @@ def test_a_gpu_is_asked_for_the_same_numbers_without_being_waited_for(dtype: tor
     logits = losses._Logits(head)
     found, shares = (tensor.clone() for tensor in logits._shares_of(hidden, targets))
     theirs = logits._of(hidden)
-    there = logits._on_gpu(theirs, targets[:, None])
+    there = logits._by_greatest(theirs, targets[:, None])
     torch.testing.assert_close(there, found, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(theirs, shares)
 

@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
+from hanlin.train import frozen_head
+
 CHUNK_NUMBERS = 1 << 27
 """Logits at a time on a GPU."""
-FROZEN_TOKENS, TRAINED_TOKENS, LEAST_NUMBERS = 256, 512, 1 << 22
-"""Tokens at a time on a CPU, and more where these have fewer logits than that. In bfloat16 with AMX, of 128,256
-entries and 2,048 tokens, 256 took 0.66 s, 128 took 0.76 and 512 took 0.76; with a trained head, whose gradient is read
-and written for each piece, 256 took 1.19 s and 512 took 1.08; of 3,600 entries 256 took 15 ms and 1,024 took 10. In
-float32 with AVX2, products of 256 tokens ran at 76 GFLOP/s forward and 81 backward, of 128 at 68 and 74, of 512 at 76
-and 71."""
+TRAINED_TOKENS, LEAST_NUMBERS = 512, 1 << 22
+"""Tokens at a time on a CPU with a trained head, whose gradient is read and written for each piece, and more where
+these have fewer logits than that. In bfloat16 with AMX, of 128,256 entries and 2,048 tokens, 256 took 1.19 s and 512
+took 1.08; of 3,600 entries 256 took 15 ms and 1,024 took 10."""
+UNTILED_TOKENS = 256
+"""And with a frozen head whose logits are too far from 0 for tiles."""
 CACHED = 1 << 18
 """Logits at a time on a CPU that shares are made of: a megabyte in float32, which the caches of two cores hold."""
 SMALLEST_SHARE = 1e-30
@@ -57,7 +59,7 @@ def piece_tokens(entries: int, trained: bool, gpu: bool) -> int:
     """Tokens whose logits are there at once; `trained`: the head itself."""
     if gpu:
         return max(16, CHUNK_NUMBERS // entries)
-    return max(TRAINED_TOKENS if trained else FROZEN_TOKENS, LEAST_NUMBERS // entries)
+    return max(TRAINED_TOKENS, LEAST_NUMBERS // entries) if trained else frozen_head.TOKENS
 
 
 def filled(positions: int, entries: int, trained: bool, gpu: bool) -> int:
@@ -77,9 +79,42 @@ def _size_and_count(positions: int, entries: int, trained: bool, gpu: bool) -> t
 
 def _pieces(hidden: torch.Tensor, head: torch.Tensor) -> Iterator[slice]:
     """Slices of one size but for the last, which is as large too where `hidden` is `filled`."""
-    size, _ = _size_and_count(len(hidden), len(head), head.requires_grad, hidden.device.type != "cpu")
-    for start in range(0, len(hidden), size):
-        yield slice(start, start + size)
+    return _slices(len(hidden), _size_and_count(len(hidden), len(head), head.requires_grad, _on_gpu(hidden))[0])
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def _on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cpu"
+
+
+def _of_frozen(
+    hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, gradient: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """log p(target), float32 [n], of a head that is not trained, in the number format of `hidden`; with `gradient`,
+    that of -log p(target) by `hidden` too."""
+    found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    to_hidden = torch.empty_like(hidden) if gradient else None
+    logits = _Logits(head)
+    for piece in _pieces(hidden, head):
+        tiled = None if _on_gpu(hidden) else frozen_head.through_tiles(hidden[piece], head, targets[piece], gradient)
+        if tiled is not None:
+            found[piece] = tiled[0]
+            if to_hidden is not None and tiled[1] is not None:
+                to_hidden[piece] = tiled[1]
+            continue
+        size = piece.stop - piece.start if _on_gpu(hidden) else UNTILED_TOKENS
+        for place in _slices(piece.stop - piece.start, size):
+            part = slice(piece.start + place.start, piece.start + place.stop)
+            if to_hidden is None:
+                found[part] = logits.log_probabilities(hidden[part], targets[part])[:, 0]
+                continue
+            known, slope = logits.slopes(hidden[part], targets[part])
+            torch.mm(slope, head, out=to_hidden[part])
+            found[part] = known[:, 0]
+    return found, to_hidden
 
 
 class _Logits:
@@ -115,8 +150,8 @@ class _Logits:
         """log p(target), and p in the place of the logits: one exponential for each logit."""
         logits = self._of(hidden)
         known = logits[: len(targets)]
-        if logits.device.type != "cpu":
-            return self._on_gpu(known, targets[:, None]), logits
+        if _on_gpu(logits):
+            return self._by_greatest(known, targets[:, None]), logits
         size = max(torch.get_num_threads(), CACHED // logits.shape[1])
         pieces = zip(known.split(size), targets[:, None].split(size), strict=True)
         at_target = torch.cat([self._shared(rows).gather(1, own) for rows, own in pieces])
@@ -138,7 +173,7 @@ class _Logits:
         logits.copy_(torch.softmax(exact, -1, out=exact))
         return exact
 
-    def _on_gpu(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _by_greatest(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The same without waiting for what the GPU has found: the logarithm is told from the greatest logit and the
         share that it has, which is never small. Not in place: kernels do not say in which order they read and write."""
         at_target, top = logits.gather(1, targets).float(), logits.amax(-1, keepdim=True).float()
@@ -154,21 +189,20 @@ class _SummedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cast: torch.Tensor
     ) -> torch.Tensor:
+        ctx.to_head, ctx.number_format = None, head.dtype
+        if not head.requires_grad:
+            found, ctx.to_hidden = _of_frozen(hidden, cast, targets, ctx.needs_input_grad[0])
+            return -found.sum()
         ctx.to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        ctx.to_head = _zeros(head) if ctx.needs_input_grad[1] else None
-        ctx.number_format = head.dtype
+        ctx.to_head = _zeros(head)
         logits = _Logits(cast)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for piece in _pieces(hidden, head):
-            if ctx.to_hidden is None and ctx.to_head is None:
-                total -= logits.log_probabilities(hidden[piece], targets[piece]).sum()
-                continue
             found, slope = logits.slopes(hidden[piece], targets[piece])
             total -= found.sum()
             if ctx.to_hidden is not None:
                 torch.mm(slope, cast, out=ctx.to_hidden[piece])
-            if ctx.to_head is not None:
-                _add_product(ctx.to_head, slope, hidden[piece])
+            _add_product(ctx.to_head, slope, hidden[piece])
         return total
 
     @staticmethod
@@ -186,20 +220,15 @@ class _TokenLogProbabilities(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cast: torch.Tensor
     ) -> torch.Tensor:
-        of_hidden, of_head = ctx.needs_input_grad[:2]
-        ctx.cast = cast
-        ctx.to_hidden = torch.empty_like(hidden) if of_hidden and not of_head else None
+        ctx.cast, ctx.to_hidden = cast, None
+        if not head.requires_grad:
+            found, ctx.to_hidden = _of_frozen(hidden, cast, targets, ctx.needs_input_grad[0])
+            return found
         logits = _Logits(cast)
         found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
         for piece in _pieces(hidden, head):
-            if ctx.to_hidden is None:
-                found[piece] = logits.log_probabilities(hidden[piece], targets[piece])[:, 0]
-                continue
-            known, slope = logits.slopes(hidden[piece], targets[piece])
-            torch.mm(slope, cast, out=ctx.to_hidden[piece])
-            found[piece] = known[:, 0]
-        if of_head:
-            ctx.save_for_backward(hidden, head, targets)
+            found[piece] = logits.log_probabilities(hidden[piece], targets[piece])[:, 0]
+        ctx.save_for_backward(hidden, head, targets)
         return found
 
     @staticmethod
