@@ -71,6 +71,13 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     assert "twice" in refused(tmp_path, "stages:\n  a: {kind: demo_world}\n  a: {kind: demo_world}\n").what
 
 
+def test_a_folder_in_place_of_a_recipe_names_the_recipes_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: x\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_recipe(tmp_path)
+    assert caught.value.hint is not None and "mine.yaml" in caught.value.hint
+
+
 def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         read_recipe(tmp_path / "none.yaml")

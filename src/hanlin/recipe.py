@@ -178,7 +178,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         hint = say("save it as UTF-8", "请另存为 UTF-8")
         raise UserError(say("not UTF-8", "不是 UTF-8 编码"), path, hint) from error
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        inside = sorted(file.name for file in path.glob("*.yaml")) if path.is_dir() else []
+        hint = say(f"name a recipe in it: {', '.join(inside)}", f"请指定其中的配方：{'、'.join(inside)}")
+        what = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
+        raise UserError(what, path, hint if inside else say("name a recipe file", "请指定配方文件")) from error
     try:
         data = yaml.load(text, _Loader)
         lines = _lines(yaml.compose(text, _Loader))

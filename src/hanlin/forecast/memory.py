@@ -37,8 +37,10 @@ SHARES_KEPT = {"float32": 96, "bfloat16": 1024}
 """On a CPU, tokens of the longest document of which attention keeps every share (`train.attention.LONGEST_PRODUCT`)."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
-PIECE_TOKENS, PIECE_TOKENS_TRAINED, PIECE_LOGITS = 256, 512, 1 << 22
-"""Tokens of the pieces in which a CPU computes the head's loss, frozen or trained; more where these are few logits."""
+TILE_TOKENS, TILE_LOGITS = 2048, 3 << 20
+"""Tokens that a CPU computes a frozen head's loss of at a time, and logits of a tile (`train.frozen_head`)."""
+PIECE_TOKENS, PIECE_LOGITS = 512, 1 << 22
+"""Tokens of the pieces in which a CPU computes a trained head's loss; more where these are few logits."""
 PIECE_LOGITS_GPU = 1 << 27
 
 Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits", "checkpoint"]
@@ -290,10 +292,16 @@ class Account:
         entries = self.shape.entries
         if self.machine.gpu:
             return max(16, PIECE_LOGITS_GPU // entries)
-        return max(PIECE_TOKENS_TRAINED if self.head_gradient() else PIECE_TOKENS, PIECE_LOGITS // entries)
+        return max(PIECE_TOKENS, PIECE_LOGITS // entries)
 
     def logits(self) -> float:
-        """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32."""
+        """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
+        frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states."""
         learnt = max(1, round(self.portions.at_once * self.portions.learnt))
-        each = self.machine.number + (4 if self.machine.gpu else 0)
+        number = self.machine.number
+        if not (self.machine.gpu or self.head_gradient()):
+            tokens = min(TILE_TOKENS, learnt)
+            tile = min(TILE_LOGITS, tokens * self.shape.entries)
+            return float(tile * (number + 4 * (number < 4)) + tokens * self.shape.hidden * (4 + 2 * number))
+        each = number + (4 if self.machine.gpu else 0)
         return float(each * min(self.piece_tokens(), learnt) * self.shape.entries)
