@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linear")
+HEAD = ("_SummedLoss", "_TokenLogProbabilities")
 COLOURS = {
     "head: products · 输出头矩阵乘": "#1f77b4",
     "head: softmax and the rest · 输出头其余": "#aec7e8",
@@ -31,20 +32,28 @@ def profiled(work: Callable[[dict[str, Any]], dict[str, Any]], asked: dict[str, 
     with torch.profiler.profile(activities=activities, record_shapes=True) as seen:
         told = work(asked)
     seconds: Counter[str] = Counter()
-    for event in seen.key_averages(group_by_input_shape=True):
+    for event in seen.events() or ():
         spent = event.self_device_time_total if torch.cuda.is_available() else event.self_cpu_time_total
-        seconds[_part(event.key, event.input_shapes, asked.get("rank", 16))] += spent / 1e6
+        seconds[_part(event.name, event.input_shapes, asked.get("rank", 16), _within_head(event))] += spent / 1e6
     picture.write_text(_drawn(seconds), encoding="utf-8", newline="\n")
     return {**told, "profile": {name: round(value, 3) for name, value in seconds.most_common()}}
 
 
-def _part(name: str, shapes: Any, rank: int) -> str:
+def _within_head(event: Any) -> bool:
+    """Whether an operation is part of the head's loss: one of its autograd functions is around it."""
+    while event is not None:
+        if event.name.removesuffix("Backward") in HEAD:
+            return True
+        event = event.cpu_parent
+    return False
+
+
+def _part(name: str, shapes: Any, rank: int, of_head: bool) -> str:
     """The name under which an operation's time is gathered, told by its name and the sizes that it works on."""
     names = iter(COLOURS)
     head_products, head_rest, products, adapters, attention, elementwise, optimiser, rest = names
     sizes = [size for shape in shapes or () for size in (shape if isinstance(shape, (list, tuple)) else ())]
     sizes = [size for size in sizes if isinstance(size, int)]
-    of_head = any(size > 30_000 for size in sizes)
     if "adam" in name.lower() or "foreach" in name:
         return optimiser
     if "attention" in name or name in ("aten::bmm", "aten::baddbmm"):

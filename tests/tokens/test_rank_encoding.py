@@ -141,15 +141,15 @@ def test_what_is_known_of_two_halves_is_what_joining_arrives_at(tokens: list[str
         tokens.sort(key=len)
     ranks = {letter: 1000 + place for place, letter in enumerate("abc")} | {t: n for n, t in enumerate(tokens)}
     known: dict[str, tuple[str, ...]] = {}
-    for made in tokens:
-        if (halves := rank_encoding._halves(made, ranks)) and all(len(half) == 1 or half in known for half in halves):
-            known[made] = halves
+    made = dict.fromkeys("abc", -1)
+    for one in tokens:
+        if (halves := rank_encoding._halves(one, ranks)) and all(half in made for half in halves):
+            known[one], made[one] = halves, ranks[one]
     arrived = rank_encoding._halves(token, ranks)
     for cut in range(1, len(token)):
         halves = (token[:cut], token[cut:])
-        told = rank_encoding._arrives(halves, ranks, known)
-        whole = all(len(half) == 1 or half in known for half in halves)
-        assert told == (whole and arrived == halves)
+        told = rank_encoding._arrives(*halves, ranks, known, made)
+        assert told == (halves == arrived and all(half in made for half in halves))
 
 
 def test_other_versions_of_the_libraries_are_not_trusted(tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:

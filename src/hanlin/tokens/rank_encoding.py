@@ -93,61 +93,58 @@ def _split(backend: tokenizers.Tokenizer) -> str | None:
 
 def _same(ranks: Mapping[str, int], merges: Sequence[tuple[str, ...]], letters: Iterable[str]) -> bool:
     """Whether ranks of tokens and the list of merges join the same. Tokens are written with a letter for each byte."""
-    place = {pair: number for number, pair in enumerate(merges)}
-    if len(place) != len(merges) or any(letter not in ranks for letter in letters):
+    listed: dict[str, list[tuple[str, str, int]]] = {}
+    for place, (left, right) in enumerate(merges):
+        listed.setdefault(left + right, []).append((left, right, place))
+    made = dict.fromkeys(letters, -1)
+    if any(letter not in ranks for letter in made) or len(set(merges)) != len(merges):
         return False
-    listed: dict[str, list[tuple[str, ...]]] = {}
-    for pair in merges:
-        listed.setdefault(pair[0] + pair[1], []).append(pair)
-    rising: dict[str, tuple[str, ...]] = {}
+    rising: dict[str, tuple[str, str]] = {}
     last = -1
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) == 1:
             continue
-        for halves in listed.get(token, ()):
-            if _arrives(halves, ranks, rising):
-                rising[token] = halves
-                break
+        pairs = listed.get(token, ())
+        found = next((pair for pair in pairs if _arrives(pair[0], pair[1], ranks, rising, made)), None)
+        if found is not None:
+            rising[token], made[token] = found[:2], ranks[token]
+        elif (halves := _halves(token, ranks)) is not None:
+            found = next((pair for pair in pairs if pair[:2] == halves), None)
         else:
-            if (found := _halves(token, ranks)) is None:
-                continue
-            halves = found
-        if place.get(halves, -1) <= last:
+            continue
+        if found is None or found[2] <= last:
             return False
-        last = place[halves]
+        last = found[2]
     return True
 
 
-def _arrives(halves: tuple[str, ...], ranks: Mapping[str, int], rising: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether joining the bytes of both halves by rank is known to arrive at these two.
+def _arrives(
+    left: str, right: str, ranks: Mapping[str, int], rising: Mapping[str, tuple[str, str]], made: Mapping[str, int]
+) -> bool:
+    """Whether joining the bytes of `left` and `right` by rank is known to arrive at these two.
 
-    `rising` has the halves of tokens that rank higher than these, and these than theirs, down to bytes. So joins within
-    them come in the order of ranks, and the two neighbours at the boundary only ever change to the tokens that hold
-    them: on the right edge of the left one, on the left edge of the right one. Two neighbours are joined across the
-    boundary if what they make ranks before the next such change; of equal ranks, what stands further left is joined
-    first. So the edges are walked down, the token that was made last first.
+    `rising` has the halves of tokens that rank higher than these, and these than theirs, down to bytes; `made` says
+    when each is made: by its rank, a byte before all. So joins within them come in the order of ranks, and the two
+    neighbours at the boundary only ever change to the tokens that hold them: on the right edge of the left one, on the
+    left edge of the right one. Two neighbours are joined across the boundary if what they make ranks before the next
+    such change; of equal ranks, what stands further left is joined first. So the edges are walked down, the token made
+    last first.
     """
-    left, right = halves
-    if (len(left) > 1 and left not in rising) or (len(right) > 1 and right not in rising):
+    first, second = made.get(left), made.get(right)
+    if first is None or second is None:
         return False
-    first, second = _made_at(left, ranks), _made_at(right, ranks)
     while first >= 0 or second >= 0:
         if first > second:
             left = rising[left][1]
-            crosses = ranks.get(left + right, math.inf) < first
-            first = _made_at(left, ranks)
+            if ranks.get(left + right, math.inf) < first:
+                return False
+            first = made[left]
         else:
             right = rising[right][0]
-            crosses = ranks.get(left + right, math.inf) <= second
-            second = _made_at(right, ranks)
-        if crosses:
-            return False
+            if ranks.get(left + right, math.inf) <= second:
+                return False
+            second = made[right]
     return True
-
-
-def _made_at(token: str, ranks: Mapping[str, int]) -> int:
-    """When joins by rank make a token: a byte is there before all."""
-    return ranks[token] if len(token) > 1 else -1
 
 
 def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:

@@ -31,7 +31,9 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     """
     before: str | None = None
     for place, message in enumerate(messages, start=1):
-        allowed = FOLLOWERS[before] + (("user",) if prompt and before == "user" else ())
+        allowed = FOLLOWERS[before]
+        if prompt and before == "user":
+            allowed += ("user",)
         if message.role not in allowed or not isinstance(message.text, str) or not _is_whole(message.text):
             _refuse(message, before, allowed, _seat(where, place))
         before = "calling assistant" if message.tool_calls else message.role
