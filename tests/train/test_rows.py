@@ -142,6 +142,28 @@ def test_a_killed_encoding_goes_on_where_it_was(
     assert store.ids.tolist() == whole.ids.tolist() and store.starts.tolist() == whole.starts.tolist()
 
 
+def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    monkeypatch.setattr(rows_module, "SHARD", 2)
+    documents = many(document, 26)
+    seen: list[str] = []
+
+    def killed(batch: list[Document]) -> list[Encoded]:
+        seen.append(batch[0].id)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return list(encode_documents(batch, tokenizer))
+
+    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 26}
+    with pytest.raises(KeyboardInterrupt):
+        encode_records(documents, killed, folder=tmp_path / "killed", **arguments)
+    for folder in ("killed", "whole"):
+        encode = lambda batch: encode_documents(batch, tokenizer)  # noqa: E731
+        encode_records(documents, encode, folder=tmp_path / folder, processes=3, **arguments)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
 def files_of(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 

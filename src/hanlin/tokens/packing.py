@@ -26,7 +26,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     free: list[int] = []  # the distinct amounts of free room, ascending; `open_rows` names the rows that have each
     open_rows: dict[int, list[int]] = {}
     rows: list[list[int]] = []
-    for item in sorted(range(len(lengths)), key=lambda place: (-lengths[place], place)):
+    for item in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         length = lengths[item]
         if length > row_length:
             raise UserError(
@@ -53,7 +53,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
             open_rows[left] = []
             insort(free, left)
         open_rows[left].append(row)
-    return sorted(sorted(row) for row in rows)
+    return sorted(map(sorted, rows))
 
 
 class Piece(NamedTuple):

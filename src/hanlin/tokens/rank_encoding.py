@@ -59,7 +59,7 @@ class RankEncoder:
             ranks = {token.translate(letters).encode("latin-1"): rank for token, rank in model["vocab"].items()}
         except UnicodeEncodeError:
             return None
-        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+        merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
         return cls(split, ranks) if _same(model["vocab"], merges, byte_of) else None
 
     def encode(self, text: str) -> list[int] | None:
@@ -91,20 +91,23 @@ def _split(backend: tokenizers.Tokenizer) -> str | None:
     return pattern if plain and pattern in SPLITS else None
 
 
-def _same(ranks: Mapping[str, int], merges: Sequence[tuple[str, ...]], letters: Iterable[str]) -> bool:
+def _same(ranks: Mapping[str, int], merges: Iterable[Sequence[str]], letters: Iterable[str]) -> bool:
     """Whether ranks of tokens and the list of merges join the same. Tokens are written with a letter for each byte."""
     listed: dict[str, list[tuple[str, str, int]]] = {}
     for place, (left, right) in enumerate(merges):
-        listed.setdefault(left + right, []).append((left, right, place))
+        pairs = listed.setdefault(left + right, [])
+        if any(left == other for other, _, _ in pairs):  # a merge that stands twice
+            return False
+        pairs.append((left, right, place))
     made = dict.fromkeys(letters, -1)
-    if any(letter not in ranks for letter in made) or len(set(merges)) != len(merges):
+    if any(letter not in ranks for letter in made):
         return False
     rising: dict[str, tuple[str, str]] = {}
     last = -1
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) == 1:
             continue
-        pairs = listed.get(token, ())
+        pairs = listed.get(token, [])
         found = next((pair for pair in pairs if _arrives(pair[0], pair[1], ranks, rising, made)), None)
         if found is not None:
             rising[token], made[token] = found[:2], ranks[token]

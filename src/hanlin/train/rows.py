@@ -26,9 +26,10 @@ from hanlin.tokens.packing import pack, pack_documents
 from hanlin.train.attention import Documents
 from hanlin.train.shard_writers import ShardWriters
 
-SHARD = 4096
-"""Records that are encoded and written together: what a killed run may have to encode again, for each process. Each
-shard has a process forked for it, which costs as much as some hundred records."""
+SHARD, LARGEST_SHARD = 4096, 16384
+"""Records that are encoded and written together, and the most of them, where each process has some such shards: what a
+killed run may have to encode again, for each process. A process is forked for each, which costs as much as some hundred
+records."""
 MANY = 2 * SHARD
 """From so many records on, several processes encode."""
 VERY_MANY = 8 * SHARD
@@ -118,8 +119,9 @@ def encode_records(
         shards = []
         done = 0
         with ShardWriters(processes if total >= MANY else 1) as writers:
-            for number, batch in enumerate(_batches(records, SHARD)):
-                shards.append(folder / f"shard-{number:06d}.npz")
+            size = min(LARGEST_SHARD, max(SHARD, total // (4 * processes)))
+            for number, batch in enumerate(_batches(records, size)):
+                shards.append(folder / f"shard-{number:06d}-of-{size}.npz")
                 if not shards[-1].is_file():
                     writers.do(partial(_write_shard, shards[-1], batch, encode))
                 done += len(batch)
@@ -154,7 +156,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
     ids: list[np.ndarray] = []
     learn: list[np.ndarray] = []
     good: list[bool] = []
-    kept: list[str] = []
+    names: list[str] = []
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     for record, encoded in zip(batch, encode(batch), strict=True):
@@ -163,12 +165,12 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
             continue
         if encoded.reason:
             changed[encoded.reason] += 1
-        kept.append(record.id)
+        names.append(json.dumps(record.id, ensure_ascii=False) + "\n")
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
             learn.append(np.frombuffer(example.learn, dtype=bool))
             good.append(example.good)
-    notes = json.dumps({"kept": kept, "refused": refused, "changed": changed})
+    notes = json.dumps({"kept": len(names), "refused": refused, "changed": changed})
     aside = path.with_name(path.name + ".writing")
     with aside.open("wb") as file:
         np.savez(
@@ -178,6 +180,7 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
             lengths=np.asarray([len(row) for row in ids], dtype=np.int64),
             good=np.asarray(good, dtype=bool),
             notes=np.frombuffer(notes.encode("utf-8"), dtype=np.uint8),
+            names=np.frombuffer("".join(names).encode("utf-8"), dtype=np.uint8),
         )
     os.replace(aside, path)
 
@@ -194,25 +197,24 @@ def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     records = place = 0
-    written = json.JSONEncoder(ensure_ascii=False).encode  # `dumps` would make one for each name
-    with (folder / "records.txt").open("w", encoding="utf-8", newline="\n") as file:
+    with (folder / "records.txt").open("wb") as file:
         for path in shards:
             shard = np.load(path)
             notes = json.loads(shard["notes"].tobytes())
             end = place + len(shard["ids"])
             ids[place:end], learn[place:end] = shard["ids"], shard["learn"]
             place = end
-            records += len(notes["kept"])
+            records += notes["kept"]
             refused.update(notes["refused"])
             changed.update(notes["changed"])
-            file.writelines(written(name) + "\n" for name in notes["kept"])
+            file.write(shard["names"].tobytes())
     ids.flush()
     learn.flush()
     counts = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}
     aside = folder / (WHOLE + ".writing")
     aside.write_text(json.dumps(counts, sort_keys=True), encoding="utf-8")
     os.replace(aside, folder / WHOLE)
-    for path in shards:
+    for path in folder.glob("shard-*.npz"):  # an earlier try with other processes may have left some of another size
         path.unlink()
 
 
@@ -270,21 +272,21 @@ class Rows:
     @classmethod
     def packed(cls, encoded: EncodedRecords, row_length: int) -> Rows:
         """Whole examples, each in one row."""
-        lengths = [int(length) for length in encoded.lengths]
+        lengths = encoded.lengths.tolist()
         rows = pack(lengths, row_length)
         return cls(encoded, [[Segment(place, 0, lengths[place]) for place in row] for row in rows])
 
     @classmethod
     def cut(cls, encoded: EncodedRecords, row_length: int) -> Rows:
         """Documents of any length, cut where a row is full."""
-        rows = pack_documents([int(length) for length in encoded.lengths], row_length)
+        rows = pack_documents(encoded.lengths.tolist(), row_length)
         return cls(encoded, [[Segment(*piece) for piece in row] for row in rows])
 
     @classmethod
     def paired(cls, encoded: EncodedRecords, share: bool = True) -> Rows:
         """Each record a unit of its own, with all its examples. The second answer of a pair stands behind the prompt of
         the first, unless `share` says that it brings its own."""
-        lengths = [int(length) for length in encoded.lengths]
+        lengths = encoded.lengths.tolist()
         width = encoded.width
         firsts = range(0, len(lengths), width)
         units = [[Segment(i, 0, lengths[i]) for i in range(first, first + width)] for first in firsts]
