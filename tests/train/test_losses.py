@@ -73,6 +73,23 @@ def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: An
 
 
 @pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+def test_the_way_that_a_gpu_takes_gives_the_plain_numbers(
+    monkeypatch: pytest.MonkeyPatch, of: Any, frozen: bool
+) -> None:
+    monkeypatch.setattr(losses, "_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(frozen_head, "through_tiles", None)
+    hidden, head, targets = leaves()
+    head.requires_grad_(not frozen)
+    leave = [hidden] if frozen else [hidden, head]
+    expected = plain(hidden, head, targets).sum() * (-1 if of is summed_loss else 1)
+    found = of(hidden, head, targets).sum()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    wanted = torch.autograd.grad(expected, leave)
+    torch.testing.assert_close(torch.autograd.grad(found, leave), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_measured_without_a_gradient_values_are_the_same_to_the_bit(dtype: torch.dtype, frozen: bool) -> None:
     hidden, head, targets = leaves(dtype)

@@ -104,7 +104,7 @@ class Tokenizer:
 
     def quicken(self) -> None:
         """Get ready to encode very much text: where another encoder is proven to give the same ids, it is taken from
-        now on. The proof takes some seconds for a vocabulary of a hundred thousand tokens."""
+        now on. The proof takes a second for a vocabulary of a hundred thousand tokens."""
         from hanlin.tokens.rank_encoding import RankEncoder  # what it imports is for much text alone
 
         if self._ranked is None and self.prefix_rule == "none":
