@@ -180,6 +180,14 @@ def test_an_answer_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> 
     assert slope.item() == pytest.approx(-0.000335, rel=0.01)
 
 
+def test_a_loss_that_is_only_measured_makes_no_gradient_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = leaves()
+    expected = summed_loss(hidden, head, targets).item()
+    monkeypatch.setattr(losses, "_add_product", None)
+    with torch.no_grad():
+        assert summed_loss(hidden, head, targets).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_no_position_gives_no_loss() -> None:
     hidden, head, targets = leaves()
     assert summed_loss(hidden[:0], head, targets[:0]).item() == 0

@@ -41,6 +41,8 @@ def summed_loss(
     fills up the last piece (`filled`) and does not count. `cast` is the head in the number format of `hidden` where
     that is not its own. Gradients are computed along with the value: logits are computed once.
     """
+    if not torch.is_grad_enabled():
+        head = head.detach()  # where nothing is learnt, a trained head is a frozen one, which costs half
     return _SummedLoss.apply(hidden, head, targets, head.detach() if cast is None else cast)
 
 
