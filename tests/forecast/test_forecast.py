@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hanlin.artifacts import Store
 from hanlin.errors import UserError
 from hanlin.forecast.advice import changes
-from hanlin.forecast.memory import SHARES_KEPT, Account, Machine, Sharding
+from hanlin.forecast.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
 from hanlin.forecast.portions import DataShape, Portions
 from hanlin.forecast.probe import bytes_of, speeds
 from hanlin.forecast.samples import data_of
@@ -31,7 +31,7 @@ from hanlin.recipe import build_recipe
 from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.settings.model import LoraSettings
 from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
-from hanlin.train import stages
+from hanlin.train import frozen_head, stages
 from hanlin.train.attention import LONGEST_PRODUCT, Documents
 from hanlin.train.checkpoint import Checkpoints
 from hanlin.train.group import Group
@@ -202,6 +202,7 @@ def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, sha
     for gpu in (False, True):
         found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
         assert found == piece_tokens(entries, method == "full", gpu)
+    assert TILE_LOGITS == frozen_head.NUMBERS
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])

@@ -288,11 +288,11 @@ class Account:
         return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
 
     def piece_tokens(self) -> int:
-        """Tokens whose logits are there at once."""
+        """Tokens that the head is worked through with at once."""
         entries = self.shape.entries
         if self.machine.gpu:
             return max(16, PIECE_LOGITS_GPU // entries)
-        return max(PIECE_TOKENS, PIECE_LOGITS // entries)
+        return max(PIECE_TOKENS, PIECE_LOGITS // entries) if self.head_gradient() else TILE_TOKENS
 
     def logits(self) -> float:
         """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
@@ -300,7 +300,7 @@ class Account:
         learnt = max(1, round(self.portions.at_once * self.portions.learnt))
         number = self.machine.number
         if not (self.machine.gpu or self.head_gradient()):
-            tokens = min(TILE_TOKENS, learnt)
+            tokens = min(self.piece_tokens(), learnt)
             tile = min(TILE_LOGITS, tokens * self.shape.entries)
             return float(tile * (number + 4 * (number < 4)) + tokens * self.shape.hidden * (4 + 2 * number))
         each = number + (4 if self.machine.gpu else 0)

@@ -95,7 +95,7 @@ def _on_gpu(tensor: torch.Tensor) -> bool:
 def _of_frozen(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """log p(target), float32 [n], of a head that is not trained, in the number format of `hidden`; with `gradient`,
+    """log p(target), float32 [n], of a head that gets no gradient, in the number format of `hidden`; with `gradient`,
     that of -log p(target) by `hidden` too."""
     found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     to_hidden = torch.empty_like(hidden) if gradient else None
@@ -226,12 +226,8 @@ class _TokenLogProbabilities(torch.autograd.Function):
         if not head.requires_grad:
             found, ctx.to_hidden = _of_frozen(hidden, cast, targets, ctx.needs_input_grad[0])
             return found
-        logits = _Logits(cast)
-        found = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        for piece in _pieces(hidden, head):
-            found[piece] = logits.log_probabilities(hidden[piece], targets[piece])[:, 0]
         ctx.save_for_backward(hidden, head, targets)
-        return found
+        return _of_frozen(hidden, cast, targets, False)[0]  # to the bit what it would be if it were frozen
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
