@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hanlin.artifacts import Store, lineage, read_manifest
+from hanlin.artifacts import Manifest, Store, lineage, read_manifest
 from hanlin.errors import UserError
+from hanlin.job import SCRATCH
 from hanlin.pipeline import plan, run
 from hanlin.recipe import Recipe, build_recipe
 
@@ -139,6 +141,32 @@ def test_an_artifact_made_from_other_bytes_is_stale_and_set_aside(store: Store) 
     assert steps["c"].state == "stale" and "another w/chats" in steps["c"].why
     run(recipe, store)
     assert len(list(store.artifacts.glob("conversations-*.was-*"))) == 1
+
+
+def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_never_found_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partial = store.partial("package", "0123")
+    (partial / SCRATCH / "rows").mkdir(parents=True)
+    for name in ("whole.json", "ids.npy"):
+        (partial / SCRATCH / "rows" / name).write_text("1", encoding="utf-8")
+    (partial / "made.txt").write_text("made", encoding="utf-8")
+    empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
+    words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
+    manifest = Manifest(kind="package", type="package", key="0123", **empty, **words)
+
+    def killed(folder: Path, ignore_errors: bool = False) -> None:
+        if (folder / "rows").exists():
+            (folder / "rows" / "ids.npy").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        store.seal(partial, manifest)
+    assert not (partial / SCRATCH).exists()
+    (file,) = store.seal(partial, manifest).files
+    assert file.path == "made.txt"
+    assert [place.name for place in store.artifacts.iterdir()] == [store.folder("package", "0123").name]
 
 
 def test_the_manifest_tells_settings_inputs_files_and_versions(folder: Path, store: Store) -> None:

@@ -184,7 +184,13 @@ class Store:
 
         `describe` is the manifest without files and digest; the whole one is returned.
         """
-        shutil.rmtree(partial / SCRATCH, ignore_errors=True)
+        gone = partial.with_name(
+            f".{partial.name}-scratch"
+        )  # at once: a half-deleted scratch would be taken for a whole
+        shutil.rmtree(gone, ignore_errors=True)
+        if (partial / SCRATCH).exists():
+            os.replace(partial / SCRATCH, gone)
+            shutil.rmtree(gone, ignore_errors=True)
         (partial / MANIFEST).unlink(missing_ok=True)
         files = [
             FileEntry(path.relative_to(partial).as_posix(), path.stat().st_size, sha256_of(path))
