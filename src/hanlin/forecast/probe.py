@@ -25,8 +25,10 @@ from hanlin.settings.train import Training
 
 BLOCKS = 2
 ENTRIES = 2048
-TOKENS = 512
-"""What the small training step of a probe has at most."""
+"""Decoder blocks of a probe's small model; and entries of its vocabulary at least: where the model has many, as large a
+part of them as of its blocks, since a head runs at another rate than blocks do."""
+LEAST_TOKENS, MOST_TOKENS, OPERATIONS = 512, 2048, 0.4e12
+"""Tokens of its step: many, as products of few run slower, but beyond the least no more than these operations take."""
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
@@ -103,16 +105,22 @@ def speeds(asked: list[tuple[str, Account]], timeout: float = 300) -> list[tuple
 
 
 def _small(account: Account) -> Account:
-    """The same training of a few blocks with a short vocabulary and few tokens."""
+    """The same training of a few blocks with a part of the vocabulary and few tokens."""
     settings = account.settings
-    shape: ModelShape = replace(
-        account.shape, layers=min(BLOCKS, account.shape.layers), entries=min(ENTRIES, account.shape.entries)
-    )
+    layers = min(BLOCKS, account.shape.layers)
+    entries = min(account.shape.entries, max(ENTRIES, account.shape.entries * layers // account.shape.layers))
+    shape: ModelShape = replace(account.shape, layers=layers, entries=entries)
     changed: dict[str, Any] = {"train_rows": None} if settings.train_rows is not None else {}
     if settings.last_layers is not None or (settings.train_rows is not None and settings.lora is None):
         changed["last_layers"] = min(settings.last_layers or 1, shape.layers)
-    at_once = min(TOKENS, account.portions.at_once)
-    length = min(settings.row_length, 256, at_once)
-    at_once = max(1, at_once // length) * length
-    portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1, (float(length),))
-    return replace(account, shape=shape, settings=settings.model_copy(update=changed), portions=portions)
+
+    def of_tokens(most: int) -> Account:
+        at_once = min(most, account.portions.at_once)
+        length = min(settings.row_length, 256, at_once)
+        at_once = max(1, at_once // length) * length
+        portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1, (float(length),))
+        return replace(account, shape=shape, settings=settings.model_copy(update=changed), portions=portions)
+
+    few = of_tokens(LEAST_TOKENS)
+    enough = int(few.portions.at_once * OPERATIONS / step_operations(few))
+    return of_tokens(min(MOST_TOKENS, max(LEAST_TOKENS, enough)))
