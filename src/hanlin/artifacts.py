@@ -184,9 +184,8 @@ class Store:
 
         `describe` is the manifest without files and digest; the whole one is returned.
         """
-        gone = partial.with_name(
-            f".{partial.name}-scratch"
-        )  # at once: a half-deleted scratch would be taken for a whole
+        # out of sight first: half deleted, what a killed run leaves would pass for a whole scratch folder
+        gone = partial.with_name(f".{partial.name}-scratch")
         shutil.rmtree(gone, ignore_errors=True)
         if (partial / SCRATCH).exists():
             os.replace(partial / SCRATCH, gone)

@@ -117,25 +117,31 @@ def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, temp
     assert one.positions[0][one.learnt].tolist() == two.positions[0][two.learnt].tolist()
 
 
+def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Document]], list[Encoded]], list[str]]:
+    """An encoder that is interrupted once, when it has seen so many documents; and the ids of those that it encoded."""
+    seen: list[str] = []
+    due = [KeyboardInterrupt]
+
+    def encode(batch: list[Document]) -> list[Encoded]:
+        if len(seen) == after and due:
+            raise due.pop()
+        seen.extend(row.id for row in batch)
+        return list(encode_documents(batch, tokenizer))
+
+    return encode, seen
+
+
 def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     monkeypatch.setattr(rows_module, "SHARD", 4)
     documents = many(document, 10)
-    seen: list[str] = []
-
-    def encode(batch: list[Document]) -> list[Encoded]:
-        if len(seen) == 8 and tmp_path.name not in seen:
-            seen.append(tmp_path.name)
-            raise KeyboardInterrupt
-        seen.extend(row.id for row in batch)
-        return list(encode_documents(batch, tokenizer))
-
+    encode, seen = killed_once(tokenizer, 8)
     arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
     with pytest.raises(KeyboardInterrupt):
         encode_records(documents, encode, **arguments)
     store = encode_records(documents, encode, **arguments)
-    assert [name for name in seen if name != tmp_path.name] == [row.id for row in documents]
+    assert seen == [row.id for row in documents]
     whole = encode_records(
         documents, lambda batch: encode_documents(batch, tokenizer), **{**arguments, "folder": tmp_path / "again"}
     )
@@ -147,14 +153,7 @@ def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
 ) -> None:
     monkeypatch.setattr(rows_module, "SHARD", 2)
     documents = many(document, 26)
-    seen: list[str] = []
-
-    def killed(batch: list[Document]) -> list[Encoded]:
-        seen.append(batch[0].id)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return list(encode_documents(batch, tokenizer))
-
+    killed, _ = killed_once(tokenizer, 12)
     arguments = {"width": 1, "progress": Progress(quiet=True), "total": 26}
     with pytest.raises(KeyboardInterrupt):
         encode_records(documents, killed, folder=tmp_path / "killed", **arguments)
