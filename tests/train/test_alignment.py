@@ -253,6 +253,12 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
             now.check_start({"preference_loss": loss}, exact=True)
 
 
+def test_a_great_beta_magnifies_rounding_and_stops_no_run(network: Callable, pairs: EncodedRecords) -> None:
+    mine, data = network(SETTINGS, "bfloat16"), Rows.paired(pairs)
+    reference = measured(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
+    Dpo(0.5, 0.0, reference).at_start(mine, data, np.arange(4), 100, lambda tensors: None)
+
+
 @pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", [Dpo, Ipo, Kto])
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(

@@ -24,8 +24,10 @@ from hanlin.train.rows import Pass, Rows
 
 EXACT = 1e-12
 """How near a first loss has to be whose reference was measured in the same passes: sums of float64 alone differ."""
-ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
-"""And where it was measured in others."""
+NEAR = 1e-3
+"""And where the same pass may give other numbers the next time."""
+ROUNDED = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
+"""And where it was measured in others, with a `beta` of 0.1 or less; a greater one magnifies what is rounded."""
 NEARLY_CERTAIN = -1e-6
 """Mean log-probabilities count as at most this: the odds of a certain answer are infinite."""
 
@@ -149,7 +151,7 @@ class PairObjective(ABC):
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         if self.start is not None:
-            self.start.check(means["preference_loss"], EXACT if exact else max(ROUNDED.values()))
+            self.start.check(means["preference_loss"], EXACT if exact else NEAR)
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Dpo(PairObjective):
         measured before has to be the same but for such rounding."""
         found = measured(network, rows, units, pass_tokens)
         rewards = self.rewards(found, tuple(units))
-        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), ROUNDED[network.dtype])
+        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), _rounded(network, self.beta))
         return replace(self, reference=_replaced(self.reference, units, found.sums))
 
     def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
@@ -293,7 +295,7 @@ class Kto:
         answers, others = (measured(network, of, units, pass_tokens).sums[:, 0] for of in (rows, self.mismatched))
         given = self._with_point(others, units, add_up)
         as_good = torch.sigmoid(-given._gains(answers, tuple(units)))  # of good and bad ones, deviations might cancel
-        START_OF_KTO.check(_mean(as_good, add_up), ROUNDED[network.dtype])
+        START_OF_KTO.check(_mean(as_good, add_up), _rounded(network, self.beta))
         reference = _replaced(self.reference, units, torch.stack([answers, others], -1))
         return replace(self, reference=reference, point=0.0)
 
@@ -319,7 +321,12 @@ class Kto:
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Every log-ratio and the reference point are 0 at the start; weights are left out of `preference_loss`."""
-        START_OF_KTO.check(means["preference_loss"], EXACT if exact else max(ROUNDED.values()))
+        START_OF_KTO.check(means["preference_loss"], EXACT if exact else NEAR)
+
+
+def _rounded(network: Network, beta: float) -> float:
+    """How near the first loss has to be whose reference was measured in other passes."""
+    return ROUNDED[network.dtype] * max(1.0, 10 * beta)
 
 
 def _mean(values: torch.Tensor, add_up: AddUp) -> float:
