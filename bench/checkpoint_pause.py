@@ -19,11 +19,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from hanlin.settings.train import Pretrain
-from hanlin.train.checkpoint import Checkpoints, hashed
-from hanlin.train.group import Group
-from hanlin.train.network import Network
-from hanlin.train.placement import Copies
+from hanlin.config.settings.train import Pretrain
+from hanlin.train.callbacks.checkpoint import Checkpoints, hashed
+from hanlin.train.compute.model import Network
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
 
 ROUNDS = 4
 SETTINGS = Pretrain(model="m", data=("d",))

@@ -60,9 +60,9 @@ def documents(texts: Sequence[str], megabytes: float, chance: random.Random) -> 
 
 def pipeline(folder: Path, work: Path) -> None:
     """Hanlin's own part, run in a process of its own like the peers'."""
-    from hanlin.data import corpus
-    from hanlin.job import Inputs, Job
-    from hanlin.settings.data import Corpus
+    from hanlin.config.settings.data import Corpus
+    from hanlin.core.context import Inputs, Job
+    from hanlin.data.stages import corpus
 
     settings = Corpus(sources="./x", heldout_share=0, min_chars=1)
     begun, busy = time.perf_counter(), sum(os.times()[:4])

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hanlin.data.encodings import BY_FREQUENCY
+from hanlin.data.io.encodings import BY_FREQUENCY
 
 SENTENCES = 200_000
 IN_A_DOCUMENT = 30
@@ -82,9 +82,10 @@ def write_corpus(folder: Path, size: int, seed: int = 7) -> dict[str, int]:
 
 def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     """The stage, with a clock on each of its steps; the last line printed is JSON."""
-    from hanlin.data import corpus, sifting
-    from hanlin.job import Inputs, Job, Progress
-    from hanlin.settings.data import Corpus
+    from hanlin.config.settings.data import Corpus
+    from hanlin.core.context import Inputs, Job, Progress
+    from hanlin.data.ingest import ingest
+    from hanlin.data.stages import corpus
 
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}  # of this process alone
@@ -102,7 +103,7 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
 
     steps = {"look": "_looked", "read_and_judge": "_sifted", "find_copies": "judged_together", "write": "write_records"}
     for name, function in steps.items():
-        setattr(sifting, function, clocked(name, getattr(sifting, function)))
+        setattr(ingest, function, clocked(name, getattr(ingest, function)))
     out.mkdir(parents=True)
     job = Job(progress=Progress("corpus"), cores=cores, ray=ray)
     begun = time.perf_counter()

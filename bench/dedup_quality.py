@@ -32,9 +32,9 @@ from typing import Any
 from opencc import OpenCC
 from peer_pipelines import commands, run, write_halves
 
-from hanlin.data import corpus
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Corpus
+from hanlin.config.settings.data import Corpus
+from hanlin.core.context import Inputs, Job
+from hanlin.data.stages import corpus
 
 THRESHOLD = 0.8
 SIMPLE, COMPLEX = OpenCC("t2s"), OpenCC("s2t")
@@ -66,8 +66,8 @@ def real_texts(folder: Path) -> Iterator[str]:
 
 
 def demo_texts(folder: Path) -> Iterator[str]:
+    from hanlin.config.settings.demo import DemoWorld
     from hanlin.demo import world
-    from hanlin.settings.demo import DemoWorld
 
     world.run(DemoWorld(), Inputs({}), folder, Job(seed=7))
     for path in sorted((folder / "text").rglob("*.*")):

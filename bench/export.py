@@ -60,9 +60,9 @@ def timed(command: list[str]) -> Taken:
 
 def write(model: Path, out: Path, file_type: str) -> None:
     """The child: what the stage `gguf` does until the file stands there."""
-    from hanlin.export.gguf import read_source, write_files
-    from hanlin.job import Job
-    from hanlin.settings.export import Gguf
+    from hanlin.config.settings.export import Gguf
+    from hanlin.core.context import Job
+    from hanlin.export.gguf.export import read_source, write_files
 
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ def make_model(folder: Path, tokenizer: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from hanlin.tokens.tokenizer import Tokenizer
+    from hanlin.tokenizer.tokenizer import Tokenizer
 
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**SHAPE)).to(torch.bfloat16).save_pretrained(folder)

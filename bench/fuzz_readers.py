@@ -113,9 +113,9 @@ def _changed(rng: random.Random, value: Any) -> Any:
 
 def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, str]:
     """Break one sample and read it in every way; what came of it (`read`, `refused`) and the sample's name."""
-    from hanlin.data.converting import FORMATS, convert
-    from hanlin.data.inspecting import inspect
-    from hanlin.errors import UserError
+    from hanlin.core.errors import UserError
+    from hanlin.data.formats.convert import FORMATS, convert
+    from hanlin.data.report.inspect import inspect
 
     rng = random.Random(seed)
     name = rng.choice(sorted(samples))

@@ -22,20 +22,21 @@ from typing import Any
 import gguf as gguf_format
 import numpy as np
 
-from hanlin.export import activations, receipt
-from hanlin.export.gguf import Source, read_source, write_files
-from hanlin.job import Inputs, Job
-from hanlin.settings.export import Gguf, Imatrix, Receipt
+from hanlin.config.settings.export import Gguf, Imatrix, Receipt
+from hanlin.core.context import Inputs, Job
+from hanlin.export import quality
+from hanlin.export.gguf import imatrix
+from hanlin.export.gguf.export import Source, read_source, write_files
 
 TYPES = os.environ.get("HANLIN_TYPES", "Q4_K_M,Q3_K_M,Q2_K,Q4_K_S,Q3_K_S,IQ4_XS,IQ3_M").split(",")
 
 
-def measured(source: Source, file_type: str, reference: receipt.Reference, out: Path) -> dict[str, Any]:
+def measured(source: Source, file_type: str, reference: quality.Reference, out: Path) -> dict[str, Any]:
     """Write a file and measure it; it stays in `out`."""
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
     write_files((file_type,), settings, source, out, Job())
-    row = receipt.measure(out / f"model-{file_type}.gguf", reference, Job())
+    row = quality.measure(out / f"model-{file_type}.gguf", reference, Job())
     return {language: row[language] for language in reference.windows}
 
 
@@ -61,7 +62,7 @@ def main() -> None:
         )
         told_file = matrix / "told.json"
         if not told_file.is_file():
-            told = activations.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
+            told = imatrix.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
             told_file.write_text(json.dumps(told), encoding="utf-8")
         told = json.loads(told_file.read_text(encoding="utf-8"))
         print(json.dumps(told), flush=True)
@@ -69,7 +70,7 @@ def main() -> None:
         settings = Receipt(
             held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
         )
-        reference = receipt.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch(here), job)
+        reference = quality.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch(here), job)
         tools = os.environ.get("HANLIN_LLAMA_CPP")
         if tools:
             write_files(("F32",), Gguf(model="./m", types=("F32",), compare=False), plain, here, job)

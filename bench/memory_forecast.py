@@ -17,14 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hanlin.artifacts import Store
-from hanlin.forecast import samples
-from hanlin.forecast.memory import PARTS, Machine
-from hanlin.forecast.stages import Forecast, forecasts
-from hanlin.pipeline import plan, run
-from hanlin.recipe import build_recipe
-from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
-from hanlin.train.network import NumberFormat
+from hanlin.config.recipe_file import build_recipe
+from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.estimate import dataset_stats
+from hanlin.estimate.memory import PARTS, Machine
+from hanlin.estimate.training import Forecast, forecasts
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import plan, run
+from hanlin.train.compute.model import NumberFormat
 
 SIZES = {
     "3M": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 2000},
@@ -73,8 +73,8 @@ def make_world(root: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from hanlin.tokens.chat_template import ChatTemplate
-    from hanlin.tokens.vocabulary import train_byte_level_bpe
+    from hanlin.chat.template import ChatTemplate
+    from hanlin.models.train_tokenizer import train_byte_level_bpe
 
     source = random.Random(1)
 
@@ -83,7 +83,7 @@ def make_world(root: Path) -> None:
 
     tokenizer = train_byte_level_bpe([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
     # how many tokens a real vocabulary makes of a real text is not what is measured here
-    samples.CHINESE_TOKENS = ((0, len(tokenizer.encode(text(4000, 4000))) / 4001),)
+    dataset_stats.CHINESE_TOKENS = ((0, len(tokenizer.encode(text(4000, 4000))) / 4001),)
     stops = list(ChatTemplate.load(root / "tokenizer", tokenizer).stop_ids)
     for name, shape in SIZES.items():
         config = LlamaConfig(

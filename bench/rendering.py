@@ -19,10 +19,10 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from hanlin.contract.cases import cases
-from hanlin.contract.transformers_consumer import TransformersConsumer
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat.template import ChatTemplate
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.parity.backends.transformers import TransformersConsumer
+from hanlin.parity.cases import cases
 
 ROUNDS = 11
 

@@ -23,12 +23,12 @@ from typing import Any
 
 from served import Heard, Server, ask_all, free_port, running
 
-from hanlin.engines import Request, Sampling, open_engine
-from hanlin.evaluate.opening import open_model
-from hanlin.export.gguf import run as export
-from hanlin.job import Inputs, Job
-from hanlin.records import Message
-from hanlin.settings.export import Gguf
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Message
+from hanlin.export.gguf.export import run as export
+from hanlin.inference.loading import open_model
+from hanlin.inference.protocol import Request, Sampling, open_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
 STREAMS = 16

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runs import spread
 
-from hanlin.engines import Engine, Request, Sampling, open_engine
+from hanlin.inference.protocol import Engine, Request, Sampling, open_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
 STREAMS = 16

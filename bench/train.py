@@ -111,10 +111,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
-    from hanlin.job import Inputs, Job
-    from hanlin.records import Conversation, Message, Preference, write_jsonl
-    from hanlin.settings.model import LoraSettings
-    from hanlin.settings.train import Dpo, Reference, Sft
+    from hanlin.config.settings.model import LoraSettings
+    from hanlin.config.settings.train import Dpo, Reference, Sft
+    from hanlin.core.context import Inputs, Job
+    from hanlin.core.records import Conversation, Message, Preference, write_jsonl
     from hanlin.train import stages
 
     spent_in_loop: list[float] = []

@@ -72,14 +72,14 @@ def write_model(folder: Path, shape: dict[str, Any]) -> None:
 
 def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
-    from hanlin.job import Job, Progress
-    from hanlin.settings.model import LoraSettings
-    from hanlin.settings.train import Pretrain
-    from hanlin.train.group import Group
-    from hanlin.train.loop import peak_memory, train
-    from hanlin.train.network import open_network
-    from hanlin.train.objectives import NextToken
-    from hanlin.train.rows import EncodedRecords, Order, Rows
+    from hanlin.config.settings.model import LoraSettings
+    from hanlin.config.settings.train import Pretrain
+    from hanlin.core.context import Job, Progress
+    from hanlin.train.compute.model import open_network
+    from hanlin.train.dataset.packed import EncodedRecords, Order, Rows
+    from hanlin.train.distributed.context import Group
+    from hanlin.train.objectives.base import NextToken
+    from hanlin.train.trainer import peak_memory, train
 
     group = Group.join()
     length, count = asked["row_length"], asked["count"]
@@ -141,7 +141,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, Any]:
-    from hanlin.train.network import KERNELS
+    from hanlin.train.compute.model import KERNELS
 
     return dict(KERNELS)
 

@@ -35,7 +35,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer of about 400 entries with Llama 3's special tokens and its chat template."""
-    from hanlin.tokens.vocabulary import train_byte_level_bpe
+    from hanlin.models.train_tokenizer import train_byte_level_bpe
 
     folder = tmp_path_factory.mktemp("tiny_tokenizer")
     train_byte_level_bpe(TEXT, entries=400, template="llama3", out=folder)
@@ -45,8 +45,8 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
     """A two-layer Llama folder with random weights over `tiny_tokenizer`, 4 heads sharing 2 key-value heads."""
-    from hanlin.tokens.chat_template import ChatTemplate
-    from hanlin.tokens.tokenizer import Tokenizer
+    from hanlin.chat.template import ChatTemplate
+    from hanlin.tokenizer.tokenizer import Tokenizer
     from tiny_llama import tiny_llama
 
     tokenizer = Tokenizer.load(tiny_tokenizer)

@@ -7,8 +7,8 @@ import random
 import shutil
 from pathlib import Path
 
-from hanlin.recipe import Recipe, read_recipe
-from hanlin.settings.base import references
+from hanlin.config.recipe_file import Recipe, read_recipe
+from hanlin.config.settings.base import references
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

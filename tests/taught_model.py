@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from hanlin.export.gguf import run as export
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model
-from hanlin.records import Message
-from hanlin.settings.export import Gguf
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Message
+from hanlin.export.gguf.export import run as export
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 RARE = "龘䶮𠮷😀"  # none of them is an entry of the tiny vocabulary: each is several byte tokens
 LESSONS = (

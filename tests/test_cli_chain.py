@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hanlin.artifacts import digest_of, read_manifest
-from hanlin.model_files import base_of
+from hanlin.models.folder.checks import base_of
+from hanlin.pipeline.artifacts import digest_of, read_manifest
 
 
 def hanlin(home: Path, *words: str) -> None:

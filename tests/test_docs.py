@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.recipe import json_schema
-from hanlin.settings_page import markdown
-from hanlin.stages import KINDS
+from hanlin.config.kinds import KINDS
+from hanlin.config.recipe_file import json_schema
+from hanlin.config.settings_page import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +25,7 @@ def test_the_recipe_schema_is_current() -> None:
 
 
 def test_every_setting_is_explained_in_both_languages() -> None:
-    from hanlin.settings_page import rows_of
+    from hanlin.config.settings_page import rows_of
 
     for kind in KINDS.values():
         for row in rows_of(kind.settings):
@@ -33,7 +33,7 @@ def test_every_setting_is_explained_in_both_languages() -> None:
 
 
 def test_every_setting_is_read_somewhere() -> None:
-    from hanlin.settings_page import rows_of
+    from hanlin.config.settings_page import rows_of
 
     code = "\n".join(
         file.read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hanlin import doctor
-from hanlin.cli import app
+from hanlin.cli.commands import doctor
+from hanlin.cli.main import app
 
 PROJECT = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 

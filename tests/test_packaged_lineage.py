@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.artifacts import Store, lineage
-from hanlin.pipeline import run
-from hanlin.recipe import build_recipe
-from hanlin.upload import items_of
+from hanlin.config.recipe_file import build_recipe
+from hanlin.pipeline.artifacts import Store, lineage
+from hanlin.pipeline.hub import items_of
+from hanlin.pipeline.plan import run
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from hanlin.artifacts import Manifest, Store, lineage, read_manifest
-from hanlin.errors import UserError
-from hanlin.job import SCRATCH
-from hanlin.pipeline import plan, run
-from hanlin.recipe import Recipe, build_recipe
+from hanlin.config.recipe_file import Recipe, build_recipe
+from hanlin.core.context import SCRATCH
+from hanlin.core.errors import UserError
+from hanlin.pipeline.artifacts import Manifest, Store, lineage, read_manifest
+from hanlin.pipeline.plan import plan, run
 
 
 def recipe_of(folder: Path, names: dict[str, str] | None = None, **changes: Any) -> Recipe:
@@ -196,7 +196,7 @@ def test_lineage_goes_back_to_each_source_file_with_hash_and_licence(folder: Pat
 def test_a_full_disk_is_said_in_one_sentence(folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    import hanlin.worker as worker
+    import hanlin.pipeline.worker as worker
 
     def full(*_: object) -> dict[str, Any]:
         raise OSError(errno.ENOSPC, "No space left on device", "x/documents.jsonl")
@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_in_one_sentence(folder: Path, store: Store, monkeyp
 
 
 def _job(folder: Path, store: Store) -> dict[str, Any]:
-    from hanlin.pipeline import _job as job_of
+    from hanlin.pipeline.plan import _job as job_of
 
     recipe = recipe_of(folder)
     return job_of(recipe, plan(recipe, store)[0], store)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.recipe import build_recipe, json_schema, read_recipe
+from hanlin.config.recipe_file import build_recipe, json_schema, read_recipe
+from hanlin.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -124,7 +124,7 @@ def test_every_recipe_is_read(path: Path) -> None:
 
 
 def test_the_schema_names_every_kind_and_is_json() -> None:
-    from hanlin.stages import KINDS
+    from hanlin.config.kinds import KINDS
 
     text = json.dumps(json_schema())
     assert all(f'"const": "{kind}"' in text for kind in KINDS)

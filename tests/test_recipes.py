@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.artifacts import Store
-from hanlin.forecast.memory import Machine
-from hanlin.forecast.stages import Forecast, forecasts
-from hanlin.pipeline import plan, run
-from hanlin.recipe import Recipe
-from hanlin.settings.train import Sft, Training
+from hanlin.config.recipe_file import Recipe
+from hanlin.config.settings.train import Sft, Training
+from hanlin.estimate.memory import Machine
+from hanlin.estimate.training import Forecast, forecasts
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import plan, run
 from recipe_worlds import RECIPES, small_world
 
 OWN = [recipe for recipe in RECIPES if recipe.stem.startswith("llama")]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hanlin import torchrun
-from hanlin.artifacts import Store
-from hanlin.errors import UserError
-from hanlin.pipeline import commands
-from hanlin.recipe import build_recipe
-from hanlin.report import _curve
-from hanlin.settings.launch import Launch
+from hanlin.config.recipe_file import build_recipe
+from hanlin.config.settings.launch import Launch
+from hanlin.core.errors import UserError
+from hanlin.pipeline import torchrun
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import commands
+from hanlin.pipeline.report import _curve
 
 TWO = Launch(nodes=2, processes=4, mode="fsdp", rendezvous="10.0.0.1:29500")
 
@@ -22,7 +22,7 @@ TWO = Launch(nodes=2, processes=4, mode="fsdp", rendezvous="10.0.0.1:29500")
 def test_one_machine_needs_no_meeting_place() -> None:
     words = torchrun.command(Launch(processes=2), Path("job.json"))
     assert "--standalone" in words and "--nproc-per-node=2" in words
-    assert words[-3:] == ["hanlin.worker", "--rank", "job.json"]
+    assert words[-3:] == ["hanlin.pipeline.worker", "--rank", "job.json"]
 
 
 def test_several_machines_meet_at_the_first() -> None:

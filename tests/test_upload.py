@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hanlin.artifacts import Manifest, Store
-from hanlin.errors import UserError
-from hanlin.upload import Item, items_of, send, target_of
+from hanlin.core.errors import UserError
+from hanlin.pipeline.artifacts import Manifest, Store
+from hanlin.pipeline.hub import Item, items_of, send, target_of
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHAPE = {
     "hidden_size": 64,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hanlin.errors import UserError
-from hanlin.language import say
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
 
 
 def few(names: list[str]) -> str:

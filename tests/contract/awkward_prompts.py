@@ -6,8 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from hanlin.contract.consumers import Prompt
-from hanlin.records import Message, ToolCall
+from hanlin.core.records import Message, ToolCall
+from hanlin.parity.backends.base import Prompt
 
 TEXTS = (
     "",

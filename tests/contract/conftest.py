@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_gguf import Exported, tiny_gguf
 
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 OTHER_FAMILIES = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>")
 

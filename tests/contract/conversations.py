@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from hanlin.contract import cases
-from hanlin.contract.cases import Case
-from hanlin.records import Message, ToolCall
+from hanlin.core.records import Message, ToolCall
+from hanlin.parity import cases
+from hanlin.parity.cases import Case
 
 _KNOWN = (*cases.CHINESE, *cases.ENGLISH, *cases.EMOJI, *cases.RARE, *cases.TRADITIONAL, *cases.RIGHT_TO_LEFT)
 _AWKWARD = (*cases.CODE, *cases.SPACES, *cases.INJECTIONS, *cases.NOTHING)

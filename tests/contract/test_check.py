@@ -13,20 +13,20 @@ import gguf
 import pytest
 from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
-from hanlin.contract import check as contract
-from hanlin.contract.cases import PER_KIND, Case, cases
-from hanlin.contract.check import check, consumers_of, prove, summary
-from hanlin.contract.consumers import Prompt, Unavailable
-from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
-from hanlin.contract.modelfile import read_modelfile
-from hanlin.contract.transformers_consumer import TransformersConsumer
-from hanlin.errors import UserError
-from hanlin.records import Message
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.packaged_templates import packaged
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.turns import check_order
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat.packaged import packaged
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.turn_order import check_order
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.parity import check as contract
+from hanlin.parity.backends.base import Prompt, Unavailable
+from hanlin.parity.backends.llama_cpp import LlamaCppConsumer
+from hanlin.parity.backends.transformers import TransformersConsumer
+from hanlin.parity.cases import PER_KIND, Case, cases
+from hanlin.parity.check import check, consumers_of, prove, summary
+from hanlin.parity.modelfile import read_modelfile
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass
@@ -188,9 +188,9 @@ def rewrite_template(source: Path, target: Path, change: Callable[[str], str]) -
 
 
 def test_an_export_runs_the_check_and_keeps_its_figures(tiny_model: Path, tmp_path: Path) -> None:
-    from hanlin.export.gguf import run
-    from hanlin.job import Inputs, Job
-    from hanlin.settings.export import Gguf
+    from hanlin.config.settings.export import Gguf
+    from hanlin.core.context import Inputs, Job
+    from hanlin.export.gguf.export import run
 
     metrics = run(Gguf(model="./m", types=("F32", "Q8_0")), Inputs({"model": (tiny_model,)}), tmp_path, Job())
     assert metrics["contract"]["mismatches"] == 0

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from tiny_gguf import FOLDERS, Exported
 
-from hanlin.contract.cases import Case
-from hanlin.contract.check import expected_of, judge
-from hanlin.contract.llama_cpp_consumer import LlamaCppConsumer
-from hanlin.contract.transformers_consumer import TransformersConsumer
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.parity.backends.llama_cpp import LlamaCppConsumer
+from hanlin.parity.backends.transformers import TransformersConsumer
+from hanlin.parity.cases import Case
+from hanlin.parity.check import expected_of, judge
 
 COUNT = int(os.environ.get("HANLIN_CONVERSATIONS", "25"))
 SEED = int(os.environ.get("HANLIN_SEED", str(random.SystemRandom().randrange(2**32))))

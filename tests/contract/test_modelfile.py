@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from hanlin.contract import modelfile_consumer
-from hanlin.contract.consumers import Prompt, Unavailable
-from hanlin.contract.modelfile import packaged_name, read_modelfile, write_modelfile
-from hanlin.contract.modelfile_consumer import ModelfileConsumer
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.packaged_templates import packaged, packaged_source
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat.packaged import packaged, packaged_source
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.parity.backends import ollama
+from hanlin.parity.backends.base import Prompt, Unavailable
+from hanlin.parity.backends.ollama import ModelfileConsumer
+from hanlin.parity.modelfile import packaged_name, read_modelfile, write_modelfile
+from hanlin.tokenizer.tokenizer import Tokenizer
 from tokens.conftest import llama2, llama3, tiny_sentencepiece  # noqa: F401
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed: only Go renders a Modelfile")
@@ -413,6 +413,6 @@ def test_without_go_the_consumer_is_unavailable(
     tmp_path: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(modelfile_consumer.shutil, "which", lambda name: None)
+    monkeypatch.setattr(ollama.shutil, "which", lambda name: None)
     with pytest.raises(Unavailable, match="Go is not installed"):
         rendered(tmp_path, tiny_tokenizer, "TEMPLATE {{ .Prompt }}", *turns("a"))

@@ -15,17 +15,17 @@ import tokenizers
 from awkward_prompts import TEXTS, prompts, real_texts, tool_prompts
 from live_vllm import live_vllm, vllm_program
 
-from hanlin.contract.consumers import Prompt, openai_messages
-from hanlin.contract.vllm_consumer import VllmConsumer
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model import birth
-from hanlin.records import Message
-from hanlin.settings.model import NewModel
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.packaged_templates import packaged
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.turns import tools_as_template_data
+from hanlin.chat.packaged import packaged
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.turn_order import tools_as_template_data
+from hanlin.config.settings.model import NewModel
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message
+from hanlin.models import init_model
+from hanlin.parity.backends.base import Prompt, openai_messages
+from hanlin.parity.backends.vllm import VllmConsumer
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, taught_model
 
 pytestmark = pytest.mark.vllm
@@ -44,13 +44,15 @@ class Served:
 
 def born(tokenizer: Path, folder: Path, **settings: Any) -> Path:
     folder.mkdir()
-    birth.run(NewModel.model_validate({**SMALL, **settings}), Inputs({"tokenizer": (tokenizer,)}), folder, Job(seed=3))
+    init_model.run(
+        NewModel.model_validate({**SMALL, **settings}), Inputs({"tokenizer": (tokenizer,)}), folder, Job(seed=3)
+    )
     return folder
 
 
 def with_tokens_of_other_families(source: Path, folder: Path) -> Path:
     """A real tokenizer with the special tokens that ChatML and Gemma write, so that every template fits."""
-    tokenizer = birth.load_tokenizer(source, folder / "unpacked")
+    tokenizer = init_model.load_tokenizer(source, folder / "unpacked")
     more = [tokenizers.AddedToken(token, special=True, normalized=False) for token in OTHER_FAMILIES]
     tokenizer.backend.add_special_tokens(more)
     tokenizer.save(folder / "tokenizer")

@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hanlin.contract import vllm_consumer
-from hanlin.contract.consumers import Prompt, openai_messages
-from hanlin.contract.vllm_consumer import VllmConsumer
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
+from hanlin.parity.backends import vllm
+from hanlin.parity.backends.base import Prompt, openai_messages
+from hanlin.parity.backends.vllm import VllmConsumer
 
 PROMPT = Prompt((Message("user", "你好"),))
 MODELS = json.dumps({"object": "list", "data": [{"id": "big"}, {"id": "small"}]})
@@ -70,7 +70,7 @@ def test_what_is_no_address_is_told(url: str) -> None:
 
 
 def test_a_server_that_never_answers_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_consumer, "SECONDS", 0.1)
+    monkeypatch.setattr(vllm, "SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="no answer"):
         VllmConsumer(f"http://127.0.0.1:{silent.getsockname()[1]}")
 

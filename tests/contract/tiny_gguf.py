@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hanlin.export.gguf import run
-from hanlin.job import Inputs, Job
-from hanlin.settings.export import Gguf
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, Job
+from hanlin.export.gguf.export import run
 from tiny_llama import tiny_llama
 
 TEMPLATES_OF = {

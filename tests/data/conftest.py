@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stage_runs import Made, run_stage
 
-from hanlin.settings.data import Reading
+from hanlin.config.settings.data import Reading
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.data import conversations, corpus, judgements, preferences
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.core.context import Inputs, Job
+from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
 
 STAGES: dict[type[Reading], tuple[Any, str]] = {
     Corpus: (corpus, "documents.jsonl"),
     Conversations: (conversations, "conversations.jsonl"),
     Preferences: (preferences, "preferences.jsonl"),
-    Judgements: (judgements, "judgements.jsonl"),
+    Judgements: (unpaired_preferences, "judgements.jsonl"),
 }
 
 

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.data import json_rows, lines
-from hanlin.data.containers import layout_of, rows_of
-from hanlin.data.encodings import encoding_of
-from hanlin.data.inspecting import inspect
+from hanlin.config.settings.data import Conversations, Corpus, Source
+from hanlin.core.context import Inputs
+from hanlin.core.errors import UserError
+from hanlin.data.io import json_rows, lines
+from hanlin.data.io.encodings import encoding_of
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.layout import layout_of, rows_of
+from hanlin.data.io.lines import Row
+from hanlin.data.io.sources import SourceFile, listing
 from hanlin.data.ledger import Drop
-from hanlin.data.lines import Row
-from hanlin.data.sources import SourceFile, listing
-from hanlin.data.tape import Tape
-from hanlin.errors import UserError
-from hanlin.job import Inputs
-from hanlin.settings.data import Conversations, Corpus, Source
+from hanlin.data.report.inspect import inspect
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -68,7 +68,7 @@ def test_one_line_of_200_megabytes_is_read_past_in_seconds(put: Put, run: Run) -
 
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
 def test_endless_lines_of_other_layouts_are_refused(put: Put, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    from hanlin.data import tables
+    from hanlin.data.io import tables
 
     for module in (lines, json_rows, tables):
         monkeypatch.setattr(module, "LONGEST_LINE", 2000)
@@ -202,7 +202,7 @@ def test_a_directory_loop(put: Put) -> None:
 
 
 def test_a_glob_through_a_directory_loop_finds_each_file_once(put: Put) -> None:
-    from hanlin.pipeline import _expand
+    from hanlin.pipeline.plan import _expand
 
     folder = put("a/b/c.txt", "x").parents[1]
     (folder / "b" / "loop").symlink_to(folder, target_is_directory=True)

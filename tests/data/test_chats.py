@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.chats import CHAT_FORMATS, read_math
-from hanlin.data.formats import open_records
+from hanlin.config.settings.data import Source
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
+from hanlin.data.formats.chats import CHAT_FORMATS, read_math
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.turns import Chat, read_calls, read_tools
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
-from hanlin.data.sources import SourceFile
-from hanlin.data.tape import Tape
-from hanlin.data.turns import Chat, read_calls, read_tools
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
-from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
 ASKED = (Message("user", "你是谁？"), Message("assistant", "我是小翰。"))

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.data import lines
-from hanlin.data.containers import layout_of, rows_of, text_layout
-from hanlin.data.json_rows import json_rows
+from hanlin.config.settings.data import Source
+from hanlin.core.context import Inputs
+from hanlin.core.errors import UserError
+from hanlin.data.io import lines
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.json_rows import json_rows
+from hanlin.data.io.layout import layout_of, rows_of, text_layout
+from hanlin.data.io.lines import Row
+from hanlin.data.io.sources import SourceFile, listing
 from hanlin.data.ledger import Drop
-from hanlin.data.lines import Row
-from hanlin.data.sources import SourceFile, listing
-from hanlin.data.tape import Tape
-from hanlin.errors import UserError
-from hanlin.job import Inputs
-from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from stage_runs import STAGES, Made
 
-from hanlin.data.decontaminate import Asked, Questions, read_set, verdicts_of
-from hanlin.errors import UserError
-from hanlin.evaluate.exam_papers import EXAMS, Papers
-from hanlin.job import Inputs, Job
-from hanlin.records import Message, Question
-from hanlin.settings.data import Conversations, Corpus, Decontaminate, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Decontaminate, Reading
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, Question
+from hanlin.data.dedup.decontaminate import Asked, Questions, read_set, verdicts_of
+from hanlin.evaluate.tasks.prompts import EXAMS, Papers
 
 Put = Callable[[str, Any], Path]
 ACADEMY = "唐代翰林院最初设立的时候，主要负责起草什么样的文书？"

@@ -7,9 +7,9 @@ import random
 import numpy as np
 import pytest
 
-from hanlin.data.copies import exact_copies, near_copies
-from hanlin.data.dedup import bands_and_rows, copy_key, exact_key, jaccard, letters, shingles, signatures
-from hanlin.settings.data import Dedup
+from hanlin.config.settings.data import Dedup
+from hanlin.data.dedup.cluster import exact_copies, near_copies
+from hanlin.data.dedup.keys import bands_and_rows, copy_key, exact_key, jaccard, letters, shingles, signatures
 
 DEDUP = Dedup()
 RANDOM = random.Random(7)

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from stage_runs import STAGES, Made, run_stage
 
-from hanlin.data import copies, parts
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Conversations, Corpus, Preferences, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.data.dedup import cluster
+from hanlin.data.ingest import process_split
 
 CHANCE = random.Random(5)
 TEXTS = ["".join(CHANCE.choice("春夏秋冬花鸟鱼虫山水云雨风雪东西南北诗书礼乐") for _ in range(80)) for _ in range(20)]
@@ -74,7 +75,7 @@ def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp
 def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[5:15]])
     whole = run_against(Corpus, path, (other.out,), tmp_path / "b").files()
-    monkeypatch.setattr(parts, "PIECE_BYTES", 300)
+    monkeypatch.setattr(process_split, "PIECE_BYTES", 300)
     assert run_against(Corpus, path, (other.out,), tmp_path / "c").files() == whole
 
 
@@ -96,7 +97,7 @@ def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
 
 
 def test_a_recipe_names_stages_of_the_same_type() -> None:
-    from hanlin.recipe import build_recipe
+    from hanlin.config.recipe_file import build_recipe
 
     stages = {
         "web": {"kind": "corpus", "sources": "./a"},
@@ -116,7 +117,7 @@ def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: 
     taking = np.arange(200) % 7 > 0
 
     def sets() -> set[tuple[int, ...]]:
-        groups = copies.candidate_groups(numbers, taking)
+        groups = cluster.candidate_groups(numbers, taking)
         return {tuple(group) for group in np.split(groups.members, groups.starts[1:])}
 
     whole = sets()
@@ -126,5 +127,5 @@ def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: 
             members = tuple(np.flatnonzero((band == number) & taking).tolist())
             expected |= {members} if len(members) > 1 else set()
     assert whole == expected
-    monkeypatch.setattr(copies, "_SORTED_AT_ONCE", 30)
+    monkeypatch.setattr(cluster, "_SORTED_AT_ONCE", 30)
     assert sets() == expected

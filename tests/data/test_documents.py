@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.documents import FoundText, read_document, read_titled
+from hanlin.data.formats.documents import FoundText, read_document, read_titled
 from hanlin.data.ledger import Drop
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hanlin.cli import app
-from hanlin.data.dry_run import dry_run
-from hanlin.job import Inputs
-from hanlin.settings.data import Conversations, Corpus
+from hanlin.cli.main import app
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.core.context import Inputs
+from hanlin.data.report.dry_run import dry_run
 
 Put = Callable[[str, Any], Path]
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章。"

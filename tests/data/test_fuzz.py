@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hanlin.data.inspecting import inspect
+from hanlin.data.report.inspect import inspect
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
 import fuzz_readers

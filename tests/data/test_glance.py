@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.data import clean, mojibake
-from hanlin.data.glance import composing_characters
-from hanlin.data.phrases import BETTING, CALLS_TO_ACT, SELLING, Phrases
+from hanlin.data.filters import mojibake
+from hanlin.data.filters import text as clean
+from hanlin.data.text.lexicons import BETTING, CALLS_TO_ACT, SELLING, Phrases
+from hanlin.data.text.prefilter import composing_characters
 
 TELLING = [
     *("\r\n\u2028\u3000\xa0 \t", "\n\n\n", "锛銆", "锟斤拷", "烫烫烫", "é“ä½å¥½à”", "ﬁ⼈Ａ３", "\u200b\ue000\ufeff"),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hanlin.data.identity import identified
-from hanlin.records import Message, Role
-from hanlin.settings.data import Identity
+from hanlin.config.settings.data import Identity
+from hanlin.core.records import Message, Role
+from hanlin.data.filters.identity import identified
 
 XIAOHAN = Identity(name="小翰", author="翰林院")
 

@@ -11,8 +11,8 @@ import format_samples
 import pytest
 from typer.testing import CliRunner
 
-from hanlin.cli import app
-from hanlin.data.inspecting import inspect
+from hanlin.cli.main import app
+from hanlin.data.report.inspect import inspect
 
 Put = Callable[[str, Any], Path]
 KEYS = {"path", "stage", "format", "encoding", "records", "rows_in", "kept", "dropped", "samples"}

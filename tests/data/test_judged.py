@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.data.encodings import Tape
-from hanlin.data.formats import open_records
-from hanlin.data.judged import JUDGED_FORMATS, Judged
+from hanlin.config.settings.data import Judgements, Source
+from hanlin.core.errors import UserError
+from hanlin.core.records import Judgement, Message, Preference, read_jsonl, write_jsonl
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS, Judged
+from hanlin.data.io.encodings import Tape
+from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
-from hanlin.data.sources import SourceFile
-from hanlin.errors import UserError
-from hanlin.records import Judgement, Message, Preference, read_jsonl, write_jsonl
-from hanlin.settings.data import Judgements, Source
 
 Put = Callable[[str, Any], Path]
 USER, ANSWER = {"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}

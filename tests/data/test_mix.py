@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from hanlin.data import mix
-from hanlin.data.mix import allotted, picked, woven
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.records import Conversation, Document, Message, read_jsonl, write_jsonl
-from hanlin.settings.mix import Mix, MixSource
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.mix import Mix, MixSource
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, read_jsonl, write_jsonl
+from hanlin.data.stages import mix
+from hanlin.data.stages.mix import allotted, picked, woven
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def source(**settings: Any) -> MixSource:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from stage_runs import Made
 
-from hanlin.data.mojibake import Guess, guess, repair
-from hanlin.settings.data import Conversations, Corpus
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.data.filters.mojibake import Guess, guess, repair
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -151,7 +151,7 @@ def test_damaged_documents_are_dropped_or_kept_with_a_mark_by_choice(put: Put, r
 
 
 def test_the_choice_changes_no_key_of_an_older_recipe() -> None:
-    from hanlin.settings.base import counted
+    from hanlin.config.settings.base import counted
 
     assert "lost_characters" not in counted(Corpus(sources="./a"))
     assert counted(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"

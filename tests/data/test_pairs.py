@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.formats import open_records
+from hanlin.config.settings.data import Source
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
-from hanlin.data.pairs import PAIR_FORMATS, Pair
-from hanlin.data.sources import SourceFile
-from hanlin.data.tape import Tape
-from hanlin.errors import UserError
-from hanlin.records import Message
-from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
 USER = {"role": "user", "content": "你好"}

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.data import parts
-from hanlin.data.tape import Span, Tape
-from hanlin.errors import UserError
-from hanlin.settings.data import Conversations, Corpus
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.core.errors import UserError
+from hanlin.data.ingest import process_split
+from hanlin.data.io.input_file import Span, Tape
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -69,8 +69,8 @@ def test_a_divided_file_keeps_its_ids_places_and_bytes(
 ) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, heldout_share=0.1).files()
-    monkeypatch.setattr(parts, "PIECE_BYTES", size)
-    monkeypatch.setattr(parts, "PART_ROWS", 7)
+    monkeypatch.setattr(process_split, "PIECE_BYTES", size)
+    monkeypatch.setattr(process_split, "PART_ROWS", 7)
     assert run(Corpus, *paths, heldout_share=0.1).files() == whole
 
 
@@ -85,7 +85,7 @@ def test_rows_that_hold_several_records_are_numbered_through(
     made = run(Conversations, path, heldout_share=0)
     assert made.ledger["rows_in"] == 60 and made.kept[-1]["source"] == "a.jsonl:30"
     whole = run(Conversations, path).files()
-    monkeypatch.setattr(parts, "PIECE_BYTES", 200)
+    monkeypatch.setattr(process_split, "PIECE_BYTES", 200)
     assert run(Conversations, path).files() == whole
 
 
@@ -94,7 +94,7 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 ) -> None:
     text = lines(40) + '{"text": "x\n' + lines(10, 50)
     path = put("a.jsonl", text)
-    monkeypatch.setattr(parts, "PIECE_BYTES", 500)
+    monkeypatch.setattr(process_split, "PIECE_BYTES", 500)
     with pytest.raises(UserError) as refusal:
         run(Corpus, path)
     broken_line = text[: text.index('"x')].count("\n") + 1
@@ -107,8 +107,8 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 
 def test_a_file_that_was_changed_after_the_look_is_refused(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put("a.jsonl", lines(9))
-    seen = parts.look
-    monkeypatch.setattr("hanlin.data.sifting.look", lambda *asked: (seen(*asked), os.utime(path, (1, 1)))[0])
+    seen = process_split.look
+    monkeypatch.setattr("hanlin.data.ingest.ingest.look", lambda *asked: (seen(*asked), os.utime(path, (1, 1)))[0])
     with pytest.raises(UserError, match="changed"):
         run(Corpus, path)
 

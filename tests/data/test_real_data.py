@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from stage_runs import Made, run_stage
 
-from hanlin.data.chats import CHAT_FORMATS
-from hanlin.data.documents import DOCUMENT_FORMATS
-from hanlin.data.formats import Format, open_records
-from hanlin.data.judged import JUDGED_FORMATS
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Source
+from hanlin.core.errors import UserError
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.detect import Format, open_records
+from hanlin.data.formats.documents import DOCUMENT_FORMATS
+from hanlin.data.formats.preferences import PAIR_FORMATS
+from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
-from hanlin.data.pairs import PAIR_FORMATS
-from hanlin.data.sources import SourceFile
-from hanlin.data.tape import Tape
-from hanlin.errors import UserError
-from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences, Source
 
 TEXTS = {
     "badwords_zh.txt": ("text", 1),

@@ -14,11 +14,11 @@ import pytest
 from stage_runs import Made
 from typer.testing import CliRunner
 
-from hanlin.cli import app
-from hanlin.data.excerpts import compared, excerpt
-from hanlin.data.reporting import Taken, stage_figures
-from hanlin.errors import UserError
-from hanlin.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.cli.main import app
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.core.errors import UserError
+from hanlin.data.report.excerpts import compared, excerpt
+from hanlin.data.report.stats import Taken, stage_figures
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hanlin.data import chats, conversations, documents, judged, pairs
-from hanlin.settings import data
-from hanlin.settings.base import counted, references
-from hanlin.settings.data import CORPUS_RULES, Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings import data
+from hanlin.config.settings.base import counted, references
+from hanlin.config.settings.data import CORPUS_RULES, Conversations, Corpus, Judgements, Preferences
+from hanlin.data.formats import chats, documents, preferences, unpaired_preferences
+from hanlin.data.stages import conversations
 
 
 @pytest.mark.parametrize("sources", ["./a", ["./a"], {"path": "./a"}, [{"path": "./a"}]])
@@ -61,6 +62,6 @@ def test_what_is_written_wrongly_is_refused_with_a_word_on_why(settings: dict[st
 def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
     assert {known.name for known in documents.DOCUMENT_FORMATS} == set(data.DOCUMENT_FORMAT_NAMES)
     assert [known.name for known in chats.CHAT_FORMATS] == list(data.CHAT_FORMAT_NAMES)
-    assert [known.name for known in pairs.PAIR_FORMATS] == list(data.PAIR_FORMAT_NAMES)
-    assert [known.name for known in judged.JUDGED_FORMATS] == list(data.JUDGED_FORMAT_NAMES)
+    assert [known.name for known in preferences.PAIR_FORMATS] == list(data.PAIR_FORMAT_NAMES)
+    assert [known.name for known in unpaired_preferences.JUDGED_FORMATS] == list(data.JUDGED_FORMAT_NAMES)
     assert set(conversations.TURN_RULES) == set(data.TURN_RULES)

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stage_runs import Made, run_stage
 
-from hanlin.data import parts
-from hanlin.errors import UserError
-from hanlin.job import Job
-from hanlin.settings.data import Conversations, Corpus, Preferences
+from hanlin.config.settings.data import Conversations, Corpus, Preferences
+from hanlin.core.context import Job
+from hanlin.core.errors import UserError
+from hanlin.data.ingest import process_split
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -184,7 +184,7 @@ def sources(put: Put) -> list[Path]:
 def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
     put: Put, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    monkeypatch.setattr(parts, "PART_ROWS", 12)
+    monkeypatch.setattr(process_split, "PART_ROWS", 12)
     paths = sources(put)
     whole = run(Corpus, *paths, heldout_share=0.1).files()
     replace, count = os.replace, 0
@@ -205,10 +205,10 @@ def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
 
 
 def test_finished_parts_are_not_judged_again(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_ROWS", 12)
+    monkeypatch.setattr(process_split, "PART_ROWS", 12)
     paths = sources(put)
     run_stage(Corpus, paths, tmp_path / "out")
-    monkeypatch.setattr(parts._PieceReader, "_judged", None)
+    monkeypatch.setattr(process_split._PieceReader, "_judged", None)
     run_stage(Corpus, paths, tmp_path / "out")
 
 
@@ -245,7 +245,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (out / "documents.jsonl").exists() and list((out / ".work" / "parts").glob("*.json"))
-    monkeypatch.setattr(parts, "PART_ROWS", 12)
+    monkeypatch.setattr(process_split, "PART_ROWS", 12)
     resumed = run_stage(Corpus, paths, out, heldout_share=0.1).files()
     assert resumed == run(Corpus, *paths, heldout_share=0.1).files()
 
@@ -253,12 +253,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_the_size_of_parts_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, heldout_share=0.1).files()
-    monkeypatch.setattr(parts, "PART_CHARACTERS", 500)
+    monkeypatch.setattr(process_split, "PART_CHARACTERS", 500)
     assert run(Corpus, *paths, heldout_share=0.1).files() == whole
 
 
 def test_a_limit_reads_the_first_rows_of_the_source_only(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART_ROWS", 3)
+    monkeypatch.setattr(process_split, "PART_ROWS", 3)
     folder = put("two/a.jsonl", ROWS[:10]).parent
     put("two/b.jsonl", ROWS[10:20])
     made = run(Corpus, folder, source={"limit": 14}, heldout_share=0)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.sources import listing
-from hanlin.errors import UserError
-from hanlin.job import Inputs
-from hanlin.settings.data import Source
+from hanlin.config.settings.data import Source
+from hanlin.core.context import Inputs
+from hanlin.core.errors import UserError
+from hanlin.data.io.sources import listing
 
 Put = Callable[[str, Any], Path]
 
@@ -76,7 +76,7 @@ def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
 def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from hanlin.worker import _download
+    from hanlin.pipeline.worker import _download
 
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append(options) or "/x")

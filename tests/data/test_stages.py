@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.records import Conversation, Document, Preference, read_jsonl
-from hanlin.settings.data import Conversations, Corpus, Preferences
+from hanlin.config.settings.data import Conversations, Corpus, Preferences
+from hanlin.core.records import Conversation, Document, Preference, read_jsonl
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hanlin.data import corpus
+from hanlin.config.settings.data import Corpus
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.data.filters.blocklist import any_word, read_words, word_list
 from hanlin.data.ledger import Drop
-from hanlin.data.word_lists import any_word, read_words, word_list
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Corpus
+from hanlin.data.stages import corpus
 
 Put = Callable[[str, Any], Path]
 LISTED = any_word(["赌博", "赌博网站", "ass", "C++", "Ab c"])

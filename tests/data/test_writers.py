@@ -14,17 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.data import converting
-from hanlin.data.converting import convert
-from hanlin.data.formats import open_records
+from hanlin.config.settings.data import Source
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
+from hanlin.data.formats import convert as converting
+from hanlin.data.formats.convert import convert
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.turns import Chat
+from hanlin.data.formats.writers import LEFT_OUT, LOST, TARGETS, Written
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
-from hanlin.data.sources import SourceFile
-from hanlin.data.tape import Tape
-from hanlin.data.turns import Chat
-from hanlin.data.writers import LEFT_OUT, LOST, TARGETS, Written
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
-from hanlin.settings.data import Source
 
 Put = Callable[[str, Any], Path]
 CHAT_TARGETS = ("messages", "sharegpt", "alpaca", "firefly")
@@ -97,7 +97,7 @@ def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: 
 
 @given(texts=st.lists(st.text("春花？ \n", min_size=1), min_size=2, max_size=6))
 def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> None:
-    from hanlin.data.turns import alternating
+    from hanlin.data.formats.turns import alternating
 
     messages = alternating(texts[: len(texts) // 2 * 2])
     for to in CHAT_TARGETS:
@@ -107,8 +107,8 @@ def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> No
 
 
 def test_every_name_of_a_loss_has_words() -> None:
+    from hanlin.data.formats.writers import what_is_lost
     from hanlin.data.ledger import reason_text
-    from hanlin.data.writers import what_is_lost
 
     assert all(map(reason_text, LEFT_OUT)) and all(map(what_is_lost, LOST))
 

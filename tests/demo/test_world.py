@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from hanlin.data import conversations, corpus, preferences
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, Source
+from hanlin.config.settings.demo import DemoWorld
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Conversation, Preference, Question, read_jsonl
+from hanlin.data.stages import conversations, corpus, preferences
 from hanlin.demo import world
 from hanlin.demo.facts import LANGUAGES, Fact
 from hanlin.demo.numbers import ADDENDS, english, hanzi
 from hanlin.demo.split import divide
-from hanlin.job import Inputs, Job
-from hanlin.records import Conversation, Preference, Question, read_jsonl
-from hanlin.settings.data import Conversations, Corpus, Preferences, Reading, Source
-from hanlin.settings.demo import DemoWorld
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 LATIN = re.compile("[A-Za-z]")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from random_requests import CONTEXT
 
-from hanlin.engines import Engine, open_engine
-from hanlin.export.gguf import run
-from hanlin.job import Inputs, Job
-from hanlin.settings.export import Gguf
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, Job
+from hanlin.export.gguf.export import run
+from hanlin.inference.protocol import Engine, open_engine
+from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from hanlin.engines import Request, Sampling
+from hanlin.inference.protocol import Request, Sampling
 
 CONTEXT = 1024
 """How many ids that model's context holds."""

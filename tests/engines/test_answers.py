@@ -7,9 +7,9 @@ import threading
 import pytest
 from random_requests import CONTEXT, requests_of
 
-from hanlin.engines import Engine, Reply, Request, Sampling
-from hanlin.errors import UserError
-from hanlin.job import Progress
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
+from hanlin.inference.protocol import Engine, Reply, Request, Sampling
 
 PROMPT = (20, 30, 40)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from random_requests import requests_of
 
-from hanlin.engines import Engine, Request, Sampling
+from hanlin.inference.protocol import Engine, Request, Sampling
 
 PAIRS = [((20, 30, 40), (50, 60, 70)), ((20, 30, 40), (50,)), ((20, 30, 40), (51,)), ((99,), (98, 97, 96, 95)),
          (tuple(range(20, 120)), (120, 121)), ((20, 30), (40, 50, 61))]  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_greedy_answer_scores_as_greedy_and_another_does_not(engine: Engine) -
 def test_a_score_is_the_sum_of_the_models_log_probabilities(engine: Engine, spoken_model: object) -> None:
     import torch
 
-    from hanlin.model.loading import load_model
+    from hanlin.models.load import load_model
 
     model = load_model(spoken_model)  # type: ignore[arg-type]
     for (prefix, continuation), score in zip(PAIRS, engine.score(PAIRS), strict=True):

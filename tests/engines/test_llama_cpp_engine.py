@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from random_requests import requests_of
 
-from hanlin.engines import Request, Sampling, open_engine
-from hanlin.engines.llama_cpp_engine import LlamaCppEngine
-from hanlin.engines.llama_cpp_library import LlamaCppModel
-from hanlin.errors import UserError
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
+from hanlin.inference.protocol import Request, Sampling, open_engine
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPT = (20, 30, 40)
 

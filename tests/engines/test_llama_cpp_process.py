@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
-from hanlin.engines.llama_cpp_process import _End, _Sender
-from hanlin.errors import UserError
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.llama_cpp.process import _End, _Sender
+from hanlin.inference.protocol import Engine, EngineLost, Reply, Request, Sampling, open_engine
 
 PROMPT = (20, 30, 40)
 ENDLESS = Request(PROMPT, (), Sampling(max_new_tokens=900))
@@ -146,7 +146,7 @@ class Wire:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         self.messages: list[list[tuple[int, object]]] = []
-        monkeypatch.setattr("hanlin.engines.llama_cpp_process.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("hanlin.inference.backends.llama_cpp.process.time.monotonic", lambda: self.now)
 
     def send_bytes(self, data: bytes) -> None:
         self.messages.append(pickle.loads(data))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.engines import gguf_files, open_engine
-from hanlin.errors import UserError
+from hanlin.core.errors import UserError
+from hanlin.inference.protocol import gguf_files, open_engine
 
 
 def test_auto_takes_llama_cpp_for_gguf_and_transformers_otherwise(spoken_model: Path, spoken_gguf: Path) -> None:
@@ -42,7 +42,7 @@ def test_an_engine_whose_package_is_not_there_says_which() -> None:
         "import sys; from pathlib import Path\n"
         "sys.modules['transformers'] = None\n"
         "from hanlin.engines import open_engine\n"
-        "from hanlin.errors import UserError\n"
+        "from hanlin.core.errors import UserError\n"
         "try: open_engine('transformers', Path('.'))\n"
         "except UserError as error: print(error)\n"
     )

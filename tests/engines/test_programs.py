@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.engines import Engine, EngineLost, Reply, Request, Sampling, open_engine
-from hanlin.engines.programs import Program, free_port
-from hanlin.engines.replicas import Replica
-from hanlin.errors import UserError
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.http.process import Program, free_port
+from hanlin.inference.backends.http.replicas import Replica
+from hanlin.inference.protocol import Engine, EngineLost, Reply, Request, Sampling, open_engine
+from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
 
 PROMPT = (20, 30, 40)

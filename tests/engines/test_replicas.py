@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hanlin.engines import EngineLost
-from hanlin.engines.replicas import Replicas
-from hanlin.errors import UserError
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.protocol import EngineLost
 
 
 class Well(BaseHTTPRequestHandler):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.engines import Sampling
-from hanlin.engines.sampling import Chooser, log_softmax
-from hanlin.errors import UserError
+from hanlin.core.errors import UserError
+from hanlin.inference.protocol import Sampling
+from hanlin.inference.sampler import Chooser, log_softmax
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.engines.score_rows import common_length, rows_of
+from hanlin.inference.score_batch import common_length, rows_of
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple)
 

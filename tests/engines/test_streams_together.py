@@ -14,14 +14,14 @@ import pytest
 import torch
 from random_requests import CONTEXT, requests_of
 
-from hanlin.engines import Engine, Reply, Request, Sampling
-from hanlin.engines.batching import Piece
-from hanlin.engines.transformers_context import Context, Decoder
-from hanlin.engines.transformers_engine import TransformersEngine
-from hanlin.errors import UserError
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.settings.model import LoraSettings, Projection
+from hanlin.config.settings.model import LoraSettings, Projection
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.transformers.engine import TransformersEngine
+from hanlin.inference.backends.transformers.kv_cache import Context, Decoder
+from hanlin.inference.protocol import Engine, Reply, Request, Sampling
+from hanlin.inference.scheduler import Piece
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.load import load_model
 
 SAMPLINGS: Sequence[dict[str, object]] = (
     {},

@@ -9,11 +9,11 @@ import pytest
 import torch
 from random_requests import requests_of
 
-from hanlin.engines import Engine, Request, Sampling, open_engine
-from hanlin.engines.transformers_engine import TransformersEngine
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.settings.model import LoraSettings
+from hanlin.config.settings.model import LoraSettings
+from hanlin.inference.backends.transformers.engine import TransformersEngine
+from hanlin.inference.protocol import Engine, Request, Sampling, open_engine
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.load import load_model
 
 
 def test_answers_are_those_of_transformers_generate(hf: Engine, spoken_model: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.evaluate.chunks import in_chunks, read_rows, write_rows
-from hanlin.job import Progress
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
+from hanlin.core.resumable import in_chunks, read_rows, write_rows
 
 
 def doubled(items: Sequence[int]) -> list[dict[str, int]]:

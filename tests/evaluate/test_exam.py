@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hanlin.errors import UserError
-from hanlin.evaluate.chunks import read_rows
-from hanlin.evaluate.exam import letter_ids, run, scored
-from hanlin.evaluate.exam_papers import EXAMS, LETTERS, Papers
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.settings.evaluate import Exam
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.config.settings.evaluate import Exam
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.resumable import read_rows
+from hanlin.evaluate.tasks.exam import letter_ids, run, scored
+from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, Papers
+from hanlin.models.load import load_model
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHORT = Exam(model="m", exam="mmlu", folder="f", shots=1)
 
@@ -101,7 +101,7 @@ def test_a_random_model_is_near_chance(tiny_model: Path, papers: Path, tmp_path:
 def test_a_killed_exam_resumes_to_the_same_bytes(
     tiny_model: Path, papers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hanlin.evaluate import exam
+    from hanlin.evaluate.tasks import exam
 
     monkeypatch.setattr(exam, "_CHUNK", 5)
     whole = taken(tiny_model, papers, tmp_path / "whole")

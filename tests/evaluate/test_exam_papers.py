@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.evaluate.exam_papers import EXAMS, ExamQuestion, Papers
+from hanlin.core.errors import UserError
+from hanlin.evaluate.tasks.prompts import EXAMS, ExamQuestion, Papers
 
 QUESTION = ExamQuestion("anatomy", "anatomy/test/0", " 心脏有几个腔？ ", ("一个", "两个", "三个", "四个"), "D")
 SHOT = ExamQuestion("anatomy", "anatomy/dev/0", "手有几个指头？", ("三", "四", "五", "六"), "C")

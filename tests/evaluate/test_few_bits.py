@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.evaluate import exam, perplexity, questions
-from hanlin.export.quantized_model import run as quantize
-from hanlin.job import Inputs, Job
-from hanlin.records import Conversation, Message, Question, write_jsonl
-from hanlin.settings.base import knob_of
-from hanlin.settings.evaluate import Evaluate, Exam, Perplexity
-from hanlin.settings.export import QuantizedModel
+from hanlin.config.settings.base import knob_of
+from hanlin.config.settings.evaluate import Evaluate, Exam, Perplexity
+from hanlin.config.settings.export import QuantizedModel
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Conversation, Message, Question, write_jsonl
+from hanlin.evaluate import perplexity
+from hanlin.evaluate.tasks import exam, questions
+from hanlin.export.hf import run as quantize
 from taught_model import LESSONS
 
 SPOKEN = [Conversation((Message("user", ask), Message("assistant", say)), ask) for ask, say in LESSONS]

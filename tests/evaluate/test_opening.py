@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import find_model, open_model, split_choice
+from hanlin.core.errors import UserError
+from hanlin.inference.loading import find_model, open_model, split_choice
 
 
 @pytest.fixture()

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.evaluate.chunks import read_rows
-from hanlin.evaluate.opening import open_model
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.evaluate import Perplexity
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.core.resumable import read_rows
 from hanlin.evaluate.perplexity import Sample, answer_sample, measure, run, text_sample, windows_of, within
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
-from hanlin.settings.evaluate import Perplexity
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.inference.loading import open_model
+from hanlin.models.load import load_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS
 
 ZH = Document("翰林院在城东，春天的时候院子里开满了花。" * 3, "zh1")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
 from hanlin.evaluate import predictions
-from hanlin.evaluate.opening import open_model
 from hanlin.evaluate.predictions import Asking, predict, read_prompts
-from hanlin.job import Progress
+from hanlin.inference.loading import open_model
 from taught_model import LESSONS
 
 QUIET = Progress(quiet=True)

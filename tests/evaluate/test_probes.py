@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.evaluate.probes import is_right, standard_error, wilson
-from hanlin.language import answer_language
+from hanlin.core.i18n import answer_language
+from hanlin.evaluate.scoring import is_right, standard_error, wilson
 
 
 @pytest.mark.parametrize(

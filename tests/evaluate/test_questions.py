@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.evaluate import questions
-from hanlin.evaluate.chunks import read_rows
-from hanlin.evaluate.questions import compared, judged, run
-from hanlin.job import Inputs, Job
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.records import Message, Question, write_jsonl
-from hanlin.settings.evaluate import Evaluate
-from hanlin.settings.model import LoraSettings
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.evaluate import Evaluate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, Question, write_jsonl
+from hanlin.core.resumable import read_rows
+from hanlin.evaluate.tasks import questions
+from hanlin.evaluate.tasks.questions import compared, judged, run
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.load import load_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, RARE
 
 SETTINGS = Evaluate(model="m", questions="q", max_new_tokens=40)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
-from hanlin.export.gguf import run
-from hanlin.job import Inputs, Job
-from hanlin.settings.export import Gguf
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, Job
+from hanlin.export.gguf.export import run
+from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import SHAPE
 
 MakeModel = Callable[..., Path]

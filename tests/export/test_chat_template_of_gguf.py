@@ -10,9 +10,9 @@ import gguf
 import jinja2
 import pytest
 
-from hanlin.export.gguf import Source
-from hanlin.model_files import check_model_folder
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.export.gguf.export import Source
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 Export = Callable[..., tuple[Path, dict[str, Any]]]
 CHAT = [

@@ -18,11 +18,11 @@ import gguf
 import pytest
 import torch
 
-from hanlin.export.gguf import read_source, write_files
-from hanlin.job import Job
-from hanlin.settings.export import Gguf
-from hanlin.tokens.beside import template_of
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.tokenizer_files import template_of
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Job
+from hanlin.export.gguf.export import read_source, write_files
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from hanlin.export.llama_tensors import rotary_factors
-from hanlin.export.proof import TEXTS
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer, read_json
+from hanlin.chat.template import ChatTemplate
+from hanlin.export.gguf.tensors import rotary_factors
+from hanlin.export.gguf.verify import TEXTS
+from hanlin.tokenizer.tokenizer import Tokenizer, read_json
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

@@ -14,16 +14,16 @@ import torch
 from gguf import GGMLQuantizationType as Ggml
 from transformers import LlamaForCausalLM
 
-from hanlin.errors import UserError
-from hanlin.export import activations
-from hanlin.export.activations import collect, run
-from hanlin.export.importance import Importance, Used, read_importance, write_importance
-from hanlin.export.mixtures import FILE_TYPES, Shape, needs_importance, tensor_type
-from hanlin.export.quantize import to_bytes
-from hanlin.job import Inputs, Job
-from hanlin.records import Conversation, Document, Message, write_jsonl
-from hanlin.settings.export import NEEDS_IMPORTANCE, GgufType, Imatrix
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import NEEDS_IMPORTANCE, GgufType, Imatrix
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, write_jsonl
+from hanlin.export.gguf import imatrix
+from hanlin.export.gguf.imatrix import collect, run
+from hanlin.export.gguf.imatrix_file import Importance, Used, read_importance, write_importance
+from hanlin.export.gguf.quant_types import FILE_TYPES, Shape, needs_importance, tensor_type
+from hanlin.export.gguf.quantize import to_bytes
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -113,8 +113,8 @@ def test_a_killed_collection_goes_on_to_the_same_bytes(
 ) -> None:
     data = data_folder(tmp_path / "data", 12)
     make_matrix(plain_model, data, tmp_path / "whole")
-    monkeypatch.setattr(activations, "_SAVED_EVERY", 4)
-    read = activations._read
+    monkeypatch.setattr(imatrix, "_SAVED_EVERY", 4)
+    read = imatrix._read
     seen = []
 
     def killed(model: Any, row: Any) -> None:
@@ -123,7 +123,7 @@ def test_a_killed_collection_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         read(model, row)
 
-    monkeypatch.setattr(activations, "_read", killed)
+    monkeypatch.setattr(imatrix, "_read", killed)
     with pytest.raises(KeyboardInterrupt):
         make_matrix(plain_model, data, tmp_path / "broken")
     make_matrix(plain_model, data, tmp_path / "broken")
@@ -133,12 +133,12 @@ def test_a_killed_collection_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("left", [0, 10, -50])
 def test_sums_that_a_crash_of_the_machine_cut_off_count_as_none(left: int, tmp_path: Path) -> None:
-    sums = activations._Sums(2, rows=1)
+    sums = imatrix._Sums(2, rows=1)
     sums.add("0.mlp.up_proj", torch.ones(3, 4))
     sums.write(tmp_path / "sums.npz")
     (tmp_path / "cut.npz").write_bytes((tmp_path / "sums.npz").read_bytes()[:left])
     for name, rows in (("sums.npz", 1), ("cut.npz", 0)):
-        again = activations._Sums(2)
+        again = imatrix._Sums(2)
         again.read(tmp_path / name)
         assert (again.rows, len(again.counts)) == (rows, rows)
 

@@ -17,15 +17,15 @@ import gguf
 import numpy as np
 import pytest
 
-from hanlin.export import receipt
-from hanlin.export.activations import collect
-from hanlin.export.gguf import read_source
-from hanlin.export.importance import read_importance, write_importance
-from hanlin.export.mixtures import FILE_TYPES
-from hanlin.job import Job
-from hanlin.records import Document, write_jsonl
-from hanlin.settings.export import NEEDS_IMPORTANCE, Receipt
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.export import NEEDS_IMPORTANCE, Receipt
+from hanlin.core.context import Job
+from hanlin.core.records import Document, write_jsonl
+from hanlin.export import quality
+from hanlin.export.gguf.export import read_source
+from hanlin.export.gguf.imatrix import collect
+from hanlin.export.gguf.imatrix_file import read_importance, write_importance
+from hanlin.export.gguf.quant_types import FILE_TYPES
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp
 
@@ -152,7 +152,7 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     out, _ = export(model, "F32", "Q4_K_M", "Q3_K_M", "Q2_K", compare=False)
     source = read_source(model)
     settings = Receipt(held_out=("./d",), window=WINDOW, tokens=WINDOW * 16)
-    reference = receipt.prepare(settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, Job())
+    reference = quality.prepare(settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, Job())
     ((language, windows),) = reference.windows.items()
     base = ["--kl-divergence-base", tmp_path / "base", "-f", tmp_path / "text.txt", "-c", WINDOW, "-b", WINDOW]
     base += ["-t", 1, "--chunks", len(windows)]
@@ -162,7 +162,7 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     for name in ("Q4_K_M", "Q3_K_M", "Q2_K"):
         file = out / f"model-{name}.gguf"
         said = said_by(tools / "llama-perplexity", "Same top p: ", *base, "-m", file, "--kl-divergence")
-        row = receipt.measure(file, reference, Job())[language]
+        row = quality.measure(file, reference, Job())[language]
         assert row["source_perplexity"] == pytest.approx(float(found[1]), rel=0.01)
         for figure, pattern in (("perplexity", r"Mean PPL\(Q\)"), ("kl", "Mean    KLD")):
             number = re.search(pattern + r"\s*:\s*([\d.]+)", said)

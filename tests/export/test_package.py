@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hanlin.contract.modelfile import read_modelfile
-from hanlin.errors import UserError
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Package
+from hanlin.core.context import Ancestor, Inputs, Job
+from hanlin.core.errors import UserError
 from hanlin.export.package import run
-from hanlin.job import Ancestor, Inputs, Job
-from hanlin.model_files import check_model_folder
-from hanlin.settings.export import Package
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.parity.modelfile import read_modelfile
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -44,8 +44,8 @@ ASKED = Ancestor("evaluate-1", "evaluation", "e" * 64, kind="evaluate", metrics=
 
 @pytest.fixture(scope="module")
 def files(make_model: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from hanlin.export.gguf import run as write
-    from hanlin.settings.export import Gguf
+    from hanlin.config.settings.export import Gguf
+    from hanlin.export.gguf.export import run as write
 
     folder = tmp_path_factory.mktemp("files")
     settings = Gguf(model="./m", types=("F16", "Q8_0"), compare=False)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Ggml
 
-from hanlin.export.mixtures import FILE_TYPES, Shape, tensor_type
-from hanlin.export.quantize import Quantizer, to_bytes
+from hanlin.export.gguf.quant_types import FILE_TYPES, Shape, tensor_type
+from hanlin.export.gguf.quantize import Quantizer, to_bytes
 
 LLAMA_3_8B = Shape(layers=32, heads=32, shared_heads=8, tied=False)
 ROWS = np.random.default_rng(0).standard_normal((6, 512)).astype(np.float32)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hanlin.errors import UserError
+from hanlin.config.settings.export import QuantizedModel, Receipt
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Document, write_jsonl
 from hanlin.export.gptq import quantize_layers, round_matrix, to_grid
-from hanlin.export.quantized_model import run
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.records import Document, write_jsonl
-from hanlin.settings.export import QuantizedModel, Receipt
+from hanlin.export.hf import run
+from hanlin.models.load import load_model
 
 Make = Callable[..., Path]
 TEXT = "翰林院在城东，春天的时候院子里开满了花。The library stands in the east of the town. " * 8

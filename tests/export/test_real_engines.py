@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hanlin.engines import Request, Sampling, open_engine
-from hanlin.model.loading import load_model
-from hanlin.records import Message
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.records import Message
+from hanlin.inference.protocol import Request, Sampling, open_engine
+from hanlin.models.load import load_model
 
 pytestmark = pytest.mark.llama_cpp
 

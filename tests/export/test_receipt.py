@@ -12,16 +12,16 @@ import torch
 from pydantic import ValidationError
 from transformers import LlamaForCausalLM
 
-from hanlin.errors import UserError
-from hanlin.export import gguf as export_gguf
-from hanlin.export.receipt import measured, prepare
-from hanlin.export.receipt_page import picture, table
-from hanlin.job import Job
-from hanlin.model_files import check_model_folder
-from hanlin.records import Conversation, Document, Message, write_jsonl
-from hanlin.settings.export import Gguf, Receipt, conditions_of
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Gguf, Receipt, conditions_of
+from hanlin.core.context import Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, write_jsonl
+from hanlin.export.gguf import export as export_gguf
+from hanlin.export.quality import measured, prepare
+from hanlin.export.quality_page import picture, table
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, taught_model
 
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -68,7 +68,7 @@ def test_a_receipt_measures_each_file_against_the_source(
 def test_what_is_kept_of_the_source_must_fit_the_disk(
     taught: Path, held_out: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.export.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("hanlin.core.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     tokenizer = Tokenizer.load(taught)
     with pytest.raises(UserError, match=r"the disk has 0\.00 GB free"):
         prepare(SETTINGS, held_out, check_model_folder(taught), tokenizer, None, tmp_path, Job())

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
-from hanlin.errors import UserError
-from hanlin.settings.export import Gguf
+from hanlin.config.settings.export import Gguf
+from hanlin.core.errors import UserError
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

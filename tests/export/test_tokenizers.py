@@ -14,12 +14,12 @@ import tokenizers
 from gguf import GGUFWriter
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
-from hanlin.engines.llama_cpp_library import LlamaCppModel
-from hanlin.errors import UserError
-from hanlin.export.proof import TEXTS, TokenizerProof
-from hanlin.export.vocabulary import Vocabulary, add_special_ids, read_vocabulary
-from hanlin.tokens.tokenizer import LETTER_OF, Tokenizer
-from hanlin.tokens.vocabulary import SPLIT
+from hanlin.core.errors import UserError
+from hanlin.export.gguf.verify import TEXTS, TokenizerProof
+from hanlin.export.gguf.vocab import Vocabulary, add_special_ids, read_vocabulary
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.models.train_tokenizer import SPLIT
+from hanlin.tokenizer.tokenizer import LETTER_OF, Tokenizer
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from hanlin.export.quantized_model import run
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.records import Document, write_jsonl
-from hanlin.settings.export import QuantizedModel
+from hanlin.config.settings.export import QuantizedModel
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Document, write_jsonl
+from hanlin.export.hf import run
+from hanlin.models.load import load_model
 
 pytestmark = pytest.mark.vllm
 

@@ -13,33 +13,34 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hanlin.artifacts import Store
-from hanlin.errors import UserError
-from hanlin.forecast.advice import changes
-from hanlin.forecast.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
-from hanlin.forecast.portions import DataShape, Portions
-from hanlin.forecast.probe import bytes_of, speeds
-from hanlin.forecast.samples import data_of
-from hanlin.forecast.shapes import ModelShape, Trained
-from hanlin.forecast.stages import Forecast, Unknown, forecasts
-from hanlin.forecast.work import disk, reference_operations, step_operations
-from hanlin.job import Inputs, Job
-from hanlin.model.adapters import count_parameters
-from hanlin.model_files import check_model_folder
-from hanlin.pipeline import plan
-from hanlin.recipe import build_recipe
-from hanlin.records import Conversation, Document, Message, Preference, write_jsonl
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
-from hanlin.train import frozen_head, stages
-from hanlin.train.attention import LONGEST_PRODUCT, Documents
-from hanlin.train.checkpoint import Checkpoints
-from hanlin.train.group import Group
-from hanlin.train.losses import piece_tokens
-from hanlin.train.network import Network, NumberFormat, open_network
-from hanlin.train.optimizer import optimizer_of
-from hanlin.train.placement import Copies
-from hanlin.train.rows import Pass
+from hanlin.config.recipe_file import build_recipe
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Dpo, Kto, Pretrain, Sft, Training
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.estimate.advice import changes
+from hanlin.estimate.batch_plan import DataShape, Portions
+from hanlin.estimate.dataset_stats import data_of
+from hanlin.estimate.flops import disk, reference_operations, step_operations
+from hanlin.estimate.machine import bytes_of, speeds
+from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
+from hanlin.estimate.shapes import ModelShape, Trained
+from hanlin.estimate.training import Forecast, Unknown, forecasts
+from hanlin.models.adapters import count_parameters
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import plan
+from hanlin.train import stages
+from hanlin.train.callbacks.checkpoint import Checkpoints
+from hanlin.train.compute import tiled_loss
+from hanlin.train.compute.attention import LONGEST_PRODUCT, Documents
+from hanlin.train.compute.lm_head_loss import piece_tokens
+from hanlin.train.compute.model import Network, NumberFormat, open_network
+from hanlin.train.dataset.packed import Pass
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
+from hanlin.train.optim.build import optimizer_of
 
 CPU = torch.device("cpu")
 LLAMA3_8B = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128)
@@ -202,7 +203,7 @@ def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, sha
     for gpu in (False, True):
         found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
         assert found == piece_tokens(entries, method == "full", gpu)
-    assert TILE_LOGITS == frozen_head.NUMBERS
+    assert TILE_LOGITS == tiled_loss.NUMBERS
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])

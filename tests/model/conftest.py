@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from random_models import MakeAdapter, train_a_little
 
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model
-from hanlin.model_files import base_of
-from hanlin.settings.model import LoraSettings
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.model import LoraSettings
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.folder.checks import base_of
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="session")

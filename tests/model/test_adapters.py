@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from random_models import MakeAdapter, logits, train_a_little
 from safetensors.torch import load_file, save_file
 
-from hanlin.errors import UserError
-from hanlin.model.adapters import attach, count_parameters, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.settings.model import PROJECTIONS, LoraSettings
+from hanlin.config.settings.model import PROJECTIONS, LoraSettings
+from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach, count_parameters, save_adapter
+from hanlin.models.load import load_model
 
 
 def adapter_tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -13,15 +13,15 @@ from pydantic import ValidationError
 from random_models import logits
 from safetensors.torch import load_file
 
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model import birth
-from hanlin.model.loading import load_model
-from hanlin.model_files import check_model_folder
-from hanlin.records import Message
-from hanlin.settings.model import NewModel
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import NewModel
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message
+from hanlin.models import init_model
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.load import load_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 SMALL = {"tokenizer": "./t", "hidden_size": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "context_length": 64}
 
@@ -29,7 +29,7 @@ SMALL = {"tokenizer": "./t", "hidden_size": 32, "layers": 2, "heads": 4, "key_va
 def make(tokenizer: Path, out: Path, seed: int = 3, **more: Any) -> dict[str, Any]:
     out.mkdir()
     settings = NewModel.model_validate({**SMALL, **more})
-    return birth.run(settings, Inputs({"tokenizer": (tokenizer,)}), out, Job(seed=seed))
+    return init_model.run(settings, Inputs({"tokenizer": (tokenizer,)}), out, Job(seed=seed))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,7 +77,7 @@ def test_leftovers_of_a_killed_try_change_nothing(tiny_tokenizer: Path, tmp_path
     (tmp_path / "again" / "model.safetensors").write_bytes(b"cut")
     (tmp_path / "again" / "generation_config.json").write_text('{"eos_token_id": 1}', encoding="utf-8")
     settings = NewModel.model_validate(SMALL)
-    birth.run(settings, Inputs({"tokenizer": (tiny_tokenizer,)}), tmp_path / "again", Job(seed=3))
+    init_model.run(settings, Inputs({"tokenizer": (tiny_tokenizer,)}), tmp_path / "again", Job(seed=3))
     assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hanlin.model.embeddings import grow, untrained_rows
-from hanlin.model.loading import load_model
+from hanlin.models.embedding_rows import grow, untrained_rows
+from hanlin.models.load import load_model
 
 
 def test_padding_rows_are_taken_over_before_rows_are_added(tiny_model: Path) -> None:

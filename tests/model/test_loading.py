@@ -12,8 +12,8 @@ from random_models import MakeAdapter, logits
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from hanlin.errors import UserError
-from hanlin.model.loading import load_model
+from hanlin.core.errors import UserError
+from hanlin.models.load import load_model
 
 
 def test_the_weights_are_those_of_the_file(tiny_model: Path) -> None:

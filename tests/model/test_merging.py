@@ -12,16 +12,16 @@ import torch
 from random_models import MakeAdapter, logits, train_a_little
 from safetensors.torch import load_file, save_file
 
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model import merging
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model
-from hanlin.model_files import check_model_folder
-from hanlin.settings.model import LoraSettings, Merge
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings, Merge
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.models import merge
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 KINDS = [
     ("untied", {}),
@@ -37,7 +37,7 @@ KINDS = [
 def merge_into(adapter: Path, out: Path, dtype: str = "base") -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     settings = Merge.model_validate({"adapter": "./a", "dtype": dtype})
-    return merging.run(settings, Inputs({"adapter": (adapter,)}), out, Job())
+    return merge.run(settings, Inputs({"adapter": (adapter,)}), out, Job())
 
 
 @pytest.mark.parametrize(("base", "lora"), KINDS)
@@ -190,27 +190,27 @@ def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
 
 
 def test_weights_that_were_written_otherwise_are_caught(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
-    merged = merging.merge(load_model(make_adapter()))
+    merged = merge.merge(load_model(make_adapter()))
     written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     weights["model.norm.weight"] += 1e-6
     save_file(weights, tmp_path / "merged" / "model.safetensors")
     with pytest.raises(RuntimeError, match=r"model\.norm\.weight was not written"):
-        merging.prove_written(merged, written, check_model_folder(store / "untied"))
+        merge.prove_written(merged, written, check_model_folder(store / "untied"))
 
 
 def test_a_model_that_answers_otherwise_than_the_adapter_is_caught(make_adapter: MakeAdapter, store: Path) -> None:
     adapter = make_adapter()
     prompts = [[1, 2, 3, 4]]
-    expected = merging.logits_of(load_model(adapter), prompts)
+    expected = merge.logits_of(load_model(adapter), prompts)
     with pytest.raises(RuntimeError, match="answers otherwise"):
-        merging.prove_read(expected, store / "untied", prompts)
+        merge.prove_read(expected, store / "untied", prompts)
 
 
 def test_what_failed_its_proof_is_not_left_lying(
     make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "EXACT", -1.0)
+    monkeypatch.setattr(merge, "EXACT", -1.0)
     with pytest.raises(RuntimeError, match="answer otherwise"):
         merge_into(make_adapter(), tmp_path / "merged")
     assert not any((tmp_path / "merged").iterdir())
@@ -230,4 +230,4 @@ def test_logits_that_are_not_finite_never_pass_for_equal(store: Path) -> None:
     model = load_model(store / "untied")
     model.lm_head.weight[3] = float("nan")
     with pytest.raises(RuntimeError, match="not finite"):
-        merging.logits_of(model, [[1, 2, 3]])
+        merge.logits_of(model, [[1, 2, 3]])

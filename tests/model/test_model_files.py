@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hanlin.errors import UserError
-from hanlin.model.loading import load_model
-from hanlin.model_files import (
+from hanlin.core.errors import UserError
+from hanlin.models.folder.checks import (
     check_adapter_folder,
     check_base,
     check_model_folder,
@@ -23,6 +22,7 @@ from hanlin.model_files import (
     fingerprint,
     llama_shapes,
 )
+from hanlin.models.load import load_model
 
 
 @pytest.fixture
@@ -279,5 +279,5 @@ def test_an_adapter_without_a_record_of_its_base_is_let_pass(folder: Path, tmp_p
 
 
 def test_the_checks_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, hanlin.model_files; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'numpy')))"
+    code = "import sys, hanlin.models.folder.checks; sys.exit(any(n in sys.modules for n in ('torch', 'transformers', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

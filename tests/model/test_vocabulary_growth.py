@@ -12,18 +12,18 @@ import torch
 from random_models import PROMPT
 from safetensors.torch import load_file
 
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model import vocabulary_growth
-from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model
-from hanlin.model.vocabulary_growth import by_language, prove_text_unchanged, prove_weights_unchanged
-from hanlin.model_files import check_model_folder
-from hanlin.records import Document, write_jsonl
-from hanlin.settings.model import ExtendVocabulary
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary_extension import Extension
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import ExtendVocabulary
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Document, write_jsonl
+from hanlin.models import extend_vocab
+from hanlin.models.extend_vocab import by_language, prove_text_unchanged, prove_weights_unchanged
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.extend import Extension
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 CHINESE = [
     "翰林院的学士在春天读书，学士们都爱读书。",
@@ -47,7 +47,7 @@ def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12)
     out.mkdir(exist_ok=True)
     settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries)
     inputs = Inputs({"model": (model,), "text": (documents,)})
-    return vocabulary_growth.run(settings, inputs, out, Job())
+    return extend_vocab.run(settings, inputs, out, Job())
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -9,7 +9,7 @@ import pytest
 from live_server import Live, live
 
 import taught_model as taught
-from hanlin.evaluate.opening import Opened, open_model
+from hanlin.inference.loading import Opened, open_model
 
 
 @pytest.fixture(scope="session")

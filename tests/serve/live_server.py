@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import openai
 import uvicorn
 
-from hanlin.engines import Engine, Finish, Likely, Request, Stream
-from hanlin.evaluate.opening import Opened
+from hanlin.inference.loading import Opened
+from hanlin.inference.protocol import Engine, Finish, Likely, Request, Stream
 from hanlin.serve.admission import Limits
-from hanlin.serve.models import Models, Served
-from hanlin.serve.security import Guard
+from hanlin.serve.auth import Guard
+from hanlin.serve.registry import Models, Served
 from hanlin.serve.server import app
 
 

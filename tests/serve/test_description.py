@@ -8,10 +8,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from live_server import Live, live
 
-from hanlin.evaluate.opening import Opened
+from hanlin.inference.loading import Opened
 from hanlin.serve.admission import Limits
-from hanlin.serve.description import description
-from hanlin.serve.models import Served
+from hanlin.serve.openapi import description
+from hanlin.serve.registry import Served
 from hanlin.serve.server import app
 
 schemathesis = pytest.importorskip("schemathesis")

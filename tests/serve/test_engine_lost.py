@@ -19,15 +19,15 @@ import pytest
 import torch
 from live_server import Live, live
 
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened, open_model
-from hanlin.model.adapters import attach, save_adapter
-from hanlin.model.loading import load_model
+from hanlin.config.settings.model import LoraSettings
+from hanlin.core.errors import UserError
+from hanlin.inference.loading import Opened, open_model
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
-from hanlin.serve.models import Models
-from hanlin.serve.seats import Engines, Seat, reopen
-from hanlin.settings.model import LoraSettings
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.serve.loaded_model import Engines, Seat, reopen
+from hanlin.serve.registry import Models
+from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS
 
 CHAT = "/v1/chat/completions"

@@ -18,8 +18,8 @@ import httpx
 import pytest
 from live_server import Live, live
 
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened, open_model
+from hanlin.core.errors import UserError
+from hanlin.inference.loading import Opened, open_model
 from hanlin.serve.admission import Limits
 from hanlin.serve.server import serve
 from taught_model import LESSONS
@@ -35,9 +35,9 @@ def endless(
     """A model of random weights in either engine: it goes on until the context is full."""
     path = tiny_model
     if request.param == "llama_cpp":
-        from hanlin.export.gguf import run
-        from hanlin.job import Inputs, Job
-        from hanlin.settings.export import Gguf
+        from hanlin.config.settings.export import Gguf
+        from hanlin.core.context import Inputs, Job
+        from hanlin.export.gguf.export import run
 
         path = tmp_path_factory.mktemp("endless")
         run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, Job())
@@ -134,7 +134,7 @@ def test_the_output_has_an_upper_limit(endless: Opened) -> None:
 
 def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_model: Path) -> None:
     code = (
-        "import sys, time; from hanlin.engines.transformers_context import Context\n"
+        "import sys, time; from hanlin.inference.backends.transformers.kv_cache import Context\n"
         "from hanlin.serve.server import serve\n"
         "decode = Context.decode\n"
         # slow enough to be told in the middle

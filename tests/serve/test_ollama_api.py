@@ -12,7 +12,7 @@ import ollama
 import pytest
 from live_server import Live, live
 
-from hanlin.evaluate.opening import Opened
+from hanlin.inference.loading import Opened
 from taught_model import LESSONS
 
 NAME, COUNT, ENGLISH = LESSONS[0], LESSONS[4], LESSONS[3]

@@ -18,10 +18,10 @@ import openai
 import pytest
 from live_server import Live, live
 
-from hanlin.engines import Finish, Request, Stream
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened, open_model
-from hanlin.serve.security import Guard
+from hanlin.core.errors import UserError
+from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.protocol import Finish, Request, Stream
+from hanlin.serve.auth import Guard
 from hanlin.serve.server import serve
 from taught_model import LESSONS, RARE
 
@@ -49,7 +49,7 @@ def test_the_first_choice_is_the_models_answer(server: Live) -> None:
 
 
 def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, opened: Opened) -> None:
-    from hanlin.records import Message
+    from hanlin.core.records import Message
 
     answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
     prompt = len(opened.template().render([Message("user", NAME[0])], prompt=True).ids)

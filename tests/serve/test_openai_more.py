@@ -17,8 +17,8 @@ import openai
 import pytest
 from live_server import Live, live
 
-from hanlin.evaluate.opening import Opened, open_model
-from hanlin.records import Message
+from hanlin.core.records import Message
+from hanlin.inference.loading import Opened, open_model
 from taught_model import LESSONS
 
 NAME, COUNT = LESSONS[0], LESSONS[4]

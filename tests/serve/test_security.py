@@ -10,9 +10,9 @@ import httpx
 import pytest
 from live_server import live
 
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened
-from hanlin.serve.security import Guard, guard_for, read_keys
+from hanlin.core.errors import UserError
+from hanlin.inference.loading import Opened
+from hanlin.serve.auth import Guard, guard_for, read_keys
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.serve.generation import StopTexts
+from hanlin.inference.text_stream import StopTexts
 
 
 def passed(pieces: list[str], stops: tuple[str, ...]) -> tuple[str, bool, list[str]]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from live_server import Live
 
-from hanlin.data.chats import read_messages
-from hanlin.errors import UserError
-from hanlin.evaluate.opening import Opened
-from hanlin.serve.speakers import Local
-from hanlin.serve.terminal import Chat, chat
+from hanlin.cli.chat.backends import Local
+from hanlin.cli.chat.repl import Chat, chat
+from hanlin.core.errors import UserError
+from hanlin.data.formats.chats import read_messages
+from hanlin.inference.loading import Opened
 from taught_model import LESSONS, RARE
 
 GREEDY = {"max_new_tokens": 40}

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from live_server import Live, live
 
-from hanlin.evaluate.opening import open_model
-from hanlin.serve.tool_calls import CallReader, names_of, schema_of
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.inference.loading import open_model
+from hanlin.serve.api.tool_calls import CallReader, names_of, schema_of
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 WEATHER = {
     "type": "function",

@@ -11,8 +11,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROSE = [
     "院子里的花开了，小鸟在树上唱歌。",

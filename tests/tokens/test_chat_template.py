@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.records import Conversation, Message, ToolCall
-from hanlin.tokens import chat_template
-from hanlin.tokens.chat_template import ChatTemplate, Rendered
-from hanlin.tokens.packaged_templates import packaged, template_tokens
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat import template as chat_template
+from hanlin.chat.packaged import packaged, template_tokens
+from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Message, ToolCall
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 CHAT = [
     Message("system", "你是助手。"),

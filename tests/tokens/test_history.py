@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.history import fit, turns
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat.history import fit, turns
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
+from hanlin.models.train_tokenizer import train_byte_level_bpe
 
 SYSTEM = Message("system", "你是小翰。")
 

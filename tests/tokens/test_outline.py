@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.records import Message
-from hanlin.tokens.chat_template import ChatTemplate, Rendered
-from hanlin.tokens.forms import Forms
-from hanlin.tokens.outline import Hole, Piece, Unseen, begins, filled
-from hanlin.tokens.packaged_templates import packaged, packaged_source
-from hanlin.tokens.template_language import FIRST_MARKS, Template
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.turns import check_order
+from hanlin.chat.jinja import FIRST_MARKS, Template
+from hanlin.chat.packaged import packaged, packaged_source
+from hanlin.chat.symbolic import Hole, Piece, Unseen, begins, filled
+from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template_cache import Forms
+from hanlin.chat.turn_order import check_order
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 LOOP = "{% for message in messages %}"
 BLIND = {

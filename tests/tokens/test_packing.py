@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.tokens.packing import pack, pack_documents
+from hanlin.core.errors import UserError
+from hanlin.train.dataset.packing import pack, pack_documents
 
 LENGTHS = st.lists(st.integers(0, 64), max_size=60)
 

@@ -12,9 +12,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.tokens import rank_encoding
-from hanlin.tokens.rank_encoding import SPLITS, RankEncoder
-from hanlin.tokens.tokenizer import BYTE_OF, Tokenizer
+from hanlin.tokenizer import tiktoken_encoder
+from hanlin.tokenizer.tiktoken_encoder import SPLITS, RankEncoder
+from hanlin.tokenizer.tokenizer import BYTE_OF, Tokenizer
 
 PIECES = [
     "我们",
@@ -94,7 +94,7 @@ def test_a_text_that_is_too_long_or_no_unicode_is_the_library_s(
     plain, quick = pair_of(tiny_tokenizer)
     encoder = quick._ranked
     assert encoder is not None and encoder.encode("\ud83d") is None
-    monkeypatch.setattr(rank_encoding, "LONGEST", 4)
+    monkeypatch.setattr(tiktoken_encoder, "LONGEST", 4)
     assert encoder.encode("12345") is None
     assert quick.encode_many(["12345", "好"]) == plain.encode_many(["12345", "好"])
 
@@ -143,12 +143,12 @@ def test_what_is_known_of_two_halves_is_what_joining_arrives_at(tokens: list[str
     known: dict[str, tuple[str, ...]] = {}
     made = dict.fromkeys("abc", -1)
     for one in tokens:
-        if (halves := rank_encoding._halves(one, ranks)) and all(half in made for half in halves):
+        if (halves := tiktoken_encoder._halves(one, ranks)) and all(half in made for half in halves):
             known[one], made[one] = halves, ranks[one]
-    arrived = rank_encoding._halves(token, ranks)
+    arrived = tiktoken_encoder._halves(token, ranks)
     for cut in range(1, len(token)):
         halves = (token[:cut], token[cut:])
-        told = rank_encoding._arrives(*halves, ranks, known, made)
+        told = tiktoken_encoder._arrives(*halves, ranks, known, made)
         assert told == (halves == arrived and all(half in made for half in halves))
 
 

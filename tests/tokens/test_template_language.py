@@ -7,7 +7,7 @@ import time
 import jinja2
 import pytest
 
-from hanlin.tokens.template_language import Exceeded, Marks, Template
+from hanlin.chat.jinja import Exceeded, Marks, Template
 
 MARKS = Marks("⟦", "⟧", "¦")
 

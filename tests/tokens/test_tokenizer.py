@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.core.errors import UserError
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 RARE = "𠮷野家の龘𪚥👩‍👩‍👧‍👦 한국어 é\u0301 \ufffd\t\n"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from hanlin.records import Message, ToolCall
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.packaged_templates import packaged
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.turns import as_template_data, tools_as_template_data
-from hanlin.tokens.vocabulary import train_byte_level_bpe
+from hanlin.chat.packaged import packaged
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.turn_order import as_template_data, tools_as_template_data
+from hanlin.core.records import Message, ToolCall
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 OWN_CHATS = [
     [Message("user", "你好"), Message("assistant", "你好！")],

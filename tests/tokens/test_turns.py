@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.records import Message, ToolCall
-from hanlin.tokens.turns import as_template_data, check_order, tools_as_template_data
+from hanlin.chat.turn_order import as_template_data, check_order, tools_as_template_data
+from hanlin.core.errors import UserError
+from hanlin.core.records import Message, ToolCall
 
 SYSTEM, USER, ANSWER = Message("system", "s"), Message("user", "u"), Message("assistant", "a")
 CALL = Message("assistant", "", tool_calls=(ToolCall("f", {"x": 1}),))

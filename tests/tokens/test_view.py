@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.records import Conversation, Document, Message, Preference
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.view import Piece, View, pieces, views
+from hanlin.chat.inspect import Piece, View, pieces, views
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, Preference
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture(params=["byte_level", "sentencepiece"])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.records import Document, write_jsonl
-from hanlin.settings.tokens import TrainTokenizer
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import characters_per_token, texts_in, train, train_byte_level_bpe
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.tokenizer import TrainTokenizer
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Document, write_jsonl
+from hanlin.models.train_tokenizer import characters_per_token, texts_in, train, train_byte_level_bpe
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 TEXT = ["春天的院子里开满了花，小鸟在树上唱歌。", "I don't know 12345 birds.\n"] * 3
 

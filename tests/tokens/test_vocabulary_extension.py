@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.errors import UserError
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.merge_learning import MergeLearner
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import characters_per_token, train_byte_level_bpe
-from hanlin.tokens.vocabulary_extension import Extension, extend
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.models.train_tokenizer import characters_per_token, train_byte_level_bpe
+from hanlin.tokenizer.bpe_trainer import MergeLearner
+from hanlin.tokenizer.extend import Extension, extend
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 ENGLISH = ["The library stands in the east of the town; 12 birds sing.", "My name is Xiaohan."] * 3
 CHINESE = [
@@ -99,7 +99,7 @@ def test_an_extended_tokenizer_is_saved_whole(extension: tuple[Tokenizer, Extens
 
 
 def test_chats_render_as_before_with_the_same_stops(tmp_path: Path) -> None:
-    from hanlin.records import Message
+    from hanlin.core.records import Message
 
     base = train_byte_level_bpe(ENGLISH, 320, "llama3", tmp_path)
     grown = extend(base, CHINESE, 40, least_saved=2).tokenizer

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hanlin.job import Inputs, Progress
-from hanlin.records import Conversation, Document, Judgement, Message, Preference, write_jsonl
-from hanlin.settings.train import Training
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.train.network import Network, open_network
-from hanlin.train.rows import Encode, EncodedRecords, encode_records
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.train import Training
+from hanlin.core.context import Inputs, Progress
+from hanlin.core.records import Conversation, Document, Judgement, Message, Preference, write_jsonl
+from hanlin.train.compute.model import Network, open_network
+from hanlin.train.dataset.packed import Encode, EncodedRecords, encode_records
 
 CPU = torch.device("cpu")
 SENTENCES = (

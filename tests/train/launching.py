@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hanlin.job import Inputs, Job
-from hanlin.settings import train
-from hanlin.settings.train import Training
+from hanlin.config.settings import train
+from hanlin.config.settings.train import Training
+from hanlin.core.context import Inputs, Job
 
 
 def launch(

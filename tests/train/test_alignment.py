@@ -13,12 +13,18 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import CPU, judgement, many, preference
-from hanlin.errors import UserError
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Simpo
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.train import loop
-from hanlin.train.alignment import (
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Simpo
+from hanlin.core.errors import UserError
+from hanlin.train import trainer
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.mismatched import Mismatched
+from hanlin.train.dataset.packed import EncodedRecords, Rows
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
+from hanlin.train.objectives.base import ChatEncoder, Objective
+from hanlin.train.objectives.pairwise import (
     Answers,
     Dpo,
     Ipo,
@@ -30,12 +36,6 @@ from hanlin.train.alignment import (
     measured,
     pair_log_probabilities,
 )
-from hanlin.train.group import Group
-from hanlin.train.mismatched import Mismatched
-from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder, Objective
-from hanlin.train.placement import Copies
-from hanlin.train.rows import EncodedRecords, Rows
 
 SETTINGS = Simpo(model="m", data=("d",), row_length=256)
 REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)
@@ -314,7 +314,7 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
     for pass_tokens in (10_000, 1):
         mine = network(SETTINGS)
         now = objective.of_step(mine, np.arange(4), pass_tokens, lambda tensors: None)
-        sums = loop._gradients(mine, now, rows, np.arange(4), pass_tokens)
+        sums = trainer._gradients(mine, now, rows, np.arange(4), pass_tokens)
         unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
         Copies(mine, unbounded, Group(0, 1, CPU)).finish(sums, objective.weighs)
         found.append((sums, gradients(mine)))

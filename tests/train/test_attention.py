@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import CPU
-from hanlin.errors import UserError
-from hanlin.train.attention import Documents, documents_attention
-from hanlin.train.kernels import flex_documents_attention, kernel_for, varlen_attention
-from hanlin.train.network import Attention
+from hanlin.core.errors import UserError
+from hanlin.train.compute.attention import Documents, documents_attention
+from hanlin.train.compute.kernels import flex_documents_attention, kernel_for, varlen_attention
+from hanlin.train.compute.model import Attention
 
 
 def attended(

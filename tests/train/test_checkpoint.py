@@ -19,13 +19,14 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import conversation, many
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job, Progress
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Sft
-from hanlin.train import checkpoint, loop, stages
-from hanlin.train.checkpoint import LIST, Checkpoints
-from hanlin.train.placement import Copies
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Sft
+from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.errors import UserError
+from hanlin.train import stages, trainer
+from hanlin.train.callbacks import checkpoint
+from hanlin.train.callbacks.checkpoint import LIST, Checkpoints
+from hanlin.train.distributed.ddp import Copies
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
@@ -146,7 +147,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints)
 def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_is_room(
     tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update={"keep_checkpoints": 3, "steps": 20})
     whole, small = tmp_path / "whole", tmp_path / "small"
@@ -215,8 +216,8 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
-    monkeypatch.setattr("hanlin.train.checkpoint.FIRST_AFTER", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_AFTER", 0.0)
     monkeypatch.setattr(checkpoint.Background, "start", lambda self, write: write())  # so that no step goes without
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update=more)
@@ -241,16 +242,16 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
 
 def test_a_gradient_explodes_when_it_is_far_beyond_what_was_usual() -> None:
     usual = [2.0] * 40
-    assert not loop.exploded(1500.0, usual, 1.0) and loop.exploded(2500.0, usual, 1.0)
-    assert not loop.exploded(2500.0, usual[:10], 1.0)  # too few to know
-    assert not loop.exploded(1.0, [1e-4] * 40, 1.0)  # it is below the limit to which all are shortened
+    assert not trainer.exploded(1500.0, usual, 1.0) and trainer.exploded(2500.0, usual, 1.0)
+    assert not trainer.exploded(2500.0, usual[:10], 1.0)  # too few to know
+    assert not trainer.exploded(1.0, [1e-4] * 40, 1.0)  # it is below the limit to which all are shortened
 
 
 def test_an_exploding_gradient_stops_the_run_and_keeps_the_records(
     tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "NORMS", 5)
-    monkeypatch.setattr(loop, "EXPLOSION", 1e-3)
+    monkeypatch.setattr(trainer, "NORMS", 5)
+    monkeypatch.setattr(trainer, "EXPLOSION", 1e-3)
     with pytest.raises(UserError, match="gradient of step 2") as caught:
         stages.sft(SFT.model_copy(update={"max_grad_norm": 1e-3}), inputs(many(conversation, 12)), tmp_path, Job())
     kept = json.loads((tmp_path / ".work" / "stopped_at.json").read_text(encoding="utf-8"))["records"]

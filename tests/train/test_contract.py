@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from conftest import SENTENCES, conversation, document, many, preference
-from hanlin.errors import UserError
-from hanlin.records import Conversation, Document, Message, ToolCall
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.packaged_templates import packaged
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.vocabulary import train_byte_level_bpe
-from hanlin.train import contract as contract_module
-from hanlin.train.contract import Contract
-from hanlin.train.objectives import ChatEncoder, encode_documents
-from hanlin.train.rows import Encoded, EncodedRecords, Example
+from hanlin.chat.packaged import packaged
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, ToolCall
+from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.dataset import mask_checks as contract_module
+from hanlin.train.dataset.mask_checks import Contract
+from hanlin.train.dataset.packed import Encoded, EncodedRecords, Example
+from hanlin.train.objectives.base import ChatEncoder, encode_documents
 
 Ids = list[int]
 GOOD = many(conversation, 6)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.errors import UserError
-from hanlin.train.curve import Curve, read_curve, tensorboard
+from hanlin.core.errors import UserError
+from hanlin.train.callbacks.metrics_log import Curve, read_curve, tensorboard
 
 
 def written(path: Path, steps: int) -> Path:

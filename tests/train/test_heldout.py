@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import CPU, conversation, document, judgement, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.records import write_jsonl
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import write_jsonl
 from hanlin.train import stages
-from hanlin.train.group import Group
-from hanlin.train.heldout import Heldout, best_step
-from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder, NextToken
-from hanlin.train.rows import Rows
+from hanlin.train.callbacks.validation import Heldout, best_step
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.distributed.context import Group
+from hanlin.train.objectives.base import ChatEncoder, NextToken
 
 BASE = {"model": "m", "data": ("d",), "row_length": 128, "precision": "float32", "evaluate_every": 2}
 SFT = {**BASE, "batch_tokens": 256, "learning_rate": 3e-2, "schedule": "constant", "warmup_share": 0.0}
@@ -101,8 +101,8 @@ def test_measuring_changes_nothing_that_is_learnt(tmp_path: Path, split: Callabl
 def test_training_stops_when_nothing_gets_better_and_the_best_weights_are_saved(
     killed: bool, tmp_path: Path, split: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
-    monkeypatch.setattr("hanlin.train.checkpoint.FIRST_AFTER", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_AFTER", 0.0)
     given = split(many(conversation, 12), 4)
     settings = Sft(**SFT, steps=200, patience=2, keep_best=True, save_every_seconds=1e-6)
     out, short = tmp_path / "out", tmp_path / "short"

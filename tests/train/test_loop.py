@@ -11,16 +11,16 @@ import torch
 from launching import launch
 
 from conftest import CPU, conversation, document, judgement, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Kto, Pretrain, Sft, Training
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.train import loop, stages
-from hanlin.train.group import Group
-from hanlin.train.objectives import ChatEncoder, NextToken
-from hanlin.train.placement import Copies
-from hanlin.train.rows import Order, Rows
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Dpo, Kto, Pretrain, Sft, Training
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.train import stages, trainer
+from hanlin.train.dataset.packed import Order, Rows
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
+from hanlin.train.objectives.base import ChatEncoder, NextToken
 
 SFT = Sft(
     model="m",
@@ -43,7 +43,7 @@ def trained_weights(
     mine = network(settings)
     order = Order.of(len(rows.units), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
-    loop.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=Job(seed=1), out=out)
+    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=Job(seed=1), out=out)
     return {name: parameter.detach().clone() for name, parameter in mine.trained()}
 
 
@@ -75,7 +75,7 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
     mine = network(SFT)
-    sums = loop._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
+    sums = trainer._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})
     norm = Copies(mine, settings, ALONE).finish(sums, "learnt_tokens")
     shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
@@ -91,7 +91,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
         next(iter(mine.trained()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
         order = Order.of(len(rows.units), 4, 1)
-        loop.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=Job(), out=tmp_path)
+        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=Job(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from hanlin.train import frozen_head, losses
-from hanlin.train.losses import summed_loss, token_log_probabilities
+from hanlin.train.compute import lm_head_loss, tiled_loss
+from hanlin.train.compute.lm_head_loss import summed_loss, token_log_probabilities
 
 POSITIONS, WIDTH, ENTRIES = 77, 24, 301
 
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "piece_tokens", lambda *of: 32)
-    monkeypatch.setattr(losses, "CACHED", 5 * ENTRIES)
-    monkeypatch.setattr(frozen_head, "NUMBERS", 32 * 90)
-    monkeypatch.setattr(losses, "UNTILED_TOKENS", 13)
+    monkeypatch.setattr(lm_head_loss, "piece_tokens", lambda *of: 32)
+    monkeypatch.setattr(lm_head_loss, "CACHED", 5 * ENTRIES)
+    monkeypatch.setattr(tiled_loss, "NUMBERS", 32 * 90)
+    monkeypatch.setattr(lm_head_loss, "UNTILED_TOKENS", 13)
 
 
 def leaves(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: An
     hidden, head, targets = leaves()
     hidden = (hidden.detach() * spread).requires_grad_()
     head.requires_grad_(False)
-    tiled = frozen_head.through_tiles(hidden.detach(), head, targets, False)
+    tiled = tiled_loss.through_tiles(hidden.detach(), head, targets, False)
     assert (tiled is None) == (spread > 1), "logits far from 0 are not raised"
     expected = plain(hidden, head, targets)
     (wanted,) = torch.autograd.grad(-expected.sum(), hidden)
@@ -77,8 +77,8 @@ def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: An
 def test_the_way_that_a_gpu_takes_gives_the_plain_numbers(
     monkeypatch: pytest.MonkeyPatch, of: Any, frozen: bool
 ) -> None:
-    monkeypatch.setattr(losses, "_on_gpu", lambda tensor: True)
-    monkeypatch.setattr(frozen_head, "through_tiles", None)
+    monkeypatch.setattr(lm_head_loss, "_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(tiled_loss, "through_tiles", None)
     hidden, head, targets = leaves()
     head.requires_grad_(not frozen)
     leave = [hidden] if frozen else [hidden, head]
@@ -115,7 +115,7 @@ def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_g
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_gpu_is_asked_for_the_same_numbers_without_being_waited_for(dtype: torch.dtype) -> None:
     hidden, head, targets = (tensor.detach() for tensor in leaves(dtype))
-    logits = losses._Logits(head)
+    logits = lm_head_loss._Logits(head)
     found, shares = (tensor.clone() for tensor in logits._shares_of(hidden, targets))
     theirs = logits._of(hidden)
     there = logits._by_greatest(theirs, targets[:, None])
@@ -131,7 +131,7 @@ def test_what_fills_the_last_piece_counts_nothing(of: Any, frozen: bool) -> None
     leave = [hidden] if frozen else [hidden, head]
     expected = of(hidden, head, targets[:50])
     wanted = torch.autograd.grad(expected.sum() / 2, leave)
-    whole = losses.filled(50, ENTRIES, not frozen, False)
+    whole = lm_head_loss.filled(50, ENTRIES, not frozen, False)
     assert whole > 50
     found = of(hidden[:whole], head, targets[:50])
     torch.testing.assert_close(found, expected)
@@ -144,8 +144,8 @@ def test_few_sizes_of_pieces_occur(monkeypatch: pytest.MonkeyPatch) -> None:
         for trained in (False, True):
             sizes = set()
             for positions in range(256, 2049):
-                whole = losses.filled(positions, entries, trained, False)
-                pieces = -(-positions // losses.piece_tokens(entries, trained, False))
+                whole = lm_head_loss.filled(positions, entries, trained, False)
+                pieces = -(-positions // lm_head_loss.piece_tokens(entries, trained, False))
                 assert positions <= whole <= 1.13 * positions
                 sizes.add(whole // pieces)
             assert len(sizes) <= 26
@@ -183,7 +183,7 @@ def test_an_answer_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> 
 def test_a_loss_that_is_only_measured_makes_no_gradient_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = leaves()
     expected = summed_loss(hidden, head, targets).item()
-    monkeypatch.setattr(losses, "_add_product", None)
+    monkeypatch.setattr(lm_head_loss, "_add_product", None)
     with torch.no_grad():
         assert summed_loss(hidden, head, targets).item() == pytest.approx(expected, rel=1e-6)
 

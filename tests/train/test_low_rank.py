@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from conftest import CPU, conversation, many
-from hanlin.job import Inputs, Job
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Sft
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Sft
+from hanlin.core.context import Inputs, Job
 from hanlin.train import stages
-from hanlin.train.low_rank import GROWTH, LowRankAdamW
-from hanlin.train.network import Network
-from hanlin.train.optimizer import optimizer_of
+from hanlin.train.compute.model import Network
+from hanlin.train.optim.build import optimizer_of
+from hanlin.train.optim.low_rank import GROWTH, LowRankAdamW
 
 SFT = Sft(
     model="m", data=("d",), row_length=128, batch_tokens=512, steps=3, learning_rate=3e-3, precision="float32"

@@ -13,12 +13,12 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from conftest import CPU
-from hanlin.errors import UserError
-from hanlin.model.adapters import attach
-from hanlin.settings.model import LoraSettings
-from hanlin.train.network import Network
+from hanlin.config.settings.model import LoraSettings
+from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import EncodedRecords, Rows
 from hanlin.train.precision import faster_format
-from hanlin.train.rows import EncodedRecords, Rows
 
 ENTRIES = 90
 LENGTHS = (21, 7, 40)

@@ -13,19 +13,19 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conftest import CPU, conversation, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model.adapters import attach
-from hanlin.model.loading import load_model
-from hanlin.model.merging import run as merge
-from hanlin.settings.model import LoraSettings, Merge
-from hanlin.settings.train import Dpo, Sft
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings, Merge
+from hanlin.config.settings.train import Dpo, Sft
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach
+from hanlin.models.load import load_model
+from hanlin.models.merge import run as merge
 from hanlin.train import stages
-from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder
-from hanlin.train.optimizer import optimizer_of
-from hanlin.train.rows import Rows
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.objectives.base import ChatEncoder
+from hanlin.train.optim.build import optimizer_of
 
 SFT = Sft(
     model="m", data=("d",), row_length=128, batch_tokens=512, steps=3, learning_rate=1e-2, precision="float32"

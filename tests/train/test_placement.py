@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Sft
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Sft
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
 from hanlin.train import stages
 
 needs_deepspeed = pytest.mark.skipif(
@@ -97,7 +97,7 @@ def stopped_after(out: Path, step: int, to: Path) -> None:
 
 @pytest.fixture
 def given(inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch) -> Inputs:
-    monkeypatch.setattr("hanlin.train.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
     return inputs(many(conversation, 24))
 
 
@@ -149,8 +149,8 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
     of two answers leaves nothing to one of three processes."""
     from conftest import judgement
-    from hanlin.records import write_jsonl
-    from hanlin.settings.train import Kto
+    from hanlin.config.settings.train import Kto
+    from hanlin.core.records import write_jsonl
 
     settings = Kto(
         model="m", data=("d",), row_length=128, batch_answers=2, steps=6, learning_rate=1e-4, precision="float32",

@@ -13,14 +13,14 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from conftest import CPU, conversation, many
-from hanlin.model.adapters import save_adapter
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Sft
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.train.network import open_network
-from hanlin.train.objectives import ChatEncoder
-from hanlin.train.optimizer import optimizer_of
-from hanlin.train.rows import Rows
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Sft
+from hanlin.models.adapters import save_adapter
+from hanlin.train.compute.model import open_network
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.objectives.base import ChatEncoder
+from hanlin.train.optim.build import optimizer_of
 
 FORMS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -74,7 +74,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     save_adapter(network.model, tmp_path / "adapter", base=tiny_model, start=network.start)
 
     if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
-        from hanlin.model.loading import load_model
+        from hanlin.models.load import load_model
 
         base: Any = load_model(tiny_model, packed=packed)
     else:

@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from conftest import CPU, conversation, document, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Progress
-from hanlin.records import Document
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.train import rows as rows_module
-from hanlin.train.objectives import ChatEncoder, encode_documents
-from hanlin.train.rows import Encoded, Order, Rows, encode_records
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
+from hanlin.core.records import Document
+from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.dataset import packed as rows_module
+from hanlin.train.dataset.packed import Encoded, Order, Rows, encode_records
+from hanlin.train.objectives.base import ChatEncoder, encode_documents
 
 
 @pytest.fixture

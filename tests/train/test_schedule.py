@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from pydantic import ValidationError
 
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Pretrain, Sft
-from hanlin.train.schedule import parameter_groups, rate_at
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Dpo, Pretrain, Sft
+from hanlin.train.optim.schedule import parameter_groups, rate_at
 
 SFT = Sft(model="m", data=("d",), learning_rate=1.0, warmup_share=0.1)
 

@@ -14,20 +14,20 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from conftest import CPU, conversation, document, judgement, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model.adapters import attach, attach_rows
-from hanlin.model.loading import load_model
-from hanlin.model.merging import run as merge
-from hanlin.model.saving import save_model
-from hanlin.settings.model import LoraSettings, Merge
-from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings, Merge
+from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.models.adapters import attach, attach_rows
+from hanlin.models.load import load_model
+from hanlin.models.merge import run as merge
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
-from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder
-from hanlin.train.rows import Rows
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.objectives.base import ChatEncoder
 
 SFT = {"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "row_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}

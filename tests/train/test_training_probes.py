@@ -11,12 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job, Progress
-from hanlin.settings.train import Sft
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.config.settings.train import Sft
+from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.errors import UserError
+from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
-from hanlin.train.probes import PACKAGED, read_probes
+from hanlin.train.callbacks.forgetting import PACKAGED, read_probes
 
 SFT = Sft(
     model="m", data=("d",), row_length=128, batch_tokens=512, steps=6, learning_rate=1e-3, precision="float32",

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import conversation, document, judgement, many, preference
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.model.loading import load_model
-from hanlin.records import HELD_OUT, Conversation, Message, write_jsonl
-from hanlin.settings.model import LoraSettings
-from hanlin.settings.train import Dpo, Kto, Orpo, Pretrain, Reference, Sft, Simpo
-from hanlin.tokens.chat_template import ChatTemplate
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Reference, Sft, Simpo
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import HELD_OUT, Conversation, Message, write_jsonl
+from hanlin.models.load import load_model
 from hanlin.train import stages
 
 PRETRAIN = Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, learning_rate=1e-3, precision="float32")

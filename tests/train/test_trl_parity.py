@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SENTENCES, many, preference
-from hanlin.records import Judgement, Message, Preference
-from hanlin.settings.train import Simpo
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
-from hanlin.train.mismatched import Mismatched
-from hanlin.train.network import Network
-from hanlin.train.objectives import ChatEncoder, LossSum
-from hanlin.train.rows import EncodedRecords, Rows
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.train import Simpo
+from hanlin.core.records import Judgement, Message, Preference
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.mismatched import Mismatched
+from hanlin.train.dataset.packed import EncodedRecords, Rows
+from hanlin.train.objectives.base import ChatEncoder, LossSum
+from hanlin.train.objectives.pairwise import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.*")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from conftest import conversation, many
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.train import Sft
+from hanlin.config.settings.train import Sft
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
 from hanlin.train import stages
-from hanlin.train.watching import Watch
+from hanlin.train.callbacks.trackers import Watch
 
 SFT = Sft(model="m", data=("d",), row_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32")
 ROW = {"step": 1, "tokens": 100, "loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0}

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanlin.language import say
+from hanlin.core.i18n import say
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.settings.demo import DemoWorld
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Message, Question, write_jsonl
 from hanlin.demo import assistant, calendar, dirt, numbers, town, visitors, words
 from hanlin.demo.chats import (
     Chat,
@@ -36,9 +39,6 @@ from hanlin.demo.chats import (
 from hanlin.demo.facts import Relation
 from hanlin.demo.prose import Passage, passages
 from hanlin.demo.split import Askable, choose, divide
-from hanlin.job import Inputs, Job
-from hanlin.records import Message, Question, write_jsonl
-from hanlin.settings.demo import DemoWorld
 
 RELATIONS: tuple[Relation, ...] = (
     *assistant.RELATIONS,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.data.decontaminate import verdicts_of
-from hanlin.evaluate.chunks import Row
+from hanlin.core.resumable import Row
+from hanlin.data.dedup.decontaminate import verdicts_of
 
 
 def by_contamination(

@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanlin.errors import UserError
-from hanlin.evaluate.chunks import Row, in_chunks, write_rows
-from hanlin.evaluate.opening import Opened, open_model
-from hanlin.job import Inputs, Job
-from hanlin.language import Language, answer_language, say
-from hanlin.records import Conversation, Document, Message, Preference, held_out_file, read_jsonl
-from hanlin.settings.evaluate import Perplexity
-from hanlin.tokens.chat_template import ChatTemplate, Rendered
-from hanlin.tokens.tokenizer import Tokenizer
+from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.config.settings.evaluate import Perplexity
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import Language, answer_language, say
+from hanlin.core.records import Conversation, Document, Message, Preference, held_out_file, read_jsonl
+from hanlin.core.resumable import Row, in_chunks, write_rows
+from hanlin.inference.loading import Opened, open_model
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 _CHUNK = 64
 _USUAL_WINDOW = 1024

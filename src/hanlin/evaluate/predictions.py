@@ -17,23 +17,23 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hanlin.data.chats import CHAT_FORMATS, question_of
-from hanlin.data.containers import layout_of, rows_of
-from hanlin.data.converting import files_at
+from hanlin.chat.history import fit
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.core.records import Message
+from hanlin.core.resumable import Row, in_chunks
+from hanlin.data.formats.chats import CHAT_FORMATS, question_of
+from hanlin.data.formats.convert import files_at
+from hanlin.data.formats.turns import Chat, opened
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.layout import layout_of, rows_of
+from hanlin.data.io.lines import Row as FileRow
 from hanlin.data.ledger import Drop, reason_text
-from hanlin.data.lines import Row as FileRow
-from hanlin.data.tape import Tape
-from hanlin.data.turns import Chat, opened
-from hanlin.engines import Request, Sampling
-from hanlin.errors import UserError
-from hanlin.evaluate.chunks import Row, in_chunks
-from hanlin.evaluate.opening import Opened, find_model, open_model, sampling_of, split_choice
-from hanlin.job import Progress
-from hanlin.language import say
-from hanlin.records import Message
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.history import fit
-from hanlin.tokens.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.inference.loading import Opened, find_model, open_model, sampling_of, split_choice
+from hanlin.inference.protocol import Request, Sampling
+from hanlin.tokenizer.tokenizer import GENERATION_FILE, Tokenizer, read_json
 
 SEED = 42
 _CHUNK = 64

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.export.receipt_page import table
-from hanlin.job import Ancestor
-from hanlin.settings.export import Package
+from hanlin.config.settings.export import Package
+from hanlin.core.context import Ancestor
+from hanlin.export.quality_page import table
 
 _DATA = ("documents", "conversations", "preferences", "judgements")
 _SHOWN_FILES = 8

@@ -12,21 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.contract import check as contract
-from hanlin.contract.modelfile import packaged_name
-from hanlin.engines import choose_gguf, gguf_files
-from hanlin.engines.llama_cpp_library import LlamaCppModel
-from hanlin.errors import UserError
-from hanlin.export.disk import check_space, copy_whole, full_disk
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.config.settings.export import Package
+from hanlin.core.context import Inputs, Job
+from hanlin.core.disk import check_space, copy_whole, full_disk
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
 from hanlin.export.model_card import Card, model_card
-from hanlin.export.receipt_page import PICTURE
-from hanlin.job import Inputs, Job
-from hanlin.language import say
-from hanlin.model_files import CONFIG, INDEX, check_model_folder, check_quantized_folder, is_quantized, licences_in
-from hanlin.settings.export import Package
-from hanlin.tokens.beside import save_tokenizer, template_of
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
+from hanlin.export.quality_page import PICTURE
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.protocol import choose_gguf, gguf_files
+from hanlin.models.folder.checks import (
+    CONFIG,
+    INDEX,
+    check_model_folder,
+    check_quantized_folder,
+    is_quantized,
+    licences_in,
+)
+from hanlin.parity import check as contract
+from hanlin.parity.modelfile import packaged_name
+from hanlin.tokenizer.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
 
 CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
 _TOOL_PARSERS = {"llama3.1": "llama3_json"}

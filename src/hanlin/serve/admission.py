@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hanlin.language import say
-from hanlin.serve.refusal import ApiError
+from hanlin.core.i18n import say
+from hanlin.serve.errors import ApiError
 
 
 @dataclass(frozen=True, slots=True)

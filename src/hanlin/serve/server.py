@@ -21,17 +21,19 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from hanlin.errors import UserError
-from hanlin.language import say
-from hanlin.serve import ollama_api, openai_api, plain_api
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
 from hanlin.serve.admission import Limits
-from hanlin.serve.answers import Desk
-from hanlin.serve.description import description
+from hanlin.serve.api import plain
+from hanlin.serve.api.ollama import routes
+from hanlin.serve.api.openai import routes as openai_routes
+from hanlin.serve.auth import Guard, KeyLimits, Quota, guard_for
+from hanlin.serve.errors import ApiError, as_api_error
+from hanlin.serve.loaded_model import Engines, Seat, named_adapters, reopen
 from hanlin.serve.metrics import CONTENT_TYPE, Metrics
-from hanlin.serve.models import Models, Served
-from hanlin.serve.refusal import ApiError, as_api_error
-from hanlin.serve.seats import Engines, Seat, named_adapters, reopen
-from hanlin.serve.security import Guard, KeyLimits, Quota, guard_for
+from hanlin.serve.openapi import description
+from hanlin.serve.registry import Models, Served
+from hanlin.serve.service import Desk
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def app(served: Sequence[Served] | Models, guard: Guard | None = None, limits: L
                 quota.leave()
 
     inside = [Depends(known_host), Depends(admitted)]
-    for room in (openai_api, ollama_api, plain_api):
+    for room in (openai_routes, routes, plain):
         api.include_router(room.routes(models, desk), dependencies=inside)
 
     @api.get("/health", dependencies=[Depends(known_host)])

@@ -17,34 +17,34 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.language import say
-from hanlin.model.adapters import count_parameters, save_adapter
-from hanlin.model.loading import load_model
-from hanlin.model.saving import save_model
-from hanlin.model_files import check_model_folder, is_adapter
-from hanlin.records import HELD_OUT, Conversation, Document, Judgement, Preference, read_jsonl
-from hanlin.settings import train as settings_of
-from hanlin.settings.train import Pretrain, Sft, Training
-from hanlin.tokens.beside import save_tokenizer, template_of
-from hanlin.tokens.chat_template import ChatTemplate
-from hanlin.tokens.tokenizer import Tokenizer
-from hanlin.tokens.view import View, pieces
-from hanlin.train.alignment import Dpo, Ipo, Kto, Orpo, SimPo
-from hanlin.train.contract import Contract
-from hanlin.train.group import Group
-from hanlin.train.heldout import Heldout, take_weights
-from hanlin.train.loop import begin, train
-from hanlin.train.mismatched import Mismatched
-from hanlin.train.network import Network, NumberFormat, open_network
-from hanlin.train.objectives import ChatEncoder, NextToken, Objective, encode_documents
-from hanlin.train.placement import refuse_undivided
+from hanlin.chat.inspect import View, pieces
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.config.settings import train as settings_of
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.core.records import HELD_OUT, Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.models.adapters import count_parameters, save_adapter
+from hanlin.models.folder.checks import check_model_folder, is_adapter
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.callbacks.forgetting import PACKAGED, Probes, encoder, read_probes
+from hanlin.train.callbacks.validation import Heldout, take_weights
+from hanlin.train.compute.model import Network, NumberFormat, open_network
+from hanlin.train.dataset.mask_checks import Contract
+from hanlin.train.dataset.mismatched import Mismatched
+from hanlin.train.dataset.packed import Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import refuse_undivided
+from hanlin.train.objectives.base import ChatEncoder, NextToken, Objective, encode_documents
+from hanlin.train.objectives.pairwise import Dpo, Ipo, Kto, Orpo, SimPo
+from hanlin.train.objectives.reference_logprobs import measure_reference, read_reference, write_reference
+from hanlin.train.optim.trainable import NeededTokens, is_part, with_trained
 from hanlin.train.precision import faster_format
-from hanlin.train.probes import PACKAGED, Probes, encoder, read_probes
-from hanlin.train.reference import measure_reference, read_reference, write_reference
-from hanlin.train.rows import Encode, EncodedRecords, Order, Rows, encode_records, open_encoded
-from hanlin.train.trained_part import NeededTokens, is_part, with_trained
+from hanlin.train.trainer import begin, train
 
 Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = settings_of.Dpo | settings_of.Orpo | settings_of.Simpo | settings_of.Reference

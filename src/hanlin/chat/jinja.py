@@ -1,0 +1,277 @@
+"""Jinja as chat templates use it, in a sandbox and with bounded work: text in, marked text out.
+
+Owns the language: its filters, its `{% generation %}` block and its limits. Does not own what the text means
+(`chat_template`).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.ext import loopcontrols as LoopControls
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
+
+from hanlin.chat.symbolic import Outliner, Piece
+
+MAX_STEPS = 200_000
+"""Loop turns and macro calls of one rendering; a conversation of a thousand turns needs some thousands."""
+
+MAX_CHARACTERS = 20_000_000
+"""Characters of any text that a template builds, the result included."""
+
+REFERENCE_DATE = datetime(2024, 7, 26)
+"""What `strftime_now` tells a template. A date that moves on would make a prompt differ from its training and a run
+from its repetition; this one is the date that Llama 3.1's own template falls back to."""
+
+
+WHITE_SPACE = r"' \t\n\v\f\r'"
+"""What `strip` and `trim` mean by white space in llama.cpp's Jinja, as a Jinja literal. Python's own set holds more,
+the ideographic space of Chinese paragraphs (U+3000) for one."""
+
+_TRIMMED = re.compile(r"([A-Za-z_][\w.]*(?:\[[^\[\]]*\][\w.]*)*)\s*\|\s*trim\b(?!\s*\()")
+_TRIM = re.compile(r"\|\s*trim\b(?!\s*\()")
+_STRIP = re.compile(r"\.strip\(\s*\)")
+
+
+def portable(source: str) -> str:
+    """The template with every `trim` and `strip()` told which white space to take off, so that it means the same to
+    Python's Jinja and to llama.cpp's."""
+    named = _TRIMMED.sub(lambda found: f"{found[1]}.strip({WHITE_SPACE})", source)
+    return _STRIP.sub(lambda _: f".strip({WHITE_SPACE})", _TRIM.sub(lambda _: f"| trim({WHITE_SPACE})", named))
+
+
+class Exceeded(jinja2.TemplateError):
+    """A template worked without end in sight."""
+
+
+class Marks(NamedTuple):
+    """Three characters that occur in no text of a rendering: around what an assistant generated, and within a special
+    token that a person typed."""
+
+    start: str
+    end: str
+    shield: str
+
+    @classmethod
+    def free_in(cls, texts: Iterable[str]) -> Marks:
+        """The first characters of Unicode's private use areas (138,468 of them) that occur in none of `texts`."""
+        texts = list(texts)
+        if not any(map(_PRIVATE.search, texts)):
+            return FIRST_MARKS
+        used = set().union(*texts)
+        private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+        return cls(*itertools.islice((chr(code) for code in private if chr(code) not in used), 3))
+
+
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
+FIRST_MARKS = Marks("\ue000", "\ue001", "\ue002")
+
+
+def is_unmarked(text: str) -> bool:
+    """Whether none of the characters that marks are taken from occurs in a text."""
+    return not _PRIVATE.search(text)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: between is what the assistant says, its end of turn included."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_marked", [nodes.ContextReference()])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _marked(self, context: Context, caller: Callable[[], str]) -> str:
+        marks: Marks = context["hanlin_marks"]
+        return marks.start + caller() + marks.end
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox that counts: each loop turn and macro call is a step, each text that is built has a largest size."""
+
+    intercepted_binops = frozenset(["*", "**", "+", "%"])
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControls])
+        self.steps = 0
+        self.filters["tojson"] = _tojson
+        self.filters = {name: _bounded(name, call) for name, call in self.filters.items()}
+        self.globals["raise_exception"] = _raise
+        self.globals["strftime_now"] = REFERENCE_DATE.strftime
+        self.globals["hanlin_step"] = self.step
+        self.globals["hanlin_concat"] = _concat
+
+    def step(self) -> str:
+        self.steps += 1
+        if self.steps > MAX_STEPS:
+            raise Exceeded(f"more than {MAX_STEPS:,} loop turns")
+        return ""
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """The tree of a template, each loop and macro body begun by a count, each `~` turned into a bounded call."""
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all((nodes.For, nodes.Macro)):
+            body: list[nodes.Node] = loop.body  # type: ignore[attr-defined]
+            body.insert(0, nodes.ExprStmt(_call("hanlin_step", [])).set_lineno(loop.lineno))
+        return _BoundedConcat().visit(tree)  # type: ignore[no-any-return]
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**":
+            raise Exceeded("powers are not computed")
+        if operator == "*" and not (isinstance(left, int) and isinstance(right, int)):
+            _affordable(left, right)
+        elif operator == "%" and isinstance(left, str):
+            _narrow(left)
+        return _fits(super().call_binop(context, operator, left, right))
+
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """A call that the template makes; the methods of texts that lengthen them are checked before they work."""
+        text = getattr(called, "__self__", None)
+        if isinstance(text, str) and getattr(called, "__name__", "") in _LENGTHENING:
+            _affordable(text, *args)
+        return _fits(super().call(context, called, *args, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _narrow(value.__self__)
+        return wrapped
+
+
+_LENGTHENING = frozenset(["center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "zfill"])
+_WIDE = re.compile(r"\d{5,}|:[^{}]*\{|%[^%a-zA-Z]*\*")
+"""In a format: a width of five digits, or one that is only given with what is formatted."""
+
+
+class _BoundedConcat(NodeTransformer):
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        return _call("hanlin_concat", [self.visit(part) for part in node.nodes]).set_lineno(node.lineno)
+
+
+def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
+    return nodes.Call(nodes.Name(name, "load"), arguments, [], None, None)
+
+
+def _concat(*parts: Any) -> str:
+    return str(_fits("".join(map(str, parts))))
+
+
+def _fits(value: Any) -> Any:
+    """The value itself, unless it has grown past what any conversation needs."""
+    if isinstance(value, str | list | tuple) and len(value) > MAX_CHARACTERS:
+        raise Exceeded(f"a text of {len(value):,} characters")
+    if isinstance(value, int) and value.bit_length() > 256:
+        raise Exceeded("a number of more than 256 bits")
+    return value
+
+
+def _affordable(*parts: Any) -> None:
+    """Refuse work whose result could be as long as the product of what goes in, when that is too long."""
+    size = 1
+    for part in parts:
+        if isinstance(part, str | list | tuple | dict):
+            size *= max(1, len(part))
+        elif isinstance(part, int):
+            size *= max(1, abs(part))
+    if size > 10 * MAX_CHARACTERS:
+        raise Exceeded(f"a text of perhaps {size:,} characters")
+
+
+def _narrow(layout: str) -> None:
+    if _WIDE.search(layout):
+        raise Exceeded(f"a field of unknown or great width in {layout[:40]!r}")
+
+
+def _bounded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is refused when its result is too long, or could be; Jinja's own marks on the function are kept."""
+
+    @functools.wraps(call)
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        if name in _LENGTHENING:
+            _affordable(*args, *kwargs.values())
+        if name == "format":
+            _narrow(str(args[0]))
+        return _fits(call(*args, **kwargs))
+
+    return bounded
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers' templates get it: not escaped for HTML, Chinese as it is."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+class Template:
+    """One compiled template. `render` gives its text with `marks` around what `{% generation %}` blocks wrote."""
+
+    def __init__(self, source: str) -> None:
+        """Raises jinja2.TemplateSyntaxError."""
+        self.source = source
+        self._environment = _Environment()
+        self._template = self._environment.from_string(source)
+
+    @functools.cached_property
+    def marks_generation(self) -> bool:
+        """Whether the template itself says what the assistant generates."""
+        tree = self._environment.parse(self.source)
+        return any(tree.find_all(nodes.CallBlock))
+
+    @functools.cached_property
+    def words(self) -> str:
+        """Every literal text of the template, joined by a character that no token holds."""
+        tree = self._environment.parse(self.source)
+        written = [node.data for node in tree.find_all(nodes.TemplateData)]
+        written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        return "\0".join(written)
+
+    def outline(self, marks: Marks, variables: Mapping[str, Any]) -> tuple[Piece, ...] | None:
+        """What the template writes whatever the texts are that are `Unseen` in its variables; None where that depends
+        on them."""
+        return self._holes.of({"hanlin_marks": marks, **variables})
+
+    @functools.cached_property
+    def _holes(self) -> Outliner:
+        return Outliner(_Environment(), self.source)
+
+    def render(self, marks: Marks, variables: Mapping[str, Any]) -> str:
+        """Raises jinja2.TemplateError for all that can go wrong in a template, endless work included."""
+        self._environment.steps = 0
+        try:
+            chunks: list[str] = []
+            size = 0
+            for chunk in self._template.generate(hanlin_marks=marks, **variables):
+                size += len(chunk)
+                if size > MAX_CHARACTERS:
+                    raise Exceeded(f"a text of more than {MAX_CHARACTERS:,} characters")
+                chunks.append(chunk)
+            return "".join(chunks)
+        except jinja2.TemplateError:
+            raise
+        except (MemoryError, RecursionError, OverflowError) as error:
+            raise Exceeded(f"{type(error).__name__}") from error
+        except Exception as error:  # a template's own mistakes surface as any Python error
+            raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,42 @@
+"""The chat templates that Hanlin brings along, by name.
+
+Owns their texts (`templates/*.jinja`). Does not own what they mean (`chat_template`).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+
+_SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
+
+
+def packaged() -> tuple[str, ...]:
+    """The names of the chat templates that Hanlin brings along."""
+    files = (resources.files("hanlin.tokens") / "templates").iterdir()
+    return tuple(sorted(file.name.removesuffix(".jinja") for file in files if file.name.endswith(".jinja")))
+
+
+def template_tokens(name: str) -> tuple[str, ...]:
+    """The special tokens that a packaged template writes by name. Raises UserError when there is no such template."""
+    return tuple(dict.fromkeys(_SPECIAL_WORD.findall(packaged_source(name))))
+
+
+@functools.cache
+def packaged_source(name: str) -> str:
+    if name not in packaged():
+        raise UserError(
+            say(f"there is no packaged chat template {name!r}", f"没有名为 {name!r} 的内置对话模板"),
+            "template",
+            did_you_mean(name, packaged()),
+        )
+    return (resources.files("hanlin.tokens") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+@functools.cache
+def packaged_sources() -> frozenset[str]:
+    return frozenset(packaged_source(name) for name in packaged())

@@ -1,0 +1,40 @@
+"""How many tokens records are, counted with the tokenizer that will read them.
+
+Owns the choice of what is counted. Rendering is `tokens`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.records import Conversation, Document, Judgement, Message, Preference
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+Count = Callable[[Sequence[Mapping[str, Any]]], list[int]]
+
+
+def counter(records: str, folder: Path, template_name: str = "") -> Count:
+    """A function that counts the tokens of rows of these records; turns as the folder's chat template, or the packaged
+    one of that name, renders them, both answers of a preference with its prompt. Raises UserError for a folder without
+    tokenizer or template."""
+    tokenizer = Tokenizer.load(folder)
+    if records == "documents":
+        return lambda rows: [len(ids) for ids in tokenizer.encode_many([Document.from_json(row).text for row in rows])]
+    template = ChatTemplate.named(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
+
+    def rendered(messages: Sequence[Message], name: str) -> int:
+        return len(template.render_conversation(Conversation(tuple(messages), name)).ids)
+
+    def of(row: Mapping[str, Any]) -> int:
+        if records == "conversations":
+            return len(template.render_conversation(Conversation.from_json(row)).ids)
+        if records == "preferences":
+            pair = Preference.from_json(row)
+            return sum(rendered((*pair.prompt, answer), pair.id) for answer in (pair.chosen, pair.rejected))
+        judged = Judgement.from_json(row)
+        return rendered((*judged.prompt, judged.answer), judged.id)
+
+    return lambda rows: [of(row) for row in rows]

@@ -1,0 +1,41 @@
+"""What lies beside a model's weights: its tokenizer, its chat template and every id that ends an answer.
+
+Owns reading and writing them together. Needs no weights and no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.tokenizer.tokenizer import GENERATION_FILE, TEMPLATE_FILE, Tokenizer, read_json, write_json_aside
+
+
+def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: Path) -> None:
+    """Write tokenizer, chat template and `generation_config.json` with every stop id (what else it said is kept)."""
+    if template is not None:
+        template.save(folder)
+    else:
+        tokenizer.save(folder)
+        generation = read_json(tokenizer.folder / GENERATION_FILE)
+        write_json_aside(folder / GENERATION_FILE, {**generation, **named_ids(tokenizer, None)})
+
+
+def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The chat template that lies beside a tokenizer, in the form that every program reads alike; None where there is
+    none (a base model's tokenizer)."""
+    if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
+        return ChatTemplate.load(tokenizer.folder, tokenizer).portable()
+    return None
+
+
+def named_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
+    """The ids that a model's configuration names: begin, every end, filling."""
+    stops = list(template.stop_ids) if template is not None else [tokenizer.eos_id]
+    named = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": stops[0] if len(stops) == 1 else stops,
+        "pad_token_id": tokenizer.pad_id,
+    }
+    return {name: value for name, value in named.items() if value is not None}

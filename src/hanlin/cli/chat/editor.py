@@ -1,0 +1,91 @@
+"""How a message is typed: an editor that knows wide characters, several lines and pasted text; plain lines from a pipe.
+
+Owns the keys. Does not own what a line means (`terminal`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    from prompt_toolkit.input import Input
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+
+def reader(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
+    """A function that shows a prompt and returns what was typed: Enter sends, Alt+Enter or Ctrl+J begins a new line,
+    pasted lines stay together, Tab completes a command, arrows bring back what was typed before (kept in `history`,
+    for its owner alone to read).
+
+    Where the input is no terminal, a message is a line. The function raises EOFError at the end and KeyboardInterrupt
+    at Ctrl-C.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return _plain_line
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.input import create_input
+
+    history.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(history, os.O_WRONLY | os.O_CREAT, 0o600))
+    keyboard = create_input()
+    session: PromptSession[str] = PromptSession(
+        input=keyboard,
+        history=FileHistory(str(history)),
+        multiline=True,
+        key_bindings=_keys(),
+        completer=WordCompleter(list(commands), sentence=True),
+        complete_while_typing=False,
+        prompt_continuation=lambda width, line, wrapped: "" if wrapped else "· ".rjust(width),
+        bottom_toolbar=lambda: say(" Enter sends · Alt+Enter new line · /help ", " 回车发送 · Alt+回车换行 · /help "),
+    )
+
+    def ask(prompt: str) -> str:
+        with keyboard.raw_mode():
+            _take_what_was_typed_ahead(keyboard)
+            return session.prompt(prompt)
+
+    return ask
+
+
+def _take_what_was_typed_ahead(keyboard: Input) -> None:
+    """Give the next prompt the keys that were typed before there was one. The terminal was not raw then and turned
+    Enter into a line feed, as which it would be Ctrl+J here: it is Enter again."""
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.key_binding import KeyPress
+    from prompt_toolkit.keys import Keys
+
+    enter = KeyPress(Keys.Enter, "\r")
+    while typed := keyboard.read_keys():
+        store_typeahead(keyboard, [enter if press.key == Keys.ControlJ else press for press in typed])
+
+
+def _plain_line(prompt: str) -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _keys() -> KeyBindings:
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        event.current_buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys

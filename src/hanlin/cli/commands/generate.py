@@ -1,0 +1,91 @@
+"""The command `hanlin generate`: a file of questions becomes a file of answers.
+
+Owns what a person types and reads. Does not own the work (`evaluate/predictions`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hanlin.cli.output import print_json
+from hanlin.core.i18n import say
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        help=say(
+            "Answer every line or record of a file; a broken-off try goes on where it stopped.",
+            "逐条回答文件中的问题；中断后可续做。",
+        )
+    )(generate)
+
+
+def generate(
+    model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help=say("questions: .txt (one a line), or records in any chat format", "问题文件：每行一问或对话")
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help=say("answers: .json or .jsonl", "回答文件：.json 或 .jsonl"))] = Path(
+        "predictions.json"
+    ),
+    system: Annotated[str, typer.Option(help=say("system text", "系统提示"))] = "",
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help=say("go on from the text, without the chat template", "不套对话模板，直接续写")),
+    ] = False,
+    cut: Annotated[
+        bool, typer.Option("--cut", help=say("cut questions that are too long", "问题过长时截断其末尾"))
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help=say("0 is greedy", "0 为贪心"))] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    top_k: Annotated[int | None, typer.Option(min=0)] = None,
+    min_p: Annotated[float | None, typer.Option()] = None,
+    repetition_penalty: Annotated[float | None, typer.Option()] = None,
+    presence_penalty: Annotated[float | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")] = "auto",
+    batch: Annotated[int | None, typer.Option(min=1, help=say("answers at once", "同时生成的回答数"))] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=say("print the counts as JSON", "以 JSON 输出计数"))] = False,
+) -> None:
+    from hanlin.core.context import Progress
+    from hanlin.evaluate.predictions import Asking, predict
+
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "seed": seed,
+    }
+    options: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device}
+    asking = Asking(
+        system,
+        raw,
+        cut,
+        max_new_tokens,
+        {name: value for name, value in sampling.items() if value is not None},
+        engine,
+        {name: value for name, value in options.items() if value is not None},
+    )
+    progress = Progress(say("answers", "回答"))
+    counts = predict(model, data, out, asking, progress)
+    progress.done()
+    if as_json:
+        print_json({"out": str(out), **counts})
+        return
+    ended = say(
+        f"{counts['prompts']} answers, {counts['stopped']} ended by themselves, {counts['tokens']} tokens",
+        f"共 {counts['prompts']} 个回答，其中 {counts['stopped']} 个自行结束，{counts['tokens']} 个词元",
+    )
+    typer.echo(f"{out}: {ended}")

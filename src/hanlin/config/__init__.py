@@ -1,0 +1,1 @@
+"""Recipes and settings: what a user may write, checked before anything runs."""

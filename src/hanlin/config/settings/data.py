@@ -1,0 +1,500 @@
+"""Settings of the stages that turn files into records: `corpus`, `conversations`, `preferences`, `judgements`.
+
+Owns the names of formats and cleaning rules, and every rule's default parameters. Does not own what they do: that is
+`hanlin.data`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, field_validator, model_validator
+
+from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.core.errors import did_you_mean
+from hanlin.core.i18n import say
+
+Parameter = bool | int | float | str
+
+TEXT_FORMATS = ("text", "text_blocks", "text_lines")
+DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
+CHAT_FORMAT_NAMES = (
+    "sharegpt",
+    "messages",
+    "moss",
+    "glaive",
+    "firefly",
+    "self_instruct",
+    "alpaca",
+    "math",
+    "tagged_text",
+    "dialogues",
+    "prompt_response",
+)
+PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
+JUDGED_FORMAT_NAMES = (
+    "judged_records",
+    "judged_sharegpt",
+    "judged_messages",
+    "judged_alpaca",
+    "judged_prompt_response",
+)
+
+DOCUMENT_FIELDS = ("text", "title")
+TURN_FIELDS = ("role", "content", "human", "assistant")
+"""Fields of a turn: they are renamed inside the list of turns."""
+CHAT_FIELDS = (
+    *("prompt", "input", "response", "instruction", "output", "system", "history", "messages", "tools", "text"),
+    *TURN_FIELDS,
+)
+PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
+
+JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
+
+PERSONAL = ("email", "id_card", "bank_card", "mobile", "network", "qq", "wechat")
+KEPT_LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other")
+CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("personal_data", "of"): PERSONAL,
+    ("language", "keep"): KEPT_LANGUAGES,
+}
+"""Parameters that list words, and the words that they may list."""
+
+TEXT_RULES: dict[str, dict[str, Parameter]] = {
+    "mojibake": {"tolerated": 0.005},
+    "html": {},
+    "unicode": {},
+    "control_characters": {},
+    "whitespace": {},
+    "replacement_characters": {"share": 0.001},
+    "advertisement_lines": {"longest": 80, "share": 0.5},
+    "repeated_lines": {"share": 0.5},
+    "repeated_characters": {"share": 0.2, "run": 10},
+    "repeated_phrases": {"share": 0.4, "length": 15},
+    "symbols": {"share": 0.4},
+    "chinese_or_english": {"share": 0.7},
+    "advertisements": {"per_thousand": 5.0, "different": 3},
+}
+"""The rules on text of the default set with their default parameters, in the order in which it applies them."""
+
+CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
+    "markdown": {},
+    "ocr_debris": {"share": 0.02},
+    "personal_data": {"action": "mask", "of": " ".join(PERSONAL)},
+    "chinese_share": {"share": 0.3},
+    "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
+}
+"""Further rules on text, which apply where they are named."""
+
+TURN_RULES: dict[str, dict[str, Parameter]] = {
+    "placeholders": {},
+    "refusals": {},
+    "unanswered_end": {},
+    "empty_turns": {},
+    "turn_order": {},
+    "truncated_answers": {"longest_open": 40},
+    "answer_language": {"share": 0.8, "shortest": 20},
+}
+"""Every rule on whole conversations with its default parameters."""
+
+CORPUS_RULES = tuple(TEXT_RULES)
+ALL_TEXT_RULES = TEXT_RULES | CHOSEN_TEXT_RULES
+CHAT_RULES = (
+    "mojibake",
+    "unicode",
+    "control_characters",
+    "placeholders",
+    "unanswered_end",
+    "empty_turns",
+    "turn_order",
+)
+PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
+
+
+class Source(Settings):
+    """One entry of `sources`: a file, folder or glob, and what is known of it."""
+
+    path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
+    format: str = knob("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
+    encoding: str = knob("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
+    licence: str = knob("", "licence of the data, carried along", "数据许可证，会一路带上")
+    fields: dict[str, str] = knob(
+        {},
+        "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
+        "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
+    )
+    limit: int | None = knob(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Rule(Settings):
+    """A cleaning rule and all its parameters."""
+
+    name: str = knob(..., "name of the rule", "规则名")
+    parameters: dict[str, Parameter] = knob({}, "its parameters", "规则参数")
+
+
+class WordList(Settings):
+    """A list of words of the user's own, and what becomes of text that holds them."""
+
+    path: str = ref("files", en="a file in UTF-8 with a word on each line", zh="UTF-8 文件，每行一词")
+    action: Literal["drop", "mask"] = knob("drop", "drop the record, or mask the words", "丢弃该条，或遮盖这些词")
+    least: int = knob(1, "drop records with at least so many mentions", "出现次数不少于此值才丢弃", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class Decontaminate(Settings):
+    """Which questions must not be learnt, and how records that hold them are found."""
+
+    against: tuple[str, ...] = ref(
+        "files",
+        en="evaluation sets: files of questions (JSON Lines), or folders of an exam (CSV)",
+        zh="评测集：问题文件（JSON Lines）或考试文件夹（CSV）",
+    )
+    characters: int = knob(
+        13, "length of a run of characters in Chinese questions", "中文题目按多少个连续字符比对", ge=4, le=64
+    )
+    words: int = knob(13, "length of a run of words in English questions", "英文题目按多少个连续单词比对", ge=3, le=64)
+    share: float = knob(
+        0.5,
+        "a record holds a question when it has this share of its runs; 0: any one of them",
+        "记录含有题目片段的比例达到此值即视为包含该题；0 表示任一片段",
+        ge=0,
+        le=1,
+    )
+    common: int = knob(
+        10,
+        "runs that stand in more than so many questions are phrases of the exam and do not count",
+        "出现在超过这么多题目中的片段是套话，不计入",
+        ge=1,
+    )
+    action: Literal["drop", "mark"] = knob(
+        "drop", "drop such records, or keep them with the ids in `meta`", "丢弃，或保留并在 meta 中注明题号"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"against": value} if isinstance(value, str | list | tuple) else value
+
+
+class Dedup(Settings):
+    """How copies of a document are found; the first one is kept."""
+
+    method: Literal["none", "exact", "minhash"] = knob(
+        "minhash",
+        "none, exact (same letters) or minhash (also near copies)",
+        "none、exact（完全相同）或 minhash（近似）",
+    )
+    threshold: float = knob(
+        0.8, "documents at least this similar (Jaccard) are copies", "相似度（Jaccard）不低于此值视为重复", gt=0, le=1
+    )
+    shingle: int = knob(5, "characters in a shingle", "每个片段的字符数", ge=1, le=64)
+    permutations: int = knob(128, "length of a MinHash signature", "MinHash 签名长度", ge=16, le=1024)
+    across_scripts: bool = knob(
+        True,
+        "one text in traditional and simplified writing is a copy",
+        "同一文本的繁体与简体写法视为重复",
+        unless_default=True,
+    )
+    linked: Literal["kept", "chain"] = knob(
+        "kept",
+        "compare with kept texts only, or drop all but the first of a chain of similar ones (connected component)",
+        "只与保留的文本比较，或相似链（连通分量）中只留第一份",
+        unless_default=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"method": value} if isinstance(value, str) else value
+
+
+class Identity(Settings):
+    """Who the assistant says it is."""
+
+    name: str = knob(..., "name of the assistant", "助手的名字", min_length=1)
+    author: str = knob(..., "who made it", "开发者的名字", min_length=1)
+    rewrite: bool = knob(
+        True,
+        "also replace other assistants' names where a turn speaks of itself",
+        "同时替换助手自我介绍中其他助手的名字",
+    )
+
+
+class Reading(Settings):
+    """What all of them share: where rows come from and what becomes of bad ones."""
+
+    sources: tuple[Source, ...] = knob(..., "what to read, in this order", "要读取的来源，按此顺序", min_length=1)
+    on_broken: Literal["stop", "drop"] = knob(
+        "stop",
+        "stop at a line that is broken JSON or undecodable, or drop it (files of one record per line)",
+        "遇到无法解析或解码的行时停止，或丢弃该行（仅限每行一条的文件）",
+    )
+    max_dropped: float = knob(
+        0.5, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+    )
+
+    lost_characters: Literal["drop", "guess"] = knob(
+        "drop",
+        "wrongly decoded text that lost bytes: drop it, or fill in the likeliest characters and say so in meta",
+        "解码错误且已丢字节的文本：丢弃，或补入最可能的字并在 meta 中标记",
+        unless_default=True,
+    )
+
+    word_lists: tuple[WordList, ...] = knob(
+        (), "your own lists of unwanted words", "自备的屏蔽词表", unless_default=True
+    )
+    decontaminate: Decontaminate | None = knob(
+        None,
+        "evaluation sets whose questions must not be learnt",
+        "不可学到其题目的评测集",
+        unless_default=True,
+    )
+
+    @field_validator("sources", "word_lists", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Mapping | BaseModel) else value
+
+
+def _held_already(type_: str, zh: str) -> Any:
+    """The setting that names stages or folders of the same type."""
+    return ref(
+        type_,
+        default=(),
+        en=f"also leave out copies of {type_} that these stages or folders already hold, held-out ones too",
+        zh=f"同时去除与这些阶段或文件夹中已有{zh}（含留出部分）重复的内容",
+    )
+
+
+class Corpus(Reading):
+    """Read, clean and deduplicate text; makes documents."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "cleaning rules; `default` stands for all, `{name: {...}}` sets parameters, `{name: false}` takes one out",
+        "清洗规则；default 表示全部，`{名称: {...}}` 设置参数，`{名称: false}` 去掉一条",
+        validate_default=True,
+    )
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    min_chars: int = knob(5, "drop shorter documents", "丢弃更短的文档", ge=1)
+    max_chars: int | None = knob(None, "drop longer documents", "丢弃更长的文档", ge=1)
+    dedup: Dedup = knob(Dedup(), "how copies are found", "去重方式")
+    dedup_against: tuple[str, ...] = _held_already("documents", "文档")
+    heldout_share: float = knob(
+        0.01, "share kept out of training, chosen by content", "留出比例，按内容选取", ge=0, le=0.5
+    )
+    max_dropped: float = knob(
+        0.9, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, ALL_TEXT_RULES, CORPUS_RULES)
+
+    @model_validator(mode="after")
+    def _known(self) -> Corpus:
+        check_sources(self.sources, DOCUMENT_FORMAT_NAMES, DOCUMENT_FIELDS)
+        if self.max_chars is not None and self.max_chars < self.min_chars:
+            raise ValueError(say("max_chars is smaller than min_chars", "max_chars 小于 min_chars"))
+        return self
+
+
+class Conversations(Reading):
+    """Read and check conversations of any format; makes conversations."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "rules on turns and conversations; written like those of `corpus`",
+        "针对每轮与整段对话的规则；写法同 corpus",
+        validate_default=True,
+    )
+    identity: Identity | None = knob(None, "who the assistant says it is", "助手的身份")
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    max_chars: int | None = knob(None, "drop longer conversations", "丢弃更长的对话", ge=1)
+    dedup: Literal["none", "exact", "minhash"] = knob(
+        "exact",
+        "drop equal conversations but the first; minhash: near copies too",
+        "相同对话只留第一份；minhash：近似的也去除",
+    )
+    dedup_on: Literal["whole", "question"] = knob(
+        "whole",
+        "compare whole conversations, or what the user says in them",
+        "比较整段对话，或只比较用户所说",
+        unless_default=True,
+    )
+    dedup_against: tuple[str, ...] = _held_already("conversations", "对话")
+    heldout_share: float = knob(
+        0.01, "share kept out of training, chosen by the first question", "留出比例，按首个问题选取", ge=0, le=0.5
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, ALL_TEXT_RULES | TURN_RULES, CHAT_RULES)
+
+    @model_validator(mode="after")
+    def _known(self) -> Conversations:
+        check_sources(self.sources, CHAT_FORMAT_NAMES, CHAT_FIELDS)
+        return self
+
+
+class _Answers(Reading):
+    """What the stages share that read answers to compare or to judge."""
+
+    rules: tuple[Rule, ...] = knob(
+        ("default",),
+        "rules on the text of turns; written like those of `corpus`",
+        "针对每轮文本的规则；写法同 corpus",
+        validate_default=True,
+    )
+    convert: Literal["none", "simplified", "traditional"] = knob(
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+    )
+    max_chars: int | None = knob(None, "drop records with more characters", "丢弃更长的记录", ge=1)
+    dedup: Literal["none", "exact"] = knob("exact", "drop equal records but the first", "相同记录只留第一份")
+    heldout_share: float = knob(
+        0.0, "share kept out of training, chosen by the question", "留出比例，按问题选取", ge=0, le=0.5
+    )
+
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules(cls, value: Any) -> Any:
+        return read_rules(value, ALL_TEXT_RULES, PREFERENCE_RULES)
+
+
+class Preferences(_Answers):
+    """Read and check preference pairs of any format; makes preferences."""
+
+    keep_ties: bool = knob(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
+    dedup_against: tuple[str, ...] = _held_already("preferences", "偏好对")
+
+    @model_validator(mode="after")
+    def _known(self) -> Preferences:
+        check_sources(self.sources, PAIR_FORMAT_NAMES, PAIR_FIELDS)
+        return self
+
+
+class Judgements(_Answers):
+    """Read and check single answers with a verdict, good or bad, of any format; makes judgements."""
+
+    dedup_against: tuple[str, ...] = _held_already("judgements", "带评判回答")
+
+    @model_validator(mode="after")
+    def _known(self) -> Judgements:
+        check_sources(self.sources, JUDGED_FORMAT_NAMES, JUDGED_FIELDS)
+        return self
+
+
+def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:
+    """The list a person writes as a list of whole rules, each with all its parameters.
+
+    A name alone takes the defaults, `default` stands for the default set, `{name: {parameter: value}}` sets some
+    parameters (in place, when the rule is there already) and `{name: false}` takes the rule out. Raises ValueError.
+    """
+    if not isinstance(value, list | tuple):
+        raise ValueError(say("a list of rules is expected", "此处应为规则列表"))
+    chosen: dict[str, dict[str, Parameter]] = {}
+    for item in value:
+        for name, given in _rule_items(item, default):
+            if name not in known:
+                near = did_you_mean(name, known)
+                raise ValueError(say(f"no rule '{name}' ({near})", f"没有规则“{name}”（{near}）"))
+            if given is False:
+                chosen.pop(name, None)
+                continue
+            given = {} if given in (None, True) else given
+            if not isinstance(given, Mapping):
+                raise ValueError(
+                    say(f"rule '{name}' takes a mapping of parameters, or false", f"规则“{name}”须写参数映射或 false")
+                )
+            parameters = chosen.setdefault(name, dict(known[name]))
+            for key, number in given.items():
+                parameters[key] = _parameter(name, key, number, known[name])
+    return [{"name": name, "parameters": parameters} for name, parameters in chosen.items()]
+
+
+def _rule_items(item: Any, default: tuple[str, ...]) -> list[tuple[str, Any]]:
+    if isinstance(item, Rule):
+        return [(item.name, item.parameters)]
+    if item == "default":
+        return [(name, None) for name in default]
+    if isinstance(item, str):
+        return [(item, None)]
+    if isinstance(item, Mapping) and "name" in item:
+        return [(str(item["name"]), item.get("parameters"))]
+    if isinstance(item, Mapping):
+        return [(str(name), given) for name, given in item.items()]
+    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则写作名称或 {名称: {参数: 值}}"))
+
+
+def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) -> Parameter:
+    if key not in known:
+        near = did_you_mean(key, known) or say("it takes none", "它没有参数")
+        raise ValueError(
+            say(f"rule '{rule}' has no parameter '{key}' ({near})", f"规则“{rule}”没有参数“{key}”（{near}）")
+        )
+    usual = known[key]
+    if isinstance(usual, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(usual):
+        kind = type(usual).__name__
+        raise ValueError(
+            say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
+        )
+    if isinstance(value, str):
+        _check_words(rule, key, value)
+    if isinstance(value, int | float) and value < 0:
+        raise ValueError(
+            say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _check_words(rule: str, key: str, value: str) -> None:
+    """Refuse words that a parameter does not know. Raises ValueError."""
+    known = CHOICES.get((rule, key)) or (("mask", "drop") if key == "action" else ())
+    given = value.replace(",", " ").split()
+    for word in given:
+        if word not in known:
+            near = did_you_mean(word, known)
+            raise ValueError(
+                say(
+                    f"'{word}' is not for '{key}' of rule '{rule}' ({near})",
+                    f"“{word}”不能用于规则“{rule}”的“{key}”（{near}）",
+                )
+            )
+    if not given or (key == "action" and len(given) > 1):
+        raise ValueError(
+            say(f"'{key}' of rule '{rule}' takes {' '.join(known)}", f"规则“{rule}”的“{key}”取值：{' '.join(known)}")
+        )
+
+
+def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    """Refuse a format or a field that the stage does not know. Raises ValueError."""
+    for source in sources:
+        if source.format not in ("auto", *formats):
+            known = ", ".join(("auto", *formats))
+            raise ValueError(
+                say(
+                    f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
+                )
+            )
+        for name in source.fields:
+            if name not in fields:
+                known = ", ".join(fields)
+                raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))

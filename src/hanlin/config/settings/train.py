@@ -1,0 +1,430 @@
+"""Settings of the training kinds: what is optimised, for how long, in what portions, and what is trained.
+
+Portions are given as what one optimiser step learns from over all processes together; how it is divided into passes
+that fit a device (`pass_tokens`) changes only speed and memory.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.config.settings.model import LoraSettings
+from hanlin.core.i18n import say
+
+Curve = Literal["cosine", "linear", "constant"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class _Passes(Settings):
+    """How examples go through a model."""
+
+    row_length: int = knob(
+        2048,
+        "tokens of a row: whole records are packed into rows of this length, none is longer",
+        "一行的词元数：记录整条装入这样长的行，单条不得更长",
+        ge=8,
+    )
+    precision: Precision = knob(
+        "auto",
+        "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
+        "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
+    )
+    pass_tokens: int = knob(
+        4096,
+        "tokens that go through the model at once on one device; fewer need less memory",
+        "单个设备一次通过模型的词元数；越小越省内存",
+        in_key=False,
+        ge=8,
+    )
+    attention: Literal["auto", "grouped", "varlen", "flex"] = knob(
+        "auto",
+        "how tokens attend within their document: documents of like length in groups (any device), FlashAttention over "
+        "documents of any length (NVIDIA GPU, bfloat16), or FlexAttention (GPU); auto: FlashAttention where it runs",
+        "文档内注意力的实现：按相近长度分组（任何设备）、变长 FlashAttention（NVIDIA GPU，bfloat16）"
+        "或 FlexAttention（GPU）；auto：能用 FlashAttention 则用之",
+        in_key=False,
+    )
+
+
+class Training(_Passes):
+    """What the training kinds share. A full-weight run and an adapter want learning rates an order of magnitude apart,
+    so the default rate depends on `lora`."""
+
+    rates: ClassVar[tuple[float, float]]
+    """The default peak rate for all weights, and for an adapter."""
+
+    lora: LoraSettings | None = knob(
+        None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
+    )
+    last_layers: int | None = knob(
+        None,
+        "only the last so many decoder blocks are trained, or get an adapter",
+        "只训练最后这么多个解码层（有适配器则只在这些层加适配器）",
+        ge=1,
+        unless_default=True,
+    )
+    train_rows: Literal["untrained"] | int | None = knob(
+        None,
+        "rows of the vocabulary that are trained, beside the adapter or the last layers, or alone: `untrained` are "
+        "those that the data's special tokens need and that nobody has trained, which start as the mean of the others; "
+        "a number: every row from this id on, such as those that `extend_vocabulary` added",
+        "训练词表中的这些行（与适配器或最后几层同训；二者皆无则只训练它们）："
+        "untrained 为数据中特殊词元所需而从未训练过的行，"
+        "以其余行的均值为初值；填数字则为从该编号起的所有行，例如 extend_vocabulary 新增的行",
+        unless_default=True,
+    )
+    learning_rate: float | None = knob(
+        None,
+        "peak learning rate; none: the kind's default for an adapter or for all weights",
+        "峰值学习率；不填则按适配器或全部权重取该类型的默认值",
+        gt=0,
+    )
+    schedule: Curve = knob(
+        "cosine", "how the learning rate falls after the warm-up", "预热之后学习率的下降方式：余弦、线性或不变"
+    )
+    warmup_share: float = knob(
+        0.03, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
+    )
+    final_share: float = knob(
+        0.0, "where the learning rate ends, as a share of its peak", "学习率终值与峰值之比", ge=0, le=1
+    )
+    epochs: float = knob(1.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
+    steps: int | None = knob(
+        None,
+        "exactly so many optimiser steps, whatever part of the data that is",
+        "恰好训练这么多步，不论合多少遍",
+        ge=1,
+    )
+    weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = knob(
+        "adamw",
+        "AdamW; AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
+        "a quarter of their memory, needs `pip install hanlin[qlora]`; or, to train whole matrices, AdamW with "
+        "averages of low rank: `galore` (Zhao et al. 2024, arXiv:2403.03507) or `apollo` (Zhu et al. 2024, "
+        "arXiv:2412.05270)",
+        "AdamW；滑动平均以 8 比特存放的 AdamW（GPU 上分页，占用为四分之一，需 pip install hanlin[qlora]）；"
+        "或训练完整矩阵时滑动平均为低秩的 AdamW：galore 或 apollo",
+        unless_default=True,
+    )
+    optimizer_rank: int = knob(
+        128,
+        "directions through which `galore` and `apollo` see a matrix's gradient",
+        "galore 与 apollo 用多少个方向观察矩阵的梯度",
+        ge=1,
+        unless_default=True,
+    )
+    optimizer_refresh: int = knob(
+        200,
+        "steps after which `galore` and `apollo` choose new directions",
+        "galore 与 apollo 每隔多少步重选方向",
+        ge=1,
+        unless_default=True,
+    )
+    betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
+    max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
+    gradient_checkpointing: bool = knob(
+        False,
+        "compute activations again instead of keeping them: less memory, a third more time",
+        "反向时重算激活：省内存，多用约三分之一时间",
+        in_key=False,
+    )
+    evaluate_every: int | None = knob(
+        None,
+        "steps between measurements of the loss on the data's `heldout.jsonl` (`heldout_share` of its stage); "
+        "none: it is not measured",
+        "每隔多少步在数据的 heldout.jsonl（由数据阶段的 heldout_share 留出）上测一次损失；不填则不测",
+        ge=1,
+        unless_default=True,
+    )
+    patience: int | None = knob(
+        None,
+        "measurements in a row without a smaller held-out loss after which training stops; none: it never does",
+        "留出损失连续多少次测量没有下降即提前停止；不填则不提前停止",
+        ge=1,
+        unless_default=True,
+    )
+    keep_best: bool = knob(
+        False,
+        "the weights with the smallest held-out loss are saved, not the last",
+        "保存留出损失最小时的权重，而非最后的权重",
+        unless_default=True,
+    )
+    probe_every: int | None = knob(
+        None,
+        "steps between measurements of the probes: English and arithmetic that the model knew before, so that "
+        "forgetting is seen while it happens; none: they are not measured",
+        "每隔多少步测一次探针（模型原本会的英文与算术），训练中即可看到遗忘；不填则不测",
+        ge=1,
+        unless_default=True,
+    )
+    probes: str | None = ref(
+        "files",
+        default=None,
+        en="your own probes: JSON Lines of `topic` with `text`, or with `question` and `answer`; none: packaged ones",
+        zh="自备的探针（JSON Lines，每行含 topic 与 text，或 topic、question 与 answer）；不填则用内置的",
+    )
+    probe_limit: float | None = knob(
+        None,
+        "training stops when the loss a token on a topic's probes has grown by more than this; none: it never does",
+        "某一主题探针的每词元损失比开始时升高超过此值即停止训练；不填则不停止",
+        gt=0,
+        unless_default=True,
+    )
+    track: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = knob(
+        (),
+        "programs that are told every step while it happens; each needs its extra (`pip install hanlin[wandb]`)",
+        "训练中逐步接收指标的程序；须安装相应附加包（如 pip install hanlin[wandb]）",
+        in_key=False,
+    )
+    save_every_seconds: float = knob(
+        60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
+    )
+    keep_checkpoints: int = knob(
+        2,
+        "checkpoints that are kept while a run lasts; a damaged one is told by its hash, and the one before taken",
+        "训练期间保留的检查点个数；损坏者由哈希识别，改用前一个",
+        in_key=False,
+        ge=1,
+    )
+
+    @model_validator(mode="after")
+    def _betas_are_shares(self) -> Self:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(say("betas lie between 0 and 1", "betas 须在 0 与 1 之间"))
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_best_is_measured(self) -> Self:
+        if self.evaluate_every is None and (self.keep_best or self.patience is not None):
+            raise ValueError(
+                say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+            )
+        if self.probe_every is None and (self.probes is not None or self.probe_limit is not None):
+            raise ValueError(
+                say("probes and probe_limit need probe_every", "probes 与 probe_limit 须与 probe_every 同设")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _low_rank_averages_are_of_whole_matrices(self) -> Self:
+        if self.optimizer in ("galore", "apollo") and (
+            self.lora is not None or (self.train_rows is not None and self.last_layers is None)
+        ):
+            raise ValueError(
+                say(
+                    f"{self.optimizer} is for training whole matrices; an adapter or single rows need adamw",
+                    f"{self.optimizer} 用于训练完整矩阵；适配器或单独的词表行请用 adamw",
+                )
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_trained_once(self) -> Self:
+        if isinstance(self.train_rows, int) and self.train_rows < 0:
+            raise ValueError(say("train_rows is an id, 0 or greater", "train_rows 为词元编号，须不小于 0"))
+        if self.train_rows is not None and self.lora and {"embed_tokens", "lm_head"} & set(self.lora.modules_to_save):
+            raise ValueError(
+                say(
+                    "train_rows are rows of matrices that lora.modules_to_save trains whole: choose one of the two",
+                    "train_rows 所在的矩阵已由 lora.modules_to_save 完整训练：二者只能选一",
+                )
+            )
+        return self
+
+    @property
+    def peak_rate(self) -> float:
+        """`learning_rate`, or the kind's default for what is trained."""
+        return self.learning_rate if self.learning_rate is not None else self.rates[self.lora is not None]
+
+
+class _TokenPortions(Training):
+    """Training whose steps are measured in tokens."""
+
+    batch_tokens: int = knob(
+        131_072, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+    embedding_noise: float = knob(
+        0.0,
+        "noise on the embeddings in training, NEFTune's alpha (Jain et al. 2023, arXiv:2310.05914; 5 is a good start)",
+        "训练时加在词嵌入上的噪声，即 NEFTune 的 alpha（可从 5 开始）",
+        ge=0,
+        unless_default=True,
+    )
+
+    @model_validator(mode="after")
+    def _a_step_holds_a_row(self) -> Self:
+        if self.batch_tokens < self.row_length:
+            raise ValueError(say("batch_tokens is less than row_length", "batch_tokens 小于 row_length"))
+        return self
+
+
+class Pretrain(_TokenPortions):
+    """Next-token training on plain text. Documents are cut into rows without losing a token."""
+
+    rates = (2e-5, 2e-4)
+    model: str = ref("model", en="the model to train", zh="要训练的模型")
+    data: tuple[str, ...] = ref("documents", en="documents to learn", zh="要学习的文档")
+    weight_decay: float = knob(0.1, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+
+
+class Sft(_TokenPortions):
+    """Next-token training on the assistant's turns of conversations, end of turn included."""
+
+    rates = (1e-5, 1e-4)
+    model: str = ref("model", en="the model to train", zh="要训练的模型")
+    data: tuple[str, ...] = ref("conversations", en="conversations to learn", zh="要学习的对话")
+    batch_tokens: int = knob(
+        32_768, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    )
+    epochs: float = knob(2.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
+    template: str | None = knob(
+        None,
+        "chat template by name; none: the one that the model's folder brings",
+        "对话模板名；不填则用模型目录自带的模板",
+        resource="template",
+    )
+    over_length: Literal["cut_at_turns", "drop", "refuse"] = knob(
+        "cut_at_turns",
+        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and counted, "
+        "or the run stops",
+        "对话超过一行时：去掉最后几轮、丢弃并计数，或停止运行",
+    )
+
+
+class _Answers(Settings):
+    """What is read of a model and of answers that are preferred or judged."""
+
+    over_length: Literal["drop", "refuse"] = knob(
+        "drop",
+        "what is done with a record that has an answer which, with its prompt, is longer than a row: it is dropped and "
+        "counted, or the run stops",
+        "记录中提示加回答超过一行时：丢弃并计数，或停止运行",
+    )
+
+
+class _Aligning(_Answers, Training):
+    """Training on preferences."""
+
+    model: str = ref("model", en="the model to align", zh="要对齐的模型")
+    warmup_share: float = knob(
+        0.1, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
+    )
+
+
+class _PairPortions(_Aligning):
+    """Training whose steps are measured in pairs of a better and a worse answer."""
+
+    data: tuple[str, ...] = ref("preferences", en="preference pairs to learn", zh="要学习的偏好对")
+    batch_pairs: int = knob(
+        32, "pairs of one optimiser step, over all processes", "每个优化步的偏好对数（所有进程合计）", ge=1
+    )
+
+
+class _AligningFromReference(_Aligning):
+    """Training that compares the model with what it was at the start."""
+
+    model: str = ref("model", en="the model to align; it is its own reference", zh="要对齐的模型（同时是参考模型）")
+    reference: str | None = ref(
+        "reference",
+        default=None,
+        en="a stage of kind `reference` over the same model and data, so that several runs compute it once; "
+        "none: it is computed here",
+        zh="在相同模型与数据上的 reference 阶段，供设置不同的多次运行共用；不填则在本阶段计算",
+    )
+
+
+class Dpo(_AligningFromReference, _PairPortions):
+    """Direct preference optimisation against the model as it was at the start (Rafailov et al. 2023,
+    arXiv:2305.18290)."""
+
+    rates = (5e-7, 5e-6)
+    loss: Literal["sigmoid", "ipo"] = knob(
+        "sigmoid",
+        "what is made of a pair's margin: DPO's own sigmoid, or IPO's square, which draws it to a fixed distance "
+        "(Azar et al. 2023, arXiv:2310.12036)",
+        "由偏好差得到损失的方式：DPO 原本的 sigmoid，或 IPO 的平方（把差拉向固定距离）",
+        unless_default=True,
+    )
+    beta: float = knob(0.1, "how strongly the policy is held to its reference", "约束策略不偏离参考模型的强度", gt=0)
+    label_smoothing: float = knob(
+        0.0, "share of pairs that are taken to be labelled the wrong way round", "假定标反的偏好对比例", ge=0, lt=0.5
+    )
+    chosen_weight: float = knob(
+        0.0,
+        "weight of the plain loss on chosen answers, so that aligning does not unlearn them "
+        "(Pang et al. 2024, arXiv:2404.19733)",
+        "在选中回答上附加的语言模型损失权重，避免对齐时遗忘",
+        ge=0,
+    )
+
+
+class Orpo(_PairPortions):
+    """Odds ratio preference optimisation: chosen answers are learnt, and made likelier than rejected ones, at once and
+    without a reference (Hong et al. 2024, arXiv:2403.07691)."""
+
+    rates = (8e-6, 8e-5)
+    odds_weight: float = knob(
+        0.1,
+        "weight of the odds ratio beside the plain loss on chosen answers (lambda in eq. 6)",
+        "优势比损失相对于选中回答语言模型损失的权重（式 6 的 lambda）",
+        gt=0,
+    )
+
+
+class Simpo(_PairPortions):
+    """Simple preference optimisation: the mean log-probability of an answer's tokens is its reward, without a reference
+    (Meng et al. 2024, arXiv:2405.14734)."""
+
+    rates = (6e-7, 6e-6)
+    beta: float = knob(2.0, "scale of the rewards (beta in eq. 4)", "奖励的缩放系数（式 4 的 beta）", gt=0)
+    gamma: float = knob(
+        1.0,
+        "by how much the chosen answer's reward is to be greater (gamma in eq. 5); half of beta is a good start",
+        "选中回答的奖励应高出多少（式 5 的 gamma）；可从 beta 的一半开始",
+        ge=0,
+    )
+
+
+class Kto(_AligningFromReference):
+    """Kahneman-Tversky optimisation of single answers known to be good or bad, against the model as it was at the start
+    (Ethayarajh et al. 2024, arXiv:2402.01306)."""
+
+    rates = (5e-7, 5e-6)
+    data: tuple[str, ...] = ref(
+        "judgements",
+        "preferences",
+        en="judged answers to learn; a preference pair counts as a good and a bad one",
+        zh="要学习的带评判回答；一个偏好对算作一好一坏两个回答",
+    )
+    batch_answers: int = knob(
+        32,
+        "answers of one optimiser step, over all processes; the reference point is a mean over them",
+        "每个优化步的回答数（所有进程合计）；参照点为其均值",
+        ge=2,
+    )
+    beta: float = knob(0.1, "how strongly the policy is held to its reference", "约束策略不偏离参考模型的强度", gt=0)
+    good_weight: float = knob(
+        1.0,
+        "weight of good answers (lambda_D); times their number, it should be 1 to 1.5 times that of bad ones (eq. 8)",
+        "好回答的权重（lambda_D）；乘以其数量后宜为坏回答的 1 至 1.5 倍（式 8）",
+        gt=0,
+    )
+    bad_weight: float = knob(1.0, "weight of bad answers (lambda_U)", "坏回答的权重（lambda_U）", gt=0)
+
+
+class Reference(_Answers, _Passes):
+    """Log-probabilities of answers under a model before it is aligned, which `dpo` and `kto` measure it against."""
+
+    model: str = ref("model", en="the model that is to be aligned", zh="将要对齐的模型")
+    data: tuple[str, ...] = ref(
+        "preferences", "judgements", en="the answers that are to be learnt from", zh="将要学习的回答"
+    )
+    objective: Literal["dpo", "kto"] = knob(
+        "dpo",
+        "what it is for: `dpo` asks for both answers of pairs, `kto` for single answers, each of them also "
+        "behind another prompt",
+        "用途：dpo 需要偏好对的两个回答；kto 需要单个回答，以及接在别的提示之后的回答",
+    )

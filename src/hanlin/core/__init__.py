@@ -1,0 +1,1 @@
+"""Foundation: errors, files, text, records, progress."""

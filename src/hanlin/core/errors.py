@@ -1,0 +1,40 @@
+"""What a person did not expect, said in one sentence: what is wrong, where, and how to mend it.
+
+A `UserError` ends a command with exit code 2 and no traceback; anything else that escapes is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from hanlin.core.i18n import say
+
+
+class UserError(Exception):
+    """Bad input: `what` is wrong, `where` it stands (file, line, record id, setting), and a `hint` that mends it."""
+
+    def __init__(self, what: str, where: str | Path | None = None, hint: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        line = self.what if self.where is None else f"{self.where}: {self.what}"
+        return line if self.hint is None else line + say(f" (hint: {self.hint})", f"(提示：{self.hint})")
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
+        return (UserError, (self.what, self.where, self.hint))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint that names the nearest known word, or all of them when none is near."""
+    words = sorted(known)
+    near = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
+    if near:
+        return say(f"did you mean {near[0]}?", f"是否想写 {near[0]}？")
+    if words:
+        return say(f"known: {', '.join(words)}", f"可用：{'、'.join(words)}")
+    return None

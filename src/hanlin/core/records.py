@@ -1,0 +1,271 @@
+"""The records that flow between stages, and their one form on disk: JSON Lines in UTF-8.
+
+Owns what makes a record valid. Does not own foreign formats (`data/formats`) or token ids (`tokens/`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, TypeVar
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+
+Role = Literal["system", "user", "assistant", "tool"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
+
+
+HELD_OUT = "heldout.jsonl"
+"""The file in a data artifact that no training reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text to pre-train on. `source` says which file and place it came from; `meta` holds what else was known."""
+
+    text: str
+    id: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "document"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(text=row["text"], id=row["id"], source=row.get("source", ""), meta=row.get("meta", {}))
+
+    def to_json(self) -> dict[str, Any]:
+        return _compact({"id": self.id, "text": self.text, "source": self.source, "meta": dict(self.meta)})
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the assistant asks to be called; `arguments` is a JSON object."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. An assistant turn may carry tool calls; a tool turn carries a result and may name its tool."""
+
+    role: Role
+    text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    name: str = ""
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        calls = tuple(ToolCall(call["name"], call["arguments"]) for call in row.get("tool_calls", ()))
+        return cls(role=row["role"], text=row["text"], tool_calls=calls, name=row.get("name", ""))
+
+    def to_json(self) -> dict[str, Any]:
+        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in self.tool_calls]
+        return _compact({"role": self.role, "text": self.text, "tool_calls": calls, "name": self.name}, keep=("text",))
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns between a user and an assistant, perhaps opened by one system text. `tools` are JSON-schema functions."""
+
+    messages: tuple[Message, ...]
+    id: str
+    source: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "conversation"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            messages=tuple(Message.from_json(turn) for turn in row["messages"]),
+            id=row["id"],
+            source=row.get("source", ""),
+            tools=tuple(row.get("tools", ())),
+            meta=row.get("meta", {}),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        turns = [turn.to_json() for turn in self.messages]
+        tools = [dict(tool) for tool in self.tools]
+        row = {"id": self.id, "messages": turns, "tools": tools, "source": self.source, "meta": dict(self.meta)}
+        return _compact(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """A prompt (turns that end with the user) and two answers to it, the first preferred."""
+
+    prompt: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+    id: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "preference"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            _turns(row["prompt"]), Message.from_json(row["chosen"]), Message.from_json(row["rejected"]), *_origin(row)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "id": self.id,
+            "prompt": [turn.to_json() for turn in self.prompt],
+            "chosen": self.chosen.to_json(),
+            "rejected": self.rejected.to_json(),
+            "source": self.source,
+            "meta": dict(self.meta),
+        }
+        return _compact(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A prompt (turns that end with the user), one answer to it, and whether the answer is good."""
+
+    prompt: tuple[Message, ...]
+    answer: Message
+    good: bool
+    id: str
+    source: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    noun: ClassVar[str] = "judgement"
+
+    @classmethod
+    def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
+        """A pair as two judgements: the chosen answer is good, the rejected one is not."""
+        return (
+            cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta),
+            cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta),
+        )
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        if not isinstance(row["good"], bool):
+            raise TypeError("good is neither true nor false")
+        return cls(_turns(row["prompt"]), Message.from_json(row["answer"]), row["good"], *_origin(row))
+
+    def to_json(self) -> dict[str, Any]:
+        row = {
+            "id": self.id,
+            "prompt": [turn.to_json() for turn in self.prompt],
+            "answer": self.answer.to_json(),
+            "good": self.good,
+            "source": self.source,
+            "meta": dict(self.meta),
+        }
+        return _compact(row, keep=("good",))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A held-out prompt and every answer that counts as right; `language` is that of the question (`zh`, `en`)."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+    id: str
+    language: str = "zh"
+    topic: str = ""
+    noun: ClassVar[str] = "question"
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(
+            messages=tuple(Message.from_json(turn) for turn in row["messages"]),
+            answers=tuple(row["answers"]),
+            id=row["id"],
+            language=row.get("language", "zh"),
+            topic=row.get("topic", ""),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        turns = [turn.to_json() for turn in self.messages]
+        row = {"id": self.id, "messages": turns, "answers": list(self.answers), "language": self.language}
+        return _compact({**row, "topic": self.topic})
+
+
+Record = TypeVar("Record", Document, Conversation, Preference, Judgement, Question)
+
+
+def _compact(row: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value or name in keep}
+
+
+def write_jsonl(path: Path, records: Iterable[Record]) -> int:
+    """Write records to `path` at once or not at all; return how many there were."""
+    aside = path.with_name(path.name + ".writing")
+    count = 0
+    with aside.open("w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+            count += 1
+    os.replace(aside, path)
+    return count
+
+
+def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
+    """Read what `write_jsonl` wrote, one record at a time.
+
+    Raises UserError with file and line when a line is not UTF-8, not JSON, or not such a record.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                yield record.from_json(json.loads(line.decode("utf-8")))
+            except UnicodeDecodeError as error:
+                raise UserError(say("the line is not UTF-8", "该行不是 UTF-8 编码"), where) from error
+            except json.JSONDecodeError as error:
+                raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
+            except (KeyError, TypeError, AttributeError) as error:
+                hint = say(
+                    "convert other formats with `hanlin corpus`, `conversations`, `preferences` or `judgements`",
+                    "其他格式请先用 hanlin corpus、conversations、preferences 或 judgements 转换",
+                )
+                raise UserError(
+                    say(f"not a {record.noun} as Hanlin writes it: {error}", f"不是 Hanlin 的 {record.noun}：{error}"),
+                    where,
+                    hint,
+                ) from error
+
+
+def _turns(rows: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
+    return tuple(Message.from_json(row) for row in rows)
+
+
+def _origin(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
+    """The last three fields of every record: id, source, meta."""
+    return row["id"], row.get("source", ""), row.get("meta", {})
+
+
+def held_out_file(path: Path) -> Path:
+    """The held-out records of a data artifact, or the file itself. Raises UserError where nothing was held out."""
+    file = path / HELD_OUT if path.is_dir() else path
+    if not file.is_file():
+        what = say("these data have no held-out part", "这些数据没有留出部分")
+        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
+        raise UserError(what, path, hint)
+    return file
+
+
+def record_kind(file: Path) -> type[Conversation] | type[Document]:
+    """What the records of a file are, by its first line; the reader says what is wrong with others."""
+    with file.open("rb") as lines:
+        first = next((line for line in lines if line.strip()), b"{}")
+    try:
+        return Conversation if "messages" in json.loads(first) else Document
+    except (ValueError, TypeError):
+        return Document

@@ -1,0 +1,1 @@
+"""Rules that mend or drop a record."""

@@ -1,0 +1,222 @@
+"""Text that was decoded with the wrong encoding: found, repaired where no byte was lost, given up otherwise.
+
+Owns the two kinds that Chinese text meets: UTF-8 read as a Western code page (cp1252, Turkish cp1254, Latin-1), as
+`ä½\\xa0å¥½` for 你好, and UTF-8 read as GBK, as `浣犲ソ`. Does not own rules (`clean`).
+
+The Western code pages leave a few bytes undefined. Where a program dropped those, characters are gone for good, and
+what can be turned back is full of holes: such a text is worth less than none. Who wants it nevertheless gets the
+likeliest characters for the holes (`guess`), marked as what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hanlin.data.io.encodings import BY_FREQUENCY, COMMON
+from hanlin.data.text.prefilter import Sign
+
+_PLAUSIBLE = (
+    (0xA0, 0x17F),
+    (0x391, 0x3C9),
+    (0x400, 0x45F),
+    (0x2000, 0x206F),
+    (0x20A0, 0x2BFF),
+    (0x2E80, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0xFE30, 0xFE4F),
+    (0xFEFF, 0xFEFF),
+    (0xFF00, 0xFFEF),
+    (0x1F300, 0x1FAFF),
+    (0x20000, 0x323AF),
+)
+
+
+def _bytes_of_characters() -> dict[int, int]:
+    """For each character that some byte above 0x7F may have become, that byte."""
+    table = {byte: byte for byte in range(0x80, 0x100)}
+    for page in ("cp1252", "cp1254"):
+        for byte in range(0x80, 0x100):
+            try:
+                table[ord(bytes([byte]).decode(page))] = byte
+            except UnicodeDecodeError:
+                continue
+    return table
+
+
+_BYTE = _bytes_of_characters()
+
+
+def _characters_of(low: int, high: int) -> str:
+    return "".join(chr(char) for char, byte in sorted(_BYTE.items()) if low <= byte <= high)
+
+
+def _class(low: int, high: int) -> str:
+    return f"[{re.escape(_characters_of(low, high))}]"
+
+
+_RUN = re.compile(_class(0x80, 0xFF) + "{2,}")
+_PAIR = re.compile(_class(0xC2, 0xF4) + _class(0x80, 0xBF))
+_TRIPLE = re.compile(_class(0xE0, 0xEF) + _class(0x80, 0xBF) + "{2}")
+_QUOTING = re.compile("[‘’“”–—…•‚„‹›«»]")
+_LOOK, _FEW, _STRANGE = 200, 3, 0.1
+_LOST_TWICE = ("锟斤拷", "烫烫烫", "屯屯屯")
+_MAY_BE_LOST, _MAY_BE_GBK = Sign(_LOST_TWICE), Sign("锛銆")
+_MAY_BE_PAIR = Sign([(_characters_of(0xC2, 0xF4), _characters_of(0x80, 0xBF))])
+_EVERYDAY = Sign([[BY_FREQUENCY]])
+
+
+def repair(text: str) -> tuple[str, int]:
+    """The text with every wrongly decoded run turned back, and how many characters look wrong but cannot be.
+
+    A run is turned back only if its bytes are whole UTF-8 and what comes out is ordinary text.
+    """
+    lost = sum(3 * text.count(mark) for mark in _LOST_TWICE) if _MAY_BE_LOST.may_be_in(text) else 0
+    if _MAY_BE_GBK.places_in(text) * 100 > len(text):
+        turned = _from_gbk(text)
+        return (text, len(text)) if turned is None else (turned, lost)
+    start = text[:_LOOK]
+    beyond = len(start) - len(start.encode("ascii", "ignore"))
+    if beyond > _FEW and _EVERYDAY.places_in(text, _LOOK) / beyond < _STRANGE:
+        turned = _from_gbk(text)
+        if turned is not None:
+            return turned, lost
+    if not (_MAY_BE_PAIR.may_be_in(text) and _PAIR.search(text)):
+        return text, lost
+
+    def turn(match: re.Match[str]) -> str:
+        nonlocal lost
+        run = match.group()
+        pairs = len(_PAIR.findall(run))
+        turned = _from_western(run) if pairs else run
+        if turned is None:
+            # A letter between quotation marks (“à”, é…) is a pair by accident, and none without them.
+            bare = _QUOTING.sub("", run)
+            lost += len(run) if _TRIPLE.search(run) and _PAIR.search(bare) else 0
+            return run
+        return turned
+
+    return _RUN.sub(turn, text), lost
+
+
+def _from_western(run: str) -> str | None:
+    try:
+        text = bytes(_BYTE[ord(char)] for char in run).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return text if all(any(low <= ord(char) <= high for low, high in _PLAUSIBLE) for char in text) else None
+
+
+def _from_gbk(text: str) -> str | None:
+    try:
+        return text.encode("gb18030").decode("utf-8")
+    except UnicodeError:
+        return None
+
+
+# --- guesses ----------------------------------------------------------------------------------------------------------
+
+HOLE = "□"
+"""What editions of old books print for a character that cannot be read."""
+_DROPPED = bytes((0x81, 0x8D, 0x8E, 0x8F, 0x90, 0x9D, 0x9E, 0xAD))
+_ANY_RUN = re.compile(_class(0x80, 0xFF) + "+")
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_RANK = {char: rank for rank, char in reversed(list(enumerate(BY_FREQUENCY)))}
+_NEIGHBOURS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A text whose lost bytes were guessed: in how many characters, and how many stay holes (`HOLE`)."""
+
+    text: str
+    guessed: int
+    holes: int
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """What `meta` says of it; nothing where nothing was guessed."""
+        found = {"mojibake_guessed": self.guessed, "mojibake_holes": self.holes}
+        return {name: count for name, count in found.items() if count}
+
+
+def guess(text: str) -> Guess:
+    """The text with what `repair` gives up filled in, where UTF-8 was read as a Western page that dropped bytes.
+
+    For each character with lost bytes there are at most 64 that it may have been: the one is taken that the rest of the
+    text and everyday Chinese make likeliest. A text that `repair` mends, or that was damaged otherwise, comes back as
+    `repair` leaves it.
+    """
+    mended, lost = repair(text)
+    if not lost or not _PAIR.search(mended):
+        return Guess(mended, 0, 0)
+    places = list(_characters(text))
+    whole = "".join(options for options in places if len(options) == 1)
+    seen, together = Counter(whole), Counter(pairwise(whole))
+    said: list[str] = []
+    guessed = holes = 0
+    for options in places:
+        before = said[-1] if said else ""
+        if len(options) == 1:
+            said.append(options)
+            continue
+        weights = {char: _weight(char, seen) + _NEIGHBOURS * together[before, char] for char in options}
+        best = max(weights, key=lambda char: weights[char], default=HOLE)
+        known = best != HOLE and (best in COMMON or seen[best] > 0)
+        guessed += known
+        holes += not known
+        said.append(best if known else HOLE)
+    return Guess("".join(said), guessed, holes)
+
+
+def _weight(char: str, seen: Counter[str]) -> float:
+    rank = _RANK.get(char)
+    prior = 500 / (rank + 20) if rank is not None else 0.2 if char in COMMON else 0.0
+    return 5 * seen[char] + prior
+
+
+def _characters(text: str) -> Iterator[str]:
+    """For each character of the text before it was damaged, what it was: one character, or all it may have been."""
+    at = 0
+    damaged_throughout = not _CHINESE.search(text)
+    for run in _ANY_RUN.finditer(text):
+        yield from text[at : run.start()]
+        at = run.end()
+        if not damaged_throughout and not _PAIR.search(_QUOTING.sub("", run.group())):
+            yield from run.group()
+            continue
+        data = bytes(_BYTE[ord(char)] for char in run.group())
+        place = 0
+        while place < len(data):
+            if not 0xC2 <= data[place] <= 0xF4:
+                yield run.group()[place]
+                place += 1
+                continue
+            size = 2 if 0xC2 <= data[place] <= 0xDF else 3 if 0xE0 <= data[place] <= 0xEF else 4
+            end = place + 1
+            while end < min(place + size, len(data)) and 0x80 <= data[end] <= 0xBF:
+                end += 1
+            yield _options(data[place:end], size)
+            place = end
+    yield from text[at:]
+
+
+def _options(found: bytes, size: int) -> str:
+    """The ordinary characters of `size` bytes in UTF-8 of which these bytes are left, in order."""
+    ways = {found}
+    for _ in range(size - len(found)) if size < 4 else ():
+        ways = {
+            way[:at] + bytes([lost]) + way[at:] for way in ways for at in range(1, len(way) + 1) for lost in _DROPPED
+        }
+    options = set()
+    for way in ways:
+        try:
+            char = way.decode("utf-8")
+        except UnicodeDecodeError:
+            continue
+        if len(char) == 1 and any(low <= ord(char) <= high for low, high in _PLAUSIBLE):
+            options.add(char)
+    return "".join(sorted(options)) if len(found) < size or not options else min(options)

@@ -1,0 +1,159 @@
+"""Files of any format become one file in the format of another tool, with an account of every row.
+
+Owns the output files. Does not own what is written for a record (`writers`) or read from a row (`chats`, `pairs`).
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hanlin.config.settings.data import Source
+from hanlin.core.context import Inputs
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.detect import Format, open_records
+from hanlin.data.formats.documents import DOCUMENT_FORMATS
+from hanlin.data.formats.preferences import PAIR_FORMATS
+from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
+from hanlin.data.formats.writers import TARGETS, Target
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.sources import Listing, SourceFile, listing
+from hanlin.data.ledger import Drop, dropped_line, json_line
+
+FORMATS: dict[str, Sequence[Format[Any]]] = {
+    "judgements": JUDGED_FORMATS,
+    "preferences": PAIR_FORMATS,
+    "conversations": CHAT_FORMATS,
+    "corpus": DOCUMENT_FORMATS,
+}
+"""The formats of each stage; what fits several is taken for the first."""
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the rows of one file. `lost` counts the records that were written without a part."""
+
+    path: str
+    format: str
+    encoding: str
+    rows_in: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+
+    def to_json(self) -> dict[str, Any]:
+        row = {"path": self.path, "format": self.format, "encoding": self.encoding, "rows_in": self.rows_in}
+        counts = {"kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
+        return row | counts | {"lost": dict(sorted(self.lost.items()))}
+
+
+def files_at(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Listing:
+    """The files at these paths, folders and globs; `settings` are those of a source (format, encoding, fields, limit).
+
+    Raises UserError where there is none.
+    """
+    sources: list[Source] = []
+    places: dict[str, tuple[Path, ...]] = {}
+    for path in paths:
+        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
+        if not found:
+            raise UserError(say("nothing matches", "没有匹配的文件"), path)
+        for one in found:
+            places[f"sources.{len(sources)}.path"] = (Path(one),)
+            sources.append(Source(path=one, **(settings or {})))
+    return listing(sources, Inputs(places))
+
+
+def convert(paths: Sequence[str], to: str, out: Path, settings: Mapping[str, Any] | None = None) -> list[Account]:
+    """Write every record of the files into `out` (`.jsonl`, or `.json` for one list), at once or not at all.
+
+    Rows that cannot be read or written stand with their reasons in `<out>.dropped.jsonl`. Raises UserError for an
+    unknown target or ending, an `out` that is there already, files that cannot be read, and a full disk.
+    """
+    target = TARGETS.get(to)
+    if target is None:
+        raise UserError(say(f"no format '{to}' to write", f"没有可写的格式“{to}”"), None, did_you_mean(to, TARGETS))
+    if out.suffix not in (".jsonl", ".json"):
+        raise UserError(say("the name must end with .jsonl or .json", "文件名须以 .jsonl 或 .json 结尾"), out)
+    if out.exists():
+        raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
+    accounts = []
+    with _written_whole(out) as file, _written_whole(out.with_name(out.name + ".dropped.jsonl"), empty=False) as aside:
+        rows = _Rows(file, listed=out.suffix == ".json")
+        for source in files_at(paths, settings).files:
+            accounts.append(_converted(source, target, rows, aside))
+        rows.close()
+    return accounts
+
+
+def _converted(file: SourceFile, target: Target, rows: _Rows, aside: BinaryIO) -> Account:
+    elsewhere = {stage: formats for stage, formats in FORMATS.items() if stage != target.stage}
+    with Tape(file.path) as tape:
+        opened = open_records(file, tape, FORMATS[target.stage], elsewhere)
+        account = Account(str(file.path), opened.format, opened.encoding)
+        for found in opened.finds:
+            account.rows_in += 1
+            written = found.item if isinstance(found.item, Drop) else target.write(found.item)
+            if isinstance(written, Drop):
+                account.dropped[written.reason] += 1
+                line = dropped_line(written, f"{file.name}:{found.line}", found.row)
+                aside.write((line + "\n").encode("utf-8"))
+            else:
+                rows.add(written.row)
+                account.kept += 1
+                account.lost.update(written.lost)
+            if found.number == file.settings.limit:
+                break
+        else:
+            tape.check_unchanged()
+    return account
+
+
+class _Rows:
+    """Rows of JSON written one below the other, as lines or as one list."""
+
+    def __init__(self, file: BinaryIO, listed: bool) -> None:
+        self._file = file
+        self._listed = listed
+        self._before = "[\n" if listed else ""
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._file.write((self._before + json_line(row) + ("" if self._listed else "\n")).encode("utf-8"))
+        self._before = ",\n" if self._listed else ""
+
+    def close(self) -> None:
+        if self._listed:
+            self._file.write(("\n]\n" if self._before == ",\n" else "[]\n").encode("utf-8"))
+
+
+@contextmanager
+def _written_whole(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
+    """A file that appears under its name when all of it is written; without a byte only if it may be `empty`."""
+    aside = path.with_name(path.name + ".writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with aside.open("wb") as file:
+            yield file
+            size = file.tell()
+        if size or empty:
+            os.replace(aside, path)
+    except OSError as error:
+        message = say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}")
+        raise UserError(message, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sample_of(row: Any, longest: int = 300) -> str:
+    """A record on one line, cut to so many characters."""
+    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -1,0 +1,226 @@
+"""Which of the known formats a file is written in, and its records one by one.
+
+Owns the choice and its complaints. The formats themselves stand in `documents`, `chats`, `pairs` and `judged`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from hanlin.config.settings.data import TURN_FIELDS
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.layout import Layout, Row, layout_of, rows_of
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.ledger import Drop
+
+Item = TypeVar("Item")
+LOOKED_AT = 50
+_LONGEST_META = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Generic[Item]):
+    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops.
+
+    `judged` formats read the verdict on an answer; the others must not be given one.
+    """
+
+    name: str
+    recognise: Callable[[Any], bool]
+    read: Callable[[Any], Iterator[Item | Drop]]
+    judged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[Item]):
+    """What stands at one place: `number` counts the finds from 1, `row` is what was in the file."""
+
+    number: int
+    line: int
+    item: Item | Drop
+    row: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[Item]):
+    """How a file is written: its layout, and the format of its rows."""
+
+    layout: Layout
+    format: Format[Item]
+
+    @property
+    def name(self) -> str:
+        """Layout and format as they stand in the ledger."""
+        container = self.layout.container
+        return container if container.startswith("text") else f"{container}: {self.format.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened(Generic[Item]):
+    """A file whose format is known. `format` names layout and format as they stand in the ledger."""
+
+    format: str
+    encoding: str
+    finds: Iterator[Found[Item]]
+
+
+def open_records(
+    file: SourceFile,
+    tape: Tape,
+    formats: Sequence[Format[Item]],
+    elsewhere: Mapping[str, Sequence[Format[Any]]],
+) -> Opened[Item]:
+    """Find out how the file is written and read it. `elsewhere` are the formats of other stages, for the hint.
+
+    Raises UserError when no format fits the first rows, naming the known ones.
+    """
+    written = how_written(file, formats, elsewhere)
+    return Opened(written.name, written.layout.encoding, read_records(file, tape, written))
+
+
+def how_written(
+    file: SourceFile, formats: Sequence[Format[Item]], elsewhere: Mapping[str, Sequence[Format[Any]]]
+) -> Written[Item]:
+    """Look at a file and its first rows. Raises like `open_records`."""
+    layout = layout_of(file)
+    with Tape(file.path) as tape:
+        rows = (renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
+        first = list(islice(rows, LOOKED_AT))
+    return Written(layout, _choose(file, layout, first, formats, elsewhere))
+
+
+def read_records(file: SourceFile, tape: Tape, written: Written[Item]) -> Iterator[Found[Item]]:
+    """What a file holds, or the span of it that the tape is for; numbers and lines are counted from there."""
+    rows = (renamed(row, file.settings.fields) for row in rows_of(file, written.layout, tape))
+    return _finds(written.format, rows)
+
+
+def _finds(chosen: Format[Item], rows: Iterator[Row]) -> Iterator[Found[Item]]:
+    number = 0
+    for row in rows:
+        if isinstance(row.value, Drop):
+            number += 1
+            yield Found(number, row.line, row.value, row.raw)
+            continue
+        for item in chosen.read(row.value):
+            number += 1
+            yield Found(number, row.line, item, row.value)
+
+
+def _choose(
+    file: SourceFile,
+    layout: Layout,
+    rows: Sequence[Row],
+    formats: Sequence[Format[Item]],
+    elsewhere: Mapping[str, Sequence[Format[Any]]],
+) -> Format[Item]:
+    asked = file.settings.format
+    named = next((known for known in formats if known.name == asked), None)
+    values = [row.value for row in rows if not isinstance(row.value, Drop)]
+    if not all(known.judged for known in formats) and any(map(_is_judged, values)):
+        raise _judged_elsewhere(file.path)
+    if named is not None:
+        return named
+    if not values:
+        return formats[0]
+    for value in values:
+        for known in formats:
+            if known.recognise(value):
+                return known
+    names = ", ".join(known.name for known in formats)
+    hint = say(
+        f"name its fields with `fields`, or its `format` ({names})",
+        f"请用 fields 指明字段，或用 format 指明格式（{names}）",
+    )
+    for stage, others in elsewhere.items():
+        if any(other.recognise(value) for value in values for other in others):
+            hint = say(f"it looks like data for the stage `{stage}`", f"看起来是 {stage} 阶段的数据")
+    seen = _seen(values[0])
+    message = say(f"unknown format: {layout.container} with {seen}", f"未知格式：{layout.container}，内容为 {seen}")
+    raise UserError(message, f"{file.path}:{rows[0].line}", hint)
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return say("the fields ", "字段 ") + ", ".join(map(str, list(value)[:12]))
+    if isinstance(value, str):
+        return say("lines of text", "文本行")
+    return type(value).__name__
+
+
+def _is_judged(value: Any) -> bool:
+    """One answer with a verdict, as for KTO: to learn it without looking at the verdict would teach bad answers."""
+    if not isinstance(value, Mapping) or "chosen" in value:
+        return False
+    judged = any(isinstance(value.get(name), bool) for name in ("label", "kto_tag"))
+    return judged and any(name in value for name in ("messages", "conversations", "completion", "output", "response"))
+
+
+def _judged_elsewhere(path: Path) -> UserError:
+    hint = say("it looks like data for the stage `judgements`", "看起来是 judgements 阶段的数据")
+    message = say(
+        "these are single answers with a label (KTO), good ones and bad", "这是带好坏标签的单个回答（KTO 格式）"
+    )
+    return UserError(message, path, hint)
+
+
+def renamed(row: Row, fields: Mapping[str, str]) -> Row:
+    """The row with our names for its fields and for those of its turns."""
+    if not fields or isinstance(row.value, Drop):
+        return row
+    turns = {ours: theirs for ours, theirs in fields.items() if ours in TURN_FIELDS}
+    value = _with_our_names(row.value, {ours: theirs for ours, theirs in fields.items() if ours not in turns})
+    if turns and isinstance(value, Mapping):
+        value = {name: _renamed_turns(content, turns) for name, content in value.items()}
+    return Row(row.line, _renamed_turns(value, turns) if turns else value, row.raw)
+
+
+def _renamed_turns(value: Any, fields: Mapping[str, str]) -> Any:
+    return [_with_our_names(turn, fields) for turn in value] if isinstance(value, list) else value
+
+
+def _with_our_names(value: Any, fields: Mapping[str, str]) -> Any:
+    """An object with our names for its fields; a name of ours that means another of its fields gives way."""
+    if not fields or not isinstance(value, Mapping):
+        return value
+    taken = set(fields.values()) | set(fields)
+    kept = {name: content for name, content in value.items() if name not in taken}
+    return kept | {ours: value[theirs] for ours, theirs in fields.items() if theirs in value}
+
+
+def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
+    """What else a row says, for `meta`: its short texts, numbers, truth values and lists of short texts."""
+    facts: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in used or name == "meta" or value in ("", None):
+            continue
+        short = isinstance(value, str) and len(value) <= _LONGEST_META
+        if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+            facts[str(name)] = value
+        elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
+            facts[str(name)] = value[:20]
+    if isinstance(row.get("meta"), Mapping):
+        facts = side_facts(row["meta"]) | _notes(row["meta"]) | facts
+    return facts
+
+
+def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts that stand under a name of their own in `meta`, as a MOSS chat's inner thoughts by their turn."""
+    return {
+        str(name): dict(value)
+        for name, value in meta.items()
+        if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())
+    }
+
+
+def tidy(text: str) -> str:
+    """A turn or question without the white space around it; the indent of a first line of code stays."""
+    text = text.rstrip().lstrip("\r\n")
+    return text if text.startswith(("  ", "\t")) else text.lstrip()

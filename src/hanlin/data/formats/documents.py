@@ -1,0 +1,120 @@
+"""The formats that hold plain text to pre-train on: text files, and rows with a field of text.
+
+Owns which fields are text and how lines, chapters and titles become one text. Does not clean it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.data.formats.detect import Format, side_facts
+from hanlin.data.ledger import Drop
+
+TEXT_FIELDS = (
+    "text",
+    "content",
+    "completion",
+    "raw_content",
+    "paragraphs",
+    "chapters",
+    "body",
+    "article",
+    "passage",
+    "document",
+    "正文",
+    "内容",
+)
+_TITLES = ("title", "rhythmic", "chapter")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundText:
+    """A text and what was said beside it."""
+
+    text: str
+    meta: Mapping[str, Any]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_document(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        field = _text_field(value)
+        return field is not None and _body(value[field]) is not None
+    return isinstance(value, str)
+
+
+def _text_field(row: Mapping[str, Any]) -> str | None:
+    return next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
+
+
+def read_text(value: Any) -> Iterator[FoundText | Drop]:
+    yield FoundText(value, {}) if isinstance(value, str) else Drop("other_format")
+
+
+def read_document(value: Any) -> Iterator[FoundText | Drop]:
+    """One document: a text, or a row with one.
+
+    Where the text is a list of lines (poems, classics), title and author stand above it, as in a book. Elsewhere the
+    title goes to `meta`, for it usually opens the text already; name it in `fields` to put it above.
+    """
+    if isinstance(value, str):
+        yield FoundText(value, {})
+        return
+    if not isinstance(value, Mapping):
+        yield Drop("other_format", type(value).__name__)
+        return
+    field = _text_field(value)
+    body = None if field is None else _body(value[field])
+    if field is None or not body:
+        yield Drop("no_text", f"fields {', '.join(map(str, list(value)[:12]))}")
+        return
+    ours = {"id", "text", "source", "meta"}
+    if field == "text" and "id" in value and set(value) <= ours:
+        yield FoundText(body, side_facts(value, ("text", "id", "source")))
+        return
+    meta = side_facts(value, (field,))
+    if isinstance(value[field], list):
+        body = "\n".join([*_heading(value), body])
+    yield FoundText(body, meta)
+
+
+def read_titled(value: Any) -> Iterator[FoundText | Drop]:
+    """Like `read_document`, with the title above the text wherever there is one and the text does not open with it."""
+    for found in read_document(value):
+        title = value.get("title") if isinstance(value, Mapping) else None
+        if isinstance(found, FoundText) and isinstance(title, str) and not found.text.lstrip().startswith(title):
+            found = FoundText(f"{title}\n{found.text}", found.meta)
+        yield found
+
+
+def _heading(row: Mapping[str, Any]) -> list[str]:
+    names = [str(row[name]) for name in (*_TITLES, "author") if isinstance(row.get(name), str) and row[name].strip()]
+    return list(dict.fromkeys(names))
+
+
+def _body(value: Any) -> str | None:
+    """Text, lines of text, or chapters with titles and texts of their own, as one text; None for anything else."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        field = _text_field(value)
+        inner = None if field is None else _body(value[field])
+        return None if inner is None else "\n".join([*_heading(value), inner])
+    if isinstance(value, list):
+        parts = [_body(part) for part in value]
+        return None if None in parts else "\n".join(part for part in parts if part)
+    return None
+
+
+DOCUMENT_FORMATS: tuple[Format[FoundText], ...] = (
+    Format("documents", _is_document, read_document),
+    Format("text", _is_text, read_text),
+    Format("text_blocks", _is_text, read_text),
+    Format("text_lines", _is_text, read_text),
+)
+TITLED_FORMATS = (Format("documents", _is_document, read_titled), *DOCUMENT_FORMATS[1:])

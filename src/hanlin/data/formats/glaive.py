@@ -1,0 +1,76 @@
+"""The format of glaive-function-calling: one text of marked turns, the functions as JSON inside the system text.
+
+Owns the marks and its way of quoting arguments. Source: the files of glaive-function-calling-v2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hanlin.core.records import Message, Role, ToolCall
+from hanlin.data.formats.detect import side_facts, tidy
+from hanlin.data.formats.turns import Chat, opened, read_calls, read_tools
+from hanlin.data.ledger import Drop
+
+_MARK = re.compile(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ ]?")
+_ROLES: dict[str, Role] = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+_CALL = "<functioncall>"
+_QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(?=\s*\}\s*\Z)", re.S)
+_END = "<|endoftext|>"
+_FUNCTIONS = re.compile(r"\{\s*\"")
+
+
+def is_glaive(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping) and isinstance(value.get("chat"), str) and bool(_MARK.match(value["chat"].strip()))
+    )
+
+
+def read_glaive(value: Any) -> Iterator[Chat | Drop]:
+    """{system, chat}: `USER:`, `ASSISTANT:`, `FUNCTION RESPONSE:` open turns, `<functioncall>` a call whose arguments
+    may stand in single quotes; functions stand in the system text as objects, one after another."""
+    if not is_glaive(value):
+        yield Drop("other_format")
+        return
+    system = str(value.get("system") or "").strip().removeprefix("SYSTEM:").strip()
+    split = _FUNCTIONS.search(system)
+    tools = read_tools(_objects(system[split.start() :])) if split else ()
+    if isinstance(tools, Drop):
+        yield tools
+        return
+    messages: list[Message] = []
+    _, *pieces = _MARK.split("\n" + value["chat"].strip())
+    for name, said in zip(pieces[::2], pieces[1::2], strict=True):
+        text, call, data = said.replace(_END, "").partition(_CALL)
+        calls: tuple[ToolCall, ...] | Drop = read_calls([_unquoted(data.strip())]) if call else ()
+        if isinstance(calls, Drop):
+            yield calls
+            return
+        messages.append(Message(_ROLES[name], tidy(text), calls))
+    opening = tidy(system[: split.start()] if split else system)
+    yield Chat(opened(opening, tuple(messages)), tools, side_facts(value, ("system", "chat", "id")))
+
+
+def _unquoted(call: str) -> str:
+    """A call as JSON: arguments in single quotes are JSON themselves, with \\' for '."""
+    return _QUOTED.sub(lambda match: match[1] + match[2].replace("\\'", "'"), call)
+
+
+def _objects(text: str) -> list[Any] | str:
+    """Objects of JSON one after another; the text itself where it is something else, for which there is a reason."""
+    found, decoder = [], json.JSONDecoder(parse_constant=_no_number)
+    while text := text.lstrip(" \t\r\n,"):
+        try:
+            value, end = decoder.raw_decode(text)
+        except (ValueError, RecursionError):
+            return text
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,122 @@
+"""The format of the MOSS data: turns of tagged parts, with inner thoughts, commands and their results.
+
+Owns the tags. Its tool calls are Python-like (`Calculate("1+2")`); they become calls like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hanlin.core.records import Message, ToolCall
+from hanlin.data.formats.detect import side_facts, tidy
+from hanlin.data.formats.turns import Chat, json_or_none, opened
+from hanlin.data.ledger import Drop
+
+_TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
+_END = re.compile(r"\s*<eo[a-z]>\s*\Z")
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
+_CALL = re.compile(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
+_TOOL = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
+
+
+def is_moss(value: Any) -> bool:
+    return isinstance(value, Mapping) and (
+        isinstance(value.get("chat"), Mapping) or bool(_TAG.search(str(value.get("plain_text", ""))))
+    )
+
+
+def read_moss(value: Any) -> Iterator[Chat | Drop]:
+    """MOSS: turns of tagged parts (`<|Human|>: ...<eoh>`), as an object or as one plain text.
+
+    Commands become tool calls and their results tool turns; inner thoughts, which no chat template has a place for,
+    stay in `meta` under the number of their turn.
+    """
+    if not is_moss(value):
+        yield Drop("other_format")
+        return
+    system = value.get("meta_instruction") or value.get("prefix") or ""
+    turns = list(_turns(value))
+    if not isinstance(system, str) or not all(isinstance(turn, dict) for turn in turns):
+        yield Drop("not_text")
+        return
+    tools = {match[2]: match for match in _TOOL.finditer(system)}
+    messages: list[Message] = []
+    thoughts: dict[str, str] = {}
+    for number, turn in enumerate(turns, start=1):
+        calls = _calls(turn.get("Commands", ""), tools)
+        if isinstance(calls, Drop):
+            yield calls
+            return
+        if turn.get("Inner Thoughts"):
+            thoughts[str(number)] = turn["Inner Thoughts"]
+        messages.append(Message("user", turn.get("Human", "")))
+        if calls:
+            results = turn.get("Results") or turn.get("Tool Responses", "")
+            messages += [Message("assistant", "", calls), Message("tool", results, name=calls[0].name)]
+        messages.append(Message("assistant", turn.get("MOSS", "")))
+    meta = side_facts(value, ("meta_instruction", "prefix", "plain_text", "chat", "num_turns"))
+    if thoughts:
+        meta["inner_thoughts"] = thoughts
+    schemas = tuple(_schema(match) for match in tools.values())
+    yield Chat(opened(system, tuple(messages)), schemas, meta)
+
+
+def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
+    """The parts of each turn by their names; what is no such thing as it is."""
+    if isinstance(row.get("chat"), Mapping):
+        for _, parts in sorted(row["chat"].items(), key=lambda item: _digits(item[0])):
+            if isinstance(parts, Mapping) and all(isinstance(text, str | None) for text in parts.values()):
+                yield {name: _part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
+            else:
+                yield None
+        return
+    pieces = _TAG.split(row["plain_text"])
+    turn: dict[str, str] = {}
+    for bracketed, barred, text in zip(pieces[1::3], pieces[2::3], pieces[3::3], strict=True):
+        name = bracketed or barred
+        if name == "Human" and turn:
+            yield turn
+            turn = {}
+        turn[name] = _part(text)
+    if turn:
+        yield turn
+
+
+def _digits(name: str) -> int:
+    return int("".join(filter(str.isdigit, name)) or 0)
+
+
+def _part(text: str) -> str:
+    text = tidy(_END.sub("", text))
+    return "" if text in ("None", "None.") else text
+
+
+def _calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[ToolCall, ...] | Drop:
+    if not commands:
+        return ()
+    calls = []
+    for match in _CALL.finditer(commands):
+        known = tools.get(match[1])
+        calls.append(ToolCall(match[1], _arguments(match[2].strip(), known[3] if known else "")))
+    if not calls or _CALL.sub("", commands).strip(" ,;\n\t"):
+        return Drop("broken_tool_call", commands[:80])
+    return tuple(calls)
+
+
+def _arguments(given: str, names: str) -> dict[str, str]:
+    """The arguments of a call, one without quotes or several with, under the names of the tool's own."""
+    known = [name.strip() for name in names.split(",") if name.strip()] or ["input"]
+    texts = [(json_or_none(text), text) for text in _STRING.findall(given)] or [(None, given)]
+    return {
+        known[place] if place < len(known) else f"{known[-1]}_{place + 1}": raw.strip('"') if text is None else text
+        for place, (text, raw) in enumerate(texts)
+    }
+
+
+def _schema(match: re.Match[str]) -> dict[str, Any]:
+    names = [name.strip() for name in match[3].split(",") if name.strip()]
+    properties = {name: {"type": "string"} for name in names}
+    parameters = {"type": "object", "properties": properties, "required": names}
+    return {"name": match[2], "description": match[1], "parameters": parameters}

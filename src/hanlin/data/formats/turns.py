@@ -1,0 +1,146 @@
+"""Turns of a conversation as other tools write them: roles, texts, typed parts, tool calls and tool lists.
+
+Owns the way from a foreign turn to a message. Does not own which formats there are (`chats`, `pairs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hanlin.core.records import Message, Role, ToolCall
+from hanlin.data.formats.detect import tidy
+from hanlin.data.io.json_rows import StrictDecoder
+from hanlin.data.ledger import Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """Turns as they were found, the tools they may call, and what else was said."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+ROLE_NAMES: dict[str, Role] = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user", "用户": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
+    "bard": "assistant", "bing": "assistant", "moss": "assistant", "chatglm": "assistant", "助手": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool", "tool_response": "tool",
+}  # fmt: skip
+_CALLS = ("function_call", "tool_call")
+
+
+def read_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
+    """Turns written as {from, value}, {role, content} or {role, text}; a call that follows a text joins it."""
+    messages: list[Message] = []
+    for turn in turns:
+        message = read_turn(turn)
+        if isinstance(message, Drop):
+            return message
+        before = messages[-1] if messages else None
+        if before is not None and before.role == message.role == "assistant" and message.tool_calls:
+            calls = before.tool_calls + message.tool_calls
+            messages[-1] = replace(before, text=before.text or message.text, tool_calls=calls)
+        else:
+            messages.append(message)
+    return tuple(messages)
+
+
+def read_turn(turn: Any) -> Message | Drop:
+    if not isinstance(turn, Mapping):
+        return Drop("other_format", f"a turn is a {type(turn).__name__}")
+    name = str(turn.get("role", turn.get("from", ""))).strip().lower()
+    role = ROLE_NAMES.get(name)
+    if role is None:
+        return Drop("unknown_role", name)
+    if role == "assistant" and any(turn.get(key) in (0, False) for key in ("loss_weight", "weight", "loss", "train")):
+        return Drop("unlearnt_answer")
+    content = next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), "")
+    parts = _parts(content)
+    if isinstance(parts, Drop):
+        return parts
+    text, found = parts
+    if name in _CALLS:
+        text, found = "", [*found, text]
+    calls = read_calls([*found, *_listed(turn.get("tool_calls")), *_listed(turn.get("function_call"))])
+    if isinstance(calls, Drop):
+        return calls
+    return Message(role, tidy(text), calls, str(turn.get("name") or "") if role == "tool" else "")
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if not value else value if isinstance(value, list) else [value]
+
+
+def _parts(content: Any) -> tuple[str, list[Any]] | Drop:
+    """The text of a turn whose content may be a list of typed parts, and the tool calls among them."""
+    if isinstance(content, str):
+        return content, []
+    if not isinstance(content, list):
+        return Drop("not_text", type(content).__name__)
+    texts, calls = [], []
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        value = part.get("value", part.get(kind)) if isinstance(part, Mapping) else part
+        if kind in ("text", "str") and isinstance(value, str):
+            texts.append(value)
+        elif kind in ("tool_call", "tool_calls", "function_call"):
+            calls += _listed(value)
+        else:
+            return Drop("not_text", str(kind))
+    return "".join(texts), calls
+
+
+def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
+    """Tool calls written as JSON text or objects, in OpenAI's wrapping {function: {...}} or without, one or several."""
+    calls: list[ToolCall] = []
+    for item in raw:
+        data = json_or_none(item) if isinstance(item, str) else item
+        for call in data if isinstance(data, list) else [data]:
+            inner = call.get("function", call) if isinstance(call, Mapping) else None
+            if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
+                return Drop("broken_tool_call", str(item)[:80])
+            arguments = inner.get("arguments", inner.get("parameters", {}))
+            arguments = json_or_none(arguments) if isinstance(arguments, str) else arguments
+            if not isinstance(arguments, Mapping):
+                return Drop("broken_tool_call", str(item)[:80])
+            calls.append(ToolCall(inner["name"], arguments))
+    return tuple(calls)
+
+
+def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
+    """The list of tools, as JSON text or data, each without OpenAI's wrapping."""
+    if isinstance(raw, str):
+        if not raw.strip():
+            return ()
+        raw = json_or_none(raw)
+    if raw is None or raw == []:
+        return () if raw == [] else Drop("broken_tools")
+    tools = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in _listed(raw)]
+    if not all(isinstance(tool, Mapping) and "name" in tool for tool in tools):
+        return Drop("broken_tools", str(raw)[:80])
+    return tuple(tools)
+
+
+def json_or_none(text: str) -> Any:
+    """What a text of JSON says, read as strictly as a row, or None where it is none."""
+    value = StrictDecoder().row(text)
+    return None if isinstance(value, Drop) else value
+
+
+def opened(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns below their system text, unless they have one of their own."""
+    if isinstance(system, str) and system.strip() and not (messages and messages[0].role == "system"):
+        return (Message("system", tidy(system)), *messages)
+    return messages
+
+
+def alternating(texts: Sequence[str]) -> tuple[Message, ...]:
+    """Texts that are said in turn, the user first."""
+    roles: tuple[Role, Role] = ("user", "assistant")
+    return tuple(Message(roles[place % 2], tidy(text)) for place, text in enumerate(texts))

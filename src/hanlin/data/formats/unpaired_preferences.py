@@ -1,0 +1,109 @@
+"""The formats that hold single answers with a verdict, as KTO learns from: those of conversations, and a label.
+
+Owns the way from a row to a judged answer. Does not judge what it says (`judgements`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hanlin.core.records import Message
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.detect import Format
+from hanlin.data.formats.turns import Chat, read_turn, read_turns
+from hanlin.data.ledger import Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A prompt, an answer to it, and whether that is good."""
+
+    prompt: tuple[Message, ...]
+    answer: Message
+    good: bool
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+_VERDICTS = ("label", "kto_tag", "good")
+_SAID = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _verdict_of(value: Any) -> tuple[str, bool] | None:
+    """The field that holds the verdict, and the verdict: a truth value, or 1, 0, or the word for one (tables have no
+    truth values)."""
+    if isinstance(value, Mapping):
+        for name in _VERDICTS:
+            if isinstance(value.get(name), bool | int | str):
+                said = _SAID.get(str(value[name]).strip().lower())
+                if said is not None:
+                    return name, said
+    return None
+
+
+def _judged(value: Any, read: Callable[[Mapping[str, Any]], Iterator[Chat | Drop]]) -> Iterator[Judged | Drop]:
+    """What is read of a row without its verdict, with the verdict."""
+    found = _verdict_of(value)
+    if found is None:
+        yield Drop("no_verdict" if isinstance(value, Mapping) else "other_format")
+        return
+    verdict, good = found
+    for chat in read({name: content for name, content in value.items() if name != verdict}):
+        if isinstance(chat, Drop):
+            yield chat
+        elif chat.tools:
+            yield Drop("has_tools")
+        elif not chat.messages or chat.messages[-1].role != "assistant":
+            yield Drop("no_answer")
+        elif len(chat.messages) < 2 or chat.messages[-2].role not in ("user", "tool"):
+            yield Drop("no_question")
+        else:
+            yield Judged(chat.messages[:-1], chat.messages[-1], good, chat.meta)
+
+
+def _of_chats(known: Format[Chat]) -> Format[Judged]:
+    """A format of conversations with a verdict beside it."""
+
+    def recognise(value: Any) -> bool:
+        return _verdict_of(value) is not None and known.recognise(value)
+
+    def read(value: Any) -> Iterator[Judged | Drop]:
+        return _judged(value, known.read)
+
+    return Format(f"judged_{known.name}", recognise, read, judged=True)
+
+
+def _is_record(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("prompt"), list)
+        and isinstance(value.get("answer"), Mapping)
+        and isinstance(value.get("good"), bool)
+    )
+
+
+def read_record(value: Any) -> Iterator[Judged | Drop]:
+    """Hanlin's own {prompt: [turns], answer: turn, good: true}."""
+
+    def turns(row: Mapping[str, Any]) -> Iterator[Chat | Drop]:
+        prompt, answer = read_turns(row["prompt"]), read_turn(row["answer"])
+        if isinstance(prompt, Drop) or isinstance(answer, Drop):
+            yield prompt if isinstance(prompt, Drop) else answer  # type: ignore[misc]
+            return
+        meta = row.get("meta")
+        yield Chat((*prompt, answer), (), meta if isinstance(meta, Mapping) else {})
+
+    if _is_record(value):
+        yield from _judged(value, turns)
+    else:
+        yield Drop("no_verdict" if isinstance(value, Mapping) else "other_format")
+
+
+_TOLD = ("sharegpt", "messages", "alpaca", "prompt_response")
+"""The formats of conversations that answers are judged in."""
+
+JUDGED_FORMATS: tuple[Format[Judged], ...] = (
+    Format("judged_records", _is_record, read_record, judged=True),
+    *(_of_chats(known) for known in CHAT_FORMATS if known.name in _TOLD),
+)

@@ -1,0 +1,1 @@
+"""The common course of all reading stages: splits, shards, finalizing."""

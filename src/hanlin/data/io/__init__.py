@@ -1,0 +1,1 @@
+"""Bytes to rows: encodings, containers, tables, lines."""

@@ -1,0 +1,304 @@
+"""Which character encoding a file has, told from its bytes, and text decoded strictly from it.
+
+Owns bytes to characters. Does not own what the characters mean; nothing is ever decoded with errors ignored.
+
+A file that is UTF-8 from end to end is UTF-8: other multi-byte text practically never is. What is not is tried as
+GB18030, Big5 and UTF-16, each strictly over the whole file, and the reading with the most everyday Chinese characters
+wins. The scan runs at disk speed and is what makes the answer hold for the last byte as well as for the first.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.data.io.input_file import Tape
+
+_SAMPLE = 1 << 16
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
+_MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+_WIDE_UTF8 = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}")
+_LEAST_PLAUSIBLE = 0.12
+_NEARLY_ALL, _ENOUGH = 0.9, 100
+_MIXED = 0.1
+_MOST_ZEROS = 0.01
+
+# The commonest characters of modern Chinese, the simplified ones by their frequency, then traditional ones: a fifth of
+# the list would do to tell a right reading (over half of all characters are here) from a wrong one (a few percent).
+BY_FREQUENCY = (
+    "的一是不了在人有我他这中大来上个国到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好都然没日于起还发成事"
+    "只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此实回二理美点月明其种声全工己话儿者向情"
+    "部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西再平真听世气信北少关并内加化由却代军产入先山五太水万市眼体别处"
+    "总才场师书比住员九笑性通目华报立马命张活难神数件安表原车白应路期叫死常提感金何更反合放做系计或司利受光王果亲界及今京务制解各任至清物台象"
+    "记边共风战干接它许八特觉望直服毛林题建南度统色字请交爱让认算论百吃义科怎元社术结六功指思非流每青管夫连远资队跟带花快条院变联言权往展该领"
+    "传近留红治决周保达办运武半候七必城父强步完革深区即求品士转量空甚众技轻程告江语英基派满式李息写呢识极令黄德收脸钱党倒未持取设始版双历越史"
+    "商千片容研像找友孩站广改议形委早房音火际则首单据导影失拿网香似斯专石若兵弟谁校读志飞观争究包组造落视济喜离虽坏准"
+    "這個們來為國說時會對後發經學種過動麼還進裡樣開現將與長機當無從關點業兩間問實應戰頭體見產話證書車東馬門風長電聽類難題願親龍變讓認識讀語"
+    "議論講許請調誰該記設試詩誤課談謝護讚貝負財責貴費資賣賽軍轉輕較載農近連運達遠選還邊郵鄉醫釋針銀錢錯鎮鐵開閉隊陽陸陳險隨雖雙雜離靈順須領"
+    "頁飛飯館驗鬥魚鳥黃點黨齊歲歷歸殺氣決沒沖洲淚淨滿漢灣營爭獨環畫異療盡監眾碼確禮種積稱競筆節約級紅紙細終組結給統絕經線練總績續網緊義習聖"
+    "聞聲職聯臉臨舉舊華萬葉蘇處號蟲術衛裝複觀規視覺計訊訓"
+    "，。、；：？！“”‘’（）《》「」『』…—·　．～【】"
+)
+EVERYDAY = frozenset(BY_FREQUENCY)
+
+
+def _common_characters() -> frozenset[str]:
+    """The characters that the first levels of GB 2312 and Big5 hold: 3,755 simplified and 5,401 traditional ones."""
+    simplified = (bytes([lead, trail]) for lead in range(0xB0, 0xD8) for trail in range(0xA1, 0xFF))
+    trails = (*range(0x40, 0x7F), *range(0xA1, 0xFF))
+    traditional = (bytes([lead, trail]) for lead in range(0xA4, 0xC7) for trail in trails)
+    found = [pair.decode("gb2312") for pair in simplified if pair < b"\xd7\xfa"]
+    return frozenset((*found, *(pair.decode("big5") for pair in traditional if pair < b"\xc6\x7f"), *EVERYDAY))
+
+
+COMMON = _common_characters()
+
+
+def encoding_of(path: Path) -> str:
+    """The Python name of the file's encoding.
+
+    A file with a few damaged bytes gets the encoding of its other bytes: decoding it says where the damage is.
+    Raises UserError when no encoding that we know makes Chinese of it, when it is no text, and when some of its lines
+    are UTF-8 and others are not.
+    """
+    with Tape(path) as tape:
+        head = next(tape.chunks(), b"")
+    for mark, name in _BOMS:
+        if head.startswith(mark):
+            return name
+    wide = _wide_without_mark(head)
+    if wide:
+        return wide
+    offset = undecodable_at(path, "utf-8")
+    if offset is None:
+        _refuse_zeros(path, head)
+        return "utf-8"
+    lines = _telling_lines(path)
+    sample = b"".join(line for _, line in lines)
+    if _mostly_utf8(sample):
+        return "utf-8"
+    readings = []
+    for name in ("gb18030", "big5hkscs", "cp950", "utf-16-le", "utf-16-be"):
+        if undecodable_at(path, name) is None:
+            source = head[: _SAMPLE & ~1] if name.startswith("utf-16") else sample
+            readings.append((*likeness(codecs.getincrementaldecoder(name)("strict").decode(source)), name))
+    best = max(readings, key=lambda reading: reading[0], default=(0.0, False, ""))
+    if not (best[1] and best[2].startswith("utf-16")):
+        _refuse_mixture(path, lines)
+    if not best[1]:
+        damaged = [(*likeness(sample.decode(name, "replace")), name) for name in ("gb18030", "big5hkscs")]
+        damaged = [row for row in damaged if undecodable_at(path, row[2]) is not None]
+        best = max(damaged, key=lambda reading: reading[0], default=best)
+    if best[1]:
+        return best[2]
+    hint = say(
+        "name it with `encoding` (utf-8, gb18030, big5, utf-16, ...)",
+        "请用 encoding 指明（utf-8、gb18030、big5、utf-16 等）",
+    )
+    message = say(
+        f"unknown encoding: not UTF-8 at byte {offset}, and not Chinese in GB18030, Big5 or UTF-16",
+        f"无法判断编码：第 {offset} 字节处不是 UTF-8，按 GB18030、Big5、UTF-16 也读不出中文",
+    )
+    raise UserError(message, path, hint)
+
+
+def plausibility(text: str) -> float:
+    """How Chinese a reading of unknown bytes looks: the share of everyday characters among all beyond ASCII."""
+    beyond = [char for char in text if char > "\x7f"]
+    return sum(char in EVERYDAY for char in beyond) / len(beyond) if beyond else 0.0
+
+
+def likeness(text: str) -> tuple[float, bool]:
+    """A mark that ranks readings of unknown bytes, and whether this one is Chinese at all.
+
+    Everyday characters tell prose; a list of names or plants has few of them, but the characters that it has are nearly
+    all common ones, while a wrong reading scatters over the rare ones.
+    """
+    beyond = [char for char in text if char > "\x7f"]
+    if not beyond:
+        return 0.0, False
+    everyday = sum(char in EVERYDAY for char in beyond) / len(beyond)
+    common = sum(char in COMMON for char in beyond) / len(beyond)
+    return everyday + common, everyday >= _LEAST_PLAUSIBLE or (common >= _NEARLY_ALL and len(beyond) >= _ENOUGH)
+
+
+def undecodable_at(path: Path, encoding: str) -> int | None:
+    """The offset of the first byte that is not text in this encoding, or None when all of it is."""
+    with Tape(path) as tape:
+        for _, offset in _strictly(tape, encoding):
+            if offset is not None:
+                return offset
+    return None
+
+
+def decoded(tape: Tape, encoding: str) -> Iterator[str]:
+    """The text of a file, piece by piece. Raises UserError with the offset of the first byte that is not text."""
+    for text, offset in _strictly(tape, encoding):
+        if offset is not None:
+            raise _not_decodable(tape.path, encoding, offset)
+        yield text
+
+
+def look(path: Path, encoding: str, characters: int) -> str:
+    """The start of a file, for looking at its layout only: bytes that are not text are shown as U+FFFD."""
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    start = ""
+    with Tape(path) as tape:
+        for chunk in tape.chunks():
+            start += decoder.decode(chunk)
+            if len(start) >= characters:
+                break
+    return start[:characters]
+
+
+def check_encoding(name: str, path: Path) -> str:
+    """The encoding that a person wrote, if there is such a one; UTF-16 and UTF-32 without a mark get their byte order.
+
+    Raises UserError.
+    """
+    try:
+        found = codecs.lookup(name)
+    except LookupError:
+        found = None
+    if found is None or found.name in _NO_TEXT or not getattr(found, "_is_text_encoding", True):
+        hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
+        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
+    if found.name not in ("utf-16", "utf-32"):
+        return found.name
+    with Tape(path) as tape:
+        head = next(tape.chunks(), b"")
+    if not head or any(head.startswith(mark) and marked == found.name for mark, marked in _BOMS):
+        return found.name
+    told = encoding_of(path)
+    if told.startswith(found.name):
+        return told
+    hint = say(f"write {found.name}-le or {found.name}-be", f"请写 {found.name}-le 或 {found.name}-be")
+    raise UserError(say(f"no {found.name} byte order mark", f"没有 {found.name} 字节序标记"), path, hint)
+
+
+def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:
+    decoder = codecs.getincrementaldecoder(encoding)("strict")
+    read = 0
+    for chunk in tape.chunks():
+        pending = len(decoder.getstate()[0])
+        try:
+            yield decoder.decode(chunk), None
+        except UnicodeDecodeError as error:
+            yield "", read - pending + error.start
+            return
+        read += len(chunk)
+    pending = len(decoder.getstate()[0])
+    try:
+        yield decoder.decode(b"", True), None
+    except UnicodeDecodeError as error:
+        yield "", read - pending + error.start
+
+
+def _not_decodable(path: Path, encoding: str, offset: int) -> UserError:
+    hint = say(
+        "name the encoding with `encoding`, or drop such lines with `on_broken: drop`",
+        "可用 encoding 指明编码，或用 on_broken: drop 丢弃这些行",
+    )
+    return UserError(
+        say(f"not {encoding} text at byte {offset}", f"第 {offset} 字节处不是合法的 {encoding} 文本"), path, hint
+    )
+
+
+def _wide_without_mark(head: bytes) -> str | None:
+    """UTF-16 of mostly Latin text betrays itself by zero bytes on every other place, UTF-32 on every fourth."""
+    sample = head[: _SAMPLE & ~3]
+    if len(sample) < 8 or not len(sample) // 20 <= sample.count(0) <= 0.9 * len(sample):
+        return None
+    quarter = len(sample) // 4
+    for name, top, next_to_top in (("utf-32-le", 3, 2), ("utf-32-be", 0, 1)):
+        planes = sample[next_to_top::4]
+        if sample[top::4].count(0) == quarter and planes.count(0) > 0.5 * quarter and max(planes) <= 0x10:
+            return name
+    for name, zeros in (("utf-16-le", sample[1::2].count(0)), ("utf-16-be", sample[::2].count(0))):
+        if zeros > 0.9 * sample.count(0):
+            return name
+    return None
+
+
+def _refuse_zeros(path: Path, head: bytes) -> None:
+    zeros = head.count(0)
+    if zeros > _MOST_ZEROS * len(head):
+        message = say(
+            f"not text: {zeros} of its first {len(head)} bytes are NUL",
+            f"不是文本：前 {len(head)} 字节中有 {zeros} 个 NUL",
+        )
+        raise UserError(message, path)
+
+
+def _refuse_mixture(path: Path, lines: list[tuple[int, bytes]]) -> None:
+    """Refuse a file of which some lines are UTF-8 and others GB18030 or Big5, as joined files are."""
+    kinds: dict[str, list[tuple[int, int]]] = {"UTF-8": [], "GB18030": [], "Big5": []}
+    for number, line in lines:
+        kind = _kind_of_line(line)
+        if kind:
+            kinds[kind].append((number, len(line)))
+    sizes = {kind: sum(size for _, size in found) for kind, found in kinds.items()}
+    other = max(("GB18030", "Big5"), key=lambda kind: sizes[kind])
+    total = sizes["UTF-8"] + sizes[other]
+    if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIXED * total:
+        return
+    first, second = kinds["UTF-8"][0][0], kinds[other][0][0]
+    hint = say(
+        "convert its parts to UTF-8, or name one `encoding` and drop the other lines with `on_broken: drop`",
+        "请把各部分转为 UTF-8；或用 encoding 指明其一，并用 on_broken: drop 丢弃其余行",
+    )
+    message = say(
+        f"mixed encodings: line {first} is UTF-8, line {second} is {other}",
+        f"编码混杂：第 {first} 行是 UTF-8，第 {second} 行是 {other}",
+    )
+    raise UserError(message, path, hint)
+
+
+def _kind_of_line(line: bytes) -> str | None:
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        pass
+    else:
+        return "UTF-8" if len(_WIDE_UTF8.findall(line)) > 2 and plausibility(text) >= _LEAST_PLAUSIBLE else None
+    marks = []
+    for kind, name in (("GB18030", "gb18030"), ("Big5", "big5hkscs")):
+        try:
+            text = line.decode(name)
+        except UnicodeDecodeError:
+            continue
+        if plausibility(text) >= _LEAST_PLAUSIBLE:
+            marks.append((likeness(text)[0], kind))
+    return max(marks)[1] if marks else None
+
+
+def _telling_lines(path: Path) -> list[tuple[int, bytes]]:
+    """The first lines that are not plain ASCII, with their numbers, whole, up to a sample's size."""
+    sample = []
+    size = 0
+    with Tape(path) as tape:
+        for number, (line, _, _) in enumerate(tape.lines(4 * _SAMPLE), start=1):
+            if not line.isascii():
+                sample.append((number, line))
+                size += len(line)
+            if size >= _SAMPLE:
+                break
+    return sample
+
+
+def _mostly_utf8(sample: bytes) -> bool:
+    """Whether the bytes beyond ASCII are nearly all parts of whole UTF-8 characters: UTF-8 with a few broken bytes."""
+    beyond = sum(byte > 0x7F for byte in sample)
+    whole = sum(len(match.group()) for match in _MULTIBYTE_UTF8.finditer(sample))
+    return beyond > 0 and whole >= 0.9 * beyond

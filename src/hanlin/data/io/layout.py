@@ -1,0 +1,197 @@
+"""From a file's bytes to rows: how the rows of a file lie, told from its start, and the reader for that layout.
+
+Owns the choice of layout. Does not own how a layout is read (`lines`, `json_rows`, `tables`), nor what a row means
+(`documents`, `chats`, `pairs`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.data.io.encodings import check_encoding, decoded, encoding_of, look
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.json_rows import cut_short, json_rows, jsonl_rows, split_rows
+from hanlin.data.io.lines import Row, record_lines, text_rows
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.io.tables import arrow_rows, csv_rows, parquet_rows
+from hanlin.data.ledger import Drop
+
+_BY_LINE = (".jsonl", ".ndjson", ".jl", ".jsonlines")
+_LOOK = 1 << 18
+_BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
+_BY_NAME = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+_SPLITS = re.compile(r'\{\s*"(?:train|valid|validation|dev|test)"\s*:\s*\[')
+_HEADING = re.compile(
+    r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
+)
+_HTML = re.compile(r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body)\b", re.I | re.S)
+_SENTENCE_ENDS = tuple("。！？；…”」』.!?;:：\"'’)）》")
+_BLANK = re.compile(r"\n[ \t\u3000]*(?:\n[ \t\u3000]*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects,
+    json_splits, csv, tsv, parquet or arrow."""
+
+    container: str
+    encoding: str
+
+
+def layout_of(file: SourceFile) -> Layout:
+    """Look at a file and say how its rows lie. Raises UserError when that cannot be told."""
+    asked = file.settings.format
+    table = _table(file)
+    if table:
+        return Layout(table, "binary")
+    encoding = _encoding(file)
+    if asked.startswith("text"):
+        return Layout(asked, encoding)
+    if file.suffix in (".csv", ".tsv"):
+        return Layout(file.suffix[1:], encoding)
+    head = look(file.path, encoding, _LOOK).replace("\r\n", "\n").replace("\r", "\n")
+    return Layout(_container(head, file.suffix), encoding)
+
+
+def can_be_divided(layout: Layout) -> bool:
+    """Whether a file that is not packed can be read from the middle: a line is a row, and ends with the byte 10 alone
+    (which is part of no character in any encoding but the wide ones)."""
+    return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
+
+
+def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
+    """The rows of a file in order.
+
+    A broken line of JSON Lines, of CSV or of line-by-line text comes as a Drop. In the other layouts what follows a
+    break cannot be told apart, so it raises UserError (file and line, or byte).
+    """
+    kind, encoding = layout.container, layout.encoding
+    if kind == "parquet":
+        return parquet_rows(file.path)
+    if kind == "arrow":
+        return arrow_rows(file.path)
+    if kind == "jsonl":
+        return jsonl_rows(tape, encoding)
+    if kind == "text_lines":
+        return (row for row in record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
+    if kind in ("json_list", "json_objects"):
+        return json_rows(file.path, decoded(tape, encoding), listed=kind == "json_list")
+    if kind == "json_splits":
+        return split_rows(file.path, decoded(tape, encoding))
+    if kind in ("csv", "tsv"):
+        return csv_rows(file.path, decoded(tape, encoding), "\t" if kind == "tsv" else ",")
+    return text_rows(decoded(tape, encoding), blocks=kind == "text_blocks")
+
+
+def _table(file: SourceFile) -> str | None:
+    """Which binary table the file is, by its name or by its first bytes."""
+    if file.suffix in _BY_NAME:
+        return _BY_NAME[file.suffix]
+    with Tape(file.path) as tape:
+        head = tape.head
+    return next((kind for magic, kind in _BINARY if head.startswith(magic)), None)
+
+
+def _encoding(file: SourceFile) -> str:
+    if file.settings.encoding != "auto":
+        return check_encoding(file.settings.encoding, file.path)
+    return encoding_of(file.path)
+
+
+# --- which layout -------------------------------------------------------------------------------------------------
+
+
+def _container(head: str, suffix: str) -> str:
+    start = head.lstrip("\ufeff \t\n")
+    if suffix == ".json" or suffix in _BY_LINE:
+        return _json_layout(start, suffix)
+    if suffix not in (".md", ".markdown", ".html", ".htm") and start[:1] in ("{", "["):
+        layout = _json_layout(start, suffix)
+        if _opens_as_json(start, layout):
+            return layout
+    return text_layout(head, suffix)
+
+
+def _json_layout(start: str, suffix: str) -> str:
+    line, _, rest = start.partition("\n")
+    if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
+        return "json_splits"
+    try:
+        whole = json.loads(line)
+    except (ValueError, RecursionError):
+        if start.startswith("["):
+            return "json_list"
+        return "jsonl" if any(map(_is_object, rest.split("\n", 5)[:5])) else "json_objects"
+    rest = rest.lstrip()
+    if not isinstance(whole, list) or rest:
+        return "jsonl"
+    return "jsonl" if suffix in _BY_LINE and _is_conversation(whole) else "json_list"
+
+
+def _is_conversation(row: list[Any]) -> bool:
+    """Whether a list is one row that says something in turns, rather than a list of rows."""
+    return all(isinstance(turn, str) or (isinstance(turn, dict) and ("role" in turn or "from" in turn)) for turn in row)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and len(value) > 0
+
+
+def _opens_as_json(start: str, layout: str) -> bool:
+    if layout == "jsonl":
+        return True
+    text = start[1:].lstrip() if layout == "json_list" else start
+    try:
+        json.JSONDecoder().raw_decode(text)
+    except json.JSONDecodeError as error:
+        return cut_short(error, len(text))
+    except (ValueError, RecursionError):
+        return True
+    return True
+
+
+def text_layout(head: str, suffix: str) -> str:
+    """Whether plain text is one document, blocks between blank lines, or one document per line.
+
+    Told from its first quarter of a million characters. A piece on its own must be long enough to be a document: 100
+    Chinese characters for the median block, 150 for the mean line (a Latin letter counts 0.4 of a Chinese character).
+    Shorter pieces are paragraphs, verses or sentences, whose order is worth keeping. So are the paragraphs of a book:
+    of a text whose lines are broken within sentences, or with chapter headings that do not open its blocks.
+    """
+    if suffix in (".md", ".markdown", ".html", ".htm") or _HTML.match(head):
+        return "text"
+    lines = head.split("\n")
+    filled = [line for line in lines if line.strip()]
+    if len(filled) < 2:
+        return "text"
+    blank = 1 - len(filled) / max(1, len(lines) - head.endswith("\n"))
+    if blank >= 0.02:
+        return "text_blocks" if _are_documents([block for block in _BLANK.split(head) if block.strip()]) else "text"
+    if len(_HEADING.findall(head)) > 1:
+        return "text"
+    return "text_lines" if statistics.fmean(map(_width, filled)) >= 150 else "text"
+
+
+def _are_documents(blocks: list[str]) -> bool:
+    if len(blocks) < 2 or statistics.median(map(_width, blocks)) < 100:
+        return False
+    headings = sum(len(_HEADING.findall(block)) for block in blocks)
+    if headings > 1 and 2 * sum(bool(_HEADING.match(block)) for block in blocks) < len(blocks):
+        return False
+    inner = [line.rstrip() for block in blocks for line in block.strip().split("\n")[:-1]]
+    broken = sum(not line.endswith(_SENTENCE_ENDS) for line in inner)
+    return len(inner) < len(blocks) or 10 * broken < 7 * len(inner) or max(map(_width, inner)) > 50
+
+
+def _width(text: str) -> float:
+    narrow = len(text.encode("ascii", "ignore"))
+    return 0.4 * narrow + (len(text) - narrow)

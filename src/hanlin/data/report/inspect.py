@@ -1,0 +1,132 @@
+"""What is in a file of data: its format and encoding, and what the stage for it would keep and drop, with samples.
+
+Owns the question which stage a file is for. The answer's figures come from that stage itself, run with its default
+settings into a folder that is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.data import (
+    CHAT_FIELDS,
+    DOCUMENT_FIELDS,
+    JUDGED_FIELDS,
+    PAIR_FIELDS,
+    Conversations,
+    Corpus,
+    Judgements,
+    Preferences,
+    Reading,
+)
+from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.data.formats.convert import FORMATS, files_at
+from hanlin.data.formats.detect import LOOKED_AT, renamed
+from hanlin.data.io.input_file import Tape
+from hanlin.data.io.layout import layout_of, rows_of
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.ledger import Drop
+from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
+
+SAMPLES = 3
+_STAGES: dict[str, tuple[type[Reading], Any, str]] = {
+    "judgements": (Judgements, unpaired_preferences, "judgements.jsonl"),
+    "preferences": (Preferences, preferences, "preferences.jsonl"),
+    "conversations": (Conversations, conversations, "conversations.jsonl"),
+    "corpus": (Corpus, corpus, "documents.jsonl"),
+}
+_FIELDS = {
+    "judgements": JUDGED_FIELDS,
+    "preferences": PAIR_FIELDS,
+    "conversations": CHAT_FIELDS,
+    "corpus": DOCUMENT_FIELDS,
+}
+
+
+def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """For each file: path, stage, format, encoding, records (what was found), rows_in, kept, dropped {reason: count}
+    and up to three samples, spread over what is kept; or path and `error` for a file that cannot be read.
+
+    `settings` are those of a source (format, encoding, fields, limit). Raises UserError where there is no file.
+    """
+    found = files_at(paths, settings)
+    for file in found.files:
+        row: dict[str, Any] = {"path": str(file.path)}
+        try:
+            row |= _looked_into(file)
+        except UserError as error:
+            row["error"] = str(error)
+        except OSError as error:
+            row["error"] = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
+        yield row
+    for name in found.skipped:
+        yield {
+            "path": name,
+            "skipped": True,
+            "error": say("skipped: not a readable kind of file", "已跳过：不是可读取的文件类型"),
+        }
+
+
+def stage_for(file: SourceFile) -> str:
+    """The stage whose formats the first rows of a file fit; `corpus` where none does, which says best what it saw."""
+    asked = file.settings.format
+    named = next((stage for stage, formats in FORMATS.items() if any(known.name == asked for known in formats)), None)
+    if named is not None:
+        return named
+    with Tape(file.path) as tape:
+        first = list(islice(rows_of(file, layout_of(file), tape), LOOKED_AT))
+    for stage, formats in FORMATS.items():
+        fields = {ours: theirs for ours, theirs in file.settings.fields.items() if ours in _FIELDS[stage]}
+        rows = [renamed(row, fields).value for row in first if not isinstance(row.value, Drop)]
+        if any(known.recognise(value) for value in rows for known in formats):
+            return stage
+    return "corpus"
+
+
+def _looked_into(file: SourceFile) -> dict[str, Any]:
+    stage = stage_for(file)
+    with tempfile.TemporaryDirectory(prefix="hanlin-inspect-") as folder:
+        out = Path(folder)
+        try:
+            sift_files(stage, [file], out, dedup="exact")
+        except UserError:
+            if not (out / "ledger.json").is_file():
+                raise
+        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
+        samples = _samples(out / _STAGES[stage][2], ledger["rows_kept"])
+    (account,) = ledger["files"]
+    return {
+        "stage": stage,
+        "format": account["format"],
+        "encoding": account["encoding"],
+        "records": account["rows_in"],
+        "rows_in": account["rows_in"],
+        "kept": account["rows_kept"],
+        "dropped": account["dropped"],
+        "changed": account["changed"],
+        "characters": account["characters"],
+        "samples": samples,
+    }
+
+
+def sift_files(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) -> None:
+    """Run a stage with its default settings, and `more`, on files of any quality; nothing is held out."""
+    kind, module, _ = _STAGES[stage]
+    sources = tuple(file.settings.model_copy(update={"path": str(file.path)}) for file in files)
+    options: dict[str, Any] = {"on_broken": "drop", "max_dropped": 1.0, "heldout_share": 0.0, **more}
+    inputs = Inputs({f"sources.{place}.path": (file.path,) for place, file in enumerate(files)})
+    module.run(kind(sources=sources, **options), inputs, out, Job(progress=Progress(quiet=True)))
+
+
+def _samples(path: Path, count: int) -> list[Any]:
+    """The first record, the last and the one in the middle."""
+    wanted = {0, count // 2, count - 1} if count else set()
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for place, line in enumerate(lines) if place in wanted]

@@ -1,0 +1,67 @@
+"""The stage `corpus`: files of text become clean documents without copies.
+
+Owns how a found text is judged. Reading, copies and the account are `sifting`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.data import Corpus
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Document
+from hanlin.data.filters.blocklist import word_list_rules
+from hanlin.data.filters.mojibake import Guess, guess
+from hanlin.data.filters.text import clean, text_rules
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.documents import DOCUMENT_FORMATS, TITLED_FORMATS, FoundText
+from hanlin.data.formats.preferences import PAIR_FORMATS
+from hanlin.data.ingest.ingest import sift
+from hanlin.data.ingest.process_split import Origin, Sieve
+from hanlin.data.ledger import Drop
+from hanlin.data.text.script import converter
+
+
+def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `documents.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+
+    Raises UserError like `sift`.
+    """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Corpus, inputs: Inputs) -> Sieve[FoundText, Document]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
+    convert = converter(settings.convert)
+
+    def judge(found: FoundText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
+        filled = guess(found.text) if settings.lost_characters == "guess" else Guess(found.text, 0, 0)
+        cleaned = clean(filled.text, rules)
+        if isinstance(cleaned, Drop):
+            return cleaned
+        text, changed = cleaned
+        converted = convert(text)
+        if converted != text:
+            text, changed = converted, (*changed, "convert")
+        length = len(text.strip())
+        if length < settings.min_chars:
+            return Drop("too_short", f"{length} characters")
+        if settings.max_chars is not None and length > settings.max_chars:
+            return Drop("too_long", f"{length} characters")
+        return Document(text, origin.id, origin.source, origin.meta({**found.meta, **filled.marks})), changed
+
+    return Sieve(
+        record=Document,
+        file_name="documents.jsonl",
+        formats=lambda file: TITLED_FORMATS if "title" in file.settings.fields else DOCUMENT_FORMATS,
+        elsewhere={"conversations": CHAT_FORMATS, "preferences": PAIR_FORMATS},
+        judge=judge,
+        content=lambda document: document.text,
+        text=lambda document: document.text,
+        side=lambda document: document.text,
+        characters=lambda document: len(document.text),
+        dedup=settings.dedup,
+        heldout_share=settings.heldout_share,
+    )

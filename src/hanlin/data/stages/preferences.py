@@ -1,0 +1,76 @@
+"""The stage `preferences`: preference pairs of any format become checked pairs.
+
+Owns what makes a pair worth learning from. Reading, copies and the account are `sifting`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.data import Dedup, Preferences
+from hanlin.core.context import Inputs, Job
+from hanlin.core.records import Preference
+from hanlin.data.filters.blocklist import word_list_rules
+from hanlin.data.filters.text import text_rules
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.documents import DOCUMENT_FORMATS
+from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
+from hanlin.data.ingest.ingest import sift
+from hanlin.data.ingest.process_split import Origin, Sieve
+from hanlin.data.ledger import Drop
+from hanlin.data.stages.conversations import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
+from hanlin.data.text.script import converter
+
+
+def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write `preferences.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+
+    Dropped are pairs with an empty or the same answer, with equal scores (unless `keep_ties`), with a lower score for
+    the chosen answer, and with prompts that no chat template takes. Raises UserError like `sift`.
+    """
+    return sift(sieve, settings, inputs, out, job)
+
+
+def sieve(settings: Preferences, inputs: Inputs) -> Sieve[Pair, Preference]:
+    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
+    convert = converter(settings.convert)
+
+    def judge(found: Pair, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
+        turns, marks = guessed_turns((*found.prompt, found.chosen, found.rejected), settings.lost_characters)
+        cleaned = clean_turns(turns, rules, convert)
+        if isinstance(cleaned, Drop):
+            return cleaned
+        (*prompt, chosen, rejected), changed = cleaned
+        for answer in (chosen, rejected):
+            wrong = unanswerable(prompt, answer)
+            if wrong is not None:
+                return wrong
+        if said([chosen]) == said([rejected]):
+            return Drop("identical_answers")
+        if found.scores is not None:
+            better, worse = found.scores
+            if better < worse:
+                return Drop("worse_chosen", f"{better:g} < {worse:g}")
+            if better == worse and not settings.keep_ties:
+                return Drop("tie", f"{better:g}")
+        length = characters((*prompt, chosen, rejected))
+        if settings.max_chars is not None and length > settings.max_chars:
+            return Drop("too_long", f"{length} characters")
+        meta = origin.meta({**found.meta, **marks})
+        return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta), changed
+
+    return Sieve(
+        record=Preference,
+        file_name="preferences.jsonl",
+        formats=lambda file: PAIR_FORMATS,
+        elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
+        judge=judge,
+        content=lambda pair: said((*pair.prompt, pair.chosen, pair.rejected)),
+        text=lambda pair: read_aloud((*pair.prompt, pair.chosen, pair.rejected)),
+        side=lambda pair: pair.prompt[-1].text,
+        characters=lambda pair: characters((*pair.prompt, pair.chosen, pair.rejected)),
+        dedup=Dedup(method=settings.dedup, across_scripts=False),
+        heldout_share=settings.heldout_share,
+    )

@@ -1,0 +1,1 @@
+"""What is known of a text: characters, n-grams, script, language."""

@@ -1,0 +1,46 @@
+"""Traditional and simplified characters, converted by OpenCC.
+
+Owns which conversion is meant by a setting. The dictionaries are OpenCC's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+
+# Not the Taiwan table (tw2s): it turns 显著, which is simplified already, into 显着.
+_TABLES = {"simplified": "t2s", "traditional": "s2t"}
+_IDEOGRAPHS = (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00))
+
+
+def converter(convert: str) -> Callable[[str], str]:
+    """A function that converts a text (`none`: leaves it). Raises UserError when OpenCC is not installed."""
+    if convert == "none":
+        return str
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        hint = "pip install opencc"
+        raise UserError(
+            say("OpenCC is needed to convert characters", "繁简转换需要 OpenCC"), "convert", hint
+        ) from error
+    return cast("Callable[[str], str]", OpenCC(_TABLES[convert]).convert)
+
+
+@cache
+def folded_characters(convert: str) -> npt.NDArray[np.uint32]:
+    """For each code point below 0x20000 what OpenCC makes of it alone; others stay. Read-only, made in 20 ms."""
+    table = np.arange(0x20000, dtype=np.uint32)
+    alone = converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
+    for code, char in zip(_IDEOGRAPHS, alone, strict=True):
+        if len(char) == 1 and ord(char) < len(table):
+            table[code] = ord(char)
+    table.setflags(write=False)
+    return table

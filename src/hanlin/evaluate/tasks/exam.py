@@ -1,0 +1,212 @@
+"""Take a multiple-choice exam: for each question the letter that the model finds likeliest, and what a score is worth.
+
+Does not own the papers (`exam_papers`) or how likelihoods are computed (`engines/`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.evaluate import Exam
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+from hanlin.core.resumable import Row, in_chunks, write_rows
+from hanlin.evaluate.contamination import by_contamination
+from hanlin.evaluate.scoring import share, standard_error, wilson
+from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamQuestion, Papers, Profile
+from hanlin.inference.loading import Opened, open_model
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+CHANCE = 1 / len(LETTERS)
+_CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question as it is put: the whole prompt text for each number of shots that may fit, most shots first."""
+
+    question: ExamQuestion
+    prompts: tuple[str, ...]
+
+
+def run(settings: Exam, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Answer every question and write `answers.jsonl`; return the scores that `scored` describes.
+
+    `accuracy` is the average that the exam's own authors report.
+
+    Raises UserError when the folder does not hold the exam in its layout, or dev has fewer questions than `shots`.
+    """
+    kind = EXAMS[settings.exam]
+    profile = kind.profiles[settings.profile]
+    split = kind.split if settings.split == "auto" else settings.split
+    papers = Papers(kind, inputs.one("folder"))
+    subjects = papers.subjects(split, settings.subjects)
+    _refuse_unknown_groups(settings.groups, subjects)
+    items = [
+        item for subject in subjects for item in _items(papers, split, subject, settings, job.seed)
+    ]  # fmt: skip
+    if not items:
+        raise UserError(say("there is no question in these files", "文件中没有题目"), papers.folder)
+    opened = open_model(inputs.one("model"), settings.file, settings.engine, dtype=settings.dtype)
+    try:
+
+        def answered(chunk: Sequence[Item]) -> list[Row]:
+            return answer(opened, profile, chunk)
+
+        rows = in_chunks(items, _CHUNK, job.scratch(out), answered, job.progress, unit=say("questions", "题"))
+        engine_name = opened.engine.name
+    finally:
+        opened.engine.close()
+    average = f"{kind.average}_accuracy"
+    apart = by_contamination(rows, inputs.many("contamination"), "accuracy", lambda some: float(scored(some)[average]))
+    write_rows(out / "answers.jsonl", rows)
+    scores = scored(rows, settings.groups)
+    return {
+        "accuracy": scores[average],
+        **apart,
+        "average": kind.average,
+        "engine": engine_name,
+        "profile": profile.name,
+        "split": split,
+        "shots": settings.shots,
+        "prompts_sha256": _prompts_hash(profile, items),
+        **scores,
+    }
+
+
+def letter_ids(tokenizer: Tokenizer, prompt: str, gap: str) -> tuple[list[int], list[list[int]]]:
+    """The ids that all four continuations of a prompt share, and what each letter adds.
+
+    Prompt and letter are encoded together and cut where the four begin to differ, so that the letter is the token
+    that really follows: `A` after `答案：`, ` A` after `Answer:`. One begin token stands first where the tokenizer has
+    one.
+    """
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    whole = [tokenizer.encode(f"{prompt}{gap}{letter}") for letter in LETTERS]
+    shared = 0
+    while all(len(ids) > shared + 1 for ids in whole) and len({ids[shared] for ids in whole}) == 1:
+        shared += 1
+    if not begin and not shared:
+        raise UserError(say("the prompt has no token before the letter", "提示在选项字母之前没有词元"))
+    return begin + whole[0][:shared], [ids[shared:] for ids in whole]
+
+
+def answer(opened: Opened, profile: Profile, items: Sequence[Item]) -> list[Row]:
+    """One row for each question: the log probability of each letter (natural, summed over its ids) and the likeliest.
+
+    Worked examples are left out from the first on until the prompt fits the model's context; a question that does not
+    fit even alone has no answer and counts as wrong.
+    """
+    pairs: list[tuple[Sequence[int], Sequence[int]]] = []
+    shots: list[int | None] = []
+    for item in items:
+        for left_out, prompt in enumerate(item.prompts):
+            prefix, letters = letter_ids(opened.tokenizer, prompt, profile.gap)
+            if len(prefix) + max(map(len, letters)) <= opened.engine.context_length:
+                pairs += [(prefix, ids) for ids in letters]
+                shots.append(len(item.prompts) - 1 - left_out)
+                break
+        else:
+            shots.append(None)
+    scores = iter(opened.engine.score(pairs) if pairs else [])
+    rows = []
+    for item, shown in zip(items, shots, strict=True):
+        row: Row = {"id": item.question.id, "subject": item.question.subject, "answer": item.question.answer}
+        if shown is None:
+            row |= {"given": None, "right": False, "shots": None, "logprobs": None}
+        else:
+            logprobs = {letter: next(scores).logprob for letter in LETTERS}
+            given = max(LETTERS, key=lambda letter: logprobs[letter])
+            row |= {"given": given, "right": given == item.question.answer, "shots": shown, "logprobs": logprobs}
+        rows.append(row)
+    return rows
+
+
+def scored(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Accuracy with what it is worth. `micro_accuracy` is over questions, `macro_accuracy` the mean of the subjects'.
+
+    Each has its standard error (of the macro mean: √Σ se² / subjects). The 95 % interval is Wilson's, of the micro
+    accuracy; `near_chance` says that it holds 25 %, the score of guessing. A group averages its subjects.
+    """
+    by_subject: dict[str, list[bool]] = {}
+    for row in rows:
+        by_subject.setdefault(row["subject"], []).append(row["right"])
+    right = [row["right"] for row in rows]
+    interval = wilson(sum(right), len(right))
+    accuracy = {subject: sum(hits) / len(hits) for subject, hits in by_subject.items()}
+    errors = [standard_error(sum(hits), len(hits)) for hits in by_subject.values()]
+    metrics: dict[str, Any] = {
+        "questions": len(rows),
+        "subjects": len(by_subject),
+        "micro_accuracy": share(right),
+        "micro_standard_error": standard_error(sum(right), len(right)),
+        "macro_accuracy": sum(accuracy.values()) / len(accuracy),
+        "macro_standard_error": math.sqrt(sum(error**2 for error in errors)) / len(errors),
+        "accuracy_low": interval.low,
+        "accuracy_high": interval.high,
+        "near_chance": CHANCE in interval,
+        "given": {letter: sum(row["given"] == letter for row in rows) for letter in LETTERS},
+        "too_long": sum(row["given"] is None for row in rows),
+        "fewest_shots": min((row["shots"] for row in rows if row["shots"] is not None), default=None),
+        "by_subject": {
+            subject: {"questions": len(hits), "accuracy": accuracy[subject]} for subject, hits in by_subject.items()
+        },
+    }
+    if groups:
+        metrics["by_group"] = {
+            name: sum(accuracy[subject] for subject in members) / len(members) for name, members in groups.items()
+        }
+    return metrics
+
+
+def _items(papers: Papers, split: str, subject: str, settings: Exam, seed: int) -> list[Item]:
+    questions = papers.read(split, subject)
+    examples = papers.read("dev", subject) if settings.shots else []
+    if split == "dev":  # a question must not stand among its own examples
+        pool = {question.id: [shot for shot in examples if shot.id != question.id] for question in questions}
+    else:
+        pool = {question.id: examples for question in questions}
+    if settings.limit is not None and settings.limit < len(questions):
+        drawn = random.Random(f"{seed}/{subject}").sample(range(len(questions)), settings.limit)
+        questions = [questions[place] for place in sorted(drawn)]
+    name, profile = papers.kind.subject_name(subject), papers.kind.profiles[settings.profile]
+    items = []
+    for question in questions:
+        shots = pool[question.id][: settings.shots]
+        if len(shots) < settings.shots:
+            what = say(
+                f"{settings.shots} worked examples are wanted, but dev has {len(shots)} for {subject}",
+                f"需要 {settings.shots} 道例题，但 {subject} 的 dev 只有 {len(shots)} 道",
+            )
+            raise UserError(what, papers.folder, say("lower `shots`", "请调小 shots"))
+        prompts = tuple(profile.prompt(name, shots[left_out:], question) for left_out in range(len(shots) + 1))
+        items.append(Item(question, prompts))
+    return items
+
+
+def _refuse_unknown_groups(groups: Mapping[str, Sequence[str]], subjects: Sequence[str]) -> None:
+    for name, members in groups.items():
+        for subject in members:
+            if subject not in subjects:
+                what = say(
+                    f"group '{name}' names a subject that is not asked: '{subject}'",
+                    f"组“{name}”中的科目“{subject}”不在考试之列",
+                )
+                raise UserError(what, "groups", did_you_mean(subject, subjects))
+        if not members:
+            raise UserError(say(f"group '{name}' is empty", f"组“{name}”为空"), "groups")
+
+
+def _prompts_hash(profile: Profile, items: Sequence[Item]) -> str:
+    """SHA-256 of every prompt in order, with what follows it: equal for two runs that asked the same."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(f"{item.prompts[0]}{profile.gap}\0{item.question.answer}\0".encode())
+    return digest.hexdigest()

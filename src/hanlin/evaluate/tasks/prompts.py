@@ -1,0 +1,189 @@
+"""The papers of an exam: which files hold a subject's questions, in which layout, and the text that puts a question.
+
+Does not own scoring. A profile is a named, versioned way to put questions, since scores of one exam under two of them
+are two different figures.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+from hanlin.evaluate.tasks import subjects as exam_subjects
+
+LETTERS = ("A", "B", "C", "D")
+
+
+@dataclass(frozen=True, slots=True)
+class ExamQuestion:
+    """One question with four choices; `answer` is the letter of the right one. `id` is subject, split and row."""
+
+    subject: str
+    id: str
+    text: str
+    choices: tuple[str, str, str, str]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How questions are put: a heading, each question with `question` before it and `cue` after its choices, then
+    `gap` and the letter. `{subject}` in the heading is the subject's name as the exam writes it."""
+
+    name: str
+    heading: str
+    question: str
+    cue: str
+    gap: str
+
+    def put(self, question: ExamQuestion) -> str:
+        """A question up to the place where the gap and the letter follow."""
+        lines = [f"{self.question}{question.text.strip()}"]
+        lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True)]
+        return "\n".join([*lines, self.cue])
+
+    def prompt(self, name: str, shots: Sequence[ExamQuestion], question: ExamQuestion) -> str:
+        """Heading, worked examples and the question, blank lines between."""
+        examples = [f"{self.put(shot)}{self.gap}{shot.answer}" for shot in shots]
+        return "\n\n".join([self.heading.format(subject=name), *examples, self.put(question)])
+
+
+@dataclass(frozen=True, slots=True)
+class ExamKind:
+    """An exam: how its files are laid out, which split is asked by default, what its subjects are called.
+
+    `average` is how its authors sum it up: over subjects (macro) or over questions (micro). `columns` None: no heading.
+    """
+
+    columns: tuple[str, ...] | None
+    split: str
+    average: Literal["macro", "micro"]
+    subject_name: Callable[[str], str]
+    profiles: dict[str, Profile]
+
+
+_CMMLU_HEADING = "以下是关于{subject}的单项选择题，请直接给出正确答案的选项。"
+_MMLU_HEADING = "The following are multiple choice questions (with answers) about {subject}."
+
+# Sources: CMMLU, haonan-li/CMMLU src/mp_utils.py; C-Eval, arXiv:2305.08322 figure 4; MMLU, arXiv:2009.03300 section 4;
+# lm_eval: EleutherAI/lm-evaluation-harness 0.4.13, tasks cmmlu, ceval-valid, mmlu (its gap before a letter is a space)
+EXAMS: dict[str, ExamKind] = {
+    "cmmlu": ExamKind(
+        columns=("Question", *LETTERS, "Answer"),
+        split="test",
+        average="macro",
+        subject_name=lambda subject: exam_subjects.CMMLU.get(subject, subject.replace("_", " ")),
+        profiles={
+            "paper": Profile("cmmlu/paper/1", _CMMLU_HEADING, "题目：", "答案是：", ""),
+            "lm_eval": Profile("cmmlu/lm_eval/0.4", _CMMLU_HEADING, "", "答案：", " "),
+        },
+    ),
+    "ceval": ExamKind(
+        columns=("question", *LETTERS, "answer"),
+        split="val",
+        average="macro",
+        subject_name=lambda subject: exam_subjects.CEVAL.get(subject, subject.replace("_", " ")),
+        profiles={
+            "paper": Profile(
+                "ceval/paper/1", "以下是中国关于{subject}考试的单项选择题，请选出其中的正确答案。", "", "答案：", ""
+            ),
+            "lm_eval": Profile(
+                "ceval/lm_eval/0.4", "以下是中国关于{subject}的单项选择题，请选出其中的正确答案。", "", "答案：", " "
+            ),
+        },
+    ),
+    "mmlu": ExamKind(
+        columns=None,
+        split="test",
+        average="micro",
+        subject_name=lambda subject: subject.replace("_", " "),
+        profiles={
+            "paper": Profile("mmlu/paper/1", _MMLU_HEADING, "", "Answer:", " "),
+            "lm_eval": Profile("mmlu/lm_eval/0.4", _MMLU_HEADING, "", "Answer:", " "),
+        },
+    ),
+}
+
+
+class Papers:
+    """An exam's folder: CSV files `test/anatomy.csv`, `test/anatomy_test.csv`, or both without the inner folder."""
+
+    def __init__(self, kind: ExamKind, folder: Path) -> None:
+        self.kind, self.folder = kind, folder
+
+    def subjects(self, split: str, wanted: Sequence[str] = ()) -> list[str]:
+        """The subjects with a file in `split`, sorted; only the `wanted` ones where some are named.
+
+        Raises UserError when there is no file, or a wanted subject has none.
+        """
+        found = sorted(self._files(split))
+        if not found:
+            what = say(f"there is no {split} part of the exam here", f"这里没有考试的 {split} 部分")
+            hint = say(f"CSV files are looked for as {split}/NAME.csv", f"按 {split}/科目.csv 查找 CSV 文件")
+            raise UserError(what, self.folder, hint)
+        for subject in wanted:
+            if subject not in found:
+                what = say(f"there is no subject '{subject}'", f"没有科目“{subject}”")
+                raise UserError(what, self.folder, did_you_mean(subject, found))
+        return [subject for subject in found if not wanted or subject in wanted]
+
+    def read(self, split: str, subject: str) -> list[ExamQuestion]:
+        """The questions of a subject in the order of the file; none where `split` has no such file.
+
+        Raises UserError with file and line for a row that is not a question with four choices and its answer.
+        """
+        path = self._files(split).get(subject)
+        if path is None:
+            return []
+        questions = []
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.reader(file, strict=True)
+                places = self._places(path, next(reader, [])) if self.kind.columns else None
+                for number, row in enumerate(filter(None, reader)):
+                    where = f"{path}:{reader.line_num}"
+                    questions.append(_question(row, places, subject, f"{subject}/{split}/{number}", where))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(say(f"not CSV in UTF-8: {error}", f"不是 UTF-8 的 CSV：{error}"), path) from error
+        except OSError as error:
+            raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        return questions
+
+    def _files(self, split: str) -> dict[str, Path]:
+        inner, ending = self.folder / split, f"_{split}"
+        flat = not inner.is_dir()
+        found = {}
+        for path in sorted((self.folder if flat else inner).glob("*.csv")):
+            if path.stem.endswith(ending) or not flat:
+                found[path.stem.removesuffix(ending)] = path
+        return found
+
+    def _places(self, path: Path, header: list[str]) -> tuple[int, ...]:
+        """Where the columns of a question stand in files that have a heading."""
+        assert self.kind.columns is not None
+        missing = [name for name in self.kind.columns if name not in header]
+        if missing:
+            names = ", ".join(missing)
+            what = say(f"the heading lacks {names}", f"表头缺少 {names}")
+            hint = say(f"expected columns: {', '.join(self.kind.columns)}", f"应有的列：{', '.join(self.kind.columns)}")
+            raise UserError(what, f"{path}:1", hint)
+        return tuple(header.index(name) for name in self.kind.columns)
+
+
+def _question(row: list[str], places: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
+    columns = places or tuple(range(6))
+    if len(row) <= max(columns) or (places is None and len(row) != 6):
+        what = say(f"a question has 6 columns, this row has {len(row)}", f"每道题应有 6 列，此行有 {len(row)} 列")
+        raise UserError(what, where)
+    text, a, b, c, d, answer = (row[place] for place in columns)
+    answer = answer.strip().upper()
+    if answer not in LETTERS:
+        what = say(f"the answer is {answer!r}, not one of A, B, C, D", f"答案是 {answer!r}，不是 A、B、C、D 之一")
+        hint = say("choose a split that has answers", "请选择带答案的部分（split）")
+        raise UserError(what, where, hint)
+    return ExamQuestion(subject, name, text, (a, b, c, d), answer)

@@ -1,0 +1,167 @@
+"""Ask held-out questions, greedily, and judge the answers: right, in the question's language, and ended by themselves.
+
+Does not own how a conversation becomes ids (`tokens/chat_template`) or how ids are generated (`engines/`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.evaluate import Evaluate
+from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import answer_language, say
+from hanlin.core.records import Question, read_jsonl
+from hanlin.core.resumable import Row, in_chunks, read_rows, write_rows
+from hanlin.evaluate.contamination import by_contamination
+from hanlin.evaluate.scoring import is_right, share, wilson
+from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.protocol import Request, Sampling
+
+ANSWERS = "answers.jsonl"
+_CHUNK = 64
+
+
+def run(settings: Evaluate, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Answer every question and write `answers.jsonl`; return the shares that `judged` describes.
+
+    Raises UserError when there is no question, when a prompt does not fit the model's context, or when `compare_with`
+    holds none of the questions.
+    """
+    file = _question_file(inputs.one("questions"))
+    questions = list(read_jsonl(file, Question))[: settings.limit]
+    if not questions:
+        raise UserError(say("there is no question in this file", "文件中没有问题"), file)
+    _refuse_repeated_ids(questions, file)
+    earlier = _earlier_answers(inputs.maybe("compare_with"))
+    opened = open_model(inputs.one("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype)
+    try:
+        template = opened.template()
+
+        def answered(chunk: Sequence[Question]) -> list[Row]:
+            return ask(opened, template, chunk, settings.max_new_tokens)
+
+        rows = in_chunks(questions, _CHUNK, job.scratch(out), answered, job.progress, unit=say("questions", "题"))
+        engine_name = opened.engine.name
+    finally:
+        opened.engine.close()
+    metrics = {"engine": engine_name, **judged(rows)}
+    metrics |= by_contamination(
+        rows, inputs.many("contamination"), "exact_match", lambda some: share([row["exact"] for row in some])
+    )
+    write_rows(out / ANSWERS, rows)
+    if earlier is not None:
+        metrics |= compared(rows, earlier)
+    return metrics
+
+
+def ask(opened: Opened, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int) -> list[Row]:
+    """One row for each question: its greedy answer as text and ids, why it ended, whether it is right, its language."""
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    requests = []
+    for question in questions:
+        ids = template.render(question.messages, prompt=True).ids
+        if len(ids) >= opened.engine.context_length:
+            raise UserError(
+                say(
+                    f"the question is {len(ids)} tokens long, but the model's context holds "
+                    f"{opened.engine.context_length} with the answer",
+                    f"该问题共 {len(ids)} 个词元，而模型上下文连同回答只容纳 {opened.engine.context_length} 个",
+                ),
+                question.id,
+            )
+        requests.append(Request(tuple(ids), template.stop_ids, sampling))
+    replies = opened.engine.generate(requests, Progress(quiet=True))
+    rows = []
+    for question, reply in zip(questions, replies, strict=True):
+        text = opened.tokenizer.decode(reply.ids)
+        rows.append(
+            {
+                "id": question.id,
+                "topic": question.topic,
+                "question": question.messages[-1].text,
+                "question_language": question.language,
+                "answers": list(question.answers),
+                "answer": text,
+                "language": answer_language(text),
+                "exact": is_right(text, question.answers),
+                "finish": reply.finish,
+                "ids": list(reply.ids),
+            }
+        )
+    return rows
+
+
+def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the answers are worth, each figure a share of those it is about, with their number beside it.
+
+    `exact_match` has a 95 % Wilson interval. `chinese_answer_share` is over Chinese questions and
+    `english_kept_share`, its mirror, over English ones; an answer of digits alone has no language and is left out of
+    both, an empty answer counts against them.
+    """
+    right = [row["exact"] for row in rows]
+    interval = wilson(sum(right), len(right))
+    metrics: dict[str, Any] = {
+        "questions": len(rows),
+        "exact_match": share(right),
+        "exact_match_low": interval.low,
+        "exact_match_high": interval.high,
+    }
+    for name, language in (("chinese_answer_share", "zh"), ("english_kept_share", "en")):
+        asked = [row for row in rows if row["question_language"] == language]
+        spoken = [
+            row["language"] == language for row in asked if row["language"] != "none" or not row["answer"].strip()
+        ]
+        if asked:
+            metrics |= {name: share(spoken), f"{language}_questions": len(asked)}
+    metrics["stop_share"] = share([row["finish"] == "stop" for row in rows])
+    metrics["tokens_per_answer"] = sum(len(row["ids"]) for row in rows) / len(rows)
+    topics = sorted({row["topic"] for row in rows if row["topic"]})
+    if topics:
+        by_topic = {topic: [row["exact"] for row in rows if row["topic"] == topic] for topic in topics}
+        metrics["by_topic"] = {
+            topic: {"questions": len(hits), "exact_match": share(hits)} for topic, hits in by_topic.items()
+        }
+    return metrics
+
+
+def compared(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str]) -> dict[str, Any]:
+    """How many answers are, letter for letter, those that `earlier` (question id → answer) holds."""
+    same = [row["answer"] == earlier[row["id"]] for row in rows if row["id"] in earlier]
+    if not same:
+        what = say("the evaluation to compare with holds none of these questions", "所比较的评测中没有这些问题")
+        raise UserError(what, "compare_with")
+    return {"same_greedy_share": share(same), "compared": len(same)}
+
+
+def _question_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    inside = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.jsonl") if file.is_file())
+    names = ", ".join(inside[:5])
+    hint = say(f"name one of its files: {names}", f"请指定其中一个文件：{names}") if inside else None
+    raise UserError(say("this is a folder, not a file of questions", "这是文件夹，不是问题文件"), path, hint)
+
+
+def _refuse_repeated_ids(questions: Sequence[Question], file: Path) -> None:
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise UserError(
+                say(f"two questions have the id {question.id!r}", f"两个问题的编号同为 {question.id!r}"), file
+            )
+        seen.add(question.id)
+
+
+def _earlier_answers(folder: Path | None) -> dict[str, str] | None:
+    if folder is None:
+        return None
+    file = folder / ANSWERS if folder.is_dir() else folder
+    rows = read_rows(file)
+    if any("answer" not in row or "id" not in row for row in rows):
+        what = say("these are not answers to questions", "其中不是对问题的回答")
+        raise UserError(what, file, say("compare with a stage of kind evaluate", "请与 evaluate 类型的阶段比较"))
+    return {row["id"]: row["answer"] for row in rows}

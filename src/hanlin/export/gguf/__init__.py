@@ -1,0 +1,1 @@
+"""GGUF: source, header, tensors, quantization, verification."""

@@ -1,0 +1,231 @@
+"""What a model's matrices are given while it reads a person's own data: the importance matrix of a model folder.
+
+Owns which ids are read and the sums over them. Does not own the file's formats (`importance`) or what quantisers make
+of it. The sums are llama.cpp's `llama-imatrix`'s: of squares, by input column, over every position.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hanlin.chat.tokenizer_files import template_of
+from hanlin.config.settings.export import Imatrix
+from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.core.records import Conversation, Document, read_jsonl, record_kind
+from hanlin.export.gguf.imatrix_file import Importance, Used, write_importance
+from hanlin.export.gguf.tensors import PARTS
+from hanlin.models.folder.checks import check_model_folder, is_adapter
+from hanlin.models.load import exact_dtype, load_model
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+_SAVED_EVERY = 64  # rows
+_SAME_INPUT = {
+    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+"""The matrices of a layer by the one whose input they share."""
+
+
+def run(settings: Imatrix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Read rows of the data through the model and write `imatrix.gguf`, or `imatrix.dat` in the old format.
+
+    Conversations are rendered by the model's chat template; each record begins a row of at most `window` ids, a longer
+    one several. Sums are saved now and then, so that a killed run goes on. Raises UserError when there is nothing to
+    read, and when conversations are read and the model has no template.
+    """
+    folder = inputs.one("model")
+    if is_adapter(folder):
+        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
+        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    files = check_model_folder(folder)
+    tokenizer = Tokenizer.load(folder)
+    window = min(settings.window, int(files.config["max_position_embeddings"]))
+    rows = list(rows_of(inputs.many("data"), tokenizer, window, settings.tokens, job.seed))
+    datasets = tuple(Path(name).name for name in settings.data)
+    importance = collect(folder, rows, window, datasets, saved=job.scratch(out) / "sums.npz", progress=job.progress)
+    for name, used in importance.used.items():
+        if not np.isfinite(used.squares).all():
+            what = say(f"the inputs of '{name}' are no numbers", f"“{name}”的输入不是数值")
+            raise UserError(
+                what, folder, say("the training diverged: take an earlier model", "训练已发散：请使用更早的模型")
+            )
+    write_importance(out / f"imatrix.{settings.format}", importance)
+    return {
+        "tokens": sum(map(len, rows)),
+        "rows": len(rows),
+        "entries": len(importance.used),
+        "chunks": importance.chunks,
+    }
+
+
+def collect(
+    folder: Path,
+    rows: Sequence[Sequence[int]],
+    chunk_size: int,
+    datasets: tuple[str, ...] = (),
+    *,
+    saved: Path | None = None,
+    progress: Progress | None = None,
+) -> Importance:
+    """The importance matrix of a model folder over `rows` of ids, each read alone from its beginning.
+
+    It goes on from the sums in `saved`, where they are, and keeps them there.
+    """
+    sums = _Sums(len(rows))
+    if saved is not None:
+        sums.read(saved)
+    progress = progress or Progress(quiet=True)
+    model = load_model(folder, dtype=exact_dtype(check_model_folder(folder)))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+    total, read = sum(map(len, rows)), sum(map(len, rows[: sums.rows]))
+    with _listening(model, sums.add):
+        for row in rows[sums.rows :]:
+            _read(model, row)
+            sums.rows += 1
+            read += len(row)
+            if saved is not None and sums.rows % _SAVED_EVERY == 0:
+                sums.write(saved)
+            progress.at(read, total, "tokens")
+    progress.done()
+    return sums.importance(chunk_size, datasets)
+
+
+def _read(model: Any, row: Sequence[int]) -> None:
+    with torch.inference_mode():  # the body alone: what the head is given is not measured, as in llama.cpp
+        model.get_decoder()(torch.tensor([list(row)], device=model.device), use_cache=False)
+
+
+def rows_of(
+    paths: Sequence[Path], tokenizer: Tokenizer, window: int, tokens: int, seed: int
+) -> Iterator[tuple[int, ...]]:
+    """Rows of at most `window` ids until there are `tokens`: records of all files in an order drawn by `seed`."""
+    ids_of = [ids for path in paths for ids in _encoders(_data_file(path), tokenizer)]
+    if not ids_of:
+        raise UserError(say("there is nothing to read", "没有可读的内容"), paths[0] if paths else "data")
+    random.Random(seed).shuffle(ids_of)
+    left = tokens
+    for encode in ids_of:
+        ids = encode()
+        for start in range(0, len(ids), window):
+            row = tuple(ids[start : start + window][:left])
+            if len(row) > 1:
+                yield row
+                left -= len(row)
+            if left < 2:
+                return
+
+
+def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequence[int]]]:
+    """For each record of a file, a function that gives its ids: what is not drawn need not be encoded."""
+    kind = record_kind(file)
+    if kind is Conversation:
+        template = template_of(tokenizer)
+        if template is None:
+            raise UserError(say("the model has no chat template", "模型没有对话模板"), tokenizer.folder)
+        for record in read_jsonl(file, Conversation):
+            yield lambda record=record: template.render_conversation(record).ids  # type: ignore[misc]
+        return
+    begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    for document in read_jsonl(file, Document):
+        yield lambda document=document: [*begin, *tokenizer.encode(document.text)]  # type: ignore[misc]
+
+
+def _data_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    for name in ("conversations.jsonl", "documents.jsonl"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(say("no documents or conversations here", "这里没有文档或对话"), path)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Sums by tensor name, in float64, and how many rows they are of."""
+
+    expected: int
+    rows: int = 0
+    squares: dict[str, torch.Tensor] = field(default_factory=dict)
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, inputs: torch.Tensor) -> None:
+        """Count `inputs` [..., columns] of a matrix in."""
+        flat = inputs.detach().reshape(-1, inputs.shape[-1]).double()
+        squares, values = flat.square().sum(0), flat.sum(0)
+        if name in self.squares:
+            squares, values = squares + self.squares[name], values + self.values[name]
+        self.squares[name], self.values[name] = squares, values
+        self.counts[name] = self.counts.get(name, 0) + len(flat)
+
+    def importance(self, chunk_size: int, datasets: tuple[str, ...]) -> Importance:
+        used = {}
+        for name, squares in self.squares.items():
+            layer, _, part = name.partition(".")
+            both = (squares.float().cpu().numpy(), self.values[name].float().cpu().numpy())
+            for sharing in _SAME_INPUT[part]:
+                used[f"blk.{layer}.{PARTS[sharing]}.weight"] = Used(both[0], self.counts[name], both[1])
+        most = max(self.counts.values(), default=0)
+        return Importance(used, datasets, (most + chunk_size // 2) // chunk_size, chunk_size)
+
+    def write(self, file: Path) -> None:
+        names = list(self.squares)
+        arrays = {f"squares/{name}": self.squares[name].cpu().numpy() for name in names}
+        arrays |= {f"values/{name}": self.values[name].cpu().numpy() for name in names}
+        arrays |= {f"count/{name}": np.array(self.counts[name]) for name in names}
+        aside = file.with_name(file.name + ".writing")
+        with aside.open("wb") as target:
+            np.savez(target, allow_pickle=False, rows=np.array([self.rows, self.expected]), **arrays)
+        os.replace(aside, file)
+
+    def read(self, file: Path) -> None:
+        """Go on from what an earlier try saved; a file that a crash of the machine left half there counts as none."""
+        try:
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
+                rows, expected = (int(number) for number in saved["rows"])
+                if expected != self.expected:
+                    return
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+                for key in saved.files:
+                    kind, _, name = key.partition("/")
+                    if kind == "count":
+                        self.counts[name] = int(saved[key])
+                    elif name:
+                        part = self.squares if kind == "squares" else self.values
+                        part[name] = torch.from_numpy(saved[key]).to(device)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            self.squares, self.values, self.counts = {}, {}, {}
+            return
+        self.rows = rows
+
+
+@contextmanager
+def _listening(model: Any, hear: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Calls `hear("<layer>.<part>", inputs)` whenever a matrix of the model is used."""
+    handles = []
+    for layer, block in enumerate(model.get_decoder().layers):
+        for part in _SAME_INPUT:
+
+            def heard(_: object, given: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
+                hear(name, given[0])
+
+            handles.append(block.get_submodule(part).register_forward_pre_hook(heard))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,74 @@
+"""The bytes of a tensor in a ggml type, made slab by slab by llama.cpp's own quantisers.
+
+Owns the threads and the slabs. Does not own which type a tensor gets (`mixtures`) nor the file around the tensors
+(`gguf`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from gguf import GGMLQuantizationType as Ggml
+from numpy.typing import NDArray
+
+from hanlin.inference.backends.llama_cpp import binding
+
+SLAB_BYTES = 4 << 20
+"""How much of a tensor, as float32, a thread has in hand: near the size of a cache, and memory that is used again."""
+
+
+def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
+    """How many bytes a tensor of this shape takes in the file, its padding not counted."""
+    rows = math.prod(shape[:-1])
+    return rows * binding.row_bytes(kind, shape[-1])
+
+
+class Quantizer:
+    """Threads that turn float32 rows into bytes of a ggml type, some slabs at a time and in order."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads)
+
+    def slabs(
+        self,
+        kind: Ggml,
+        shape: Sequence[int],
+        read: Callable[[int, int], NDArray[np.float32]],
+        importance: NDArray[np.float32] | None = None,
+    ) -> Iterator[NDArray[np.uint8]]:
+        """The bytes of a tensor of `shape`, slab by slab; `read(start, stop)` gives its rows as float32.
+
+        `importance` [columns] weighs the rounding errors of each column; every row has the same.
+        """
+        rows, columns = int(np.prod(shape[:-1], dtype=np.int64)), int(shape[-1])
+        step = max(1, SLAB_BYTES // (4 * columns))
+        starts = range(0, rows, step)
+
+        def work(start: int) -> NDArray[np.uint8]:
+            return to_bytes(kind, read(start, min(rows, start + step)), importance)
+
+        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+        for start in starts:
+            waiting.append(self._pool.submit(work, start))
+            if len(waiting) > 2 * self._threads:  # no thread waits while a slab is written
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
+def to_bytes(kind: Ggml, rows: NDArray[np.float32], importance: NDArray[np.float32] | None = None) -> NDArray[np.uint8]:
+    """Float32 `rows` [rows, columns] as the bytes [rows, bytes of a row] of a ggml type."""
+    if kind == Ggml.F32:
+        return np.ascontiguousarray(rows).view(np.uint8)
+    into = np.empty((rows.shape[0], binding.row_bytes(kind, rows.shape[1])), np.uint8)
+    binding.quantize_rows(kind, np.ascontiguousarray(rows), into, importance)
+    return into

@@ -1,0 +1,197 @@
+"""The tensors of a Llama model as a GGUF file has them: their names, their order, and their rows as float32.
+
+Owns what differs between transformers' Llama and llama.cpp's: names, the order of query and key rows, rotary factors,
+where the experts of a Mixtral-shaped model lie. Does not own their types or bytes in the file (`quantize`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.llama_cpp import binding
+from hanlin.models.folder.checks import CONFIG, PACKED_EXPERTS, ModelFiles, TensorEntry
+
+PARTS = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "mlp.gate": "ffn_gate_inp",
+}
+_OUTSIDE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
+_HEAD = {"lm_head.weight": "output.weight"}
+_KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Rows `first` to `first + rows` of a stored tensor seen as a matrix; a vector is one row. Of queries and keys with
+    `heads` they are read in llama.cpp's order."""
+
+    entry: TensorEntry
+    first: int
+    rows: int
+    columns: int
+    heads: int = 0
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Some of these rows as float32 [stop - start, columns]."""
+        if not self.heads:
+            return self._stored(start, stop)
+        if self.rows == 1:
+            return self._stored(start, stop)[:, _rotary_order(self.columns, self.heads)]
+        size = self.rows // self.heads
+        first, last = start // size, -(-stop // size)  # whole heads
+        order = _rotary_order((last - first) * size, last - first)
+        return self._stored(first * size, last * size)[order[start - first * size : stop - first * size]]
+
+    def _stored(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Read, not mapped: mapped pages would count as memory of ours, up to the whole model."""
+        kind = _KINDS[self.entry.dtype]
+        count = (stop - start) * self.columns
+        place = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
+        values = np.fromfile(self.entry.file, kind, count, offset=place)
+        return binding.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Rows that no file holds."""
+
+    values: NDArray[np.float32]
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self.values.reshape(1, -1)[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the file: its name, its shape [rows, columns] or [size], and the one part that its numbers come from;
+    of experts [experts, rows, columns], with a part for each."""
+
+    name: str
+    shape: tuple[int, ...]
+    parts: tuple[Stored | Made, ...]
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns of each part."""
+        return (1, self.shape[0]) if len(self.shape) == 1 else (self.shape[-2], self.shape[-1])
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.shape)
+
+
+def tensors_of(files: ModelFiles) -> list[Tensor]:
+    """Every tensor in the order of a file that llama.cpp's quantiser writes: those outside the layers, then layer by
+    layer, each by name."""
+    found = [*_outside(files.config, files.tensors)]
+    for layer in range(int(files.config["num_hidden_layers"])):
+        found += sorted(_layer(files, layer), key=lambda tensor: tensor.name)
+    return found
+
+
+def _outside(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Iterator[Tensor]:
+    head = {} if config.get("tie_word_embeddings") else _HEAD
+    found = [_one(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
+    factors = rotary_factors(config)
+    if factors is not None:
+        found.append(Tensor("rope_freqs.weight", factors.shape, (Made(factors),)))
+    yield from sorted(found, key=lambda tensor: tensor.name)
+
+
+def _layer(files: ModelFiles, layer: int) -> Iterator[Tensor]:
+    heads = int(files.config["num_attention_heads"])
+    turned = {"attn_q": heads, "attn_k": int(files.config.get("num_key_value_heads") or heads)}
+    for part, name in PARTS.items():
+        for kind in ("weight", "bias"):
+            entry = files.tensors.get(f"model.layers.{layer}.{part}.{kind}")
+            if entry is not None:
+                yield _one(f"blk.{layer}.{name}.{kind}", entry, turned.get(name, 0))
+    if files.config.get("num_local_experts"):
+        yield from _experts(files, layer)
+
+
+def _experts(files: ModelFiles, layer: int) -> Iterator[Tensor]:
+    """A layer's experts, each kind of matrix stacked. Packed, an expert's gate rows come before its up rows."""
+    count, hidden = int(files.config["num_local_experts"]), int(files.config["hidden_size"])
+    wide = int(files.config["intermediate_size"])
+    shapes = {
+        "w1": ("ffn_gate_exps", wide, hidden),
+        "w2": ("ffn_down_exps", hidden, wide),
+        "w3": ("ffn_up_exps", wide, hidden),
+    }
+    both = files.tensors.get(PACKED_EXPERTS.format(layer))
+    for matrix, (name, rows, columns) in shapes.items():
+        if both is None:
+            place = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
+            parts = [Stored(files.tensors[place.format(expert)], 0, rows, columns) for expert in range(count)]
+        elif matrix == "w2":
+            entry = files.tensors[f"model.layers.{layer}.mlp.experts.down_proj"]
+            parts = [Stored(entry, expert * rows, rows, columns) for expert in range(count)]
+        else:
+            before = wide if matrix == "w3" else 0
+            parts = [Stored(both, 2 * wide * expert + before, rows, columns) for expert in range(count)]
+        yield Tensor(f"blk.{layer}.{name}.weight", (count, rows, columns), tuple(parts))
+
+
+def _one(name: str, entry: TensorEntry, heads: int = 0) -> Tensor:
+    rows, columns = (1, entry.shape[0]) if len(entry.shape) == 1 else entry.shape
+    return Tensor(name, entry.shape, (Stored(entry, 0, rows, columns, heads),))
+
+
+def _rotary_order(rows: int, heads: int) -> NDArray[np.int64]:
+    """Which stored row each row of the file is. transformers turns element i of a head together with i + half,
+    llama.cpp 2i with 2i + 1; so the rows of queries and keys are interleaved."""
+    return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
+
+
+def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary settings in one form: transformers 5 has `rope_parameters`, 4 `rope_scaling` and `rope_theta`."""
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    rope.setdefault("rope_type", rope.pop("type", "default"))
+    rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
+    if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
+        kind = rope["rope_type"]
+        what = say(f"rotary scaling of type {kind!r} cannot be written", f"无法导出 {kind!r} 类型的旋转位置缩放")
+        raise UserError(what, CONFIG, say("supported: linear, llama3, yarn", "支持：linear、llama3、yarn"))
+    return rope
+
+
+def rotary_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
+    """By what Llama 3.1's scaling divides each rotary frequency, [head size / 2]; None for other models.
+
+    Low frequencies, whose wave is longer than the context of the first training, are divided by `factor`, high ones by
+    1, those between by what lies between (transformers, `_compute_llama3_parameters`). In torch's float32, as
+    llama.cpp's converter computes them, to the last bit.
+    """
+    rope = rope_of(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    import torch  # for its rounding alone: most models are written without it
+
+    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    frequencies = 1.0 / (float(rope["rope_theta"]) ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    waves = 2 * math.pi / frequencies
+    low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
+    length = rope["original_max_position_embeddings"]
+    share = (length / waves - low) / (high - low)
+    divisors = 1 / ((1 - share) / factor + share)
+    divisors[waves < length / high] = 1.0
+    divisors[waves > length / low] = factor
+    return divisors.numpy()

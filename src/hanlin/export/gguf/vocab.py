@@ -1,0 +1,251 @@
+"""A tokenizer as GGUF metadata: tokens, their types, merges or scores, and which ids begin and end a text.
+
+Owns the translation of `tokenizer.json` into what llama.cpp's two tokenizers of Llama models read. Does not own the
+check that both give the same ids (`proof`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
+
+_Rule = Mapping[str, Any]
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
+_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA_3 = rf"{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
+_QWEN_2 = rf"{_WORDS}|\p{{N}}|{_REST}"
+_GPT_2 = "ByteLevel"
+_WHOLE_WORDS_FIRST = {_LLAMA_3: "llama-bpe"}
+"""llama.cpp's name of a splitting rule where a word that is an entry is taken whole, whatever the merges say."""
+_BY_MERGES = {_LLAMA_3: "smaug-bpe", _QWEN_2: "qwen2", _GPT_2: "gpt-2"}
+"""Its name of a splitting rule where words are built by merges alone."""
+
+_KNOWN_ENDS = (
+    *("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"),
+    *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
+)
+"""Tokens that llama.cpp takes as ends by their names alone."""
+_ADDED_SCORE, _UNUSED_SCORE = -1000.0, -10000.0
+"""What llama.cpp's converter gives added tokens, which are matched before scores count, and ids without an entry."""
+_SPACE, _SPACES_SCORE = "\u2581", -1e9
+"""Llama's SentencePiece models join spaces to spaces last of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What GGUF says of a tokenizer. Byte-level BPE has `merges`, SentencePiece has `scores`."""
+
+    model: str
+    pre: str
+    tokens: tuple[str, ...]
+    types: tuple[TokenType, ...]
+    merges: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    space_before_text: bool = False
+    unbuilt: frozenset[int] = frozenset()
+    """Entries of several characters that no merge builds: `tokenizer.json` never gives them, SentencePiece and
+    llama.cpp do. A merged Chinese vocabulary has such an entry where one of its characters is none itself."""
+
+    def add_to(self, writer: GGUFWriter) -> None:
+        writer.add_tokenizer_model(self.model)
+        writer.add_tokenizer_pre(self.pre)
+        writer.add_token_list(list(self.tokens))
+        if self.scores:
+            writer.add_token_scores(list(self.scores))
+        writer.add_token_types([int(kind) for kind in self.types])
+        if self.merges:
+            writer.add_token_merges(list(self.merges))
+        elif not self.space_before_text:  # llama.cpp sets one unless it is told otherwise
+            writer.add_add_space_prefix(False)
+
+
+def read_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
+    """The vocabulary of `tokenizer`, filled with unused tokens to the `rows` of the embedding matrix.
+
+    Raises UserError when the tokenizer splits or builds words in a way that llama.cpp does not have.
+    """
+    data = json.loads(tokenizer.backend.to_str())
+    model = data["model"]
+    if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        kind = model["type"]
+        raise _unsupported(tokenizer, say(f"its model is {kind} of another kind", f"模型类型 {kind} 不受支持"))
+    steps = _pre_tokenizer_steps(data["pre_tokenizer"])
+    if any(step["type"] == "ByteLevel" for step in steps):
+        return _byte_level(tokenizer, data, steps, rows)
+    if model.get("byte_fallback"):
+        return _sentencepiece(tokenizer, data, rows)
+    raise _unsupported(
+        tokenizer, say("it is neither byte-level BPE nor SentencePiece", "既非字节级 BPE 也非 SentencePiece")
+    )
+
+
+def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_Rule], rows: int) -> Vocabulary:
+    model = data["model"]
+    if data["normalizer"] is not None:
+        kind = data["normalizer"]["type"]
+        raise _unsupported(tokenizer, say(f"it normalises text ({kind}) first", f"分词前对文本做规范化（{kind}）"))
+    if any(step.get("add_prefix_space") for step in steps):
+        raise _unsupported(tokenizer, say("it sets a space before text", "会在文本前加空格"))
+    rule = _splitting_rule(steps)
+    whole_words = bool(model.get("ignore_merges"))
+    names = _WHOLE_WORDS_FIRST if whole_words else _BY_MERGES
+    if not whole_words and rule in _WHOLE_WORDS_FIRST and _merges_reach_every_entry(tokenizer, model["vocab"]):
+        names = _WHOLE_WORDS_FIRST  # the same ids either way, and this is the name that every program knows
+    if rule not in names:
+        raise _unsupported(tokenizer, say("it splits text by another rule", "切分文本的规则不同"))
+    tokens, types = _tokens(tokenizer, model["vocab"], rows)
+    merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+    return Vocabulary("gpt2", names[rule], tokens, types, merges=merges)
+
+
+def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> Vocabulary:
+    """SentencePiece joins the pair whose piece has the highest score; `tokenizer.json` the pair whose merge comes
+    first. So a piece's score is minus its rank, the place of its first merge."""
+    model = data["model"]
+    built: dict[str, int] = {}
+    for place, merge in enumerate(model["merges"]):
+        built.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), place)
+    scores = _scores(tokenizer, model["vocab"], built, rows)
+    tokens, types = _tokens(tokenizer, model["vocab"], rows)
+    kinds = list(types)
+    for byte in range(256):
+        number = model["vocab"].get(f"<0x{byte:02X}>")
+        if number is None:
+            raise _unsupported(tokenizer, say("it lacks tokens for single bytes", "缺少单字节词元"))
+        kinds[number] = TokenType.BYTE
+    single = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
+    unbuilt = {
+        number for text, number in model["vocab"].items() if len(text) > 1 and text not in built and text not in single
+    }
+    unknown = model["vocab"].get(model.get("unk_token"))
+    if unknown is not None:
+        kinds[unknown] = TokenType.UNKNOWN
+    return Vocabulary(
+        "llama",
+        "default",
+        tokens,
+        tuple(kinds),
+        scores=tuple(scores),
+        space_before_text=tokenizer.prefix_rule != "none",
+        unbuilt=frozenset(unbuilt),
+    )
+
+
+def _scores(tokenizer: Tokenizer, vocabulary: Mapping[str, int], built: Mapping[str, int], rows: int) -> list[float]:
+    """A score for each id: minus a piece's rank, 0 for what no text is built of.
+
+    Where the entries stand in the order of their merges, those of nothing but spaces last, the vocabulary is as a
+    trained SentencePiece model of Llama's has it, and so are the scores: an entry's rank is its distance from the
+    first piece. A vocabulary that was merged from two has another order, and the rank is the place of the merge.
+    """
+    apart = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
+    pieces = {text: number for text, number in vocabulary.items() if text not in apart}
+    first, last = min(pieces.values(), default=0), len(built)
+    order = [(not text.strip(_SPACE), vocabulary[text]) for text in built]
+    as_trained = all(one < other for one, other in pairwise(order))
+    scores = [_UNUSED_SCORE] * rows
+    for text, number in vocabulary.items():
+        if text not in pieces:
+            scores[number] = 0.0 if number < first else _ADDED_SCORE
+        elif as_trained:
+            scores[number] = first - number if text.strip(_SPACE) else _SPACES_SCORE
+        else:
+            scores[number] = -float(built.get(text, last))
+    for number in tokenizer.backend.get_added_tokens_decoder():
+        if number >= first:
+            scores[number] = _ADDED_SCORE
+    return [float(score) for score in scores]
+
+
+def _tokens(
+    tokenizer: Tokenizer, vocabulary: Mapping[str, int], rows: int
+) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
+    """Every id's text and type. llama.cpp finds tokens by text and ends the program when two have the same."""
+    if len(tokenizer) > rows:
+        what = say(
+            f"the tokenizer has {len(tokenizer)} entries, the model only {rows} embedding rows",
+            f"分词器有 {len(tokenizer)} 个词条，而模型只有 {rows} 行嵌入",
+        )
+        raise UserError(what, tokenizer.folder, say("grow the embeddings first", "请先扩展词嵌入"))
+    tokens: list[str | None] = [None] * rows
+    types = [TokenType.UNUSED] * rows
+    for text, number in vocabulary.items():
+        tokens[number], types[number] = text, TokenType.NORMAL
+    for number, added in tokenizer.backend.get_added_tokens_decoder().items():
+        tokens[number] = added.content
+        types[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+        if not added.special and (added.lstrip or added.rstrip or added.single_word):
+            what = say(f"its token {added.content!r} takes in spaces", f"词元 {added.content!r} 会吞掉空格")
+            raise _unsupported(tokenizer, what)
+    filled = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
+    if len(set(filled)) < rows:
+        twice = Counter(filled).most_common(1)[0][0]
+        raise _unsupported(tokenizer, say(f"two of its tokens are {twice!r}", f"有两个词元都是 {twice!r}"))
+    return tuple(filled), tuple(types)
+
+
+def _pre_tokenizer_steps(rule: _Rule | None) -> list[_Rule]:
+    if rule is None:
+        return []
+    return list(rule["pretokenizers"]) if rule["type"] == "Sequence" else [rule]
+
+
+def _splitting_rule(steps: Sequence[_Rule]) -> str | None:
+    """The regular expression by which text is split into words; None when several rules follow one another."""
+    rules = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"]
+    if any(step["type"] == "ByteLevel" and step.get("use_regex", True) for step in steps):
+        rules.append(_GPT_2)
+    return rules[0] if len(rules) == 1 and len(steps) <= 2 else None
+
+
+def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int]) -> bool:
+    """Whether the merges build each entry from its letters, so that taking it whole gives the same ids."""
+    added = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
+    split = tokenizer.backend.model.tokenize
+    return all(
+        [token.id for token in split(text)] == [number] for text, number in vocabulary.items() if text not in added
+    )
+
+
+def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
+    what = say(f"llama.cpp has no tokenizer like this one: {why}", f"llama.cpp 没有与之相同的分词器：{why}")
+    hint = say(
+        "supported: byte-level BPE that splits as Llama 3, Qwen 2 or GPT-2, and SentencePiece BPE as Llama 2 has it",
+        "支持：按 Llama 3、Qwen 2 或 GPT-2 规则切分的字节级 BPE，以及 Llama 2 式的 SentencePiece BPE",
+    )
+    return UserError(what, tokenizer.folder / TOKENIZER_FILE, hint)
+
+
+def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
+    """Write which ids begin, end and fill a text. GGUF has three places for ids that end an answer (end of text, of
+    turn, of message); llama.cpp knows more ends by their names, and those are not written."""
+    if tokenizer.bos_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_id)
+    for name, number in _end_ids(tokenizer, stop_ids).items():
+        getattr(writer, f"add_{name}_token_id")(number)
+    for name, add in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
+        named = tokenizer.token_id(tokenizer.config.get(name) or "")
+        if named is not None:
+            add(named)
+    writer.add_add_bos_token(tokenizer.adds_bos)
+    writer.add_add_eos_token(False)
+    writer.add_add_sep_token(False)
+
+
+def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> dict[str, int]:
+    """Which stop id stands in which of the places `eos`, `eot`, `eom`."""
+    left = list(dict.fromkeys(stop_ids))
+    eos = tokenizer.eos_id if tokenizer.eos_id in left else next(iter(left), tokenizer.eos_id)
+    known = {tokenizer.token_id(name) for name in _KNOWN_ENDS}
+    rest = [number for number in left if number != eos and number not in known]
+    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), rest, strict=False))}

@@ -1,0 +1,116 @@
+"""A model folder in fewer bits that transformers and vLLM load as it stands: GPTQ, or bitsandbytes' int8 and NF4.
+
+Owns the forms on disk and their proof: each is loaded again and measured against its source. GPTQ's integers are packed
+by the library compressed-tensors, whose format both programs read. Does not own the rounding (`gptq`, bitsandbytes).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.config.settings.export import QuantizedModel
+from hanlin.core.context import Inputs, Job
+from hanlin.core.disk import check_space, full_disk
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.export import gptq, quality
+from hanlin.export.gguf.imatrix import rows_of
+from hanlin.export.quality_page import write_card
+from hanlin.models.folder.checks import CONFIG, WEIGHTS, ModelFiles, check_model_folder, is_adapter, licences_in
+from hanlin.models.load import exact_dtype, load_model
+from hanlin.models.save import save_safetensors
+from hanlin.parity import check as contract
+from hanlin.tokenizer.tokenizer import Tokenizer, read_json, write_json_aside
+
+NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
+
+
+def run(settings: QuantizedModel, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+    """Write the folder, load it again as transformers does, and measure it. Raises UserError for what is no plain Llama
+    model, where a library is not installed, and for a full disk."""
+    folder = inputs.one("model")
+    if is_adapter(folder):
+        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
+        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    files = check_model_folder(folder)
+    tokenizer = Tokenizer.load(folder)
+    template = template_of(tokenizer)
+    check_space(out, sum(entry.end - entry.start for entry in files.tensors.values()) // 2)
+    with full_disk(out):
+        if not (job.scratch(out) / "written").is_file():
+            if settings.method == "gptq":
+                _write_gptq(settings, files, inputs.many("data"), tokenizer, out, job)
+            else:
+                load_model(folder, dtype="auto", packed=settings.method).save_pretrained(out)
+            save_tokenizer(tokenizer, template, out)
+            for text in licences_in(folder):
+                shutil.copyfile(text, out / text.name)
+            (job.scratch(out) / "written").touch()
+    metrics: dict[str, Any] = {"format": NAMES[settings.method]}
+    if template is not None:
+        metrics["contract"] = contract.prove(ChatTemplate.load(out), out)
+    row: quality.Row = _sizes(files, out)
+    if settings.receipt is not None:
+        held_out = inputs.many("receipt.held_out")
+        reference = quality.prepare(settings.receipt, held_out, files, tokenizer, template, job.scratch(out), job)
+        row |= quality.measure(out, reference, job)
+        write_card(out, settings.name, settings.licence, {NAMES[settings.method]: row})
+    else:
+        load_model(out)  # it can be read
+    return {**metrics, NAMES[settings.method]: row}
+
+
+def _sizes(files: ModelFiles, out: Path) -> dict[str, float]:
+    weights = sum(torch.Size(entry.shape).numel() for entry in files.tensors.values())
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    return {"bytes": size, "bits_per_weight": round(8 * size / weights, 3)}
+
+
+def _write_gptq(
+    settings: QuantizedModel, files: ModelFiles, data: tuple[Path, ...], tokenizer: Tokenizer, out: Path, job: Job
+) -> None:
+    if importlib.util.find_spec("compressed_tensors") is None:
+        hint = say("pip install 'hanlin[gptq]'", "请安装：pip install 'hanlin[gptq]'")
+        raise UserError(say("compressed-tensors is not installed", "未安装 compressed-tensors"), "method", hint)
+    from compressed_tensors.compressors import PackedQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
+
+    for name in ("hidden_size", "intermediate_size"):
+        if int(files.config[name]) % settings.group_size:
+            what = say(
+                f"rows of {files.config[name]} ({name}) do not divide into groups of {settings.group_size}",
+                f"{name} 为 {files.config[name]}，不能分成每组 {settings.group_size} 个",
+            )
+            raise UserError(what, "group_size", say("set 64 or 32", "请设为 64 或 32"))
+    window = min(settings.window, int(files.config["max_position_embeddings"]))
+    rows = list(rows_of(data, tokenizer, window, settings.tokens, job.seed))
+    model: Any = load_model(files.folder, dtype=exact_dtype(files))
+    grids = gptq.quantize_layers(model, rows, settings.group_size, lambda done, of: job.progress.at(done, of, "layers"))
+    job.progress.done()
+    arguments = QuantizationArgs(num_bits=gptq.BITS, symmetric=True, strategy="group", group_size=settings.group_size)
+    scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
+    kept = getattr(torch, files.dtype)
+    tensors: dict[str, torch.Tensor] = {}
+    state = model.state_dict()
+    for name in files.tensors:
+        module = name.removesuffix(".weight")
+        if module not in grids:
+            tensors[name] = state[name].to(kept).contiguous()
+            continue
+        grid = grids[module]
+        packed = PackedQuantizationCompressor.compress({"weight": grid.weight, "weight_scale": grid.scale}, scheme)
+        packed["weight_scale"] = packed["weight_scale"].to(kept)
+        tensors |= {f"{module}.{part}": tensor.contiguous() for part, tensor in packed.items()}
+    save_safetensors(tensors, out / WEIGHTS)
+    config = QuantizationConfig(
+        config_groups={"group_0": scheme}, format="pack-quantized", quantization_status="compressed", ignore=["lm_head"]
+    )
+    told = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
+    write_json_aside(out / CONFIG, told)

@@ -1,0 +1,333 @@
+"""The receipt of a quantised file: how far it is from the model it was made from, on text that neither ever saw.
+
+Owns what is measured. Perplexity and divergence are llama.cpp's own (`tools/perplexity`): windows of equal length that
+follow one another, the second half of each counted. Does not own the table and the picture (`receipt_page`) nor which
+file is chosen (`gguf`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.export import Condition, Receipt
+from hanlin.core.context import Job
+from hanlin.core.disk import check_space
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import answer_language, say
+from hanlin.core.records import Conversation, Document, held_out_file, read_jsonl, record_kind
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.protocol import Reply, Request, Sampling, open_engine
+from hanlin.inference.sampler import log_softmax
+from hanlin.inference.scheduler import Piece
+from hanlin.models.folder.checks import ModelFiles
+from hanlin.tokenizer.tokenizer import Tokenizer, write_json_aside
+
+LANGUAGES = ("zh", "en")
+_SHORTEST_WINDOW = 32
+_ROWS = 64  # of logits at once
+_CHARACTERS_PER_TOKEN = 8  # more than a tokenizer has on average, so that enough text is read
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the source model says: `windows` of ids by language, its log probabilities of their second halves in
+    `folder`, and its greedy `replies` to `requests`."""
+
+    windows: dict[str, list[tuple[int, ...]]]
+    folder: Path
+    requests: tuple[Request, ...]
+    replies: tuple[Reply, ...]
+
+    def logprobs(self, language: str, place: int) -> NDArray[np.float32]:
+        """Of one window, [measured positions, vocabulary]."""
+        return np.load(self.folder / f"{language}-{place}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def prepare(
+    settings: Receipt,
+    held_out: Sequence[Path],
+    files: ModelFiles,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    scratch: Path,
+    job: Job,
+) -> Reference:
+    """Ask the source model once, for all files. What an earlier try left in `scratch` is not asked again.
+
+    Raises UserError when nothing is held out in Chinese or English, too little for one window, or more than fits the
+    disk: of each measured token a log probability for every entry of the vocabulary is kept.
+    """
+    window = min(settings.window, int(files.config["max_position_embeddings"]))
+    records = [record for path in held_out for record in _records(held_out_file(path))]
+    windows = {
+        language: found
+        for language in LANGUAGES
+        if (found := list(_windows(records, language, tokenizer, template, window, settings.tokens)))
+    }
+    if not windows:
+        what = say(
+            f"too little is held out, in Chinese or English, for {_SHORTEST_WINDOW} tokens",
+            f"留出的中英文内容不足 {_SHORTEST_WINDOW} 个词元",
+        )
+        raise UserError(what, held_out[0], say("hold more out", "请增大 heldout_share"))
+    requests = tuple(_requests(records, template, settings, window)) if template is not None else ()
+    folder = scratch / "receipt"
+    folder.mkdir(exist_ok=True)
+    _write_logprobs(files, windows, folder, job)
+    return Reference(windows, folder, requests, _replies(files, requests, folder))
+
+
+def measure(file: Path, reference: Reference, job: Job) -> Row:
+    """The receipt of one GGUF file or of a folder in fewer bits; figures without a language are the worse of both.
+
+    `kl` is the mean divergence KL(source ‖ file) in nats; `perplexity_ratio` the file's perplexity by the source's;
+    `same_top_token` how often both name the same likeliest id. Where questions were held out: `same_answers`, the share
+    of greedy answers that are the source's id by id, `stop_share`, and `tokens_per_second` of one answer at a time on
+    this machine.
+    """
+    by_language = _by_language(file, reference, job)
+    rows = by_language.values()
+    row: Row = {
+        "kl": max(figures["kl"] for figures in rows),
+        "perplexity_ratio": max(figures["perplexity"] / figures["source_perplexity"] for figures in rows),
+        "same_top_token": min(figures["same_top_token"] for figures in rows),
+        **by_language,
+    }
+    if reference.requests:
+        row |= _answers(file, reference)
+    return row
+
+
+def failing(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
+    """The conditions that a file does not reach. Raises UserError for a figure that was not measured."""
+    for condition in conditions:
+        if condition.figure not in row:
+            what = say(
+                f"'{condition.figure}' was not measured: no conversations are held out",
+                f"未测量“{condition.figure}”：没有留出对话",
+            )
+            raise UserError(
+                what, "pick", say("add conversations to receipt.held_out", "请在 receipt.held_out 中加入对话")
+            )
+    return [condition for condition in conditions if not condition.holds(row[condition.figure])]
+
+
+Ask = Callable[[Sequence[int], range], NDArray[np.float32]]
+"""Gives the logits [positions, vocabulary] of some positions of a window of ids."""
+
+
+@contextmanager
+def _asking(path: Path, longest: int) -> Iterator[Ask]:
+    """A GGUF file as llama.cpp runs it, or a model folder as transformers does."""
+    if path.is_dir():
+        import torch
+
+        from hanlin.models.load import load_model
+
+        network: Any = load_model(path)
+
+        def ask_network(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+            with torch.inference_mode():
+                logits = network(torch.tensor([list(ids)], device=network.device), use_cache=False).logits[0]
+            return logits[positions.start : positions.stop].float().cpu().numpy()  # type: ignore[no-any-return]
+
+        yield ask_network
+        return
+    model = LlamaCppModel(path)
+    try:
+        context = model.context(sequences=1, length=longest, batch=longest, cache_type="f32")
+        try:
+
+            def ask_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+                context.forget(0, 0)
+                (logits,) = context.decode([Piece(0, 0, ids, positions)])
+                return logits
+
+            yield ask_file
+        finally:
+            context.close()
+    finally:
+        model.close()
+
+
+def _by_language(path: Path, reference: Reference, job: Job) -> dict[str, Row]:
+    total, done = sum(map(len, reference.windows.values())), 0
+    longest = max(len(ids) for windows in reference.windows.values() for ids in windows)
+    found: dict[str, Row] = {}
+    with _asking(path, longest) as ask:
+        for language, windows in reference.windows.items():
+            sums = _Sums()
+            for place, ids in enumerate(windows):
+                sums.add(ask(ids, measured(len(ids))), ids, reference.logprobs(language, place))
+                done += 1
+                job.progress.at(done, total, say("windows", "窗口"))
+            found[language] = sums.figures()
+    return found
+
+
+@dataclass(slots=True)
+class _Sums:
+    nats: float = 0.0
+    source_nats: float = 0.0
+    divergence: float = 0.0
+    same: int = 0
+    count: int = 0
+
+    def add(self, logits: NDArray[np.float32], ids: Sequence[int], expected: NDArray[np.float32]) -> None:
+        positions = measured(len(ids))
+        targets = np.array(ids)[positions.start + 1 : positions.stop + 1]
+        for start in range(0, len(targets), _ROWS):
+            source = np.asarray(expected[start : start + _ROWS])
+            found = log_softmax(logits[start : start + _ROWS])
+            rows, wanted = np.arange(len(source)), targets[start : start + _ROWS]
+            self.nats -= float(found[rows, wanted].sum(dtype=np.float64))
+            self.source_nats -= float(source[rows, wanted].sum(dtype=np.float64))
+            self.divergence += float((np.exp(source) * (source - found)).sum(dtype=np.float64))
+            self.same += int((source.argmax(-1) == found.argmax(-1)).sum())
+        self.count += len(targets)
+
+    def figures(self) -> Row:
+        return {
+            "tokens": self.count,
+            "perplexity": math.exp(self.nats / self.count),
+            "source_perplexity": math.exp(self.source_nats / self.count),
+            "kl": max(0.0, self.divergence / self.count),
+            "same_top_token": self.same / self.count,
+        }
+
+
+def measured(length: int) -> range:
+    """The positions of a window whose next id is measured: those of the second half, but for the last."""
+    return range(length // 2, length - 1)
+
+
+def _answers(path: Path, reference: Reference) -> Row:
+    engine = open_engine("transformers", path, batch=1) if path.is_dir() else open_engine("llama_cpp", path, parallel=1)
+    try:
+        began = time.perf_counter()
+        replies = engine.generate(reference.requests)
+        seconds = time.perf_counter() - began
+    finally:
+        engine.close()
+    pairs = list(zip(replies, reference.replies, strict=True))
+    return {
+        "answers": len(pairs),
+        "same_answers": sum(one == other for one, other in pairs) / len(pairs),
+        "stop_share": sum(reply.finish == "stop" for reply in replies) / len(pairs),
+        "source_stop_share": sum(reply.finish == "stop" for reply in reference.replies) / len(pairs),
+        "tokens_per_second": round(sum(len(reply.ids) + 1 for reply in replies) / seconds, 1),
+    }
+
+
+def _write_logprobs(files: ModelFiles, windows: dict[str, list[tuple[int, ...]]], folder: Path, job: Job) -> None:
+    import torch
+
+    from hanlin.models.load import exact_dtype, load_model
+
+    left = [
+        (ids, target)
+        for language, rows in windows.items()
+        for place, ids in enumerate(rows)
+        if not (target := folder / f"{language}-{place}.npy").is_file()
+    ]
+    if not left:
+        return
+    check_space(folder, sum(4 * len(measured(len(ids))) * files.vocabulary_rows for ids, _ in left))
+    model: Any = load_model(files.folder, dtype=exact_dtype(files))
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for done, (ids, target) in enumerate(left):
+        positions = measured(len(ids))
+        with torch.inference_mode():
+            hidden = model.get_decoder()(torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state
+            logits = model.get_output_embeddings()(hidden[0, positions.start : positions.stop])
+            logprobs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
+        aside = target.with_name(target.name + ".writing")
+        with aside.open("wb") as file:
+            np.save(file, logprobs, allow_pickle=False)
+        aside.replace(target)
+        job.progress.at(done + 1, len(left), say("windows of the source", "原模型窗口"))
+    job.progress.done()
+
+
+def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tuple[Reply, ...]:
+    from hanlin.models.load import exact_dtype
+
+    if not requests:
+        return ()
+    file = folder / "replies.json"
+    if not file.is_file():
+        engine = open_engine("transformers", files.folder, dtype=exact_dtype(files))
+        try:
+            replies = engine.generate(requests)
+        finally:
+            engine.close()
+        write_json_aside(file, {"replies": [[list(reply.ids), reply.finish] for reply in replies]})
+    rows = json.loads(file.read_text(encoding="utf-8"))["replies"]
+    return tuple(Reply(tuple(ids), finish) for ids, finish in rows)
+
+
+def _requests(
+    records: Sequence[Conversation | Document], template: ChatTemplate, settings: Receipt, context: int
+) -> Iterator[Request]:
+    """The questions of held-out conversations up to their last answer, as far as they fit the context."""
+    left = settings.prompts
+    sampling = Sampling(max_new_tokens=settings.max_new_tokens)
+    for record in records:
+        if left == 0:
+            return
+        if not isinstance(record, Conversation):
+            continue
+        last = max(place for place, turn in enumerate(record.messages) if turn.role == "assistant")
+        ids = template.render(record.messages[:last], record.tools, prompt=True, where=record.id).ids
+        if len(ids) < context:
+            yield Request(tuple(ids), template.stop_ids, sampling)
+            left -= 1
+
+
+def _windows(
+    records: Sequence[Conversation | Document],
+    language: str,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    window: int,
+    tokens: int,
+) -> Iterator[tuple[int, ...]]:
+    """Documents joined by line breaks, then rendered conversations, cut into windows; each begins as a text does.
+
+    Where there is enough of both, each gets half of `tokens`.
+    """
+    texts, left = [], tokens * _CHARACTERS_PER_TOKEN
+    rendered: list[int] = []
+    for record in records:
+        if isinstance(record, Document) and left > 0 and answer_language(record.text) == language:
+            texts.append(record.text)
+            left -= len(record.text)
+        elif isinstance(record, Conversation) and len(rendered) < tokens:
+            said = "".join(turn.text for turn in record.messages if turn.role == "assistant")
+            if template is not None and answer_language(said) == language:
+                rendered += template.render_conversation(record).ids
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    ids = [*begin, *tokenizer.encode("\n".join(texts))] if texts else []
+    ids = [*ids[: tokens - min(len(rendered), tokens // 2)], *rendered][:tokens]
+    size = min(window, len(ids))
+    if size < _SHORTEST_WINDOW:
+        return
+    for start in range(0, len(ids) - size + 1, size):
+        yield (*begin, *ids[start + len(begin) : start + size])
+
+
+def _records(file: Path) -> Iterator[Conversation | Document]:
+    yield from read_jsonl(file, record_kind(file))  # type: ignore[type-var]

@@ -1,0 +1,113 @@
+"""Receipts for people: a table and a picture beside the files, and the model card that holds both.
+
+Owns their form. Does not own the figures (`receipt`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from hanlin.tokenizer.tokenizer import write_aside
+
+CARD, PICTURE = "README.md", "receipt.svg"
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50
+_SMALLEST = 1e-7  # nats, on a logarithmic scale that has no zero
+
+
+def write_card(
+    folder: Path, name: str, licence: str | None, rows: Mapping[str, Mapping[str, Any]], note: str = ""
+) -> None:
+    """Write `README.md`, a model card, and `receipt.svg`. `rows` are receipts by type; those with `kept` False were
+    measured and not kept."""
+    front = ["---", *([f"license: {licence}"] if licence else []), "library_name: gguf", "---"]
+    text = [
+        *front,
+        f"# {name}",
+        "",
+        "How far each file is from the model it was made from, on held-out text. 各文件在留出内容上与原模型的差距。",
+        "",
+        *table(rows),
+        "",
+        *([note, ""] if note else []),
+        f"![bits per weight and divergence · 每权重比特数与散度]({PICTURE})",
+        "",
+        "KL: mean Kullback-Leibler divergence from the source in nats. Same token: how often both name the same "
+        "likeliest token. Same answers: greedy answers equal token by token. Tokens/s: one answer at a time on the "
+        "machine that made the files.",
+        "",
+        "KL：与原模型的平均 KL 散度（奈特）。相同词元：两者最可能词元相同的比例。相同回答：贪心回答逐词元相同的比例。"
+        "词元/秒：在制作文件的机器上逐个回答的速度。",
+    ]
+    write_aside(folder / PICTURE, picture(rows))
+    write_aside(folder / CARD, "\n".join(text) + "\n")
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The lines of a Markdown table, the largest file first."""
+    languages = [language for language in ("zh", "en") if any(language in row for row in rows.values())]
+    heads = ["type 类型", "MB", "bits/weight 每权重比特"]
+    for language in languages:
+        heads += [f"perplexity 困惑度 {language}", f"KL {language}", f"same token 相同词元 {language}"]
+    asked = any("answers" in row for row in rows.values())
+    heads += ["same answers 相同回答", "stops 正常结束", "tokens/s 词元/秒"] if asked else []
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    shown = [_source_cells(next(iter(rows.values())), languages, asked)] if rows else []
+    for name, row in sorted(rows.items(), key=lambda pair: -pair[1]["bytes"]):
+        cells = [name if row.get("kept", True) else f"({name})", f"{row['bytes'] / 1e6:,.1f}"]
+        cells.append(f"{row['bits_per_weight']:.2f}")
+        for language in languages:
+            part = row[language]
+            cells += [f"{part['perplexity']:.3f}", f"{part['kl']:.5f}", f"{part['same_top_token']:.1%}"]
+        if asked:
+            cells += [f"{row['same_answers']:.0%}", f"{row['stop_share']:.0%}", f"{row['tokens_per_second']:,.0f}"]
+        shown.append(cells)
+    return [*lines, *("| " + " | ".join(cells) + " |" for cells in shown)]
+
+
+def _source_cells(row: Mapping[str, Any], languages: Sequence[str], asked: bool) -> list[str]:
+    cells = ["source 原模型", "", ""]
+    for language in languages:
+        cells += [f"{row[language]['source_perplexity']:.3f}", "", ""]
+    return cells + (["", f"{row['source_stop_share']:.0%}", ""] if asked else [])
+
+
+def picture(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """An SVG: bits per weight to the right, divergence upwards on a logarithmic scale, a dot for each file."""
+    points = sorted((row["bits_per_weight"], max(row["kl"], _SMALLEST), name) for name, row in rows.items())
+    widest = max(point[0] for point in points) * 1.1
+    low = math.floor(math.log10(min(point[1] for point in points)))
+    high = max(math.ceil(math.log10(max(point[1] for point in points))), low + 1)
+
+    def x(bits: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - 20) * bits / widest
+
+    def y(value: float) -> float:
+        return (_HEIGHT - _BOTTOM) - (_HEIGHT - _BOTTOM - 20) * (math.log10(value) - low) / (high - low)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
+        'font-size="11">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+    ]
+    for power in range(low, high + 1):
+        line = y(10.0**power)
+        parts.append(f'<path d="M{_LEFT} {line:.1f}H{_WIDTH - 20}" stroke="#ddd"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{line + 4:.1f}" text-anchor="end">1e{power}</text>')
+    step = 1 if widest <= 10 else 4
+    for bits in range(0, int(widest) + 1, step):
+        parts.append(f'<text x="{x(bits):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{bits}</text>')
+    parts.append(
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 10}" text-anchor="middle">bits per weight · 每权重比特数</text>'
+    )
+    parts.append(
+        f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {_HEIGHT / 2})">KL</text>'
+    )
+    for bits, value, name in points:
+        colour = "#1f6fb4" if rows[name].get("kept", True) else "#999"
+        parts.append(f'<circle cx="{x(bits):.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>')
+        parts.append(f'<text x="{x(bits) + 6:.1f}" y="{y(value) - 5:.1f}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"

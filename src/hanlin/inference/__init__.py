@@ -1,0 +1,1 @@
+"""Generating and scoring from token ids, whatever the backend."""

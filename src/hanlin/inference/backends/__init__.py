@@ -1,0 +1,1 @@
+"""The programs that decode: transformers, llama.cpp, and servers over HTTP."""

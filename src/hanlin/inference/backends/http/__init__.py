@@ -1,0 +1,1 @@
+"""Decoding with a server over HTTP: llama-server, vLLM, replicas."""

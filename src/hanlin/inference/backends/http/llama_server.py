@@ -1,0 +1,144 @@
+"""Any `llama-server` as the engine of a GGUF file: a native or GPU build that a person has, or one that runs elsewhere.
+
+Owns its words and its start. Sources: `tools/server/README.md` of llama.cpp (`/completion`, `/props`, `/tokenize`).
+
+What differs from the embedded engine: the server ends answers at its own end tokens as well as at the request's; seeds
+draw other answers; presence and frequency penalties count the prompt too; no log probabilities and no scores.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
+from hanlin.inference.backends.http.process import Program, free_port, program_path
+from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.protocol import Finish, Request, Score, gguf_files
+
+_FINISH: dict[str, Finish] = {"limit": "length", "eos": "stop", "word": "stop"}
+_HEALTH = "/health"
+
+
+class LlamaServer(HttpEngine):
+    """A GGUF file in one or several `llama-server`s.
+
+    `at`: programs to start (each gets the file) or addresses of running ones. `context_length`: of one request.
+    `parallel`: how many sequences share a step. `arguments` go to a program that is started as they are.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        at: Sequence[str] = ("llama-server",),
+        context_length: int | None = None,
+        parallel: int = 16,
+        threads: int | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        programs: list[Program] = []
+        key = key_for_elsewhere()
+        addresses = [place for place in at if "://" in place]
+        started = [place for place in at if "://" not in place]
+        if started:
+            if addresses:
+                what = say("name either programs or addresses of llama-server", "llama-server 请只给程序或只给地址")
+                raise UserError(what, hint=" ".join(at))
+            key = secrets.token_urlsafe(16)
+            addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
+        replicas = Replicas(addresses, _HEALTH, well=not started)
+        try:
+            for place, replica in zip(started, replicas.all, strict=False):
+                port = replica.address.rpartition(":")[2]
+                command = [program_path(place), "--model", str(_one_file(path)), "--host", "127.0.0.1", "--port", port]
+                context = parallel * context_length if context_length else 0
+                command += ["--parallel", str(parallel), "--ctx-size", str(context)]
+                command += ["--threads", str(threads)] if threads else []
+                programs.append(Program([*command, *arguments], {"LLAMA_API_KEY": key}, replica))
+            for program in programs:
+                program.wait_until_well(_HEALTH)
+            known = first_answer(replicas, "/props", key)
+            models = first_answer(replicas, "/v1/models", key)
+        except BaseException:
+            replicas.close()
+            for program in programs:
+                program.close()
+            raise
+        of_one = int(known.get("default_generation_settings", {}).get("n_ctx") or 0)
+        meta = models["data"][0].get("meta") or {}
+        super().__init__(
+            _Words(of_one),
+            replicas,
+            context_length=min(of_one, context_length or of_one),
+            vocabulary=int(meta.get("n_vocab") or 2**31),
+            key=key,
+            programs=programs,
+        )
+
+
+class _Words:
+    """See `Dialect`."""
+
+    name = "llama_server"
+    health = _HEALTH
+    generates = "/completion"
+
+    def __init__(self, context: int) -> None:
+        self._context = context
+
+    def body(self, request: Request, room: int) -> dict[str, Any]:
+        sampling = request.sampling
+        if sampling.top_logprobs is not None:
+            raise UserError(say("llama-server gives no log probabilities here", "llama-server 引擎不提供对数概率"))
+        body: dict[str, Any] = {
+            "prompt": list(request.prompt_ids),
+            "stream": True,
+            "return_tokens": True,
+            "cache_prompt": True,
+            "n_predict": room,
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repetition_penalty,
+            "repeat_last_n": self._context,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+            "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
+            "ignore_eos": not request.stop_ids,
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.logit_bias:
+            body["logit_bias"] = [list(pair) for pair in sampling.logit_bias]
+        if request.constraint is not None:
+            body["json_schema"] = dict(request.constraint.schema)
+        return body
+
+    def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
+        if event.get("stop"):
+            return Part(finish=_FINISH.get(str(event.get("stop_type")), "stop"))
+        ids = list(event.get("tokens") or ())
+        count = int(event.get("tokens_predicted") or 0)
+        if ids and count - memo.get("count", 0) > 1:
+            # while a character was half written the server sent nothing, and now the last of its ids alone
+            spelt = {"content": event["content"], "add_special": False, "parse_special": False}
+            ids = ask("/tokenize", spelt)["tokens"]
+        memo["count"] = count
+        return Part(ids)
+
+    def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
+        what = say("llama-server scores no given text", "llama-server 不能为给定文本打分")
+        raise UserError(what, hint=say("use the engine llama_cpp", "请用引擎 llama_cpp"))
+
+
+def _one_file(path: Path) -> Path:
+    files = gguf_files(path)
+    if len(files) != 1:
+        raise UserError(say("name one GGUF file", "请指定一个 GGUF 文件"), path)
+    return files[0]

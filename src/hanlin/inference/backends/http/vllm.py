@@ -1,0 +1,200 @@
+"""vLLM as the engine of a model folder: started in its own environment, several times if wanted, or running elsewhere.
+
+Owns its words and its start. Sources: vLLM's OpenAI-compatible server (`/v1/completions` with token ids, its extra
+parameters `stop_token_ids`, `return_token_ids`, `prompt_logprobs`, `structured_outputs`) and `vllm serve --help`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
+from hanlin.inference.backends.http.process import Program, free_port, program_path
+from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.protocol import Finish, Likely, Request, Score
+from hanlin.models.folder.checks import CONFIG
+
+PROGRAM_VARIABLE = "HANLIN_VLLM"
+_HEALTH = "/health"
+_COMPLETIONS = "/v1/completions"
+_NAME = "hanlin"
+
+
+class VllmEngine(HttpEngine):
+    """A model folder in one or several vLLMs.
+
+    `at`: programs to start or addresses of running ones; none: the program that HANLIN_VLLM names, else `vllm`.
+    `replicas`: how many of each program are started; on a machine with GPUs each gets as many of its own as
+    `tensor_parallel` times `pipeline_parallel`. `adapters`: LoRA folders by the name that requests know them by.
+    `arguments` go to `vllm serve` as they are.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        at: Sequence[str] = (),
+        replicas: int = 1,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        context_length: int | None = None,
+        adapters: Mapping[str, Path] | None = None,
+        arguments: Sequence[str] = (),
+        batch: int | None = None,
+    ) -> None:
+        places = list(at) or [os.environ.get(PROGRAM_VARIABLE) or "vllm"]
+        addresses = [place for place in places if "://" in place]
+        started = [place for place in places if "://" not in place] * replicas
+        if started and addresses:
+            raise UserError(say("name either programs or addresses of vLLM", "vLLM 请只给程序或只给地址"))
+        key = key_for_elsewhere()
+        if started:
+            key = secrets.token_urlsafe(16)
+            addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
+        options = ["--served-model-name", _NAME, "--disable-uvicorn-access-log"]
+        for option, value in (
+            ("--tensor-parallel-size", tensor_parallel),
+            ("--pipeline-parallel-size", pipeline_parallel),
+            ("--max-model-len", context_length or 1),
+            ("--max-num-seqs", batch or 1),
+        ):
+            options += [option, str(value)] if value > 1 else []
+        if adapters:
+            options += ["--enable-lora", "--max-lora-rank", str(_rank(adapters)), "--lora-modules"]
+            options += [f"{name}={folder.resolve()}" for name, folder in adapters.items()]
+        known = Replicas(addresses, _HEALTH, well=not started)
+        programs: list[Program] = []
+        try:
+            devices = tensor_parallel * pipeline_parallel
+            for number, (place, replica) in enumerate(zip(started, known.all, strict=False)):
+                command = [program_path(place), "serve", str(path.resolve()), "--host", "127.0.0.1"]
+                command += ["--port", replica.address.rpartition(":")[2], *options, *arguments]
+                environment = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+                if len(started) > 1:
+                    environment |= _devices(number, devices)
+                programs.append(Program(command, environment, replica))
+            for program in programs:
+                program.wait_until_well(_HEALTH)
+            model = first_answer(known, "/v1/models", key)["data"][0]
+        except BaseException:
+            known.close()
+            for program in programs:
+                program.close()
+            raise
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        longest = int(model.get("max_model_len") or config["max_position_embeddings"])
+        super().__init__(
+            _Words(str(model["id"])),
+            known,
+            context_length=min(longest, context_length or longest),
+            vocabulary=int(config["vocab_size"]),
+            key=key,
+            programs=programs,
+        )
+
+
+class _Words:
+    """See `Dialect`."""
+
+    name = "vllm"
+    health = _HEALTH
+    generates = _COMPLETIONS
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def body(self, request: Request, room: int) -> dict[str, Any]:
+        sampling = request.sampling
+        body: dict[str, Any] = {
+            "model": request.adapter or self._model,
+            "prompt": list(request.prompt_ids),
+            "stream": True,
+            "return_token_ids": True,
+            "add_special_tokens": False,
+            "skip_special_tokens": False,
+            "max_tokens": room,
+            "stop_token_ids": list(request.stop_ids),
+            # the request says where an answer ends; only a grammar needs vLLM's own end to be able to stop
+            "ignore_eos": request.constraint is None,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k,
+            "min_p": sampling.min_p,
+            "repetition_penalty": sampling.repetition_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "frequency_penalty": sampling.frequency_penalty,
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.logit_bias:
+            body["logit_bias"] = {str(number): bias for number, bias in sampling.logit_bias}
+        if sampling.top_logprobs is not None:
+            body |= {"logprobs": sampling.top_logprobs, "return_tokens_as_token_ids": True}
+        if request.constraint is not None:
+            body["structured_outputs"] = {"json": dict(request.constraint.schema)}
+        return body
+
+    def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
+        if not event.get("choices"):
+            return Part()
+        choice = event["choices"][0]
+        finish: Finish | None = {"stop": "stop", "length": "length", None: None}.get(
+            choice["finish_reason"], "cancelled"
+        )  # type: ignore[assignment]
+        ids = list(choice.get("token_ids") or ())
+        return Part(ids, _likely(choice["logprobs"]) if choice.get("logprobs") else (), finish)
+
+    def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
+        body = {
+            "model": self._model,
+            "prompt": [*prefix, *continuation],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 1,
+            "add_special_tokens": False,
+        }
+        rows = ask(_COMPLETIONS, body)["choices"][0]["prompt_logprobs"][len(prefix) :]
+        told = [row[str(number)] for row, number in zip(rows, continuation, strict=True)]
+        return Score(sum(one["logprob"] for one in told), all(one["rank"] == 1 for one in told))
+
+
+def _likely(logprobs: Mapping[str, Any]) -> list[Likely]:
+    found = []
+    for place, logprob in enumerate(logprobs["token_logprobs"]):
+        top = (logprobs["top_logprobs"] or [])[place] if logprobs.get("top_logprobs") else {}
+        pairs = [(int(name.removeprefix("token_id:")), value) for name, value in (top or {}).items()]
+        found.append(Likely(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
+    return found
+
+
+def _rank(adapters: Mapping[str, Path]) -> int:
+    """The highest rank among adapters, up to the next that vLLM knows."""
+    ranks = [
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for folder in adapters.values()
+    ]
+    return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= max(ranks))
+
+
+def _devices(number: int, count: int) -> dict[str, str]:
+    """The GPUs of one of several vLLMs: the next `count` of those that may be used; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    every = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
+    own = every[number * count : (number + 1) * count]
+    if len(own) < count:
+        what = say(
+            f"there are {len(every)} GPUs, too few for a replica number {number + 1} of {count}",
+            f"只有 {len(every)} 块 GPU，不够第 {number + 1} 个副本使用 {count} 块",
+        )
+        raise UserError(what, "replicas")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(own)}

@@ -1,0 +1,1 @@
+"""Decoding with llama.cpp, in a process of its own."""

@@ -1,0 +1,121 @@
+"""The engine over llama.cpp: GGUF files, quantised or not, on CPU or GPU.
+
+Owns files, scores and embeddings. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`).
+llama.cpp's own server is not used: it streams no id while a character is half written, scores no given continuation,
+and ends answers by a list of its own instead of the request's.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.protocol import Score, check_pair, check_text_ids, gguf_files
+from hanlin.inference.scheduler import Scheduler, ScoreTask
+from hanlin.inference.scheduler_engine import Answering
+from hanlin.inference.score_batch import common_length, rows_of
+
+
+class LlamaCppEngine(Answering):
+    """A GGUF file in llama.cpp.
+
+    `context_length`: the most ids of a request, no more than the model was trained for. `parallel`: how many sequences
+    share a step at most; fewer where their keys and values would take more than `cache_bytes`. `threads`: None takes
+    one for a small model, otherwise every core that the process may use. `cache_type`: `f16`, or `f32` for the most
+    exact results. `gpu_layers`: how many layers lie on a GPU that the wheel was built for; -1: all.
+    """
+
+    name = "llama_cpp"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context_length: int | None = None,
+        parallel: int = 16,
+        threads: int | None = None,
+        cache_type: str = "f16",
+        cache_bytes: int = 2 << 30,
+        gpu_layers: int = -1,
+    ) -> None:
+        self._model = LlamaCppModel(_one_file(path), gpu_layers=gpu_layers)
+        self.context_length = min(context_length or self._model.trained_context, self._model.trained_context)
+        self.vocabulary = self._model.vocabulary_size
+        self._scheduler = Scheduler(
+            self._model,
+            name="llama.cpp",
+            parallel=parallel,
+            cache_bytes=cache_bytes,
+            bytes_an_id=self._model.cache_bytes_per_token * (2 if cache_type == "f32" else 1),
+            threads=threads,
+            cache_type=cache_type,
+        )
+        self._embedding = threading.Lock()
+        # at the latest when the interpreter ends: a thread inside llama.cpp must not outlive it
+        self._closing = weakref.finalize(self, self._scheduler.close)
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """See `Engine.score`. Pairs with a common beginning are put behind one another in one slot."""
+        for prefix, continuation in pairs:
+            check_pair(prefix, continuation, self.context_length, self.vocabulary)
+        scores: list[Score | None] = [None] * len(pairs)
+        tasks = [ScoreTask(rows, scores) for rows in _neighbours(rows_of(pairs))]
+        try:
+            self._scheduler.submit(tasks)
+            for task in tasks:
+                error = task.finished.get()
+                if error is not None:
+                    raise error
+        finally:
+            for task in tasks:
+                task.cancelled = True
+        found = [score for score in scores if score is not None]
+        if len(found) < len(pairs):
+            raise RuntimeError("the engine was closed while it scored")
+        return found
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """See `Engine.embed`. In a context of its own for each call, so that answers in progress keep theirs."""
+        for ids in texts:
+            check_text_ids(ids, self.context_length, self.vocabulary)
+        with self._embedding:
+            if not self._closing.alive:
+                raise RuntimeError("the engine is closed")
+            return self._model.embed(texts)
+
+    def close(self) -> None:
+        with self._embedding:
+            self._closing()
+
+
+def _one_file(path: Path) -> Path:
+    files = gguf_files(path)
+    if not files:
+        what = say("there is no GGUF file here", "这里没有 GGUF 文件")
+        hint = say("make one with the stage kind `gguf`", "请先用 gguf 阶段导出")
+        raise UserError(what, path, hint)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        what = say(f"there are {len(files)} GGUF files here: {names}", f"这里有 {len(files)} 个 GGUF 文件：{names}")
+        raise UserError(what, path, say("name one of them", "请指定其中一个"))
+    return files[0]
+
+
+def _neighbours(rows: list) -> Iterator[list]:
+    """Groups of rows that are worth running behind one another: at least half of each is the beginning of the next."""
+    group: list = []
+    for row in rows:
+        if group and 2 * common_length(group[-1].ids, row.ids) < len(row.ids):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

@@ -1,0 +1,187 @@
+"""The engine over transformers: the model in full precision, many answers at a time.
+
+Owns scores, embeddings and adapters. Does not own loading (`model.loading`), batching (`batching`) or the model's
+working memory (`transformers_context`).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.transformers.kv_cache import Decoder
+from hanlin.inference.protocol import Request, Score, check_pair, check_text_ids
+from hanlin.inference.scheduler import AnswerTask, Scheduler, Sink
+from hanlin.inference.scheduler_engine import Answering
+from hanlin.inference.score_batch import ScoreRow, rows_of
+from hanlin.models.folder.checks import check_base, check_model_folder, is_adapter
+from hanlin.models.load import load_model
+
+_IDS_A_BATCH = 16_384  # of rows to score; what a layer holds for them at once
+_LOGITS_BYTES = 256 << 20
+
+
+class TransformersEngine(Answering):
+    """A model folder, or an adapter folder with its base, in transformers.
+
+    `device`: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU where there is one. `dtype`: `float32`, `bfloat16`,
+    `float16`, or `auto` for the one stored. `batch`: how many answers are written at once at most; fewer where their
+    keys and values would take more than `cache_bytes`. `context_length`: the most ids of a request, no more than the
+    model was made for.
+
+    Answers do not depend on their neighbours but for rounding: each has a place of its own, sees nothing else, and
+    keeps its own positions. In float32 the rounding changes a greedy answer only where two ids are equally likely to
+    six digits.
+
+    `adapters`: LoRA folders over the model at `path`, by the name that requests know them by. All lie in memory beside
+    one base; in each step the answers of one adapter share a call of the model, and it switches from one to another.
+    """
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str | None = None,
+        dtype: str = "float32",
+        batch: int = 128,
+        cache_bytes: int = 4 << 30,
+        context_length: int | None = None,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(say("there is no CUDA GPU here", "这里没有 CUDA GPU"), None, say("use cpu", "请用 cpu"))
+        loaded: Any = load_model(path, dtype=dtype)
+        self._adapters = Adapters(loaded, path, adapters) if adapters else None
+        loaded.to(self._device)
+        model = cast(PreTrainedModel, loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
+        self._decoder = Decoder(model, self._device, self._adapters)
+        self.vocabulary = self._decoder.vocabulary_size
+        self.context_length = min(context_length or self._decoder.trained_context, self._decoder.trained_context)
+        self._scheduler = Scheduler(
+            self._decoder,
+            name="transformers",
+            parallel=batch,
+            cache_bytes=cache_bytes,
+            bytes_an_id=self._decoder.cache_bytes_per_token,
+        )
+        # at the latest when the interpreter ends: a thread inside torch must not outlive it
+        self._closing = weakref.finalize(self, self._scheduler.close)
+
+    def tasks(self, requests: Sequence[Request], sinks: Sequence[Sink]) -> list[AnswerTask]:
+        if self._adapters is not None:
+            for request in requests:
+                self._adapters.check(request.adapter)
+        return super().tasks(requests, sinks)
+
+    def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
+        """See `Engine.score`. Logits are computed only where a continuation needs them."""
+        for prefix, continuation in pairs:
+            check_pair(prefix, continuation, self.context_length, self.vocabulary)
+        scores: dict[int, Score] = {}
+        rows = sorted(rows_of(pairs), key=lambda row: len(row.ids))
+        start = 0
+        while start < len(rows):
+            stop = start + 1
+            while stop < len(rows) and (stop + 1 - start) * len(rows[stop].ids) <= _IDS_A_BATCH:
+                stop += 1
+            scores.update(self._score_rows(rows[start:stop]))
+            start = stop
+        return [scores[place] for place in range(len(pairs))]
+
+    def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """See `Engine.embed`. One text after another: padding would cost more than a batch gains on few texts."""
+        rows = []
+        for ids in texts:
+            check_text_ids(ids, self.context_length, self.vocabulary)
+        for ids in texts:
+            with self._decoder.turn:
+                hidden = self._decoder.hidden(input_ids=torch.tensor([ids], device=self._device), use_cache=False)
+            rows.append(torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).cpu().numpy())
+        return np.stack(rows) if rows else np.empty((0, 0), np.float32)
+
+    def close(self) -> None:
+        self._closing()
+
+    @torch.inference_mode()
+    def _score_rows(self, rows: Sequence[ScoreRow]) -> dict[int, Score]:
+        """Rows are padded on the right, where causal attention never looks."""
+        longest = max(len(row.ids) for row in rows)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        steps = [
+            (number, start + offset, wanted, place)
+            for number, row in enumerate(rows)
+            for place, start, continuation in row.scored
+            for offset, wanted in enumerate(continuation)
+        ]
+        sums: dict[int, float] = {}
+        greedy: dict[int, bool] = {}
+        with self._decoder.turn:
+            hidden = self._decoder.hidden(input_ids=ids.to(self._device), use_cache=False)
+            size = max(1, _LOGITS_BYTES // (4 * self.vocabulary))
+            for first in range(0, len(steps), size):
+                part = steps[first : first + size]
+                where, at, wanted_ids = (torch.tensor(column) for column in list(zip(*part, strict=True))[:3])
+                logits = self._decoder.logits(hidden[where, at])
+                chosen = logits.gather(1, wanted_ids.to(self._device)[:, None])[:, 0]
+                logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
+                likeliest = logits.argmax(dim=-1).tolist()
+                for (_, _, wanted, place), logprob, best in zip(part, logprobs, likeliest, strict=True):
+                    sums[place] = sums.get(place, 0.0) + logprob
+                    greedy[place] = greedy.get(place, True) and best == wanted
+        return {place: Score(sums[place], greedy[place]) for place in sums}
+
+
+class Adapters:
+    """LoRA adapters over one base, one of them active at a time, or none. Raises UserError as `load_adapter` does."""
+
+    def __init__(self, model: PreTrainedModel, base: Path, folders: Mapping[str, Path]) -> None:
+        from hanlin.models.adapters import load_adapter
+
+        if is_adapter(base):
+            what = say(
+                "adapters are switched over a model, and this is an adapter", "只能在模型上切换适配器，而这里是适配器"
+            )
+            raise UserError(what, base, say("name its base", "请指定其底座模型"))
+        files = check_model_folder(base)
+        # PEFT's names hold no dots, people's do
+        self._inner = {name: f"adapter{number}" for number, name in enumerate(folders)}
+        adapted: Any = model
+        for name, folder in folders.items():
+            check_base(folder, files)
+            adapted = load_adapter(adapted, folder, name=self._inner[name])
+        self._model = adapted
+        self._active: str | None = next(iter(folders))
+        self._model.set_adapter(self._inner[self._active])
+        self.switch(None)
+
+    def check(self, name: str | None) -> None:
+        """Raises UserError for the name of none that there is."""
+        if name is not None and name not in self._inner:
+            raise UserError(say(f"no adapter is called '{name}'", f"没有名为“{name}”的适配器"))
+
+    def switch(self, name: str | None) -> None:
+        """Make the adapter of that name act, or none. Raises UserError for an unknown one."""
+        if name == self._active:
+            return
+        self.check(name)
+        if name is None:
+            self._model.base_model.disable_adapter_layers()
+        else:
+            if self._active is None:
+                self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(self._inner[name])
+        self._active = name

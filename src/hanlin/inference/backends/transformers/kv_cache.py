@@ -1,0 +1,222 @@
+"""The working memory of a transformers model: a place for the keys and values of each sequence that is running.
+
+Owns how pieces of several sequences become one call of the model. Does not own which pieces share a step (`batching`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+
+from hanlin.inference.scheduler import Piece
+
+_IDS_A_STEP = 2048
+
+
+class Adapters(Protocol):
+    """What acts on top of the model, switched by name between two calls."""
+
+    def switch(self, name: str | None) -> None: ...
+
+
+class Decoder:
+    """A causal model on a device as the loop runs it; see `batching.Model`. Threads take turns by `turn`: two calls at
+    once would share the same cores, and an adapter acts for all of the model."""
+
+    def __init__(self, model: PreTrainedModel, device: torch.device, adapters: Adapters | None) -> None:
+        self.device = device
+        self.turn = threading.Lock()
+        self._decoder: Any = model.get_decoder()
+        self._head: Any = model.get_output_embeddings()
+        self._adapters = adapters
+        config: Any = model.config
+        self.layers = int(config.num_hidden_layers)
+        self.vocabulary_size = int(self._decoder.get_input_embeddings().weight.shape[0])
+        self.trained_context = int(config.max_position_embeddings)
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        self.cache_bytes_per_token = 2 * self.layers * int(heads * width) * model.dtype.itemsize
+
+    def context(self, *, sequences: int, length: int) -> Context:
+        return Context(self, sequences=sequences, length=length)
+
+    @torch.inference_mode()
+    def hidden(self, adapter: str | None = None, **inputs: Any) -> torch.Tensor:
+        """Hidden states [rows, ids, width]; the head that belongs to them is the adapter's until the next call."""
+        if self._decoder is None:
+            raise RuntimeError("the engine is closed")
+        if self._adapters is not None:
+            self._adapters.switch(adapter)
+        return cast(torch.Tensor, self._decoder(**inputs).last_hidden_state)
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Of hidden states [positions, width] the logits [positions, vocabulary] in float32."""
+        return cast(torch.Tensor, self._head(hidden).float())
+
+    def close(self) -> None:
+        with self.turn:
+            self._decoder = self._head = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class Context:
+    """Keys and values of `sequences` sequences of up to `length` ids each; see `batching.Context`."""
+
+    def __init__(self, decoder: Decoder, *, sequences: int, length: int) -> None:
+        self.length, self.batch = length, max(_IDS_A_STEP, sequences)
+        self._decoder = decoder
+        self._layers = [_Places(sequences, length) for _ in range(decoder.layers)]
+        self._cache = Cache(layers=list(self._layers))
+
+    def forget(self, sequence: int, start: int) -> None:
+        """Nothing to do: the mask hides what lies behind a sequence's end until it is overwritten."""
+
+    @torch.inference_mode()
+    def decode(self, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
+        """See `batching.Context.decode`. Pieces of one adapter and of similar length share a call of the model."""
+        results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in pieces]
+        for group in _groups(pieces):
+            with self._decoder.turn:
+                logits = self._run([pieces[place] for place in group])
+            first = 0
+            for place in group:
+                count = len(pieces[place].wanted)
+                results[place] = logits[first : first + count]
+                first += count
+        return results
+
+    def _run(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+        """The wanted logits [positions, vocabulary] of pieces of one adapter, one behind another. Rows are padded on
+        the right; nothing of the padding is kept."""
+        device = self._decoder.device
+        longest = max(len(piece.ids) for piece in pieces)
+        ids = np.zeros((len(pieces), longest), np.int64)
+        positions = np.zeros((len(pieces), longest), np.int64)
+        real = np.zeros((len(pieces), longest), np.bool_)
+        for row, piece in enumerate(pieces):
+            size = len(piece.ids)
+            ids[row, :size] = piece.ids
+            positions[row, :size] = np.arange(piece.start, piece.start + size)
+            real[row, :size] = True
+        sequences = np.array([piece.sequence for piece in pieces])
+        rows, columns = real.nonzero()
+        known = int(positions.max()) + 1
+        at = _Where(
+            sequences=_slice(sequences, device),
+            known=known,
+            rows=torch.from_numpy(rows).to(device),
+            columns=torch.from_numpy(columns).to(device),
+            into=torch.from_numpy(sequences[rows]).to(device),
+            positions=torch.from_numpy(positions[rows, columns]).to(device),
+        )
+        for layer in self._layers:
+            layer.at = at
+        places = torch.from_numpy(positions).to(device)
+        # padding counts as position 0, which every row holds: attention without any weight would be no number
+        mask = torch.arange(known, device=device)[None, None, None, :] <= places[:, None, :, None]
+        hidden = self._decoder.hidden(
+            pieces[0].adapter,
+            input_ids=torch.from_numpy(ids).to(device),
+            position_ids=places,
+            attention_mask=mask,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        wanted = [(row, offset) for row, piece in enumerate(pieces) for offset in piece.wanted]
+        if not wanted:
+            return np.empty((0, self._decoder.vocabulary_size), np.float32)
+        which, offsets = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
+        return cast(NDArray[np.float32], self._decoder.logits(hidden[which, offsets]).cpu().numpy())
+
+    def close(self) -> None:
+        for layer in self._layers:
+            layer.free()
+
+
+class _Where:
+    """Of one call: the sequences that its rows are, how many positions they see, and where its new ids belong."""
+
+    def __init__(
+        self,
+        sequences: slice | torch.Tensor,
+        known: int,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        into: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        self.sequences, self.known = sequences, known
+        self.rows, self.columns, self.into, self.positions = rows, columns, into, positions
+
+
+class _Places(DynamicLayer):
+    """Keys and values of one layer [sequences, heads, length, width]. A call writes its new ids and sees a view; only
+    where its sequences do not lie side by side are theirs copied for it."""
+
+    at: _Where
+
+    def __init__(self, sequences: int, length: int) -> None:
+        super().__init__()
+        self._shape = (sequences, length)
+        self._held: list[torch.Tensor] = []
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        at = self.at
+        if not self._held:
+            sequences, length = self._shape
+            self._held = [
+                _zeros((sequences, states.shape[1], length, states.shape[3]), states)
+                for states in (key_states, value_states)
+            ]
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        for held, states in zip(self._held, (key_states, value_states), strict=True):
+            held[at.into, :, at.positions] = states[at.rows, :, at.columns]
+        self.keys, self.values = (held[at.sequences, :, : at.known] for held in self._held)
+        return self.keys, self.values
+
+    def free(self) -> None:
+        self._held = []
+        self.keys = self.values = None
+
+
+def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """Zeros, for whatever is masked is still multiplied by a weight of 0. In main memory the system gives pages when
+    they are first written, which those of torch's own zeros are at once."""
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
+
+
+def _slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.Tensor:
+    """The same sequences as a slice where they lie side by side: indexing with it copies nothing."""
+    first = int(sequences[0])
+    if (sequences == np.arange(first, first + len(sequences))).all():
+        return slice(first, first + len(sequences))
+    return torch.from_numpy(sequences).to(device)
+
+
+def _groups(pieces: Sequence[Piece]) -> Iterator[list[int]]:
+    """Places of pieces of one adapter, none more than twice as long as another, in the order of their sequences."""
+    order = sorted(range(len(pieces)), key=lambda place: (pieces[place].adapter or "", len(pieces[place].ids)))
+    group: list[int] = []
+    for place in order:
+        if group:
+            first, piece = pieces[group[0]], pieces[place]
+            if piece.adapter != first.adapter or len(piece.ids) > 2 * len(first.ids):
+                yield sorted(group, key=lambda member: pieces[member].sequence)
+                group = []
+        group.append(place)
+    if group:
+        yield sorted(group, key=lambda member: pieces[member].sequence)

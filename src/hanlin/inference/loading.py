@@ -1,0 +1,134 @@
+"""From what a person names (a model folder, an adapter, GGUF files) to an open engine with its tokenizer and template.
+
+Does not run anything: that is the engine's. Both measuring and serving begin here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.protocol import ENGINES, FOR_GGUF, Engine, choose_gguf, gguf_files, open_engine
+from hanlin.models.folder.checks import CONFIG, is_adapter
+from hanlin.tokenizer.tokenizer import GENERATION_FILE, Tokenizer, read_json
+
+Kind = Literal["model", "adapter", "gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and what it is."""
+
+    weights: Path
+    folder: Path
+    kind: Kind
+
+    @property
+    def name(self) -> str:
+        """What a person would call it: the file's name, or the folder's as it was named, be it a link to another."""
+        return self.weights.stem if self.kind == "gguf" else self.weights.absolute().name
+
+
+def find_model(path: Path, file: str = "") -> Found:
+    """What lies at `path`: a model folder, an adapter folder, a GGUF file, or a folder of GGUF files.
+
+    `file` chooses among GGUF files by type (`Q8_0`) or name; without it the only one is taken, or the largest (the
+    one that lost least). Raises UserError when there is nothing to run, or `file` fits none or several.
+    """
+    if not path.exists():
+        what = say("there is no such file or folder", "没有这个文件或文件夹")
+        raise UserError(what, path, _hint_of_path())
+    candidates = gguf_files(path)
+    if candidates:
+        return Found(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
+    if file:
+        what = say(f"'{file}' was asked for, but there is no GGUF file here", f"指定了“{file}”，但这里没有 GGUF 文件")
+        raise UserError(what, path)
+    if is_adapter(path):
+        return Found(path, path, "adapter")
+    if (path / CONFIG).is_file():
+        return Found(path, path, "model")
+    raise UserError(say("there is no model here", "这里没有模型"), path, _hint_of_path())
+
+
+def split_choice(text: str | Path) -> tuple[Path, str]:
+    """`folder:Q8_0` as a path and the GGUF file chosen there; a path that exists as it stands chooses nothing."""
+    path = Path(text).expanduser()
+    match = re.fullmatch(r"(.+):([\w.-]{2,})", str(text))
+    if match is None or path.exists():
+        return path, ""
+    return Path(match[1]).expanduser(), match[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An engine and the tokenizer of the model it runs."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    found: Found
+
+    def template(self) -> ChatTemplate:
+        """The chat template that lies beside the model. Raises UserError when there is none."""
+        return ChatTemplate.load(self.found.folder, self.tokenizer)
+
+
+def open_model(
+    path: Path,
+    file: str = "",
+    engine: str = "auto",
+    *,
+    batch: int | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> Opened:
+    """Find a model, read its tokenizer, load it into an engine. Raises UserError as its parts do.
+
+    `batch` is how many answers are generated at once at most, `dtype` the number format of the weights, which a GGUF
+    file brings with it; None leaves either to the engine. `options` are the engine's own.
+    """
+    found = find_model(path, file)
+    if engine in ENGINES and (engine in FOR_GGUF) != (found.kind == "gguf"):
+        what = say(
+            f"the engine {engine} does not run this ({found.kind})", f"引擎 {engine} 不能运行此类模型（{found.kind}）"
+        )
+        hint = say(
+            "llama_cpp and llama_server run GGUF files, transformers and vllm everything else",
+            "llama_cpp 与 llama_server 运行 GGUF，其余用 transformers 或 vllm",
+        )
+        raise UserError(what, found.weights, hint)
+    if options.get("adapters") and found.kind == "gguf":
+        what = say("adapters cannot be switched over a GGUF file", "无法在 GGUF 文件上切换适配器")
+        raise UserError(what, found.weights, say("serve the model's folder", "请提供模型文件夹"))
+    if "threads" in options and found.kind != "gguf":
+        raise UserError(say("threads are llama.cpp's", "threads 只适用于 llama.cpp"), found.weights)
+    tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
+    if batch is not None:
+        options["parallel" if found.kind == "gguf" else "batch"] = batch
+    if dtype is not None and found.kind != "gguf" and engine != "vllm":
+        options["dtype"] = dtype
+    return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
+
+
+def sampling_of(folder: Path) -> dict[str, Any]:
+    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
+
+    Keys are those of `Sampling`.
+    """
+    config = read_json(folder / GENERATION_FILE)
+    if not config.get("do_sample"):
+        return {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}
+
+
+def _hint_of_path() -> str:
+    return say(
+        "name a model or adapter folder, a .gguf file, or a folder of .gguf files",
+        "请指定模型或适配器文件夹、.gguf 文件，或含 .gguf 文件的文件夹",
+    )

@@ -1,0 +1,1 @@
+"""Models as weights: loading, saving, adapters, and the stages that change a model."""

@@ -1,0 +1,1 @@
+"""Every program reads a chat template alike: the check and its backends."""

@@ -1,0 +1,1 @@
+"""Programs that render a chat, behind one interface."""

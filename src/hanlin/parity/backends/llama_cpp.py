@@ -1,0 +1,84 @@
+"""llama.cpp as a reader of a GGUF file: the template and the tokenizer in the file, by llama.cpp's own code.
+
+Owns the questions. Does not own the process that answers (`llama_cpp_host`).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.parity.backends.base import Prompt, openai_body
+
+_START_SECONDS = 600
+
+
+class LlamaCppConsumer:
+    """What llama.cpp's server makes of a chat: `/apply-template`, then the tokens as `/v1/chat/completions` takes them
+    (special tokens read, a begin token set where the file asks for one)."""
+
+    def __init__(self, file: Path) -> None:
+        """Raises UserError when llama.cpp cannot load the file."""
+        model = LlamaCppModel(file, vocabulary_only=True)
+        try:
+            self._stops = model.end_ids
+        finally:
+            model.close()
+        self.name = f"llama.cpp {file.name}"
+        self._key = secrets.token_urlsafe(16)
+        command = [sys.executable, "-m", "hanlin.parity.backends.llama_cpp_server", str(file), self._key]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        assert self._process.stdout is not None
+        self._connection: http.client.HTTPConnection | None = None
+        address = urlsplit(self._process.stdout.readline().strip())
+        if not address.port:
+            self.close()
+            raise UserError(say("llama.cpp's server does not start on this file", "llama.cpp 服务无法加载此文件"), file)
+        self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_START_SECONDS)
+
+    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+        return [self._prompt(prompt) for prompt in batch]
+
+    def _prompt(self, prompt: Prompt) -> list[int] | str:
+        rendered = self._post("/apply-template", openai_body(prompt))
+        if isinstance(rendered, str):
+            return rendered
+        body = {"content": rendered["prompt"], "add_special": True, "parse_special": True}
+        found = self._post("/tokenize", body)
+        return found if isinstance(found, str) else list(found["tokens"])
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any] | str:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        assert self._connection is not None
+        self._connection.request("POST", path, json.dumps(body).encode("ascii"), headers)
+        answer = self._connection.getresponse()
+        text = answer.read().decode("utf-8")
+        if answer.status == 200:
+            return dict(json.loads(text))
+        return f"{answer.status}: {text[:300]}"
+
+    def stops(self) -> frozenset[int] | None:
+        return self._stops
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,27 @@
+"""A process that answers for llama.cpp: its own server on a GGUF file, until the process that asked lets go.
+
+Owns the process. Does not own the questions (`llama_cpp_consumer`). It is a process of its own because the server's
+threads outlive a fork badly, and because a template that brings llama.cpp down must not bring down an export.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """`python -m hanlin.parity.backends.llama_cpp_server FILE KEY`: prints the address and serves until its input ends."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = sys.argv[1]
+    params.api_keys = [sys.argv[2]]
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 256, 1, 0
+    params.warmup, params.use_jinja, params.port, params.verbosity = False, True, 0, -1
+    server = xllamacpp.Server(params)
+    print(server.listening_address, flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

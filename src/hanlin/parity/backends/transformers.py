@@ -1,0 +1,73 @@
+"""transformers as a reader of a model folder: `AutoTokenizer` and its `apply_chat_template`.
+
+Owns the call. Does not own what is compared (`check`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.chat.turn_order import as_template_data, tools_as_template_data
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.core.records import Message
+from hanlin.parity.backends.base import Prompt
+from hanlin.tokenizer.tokenizer import GENERATION_FILE, read_json
+
+
+class TransformersConsumer:
+    """What `apply_chat_template` of transformers gives for the files of a folder."""
+
+    name = "transformers"
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self._folder = folder
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # what it raises for files it cannot read is of every kind
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            what = say(f"transformers cannot load this tokenizer: {reason}", f"transformers 无法加载此分词器：{reason}")
+            raise UserError(what, folder) from error
+        self._tokenizer.model_max_length = 10**9  # else it warns of long conversations
+        self._marks = "generation" in (self._tokenizer.chat_template or "").replace("add_generation_prompt", "")
+
+    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+        found: list[list[int] | str] = []
+        for prompt in batch:
+            try:
+                found.append(self._apply(prompt.messages, prompt.tools, add_generation_prompt=True)["input_ids"])
+            except Exception as error:  # a template's own refusal, among others
+                found.append(f"{type(error).__name__}: {error}")
+        return found
+
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[int], bytes | None] | str:
+        """Ids of a whole conversation and which the assistant generated, None where the template does not mark it."""
+        try:
+            whole = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return whole["input_ids"], bytes(whole["assistant_masks"]) if self._marks else None
+
+    def _apply(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._tokenizer.apply_chat_template(
+                as_template_data(messages), tools=tools_as_template_data(tools), return_dict=True, **options
+            )
+
+    def stops(self) -> frozenset[int] | None:
+        """The end ids that `generate` of transformers takes from the folder."""
+        named = read_json(self._folder / GENERATION_FILE).get("eos_token_id")
+        if named is None:
+            named = self._tokenizer.eos_token_id
+        return frozenset(named if isinstance(named, list) else [] if named is None else [named])
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,175 @@
+"""A running vLLM as a consumer: the ids that its own `/tokenize` gives to the turns of a chat.
+
+Owns OpenAI's form of a request and what can go wrong on the way. Does not start vLLM.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+from hanlin.parity.backends.base import Prompt, openai_body
+
+SECONDS = 30.0
+"""How long one answer may take; a rendering takes milliseconds."""
+
+AT_ONCE = 4
+"""Requests under way at a time: few, for the server may be at work for others."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class VllmConsumer:
+    """vLLM at `url`. Each answer is what `/v1/chat/completions` would begin from: both render by the same code."""
+
+    name = "vllm"
+
+    def __init__(self, url: str, api_key: str = "", model: str = "", *, chat_template: str = "") -> None:
+        """Ask which models are served. `model` is the name of one of them; without it, the first. `chat_template` is
+        Jinja that stands in for the served folder's own (vLLM must run with `--trust-request-chat-template`).
+
+        Raises UserError when nobody listens at `url`, when it is no vLLM, when the key is refused, or when `model` is
+        not served.
+        """
+        self.url = _base(url)
+        self._api_key = api_key
+        self._chat_template = chat_template
+        # No redirection: the key is for this server. No proxy on the way to this machine itself.
+        handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+        if urlsplit(self.url).hostname in _LOOPBACK:
+            handlers.append(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
+        served = self._served()
+        if model and model not in served:
+            what = say(f"vLLM does not serve {model!r}", f"vLLM 没有提供模型 {model!r}")
+            raise UserError(what, self.url, did_you_mean(model, served))
+        self.model = model or served[0]
+
+    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+        """Ids of each prompt, or what vLLM said of turns that its chat template does not take. Raises UserError when
+        vLLM cannot be asked or answers no ids."""
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(self._answer, batch))
+
+    def stops(self) -> None:
+        """It does not say at which ids it ends an answer: it takes them from `generation_config.json`."""
+
+    def close(self) -> None:
+        """Nothing is held between two requests."""
+
+    def _answer(self, prompt: Prompt) -> list[int] | str:
+        try:
+            return self._ids(prompt)
+        except _TurnsRefused as error:
+            return error.what
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        body = {
+            **openai_body(prompt),
+            "model": self.model,
+            "add_generation_prompt": True,
+            "add_special_tokens": False,  # the template writes them
+        }
+        if self._chat_template:
+            body["chat_template"] = self._chat_template
+        answer = self._ask("/tokenize", body)
+        ids = answer.get("tokens") if isinstance(answer, dict) else None
+        if not isinstance(ids, list) or not all(type(number) is int for number in ids):
+            raise self._not_vllm("/tokenize")
+        return ids
+
+    def _served(self) -> list[str]:
+        answer = self._ask("/v1/models")
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+        names = [name for name in ids if isinstance(name, str)]
+        if not names:
+            raise self._not_vllm("/v1/models")
+        return names
+
+    def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        where = self.url + path
+        headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        try:
+            with self._opener.open(urllib.request.Request(where, data, headers), timeout=SECONDS) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._refused(path, error.code, _told(error)) from error
+        except TimeoutError as error:
+            raise self._silent(where) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                raise self._silent(where) from error
+            what = say(f"vLLM cannot be reached: {reason}", f"无法连接 vLLM：{reason}")
+            hint = say(
+                "start it with `vllm serve MODEL --host 127.0.0.1`", "请先运行 vllm serve MODEL --host 127.0.0.1"
+            )
+            raise UserError(what, self.url, hint) from error
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise self._not_vllm(path) from error
+
+    def _refused(self, path: str, status: int, told: str) -> UserError:
+        where = self.url + path
+        if status in (401, 403):
+            what = say(f"vLLM refuses the key ({status})", f"vLLM 拒绝了密钥（{status}）")
+            hint = say("give the key that it was started with (--api-key)", "请提供启动时所用的密钥（--api-key）")
+            return UserError(what, where, hint)
+        if status in (404, 405) and "does not exist" not in told:
+            return self._not_vllm(path)
+        what = say(f"vLLM answers {status}: {told}", f"vLLM 返回 {status}：{told}")
+        return _TurnsRefused(what, where) if status == 400 else UserError(what, where)
+
+    def _silent(self, where: str) -> UserError:
+        what = say(f"no answer in {SECONDS:.0f} seconds", f"{SECONDS:.0f} 秒内没有回应")
+        return UserError(what, where, say("look at what vLLM prints", "请查看 vLLM 的输出"))
+
+    def _not_vllm(self, path: str) -> UserError:
+        what = say(f"what answers here is no vLLM: it has no {path}", f"这里应答的不是 vLLM：没有 {path}")
+        hint = say("give the address that `vllm serve` prints", "请填写 vllm serve 所显示的地址")
+        return UserError(what, self.url, hint)
+
+
+class _TurnsRefused(UserError):
+    """What vLLM says when the chat template raises."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:  # type: ignore[override]
+        return None
+
+
+def _base(url: str) -> str:
+    """The address without a path that clients of the API give with it."""
+    base = url.rstrip("/").removesuffix("/v1")
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        what = say("not the address of a server", "不是服务地址")
+        raise UserError(what, url, say("write http://127.0.0.1:8000", "请写成 http://127.0.0.1:8000"))
+    return base
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    """The reason that an answer gives in OpenAI's form, else its first words."""
+    try:
+        text = error.read(100_000).decode("utf-8", "replace")
+    except (OSError, HTTPException):
+        return str(error.reason)
+    try:
+        return str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return " ".join(text.split())[:200] or str(error.reason)

@@ -1,0 +1,290 @@
+"""Ollama's Modelfile: read by Ollama's own grammar, and written for a model whose chat template is a packaged one.
+
+Owns the file and the Go form of each packaged template (`go_templates/`). Does not own how Ollama renders it
+(`modelfile_consumer`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from hanlin.chat.packaged import packaged, packaged_source
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+from hanlin.tokenizer.tokenizer import Tokenizer, write_aside
+
+INSTRUCTIONS = (
+    *("from", "template", "system", "parameter", "message", "license", "adapter"),
+    *("draft", "renderer", "parser", "requires"),
+)
+ROLES = ("system", "user", "assistant")
+_BEGIN_BEFORE = "{{- bos_token -}}\n"
+"""What `ChatTemplate` sets before a template that writes no begin token though the tokenizer sets one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modelfile:
+    """What a Modelfile says. `parameters` holds every value of each name in order; Ollama takes all stops and the last
+    of the others. `others` are instructions that concern neither prompt nor stops."""
+
+    path: Path
+    model: str
+    template: str | None = None
+    system: str = ""
+    parameters: dict[str, list[str]] = field(default_factory=dict)
+    messages: tuple[tuple[str, str], ...] = ()
+    licences: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    others: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("stop", ()))
+
+    @property
+    def context(self) -> int | None:
+        """`num_ctx`: how many tokens Ollama keeps of a conversation; None leaves it to Ollama."""
+        values = self.parameters.get("num_ctx")
+        return int(values[-1]) if values else None
+
+
+class _Instruction(NamedTuple):
+    """One instruction: `about` is the parameter's name or the message's role, empty for the rest."""
+
+    name: str
+    about: str
+    value: str
+    line: int
+
+
+def read_modelfile(path: Path) -> Modelfile:
+    """Read a Modelfile as Ollama's parser does: instructions in any case, values to the end of the line or between
+    `\"\"\"`, characters that do not print (a full-width space, a joiner) left out.
+
+    Raises UserError with file and line for what is no Modelfile. Stricter than Ollama where it would go on in silence:
+    bytes that are no Unicode, an empty FROM, a `num_ctx` that is no number.
+    """
+    rows = list(_instructions(_text_of(path), path))
+    values: dict[str, list[_Instruction]] = {}
+    for row in rows:
+        values.setdefault(row.name, []).append(row)
+        if row.name == "from" and not row.value:
+            raise _wrong(path, row.line, say("FROM names no model", "FROM 没有写模型"))
+        number = row.name == "parameter" and row.about == "num_ctx"
+        if number and not re.fullmatch(r"[1-9]\d*", row.value):
+            what = say(f"num_ctx is no number of tokens: {row.value!r}", f"num_ctx 不是词元数：{row.value!r}")
+            raise _wrong(path, row.line, what)
+    if "from" not in values:
+        hint = say("a Modelfile names its model: FROM ./model.gguf", "Modelfile 须写明模型：FROM ./model.gguf")
+        raise UserError(say("there is no FROM in it", "其中没有 FROM"), path, hint)
+    parameters: dict[str, list[str]] = {}
+    for row in values.get("parameter", ()):
+        parameters.setdefault(row.about, []).append(row.value)
+    last = {name: found[-1].value for name, found in values.items()}
+    return Modelfile(
+        path=path,
+        model=last["from"],
+        template=last.get("template"),
+        system=last.get("system", ""),
+        parameters=parameters,
+        messages=tuple((row.about, row.value) for row in values.get("message", ())),
+        licences=tuple(row.value for row in values.get("license", ())),
+        adapters=tuple(row.value for row in values.get("adapter", ())),
+        others={name: last[name] for name in ("draft", "renderer", "parser", "requires") if name in last},
+    )
+
+
+def write_modelfile(
+    path: Path,
+    model: str,
+    template: ChatTemplate,
+    *,
+    context: int | None = None,
+    system: str = "",
+    licence: str = "",
+) -> None:
+    """Write the Modelfile of a GGUF file (`model`, a path as seen from the Modelfile) that chats by `template`.
+
+    `context` becomes `num_ctx`: without it Ollama keeps a few thousand tokens whatever the model can. `system` is for
+    a text of one's own; a template's own default stands in its Go form already and needs none. Every id that ends an
+    answer becomes a stop. What was written is read again and compared. Raises UserError when no Go form of the
+    template is known, or when a text cannot stand in a Modelfile.
+    """
+    stops = [str(template.tokenizer.backend.id_to_token(number)) for number in template.stop_ids]
+    wanted: list[tuple[str, str]] = [("FROM", model), ("TEMPLATE", go_template(template))]
+    wanted += [("SYSTEM", system)] if system else []
+    wanted += [("PARAMETER num_ctx", str(context))] if context else []
+    wanted += [("PARAMETER stop", stop) for stop in stops]
+    wanted += [("LICENSE", "".join(filter(_is_kept, licence)).strip())] if licence.strip() else []
+    for name, value in wanted:
+        if '"""' in value or not all(map(_is_kept, value)) or (name == "FROM" and _quoted(value) != value):
+            what = say(f"{name} cannot hold this text in a Modelfile", f"Modelfile 的 {name} 无法写入此文本")
+            hint = say(
+                'Ollama loses characters that do not print, and """ ends a text', '不可打印字符会丢失，""" 会结束文本'
+            )
+            raise UserError(what, path, hint)
+    write_aside(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
+    back = read_modelfile(path)
+    again = [back.model, back.template, *([system] if back.system == system and system else [])]
+    again += [*back.parameters.get("num_ctx", ()), *back.stops, *back.licences]
+    if again != [value for _, value in wanted]:
+        raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
+
+
+def go_template(template: ChatTemplate) -> str:
+    """The Go form of a packaged chat template, with the begin and end tokens of its tokenizer.
+
+    Raises UserError when the template is not a packaged one: Jinja in general has no Go form.
+    """
+    name = packaged_name(template.source)
+    if name is None:
+        raise UserError(
+            say("no Go template is known for this chat template", "此对话模板没有已知的 Go 模板"),
+            template.place,
+            say(
+                f"Ollama reads no Jinja; known are {', '.join(packaged())}",
+                f"Ollama 不读 Jinja；已知的有 {'、'.join(packaged())}",
+            ),
+        )
+    body = _go_source(name)
+    helpers = [_go_source(helper) for helper, mark in _HELPERS.items() if mark in body]
+    return "\n".join([_opening(template.tokenizer), *helpers, body])
+
+
+def packaged_name(source: str) -> str | None:
+    """Which packaged template a Jinja source is, if any."""
+    source = source.removeprefix(_BEGIN_BEFORE)
+    return next((name for name in packaged() if packaged_source(name) == source), None)
+
+
+_HELPERS = {"_json": 'template "quoted"', "_trim": 'template "trim"'}
+
+
+def _go_source(name: str) -> str:
+    """A Go template of ours; white space at the end of its file is none of it."""
+    return (resources.files("hanlin.contract") / "go_templates" / f"{name}.gotmpl").read_text(encoding="utf-8").rstrip()
+
+
+def _opening(tokenizer: Tokenizer) -> str:
+    """What the Go templates ask of the tokenizer. `$begin` opens the prompt: Ollama sets the begin token itself where
+    GGUF says so (and then a written one would be the second); `$again` opens later turns."""
+    begin, end = (str(tokenizer.config.get(name) or "") for name in ("bos_token", "eos_token"))
+    first = "" if tokenizer.adds_bos else begin
+    values = {"begin": first, "again": begin, "eos": end}
+    return "{{- " + " }}{{ ".join(f"${name} := {_go_text(value)}" for name, value in values.items()) + " }}"
+
+
+def _go_text(text: str) -> str:
+    """A text as Go writes it, in letters that print."""
+    letters = (f"\\U{ord(letter):08x}" if letter in '"\\' or not letter.isprintable() else letter for letter in text)
+    return '"' + "".join(letters) + '"'
+
+
+# ------------------------------------------------------------------------------------------------------ the grammar
+
+
+def _text_of(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+        wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(say(f"cannot be read as text: {error}", f"无法作为文本读取：{error}"), path) from error
+
+
+def _is_kept(letter: str) -> bool:
+    """Whether Ollama keeps a character of a value: what prints, and the white space of ASCII texts."""
+    return letter in "\t\r\n" or letter.isprintable()
+
+
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+_WORD = re.compile(r"[A-Za-z]*")
+_PARAMETER = re.compile(r"[A-Za-z0-9_]*")
+_LINE_END = re.compile(r"[\r\n]|\Z")
+
+
+def _instructions(text: str, path: Path) -> Iterator[_Instruction]:
+    """The instructions of a Modelfile one after another."""
+    place = _end(_BLANK, text, 0)
+    while place < len(text):
+        line = _line(text, place)
+        word, place = _word(_WORD, text, place)
+        name = word.lower()
+        if name not in INSTRUCTIONS:
+            shown = word or text[place]
+            what = say(f"there is no instruction {shown!r}", f"没有指令 {shown!r}")
+            raise _wrong(path, line, what, did_you_mean(name, INSTRUCTIONS))
+        about = ""
+        if name in ("parameter", "message"):
+            place = _gap(text, place, name, path, line)
+            about, place = _word(_PARAMETER if name == "parameter" else _WORD, text, place)
+            if name == "message" and about not in ROLES:
+                what = say(f"MESSAGE has no role {about!r}", f"MESSAGE 没有角色 {about!r}")
+                raise _wrong(path, line, what, did_you_mean(about, ROLES))
+            if not about:
+                raise _wrong(path, line, say("PARAMETER names no parameter", "PARAMETER 没有写参数名"))
+        place = _gap(text, place, f"{name} {about}".strip(), path, line)
+        value, place = _value(text, place, path, line)
+        yield _Instruction(name, about, value, line)
+        place = _end(_BLANK, text, place)
+
+
+def _value(text: str, start: int, path: Path, line: int) -> tuple[str, int]:
+    """A value and where it ends: with the first line end where no quotation mark is open."""
+    pieces: list[str] = []
+    for found in _LINE_END.finditer(text, start):
+        pieces.append("".join(filter(_is_kept, text[start : found.end()])))
+        start = found.end()
+        if len(pieces) == 1 or pieces[-1].rstrip(" \t\r\n").endswith('"'):
+            value = _unquoted("".join(pieces).strip(" \t\r\n"))
+            if value is not None:
+                return value, found.end()
+    hint = say("close it at the end of a line, with nothing behind", "请在行尾闭合，其后不要有其他内容")
+    raise _wrong(path, line, say("a quotation mark is never closed", "引号没有闭合"), hint)
+
+
+def _unquoted(raw: str) -> str | None:
+    """A value without its quotation marks; None while they are open."""
+    for mark in ('"""', '"'):
+        if raw.startswith(mark):
+            closed = len(raw) >= 2 * len(mark) and raw.endswith(mark)
+            return raw[len(mark) : -len(mark)] if closed else None
+    return raw
+
+
+def _quoted(value: str) -> str:
+    plain = value and value == value.strip() and not re.search(r'["\r\n]', value)
+    return value if plain else f'"""{value}"""'
+
+
+def _gap(text: str, place: int, before: str, path: Path, line: int) -> int:
+    """Past the one space that must stand after an instruction's words."""
+    if text[place : place + 1] not in (" ", "\t"):
+        after = before.upper() if " " not in before else before
+        what = say(f"after {after} a space and its value must follow", f"{after} 之后须有空格和取值")
+        raise _wrong(path, line, what)
+    return place + 1
+
+
+def _word(pattern: re.Pattern[str], text: str, place: int) -> tuple[str, int]:
+    end = _end(pattern, text, place)
+    return text[place:end], end
+
+
+def _end(pattern: re.Pattern[str], text: str, place: int) -> int:
+    found = pattern.match(text, place)
+    return found.end() if found else place
+
+
+def _line(text: str, place: int) -> int:
+    return len(re.findall(r"\r\n|\r|\n", text[:place])) + 1
+
+
+def _wrong(path: Path, line: int, what: str, hint: str | None = None) -> UserError:
+    return UserError(what, f"{path}:{line}", hint)

@@ -1,0 +1,1 @@
+"""Recipe to artifacts: plan, run, store, manifests, workers."""

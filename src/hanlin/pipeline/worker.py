@@ -1,0 +1,438 @@
+"""The bridge: one stage, one process. The control plane sends a job as JSON, the work plane does it, it is sealed.
+
+`Host` is the near side: it starts this module once and hands it jobs. The far side imports torch once and forks a fresh
+process for each job, so that no stage inherits another's memory and nobody waits ten seconds for imports per stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Self
+
+from hanlin import __version__
+from hanlin.config.kinds import KINDS
+from hanlin.config.settings.launch import Launch
+from hanlin.core.context import SCRATCH, Ancestor, Inputs, Job, Progress, die_with_parent
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.pipeline import torchrun
+from hanlin.pipeline.artifacts import FileEntry, InputEntry, Manifest, Store, lineage
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+    "xllamacpp",
+    "rensa",
+    "daft",
+)
+_HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelerate")
+
+OUTCOME = "outcome.json"
+CLOCK = "seconds"
+"""A file in the scratch folder, written anew every second while its stage is worked on."""
+
+
+class Host:
+    """A process that makes artifacts, started on first use and ended with the block."""
+
+    def __init__(self, preload: bool = False) -> None:
+        self._preload = preload
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._process is None:
+            return
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+    def make(self, job: Mapping[str, Any]) -> None:
+        """Make one artifact. Raises UserError as the work raised it; RuntimeError when the process died or failed."""
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-m", "hanlin.pipeline.worker", *(["--preload"] if self._preload else [])]
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_reply`)
+            )
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps(job, ensure_ascii=False) + "\n")
+        self._process.stdin.flush()
+        line = self._reply(self._process.stdout)
+        if not line:
+            code = self._process.wait()
+            if code in (130, -signal.SIGINT):
+                raise KeyboardInterrupt
+            raise RuntimeError(f"the worker of stage {job['stage']} ended with {code}")
+        reply = json.loads(line)
+        if "user_error" in reply:
+            raise UserError(*reply["user_error"])
+        if "interrupted" in reply:
+            raise KeyboardInterrupt
+        if "failed" in reply:
+            raise RuntimeError(reply["failed"])
+
+    def _reply(self, answers: IO[str]) -> str:
+        """The worker's next line. Ctrl-C is passed on, and the work given time to end as it likes: a training run saves
+        what it has. Another does not wait."""
+        try:
+            return answers.readline()
+        except KeyboardInterrupt:
+            self._pass_on_interrupt()
+        try:
+            return answers.readline()
+        except KeyboardInterrupt:
+            self._pass_on_interrupt()
+            raise
+
+    def _pass_on_interrupt(self) -> None:
+        if self._process is not None and self._process.poll() is None and os.name == "posix":
+            os.killpg(self._process.pid, signal.SIGINT)
+
+
+def serve_jobs(preload: bool) -> None:
+    """The far side: read jobs from standard input, fork for each, answer one line per job on standard output."""
+    die_with_parent()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
+    for line in sys.stdin:
+        job = json.loads(line)
+        if not hasattr(os, "fork"):
+            replies.write(json.dumps(_attempt(job), ensure_ascii=False) + "\n")
+            replies.flush()
+            return
+        if KINDS[job["kind"]].heavy:
+            _import_heavy()
+        gc.freeze()  # a million imported objects, which the child would look through for garbage again and again
+        reading, writing = os.pipe()
+        # an interrupt is for the child, whose answer is still to come; a function and not SIG_IGN, which programs that
+        # are started later would inherit
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            die_with_parent()
+            os.close(reading)
+            with os.fdopen(writing, "w", encoding="utf-8") as pipe:
+                pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
+            sys.stderr.flush()
+            os._exit(0)
+        os.close(writing)
+        if preload:
+            _import_heavy()  # while a light stage works, get ready for the next
+        with os.fdopen(reading, encoding="utf-8") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if not text:
+            text = json.dumps({"failed": f"stage {job['stage']} was killed (status {status})"})
+        replies.write(text + "\n")
+        replies.flush()
+
+
+def _import_heavy() -> None:
+    for name in _HEAVY:
+        try:
+            importlib.import_module(name)
+        except ImportError:  # the stage that needs it says so better
+            pass
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Let the libraries of this process use so many processor threads; before any of them has started its own."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _attempt(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one job and put the outcome into words that travel."""
+    _limit_threads(job.get("threads"))
+    try:
+        do(job)
+    except KeyboardInterrupt:
+        return {"interrupted": True}
+    except Exception as error:
+        return _in_words(error, job)
+    return {"made": True}
+
+
+def _in_words(error: Exception, job: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
+        where = error.filename or Store(Path(job["home"])).partial(job["kind"], job["key"])
+        return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
+    known = error if isinstance(error, UserError) else torchrun.lost(error)
+    if known is not None:
+        return {"user_error": [known.what, known.where, known.hint]}
+    return {"failed": traceback.format_exc()}
+
+
+def do(job: Mapping[str, Any]) -> Manifest:
+    """Make one artifact under its lock and seal it; if another process made it meanwhile, return that one."""
+    kind = KINDS[job["kind"]]
+    store = Store(Path(job["home"]))
+    launch = Launch.model_validate(job["launch"])
+    if launch.node_rank > 0:
+        return _follow(job, launch, store)
+    with store.lock(kind.name, job["key"]):
+        inputs = tuple(_entry(row["entry"]) for row in job["inputs"])
+        already = _made(job, store)
+        if already is not None:
+            return already
+        partial = store.partial(kind.name, job["key"])
+        scratch = partial / SCRATCH
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / torchrun.JOB).write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
+        started = datetime.now(UTC)
+        with _Clock(scratch / CLOCK) as clock:
+            in_group = kind.group and launch.grouped
+            metrics = _launch(job, launch, partial, scratch) if in_group else _work(job, partial)
+        settings = kind.settings.model_validate(job["settings"])
+        return store.seal(
+            partial,
+            Manifest(
+                kind=kind.name,
+                type=kind.type_made(settings),
+                version=kind.version,
+                key=job["key"],
+                digest="",
+                settings=job["settings"],
+                seed=job["seed"],
+                inputs=inputs,
+                files=(),
+                metrics=metrics,
+                made_by=_made_by(),
+                started=started.strftime("%Y-%m-%d %H:%M:%S"),
+                finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                seconds=round(clock.seconds, 3),
+                counted=job["counted"],
+            ),
+        )
+
+
+def _made(job: Mapping[str, Any], store: Store) -> Manifest | None:
+    """The artifact, where it is there already and was made from the same inputs."""
+    found = store.manifest(job["kind"], job["key"])
+    wanted = [row["entry"]["digest"] for row in job["inputs"]]
+    return found if found is not None and [entry.digest for entry in found.inputs] == wanted else None
+
+
+def _follow(job: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
+    """On the machines after the first: take part where a group of processes does the work, and wait for the artifact
+    that machine 0 makes of it. Raises UserError when nothing shows for `launch.timeout` seconds that it works on it."""
+    scratch = store.partial(job["kind"], job["key"]) / SCRATCH
+    grouped = KINDS[job["kind"]].group
+    seen, since = b"", time.monotonic()
+    while (made := _made(job, store)) is None:
+        if grouped and (scratch / torchrun.PREPARED).is_file():
+            code = torchrun.run(launch, scratch / torchrun.JOB)
+            reply = _outcome(scratch)
+            if code != 0:
+                torchrun.result(code, reply, job["stage"])
+            grouped = False  # what is left is machine 0's
+            since = time.monotonic()
+        beat = _bytes(scratch / CLOCK)
+        if beat != seen:
+            seen, since = beat, time.monotonic()
+        if time.monotonic() - since > launch.timeout:
+            raise torchrun.machine_0_is_silent(launch.timeout, job["stage"], job["home"])
+        time.sleep(0.5)
+    return made
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError:  # not there yet, or being replaced
+        return b""
+
+
+def _entry(row: Mapping[str, Any]) -> InputEntry:
+    return InputEntry(**{**row, "files": tuple(FileEntry(**item) for item in row["files"])})
+
+
+class _Clock:
+    """Seconds that an artifact took, over all tries; kept in a file every second, so that a kill loses little."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._before = float(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._before = 0.0
+        self._begun = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._begun
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._stop.wait(1.0):
+            try:
+                self._file.write_text(f"{self.seconds:.3f}", encoding="utf-8")
+            except OSError:
+                pass
+
+
+def _work(job: Mapping[str, Any], partial: Path, only_prepares: bool = False) -> dict[str, Any]:
+    kind = KINDS[job["kind"]]
+    settings = kind.settings.model_validate(job["settings"])
+    module, _, function = kind.run.partition(":")
+    paths: dict[str, tuple[Path, ...]] = {}
+    ancestors: dict[str, tuple[Ancestor, ...]] = {}
+    for row in job["inputs"]:
+        name = row["entry"]["field"]
+        found = tuple(Path(path) for path in row["paths"]) or _download(row["entry"])
+        paths[name] = paths.get(name, ()) + found
+        if kind.lineage and row["entry"]["artifact"]:
+            ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
+    progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
+    work = getattr(importlib.import_module(module), function)
+    launch = Launch.model_validate(job["launch"])
+    given = Job(
+        job["seed"],
+        progress,
+        launch.mode,
+        launch.offload,
+        only_prepares=only_prepares,
+        log=Path(job["log"]),
+        cores=launch.threads or _cores(),
+        ray=launch.ray or "",
+    )
+    metrics: dict[str, Any] = work(settings, Inputs(paths, ancestors), partial, given)
+    progress.done()
+    return metrics
+
+
+def _cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Fetch a pinned hub repository (`hf:owner/name@revision`), of data where a source names it and of a model
+    elsewhere; `HF_ENDPOINT` names a mirror."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
+    try:
+        kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
+        return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
+        raise UserError(
+            say(f"cannot be fetched: {type(error).__name__}", f"无法下载：{type(error).__name__}"), entry["key"], hint
+        ) from error
+
+
+def _launch(job: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
+    """Do the work in a torchrun group, whose rank 0 leaves the metrics in the scratch folder. What can be done before
+    it begins is: no time limit of the group runs meanwhile, and no other process waits."""
+    prepared = scratch / torchrun.PREPARED
+    prepared.unlink(missing_ok=True)
+    (scratch / OUTCOME).unlink(missing_ok=True)
+    _work(job, partial, only_prepares=True)
+    prepared.touch()
+    code = torchrun.run(launch, scratch / torchrun.JOB)
+    return torchrun.result(code, _outcome(scratch), job["stage"])
+
+
+def _outcome(scratch: Path) -> dict[str, Any]:
+    file = scratch / OUTCOME
+    reply: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return reply
+
+
+def run_rank(job_file: Path) -> None:
+    """One rank of a torchrun group."""
+    die_with_parent()
+    job = json.loads(job_file.read_text(encoding="utf-8"))
+    _limit_threads(job.get("threads"))
+    partial = Store(Path(job["home"])).partial(job["kind"], job["key"])
+    outcome = partial / SCRATCH / OUTCOME
+    try:
+        reply = {"metrics": _work(job, partial)}
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # the first to fail knows why: the others only see that it is gone
+        with contextlib.suppress(FileExistsError), outcome.open("x", encoding="utf-8") as file:
+            json.dump(_in_words(error, job), file, ensure_ascii=False)
+        sys.stderr.flush()
+        os._exit(2)  # threads of a broken group may not end
+    if os.environ.get("RANK", "0") == "0":
+        outcome.write_text(json.dumps(reply, ensure_ascii=False), encoding="utf-8")
+
+
+def _made_by() -> dict[str, Any]:
+    packages = {}
+    for name in _PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "hanlin": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": packages,
+    }
+
+
+if __name__ == "__main__":
+    if "--rank" in sys.argv:
+        run_rank(Path(sys.argv[sys.argv.index("--rank") + 1]))
+    else:
+        try:
+            serve_jobs("--preload" in sys.argv)
+        except KeyboardInterrupt:
+            sys.exit(130)

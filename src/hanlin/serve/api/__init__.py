@@ -1,0 +1,1 @@
+"""What all APIs share, and the plain API."""

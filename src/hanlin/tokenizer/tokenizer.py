@@ -1,0 +1,470 @@
+"""A tokenizer folder as an object: text to ids, ids to text at once or as they come, and the files it is saved as.
+
+Owns the rule that text never turns into special tokens. Does not own conversations (`chat_template`) or training a
+vocabulary (`vocabulary`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tokenizers
+
+from hanlin.chat.turn_order import check_text
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    from hanlin.tokenizer.tiktoken_encoder import RankEncoder
+
+PrefixRule = Literal["none", "first", "each"]
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+SENTENCEPIECE_FILE = "tokenizer.model"
+TEMPLATE_FILE = "chat_template.jinja"
+GENERATION_FILE = "generation_config.json"
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>")
+_SHORT, _MOST_SHORT = 16, 10_000
+"""Texts of at most so many characters are encoded once: what a template writes between special tokens, above all."""
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SPACE = "\u2581"
+
+
+class Tokenizer:
+    """A tokenizer of the `tokenizers` library with the names of its special tokens.
+
+    `encode` takes every text as plain text: `<|eot_id|>` typed by a person becomes the ids of its letters. Special
+    tokens are set by id, by who renders a conversation. `decode` is defined as what `stream_decoder` gives, so an
+    answer reads the same whether it is shown while it is written or afterwards.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Path) -> None:
+        self.backend = backend
+        self.config = dict(config)
+        self.folder = folder
+        self._short: dict[tuple[str, bool], list[int]] = {}
+        self._ranked: RankEncoder | None = None
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a SentencePiece model alone is converted.
+
+        Raises UserError when there is no tokenizer, or when a file cannot be read as what its name says.
+        """
+        folder = Path(folder)
+        config = _configuration(folder)
+        file = folder / TOKENIZER_FILE
+        if file.is_file():
+            try:
+                backend = tokenizers.Tokenizer.from_file(str(file))
+            except Exception as error:  # the library raises plain Exception
+                hint = say("copy the tokenizer again from its source", "请从来源重新拷贝分词器文件")
+                raise UserError(
+                    say(f"not a tokenizer of the tokenizers library: {error}", f"不是 tokenizers 库的分词器：{error}"),
+                    file,
+                    hint,
+                ) from error
+        elif (folder / SENTENCEPIECE_FILE).is_file():
+            backend = _converted(folder, config)
+        else:
+            hint = say(
+                "name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it",
+                "请指定含有 tokenizer.json（或 SentencePiece 的 tokenizer.model）的模型或分词器目录",
+            )
+            raise UserError(say("there is no tokenizer here", "这里没有分词器"), folder, hint)
+        _add_named(backend, config)
+        return cls(backend, config, folder)
+
+    def encode(self, text: str, *, inside: bool = False) -> list[int]:
+        """Ids of plain text: no special token is recognised, none is added.
+
+        `inside` says that the text goes on from other text, so that a SentencePiece tokenizer puts no space before it.
+        """
+        if len(text) > _SHORT:
+            return self._encoded(text, inside)
+        known = self._short.get((text, inside))
+        if known is None:
+            known = self._short[text, inside] = self._encoded(text, inside)
+            if len(self._short) > _MOST_SHORT:
+                self._short.clear()
+        return known[:]
+
+    def quicken(self) -> None:
+        """Get ready to encode very much text: where another encoder is proven to give the same ids, it is taken from
+        now on. The proof takes a second for a vocabulary of a hundred thousand tokens."""
+        from hanlin.tokenizer.tiktoken_encoder import RankEncoder  # what it imports is for much text alone
+
+        if self._ranked is None and self.prefix_rule == "none":
+            self._ranked = RankEncoder.of(self.backend, BYTE_OF)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether `quicken` was called and found another encoder."""
+        return self._ranked is not None
+
+    def _encoded(self, text: str, inside: bool) -> list[int]:
+        if self._ranked is not None and (known := self._ranked.encode(text)) is not None:
+            return known
+        backend = self._inner if inside else self.backend
+        try:  # of one text a batch: it is spared the places of tokens in the text
+            return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        except TypeError:  # what the library says of text that is no Unicode
+            check_text(text)
+            raise
+
+    def encode_many(self, texts: Sequence[str], *, inside: bool = False) -> list[list[int]]:
+        """`encode` of each text; the library uses every core for it, unless it was quickened."""
+        if self._ranked is not None:
+            known = [ids for text in texts if (ids := self._ranked.encode(text)) is not None]
+            if len(known) == len(texts):
+                return known
+        backend = self._inner if inside else self.backend
+        try:
+            return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except TypeError:
+            for place, text in enumerate(texts, start=1):
+                check_text(text, say(f"text {place}", f"第 {place} 个文本"))
+            raise
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        stream = self.stream_decoder(skip_special)
+        return "".join([*map(stream.put, ids), stream.end()])
+
+    def stream_decoder(self, skip_special: bool = True) -> StreamDecoder:
+        return StreamDecoder(self, skip_special)
+
+    def token_id(self, token: str) -> int | None:
+        return self.backend.token_to_id(token)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @cached_property
+    def _length(self) -> int:
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def added_tokens(self) -> dict[str, tokenizers.AddedToken]:
+        """Every token that stands outside the model's own vocabulary or is matched before it, by content."""
+        return {token.content: token for token in self.backend.get_added_tokens_decoder().values()}
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are never text: the tokens that the tokenizer itself marks as special."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(number for number, token in added.items() if token.special)
+
+    @property
+    def bos_id(self) -> int | None:
+        return self._named_id("bos_token")
+
+    @property
+    def eos_id(self) -> int | None:
+        return self._named_id("eos_token")
+
+    @cached_property
+    def pad_id(self) -> int | None:
+        """The padding token, never one that ends a text: where `pad_token` is the end of text, an unused token is."""
+        for token in (self.config.get("pad_token"), *PAD_CANDIDATES):
+            number = self.token_id(token) if token else None
+            if number is not None and number not in (self.eos_id, self.bos_id):
+                return number
+        return None
+
+    @cached_property
+    def prefix_rule(self) -> PrefixRule:
+        """Where a space is set before text: nowhere, at the start of the whole, or after every special token too."""
+        return _prefix_rule(_rules(self.backend))
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer's own rule sets its begin token before a text."""
+        if self.bos_id is None:
+            return False
+        return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
+
+    def token_bytes(self, number: int) -> bytes:
+        """The bytes that a token adds to a text; none for an id that has no token."""
+        known = self._bytes.get(number)
+        if known is None:
+            token = self.backend.id_to_token(number)
+            known = self._bytes[number] = b"" if token is None else self._spell(token)
+        return known
+
+    def save(self, folder: Path) -> None:
+        """Write every file of the tokenizer: with it its chat template and generation settings where it has them."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
+        write_json_aside(folder / CONFIG_FILE, self.saved_config())
+        here = folder.resolve()
+        for name in (TEMPLATE_FILE, GENERATION_FILE):
+            source = self.folder / name
+            if source.is_file() and self.folder.resolve() != here:
+                aside = folder / (name + ".writing")
+                shutil.copyfile(source, aside)
+                os.replace(aside, folder / name)
+        inline = self.config.get("chat_template")
+        if isinstance(inline, str) and not (folder / TEMPLATE_FILE).is_file():
+            write_aside(folder / TEMPLATE_FILE, inline)
+
+    def saved_config(self) -> dict[str, Any]:
+        """What `tokenizer_config.json` says, so that transformers reads `tokenizer.json` as it stands.
+
+        The class is the generic one: transformers 5 rebuilds the rules of a `LlamaTokenizer` by itself and then sets
+        no space after special tokens where the file (and Llama 2's training) does.
+        """
+        named = {name: self.config[name] for name in NAMED_TOKENS if self.config.get(name)}
+        if self.pad_id is not None:
+            named["pad_token"] = self.backend.id_to_token(self.pad_id)
+        limit = self.config.get("model_max_length", 10**30)
+        return {
+            **named,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": limit,
+            "padding_side": "right",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        }
+
+    def _named_id(self, name: str) -> int | None:
+        token = self.config.get(name)
+        return self.token_id(token) if token else None
+
+    @cached_property
+    def _inner(self) -> tokenizers.Tokenizer:
+        """The same tokenizer without the space that SentencePiece sets before a text."""
+        return self.backend if self.prefix_rule == "none" else _without_prefix(self.backend)
+
+    @cached_property
+    def _bytes(self) -> dict[int, bytes]:
+        return {}
+
+    @cached_property
+    def decoder_steps(self) -> tuple[str, ...]:
+        """The kinds of steps by which tokens become text, by the library's names."""
+        return tuple(step["type"] for step in _steps(_rules(self.backend)["decoder"], "decoders"))
+
+    @cached_property
+    def strips_first_space(self) -> bool:
+        """Whether decoding takes away the space that encoding sets before a text."""
+        return "Strip" in self.decoder_steps or ("Metaspace" in self.decoder_steps and self.prefix_rule != "none")
+
+    def _spell(self, token: str) -> bytes:
+        if "ByteLevel" in self.decoder_steps:
+            values = [BYTE_OF.get(letter) for letter in token]
+            return token.encode() if None in values else bytes(value for value in values if value is not None)
+        if "ByteFallback" in self.decoder_steps or "Metaspace" in self.decoder_steps:
+            byte = _BYTE.fullmatch(token) if "ByteFallback" in self.decoder_steps else None
+            return bytes([int(byte[1], 16)]) if byte else token.replace(_SPACE, " ").encode()
+        kinds = ", ".join(self.decoder_steps) or "-"
+        raise UserError(
+            say(f"the tokenizer decodes by rules that are not known here: {kinds}", f"不支持的解码规则：{kinds}"),
+            self.folder,
+            say("byte-level BPE and SentencePiece are", "支持字节级 BPE 与 SentencePiece"),
+        )
+
+
+class StreamDecoder:
+    """Text of ids as they come. A character leaves only when it is whole; `end` gives what is left."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._at_start = tokenizer.strips_first_space
+
+    def put(self, number: int) -> str:
+        return "" if number in self._skipped else self._text(self._tokenizer.token_bytes(number))
+
+    def end(self) -> str:
+        return self._text(b"", final=True)
+
+    def _text(self, data: bytes, final: bool = False) -> str:
+        text = self._utf8.decode(data, final)
+        if self._at_start and text:
+            self._at_start = False
+            return text.removeprefix(" ")
+        return text
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level BPE writes bytes with (GPT-2, `bytes_to_unicode`): printable ones stand for
+    themselves, the rest are numbered from U+0100."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
+    return letters
+
+
+BYTE_OF = _byte_letters()
+LETTER_OF = {byte: letter for letter, byte in BYTE_OF.items()}
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file at once or not at all."""
+    aside = path.with_name(path.name + ".writing")
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(aside, path)
+
+
+def write_json_aside(path: Path, data: Mapping[str, Any]) -> None:
+    write_aside(path, json.dumps(dict(sorted(data.items())), ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a file, empty when there is no file. Raises UserError when it is not one."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path) from error
+    if not isinstance(data, dict):
+        raise UserError(say("not a JSON object", "不是 JSON 对象"), path)
+    return data
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _configuration(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json`, its named tokens as text, completed from `special_tokens_map.json`."""
+    config = read_json(folder / CONFIG_FILE)
+    elsewhere = read_json(folder / "special_tokens_map.json")
+    for name in NAMED_TOKENS:
+        config[name] = _content(config.get(name)) or _content(elsewhere.get(name))
+    return config
+
+
+def _add_named(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+    """Make the tokens that only `tokenizer_config.json` knows known to the tokenizer, each under its id there."""
+    listed = config.get("added_tokens_decoder") or {}
+    for number, row in sorted(listed.items(), key=lambda item: int(item[0])):
+        content = _content(row)
+        if content is None or backend.token_to_id(content) is not None:
+            continue
+        flags = {name: bool(row.get(name)) for name in ("lstrip", "rstrip", "normalized", "single_word")}
+        token = tokenizers.AddedToken(content, special=bool(row.get("special")), **flags)
+        backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
+        if backend.token_to_id(content) != int(number):
+            raise UserError(
+                say(
+                    f"{content!r} has id {number} in {CONFIG_FILE} but cannot have it in {TOKENIZER_FILE}",
+                    f"{content!r} 在 {CONFIG_FILE} 中的编号 {number} 与 {TOKENIZER_FILE} 不一致",
+                ),
+                None,
+                say("save the tokenizer again with the library it came from", "请用原来的库重新保存分词器"),
+            )
+    for name in NAMED_TOKENS:
+        token_text = config.get(name)
+        if token_text and backend.token_to_id(token_text) is not None:
+            backend.add_special_tokens([tokenizers.AddedToken(token_text, special=True, normalized=False)])
+
+
+def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """A folder's SentencePiece model as a fast tokenizer, by transformers' converter and SentencePiece's own rule of
+    the first space.
+
+    The converter always sets a space before the very first text and nowhere else. SentencePiece does as its model
+    says; it knows no special tokens within a text, so a model trained with it saw the space before each piece between
+    them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
+    pieces' scores. Where many pieces have one score, as in vocabularies that were merged with a score of 0,
+    SentencePiece takes the leftmost and `tokenizer.json` cannot say so: ids then differ here and there from
+    SentencePiece's, and agree with those of every engine that reads the converted file.
+    """
+    file = folder / SENTENCEPIECE_FILE
+    try:
+        import sentencepiece
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        what = say(
+            "a SentencePiece model needs the package sentencepiece", "读取 SentencePiece 模型需要 sentencepiece 包"
+        )
+        raise UserError(what, file, "pip install 'hanlin[sentencepiece]'") from error
+    try:
+        sets_space = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode("a", out_type=str)[0] != "a"
+        fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    except Exception as error:  # what a broken protobuf raises depends on the library beneath
+        hint = say("it must be a SentencePiece BPE model as Llama 2 has", "须为 Llama 2 所用的 SentencePiece BPE 模型")
+        what = say(f"the SentencePiece model cannot be converted: {error}", f"SentencePiece 模型无法转换：{error}")
+        raise UserError(what, file, hint) from error
+    backend.pre_tokenizer = None
+    steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", _SPACE)]
+    text_steps = [
+        tokenizers.decoders.Replace(_SPACE, " "),
+        tokenizers.decoders.ByteFallback(),
+        tokenizers.decoders.Fuse(),
+    ]
+    if sets_space and config.get("legacy") is False:
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        steps = []
+    elif sets_space:
+        steps.insert(0, tokenizers.normalizers.Prepend(_SPACE))
+    if sets_space:
+        text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
+    backend.normalizer = tokenizers.normalizers.Sequence(steps)
+    backend.decoder = tokenizers.decoders.Sequence(text_steps)
+    return backend
+
+
+def _rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+    """The tokenizer's rules as data, without the model, which would be tens of megabytes."""
+    parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer, "decoder": backend.decoder}
+    return {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
+
+
+def _steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """The steps of a normaliser or pre-tokenizer, a sequence taken apart."""
+    if rule is None:
+        return []
+    return [dict(step) for step in rule[inner]] if rule["type"] == "Sequence" else [dict(rule)]
+
+
+def _prefix_rule(rules: Mapping[str, Any]) -> PrefixRule:
+    if any(step["type"] == "Prepend" for step in _steps(rules["normalizer"], "normalizers")):
+        return "each"
+    for step in _steps(rules["pre_tokenizer"], "pretokenizers"):
+        if step["type"] == "Metaspace":
+            scheme = step.get("prepend_scheme", "always")
+            return "each" if scheme == "always" else "first" if scheme == "first" else "none"
+        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
+            return "each"
+    return "none"
+
+
+def _without_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy of a tokenizer that sets no space before a text."""
+    rules = _rules(backend)
+    normalizers = [step for step in _steps(rules["normalizer"], "normalizers") if step["type"] != "Prepend"]
+    pretokenizers = _steps(rules["pre_tokenizer"], "pretokenizers")
+    for step in pretokenizers:
+        if step["type"] == "Metaspace":
+            step["prepend_scheme"] = "never"
+        elif step["type"] == "ByteLevel":
+            step["add_prefix_space"] = False
+    inner = tokenizers.Tokenizer.from_str(backend.to_str())
+    normalizer: Any = tokenizers.normalizers.Sequence([])
+    normalizer.__setstate__(json.dumps({"type": "Sequence", "normalizers": normalizers}).encode())
+    inner.normalizer = normalizer
+    if pretokenizers:
+        pretokenizer: Any = tokenizers.pre_tokenizers.Sequence([])
+        pretokenizer.__setstate__(json.dumps({"type": "Sequence", "pretokenizers": pretokenizers}).encode())
+        inner.pre_tokenizer = pretokenizer
+    inner.encode_special_tokens = True
+    return inner

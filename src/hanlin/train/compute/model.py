@@ -1,0 +1,410 @@
+"""The model as training computes it: hidden states of a pass, the output head, and the number format of both.
+
+Owns the forward pass in training, over the weights of transformers' Llama and PEFT's adapters. Does not own those
+modules, their names or their files (`model/`); that both compute the same is a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.integrations import dequantize_bnb_weight
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.models.adapters import start_of, token_rows
+from hanlin.models.load import load_model
+from hanlin.train.compute.attention import Documents, documents_attention
+from hanlin.train.compute.block import (
+    Matrix,
+    Norm,
+    PackedMatrix,
+    TurnedMatrix,
+    added,
+    feed_forward,
+    normalised,
+    projected,
+    rotated,
+)
+from hanlin.train.compute.embeddings import Embeddings, Head, HeadOfRows, noise
+from hanlin.train.compute.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
+from hanlin.train.compute.lm_head_loss import filled, summed_loss, token_log_probabilities
+from hanlin.train.compute.runtime import keep_freed_memory
+from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.optim.trainable import NeededTokens, chosen_part
+
+NumberFormat = Literal["float32", "bfloat16"]
+Found = TypeVar("Found")
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Documents], torch.Tensor]
+KERNELS: dict[Kernel, Attention] = {
+    "grouped": documents_attention,
+    "varlen": varlen_attention,
+    "flex": flex_documents_attention,
+}
+PIECE = 256
+"""Positions whose logits are there at once where a pass is only read."""
+
+
+class _Block(NamedTuple):
+    """One decoder block, of the module `layer`."""
+
+    layer: nn.Module
+    before_attention: Norm
+    query_key_value: tuple[Matrix, Matrix, Matrix]
+    output: Matrix
+    before_feed_forward: Norm
+    gate_up_down: tuple[Matrix, Matrix, Matrix]
+
+    def refresh(self, number_format: torch.dtype) -> None:
+        for matrix in (*self.query_key_value, self.output, *self.gate_up_down):
+            matrix.refresh(number_format)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """How a model computes whose weights lie in parts with all processes (`placement`).
+
+    The modules' own calls bring the parts together, so each process has to make them equally often: `most` is the
+    greatest of all processes' counts. `whole` calls the model, `backward` goes back through what it made.
+    """
+
+    whole: Callable[..., Any]
+    backward: Callable[[torch.Tensor], Any]
+    most: Callable[[int], int]
+
+
+def run(work: Callable[..., Found], *given: Any) -> Found:
+    """What stands in for `forward` of a module whose call brings its weights together: the work is done inside."""
+    return work(*given)
+
+
+class Network:
+    """A model on its device. In bfloat16, what is trained is kept in float32 and cast once for each step (Micikevicius
+    et al. 2018, arXiv:1710.03740, section 3.1), what is frozen is kept in bfloat16, and the stream between blocks,
+    norms, rotations and losses are float32."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, device: torch.device, number_format: NumberFormat) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()
+        self.model = model
+        self.device = device
+        self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
+        self.recomputes = False
+        """Whether activations are computed again in the backward pass instead of being kept."""
+        self.untrained: tuple[str, ...] = ()
+        """Special tokens of the data whose rows nobody had trained; they are trained now."""
+        self.start: dict[str, torch.Tensor] | None = None
+        """What an adapter started with, where that was taken out of its base."""
+        self.noise = 0.0
+        """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
+        self.attention: Attention = documents_attention
+        """The kernel that tokens attend by within their documents."""
+        self.gathering: Gathering | None = None
+        for parameter in model.parameters():
+            if not parameter.requires_grad and parameter.is_floating_point():
+                parameter.data = parameter.data.to(self.dtype)
+        model.to(device)  # type: ignore[arg-type]
+        causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
+        self.causal, body = causal, causal.model
+        self.head_size = int(causal.config.head_dim)
+        self._rotary = body.rotary_emb
+        self._blocks = [_block(layer) for layer in body.layers]
+        self._take_ends()
+        self.refresh()
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [block.layer for block in self._blocks]
+
+    def _take_ends(self) -> None:
+        body = self.causal.model
+        self._embeddings = _embeddings(body.embed_tokens)
+        self._norm = _norm(body.norm)
+        self._head = _head(self.causal.get_output_embeddings())
+
+    def refresh(self) -> None:
+        """Take over the weights as the last step left them; called once before the passes of a step."""
+        if self.gathering is not None:  # they are taken over when they have been brought together
+            return
+        self._head.refresh(self.dtype)
+        for block in self._blocks:
+            block.refresh(self.dtype)
+
+    def gather(self, gathering: Gathering) -> None:
+        """Compute from now on with weights that lie in parts with all processes."""
+        self.gathering = gathering
+        for module in (self.model, *self.layers):
+            module.forward = run
+
+    def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
+        """The units of this process in passes, on the device. Where all processes have to go through the model equally
+        often, one with fewer passes than others does so with a unit that does not count."""
+        if self.gathering is None:
+            for batch in rows.passes(units, pass_tokens):
+                yield batch.to(self.device)
+            return
+        batches = list(rows.passes(units, pass_tokens))  # the number has to be agreed on before the first
+        more = self.gathering.most(len(batches)) - len(batches)
+        for batch in batches:
+            yield batch.to(self.device)
+        for _ in range(more):
+            nothing = self.summed_loss(next(rows.passes([0], pass_tokens)).to(self.device)) * 0.0
+            if nothing.requires_grad:
+                self.backward(nothing)
+
+    def backward(self, total: torch.Tensor) -> None:
+        """Add the gradients of a pass's loss to those of the step."""
+        if self.gathering is None:
+            total.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.gathering.backward(total)
+
+    def choose_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
+        """Take a kernel. Raises UserError where it cannot run."""
+        self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
+
+    def hidden(self, batch: Pass) -> torch.Tensor:
+        """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
+        return self._filled(batch)[: len(batch.targets)]
+
+    def _filled(self, batch: Pass) -> torch.Tensor:
+        """The same, and what fills them up to a size that occurs again (`losses.filled`)."""
+        stream = self._embeddings.read(batch.ids[0])
+        if self.noise and self.model.training:
+            stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
+        if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
+            stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
+        entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
+        more = filled(len(batch.learnt), entries, trained, self.device.type != "cpu") - len(batch.learnt)
+        learnt = torch.cat([batch.learnt, batch.learnt[-1:].expand(more)])
+        cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
+        for block in self._blocks:
+            wanted = learnt if block is self._blocks[-1] else None
+            through = self._through if self.gathering is None else self._through_gathered
+            if self.recomputes and torch.is_grad_enabled():
+                stream = checkpoint(through, block, stream, cosine, sine, batch.documents, wanted, use_reentrant=False)
+            else:
+                stream = through(block, stream, cosine, sine, batch.documents, wanted)
+        return normalised(stream, self._norm, self.dtype)
+
+    def summed_loss(self, batch: Pass) -> torch.Tensor:
+        """Minus the summed log-probability of a pass's targets."""
+        return self._within(self._summed_loss, batch)
+
+    def _summed_loss(self, batch: Pass) -> torch.Tensor:
+        return summed_loss(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+
+    def token_log_probabilities(self, batch: Pass) -> torch.Tensor:
+        """The log-probability of each of a pass's targets, float32 [n]."""
+        return self._within(self._token_log_probabilities, batch)
+
+    def _token_log_probabilities(self, batch: Pass) -> torch.Tensor:
+        return token_log_probabilities(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+
+    def read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
+        [n]: what greedy writing puts there. Without gradients."""
+        return self._within(self._read, batch)
+
+    @torch.no_grad()
+    def _read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+        found, likeliest = [], []
+        for piece, targets in zip(self.hidden(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
+            shares = (piece @ self._head.cast.T).float().log_softmax(-1)
+            found.append(shares.gather(1, targets[:, None])[:, 0])
+            likeliest.append(shares.argmax(-1))
+        return torch.cat(found), torch.cat(likeliest)
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that are trained, by name, in the model's order."""
+        return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    def _within(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+        """Do the work with the weights at both ends of the model there."""
+        if self.gathering is None:
+            return work(batch)
+        found: Found = self.gathering.whole(self._with_ends, work, batch)
+        return found
+
+    def _with_ends(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+        self._take_ends()
+        self._head.refresh(self.dtype)
+        return work(batch)
+
+    def _through_gathered(self, block: _Block, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
+        found: torch.Tensor = block.layer(self._with_block, block.layer, stream, *rest)
+        return found
+
+    def _with_block(self, layer: nn.Module, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
+        block = _block(layer, passing=True)
+        block.refresh(self.dtype)
+        return self._through(block, stream, *rest)
+
+    def _through(
+        self,
+        block: _Block,
+        stream: torch.Tensor,
+        cosine: torch.Tensor,
+        sine: torch.Tensor,
+        documents: Documents,
+        wanted: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The stream behind a block; behind the last, only at the positions that are wanted."""
+        training = self.model.training
+        found = projected(stream, block.before_attention, block.query_key_value, training)
+        query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
+        query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
+        attended = self.attention(query, key, value, documents).flatten(1)
+        if wanted is not None:
+            stream, attended = stream.index_select(0, wanted), attended.index_select(0, wanted)
+        stream = added(stream, attended, block.output, training)
+        return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
+
+
+def _own(module: nn.Module) -> Any:
+    """The module itself, or the trained copy that PEFT keeps of it."""
+    if isinstance(module, ModulesToSaveWrapper):
+        return cast(Any, module.modules_to_save)[module.active_adapters[0]]
+    return module
+
+
+def _embeddings(module: nn.Module) -> Embeddings:
+    rows = token_rows(module)
+    if rows is None:
+        table = _own(module)
+        return Embeddings(table.weight, table.padding_idx)
+    base = cast(nn.Embedding, rows.get_base_layer())
+    (name,) = rows.active_adapters
+    return Embeddings(base.weight, base.padding_idx, rows.token_indices[name], rows.trainable_tokens_delta[name])
+
+
+def _head(module: nn.Module) -> Head:
+    rows = token_rows(module)
+    if rows is None:
+        return Matrix(_own(module).weight)
+    (name,) = rows.active_adapters
+    base = cast(nn.Linear, rows.get_base_layer())
+    return HeadOfRows(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
+
+
+def _norm(module: nn.Module) -> Norm:
+    norm = _own(module)
+    return Norm(norm.weight, norm.variance_epsilon)
+
+
+def _matrix(module: nn.Module, passing: bool) -> Matrix:
+    if not isinstance(module, LoraLayer):
+        return _base_matrix(module, {}, passing)
+    (name,) = module.active_adapters
+    down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
+    dropout = module.lora_dropout[name]
+    share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
+    adapter = {"down": down, "up": up, "scale": module.scaling[name], "dropout": share}
+    whole = _base_matrix(module.get_base_layer(), adapter, passing)
+    if name not in module.lora_magnitude_vector:
+        return whole
+    if share:
+        raise UserError(
+            say("DoRA is not trained with dropout here", "DoRA 不支持与 dropout 同时使用"),
+            "lora.dropout",
+            say("set dropout to 0", "请将 dropout 设为 0"),
+        )
+    return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+
+
+def _base_matrix(module: nn.Module, adapter: dict[str, Any], passing: bool) -> Matrix:
+    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter. A `passing` weight is there
+    for a while only, in each direction: nothing of it may be kept from one to the other."""
+    weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
+    if passing:
+        return PackedMatrix(weight, lambda number_format: weight.detach().to(number_format), bias, **adapter)
+    if weight.is_floating_point():
+        return Matrix(weight, bias, **adapter)
+    state = getattr(module, "state", None)
+
+    def unpack(number_format: torch.dtype) -> torch.Tensor:
+        with torch.no_grad():
+            return dequantize_bnb_weight(weight, state=state).to(number_format)
+
+    return PackedMatrix(weight, unpack, bias, **adapter)
+
+
+def _block(layer: Any, passing: bool = False) -> _Block:
+    attention, feed_forward_part = layer.self_attn, layer.mlp
+
+    def matrices(*modules: nn.Module) -> Any:
+        return tuple(_matrix(module, passing) for module in modules)
+
+    return _Block(
+        layer,
+        _norm(layer.input_layernorm),
+        matrices(attention.q_proj, attention.k_proj, attention.v_proj),
+        _matrix(attention.o_proj, passing),
+        _norm(layer.post_attention_layernorm),
+        matrices(feed_forward_part.gate_proj, feed_forward_part.up_proj, feed_forward_part.down_proj),
+    )
+
+
+def open_network(
+    folder: Path,
+    settings: Training,
+    seed: int,
+    device: torch.device,
+    number_format: NumberFormat,
+    needed: NeededTokens | None = None,
+) -> Network:
+    """Load a model folder to train what the settings ask for. `needed` are the special tokens of the data.
+
+    Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
+    arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
+    """
+    if settings.lora is None:
+        loaded = load_model(folder, trainable=True)
+    else:
+        loaded = load_model(folder, dtype=number_format, trainable=True, packed=settings.lora.packed, device=device)
+    _check(loaded, settings, folder)
+    model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
+    start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
+    network = Network(model, device, number_format)
+    network.untrained, network.start = untrained, start
+    network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
+    network.recomputes = settings.gradient_checkpointing
+    network.choose_attention(settings.attention)
+    return network
+
+
+def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
+    config = cast(Any, model.config)
+    limit = int(config.max_position_embeddings)
+    if settings.row_length > limit:
+        raise UserError(
+            say(
+                f"row_length is {settings.row_length}, but the model is made for {limit} positions",
+                f"row_length 为 {settings.row_length}，而模型只支持 {limit} 个位置",
+            ),
+            folder,
+            say(f"set row_length to {limit} or less", f"请将 row_length 设为不大于 {limit}"),
+        )
+    known = {"hidden_act": "silu", "attention_dropout": 0.0}
+    for name, value in known.items():
+        if getattr(config, name, value) != value:
+            raise UserError(
+                say(
+                    f"{name} is {getattr(config, name)!r}; models of the Llama family have {value!r}",
+                    f"{name} 为 {getattr(config, name)!r}；Llama 系列模型应为 {value!r}",
+                ),
+                folder / "config.json",
+            )

@@ -1,0 +1,1 @@
+"""Records to micro-batches: encoding, checking, packing, sampling."""

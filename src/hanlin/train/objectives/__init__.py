@@ -1,0 +1,1 @@
+"""Losses: next token, pairwise preferences, KTO."""

@@ -1,0 +1,118 @@
+"""Log-probabilities of answers under the model as it is before it is aligned: measured once, kept, read again.
+
+Owns the measuring, in blocks that outlive a kill, and the artifact of kind `reference`. Does not own what an objective
+makes of the numbers (`alignment`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hanlin.core.context import Progress
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import EncodedRecords, Rows
+from hanlin.train.objectives.pairwise import measured
+
+if TYPE_CHECKING:
+    from hanlin.train.distributed.context import Group
+
+BLOCK = 256
+"""Units whose reference is written at once: what a killed run may have to compute again."""
+FILE = "reference.json"
+
+
+def measure_reference(
+    network: Network, group: Group, rows: Rows, *, folder: Path, name: str, pass_tokens: int, progress: Progress
+) -> np.ndarray:
+    """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
+    `folder` under `name`, and taken from there."""
+    folder.mkdir(exist_ok=True)
+    blocks = []
+    for start in range(0, len(rows.units), BLOCK):
+        units = range(start, min(start + BLOCK, len(rows.units)))
+        file = folder / f"{name}-{start:08d}.npy"
+        known = torch.tensor([float(file.is_file())], device=group.device)
+        group.add_up([known])
+        if float(known) < group.size:
+            found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=group.device)
+            found[group.rank :: group.size] = measured(network, rows, units[group.rank :: group.size], pass_tokens).sums
+            group.add_up([found])
+            if group.first:
+                _write_array(file, found.cpu().numpy())
+            blocks.append(found.cpu().numpy())
+        else:
+            blocks.append(np.load(file))
+        if group.first:
+            progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
+    return np.concatenate(blocks)
+
+
+def write_reference(out: Path, parts: dict[str, tuple[np.ndarray, EncodedRecords]], number_format: str) -> None:
+    """Write an artifact: for each part of the data its values and what tells that they are of this data."""
+    for part, (values, _) in parts.items():
+        _write_array(out / f"{part}.npy", values)
+    told = {
+        "precision": number_format,
+        "parts": {part: {"examples": _digest(encoded)} for part, (_, encoded) in parts.items()},
+    }
+    (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int, number_format: str) -> np.ndarray:
+    """The values of a part, [units, width]. Raises UserError when they are not of these examples, were made for another
+    kind of objective, or in another number format. That they are of this model, the first loss tells."""
+    told: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    if part not in told["parts"]:
+        raise _unfit(say("it holds nothing of the held-out records", "其中没有留出记录的参考值"), folder)
+    if told["parts"][part]["examples"] != _digest(encoded):
+        what = say(
+            "the reference was computed of other records, or of another template or row_length",
+            "参考值来自别的记录、别的对话模板或别的 row_length",
+        )
+        raise _unfit(what, folder)
+    values = np.load(folder / f"{part}.npy")
+    if values.shape[1] != width or len(values) * encoded.width != len(encoded.starts) - 1:
+        raise _unfit(say("the reference was computed for another objective", "参考值是为另一种目标计算的"), folder)
+    if told["precision"] != number_format:
+        what = say(
+            f"the reference was computed in {told['precision']}, and this run computes in {number_format}",
+            f"参考值以 {told['precision']} 计算，而本次运行使用 {number_format}",
+        )
+        raise _unfit(what, folder)
+    return values
+
+
+def _unfit(what: str, folder: Path) -> UserError:
+    return UserError(
+        what,
+        folder,
+        say(
+            "give its stage the same model, data, row_length, over_length and precision; or leave `reference` out",
+            "请让参考阶段使用相同的 model、data、row_length、over_length 与 precision；或不设 reference",
+        ),
+    )
+
+
+def _digest(encoded: EncodedRecords) -> str:
+    """Tells examples apart: their tokens, which of them are learnt, and which answers are good."""
+    end = int(encoded.starts[-1])
+    found = hashlib.sha256()
+    for numbers in (encoded.starts, encoded.good, encoded.ids[:end], encoded.learn[:end]):
+        found.update(np.ascontiguousarray(numbers).tobytes())
+    return found.hexdigest()
+
+
+def _write_array(path: Path, values: np.ndarray) -> None:
+    aside = path.with_name(path.name + ".writing")
+    with aside.open("wb") as file:
+        np.save(file, values)
+    os.replace(aside, path)

@@ -1,0 +1,194 @@
+"""Which part of a model is trained, and whether that part reaches the special tokens that the data needs.
+
+Owns the choice and its refusals. Does not own how an adapter is made (`model.adapters`), what a row is (`model.
+embeddings`) or the arithmetic (`network`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, cast
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings.train import Training
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.models.adapters import attach, attach_rows, token_rows
+from hanlin.models.embedding_rows import Untrained, mean_of_trained, untrained_rows
+from hanlin.train.dataset.mask_checks import BLOCK
+from hanlin.train.dataset.packed import EncodedRecords
+
+SHOWN = 8
+"""Tokens that a message names."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeededTokens:
+    """The special tokens of the data by id, each with its text: those that are `read`, and those that are `written`."""
+
+    read: Mapping[int, str]
+    written: Mapping[int, str]
+
+    @classmethod
+    def of(cls, encoded: EncodedRecords, template: ChatTemplate) -> Self:
+        """Those that the encoded data holds, and the ends of the template's turns: a model writes these in use."""
+        special = np.asarray(sorted(template.tokenizer.special_ids), dtype=np.int64)
+        read, written = set(template.turn_end_ids), set(template.turn_end_ids)
+        for start in range(0, int(encoded.starts[-1]), BLOCK):
+            ids, learn = encoded.ids[start : start + BLOCK], encoded.learn[start : start + BLOCK]
+            read.update(np.intersect1d(ids, special).tolist())
+            written.update(np.intersect1d(ids[learn], special).tolist())
+
+        def named(ids: set[int]) -> dict[int, str]:
+            return {number: template.tokenizer.backend.id_to_token(number) or str(number) for number in sorted(ids)}
+
+        return cls(named(read), named(written))
+
+
+def chosen_part(
+    model: LlamaForCausalLM, settings: Training, seed: int, needed: NeededTokens
+) -> tuple[PreTrainedModel | PeftModel, tuple[str, ...]]:
+    """`model` with that part trainable that the settings choose, and the tokens of `needed` that nobody had trained.
+
+    Raises UserError when one of these would stay so, or when nothing is trained.
+    """
+    untrained = untrained_rows(model, needed.read, needed.written)
+    found = sorted({*untrained.read, *untrained.written})
+    rows = _rows(model, settings, found)
+    texts = {**needed.read, **needed.written}
+    _refuse_frozen(model, settings, [texts[number] for number in _left(model, settings, untrained, rows)])
+    trained: PreTrainedModel | PeftModel = model
+    layers = _layers(model, settings)
+    if settings.lora is not None:
+        trained = attach(model, settings.lora, seed, rows, layers)
+    elif rows:
+        trained = attach_rows(model, rows)
+    if settings.lora is None and layers is not None:
+        if not rows:
+            model.requires_grad_(False)
+        for number in layers:
+            model.model.layers[number].requires_grad_(True)
+    if settings.train_rows == "untrained":
+        _start_as_mean(model, untrained, rows)
+    return trained, tuple(texts[number] for number in found)
+
+
+@torch.no_grad()
+def with_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
+    """The weights `state` of the model that a run began with, and in their place what was trained of `model`, in their
+    number format: what was frozen is what it was, bit for bit."""
+    whole = dict(state)
+    causal = cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+    for name, weight in causal.named_parameters():
+        if weight.requires_grad and name in whole:
+            whole[name] = weight.detach().to("cpu", whole[name].dtype)
+    for name, module in (("model.embed_tokens.weight", causal.model.embed_tokens), ("lm_head.weight", causal.lm_head)):
+        layer = token_rows(module)
+        if layer is not None and name in whole:
+            ids = torch.tensor(layer.token_indices["default"])
+            rows = layer.trainable_tokens_delta["default"].detach().to("cpu", whole[name].dtype)
+            whole[name] = whole[name].index_copy(0, ids, rows)
+    return whole
+
+
+def _rows(model: LlamaForCausalLM, settings: Training, untrained: Sequence[int]) -> list[int]:
+    """The rows of the vocabulary that are trained on their own."""
+    if settings.train_rows is None:
+        return []
+    entries = model.config.vocab_size
+    rows = list(untrained) if settings.train_rows == "untrained" else list(range(settings.train_rows, entries))
+    alone = settings.lora is None and settings.last_layers is None
+    if not rows and (alone or settings.train_rows != "untrained"):
+        what = say("train_rows names no row, so none is trained", "train_rows 没有对应的行，因此没有可训练的行")
+        if settings.train_rows == "untrained":
+            hint = say(
+                "every special token of the data has a trained row: leave train_rows out",
+                "数据中的特殊词元都已训练过：请去掉 train_rows",
+            )
+        else:
+            hint = say(f"the model has {entries} rows", f"模型共有 {entries} 行")
+        raise UserError(what, "train_rows", hint)
+    return rows
+
+
+def _layers(model: LlamaForCausalLM, settings: Training) -> range | None:
+    """The decoder blocks that are trained; None for all."""
+    if settings.last_layers is None:
+        return None
+    layers = model.config.num_hidden_layers
+    if settings.last_layers > layers:
+        what = say(f"the model has {layers} layers", f"模型只有 {layers} 层")
+        hint = say("leave it out to train them all", "若要训练全部层，请去掉此项")
+        raise UserError(what, "last_layers", hint)
+    return range(layers - settings.last_layers, layers)
+
+
+def is_part(settings: Training) -> bool:
+    """Whether some of the model's own weights are trained and the others stay as they are, without an adapter."""
+    return settings.lora is None and (settings.train_rows is not None or settings.last_layers is not None)
+
+
+def _left(model: LlamaForCausalLM, settings: Training, untrained: Untrained, rows: Sequence[int]) -> list[int]:
+    """The untrained rows that stay as they are."""
+    if settings.lora is None and not is_part(settings):
+        return []
+    whole = set(settings.lora.modules_to_save) if settings.lora is not None else set()
+    if model.config.tie_word_embeddings and whole & {"embed_tokens", "lm_head"}:
+        return []
+    left = set() if "embed_tokens" in whole else set(untrained.read)
+    left |= set() if "lm_head" in whole else set(untrained.written)
+    return sorted(left - set(rows))
+
+
+def _refuse_frozen(model: LlamaForCausalLM, settings: Training, tokens: Sequence[str]) -> None:
+    if not tokens:
+        return
+    named = ", ".join(tokens[:SHOWN]) + (" …" if len(tokens) > SHOWN else "")
+    whole = "[embed_tokens, lm_head]"
+    ways = [
+        say(
+            "set `train_rows: untrained` to train these rows, and no other row, as well",
+            "设 train_rows: untrained，只额外训练这些行",
+        )
+    ]
+    if settings.lora is not None:
+        ways.append(
+            say(
+                f"`lora.modules_to_save: {whole}` to train both matrices whole",
+                f"设 lora.modules_to_save: {whole}，完整训练两个矩阵",
+            )
+        )
+    ways.append(
+        say("take a template without these tokens, such as `plain`", "或改用不含这些词元的对话模板，例如 plain")
+    )
+    raise UserError(
+        say(
+            f"the model was never trained on {named}, which the data needs, and their rows would stay as they are",
+            f"模型从未训练过数据所需的 {named}，而它们的词表行不在本次训练之内",
+        ),
+        None,
+        say("; or ", "；").join(ways),
+    )
+
+
+@torch.no_grad()
+def _start_as_mean(model: LlamaForCausalLM, untrained: Untrained, rows: Sequence[int]) -> None:
+    """Give trained rows that have no length the mean of all that have one: a norm that follows divides by the length,
+    so that the first gradients of a row of zeros are hundreds of times those of all else."""
+    places = {number: place for place, number in enumerate(rows)}
+    tied = bool(model.config.tie_word_embeddings)
+    parts = ((model.model.embed_tokens, untrained.read), (model.lm_head, untrained.written))
+    for module, ids in parts[:1] if tied else parts:
+        layer = token_rows(module)
+        if layer is None or not ids:
+            continue
+        delta = layer.trainable_tokens_delta["default"]
+        delta[[places[number] for number in ids]] = mean_of_trained(cast(nn.Embedding, layer.get_base_layer()).weight)

@@ -1,0 +1,109 @@
+"""How fast this machine multiplies matrices, and how fast it trains a small model of a given width: `hanlin plan
+--probe` runs this file as a process of its own.
+
+Owns the measurement. What is made of it stands in `forecast`. The small model has a few blocks of the width asked for
+and a short vocabulary, and is trained by the very code of a run, on random tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo, Training
+from hanlin.train.compute.attention import Documents
+from hanlin.train.compute.model import Network, open_network
+from hanlin.train.dataset.packed import Pass
+from hanlin.train.distributed.context import Group
+from hanlin.train.precision import faster_format
+
+KINDS = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
+ROUNDS = 5
+SIDE = 1024
+"""Rows and columns of the matrices that are multiplied on a CPU; on a GPU eight times as many."""
+WARM = 2
+"""Steps before the first that counts: kernels are chosen and memory is taken."""
+
+
+def probe(row: dict[str, Any]) -> dict[str, float]:
+    """`row` holds `kind` and `settings` of a stage, the `model`'s configuration and `tokens` of a pass.
+
+    Returns the rates in operations a second (`products`), the `seconds` of a forward and backward pass, and the bytes
+    that this process held before it made a model (`process`).
+    """
+    group = Group.join()
+    held = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    settings: Any = KINDS[row["kind"]].model_validate(row["settings"])
+    number_format = faster_format(group.device) if settings.precision == "auto" else settings.precision
+    products = product_rate(group.device, getattr(torch, number_format))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**row["model"]))
+        model.to(getattr(torch, number_format)).save_pretrained(folder)
+        del model
+        network = open_network(Path(folder), settings, 0, group.device, number_format)
+        batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learnt"]))
+        seconds = _median(lambda: _learn(network, batch.to(group.device), settings), group.device)
+    return {"products": products, "seconds": seconds, "process": held}
+
+
+def product_rate(device: torch.device, number_format: torch.dtype) -> float:
+    """Operations a second of one product of square matrices."""
+    side = SIDE * (8 if device.type == "cuda" else 1)
+    one, other = (torch.randn(side, side, device=device, dtype=number_format) for _ in range(2))
+    return 2.0 * side**3 / _median(lambda: one @ other, device)
+
+
+def _learn(network: Network, batch: Pass, settings: Training) -> None:
+    network.refresh()
+    if isinstance(settings, Pretrain | Sft):
+        network.summed_loss(batch).backward()
+    else:
+        network.token_log_probabilities(batch).sum().backward()
+    for _, parameter in network.trained():
+        parameter.grad = None
+
+
+def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) -> Pass:
+    """Random tokens in documents of a few hundred, the last of each learnt."""
+    length = min(settings.row_length, 256, tokens)
+    count = max(1, tokens // length)
+    tokens = count * length
+    learnt = torch.arange(tokens).view(count, length)[:, length - max(1, round(length * learnt_share)) :].reshape(-1)
+    return Pass(
+        ids=torch.randint(0, entries, (1, tokens)),
+        positions=torch.arange(length).repeat(count)[None],
+        learnt=learnt,
+        targets=torch.randint(0, entries, (len(learnt),)),
+        counts=(len(learnt) // count,) * count,
+        documents=Documents([length] * count),
+        units=tuple(range(count)),
+        tokens=tokens,
+    )
+
+
+def _median(work: Callable[[], object], device: torch.device) -> float:
+    taken = []
+    for turn in range(WARM + ROUNDS):
+        begun = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if turn >= WARM:
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+if __name__ == "__main__":
+    rows = json.loads(sys.stdin.read())
+    print(json.dumps([probe(row) for row in rows]))

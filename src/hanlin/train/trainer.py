@@ -1,0 +1,275 @@
+"""The one training loop: passes become sums, sums of all passes and processes become one step.
+
+Owns steps, and what a run stops at. Does not own what is optimised (`objectives`), in what order the data comes
+(`rows`), how fast is learnt (`schedule`), or which process holds what (`placement`).
+
+An objective returns a sum of losses and the weight it is of. Gradients of sums add up over passes and processes and
+are divided once by the weight of all, so how a step is divided into passes, packed into rows or spread over processes
+cannot change what is optimised.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hanlin.config.settings.train import Training
+from hanlin.core.context import Job
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.train.callbacks.checkpoint import Checkpoints, take_over
+from hanlin.train.callbacks.forgetting import Probes
+from hanlin.train.callbacks.interrupt import Interrupt
+from hanlin.train.callbacks.metrics_log import FILE as CURVE_FILE
+from hanlin.train.callbacks.metrics_log import Curve
+from hanlin.train.callbacks.trackers import Watch
+from hanlin.train.callbacks.validation import LOSS, Heldout, best_step, summary
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import Order, Rows
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
+from hanlin.train.objectives.base import Objective
+from hanlin.train.optim.schedule import rate_at
+
+try:
+    import resource
+except ImportError:  # Windows keeps no such account
+    resource = None  # type: ignore[assignment]
+
+NORMS = 100
+"""Gradients whose usual length a new one is compared with."""
+EXPLOSION = 1000.0
+
+
+class Start(NamedTuple):
+    """Where a run begins or goes on: `steps` are done, in `seconds`."""
+
+    placement: Copies
+    checkpoints: Checkpoints
+    steps: int
+    seconds: float
+
+
+def begin(network: Network, settings: Training, group: Group, job: Job, out: Path) -> Start:
+    """Put the network where the run stands, and divide it among the processes in the form that the job was launched
+    in."""
+    scratch = job.scratch(out)
+    tell = job.progress.note if group.first else lambda sentence: None
+    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.keep_checkpoints, tell, group.first)
+    reached = checkpoints.newest()
+    if reached is not None:
+        take_over(reached.weights, network.trained())
+    placement = Copies.of(network, settings, group, job)
+    if reached is None:
+        return Start(placement, checkpoints, 0, 0.0)
+    placement.restore(reached.averages)
+    return Start(placement, checkpoints, reached.step, reached.seconds)
+
+
+def train(
+    network: Network,
+    objective: Objective,
+    rows: Rows,
+    order: Order,
+    *,
+    settings: Training,
+    group: Group,
+    job: Job,
+    out: Path,
+    heldout: Heldout | None = None,
+    probes: Probes | None = None,
+    begun: Start | None = None,
+) -> dict[str, Any]:
+    """Train until the settings' last step and return the run's metrics; goes on from a checkpoint where there is one.
+
+    Writes `metrics.jsonl` into `out`. Raises UserError when a loss or a gradient is no number, naming the records, or
+    when the first loss cannot be right.
+    """
+    placement, checkpoints, done, before = begun or begin(network, settings, group, job, out)
+    steps = order.steps(settings.epochs, settings.steps)
+    scratch = job.scratch(out)
+    tell = job.progress.note if group.first else lambda sentence: None
+    clock = time.monotonic() - before
+    network.model.train()
+    with (
+        Curve(out / CURVE_FILE, done, writes=group.first) as curve,
+        Watch(job, out, settings, done, writes=group.first) as watch,
+        checkpoints,
+        Interrupt() as interrupt,
+    ):
+        for step in range(done, steps):
+            if _is_enough(heldout, probes, curve.rows, tell):
+                break
+            _seed(job.seed, step, group.rank)
+            rate = rate_at(step, steps, settings)
+            placement.set_rate(rate)
+            measured = probes.at_start(network, group, settings.pass_tokens) if probes is not None and step == 0 else {}
+            units = order.units_of(step)
+            mine = units[group.rank :: group.size]
+            network.refresh()
+            if step == 0:
+                now = objective.at_start(network, rows, mine, settings.pass_tokens, group.add_up)
+            else:
+                now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
+            sums = _gradients(network, now, rows, mine, settings.pass_tokens, scratch)
+            sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
+            norm = placement.finish(sums, objective.weighs)
+            if not math.isfinite(norm):
+                raise _no_number(rows, units, scratch)
+            if exploded(norm, [row["grad_norm"] for row in curve.rows[-NORMS:]], settings.max_grad_norm):
+                raise _exploded(rows, units, scratch, step, norm)
+            means = {name: sums[name] / sums[objective.weighs] for name in ("loss", *objective.measures)}
+            if step == 0:
+                objective.check_start(means, exact=group.device.type == "cpu")
+            placement.step()
+            place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
+            counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))}
+            if heldout is not None and heldout.due(step + 1, steps):
+                measured |= heldout.measure(network, group, settings.pass_tokens)
+            if probes is not None and probes.due(step + 1, steps):
+                measured |= probes.measure(network, group, settings.pass_tokens)
+            row = {**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured}
+            curve.add(row)
+            seconds = time.monotonic() - clock
+            memory = peak_memory(group.device)
+            watch.add(row, seconds, memory)
+            if group.first:
+                speed = curve.total("tokens") / max(seconds, 1e-9)
+                watched = (LOSS, *(probes.shown if probes is not None else ()))
+                known = {name: value for name in watched if (value := curve.last(name)) is not None}
+                job.progress.at(
+                    step + 1,
+                    steps,
+                    say("steps", "步"),
+                    force=False,
+                    **{"loss": curve.recent("loss"), **known, "tokens_per_second": speed, "memory_gb": memory},
+                )
+            if group.size == 1:
+                checkpoints.make_room(placement)
+            best = best_step(curve.rows)
+            best_now = settings.keep_best and LOSS in measured and best == step + 1
+            if sums["due"] or sums["interrupted"] or best_now:
+                curve.settle()
+                whole = bool(sums["due"] or sums["interrupted"])
+                checkpoints.save(step + 1, seconds, placement, best, best_now=best_now, whole=whole)
+            if sums["interrupted"]:
+                checkpoints.wait()
+                group.wait()  # a launcher ends all when one has ended
+                tell(
+                    say(
+                        f"saved after step {step + 1}; run again to go on",
+                        f"已在第 {step + 1} 步后保存，再次运行即可继续",
+                    )
+                )
+                raise KeyboardInterrupt
+    seconds = time.monotonic() - clock
+    return {
+        **{name: curve.ends(name) for name in ("loss", *objective.measures)},
+        **summary(curve.rows),
+        **(probes.summary(curve.rows) if probes is not None else {}),
+        "steps": len(curve.rows),
+        "epochs": len(curve.rows) / order.steps_per_epoch,
+        **{name: curve.total(name) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))},
+        "seconds": seconds,
+        "peak_memory_gb": peak_memory(group.device),
+        "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
+    }
+
+
+def _is_enough(heldout: Heldout | None, probes: Probes | None, curve: Sequence[Mapping[str, Any]], tell: Any) -> bool:
+    """Whether what was measured says that training shall end."""
+    if heldout is not None and not heldout.patient(curve):
+        return True
+    worse = probes.worse(curve) if probes is not None else None
+    if worse is not None:
+        tell(worse)
+    return worse is not None
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Random numbers of a step (dropout) follow from seed, step and rank, so that no state of theirs is saved."""
+    state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU where there is one, else
+    in all."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device)) / 1e9
+    if resource is None:
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(used) * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
+    """Whether a gradient is so long that something is broken: more than `EXPLOSION` times what was usual in the steps
+    before, of which there must be some, and than the limit to which gradients are shortened."""
+    if len(before) < NORMS // 5:
+        return False
+    return norm > EXPLOSION * max(statistics.median(before), max_norm)
+
+
+def _gradients(
+    network: Network, objective: Objective, rows: Rows, units: np.ndarray, pass_tokens: int, scratch: Path | None = None
+) -> dict[str, float]:
+    """Add the gradients of the units' summed loss to the model's; return what else was summed, by name.
+
+    Raises UserError with the records of the pass when its loss is no number.
+    """
+    names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "learnt_tokens")))
+    sums = dict.fromkeys(names, 0.0)
+    for batch in network.passes(rows, units, pass_tokens):
+        found = objective.loss(network, batch)
+        network.backward(found.total)
+        counted: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
+        for name, value in {**counted, "tokens": batch.tokens, "learnt_tokens": len(batch.targets)}.items():
+            sums[name] += float(value)
+        if not math.isfinite(sums["loss"]):
+            raise _no_number(rows, batch.units, scratch)
+    return sums
+
+
+def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
+    """Said when a loss or gradient is infinite or no number, with the first of the records that it came from."""
+    return UserError(
+        say("the loss or its gradient is not a finite number", "损失或梯度不是有限数"),
+        _kept_records(rows, units, scratch),
+        say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
+    )
+
+
+def _exploded(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path, step: int, norm: float) -> UserError:
+    return UserError(
+        say(
+            f"the gradient of step {step + 1} is {norm:.3g} long, {EXPLOSION:.0f} times what it was before",
+            f"第 {step + 1} 步的梯度长 {norm:.3g}，超过此前的 {EXPLOSION:.0f} 倍",
+        ),
+        _kept_records(rows, units, scratch),
+        say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
+    )
+
+
+def _kept_records(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
+    """Keep the ids of the records that a run stopped at, all of them, in `stopped_at.json`; return words for them."""
+    names = rows.record_ids([int(unit) for unit in units])
+    if scratch is None:
+        return say(f"records {', '.join(names)}", f"记录 {', '.join(names)}")
+    file = scratch / f"stopped_at{os.environ.get('RANK', '')}.json"
+    file.write_text(json.dumps({"records": names}, ensure_ascii=False), encoding="utf-8")
+    if len(names) <= 20:
+        shown = ", ".join(names)
+        return say(f"records {shown}", f"记录 {shown}")
+    shown = ", ".join(names[:20])
+    return say(f"records {shown} … (all: {file})", f"记录 {shown} …（全部见 {file}）")
