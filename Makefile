@@ -56,7 +56,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: $(VENV)/.run
-	$(BIN)/python -m hanlin.settings_page > docs/settings.md
+	$(BIN)/python -m hanlin.config.settings_page > docs/settings.md
 	$(BIN)/hanlin schema > docs/recipe.schema.json
 
 bench-%: $(VENV)/.dev

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hanlin.data.io.encodings import BY_FREQUENCY
+from hanlin.data.text.common_characters import BY_FREQUENCY
 
 SENTENCES = 200_000
 IN_A_DOCUMENT = 30
@@ -83,7 +83,8 @@ def write_corpus(folder: Path, size: int, seed: int = 7) -> dict[str, int]:
 def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     """The stage, with a clock on each of its steps; the last line printed is JSON."""
     from hanlin.config.settings.data import Corpus
-    from hanlin.core.context import Inputs, Job, Progress
+    from hanlin.core.context import Inputs, Job
+    from hanlin.core.progress import Progress
     from hanlin.data.ingest import ingest
     from hanlin.data.stages import corpus
 

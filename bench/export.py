@@ -62,7 +62,8 @@ def write(model: Path, out: Path, file_type: str) -> None:
     """The child: what the stage `gguf` does until the file stands there."""
     from hanlin.config.settings.export import Gguf
     from hanlin.core.context import Job
-    from hanlin.export.gguf.export import read_source, write_files
+    from hanlin.export.gguf.source import read_source
+    from hanlin.export.gguf.writer import write_files
 
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]

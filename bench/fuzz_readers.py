@@ -114,7 +114,8 @@ def _changed(rng: random.Random, value: Any) -> Any:
 def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, str]:
     """Break one sample and read it in every way; what came of it (`read`, `refused`) and the sample's name."""
     from hanlin.core.errors import UserError
-    from hanlin.data.formats.convert import FORMATS, convert
+    from hanlin.data.formats.convert import convert
+    from hanlin.data.formats.registry import FORMATS
     from hanlin.data.report.inspect import inspect
 
     rng = random.Random(seed)

@@ -26,7 +26,8 @@ from hanlin.config.settings.export import Gguf, Imatrix, Receipt
 from hanlin.core.context import Inputs, Job
 from hanlin.export import quality
 from hanlin.export.gguf import imatrix
-from hanlin.export.gguf.export import Source, read_source, write_files
+from hanlin.export.gguf.source import Source, read_source
+from hanlin.export.gguf.writer import write_files
 
 TYPES = os.environ.get("HANLIN_TYPES", "Q4_K_M,Q3_K_M,Q2_K,Q4_K_S,Q3_K_S,IQ4_XS,IQ3_M").split(",")
 

@@ -17,13 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.recipe_file import build_recipe
+from hanlin.config.recipe import build_recipe
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate import dataset_stats
 from hanlin.estimate.memory import PARTS, Machine
 from hanlin.estimate.training import Forecast, forecasts
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.plan import plan, run
+from hanlin.pipeline.plan import plan
+from hanlin.pipeline.run import run
 from hanlin.train.compute.model import NumberFormat
 
 SIZES = {
@@ -74,14 +75,14 @@ def make_world(root: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from hanlin.chat.template import ChatTemplate
-    from hanlin.models.train_tokenizer import train_byte_level_bpe
+    from hanlin.models.train_tokenizer import train_tokenizer
 
     source = random.Random(1)
 
     def text(least: int, most: int) -> str:
         return "".join(source.choice(LETTERS) for _ in range(source.randint(least, most))) + "。"
 
-    tokenizer = train_byte_level_bpe([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
+    tokenizer = train_tokenizer([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
     # how many tokens a real vocabulary makes of a real text is not what is measured here
     dataset_stats.CHINESE_TOKENS = ((0, len(tokenizer.encode(text(4000, 4000))) / 4001),)
     stops = list(ChatTemplate.load(root / "tokenizer", tokenizer).stop_ids)

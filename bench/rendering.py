@@ -20,7 +20,7 @@ from pathlib import Path
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.models.train_tokenizer import train_byte_level_bpe
+from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.parity.backends.transformers import TransformersConsumer
 from hanlin.parity.cases import cases
 
@@ -67,7 +67,7 @@ def main() -> None:
         folders = [Path(name) for name in sys.argv[1:]]
         if not folders:
             texts = [message.text for case in cases() for message in case.messages]
-            train_byte_level_bpe(texts, entries=2000, template="llama3", out=Path(made) / "llama3")
+            train_tokenizer(texts, entries=2000, template="llama3", out=Path(made) / "llama3")
             folders = [Path(made) / "llama3"]
         for folder in folders:
             result[folder.name] = measure(folder)

@@ -28,7 +28,8 @@ from hanlin.core.context import Inputs, Job
 from hanlin.core.records import Message
 from hanlin.export.gguf.export import run as export
 from hanlin.inference.loading import open_model
-from hanlin.inference.protocol import Request, Sampling, open_engine
+from hanlin.inference.protocol import Request, Sampling
+from hanlin.inference.registry import open_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
 STREAMS = 16
@@ -166,7 +167,7 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
         "streams": STREAMS,
         "threads": THREADS,
     }
-    ours_port, path = free_port(), [sys.executable, "-m", "hanlin.cli", "serve"]
+    ours_port, path = free_port(), [sys.executable, "-m", "hanlin", "serve"]
     native, python, vllm = (os.environ.get(f"HANLIN_{name}") for name in ("LLAMA_CPP", "LLAMA_CPP_PYTHON", "VLLM"))
     with ExitStack() as stack:
         command = [

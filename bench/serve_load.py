@@ -30,7 +30,7 @@ def main() -> None:
     command = [
         sys.executable,
         "-m",
-        "hanlin.cli",
+        "hanlin",
         "serve",
         f"model={model}",
         "--port",

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from runs import spread
 
-from hanlin.inference.protocol import Engine, Request, Sampling, open_engine
+from hanlin.inference.protocol import Engine, Request, Sampling
+from hanlin.inference.registry import open_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
 STREAMS = 16

@@ -43,11 +43,12 @@ def write_rows(source: Path, megabytes: float, out: Path) -> int:
 def ours(asked: dict[str, Any]) -> dict[str, Any]:
     """From the file to packed rows, as the stages `conversations` hands them to `sft`."""
     from hanlin.chat.template import ChatTemplate
-    from hanlin.core.context import Progress
+    from hanlin.core.progress import Progress
     from hanlin.core.records import Conversation, Message
+    from hanlin.train.dataset.encode import ChatEncoder
+    from hanlin.train.dataset.encoded import encode_records
     from hanlin.train.dataset.mask_checks import Contract
-    from hanlin.train.dataset.packed import Rows, encode_records
-    from hanlin.train.objectives.base import ChatEncoder
+    from hanlin.train.dataset.packed import Rows
 
     template = ChatTemplate.load(Path(asked["model"]))
     encoder = ChatEncoder(template, ROW, "cut_at_turns")

@@ -112,7 +112,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
     from hanlin.config.settings.model import LoraSettings
-    from hanlin.config.settings.train import Dpo, Reference, Sft
+    from hanlin.config.settings.preference import Dpo, Reference
+    from hanlin.config.settings.train import Sft
     from hanlin.core.context import Inputs, Job
     from hanlin.core.records import Conversation, Message, Preference, write_jsonl
     from hanlin.train import stages
@@ -231,7 +232,7 @@ def main() -> None:
     model, data = sources(arguments, parser)
     import torch
 
-    from hanlin.train.precision import faster_format
+    from hanlin.train.compute.runtime import faster_format
 
     precision = arguments.precision or faster_format(torch.device("cpu"))
     common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "row_length": ROW}

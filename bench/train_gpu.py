@@ -74,11 +74,14 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
     from hanlin.config.settings.model import LoraSettings
     from hanlin.config.settings.train import Pretrain
-    from hanlin.core.context import Job, Progress
-    from hanlin.train.compute.model import open_network
-    from hanlin.train.dataset.packed import EncodedRecords, Order, Rows
+    from hanlin.core.context import Job
+    from hanlin.core.progress import Progress
+    from hanlin.train.dataset.encoded import EncodedRecords
+    from hanlin.train.dataset.packed import Rows
+    from hanlin.train.dataset.sampler import Order
     from hanlin.train.distributed.context import Group
-    from hanlin.train.objectives.base import NextToken
+    from hanlin.train.load import open_network
+    from hanlin.train.objectives.next_token import NextToken
     from hanlin.train.trainer import peak_memory, train
 
     group = Group.join()

@@ -35,10 +35,10 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A byte-level BPE tokenizer of about 400 entries with Llama 3's special tokens and its chat template."""
-    from hanlin.models.train_tokenizer import train_byte_level_bpe
+    from hanlin.models.train_tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_tokenizer")
-    train_byte_level_bpe(TEXT, entries=400, template="llama3", out=folder)
+    train_tokenizer(TEXT, entries=400, template="llama3", out=folder)
     return folder
 
 

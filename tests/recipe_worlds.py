@@ -7,7 +7,8 @@ import random
 import shutil
 from pathlib import Path
 
-from hanlin.config.recipe_file import Recipe, read_recipe
+from hanlin.config.recipe import Recipe
+from hanlin.config.recipe_file import read_recipe
 from hanlin.config.settings.base import references
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,113 +1,124 @@
-"""The layers of the house: who may import whom, and what must start without torch."""
+"""The layers: who may import whom, down to folders and files, and what must start without torch."""
 
 from __future__ import annotations
 
-import ast
+import importlib
+import inspect
+import re
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "hanlin"
-HEAVY = {"torch", "transformers", "peft", "accelerate", "gguf", "xllamacpp", "numpy", "fastapi", "uvicorn", "rensa"}
-
-WORDS = {"language", "errors", "records", "job", "settings", "model_files", "model_refusals"}
-LAYERS: dict[str, set[str]] = {
-    "tokens": WORDS | {"tokens"},
-    "model": WORDS | {"tokens", "model"},
-    "data": WORDS | {"tokens", "model", "data"},
-    "train": WORDS | {"tokens", "model", "train"},
-    "export": WORDS | {"tokens", "model", "export", "engines", "contract"},
-    "contract": WORDS | {"tokens", "model", "engines", "contract"},
-    "engines": WORDS | {"tokens", "model", "engines"},
-    "demo": WORDS | {"demo"},
-    "evaluate": WORDS | {"tokens", "model", "data", "engines", "evaluate"},
-    "serve": WORDS | {"tokens", "model", "engines", "evaluate", "serve"},
-    "artifacts": WORDS,
-    "stages": WORDS,
-    "recipe": WORDS | {"stages"},
-    "torchrun": WORDS,
-    "worker": WORDS | {"stages", "artifacts", "torchrun"},
-    "pipeline": WORDS | {"stages", "artifacts", "recipe", "worker", "torchrun"},
-    "forecast": WORDS | {"stages", "artifacts", "recipe", "pipeline", "forecast"},
-    "pages": WORDS,
-    "report": WORDS | {"stages", "artifacts", "recipe", "pipeline", "pages"},
-    "settings_page": WORDS | {"stages"},
-    "doctor": WORDS,
-    "upload": WORDS | {"artifacts"},
-    "commands": WORDS
-    | {"tokens", "data", "pages", "engines", "contract", "evaluate", "serve", "commands", "forecast"}
-    | {"stages", "artifacts", "pipeline", "recipe", "report", "settings_page", "upload"},
-    "cli": WORDS
-    | {"stages", "artifacts", "recipe", "pipeline", "report", "settings_page", "doctor", "serve", "evaluate", "train"}
-    | {"commands"},
-}
-
-
-def imports_of(file: Path) -> tuple[set[str], set[str]]:
-    """The rooms of ours that a file imports anywhere, and the outside packages that it imports at module level."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    rooms: set[str] = set()
-    outside: set[str] = set()
-    inside_functions = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module] if node.module != "hanlin" else [f"hanlin.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "hanlin":
-                if len(parts) > 1 and parts[1] != "__version__":
-                    rooms.add(parts[1])
-            elif id(node) not in inside_functions:
-                outside.add(parts[0])
-    return rooms, outside
-
-
-FILES = sorted(SOURCE.rglob("*.py"))
-
-
-def room_of(file: Path) -> str:
-    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
-def test_imports_point_down_only(file: Path) -> None:
-    room = room_of(file)
-    if room == "__init__":
-        return
-    allowed = LAYERS.get(room, WORDS if room in WORDS else None)
-    assert allowed is not None, f"{room} stands in no layer: add it to LAYERS"
-    rooms, _ = imports_of(file)
-    assert rooms <= allowed | {room}, f"{file.name} imports {sorted(rooms - allowed)} from above or beside it"
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        file
-        for file in FILES
-        if room_of(file) not in {"model", "train", "export", "engines", "evaluate", "serve", "data"}
-    ],
-    ids=lambda file: str(file.relative_to(SOURCE)),
+from layers import (
+    FILES,
+    GRAPH,
+    HEAVY,
+    HEAVY_ALLOWED,
+    MAY_IMPORT,
+    ORDER,
+    SOURCE,
+    WITHOUT_NUMPY,
+    covers,
+    cycles,
+    group_of,
+    imports_of,
+    row_of,
 )
-def test_control_and_words_import_nothing_heavy(file: Path) -> None:
-    _, outside = imports_of(file)
-    assert not outside & (HEAVY - ({"numpy"} if room_of(file) == "tokens" else set()))
+
+MODULES = [module for module in FILES if module]
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))
-def test_no_file_has_grown_past_five_hundred_lines(file: Path) -> None:
-    lines = len(file.read_text(encoding="utf-8").splitlines())
-    assert lines <= 520, f"{file.name} has {lines} lines: which noun is missing?"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_imports_only_what_its_package_may(module: str) -> None:
+    row = row_of(module)
+    assert row is not None, f"{module} has no row in tests/layers.py"
+    allowed = [row, *MAY_IMPORT[row].split()]
+    top = module.partition(".")[0]
+    if row_of(top) == top and top != row and not row.startswith("models.folder"):
+        allowed.append(top)
+    wrong = sorted(other for other in GRAPH[module] if other and not any(covers(prefix, other) for prefix in allowed))
+    assert not wrong, f"{module} may not import {wrong}: it is in a higher layer or a sibling"
+
+
+@pytest.mark.parametrize("package", sorted(ORDER))
+def test_inside_a_package_imports_point_down(package: str) -> None:
+    groups = ORDER[package]
+    wrong = []
+    for module, others in GRAPH.items():
+        if not module.startswith(package + "."):
+            continue
+        mine = module[len(package) + 1 :].partition(".")[0]
+        level = group_of(groups, mine)
+        assert level is not None, f"{package}.{mine} has no place in ORDER of tests/layers.py"
+        for other in others:
+            if other.startswith(package + "."):
+                its = group_of(groups, other[len(package) + 1 :].partition(".")[0])
+                if its is None or its > level:
+                    wrong.append(f"{module} imports {other}")
+    assert not wrong
+
+
+def test_no_two_files_reach_each_other() -> None:
+    assert cycles(GRAPH) == []
+
+
+def test_no_two_sibling_folders_reach_each_other() -> None:
+    parents = {""} | {".".join(module.split(".")[:depth]) for module in MODULES for depth in (1, 2, 3)}
+    for parent in sorted(parents):
+        siblings: dict[str, set[str]] = defaultdict(set)
+        start = f"{parent}." if parent else ""
+        for module, others in GRAPH.items():
+            if module.startswith(start) and module:
+                mine = module[len(start) :].partition(".")[0]
+                siblings[mine] |= {
+                    other[len(start) :].partition(".")[0] for other in others if other and other.startswith(start)
+                } - {mine}
+        assert cycles(siblings) == [], f"in {parent or 'hanlin'}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_packages_are_imported_where_they_are_needed(module: str) -> None:
+    outside = imports_of(FILES[module])[1]
+    may = any(covers(prefix, module) for prefix in HEAVY_ALLOWED) and not covers("models.folder", module)
+    assert may or not outside & HEAVY
+    assert covers("export.gguf", module) or "gguf" not in outside
+    assert covers("serve", module) or not outside & {"fastapi", "uvicorn"}
+    assert not any(covers(prefix, module) for prefix in WITHOUT_NUMPY) or "numpy" not in outside
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_has_grown_past_five_hundred_lines(module: str) -> None:
+    lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
+    assert lines <= 510, f"{module} has {lines} lines: it holds two nouns"
+
+
+def test_no_folder_holds_more_than_fifteen_files() -> None:
+    files = Counter(file.parent for file in FILES.values() if file.name != "__init__.py")
+    assert {str(folder.relative_to(SOURCE)): count for folder, count in files.items() if count > 15} == {}
+
+
+def test_every_folder_says_in_one_docstring_what_it_owns() -> None:
+    for module, file in FILES.items():
+        if file.name == "__init__.py" and module:
+            text = file.read_text(encoding="utf-8")
+            assert re.fullmatch(r'""".+?"""\n*', text, re.S), f"{module}: an __init__ holds its docstring, nothing else"
+
+
+def test_every_name_that_stands_as_text_is_there() -> None:
+    """Stage functions, backends and modules that are started with `-m` are named in strings, which no import checks."""
+    from hanlin.config.kinds import KINDS
+    from hanlin.inference.registry import APART, ENGINES
+
+    for text in [*(kind.run for kind in KINDS.values()), *ENGINES.values(), *APART.values()]:
+        module, _, name = text.partition(":")
+        assert inspect.getattr_static(importlib.import_module(module), name)
+    named = re.compile(r"\"(hanlin(?:\.\w+)+)\"")
+    for file in FILES.values():
+        for name in named.findall(file.read_text(encoding="utf-8")):
+            assert name.removeprefix("hanlin.") in FILES, f"{file.name} names {name}"
 
 
 @pytest.mark.parametrize(
@@ -123,15 +134,20 @@ def test_no_file_has_grown_past_five_hundred_lines(file: Path) -> None:
     ],
 )
 def test_help_and_plan_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
-    recipes = SOURCE.parents[1]
     code = (
         "import sys, os; sys.argv = ['hanlin', *sys.argv[1:]]\n"
-        "from hanlin.cli import main\n"
+        "from hanlin.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'numpy', 'xllamacpp', 'fastapi'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     home = ["--home", str(tmp_path)] if arguments[0] == "plan" else []
-    done = subprocess.run([sys.executable, "-c", code, *arguments, *home], cwd=recipes, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, *home],
+        cwd=SOURCE.parents[1],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def hanlin(home: Path, *words: str, language: str = "en") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "HANLIN_HOME": str(home), "HANLIN_LANG": language}
-    command = [sys.executable, "-m", "hanlin.cli", *words]
+    command = [sys.executable, "-m", "hanlin", *words]
     return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
@@ -134,7 +134,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     small.mkdir()
     shell = (
         f"mount -t tmpfs -o size=64k none {small} && "
-        f"HANLIN_HOME={small} exec {sys.executable} -m hanlin.cli corpus --sources {source}"
+        f"HANLIN_HOME={small} exec {sys.executable} -m hanlin corpus --sources {source}"
     )
     unshare = shutil.which("unshare")
     can = unshare and subprocess.run([unshare, "-rm", "true"], capture_output=True).returncode == 0

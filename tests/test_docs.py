@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.config.kinds import KINDS
-from hanlin.config.recipe_file import json_schema
+from hanlin.config.schema import json_schema
 from hanlin.config.settings_page import markdown
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,3 +1,5 @@
 """Hanlin (翰林) makes Llama models good at Chinese: from raw text to a served chat model, one recipe, one command."""
 
-__version__ = "0.1.0"
+from hanlin.core.version import __version__
+
+__all__ = ["__version__"]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.config.settings.data import Conversations, Corpus, Source
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.data.io import json_rows, lines
@@ -202,7 +203,7 @@ def test_a_directory_loop(put: Put) -> None:
 
 
 def test_a_glob_through_a_directory_loop_finds_each_file_once(put: Put) -> None:
-    from hanlin.pipeline.plan import _expand
+    from hanlin.pipeline.inputs import _expand
 
     folder = put("a/b/c.txt", "x").parents[1]
     (folder / "b" / "loop").symlink_to(folder, target_is_directory=True)

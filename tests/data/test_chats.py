@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.chats import CHAT_FORMATS, read_math

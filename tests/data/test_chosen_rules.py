@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from hanlin.config.settings.data import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
+from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
 from hanlin.core.records import Message
+from hanlin.data.filters.conversation import refusals
 from hanlin.data.filters.pii import is_id_card, is_luhn
 from hanlin.data.filters.responses import answer_language, truncated_answers
-from hanlin.data.filters.text import RULES
+from hanlin.data.filters.rules import RULES
 from hanlin.data.ledger import Drop
-from hanlin.data.stages.conversations import refusals
 from hanlin.data.text.language_id import language_of
 
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"

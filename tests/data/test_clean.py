@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.config.settings.data import ALL_TEXT_RULES, CORPUS_RULES, TEXT_RULES, Corpus
+from hanlin.config.settings.data import Corpus
+from hanlin.config.settings.rules import ALL_TEXT_RULES, CORPUS_RULES, TEXT_RULES
 from hanlin.data.filters import text as rules
-from hanlin.data.filters.text import RULES, clean, text_rules
+from hanlin.data.filters.rules import RULES, clean, text_rules
 from hanlin.data.ledger import REASONS, Drop
-from hanlin.data.text.char_stats import profile, repetition
+from hanlin.data.text.char_stats import profile
+from hanlin.data.text.ngrams import repetition
 
 DEFAULT = text_rules(Corpus(sources="./x").rules)
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"

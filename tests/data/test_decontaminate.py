@@ -14,7 +14,9 @@ from hanlin.config.settings.data import Conversations, Corpus, Decontaminate, Re
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question
-from hanlin.data.dedup.decontaminate import Asked, Questions, read_set, verdicts_of
+from hanlin.data.dedup.decontaminate import Questions
+from hanlin.data.dedup.question_sets import Asked, read_set
+from hanlin.evaluate.contamination import verdicts_of
 from hanlin.evaluate.tasks.prompts import EXAMS, Papers
 
 Put = Callable[[str, Any], Path]

@@ -9,7 +9,8 @@ import pytest
 
 from hanlin.config.settings.data import Dedup
 from hanlin.data.dedup.cluster import exact_copies, near_copies
-from hanlin.data.dedup.keys import bands_and_rows, copy_key, exact_key, jaccard, letters, shingles, signatures
+from hanlin.data.dedup.keys import copy_key, exact_key
+from hanlin.data.dedup.minhash import bands_and_rows, jaccard, letters, shingles, signatures
 
 DEDUP = Dedup()
 RANDOM = random.Random(7)

@@ -14,7 +14,7 @@ from hanlin.config.settings.data import Conversations, Corpus, Preferences, Read
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.data.dedup import cluster
-from hanlin.data.ingest import process_split
+from hanlin.data.ingest import splits
 
 CHANCE = random.Random(5)
 TEXTS = ["".join(CHANCE.choice("春夏秋冬花鸟鱼虫山水云雨风雪东西南北诗书礼乐") for _ in range(80)) for _ in range(20)]
@@ -75,7 +75,7 @@ def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp
 def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[5:15]])
     whole = run_against(Corpus, path, (other.out,), tmp_path / "b").files()
-    monkeypatch.setattr(process_split, "PIECE_BYTES", 300)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 300)
     assert run_against(Corpus, path, (other.out,), tmp_path / "c").files() == whole
 
 
@@ -97,7 +97,7 @@ def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
 
 
 def test_a_recipe_names_stages_of_the_same_type() -> None:
-    from hanlin.config.recipe_file import build_recipe
+    from hanlin.config.recipe import build_recipe
 
     stages = {
         "web": {"kind": "corpus", "sources": "./a"},

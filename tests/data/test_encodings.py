@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
-from hanlin.data.io.encodings import COMMON, decoded, encoding_of, undecodable_at
+from hanlin.data.io.encodings import decoded, encoding_of, undecodable_at
 from hanlin.data.io.input_file import Tape
+from hanlin.data.text.common_characters import COMMON
 
 SIMPLIFIED = "春天来了，院子里的花都开了。我们一起去看看吧，他说得对。\n" * 5
 TRADITIONAL = "春天來了，院子裡的花都開了。我們一起去看看吧，他說得對。\n" * 5

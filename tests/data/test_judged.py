@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.config.settings.data import Judgements, Source
+from hanlin.config.settings.data import Judgements
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Judgement, Message, Preference, read_jsonl, write_jsonl
 from hanlin.data.formats.detect import open_records

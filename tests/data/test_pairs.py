@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.detect import open_records

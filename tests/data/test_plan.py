@@ -19,7 +19,7 @@ from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.errors import UserError
-from hanlin.data.ingest import process_split
+from hanlin.data.ingest import process_split, splits
 from hanlin.data.io.input_file import Span, Tape
 
 Put = Callable[[str, Any], Path]
@@ -69,7 +69,7 @@ def test_a_divided_file_keeps_its_ids_places_and_bytes(
 ) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, heldout_share=0.1).files()
-    monkeypatch.setattr(process_split, "PIECE_BYTES", size)
+    monkeypatch.setattr(splits, "PIECE_BYTES", size)
     monkeypatch.setattr(process_split, "PART_ROWS", 7)
     assert run(Corpus, *paths, heldout_share=0.1).files() == whole
 
@@ -85,7 +85,7 @@ def test_rows_that_hold_several_records_are_numbered_through(
     made = run(Conversations, path, heldout_share=0)
     assert made.ledger["rows_in"] == 60 and made.kept[-1]["source"] == "a.jsonl:30"
     whole = run(Conversations, path).files()
-    monkeypatch.setattr(process_split, "PIECE_BYTES", 200)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 200)
     assert run(Conversations, path).files() == whole
 
 
@@ -94,7 +94,7 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 ) -> None:
     text = lines(40) + '{"text": "x\n' + lines(10, 50)
     path = put("a.jsonl", text)
-    monkeypatch.setattr(process_split, "PIECE_BYTES", 500)
+    monkeypatch.setattr(splits, "PIECE_BYTES", 500)
     with pytest.raises(UserError) as refusal:
         run(Corpus, path)
     broken_line = text[: text.index('"x')].count("\n") + 1
@@ -107,7 +107,7 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 
 def test_a_file_that_was_changed_after_the_look_is_refused(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put("a.jsonl", lines(9))
-    seen = process_split.look
+    seen = splits.look
     monkeypatch.setattr("hanlin.data.ingest.ingest.look", lambda *asked: (seen(*asked), os.utime(path, (1, 1)))[0])
     with pytest.raises(UserError, match="changed"):
         run(Corpus, path)
@@ -119,11 +119,13 @@ def test_a_file_that_was_changed_after_the_look_is_refused(put: Put, run: Run, m
 RUN = """
 import sys
 from pathlib import Path
-from hanlin.data import copies, corpus, joining, parts, plan
-from hanlin.errors import UserError
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Corpus
-plan.SMALL, parts.PIECE_BYTES, joining._FEW_BUNCHES, copies._DECIDED_AT_ONCE = 1_000, 1_500, 0, 3
+from hanlin.data.dedup import cluster
+from hanlin.data.ingest import deduplicate, executor, splits
+from hanlin.data.stages import corpus
+from hanlin.core.errors import UserError
+from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.data import Corpus
+executor.SMALL, splits.PIECE_BYTES, deduplicate._FEW_BUNCHES, cluster._DECIDED_AT_ONCE = 1_000, 1_500, 0, 3
 out, ray, paths = Path(sys.argv[1]), sys.argv[2], [Path(name) for name in sys.argv[3:]]
 out.mkdir(exist_ok=True)
 settings = Corpus(sources=["./x"] * len(paths), heldout_share=0.1)

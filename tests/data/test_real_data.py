@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from stage_runs import Made, run_stage
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Source
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
+from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.detect import Format, open_records
+from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
 from hanlin.data.formats.preferences import PAIR_FORMATS
 from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS

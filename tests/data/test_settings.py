@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from hanlin.config.settings import data
+from hanlin.config.settings import rules as rules_module
+from hanlin.config.settings import sources as sources_module
 from hanlin.config.settings.base import counted, references
-from hanlin.config.settings.data import CORPUS_RULES, Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.rules import CORPUS_RULES
+from hanlin.data.filters import conversation
 from hanlin.data.formats import chats, documents, preferences, unpaired_preferences
-from hanlin.data.stages import conversations
 
 
 @pytest.mark.parametrize("sources", ["./a", ["./a"], {"path": "./a"}, [{"path": "./a"}]])
@@ -60,8 +62,8 @@ def test_what_is_written_wrongly_is_refused_with_a_word_on_why(settings: dict[st
 
 
 def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
-    assert {known.name for known in documents.DOCUMENT_FORMATS} == set(data.DOCUMENT_FORMAT_NAMES)
-    assert [known.name for known in chats.CHAT_FORMATS] == list(data.CHAT_FORMAT_NAMES)
-    assert [known.name for known in preferences.PAIR_FORMATS] == list(data.PAIR_FORMAT_NAMES)
-    assert [known.name for known in unpaired_preferences.JUDGED_FORMATS] == list(data.JUDGED_FORMAT_NAMES)
-    assert set(conversations.TURN_RULES) == set(data.TURN_RULES)
+    assert {known.name for known in documents.DOCUMENT_FORMATS} == set(sources_module.DOCUMENT_FORMAT_NAMES)
+    assert [known.name for known in chats.CHAT_FORMATS] == list(sources_module.CHAT_FORMAT_NAMES)
+    assert [known.name for known in preferences.PAIR_FORMATS] == list(sources_module.PAIR_FORMAT_NAMES)
+    assert [known.name for known in unpaired_preferences.JUDGED_FORMATS] == list(sources_module.JUDGED_FORMAT_NAMES)
+    assert set(conversation.TURN_RULES) == set(rules_module.TURN_RULES)

@@ -21,7 +21,7 @@ from stage_runs import Made, run_stage
 from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import Job
 from hanlin.core.errors import UserError
-from hanlin.data.ingest import process_split
+from hanlin.data.ingest import process_split, shards
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -215,12 +215,14 @@ def test_finished_parts_are_not_judged_again(put: Put, tmp_path: Path, monkeypat
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hanlin.data import corpus, parts
-from hanlin.job import Inputs, Job
-from hanlin.settings.data import Corpus
-parts.PART_ROWS = 12
+from hanlin.core import files
+from hanlin.data.ingest import process_split, shards
+from hanlin.data.stages import corpus
+from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.data import Corpus
+process_split.PART_ROWS = 12
 paths, out = [Path(name) for name in sys.argv[2:]], Path(sys.argv[1])
-whole, count = parts.write_whole, 0
+whole, count = files.write_whole, 0
 def dying(path, data):
     global count
     count += 1
@@ -228,7 +230,7 @@ def dying(path, data):
         path.with_name(path.name + ".writing").write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, data)
-parts.write_whole = dying
+process_split.write_whole = shards.write_whole = dying
 settings = Corpus(sources=["./x"] * len(paths), heldout_share=0.1)
 corpus.run(settings, Inputs({f"sources.{n}.path": (path,) for n, path in enumerate(paths)}), out, Job())
 """
@@ -253,7 +255,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_the_size_of_parts_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, heldout_share=0.1).files()
-    monkeypatch.setattr(process_split, "PART_CHARACTERS", 500)
+    monkeypatch.setattr(shards, "PART_CHARACTERS", 500)
     assert run(Corpus, *paths, heldout_share=0.1).files() == whole
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.data.io.sources import listing
@@ -76,10 +76,10 @@ def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
 def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    from hanlin.pipeline.worker import _download
+    from hanlin.pipeline.hub import download
 
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append(options) or "/x")
     for field in ("sources.0.path", "model"):
-        _download({"field": field, "key": "hf:owner/name@abc123"})
+        download({"field": field, "key": "hf:owner/name@abc123"})
     assert [(row["repo_type"], row["revision"]) for row in asked] == [("dataset", "abc123"), ("model", "abc123")]

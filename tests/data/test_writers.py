@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats import convert as converting
+from hanlin.data.formats import registry
 from hanlin.data.formats.convert import convert
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.turns import Chat
@@ -34,7 +35,7 @@ WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
 def items(path: Path, stage: str = "conversations") -> list[Any]:
     file = SourceFile(path, path.name, 0, Source(path=str(path)))
     with Tape(path) as tape:
-        return [found.item for found in open_records(file, tape, converting.FORMATS[stage], {}).finds]
+        return [found.item for found in open_records(file, tape, registry.FORMATS[stage], {}).finds]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json"])

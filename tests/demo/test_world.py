@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, Source
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading
 from hanlin.config.settings.demo import DemoWorld
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs, Job
 from hanlin.core.records import Conversation, Preference, Question, read_jsonl
 from hanlin.data.stages import conversations, corpus, preferences

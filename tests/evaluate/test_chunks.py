@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.core.resumable import in_chunks, read_rows, write_rows
 
 

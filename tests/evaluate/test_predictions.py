@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.evaluate import predictions
 from hanlin.evaluate.predictions import Asking, predict, read_prompts
 from hanlin.inference.loading import open_model
@@ -148,7 +148,7 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
 def test_a_killed_command_goes_on_to_the_same_bytes(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "many.txt"
     file.write_text("".join(f"第{number}个问题\n" for number in range(400)), encoding="utf-8")
-    command = [sys.executable, "-m", "hanlin.cli", "generate", str(tiny_model), "--data", str(file)]
+    command = [sys.executable, "-m", "hanlin", "generate", str(tiny_model), "--data", str(file)]
     command += ["--max-new-tokens", "64"]
     subprocess.run([*command, "--out", str(tmp_path / "whole.json")], check=True, capture_output=True)
     partial = tmp_path / "killed.json.partial"

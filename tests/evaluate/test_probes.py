@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.core.i18n import answer_language
+from hanlin.core.text import answer_language
 from hanlin.evaluate.scoring import is_right, standard_error, wilson
 
 

@@ -10,7 +10,7 @@ import gguf
 import jinja2
 import pytest
 
-from hanlin.export.gguf.export import Source
+from hanlin.export.gguf.source import Source
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.tokenizer.tokenizer import Tokenizer
 

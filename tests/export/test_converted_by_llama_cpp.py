@@ -21,7 +21,8 @@ import torch
 from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Job
-from hanlin.export.gguf.export import read_source, write_files
+from hanlin.export.gguf.source import read_source
+from hanlin.export.gguf.writer import write_files
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp

@@ -13,9 +13,10 @@ import torch
 from safetensors.numpy import load_file
 
 from hanlin.chat.template import ChatTemplate
+from hanlin.core.files import read_json
 from hanlin.export.gguf.tensors import rotary_factors
 from hanlin.export.gguf.verify import TEXTS
-from hanlin.tokenizer.tokenizer import Tokenizer, read_json
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

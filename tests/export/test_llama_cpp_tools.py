@@ -21,10 +21,10 @@ from hanlin.config.settings.export import NEEDS_IMPORTANCE, Receipt
 from hanlin.core.context import Job
 from hanlin.core.records import Document, write_jsonl
 from hanlin.export import quality
-from hanlin.export.gguf.export import read_source
 from hanlin.export.gguf.imatrix import collect
 from hanlin.export.gguf.imatrix_file import read_importance, write_importance
 from hanlin.export.gguf.quant_types import FILE_TYPES
+from hanlin.export.gguf.source import read_source
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp

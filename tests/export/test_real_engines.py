@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Message
-from hanlin.inference.protocol import Request, Sampling, open_engine
+from hanlin.inference.protocol import Request, Sampling
+from hanlin.inference.registry import open_engine
 from hanlin.models.load import load_model
 
 pytestmark = pytest.mark.llama_cpp

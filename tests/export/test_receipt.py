@@ -125,7 +125,7 @@ def test_a_killed_choice_goes_on_without_measuring_again(
 ) -> None:
     out = tmp_path / "out"
     settings: dict[str, Any] = {"held_out": held_out, "receipt": SETTINGS, "compare": False, "pick": "kl<=1e-4"}
-    measure = export_gguf.receipt.measure
+    measure = export_gguf.quality.measure
     files = []
 
     def killed(file: Path, *rest: Any) -> Any:
@@ -134,7 +134,7 @@ def test_a_killed_choice_goes_on_without_measuring_again(
             raise KeyboardInterrupt
         return measure(file, *rest)
 
-    monkeypatch.setattr(export_gguf.receipt, "measure", killed)
+    monkeypatch.setattr(export_gguf.quality, "measure", killed)
     with pytest.raises(KeyboardInterrupt):
         export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)
     _, metrics = export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)

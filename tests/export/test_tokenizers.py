@@ -17,9 +17,10 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 from hanlin.core.errors import UserError
 from hanlin.export.gguf.verify import TEXTS, TokenizerProof
 from hanlin.export.gguf.vocab import Vocabulary, add_special_ids, read_vocabulary
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
-from hanlin.models.train_tokenizer import SPLIT
-from hanlin.tokenizer.tokenizer import LETTER_OF, Tokenizer
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.tokenizer.byte_alphabet import LETTER_OF
+from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.tokenizer.train import SPLIT
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

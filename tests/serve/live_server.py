@@ -16,9 +16,9 @@ import uvicorn
 from hanlin.inference.loading import Opened
 from hanlin.inference.protocol import Engine, Finish, Likely, Request, Stream
 from hanlin.serve.admission import Limits
+from hanlin.serve.app import app
 from hanlin.serve.auth import Guard
 from hanlin.serve.registry import Models, Served
-from hanlin.serve.server import app
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from live_server import Live, live
 
 from hanlin.inference.loading import Opened
 from hanlin.serve.admission import Limits
+from hanlin.serve.app import app
 from hanlin.serve.openapi import description
 from hanlin.serve.registry import Served
-from hanlin.serve.server import app
 
 schemathesis = pytest.importorskip("schemathesis")
 SCHEMA = schemathesis.openapi.from_dict(description())

@@ -152,7 +152,7 @@ def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp
     shutil.copytree(taught_gguf, tmp_path / "other")
     link = tmp_path / "model"
     link.symlink_to(taught_gguf)
-    command = [sys.executable, "-m", "hanlin.cli", "serve", f"tiny={link}", "--port", "0"]
+    command = [sys.executable, "-m", "hanlin", "serve", f"tiny={link}", "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

@@ -97,7 +97,7 @@ def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
 
 
 def test_version_is_ours(server: Live) -> None:
-    from hanlin import __version__
+    from hanlin.core.version import __version__
 
     assert httpx.get(f"{server.address}/api/version").json() == {"version": __version__}
 

@@ -10,10 +10,12 @@ import torch
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Inputs, Progress
+from hanlin.core.context import Inputs
+from hanlin.core.progress import Progress
 from hanlin.core.records import Conversation, Document, Judgement, Message, Preference, write_jsonl
-from hanlin.train.compute.model import Network, open_network
-from hanlin.train.dataset.packed import Encode, EncodedRecords, encode_records
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records
+from hanlin.train.load import open_network
 
 CPU = torch.device("cpu")
 SENTENCES = (

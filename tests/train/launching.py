@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings import train
+from hanlin.config.settings import preference, train
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, Job
 
@@ -48,7 +48,9 @@ def launch(
 def work(job: dict[str, Any], out: str | None = None) -> dict[str, Any]:
     from hanlin.train import stages
 
-    settings = getattr(train, job["settings"]).model_validate(job["values"])
+    settings = getattr(preference if hasattr(preference, job["settings"]) else train, job["settings"]).model_validate(
+        job["values"]
+    )
     inputs = Inputs({name: tuple(map(Path, paths)) for name, paths in job["inputs"].items()})
     folder = Path(out or job["out"])
     folder.mkdir(parents=True, exist_ok=True)

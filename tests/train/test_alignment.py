@@ -15,27 +15,20 @@ from transformers import AutoModelForCausalLM
 from conftest import CPU, judgement, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Simpo
+from hanlin.config.settings.preference import Simpo
 from hanlin.core.errors import UserError
 from hanlin.train import trainer
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
+from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mismatched import Mismatched
-from hanlin.train.dataset.packed import EncodedRecords, Rows
+from hanlin.train.dataset.packed import Rows
 from hanlin.train.distributed.context import Group
 from hanlin.train.distributed.ddp import Copies
-from hanlin.train.objectives.base import ChatEncoder, Objective
-from hanlin.train.objectives.pairwise import (
-    Answers,
-    Dpo,
-    Ipo,
-    Kto,
-    Orpo,
-    PairObjective,
-    SimPo,
-    answer_log_probabilities,
-    measured,
-    pair_log_probabilities,
-)
+from hanlin.train.objectives.answer_logprobs import Answers, answer_log_probabilities, measured, pair_log_probabilities
+from hanlin.train.objectives.base import Objective
+from hanlin.train.objectives.kto import Kto
+from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, PairObjective, SimPo
 
 SETTINGS = Simpo(model="m", data=("d",), row_length=256)
 REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)

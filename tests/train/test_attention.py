@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from conftest import CPU
 from hanlin.core.errors import UserError
-from hanlin.train.compute.attention import Documents, documents_attention
+from hanlin.train.compute.attention import documents_attention
 from hanlin.train.compute.kernels import flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.compute.model import Attention
+from hanlin.train.dataset.document_layout import Documents
 
 
 def attended(

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from conftest import conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.train import stages, trainer
 from hanlin.train.callbacks import checkpoint
 from hanlin.train.callbacks.checkpoint import LIST, Checkpoints
@@ -284,7 +285,7 @@ stages:
 """,
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "hanlin.cli", "run", str(tmp_path / "recipe.yaml"), "--home", str(tmp_path / "h")]
+    command = [sys.executable, "-m", "hanlin", "run", str(tmp_path / "recipe.yaml"), "--home", str(tmp_path / "h")]
     how: dict[str, Any] = {"stderr": subprocess.PIPE, "text": True, "process_group": 0}
     run = subprocess.Popen(command, **how, preexec_fn=hear_interrupts)  # noqa: PLW1509
     deadline = time.monotonic() + 120

@@ -14,16 +14,18 @@ from safetensors.torch import load_file
 from conftest import CPU, conversation, document, judgement, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft
+from hanlin.config.settings.preference import Dpo, Kto, Orpo
+from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.core.records import write_jsonl
 from hanlin.train import stages
 from hanlin.train.callbacks.validation import Heldout, best_step
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.distributed.context import Group
-from hanlin.train.objectives.base import ChatEncoder, NextToken
+from hanlin.train.objectives.next_token import NextToken
 
 BASE = {"model": "m", "data": ("d",), "row_length": 128, "precision": "float32", "evaluate_every": 2}
 SFT = {**BASE, "batch_tokens": 256, "learning_rate": 3e-2, "schedule": "constant", "warmup_share": 0.0}

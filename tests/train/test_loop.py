@@ -13,14 +13,17 @@ from launching import launch
 from conftest import CPU, conversation, document, judgement, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Dpo, Kto, Pretrain, Sft, Training
+from hanlin.config.settings.preference import Dpo, Kto
+from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.train import stages, trainer
-from hanlin.train.dataset.packed import Order, Rows
+from hanlin.train.dataset.encode import ChatEncoder
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.sampler import Order
 from hanlin.train.distributed.context import Group
 from hanlin.train.distributed.ddp import Copies
-from hanlin.train.objectives.base import ChatEncoder, NextToken
+from hanlin.train.objectives.next_token import NextToken
 
 SFT = Sft(
     model="m",

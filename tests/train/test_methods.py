@@ -17,7 +17,8 @@ from conftest import conversation, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.base import counted
 from hanlin.config.settings.model import LoraSettings, Merge
-from hanlin.config.settings.train import Dpo, Sft
+from hanlin.config.settings.preference import Dpo
+from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach, save_adapter, start_of
@@ -26,8 +27,8 @@ from hanlin.models.merge import run as merge
 from hanlin.train import stages
 from hanlin.train.compute.embeddings import noise
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.objectives.base import ChatEncoder
 from hanlin.train.optim.schedule import parameter_groups
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79]])

@@ -17,8 +17,9 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach
 from hanlin.train.compute.model import Network
-from hanlin.train.dataset.packed import EncodedRecords, Rows
-from hanlin.train.precision import faster_format
+from hanlin.train.compute.runtime import faster_format
+from hanlin.train.dataset.encoded import EncodedRecords
+from hanlin.train.dataset.packed import Rows
 
 ENTRIES = 90
 LENGTHS = (21, 7, 40)

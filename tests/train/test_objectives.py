@@ -15,14 +15,16 @@ from transformers import AutoModelForCausalLM
 from conftest import conversation, many, preference
 from hanlin.chat.template import ChatTemplate, Rendered
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Dpo as DpoSettings
+from hanlin.config.settings.preference import Dpo as DpoSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, Preference
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.objectives.base import ChatEncoder, NextToken
-from hanlin.train.objectives.pairwise import Dpo, pair_log_probabilities
+from hanlin.train.objectives.answer_logprobs import pair_log_probabilities
+from hanlin.train.objectives.next_token import NextToken
+from hanlin.train.objectives.pairwise import Dpo
 
 SFT = Sft(model="m", data=("d",), row_length=256)
 DPO = DpoSettings(model="m", data=("d",), row_length=256)
@@ -87,7 +89,7 @@ def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTempl
 def test_a_call_of_a_tool_is_no_end_to_cut_at(template: ChatTemplate) -> None:
     del template
     from hanlin.core.records import ToolCall
-    from hanlin.train.objectives.base import _without_last_answer
+    from hanlin.train.dataset.encode import _without_last_answer
 
     call = Message("assistant", "", (ToolCall("f", {}),))
     turns = [Message("user", "甲"), call, Message("tool", "1"), Message("assistant", "乙")]

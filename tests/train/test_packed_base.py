@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from conftest import CPU, conversation, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
-from hanlin.config.settings.train import Dpo, Sft
+from hanlin.config.settings.preference import Dpo
+from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach
@@ -23,8 +24,8 @@ from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.objectives.base import ChatEncoder
 from hanlin.train.optim.build import optimizer_of
 
 SFT = Sft(

@@ -149,7 +149,7 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
     of two answers leaves nothing to one of three processes."""
     from conftest import judgement
-    from hanlin.config.settings.train import Kto
+    from hanlin.config.settings.preference import Kto
     from hanlin.core.records import write_jsonl
 
     settings = Kto(

@@ -17,9 +17,9 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.models.adapters import save_adapter
-from hanlin.train.compute.model import open_network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.objectives.base import ChatEncoder
+from hanlin.train.load import open_network
 from hanlin.train.optim.build import optimizer_of
 
 FORMS: dict[str, dict[str, Any]] = {

@@ -16,13 +16,15 @@ import pytest
 
 from conftest import CPU, conversation, document, many, preference
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.core.records import Document
 from hanlin.tokenizer.tokenizer import Tokenizer
-from hanlin.train.dataset import packed as rows_module
-from hanlin.train.dataset.packed import Encoded, Order, Rows, encode_records
-from hanlin.train.objectives.base import ChatEncoder, encode_documents
+from hanlin.train.dataset import encoded as encoded_module
+from hanlin.train.dataset.encode import ChatEncoder, encode_documents
+from hanlin.train.dataset.encoded import Encoded, encode_records
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.sampler import Order
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Docume
 def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 4)
+    monkeypatch.setattr(encoded_module, "SHARD", 4)
     documents = many(document, 10)
     encode, seen = killed_once(tokenizer, 8)
     arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
@@ -151,7 +153,7 @@ def test_a_killed_encoding_goes_on_where_it_was(
 def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 2)
+    monkeypatch.setattr(encoded_module, "SHARD", 2)
     documents = many(document, 26)
     killed, _ = killed_once(tokenizer, 12)
     arguments = {"width": 1, "progress": Progress(quiet=True), "total": 26}
@@ -175,9 +177,9 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 def test_any_number_of_processes_writes_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer, quickened: bool
 ) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 3)
-    monkeypatch.setattr(rows_module, "MANY", 6)
-    monkeypatch.setattr(rows_module, "VERY_MANY", 6 if quickened else 1000)
+    monkeypatch.setattr(encoded_module, "SHARD", 3)
+    monkeypatch.setattr(encoded_module, "MANY", 6)
+    monkeypatch.setattr(encoded_module, "VERY_MANY", 6 if quickened else 1000)
     documents = [*many(document, 10), Document("", "empty"), *many(document, 3)]
     here = os.getpid()
     found, workers = [], []
@@ -209,8 +211,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
 
 @pytest.fixture
 def shards_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 2)
-    monkeypatch.setattr(rows_module, "MANY", 2)
+    monkeypatch.setattr(encoded_module, "SHARD", 2)
+    monkeypatch.setattr(encoded_module, "MANY", 2)
 
 
 def children() -> set[int]:
@@ -233,7 +235,7 @@ def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writin
     with pytest.raises(UserError, match="wrong"):
         encode_records(many(document, 10), encode, processes=3, **arguments)
     assert children() <= before
-    assert not (tmp_path / "rows" / rows_module.WHOLE).exists()
+    assert not (tmp_path / "rows" / encoded_module.WHOLE).exists()
 
 
 @needs_fork
@@ -256,8 +258,8 @@ def test_a_process_that_was_killed_is_made_up_for(tmp_path: Path, tokenizer: Tok
 def test_an_interrupt_ends_the_processes_and_what_they_wrote_is_taken_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(rows_module, "SHARD", 2)
-    monkeypatch.setattr(rows_module, "MANY", 2)
+    monkeypatch.setattr(encoded_module, "SHARD", 2)
+    monkeypatch.setattr(encoded_module, "MANY", 2)
     documents = many(document, 12)
 
     def interrupted() -> Iterator[Document]:

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Dpo, Pretrain, Sft
+from hanlin.config.settings.preference import Dpo
+from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.train.optim.schedule import parameter_groups, rate_at
 
 SFT = Sft(model="m", data=("d",), learning_rate=1.0, warmup_share=0.1)

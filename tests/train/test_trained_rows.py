@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 from conftest import CPU, conversation, document, judgement, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
-from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo
+from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
+from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach, attach_rows
@@ -26,8 +27,8 @@ from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.objectives.base import ChatEncoder
 
 SFT = {"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "row_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}

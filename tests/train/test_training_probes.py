@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
 from hanlin.train.callbacks.forgetting import PACKAGED, read_probes

@@ -17,10 +17,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import conversation, document, judgement, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Reference, Sft, Simpo
+from hanlin.config.settings.preference import Dpo, Kto, Orpo, Reference, Simpo
+from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, Job
+from hanlin.core.discover import HELD_OUT
 from hanlin.core.errors import UserError
-from hanlin.core.records import HELD_OUT, Conversation, Message, write_jsonl
+from hanlin.core.records import Conversation, Message, write_jsonl
 from hanlin.models.load import load_model
 from hanlin.train import stages
 

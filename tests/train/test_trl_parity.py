@@ -14,13 +14,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conftest import SENTENCES, many, preference
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.train import Simpo
+from hanlin.config.settings.preference import Simpo
 from hanlin.core.records import Judgement, Message, Preference
 from hanlin.train.compute.model import Network
+from hanlin.train.dataset.encode import ChatEncoder
+from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mismatched import Mismatched
-from hanlin.train.dataset.packed import EncodedRecords, Rows
-from hanlin.train.objectives.base import ChatEncoder, LossSum
-from hanlin.train.objectives.pairwise import Dpo, Ipo, Kto, Orpo, SimPo, answer_log_probabilities
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.objectives.answer_logprobs import answer_log_probabilities
+from hanlin.train.objectives.base import LossSum
+from hanlin.train.objectives.kto import Kto
+from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, SimPo
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.*")

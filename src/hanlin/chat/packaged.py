@@ -17,7 +17,7 @@ _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
 
 def packaged() -> tuple[str, ...]:
     """The names of the chat templates that Hanlin brings along."""
-    files = (resources.files("hanlin.tokens") / "templates").iterdir()
+    files = (resources.files("hanlin.chat") / "templates").iterdir()
     return tuple(sorted(file.name.removesuffix(".jinja") for file in files if file.name.endswith(".jinja")))
 
 
@@ -34,7 +34,7 @@ def packaged_source(name: str) -> str:
             "template",
             did_you_mean(name, packaged()),
         )
-    return (resources.files("hanlin.tokens") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    return (resources.files("hanlin.chat") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 @functools.cache

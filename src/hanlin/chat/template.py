@@ -21,20 +21,15 @@ from hanlin.chat.jinja import FIRST_MARKS, Marks, Template, portable
 from hanlin.chat.packaged import packaged, packaged_source, packaged_sources, template_tokens
 from hanlin.chat.special_tokens import LEARNT, Controls, Part
 from hanlin.chat.template_cache import Forms
-from hanlin.chat.turn_order import as_template_data, check_order, texts_of, tools_as_template_data
+from hanlin.chat.template_data import as_template_data, texts_of, tools_as_template_data
+from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_aside, write_json_aside
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Message, ToolCall
-from hanlin.tokenizer.tokenizer import (
-    CONFIG_FILE,
-    GENERATION_FILE,
-    NAMED_TOKENS,
-    TEMPLATE_FILE,
-    Tokenizer,
-    read_json,
-    write_aside,
-    write_json_aside,
-)
+from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
+from hanlin.tokenizer.generation_config import generation_stops
+from hanlin.tokenizer.tokenizer import NAMED_TOKENS, Tokenizer
 
 TOGETHER = 256
 """Conversations whose texts are encoded together."""
@@ -104,7 +99,7 @@ class ChatTemplate:
                     f"基座模型没有模板：请将 template 设为 {names} 之一",
                 ),
             )
-        return cls(source, tokenizer, place, _generation_stops(folder))
+        return cls(source, tokenizer, place, generation_stops(folder))
 
     @classmethod
     def named(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
@@ -481,13 +476,3 @@ def _read(file: Path) -> str:
 
 def _answers(messages: Sequence[Message]) -> list[int]:
     return [place for place, message in enumerate(messages) if message.role == "assistant"]
-
-
-def _generation_stops(folder: Path) -> tuple[int, ...]:
-    """The end ids that a model's generation settings name, or its configuration where it has none."""
-    for name in (GENERATION_FILE, "config.json"):
-        settings = read_json(folder / name)
-        if settings:
-            found = settings.get("eos_token_id")
-            return tuple(found) if isinstance(found, list) else () if found is None else (found,)
-    return ()

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.tokenizer.tokenizer import GENERATION_FILE, TEMPLATE_FILE, Tokenizer, read_json, write_json_aside
+from hanlin.core.files import read_json, write_json_aside
+from hanlin.tokenizer.file_names import GENERATION_FILE, TEMPLATE_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: Path) -> None:

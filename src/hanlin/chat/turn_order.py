@@ -5,21 +5,14 @@ Owns what is a conversation at all, whatever the template. Does not own records 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.core.records import ROLES, Message
+from hanlin.core.records import FOLLOWERS, ROLES, Message
+from hanlin.core.text import check_text, is_whole
 
-FOLLOWERS: dict[str | None, tuple[str, ...]] = {
-    None: ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user",),
-    "calling assistant": ("tool",),
-    "tool": ("assistant", "tool"),
-}
 """Which roles may follow a role; None is the beginning. An assistant that called tools is followed by their results."""
 
 
@@ -34,7 +27,7 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
         allowed = FOLLOWERS[before]
         if prompt and before == "user":
             allowed += ("user",)
-        if message.role not in allowed or not isinstance(message.text, str) or not _is_whole(message.text):
+        if message.role not in allowed or not isinstance(message.text, str) or not is_whole(message.text):
             _refuse(message, before, allowed, _seat(where, place))
         before = "calling assistant" if message.tool_calls else message.role
     last = messages[-1].role if messages else None
@@ -52,66 +45,6 @@ def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], seat
         raise UserError(what, seat, say("write several turns as several messages", "多轮内容请写成多条消息"))
     check_text(message.text, seat)
     raise _out_of_order(message.role, before, allowed, seat)
-
-
-def _is_whole(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def check_text(text: str, where: str | None = None) -> None:
-    """Raise UserError when a text holds half a surrogate pair: no encoding can write it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        place = error.start + 1
-        what = say(f"character {place} of the text is half a surrogate pair", f"文本第 {place} 个字符是半个代理对")
-        hint = say("it comes from a broken \\u escape: clean the text", "这来自损坏的 \\u 转义：请清洗文本")
-        raise UserError(what, where, hint) from error
-
-
-def as_template_data(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Turns as transformers hands them to a chat template: OpenAI's form, absent fields left out."""
-    return [_as_dict(message) for message in messages]
-
-
-def tools_as_template_data(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
-    """Functions in OpenAI's wrapping, each with name, description and parameters in this order; None for no function.
-
-    vLLM recasts every tool so before its template sees it; a template that writes a tool as JSON would give other ids.
-    """
-    return [{"type": "function", "function": _function(tool.get("function", tool))} for tool in tools] or None
-
-
-def _function(told: Mapping[str, Any]) -> dict[str, Any]:
-    usual = {"name": None, "description": "", "parameters": {"type": "object", "properties": {}}}
-    return {**{name: told.get(name, value) for name, value in usual.items()}, **told}
-
-
-def texts_of(data: Any) -> Iterator[str]:
-    """Every text within nested data, names of fields included."""
-    if isinstance(data, str):
-        yield data
-    elif isinstance(data, Mapping):
-        for key, value in data.items():
-            yield from texts_of(key)
-            yield from texts_of(value)
-    elif isinstance(data, list | tuple):
-        for item in data:
-            yield from texts_of(item)
-
-
-def _as_dict(message: Message) -> dict[str, Any]:
-    row: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.tool_calls:
-        functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
-        row["tool_calls"] = [{"type": "function", "function": function} for function in functions]
-    if message.name:
-        row["name"] = message.name
-    return row
 
 
 def _seat(where: str | None, place: int) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    from hanlin.pipeline.step import Step
+
+import json
 
 
 def print_json(data: Any) -> None:
@@ -24,3 +30,22 @@ def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | N
         table.add_row(*row, style=styles[number] if styles else None)
     width = None if sys.stdout.isatty() else 140
     Console(width=width, markup=False, highlight=False).print(table)
+
+
+STATE_ZH = {"done": "已完成", "resume": "续做", "run": "待运行", "stale": "过期"}
+
+
+STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
+
+
+def print_steps(steps: list[Step], as_json: bool, ahead: dict[str, dict[str, Any]]) -> None:
+    if as_json:
+        rows_of_steps: list[dict[str, Any]] = []
+        for s in steps:
+            row = {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
+            rows_of_steps.append(row | ({"forecast": ahead[s.stage.name]} if s.stage.name in ahead else {}))
+        print_json(rows_of_steps)
+        return
+    rows = [[s.stage.name, s.stage.kind.name, say(s.state, STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]
+    heads = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
+    print_table(heads, rows, [STATE_STYLE[s.state] for s in steps])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.config.settings import data, demo, evaluate, export, mix, model, tokenizer, train
+from hanlin.config.settings import data, demo, evaluate, export, mix, model, preference, tokenizer, train
 from hanlin.config.settings.base import Settings
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
@@ -100,21 +100,21 @@ _TABLE = (
     StageKind("sft", train.Sft, _model_or_adapter, "hanlin.train.stages:sft",
               "fine-tune on conversations", "在对话上做指令微调", heavy=True, group=True,
               version=2, shows=("loss", "heldout_loss", "steps", "learnt_tokens", "tokens_per_second")),
-    StageKind("reference", train.Reference, "reference", "hanlin.train.stages:reference",
+    StageKind("reference", preference.Reference, "reference", "hanlin.train.stages:reference",
               "log-probabilities of answers before a model is aligned, for several `dpo` or `kto` stages",
               "对齐之前模型对各回答的对数概率，供多个 dpo 或 kto 阶段共用", heavy=True, group=True,
               shows=("records", "seconds")),
-    StageKind("dpo", train.Dpo, _model_or_adapter, "hanlin.train.stages:dpo",
+    StageKind("dpo", preference.Dpo, _model_or_adapter, "hanlin.train.stages:dpo",
               "align with preference pairs", "用偏好对做对齐", heavy=True, group=True,
               version=2, shows=("preference_loss", "heldout_loss", "accuracy", "margin", "steps")),
-    StageKind("orpo", train.Orpo, _model_or_adapter, "hanlin.train.stages:orpo",
+    StageKind("orpo", preference.Orpo, _model_or_adapter, "hanlin.train.stages:orpo",
               "fine-tune and align with preference pairs at once", "用偏好对同时微调与对齐", heavy=True, group=True,
               version=2, shows=("loss", "preference_loss", "heldout_loss", "accuracy", "margin", "steps")),
-    StageKind("simpo", train.Simpo, _model_or_adapter, "hanlin.train.stages:simpo",
+    StageKind("simpo", preference.Simpo, _model_or_adapter, "hanlin.train.stages:simpo",
               "align with preference pairs, without a reference", "用偏好对做对齐，无需参考模型",
               heavy=True, group=True,
               version=2, shows=("preference_loss", "heldout_loss", "accuracy", "margin", "steps")),
-    StageKind("kto", train.Kto, _model_or_adapter, "hanlin.train.stages:kto",
+    StageKind("kto", preference.Kto, _model_or_adapter, "hanlin.train.stages:kto",
               "align with single answers judged good or bad", "用带好坏评判的单个回答做对齐", heavy=True, group=True,
               version=2, shows=("preference_loss", "heldout_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", model.Merge, "model", "hanlin.models.merge:run",

@@ -19,7 +19,6 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
-HELD_OUT = "heldout.jsonl"
 """The file in a data artifact that no training reads."""
 
 
@@ -251,21 +250,11 @@ def _origin(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
     return row["id"], row.get("source", ""), row.get("meta", {})
 
 
-def held_out_file(path: Path) -> Path:
-    """The held-out records of a data artifact, or the file itself. Raises UserError where nothing was held out."""
-    file = path / HELD_OUT if path.is_dir() else path
-    if not file.is_file():
-        what = say("these data have no held-out part", "这些数据没有留出部分")
-        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
-        raise UserError(what, path, hint)
-    return file
-
-
-def record_kind(file: Path) -> type[Conversation] | type[Document]:
-    """What the records of a file are, by its first line; the reader says what is wrong with others."""
-    with file.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"{}")
-    try:
-        return Conversation if "messages" in json.loads(first) else Document
-    except (ValueError, TypeError):
-        return Document
+FOLLOWERS: dict[str | None, tuple[str, ...]] = {
+    None: ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "calling assistant": ("tool",),
+    "tool": ("assistant", "tool"),
+}

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 
 Item = TypeVar("Item")
 Row = dict[str, Any]

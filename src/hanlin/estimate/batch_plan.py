@@ -9,7 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from hanlin.config.settings.train import Kto, Pretrain, Sft, Training
+from hanlin.config.settings.preference import Kto
+from hanlin.config.settings.train import Pretrain, Sft, Training
 
 FILL = 0.95
 """Share of a packed row that is tokens."""

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo, Training
-from hanlin.core.records import HELD_OUT
+from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.discover import HELD_OUT
 from hanlin.estimate.batch_plan import DataShape
 
 SAMPLE = 1 << 20

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hanlin.config.settings.train import Dpo, Kto, Pretrain, Sft
+from hanlin.config.settings.preference import Dpo, Kto
+from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.estimate.memory import Account
 
 

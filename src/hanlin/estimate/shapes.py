@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from hanlin.config.settings.model import NewModel, Projection
 from hanlin.config.settings.train import Training
-from hanlin.models.folder.checks import llama_shapes
+from hanlin.models.folder.shapes import llama_shapes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 

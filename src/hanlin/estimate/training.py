@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hanlin.config.recipe_file import Recipe
+from hanlin.config.recipe import Recipe
 from hanlin.config.settings.launch import Launch
 from hanlin.config.settings.model import ExtendVocabulary, Merge, NewModel
 from hanlin.config.settings.tokenizer import TrainTokenizer
@@ -25,8 +25,10 @@ from hanlin.estimate.dataset_stats import data_of
 from hanlin.estimate.flops import Disk, Speed
 from hanlin.estimate.memory import Account, Machine, Memory, Sharding
 from hanlin.estimate.shapes import ModelShape
-from hanlin.models.folder.checks import base_of, check_model_folder, is_adapter
-from hanlin.pipeline.plan import Step
+from hanlin.models.folder.adapter import base_of
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import is_adapter
+from hanlin.pipeline.step import Step
 
 
 @dataclass(frozen=True, slots=True)

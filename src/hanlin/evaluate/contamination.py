@@ -5,12 +5,16 @@ Does not own how such questions are found (`data/decontaminate`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
 from hanlin.core.resumable import Row
-from hanlin.data.dedup.decontaminate import verdicts_of
+from hanlin.data.dedup.decontaminate import FILE
 
 
 def by_contamination(
@@ -30,3 +34,40 @@ def by_contamination(
         some = [row for row in rows if row["contaminated"] is wanted]
         metrics[f"{figure}_{name}"] = score(some) if some else None
     return metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Which questions of an evaluation the training data holds, as the data stages found."""
+
+    contaminated: frozenset[str]
+    checked: frozenset[str]
+
+    def split(self, ids: Sequence[str], where: Path | str) -> tuple[set[str], set[str]]:
+        """The contaminated and the clean ones of these ids. Raises UserError when one was never looked for."""
+        missing = [name for name in ids if name not in self.checked]
+        if missing:
+            hint = say(
+                "name this set in `decontaminate.against` of the data stage",
+                "请在数据阶段的 decontaminate.against 中写上该评测集",
+            )
+            what = say(f"question {missing[0]} was not looked for in the data", f"数据阶段没有查找过题目 {missing[0]}")
+            raise UserError(what, where, hint)
+        return {name for name in ids if name in self.contaminated}, {
+            name for name in ids if name not in self.contaminated
+        }
+
+
+def verdicts_of(folders: Sequence[Path]) -> Verdicts:
+    """What the data stages in these folders found, together. Raises UserError for a stage that looked for nothing."""
+    contaminated: set[str] = set()
+    checked: set[str] = set()
+    for folder in folders:
+        file = folder / FILE if folder.is_dir() else folder
+        if not file.is_file():
+            hint = say("set `decontaminate` in that stage", "请在该阶段设置 decontaminate")
+            raise UserError(say("this data was not compared with questions", "这份数据没有与题目比对过"), folder, hint)
+        for row in json.loads(file.read_text(encoding="utf-8"))["sets"]:
+            contaminated |= set(row["contaminated"])
+            checked |= {*row["contaminated"], *row["clean"], *row["unsearched"]}
+    return Verdicts(frozenset(contaminated), frozenset(checked))

@@ -17,10 +17,12 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate, Rendered
 from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, Job
+from hanlin.core.discover import held_out_file
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import Language, answer_language, say
-from hanlin.core.records import Conversation, Document, Message, Preference, held_out_file, read_jsonl
+from hanlin.core.i18n import say
+from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
 from hanlin.core.resumable import Row, in_chunks, write_rows
+from hanlin.core.text import Language, answer_language
 from hanlin.inference.loading import Opened, open_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 

@@ -19,21 +19,24 @@ from filelock import FileLock, Timeout
 
 from hanlin.chat.history import fit
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, in_chunks
 from hanlin.data.formats.chats import CHAT_FORMATS, question_of
-from hanlin.data.formats.convert import files_at
 from hanlin.data.formats.turns import Chat, opened
 from hanlin.data.io.input_file import Tape
 from hanlin.data.io.layout import layout_of, rows_of
 from hanlin.data.io.lines import Row as FileRow
+from hanlin.data.io.sources import files_at
 from hanlin.data.ledger import Drop, reason_text
-from hanlin.inference.loading import Opened, find_model, open_model, sampling_of, split_choice
+from hanlin.inference.loading import Opened, find_model, open_model, split_choice
 from hanlin.inference.protocol import Request, Sampling
-from hanlin.tokenizer.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.tokenizer.file_names import GENERATION_FILE
+from hanlin.tokenizer.generation_config import sampling_of
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 SEED = 42
 _CHUNK = 64

@@ -19,15 +19,18 @@ from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, Job
 from hanlin.core.disk import check_space, full_disk
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_json_aside
 from hanlin.core.i18n import say
 from hanlin.export import gptq, quality
-from hanlin.export.gguf.imatrix import rows_of
+from hanlin.export.calibration import rows_of
 from hanlin.export.quality_page import write_card
-from hanlin.models.folder.checks import CONFIG, WEIGHTS, ModelFiles, check_model_folder, is_adapter, licences_in
-from hanlin.models.load import exact_dtype, load_model
-from hanlin.models.save import save_safetensors
+from hanlin.models.dtypes import exact_dtype
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, is_adapter, licences_in
+from hanlin.models.load import load_model
+from hanlin.models.safetensors import save_safetensors
 from hanlin.parity import check as contract
-from hanlin.tokenizer.tokenizer import Tokenizer, read_json, write_json_aside
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
 

@@ -18,22 +18,18 @@ from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, Job
 from hanlin.core.disk import check_space, copy_whole, full_disk
 from hanlin.core.errors import UserError
+from hanlin.core.files import write_aside
 from hanlin.core.i18n import say
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import PICTURE
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
-from hanlin.inference.protocol import choose_gguf, gguf_files
-from hanlin.models.folder.checks import (
-    CONFIG,
-    INDEX,
-    check_model_folder,
-    check_quantized_folder,
-    is_quantized,
-    licences_in,
-)
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
+from hanlin.models.folder.gguf import choose_gguf, gguf_files
+from hanlin.models.folder.layout import CONFIG, INDEX, licences_in
 from hanlin.parity import check as contract
 from hanlin.parity.modelfile import packaged_name
-from hanlin.tokenizer.tokenizer import TEMPLATE_FILE, TOKENIZER_FILE, Tokenizer, write_aside
+from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
 _TOOL_PARSERS = {"llama3.1": "llama3_json"}

@@ -22,16 +22,20 @@ from numpy.typing import NDArray
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Condition, Receipt
 from hanlin.core.context import Job
+from hanlin.core.discover import held_out_file, record_kind
 from hanlin.core.disk import check_space
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import answer_language, say
-from hanlin.core.records import Conversation, Document, held_out_file, read_jsonl, record_kind
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
-from hanlin.inference.protocol import Reply, Request, Sampling, open_engine
+from hanlin.core.files import write_json_aside
+from hanlin.core.i18n import say
+from hanlin.core.records import Conversation, Document, read_jsonl
+from hanlin.core.text import answer_language
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.inference.decoder import Piece
+from hanlin.inference.protocol import Reply, Request, Sampling
+from hanlin.inference.registry import open_engine
 from hanlin.inference.sampler import log_softmax
-from hanlin.inference.scheduler import Piece
-from hanlin.models.folder.checks import ModelFiles
-from hanlin.tokenizer.tokenizer import Tokenizer, write_json_aside
+from hanlin.models.folder.layout import ModelFiles
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 LANGUAGES = ("zh", "en")
 _SHORTEST_WINDOW = 32
@@ -235,7 +239,8 @@ def _answers(path: Path, reference: Reference) -> Row:
 def _write_logprobs(files: ModelFiles, windows: dict[str, list[tuple[int, ...]]], folder: Path, job: Job) -> None:
     import torch
 
-    from hanlin.models.load import exact_dtype, load_model
+    from hanlin.models.dtypes import exact_dtype
+    from hanlin.models.load import load_model
 
     left = [
         (ids, target)
@@ -263,7 +268,7 @@ def _write_logprobs(files: ModelFiles, windows: dict[str, list[tuple[int, ...]]]
 
 
 def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tuple[Reply, ...]:
-    from hanlin.models.load import exact_dtype
+    from hanlin.models.dtypes import exact_dtype
 
     if not requests:
         return ()

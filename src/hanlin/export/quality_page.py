@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from hanlin.tokenizer.tokenizer import write_aside
+from hanlin.core.files import write_aside
 
 CARD, PICTURE = "README.md", "receipt.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50

@@ -13,9 +13,11 @@ from typing import Any, Literal
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.protocol import ENGINES, FOR_GGUF, Engine, choose_gguf, gguf_files, open_engine
-from hanlin.models.folder.checks import CONFIG, is_adapter
-from hanlin.tokenizer.tokenizer import GENERATION_FILE, Tokenizer, read_json
+from hanlin.inference.protocol import Engine
+from hanlin.inference.registry import ENGINES, FOR_GGUF, open_engine
+from hanlin.models.folder.gguf import choose_gguf, gguf_files
+from hanlin.models.folder.layout import CONFIG, is_adapter
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 Kind = Literal["model", "adapter", "gguf"]
 
@@ -113,18 +115,6 @@ def open_model(
     if dtype is not None and found.kind != "gguf" and engine != "vllm":
         options["dtype"] = dtype
     return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
-
-
-def sampling_of(folder: Path) -> dict[str, Any]:
-    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
-
-    Keys are those of `Sampling`.
-    """
-    config = read_json(folder / GENERATION_FILE)
-    if not config.get("do_sample"):
-        return {"temperature": 0.0}
-    names = ("temperature", "top_p", "top_k", "repetition_penalty")
-    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}
 
 
 def _hint_of_path() -> str:

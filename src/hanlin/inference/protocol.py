@@ -5,17 +5,14 @@ Does not own a model runtime: those are the `*_engine` files, each imported only
 
 from __future__ import annotations
 
-import importlib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from hanlin.core.context import Progress
-from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,16 +20,7 @@ if TYPE_CHECKING:
 
 Finish = Literal["stop", "length", "cancelled"]
 
-ENGINES = {
-    "transformers": "hanlin.inference.backends.transformers.engine:TransformersEngine",
-    "llama_cpp": "hanlin.inference.backends.llama_cpp.engine:LlamaCppEngine",
-    "llama_server": "hanlin.inference.backends.http.llama_server:LlamaServer",
-    "vllm": "hanlin.inference.backends.http.vllm:VllmEngine",
-}
-FOR_GGUF = {"llama_cpp", "llama_server"}
-APART = {"llama_cpp": "hanlin.inference.backends.llama_cpp.process:LlamaCppProcess"}
 """Engines that can run in a process of their own."""
-_PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 
 class EngineLost(Exception):
@@ -194,126 +182,3 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; the engine answers nothing afterwards."""
-
-
-def open_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
-    """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
-    to transformers).
-
-    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `apart`, an
-    engine that can bring down its process gets one of its own, and is started again when that has ended. `options` are
-    the engine's own (see its class); all take `context_length`. Raises UserError for an unknown engine, for a path
-    that holds no model, and for an engine whose package is not installed.
-    """
-    if name == "auto":
-        name = "llama_cpp" if gguf_files(path) else "transformers"
-    if name not in ENGINES:
-        what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
-        raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
-    module, _, attribute = (APART.get(name, ENGINES[name]) if apart else ENGINES[name]).partition(":")
-    try:
-        engine = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "hanlin" or name not in _PACKAGE_OF:
-            raise
-        package = _PACKAGE_OF[name]
-        what = say(f"the engine {name} needs the package {error.name}", f"引擎 {name} 需要软件包 {error.name}")
-        raise UserError(what, hint=f"pip install {package}") from error
-    return cast(Engine, engine(path, **options))
-
-
-def gguf_files(path: Path) -> list[Path]:
-    """The GGUF files that `path` is or directly holds, in the order of their names."""
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix == ".gguf")
-    return [path] if path.suffix == ".gguf" else []
-
-
-def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
-    """The one of `candidates` that fits `file`, a type (`Q8_0`) or a name; without it the largest, which lost least.
-
-    Raises UserError when none or several fit.
-    """
-    if not file:
-        return max(candidates, key=lambda candidate: (candidate.stat().st_size, candidate.name))
-    wanted = file.lower()
-    fitting = [
-        candidate
-        for candidate in candidates
-        if wanted in (candidate.name.lower(), candidate.stem.lower()) or _type_of(candidate) == wanted
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    what = (
-        say(f"several GGUF files fit '{file}'", f"有多个 GGUF 文件符合“{file}”")
-        if fitting
-        else say(f"no GGUF file fits '{file}'", f"没有符合“{file}”的 GGUF 文件")
-    )
-    raise UserError(what, path, did_you_mean(file, [candidate.name for candidate in fitting or candidates]))
-
-
-def _type_of(file: Path) -> str:
-    """The quantisation that a GGUF file's name ends with: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
-    return re.split(r"[-.]", file.stem)[-1].lower()
-
-
-def room_for_answer(request: Request, context_length: int, vocabulary: int) -> int:
-    """How many ids may be generated for `request` before the context is full; at most what it asks for.
-
-    Raises UserError when the prompt is empty, leaves no room at all, or holds an id outside the vocabulary: a prompt
-    is never cut silently.
-    """
-    prompt = request.prompt_ids
-    if not prompt:
-        raise UserError(say("the prompt is empty", "提示为空"))
-    check_ids(prompt, vocabulary)
-    room = context_length - len(prompt)
-    if room < 1:
-        what = say(
-            f"the prompt is {len(prompt)} tokens long, but the context holds {context_length} with the answer",
-            f"提示共 {len(prompt)} 个词元，而上下文连同回答只容纳 {context_length} 个",
-        )
-        hint = say(
-            "shorten the prompt or open the engine with a longer context_length", "缩短提示，或调大 context_length"
-        )
-        raise UserError(what, hint=hint)
-    return min(room, request.sampling.max_new_tokens)
-
-
-def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:
-    """Raises UserError unless the pair can be scored: both parts hold ids of the vocabulary and fit the context."""
-    if not prefix or not continuation:
-        raise UserError(say("a prefix and a continuation need at least one token each", "前缀与续写都至少要有一个词元"))
-    check_ids(prefix, vocabulary)
-    check_ids(continuation, vocabulary)
-    length = len(prefix) + len(continuation)
-    if length > context_length:
-        what = say(
-            f"prefix and continuation are {length} tokens long, but the context holds {context_length}",
-            f"前缀与续写共 {length} 个词元，而上下文只容纳 {context_length} 个",
-        )
-        raise UserError(what)
-
-
-def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> None:
-    """Raises UserError unless `ids` can be run as one text: some ids of the vocabulary that fit the context."""
-    if not ids:
-        raise UserError(say("the text is empty", "文本为空"))
-    check_ids(ids, vocabulary)
-    if len(ids) > context_length:
-        what = say(
-            f"the text is {len(ids)} tokens long, but the context holds {context_length}",
-            f"文本共 {len(ids)} 个词元，而上下文只容纳 {context_length} 个",
-        )
-        raise UserError(what, hint=say("split it", "请将其拆分"))
-
-
-def check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    """Raises UserError when an id is not in the vocabulary: the prompt was made by another tokenizer."""
-    outside = max(ids) if max(ids) >= vocabulary else min(ids)
-    if not 0 <= outside < vocabulary:
-        what = say(
-            f"token id {outside} is outside the model's vocabulary of {vocabulary}",
-            f"词元编号 {outside} 超出模型词表（{vocabulary}）",
-        )
-        raise UserError(what, hint=say("use the tokenizer beside the model", "请使用模型旁的分词器"))

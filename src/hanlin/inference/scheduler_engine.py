@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from hanlin.core.context import Progress
-from hanlin.inference.protocol import Finish, Likely, Reply, Request, room_for_answer
+from hanlin.core.progress import Progress
+from hanlin.inference.protocol import Finish, Likely, Reply, Request
+from hanlin.inference.request_checks import room_for_answer
 from hanlin.inference.sampler import Chooser
-from hanlin.inference.scheduler import AnswerTask, Scheduler, Sink
+from hanlin.inference.scheduler import Scheduler
+from hanlin.inference.tasks import AnswerTask, Sink
 
 
 class Answering:

@@ -31,18 +31,12 @@ from transformers import PreTrainedModel
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
+from hanlin.core.files import write_json_aside
 from hanlin.core.i18n import say
-from hanlin.models.folder.checks import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    BASE_RECORD,
-    base_record,
-    check_adapter_folder,
-    check_model_folder,
-    relative_base,
-)
-from hanlin.models.save import save_safetensors
-from hanlin.tokenizer.tokenizer import write_json_aside
+from hanlin.models.folder.adapter import base_record, check_adapter_folder, relative_base
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
+from hanlin.models.safetensors import save_safetensors
 
 _STARTS = {"zero": True, "pissa": "pissa", "pissa_fast": "pissa_niter_16"}
 

@@ -19,13 +19,15 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, Job
+from hanlin.core.discover import texts_in
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.embedding_rows import grow
-from hanlin.models.folder.checks import ModelFiles, check_model_folder
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
-from hanlin.models.train_tokenizer import characters_per_token, texts_in
+from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend
 from hanlin.tokenizer.tokenizer import Tokenizer
 

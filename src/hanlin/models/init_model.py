@@ -26,7 +26,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import count_parameters
 from hanlin.models.save import save_model
-from hanlin.tokenizer.tokenizer import CONFIG_FILE, TOKENIZER_FILE, Tokenizer
+from hanlin.tokenizer.file_names import CONFIG_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 PACKED_TOKENIZER = TOKENIZER_FILE + ".gz"
 CHAT_VARIANT = "instruct"

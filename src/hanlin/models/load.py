@@ -6,9 +6,8 @@ Owns reading. What a folder must hold is said in `model_files`; how one is writt
 from __future__ import annotations
 
 import importlib.util
-import math
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -16,25 +15,15 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 from transformers.utils import logging
 
-from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.folder.checks import (
-    WITH_EXPERTS,
-    ModelFiles,
-    base_of,
-    check_base,
-    check_model_folder,
-    check_quantized_folder,
-    is_adapter,
-    is_quantized,
-)
+from hanlin.models.dtypes import Packed, torch_dtype
+from hanlin.models.folder.adapter import base_of, check_base
+from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
+from hanlin.models.folder.layout import WITH_EXPERTS, ModelFiles, is_adapter
 
-__all__ = ["DTYPES", "base_of", "exact_dtype", "load_model", "torch_dtype"]
+__all__ = ["base_of", "load_model"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Packed = Literal["nf4", "int8"]
-_LARGE_MODEL = 3_000_000_000
 
 logging.disable_progress_bar()  # progress is told by `Job.progress`
 
@@ -77,19 +66,6 @@ def load_model(
     model = _read(files, dtype, attention, packed, device)
     model.requires_grad_(trainable and packed is None)
     return model.train(trainable)
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """The number format of that name. Raises UserError when there is none."""
-    if name not in DTYPES:
-        raise UserError(say(f"no number format '{name}'", f"没有数值格式“{name}”"), "dtype", did_you_mean(name, DTYPES))
-    return DTYPES[name]
-
-
-def exact_dtype(files: ModelFiles) -> str:
-    """The number format to measure a model in: float32 where it is small enough to be held so, else bfloat16."""
-    weights = sum(math.prod(entry.shape) for entry in files.tensors.values())
-    return "float32" if weights < _LARGE_MODEL else "bfloat16"
 
 
 def _read(

@@ -23,10 +23,13 @@ from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.models.folder.checks import ModelFiles, base_of, check_adapter_folder, check_model_folder
+from hanlin.models.folder.adapter import base_of, check_adapter_folder
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
-from hanlin.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
+from hanlin.tokenizer.file_names import TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 QUESTIONS = (
     "你好，请介绍一下你自己。",

@@ -5,20 +5,22 @@ Owns writing. The bytes depend on weights and tokenizer alone: no times, no path
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import named_ids, save_tokenizer, template_of
-from hanlin.models.folder.checks import CONFIG, INDEX, WEIGHTS, ModelFiles, check_model_folder, llama_shapes
-from hanlin.models.load import torch_dtype
-from hanlin.tokenizer.tokenizer import Tokenizer, write_json_aside
+from hanlin.core.files import write_json_aside
+from hanlin.models.dtypes import torch_dtype
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import CONFIG, INDEX, WEIGHTS, ModelFiles
+from hanlin.models.folder.shapes import llama_shapes
+from hanlin.models.safetensors import save_safetensors
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5_000_000_000
 _KEPT = (
@@ -109,16 +111,6 @@ def _write_weights(
         places = {name: file for file, inside in zip(names, shards, strict=True) for name in inside}
         size = sum(torch.Size(shape).numel() for shape in shapes.values()) * number_format.itemsize
         write_json_aside(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
-
-
-def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file at once or not at all; tensors that share memory are written each."""
-    aside = path.with_name(path.name + ".writing")
-    aside.touch()
-    rights = aside.stat().st_mode
-    save_file(tensors, str(aside), metadata={"format": "pt"})
-    aside.chmod(rights)  # the library lets nobody but the owner read
-    os.replace(aside, path)
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 from hanlin.chat.packaged import packaged, packaged_source
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import write_aside
 from hanlin.core.i18n import say
-from hanlin.tokenizer.tokenizer import Tokenizer, write_aside
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 INSTRUCTIONS = (
     *("from", "template", "system", "parameter", "message", "license", "adapter"),
@@ -168,7 +169,7 @@ _HELPERS = {"_json": 'template "quoted"', "_trim": 'template "trim"'}
 
 def _go_source(name: str) -> str:
     """A Go template of ours; white space at the end of its file is none of it."""
-    return (resources.files("hanlin.contract") / "go_templates" / f"{name}.gotmpl").read_text(encoding="utf-8").rstrip()
+    return (resources.files("hanlin.parity") / "go_templates" / f"{name}.gotmpl").read_text(encoding="utf-8").rstrip()
 
 
 def _opening(tokenizer: Tokenizer) -> str:

@@ -6,9 +6,11 @@ Owns the list of files and what is refused. The hubs' own libraries speak to the
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +18,10 @@ from typing import Any, NamedTuple
 from hanlin.core.context import SCRATCH
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.folder.checks import CONFIG, INDEX, check_safetensors, check_weights
-from hanlin.pipeline.artifacts import MANIFEST, PARTIAL, read_manifest, sha256_of
+from hanlin.models.folder.checks import check_safetensors, check_weights
+from hanlin.models.folder.layout import CONFIG, INDEX
+from hanlin.pipeline.artifacts import PARTIAL
+from hanlin.pipeline.manifest import MANIFEST, read_manifest, sha256_of
 
 _SECRET_NAMES = re.compile(
     r"(^|/)(\.env(\..*)?|\.netrc|\.git-credentials|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|"
@@ -185,3 +189,20 @@ def _check_arrived(there: dict[str, Any], items: Sequence[Item]) -> None:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Fetch a pinned hub repository (`hf:owner/name@revision`), of data where a source names it and of a model
+    elsewhere; `HF_ENDPOINT` names a mirror."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
+    try:
+        kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
+        return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
+        raise UserError(
+            say(f"cannot be fetched: {type(error).__name__}", f"无法下载：{type(error).__name__}"), entry["key"], hint
+        ) from error

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.launch import GROUP_TIMEOUT, Launch
-from hanlin.core.context import die_with_parent
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import die_with_parent
 
 JOB = "job.json"
 PREPARED = "prepared"

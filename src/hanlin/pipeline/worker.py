@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -23,16 +22,21 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
-from hanlin import __version__
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.launch import Launch
-from hanlin.core.context import SCRATCH, Ancestor, Inputs, Job, Progress, die_with_parent
+from hanlin.core.context import SCRATCH, Ancestor, Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import die_with_parent
+from hanlin.core.progress import Progress
+from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
-from hanlin.pipeline.artifacts import FileEntry, InputEntry, Manifest, Store, lineage
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.hub import download
+from hanlin.pipeline.lineage import lineage
+from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest
 
 _PACKAGES = (
     "torch",
@@ -51,76 +55,6 @@ _HEAVY = ("torch", "transformers.models.llama.modeling_llama", "peft", "accelera
 OUTCOME = "outcome.json"
 CLOCK = "seconds"
 """A file in the scratch folder, written anew every second while its stage is worked on."""
-
-
-class Host:
-    """A process that makes artifacts, started on first use and ended with the block."""
-
-    def __init__(self, preload: bool = False) -> None:
-        self._preload = preload
-        self._process: subprocess.Popen[str] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._process is None:
-            return
-        if self._process.stdin:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout:
-            self._process.stdout.close()
-
-    def make(self, job: Mapping[str, Any]) -> None:
-        """Make one artifact. Raises UserError as the work raised it; RuntimeError when the process died or failed."""
-        if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "hanlin.pipeline.worker", *(["--preload"] if self._preload else [])]
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_reply`)
-            )
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(job, ensure_ascii=False) + "\n")
-        self._process.stdin.flush()
-        line = self._reply(self._process.stdout)
-        if not line:
-            code = self._process.wait()
-            if code in (130, -signal.SIGINT):
-                raise KeyboardInterrupt
-            raise RuntimeError(f"the worker of stage {job['stage']} ended with {code}")
-        reply = json.loads(line)
-        if "user_error" in reply:
-            raise UserError(*reply["user_error"])
-        if "interrupted" in reply:
-            raise KeyboardInterrupt
-        if "failed" in reply:
-            raise RuntimeError(reply["failed"])
-
-    def _reply(self, answers: IO[str]) -> str:
-        """The worker's next line. Ctrl-C is passed on, and the work given time to end as it likes: a training run saves
-        what it has. Another does not wait."""
-        try:
-            return answers.readline()
-        except KeyboardInterrupt:
-            self._pass_on_interrupt()
-        try:
-            return answers.readline()
-        except KeyboardInterrupt:
-            self._pass_on_interrupt()
-            raise
-
-    def _pass_on_interrupt(self) -> None:
-        if self._process is not None and self._process.poll() is None and os.name == "posix":
-            os.killpg(self._process.pid, signal.SIGINT)
 
 
 def serve_jobs(preload: bool) -> None:
@@ -329,7 +263,7 @@ def _work(job: Mapping[str, Any], partial: Path, only_prepares: bool = False) ->
     ancestors: dict[str, tuple[Ancestor, ...]] = {}
     for row in job["inputs"]:
         name = row["entry"]["field"]
-        found = tuple(Path(path) for path in row["paths"]) or _download(row["entry"])
+        found = tuple(Path(path) for path in row["paths"]) or download(row["entry"])
         paths[name] = paths.get(name, ()) + found
         if kind.lineage and row["entry"]["artifact"]:
             ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
@@ -354,23 +288,6 @@ def _work(job: Mapping[str, Any], partial: Path, only_prepares: bool = False) ->
 def _cores() -> int:
     """How many cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Fetch a pinned hub repository (`hf:owner/name@revision`), of data where a source names it and of a model
-    elsewhere; `HF_ENDPOINT` names a mirror."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    name, _, revision = str(entry["key"]).removeprefix("hf:").partition("@")
-    try:
-        kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
-        return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
-        raise UserError(
-            say(f"cannot be fetched: {type(error).__name__}", f"无法下载：{type(error).__name__}"), entry["key"], hint
-        ) from error
 
 
 def _launch(job: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.loading import Found, Opened, open_model, split_choice
-from hanlin.models.folder.checks import is_adapter
+from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
 from hanlin.serve.registry import Models, Served
-from hanlin.tokenizer.tokenizer import SENTENCEPIECE_FILE, TOKENIZER_FILE, Tokenizer
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 _SECONDS_BETWEEN_LOOKS = 0.05
 _Stamp = tuple[tuple[str, int, int], ...]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from hanlin import __version__
+from hanlin.core.version import __version__
 from hanlin.serve.api import plain
 from hanlin.serve.api.ollama import schemas
 from hanlin.serve.api.openai import requests

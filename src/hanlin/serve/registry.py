@@ -15,11 +15,12 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.inference.loading import Opened, sampling_of
+from hanlin.inference.loading import Opened
 from hanlin.inference.protocol import Constraint, Request, Sampling
 from hanlin.serve.admission import Door, Limits
 from hanlin.serve.errors import ApiError
 from hanlin.serve.guided_decoding import Grammars
+from hanlin.tokenizer.generation_config import sampling_of
 
 MOST_CHOICES = 16
 

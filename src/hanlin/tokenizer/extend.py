@@ -15,11 +15,12 @@ from typing import Any
 
 import tokenizers
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.tokenizer.bpe_trainer import BARRIER, MergeLearner
-from hanlin.tokenizer.tokenizer import BYTE_OF, LETTER_OF, Tokenizer
+from hanlin.tokenizer.byte_alphabet import BYTE_OF, LETTER_OF
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af"
 """The Chinese characters of Unicode 15 that are letters and that no normalisation changes."""

@@ -7,37 +7,32 @@ vocabulary (`vocabulary`).
 from __future__ import annotations
 
 import codecs
-import json
 import os
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from hanlin.chat.turn_order import check_text
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_aside, write_json_aside
 from hanlin.core.i18n import say
+from hanlin.core.text import check_text
+from hanlin.tokenizer.byte_alphabet import BYTE, BYTE_OF, SPACE
+from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
+from hanlin.tokenizer.prefix_space import PrefixRule, _prefix_rule, _rules, _steps, without_prefix
+from hanlin.tokenizer.sentencepiece import _converted
 
 if TYPE_CHECKING:
     from hanlin.tokenizer.tiktoken_encoder import RankEncoder
 
-PrefixRule = Literal["none", "first", "each"]
 
-TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
-SENTENCEPIECE_FILE = "tokenizer.model"
-TEMPLATE_FILE = "chat_template.jinja"
-GENERATION_FILE = "generation_config.json"
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>")
 _SHORT, _MOST_SHORT = 16, 10_000
 """Texts of at most so many characters are encoded once: what a template writes between special tokens, above all."""
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-_SPACE = "\u2581"
 
 
 class Tokenizer:
@@ -246,7 +241,7 @@ class Tokenizer:
     @cached_property
     def _inner(self) -> tokenizers.Tokenizer:
         """The same tokenizer without the space that SentencePiece sets before a text."""
-        return self.backend if self.prefix_rule == "none" else _without_prefix(self.backend)
+        return self.backend if self.prefix_rule == "none" else without_prefix(self.backend)
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
@@ -267,8 +262,8 @@ class Tokenizer:
             values = [BYTE_OF.get(letter) for letter in token]
             return token.encode() if None in values else bytes(value for value in values if value is not None)
         if "ByteFallback" in self.decoder_steps or "Metaspace" in self.decoder_steps:
-            byte = _BYTE.fullmatch(token) if "ByteFallback" in self.decoder_steps else None
-            return bytes([int(byte[1], 16)]) if byte else token.replace(_SPACE, " ").encode()
+            byte = BYTE.fullmatch(token) if "ByteFallback" in self.decoder_steps else None
+            return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
         kinds = ", ".join(self.decoder_steps) or "-"
         raise UserError(
             say(f"the tokenizer decodes by rules that are not known here: {kinds}", f"不支持的解码规则：{kinds}"),
@@ -298,44 +293,6 @@ class StreamDecoder:
             self._at_start = False
             return text.removeprefix(" ")
         return text
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letters that byte-level BPE writes bytes with (GPT-2, `bytes_to_unicode`): printable ones stand for
-    themselves, the rest are numbered from U+0100."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    letters = {chr(byte): byte for byte in shown}
-    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
-    return letters
-
-
-BYTE_OF = _byte_letters()
-LETTER_OF = {byte: letter for letter, byte in BYTE_OF.items()}
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file at once or not at all."""
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(aside, path)
-
-
-def write_json_aside(path: Path, data: Mapping[str, Any]) -> None:
-    write_aside(path, json.dumps(dict(sorted(data.items())), ensure_ascii=False, indent=2) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a file, empty when there is no file. Raises UserError when it is not one."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path) from error
-    if not isinstance(data, dict):
-        raise UserError(say("not a JSON object", "不是 JSON 对象"), path)
-    return data
 
 
 def _content(token: Any) -> str | None:
@@ -374,97 +331,3 @@ def _add_named(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None
         token_text = config.get(name)
         if token_text and backend.token_to_id(token_text) is not None:
             backend.add_special_tokens([tokenizers.AddedToken(token_text, special=True, normalized=False)])
-
-
-def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """A folder's SentencePiece model as a fast tokenizer, by transformers' converter and SentencePiece's own rule of
-    the first space.
-
-    The converter always sets a space before the very first text and nowhere else. SentencePiece does as its model
-    says; it knows no special tokens within a text, so a model trained with it saw the space before each piece between
-    them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
-    pieces' scores. Where many pieces have one score, as in vocabularies that were merged with a score of 0,
-    SentencePiece takes the leftmost and `tokenizer.json` cannot say so: ids then differ here and there from
-    SentencePiece's, and agree with those of every engine that reads the converted file.
-    """
-    file = folder / SENTENCEPIECE_FILE
-    try:
-        import sentencepiece
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        what = say(
-            "a SentencePiece model needs the package sentencepiece", "读取 SentencePiece 模型需要 sentencepiece 包"
-        )
-        raise UserError(what, file, "pip install 'hanlin[sentencepiece]'") from error
-    try:
-        sets_space = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode("a", out_type=str)[0] != "a"
-        fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
-    except Exception as error:  # what a broken protobuf raises depends on the library beneath
-        hint = say("it must be a SentencePiece BPE model as Llama 2 has", "须为 Llama 2 所用的 SentencePiece BPE 模型")
-        what = say(f"the SentencePiece model cannot be converted: {error}", f"SentencePiece 模型无法转换：{error}")
-        raise UserError(what, file, hint) from error
-    backend.pre_tokenizer = None
-    steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", _SPACE)]
-    text_steps = [
-        tokenizers.decoders.Replace(_SPACE, " "),
-        tokenizers.decoders.ByteFallback(),
-        tokenizers.decoders.Fuse(),
-    ]
-    if sets_space and config.get("legacy") is False:
-        backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-        steps = []
-    elif sets_space:
-        steps.insert(0, tokenizers.normalizers.Prepend(_SPACE))
-    if sets_space:
-        text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
-    backend.normalizer = tokenizers.normalizers.Sequence(steps)
-    backend.decoder = tokenizers.decoders.Sequence(text_steps)
-    return backend
-
-
-def _rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
-    """The tokenizer's rules as data, without the model, which would be tens of megabytes."""
-    parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer, "decoder": backend.decoder}
-    return {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
-
-
-def _steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokenizer, a sequence taken apart."""
-    if rule is None:
-        return []
-    return [dict(step) for step in rule[inner]] if rule["type"] == "Sequence" else [dict(rule)]
-
-
-def _prefix_rule(rules: Mapping[str, Any]) -> PrefixRule:
-    if any(step["type"] == "Prepend" for step in _steps(rules["normalizer"], "normalizers")):
-        return "each"
-    for step in _steps(rules["pre_tokenizer"], "pretokenizers"):
-        if step["type"] == "Metaspace":
-            scheme = step.get("prepend_scheme", "always")
-            return "each" if scheme == "always" else "first" if scheme == "first" else "none"
-        if step["type"] == "ByteLevel" and step.get("add_prefix_space"):
-            return "each"
-    return "none"
-
-
-def _without_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy of a tokenizer that sets no space before a text."""
-    rules = _rules(backend)
-    normalizers = [step for step in _steps(rules["normalizer"], "normalizers") if step["type"] != "Prepend"]
-    pretokenizers = _steps(rules["pre_tokenizer"], "pretokenizers")
-    for step in pretokenizers:
-        if step["type"] == "Metaspace":
-            step["prepend_scheme"] = "never"
-        elif step["type"] == "ByteLevel":
-            step["add_prefix_space"] = False
-    inner = tokenizers.Tokenizer.from_str(backend.to_str())
-    normalizer: Any = tokenizers.normalizers.Sequence([])
-    normalizer.__setstate__(json.dumps({"type": "Sequence", "normalizers": normalizers}).encode())
-    inner.normalizer = normalizer
-    if pretokenizers:
-        pretokenizer: Any = tokenizers.pre_tokenizers.Sequence([])
-        pretokenizer.__setstate__(json.dumps({"type": "Sequence", "pretokenizers": pretokenizers}).encode())
-        inner.pre_tokenizer = pretokenizer
-    inner.encode_special_tokens = True
-    return inner

@@ -20,12 +20,14 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hanlin.config.settings.train import Dpo, Kto, Orpo, Pretrain, Sft, Simpo, Training
-from hanlin.train.compute.attention import Documents
-from hanlin.train.compute.model import Network, open_network
+from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.train.compute.model import Network
+from hanlin.train.compute.runtime import faster_format
+from hanlin.train.dataset.document_layout import Documents
 from hanlin.train.dataset.packed import Pass
 from hanlin.train.distributed.context import Group
-from hanlin.train.precision import faster_format
+from hanlin.train.load import open_network
 
 KINDS = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
 ROUNDS = 5

@@ -27,7 +27,7 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import Job
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.callbacks.checkpoint import Checkpoints, take_over
+from hanlin.train.callbacks.checkpoint import Checkpoints
 from hanlin.train.callbacks.forgetting import Probes
 from hanlin.train.callbacks.interrupt import Interrupt
 from hanlin.train.callbacks.metrics_log import FILE as CURVE_FILE
@@ -35,9 +35,12 @@ from hanlin.train.callbacks.metrics_log import Curve
 from hanlin.train.callbacks.trackers import Watch
 from hanlin.train.callbacks.validation import LOSS, Heldout, best_step, summary
 from hanlin.train.compute.model import Network
-from hanlin.train.dataset.packed import Order, Rows
+from hanlin.train.compute.state import take_over
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.sampler import Order
 from hanlin.train.distributed.context import Group
 from hanlin.train.distributed.ddp import Copies
+from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
 from hanlin.train.optim.schedule import rate_at
 
@@ -69,7 +72,7 @@ def begin(network: Network, settings: Training, group: Group, job: Job, out: Pat
     reached = checkpoints.newest()
     if reached is not None:
         take_over(reached.weights, network.trained())
-    placement = Copies.of(network, settings, group, job)
+    placement = open_strategy(network, settings, group, job)
     if reached is None:
         return Start(placement, checkpoints, 0, 0.0)
     placement.restore(reached.averages)

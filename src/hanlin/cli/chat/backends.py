@@ -18,10 +18,11 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.inference.loading import Opened, open_model, sampling_of, split_choice
+from hanlin.inference.loading import Opened, open_model, split_choice
 from hanlin.inference.protocol import Request as EngineRequest
 from hanlin.inference.protocol import Sampling
 from hanlin.inference.text_stream import Speech
+from hanlin.tokenizer.generation_config import sampling_of
 
 Show = Callable[[str], None]
 SECONDS = 600

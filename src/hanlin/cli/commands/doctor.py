@@ -13,8 +13,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import typer
 from packaging.requirements import Requirement
 
+from hanlin.cli.options import AsJson
+from hanlin.cli.output import print_json, print_table
 from hanlin.core.i18n import say
 
 _FOR_WORK = "dev"
@@ -25,6 +28,14 @@ _PROGRAMS = {
     "go": ("", ("template modelfile: a real check of Ollama's form", "template modelfile：真实检查 Ollama 的模板")),
 }
 """Programs that commands can use, the variable that names one elsewhere, and what for."""
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        help=say(
+            "What is installed here, what is missing, and how to get it.", "检查本机环境：装了什么，缺什么，如何补。"
+        )
+    )(doctor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +139,15 @@ def _disk() -> Finding:
     free = shutil.disk_usage(".").free / 2**30
     hint = "" if free >= 5 else say("free at least 5 GiB", "请至少腾出 5 GiB")
     return Finding(say("free disk space here", "此处可用磁盘"), f"{free:.1f} GiB", free >= 5, hint)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    findings = examine()
+    if as_json:
+        print_json([{"what": f.what, "found": f.found, "good": f.good, "hint": f.hint} for f in findings])
+    else:
+        rows = [["✓" if f.good else ("–" if f.optional else "✗"), f.what, f.found, f.hint] for f in findings]
+        heads = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
+        print_table(heads, rows, ["green" if f.good else ("" if f.optional else "red") for f in findings])
+    if any(not f.good and not f.optional for f in findings):
+        raise typer.Exit(1)

@@ -56,7 +56,7 @@ def generate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
     as_json: Annotated[bool, typer.Option("--json", help=say("print the counts as JSON", "以 JSON 输出计数"))] = False,
 ) -> None:
-    from hanlin.core.context import Progress
+    from hanlin.core.progress import Progress
     from hanlin.evaluate.predictions import Asking, predict
 
     sampling = {

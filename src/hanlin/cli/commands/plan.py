@@ -6,8 +6,8 @@ Owns the words. The numbers come from `forecast`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +16,20 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
-    from hanlin.config.recipe_file import Recipe
+    from hanlin.config.recipe import Recipe
+    from hanlin.pipeline.step import Step
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
+from hanlin.cli.output import print_steps
+
+if TYPE_CHECKING:
+    from hanlin.config.recipe import Recipe
     from hanlin.config.settings.train import Training
     from hanlin.estimate.memory import Machine
     from hanlin.estimate.training import Forecast, Unknown
-    from hanlin.pipeline.plan import Step
+    from hanlin.pipeline.step import Step
 
 SHARE_OF_ROOM = 0.95
 """How much of a memory a process may take: the rest is others'."""
@@ -42,6 +51,15 @@ COSTS_ZH = {
     "QLoRA, 4 bits": "QLoRA，4 位",
 }
 SIZES = ("7B", "13B", "30B", "70B", "8x7B")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        help=say(
+            "Say for each stage what is done, what must run, and why; and what training will need.",
+            "说明各阶段的状态：已完成、需运行及原因；并预测训练所需。",
+        )
+    )(plan)
 
 
 def look_ahead(
@@ -81,7 +99,7 @@ def look_ahead(
     return [replace(one, speed=speed_of[one.stage]) if isinstance(one, Forecast) else one for one in known]
 
 
-def as_json(forecast: Forecast | Unknown) -> dict[str, Any]:
+def _as_json(forecast: Forecast | Unknown) -> dict[str, Any]:
     from hanlin.estimate.training import Unknown
 
     if isinstance(forecast, Unknown):
@@ -244,3 +262,32 @@ def _count(number: int) -> str:
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g}" if size >= 1e7 else f"{size / 1e9:.1g}"
+
+
+def plan(
+    recipe: RecipePath,
+    set_: Changes = [],
+    until: Until = "",
+    home: Home = Path("."),
+    memory: Annotated[
+        str, typer.Option(help=say("memory that there is, like 24GB (default: this machine's)", "可用内存，如 24GB"))
+    ] = "",
+    device: Annotated[str, typer.Option(help=say("auto, cpu or gpu", "auto、cpu 或 gpu"))] = "auto",
+    probe: Annotated[
+        bool, typer.Option("--probe", help=say("measure this machine: step time, hours", "测量本机：每步用时与总小时"))
+    ] = False,
+    costs: Annotated[
+        bool, typer.Option("--costs", help=say("published costs of training beside", "并列公开的训练开销"))
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    from hanlin.pipeline.plan import plan as make_plan
+
+    checked, store = open_recipe(recipe, set_, until, home)
+    steps = make_plan(checked, store)
+    ahead = look_ahead(checked, steps, memory, device, probe)
+    print_steps(steps, as_json, {one.stage: _as_json(one) for one in ahead})
+    if not as_json:
+        show(ahead)
+        if costs:
+            show_costs()

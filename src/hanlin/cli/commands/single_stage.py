@@ -65,10 +65,10 @@ def run_stage(kind: StageKind, words: list[str]) -> None:
     if not words or "--help" in words or "-h" in words:
         print_settings(kind)
         return
-    from hanlin.config.recipe_file import build_recipe
+    from hanlin.config.recipe import build_recipe
     from hanlin.pipeline.artifacts import Store
-    from hanlin.pipeline.plan import run as run_all
     from hanlin.pipeline.report import changes
+    from hanlin.pipeline.run import run as run_all
 
     row = _options(kind, words)
     out = row.pop("out", None)
@@ -96,8 +96,9 @@ def _copy_out(folder: Path, target: Path) -> Path:
     """Copy a whole artifact to where the person wants it; it appears there at once or not at all."""
     import shutil
 
-    from hanlin.models.folder.checks import base_of, is_adapter, point_to_base
-    from hanlin.pipeline.artifacts import refresh_manifest
+    from hanlin.models.folder.adapter import base_of, point_to_base
+    from hanlin.models.folder.layout import is_adapter
+    from hanlin.pipeline.manifest import refresh_manifest
 
     aside = target.with_name(target.name + ".partial")
     shutil.rmtree(aside, ignore_errors=True)

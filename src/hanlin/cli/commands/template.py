@@ -74,7 +74,7 @@ def modelfile(
     system: Annotated[str, typer.Option(help=say("system text of every chat", "每次对话的系统提示"))] = "",
 ) -> None:
     from hanlin.chat.template import ChatTemplate
-    from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+    from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
     from hanlin.inference.loading import find_model, split_choice
     from hanlin.parity.check import prove_modelfile
 
@@ -94,7 +94,7 @@ def modelfile(
 
 def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
     """What is asked: the folder, the GGUF files and the Modelfile in it, and what was named beside."""
-    from hanlin.inference.protocol import gguf_files
+    from hanlin.models.folder.gguf import gguf_files
     from hanlin.parity.check import consumers_of
 
     if not model.exists():

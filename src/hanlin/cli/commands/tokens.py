@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin import __version__
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
     from rich.console import Console

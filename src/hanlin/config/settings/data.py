@@ -12,130 +12,39 @@ from typing import Any, Literal
 from pydantic import BaseModel, field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, knob, ref
-from hanlin.core.errors import did_you_mean
+from hanlin.config.settings.rules import (
+    ALL_TEXT_RULES,
+    CHAT_RULES,
+    CORPUS_RULES,
+    PREFERENCE_RULES,
+    TURN_RULES,
+    Rule,
+    read_rules,
+)
+from hanlin.config.settings.sources import (
+    CHAT_FIELDS,
+    CHAT_FORMAT_NAMES,
+    DOCUMENT_FIELDS,
+    DOCUMENT_FORMAT_NAMES,
+    JUDGED_FIELDS,
+    JUDGED_FORMAT_NAMES,
+    PAIR_FIELDS,
+    PAIR_FORMAT_NAMES,
+    Source,
+    check_sources,
+)
 from hanlin.core.i18n import say
 
-Parameter = bool | int | float | str
-
-TEXT_FORMATS = ("text", "text_blocks", "text_lines")
-DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
-CHAT_FORMAT_NAMES = (
-    "sharegpt",
-    "messages",
-    "moss",
-    "glaive",
-    "firefly",
-    "self_instruct",
-    "alpaca",
-    "math",
-    "tagged_text",
-    "dialogues",
-    "prompt_response",
-)
-PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
-JUDGED_FORMAT_NAMES = (
-    "judged_records",
-    "judged_sharegpt",
-    "judged_messages",
-    "judged_alpaca",
-    "judged_prompt_response",
-)
-
-DOCUMENT_FIELDS = ("text", "title")
-TURN_FIELDS = ("role", "content", "human", "assistant")
 """Fields of a turn: they are renamed inside the list of turns."""
-CHAT_FIELDS = (
-    *("prompt", "input", "response", "instruction", "output", "system", "history", "messages", "tools", "text"),
-    *TURN_FIELDS,
-)
-PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
 
-JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 
-PERSONAL = ("email", "id_card", "bank_card", "mobile", "network", "qq", "wechat")
-KEPT_LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other")
-CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("personal_data", "of"): PERSONAL,
-    ("language", "keep"): KEPT_LANGUAGES,
-}
 """Parameters that list words, and the words that they may list."""
 
-TEXT_RULES: dict[str, dict[str, Parameter]] = {
-    "mojibake": {"tolerated": 0.005},
-    "html": {},
-    "unicode": {},
-    "control_characters": {},
-    "whitespace": {},
-    "replacement_characters": {"share": 0.001},
-    "advertisement_lines": {"longest": 80, "share": 0.5},
-    "repeated_lines": {"share": 0.5},
-    "repeated_characters": {"share": 0.2, "run": 10},
-    "repeated_phrases": {"share": 0.4, "length": 15},
-    "symbols": {"share": 0.4},
-    "chinese_or_english": {"share": 0.7},
-    "advertisements": {"per_thousand": 5.0, "different": 3},
-}
 """The rules on text of the default set with their default parameters, in the order in which it applies them."""
 
-CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
-    "markdown": {},
-    "ocr_debris": {"share": 0.02},
-    "personal_data": {"action": "mask", "of": " ".join(PERSONAL)},
-    "chinese_share": {"share": 0.3},
-    "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
-}
 """Further rules on text, which apply where they are named."""
 
-TURN_RULES: dict[str, dict[str, Parameter]] = {
-    "placeholders": {},
-    "refusals": {},
-    "unanswered_end": {},
-    "empty_turns": {},
-    "turn_order": {},
-    "truncated_answers": {"longest_open": 40},
-    "answer_language": {"share": 0.8, "shortest": 20},
-}
 """Every rule on whole conversations with its default parameters."""
-
-CORPUS_RULES = tuple(TEXT_RULES)
-ALL_TEXT_RULES = TEXT_RULES | CHOSEN_TEXT_RULES
-CHAT_RULES = (
-    "mojibake",
-    "unicode",
-    "control_characters",
-    "placeholders",
-    "unanswered_end",
-    "empty_turns",
-    "turn_order",
-)
-PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
-
-
-class Source(Settings):
-    """One entry of `sources`: a file, folder or glob, and what is known of it."""
-
-    path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
-    format: str = knob("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
-    encoding: str = knob("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
-    licence: str = knob("", "licence of the data, carried along", "数据许可证，会一路带上")
-    fields: dict[str, str] = knob(
-        {},
-        "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
-        "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
-    )
-    limit: int | None = knob(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
-
-
-class Rule(Settings):
-    """A cleaning rule and all its parameters."""
-
-    name: str = knob(..., "name of the rule", "规则名")
-    parameters: dict[str, Parameter] = knob({}, "its parameters", "规则参数")
 
 
 class WordList(Settings):
@@ -398,103 +307,3 @@ class Judgements(_Answers):
     def _known(self) -> Judgements:
         check_sources(self.sources, JUDGED_FORMAT_NAMES, JUDGED_FIELDS)
         return self
-
-
-def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:
-    """The list a person writes as a list of whole rules, each with all its parameters.
-
-    A name alone takes the defaults, `default` stands for the default set, `{name: {parameter: value}}` sets some
-    parameters (in place, when the rule is there already) and `{name: false}` takes the rule out. Raises ValueError.
-    """
-    if not isinstance(value, list | tuple):
-        raise ValueError(say("a list of rules is expected", "此处应为规则列表"))
-    chosen: dict[str, dict[str, Parameter]] = {}
-    for item in value:
-        for name, given in _rule_items(item, default):
-            if name not in known:
-                near = did_you_mean(name, known)
-                raise ValueError(say(f"no rule '{name}' ({near})", f"没有规则“{name}”（{near}）"))
-            if given is False:
-                chosen.pop(name, None)
-                continue
-            given = {} if given in (None, True) else given
-            if not isinstance(given, Mapping):
-                raise ValueError(
-                    say(f"rule '{name}' takes a mapping of parameters, or false", f"规则“{name}”须写参数映射或 false")
-                )
-            parameters = chosen.setdefault(name, dict(known[name]))
-            for key, number in given.items():
-                parameters[key] = _parameter(name, key, number, known[name])
-    return [{"name": name, "parameters": parameters} for name, parameters in chosen.items()]
-
-
-def _rule_items(item: Any, default: tuple[str, ...]) -> list[tuple[str, Any]]:
-    if isinstance(item, Rule):
-        return [(item.name, item.parameters)]
-    if item == "default":
-        return [(name, None) for name in default]
-    if isinstance(item, str):
-        return [(item, None)]
-    if isinstance(item, Mapping) and "name" in item:
-        return [(str(item["name"]), item.get("parameters"))]
-    if isinstance(item, Mapping):
-        return [(str(name), given) for name, given in item.items()]
-    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则写作名称或 {名称: {参数: 值}}"))
-
-
-def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) -> Parameter:
-    if key not in known:
-        near = did_you_mean(key, known) or say("it takes none", "它没有参数")
-        raise ValueError(
-            say(f"rule '{rule}' has no parameter '{key}' ({near})", f"规则“{rule}”没有参数“{key}”（{near}）")
-        )
-    usual = known[key]
-    if isinstance(usual, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(usual):
-        kind = type(usual).__name__
-        raise ValueError(
-            say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
-        )
-    if isinstance(value, str):
-        _check_words(rule, key, value)
-    if isinstance(value, int | float) and value < 0:
-        raise ValueError(
-            say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
-        )
-    return value  # type: ignore[no-any-return]
-
-
-def _check_words(rule: str, key: str, value: str) -> None:
-    """Refuse words that a parameter does not know. Raises ValueError."""
-    known = CHOICES.get((rule, key)) or (("mask", "drop") if key == "action" else ())
-    given = value.replace(",", " ").split()
-    for word in given:
-        if word not in known:
-            near = did_you_mean(word, known)
-            raise ValueError(
-                say(
-                    f"'{word}' is not for '{key}' of rule '{rule}' ({near})",
-                    f"“{word}”不能用于规则“{rule}”的“{key}”（{near}）",
-                )
-            )
-    if not given or (key == "action" and len(given) > 1):
-        raise ValueError(
-            say(f"'{key}' of rule '{rule}' takes {' '.join(known)}", f"规则“{rule}”的“{key}”取值：{' '.join(known)}")
-        )
-
-
-def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:
-    """Refuse a format or a field that the stage does not know. Raises ValueError."""
-    for source in sources:
-        if source.format not in ("auto", *formats):
-            known = ", ".join(("auto", *formats))
-            raise ValueError(
-                say(
-                    f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
-                )
-            )
-        for name in source.fields:
-            if name not in fields:
-                known = ", ".join(fields)
-                raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))

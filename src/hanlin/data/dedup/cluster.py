@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.config.settings.data import Dedup
-from hanlin.data.dedup.keys import Numbers, Signatures, band_keys, jaccard, shingles
+from hanlin.data.dedup.keys import Numbers
+from hanlin.data.dedup.minhash import Signatures, band_keys, jaccard, shingles
 
 _SORTED_AT_ONCE = 1 << 25
 """Texts whose numbers of one band are sorted together; of more, those with the same last bits (1.5 GB at the most)."""

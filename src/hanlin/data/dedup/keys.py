@@ -11,25 +11,16 @@ two texts that agree in a band are compared.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
-from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
-from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
-import rensa
 
-from hanlin.config.settings.data import Dedup
-from hanlin.data.text.char_stats import CHARACTERS, code_points, places_of, rolling_hashes
+from hanlin.data.text.char_stats import code_points
 from hanlin.data.text.script import folded_characters
-
-_SURELY = 0.99
-_BATCH = 1 << 14
 
 Numbers = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.uint32]
-Signatures = npt.NDArray[np.uint32]
 
 
 def exact_key(text: str) -> bytes:
@@ -66,107 +57,3 @@ def _width_table(across_scripts: bool) -> npt.NDArray[np.uint32]:
     table = (folded_characters("simplified") if across_scripts else np.arange(0x20000, dtype=np.uint32)).copy()
     table[0xFF01:0xFF5F] = np.arange(0x21, 0x7F)
     return table
-
-
-def salted(key: bytes, seed: int) -> int:
-    """A number of 64 bits from a text's key, another one for each seed."""
-    return int.from_bytes(hashlib.blake2b(key, digest_size=8, key=str(seed).encode()[:64]).digest(), "little")
-
-
-def letters(text: str, across_scripts: bool = True) -> npt.NDArray[np.uint32]:
-    """What of a text counts for near copies: its letters and digits as code points, in one case and width, and in
-    simplified writing unless scripts are kept apart."""
-    codes = code_points(text)
-    same, counts = _letter_tables(across_scripts)
-    kept = _replaced(codes, same)[counts.take(places_of(codes))]
-    return kept if len(kept) else codes
-
-
-@cache
-def _letter_tables(across_scripts: bool) -> tuple[Codes, npt.NDArray[np.bool_]]:
-    """For each character the letter that it counts as; and whether it counts."""
-    same = np.arange(CHARACTERS, dtype=np.uint32)
-    counts = np.zeros(CHARACTERS + 1, dtype=np.bool_)
-    for code in range(CHARACTERS):
-        plain = unicodedata.normalize("NFKC", chr(code)).casefold()
-        counts[code] = plain[:1].isalnum()
-        same[code] = ord(plain[0]) if plain else code
-    counts[CHARACTERS] = True
-    if across_scripts:
-        same = folded_characters("simplified").take(np.minimum(same, len(same) - 1))
-    return same, counts
-
-
-def signatures(texts: Sequence[str], dedup: Dedup, seed: int) -> Signatures:
-    """MinHash signatures, (texts, permutations). A text shorter than a shingle is one shingle."""
-    if not texts:
-        return np.empty((0, dedup.permutations), dtype=np.uint32)
-    rows = _shingles_of(texts, dedup)
-    ends = np.cumsum([0, *map(len, rows)], dtype=np.uint64)
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        np.concatenate(rows), ends, dedup.permutations, seed % (1 << 64)
-    )
-    return np.array(matrix.to_rows(), dtype=np.uint32)
-
-
-def _shingles_of(texts: Sequence[str], dedup: Dedup) -> list[Numbers]:
-    rows: list[Numbers] = []
-    same, counts = _letter_tables(dedup.across_scripts)
-    for batch in _batches(texts):
-        codes = code_points("".join(batch))
-        kept, bounds = _without(_replaced(codes, same), counts.take(places_of(codes)), batch)
-        hashes = rolling_hashes(kept, dedup.shingle)
-        for text, (start, end) in zip(batch, pairwise(bounds), strict=True):
-            last = end - dedup.shingle + 1
-            rows.append(hashes[start:last] if last > start else shingles(text, dedup))
-    return rows
-
-
-def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Texts in order, so many at once that a numpy call on all of them costs little more than its work."""
-    start, size = 0, 0
-    for end, text in enumerate(texts, start=1):
-        size += len(text)
-        if size >= _BATCH or end == len(texts):
-            yield texts[start:end]
-            start, size = end, 0
-
-
-def _without(codes: Codes, counts: npt.NDArray[np.bool_], batch: Sequence[str]) -> tuple[Codes, list[int]]:
-    """The code points of a batch that count, and the bounds of its texts among them."""
-    before = np.append(0, np.cumsum(counts))
-    return codes[counts], before[[0, *accumulate(map(len, batch))]].tolist()
-
-
-def shingles(text: str, dedup: Dedup) -> Numbers:
-    """The hashes of a text's shingles, in order. A text shorter than a shingle is one."""
-    codes = letters(text, dedup.across_scripts)
-    return rolling_hashes(codes, min(dedup.shingle, len(codes)))
-
-
-def jaccard(one: Numbers, other: Numbers) -> float:
-    """The share of the different shingles of two texts that both have; both sorted and without repeats."""
-    both = len(np.intersect1d(one, other, assume_unique=True))
-    return both / max(1, len(one) + len(other) - both)
-
-
-def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
-    """How to cut signatures: bands as long as can be, while texts at the threshold still meet in one of them 99 times
-    in 100. The chance is 1 - (1 - t^rows)^bands."""
-    best = (permutations, 1)
-    for rows in range(2, permutations + 1):
-        bands = permutations // rows
-        if 1 - (1 - threshold**rows) ** bands < _SURELY:
-            break
-        best = (bands, rows)
-    return best
-
-
-def band_keys(marks: Signatures, dedup: Dedup) -> Numbers:
-    """A number for each text and band, (texts, bands): equal where two texts agree in that band."""
-    bands, rows = bands_and_rows(dedup.threshold, dedup.permutations)
-    keys = [
-        rolling_hashes(np.ascontiguousarray(marks[:, band * rows : (band + 1) * rows]).reshape(-1), rows)[::rows]
-        for band in range(bands)
-    ]
-    return np.stack(keys, axis=1) if len(marks) else np.empty((0, bands), dtype=np.uint64)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.detect import Format, side_facts, tidy
+from hanlin.data.formats.base import Format, side_facts, tidy
 from hanlin.data.formats.glaive import is_glaive, read_glaive
 from hanlin.data.formats.moss import is_moss, read_moss
 from hanlin.data.formats.turns import ROLE_NAMES, Chat, alternating, opened, read_tools, read_turns

@@ -5,8 +5,6 @@ Owns the output files. Does not own what is written for a record (`writers`) or 
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,26 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hanlin.config.settings.data import Source
-from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.detect import Format, open_records
-from hanlin.data.formats.documents import DOCUMENT_FORMATS
-from hanlin.data.formats.preferences import PAIR_FORMATS
-from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.registry import FORMATS
 from hanlin.data.formats.writers import TARGETS, Target
 from hanlin.data.io.input_file import Tape
-from hanlin.data.io.sources import Listing, SourceFile, listing
+from hanlin.data.io.sources import SourceFile, files_at
 from hanlin.data.ledger import Drop, dropped_line, json_line
 
-FORMATS: dict[str, Sequence[Format[Any]]] = {
-    "judgements": JUDGED_FORMATS,
-    "preferences": PAIR_FORMATS,
-    "conversations": CHAT_FORMATS,
-    "corpus": DOCUMENT_FORMATS,
-}
 """The formats of each stage; what fits several is taken for the first."""
 
 
@@ -54,23 +41,6 @@ class Account:
         row = {"path": self.path, "format": self.format, "encoding": self.encoding, "rows_in": self.rows_in}
         counts = {"kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
         return row | counts | {"lost": dict(sorted(self.lost.items()))}
-
-
-def files_at(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Listing:
-    """The files at these paths, folders and globs; `settings` are those of a source (format, encoding, fields, limit).
-
-    Raises UserError where there is none.
-    """
-    sources: list[Source] = []
-    places: dict[str, tuple[Path, ...]] = {}
-    for path in paths:
-        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
-        if not found:
-            raise UserError(say("nothing matches", "没有匹配的文件"), path)
-        for one in found:
-            places[f"sources.{len(sources)}.path"] = (Path(one),)
-            sources.append(Source(path=one, **(settings or {})))
-    return listing(sources, Inputs(places))
 
 
 def convert(paths: Sequence[str], to: str, out: Path, settings: Mapping[str, Any] | None = None) -> list[Account]:
@@ -151,9 +121,3 @@ def _written_whole(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
         raise UserError(message, path) from error
     finally:
         aside.unlink(missing_ok=True)
-
-
-def sample_of(row: Any, longest: int = 300) -> str:
-    """A record on one line, cut to so many characters."""
-    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
-    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -5,47 +5,22 @@ Owns the choice and its complaints. The formats themselves stand in `documents`,
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from hanlin.config.settings.data import TURN_FIELDS
+from hanlin.config.settings.sources import TURN_FIELDS
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.data.formats.base import Format, Found, Item
 from hanlin.data.io.input_file import Tape
 from hanlin.data.io.layout import Layout, Row, layout_of, rows_of
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
-Item = TypeVar("Item")
 LOOKED_AT = 50
-_LONGEST_META = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Format(Generic[Item]):
-    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops.
-
-    `judged` formats read the verdict on an answer; the others must not be given one.
-    """
-
-    name: str
-    recognise: Callable[[Any], bool]
-    read: Callable[[Any], Iterator[Item | Drop]]
-    judged: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Found(Generic[Item]):
-    """What stands at one place: `number` counts the finds from 1, `row` is what was in the file."""
-
-    number: int
-    line: int
-    item: Item | Drop
-    row: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,34 +168,3 @@ def _with_our_names(value: Any, fields: Mapping[str, str]) -> Any:
     taken = set(fields.values()) | set(fields)
     kept = {name: content for name, content in value.items() if name not in taken}
     return kept | {ours: value[theirs] for ours, theirs in fields.items() if theirs in value}
-
-
-def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
-    """What else a row says, for `meta`: its short texts, numbers, truth values and lists of short texts."""
-    facts: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in used or name == "meta" or value in ("", None):
-            continue
-        short = isinstance(value, str) and len(value) <= _LONGEST_META
-        if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-            facts[str(name)] = value
-        elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
-            facts[str(name)] = value[:20]
-    if isinstance(row.get("meta"), Mapping):
-        facts = side_facts(row["meta"]) | _notes(row["meta"]) | facts
-    return facts
-
-
-def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts that stand under a name of their own in `meta`, as a MOSS chat's inner thoughts by their turn."""
-    return {
-        str(name): dict(value)
-        for name, value in meta.items()
-        if isinstance(value, Mapping) and value and all(isinstance(text, str) for text in value.values())
-    }
-
-
-def tidy(text: str) -> str:
-    """A turn or question without the white space around it; the indent of a first line of code stays."""
-    text = text.rstrip().lstrip("\r\n")
-    return text if text.startswith(("  ", "\t")) else text.lstrip()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.data.formats.detect import Format, side_facts
+from hanlin.data.formats.base import Format, side_facts
 from hanlin.data.ledger import Drop
 
 TEXT_FIELDS = (

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.detect import side_facts, tidy
+from hanlin.data.formats.base import side_facts, tidy
 from hanlin.data.formats.turns import Chat, opened, read_calls, read_tools
 from hanlin.data.ledger import Drop
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.detect import side_facts, tidy
+from hanlin.data.formats.base import side_facts, tidy
 from hanlin.data.formats.turns import Chat, json_or_none, opened
 from hanlin.data.ledger import Drop
 

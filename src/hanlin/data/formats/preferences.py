@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hanlin.core.records import Message
+from hanlin.data.formats.base import Format, side_facts, tidy
 from hanlin.data.formats.chats import question_of, tagged_turns
-from hanlin.data.formats.detect import Format, side_facts, tidy
 from hanlin.data.formats.turns import read_turn, read_turns
 from hanlin.data.ledger import Drop
 

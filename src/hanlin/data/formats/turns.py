@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.detect import tidy
+from hanlin.data.formats.base import tidy
 from hanlin.data.io.json_rows import StrictDecoder
 from hanlin.data.ledger import Drop
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hanlin.core.records import Message
+from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.detect import Format
 from hanlin.data.formats.turns import Chat, read_turn, read_turns
 from hanlin.data.ledger import Drop
 

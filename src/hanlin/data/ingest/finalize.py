@@ -7,203 +7,21 @@ Owns the order and the bytes of the final files. Does not own how a row is judge
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from hanlin.core.context import Job
-from hanlin.core.records import HELD_OUT
-from hanlin.data.dedup.cluster import Groups, Places, candidate_groups, components, decided, exact_copies
-from hanlin.data.ingest.executor import Meter, Tasks
-from hanlin.data.ingest.process_split import Course, Part, write_whole
+from hanlin.core.discover import HELD_OUT
+from hanlin.core.files import write_whole
+from hanlin.data.dedup.cluster import Places
+from hanlin.data.ingest.deduplicate import Verdicts
+from hanlin.data.ingest.shard_index import PLACE, Joined, Shelf
 from hanlin.data.ledger import FileAccount
 
-_PLACE = re.compile(rb'("place": "(?:[^"\\]|\\.)*:)(\d+)"')
-_BANDS = "bands"
-_FEW_BUNCHES = 8
 """Bunches of components that are decided before workers would have started."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A part with the rows and the lines of its file that lie before its piece, and the place of its first record."""
-
-    part: Part
-    rows_before: int
-    lines_before: int
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """All parts of a stage; the records of other stages come first, `fixed` in number. A record is known by its place
-    among all. `numbers` says which row of its file each is."""
-
-    course: Course
-    joined: tuple[Joined, ...]
-    fixed: int
-    firsts: Places
-
-    @classmethod
-    def of(cls, course: Course, pieces: Sequence[Sequence[Part]], known: int) -> Shelf:
-        """`pieces` are the parts of each piece, in order; the first `known` pieces are those of other stages."""
-        joined: list[Joined] = []
-        rows: Counter[str] = Counter()
-        lines: Counter[str] = Counter()
-        place = fixed = 0
-        for number, parts in enumerate(pieces):
-            for part in parts:
-                count = part.account.rows_in - sum(part.account.dropped.values())
-                own = number >= known
-                name = part.account.file
-                joined.append(Joined(part, rows[name] * own, lines[name] * own, place, count))
-                place += count
-            if number < known:
-                fixed = place
-            else:
-                rows[parts[0].account.file] += sum(part.account.rows_in for part in parts)
-                lines[parts[0].account.file] += parts[-1].lines
-        return cls(course, tuple(joined), fixed, np.array([one.first for one in joined], dtype=np.int64))
-
-    @property
-    def count(self) -> int:
-        return self.joined[-1].first + self.joined[-1].count
-
-    @property
-    def own(self) -> list[Joined]:
-        return [one for one in self.joined if one.part.texts is None]
-
-    def holder(self, place: int) -> Joined:
-        return self.joined[int(np.searchsorted(self.firsts, place, side="right")) - 1]
-
-    def line(self, place: int) -> bytes:
-        """The line of a record as it stands in its part."""
-        held = self.holder(place)
-        with held.part.kept.open("rb") as file:
-            file.seek(int(_begins(held.part)[place - held.first]))
-            return file.readline()
-
-    def text(self, place: int) -> str:
-        sieve = self.course.sieve
-        return sieve.compared(sieve.record.from_json(json.loads(self.line(place))))
-
-    def signatures(self, places: Places) -> npt.NDArray[np.uint32]:
-        """The signatures of records whose places are in order."""
-        holders = np.searchsorted(self.firsts, places, side="right") - 1
-        cuts = np.flatnonzero(np.diff(holders)) + 1
-        return np.concatenate(
-            [
-                self.joined[int(holders[mine[0]])].part.signatures()[places[mine] - self.firsts[holders[mine[0]]]]
-                for mine in np.split(np.arange(len(places)), cuts)
-            ]
-        )
-
-
-@lru_cache(maxsize=512)
-def _begins_at(path: Path, changed: int) -> npt.NDArray[np.int64]:
-    with np.load(path, allow_pickle=False) as data:
-        begins: npt.NDArray[np.int64] = data["at"]
-        return begins
-
-
-def _begins(part: Part) -> npt.NDArray[np.int64]:
-    path = part.beside(".npz")
-    return _begins_at(path, path.stat().st_mtime_ns)
-
-
 # --- copies and the held-out side -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """For each record the place of the one that it copies, or -1; whether it is only a near copy; whether it is held
-    out; and the number of its row."""
-
-    copies: Places
-    near: npt.NDArray[np.bool_]
-    heldout: npt.NDArray[np.bool_]
-    numbers: Places
-
-
-def judged_together(shelf: Shelf, job: Job, small: bool) -> Verdicts:
-    """Find copies among all records, and hold some of the rest out."""
-    dedup, count = shelf.course.sieve.dedup, shelf.count
-    numbers = np.empty(count, dtype=np.int64)
-    keys = np.empty((count, 2), dtype=np.uint64)
-    sides = np.empty(count, dtype=np.uint64)
-    with (shelf.course.parts / _BANDS).open("wb") as bands:
-        for one in shelf.joined:
-            arrays = one.part.arrays()
-            mine = slice(one.first, one.first + one.count)
-            numbers[mine] = arrays["number"] + one.rows_before
-            keys[mine], sides[mine] = arrays["key"], arrays["side"]
-            for number, column in enumerate(arrays["bands"].T if "bands" in arrays else ()):
-                bands.seek(8 * (number * count + one.first))
-                bands.write(np.ascontiguousarray(column).tobytes())
-    near = np.zeros(count, dtype=np.bool_)
-    if dedup.method == "none":
-        copies = np.full(count, -1, dtype=np.int64)
-    else:
-        copies = exact_copies(keys)
-    del keys
-    if dedup.method == "minhash" and count:
-        similar = _near_copies(shelf, job, small, copies < 0)
-        near = similar >= 0
-        copies = np.where(near, similar, copies)
-        # The first of a group of equal texts may itself be a near copy: then all of them copy the same kept text.
-        of_dropped = (copies >= 0) & (copies[copies] >= 0)
-        copies[of_dropped] = copies[copies[of_dropped]]
-        near |= of_dropped
-    stays = copies < 0
-    stays[: shelf.fixed] = False
-    return Verdicts(copies, near, heldout(sides, stays, shelf.course.sieve.heldout_share), numbers)
-
-
-def _near_copies(shelf: Shelf, job: Job, small: bool, taking: npt.NDArray[np.bool_]) -> Places:
-    count, bands = shelf.count, shelf.course.parts / _BANDS
-    columns = bands.stat().st_size // (8 * count)
-    groups = candidate_groups(
-        (np.fromfile(bands, dtype=np.uint64, count=count, offset=8 * count * band) for band in range(columns)), taking
-    )
-    copies = np.full(count, -1, dtype=np.int64)
-    bunches = list(components(groups))
-    tasks = Tasks(job, shelf.course.parts, small or len(bunches) <= _FEW_BUNCHES)
-    for mine, firsts in tasks.each(_decide, shelf, bunches):
-        copies[mine] = firsts
-    return copies
-
-
-def _decide(shelf: Shelf, groups: Groups, meter: Meter) -> tuple[Places, Places]:
-    marks = shelf.signatures(np.unique(groups.members))
-    return decided(groups, marks, shelf.course.sieve.dedup, shelf.fixed, shelf.text)
-
-
-def heldout(sides: npt.NDArray[np.uint64], stays: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
-    """Which of the staying records are held out: those whose content's hash lies in the lowest share of all hashes.
-
-    It depends on the content alone, so that it stays the same when files are added or come in another order. Where
-    there are two or more records, at least one is held out and at least one is not.
-    """
-    held = np.zeros(len(sides), dtype=np.bool_)
-    places = np.flatnonzero(stays)
-    values = sides[places]
-    if share <= 0 or not len(values) or values.min() == values.max():
-        return held
-    limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
-    if not (values < limit).any():
-        limit = values.min() + np.uint64(1)
-    elif (values < limit).all():
-        limit = values.max()
-    held[places[values < limit]] = True
-    return held
 
 
 # --- the final files ------------------------------------------------------------------------------------------------
@@ -235,7 +53,7 @@ def _placed(one: Joined) -> bytes:
     if not one.lines_before:
         return rows
     return b"".join(
-        _PLACE.sub(lambda found: b'%s%d"' % (found[1], int(found[2]) + one.lines_before), row, count=1)
+        PLACE.sub(lambda found: b'%s%d"' % (found[1], int(found[2]) + one.lines_before), row, count=1)
         for row in rows.splitlines(keepends=True)
     )
 

@@ -20,23 +20,19 @@ from typing import Any
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
+from hanlin.core.files import write_whole
 from hanlin.core.i18n import say
 from hanlin.data.dedup.decontaminate import FILE as CONTAMINATION
 from hanlin.data.dedup.decontaminate import Questions
 from hanlin.data.ingest import executor
+from hanlin.data.ingest.deduplicate import judged_together
 from hanlin.data.ingest.executor import Meter, Tasks
-from hanlin.data.ingest.finalize import Shelf, judged_together, write_ledger, write_records
-from hanlin.data.ingest.process_split import (
-    Course,
-    Look,
-    Part,
-    Piece,
-    Sieve,
-    finished_parts,
-    look,
-    sift_piece,
-    write_whole,
-)
+from hanlin.data.ingest.finalize import write_ledger, write_records
+from hanlin.data.ingest.process_split import sift_piece
+from hanlin.data.ingest.shard_index import Shelf
+from hanlin.data.ingest.shards import Part, finished_parts
+from hanlin.data.ingest.spec import Course, Sieve
+from hanlin.data.ingest.splits import Look, Piece, look
 from hanlin.data.io.input_file import WHOLE
 from hanlin.data.io.layout import Layout
 from hanlin.data.io.sources import Listing, SourceFile, known_files, listing

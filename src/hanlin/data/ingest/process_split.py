@@ -11,219 +11,32 @@ they are set right when the parts are joined.
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from hanlin.config.settings.data import Dedup, Reading
-from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
+from hanlin.core.files import write_whole
 from hanlin.core.i18n import say
-from hanlin.core.records import Conversation, Document, Judgement, Preference
-from hanlin.data.dedup.decontaminate import Questions
-from hanlin.data.dedup.keys import band_keys, copy_key, exact_key, salted, signatures
-from hanlin.data.formats.detect import Format, Found, Written, how_written, read_records
+from hanlin.data.formats.base import Found
+from hanlin.data.formats.detect import Written, read_records
 from hanlin.data.ingest.executor import Meter
-from hanlin.data.io.input_file import WHOLE, Span, Tape
-from hanlin.data.io.layout import Layout, can_be_divided
+from hanlin.data.ingest.shards import PART_CHARACTERS, PART_ROWS, Columns, Part, finished_parts
+from hanlin.data.ingest.spec import Course, Origin
+from hanlin.data.ingest.splits import BREAKS, Piece
+from hanlin.data.io.input_file import Tape
 from hanlin.data.io.lines import LONGEST_LINE
-from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop, FileAccount, dropped_line, reason_text
 
-PART_ROWS = 20_000
-PART_CHARACTERS = 1 << 24
-PIECE_BYTES = 1 << 24
 """Bytes of a piece. The number of cores must not count: a run that goes on with other cores finds the same pieces."""
-_SIGNED_AT_ONCE = 1 << 20
 _TOLD_ROWS = 500
-_BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
-
-Item = TypeVar("Item")
-Record = TypeVar("Record", Document, Conversation, Preference, Judgement)
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a record is called and where it stood."""
-
-    id: str
-    source: str
-    licence: str
-
-    def meta(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        return {**found, "licence": self.licence} if self.licence else dict(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Sieve(Generic[Item, Record]):
-    """What differs between the stages.
-
-    `judge` makes a record of what was found, with the names of the rules that changed it, or a Drop. `content` is what
-    makes two records copies, `text` all that a person reads of one, `near` what near copies are compared by (none: its
-    `text`), `side` what must not stand on both sides of the held-out split.
-    """
-
-    record: type[Record]
-    file_name: str
-    formats: Callable[[SourceFile], Sequence[Format[Item]]]
-    elsewhere: Mapping[str, Sequence[Format[Any]]]
-    judge: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
-    content: Callable[[Record], str]
-    text: Callable[[Record], str]
-    side: Callable[[Record], str]
-    characters: Callable[[Record], int]
-    dedup: Dedup
-    heldout_share: float = 0.0
-    near: Callable[[Record], str] | None = None
-
-    def compared(self, record: Record) -> str:
-        return (self.near or self.text)(record)
-
-
-@dataclass(frozen=True)
-class Course:
-    """All that a worker must know of a stage. `make` builds its sieve from settings and inputs, once in each worker:
-    rules do not travel. `parts` is the folder of what is written aside."""
-
-    make: Callable[[Any, Inputs], Sieve[Any, Any]]
-    settings: Reading
-    inputs: Inputs
-    seed: int
-    parts: Path
-
-    @cached_property
-    def sieve(self) -> Sieve[Any, Any]:
-        return self.make(self.settings, self.inputs)
-
-    @cached_property
-    def questions(self) -> Questions | None:
-        wanted = self.settings.decontaminate
-        return None if wanted is None else Questions.read(wanted, self.inputs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears at `path` when it is whole; two processes may write the same one."""
-    aside = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.writing")
-    with aside.open("wb") as file:
-        yield file
-    os.replace(aside, path)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    with whole_file(path) as file:
-        file.write(data)
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a look at a file told: its layout, which of the sieve's formats its rows have, its size and whether it can
-    be read from the middle, and what shows that it was not changed since."""
-
-    layout: Layout
-    format: str
-    divisible: bool
-    size: int
-    changed: int
-
-    def pieces(self) -> list[Span]:
-        if not self.divisible or self.size <= PIECE_BYTES:
-            return [WHOLE]
-        starts = range(0, self.size, PIECE_BYTES)
-        return [Span(start, start + PIECE_BYTES if start + PIECE_BYTES < self.size else None) for start in starts]
-
-
-def look(course: Course, file: SourceFile, meter: Meter) -> Look:
-    """Find out how a file is written. Raises UserError as `how_written` does, and where it changes meanwhile."""
-    with Tape(file.path) as tape:
-        status, packed = file.path.stat(), tape.packed
-        written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
-        tape.check_unchanged()
-    divisible = not packed and can_be_divided(written.layout)
-    return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Lines of a file to sift, into parts whose names begin with `name`; of them `limit` rows at the most. `known` are
-    the records of another stage, which are not judged but only compared with."""
-
-    file: SourceFile
-    look: Look
-    span: Span
-    name: str
-    limit: int | None = None
-    known: bool = False
-
-    @property
-    def bytes(self) -> int:
-        return (self.look.size if self.span.stop is None else self.span.stop) - self.span.start
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A finished part on disk: its account, for each question how many records hold it, and whether the piece is read
-    to its end; then `lines` is how many lines the piece has."""
-
-    stem: Path
-    account: FileAccount
-    questions: Mapping[str, int] = field(default_factory=dict)
-    last: bool = True
-    lines: int = 0
-    texts: Path | None = None
-
-    def beside(self, ending: str) -> Path:
-        return self.stem.with_name(self.stem.name + ending)
-
-    @property
-    def kept(self) -> Path:
-        """Where the lines of its records stand."""
-        return self.texts or self.beside(".kept.jsonl")
-
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """A row for each kept record: `number` and `line` count from the piece's beginning; `at`, `bytes` and `tail`
-        are where its line begins in `kept`, how long it is, and how many bytes follow its place; `key`, `side` and
-        `bands` are what copies are found by."""
-        with np.load(self.beside(".npz"), allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-
-    def signatures(self) -> npt.NDArray[np.uint32]:
-        found: npt.NDArray[np.uint32] = np.load(self.beside(".signature.npy"), mmap_mode="r", allow_pickle=False)
-        return found
-
-
-def finished_parts(course: Course, piece: Piece) -> list[Part]:
-    """The parts of a piece that an earlier run finished."""
-    parts: list[Part] = []
-    while not (parts and parts[-1].last):
-        stem = course.parts / f"{piece.name}-{len(parts):05d}"
-        try:
-            row = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            break
-        account = FileAccount(
-            **{**row["account"], "dropped": Counter(row["account"]["dropped"]),
-               "changed": Counter(row["account"]["changed"])}
-        )  # fmt: skip
-        texts = piece.file.path if piece.known else None
-        parts.append(Part(stem, account, row["questions"], row["last"], row["lines"], texts))
-    return parts
 
 
 def sift_piece(course: Course, piece: Piece, meter: Meter) -> list[Part]:
@@ -319,7 +132,7 @@ class _PieceReader:
     ) -> tuple[Any, bytes, int, tuple[str, ...]] | Drop:
         """The record with its line, how many bytes of that follow its place, and the rules that changed it."""
         if isinstance(found.item, Drop):
-            if found.item.reason in _BREAKS and self._course.settings.on_broken == "stop":
+            if found.item.reason in BREAKS and self._course.settings.on_broken == "stop":
                 hint = say("`on_broken: drop` leaves such lines out", "on_broken: drop 可跳过这样的行")
                 message = f"{reason_text(found.item.reason)} ({found.item.detail})"
                 raise UserError(message, f"{self._file.path}:{tape.lines_before() + found.line}", hint)
@@ -367,53 +180,6 @@ def known_piece(course: Course, piece: Piece) -> Part:
     columns.write(part, at)
     _write_account(part)
     return part
-
-
-class Columns:
-    """The arrays of a part, filled record by record; signatures are made of many texts at once, but not of all."""
-
-    def __init__(self, sieve: Sieve[Any, Any], seed: int) -> None:
-        self._sieve, self._seed = sieve, seed
-        self._rows: list[tuple[int, int, int, int, int]] = []
-        self._keys: list[bytes] = []
-        self._sides: list[int] = []
-        self._texts: list[str] = []
-        self._length = 0
-        self._signed: list[npt.NDArray[np.uint32]] = []
-
-    def add(self, record: Any, number: int, line: int, size: int, tail: int) -> None:
-        sieve = self._sieve
-        self._rows.append((number, line, size, tail, sieve.characters(record)))
-        self._keys.append(copy_key(sieve.content(record), sieve.dedup.across_scripts))
-        self._sides.append(salted(exact_key(sieve.side(record)), self._seed))
-        if sieve.dedup.method == "minhash":
-            self._texts.append(sieve.compared(record))
-            self._length += len(self._texts[-1])
-            if self._length >= _SIGNED_AT_ONCE:
-                self._sign()
-
-    def _sign(self) -> None:
-        self._signed.append(signatures(self._texts, self._sieve.dedup, self._seed))
-        self._texts.clear()
-        self._length = 0
-
-    def write(self, part: Part, at: Sequence[int] | None = None) -> None:
-        """Write them beside the part; `at` says where lines begin, if not one after another."""
-        rows = np.array(self._rows, dtype=np.int64).reshape(-1, 5)
-        arrays: dict[str, npt.NDArray[Any]] = dict(
-            zip(("number", "line", "bytes", "tail", "characters"), rows.T, strict=True)
-        )
-        arrays["at"] = np.cumsum(rows[:, 2]) - rows[:, 2] if at is None else np.array(at, dtype=np.int64)
-        arrays["key"] = np.frombuffer(b"".join(self._keys), dtype="<u8").reshape(-1, 2)
-        arrays["side"] = np.array(self._sides, dtype=np.uint64)
-        if self._sieve.dedup.method == "minhash":
-            self._sign()
-            marks = np.concatenate(self._signed)
-            arrays["bands"] = band_keys(marks, self._sieve.dedup)
-            with whole_file(part.beside(".signature.npy")) as file:
-                np.save(file, marks, allow_pickle=False)
-        with whole_file(part.beside(".npz")) as file:
-            np.savez(file, allow_pickle=False, **arrays)
 
 
 def _write_account(part: Part) -> None:

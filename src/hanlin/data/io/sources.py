@@ -5,16 +5,18 @@ Owns the walk through folders. Does not own what is in the files.
 
 from __future__ import annotations
 
+import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
+from hanlin.core.discover import HELD_OUT
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import HELD_OUT
 from hanlin.data.text.lexicons import words
 
 READABLE = words(
@@ -158,3 +160,20 @@ def _names(paths: list[Path]) -> list[str]:
         if seen[name] > 1:
             names[place] = f"{name}({seen[name]})"
     return names
+
+
+def files_at(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Listing:
+    """The files at these paths, folders and globs; `settings` are those of a source (format, encoding, fields, limit).
+
+    Raises UserError where there is none.
+    """
+    sources: list[Source] = []
+    places: dict[str, tuple[Path, ...]] = {}
+    for path in paths:
+        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
+        if not found:
+            raise UserError(say("nothing matches", "没有匹配的文件"), path)
+        for one in found:
+            places[f"sources.{len(sources)}.path"] = (Path(one),)
+            sources.append(Source(path=one, **(settings or {})))
+    return listing(sources, Inputs(places))

@@ -13,14 +13,17 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading, Rule
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.config.settings.rules import Rule
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
 from hanlin.data.dedup.decontaminate import Questions
 from hanlin.data.filters.blocklist import word_list_rules
-from hanlin.data.filters.text import TextRule, text_rules
+from hanlin.data.filters.conversation import TURN_RULES, read_aloud
+from hanlin.data.filters.rules import TextRule, text_rules
+from hanlin.data.formats.base import Format, Found
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.detect import Format, Found, open_records
+from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, FoundText
 from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
 from hanlin.data.formats.turns import Chat
@@ -29,7 +32,6 @@ from hanlin.data.io.encodings import Tape
 from hanlin.data.io.sources import listing
 from hanlin.data.ledger import Drop
 from hanlin.data.report.preview import ANY_FORMATS
-from hanlin.data.stages.conversations import TURN_RULES, read_aloud
 
 Turns = tuple[Message, ...]
 _EXCERPT = 80

@@ -86,3 +86,9 @@ def _turn(turn: Any) -> tuple[str, str]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def sample_of(row: Any, longest: int = 300) -> str:
+    """A record on one line, cut to so many characters."""
+    text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -13,25 +13,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.data import (
-    CHAT_FIELDS,
-    DOCUMENT_FIELDS,
-    JUDGED_FIELDS,
-    PAIR_FIELDS,
-    Conversations,
-    Corpus,
-    Judgements,
-    Preferences,
-    Reading,
-)
-from hanlin.core.context import Inputs, Job, Progress
+from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, JUDGED_FIELDS, PAIR_FIELDS
+from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.formats.convert import FORMATS, files_at
+from hanlin.core.progress import Progress
 from hanlin.data.formats.detect import LOOKED_AT, renamed
+from hanlin.data.formats.registry import FORMATS
 from hanlin.data.io.input_file import Tape
 from hanlin.data.io.layout import layout_of, rows_of
-from hanlin.data.io.sources import SourceFile
+from hanlin.data.io.sources import SourceFile, files_at
 from hanlin.data.ledger import Drop
 from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
 

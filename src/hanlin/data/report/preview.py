@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-from hanlin.config.settings.data import Source
+from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.detect import Format, open_records
+from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, FoundText
 from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
 from hanlin.data.formats.turns import Chat

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.token_counts import Count
+from hanlin.core.discover import HELD_OUT
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import HELD_OUT
 from hanlin.data.report.excerpts import characters, compared, excerpt, plain
 from hanlin.data.text.language_id import language_of
 

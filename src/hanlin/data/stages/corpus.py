@@ -13,12 +13,12 @@ from hanlin.core.context import Inputs, Job
 from hanlin.core.records import Document
 from hanlin.data.filters.blocklist import word_list_rules
 from hanlin.data.filters.mojibake import Guess, guess
-from hanlin.data.filters.text import clean, text_rules
+from hanlin.data.filters.rules import clean, text_rules
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, TITLED_FORMATS, FoundText
 from hanlin.data.formats.preferences import PAIR_FORMATS
 from hanlin.data.ingest.ingest import sift
-from hanlin.data.ingest.process_split import Origin, Sieve
+from hanlin.data.ingest.spec import Origin, Sieve
 from hanlin.data.ledger import Drop
 from hanlin.data.text.script import converter
 

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from hanlin.chat.token_counts import Count, counter
 from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, Job
+from hanlin.core.discover import HELD_OUT
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import HELD_OUT
 from hanlin.data.ledger import json_line
 
 CHUNK = 5_000

@@ -12,14 +12,14 @@ from hanlin.config.settings.data import Dedup, Preferences
 from hanlin.core.context import Inputs, Job
 from hanlin.core.records import Preference
 from hanlin.data.filters.blocklist import word_list_rules
-from hanlin.data.filters.text import text_rules
+from hanlin.data.filters.conversation import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
+from hanlin.data.filters.rules import text_rules
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
 from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
 from hanlin.data.ingest.ingest import sift
-from hanlin.data.ingest.process_split import Origin, Sieve
+from hanlin.data.ingest.spec import Origin, Sieve
 from hanlin.data.ledger import Drop
-from hanlin.data.stages.conversations import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
 from hanlin.data.text.script import converter
 
 

@@ -11,7 +11,6 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, profile
 from hanlin.data.text.lexicons import words
 from hanlin.data.text.script import folded_characters
@@ -28,22 +27,6 @@ _FOREIGN = words(
     di il che per non het een van niet dat da do os em não och att det som är"""
 )
 _PER_CANTONESE = 50
-
-
-def language(text: str, keep: str, shortest: int) -> str | Drop:
-    """Drop a text in another language than those in `keep` (zh-Hans zh-Hant yue en, blanks between).
-
-    A text with fewer than `shortest` letters stays: too short to tell. Why: a corpus meant as Mandarin often holds
-    Cantonese forum pages and traditional pages, and models mix what they read. Signs: characters that OpenCC would
-    simplify; the words that only written Cantonese uses (嘅 咗 唔 佢 哋 冇 喺 …), one in fifty characters and more of
-    them than of 的 這 們; for English its small words (the of and), against those of other languages (de la der und).
-    Not in the default set, which keeps all four.
-    """
-    han, latin, other, *_ = profile(text)
-    if han + latin + other < shortest:
-        return text
-    found = language_of(text)
-    return text if found == "none" or found in keep.replace(",", " ").split() else Drop("unwanted_language", found)
 
 
 def language_of(text: str) -> str:
@@ -87,16 +70,3 @@ def _is_english(text: str) -> bool:
     found = [word.lower() for word in _WORD.findall(text)]
     english, foreign = sum(word in ENGLISH_WORDS for word in found), sum(word in _FOREIGN for word in found)
     return english >= foreign and (english > 0 or sum(map(len, found)) >= 0.95 * profile(text)[1])
-
-
-def chinese_share(text: str, share: float) -> str | Drop:
-    """Drop a text when less than this share of its letters is Chinese; four Latin letters count as one.
-
-    Why: pages that are Chinese by their menu alone teach little Chinese. Default 0.3, far below prose with English
-    terms in it. Not in the default set, for English is kept there (replay).
-    """
-    han, latin, other, *_ = profile(text)
-    letters = han + latin / 4 + other
-    if letters and han < share * letters:
-        return Drop("little_chinese", f"share {han / letters:.2f}")
-    return text

@@ -11,11 +11,13 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
-from hanlin.core.context import Inputs, Job, Progress
+from hanlin.core.context import Inputs, Job
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import answer_language, say
+from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.core.records import Question, read_jsonl
 from hanlin.core.resumable import Row, in_chunks, read_rows, write_rows
+from hanlin.core.text import answer_language
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.scoring import is_right, share, wilson
 from hanlin.inference.loading import Opened, open_model

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from gguf import GGMLQuantizationType as Ggml
 from gguf import LlamaFileType
 
-from hanlin.inference.backends.llama_cpp import binding
+from hanlin.inference.backends.llama_cpp import quants
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def tensor_type(
 def fitting(kind: Ggml, columns: int) -> Ggml:
     """`kind`, or what stands in for it in rows of this length; F16 when nothing else fits."""
     for choice in (kind, _FALLBACK.get(kind, kind)):
-        if columns % binding.block_size(choice) == 0:
+        if columns % quants.block_size(choice) == 0:
             return choice
     return Ggml.F16
 
@@ -165,7 +165,7 @@ def needs_importance(name: str, kind: Ggml, file_type: str) -> bool:
 
 def _chosen(name: str, file_type: str, usual: Ggml, shape: Shape, columns: int, calibrated: bool) -> Ggml:
     if name == "output.weight" or (name == "token_embd.weight" and shape.tied):
-        if columns % binding.block_size(usual) != 0:
+        if columns % quants.block_size(usual) != 0:
             return Ggml.Q8_0
         if file_type in (*_IQ2, "IQ3_XXS"):
             return Ggml.Q5_K

@@ -16,7 +16,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
-from hanlin.inference.backends.llama_cpp import binding
+from hanlin.inference.backends.llama_cpp import quants
 
 SLAB_BYTES = 4 << 20
 """How much of a tensor, as float32, a thread has in hand: near the size of a cache, and memory that is used again."""
@@ -25,7 +25,7 @@ SLAB_BYTES = 4 << 20
 def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
     """How many bytes a tensor of this shape takes in the file, its padding not counted."""
     rows = math.prod(shape[:-1])
-    return rows * binding.row_bytes(kind, shape[-1])
+    return rows * quants.row_bytes(kind, shape[-1])
 
 
 class Quantizer:
@@ -69,6 +69,6 @@ def to_bytes(kind: Ggml, rows: NDArray[np.float32], importance: NDArray[np.float
     """Float32 `rows` [rows, columns] as the bytes [rows, bytes of a row] of a ggml type."""
     if kind == Ggml.F32:
         return np.ascontiguousarray(rows).view(np.uint8)
-    into = np.empty((rows.shape[0], binding.row_bytes(kind, rows.shape[1])), np.uint8)
-    binding.quantize_rows(kind, np.ascontiguousarray(rows), into, importance)
+    into = np.empty((rows.shape[0], quants.row_bytes(kind, rows.shape[1])), np.uint8)
+    quants.quantize_rows(kind, np.ascontiguousarray(rows), into, importance)
     return into

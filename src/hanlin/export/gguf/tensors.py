@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.llama_cpp import binding
-from hanlin.models.folder.checks import CONFIG, PACKED_EXPERTS, ModelFiles, TensorEntry
+from hanlin.inference.backends.llama_cpp import quants
+from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
+from hanlin.models.folder.shapes import PACKED_EXPERTS
 
 PARTS = {
     "self_attn.q_proj": "attn_q",
@@ -65,7 +66,7 @@ class Stored:
         count = (stop - start) * self.columns
         place = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
         values = np.fromfile(self.entry.file, kind, count, offset=place)
-        return binding.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
+        return quants.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.export.gguf.vocab import Vocabulary
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.inference.decoder import Piece
 from hanlin.inference.sampler import log_softmax
-from hanlin.inference.scheduler import Piece
-from hanlin.models.folder.checks import ModelFiles
+from hanlin.models.folder.layout import ModelFiles
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 TEXTS = (
@@ -142,7 +142,8 @@ def reference_of(files: ModelFiles, tokenizer: Tokenizer) -> Reference:
     """What the source model itself says: its log probabilities, computed in float32 where the model is small enough."""
     import torch
 
-    from hanlin.models.load import exact_dtype, load_model
+    from hanlin.models.dtypes import exact_dtype
+    from hanlin.models.load import load_model
 
     model = load_model(files.folder, dtype=exact_dtype(files))
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]

@@ -17,7 +17,8 @@ from gguf import GGUFWriter, TokenType
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
+from hanlin.tokenizer.file_names import TOKENIZER_FILE
+from hanlin.tokenizer.tokenizer import Tokenizer
 
 _Rule = Mapping[str, Any]
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"

@@ -7,28 +7,28 @@ not own loading (`model/loading`).
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.model_refusals import copy_again, few, no_safetensors, no_weights, truncated, why_no_config
+from hanlin.models.folder.layout import (
+    CONFIG,
+    DTYPES,
+    INDEX,
+    SUPPORTED,
+    WEIGHTS,
+    WITH_EXPERTS,
+    ModelFiles,
+    TensorEntry,
+    is_adapter,
+)
+from hanlin.models.folder.shapes import PACKED_EXPERTS, llama_shapes
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-BASE_RECORD = "base.json"
-SUPPORTED = {"llama": "LlamaForCausalLM"}
-WITH_EXPERTS = {"mixtral": "MixtralForCausalLM"}
 """What can be exported and asked, but not trained: several feed-forward networks in each layer, chosen by a router."""
 
 _BITS = {
@@ -39,51 +39,8 @@ _BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _LONGEST_HEADER = 100_000_000
-_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
-_WINDOWS, _WINDOW = 32, 1024
-
-
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
-    """A tensor of a safetensors file: its dtype by the format's name, its shape, and its bytes in `file`."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    start: int
-    end: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFiles:
-    """A whole model folder: its configuration and every tensor by name."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorEntry]
-
-    @property
-    def dtype(self) -> str:
-        """The number format that most of the weights are in: `float32`, `bfloat16` or `float16`."""
-        sizes: dict[str, int] = {}
-        for entry in self.tensors.values():
-            sizes[entry.dtype] = sizes.get(entry.dtype, 0) + math.prod(entry.shape)
-        return _DTYPES[max(sizes, key=lambda name: sizes[name])]
-
-    @property
-    def vocabulary_rows(self) -> int:
-        return self.tensors["model.embed_tokens.weight"].shape[0]
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterFiles:
-    """A whole adapter folder: its PEFT configuration and every tensor by name."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorEntry]
+WINDOWS, WINDOW = 32, 1024
 
 
 def check_safetensors(path: Path) -> dict[str, TensorEntry]:
@@ -149,7 +106,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
         raise UserError(
             say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"), folder, why_no_config(folder, is_adapter(folder))
         )
-    config = _json_object(folder / CONFIG)
+    config = json_object(folder / CONFIG)
     _check_family(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
     if quantization_of(config):
         hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
@@ -169,186 +126,19 @@ def quantization_of(config: Mapping[str, Any]) -> str:
 
 def is_quantized(folder: Path) -> bool:
     """Whether a model folder's weights are in a form of few bits that transformers reads itself."""
-    return (Path(folder) / CONFIG).is_file() and bool(quantization_of(_json_object(Path(folder) / CONFIG)))
+    return (Path(folder) / CONFIG).is_file() and bool(quantization_of(json_object(Path(folder) / CONFIG)))
 
 
 def check_quantized_folder(folder: Path) -> dict[str, Any]:
     """The configuration of a Llama folder in few bits. Raises UserError unless it is one and its files are whole; which
     tensors its method keeps is not looked at."""
-    config = _json_object(folder / CONFIG)
+    config = json_object(folder / CONFIG)
     _check_family(config, folder / CONFIG, SUPPORTED)
     check_weights(folder)
     return config
 
 
-def is_adapter(folder: Path) -> bool:
-    return (Path(folder) / ADAPTER_CONFIG).is_file()
-
-
-def licences_in(folder: Path) -> list[Path]:
-    """The texts that go wherever the model goes: `LICENSE`, `NOTICE` and the like."""
-    return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]
-
-
-def check_adapter_folder(folder: Path) -> AdapterFiles:
-    """What lies in a PEFT LoRA folder. Raises UserError unless it is one and whole; the base is not looked at."""
-    folder = Path(folder)
-    if not is_adapter(folder):
-        hint = say("name the folder that a stage with `lora` made", "请指定由设置了 lora 的阶段产生的目录")
-        raise UserError(say(f"there is no {ADAPTER_CONFIG} here", f"这里没有 {ADAPTER_CONFIG}"), folder, hint)
-    config = _json_object(folder / ADAPTER_CONFIG)
-    kind = config.get("peft_type")
-    if kind != "LORA":
-        what = say(f"an adapter of type {kind!r} is not supported", f"不支持类型为 {kind!r} 的适配器")
-        raise UserError(what, folder / ADAPTER_CONFIG, say("supported: LORA", "支持：LORA"))
-    weights = folder / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise no_weights(folder, ADAPTER_WEIGHTS, INDEX)
-    return AdapterFiles(folder, config, check_safetensors(weights))
-
-
-def point_to_base(adapter: Path, base: Path) -> None:
-    """Let an adapter that was copied elsewhere name the same base, relative to where it lies now."""
-    file = adapter / ADAPTER_CONFIG
-    config = {**_json_object(file), "base_model_name_or_path": relative_base(base, adapter)}
-    aside = file.with_name(file.name + ".writing")
-    aside.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, file)
-
-
-def relative_base(base: Path, folder: Path) -> str:
-    """The path from an adapter's folder to its base with forward slashes; whole where there is no relative one."""
-    try:
-        return Path(os.path.relpath(base.resolve(), folder.resolve())).as_posix()
-    except ValueError:  # another drive of Windows
-        return base.resolve().as_posix()
-
-
-def base_of(adapter: Path) -> Path:
-    """The folder of the model that an adapter was trained on; its path stands relative to the adapter's folder.
-
-    Raises UserError when it is not there, or is itself an adapter.
-    """
-    adapter = Path(adapter)
-    named = _json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") if is_adapter(adapter) else None
-    if not is_adapter(adapter):
-        check_adapter_folder(adapter)
-    if not named:
-        raise UserError(say("the adapter names no base", "适配器没有写明底座"), adapter / ADAPTER_CONFIG)
-    base = Path(os.path.normpath(adapter.resolve() / str(named)))
-    hint = say(
-        "set base_model_name_or_path to the base's folder, relative to the adapter's",
-        "请把 base_model_name_or_path 设为底座目录（相对适配器目录）",
-    )
-    if not base.is_dir():
-        raise UserError(
-            say(f"the adapter's base '{named}' is not here", f"找不到适配器的底座“{named}”"),
-            adapter / ADAPTER_CONFIG,
-            hint,
-        )
-    if is_adapter(base):
-        raise UserError(
-            say("the adapter's base is itself an adapter", "适配器的底座本身也是适配器"),
-            adapter / ADAPTER_CONFIG,
-            say("merge the first adapter, then train the second on the result", "请先合并前一个适配器，再在其上训练"),
-        )
-    return base
-
-
-def fingerprint(files: ModelFiles) -> str:
-    """A short name for a model's weights and shape: equal for copies and other shardings, another for other weights.
-
-    Hashes the configuration and, of every tensor, name, dtype, shape and 32 windows of 1 KiB spread evenly, so that
-    it takes a moment where hashing an 8-billion-parameter model takes a minute.
-    """
-    config = {name: value for name, value in files.config.items() if name not in _VOLATILE}
-    state = hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=False).encode("utf-8"))
-    opened: dict[Path, Any] = {}
-    try:
-        for name, entry in sorted(files.tensors.items()):
-            state.update(f"{name} {entry.dtype} {entry.shape}\n".encode())
-            if entry.file not in opened:
-                opened[entry.file] = entry.file.open("rb")
-            file, size = opened[entry.file], entry.end - entry.start
-            last = max(0, size - _WINDOW)
-            for start in sorted({last * place // (_WINDOWS - 1) for place in range(_WINDOWS)}):
-                file.seek(entry.start + start)
-                state.update(file.read(min(_WINDOW, size)))
-    finally:
-        for file in opened.values():
-            file.close()
-    return state.hexdigest()[:32]
-
-
-def base_record(files: ModelFiles) -> dict[str, Any]:
-    """What an adapter keeps of its base, as `base.json`: whose weights it saw and how many vocabulary rows they had."""
-    return {"fingerprint": fingerprint(files), "vocabulary_rows": files.vocabulary_rows}
-
-
-def check_base(adapter: Path, base: ModelFiles) -> None:
-    """Raises UserError when an adapter was trained on other weights than `base`. One without a record is let pass."""
-    record_file = adapter / BASE_RECORD
-    if not record_file.is_file():
-        return
-    record = _json_object(record_file)
-    if record == base_record(base):
-        return
-    rows = record.get("vocabulary_rows")
-    seen = say(
-        f"it has {base.vocabulary_rows} vocabulary rows, the adapter's had {rows}",
-        f"它有 {base.vocabulary_rows} 行词表，适配器当初的底座有 {rows} 行",
-    )
-    if rows == base.vocabulary_rows:
-        seen = say("its weights are others", "权重不同")
-    raise UserError(
-        say(f"the adapter was trained on another base than {base.folder.name}: {seen}",
-            f"适配器不是在 {base.folder.name} 上训练的：{seen}"),
-        adapter,
-        say("name the base it was trained on, or train it again", "请指定训练时的底座，或重新训练适配器"),
-    )  # fmt: skip
-
-
-PACKED_EXPERTS = "model.layers.{}.mlp.experts.gate_up_proj"
 """Where transformers 5 keeps the experts of a layer in one tensor [experts, gate and up rows, hidden]."""
-
-
-def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama model by name, with its shape; a tied model has no tensor of its own for the head. A
-    configuration with `num_local_experts` is Mixtral's, whose experts lie apart or are packed."""
-    hidden, wide = int(config["hidden_size"]), int(config["intermediate_size"])
-    heads = int(config["num_attention_heads"])
-    shared = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or hidden // heads)
-    projections = {
-        "self_attn.q_proj": (heads * head, hidden),
-        "self_attn.k_proj": (shared * head, hidden),
-        "self_attn.v_proj": (shared * head, hidden),
-        "self_attn.o_proj": (hidden, heads * head),
-    }
-    experts = int(config.get("num_local_experts") or 0)
-    if not experts:
-        projections |= {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
-    elif not packed_experts:
-        projections["block_sparse_moe.gate"] = (experts, hidden)
-        for expert in range(experts):
-            place = f"block_sparse_moe.experts.{expert}"
-            projections |= {f"{place}.w1": (wide, hidden), f"{place}.w2": (hidden, wide), f"{place}.w3": (wide, hidden)}
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (int(config["vocab_size"]), hidden)}
-    for layer in range(int(config["num_hidden_layers"])):
-        block = f"model.layers.{layer}."
-        for name, shape in projections.items():
-            shapes[f"{block}{name}.weight"] = shape
-            if config.get("attention_bias" if name.startswith("self_attn") else "mlp_bias"):
-                shapes[f"{block}{name}.bias"] = shape[:1]
-        if experts and packed_experts:
-            shapes[f"{block}mlp.gate.weight"] = (experts, hidden)
-            shapes[PACKED_EXPERTS.format(layer)] = (experts, 2 * wide, hidden)
-            shapes[f"{block}mlp.experts.down_proj"] = (experts, hidden, wide)
-        shapes[f"{block}input_layernorm.weight"] = shapes[f"{block}post_attention_layernorm.weight"] = (hidden,)
-    shapes["model.norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings"):
-        shapes["lm_head.weight"] = (int(config["vocab_size"]), hidden)
-    return shapes
 
 
 def check_weights(folder: Path) -> dict[str, TensorEntry]:
@@ -358,7 +148,7 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
         return check_safetensors(folder / WEIGHTS)
     if not (folder / INDEX).is_file():
         raise no_weights(folder, WEIGHTS, INDEX)
-    places = _json_object(folder / INDEX).get("weight_map")
+    places = json_object(folder / INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise UserError(say("the index names no weights", "索引中没有权重"), folder / INDEX, copy_again())
     shards = sorted({str(name) for name in places.values()})
@@ -414,7 +204,7 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
             raise UserError(
                 what, entry.file, say(f"weights and {CONFIG} must come together", "权重与配置须来自同一模型")
             )
-        if entry.dtype not in _DTYPES:
+        if entry.dtype not in DTYPES:
             what = say(f"'{name}' is stored as {entry.dtype}", f"“{name}”以 {entry.dtype} 存储")
             raise UserError(what, entry.file, say("supported: F32, BF16, F16", "支持：F32、BF16、F16"))
     extra = [name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq")]
@@ -452,7 +242,7 @@ def _check_vocabulary(files: ModelFiles) -> None:
 @functools.lru_cache(maxsize=16)
 def _entries(tokenizer: Path, size: int, changed: int) -> int:
     """Highest id + 1; remembered while the file stays as it is, for a large one takes half a second to read."""
-    data = _json_object(tokenizer)
+    data = json_object(tokenizer)
     entries = (data.get("model") or {}).get("vocab") or {}
     numbers: Iterable[int] = entries.values() if isinstance(entries, dict) else range(len(entries))
     added = (int(row["id"]) for row in data.get("added_tokens") or ())
@@ -474,7 +264,7 @@ def _same_bytes(one: TensorEntry, other: TensorEntry) -> bool:
     return True
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -482,3 +272,60 @@ def _json_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise UserError(say("not a JSON object", "不是 JSON 对象"), path, copy_again())
     return data
+
+
+def few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def copy_again() -> str:
+    return say("copy or download it again", "请重新拷贝或下载")
+
+
+def truncated(path: Path, expected: int, found: int) -> UserError:
+    what = say(
+        f"the file is cut off: {expected:,} bytes expected, {found:,} found",
+        f"文件不完整：应有 {expected:,} 字节，实有 {found:,} 字节",
+    )
+    return UserError(what, path, copy_again())
+
+
+def no_safetensors(path: Path) -> UserError:
+    return UserError(say("this is not a safetensors file", "不是 safetensors 文件"), path, copy_again())
+
+
+def _pickles(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+
+
+def no_weights(folder: Path, name: str, index: str) -> UserError:
+    """Says why a folder has no weights that can be read: pickled ones, shards without their index, or none at all."""
+    pickles = [file for file in _pickles(folder) if file not in ("training_args.bin", "optimizer.bin")]
+    if pickles:
+        what = say(
+            f"the weights are pickled ({few(pickles)}); a pickle can run any code, so it is not opened",
+            f"权重是 pickle 格式（{few(pickles)}）；pickle 可执行任意代码，故不打开",
+        )
+        hint = say(
+            'convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
+            "M.from_pretrained('IN').save_pretrained('OUT')\"",
+            '请在可信环境中转换：python -c "from transformers import AutoModelForCausalLM as M; '
+            "M.from_pretrained('IN').save_pretrained('OUT')\"",
+        )
+        return UserError(what, folder, hint)
+    if sorted(folder.glob("model-*-of-*.safetensors")):
+        return UserError(say(f"the weights' index {index} is not here", f"缺少权重索引 {index}"), folder, copy_again())
+    return UserError(say(f"there are no weights ({name}) here", f"这里没有权重（{name}）"), folder, copy_again())
+
+
+def why_no_config(folder: Path, is_adapter: bool) -> str:
+    if is_adapter:
+        return say("this is an adapter: `merge` it first", "这是适配器：请先用 merge 合并")
+    if any(folder.glob("*.gguf")):
+        return say("this is a GGUF file; name the model it was made from", "这是 GGUF 文件；请指定转换前的模型")
+    if (folder / "params.json").is_file():
+        return say(
+            "this is Meta's own form; take the Hugging Face form of the model",
+            "这是 Meta 的原始格式；请使用 Hugging Face 格式",
+        )
+    return say("name a folder with config.json and *.safetensors", "请指定含 config.json 与 *.safetensors 的目录")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hanlin.chat.turn_order import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import as_template_data, tools_as_template_data
 from hanlin.core.records import Message
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.parity.backends.base import Prompt, openai_body
 
 _START_SECONDS = 600

@@ -10,7 +10,7 @@ import sys
 
 
 def main() -> None:
-    """`python -m hanlin.parity.backends.llama_cpp_server FILE KEY`: prints the address and serves until its input ends."""
+    """`python -m hanlin.parity.backends.llama_cpp_server FILE KEY`: print the address, serve until the input ends."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.turn_order import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import as_template_data, tools_as_template_data
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
@@ -141,7 +141,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _renderer() -> Path:
     """`render.go` built, once for each of its texts; it lies in the user's cache. Raises Unavailable."""
-    source = (resources.files("hanlin.contract") / "render.go").read_bytes()
+    source = (resources.files("hanlin.parity") / "render.go").read_bytes()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hanlin"
     built = root / f"render-{platform.machine()}-{hashlib.sha256(source).hexdigest()[:16]}"
     if built.is_file():

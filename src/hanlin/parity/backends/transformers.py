@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.turn_order import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import as_template_data, tools_as_template_data
 from hanlin.core.errors import UserError
+from hanlin.core.files import read_json
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
 from hanlin.parity.backends.base import Prompt
-from hanlin.tokenizer.tokenizer import GENERATION_FILE, read_json
+from hanlin.tokenizer.file_names import GENERATION_FILE
 
 
 class TransformersConsumer:

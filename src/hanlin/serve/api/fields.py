@@ -5,13 +5,14 @@ Does not own any API's own words.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from hanlin.core.i18n import say
 from hanlin.inference.protocol import Constraint
-from hanlin.serve.errors import ApiError, Body
+from hanlin.serve.api.body import Body
+from hanlin.serve.errors import ApiError
 from hanlin.serve.guided_decoding import Grammars
 from hanlin.serve.registry import MOST_CHOICES
 
@@ -76,3 +77,14 @@ class Form:
 def prompts_of(given: Any) -> list[str | list[int]]:
     """One text or list of ids, or several of them, as several."""
     return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+
+
+class _Function(Strict):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Strict):
+    type: Literal["function"] = "function"
+    function: _Function

@@ -18,9 +18,10 @@ from hanlin.core.i18n import say
 from hanlin.core.records import Message, Role
 from hanlin.serve.admission import Ticket
 from hanlin.serve.api.fields import Choosing, Strict
+from hanlin.serve.api.http import Streaming, read, respond
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import Job, Models, Wanted
-from hanlin.serve.service import Answer, Desk, End, Streaming
+from hanlin.serve.service import Answer, Desk, End
 
 _ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
@@ -63,7 +64,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await desk.read(GenerateRequest, request)
+        asked = await read(desk, GenerateRequest, request)
         if (asked.prompt is None) == (asked.history is None):
             what = say("say either prompt or history", "prompt 与 history 须且只须给出一个")
             raise ApiError(400, what, param="prompt")
@@ -100,7 +101,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
         stream = Streaming(pieces, "application/octet-stream", lambda error: _part(error.openai_body()))
         ticket = served.door.book(asked.choices)
-        return await desk.respond(request, ticket, prepare, whole, stream if asked.stream else None)
+        return await respond(desk, request, ticket, prepare, whole, stream if asked.stream else None)
 
     return api
 

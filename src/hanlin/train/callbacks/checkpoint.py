@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple, Protocol, Self, cast
 
 import torch
-from torch import nn
 
 from hanlin.core.i18n import say
+from hanlin.train.compute.state import Keep
 
 FIRST_AFTER = 20.0
 """Seconds to the first checkpoint of a run: early, so that a mistake found soon costs little to go on from."""
@@ -30,9 +30,6 @@ WORTH = 20.0
 """Checkpoints are at least so many times as far apart as they stop the training, however often they are asked for."""
 LIST = "checkpoints.json"
 """The checkpoints that are whole, the newest first, each with the hash of its bytes."""
-
-Named = Iterable[tuple[str, nn.Parameter]]
-Keep = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 
 class Holder(Protocol):
@@ -270,16 +267,6 @@ def write_aside(file: Path, text: str) -> None:
         written.flush()
         os.fsync(written.fileno())
     os.replace(aside, file)
-
-
-@torch.no_grad()
-def take_over(weights: dict[str, torch.Tensor], trained: Named) -> None:
-    """Put saved weights into the parameters. Raises RuntimeError when they are another model's."""
-    parameters = dict(trained)
-    if parameters.keys() != weights.keys():
-        raise RuntimeError("the checkpoint is another model's")
-    for name, value in weights.items():
-        parameters[name].copy_(value)
 
 
 def write_hashed(state: dict[str, Any], file: Path) -> str:

@@ -22,7 +22,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import Network
-from hanlin.train.dataset.packed import Encoded, EncodedRecords, Example, Rows
+from hanlin.train.dataset.encoded import Encoded, EncodedRecords, Example
+from hanlin.train.dataset.packed import Rows
 from hanlin.train.distributed.context import Group
 
 PACKAGED = Path(__file__).with_name("probes.jsonl")

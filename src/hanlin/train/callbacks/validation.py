@@ -18,8 +18,9 @@ import torch
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.callbacks.checkpoint import best_file, hashed, take_over
+from hanlin.train.callbacks.checkpoint import best_file, hashed
 from hanlin.train.compute.model import Network
+from hanlin.train.compute.state import take_over
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.distributed.context import Group
 from hanlin.train.objectives.base import Objective

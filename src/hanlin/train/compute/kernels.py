@@ -17,7 +17,8 @@ from torch.nn.attention.varlen import varlen_attn
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.compute.attention import Documents, put_back, take
+from hanlin.train.compute.attention import put_back, take
+from hanlin.train.dataset.document_layout import Documents
 
 Kernel = Literal["grouped", "varlen", "flex"]
 _LARGEST_HEAD = 256

@@ -6,6 +6,9 @@ Owns one wish to the C library. Does not own how much is needed (`forecast`).
 from __future__ import annotations
 
 import ctypes
+from typing import Literal
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of mallopt(3)."""
@@ -26,3 +29,14 @@ def keep_freed_memory() -> None:
         return
     mallopt(_MMAP_THRESHOLD, LARGEST)
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def faster_format(device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The number format that training is faster in: bfloat16 on a GPU that knows it and on a CPU with matrix units for
+    it (AMX: products are 8 to 10 times as fast) or with AVX-512's products of bfloat16 (2 times), else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    if device.type != "cpu":
+        return "float32"
+    known = torch.cpu.get_capabilities()
+    return "bfloat16" if known.get("amx_bf16") or known.get("avx512_bf16") else "float32"

@@ -20,7 +20,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, ToolCall
 from hanlin.tokenizer.tokenizer import Tokenizer
-from hanlin.train.dataset.packed import EncodedRecords
+from hanlin.train.dataset.encoded import EncodedRecords
 
 BLOCK = 1 << 22
 """Tokens that are looked at together: it bounds the memory, whatever the size of the data."""

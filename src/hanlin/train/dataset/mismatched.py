@@ -13,7 +13,7 @@ import numpy as np
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.dataset.packed import EncodedRecords, Segment
+from hanlin.train.dataset.encoded import EncodedRecords, Segment
 
 SHIFTS = 256
 """So many shifts are tried at most."""

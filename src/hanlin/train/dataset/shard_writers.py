@@ -15,7 +15,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from hanlin.core.context import die_with_parent
+from hanlin.core.process import die_with_parent
 
 _LIBRARY_THREADS = "TOKENIZERS_PARALLELISM"
 

@@ -1,6 +1,6 @@
 """Which process holds which part of weights, gradients and averages, and how all of them make one step.
 
-Owns the forms: `Copies` here, `Shards` (`shards`) and DeepSpeed's (`zero`). Each gives and takes what a checkpoint
+`Copies` here; `Shards` (`fsdp`) and `Zero` (`deepspeed`) derive from it. Each gives and takes what a checkpoint
 holds in one form, whole tensors by the names that a process alone would use, so that a run goes on in any of them.
 """
 
@@ -13,11 +13,8 @@ from typing import Any
 import torch
 
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Job
-from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
-from hanlin.train.callbacks.checkpoint import Keep, take_over
 from hanlin.train.compute.model import Network
+from hanlin.train.compute.state import Keep, take_over
 from hanlin.train.distributed.context import Group
 from hanlin.train.optim.build import optimizer_of
 
@@ -30,19 +27,6 @@ class Copies:
         self.network, self.group, self.max_norm = network, group, settings.max_grad_norm
         self.trained = dict(network.trained())
         self.optimizer: Any = optimizer_of(settings, list(self.trained.items()), group.device)
-
-    @classmethod
-    def of(cls, network: Network, settings: Training, group: Group, job: Job) -> Copies:
-        """The form that the job was launched in (`refuse_undivided` comes before)."""
-        if job.mode == "ddp":
-            return Copies(network, settings, group)
-        if job.mode == "fsdp":
-            from hanlin.train.distributed.fsdp import Shards
-
-            return Shards(network, settings, group, job.offload)
-        from hanlin.train.distributed.deepspeed import Zero
-
-        return Zero(network, settings, group, job.mode, job.offload)
 
     def set_rate(self, rate: float) -> None:
         for part in self.optimizer.param_groups:
@@ -120,16 +104,3 @@ def _each(tree: Any, change: Callable[[str, torch.Tensor], Any], name: str = "av
     if isinstance(tree, list | tuple):
         return type(tree)(_each(value, change, f"{name} {place}") for place, value in enumerate(tree))
     return tree
-
-
-def refuse_undivided(settings: Training, mode: str) -> None:
-    """Raise UserError where the settings ask for what needs whole tensors in every process, and the mode divides
-    them."""
-    packed = None if settings.lora is None else settings.lora.packed
-    unfit = f"lora.packed: {packed}" if packed else f"optimizer: {settings.optimizer}"
-    if mode != "ddp" and (packed or settings.optimizer != "adamw"):
-        raise UserError(
-            say(f"{unfit} cannot be divided among processes", f"{unfit} 无法拆分到多个进程"),
-            "launch.mode",
-            say("set launch.mode to ddp", "请将 launch.mode 设为 ddp"),
-        )

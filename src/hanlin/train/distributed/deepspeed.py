@@ -19,8 +19,8 @@ import torch
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.callbacks.checkpoint import Keep
 from hanlin.train.compute.model import Gathering, Network
+from hanlin.train.compute.state import Keep
 from hanlin.train.distributed.context import Group
 from hanlin.train.distributed.ddp import Copies, reopened
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.train.compute.model import Network
-from hanlin.train.dataset.packed import EncodedRecords, Rows
-from hanlin.train.objectives.pairwise import measured
+from hanlin.train.dataset.encoded import EncodedRecords
+from hanlin.train.dataset.packed import Rows
+from hanlin.train.objectives.answer_logprobs import measured
 
 if TYPE_CHECKING:
     from hanlin.train.distributed.context import Group

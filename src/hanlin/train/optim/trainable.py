@@ -23,8 +23,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import attach, attach_rows, token_rows
 from hanlin.models.embedding_rows import Untrained, mean_of_trained, untrained_rows
+from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mask_checks import BLOCK
-from hanlin.train.dataset.packed import EncodedRecords
 
 SHOWN = 8
 """Tokens that a message names."""
@@ -79,24 +79,6 @@ def chosen_part(
     if settings.train_rows == "untrained":
         _start_as_mean(model, untrained, rows)
     return trained, tuple(texts[number] for number in found)
-
-
-@torch.no_grad()
-def with_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """The weights `state` of the model that a run began with, and in their place what was trained of `model`, in their
-    number format: what was frozen is what it was, bit for bit."""
-    whole = dict(state)
-    causal = cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
-    for name, weight in causal.named_parameters():
-        if weight.requires_grad and name in whole:
-            whole[name] = weight.detach().to("cpu", whole[name].dtype)
-    for name, module in (("model.embed_tokens.weight", causal.model.embed_tokens), ("lm_head.weight", causal.lm_head)):
-        layer = token_rows(module)
-        if layer is not None and name in whole:
-            ids = torch.tensor(layer.token_indices["default"])
-            rows = layer.trainable_tokens_delta["default"].detach().to("cpu", whole[name].dtype)
-            whole[name] = whole[name].index_copy(0, ids, rows)
-    return whole
 
 
 def _rows(model: LlamaForCausalLM, settings: Training, untrained: Sequence[int]) -> list[int]:

@@ -84,8 +84,8 @@ def inspect(
 
 
 def _print_file(row: dict[str, Any]) -> None:
-    from hanlin.data.formats.convert import sample_of
     from hanlin.data.ledger import reason_text
+    from hanlin.data.report.excerpts import sample_of
 
     typer.secho(row["path"], bold=True)
     if "error" in row:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin import __version__
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
     from hanlin.chat.token_counts import Count
@@ -96,7 +96,7 @@ def _counting(model: Path, template: str) -> Callable[[str], Count]:
 def _stages_of(path: Path) -> Iterator[Mapping[str, Path]]:
     """The data artifacts that a path stands for, by the names of their stages, in the order in which they were made."""
     from hanlin.data.report.stats import is_data
-    from hanlin.pipeline.artifacts import read_manifest
+    from hanlin.pipeline.manifest import read_manifest
 
     if not path.exists():
         raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
@@ -129,8 +129,7 @@ def _followed(place: Path) -> Path:
 
 def _tried(path: Path, scratch: Path) -> dict[str, Path]:
     """Files that no stage made, sifted by the stages that they fit."""
-    from hanlin.data.formats.convert import files_at
-    from hanlin.data.io.sources import SourceFile
+    from hanlin.data.io.sources import SourceFile, files_at
     from hanlin.data.report.inspect import sift_files, stage_for
 
     by_stage: dict[str, list[SourceFile]] = {}

@@ -119,8 +119,9 @@ def _of_files(files: list[Path], rules: list[str], lists: list[Path], against: l
     """Settings that try the named rules, or all, on these files."""
     import yaml
 
-    from hanlin.config.recipe_file import read_settings
-    from hanlin.config.settings.data import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES, Conversations
+    from hanlin.config.settings.data import Conversations
+    from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
+    from hanlin.config.validation import read_settings
     from hanlin.core.context import Inputs
 
     first = ("markdown", "ocr_debris")  # these mend, so they come before those that judge

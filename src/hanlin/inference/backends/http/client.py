@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.core.context import Progress
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import Program
 from hanlin.inference.backends.http.replicas import Replica, Replicas
-from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score, check_pair, room_for_answer
+from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score
+from hanlin.inference.request_checks import check_pair, room_for_answer
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
 _AT_ONCE = 64

@@ -18,7 +18,8 @@ from hanlin.core.i18n import say
 from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
 from hanlin.inference.backends.http.process import Program, free_port, program_path
 from hanlin.inference.backends.http.replicas import Replicas
-from hanlin.inference.protocol import Finish, Request, Score, gguf_files
+from hanlin.inference.protocol import Finish, Request, Score
+from hanlin.models.folder.gguf import gguf_files
 
 _FINISH: dict[str, Finish] = {"limit": "length", "eos": "stop", "word": "stop"}
 _HEALTH = "/health"

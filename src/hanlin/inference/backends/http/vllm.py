@@ -19,7 +19,7 @@ from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_a
 from hanlin.inference.backends.http.process import Program, free_port, program_path
 from hanlin.inference.backends.http.replicas import Replicas
 from hanlin.inference.protocol import Finish, Likely, Request, Score
-from hanlin.models.folder.checks import CONFIG
+from hanlin.models.folder.layout import CONFIG
 
 PROGRAM_VARIABLE = "HANLIN_VLLM"
 _HEALTH = "/health"

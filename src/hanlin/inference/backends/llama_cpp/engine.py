@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.llama_cpp.binding import LlamaCppModel
-from hanlin.inference.protocol import Score, check_pair, check_text_ids, gguf_files
-from hanlin.inference.scheduler import Scheduler, ScoreTask
+from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
+from hanlin.inference.protocol import Score
+from hanlin.inference.request_checks import check_pair, check_text_ids
+from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import Answering
 from hanlin.inference.score_batch import common_length, rows_of
+from hanlin.inference.tasks import ScoreTask
+from hanlin.models.folder.gguf import gguf_files
 
 
 class LlamaCppEngine(Answering):

@@ -14,11 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,26 +24,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.core.context import Progress
-from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
-from hanlin.inference.protocol import (
-    EngineLost,
-    Finish,
-    Likely,
-    Reply,
-    Request,
-    Score,
-    check_pair,
-    check_text_ids,
-    room_for_answer,
-)
-from hanlin.inference.scheduler import AnswerTask
+from hanlin.core.progress import Progress
+from hanlin.inference.backends.llama_cpp.process_messages import End
+from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score
+from hanlin.inference.request_checks import check_pair, check_text_ids, room_for_answer
 from hanlin.inference.scheduler_engine import AnswerStream
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0
 _SECONDS_TO_END = 10.0
-_SECONDS_BETWEEN_MESSAGES = 0.02
+_CHILD = "hanlin.inference.backends.llama_cpp.process_child"
 
 
 class LlamaCppProcess:
@@ -198,7 +185,7 @@ class LlamaCppProcess:
         task = self._asked.get(number)
         if task is None:
             return
-        if isinstance(told, _End):
+        if isinstance(told, End):
             del self._asked[number]
         task.hear(told)
 
@@ -214,7 +201,7 @@ class LlamaCppProcess:
         if not closed:
             _LOG.error("llama.cpp's process ended (%s) with %s requests open; it is started again", code, len(lost))
         for task in lost:
-            task.hear(_End("cancelled", None if closed else EngineLost(f"llama.cpp's process ended ({code})")))
+            task.hear(End("cancelled", None if closed else EngineLost(f"llama.cpp's process ended ({code})")))
         return not closed
 
     def _start_again(self, pause: float) -> bool:
@@ -266,11 +253,11 @@ class _Asked:
         if engine is not None and not self.ended.is_set():
             engine.cancel(self.number)
 
-    def hear(self, told: int | tuple[int, Likely] | _End) -> None:
+    def hear(self, told: int | tuple[int, Likely] | End) -> None:
         if isinstance(told, int):
             self.count += 1
             self._tell(told)
-        elif isinstance(told, _End):
+        elif isinstance(told, End):
             self.finish, self.error, self.result = told.finish, told.error, told.result
             constraint = getattr(self.asked, "constraint", None)
             if constraint is not None:
@@ -314,21 +301,12 @@ class _ProcessStream(AnswerStream):
         self._asked.tell_to(heard)
 
 
-class _End:
-    """The last that is told of what was asked."""
-
-    def __init__(
-        self, finish: Finish | None = None, error: BaseException | None = None, result: Any = None, failed: str = ""
-    ) -> None:
-        self.finish, self.error, self.result, self.failed = finish, error, result, failed
-
-
 def _start() -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = Pipe()
     with theirs:
         # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main({theirs.fileno()})"],
+            [sys.executable, "-c", f"from {_CHILD} import main; main({theirs.fileno()})"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -349,120 +327,3 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- inside the process
-
-
-class _Sender:
-    """Sends what was told: the ids of a decode step travel together, and those of quick steps too, at most fifty times
-    a second, since each message wakes the server and the client, which takes a core from the next step.
-
-    What must not wait goes at once: the first ids after a pause, the end of an answer, and what was told when something
-    is asked, which can make the next step a long one. The thread that decodes sends by itself, between two steps:
-    another would wait for its turn while the next one runs.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._told: deque[tuple[int, Any]] = deque()
-        self._sending = threading.Lock()
-        self._hurried = False
-        self._sent = 0.0
-
-    def put(self, number: int, told: Any) -> None:
-        self._told.append((number, told))
-        if isinstance(told, _End):
-            self._hurried = True
-
-    def hurry(self) -> None:
-        """Have the next step's ids, and those told before, sent at once."""
-        self._hurried = True
-
-    def after_step(self) -> None:
-        if self._hurried or time.monotonic() - self._sent > _SECONDS_BETWEEN_MESSAGES:
-            self.send()
-
-    def send(self) -> None:
-        with self._sending:
-            self._hurried = False
-            told = [self._told.popleft() for _ in range(len(self._told))]
-            if told:
-                with suppress(OSError):  # who asked is gone: the thread that receives hears it too
-                    self._connection.send_bytes(pickle.dumps(told))
-                self._sent = time.monotonic()
-
-
-class _Outlet:
-    """Takes the ids of one answer to the sender; a sink as `LlamaCppEngine.begin` wants one."""
-
-    def __init__(self, number: int, request: Request, sender: _Sender) -> None:
-        self._number, self._request, self._sender = number, request, sender
-        self._with_likely = request.sampling.top_logprobs is not None
-        self.task: AnswerTask | None = None
-
-    def put(self, told: int | BaseException | None) -> None:
-        assert self.task is not None
-        if not isinstance(told, int):
-            failed = getattr(self._request.constraint, "failed", "")
-            self._sender.put(self._number, _End(self.task.finish, told and _sendable(told), None, failed))
-        elif self._with_likely:
-            self._sender.put(self._number, (told, self.task.likely[-1]))
-        else:
-            self._sender.put(self._number, told)
-
-
-def _serve(connection: Connection) -> None:
-    """Answer until the other side lets go."""
-    path, options = pickle.loads(connection.recv_bytes())
-    try:
-        engine = LlamaCppEngine(path, **options)
-    except BaseException as error:
-        connection.send(_sendable(error))
-        return
-    connection.send((engine.context_length, engine.vocabulary))
-    sender = _Sender(connection)
-    engine.after_step(sender.after_step)
-    answers: dict[int, AnswerTask] = {}
-    while True:
-        kind, asked = connection.recv()
-        sender.hurry()
-        if kind == "answer":
-            outlets = [_Outlet(number, request, sender) for number, request in asked]
-            tasks = engine.tasks([request for _, request in asked], outlets)
-            for outlet, task in zip(outlets, tasks, strict=True):
-                outlet.task = task
-            answers = {number: task for number, task in answers.items() if not task.ended.is_set()}
-            answers.update((number, task) for (number, _), task in zip(asked, tasks, strict=True))
-            engine.begin(tasks)
-        elif kind == "cancel":
-            if asked in answers:
-                answers[asked].cancelled = True
-        else:
-            ((number, argument),) = asked
-            threading.Thread(target=_call, args=(getattr(engine, kind), argument, number, sender), daemon=True).start()
-
-
-def _call(method: Any, argument: Any, number: int, sender: _Sender) -> None:
-    try:
-        told = _End(result=method(argument))
-    except BaseException as error:
-        told = _End(error=_sendable(error))
-    sender.put(number, told)
-    sender.send()
-
-
-def _sendable(error: BaseException) -> BaseException:
-    try:
-        pickle.loads(pickle.dumps(error))
-        return error
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def main(descriptor: int) -> None:
-    """The whole life of the process; `descriptor` is its end of the pipe."""
-    try:
-        _serve(Connection(descriptor))
-    except (EOFError, OSError):  # who asked is gone
-        pass
-    except BaseException:
-        traceback.print_exc()
-    os._exit(0)

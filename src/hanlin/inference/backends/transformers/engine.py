@@ -19,11 +19,15 @@ from transformers import PreTrainedModel
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.backends.transformers.kv_cache import Decoder
-from hanlin.inference.protocol import Request, Score, check_pair, check_text_ids
-from hanlin.inference.scheduler import AnswerTask, Scheduler, Sink
+from hanlin.inference.protocol import Request, Score
+from hanlin.inference.request_checks import check_pair, check_text_ids
+from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import Answering
 from hanlin.inference.score_batch import ScoreRow, rows_of
-from hanlin.models.folder.checks import check_base, check_model_folder, is_adapter
+from hanlin.inference.tasks import AnswerTask, Sink
+from hanlin.models.folder.adapter import check_base
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
 
 _IDS_A_BATCH = 16_384  # of rows to score; what a layer holds for them at once

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hanlin.inference.scheduler import Piece
+from hanlin.inference.decoder import Piece
 
 _IDS_A_STEP = 2048
 

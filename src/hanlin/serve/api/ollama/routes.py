@@ -14,9 +14,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from hanlin import __version__
+from hanlin.core.files import read_json
 from hanlin.core.i18n import say
+from hanlin.core.version import __version__
 from hanlin.serve.admission import Ticket
+from hanlin.serve.api.embeddings import embedded
+from hanlin.serve.api.http import Streaming, client_left, read, respond
 from hanlin.serve.api.ollama.schemas import (
     ChatRequest,
     EmbedRequest,
@@ -27,12 +30,10 @@ from hanlin.serve.api.ollama.schemas import (
     line,
     moment,
 )
-from hanlin.serve.api.openai.routes import embedded
 from hanlin.serve.api.tool_calls import names_of
 from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import Job, Models, Served
-from hanlin.serve.service import Desk, End, Streaming, client_left
-from hanlin.tokenizer.tokenizer import read_json
+from hanlin.serve.service import Desk, End
 
 _NDJSON = "application/x-ndjson"
 
@@ -55,7 +56,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/chat", response_model=None)
     async def chat(request: Request) -> Response:
-        asked = await desk.read(ChatRequest, request, json_only=False)
+        asked = await read(desk, ChatRequest, request, json_only=False)
         served = models.named(asked.model)
         lines = Lines(asked.model, True, names_of(asked.offered))
         if not asked.messages:
@@ -65,11 +66,11 @@ def routes(models: Models, desk: Desk) -> APIRouter:
             return served.job([served.chat_prompt(asked.turns(), asked.offered)], asked.wanted(), "messages")
 
         stream = streaming(lines) if asked.streamed else None
-        return await desk.respond(request, served.door.book(), prepare, lines.whole, stream)
+        return await respond(desk, request, served.door.book(), prepare, lines.whole, stream)
 
     @api.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await desk.read(GenerateRequest, request, json_only=False)
+        asked = await read(desk, GenerateRequest, request, json_only=False)
         served = models.named(asked.model)
         lines = Lines(asked.model, False)
         if not asked.prompt:
@@ -81,11 +82,11 @@ def routes(models: Models, desk: Desk) -> APIRouter:
             return served.job([prompt], asked.wanted(), "prompt")
 
         stream = streaming(lines) if asked.streamed else None
-        return await desk.respond(request, served.door.book(), prepare, lines.whole, stream)
+        return await respond(desk, request, served.door.book(), prepare, lines.whole, stream)
 
     @api.post("/embed", response_model=None)
     async def embed(request: Request) -> Response:
-        asked = await desk.read(EmbedRequest, request, json_only=False)
+        asked = await read(desk, EmbedRequest, request, json_only=False)
         served = models.named(asked.model)
         begun = time.perf_counter_ns()
         found = await embedded(desk, request, served, [asked.input] if isinstance(asked.input, str) else [*asked.input])
@@ -97,7 +98,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/embeddings", response_model=None)
     async def old_embed(request: Request) -> Response:
-        asked = await desk.read(OldEmbedRequest, request, json_only=False)
+        asked = await read(desk, OldEmbedRequest, request, json_only=False)
         found = await embedded(desk, request, models.named(asked.model), [asked.prompt], "prompt")
         return client_left() if found is None else JSONResponse({"embedding": found[0][0].tolist()})
 
@@ -117,7 +118,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @api.post("/show", response_model=None)
     async def show(request: Request) -> Response:
-        asked = await desk.read(ShowRequest, request, json_only=False)
+        asked = await read(desk, ShowRequest, request, json_only=False)
         name = asked.model or asked.name
         if not name:
             raise ApiError(400, say("model: say which", "model：请指明模型"), param="model")

@@ -16,10 +16,10 @@ from pydantic import Field
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, ToolCall
 from hanlin.inference.text_stream import Piece
-from hanlin.serve.api.fields import Form, Stop, Strict
-from hanlin.serve.api.openai.requests import Tool
+from hanlin.serve.api.body import Body
+from hanlin.serve.api.fields import Form, Stop, Strict, Tool
 from hanlin.serve.api.tool_calls import CallReader, Said, parsed
-from hanlin.serve.errors import ApiError, Body
+from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import Job, Wanted
 from hanlin.serve.service import Answer, End
 

@@ -12,9 +12,10 @@ from pydantic import Field
 
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, ToolCall
-from hanlin.serve.api.fields import Choosing, Form, Ids, Strict, prompts_of
+from hanlin.serve.api.body import Body
+from hanlin.serve.api.fields import Choosing, Form, Ids, Strict, Tool, prompts_of
 from hanlin.serve.api.tool_calls import schema_of
-from hanlin.serve.errors import ApiError, Body
+from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import Wanted
 
 _MOST_ANSWERS = 128
@@ -51,17 +52,6 @@ class Turn(Strict):
 
 class _StreamOptions(Strict):
     include_usage: bool = False
-
-
-class _Function(Strict):
-    name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-
-
-class Tool(Strict):
-    type: Literal["function"] = "function"
-    function: _Function
 
 
 class _Name(Strict):

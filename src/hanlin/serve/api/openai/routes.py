@@ -14,14 +14,14 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from hanlin.core.errors import UserError
 from hanlin.serve.admission import Ticket
+from hanlin.serve.api.embeddings import embedded, ids
+from hanlin.serve.api.http import Streaming, client_left, read, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatForm, TextForm, event
 from hanlin.serve.api.tool_calls import names_of
-from hanlin.serve.errors import ApiError
 from hanlin.serve.registry import Job, Models, Served
-from hanlin.serve.service import Desk, Streaming, client_left
+from hanlin.serve.service import Desk
 
 _EVENTS = "text/event-stream"
 
@@ -44,7 +44,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
     @v1.post("/chat/completions", response_model=None)
     async def chat_completions(request: Request) -> Response:
-        asked = await desk.read(ChatRequest, request)
+        asked = await read(desk, ChatRequest, request)
         served = models.named(asked.model)
         names = names_of(asked.offered)
         form = ChatForm(served.name, names, served.tokenizer, asked.with_logprobs, asked.choices)
@@ -55,26 +55,26 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
         ticket = served.door.book(asked.choices)
         stream = streaming(form, asked.with_usage) if asked.stream else None
-        return await desk.respond(request, ticket, prepare, form.whole, stream)
+        return await respond(desk, request, ticket, prepare, form.whole, stream)
 
     @v1.post("/completions", response_model=None)
     async def completions(request: Request) -> Response:
-        asked = await desk.read(CompletionRequest, request)
+        asked = await read(desk, CompletionRequest, request)
         served = models.named(asked.model)
         prompts = asked.prompts
         echoes = [_shown(served, prompt) if asked.echo else "" for prompt in prompts for _ in range(asked.choices)]
         form = TextForm(served.name, served.tokenizer, asked.with_logprobs, echoes)
 
         def prepare() -> Job:
-            return served.job([_ids(served, prompt) for prompt in prompts], asked.wanted(), "prompt")
+            return served.job([ids(served, prompt) for prompt in prompts], asked.wanted(), "prompt")
 
         ticket = served.door.book(len(echoes))
         stream = streaming(form, asked.with_usage) if asked.stream else None
-        return await desk.respond(request, ticket, prepare, form.whole, stream)
+        return await respond(desk, request, ticket, prepare, form.whole, stream)
 
     @v1.post("/embeddings", response_model=None)
     async def embeddings(request: Request) -> Response:
-        asked = await desk.read(EmbeddingRequest, request)
+        asked = await read(desk, EmbeddingRequest, request)
         served = models.named(asked.model)
         found = await embedded(desk, request, served, asked.prompts)
         if found is None:
@@ -96,39 +96,6 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         return _card(models.named(model))
 
     return v1
-
-
-async def embedded(
-    desk: Desk, request: Request, served: Served, prompts: list[str | list[int]], param: str = "input"
-) -> tuple[np.ndarray, int] | None:
-    """Embeddings [prompts, width] and how many tokens they read; None when the client left before.
-
-    Raises ApiError (400), which names the field `param`, for a text that is empty or too long."""
-    found: list[tuple[np.ndarray, int]] = []
-
-    def compute() -> tuple[np.ndarray, int]:
-        try:
-            texts = [_ids(served, prompt) for prompt in prompts]
-            return served.engine.embed(texts), sum(map(len, texts))
-        except (ApiError, UserError) as error:
-            raise ApiError(400, str(error), param=param) from error
-
-    async def work() -> None:
-        await ticket.turn()
-        found.append(await desk.compute(compute))
-
-    ticket = served.door.book()
-    try:
-        if not await desk.unless_left(request, work()):
-            return None
-    finally:
-        ticket.leave()
-    desk.metrics.prompt(served.name, found[0][1])
-    return found[0]
-
-
-def _ids(served: Served, prompt: str | list[int]) -> tuple[int, ...]:
-    return served.text_prompt(prompt) if isinstance(prompt, str) else tuple(prompt)
 
 
 def _shown(served: Served, prompt: str | list[int]) -> str:

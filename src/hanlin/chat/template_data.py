@@ -1,0 +1,49 @@
+"""A conversation as the data that a chat template reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hanlin.core.records import Message
+
+
+def as_template_data(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Turns as transformers hands them to a chat template: OpenAI's form, absent fields left out."""
+    return [_as_dict(message) for message in messages]
+
+
+def tools_as_template_data(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Functions in OpenAI's wrapping, each with name, description and parameters in this order; None for no function.
+
+    vLLM recasts every tool so before its template sees it; a template that writes a tool as JSON would give other ids.
+    """
+    return [{"type": "function", "function": _function(tool.get("function", tool))} for tool in tools] or None
+
+
+def _function(told: Mapping[str, Any]) -> dict[str, Any]:
+    usual = {"name": None, "description": "", "parameters": {"type": "object", "properties": {}}}
+    return {**{name: told.get(name, value) for name, value in usual.items()}, **told}
+
+
+def texts_of(data: Any) -> Iterator[str]:
+    """Every text within nested data, names of fields included."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            yield from texts_of(key)
+            yield from texts_of(value)
+    elif isinstance(data, list | tuple):
+        for item in data:
+            yield from texts_of(item)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    row: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.tool_calls:
+        functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
+        row["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+    if message.name:
+        row["name"] = message.name
+    return row

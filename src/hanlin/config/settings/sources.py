@@ -1,0 +1,96 @@
+"""Data sources: formats, fields and how each source is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import model_validator
+
+from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.core.i18n import say
+
+TEXT_FORMATS = ("text", "text_blocks", "text_lines")
+
+
+DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
+
+
+CHAT_FORMAT_NAMES = (
+    "sharegpt",
+    "messages",
+    "moss",
+    "glaive",
+    "firefly",
+    "self_instruct",
+    "alpaca",
+    "math",
+    "tagged_text",
+    "dialogues",
+    "prompt_response",
+)
+
+
+PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
+
+
+JUDGED_FORMAT_NAMES = (
+    "judged_records",
+    "judged_sharegpt",
+    "judged_messages",
+    "judged_alpaca",
+    "judged_prompt_response",
+)
+
+
+DOCUMENT_FIELDS = ("text", "title")
+
+
+TURN_FIELDS = ("role", "content", "human", "assistant")
+
+
+CHAT_FIELDS = (
+    *("prompt", "input", "response", "instruction", "output", "system", "history", "messages", "tools", "text"),
+    *TURN_FIELDS,
+)
+
+
+PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
+
+
+JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
+
+
+class Source(Settings):
+    """One entry of `sources`: a file, folder or glob, and what is known of it."""
+
+    path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
+    format: str = knob("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
+    encoding: str = knob("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
+    licence: str = knob("", "licence of the data, carried along", "数据许可证，会一路带上")
+    fields: dict[str, str] = knob(
+        {},
+        "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
+        "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
+    )
+    limit: int | None = knob(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    """Refuse a format or a field that the stage does not know. Raises ValueError."""
+    for source in sources:
+        if source.format not in ("auto", *formats):
+            known = ", ".join(("auto", *formats))
+            raise ValueError(
+                say(
+                    f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
+                )
+            )
+        for name in source.fields:
+            if name not in fields:
+                known = ", ".join(fields)
+                raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))

@@ -1,0 +1,80 @@
+"""Text of an HTML page."""
+
+from __future__ import annotations
+
+import html as entities
+import re
+from html.parser import HTMLParser
+
+from hanlin.data.ledger import Drop
+from hanlin.data.text.lexicons import words
+
+_PAGE = re.compile(
+    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|div|p|table|span|article|section)\b", re.I | re.S
+)
+
+
+_TAG = re.compile(
+    r"</?(?:p|br|div|span|a|b|i|em|strong|table|t[rdh]|tbody|li|ul|ol|h[1-6]|img|font|center|script)\b[^<>]*>", re.I
+)
+
+
+_ENTITY = re.compile(
+    r"&(?:nbsp|amp|lt|gt|quot|apos|[lr]dquo|[lr]squo|middot|hellip|mdash|ndash|#\d{2,6}|#x[0-9a-f]{2,5});", re.I
+)
+
+
+def html(text: str) -> str | Drop:
+    """Take the text out of a page of HTML, and entities out of plain text.
+
+    Why: tags and scripts are no language. What is a page is told by how it opens or by a common tag in every 100
+    characters, some of them closing; text that only speaks of tags (`<p>`, or fenced by ```) is left alone.
+    """
+    if "<" not in text and "&" not in text:
+        return text
+    fenced = "```" in text or "`<" in text
+    tagged = not fenced and "</" in text and len(_TAG.findall(text)) * 100 > len(text)
+    if not fenced and (tagged or _PAGE.match(text)):
+        reader = _PageReader()
+        reader.feed(text)
+        reader.close()
+        return reader.text() or Drop("no_text", "a page that shows none")
+    if not fenced and "&" in text and _ENTITY.search(text):
+        return _ENTITY.sub(lambda match: entities.unescape(match.group()), text)
+    return text
+
+
+class _PageReader(HTMLParser):
+    """Collects what a page shows; block elements end a line."""
+
+    silent = words("script style head noscript template svg iframe nav footer select button")
+    blocks = words(
+        "p div br li ul ol table tr h1 h2 h3 h4 h5 h6 section article header blockquote pre dd dt dl hr form"
+    )
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self._parts: list[str] = []
+        self._hidden: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.silent:
+            self._hidden.append(tag)
+        elif tag in self.blocks:
+            self._parts.append("\n")
+        elif tag == "body":
+            self._hidden.clear()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._hidden:
+            del self._hidden[self._hidden.index(tag) :]
+        elif tag in self.blocks:
+            self._parts.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self._parts.append(data)
+
+    def text(self) -> str:
+        lines = (re.sub(r"[ \t\xa0]+", " ", line).strip() for line in "".join(self._parts).split("\n"))
+        return "\n".join(line for line in lines if line)

@@ -1,0 +1,36 @@
+"""Rules about the language of a text."""
+
+from __future__ import annotations
+
+from hanlin.data.ledger import Drop
+from hanlin.data.text.char_stats import profile
+from hanlin.data.text.language_id import language_of
+
+
+def language(text: str, keep: str, shortest: int) -> str | Drop:
+    """Drop a text in another language than those in `keep` (zh-Hans zh-Hant yue en, blanks between).
+
+    A text with fewer than `shortest` letters stays: too short to tell. Why: a corpus meant as Mandarin often holds
+    Cantonese forum pages and traditional pages, and models mix what they read. Signs: characters that OpenCC would
+    simplify; the words that only written Cantonese uses (嘅 咗 唔 佢 哋 冇 喺 …), one in fifty characters and more of
+    them than of 的 這 們; for English its small words (the of and), against those of other languages (de la der und).
+    Not in the default set, which keeps all four.
+    """
+    han, latin, other, *_ = profile(text)
+    if han + latin + other < shortest:
+        return text
+    found = language_of(text)
+    return text if found == "none" or found in keep.replace(",", " ").split() else Drop("unwanted_language", found)
+
+
+def chinese_share(text: str, share: float) -> str | Drop:
+    """Drop a text when less than this share of its letters is Chinese; four Latin letters count as one.
+
+    Why: pages that are Chinese by their menu alone teach little Chinese. Default 0.3, far below prose with English
+    terms in it. Not in the default set, for English is kept there (replay).
+    """
+    han, latin, other, *_ = profile(text)
+    letters = han + latin / 4 + other
+    if letters and han < share * letters:
+        return Drop("little_chinese", f"share {han / letters:.2f}")
+    return text

@@ -1,0 +1,75 @@
+"""Rules about repeated lines, phrases and characters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hanlin.data.filters.verse import is_verse, without_code, without_rules
+from hanlin.data.ledger import Drop
+from hanlin.data.text.char_stats import code_points, profile
+from hanlin.data.text.ngrams import repetition
+
+
+def repeated_lines(text: str, share: float) -> str | Drop:
+    """Drop a text when more than this share of its characters is in lines that stood above already.
+
+    Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
+    fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
+    manuals show it again step by step.
+    """
+    lines = list(map(str.strip, text.split("\n")))
+    different = set(lines)
+    if len(lines) < 3 or len(different) == len(lines):
+        return text
+    total, once = sum(map(len, lines)), sum(map(len, different))
+    if total == 0 or total - once <= share * total:
+        return text
+    if (prose := without_code(text)) != text:
+        judged = repeated_lines(prose, share)
+        return judged if isinstance(judged, Drop) else text
+    return Drop("repeated_lines", f"share {(total - once) / total:.2f}")
+
+
+def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
+    """Drop a text when more than this share of its characters is in phrases of `length` characters seen shortly before.
+
+    Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
+    document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
+    characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
+    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not counted, and a song
+    may repeat three quarters of itself.
+    """
+    han, latin, *_ = profile(text)
+    found = repetition(text, length if han >= latin else 3 * length, share)
+    if found <= share or (found <= _MOST_OF_A_SONG and is_verse(text)):
+        return text
+    if (prose := without_rules(without_code(text))) != text:
+        judged = repeated_phrases(prose, share, length)
+        return judged if isinstance(judged, Drop) else text
+    return Drop("repeated_phrases", f"share {found:.2f}")
+
+
+_MOST_OF_A_SONG = 0.75
+
+
+def repeated_characters(text: str, share: float, run: int) -> str | Drop:
+    """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ！！！！).
+
+    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, for code, tables and sums have them;
+    unless the rules are most of the text.
+    """
+    if _share_in_runs(text, run, share) <= share:
+        return text
+    found = _share_in_runs(without_rules(text), run, share)
+    return Drop("repeated_characters", f"share {found:.2f}") if found > share else text
+
+
+def _share_in_runs(text: str, run: int, enough: float) -> float:
+    """0 when it cannot be more than `enough`."""
+    codes = code_points(text)
+    same = np.count_nonzero(codes[1:] == codes[:-1])
+    if len(codes) < run or same * run <= enough * len(codes) * (run - 1):
+        return 0.0
+    ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True))
+    lengths = np.diff(ends, prepend=-1)
+    return int(lengths[lengths >= run].sum()) / len(codes)

@@ -1,0 +1,77 @@
+"""The table of text rules, and how they are applied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from hanlin.config.settings.rules import Rule
+from hanlin.data.filters.html import html
+from hanlin.data.filters.language import chinese_share, language
+from hanlin.data.filters.mojibake import mojibake
+from hanlin.data.filters.ocr import markdown, ocr_debris
+from hanlin.data.filters.pii import personal_data
+from hanlin.data.filters.repetition import repeated_characters, repeated_lines, repeated_phrases
+from hanlin.data.filters.text import (
+    advertisement_lines,
+    advertisements,
+    chinese_or_english,
+    control_characters,
+    replacement_characters,
+    symbols,
+    unicode,
+    whitespace,
+)
+from hanlin.data.ledger import Drop
+
+TextRule = Callable[[str], str | Drop]
+
+
+def text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
+    """The functions of the rules on text among `rules`, each with its parameters set, in order."""
+    return [(rule.name, partial(RULES[rule.name], **rule.parameters)) for rule in rules if rule.name in RULES]
+
+
+def clean(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
+    """The text after every rule, and the names of the rules that changed it; or the first Drop.
+
+    Half characters (lone surrogates, from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return Drop("broken_characters", f"U+{ord(text[error.start]):04X}")
+    changed = []
+    for name, rule in rules:
+        after = rule(text)
+        if isinstance(after, Drop):
+            return after
+        if after != text:
+            changed.append(name)
+            text = after
+    return text, tuple(changed)
+
+
+RULES: dict[str, Callable[..., str | Drop]] = {
+    rule.__name__: rule
+    for rule in (
+        mojibake,
+        html,
+        unicode,
+        control_characters,
+        whitespace,
+        replacement_characters,
+        advertisement_lines,
+        repeated_lines,
+        repeated_phrases,
+        repeated_characters,
+        symbols,
+        chinese_or_english,
+        advertisements,
+        markdown,
+        ocr_debris,
+        personal_data,
+        chinese_share,
+        language,
+    )
+}

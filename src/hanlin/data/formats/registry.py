@@ -1,0 +1,19 @@
+"""All formats, by kind of record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hanlin.data.formats.base import Format
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.documents import DOCUMENT_FORMATS
+from hanlin.data.formats.preferences import PAIR_FORMATS
+from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
+
+FORMATS: dict[str, Sequence[Format[Any]]] = {
+    "judgements": JUDGED_FORMATS,
+    "preferences": PAIR_FORMATS,
+    "conversations": CHAT_FORMATS,
+    "corpus": DOCUMENT_FORMATS,
+}

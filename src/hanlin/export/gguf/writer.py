@@ -1,0 +1,193 @@
+"""Writing a GGUF file: header, metadata, tensors."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Ggml
+from numpy.typing import NDArray
+
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Job
+from hanlin.core.disk import check_space, full_disk
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTISED
+from hanlin.export.gguf.quantize import Quantizer, stored_bytes
+from hanlin.export.gguf.source import Source, counted
+from hanlin.export.gguf.tensors import Made, Stored, rope_of
+from hanlin.export.gguf.vocab import add_special_ids
+
+_ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
+
+
+_LARGEST_FLOAT16 = 65504.0
+
+
+def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+    """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
+    left = [name for name in types if not _file(out, name).is_file()]
+    total = sum(sum(source.sizes(name)) for name in left)
+    check_space(out, total)
+    done = 0
+    quantizer = Quantizer()
+    try:
+        for name in left:
+            with full_disk(out):
+                aside = job.scratch(out) / _file(out, name).name
+                write_header(aside, source, name, settings)
+                for size in write_tensors(aside, source, name, quantizer):
+                    done += size
+                    job.progress.at(done, total, "bytes")
+                os.replace(aside, _file(out, name))
+    finally:
+        quantizer.close()
+        job.progress.done()
+
+
+def _narrow(source: Source, file_type: str) -> dict[str, int]:
+    """How many tensors have rows that are no multiple of the blocks that the type wants, by what they became."""
+    usual = FILE_TYPES[file_type].usual
+    block = gguf.GGML_QUANT_SIZES[usual][0]
+    pairs = zip(source.tensors, source.kinds(file_type), strict=True)
+    return counted(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
+
+
+def _file(out: Path, file_type: str) -> Path:
+    return out / f"model-{file_type}.gguf"
+
+
+def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
+    """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
+
+    The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantiser. For Mixtral
+    they are `llama` too.
+    """
+    writer = _Writer(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    config = source.files.config
+    writer.add_type("model")
+    writer.add_name(settings.name)
+    writer.add_size_label(_size_label(source))
+    if settings.licence:
+        writer.add_license(settings.licence)
+    writer.add_block_count(source.shape.layers)
+    writer.add_context_length(int(config["max_position_embeddings"]))
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_head_count(source.shape.heads)
+    writer.add_head_count_kv(source.shape.shared_heads)
+    _add_rope(writer, rope_of(config))
+    writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
+    if source.experts:
+        writer.add_expert_count(source.experts)
+        writer.add_expert_used_count(int(config["num_experts_per_tok"]))
+    head_size = int(config.get("head_dim") or config["hidden_size"] // source.shape.heads)
+    if config.get("head_dim"):
+        writer.add_key_length(head_size)
+        writer.add_value_length(head_size)
+    writer.add_vocab_size(source.files.vocabulary_rows)
+    writer.add_rope_dimension_count(head_size)
+    writer.add_file_type(FILE_TYPES[file_type].number)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    source.vocabulary.add_to(writer)
+    add_special_ids(writer, source.tokenizer, source.stop_ids)
+    if source.chat_template:
+        writer.add_chat_template(source.chat_template)
+    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
+        for key, value in source.importance.metadata(Path(settings.importance or "").name).items():
+            if isinstance(value, int):
+                writer.add_uint32(key, value)
+            else:
+                writer.add_string(key, value)
+    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+        size = stored_bytes(kind, tensor.shape)
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+
+
+class _Writer(gguf.GGUFWriter):
+    """The package's writer, which spends seconds on a vocabulary: it packs item by item."""
+
+    def _pack_val(self, val: Any, vtype: Any, add_vtype: bool, sub_type: Any = None) -> bytes:
+        if vtype != gguf.GGUFValueType.ARRAY or sub_type is not None or not isinstance(val, list):
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        kinds = {type(item) for item in val}
+        if kinds == {str}:
+            texts = [text.encode() for text in val]
+            packed = b"".join([part for text in texts for part in (len(text).to_bytes(8, "little"), text)])
+        elif kinds in ({float}, {int}):
+            packed = np.array(val, "<f4" if kinds == {float} else "<i4").tobytes()
+        else:
+            return super()._pack_val(val, vtype, add_vtype, sub_type)
+        item = gguf.GGUFValueType.get_type(val[0])
+        head = struct.pack("<I", vtype) if add_vtype else b""
+        return head + struct.pack("<IQ", item, len(val)) + packed
+
+
+def _size_label(source: Source) -> str:
+    """`8B`, or `8x7B` of experts, as llama.cpp's converter counts them (`gguf.size_label`)."""
+    of_experts = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
+    others = source.weights - of_experts
+    one = of_experts // source.experts if source.experts else 0
+    return str(gguf.size_label(source.weights, others, one, source.experts))
+
+
+def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
+    """Llama 3.1's scaling is no metadata but a tensor of factors (`llama_tensors.rotary_factors`)."""
+    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    kinds = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
+    if rope["rope_type"] not in kinds:
+        return
+    writer.add_rope_scaling_type(kinds[rope["rope_type"]])
+    writer.add_rope_scaling_factor(float(rope["factor"]))
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
+        for name in ("beta_fast", "beta_slow"):
+            if rope.get(name) is not None:
+                getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
+
+
+def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantizer) -> Iterator[int]:
+    """Append every tensor to the file, each at a multiple of the alignment; yields the bytes of each slab written."""
+    with path.open("ab") as file:
+        for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+            file.write(bytes(-file.tell() % _ALIGNMENT))
+            importance = source.weights_of(tensor)
+            for place, part in enumerate(tensor.parts):
+                read = _Checked(tensor.name, part, kind)
+                weights = None if importance is None else importance[place]
+                for slab in quantizer.slabs(kind, tensor.matrix, read, weights):
+                    file.write(slab.data)
+                    yield slab.nbytes
+        file.write(bytes(-file.tell() % _ALIGNMENT))
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A tensor's rows, refused where the file's type cannot hold them."""
+
+    name: str
+    part: Stored | Made
+    kind: Ggml
+
+    def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
+        rows, name = self.part.read(start, stop), self.name
+        if not np.isfinite(rows).all():
+            what = say(f"'{name}' holds values that are no numbers", f"“{name}”中有非数值（NaN 或无穷）")
+            raise UserError(
+                what, None, say("the training diverged: take an earlier model", "训练已发散：请使用更早的模型")
+            )
+        if self.kind == Ggml.F16 and rows.size and np.abs(rows).max() > _LARGEST_FLOAT16:
+            what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
+            raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
+        return rows

@@ -1,0 +1,16 @@
+"""Messages between the llama.cpp process and its parent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hanlin.inference.protocol import Finish
+
+
+class End:
+    """The last that is told of what was asked."""
+
+    def __init__(
+        self, finish: Finish | None = None, error: BaseException | None = None, result: Any = None, failed: str = ""
+    ) -> None:
+        self.finish, self.error, self.result, self.failed = finish, error, result, failed

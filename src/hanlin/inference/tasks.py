@@ -1,0 +1,159 @@
+"""Tasks of the scheduler: generating an answer, scoring a text."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hanlin.inference.protocol import Finish, Likely, Score
+from hanlin.inference.sampler import Chooser, log_softmax
+from hanlin.inference.score_batch import ScoreRow
+
+
+class Task(Protocol):
+    """Work on one sequence: ids to run, positions whose logits are wanted, and what to do with them."""
+
+    sequence: list[int]
+    """All ids that are to be run so far."""
+    longest: int
+    """How many ids the sequence can become."""
+    cancelled: bool
+    adapter: str | None
+
+    def positions(self, start: int, stop: int) -> list[int]:
+        """The positions in [start, stop) whose logits are wanted."""
+
+    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+        """Receive logits [positions, vocabulary], a view that holds until the next step."""
+
+    def more(self) -> bool:
+        """Called when the whole sequence was run: whether it is longer now, or `sequence` is another list."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The last call: the work is done, was cancelled, or broke."""
+
+
+class Sink(Protocol):
+    """Where the ids of an answer go; put from the scheduler's thread, which must not wait."""
+
+    def put(self, told: int | BaseException | None) -> None: ...
+
+
+class AnswerTask:
+    """One answer being written. Its ids go to `ids` as they come; then follows None, or the error that ended it."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        room: int,
+        stop_ids: Sequence[int],
+        chooser: Chooser,
+        ids: Sink,
+        adapter: str | None = None,
+    ) -> None:
+        self.adapter = adapter
+        self.sequence = list(prompt)
+        self.longest = len(prompt) + room
+        self.cancelled = False
+        self.finish: Finish | None = None
+        self.ids = ids
+        self.ended = threading.Event()
+        self._broken: Exception | None = None
+        self.finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] | None = None
+        self._prompt_length = len(prompt)
+        self._stop_ids = frozenset(stop_ids)
+        self._chooser = chooser
+
+    @property
+    def likely(self) -> Sequence[Likely]:
+        return self._chooser.likely
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        return tuple(self.sequence[self._prompt_length :])
+
+    def positions(self, start: int, stop: int) -> list[int]:
+        last = len(self.sequence) - 1
+        return [last] if start <= last < stop else []
+
+    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+        try:
+            number = self._chooser.choose(logits[0])
+        except Exception as error:  # an answer's own trouble is not that of those beside it
+            self._broken, self.finish = error, "cancelled"
+            return
+        if number in self._stop_ids:
+            self.finish = "stop"
+            return
+        self.sequence.append(number)
+        self.ids.put(number)
+        if len(self.sequence) == self.longest:
+            self.finish = "length"
+
+    def more(self) -> bool:
+        return self.finish is None
+
+    def end(self, error: BaseException | None) -> None:
+        if self.finish is None:
+            self.finish = "cancelled"
+        error = error or self._broken
+        self.ended.set()
+        self.ids.put(error)
+        if self.finished is not None:
+            self.finished.put((self, error))
+
+
+class ScoreTask:
+    """Rows to be scored one after another in one slot, so that a common beginning is run once."""
+
+    adapter: str | None = None
+
+    def __init__(self, rows: Sequence[ScoreRow], scores: list[Score | None]) -> None:
+        self.cancelled = False
+        self.longest = max(len(row.ids) for row in rows)
+        self.finished: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._rows = deque(rows)
+        self._scores = scores
+        self._begin()
+
+    def _begin(self) -> None:
+        row = self._rows[0]
+        self.sequence = list(row.ids)
+        self._wanted = row.positions
+        # of each wanted position, by the ids that follow it in some continuation
+        self._logprobs: dict[tuple[int, int], float] = {}
+        self._likeliest: dict[int, int] = {}
+        self._following: dict[int, set[int]] = {position: set() for position in self._wanted}
+        for _, start, continuation in row.scored:
+            for place, number in enumerate(continuation):
+                self._following[start + place].add(number)
+
+    def positions(self, start: int, stop: int) -> list[int]:
+        return [position for position in self._wanted if start <= position < stop]
+
+    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+        for position, row in zip(positions, logits, strict=True):
+            logprobs = log_softmax(row)
+            self._likeliest[position] = int(row.argmax())
+            for number in self._following[position]:
+                self._logprobs[position, number] = float(logprobs[number])
+
+    def more(self) -> bool:
+        for place, start, continuation in self._rows.popleft().scored:
+            steps = [(start + offset, number) for offset, number in enumerate(continuation)]
+            self._scores[place] = Score(
+                sum(self._logprobs[step] for step in steps),
+                all(self._likeliest[position] == number for position, number in steps),
+            )
+        if self._rows:
+            self._begin()
+        return bool(self._rows)
+
+    def end(self, error: BaseException | None) -> None:
+        self.finished.put(error)

@@ -1,0 +1,49 @@
+"""The lineage of an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from hanlin.core.context import Ancestor
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.pipeline.manifest import Manifest, read_manifest
+
+
+def lineage(folder: Path) -> Ancestor:
+    """Everything that an artifact came from, back to the source files. Raises UserError when a manifest is missing."""
+    folder = folder.resolve()
+    if folder.is_file():
+        folder = folder.parent
+    manifest = read_manifest(folder)
+    if manifest is None:
+        hint = say("name a folder below artifacts/ or runs/", "请给出 artifacts/ 或 runs/ 下的文件夹")
+        raise UserError(say("not an artifact", "不是产物文件夹"), folder, hint)
+    return _ancestor(manifest, folder.parent)
+
+
+def _ancestor(manifest: Manifest, artifacts: Path) -> Ancestor:
+    parents: list[Ancestor] = []
+    for entry in manifest.inputs:
+        files = tuple(Ancestor(item.path, "file", item.sha256, entry.licence) for item in entry.files)
+        if entry.artifact:
+            above = read_manifest(artifacts / entry.artifact)
+            if above is None:
+                parents.append(Ancestor(entry.artifact, "missing", entry.digest))
+                continue
+            node = _ancestor(above, artifacts)
+            parents.append(replace(node, parents=node.parents + files) if files else node)
+        elif files:
+            parents.extend(files)
+        else:
+            parents.append(Ancestor(entry.reference, "hub", entry.digest, entry.licence))
+    return Ancestor(
+        manifest.folder_name,
+        manifest.type,
+        manifest.digest,
+        metrics=manifest.metrics,
+        parents=tuple(parents),
+        kind=manifest.kind,
+        settings=manifest.settings,
+    )

@@ -1,0 +1,31 @@
+"""The alphabet of byte-level BPE: one letter for each byte."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+SPACE = "\u2581"
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letters that byte-level BPE writes bytes with (GPT-2, `bytes_to_unicode`): printable ones stand for
+    themselves, the rest are numbered from U+0100."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    letters = {chr(byte): byte for byte in shown}
+    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
+    return letters
+
+
+BYTE_OF = _byte_letters()
+
+
+LETTER_OF = {byte: letter for letter, byte in BYTE_OF.items()}

@@ -1,0 +1,31 @@
+"""What `generation_config.json` says: stop ids and sampling defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hanlin.core.files import read_json
+from hanlin.tokenizer.file_names import GENERATION_FILE
+
+
+def generation_stops(folder: Path) -> tuple[int, ...]:
+    """The end ids that a model's generation settings name, or its configuration where it has none."""
+    for name in (GENERATION_FILE, "config.json"):
+        settings = read_json(folder / name)
+        if settings:
+            found = settings.get("eos_token_id")
+            return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+    return ()
+
+
+def sampling_of(folder: Path) -> dict[str, Any]:
+    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
+
+    Keys are those of `Sampling`.
+    """
+    config = read_json(folder / GENERATION_FILE)
+    if not config.get("do_sample"):
+        return {"temperature": 0.0}
+    names = ("temperature", "top_p", "top_k", "repetition_penalty")
+    return {"temperature": 1.0, **{name: config[name] for name in names if config.get(name) is not None}}

@@ -1,0 +1,64 @@
+"""A SentencePiece model converted to a fast tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    pass
+from hanlin.tokenizer.byte_alphabet import SPACE
+from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
+
+
+def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """A folder's SentencePiece model as a fast tokenizer, by transformers' converter and SentencePiece's own rule of
+    the first space.
+
+    The converter always sets a space before the very first text and nowhere else. SentencePiece does as its model
+    says; it knows no special tokens within a text, so a model trained with it saw the space before each piece between
+    them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
+    pieces' scores. Where many pieces have one score, as in vocabularies that were merged with a score of 0,
+    SentencePiece takes the leftmost and `tokenizer.json` cannot say so: ids then differ here and there from
+    SentencePiece's, and agree with those of every engine that reads the converted file.
+    """
+    file = folder / SENTENCEPIECE_FILE
+    try:
+        import sentencepiece
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        what = say(
+            "a SentencePiece model needs the package sentencepiece", "读取 SentencePiece 模型需要 sentencepiece 包"
+        )
+        raise UserError(what, file, "pip install 'hanlin[sentencepiece]'") from error
+    try:
+        sets_space = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode("a", out_type=str)[0] != "a"
+        fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    except Exception as error:  # what a broken protobuf raises depends on the library beneath
+        hint = say("it must be a SentencePiece BPE model as Llama 2 has", "须为 Llama 2 所用的 SentencePiece BPE 模型")
+        what = say(f"the SentencePiece model cannot be converted: {error}", f"SentencePiece 模型无法转换：{error}")
+        raise UserError(what, file, hint) from error
+    backend.pre_tokenizer = None
+    steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", SPACE)]
+    text_steps = [
+        tokenizers.decoders.Replace(SPACE, " "),
+        tokenizers.decoders.ByteFallback(),
+        tokenizers.decoders.Fuse(),
+    ]
+    if sets_space and config.get("legacy") is False:
+        backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        steps = []
+    elif sets_space:
+        steps.insert(0, tokenizers.normalizers.Prepend(SPACE))
+    if sets_space:
+        text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
+    backend.normalizer = tokenizers.normalizers.Sequence(steps)
+    backend.decoder = tokenizers.decoders.Sequence(text_steps)
+    return backend

@@ -1,0 +1,71 @@
+"""Loading the model that is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+from hanlin.models.adapters import start_of
+from hanlin.models.load import load_model
+from hanlin.train.compute.model import Network, NumberFormat
+from hanlin.train.optim.trainable import NeededTokens, chosen_part
+
+
+def open_network(
+    folder: Path,
+    settings: Training,
+    seed: int,
+    device: torch.device,
+    number_format: NumberFormat,
+    needed: NeededTokens | None = None,
+) -> Network:
+    """Load a model folder to train what the settings ask for. `needed` are the special tokens of the data.
+
+    Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
+    arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
+    """
+    if settings.lora is None:
+        loaded = load_model(folder, trainable=True)
+    else:
+        loaded = load_model(folder, dtype=number_format, trainable=True, packed=settings.lora.packed, device=device)
+    _check(loaded, settings, folder)
+    model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
+    start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
+    network = Network(model, device, number_format)
+    network.untrained, network.start = untrained, start
+    network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
+    network.recomputes = settings.gradient_checkpointing
+    network.choose_attention(settings.attention)
+    return network
+
+
+def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
+    config = cast(Any, model.config)
+    limit = int(config.max_position_embeddings)
+    if settings.row_length > limit:
+        raise UserError(
+            say(
+                f"row_length is {settings.row_length}, but the model is made for {limit} positions",
+                f"row_length 为 {settings.row_length}，而模型只支持 {limit} 个位置",
+            ),
+            folder,
+            say(f"set row_length to {limit} or less", f"请将 row_length 设为不大于 {limit}"),
+        )
+    known = {"hidden_act": "silu", "attention_dropout": 0.0}
+    for name, value in known.items():
+        if getattr(config, name, value) != value:
+            raise UserError(
+                say(
+                    f"{name} is {getattr(config, name)!r}; models of the Llama family have {value!r}",
+                    f"{name} 为 {getattr(config, name)!r}；Llama 系列模型应为 {value!r}",
+                ),
+                folder / "config.json",
+            )

@@ -1,0 +1,31 @@
+"""Next-token cross-entropy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+
+from hanlin.train.compute.model import Network
+from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.objectives.base import AddUp, LossSum
+
+
+class NextToken:
+    """-log p of each learnt token given what stands before it in its document; the weight is their number."""
+
+    weighs: ClassVar[str] = "learnt_tokens"
+    measures: ClassVar[tuple[str, ...]] = ()
+
+    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        return self
+
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+        return self
+
+    def loss(self, network: Network, batch: Pass) -> LossSum:
+        return LossSum(network.summed_loss(batch), float(len(batch.targets)))
+
+    def check_start(self, means: Mapping[str, float], exact: bool) -> None:
+        """Any finite loss may be where training starts."""

@@ -1,0 +1,170 @@
+"""A recipe is read strictly, and its mistakes are found before anything runs, with place and hint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hanlin.config.recipe import build_recipe
+from hanlin.config.recipe_file import read_recipe
+from hanlin.config.schema import json_schema
+from hanlin.core.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(tmp_path: Path, text: str, changes: tuple[str, ...] = ()) -> UserError:
+    with pytest.raises(UserError) as caught:
+        read_recipe(written(tmp_path, text), changes)
+    return caught.value
+
+
+def test_an_unknown_setting_is_refused_with_its_line_and_a_suggestion(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  w:\n    kind: demo_world\n  b:\n    kind: merge\n    adaptr: w\n")
+    assert "adaptr" in error.what and "did you mean adapter?" in str(error.hint)
+    assert str(error.where).endswith("r.yaml:6")
+
+
+def test_an_unknown_kind_is_refused_with_a_suggestion(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  w: {kind: corpos}\n")
+    assert "corpos" in error.what and "corpus" in str(error.hint)
+
+
+def test_a_wrong_artifact_type_between_stages_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  w: {kind: demo_world}\n  m: {kind: merge, adapter: w}\n")
+    assert "'w' makes files, but adapter is needed" in error.what
+
+
+def test_a_circle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:
+    text = "stages:\n  a: {kind: merge, adapter: b}\n  b: {kind: dpo, model: a, data: [p], lora: {rank: 2}}\n"
+    text += "  p: {kind: preferences, sources: [./x]}\n"
+    assert "circle: a -> b -> a" in refused(tmp_path, text).what
+
+
+def test_an_unpinned_hub_name_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  g: {kind: gguf, model: 'hf:owner/name'}\n")
+    assert "no revision" in error.what and "@" in str(error.hint)
+
+
+def test_a_word_that_is_neither_stage_nor_path_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  g: {kind: gguf, model: merged}\n")
+    assert "neither a stage nor a path" in error.what
+
+
+def test_a_setting_out_of_range_is_refused_with_its_line(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  c:\n    kind: corpus\n    sources: [./x]\n    heldout_share: 1.5\n")
+    assert "heldout_share=1.5" in error.what and str(error.where).endswith(":5")
+
+
+def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  a: {kind: [\n")
+    assert "not YAML" in error.what and "r.yaml:" in str(error.where)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    assert "twice" in refused(tmp_path, "stages:\n  a: {kind: demo_world}\n  a: {kind: demo_world}\n").what
+
+
+def test_a_folder_in_place_of_a_recipe_names_the_recipes_in_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: x\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_recipe(tmp_path)
+    assert caught.value.hint is not None and "mine.yaml" in caught.value.hint
+
+
+def test_a_missing_recipe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_recipe(tmp_path / "none.yaml")
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes("name: 翰林\nstages: {}\n".encode("gb18030"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_recipe(path)
+
+
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
+    text = "stages:\n  b: {kind: pretrain, model: ./m, data: [./d], learning_rate: 1e-4}\n"
+    recipe = read_recipe(written(tmp_path, text))
+    assert recipe.stages["b"].settings.learning_rate == pytest.approx(1e-4)  # type: ignore[attr-defined]
+
+
+def test_a_change_reaches_a_nested_setting(tmp_path: Path) -> None:
+    text = "stages:\n  b: {kind: sft, model: ./m, data: [./d], lora: {rank: 4}}\n"
+    recipe = read_recipe(written(tmp_path, text), ["b.lora.rank=32", "seed=7"])
+    assert recipe.stages["b"].settings.lora.rank == 32 and recipe.seed == 7  # type: ignore[attr-defined]
+
+
+def test_a_change_to_an_unknown_stage_is_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, "stages:\n  world: {kind: demo_world}\n", ("wrld.seed=1",))
+    assert "wrld" in error.what and "world" in str(error.hint)
+
+
+def test_until_keeps_only_what_a_stage_needs() -> None:
+    recipe = read_recipe(ROOT / "recipes" / "quickstart.yaml").until("chats")
+    assert list(recipe.stages) == ["world", "chats"]
+
+
+def test_a_target_must_name_a_figure() -> None:
+    data = {"stages": {"w": {"kind": "demo_world"}}, "report": {"targets": [{"figure": "x", "at_least": 1}]}}
+    with pytest.raises(UserError, match="no figure 'x'"):
+        build_recipe(data, "r")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_is_read(path: Path) -> None:
+    assert read_recipe(path).stages
+
+
+def test_the_schema_names_every_kind_and_is_json() -> None:
+    from hanlin.config.kinds import KINDS
+
+    text = json.dumps(json_schema())
+    assert all(f'"const": "{kind}"' in text for kind in KINDS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "english", "chinese"),
+    [
+        (
+            "passages: -1",
+            "passages=-1 is not accepted: Input should be greater than",
+            "passages=-1 不可用：须不小于 60",
+        ),
+        ("passages: many", "passages='many' is not accepted", "passages='many' 不可用：须为整数"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_either_language(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str, english: str, chinese: str
+) -> None:
+    text = f"stages:\n  w: {{ kind: demo_world, {setting} }}\n"
+    error = refused(tmp_path, text)
+    assert english in error.what and error.hint == "see `hanlin kinds demo_world` for what it takes"
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    assert chinese in refused(tmp_path, text).what
+
+
+def test_what_contradicts_itself_is_told_without_all_that_was_given(tmp_path: Path) -> None:
+    error = refused(tmp_path, "launch: { nodes: 2 }\nstages:\n  w: { kind: demo_world }\n")
+    assert error.what == "launch: several nodes need a rendezvous"
+
+
+def test_a_recipe_that_is_not_there_is_looked_for_beside_and_among_the_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    for name in ("recipes/quickstart.yaml", "mine.yaml", ".hooks.yaml"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError) as told:
+        read_recipe(Path("x"))
+    assert told.value.hint == "known: mine.yaml, recipes/quickstart.yaml"

@@ -1,0 +1,449 @@
+"""What a plan foretells is what training then has: numbers trained, bytes of each part, operations, files, advice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hanlin.config.recipe import build_recipe
+from hanlin.config.settings.model import LoraSettings
+from hanlin.config.settings.preference import Dpo, Kto
+from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.context import Inputs, Job
+from hanlin.core.errors import UserError
+from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
+from hanlin.estimate.advice import changes
+from hanlin.estimate.batch_plan import DataShape, Portions
+from hanlin.estimate.dataset_stats import data_of
+from hanlin.estimate.flops import disk, reference_operations, step_operations
+from hanlin.estimate.machine import bytes_of, speeds
+from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
+from hanlin.estimate.shapes import ModelShape, Trained
+from hanlin.estimate.training import Forecast, Unknown, forecasts
+from hanlin.models.adapters import count_parameters
+from hanlin.models.folder.checks import check_model_folder
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.plan import plan
+from hanlin.train import stages
+from hanlin.train.callbacks.checkpoint import Checkpoints
+from hanlin.train.compute import tiled_loss
+from hanlin.train.compute.lm_head_loss import piece_tokens
+from hanlin.train.compute.model import Network, NumberFormat
+from hanlin.train.dataset.document_layout import LONGEST_PRODUCT, Documents
+from hanlin.train.dataset.packed import Pass
+from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.ddp import Copies
+from hanlin.train.load import open_network
+from hanlin.train.optim.build import optimizer_of
+
+CPU = torch.device("cpu")
+LLAMA3_8B = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128)
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "last layers": {"last_layers": 1},
+    "LoRA": {"lora": LoraSettings(rank=4)},
+    "LoRA of some projections of the last layers": {
+        "lora": LoraSettings(rank=4, targets=("q_proj", "down_proj")),
+        "last_layers": 1,
+    },
+    "DoRA": {"lora": LoraSettings(rank=4, dora=True)},
+    "embeddings, head and norms whole": {
+        "lora": LoraSettings(rank=4, modules_to_save=("embed_tokens", "lm_head", "norm"))
+    },
+    "new rows alone": {"train_rows": 390},
+    "new rows beside an adapter": {"train_rows": 390, "lora": LoraSettings(rank=4)},
+    "galore": {"optimizer": "galore", "optimizer_rank": 8},
+}
+
+
+def sft(**changes: Any) -> Sft:
+    return Sft(**{"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, **changes})
+
+
+def account(shape: ModelShape, settings: Training, data: DataShape | None = None, **more: Any) -> Account:
+    return Account(shape, settings, Portions.of(settings, data), **more)
+
+
+@pytest.fixture(scope="module")
+def shape(tiny_model: Path) -> ModelShape:
+    files = check_model_folder(tiny_model)
+    return ModelShape.of_config(files.config, files.dtype)
+
+
+def opened(tiny_model: Path, settings: Training) -> Network:
+    return open_network(tiny_model, settings, 7, CPU, "float32")
+
+
+def one_pass(count: int, length: int, entries: int) -> Pass:
+    tokens = count * length
+    return Pass(
+        torch.randint(0, entries, (1, tokens)),
+        torch.arange(length).repeat(count)[None],
+        torch.arange(tokens),
+        torch.randint(0, entries, (tokens,)),
+        (length,) * count,
+        Documents([length] * count),
+        tuple(range(count)),
+        tokens,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- numbers
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_and_their_averages_are_counted_as_training_has_them(
+    method: str, tiny_model: Path, shape: ModelShape
+) -> None:
+    settings = sft(**METHODS[method])
+    network = opened(tiny_model, settings)
+    counted = count_parameters(network.model)
+    assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in network.trained())
+    assert counted.trainable == Trained.of(shape, settings).total
+    if settings.lora is None and settings.train_rows is None:
+        assert counted.total == shape.parameters
+    taken = optimizer_of(settings, list(network.trained()), CPU)
+    for _, weight in network.trained():
+        weight.grad = torch.ones_like(weight)
+    taken.step()
+    held = sum(
+        value.numel() * value.element_size()
+        for state in taken.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor) and value.numel() > 1
+    )
+    assert account(shape, settings).optimizer() == pytest.approx(held, rel=0.001)
+
+
+@pytest.mark.parametrize("method", ["full", "LoRA", "galore"])
+def test_a_checkpoint_copies_the_bytes_that_are_foretold(
+    method: str, tiny_model: Path, shape: ModelShape, tmp_path: Path
+) -> None:
+    settings = sft(**METHODS[method])
+    network = opened(tiny_model, settings)
+    placement = Copies(network, settings, Group(0, 1, CPU))
+    for weight in placement.trained.values():
+        weight.grad = torch.ones_like(weight)
+    placement.step()
+    checkpoints = Checkpoints(tmp_path, 60.0)
+    checkpoints.save(1, 0.0, placement)
+    checkpoints.wait()
+    saved = checkpoints.newest()
+    assert saved is not None
+    tensors = [
+        *saved.weights.values(),
+        *(value for state in saved.averages["state"].values() for value in state.values()),
+    ]
+    held = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor) and value.numel() > 1)
+    foretold = account(shape, settings)
+    assert foretold.checkpoint() == pytest.approx(held, rel=0.001)
+    if method == "full":
+        assert foretold.checkpoint() == 12 * foretold.trained.total
+    assert foretold.memory().parts["checkpoint"] == foretold.checkpoint()
+    assert account(shape, settings, machine=Machine(gpu=True)).memory().parts["checkpoint"] == 0
+
+
+def test_the_shape_of_llama_3_has_its_8_billion_numbers() -> None:
+    assert LLAMA3_8B.parameters == 8_030_261_248
+
+
+@pytest.mark.parametrize("method", ["full", "LoRA", "embeddings, head and norms whole", "last layers"])
+def test_weights_in_float32_are_the_bytes_that_the_network_keeps(
+    method: str, tiny_model: Path, shape: ModelShape
+) -> None:
+    settings = sft(**METHODS[method])
+    network = opened(tiny_model, settings)
+    storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights(network)}
+    assert account(shape, settings).weights() == pytest.approx(sum(storages.values()), rel=0.01)
+
+
+def weights(network: Network) -> list[torch.Tensor]:
+    return list(network.model.parameters())
+
+
+@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+def test_activations_are_the_bytes_that_autograd_keeps(
+    number_format: NumberFormat, tiny_model: Path, shape: ModelShape
+) -> None:
+    """But for rotary angles and what belongs to a pass as a whole."""
+    settings = sft(row_length=256, pass_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
+    network = open_network(tiny_model, settings, 7, CPU, number_format)
+    batch = one_pass(4, 128, shape.entries)
+    own = {weight.untyped_storage().data_ptr() for weight in weights(network)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = network.summed_loss(batch)
+    foretold = account(shape, settings, machine=Machine(number_format))
+    assert foretold.portions.documents == (128.0,)
+    assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
+    loss.backward()
+
+
+def test_shares_are_kept_of_documents_as_long_as_attention_keeps_them() -> None:
+    assert {getattr(torch, name): longest for name, longest in SHARES_KEPT.items()} == LONGEST_PRODUCT
+
+
+@pytest.mark.parametrize("entries", [320, 32_000, 128_256])
+@pytest.mark.parametrize("method", ["full", "LoRA"])
+def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, shape: ModelShape) -> None:
+    settings = sft(**METHODS[method])
+    for gpu in (False, True):
+        found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
+        assert found == piece_tokens(entries, method == "full", gpu)
+    assert TILE_LOGITS == tiled_loss.NUMBERS
+
+
+@pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_operations_are_those_that_torch_counts(
+    method: str, recomputes: bool, tiny_model: Path, shape: ModelShape
+) -> None:
+    settings = sft(row_length=128, pass_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
+    network = opened(tiny_model, settings)
+    batch = one_pass(
+        8, 64, shape.entries
+    )  # short: whole products, which torch counts, twice what a causal kernel needs
+    more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
+        network.summed_loss(batch).backward()
+    portions = Portions(512, 1, 512.0, 1.0, 1)
+    predicted = step_operations(Account(shape, settings, portions))
+    assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
+    alone = account(shape, sft())
+    two = account(shape, sft(), sharding=Sharding(1, 4, 4))
+    three = account(shape, sft(), sharding=Sharding(4, 4, 4))
+    assert two.gradients() == alone.gradients() / 4 and two.optimizer() == alone.optimizer() / 4
+    assert two.weights() == alone.weights() and three.weights() == alone.weights() / 4
+    assert alone.memory().peak > two.memory().peak > three.memory().peak
+    assert alone.checkpoint() == two.checkpoint() == three.checkpoint(), "one process brings it together"
+
+
+def test_a_model_is_read_whole_before_it_is_divided() -> None:
+    """So that many processes of an adapter hold most while they load."""
+    adapter = sft(row_length=512, pass_tokens=512, lora=LoraSettings(rank=4))
+    divided = account(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
+    whole = account(LLAMA3_8B, adapter).weights()
+    assert divided.memory().parts["weights"] == whole + LLAMA3_8B.files
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+@pytest.mark.parametrize("kind", ["sft", "pretrain", "dpo"])
+def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
+    kind: str, tmp_path: Path, shared_data: Path
+) -> None:
+    """Beside Llama 3's own tokenizer on real text."""
+    import gzip
+
+    import tokenizers
+
+    raw = gzip.decompress((shared_data / "tokenizer" / "llama3" / "tokenizer.json.gz").read_bytes())
+    tokenizer = tokenizers.Tokenizer.from_buffer(raw)
+    rows = json.loads((shared_data / "sft" / "ruozhiba_qa2449_gpt4t.json").read_text(encoding="utf-8"))[:200]
+    pairs = [(str(row["instruction"]), str(row["output"])) for row in rows]
+    records: list[Any]
+    if kind == "sft":
+        records = [
+            Conversation((Message("user", a), Message("assistant", b)), id=str(n)) for n, (a, b) in enumerate(pairs)
+        ]
+        settings: Training = sft()
+        wanted = sum(len(tokenizer.encode(a).ids) + len(tokenizer.encode(b).ids) + 10 for a, b in pairs)
+    elif kind == "pretrain":
+        records = [Document(b, id=str(n)) for n, (_, b) in enumerate(pairs)]
+        settings = Pretrain(model="m", data=("d",))
+        wanted = sum(len(tokenizer.encode(b).ids) + 2 for _, b in pairs)
+    else:
+        records = [
+            Preference((Message("user", a),), Message("assistant", b), Message("assistant", b[::-1]), id=str(n))
+            for n, (a, b) in enumerate(pairs)
+        ]
+        settings = Dpo(model="m", data=("d",))
+        wanted = sum(len(tokenizer.encode(a).ids) + 2 * len(tokenizer.encode(b).ids) + 15 for a, b in pairs)
+    write_jsonl(tmp_path / f"{records[0].noun}s.jsonl", records)
+    found = data_of(settings, [tmp_path], 128_256)
+    assert found is not None and found.units == len(records)
+    assert found.total == pytest.approx(wanted, rel=1 / 3)
+
+
+def test_data_that_is_not_there_is_not_known(tmp_path: Path) -> None:
+    assert data_of(sft(), [tmp_path], 1000) is None
+    assert Portions.of(sft(), None).steps is None
+    assert Portions.of(sft(steps=7), None).steps == 7
+
+
+def test_a_step_of_fewer_rows_than_a_pass_takes_is_one_pass() -> None:
+    assert Portions.of(sft(batch_tokens=256, pass_tokens=4096), None).at_once == 256
+    more = Portions.of(sft(batch_tokens=1024, pass_tokens=256), None)
+    assert (more.at_once, more.passes) == (256, 4)
+    assert Portions.of(sft(batch_tokens=1024, pass_tokens=256), None, processes=4).passes == 1
+
+
+def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    out.mkdir()
+    texts = [Document("翰林院在城东，春天的时候院子里开满了花。" * 3, id=str(n)) for n in range(20)]
+    write_jsonl(data / "documents.jsonl", texts)
+    settings = Pretrain(
+        model="m", data=("d",), row_length=64, batch_tokens=256, precision="float32", lora=LoraSettings(rank=4)
+    )
+    known = data_of(settings, [data], shape.entries)
+    assert known is not None
+    metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, Job())
+    assert Portions.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
+    told = disk(account(shape, settings, known), known.total)
+    assert told.artifact == pytest.approx((out / "adapter_model.safetensors").stat().st_size, rel=0.1)
+
+
+# --------------------------------------------------------------------------------------------------------- advice
+
+
+def test_advice_makes_8_billion_numbers_fit_a_card_of_24_gigabytes() -> None:
+    settings = sft(row_length=2048, batch_tokens=32_768, precision="bfloat16")
+    room = 24e9 * 0.95
+    whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
+    assert whole.memory().peak > 100e9
+    found = changes(whole, None, room)
+    peaks = [whole.memory().peak, *(change.peak for change in found)]
+    assert peaks == sorted(peaks, reverse=True) and peaks[-1] <= room < peaks[-2]
+    told = [change.setting for change in found]
+    assert told[:2] == ["pass_tokens=2048", "gradient_checkpointing=true"]
+    assert told[-1] == "lora.rank=64 lora.alpha=128"
+    (last, *_) = reversed(changes(whole, None, 12e9))
+    assert last.setting == "lora.packed=nf4" and last.peak < 12e9
+    harmless = [change.another_result for change in found]
+    assert harmless == sorted(harmless), "what leaves the result as it is comes first"
+
+
+def test_what_advice_says_can_be_set_as_it_stands() -> None:
+    settings = sft(row_length=2048, batch_tokens=32_768, precision="bfloat16")
+    whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
+    row: dict[str, Any] = {"kind": "sft", **settings.model_dump(mode="json", exclude_none=True)}
+    row.pop("data")
+    for change in changes(whole, None, 10e9):
+        for part in change.setting.split():
+            name, value = part.split("=")
+            target = row
+            *above, last = name.split(".")
+            for key in above:
+                target = target.setdefault(key, {})
+            target[last] = json.loads(value) if value[0].isdigit() or value == "true" else value
+    row.pop("kind")
+    Sft.model_validate({**row, "data": ["d"]})
+
+
+def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
+    whole = account(LLAMA3_8B, sft(row_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
+    told = " ".join(change.setting for change in changes(whole, None, 1e9, divided=True))
+    assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
+
+
+def test_a_reference_of_its_own_stage_is_not_computed_again(shape: ModelShape) -> None:
+    alone, given = (Dpo(model="m", data=("d",), reference=reference) for reference in (None, "measured"))
+    assert reference_operations(account(shape, alone), 1000.0) > 0
+    assert reference_operations(account(shape, given), 1000.0) == 0
+
+
+def test_nothing_is_advised_where_all_fits(shape: ModelShape) -> None:
+    assert changes(account(shape, sft()), None, 1e12) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24e9), ("16GiB", 16 * 2**30), ("80G", 80e9), ("1.5 TB", 1.5e12), ("500MB", 5e8)]
+)
+def test_amounts_of_memory_are_read_as_people_write_them(text: str, size: float) -> None:
+    assert bytes_of(text) == size
+
+
+def test_another_word_for_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="no amount of memory"):
+        bytes_of("much")
+
+
+# ----------------------------------------------------------------------------------------------------------- plan
+
+
+def test_a_model_that_an_earlier_stage_makes_has_the_shape_of_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("翰林院在城东。\n", encoding="utf-8")
+    made = {
+        "text": {"kind": "corpus", "sources": [f"{tmp_path}/text.txt"]},
+        "words": {"kind": "train_tokenizer", "text": ["text"], "entries": 500},
+        "base": {"kind": "new_model", "tokenizer": "words", "hidden_size": 64, "layers": 3, "heads": 4},
+        "grown": {"kind": "extend_vocabulary", "model": "base", "text": "text", "new_entries": 100},
+        "first": {"kind": "pretrain", "model": "grown", "data": ["text"], "lora": {"rank": 2}},
+        "whole": {"kind": "merge", "adapter": "first"},
+        "second": {"kind": "pretrain", "model": "whole", "data": ["text"]},
+    }
+    recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
+    found = forecasts(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    assert [one.stage for one in found] == ["first", "second"]
+    for one in found:
+        assert isinstance(one, Forecast)
+        assert (one.account.shape.entries, one.account.shape.layers, one.account.shape.wide) == (600, 3, 256)
+        assert one.account.portions.steps is None
+
+
+def test_a_model_that_is_not_on_this_machine_is_said_to_be_unknown(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("翰林院在城东。\n", encoding="utf-8")
+    made = {
+        "text": {"kind": "corpus", "sources": [f"{tmp_path}/text.txt"]},
+        "first": {"kind": "pretrain", "model": "hf:owner/name@abc123", "data": ["text"]},
+    }
+    recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
+    (one,) = forecasts(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    assert isinstance(one, Unknown) and "hf:owner/name@abc123" in one.why
+
+
+def planned(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hanlin", "plan", "recipes/quickstart.yaml", "--home", str(home), *words]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, encoding="utf-8")
+
+
+def test_the_plan_tells_memory_by_part_and_published_costs(tmp_path: Path) -> None:
+    done = planned("--costs", "--device", "cpu", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Peak memory of a process, GB" in done.stdout and "QLoRA, 4 bits" in done.stdout
+    rows = json.loads(planned("--json", "--device", "cpu", home=tmp_path).stdout)
+    told = {row["stage"]: row["forecast"] for row in rows if "forecast" in row}
+    assert set(told) == {"pretrained", "tuned", "aligned"}
+    for forecast in told.values():
+        assert sum(forecast["memory"].values()) == pytest.approx(forecast["peak_memory"], abs=10)
+
+
+def test_a_plan_that_does_not_fit_says_what_to_set(tmp_path: Path) -> None:
+    done = planned("--memory", "600MB", "--device", "cpu", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--set aligned.pass_tokens=" in done.stdout
+    assert planned("--memory", "plenty", home=tmp_path).returncode == 2
+
+
+@pytest.mark.slow
+def test_a_probe_tells_the_seconds_of_a_step(shape: ModelShape, tmp_path: Path) -> None:
+    asked: list[tuple[str, Account]] = [
+        ("sft", account(shape, sft())),
+        ("sft", account(shape, sft(lora=LoraSettings(rank=4), train_rows=390))),
+        ("kto", account(shape, Kto(model="m", data=("d",), row_length=128))),
+    ]
+    for speed, process in speeds(asked):
+        assert 0 < speed.share < 1
+        assert 0.2e9 < process < 2e9

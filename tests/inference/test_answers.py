@@ -1,0 +1,162 @@
+"""What both engines promise of an answer: where it ends, and that nothing beside it changes it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from random_requests import CONTEXT, requests_of
+
+from hanlin.core.errors import UserError
+from hanlin.core.progress import Progress
+from hanlin.inference.protocol import Engine, Reply, Request, Sampling
+
+PROMPT = (20, 30, 40)
+
+
+def test_an_answer_is_the_same_alone_and_in_a_batch(engine: Engine) -> None:
+    requests = requests_of(40)
+    assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
+
+
+def test_sampled_answers_do_not_depend_on_their_neighbours(engine: Engine) -> None:
+    requests = requests_of(20, temperature=1.0)
+    assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
+
+
+def test_a_stream_gives_what_generate_gives(engine: Engine) -> None:
+    for request in requests_of(12, seed=1):
+        stream = engine.stream(request)
+        assert stream.finish is None
+        ids = tuple(stream)
+        assert [Reply(ids, stream.finish)] == engine.generate([request])  # type: ignore[arg-type]
+
+
+def test_an_answer_ends_before_any_of_its_stop_ids(engine: Engine) -> None:
+    (free,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=12))])
+    assert free.finish == "length" and len(free.ids) == 12
+    for stop in (free.ids[3], free.ids[9]):
+        (reply,) = engine.generate([Request(PROMPT, (999_999, stop), Sampling(max_new_tokens=12))])
+        assert reply == Reply(free.ids[: free.ids.index(stop)], "stop")
+
+
+def test_requests_of_one_batch_have_their_own_stop_ids_and_lengths(engine: Engine) -> None:
+    (free,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=12))])
+    stop = free.ids[3]
+    first, second, third = engine.generate(
+        [
+            Request(PROMPT, (stop,), Sampling(max_new_tokens=12)),
+            Request(PROMPT, (), Sampling(max_new_tokens=5)),
+            Request(PROMPT, (), Sampling(max_new_tokens=12)),
+        ]
+    )
+    assert first.finish == "stop" and stop not in first.ids
+    assert second == Reply(free.ids[:5], "length")
+    assert third == free
+
+
+def test_a_stream_can_be_closed_while_another_thread_waits_for_its_next_id(engine: Engine) -> None:
+    for _ in range(20):
+        stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+        next(stream)
+        reader = threading.Thread(target=list, args=(stream,))
+        reader.start()
+        stream.close()
+        reader.join(10)
+        assert not reader.is_alive()
+        assert stream.finish == "cancelled"
+
+
+def test_a_cancelled_stream_ends_soon_in_whatever_thread_reads_it(engine: Engine) -> None:
+    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    next(stream)
+    stream.cancel()
+    assert len(list(stream)) < 900
+    assert stream.finish == "cancelled"
+
+
+class Breaking:
+    """A constraint with a fault."""
+
+    def allowed(self) -> object:
+        raise ZeroDivisionError
+
+    def took(self, number: int) -> None:
+        raise AssertionError
+
+
+def test_an_answer_that_breaks_leaves_those_beside_it_alone(cpp: Engine) -> None:
+    good = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60)))
+    bad = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60), Breaking()))  # type: ignore[arg-type]
+    with pytest.raises(ZeroDivisionError):
+        list(bad)
+    assert len(list(good)) == 60 and good.finish == "length"
+
+
+def test_no_requests_give_no_replies(engine: Engine) -> None:
+    assert engine.generate([]) == []
+    assert engine.score([]) == []
+
+
+def test_an_answer_fills_the_context_and_no_more(engine: Engine) -> None:
+    prompt = tuple(10 + number % 300 for number in range(CONTEXT - 5))
+    (reply,) = engine.generate([Request(prompt, (), Sampling(max_new_tokens=50))])
+    assert reply.finish == "length" and len(reply.ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ((), "the prompt is empty"),
+        (tuple([20] * CONTEXT), f"the prompt is {CONTEXT} tokens long"),
+        ((20, 100_000), "token id 100000 is outside"),
+        ((-1,), "token id -1 is outside"),
+    ],
+)
+def test_a_prompt_that_cannot_be_run_is_refused_in_words(engine: Engine, prompt: tuple[int, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        engine.generate([Request(PROMPT, ()), Request(prompt, ())])
+    with pytest.raises(UserError, match=said):
+        engine.stream(Request(prompt, ()))
+
+
+def test_a_pair_that_cannot_be_scored_is_refused_in_words(engine: Engine) -> None:
+    with pytest.raises(UserError, match="at least one token each"):
+        engine.score([(PROMPT, ())])
+    with pytest.raises(UserError, match=f"the context holds {CONTEXT}"):
+        engine.score([(PROMPT, [20] * CONTEXT)])
+
+
+def test_a_closed_stream_ends_as_cancelled(engine: Engine) -> None:
+    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    first = [next(stream) for _ in range(3)]
+    stream.close()
+    assert stream.finish == "cancelled"
+    (reply,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=3))])
+    assert list(reply.ids) == first
+
+
+def test_threads_that_ask_at_once_each_get_their_own_answers(engine: Engine) -> None:
+    requests = requests_of(24, seed=5)
+    expected = engine.generate(requests)
+    found: dict[int, object] = {}
+
+    def ask(start: int) -> None:
+        if start % 8:
+            found[start] = engine.generate(requests[start : start + 4])
+        else:
+            found[start] = [Reply(tuple(stream := engine.stream(request)), stream.finish)  # type: ignore[arg-type]
+                            for request in requests[start : start + 4]]  # fmt: skip
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(0, 24, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [reply for start in range(0, 24, 4) for reply in found[start]] == expected  # type: ignore[attr-defined]
+
+
+def test_progress_is_told(engine: Engine, tmp_path: object) -> None:
+    file = tmp_path / "progress.json"  # type: ignore[operator]
+    engine.generate(requests_of(5), Progress("ask", file, quiet=True, every=0))
+    assert '"done": 5, "total": 5' in file.read_text(encoding="utf-8")

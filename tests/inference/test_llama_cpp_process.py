@@ -1,0 +1,189 @@
+"""llama.cpp in a process of its own: what is asked of it when it dies, and that it is there again."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hanlin.core.errors import UserError
+from hanlin.inference.backends.llama_cpp.process_child import _Sender
+from hanlin.inference.backends.llama_cpp.process_messages import End
+from hanlin.inference.protocol import Engine, EngineLost, Reply, Request, Sampling
+from hanlin.inference.registry import open_engine
+
+PROMPT = (20, 30, 40)
+ENDLESS = Request(PROMPT, (), Sampling(max_new_tokens=900))
+
+
+@pytest.fixture()
+def apart(spoken_gguf: Path) -> Iterator[Engine]:
+    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    yield engine
+    engine.close()
+
+
+def kill(engine: Engine) -> None:
+    os.kill(engine._processes[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+
+def test_answers_in_progress_are_told_when_the_process_is_killed_and_later_ones_are_answered(
+    apart: Engine, cpp: Engine
+) -> None:
+    streams = [apart.stream(ENDLESS) for _ in range(5)]
+    for stream in streams:
+        next(stream)
+    kill(apart)
+    for stream in streams:
+        with pytest.raises(EngineLost):
+            list(stream)
+        assert stream.finish == "cancelled"
+        stream.close()
+    short = Request(PROMPT, (), Sampling(max_new_tokens=9))
+    assert apart.generate([short]) == cpp.generate([short])
+    assert apart.restarts == 1  # type: ignore[attr-defined]
+
+
+def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -> None:
+    heard: list[BaseException] = []
+
+    def ask(what: str) -> None:
+        try:
+            if what == "generate":
+                apart.generate([ENDLESS] * 40)
+            else:
+                apart.score([(PROMPT, tuple(range(20, 380)))] * 200)
+        except BaseException as error:
+            heard.append(error)
+
+    threads = [threading.Thread(target=ask, args=(what,)) for what in ("generate", "score")]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    kill(apart)
+    for thread in threads:
+        thread.join(20)
+    assert [type(error) for error in heard] == [EngineLost, EngineLost]
+
+
+def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -> None:
+    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
+    expected: list[Reply] = apart.generate([short])
+    for _ in range(3):
+        kill(apart)
+        time.sleep(0.05)
+        assert apart.generate([short]) == expected
+
+
+def test_a_file_that_llama_cpp_does_not_take_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(UserError, match="cannot load this file"):
+        open_engine("llama_cpp", broken, apart=True)
+
+
+def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
+    stream = apart.stream(ENDLESS)
+    next(stream)
+    process = apart._processes[0]  # type: ignore[attr-defined]
+    apart.close()
+    assert process.poll() is not None
+    list(stream)
+    assert stream.finish == "cancelled"
+    with pytest.raises(RuntimeError, match="closed"):
+        apart.stream(ENDLESS)
+
+
+def test_an_engine_that_is_closed_while_it_is_started_again_is_closed(
+    apart: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, closing = apart._start, threading.Thread(target=apart.close)  # type: ignore[attr-defined]
+
+    def start_slowly() -> object:
+        closing.start()
+        time.sleep(0.3)
+        return start()
+
+    monkeypatch.setattr(apart, "_start", start_slowly)
+    kill(apart)
+    apart._listener.join(20)  # type: ignore[attr-defined]
+    closing.join(20)
+    assert not closing.is_alive() and apart._processes[0].poll() is not None  # type: ignore[attr-defined]
+
+
+def test_a_process_that_cannot_be_started_is_told_and_tried_again(
+    apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tries = apart._start, []  # type: ignore[attr-defined]
+
+    def start_at_last() -> object:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OSError("no memory")
+        return start()
+
+    monkeypatch.setattr(apart, "_start", start_at_last)
+    kill(apart)
+    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
+    told = []
+    while len(told) < 200:
+        try:
+            assert apart.generate([short]) == cpp.generate([short])
+            break
+        except EngineLost as error:
+            told.append(str(error))
+            time.sleep(0.1)
+    assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)
+
+
+class Wire:
+    """What a sender writes to, and a clock that tests set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.messages: list[list[tuple[int, object]]] = []
+        monkeypatch.setattr("hanlin.inference.backends.llama_cpp.process.time.monotonic", lambda: self.now)
+
+    def send_bytes(self, data: bytes) -> None:
+        self.messages.append(pickle.loads(data))
+
+
+def steps(sender: _Sender, wire: Wire, seconds: float, count: int, first: int = 0) -> None:
+    for number in range(first, first + count):
+        sender.put(1, number)
+        sender.after_step()
+        wire.now += seconds
+
+
+def test_the_ids_of_quick_steps_travel_together_and_the_first_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(monkeypatch)
+    steps(_Sender(wire), wire, 0.006, 9)  # type: ignore[arg-type]
+    assert wire.messages == [[(1, 0)], [(1, 1), (1, 2), (1, 3), (1, 4)], [(1, 5), (1, 6), (1, 7), (1, 8)]]
+
+
+def test_the_ids_of_slow_steps_wait_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire(monkeypatch)
+    steps(_Sender(wire), wire, 0.03, 5)  # type: ignore[arg-type]
+    assert wire.messages == [[(1, number)] for number in range(5)]
+
+
+def test_the_end_of_an_answer_and_what_was_told_before_a_new_request_wait_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wire = Wire(monkeypatch)
+    sender = _Sender(wire)  # type: ignore[arg-type]
+    steps(sender, wire, 0.001, 3)
+    sender.hurry()
+    steps(sender, wire, 0.001, 1, first=3)
+    assert wire.messages == [[(1, 0)], [(1, 1), (1, 2), (1, 3)]]
+    steps(sender, wire, 0.001, 1, first=4)
+    sender.put(1, End("stop"))
+    sender.after_step()
+    assert [number for number, _ in wire.messages[-1]] == [1, 1]
+    assert isinstance(wire.messages[-1][-1][1], End)

@@ -1,0 +1,78 @@
+"""What is transformers' alone: adapters, batches of uneven rows, and its own `generate` as the measure."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from random_requests import requests_of
+
+from hanlin.config.settings.model import LoraSettings
+from hanlin.inference.backends.transformers.engine import TransformersEngine
+from hanlin.inference.protocol import Engine, Request, Sampling
+from hanlin.inference.registry import open_engine
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.load import load_model
+
+
+def test_answers_are_those_of_transformers_generate(hf: Engine, spoken_model: Path) -> None:
+    model = load_model(spoken_model)
+    for request in requests_of(15, seed=2):
+        ids = torch.tensor([request.prompt_ids])
+        expected = model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=request.sampling.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(request.stop_ids),
+            pad_token_id=0,
+        )[0, len(request.prompt_ids) :].tolist()
+        kept = [number for number in expected if number not in request.stop_ids]
+        assert list(hf.generate([request])[0].ids) == kept
+
+
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_the_size_of_a_batch_changes_no_answer(hf: Engine, spoken_model: Path, batch: int) -> None:
+    requests = requests_of(25, seed=3)
+    engine = TransformersEngine(spoken_model, batch=batch)
+    assert engine.generate(requests) == hf.generate(requests)
+    engine.close()
+
+
+def test_a_row_outgrows_its_first_buffers(hf: Engine) -> None:
+    requests = [Request((20, 30), (), Sampling(max_new_tokens=count)) for count in (300, 10, 150)]
+    longest, *others = hf.generate(requests)
+    assert len(longest.ids) == 300
+    assert all(other.ids == longest.ids[: len(other.ids)] for other in others)
+
+
+def test_an_adapter_folder_is_its_base_with_the_adapter(spoken_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(spoken_model, tmp_path / "base")
+    model = attach(load_model(tmp_path / "base"), LoraSettings(rank=4), seed=1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.3)
+    save_adapter(model, tmp_path / "adapter", base=tmp_path / "base")
+    engine = open_engine("transformers", tmp_path / "adapter")
+    prefix, continuation = (20, 30, 40), (50, 60)
+    (score,) = engine.score([(prefix, continuation)])
+    model.eval()
+    with torch.no_grad():
+        logprobs = model(torch.tensor([[*prefix, *continuation]])).logits[0].log_softmax(-1)
+    assert score.logprob == pytest.approx(float(logprobs[2, 50] + logprobs[3, 60]), abs=1e-4)
+    engine.close()
+
+
+def test_context_length_can_be_set_lower_but_not_higher(spoken_model: Path) -> None:
+    assert TransformersEngine(spoken_model, context_length=64).context_length == 64
+    assert TransformersEngine(spoken_model, context_length=10**6).context_length == 1024
+
+
+def test_half_precision_answers(spoken_model: Path) -> None:
+    engine = TransformersEngine(spoken_model, dtype="bfloat16")
+    (reply,) = engine.generate([Request((20, 30, 40), (), Sampling(max_new_tokens=5))])
+    assert len(reply.ids) == 5
+    engine.close()

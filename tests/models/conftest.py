@@ -1,0 +1,50 @@
+"""What the tests of models share: tiny models with fixed random weights, tied and untied, and trained adapters."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from random_models import MakeAdapter, train_a_little
+
+from hanlin.config.settings.model import LoraSettings
+from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.folder.adapter import base_of
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="session")
+def tied_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with one matrix for embeddings and output head."""
+    folder = tmp_path_factory.mktemp("tied") / "model"
+    model = load_model(tiny_model)
+    model.config.tie_word_embeddings = True
+    model.lm_head.weight = model.model.embed_tokens.weight
+    save_model(model, folder, tokenizer=Tokenizer.load(tiny_model))
+    return folder
+
+
+@pytest.fixture
+def store(tiny_model: Path, tied_model: Path, tmp_path: Path) -> Path:
+    """A folder with the bases `untied` and `tied`, as they lie side by side in a store of artifacts."""
+    shutil.copytree(tiny_model, tmp_path / "store" / "untied")
+    shutil.copytree(tied_model, tmp_path / "store" / "tied")
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def make_adapter(store: Path) -> MakeAdapter:
+    """Makes a trained adapter folder beside its base; keywords are LoRA's settings."""
+
+    def make(base: str = "untied", name: str = "adapter", **lora: object) -> Path:
+        settings = LoraSettings.model_validate({"rank": 4, **lora})
+        model = train_a_little(attach(load_model(store / base), settings, seed=1))
+        save_adapter(model, store / name, base=store / base)
+        Tokenizer.load(store / base).save(store / name)
+        assert base_of(store / name) == (store / base).resolve()
+        return store / name
+
+    return make

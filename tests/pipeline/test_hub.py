@@ -1,0 +1,204 @@
+"""What goes to a hub is whole, holds no secrets and appears at once; a server of ours stands in for the real one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from hanlin.core.errors import UserError
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.hub import Item, items_of, send, target_of
+from hanlin.pipeline.manifest import Manifest
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A sealed artifact."""
+    store = Store(tmp_path)
+    partial = store.partial("package", "0123")
+    partial.mkdir(parents=True)
+    (partial / "README.md").write_text("# 小翰\n", encoding="utf-8")
+    (partial / "model-Q8_0.gguf").write_bytes(b"GGUF" + bytes(1000))
+    empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
+    words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
+    store.seal(partial, Manifest(kind="package", type="package", key="0123", **empty, **words))
+    return store.folder("package", "0123")
+
+
+def test_every_file_is_listed_with_its_size_and_hash_but_the_manifest(package: Path) -> None:
+    items = items_of(package)
+    text = (package / "README.md").read_bytes()
+    assert items[0] == Item("README.md", len(text), hashlib.sha256(text).hexdigest())
+    assert [item.path for item in items] == ["README.md", "model-Q8_0.gguf"]
+
+
+def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(package, changed)
+    (changed / "README.md").write_text("other", encoding="utf-8")
+    with pytest.raises(UserError, match="was changed since"):
+        items_of(changed)
+    (changed / "README.md").unlink()
+    with pytest.raises(UserError, match="is missing"):
+        items_of(changed)
+    for name in ("half.partial", "working/.work"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text("x", encoding="utf-8")
+        with pytest.raises(UserError, match="not finished"):
+            items_of(tmp_path / name.split("/")[0])
+    empty = tmp_path / "other"
+    empty.mkdir()
+    (empty / "notes.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="no model or package"):
+        items_of(empty)
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ("{", "not JSON"),
+        ('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}', "1 of 1 weight files are not here"),
+    ],
+)
+def test_a_model_without_a_manifest_is_held_to_its_index(index: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        items_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (".env", "A=1"),
+        ("keys/server.pem", "not to be told"),
+        ("notes.txt", "my token is hf_" + "a" * 34),
+        ("config.json", '{"key": "-----BEGIN RSA PRIVATE KEY-----"}'),
+    ],
+)
+def test_secrets_do_not_go_up(name: str, text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "README.md").write_text("x", encoding="utf-8")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="secret") as caught:
+        items_of(folder)
+    assert text not in str(caught.value)
+
+
+def test_a_repository_is_named_by_hub_and_owner() -> None:
+    assert target_of("hf:a/b-1").name == "a/b-1"
+    for text in ("a/b", "hf:b", "hf:a/b/c", "s3:a/b", "hf:../b c"):
+        with pytest.raises(UserError, match="names no repository"):
+            target_of(text)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of Hugging Face's API as a commit of small files needs; a commit is all or nothing."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+    refuses: ClassVar[bool] = False
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        rows = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
+        if "/tree/" in self.path:
+            entries = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in self.files.items()
+            ]
+            self._answer(entries)
+        else:
+            self._answer({"id": "o/m", "sha": "0" * 40, "siblings": rows, "private": True})
+
+    def do_POST(self) -> None:
+        type(self).asked.append(self.path)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.endswith("/repos/create"):
+            self._answer({"url": f"http://{self.headers['Host']}/o/m", "name": "o/m", "id": "o/m"})
+        elif "/preupload/" in self.path:
+            asked = json.loads(body)["files"]
+            self._answer(
+                {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
+            )
+        elif "/commit/" in self.path and self.refuses:
+            self._answer({"error": "no"}, 403)
+        elif "/commit/" not in self.path:
+            self._answer({})
+        else:
+            found = dict(self.files)
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    found[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del found[line["value"]["path"]]
+            type(self).files = found
+            place = f"http://{self.headers['Host']}/o/m/commit/{'1' * 40}"
+            self._answer({"commitUrl": place, "commitOid": "1" * 40, "success": True})
+
+    def _answer(self, row: Any, status: int = 200) -> None:
+        data = json.dumps(row).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    import huggingface_hub.constants as constants
+    import huggingface_hub.hf_api as hf_api
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    place = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", place)
+    monkeypatch.setattr(hf_api, "ENDPOINT", place, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "not-a-token")
+    Hub.files, Hub.asked, Hub.refuses = {"old-F16.gguf": b"GGUF", ".gitattributes": b"x"}, [], False
+    yield Hub
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_one_commit_shows_all_files_and_drops_weights_of_another_model(package: Path, hub: type[Hub]) -> None:
+    place = send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+    assert place.endswith("/o/m")
+    assert hub.files.keys() == {"README.md", "model-Q8_0.gguf", ".gitattributes"}
+    assert hub.files["model-Q8_0.gguf"] == (package / "model-Q8_0.gguf").read_bytes()
+    assert sum("/commit/" in path for path in hub.asked) == 1
+
+
+def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: type[Hub], monkeypatch: Any) -> None:
+    import huggingface_hub.constants as constants
+
+    for module in ("constants", "hf_api"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", "http://127.0.0.1:9", raising=False)
+    assert constants.ENDPOINT.endswith(":9")
+    with pytest.raises(UserError, match=r"the hub refused: .*refused"):
+        send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+
+
+def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) -> None:
+    hub.refuses = True
+    before = dict(hub.files)
+    with pytest.raises(UserError, match="the hub refused"):
+        send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+    assert hub.files == before

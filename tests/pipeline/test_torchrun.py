@@ -1,0 +1,101 @@
+"""How groups of processes are started: commands for a shell, settings that are refused, words for a lost peer."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from hanlin.config.recipe import build_recipe
+from hanlin.config.settings.launch import Launch
+from hanlin.core.errors import UserError
+from hanlin.pipeline import torchrun
+from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.run import commands
+from hanlin.web.pages.run_report import _curve
+
+TWO = Launch(nodes=2, processes=4, mode="fsdp", rendezvous="10.0.0.1:29500")
+
+
+def test_one_machine_needs_no_meeting_place() -> None:
+    words = torchrun.command(Launch(processes=2), Path("job.json"))
+    assert "--standalone" in words and "--nproc-per-node=2" in words
+    assert words[-3:] == ["hanlin.pipeline.worker", "--rank", "job.json"]
+
+
+def test_several_machines_meet_at_the_first() -> None:
+    words = torchrun.command(TWO.model_copy(update={"node_rank": 1}), Path("job.json"))
+    wanted = {"--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=29500", "--nproc-per-node=4"}
+    assert wanted <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"nodes": 2}, "rendezvous"),
+        ({"nodes": 2, "rendezvous": "h:1", "node_rank": 2}, "node_rank"),
+        ({"offload": True}, "ddp divides nothing"),
+        ({"nodes": 2, "rendezvous": "no port"}, "pattern"),
+        ({"nodes": 2, "rendezvous": "a host:29500"}, "pattern"),
+        ({"nodes": 2, "rendezvous": "10.0.0.1:29500 more"}, "pattern"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(row: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Launch.model_validate(row)
+
+
+def test_a_group_is_started_where_there_is_something_to_divide() -> None:
+    assert not Launch().grouped
+    assert Launch(processes=2).grouped and Launch(mode="zero3").grouped
+
+
+def test_what_is_printed_is_read_by_a_shell_and_names_every_machine(tmp_path: Path, tiny_model: Path) -> None:
+    stages = {
+        "world": {"kind": "demo_world"},
+        "chats": {"kind": "conversations", "sources": ["world/chats"]},
+        "tuned": {"kind": "sft", "model": str(tiny_model), "data": "chats"},
+    }
+    launch = {"nodes": 2, "processes": 4, "rendezvous": "10.0.0.1:29500"}
+    recipe = build_recipe({"name": "r", "launch": launch, "stages": stages}, "r.yaml")
+    text = commands(recipe, Store(tmp_path), "tuned", "my recipe.yaml", ("launch.nodes=2",))
+    assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).returncode == 0
+    lines = [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
+    assert [f"launch.node_rank={rank}" in lines[rank] for rank in (0, 1)] == [True, True]
+    assert lines[0][:5] == ["hanlin", "run", "my recipe.yaml", "--until", "tuned"]
+    assert "torch.distributed.run" in lines[2] and lines[2][-1].endswith(".partial/.work/job.json")
+    assert "#SBATCH --nodes=2" in text and "launch.node_rank=$SLURM_NODEID" in text
+    with pytest.raises(UserError, match="no training stage 'chats'"):
+        commands(recipe, Store(tmp_path), "chats", "r.yaml", ())
+
+
+@pytest.mark.parametrize(
+    ("error", "known"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:1"), True),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation"), True),
+        (RuntimeError("shapes cannot be multiplied"), False),
+        (ValueError("gloo"), False),
+    ],
+)
+def test_a_lost_peer_is_told_from_a_mistake(error: Exception, known: bool) -> None:
+    assert (torchrun.lost(error) is not None) is known
+
+
+def test_the_report_draws_training_held_out_and_probes(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    rows = [
+        '{"step": 1, "loss": 4.0, "probe_english_loss_at_start": 1.0}',
+        '{"step": 2, "loss": 3.0, "heldout_loss": 3.5, "probe_english_loss": 1.5, "probe_english_right": 0.5}',
+    ]
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    drawn = _curve(file)
+    assert drawn is not None
+    assert [(line["en"], line["start"], line["end"]) for line in drawn["lines"]] == [
+        ("training", 4.0, 3.0),
+        ("held out", 3.5, 3.5),
+        ("probe: english", 1.0, 1.5),
+    ]
+    assert drawn["lines"][2]["line"] == "0.0,150.0 560.0,125.0"

@@ -1,0 +1,221 @@
+"""Chinese pieces behind a vocabulary that a model knows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hanlin.chat.template import ChatTemplate
+from hanlin.core.errors import UserError
+from hanlin.models.train_tokenizer import train_tokenizer
+from hanlin.tokenizer.bpe_trainer import MergeLearner
+from hanlin.tokenizer.compression import characters_per_token
+from hanlin.tokenizer.extend import Extension, extend
+from hanlin.tokenizer.tokenizer import Tokenizer
+
+ENGLISH = ["The library stands in the east of the town; 12 birds sing.", "My name is Xiaohan."] * 3
+CHINESE = [
+    "翰林院在城东，春天的时候翰林院里开满了花。",
+    "我在翰林院读书，春天的时候最喜欢读书。",
+    "2024年的春天，Xiaohan在翰林院town里住了12天。",
+] * 4
+OTHER = st.text(st.characters(exclude_categories=["Cs"]).filter(lambda letter: letter < "㐀" or "鿿" < letter < "𠀀"))
+
+
+@pytest.fixture(scope="session", params=["byte_level", "sentencepiece"])
+def extension(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_sentencepiece: Path
+) -> tuple[Tokenizer, Extension]:
+    """A small tokenizer that knows no Chinese or little, and what it becomes."""
+    if request.param == "byte_level":
+        base = train_tokenizer(ENGLISH, 320, "llama3", tmp_path_factory.mktemp("english"))
+    else:
+        base = Tokenizer.load(tiny_sentencepiece)
+    return base, extend(base, CHINESE, 60, least_saved=2)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=OTHER)
+def test_new_vocabulary_leaves_english_and_digits_alone(extension: tuple[Tokenizer, Extension], text: str) -> None:
+    base, made = extension
+    assert made.tokenizer.encode(text) == base.encode(text)
+
+
+@settings(max_examples=150, deadline=None)
+@given(parts=st.lists(st.sampled_from("翰林院春天读书的，。 a1\n龘") | OTHER, max_size=12))
+def test_new_vocabulary_decodes_every_old_text(extension: tuple[Tokenizer, Extension], parts: list[str]) -> None:
+    _, made = extension
+    text = "".join(parts).replace("▁", "_")
+    assert made.tokenizer.decode(made.tokenizer.encode(text)) == text
+
+
+def test_new_vocabulary_keeps_every_old_id(extension: tuple[Tokenizer, Extension]) -> None:
+    base, made = extension
+    new = made.tokenizer.backend.get_vocab(with_added_tokens=True)
+    old = base.backend.get_vocab(with_added_tokens=True)
+    assert {token: new[token] for token in old} == old
+    assert made.first_id == len(base)
+    assert sorted(set(new.values()) - set(old.values())) == list(range(len(base), len(base) + len(made.pieces)))
+    assert made.tokenizer.special_ids == base.special_ids
+
+
+def test_every_new_piece_is_reached_by_its_own_text(extension: tuple[Tokenizer, Extension]) -> None:
+    _, made = extension
+    for number, piece in enumerate(made.pieces, start=made.first_id):
+        if "\ufffd" not in piece:
+            assert made.tokenizer.encode(piece, inside=True) == [number]
+
+
+def test_old_ids_spell_the_same_bytes(extension: tuple[Tokenizer, Extension]) -> None:
+    base, made = extension
+    assert len(made.old_ids) == len(made.pieces)
+    for number, old in enumerate(made.old_ids, start=made.first_id):
+        assert len(old) > 1
+        assert b"".join(map(base.token_bytes, old)) == made.tokenizer.token_bytes(number)
+
+
+def test_new_pieces_are_chinese_and_what_is_said_often(extension: tuple[Tokenizer, Extension]) -> None:
+    _, made = extension
+    assert {"翰林院", "春天"} < set(made.pieces)
+    assert not [piece for piece in made.pieces if any(letter < "一" for letter in piece)]
+
+
+def test_new_vocabulary_writes_chinese_in_fewer_tokens(extension: tuple[Tokenizer, Extension]) -> None:
+    base, made = extension
+    assert characters_per_token(made.tokenizer, CHINESE) > 1.5 * characters_per_token(base, CHINESE)
+
+
+def test_an_extended_tokenizer_is_saved_whole(extension: tuple[Tokenizer, Extension], tmp_path: Path) -> None:
+    _, made = extension
+    made.tokenizer.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.backend.to_str() == made.tokenizer.backend.to_str()
+    assert again.encode("翰林院 <s> library") == made.tokenizer.encode("翰林院 <s> library")
+
+
+def test_chats_render_as_before_with_the_same_stops(tmp_path: Path) -> None:
+    from hanlin.core.records import Message
+
+    base = train_tokenizer(ENGLISH, 320, "llama3", tmp_path)
+    grown = extend(base, CHINESE, 40, least_saved=2).tokenizer
+    before, after = ChatTemplate.load(tmp_path, base), ChatTemplate.load(tmp_path, grown)
+    chat = [Message("user", "What <|eot_id|>?"), Message("assistant", "My name is Xiaohan.")]
+    assert after.render(chat) == before.render(chat)
+    assert after.stop_ids == before.stop_ids
+
+
+def test_extending_depends_on_nothing_but_its_arguments(extension: tuple[Tokenizer, Extension]) -> None:
+    base, made = extension
+    again = extend(base, reversed(CHINESE), 60, least_saved=2)
+    assert again.pieces == made.pieces
+    assert again.tokenizer.backend.to_str() == made.tokenizer.backend.to_str()
+
+
+def test_what_is_there_already_is_not_added_again(extension: tuple[Tokenizer, Extension]) -> None:
+    _, made = extension
+    more = extend(made.tokenizer, CHINESE, 60, least_saved=2)
+    assert not set(more.pieces) & set(made.pieces)
+    assert more.first_id == len(made.tokenizer)
+
+
+def test_nothing_to_learn_adds_nothing(extension: tuple[Tokenizer, Extension]) -> None:
+    base, _ = extension
+    for none in (extend(base, ENGLISH, 50), extend(base, CHINESE, 0), extend(base, [], 50)):
+        assert none.pieces == ()
+        assert len(none.tokenizer) == len(base)
+
+
+def test_pieces_are_no_longer_than_asked(extension: tuple[Tokenizer, Extension]) -> None:
+    base, _ = extension
+    assert max(map(len, extend(base, CHINESE, 60, least_saved=2, longest=2).pieces)) == 2
+
+
+def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+    row = {"version": "1.0", "added_tokens": [], "model": model, "decoder": None, "normalizer": None}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**row, "pre_tokenizer": None}), encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be extended"):
+        extend(Tokenizer.load(tmp_path), CHINESE, 5)
+
+
+# ------------------------------------------------------------------------------------------------- how joins are learnt
+
+
+def naive(words: list[list[int]], counts: list[int], first_new: int, least: int) -> list[tuple[int, int]]:
+    """Byte pair encoding by the book: count every pair anew for each join."""
+    words = [list(word) for word in words]
+    joins: list[tuple[int, int]] = []
+    while True:
+        pairs: Counter[tuple[int, int]] = Counter()
+        for word, count in zip(words, counts, strict=True):
+            for pair in pairwise(word):
+                pairs[pair] += count
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
+        if best is None or pairs[best] < least:
+            return joins
+        for word in words:
+            place = 0
+            while place < len(word) - 1:
+                if (word[place], word[place + 1]) == best:
+                    word[place : place + 2] = [first_new + len(joins)]
+                place += 1
+        joins.append(best)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    words=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=12),
+    counts=st.lists(st.integers(1, 5), min_size=12, max_size=12),
+)
+def test_joins_are_those_of_byte_pair_encoding_by_the_book(words: list[list[int]], counts: list[int]) -> None:
+    words = [_without_runs(word) for word in words]
+    counts = counts[: len(words)]
+    learner = MergeLearner(words, counts, first_new=4, least_saved=2)
+    assert [(join.left, join.right) for join in learner.joins(lambda left, right, new: new)] == naive(
+        words, counts, 4, 2
+    )
+
+
+def _without_runs(word: list[int]) -> list[int]:
+    """Runs of one symbol out: of `aaa` the book counts two pairs where only one can be joined."""
+    return [symbol for place, symbol in enumerate(word) if place == 0 or word[place - 1] != symbol]
+
+
+def test_of_three_equal_symbols_the_first_two_are_joined() -> None:
+    learner = MergeLearner([[0, 0, 0, 1]], [5], first_new=2, least_saved=1)
+    joins = [(join.left, join.right) for join in learner.joins(lambda left, right, new: new)]
+    assert joins == [(0, 0), (0, 1), (2, 3)]
+
+
+def test_a_forbidden_join_is_never_made() -> None:
+    learner = MergeLearner([[0, 1, 2]], [9], first_new=3, least_saved=1)
+    joins = learner.joins(lambda left, right, new: None if (left, right) == (0, 1) else new)
+    assert [(join.left, join.right) for join in joins] == [(1, 2), (0, 3)]
+
+
+# --------------------------------------------------------------------------------------------------- real vocabularies
+
+
+def corpus(shared_data: Path, name: str, characters: int) -> str:
+    return (shared_data / "text" / name).read_text(encoding="utf-8")[:characters]
+
+
+@pytest.mark.parametrize("which", ["llama3", "llama2"])
+def test_real_vocabularies_grow_and_leave_english_alone(
+    which: str, shared_data: Path, request: pytest.FixtureRequest
+) -> None:
+    base = Tokenizer.load(request.getfixturevalue(which))
+    made = extend(base, [corpus(shared_data, "wiki_zh_simp_cmrc2018_dev.txt", 150_000)], 1500)
+    assert len(made.pieces) == 1500
+    assert made.first_id == {"llama3": 128256, "llama2": 32000}[which]
+    english = corpus(shared_data, "en_wiki_demo.txt", 150_000)
+    assert made.tokenizer.encode(english) == base.encode(english)
+    chinese = corpus(shared_data, "novel_hongloumeng.txt", 50_000)
+    assert made.tokenizer.decode(made.tokenizer.encode(chinese)) == chinese
+    assert characters_per_token(made.tokenizer, [chinese]) > characters_per_token(base, [chinese])
