@@ -160,7 +160,8 @@ def names(folder: Path) -> set[str]:
 
 
 PAIRS = {f"docs/{name}": (EN / name, ZH / name) for name in sorted(names(EN) & names(ZH))} | {
-    name: (ROOT / f"{name}.md", ROOT / f"{name}.zh-CN.md") for name in ("README", "CONTRIBUTING")
+    name: (ROOT / f"{name}.md", ROOT / f"{name}.zh-CN.md")
+    for name in ("README", "CONTRIBUTING", "CODE_OF_CONDUCT", "SECURITY")
 }
 every_pair = pytest.mark.parametrize("name", PAIRS)
 
