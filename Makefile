@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-contract test-vllm test-llama-cpp lint format docs clean bench-startup help
+.PHONY: demo test test-slow test-contract test-vllm test-llama-cpp lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
 	@echo "make docs          write the generated pages again"
+	@echo "make site          build the documentation site into site/; any warning is an error"
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Hanlin needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
@@ -59,8 +60,11 @@ docs: $(VENV)/.run
 	$(BIN)/python -m hanlin.config.settings_page > docs/settings.md
 	$(BIN)/hanlin schema > docs/recipe.schema.json
 
+site: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$(subst -,_,$*).py
 
 clean:
-	rm -rf $(VENV) artifacts runs
+	rm -rf $(VENV) artifacts runs site
