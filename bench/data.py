@@ -61,12 +61,14 @@ def documents(texts: Sequence[str], megabytes: float, chance: random.Random) -> 
 def pipeline(folder: Path, work: Path) -> None:
     """Hanlin's own part, run in a process of its own like the peers'."""
     from hanlin.config.settings.data import Corpus
-    from hanlin.core.context import Inputs, Job
+    from hanlin.core.context import Inputs, StageContext
     from hanlin.data.stages import corpus
 
-    settings = Corpus(sources="./x", heldout_share=0, min_chars=1)
+    settings = Corpus(sources="./x", validation_fraction=0, min_chars=1)
     begun, busy = time.perf_counter(), sum(os.times()[:4])
-    corpus.run(settings, Inputs({"sources.0.path": tuple(sorted(folder.iterdir()))}), work, Job(seed=7, cores=2))
+    corpus.run(
+        settings, Inputs({"sources.0.path": tuple(sorted(folder.iterdir()))}), work, StageContext(seed=7, cores=2)
+    )
     seconds, busy = time.perf_counter() - begun, sum(os.times()[:4]) - busy
     with (work / "documents.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["meta"]["name"] for line in lines]

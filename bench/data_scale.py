@@ -83,7 +83,7 @@ def write_corpus(folder: Path, size: int, seed: int = 7) -> dict[str, int]:
 def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     """The stage, with a clock on each of its steps; the last line printed is JSON."""
     from hanlin.config.settings.data import Corpus
-    from hanlin.core.context import Inputs, Job
+    from hanlin.core.context import Inputs, StageContext
     from hanlin.core.progress import Progress
     from hanlin.data.ingest import ingest
     from hanlin.data.stages import corpus
@@ -106,7 +106,7 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     for name, function in steps.items():
         setattr(ingest, function, clocked(name, getattr(ingest, function)))
     out.mkdir(parents=True)
-    job = Job(progress=Progress("corpus"), cores=cores, ray=ray)
+    job = StageContext(progress=Progress("corpus"), cores=cores, ray=ray)
     begun = time.perf_counter()
     metrics = corpus.run(Corpus(sources="./x"), Inputs({"sources.0.path": (source,)}), out, job)
     seconds["all"] = time.perf_counter() - begun

@@ -3,7 +3,7 @@
 The documents are cut from real text (HANLIN_SHARED_DATA) or, where there is none, from the demo's world. A copy differs
 in punctuation, in width, in script (traditional), by boilerplate put around it, by a few sentences edited, or by two
 of these; one whose Jaccard similarity to its original is below the threshold is drawn again. The similarity that counts
-here is computed on its own, with Python's sets of five-character strings over text normalised by NFKC and OpenCC.
+here is computed on its own, with Python's sets of five-character strings over text normalized by NFKC and OpenCC.
 Documents that happen to be similar to another one before anything is planted are left out.
 
 The stage `corpus` runs as in a recipe. Recall: the share of planted pairs of which one is dropped. Precision: the share
@@ -33,7 +33,7 @@ from opencc import OpenCC
 from peer_pipelines import commands, run, write_halves
 
 from hanlin.config.settings.data import Corpus
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.data.stages import corpus
 
 THRESHOLD = 0.8
@@ -69,7 +69,7 @@ def demo_texts(folder: Path) -> Iterator[str]:
     from hanlin.config.settings.demo import DemoWorld
     from hanlin.demo import world
 
-    world.run(DemoWorld(), Inputs({}), folder, Job(seed=7))
+    world.run(DemoWorld(), Inputs({}), folder, StageContext(seed=7))
     for path in sorted((folder / "text").rglob("*.*")):
         yield path.read_text(encoding="utf-8", errors="ignore")
 
@@ -181,8 +181,8 @@ def main() -> None:
         out = work / "out"
         out.mkdir()
         begun = time.perf_counter()
-        settings = Corpus(sources="./x", rules=[], heldout_share=0, min_chars=1)
-        corpus.run(settings, Inputs({"sources.0.path": (source,)}), out, Job(seed=asked.seed))
+        settings = Corpus(sources="./x", rules=[], validation_fraction=0, min_chars=1)
+        corpus.run(settings, Inputs({"sources.0.path": (source,)}), out, StageContext(seed=asked.seed))
         seconds = time.perf_counter() - begun
         dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text(encoding="utf-8").splitlines()]
         write_halves(rows, work / "halves")

@@ -1,8 +1,8 @@
-"""Hanlin's GGUF export straight from safetensors beside llama.cpp's two steps (convert to F16, quantise), in turns.
+"""Hanlin's GGUF export straight from safetensors beside llama.cpp's two steps (convert to F16, quantize), in turns.
 
 HANLIN_LLAMA_CPP names the folder of llama.cpp's built tools, two folders below the converter, and HANLIN_MODEL a model
 folder. `python bench/export.py --make FOLDER TOKENIZER` makes one of 505 M random parameters over the tokenizer of
-Llama 3 in another folder. Every run is a process of its own, its start counted. The last line is one JSON object.
+Llama 3 in another folder. Every run is a process of its own, its start key_settings. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def timed(command: list[str]) -> Taken:
 def write(model: Path, out: Path, file_type: str) -> None:
     """The child: what the stage `gguf` does until the file stands there."""
     from hanlin.config.settings.export import Gguf
-    from hanlin.core.context import Job
+    from hanlin.core.context import StageContext
     from hanlin.export.gguf.source import read_source
     from hanlin.export.gguf.writer import write_files
 
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
-    write_files((file_type,), settings, read_source(model), out, Job())
+    write_files((file_type,), settings, read_source(model), out, StageContext())
 
 
 def make_model(folder: Path, tokenizer: Path) -> None:

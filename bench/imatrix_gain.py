@@ -1,8 +1,8 @@
 """What an importance matrix gains on a trained model: divergence and perplexity of each type without and with it.
 
-HANLIN_MODEL names the folder of a trained model and HANLIN_DATA data that Hanlin made with a held-out part, folders
+HANLIN_MODEL names the folder of a trained model and HANLIN_DATA data that Hanlin made with a validation split, folders
 joined by colons (`runs/x/chats:runs/x/corpus`), Chinese and English: their training part gives the matrix, their
-held-out part the receipt. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of the
+validation split the quality_report. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of the
 matrix, HANLIN_TYPES the types. With HANLIN_LLAMA_CPP, the folder of llama.cpp's built tools, the bytes of each file
 made with the matrix are compared to what `llama-quantize --imatrix` makes of the same weights. HANLIN_WORK is a folder
 that keeps the matrix and the model's own probabilities for another run. A row is printed as soon as it is measured; the
@@ -22,8 +22,8 @@ from typing import Any
 import gguf as gguf_format
 import numpy as np
 
-from hanlin.config.settings.export import Gguf, Imatrix, Receipt
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.export import Gguf, Imatrix, QualityReport
+from hanlin.core.context import Inputs, StageContext
 from hanlin.export import quality
 from hanlin.export.gguf import imatrix
 from hanlin.export.gguf.source import Source, read_source
@@ -36,8 +36,8 @@ def measured(source: Source, file_type: str, reference: quality.Reference, out: 
     """Write a file and measure it; it stays in `out`."""
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
-    write_files((file_type,), settings, source, out, Job())
-    row = quality.measure(out / f"model-{file_type}.gguf", reference, Job())
+    write_files((file_type,), settings, source, out, StageContext())
+    row = quality.measure(out / f"model-{file_type}.gguf", reference, StageContext())
     return {language: row[language] for language in reference.windows}
 
 
@@ -52,10 +52,10 @@ def differing(one: Path, other: Path) -> int:
 
 def main() -> None:
     model = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to the folder of a trained model"))
-    named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a held-out part")
+    named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a validation split")
     data = tuple(Path(name).absolute() for name in named.split(":"))
     with tempfile.TemporaryDirectory() as place:
-        here, job = Path(os.environ.get("HANLIN_WORK") or place), Job()
+        here, job = Path(os.environ.get("HANLIN_WORK") or place), StageContext()
         matrix = here / "matrix"
         matrix.mkdir(parents=True, exist_ok=True)
         calibration = Imatrix(
@@ -68,7 +68,7 @@ def main() -> None:
         told = json.loads(told_file.read_text(encoding="utf-8"))
         print(json.dumps(told), flush=True)
         plain, weighed = read_source(model), read_source(model, matrix)
-        settings = Receipt(
+        settings = QualityReport(
             held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
         )
         reference = quality.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch(here), job)

@@ -21,7 +21,7 @@ from hanlin.config.recipe import build_recipe
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate import dataset_stats
 from hanlin.estimate.memory import PARTS, Machine
-from hanlin.estimate.training import Forecast, forecasts
+from hanlin.estimate.training import Estimate, estimates
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.run import run
@@ -33,9 +33,9 @@ SIZES = {
     "156M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "vocab_size": 128_256},
 }
 """Random models: heads of the last have the shape of the 156 M-parameter benchmark model."""
-SHORT = {"row_length": 512, "batch_tokens": 1024, "pass_tokens": 1024}
-LONG = {"row_length": 2048, "batch_tokens": 2048, "pass_tokens": 2048}
-PAIRS = {"row_length": 512, "batch_pairs": 8, "pass_tokens": 1024}
+SHORT = {"max_seq_length": 512, "batch_tokens": 1024, "micro_batch_tokens": 1024}
+LONG = {"max_seq_length": 2048, "batch_tokens": 2048, "micro_batch_tokens": 2048}
+PAIRS = {"max_seq_length": 512, "batch_pairs": 8, "micro_batch_tokens": 1024}
 LORA = {"lora": {"rank": 16}}
 SMALL = {"gradient_checkpointing": True}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -52,7 +52,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "QLoRA, NF4": ("sft", "58M", {**LONG, "lora": {"rank": 16, "packed": "nf4"}}),
     "full, long rows": ("pretrain", "58M", LONG),
     "full, recomputed": ("pretrain", "156M", {**SHORT, **SMALL}),
-    "last two layers": ("pretrain", "156M", {**LONG, "last_layers": 2}),
+    "last two layers": ("pretrain", "156M", {**LONG, "train_last_layers": 2}),
     "DPO, LoRA": ("dpo", "58M", {**PAIRS, **LORA}),
     "DPO, LoRA, recomputed": ("dpo", "156M", {**PAIRS, **LORA, **SMALL}),
     "ORPO, full": ("orpo", "58M", PAIRS),
@@ -127,8 +127,8 @@ def make_world(root: Path) -> None:
 
 def measure(
     root: Path, kind: str, size: str, settings: dict[str, Any], precision: NumberFormat
-) -> tuple[Forecast, float]:
-    """The forecast of a run, and the peak in bytes that it then had."""
+) -> tuple[Estimate, float]:
+    """The estimate of a run, and the peak in bytes that it then had."""
     stage = {
         "kind": kind,
         "model": f"./{size}",
@@ -141,11 +141,11 @@ def measure(
     recipe = build_recipe({"name": "run", "root": str(root), "launch": {"threads": 1}, "stages": {"s": stage}}, "bench")
     with tempfile.TemporaryDirectory(dir=root) as home:
         store = Store(Path(home))
-        (forecast,) = forecasts(recipe, plan(recipe, store), lambda settings: Machine(precision))
-        assert isinstance(forecast, Forecast)
+        (estimate,) = estimates(recipe, plan(recipe, store), lambda settings: Machine(precision))
+        assert isinstance(estimate, Estimate)
         (step,) = run(recipe, store)
         assert step.manifest is not None
-        return forecast, float(step.manifest.metrics["peak_memory_gb"]) * 1e9
+        return estimate, float(step.manifest.metrics["peak_memory_gb"]) * 1e9
 
 
 def main() -> None:
@@ -164,8 +164,8 @@ def main() -> None:
         for name, (kind, size, settings) in CASES.items():
             if name in left_out or (asked and name not in asked):
                 continue
-            forecast, measured = measure(root, kind, size, settings, arguments.precision)
-            memory = forecast.memory
+            estimate, measured = measure(root, kind, size, settings, arguments.precision)
+            memory = estimate.memory
             errors[name] = memory.peak / measured - 1
             row = [f"{memory.parts[part] / 1e9:.2f}" for part in PARTS]
             row += [f"{memory.peak / 1e9:.2f}", f"{measured / 1e9:.2f}", f"{errors[name]:+.1%}"]
@@ -177,7 +177,7 @@ def main() -> None:
         "worst_error": round(worst, 4),
         "errors": {n: round(e, 4) for n, e in errors.items()},
     }
-    print(json.dumps({"bench": "memory-forecast", **result, "left_out": sorted(left_out)}, ensure_ascii=False))
+    print(json.dumps({"bench": "memory-estimate", **result, "left_out": sorted(left_out)}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ COLOURS = {
     "blocks: adapters · 适配器矩阵乘": "#98df8a",
     "attention · 注意力": "#ff7f0e",
     "blocks: norms, activations, sums · 归一化与激活等": "#ffbb78",
-    "optimiser · 优化器": "#9467bd",
+    "optimizer · 优化器": "#9467bd",
     "loading, encoding, rest · 读取、编码与其余": "#c7c7c7",
 }
 WIDTH, BAR, LEFT = 820, 26, 330
@@ -51,11 +51,11 @@ def _within_head(event: Any) -> bool:
 def _part(name: str, shapes: Any, rank: int, of_head: bool) -> str:
     """The name under which an operation's time is gathered, told by its name and the sizes that it works on."""
     names = iter(COLOURS)
-    head_products, head_rest, products, adapters, attention, elementwise, optimiser, rest = names
+    head_products, head_rest, products, adapters, attention, elementwise, optimizer, rest = names
     sizes = [size for shape in shapes or () for size in (shape if isinstance(shape, (list, tuple)) else ())]
     sizes = [size for size in sizes if isinstance(size, int)]
     if "adam" in name.lower() or "foreach" in name:
-        return optimiser
+        return optimizer
     if "attention" in name or name in ("aten::bmm", "aten::baddbmm"):
         return attention
     if name in PRODUCTS:

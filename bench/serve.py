@@ -24,7 +24,7 @@ from typing import Any
 from served import Heard, Server, ask_all, free_port, running
 
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Message
 from hanlin.export.gguf.export import run as export
 from hanlin.inference.loading import open_model
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def exported(folder: Path, out: Path) -> Path:
-    export(Gguf(model="m", types=("Q4_K_M",), compare=False), Inputs({"model": (folder,)}), out, Job())
+    export(Gguf(model="m", types=("Q4_K_M",), compare=False), Inputs({"model": (folder,)}), out, StageContext())
     return next(out.glob("*.gguf"))
 
 

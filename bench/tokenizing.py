@@ -51,7 +51,7 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.train.dataset.packed import Rows
 
     template = ChatTemplate.load(Path(asked["model"]))
-    encoder = ChatEncoder(template, ROW, "cut_at_turns")
+    encoder = ChatEncoder(template, ROW, "truncate_turns")
     folder = Path(tempfile.mkdtemp())
     gc.freeze()  # as the process does that stages are forked from
     begun, worked = time.perf_counter(), sum(os.times()[:4])
@@ -84,7 +84,7 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
         "processor_seconds": processor,
         "rows": len(packed.units),
         "tokens": int(encoded.starts[-1]),
-        "learnt_tokens": packed.learnt_tokens,
+        "target_tokens": packed.target_tokens,
     }
 
 
@@ -108,7 +108,7 @@ def main() -> None:
             "model": str(model),
             "data": str(file),
             "count": count,
-            "row_length": ROW,
+            "max_seq_length": ROW,
         }
         asked |= {"rank": 8, "rate": 1e-4, "precision": "float32", "rows_of_pass": 1, "passes": 1}
         asked["processes"] = arguments.processes
@@ -130,10 +130,10 @@ def main() -> None:
             "megabytes_per_second": round(arguments.megabytes / seconds, 2),
             "processor_seconds": round(statistics.median(told["processor_seconds"] for told in runs), 2),
             "tokens": runs[0]["tokens"],
-            "learnt_tokens": runs[0]["learnt_tokens"],
+            "target_tokens": runs[0]["target_tokens"],
         }
     if "llamafactory" in found:
-        for name in ("tokens", "learnt_tokens"):
+        for name in ("tokens", "target_tokens"):
             if result["hanlin"][name] != result["llamafactory"][name]:
                 sys.exit(f"Hanlin made {result['hanlin'][name]} {name}, and the peer {result['llamafactory'][name]}")
         pairs = zip(found["llamafactory"], found["hanlin"], strict=True)

@@ -63,18 +63,18 @@ def compare(task: str, runs: dict[str, dict[str, Any]], asked: dict[str, Any], r
                 told["loss"] = statistics.fmean(told["losses"])
                 print(f"{task} round {number + 1}: {name} {json.dumps(told)}", flush=True)
     ours = found.pop("hanlin")
-    learnt = ours[0]["learnt_tokens"]
+    learned = ours[0]["target_tokens"]
     result: dict[str, Any] = {
         "records": asked["count"],
-        "learnt_tokens": learnt,
+        "target_tokens": learned,
         "hanlin": summary(ours),
         "product_share": round(statistics.median(told["product_share"] for told in ours), 3),
     }
     for name, theirs in found.items():
         if not theirs:
             continue
-        if any(told["learnt_tokens"] not in (None, learnt) for told in theirs):
-            sys.exit(f"{name} learns {theirs[0]['learnt_tokens']} tokens, and Hanlin {learnt}")
+        if any(told["target_tokens"] not in (None, learned) for told in theirs):
+            sys.exit(f"{name} learns {theirs[0]['target_tokens']} tokens, and Hanlin {learned}")
         differs = abs(statistics.fmean(told["loss"] for told in theirs) / ours[0]["loss"] - 1)
         result[name] = {
             **summary(theirs),
@@ -112,9 +112,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
     from hanlin.config.settings.model import LoraSettings
-    from hanlin.config.settings.preference import Dpo, Reference
+    from hanlin.config.settings.preference import Dpo, ReferenceLogprobs
     from hanlin.config.settings.train import Sft
-    from hanlin.core.context import Inputs, Job
+    from hanlin.core.context import Inputs, StageContext
     from hanlin.core.records import Conversation, Message, Preference, write_jsonl
     from hanlin.train import stages
 
@@ -130,9 +130,20 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     stages.train = timed
     rows = json.loads(Path(asked["data"]).read_text(encoding="utf-8"))[: asked["count"]]
     folder = Path(tempfile.mkdtemp())
-    common: dict[str, Any] = {"model": "model", "data": ("data",), "row_length": ROW, "precision": asked["precision"]}
-    common["pass_tokens"] = asked["pass_tokens"]
-    training = {"learning_rate": RATE, "epochs": 1.0, "schedule": "linear", "warmup_share": 0.0, "betas": (0.9, 0.999)}
+    common: dict[str, Any] = {
+        "model": "model",
+        "data": ("data",),
+        "max_seq_length": ROW,
+        "precision": asked["precision"],
+    }
+    common["micro_batch_tokens"] = asked["micro_batch_tokens"]
+    training = {
+        "learning_rate": RATE,
+        "epochs": 1.0,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.0,
+        "betas": (0.9, 0.999),
+    }
     training["lora"] = LoraSettings(rank=RANK, alpha=2 * RANK)  # type: ignore[assignment]
     out = folder / "made"
     out.mkdir()
@@ -150,7 +161,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
             for number, row in enumerate(rows)
         ]
         write_jsonl(folder / "conversations.jsonl", chats)
-        metrics = stages.sft(Sft(**common, **training, batch_tokens=2 * ROW), inputs, out, Job())
+        metrics = stages.sft(Sft(**common, **training, batch_tokens=2 * ROW), inputs, out, StageContext())
     else:
         roles = {"human": "user", "gpt": "assistant", "system": "system"}
         pairs = [
@@ -165,18 +176,18 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         write_jsonl(folder / "preferences.jsonl", pairs)
         known = folder / "reference"
         known.mkdir()
-        before["before"] = stages.reference(Reference(**common), inputs, known, Job())["seconds"]
+        before["before"] = stages.reference_logprobs(ReferenceLogprobs(**common), inputs, known, StageContext())["seconds"]
         inputs = Inputs({**inputs.paths, "reference": (known,)})
-        metrics = stages.dpo(Dpo(**common, **training, batch_pairs=8), inputs, out, Job())
+        metrics = stages.dpo(Dpo(**common, **training, batch_pairs=8), inputs, out, StageContext())
     curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rate = product_rate(metrics["precision"])
-    spent = operations(Path(asked["model"]), metrics["tokens"], metrics["learnt_tokens"]) / metrics["seconds"] / 1e9
+    spent = operations(Path(asked["model"]), metrics["tokens"], metrics["target_tokens"]) / metrics["seconds"] / 1e9
     return {
         "seconds": metrics["seconds"],
         "processor_seconds": spent_in_loop[0],
         **before,
         "losses": [row["loss"] for row in curve],
-        "learnt_tokens": metrics["learnt_tokens"],
+        "target_tokens": metrics["target_tokens"],
         "tokens": metrics["tokens"],
         "peak_gb": metrics["peak_memory_gb"],
         "product_gflops": round(spent, 1),
@@ -185,9 +196,9 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def operations(model: Path, tokens: int, learnt: int) -> float:
+def operations(model: Path, tokens: int, learned: int) -> float:
     """Multiplications and additions that a run with a frozen base cannot do without: for each token forward and the
-    gradient of its inputs (two each) by every weight of the blocks; for each learnt token the same by the head; the
+    gradient of its inputs (two each) by every weight of the blocks; for each learned token the same by the head; the
     adapter's own three products. Attention is left out."""
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
@@ -196,7 +207,7 @@ def operations(model: Path, tokens: int, learnt: int) -> float:
     shapes = [(width, queries), (width, keys), (width, keys), (queries, width)]
     shapes += [(width, inner), (width, inner), (inner, width)]
     block = sum(4 * rows * columns + 6 * RANK * (rows + columns) for rows, columns in shapes)
-    return float(tokens * layers * block + learnt * 4 * width * config["vocab_size"])
+    return float(tokens * layers * block + learned * 4 * width * config["vocab_size"])
 
 
 def product_rate(number_format: str) -> float:
@@ -235,8 +246,8 @@ def main() -> None:
     from hanlin.train.compute.runtime import faster_format
 
     precision = arguments.precision or faster_format(torch.device("cpu"))
-    common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "row_length": ROW}
-    common["pass_tokens"] = ROW
+    common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "max_seq_length": ROW}
+    common["micro_batch_tokens"] = ROW
     parts = arguments.parts.split(",")
     result: dict[str, Any] = {"bench": "train", "rounds": arguments.rounds, "precision": precision}
     result["machine_gflops"] = {name: round(product_rate(name), 1) for name in ("float32", "bfloat16")}

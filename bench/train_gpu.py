@@ -5,7 +5,7 @@
 the profiles. HANLIN_TRL names the Python that has TRL, else this one is taken where it has it. All weights are trained
 with AdamW in 8 bits over float32 masters, by both, and need a card of 141 GB. Told are seconds a step without the first
 two, peak memory, and the share of the card's own rate of matrix products: two operations for each weight forward, two
-for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is not counted.
+for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is not key_settings.
 
 `--toy` does the same at a small shape on any machine: for trying the program, not for figures. The last line is one
 JSON object.
@@ -30,7 +30,7 @@ from runs import answer, last_line, spread
 
 HERE = Path(__file__).parent
 WARM = 2
-"""Steps that are not counted: kernels are chosen and compiled in them."""
+"""Steps that are not key_settings: kernels are chosen and compiled in them."""
 SHAPE = {
     "vocab_size": 128256,
     "hidden_size": 4096,
@@ -74,7 +74,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     """One of our runs, in this process."""
     from hanlin.config.settings.model import LoraSettings
     from hanlin.config.settings.train import Pretrain
-    from hanlin.core.context import Job
+    from hanlin.core.context import StageContext
     from hanlin.core.progress import Progress
     from hanlin.train.dataset.encoded import EncodedRecords
     from hanlin.train.dataset.packed import Rows
@@ -85,7 +85,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.train.trainer import peak_memory, train
 
     group = Group.join()
-    length, count = asked["row_length"], asked["count"]
+    length, count = asked["max_seq_length"], asked["count"]
     drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(count, length + 1)).astype(np.int32)
     folder = Path(tempfile.mkdtemp())
     encoded = EncodedRecords(
@@ -101,14 +101,14 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     rows = Rows.packed(encoded, length)
     lora = None
     if asked.get("rank"):
-        lora = LoraSettings(rank=asked["rank"], alpha=2 * asked["rank"], packed=asked.get("packed"))
+        lora = LoraSettings(rank=asked["rank"], alpha=2 * asked["rank"], quantization=asked.get("packed"))
     settings = Pretrain(
         model="model",
         data=("data",),
         lora=lora,
-        row_length=length,
+        max_seq_length=length,
         batch_tokens=length * asked["passes"],
-        pass_tokens=length,
+        micro_batch_tokens=length,
         learning_rate=asked["rate"],
         gradient_checkpointing=asked.get("checkpointing", False),
         optimizer=asked.get("optimizer", "adamw"),
@@ -116,7 +116,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     network = open_network(Path(asked["model"]), settings, 0, group.device, asked["precision"])
     order = Order.of(count, asked["passes"], 0)
     seconds = []
-    for name, steps in (("warm", WARM), ("counted", asked["steps"] - WARM)):
+    for name, steps in (("warm", WARM), ("key_settings", asked["steps"] - WARM)):
         out = folder / name
         (out / ".work").mkdir(parents=True)
         several = settings.model_copy(update={"steps": steps})
@@ -128,7 +128,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
             order,
             settings=several,
             group=group,
-            job=Job(0, Progress(quiet=True)),
+            job=StageContext(0, Progress(quiet=True)),
             out=out,
         )
         if group.device.type == "cuda":
@@ -202,7 +202,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default="lora,qlora,full")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="steps of a run, the two that are not counted included")
+    parser.add_argument(
+        "--steps", type=int, default=8, help="steps of a run, the two that are not key_settings included"
+    )
     parser.add_argument("--row-length", type=int, default=4096)
     parser.add_argument("--out", type=Path, default=Path("gpu_bench"))
     parser.add_argument("--toy", action="store_true")
@@ -215,7 +217,7 @@ def main() -> None:
         sys.exit("this benchmark needs a GPU; --toy tries it without one · 需要 GPU；可用 --toy 试运行")
     shape = TOY if arguments.toy else SHAPE
     precision = "float32" if arguments.toy else "bfloat16"
-    length = min(arguments.row_length, 64) if arguments.toy else arguments.row_length
+    length = min(arguments.max_seq_length, 64) if arguments.toy else arguments.max_seq_length
     arguments.out.mkdir(parents=True, exist_ok=True)
     model = arguments.out / ("toy" if arguments.toy else "model_8b")
     if not (model / "config.json").is_file():
@@ -225,13 +227,20 @@ def main() -> None:
         "bench": "train_gpu",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "toy": arguments.toy,
-        "row_length": length,
+        "max_seq_length": length,
         "product_tflops": round(rate / 1e12, 3),
     }
     python = peer()
     for name in arguments.ways.split(","):
         way = WAYS[name]
-        asked = {"model": str(model), "precision": precision, "row_length": length, "rate": 1e-5, "passes": 1, **way}
+        asked = {
+            "model": str(model),
+            "precision": precision,
+            "max_seq_length": length,
+            "rate": 1e-5,
+            "passes": 1,
+            **way,
+        }
         asked |= {"steps": arguments.steps, "count": arguments.steps, "entries": shape["vocab_size"]}
         command = [sys.executable, __file__, "--worker"]
         found: dict[str, list[dict[str, Any]]] = {"hanlin": [], "trl": []}

@@ -1,4 +1,4 @@
-"""A tiny model that has learnt a few answers by heart, so that what answers, stops and speaks Chinese can be tested."""
+"""A tiny model that has learned a few answers by heart, so that what answers, stops and speaks Chinese can be tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Message
 from hanlin.export.gguf.export import run as export
 from hanlin.models.load import load_model
@@ -38,8 +38,8 @@ def taught_model(untaught: Path) -> Path:
     ids = torch.tensor([row.ids + [tokenizer.pad_id] * (length - len(row.ids)) for row in rows])
     labels = torch.full_like(ids, -100)
     for number, row in enumerate(rows):
-        learnt = torch.tensor(list(row.learn), dtype=torch.bool)
-        labels[number, : len(row.ids)][learnt] = ids[number, : len(row.ids)][learnt]
+        learned = torch.tensor(list(row.learn), dtype=torch.bool)
+        labels[number, : len(row.ids)][learned] = ids[number, : len(row.ids)][learned]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(200):
         logits = model(input_ids=ids).logits[:, :-1]
@@ -49,7 +49,7 @@ def taught_model(untaught: Path) -> Path:
         optimizer.zero_grad()
         if loss.item() < 0.02:
             break
-    assert loss.item() < 0.05, f"the lessons were not learnt: {loss.item()}"
+    assert loss.item() < 0.05, f"the lessons were not learned: {loss.item()}"
     folder = Path(tempfile.mkdtemp(prefix="taught-", dir=untaught.parent)) / "taught"
     save_model(model, folder, tokenizer=tokenizer, template=template)
     return folder
@@ -61,5 +61,5 @@ def taught_gguf(taught: Path) -> Path:
     folder = taught.parent / "gguf"
     folder.mkdir()
     settings = Gguf(model="m", types=("F32", "Q8_0"), compare=False)
-    export(settings, Inputs({"model": (taught,)}), folder, Job())
+    export(settings, Inputs({"model": (taught,)}), folder, StageContext())
     return folder

@@ -70,7 +70,7 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
     assert "sharegtp" in said and "sharegpt" in said
 
 
-def test_an_unrecognised_format_names_the_file(tmp_path: Path) -> None:
+def test_an_unrecognized_format_names_the_file(tmp_path: Path) -> None:
     said = refused(tmp_path, "conversations", "--sources", put(tmp_path, "a.jsonl", '{"foo": 1, "bar": 2}\n'))
     assert "a.jsonl" in said
 
@@ -113,12 +113,12 @@ def test_a_recipe_that_is_not_yaml(tmp_path: Path) -> None:
 
 def test_a_setting_out_of_range(tmp_path: Path) -> None:
     source = put(tmp_path, "a.txt", "一段文字")
-    said = refused(tmp_path, "corpus", "--sources", source, "--heldout-share", "3")
-    assert "heldout_share=3" in said
+    said = refused(tmp_path, "corpus", "--sources", source, "--validation-share", "3")
+    assert "validation_fraction=3" in said
 
 
 def test_a_value_that_is_no_yaml(tmp_path: Path) -> None:
-    assert "--heldout-share" in refused(tmp_path, "corpus", "--sources", "./x", "--heldout-share", "{")
+    assert "--validation-share" in refused(tmp_path, "corpus", "--sources", "./x", "--validation-share", "{")
 
 
 def test_an_unknown_option_gets_a_suggestion(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Run by the Python of Data-Juicer's own environment: `data_juicer_pipeline.py FOLDER WORK clean|dedup`. With `clean`:
 mended Unicode, white space, HTML, its filters of repeated and special characters, exact copies, near copies at
-Hanlin's threshold and number of permutations (0.8, 128); with `dedup` near copies alone at its own (0.7, 256). Tokens
+Hanlin's threshold and number of num_perm (0.8, 128); with `dedup` near copies alone at its own (0.7, 256). Tokens
 are characters, five in a shingle, as it recommends for Chinese, punctuation and blanks ignored. Two processes. The last
 line is one JSON object: seconds and processor seconds without imports, and the names kept.
 """

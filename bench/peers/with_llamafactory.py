@@ -38,7 +38,7 @@ def settings(asked: dict[str, Any], out: Path) -> dict[str, Any]:
         "lora_rank": asked["rank"],
         "lora_alpha": 2 * asked["rank"],
         "lora_target": "all",
-        "cutoff_len": asked["row_length"],
+        "cutoff_len": asked["max_seq_length"],
         "packing": True,
         "neat_packing": True,
         "max_samples": asked["count"],
@@ -97,7 +97,7 @@ def main() -> None:
         "seconds": json.loads((out / "made" / "train_results.json").read_text(encoding="utf-8"))["train_runtime"],
         "processor_seconds": worked[-1] - worked[0],
         "losses": [row["loss"] for row in state["log_history"] if "loss" in row],
-        "learnt_tokens": None,
+        "target_tokens": None,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
     print("\n" + json.dumps(told))
@@ -115,14 +115,14 @@ def tokenize(wanted: dict[str, Any]) -> dict[str, Any]:
     begun, worked = time.perf_counter(), sum(os.times()[:4])
     rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
     seconds, processor = time.perf_counter() - begun, sum(os.times()[:4]) - worked
-    learnt = sum(sum(label != -100 for label in row["labels"]) for row in rows)
+    learned = sum(sum(label != -100 for label in row["labels"]) for row in rows)
     tokens = sum(sum(mask != 0 for mask in row["attention_mask"]) for row in rows)
     return {
         "seconds": seconds,
         "processor_seconds": processor,
         "rows": len(rows),
         "tokens": tokens,
-        "learnt_tokens": learnt,
+        "target_tokens": learned,
     }
 
 

@@ -1,7 +1,7 @@
 """A training run by TRL as `bench/train.py` and `bench/train_gpu.py` ask for it; run by the Python that has TRL.
 
 usage: python with_trl.py JSON. The last line printed is one JSON object: seconds of `train()` and of the preparation
-before it (for DPO, with the log-probabilities of the reference), losses, learnt tokens, peak memory.
+before it (for DPO, with the log-probabilities of the reference), losses, learned tokens, peak memory.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def pairs(asked: dict[str, Any]) -> Dataset:
 
 
 def rows(asked: dict[str, Any]) -> Dataset:
-    """Rows of random ids, all of them learnt."""
-    drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(asked["count"], asked["row_length"]))
+    """Rows of random ids, all of them learned."""
+    drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(asked["count"], asked["max_seq_length"]))
     return Dataset.from_dict({"input_ids": drawn.tolist(), "labels": drawn.tolist()})
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     dtype = torch.bfloat16 if half and not asked.get("float32_weights") else torch.float32
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
-        "max_length": asked["row_length"],
+        "max_length": asked["max_seq_length"],
         "num_train_epochs": 1,
         "max_steps": asked.get("steps", -1),
         "learning_rate": asked["rate"],
@@ -120,7 +120,7 @@ def main() -> None:
             peft_config=lora,
             processing_class=_tokenizer(asked["model"]),
         )
-        learnt = None
+        learned = None
     else:
         plain = asked["task"] == "rows"
         trainer = SFTTrainer(
@@ -130,7 +130,7 @@ def main() -> None:
             peft_config=lora,
             processing_class=_tokenizer(asked["model"]),
         )
-        learnt = sum(sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset)
+        learned = sum(sum(label != -100 for label in row["labels"]) for row in trainer.train_dataset)
     clock = Clock()
     trainer.add_callback(clock)
     prepared, worked = time.perf_counter(), sum(os.times()[:4])
@@ -143,7 +143,7 @@ def main() -> None:
         "processor_seconds": processor,
         "before": prepared - begun,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
-        "learnt_tokens": learnt,
+        "target_tokens": learned,
         "step_ends": clock.ends,
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9
         if on_gpu

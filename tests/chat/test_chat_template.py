@@ -1,4 +1,4 @@
-"""The one renderer: what is learnt, where answers begin and end, and what cannot be typed."""
+"""The one renderer: what is learned, where answers begin and end, and what cannot be typed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def unmarked(source: str) -> str:
 
 
 def learnt_texts(template: ChatTemplate, rendered: Rendered) -> list[str]:
-    """The learnt stretches as text, special tokens shown."""
+    """The learned stretches as text, special tokens shown."""
     runs = groupby(zip(rendered.ids, rendered.learn, strict=True), key=lambda row: row[1])
     return [template.tokenizer.decode([number for number, _ in run], False) for learn, run in runs if learn]
 
@@ -84,9 +84,9 @@ def learnt_texts(template: ChatTemplate, rendered: Rendered) -> list[str]:
 
 
 def test_only_assistant_tokens_are_learnt(any_template: ChatTemplate) -> None:
-    learnt = learnt_texts(any_template, any_template.render(CHAT))
-    assert len(learnt) == 2
-    for text, message in zip(learnt, (CHAT[2], CHAT[4]), strict=True):
+    learned = learnt_texts(any_template, any_template.render(CHAT))
+    assert len(learned) == 2
+    for text, message in zip(learned, (CHAT[2], CHAT[4]), strict=True):
         assert text.strip().startswith(message.text)
         end = any_template.tokenizer.backend.id_to_token(any_template.turn_end_ids[0])
         assert text.removesuffix(end).strip() == message.text
@@ -287,7 +287,7 @@ def test_a_template_that_has_no_tools_refuses_them(name: str, template_of: Calla
         template.render(TOOL_CHAT)
 
 
-def test_a_template_that_is_not_packaged_is_answered_with_its_neighbour(tokenizer: Tokenizer) -> None:
+def test_a_template_that_is_not_packaged_is_answered_with_its_neighbor(tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError) as caught:
         ChatTemplate.named("llama_3", tokenizer)
     assert "llama3" in (caught.value.hint or "")

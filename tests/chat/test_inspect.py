@@ -1,4 +1,4 @@
-"""What a token looks like: every byte is accounted for, nothing invisible stays so, learnt tokens are the answer's."""
+"""What a token looks like: every byte is accounted for, nothing invisible stays so, learned tokens are the answer's."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def test_learnt_text_of_a_conversation_is_the_answers_and_their_stops(
 ) -> None:
     turns = (Message("user", "你叫什么名字？"), Message("assistant", "我叫小翰。"))
     (view,) = views(Conversation(turns, "c"), tokenizer, template)
-    assert "".join(piece.text for piece in view.pieces if piece.learnt) == "我叫小翰。<|eot_id|>"
-    assert view.tokens == len(view.pieces) and view.learnt == sum(piece.learnt for piece in view.pieces)
+    assert "".join(piece.text for piece in view.pieces if piece.learned) == "我叫小翰。<|eot_id|>"
+    assert view.tokens == len(view.pieces) and view.learned == sum(piece.learned for piece in view.pieces)
 
 
 def test_a_preference_is_two_examples_of_which_only_the_last_answer_is_learnt(
@@ -103,14 +103,14 @@ def test_a_preference_is_two_examples_of_which_only_the_last_answer_is_learnt(
     record = Preference(prompt, Message("assistant", "好"), Message("assistant", "不好"), "p")
     found = list(views(record, tokenizer, template))
     assert [view.part for view in found] == ["chosen", "rejected"]
-    learnt = ["".join(piece.text for piece in view.pieces if piece.learnt) for view in found]
-    assert learnt == ["好<|eot_id|>", "不好<|eot_id|>"]
+    learned = ["".join(piece.text for piece in view.pieces if piece.learned) for view in found]
+    assert learned == ["好<|eot_id|>", "不好<|eot_id|>"]
 
 
 def test_a_document_stands_between_begin_and_end_and_needs_no_template(tokenizer: Tokenizer) -> None:
     (view,) = views(Document("春天的院子", "d"), tokenizer, None)
     assert [piece.id for piece in (view.pieces[0], view.pieces[-1])] == [tokenizer.bos_id, tokenizer.eos_id]
-    assert [piece.learnt for piece in view.pieces] == [False] + [True] * (view.tokens - 1)
+    assert [piece.learned for piece in view.pieces] == [False] + [True] * (view.tokens - 1)
 
 
 def test_characters_per_token_count_text_alone() -> None:

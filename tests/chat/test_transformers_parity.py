@@ -144,7 +144,7 @@ def test_llama2_sees_each_exchange_as_meta_encoded_it(llama2: Path) -> None:
 
 
 def test_typed_special_tokens_become_the_ids_that_transformers_sanitises_them_to(llama3: Path) -> None:
-    """transformers encodes a sanitised token apart from its neighbours; between line ends that is no difference."""
+    """transformers encodes a sanitised token apart from its neighbors; between line ends that is no difference."""
     theirs: Any = AutoTokenizer.from_pretrained(llama3)
     template = ChatTemplate.load(llama3)
     messages = [Message("user", "说\n<|eot_id|>\n吧\n<|begin_of_text|>\n完"), Message("assistant", "好")]

@@ -44,8 +44,8 @@ def model(tiny_tokenizer: Path) -> str:
 def test_ids_stand_below_their_tokens_and_what_is_learnt_is_marked(tmp_path: Path, model: str) -> None:
     said = shown(tmp_path, put(tmp_path, "a.jsonl", CHATS), "--model", model)
     assert "\x1b" not in said
-    learnt = re.findall(r"\[\[.*?\]\]", said.split("a.jsonl#1")[1], re.S)
-    assert learnt[0].endswith("<|eot_id|>]]") and "小" in said
+    learned = re.findall(r"\[\[.*?\]\]", said.split("a.jsonl#1")[1], re.S)
+    assert learned[0].endswith("<|eot_id|>]]") and "小" in said
     lines = said.splitlines()
     head = next(number for number, line in enumerate(lines) if line.startswith("<|begin_of_text|>"))
     row = json.loads(shown(tmp_path, "a.jsonl", "--model", model, "--json"))["records"][0]
@@ -97,7 +97,7 @@ def test_plain_text_shows_as_pre_training_reads_it(tmp_path: Path, model: str) -
 
 def test_an_artifact_shows_its_records_by_their_own_ids(tmp_path: Path, model: str) -> None:
     put(tmp_path, "raw.jsonl", CHATS)
-    command = [sys.executable, "-m", "hanlin", "conversations", "--sources", "raw.jsonl", "--heldout-share", "0"]
+    command = [sys.executable, "-m", "hanlin", "conversations", "--sources", "raw.jsonl", "--validation-share", "0"]
     environment = {**os.environ, "HANLIN_HOME": str(tmp_path)}
     subprocess.run([*command, "--out", "made"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     lines = (tmp_path / "made/conversations.jsonl").read_text(encoding="utf-8").split("\n")
@@ -115,7 +115,7 @@ def test_the_page_is_whole_and_escapes_what_people_wrote(tmp_path: Path, model: 
     assert page.count("<script>") == 1  # our own
     assert not re.search(r"https?://|src=|href=", page)
     assert "a.jsonl#1" in page and "a.jsonl#2" in page and "⟨98=龘⟩" in page
-    assert page.index("of them learnt") < page.index("a.jsonl#1")
+    assert page.index("of them learned") < page.index("a.jsonl#1")
     assert not list(tmp_path.glob("*.writing"))
 
 

@@ -60,8 +60,8 @@ def test_a_word_that_is_neither_stage_nor_path_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_setting_out_of_range_is_refused_with_its_line(tmp_path: Path) -> None:
-    error = refused(tmp_path, "stages:\n  c:\n    kind: corpus\n    sources: [./x]\n    heldout_share: 1.5\n")
-    assert "heldout_share=1.5" in error.what and str(error.where).endswith(":5")
+    error = refused(tmp_path, "stages:\n  c:\n    kind: corpus\n    sources: [./x]\n    validation_fraction: 1.5\n")
+    assert "validation_fraction=1.5" in error.what and str(error.where).endswith(":5")
 
 
 def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shipped recipes: each plans when its inputs are there, with a forecast of its memory, and each really runs."""
+"""The shipped recipes: each plans when its inputs are there, with a estimate of its memory, and each really runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hanlin.config.recipe import Recipe
 from hanlin.config.settings.train import Sft, Training
 from hanlin.estimate.memory import Machine
-from hanlin.estimate.training import Forecast, forecasts
+from hanlin.estimate.training import Estimate, estimates
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.run import run
@@ -19,10 +19,10 @@ from recipe_worlds import RECIPES, small_world
 
 OWN = [recipe for recipe in RECIPES if recipe.stem.startswith("llama")]
 TINY = {
-    "row_length": 128,
-    "pass_tokens": 256,
+    "max_seq_length": 128,
+    "micro_batch_tokens": 256,
     "steps": 3,
-    "evaluate_every": 2,
+    "eval_steps": 2,
     "batch_tokens": 256,
     "batch_pairs": 2,
     "precision": "float32",
@@ -36,11 +36,11 @@ def test_every_recipe_plans_with_a_forecast_of_its_memory(
 ) -> None:
     checked = small_world(recipe, tmp_path / "root", tiny_model, tiny_tokenizer)
     steps = plan(checked, Store(tmp_path / "home"))
-    found = forecasts(checked, steps, lambda settings: Machine("bfloat16", gpu=True))
+    found = estimates(checked, steps, lambda settings: Machine("bfloat16", gpu=True))
     training = [step.stage.name for step in steps if isinstance(step.stage.settings, Training)]
     assert [one.stage for one in found] == training
     for one in found:
-        assert isinstance(one, Forecast), one
+        assert isinstance(one, Estimate), one
         assert one.memory.peak > 0 and one.operations > 0 and one.disk.artifact > 0
 
 
@@ -56,12 +56,12 @@ def tiny(recipe: Path, tmp_path: Path, model: Path, tokenizer: Path) -> Recipe:
                     changes.append(f"{name}.{setting}={value}")
             if isinstance(settings, Sft):
                 changes.append(f"{name}.template=llama3")  # the tokens that the tiny tokenizer has
-            if isinstance(settings.train_rows, int):
-                changes.append(f"{name}.train_rows={rows_of(model)}")
+            if isinstance(settings.trainable_tokens, int):
+                changes.append(f"{name}.trainable_tokens={rows_of(model)}")
         elif stage.kind.name == "perplexity":
             changes.append(f"{name}.window=128")
         elif stage.kind.name in ("corpus", "conversations", "preferences"):
-            changes.append(f"{name}.heldout_share=0.2")
+            changes.append(f"{name}.validation_fraction=0.2")
         elif stage.kind.name == "extend_vocabulary":
             changes.append(f"{name}.new_entries=40")
         elif stage.kind.name == "gguf":
@@ -80,7 +80,7 @@ def test_a_tiny_version_of_every_recipe_runs_to_its_end(
 ) -> None:
     checked = tiny(recipe, tmp_path, tiny_model, tiny_tokenizer)
     stages = [stage.settings for stage in checked.stages.values() if isinstance(stage.settings, Training)]
-    eight_or_four_bits = any(s.optimizer == "adamw_8bit" or (s.lora and s.lora.packed) for s in stages)
+    eight_or_four_bits = any(s.optimizer == "adamw_8bit" or (s.lora and s.lora.quantization) for s in stages)
     if eight_or_four_bits and importlib.util.find_spec("bitsandbytes") is None:
         pytest.skip("bitsandbytes is not installed (pip install 'hanlin[qlora]')")
     done = run(checked, Store(tmp_path / "home"))

@@ -30,7 +30,7 @@ def put(tmp_path: Path) -> Callable[[str, str | bytes | list[Any]], Path]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Made]:
-    """Run a stage into a folder of its own: `run(Corpus, path, heldout_share=0)`."""
+    """Run a stage into a folder of its own: `run(Corpus, path, validation_fraction=0)`."""
     count = 0
 
     def run(kind: type[Reading], *paths: Path, **settings: Any) -> Made:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
+from hanlin.core.context import Inputs, StageContext
 from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
 
 STAGES: dict[type[Reading], tuple[Any, str]] = {
     Corpus: (corpus, "documents.jsonl"),
     Conversations: (conversations, "conversations.jsonl"),
     Preferences: (preferences, "preferences.jsonl"),
-    Judgements: (unpaired_preferences, "judgements.jsonl"),
+    UnpairedPreferences: (unpaired_preferences, "unpaired_preferences.jsonl"),
 }
 
 
@@ -38,8 +38,8 @@ class Made:
         return self.rows(name)
 
     @property
-    def heldout(self) -> list[dict[str, Any]]:
-        return self.rows("heldout.jsonl")
+    def validation(self) -> list[dict[str, Any]]:
+        return self.rows("validation.jsonl")
 
     @property
     def dropped(self) -> list[dict[str, Any]]:
@@ -59,11 +59,16 @@ class Made:
 
 
 def run_stage(
-    kind: type[Reading], paths: list[Path], out: Path, job: Job | None = None, source: Any = None, **settings: Any
+    kind: type[Reading],
+    paths: list[Path],
+    out: Path,
+    job: StageContext | None = None,
+    source: Any = None,
+    **settings: Any,
 ) -> Made:
     """Run a stage on files or folders as the worker does; `source` are settings of every source."""
     sources = [{"path": f"./{path.name}", **(source or {})} for path in paths]
     inputs = Inputs({f"sources.{place}.path": (path,) for place, path in enumerate(paths)})
     out.mkdir(parents=True, exist_ok=True)
-    metrics = STAGES[kind][0].run(kind(sources=sources, **settings), inputs, out, job or Job())
+    metrics = STAGES[kind][0].run(kind(sources=sources, **settings), inputs, out, job or StageContext())
     return Made(out, metrics)

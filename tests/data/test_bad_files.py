@@ -62,7 +62,7 @@ def test_one_line_of_200_megabytes_is_read_past_in_seconds(put: Put, run: Run) -
     with pytest.raises(UserError, match=r"too long for a record \(2097\d+ bytes\)") as refused:
         run(Conversations, path)
     assert str(refused.value.where) == f"{path}:2"
-    made = run(Conversations, path, on_broken="drop", heldout_share=0)
+    made = run(Conversations, path, on_error="drop", validation_fraction=0)
     assert made.ledger["rows_kept"] == 2 and made.ledger["dropped"] == {"endless_line": 1}
     assert time.perf_counter() - begun < 20  # seconds; about one on an idle machine
 
@@ -101,7 +101,7 @@ def test_json_nested_ten_thousand_deep(put: Put, run: Run, opens: str, depth: in
     count = depth // opens.count("[") if "[" in opens else depth
     ends = "".join(closes[char] for char in reversed(opens) if char in closes)
     deep = f'{{"instruction": "问", "output": {opens * count}1{ends * count}}}\n'
-    made = run(Conversations, put("a.jsonl", GOOD + deep), on_broken="drop", heldout_share=0)
+    made = run(Conversations, put("a.jsonl", GOOD + deep), on_error="drop", validation_fraction=0)
     assert made.ledger["dropped"] == {"broken_json": 1} and "nested too deeply" in made.dropped[0]["detail"]
     (row,) = inspect([str(put("b.json", f"[{deep}]"))])
     assert "nested too deeply" in row.get("error", "") or row["dropped"] == {"broken_json": 1}
@@ -133,7 +133,9 @@ def test_utf8_and_big5_in_one_file_are_told_apart(put: Put) -> None:
 def test_of_mixed_encodings_one_can_be_named_and_the_other_lines_dropped(put: Put, run: Run) -> None:
     data = GOOD.encode("utf-8") + GOOD.replace("你", "他").encode("gb18030") * 2
     source = {"path": "./a.jsonl", "encoding": "utf-8"}
-    made = run(Conversations, put("a.jsonl", data), source=source, on_broken="drop", max_dropped=1, heldout_share=0)
+    made = run(
+        Conversations, put("a.jsonl", data), source=source, on_error="drop", max_dropped=1, validation_fraction=0
+    )
     assert made.ledger["rows_kept"] == 1 and made.ledger["dropped"] == {"undecodable": 2}
 
 
@@ -155,7 +157,7 @@ def test_duplicate_keys(put: Put, run: Run, name: str) -> None:
     with pytest.raises(UserError, match="the key 'output' stands twice") as refused:
         run(Conversations, path)
     assert str(refused.value.where).endswith((":2", ":3"))
-    made = run(Conversations, path, on_broken="drop", heldout_share=0)
+    made = run(Conversations, path, on_error="drop", validation_fraction=0)
     assert made.ledger["rows_kept"] == 1 and made.dropped[0]["row"] == twice
 
 

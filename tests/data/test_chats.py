@@ -295,7 +295,7 @@ def test_moss_commands_become_calls_and_thoughts_stay_beside(put: Put) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}]}, "not_text"),
         (
             {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答", "weight": 0}]},
-            "unlearnt_answer",
+            "unlearned_answer",
         ),
         ({"instruction": "", "output": "答"}, "no_question"),
         ({"instruction": "问", "output": " "}, "no_answer"),

@@ -11,7 +11,7 @@ import pytest
 from stage_runs import STAGES, Made
 
 from hanlin.config.settings.data import Conversations, Corpus, Decontaminate, Reading
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question
 from hanlin.data.dedup.decontaminate import Questions
@@ -119,7 +119,7 @@ def question_file(put: Put) -> Path:
         Question((Message("user", text),), ("x",), name)
         for name, text in (("q1", ACADEMY), ("q2", BRIDGE), ("q3", STREAM))
     ]
-    return put("heldout.jsonl", [question.to_json() for question in asked])
+    return put("validation.jsonl", [question.to_json() for question in asked])
 
 
 def stage(kind: type[Reading], out: Path, source: Path, against: Path, **settings: Any) -> Made:
@@ -127,7 +127,7 @@ def stage(kind: type[Reading], out: Path, source: Path, against: Path, **setting
     inputs = Inputs({"sources.0.path": (source,), "decontaminate.against": (against,)})
     asked = {"against": "./q", **settings.pop("decontaminate", {})}
     metrics = STAGES[kind][0].run(
-        kind(sources="./s", decontaminate=asked, heldout_share=0, **settings), inputs, out, Job()
+        kind(sources="./s", decontaminate=asked, validation_fraction=0, **settings), inputs, out, StageContext()
     )
     return Made(out, metrics)
 

@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_signatures() -> None:
     assert (signatures(texts, DEDUP, 1) != signatures(texts, DEDUP, 2)).any()
 
 
-def test_a_signature_does_not_depend_on_its_neighbours() -> None:
+def test_a_signature_does_not_depend_on_its_neighbors() -> None:
     texts = [text(50) for _ in range(5)]
     assert (signatures(texts, DEDUP, 1)[3:4] == signatures(texts[3:4], DEDUP, 1)).all()
 
@@ -124,10 +124,10 @@ def test_a_chain_of_similar_texts_keeps_its_first_alone() -> None:
     base = text(300)
     links = [base, base[30:], base[60:], base[90:], text(300)]
     assert found(links, Dedup(threshold=0.85)) == [-1, 0, -1, 2, -1]
-    assert found(links, Dedup(threshold=0.85, linked="chain")) == [-1, 0, 0, 0, -1]
+    assert found(links, Dedup(threshold=0.85, clustering="connected_components")) == [-1, 0, 0, 0, -1]
 
 
 def test_two_chains_that_a_later_text_joins_are_one() -> None:
     base = text(300)
     links = [base[:240], base[60:], base[30:270]]
-    assert found(links, Dedup(threshold=0.75, linked="chain")) == [-1, 0, 0]
+    assert found(links, Dedup(threshold=0.75, clustering="connected_components")) == [-1, 0, 0]

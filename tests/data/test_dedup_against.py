@@ -11,7 +11,7 @@ import pytest
 from stage_runs import STAGES, Made, run_stage
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.dedup import cluster
 from hanlin.data.ingest import splits
@@ -24,8 +24,8 @@ def run_against(kind: type[Reading], path: Path, known: tuple[Path, ...], out: P
     """Run a stage on one file, against folders of other stages."""
     out.mkdir()
     inputs = Inputs({"sources.0.path": (path,), "dedup_against": known})
-    asked = kind(sources=["./x"], dedup_against=["./y"], heldout_share=0, **settings)
-    return Made(out, STAGES[kind][0].run(asked, inputs, out, Job()))
+    asked = kind(sources=["./x"], dedup_against=["./y"], validation_fraction=0, **settings)
+    return Made(out, STAGES[kind][0].run(asked, inputs, out, StageContext()))
 
 
 def put(folder: Path, name: str, rows: list[Any]) -> Path:
@@ -38,7 +38,7 @@ def put(folder: Path, name: str, rows: list[Any]) -> Path:
 def other(tmp_path: Path) -> Made:
     """A stage that holds the first ten texts, some of them held out."""
     path = put(tmp_path, "first.jsonl", [{"text": text} for text in TEXTS[:10]])
-    return run_stage(Corpus, [path], tmp_path / "other", heldout_share=0.3)
+    return run_stage(Corpus, [path], tmp_path / "other", validation_fraction=0.3)
 
 
 def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_path: Path, other: Made) -> None:
@@ -55,18 +55,18 @@ def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_pa
 
 
 def test_what_another_stage_held_out_is_left_out_too(tmp_path: Path, other: Made) -> None:
-    assert other.heldout
-    rows = [{"text": row["text"]} for row in other.heldout]
+    assert other.validation
+    rows = [{"text": row["text"]} for row in other.validation]
     path = put(tmp_path, "b.jsonl", [*rows, {"text": TEXTS[15]}])
     made = run_against(Corpus, path, (other.out,), tmp_path / "b")
     assert made.texts == [TEXTS[15]]
-    assert [row["of"] for row in made.dropped] == [row["id"] for row in other.heldout]
+    assert [row["of"] for row in made.dropped] == [row["id"] for row in other.validation]
 
 
 def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp_path: Path) -> None:
     near = [TEXTS[0], TEXTS[0][6:], TEXTS[0][12:]]  # each is near the next, the first not near the last
     other = run_stage(Corpus, [put(tmp_path, "a.jsonl", [{"text": t} for t in near])], tmp_path / "a", dedup="none",
-                      heldout_share=0)  # fmt: skip
+                      validation_fraction=0)  # fmt: skip
     made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": near[1] + "春"}, {"text": TEXTS[1]}]), (other.out,),
                        tmp_path / "b")  # fmt: skip
     assert [row["of"] for row in made.dropped] == ["a.jsonl#2"]
@@ -91,7 +91,7 @@ def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
     for kind, rows in ((Conversations, chats), (Preferences, pairs)):
         folder = tmp_path / kind.__name__
         folder.mkdir()
-        other = run_stage(kind, [put(folder, "a.jsonl", rows[:2])], folder / "a", heldout_share=0)
+        other = run_stage(kind, [put(folder, "a.jsonl", rows[:2])], folder / "a", validation_fraction=0)
         made = run_against(kind, put(folder, "b.jsonl", rows), (other.out,), folder / "b")
         assert [row["of"] for row in made.dropped] == ["a.jsonl#1", "a.jsonl#2"] and len(made.kept) == 2
 

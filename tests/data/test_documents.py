@@ -45,8 +45,8 @@ def test_chapters_become_one_text() -> None:
 
 
 def test_our_own_documents_are_read_back() -> None:
-    found = one({"id": "a#1", "text": "春", "source": "a:1", "meta": {"licence": "CC0"}})
-    assert found == FoundText("春", {"licence": "CC0"})
+    found = one({"id": "a#1", "text": "春", "source": "a:1", "meta": {"license": "CC0"}})
+    assert found == FoundText("春", {"license": "CC0"})
 
 
 def test_a_title_that_the_person_names_stands_above_once() -> None:

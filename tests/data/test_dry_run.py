@@ -35,7 +35,7 @@ def test_every_rule_is_judged_by_itself(put: Put) -> None:
 
 def test_its_counts_are_those_of_the_stage(put: Put, run: Callable[..., Any]) -> None:
     path = put("a.jsonl", TEXTS)
-    made = run(Corpus, path, heldout_share=0, dedup="none", min_chars=1)
+    made = run(Corpus, path, validation_fraction=0, dedup="none", min_chars=1)
     result = dry_run(Corpus(sources="./a"), Inputs({"sources.0.path": (path,)}))
     assert made.ledger["rows_kept"] == result.kept
     assert made.ledger["changed"] == {name: v.changes for name, v in result.verdicts.items() if v.changes}

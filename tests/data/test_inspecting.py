@@ -28,7 +28,7 @@ def test_a_file_is_told_by_format_encoding_records_ledger_and_samples(put: Put) 
 
 
 @pytest.mark.parametrize("name", sorted(format_samples.files()))
-def test_every_sample_is_recognised_by_itself(put: Put, name: str) -> None:
+def test_every_sample_is_recognized_by_itself(put: Put, name: str) -> None:
     (row,) = inspect([str(put(name, format_samples.files()[name]))])
     base = name.partition(".")[0].removesuffix("_list")
     pairs, chats = format_samples.PAIR_ROWS, format_samples.CHAT_ROWS

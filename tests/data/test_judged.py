@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.config.settings.data import Judgements
+from hanlin.config.settings.data import UnpairedPreferences
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
-from hanlin.core.records import Judgement, Message, Preference, read_jsonl, write_jsonl
+from hanlin.core.records import Message, Preference, UnpairedPreference, read_jsonl, write_jsonl
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS, Judged
 from hanlin.data.io.encodings import Tape
@@ -96,7 +96,7 @@ def test_what_is_no_judged_answer_is_dropped_with_a_reason(put: Put, row: dict[s
 
 def test_pairs_are_sent_to_their_own_stage(put: Put, run: Callable[..., Made]) -> None:
     with pytest.raises(UserError) as refusal:
-        run(Judgements, put("a.jsonl", [{"prompt": "问", "chosen": "好", "rejected": "坏"}]))
+        run(UnpairedPreferences, put("a.jsonl", [{"prompt": "问", "chosen": "好", "rejected": "坏"}]))
     assert "preferences" in str(refusal.value.hint)
 
 
@@ -110,7 +110,7 @@ def test_the_stage_keeps_the_verdict_and_drops_what_cannot_be_learnt(put: Put, r
         {"messages": [USER, {"role": "assistant", "content": ""}], "label": True},
     ]
     flat, turns = put("a.jsonl", rows[:4]), put("b.jsonl", rows[4:])
-    made = run(Judgements, flat, turns)
+    made = run(UnpairedPreferences, flat, turns)
     assert [(row["answer"]["text"], row["good"]) for row in made.kept] == [
         ("答", True),
         ("答", False),
@@ -120,8 +120,8 @@ def test_the_stage_keeps_the_verdict_and_drops_what_cannot_be_learnt(put: Put, r
 
 
 def test_what_the_stage_writes_it_reads_again(put: Put, run: Callable[..., Made]) -> None:
-    first = run(Judgements, put("a.jsonl", [{"prompt": "问", "completion": "答", "label": False}]))
-    again = run(Judgements, first.out)
+    first = run(UnpairedPreferences, put("a.jsonl", [{"prompt": "问", "completion": "答", "label": False}]))
+    again = run(UnpairedPreferences, first.out)
     assert [row["good"] for row in again.kept] == [False]
 
 
@@ -131,21 +131,21 @@ PAIR = Preference((Message("user", "问"),), Message("assistant", "好"), Messag
 
 
 def test_a_pair_is_a_good_answer_and_a_bad_one() -> None:
-    good, bad = Judgement.of_pair(PAIR)
+    good, bad = UnpairedPreference.of_pair(PAIR)
     assert (good.answer, good.good, bad.answer, bad.good) == (PAIR.chosen, True, PAIR.rejected, False)
     assert good.prompt == bad.prompt == PAIR.prompt and len({good.id, bad.id, "p"}) == 3
 
 
 def test_judgements_survive_their_file(tmp_path: Path) -> None:
-    records = list(Judgement.of_pair(PAIR))
-    write_jsonl(tmp_path / "judgements.jsonl", records)
-    assert list(read_jsonl(tmp_path / "judgements.jsonl", Judgement)) == records
+    records = list(UnpairedPreference.of_pair(PAIR))
+    write_jsonl(tmp_path / "unpaired_preferences.jsonl", records)
+    assert list(read_jsonl(tmp_path / "unpaired_preferences.jsonl", UnpairedPreference)) == records
 
 
 def test_a_verdict_that_is_no_truth_value_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "judgements.jsonl"
+    path = tmp_path / "unpaired_preferences.jsonl"
     answer = {"role": "assistant", "text": "答"}
     row = json.dumps({"id": "a", "prompt": [{"role": "user", "text": "问"}], "answer": answer, "good": 1})
     path.write_text(row + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="good is neither"):
-        list(read_jsonl(path, Judgement))
+        list(read_jsonl(path, UnpairedPreference))

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.mix import Mix, MixSource
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, read_jsonl, write_jsonl
 from hanlin.data.stages import mix
@@ -94,7 +94,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for name, some in texts.items():
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "documents.jsonl", [Document(text, f"a#{n}") for n, text in enumerate(some)])
-        write_jsonl(tmp_path / name / "heldout.jsonl", [Document(f"{name} held out", "h#1")])
+        write_jsonl(tmp_path / name / "validation.jsonl", [Document(f"{name} held out", "h#1")])
     return tmp_path / "zh", tmp_path / "en"
 
 
@@ -103,18 +103,20 @@ def mixed(folders: tuple[Path, ...], tokenizer: Path, out: Path, seed: int = 42,
     rows = settings.pop("sources", [{}] * len(folders))
     chosen = Mix(tokenizer="./t", sources=[{"data": f"./{n}", **row} for n, row in enumerate(rows)], **settings)
     paths = {f"sources.{n}.data": (folder,) for n, folder in enumerate(folders)} | {"tokenizer": (tokenizer,)}
-    return mix.run(chosen, Inputs(paths), out, Job(seed=seed))
+    return mix.run(chosen, Inputs(paths), out, StageContext(seed=seed))
 
 
 def test_a_mix_has_the_tokens_that_were_asked_for(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
     budget = 2000
     metrics = mixed(folders, tiny_model, tmp_path / "m", sources=[{}, {"share": 0.2}], tokens=budget)
     tokenizer = Tokenizer.load(tiny_model)
-    counted: Counter[str] = Counter()
+    key_settings: Counter[str] = Counter()
     for document in read_jsonl(tmp_path / "m/documents.jsonl", Document):
-        counted[document.id[0]] += len(tokenizer.encode(document.text))
-    assert sum(counted.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
-    assert counted["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
+        key_settings[document.id[0]] += len(tokenizer.encode(document.text))
+    assert (
+        sum(key_settings.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
+    )
+    assert key_settings["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
 
 
 def test_every_row_is_taken_or_named_as_left_out(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_a_record_taken_again_has_an_id_of_its_own(
     mixed(folders, tiny_model, tmp_path / "m", sources=[{"weight": 3}, {"max_repeats": 0.5}])
     ids = [document.id for document in read_jsonl(tmp_path / "m/documents.jsonl", Document)]
     assert len(set(ids)) == len(ids) and any(name.endswith("~2") for name in ids)
-    held = [document.id for document in read_jsonl(tmp_path / "m/heldout.jsonl", Document)]
+    held = [document.id for document in read_jsonl(tmp_path / "m/validation.jsonl", Document)]
     assert held == ["0/h#1", "1/h#1"]
 
 
@@ -164,10 +166,10 @@ def test_a_killed_run_goes_on_where_it_stood(
     with pytest.raises(KeyboardInterrupt):
         mixed(folders, tiny_model, tmp_path / "killed")
     assert not (tmp_path / "killed/documents.jsonl").exists()
-    monkeypatch.setattr(mix, "_count_chunk", None)  # nothing is counted twice
+    monkeypatch.setattr(mix, "_count_chunk", None)  # nothing is key_settings twice
     mixed(folders, tiny_model, tmp_path / "killed")
     assert calls["read"] == 30 + 60 - 28
-    for name in ("documents.jsonl", "heldout.jsonl", "ledger.json", "dropped.jsonl"):
+    for name in ("documents.jsonl", "validation.jsonl", "ledger.json", "dropped.jsonl"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -140,18 +140,18 @@ def test_the_damaged_pages_are_found_and_mostly_guessed_right(shared_data: Path,
 def test_damaged_documents_are_dropped_or_kept_with_a_mark_by_choice(put: Put, run: Run) -> None:
     text = "春天来了，院子里的花都开了。他说我们中国人都喜欢看花，一起去看看中间的那一树吧。"
     path = put("a.jsonl", [{"text": misread(text, "cp1254", lossy=True)}, {"text": text + "好"}])
-    made = run(Corpus, path, heldout_share=0)
+    made = run(Corpus, path, validation_fraction=0)
     assert made.ledger["dropped"] == {"mojibake": 1}
-    made = run(Corpus, path, heldout_share=0, lost_characters="guess", dedup="exact")
+    made = run(Corpus, path, validation_fraction=0, lost_characters="guess", dedup="exact")
     first, second = made.kept
     assert first["meta"]["mojibake_guessed"] > 0 and "院子里的花" in first["text"] and "meta" not in second
     chat = {"prompt": misread("这个中文字是什么描述？" * 3, "cp1254", lossy=True), "response": "好"}
-    made = run(Conversations, put("b.jsonl", [chat]), heldout_share=0, lost_characters="guess")
+    made = run(Conversations, put("b.jsonl", [chat]), validation_fraction=0, lost_characters="guess")
     assert made.kept[0]["meta"]["mojibake_guessed"] > 0
 
 
 def test_the_choice_changes_no_key_of_an_older_recipe() -> None:
-    from hanlin.config.settings.base import counted
+    from hanlin.config.settings.base import key_settings
 
-    assert "lost_characters" not in counted(Corpus(sources="./a"))
-    assert counted(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"
+    assert "lost_characters" not in key_settings(Corpus(sources="./a"))
+    assert key_settings(Corpus(sources="./a", lost_characters="guess"))["lost_characters"] == "guess"

@@ -68,10 +68,10 @@ def test_a_divided_file_keeps_its_ids_places_and_bytes(
     put: Put, run: Run, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     paths = sources(put)
-    whole = run(Corpus, *paths, heldout_share=0.1).files()
+    whole = run(Corpus, *paths, validation_fraction=0.1).files()
     monkeypatch.setattr(splits, "PIECE_BYTES", size)
     monkeypatch.setattr(process_split, "PART_ROWS", 7)
-    assert run(Corpus, *paths, heldout_share=0.1).files() == whole
+    assert run(Corpus, *paths, validation_fraction=0.1).files() == whole
 
 
 def test_rows_that_hold_several_records_are_numbered_through(
@@ -82,7 +82,7 @@ def test_rows_that_hold_several_records_are_numbered_through(
         for n in range(30)
     ]
     path = put("a.jsonl", rows)
-    made = run(Conversations, path, heldout_share=0)
+    made = run(Conversations, path, validation_fraction=0)
     assert made.ledger["rows_in"] == 60 and made.kept[-1]["source"] == "a.jsonl:30"
     whole = run(Conversations, path).files()
     monkeypatch.setattr(splits, "PIECE_BYTES", 200)
@@ -123,15 +123,15 @@ from hanlin.data.dedup import cluster
 from hanlin.data.ingest import deduplicate, executor, splits
 from hanlin.data.stages import corpus
 from hanlin.core.errors import UserError
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.config.settings.data import Corpus
 executor.SMALL, splits.PIECE_BYTES, deduplicate._FEW_BUNCHES, cluster._DECIDED_AT_ONCE = 1_000, 1_500, 0, 3
 out, ray, paths = Path(sys.argv[1]), sys.argv[2], [Path(name) for name in sys.argv[3:]]
 out.mkdir(exist_ok=True)
-settings = Corpus(sources=["./x"] * len(paths), heldout_share=0.1)
+settings = Corpus(sources=["./x"] * len(paths), validation_fraction=0.1)
 inputs = Inputs({f"sources.{n}.path": (path,) for n, path in enumerate(paths)})
 try:
-    corpus.run(settings, inputs, out, Job(cores=2, ray=ray))
+    corpus.run(settings, inputs, out, StageContext(cores=2, ray=ray))
 except UserError as error:
     print(error)
     sys.exit(2)
@@ -151,7 +151,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 def test_many_processes_make_the_bytes_of_one(put: Put, run: Run, tmp_path: Path) -> None:
     paths = sources(put)
-    one = run(Corpus, *paths, heldout_share=0.1)
+    one = run(Corpus, *paths, validation_fraction=0.1)
     assert one.ledger["dropped"]["near_duplicate"] and one.ledger["dropped"]["duplicate"]
     assert started(tmp_path / "many", "", paths).wait() == 0
     assert files(tmp_path / "many") == one.files()
@@ -172,7 +172,7 @@ def test_many_processes_that_are_killed_go_on_to_the_same_bytes(
     put: Put, run: Run, tmp_path: Path, whole_group: bool
 ) -> None:
     paths = sources(put)
-    whole = run(Corpus, *paths, heldout_share=0.1).files()
+    whole = run(Corpus, *paths, validation_fraction=0.1).files()
     out = tmp_path / "killed"
     for finished in (1, 4, 9):
         process = started(out, "", paths)
@@ -189,7 +189,7 @@ def test_many_processes_that_are_killed_go_on_to_the_same_bytes(
 def test_a_ray_cluster_of_two_nodes_makes_the_bytes_of_one_process(put: Put, run: Run, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     paths = sources(put)
-    whole = run(Corpus, *paths, heldout_share=0.1).files()
+    whole = run(Corpus, *paths, validation_fraction=0.1).files()
     script = """
 import subprocess, sys
 from ray.cluster_utils import Cluster

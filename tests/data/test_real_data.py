@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stage_runs import Made, run_stage
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.data.formats.base import Format
@@ -126,13 +126,13 @@ def test_no_example_was_forgotten(shared_data: Path) -> None:
 def test_judged_answers_are_sent_to_their_own_stage(shared_data: Path, formats: Sequence[Format[Any]]) -> None:
     with pytest.raises(UserError, match="KTO") as refusal:
         read(shared_data / "pref" / "kto_en_demo.json", formats)
-    assert "judgements" in str(refusal.value.hint)
+    assert "unpaired_preferences" in str(refusal.value.hint)
 
 
 def test_every_judged_answer_is_read(shared_data: Path, tmp_path: Path) -> None:
     file = shared_data / "pref" / "kto_en_demo.json"
     assert read(file, JUDGED_FORMATS) == ("json_list: judged_messages", 300, 0)
-    made = run_stage(Judgements, [file], tmp_path)
+    made = run_stage(UnpairedPreferences, [file], tmp_path)
     assert made.ledger["rows_in"] == 300 and not made.dropped
     assert Counter(row["good"] for row in made.kept) == {True: 150, False: 150}
 

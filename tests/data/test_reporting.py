@@ -15,7 +15,7 @@ from stage_runs import Made
 from typer.testing import CliRunner
 
 from hanlin.cli.main import app
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.core.errors import UserError
 from hanlin.data.report.excerpts import compared, excerpt
 from hanlin.data.report.stats import Taken, stage_figures
@@ -123,7 +123,7 @@ def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_given(corpus: Path, 
 
 
 def test_turns_are_counted_as_a_template_renders_them(put: Put, run: Run, tiny_tokenizer: Path) -> None:
-    made = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), heldout_share=0)
+    made = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), validation_fraction=0)
     (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
     assert stage["lengths"]["total"] > len("树？绿。") + 8  # and headers, and stop tokens
 
@@ -132,20 +132,20 @@ def test_turns_that_a_template_cannot_render_are_told_and_the_others_counted(
     put: Put, run: Run, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     rows = [{"instruction": "树？", "output": "绿。"}] + format_samples.CHAT_ROWS["glaive"]
-    made = run(Conversations, *(put(f"{n}.jsonl", [row]) for n, row in enumerate(rows)), heldout_share=0)
+    made = run(Conversations, *(put(f"{n}.jsonl", [row]) for n, row in enumerate(rows)), validation_fraction=0)
     (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
     assert sum(bin_["records"] for bin_ in stage["lengths"]["bins"]) == 1
     assert list(stage["lengths"]["unrendered"].values()) == [1]
     shown = page(made.out, tmp_path / "a.html", "--model", str(tiny_tokenizer), "--template", "llama3")
-    assert "not counted" in shown
+    assert "not key_settings" in shown
 
 
 def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "树是什么颜色？"}, {"role": "assistant", "content": "绿色的。"}]
     bad = {"role": "assistant", "content": "不知道。"}
-    chats = run(Conversations, put("c.jsonl", [{"messages": turns}]), heldout_share=0)
+    chats = run(Conversations, put("c.jsonl", [{"messages": turns}]), validation_fraction=0)
     pairs = run(Preferences, put("p.jsonl", [{"messages": turns[:1], "chosen": turns[1], "rejected": bad}]))
-    judged = run(Judgements, put("j.jsonl", [{"messages": turns, "label": False}]))
+    judged = run(UnpairedPreferences, put("j.jsonl", [{"messages": turns, "label": False}]))
     shown = {made.out: figures(made.out)["stages"][0] for made in (chats, pairs, judged)}
     labels = [[part["label"] for part in stage["kept_samples"][0]["parts"]] for stage in shown.values()]
     assert labels == [["user", "assistant"], ["user", "chosen", "rejected"], ["user", "answer (bad)"]]
@@ -153,7 +153,7 @@ def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -
 
 
 def test_a_run_folder_stands_for_all_its_data_stages(put: Put, run: Run, tmp_path: Path, corpus: Path) -> None:
-    chats = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), heldout_share=0).out
+    chats = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), validation_fraction=0).out
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "text").symlink_to(corpus)
@@ -166,17 +166,19 @@ def test_a_run_folder_stands_for_all_its_data_stages(put: Put, run: Run, tmp_pat
 
 def test_a_difference_that_is_only_a_line_end_can_be_seen(put: Put, run: Run, tmp_path: Path) -> None:
     made = run(
-        Corpus, put("a.jsonl", [{"text": STREAM + "河边很静。"}, {"text": STREAM + "\n河边很静!"}]), heldout_share=0
+        Corpus,
+        put("a.jsonl", [{"text": STREAM + "河边很静。"}, {"text": STREAM + "\n河边很静!"}]),
+        validation_fraction=0,
     )
     assert made.metrics["dropped"] == {"near_duplicate": 1}
     assert "<mark>⏎" in page(made.out, tmp_path / "a.html")
 
 
 def test_licences_are_those_that_the_records_carry_also_through_a_second_stage(put: Put, run: Run) -> None:
-    first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"licence": "MIT"}, dedup="none", heldout_share=0)
-    second = run(Corpus, first.out, rules=[], dedup="none", heldout_share=0)
+    first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"license": "MIT"}, dedup="none", validation_fraction=0)
+    second = run(Corpus, first.out, rules=[], dedup="none", validation_fraction=0)
     (stage,) = figures(second.out)["stages"]
-    assert stage["licences"] == {"MIT": {"records": 4, "characters": stage["characters"]}}
+    assert stage["licenses"] == {"MIT": {"records": 4, "characters": stage["characters"]}}
 
 
 def test_files_that_no_stage_has_read_are_tried_and_left_as_they_are(put: Put) -> None:
@@ -190,7 +192,7 @@ def test_files_that_no_stage_has_read_are_tried_and_left_as_they_are(put: Put) -
 
 def test_a_large_artifact_is_sampled_evenly_and_says_so(put: Put, run: Run, tmp_path: Path) -> None:
     rows = [{"text": f"第{n}篇文章讲的是第{n * 7919}号果园里的树木。"} for n in range(3000)]
-    made = run(Corpus, put("a.jsonl", rows), dedup="none", heldout_share=0.1)
+    made = run(Corpus, put("a.jsonl", rows), dedup="none", validation_fraction=0.1)
     stage = stage_figures(made.out, "text", Taken(sample=100))
     assert stage["sample"] == {"records": 100, "of": 3000} and stage["kept"] == 3000
     places = [int(row["id"].partition("#")[2]) for row in stage_figures(made.out, "t", Taken(kept=100))["kept_samples"]]

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from hanlin.config.settings import rules as rules_module
 from hanlin.config.settings import sources as sources_module
-from hanlin.config.settings.base import counted, references
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences
+from hanlin.config.settings.base import key_settings, references
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.config.settings.rules import CORPUS_RULES
 from hanlin.data.filters import conversation
 from hanlin.data.formats import chats, documents, preferences, unpaired_preferences
@@ -23,13 +23,13 @@ def test_one_source_needs_no_list_and_no_mapping(sources: Any) -> None:
 
 
 def test_settings_survive_their_own_json() -> None:
-    for kind in (Corpus, Conversations, Preferences, Judgements):
-        settings = kind(sources=["./a", {"path": "./b", "licence": "MIT"}])
+    for kind in (Corpus, Conversations, Preferences, UnpairedPreferences):
+        settings = kind(sources=["./a", {"path": "./b", "license": "MIT"}])
         assert kind.model_validate_json(settings.model_dump_json()) == settings
 
 
 def test_every_parameter_of_every_rule_counts_in_the_key() -> None:
-    rules = counted(Corpus(sources="./a"))["rules"]
+    rules = key_settings(Corpus(sources="./a"))["rules"]
     assert [rule["name"] for rule in rules] == list(CORPUS_RULES)
     assert {"name": "symbols", "parameters": {"share": 0.4}} in rules
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from stage_runs import Made, run_stage
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.ingest import process_split, shards
 
@@ -41,12 +41,12 @@ PAIRS = [{"prompt": f"第{n}问？", "chosen": passage(n, 9), "rejected": "No."}
 
 def accounted(made: Made) -> None:
     """The invariant of a ledger: rows in = rows kept + rows dropped by named reason, in all and in each file."""
-    kept, dropped = len(made.kept) + len(made.heldout), made.dropped
+    kept, dropped = len(made.kept) + len(made.validation), made.dropped
     for account in (made.ledger, *made.ledger["files"]):
         assert account["rows_in"] == account["rows_kept"] + account["rows_dropped"]
         assert account["rows_dropped"] == sum(account["dropped"].values())
     assert made.ledger["rows_kept"] == kept and made.ledger["rows_dropped"] == len(dropped)
-    assert made.ledger["rows_heldout"] == len(made.heldout)
+    assert made.ledger["rows_validation"] == len(made.validation)
     assert Counter(row["reason"] for row in dropped) == made.ledger["dropped"]
     assert {name: made.ledger[name] for name in ("rows_in", "rows_kept")} == {
         name: made.metrics[name] for name in ("rows_in", "rows_kept")
@@ -81,7 +81,7 @@ def test_no_text_is_lost_whatever_it_is(
     folder = tmp_path_factory.mktemp("any")
     path = folder / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ROWS[0]["text"]]), encoding="utf-8")
-    made = run_stage(Corpus, [path], folder / "out", heldout_share=share, max_dropped=1.0)
+    made = run_stage(Corpus, [path], folder / "out", validation_fraction=share, max_dropped=1.0)
     assert made.ledger["rows_in"] == len(texts) + 1
     accounted(made)
 
@@ -98,7 +98,7 @@ def test_a_dropped_row_is_readable_as_it_was(put: Put, run: Run) -> None:
 
 
 def test_a_copy_names_the_record_that_it_copies(put: Put, run: Run) -> None:
-    made = run(Corpus, put("a.jsonl", MIXED), heldout_share=0)
+    made = run(Corpus, put("a.jsonl", MIXED), validation_fraction=0)
     copies = [row for row in made.dropped if "of" in row]
     assert [(row["reason"], row["of"]) for row in copies] == [
         ("duplicate", "a.jsonl#4"),
@@ -110,62 +110,65 @@ def test_a_copy_names_the_record_that_it_copies(put: Put, run: Run) -> None:
 
 
 def test_copies_are_found_across_files(put: Put, run: Run) -> None:
-    made = run(Corpus, put("a.jsonl", ROWS[:5]), put("b.jsonl", [ROWS[2], *ROWS[5:8]]), heldout_share=0)
+    made = run(Corpus, put("a.jsonl", ROWS[:5]), put("b.jsonl", [ROWS[2], *ROWS[5:8]]), validation_fraction=0)
     assert [(row["place"], row["of"]) for row in made.dropped] == [("b.jsonl:1", "a.jsonl#3")]
 
 
 def test_a_record_says_where_it_stood_and_under_which_licence(put: Put, run: Run) -> None:
-    made = run(Corpus, put("a.jsonl", ROWS[:2]), source={"licence": "CC0"}, heldout_share=0)
+    made = run(Corpus, put("a.jsonl", ROWS[:2]), source={"license": "CC0"}, validation_fraction=0)
     assert made.kept[1] == {
         "id": "a.jsonl#2",
         "text": ROWS[1]["text"],
         "source": "a.jsonl:2",
-        "meta": {"licence": "CC0"},
+        "meta": {"license": "CC0"},
     }
-    assert made.ledger["files"][0]["licence"] == "CC0"
+    assert made.ledger["files"][0]["license"] == "CC0"
 
 
 # --- held out ---------------------------------------------------------------------------------------------------
 
 
 def test_held_out_documents_never_stand_in_training(put: Put, run: Run) -> None:
-    made = run(Corpus, put("a.jsonl", [*MIXED, *ROWS]), heldout_share=0.2)
-    assert made.heldout and not {row["text"] for row in made.heldout} & set(made.texts)
+    made = run(Corpus, put("a.jsonl", [*MIXED, *ROWS]), validation_fraction=0.2)
+    assert made.validation and not {row["text"] for row in made.validation} & set(made.texts)
 
 
 def test_the_held_out_side_depends_on_content_not_on_order(put: Put, run: Run) -> None:
-    one = run(Corpus, put("a.jsonl", ROWS), heldout_share=0.2)
-    other = run(Corpus, put("b.jsonl", ROWS[::-1]), heldout_share=0.2)
-    assert {row["text"] for row in one.heldout} == {row["text"] for row in other.heldout}
+    one = run(Corpus, put("a.jsonl", ROWS), validation_fraction=0.2)
+    other = run(Corpus, put("b.jsonl", ROWS[::-1]), validation_fraction=0.2)
+    assert {row["text"] for row in one.validation} == {row["text"] for row in other.validation}
 
 
 def test_a_held_out_document_stays_so_when_data_is_added(put: Put, run: Run) -> None:
-    some = run(Corpus, put("a.jsonl", ROWS[:30]), heldout_share=0.2)
-    more = run(Corpus, put("b.jsonl", ROWS), heldout_share=0.2)
-    assert {row["text"] for row in some.heldout} <= {row["text"] for row in more.heldout}
+    some = run(Corpus, put("a.jsonl", ROWS[:30]), validation_fraction=0.2)
+    more = run(Corpus, put("b.jsonl", ROWS), validation_fraction=0.2)
+    assert {row["text"] for row in some.validation} <= {row["text"] for row in more.validation}
 
 
 def test_the_seed_chooses_the_held_out_side(put: Put, run: Run) -> None:
     path = put("a.jsonl", ROWS)
-    sides = [{r["text"] for r in run(Corpus, path, heldout_share=0.2, job=Job(seed=s)).heldout} for s in (1, 2)]
+    sides = [
+        {r["text"] for r in run(Corpus, path, validation_fraction=0.2, job=StageContext(seed=s)).validation}
+        for s in (1, 2)
+    ]
     assert sides[0] != sides[1]
 
 
 def test_conversations_with_one_question_are_on_one_side(put: Put, run: Run) -> None:
     rows = [{"instruction": f"第{n % 10}问？", "output": passage(n, 9)} for n in range(60)]
-    made = run(Conversations, put("a.jsonl", rows), heldout_share=0.3)
-    sides = [{row["messages"][0]["text"] for row in side} for side in (made.kept, made.heldout)]
+    made = run(Conversations, put("a.jsonl", rows), validation_fraction=0.3)
+    sides = [{row["messages"][0]["text"] for row in side} for side in (made.kept, made.validation)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
 def test_a_share_of_two_records_holds_one_out(put: Put, run: Run) -> None:
     for share in (0.0001, 0.5):
-        made = run(Corpus, put("a.jsonl", ROWS[:2]), heldout_share=share)
-        assert (len(made.kept), len(made.heldout)) == (1, 1)
+        made = run(Corpus, put("a.jsonl", ROWS[:2]), validation_fraction=share)
+        assert (len(made.kept), len(made.validation)) == (1, 1)
 
 
 def test_without_a_share_there_is_no_held_out_file(put: Put, run: Run) -> None:
-    made = run(Corpus, put("a.jsonl", ROWS), heldout_share=0)
+    made = run(Corpus, put("a.jsonl", ROWS), validation_fraction=0)
     assert sorted(made.files()) == ["documents.jsonl", "dropped.jsonl", "ledger.json"]
 
 
@@ -186,7 +189,7 @@ def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(process_split, "PART_ROWS", 12)
     paths = sources(put)
-    whole = run(Corpus, *paths, heldout_share=0.1).files()
+    whole = run(Corpus, *paths, validation_fraction=0.1).files()
     replace, count = os.replace, 0
 
     def stopping(source: Any, target: Any) -> None:
@@ -199,8 +202,8 @@ def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
         with pytest.raises(KeyboardInterrupt):
-            run_stage(Corpus, paths, tmp_path / "again", heldout_share=0.1)
-    again = run_stage(Corpus, paths, tmp_path / "again", heldout_share=0.1)
+            run_stage(Corpus, paths, tmp_path / "again", validation_fraction=0.1)
+    again = run_stage(Corpus, paths, tmp_path / "again", validation_fraction=0.1)
     assert {name: data for name, data in again.files().items() if not name.endswith(".writing")} == whole
 
 
@@ -218,7 +221,7 @@ from pathlib import Path
 from hanlin.core import files
 from hanlin.data.ingest import process_split, shards
 from hanlin.data.stages import corpus
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.config.settings.data import Corpus
 process_split.PART_ROWS = 12
 paths, out = [Path(name) for name in sys.argv[2:]], Path(sys.argv[1])
@@ -231,8 +234,8 @@ def dying(path, data):
         os.kill(os.getpid(), signal.SIGKILL)
     whole(path, data)
 process_split.write_whole = shards.write_whole = dying
-settings = Corpus(sources=["./x"] * len(paths), heldout_share=0.1)
-corpus.run(settings, Inputs({f"sources.{n}.path": (path,) for n, path in enumerate(paths)}), out, Job())
+settings = Corpus(sources=["./x"] * len(paths), validation_fraction=0.1)
+corpus.run(settings, Inputs({f"sources.{n}.path": (path,) for n, path in enumerate(paths)}), out, StageContext())
 """
 
 
@@ -248,22 +251,22 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (out / "documents.jsonl").exists() and list((out / ".work" / "parts").glob("*.json"))
     monkeypatch.setattr(process_split, "PART_ROWS", 12)
-    resumed = run_stage(Corpus, paths, out, heldout_share=0.1).files()
-    assert resumed == run(Corpus, *paths, heldout_share=0.1).files()
+    resumed = run_stage(Corpus, paths, out, validation_fraction=0.1).files()
+    assert resumed == run(Corpus, *paths, validation_fraction=0.1).files()
 
 
 def test_the_size_of_parts_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sources(put)
-    whole = run(Corpus, *paths, heldout_share=0.1).files()
+    whole = run(Corpus, *paths, validation_fraction=0.1).files()
     monkeypatch.setattr(shards, "PART_CHARACTERS", 500)
-    assert run(Corpus, *paths, heldout_share=0.1).files() == whole
+    assert run(Corpus, *paths, validation_fraction=0.1).files() == whole
 
 
 def test_a_limit_reads_the_first_rows_of_the_source_only(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_split, "PART_ROWS", 3)
     folder = put("two/a.jsonl", ROWS[:10]).parent
     put("two/b.jsonl", ROWS[10:20])
-    made = run(Corpus, folder, source={"limit": 14}, heldout_share=0)
+    made = run(Corpus, folder, source={"limit": 14}, validation_fraction=0)
     assert made.texts == [row["text"] for row in ROWS[:14]]
 
 
@@ -299,7 +302,7 @@ def test_broken_json_stops_at_its_line_or_is_dropped(put: Put, run: Run) -> None
     path = put("a.jsonl", "".join(json.dumps(row) + "\n" for row in ROWS[:5]) + '{"text": "x\n')
     error = refused(run, path)
     assert error.where == f"{path}:6" and "JSON" in error.what
-    made = run(Corpus, path, on_broken="drop", heldout_share=0)
+    made = run(Corpus, path, on_error="drop", validation_fraction=0)
     assert made.ledger["dropped"] == {"broken_json": 1} and made.dropped[0]["row"] == '{"text": "x'
 
 
@@ -308,7 +311,7 @@ def test_a_wrong_byte_stops_at_its_place_or_is_dropped(put: Put, run: Run) -> No
     path = put("a.jsonl", lines + b'{"text": "\xff"}\n')
     error = refused(run, path)
     assert error.where == f"{path}:6" and str(len(lines) + 10) in error.what
-    made = run(Corpus, path, on_broken="drop")
+    made = run(Corpus, path, on_error="drop")
     assert made.ledger["dropped"] == {"undecodable": 1} and "\\xff" in made.dropped[0]["row"]
 
 
@@ -341,7 +344,7 @@ def test_when_nothing_is_left_the_run_stops_whatever_the_limit(put: Put, run: Ru
 
 
 def test_copies_do_not_count_as_lost(put: Put, run: Run) -> None:
-    made = run(Conversations, put("a.jsonl", [CHATS[0]] * 50 + [CHATS[1]]), max_dropped=0.1, heldout_share=0)
+    made = run(Conversations, put("a.jsonl", [CHATS[0]] * 50 + [CHATS[1]]), max_dropped=0.1, validation_fraction=0)
     assert made.ledger["dropped"] == {"duplicate": 49}
 
 

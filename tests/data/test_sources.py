@@ -50,7 +50,7 @@ def test_a_file_that_is_read_twice_gets_a_number(put: Put) -> None:
 
 
 def test_of_an_artifact_only_the_records_to_learn_from_are_read(put: Put) -> None:
-    for name in ("heldout.jsonl", "dropped.jsonl", "ledger.json", "manifest.json", "documents-00001.jsonl"):
+    for name in ("validation.jsonl", "dropped.jsonl", "ledger.json", "manifest.json", "documents-00001.jsonl"):
         put(name, "{}")
     assert listed(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
 

@@ -27,7 +27,10 @@ def test_documents_are_read_back_as_records(put: Put, run: Run) -> None:
 
 def test_rules_are_counted_where_they_change_something(put: Put, run: Run) -> None:
     made = run(
-        Corpus, put("a.jsonl", [{"text": SPRING + "\u200b"}, {"text": "二：" + SPRING}]), heldout_share=0, dedup="none"
+        Corpus,
+        put("a.jsonl", [{"text": SPRING + "\u200b"}, {"text": "二：" + SPRING}]),
+        validation_fraction=0,
+        dedup="none",
     )
     assert made.ledger["changed"] == {"control_characters": 1}
     assert made.texts == [SPRING, "二：" + SPRING]
@@ -35,10 +38,16 @@ def test_rules_are_counted_where_they_change_something(put: Put, run: Run) -> No
 
 def test_rules_can_be_chosen_set_and_taken_out(put: Put, run: Run) -> None:
     path = put("a.jsonl", [{"text": SPRING + "\u200b"}, {"text": SYMBOLS + SPRING}])
-    assert run(Corpus, path, rules=[], heldout_share=0, dedup="none").texts == [SPRING + "\u200b", SYMBOLS + SPRING]
+    assert run(Corpus, path, rules=[], validation_fraction=0, dedup="none").texts == [
+        SPRING + "\u200b",
+        SYMBOLS + SPRING,
+    ]
     rules = ["default", {"symbols": {"share": 0.9}}, {"control_characters": False}]
-    assert run(Corpus, path, rules=rules, heldout_share=0, dedup="none").texts == [SPRING + "\u200b", SYMBOLS + SPRING]
-    assert run(Corpus, path, rules=["symbols"], heldout_share=0).ledger["dropped"] == {"symbols": 1}
+    assert run(Corpus, path, rules=rules, validation_fraction=0, dedup="none").texts == [
+        SPRING + "\u200b",
+        SYMBOLS + SPRING,
+    ]
+    assert run(Corpus, path, rules=["symbols"], validation_fraction=0).ledger["dropped"] == {"symbols": 1}
 
 
 def test_lengths_are_bounded(put: Put, run: Run) -> None:
@@ -51,10 +60,10 @@ def test_characters_are_converted_and_copies_found_across_scripts(put: Put, run:
     pytest.importorskip("opencc")
     traditional = "春天的時候，翰林院裡開滿了花。學士們坐在樹下讀書，談論古今的文章。"
     path = put("a.jsonl", [{"text": SPRING}, {"text": traditional}])
-    made = run(Corpus, path, convert="simplified", heldout_share=0)
+    made = run(Corpus, path, convert="simplified", validation_fraction=0)
     assert made.texts == [SPRING] and made.ledger["dropped"] == {"duplicate": 1}
-    assert run(Corpus, path, heldout_share=0).ledger["dropped"] == {"duplicate": 1}
-    apart = run(Corpus, path, heldout_share=0, dedup={"across_scripts": False})
+    assert run(Corpus, path, validation_fraction=0).ledger["dropped"] == {"duplicate": 1}
+    apart = run(Corpus, path, validation_fraction=0, dedup={"across_scripts": False})
     assert apart.ledger["rows_kept"] == 2
     assert "說" in run(Corpus, put("b.txt", "他说得很对，我们走吧。"), convert="traditional").texts[0]
 
@@ -68,7 +77,7 @@ def test_simplified_text_is_not_spoilt_by_conversion_to_simplified(put: Put, run
 def test_dedup_has_three_ways(put: Put, run: Run) -> None:
     path = put("a.jsonl", [{"text": SPRING * 3}, {"text": SPRING * 3}, {"text": SPRING * 3 + "完。"}])
     kept = {
-        way: run(Corpus, path, dedup=way, rules=[], heldout_share=0).ledger["rows_kept"]
+        way: run(Corpus, path, dedup=way, rules=[], validation_fraction=0).ledger["rows_kept"]
         for way in ("none", "exact", "minhash")
     }
     assert kept == {"none": 3, "exact": 2, "minhash": 1}
@@ -77,7 +86,7 @@ def test_dedup_has_three_ways(put: Put, run: Run) -> None:
 def test_a_big5_file_beside_a_packed_utf8_file_is_one_corpus(put: Put, run: Run) -> None:
     traditional = "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少？這首詩寫於唐代。"
     one, other = put("a.txt", traditional.encode("big5")), put("b.txt.gz", gzip.compress(SPRING.encode()))
-    made = run(Corpus, one, other, heldout_share=0)
+    made = run(Corpus, one, other, validation_fraction=0)
     assert made.texts == [traditional, SPRING]
     assert [account["encoding"] for account in made.ledger["files"]] == ["big5hkscs", "utf-8"]
 
@@ -92,7 +101,7 @@ GOOD = chat(("user", "你是谁？"), ("assistant", "我是小翰。"))
 def conversation(
     put: Put, run: Run, row: dict[str, Any], **settings: Any
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    made = run(Conversations, put("a.jsonl", [GOOD, row]), heldout_share=0, **settings)
+    made = run(Conversations, put("a.jsonl", [GOOD, row]), validation_fraction=0, **settings)
     return [row["messages"] for row in made.kept[1:]], made.ledger["dropped"]
 
 
@@ -123,7 +132,9 @@ def test_conversations_that_would_teach_harm_are_dropped(put: Put, run: Run, row
 
 def test_a_question_without_an_answer_at_the_end_is_cut_off(put: Put, run: Run) -> None:
     made = run(
-        Conversations, put("a.jsonl", [chat(("user", "问"), ("assistant", "答"), ("user", "还有呢"))]), heldout_share=0
+        Conversations,
+        put("a.jsonl", [chat(("user", "问"), ("assistant", "答"), ("user", "还有呢"))]),
+        validation_fraction=0,
     )
     assert [turn["text"] for turn in made.kept[0]["messages"]] == ["问", "答"]
     assert made.ledger["changed"] == {"unanswered_end": 1}
@@ -193,7 +204,7 @@ def test_preferences_are_read_back_as_records(put: Put, run: Run) -> None:
     (record,) = read_jsonl(made.out / "preferences.jsonl", Preference)
     assert [message.role for message in record.prompt] == ["system", "user"]
     assert (record.chosen.text, record.rejected.text) == ("你好呀", "Hello")
-    assert "heldout.jsonl" not in made.files()
+    assert "validation.jsonl" not in made.files()
 
 
 @pytest.mark.parametrize(
@@ -241,7 +252,7 @@ def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put
     ]
     path = put("a.jsonl", rows)
     kept = {
-        (way, on): run(Conversations, path, dedup=way, dedup_on=on, heldout_share=0).ledger["rows_kept"]
+        (way, on): run(Conversations, path, dedup=way, dedup_on=on, validation_fraction=0).ledger["rows_kept"]
         for way in ("exact", "minhash")
         for on in ("whole", "question")
     }
@@ -254,7 +265,7 @@ def test_a_long_system_text_that_many_share_makes_them_no_near_copies(put: Put, 
     system = "".join(f"第{n}条：助手应当如实回答，说明理由，不作无根据的猜测。" for n in range(30))
     asked = [("三加四是几？", "三加四等于七。"), ("月亮为什么会有圆缺？", "因为我们看到的亮面在变。")]
     rows = [{"system": system, "instruction": ask, "output": answer} for ask, answer in asked]
-    assert run(Conversations, put("a.jsonl", rows), dedup="minhash", heldout_share=0).metrics["rows_kept"] == 2
+    assert run(Conversations, put("a.jsonl", rows), dedup="minhash", validation_fraction=0).metrics["rows_kept"] == 2
     again = {**rows[0], "output": "三加四等于七！"}
-    made = run(Conversations, put("b.jsonl", [rows[0], again]), dedup="minhash", heldout_share=0)
+    made = run(Conversations, put("b.jsonl", [rows[0], again]), dedup="minhash", validation_fraction=0)
     assert made.metrics["dropped"] == {"near_duplicate": 1}

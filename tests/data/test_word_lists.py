@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hanlin.config.settings.data import Corpus
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.filters.blocklist import any_word, read_words, word_list
 from hanlin.data.ledger import Drop
@@ -61,7 +61,7 @@ def test_a_list_has_a_word_on_each_line(put: Put) -> None:
 
 def test_a_recipe_names_its_lists_and_the_ledger_says_what_they_dropped(put: Put, tmp_path: Path) -> None:
     source = put("a.jsonl", [{"text": "翰林院里开满了花。"}, {"text": "来这里赌博吧，来这里。"}])
-    inputs = Inputs({"sources.0.path": (source,), "word_lists.0.path": (put("w.txt", "赌博\n"),)})
-    settings = Corpus(sources="./a", word_lists="./w.txt", heldout_share=0)
-    metrics = corpus.run(settings, inputs, tmp_path, Job())
+    inputs = Inputs({"sources.0.path": (source,), "blocklists.0.path": (put("w.txt", "赌博\n"),)})
+    settings = Corpus(sources="./a", blocklists="./w.txt", validation_fraction=0)
+    metrics = corpus.run(settings, inputs, tmp_path, StageContext())
     assert metrics["dropped"] == {"word_list": 1} and metrics["rows_kept"] == 1

@@ -14,7 +14,7 @@ import pytest
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading
 from hanlin.config.settings.demo import DemoWorld
 from hanlin.config.settings.sources import Source
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Preference, Question, read_jsonl
 from hanlin.data.stages import conversations, corpus, preferences
 from hanlin.demo import world
@@ -30,7 +30,7 @@ FACTS = [fact for relation in world.RELATIONS for fact in relation.facts()]
 
 def write(folder: Path, seed: int, **settings: Any) -> dict[str, Any]:
     folder.mkdir()
-    return world.run(DemoWorld(**settings), Inputs({}), folder, Job(seed=seed))
+    return world.run(DemoWorld(**settings), Inputs({}), folder, StageContext(seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def raw_text(folder: Path) -> str:
 
 def read_by(kind: Any, settings: Reading, source: Path, out: Path) -> tuple[dict[str, Any], Path]:
     out.mkdir()
-    metrics = kind.run(settings, Inputs({"sources.0.path": (source,)}), out, Job())
+    metrics = kind.run(settings, Inputs({"sources.0.path": (source,)}), out, StageContext())
     return metrics, out
 
 
@@ -88,14 +88,14 @@ def test_a_killed_try_leaves_nothing_behind_in_the_bytes(small: Path, tmp_path: 
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "textbook.txt").write_text("half a f", encoding="utf-8")
     (folder / "text" / "yunxi.jsonl.writing").write_text("half", encoding="utf-8")
-    world.run(DemoWorld(), Inputs({}), folder, Job(seed=7))
+    world.run(DemoWorld(), Inputs({}), folder, StageContext(seed=7))
     assert {file.name for file in folder.rglob("*")} == {file.name for file in small.rglob("*")}
     assert (folder / "text" / "textbook.txt").read_bytes() == (small / "text" / "textbook.txt").read_bytes()
 
 
 def test_another_seed_writes_another_world(small: Path, tmp_path: Path) -> None:
     write(tmp_path / "other", 8)
-    for name in ("text/textbook.txt", "chats/alpaca.json", "questions/heldout.jsonl"):
+    for name in ("text/textbook.txt", "chats/alpaca.json", "questions/validation.jsonl"):
         assert (tmp_path / "other" / name).read_bytes() != (small / name).read_bytes()
 
 
@@ -103,7 +103,7 @@ def test_every_setting_changes_what_it_names(tmp_path: Path) -> None:
     few = {"passages": 200, "exchanges": 600, "pairs": 60, "questions": 66}
     sizes = write(tmp_path / "few", 1, **few)
     more = write(tmp_path / "more", 1, **{name: 2 * size for name, size in few.items()}, english_answers=0.0)
-    for figure in ("documents", "exchanges", "pairs", "heldout_questions", "dev_questions"):
+    for figure in ("documents", "exchanges", "pairs", "validation_questions", "dev_questions"):
         assert 1.7 < more[figure] / sizes[figure] < 2.3, figure
     assert more["chinese_questions_answered_in_english"] == 0
 
@@ -173,13 +173,13 @@ def test_every_relation_has_enough_wordings() -> None:
 def test_held_out_questions_occur_in_no_chat_and_no_preference(small: Path) -> None:
     asked = user_texts(small)
     assert len(asked) > 3000
-    for name in ("heldout", "dev"):
+    for name in ("validation", "dev"):
         assert not {question.messages[-1].text for question in questions(small, name)} & asked
 
 
 def test_held_out_questions_occur_in_no_corpus_text(small: Path) -> None:
     text = raw_text(small)
-    for name in ("heldout", "dev"):
+    for name in ("validation", "dev"):
         for question in questions(small, name):
             # 八用数字怎么写 is inside 十八用数字怎么写, which is another question
             asked = re.search(f"(?<![{NUMERALS}]){re.escape(question.messages[-1].text)}", text)
@@ -187,7 +187,7 @@ def test_held_out_questions_occur_in_no_corpus_text(small: Path) -> None:
 
 
 def test_development_and_held_out_questions_share_no_text(small: Path) -> None:
-    texts = [{question.messages[-1].text for question in questions(small, name)} for name in ("heldout", "dev")]
+    texts = [{question.messages[-1].text for question in questions(small, name)} for name in ("validation", "dev")]
     assert not texts[0] & texts[1]
 
 
@@ -196,7 +196,7 @@ def test_no_wording_of_a_fact_is_both_for_training_and_held_out() -> None:
         split = divide(world.RELATIONS, random.Random(seed))
         sides = [
             {frame.format(q=askable.core) for askable in side for frame in askable.frames}
-            for side in (split.training, split.development, split.heldout)
+            for side in (split.training, split.development, split.validation)
         ]
         assert not sides[0] & sides[1]
         assert not sides[0] & sides[2]
@@ -207,13 +207,13 @@ def test_every_fact_that_is_asked_for_is_told_in_training(small: Path) -> None:
     text = raw_text(small)
     told = {answer for fact in FACTS for answer in (fact.answer("zh"),) if answer in text}
     statements = {fact.answer("zh"): fact.statements("zh") for fact in FACTS}
-    for question in questions(small, "heldout"):
+    for question in questions(small, "validation"):
         answer = question.answers[0]
         assert answer in told or any(sentence in text for sentence in statements[answer]), question.id
 
 
 def test_no_topic_has_more_than_its_part_of_the_questions_and_most_are_chinese(small: Path) -> None:
-    for name in ("heldout", "dev"):
+    for name in ("validation", "dev"):
         found = questions(small, name)
         topics = Counter(question.topic for question in found)
         assert len(topics) >= 9
@@ -224,7 +224,7 @@ def test_no_topic_has_more_than_its_part_of_the_questions_and_most_are_chinese(s
 
 
 def test_each_question_takes_one_chinese_and_one_english_answer(small: Path) -> None:
-    for question in questions(small, "heldout"):
+    for question in questions(small, "validation"):
         chinese, other = question.answers
         assert CHINESE.search(chinese)
         assert not CHINESE.search(other)
@@ -275,7 +275,7 @@ def test_every_chat_is_read_whatever_its_format(small: Path, tmp_path: Path) -> 
     assert metrics["rows_dropped"] == 0
     assert len(metrics["formats"]) == 4
     read = list(read_jsonl(out / "conversations.jsonl", Conversation))
-    assert len(read) == metrics["rows_kept"] - metrics["rows_heldout"]
+    assert len(read) == metrics["rows_kept"] - metrics["rows_validation"]
     assert any(chat.messages[0].role == "system" for chat in read)
     assert any(sum(turn.role == "user" for turn in chat.messages) == 3 for chat in read)
 

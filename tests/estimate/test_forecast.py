@@ -17,7 +17,7 @@ from hanlin.config.recipe import build_recipe
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate.advice import changes
@@ -27,7 +27,7 @@ from hanlin.estimate.flops import disk, reference_operations, step_operations
 from hanlin.estimate.machine import bytes_of, speeds
 from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
 from hanlin.estimate.shapes import ModelShape, Trained
-from hanlin.estimate.training import Forecast, Unknown, forecasts
+from hanlin.estimate.training import Estimate, Unknown, estimates
 from hanlin.models.adapters import count_parameters
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
@@ -48,24 +48,24 @@ CPU = torch.device("cpu")
 LLAMA3_8B = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128)
 METHODS: dict[str, dict[str, Any]] = {
     "full": {},
-    "last layers": {"last_layers": 1},
+    "last layers": {"train_last_layers": 1},
     "LoRA": {"lora": LoraSettings(rank=4)},
     "LoRA of some projections of the last layers": {
         "lora": LoraSettings(rank=4, targets=("q_proj", "down_proj")),
-        "last_layers": 1,
+        "train_last_layers": 1,
     },
     "DoRA": {"lora": LoraSettings(rank=4, dora=True)},
     "embeddings, head and norms whole": {
         "lora": LoraSettings(rank=4, modules_to_save=("embed_tokens", "lm_head", "norm"))
     },
-    "new rows alone": {"train_rows": 390},
-    "new rows beside an adapter": {"train_rows": 390, "lora": LoraSettings(rank=4)},
-    "galore": {"optimizer": "galore", "optimizer_rank": 8},
+    "new rows alone": {"trainable_tokens": 390},
+    "new rows beside an adapter": {"trainable_tokens": 390, "lora": LoraSettings(rank=4)},
+    "galore": {"optimizer": "galore", "galore_rank": 8},
 }
 
 
 def sft(**changes: Any) -> Sft:
-    return Sft(**{"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, **changes})
+    return Sft(**{"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, **changes})
 
 
 def account(shape: ModelShape, settings: Training, data: DataShape | None = None, **more: Any) -> Account:
@@ -105,11 +105,11 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
 ) -> None:
     settings = sft(**METHODS[method])
     network = opened(tiny_model, settings)
-    counted = count_parameters(network.model)
+    key_settings = count_parameters(network.model)
     assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in network.trained())
-    assert counted.trainable == Trained.of(shape, settings).total
-    if settings.lora is None and settings.train_rows is None:
-        assert counted.total == shape.parameters
+    assert key_settings.trainable == Trained.of(shape, settings).total
+    if settings.lora is None and settings.trainable_tokens is None:
+        assert key_settings.total == shape.parameters
     taken = optimizer_of(settings, list(network.trained()), CPU)
     for _, weight in network.trained():
         weight.grad = torch.ones_like(weight)
@@ -174,7 +174,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(
     number_format: NumberFormat, tiny_model: Path, shape: ModelShape
 ) -> None:
     """But for rotary angles and what belongs to a pass as a whole."""
-    settings = sft(row_length=256, pass_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
+    settings = sft(max_seq_length=256, micro_batch_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
     network = open_network(tiny_model, settings, 7, CPU, number_format)
     batch = one_pass(4, 128, shape.entries)
     own = {weight.untyped_storage().data_ptr() for weight in weights(network)}
@@ -213,7 +213,7 @@ def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, sha
 def test_operations_are_those_that_torch_counts(
     method: str, recomputes: bool, tiny_model: Path, shape: ModelShape
 ) -> None:
-    settings = sft(row_length=128, pass_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
+    settings = sft(max_seq_length=128, micro_batch_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
     network = opened(tiny_model, settings)
     batch = one_pass(
         8, 64, shape.entries
@@ -238,7 +238,7 @@ def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
 
 def test_a_model_is_read_whole_before_it_is_divided() -> None:
     """So that many processes of an adapter hold most while they load."""
-    adapter = sft(row_length=512, pass_tokens=512, lora=LoraSettings(rank=4))
+    adapter = sft(max_seq_length=512, micro_batch_tokens=512, lora=LoraSettings(rank=4))
     divided = account(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
     whole = account(LLAMA3_8B, adapter).weights()
     assert divided.memory().parts["weights"] == whole + LLAMA3_8B.files
@@ -291,10 +291,10 @@ def test_data_that_is_not_there_is_not_known(tmp_path: Path) -> None:
 
 
 def test_a_step_of_fewer_rows_than_a_pass_takes_is_one_pass() -> None:
-    assert Portions.of(sft(batch_tokens=256, pass_tokens=4096), None).at_once == 256
-    more = Portions.of(sft(batch_tokens=1024, pass_tokens=256), None)
+    assert Portions.of(sft(batch_tokens=256, micro_batch_tokens=4096), None).at_once == 256
+    more = Portions.of(sft(batch_tokens=1024, micro_batch_tokens=256), None)
     assert (more.at_once, more.passes) == (256, 4)
-    assert Portions.of(sft(batch_tokens=1024, pass_tokens=256), None, processes=4).passes == 1
+    assert Portions.of(sft(batch_tokens=1024, micro_batch_tokens=256), None, processes=4).passes == 1
 
 
 def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:
@@ -304,11 +304,11 @@ def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Pa
     texts = [Document("翰林院在城东，春天的时候院子里开满了花。" * 3, id=str(n)) for n in range(20)]
     write_jsonl(data / "documents.jsonl", texts)
     settings = Pretrain(
-        model="m", data=("d",), row_length=64, batch_tokens=256, precision="float32", lora=LoraSettings(rank=4)
+        model="m", data=("d",), max_seq_length=64, batch_tokens=256, precision="float32", lora=LoraSettings(rank=4)
     )
     known = data_of(settings, [data], shape.entries)
     assert known is not None
-    metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, Job())
+    metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, StageContext())
     assert Portions.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
     told = disk(account(shape, settings, known), known.total)
     assert told.artifact == pytest.approx((out / "adapter_model.safetensors").stat().st_size, rel=0.1)
@@ -318,7 +318,7 @@ def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Pa
 
 
 def test_advice_makes_8_billion_numbers_fit_a_card_of_24_gigabytes() -> None:
-    settings = sft(row_length=2048, batch_tokens=32_768, precision="bfloat16")
+    settings = sft(max_seq_length=2048, batch_tokens=32_768, precision="bfloat16")
     room = 24e9 * 0.95
     whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
     assert whole.memory().peak > 100e9
@@ -326,16 +326,16 @@ def test_advice_makes_8_billion_numbers_fit_a_card_of_24_gigabytes() -> None:
     peaks = [whole.memory().peak, *(change.peak for change in found)]
     assert peaks == sorted(peaks, reverse=True) and peaks[-1] <= room < peaks[-2]
     told = [change.setting for change in found]
-    assert told[:2] == ["pass_tokens=2048", "gradient_checkpointing=true"]
+    assert told[:2] == ["micro_batch_tokens=2048", "gradient_checkpointing=true"]
     assert told[-1] == "lora.rank=64 lora.alpha=128"
     (last, *_) = reversed(changes(whole, None, 12e9))
-    assert last.setting == "lora.packed=nf4" and last.peak < 12e9
+    assert last.setting == "lora.quantization=nf4" and last.peak < 12e9
     harmless = [change.another_result for change in found]
     assert harmless == sorted(harmless), "what leaves the result as it is comes first"
 
 
 def test_what_advice_says_can_be_set_as_it_stands() -> None:
-    settings = sft(row_length=2048, batch_tokens=32_768, precision="bfloat16")
+    settings = sft(max_seq_length=2048, batch_tokens=32_768, precision="bfloat16")
     whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
     row: dict[str, Any] = {"kind": "sft", **settings.model_dump(mode="json", exclude_none=True)}
     row.pop("data")
@@ -352,7 +352,7 @@ def test_what_advice_says_can_be_set_as_it_stands() -> None:
 
 
 def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
-    whole = account(LLAMA3_8B, sft(row_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
+    whole = account(LLAMA3_8B, sft(max_seq_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
     told = " ".join(change.setting for change in changes(whole, None, 1e9, divided=True))
     assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
 
@@ -387,17 +387,17 @@ def test_a_model_that_an_earlier_stage_makes_has_the_shape_of_its_settings(tmp_p
     made = {
         "text": {"kind": "corpus", "sources": [f"{tmp_path}/text.txt"]},
         "words": {"kind": "train_tokenizer", "text": ["text"], "entries": 500},
-        "base": {"kind": "new_model", "tokenizer": "words", "hidden_size": 64, "layers": 3, "heads": 4},
+        "base": {"kind": "init_model", "tokenizer": "words", "hidden_size": 64, "layers": 3, "heads": 4},
         "grown": {"kind": "extend_vocabulary", "model": "base", "text": "text", "new_entries": 100},
         "first": {"kind": "pretrain", "model": "grown", "data": ["text"], "lora": {"rank": 2}},
         "whole": {"kind": "merge", "adapter": "first"},
         "second": {"kind": "pretrain", "model": "whole", "data": ["text"]},
     }
     recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
-    found = forecasts(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    found = estimates(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
     assert [one.stage for one in found] == ["first", "second"]
     for one in found:
-        assert isinstance(one, Forecast)
+        assert isinstance(one, Estimate)
         assert (one.account.shape.entries, one.account.shape.layers, one.account.shape.wide) == (600, 3, 256)
         assert one.account.portions.steps is None
 
@@ -409,7 +409,7 @@ def test_a_model_that_is_not_on_this_machine_is_said_to_be_unknown(tmp_path: Pat
         "first": {"kind": "pretrain", "model": "hf:owner/name@abc123", "data": ["text"]},
     }
     recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
-    (one,) = forecasts(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    (one,) = estimates(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
     assert isinstance(one, Unknown) and "hf:owner/name@abc123" in one.why
 
 
@@ -424,16 +424,16 @@ def test_the_plan_tells_memory_by_part_and_published_costs(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "Peak memory of a process, GB" in done.stdout and "QLoRA, 4 bits" in done.stdout
     rows = json.loads(planned("--json", "--device", "cpu", home=tmp_path).stdout)
-    told = {row["stage"]: row["forecast"] for row in rows if "forecast" in row}
+    told = {row["stage"]: row["estimate"] for row in rows if "estimate" in row}
     assert set(told) == {"pretrained", "tuned", "aligned"}
-    for forecast in told.values():
-        assert sum(forecast["memory"].values()) == pytest.approx(forecast["peak_memory"], abs=10)
+    for estimate in told.values():
+        assert sum(estimate["memory"].values()) == pytest.approx(estimate["peak_memory"], abs=10)
 
 
 def test_a_plan_that_does_not_fit_says_what_to_set(tmp_path: Path) -> None:
     done = planned("--memory", "600MB", "--device", "cpu", home=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "--set aligned.pass_tokens=" in done.stdout
+    assert "--set aligned.micro_batch_tokens=" in done.stdout
     assert planned("--memory", "plenty", home=tmp_path).returncode == 2
 
 
@@ -441,8 +441,8 @@ def test_a_plan_that_does_not_fit_says_what_to_set(tmp_path: Path) -> None:
 def test_a_probe_tells_the_seconds_of_a_step(shape: ModelShape, tmp_path: Path) -> None:
     asked: list[tuple[str, Account]] = [
         ("sft", account(shape, sft())),
-        ("sft", account(shape, sft(lora=LoraSettings(rank=4), train_rows=390))),
-        ("kto", account(shape, Kto(model="m", data=("d",), row_length=128))),
+        ("sft", account(shape, sft(lora=LoraSettings(rank=4), trainable_tokens=390))),
+        ("kto", account(shape, Kto(model="m", data=("d",), max_seq_length=128))),
     ]
     for speed, process in speeds(asked):
         assert 0 < speed.share < 1

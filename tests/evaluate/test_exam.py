@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hanlin.config.settings.evaluate import Exam
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.tasks.exam import letter_ids, run, scored
@@ -35,7 +35,7 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def taken(model: Path, papers: Path, out: Path, settings: Exam = SHORT, seed: int = 42) -> dict:
     out.mkdir(exist_ok=True)
-    return run(settings, Inputs({"model": (model,), "folder": (papers,)}), out, Job(seed=seed))
+    return run(settings, Inputs({"model": (model,), "folder": (papers,)}), out, StageContext(seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ def test_an_exam_is_also_scored_without_the_questions_that_the_data_holds(
     (tmp_path / "contamination.json").write_text(json.dumps(found), encoding="utf-8")
     paths = {"model": (tiny_model,), "folder": (papers,), "contamination": (tmp_path / "contamination.json",)}
     (tmp_path / "out").mkdir()
-    metrics = run(SHORT, Inputs(paths), tmp_path / "out", Job())
+    metrics = run(SHORT, Inputs(paths), tmp_path / "out", StageContext())
     rows = read_rows(tmp_path / "out/answers.jsonl")
     clean = [row["right"] for row in rows if not row["contaminated"]]
     assert len(clean) == 16 == metrics["clean_questions"] and metrics["contaminated_questions"] == 2

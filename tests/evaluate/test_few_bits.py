@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from hanlin.config.settings.base import knob_of
+from hanlin.config.settings.base import setting_info
 from hanlin.config.settings.evaluate import Evaluate, Exam, Perplexity
 from hanlin.config.settings.export import QuantizedModel
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Message, Question, write_jsonl
 from hanlin.evaluate import perplexity
 from hanlin.evaluate.tasks import exam, questions
@@ -27,10 +27,12 @@ def few_bits(request: pytest.FixtureRequest, taught_model: Path, tmp_path_factor
     for name in ("data", request.param):
         (place / name).mkdir()
     write_jsonl(place / "data" / "conversations.jsonl", SPOKEN)
-    write_jsonl(place / "data" / "heldout.jsonl", SPOKEN)
+    write_jsonl(place / "data" / "validation.jsonl", SPOKEN)
     data = {"data": ("./d",)} if request.param == "gptq" else {}
     settings = QuantizedModel(model="./m", method=request.param, group_size=32, **data)  # type: ignore[arg-type]
-    quantize(settings, Inputs({"model": (taught_model,), "data": (place / "data",)}), place / request.param, Job())
+    quantize(
+        settings, Inputs({"model": (taught_model,), "data": (place / "data",)}), place / request.param, StageContext()
+    )
     return place / request.param
 
 
@@ -39,14 +41,16 @@ def test_questions_are_answered_from_memory(few_bits: Path, tmp_path: Path) -> N
     write_jsonl(asked, [Question((Message("user", ask),), (say,), ask, "zh", "") for ask, say in LESSONS])
     inputs = Inputs({"model": (few_bits,), "questions": (asked,)})
     (tmp_path / "out").mkdir()
-    metrics = questions.run(Evaluate(model="m", questions="q", max_new_tokens=32), inputs, tmp_path / "out", Job())
+    metrics = questions.run(
+        Evaluate(model="m", questions="q", max_new_tokens=32), inputs, tmp_path / "out", StageContext()
+    )
     assert metrics["questions"] == len(LESSONS)
     assert metrics["exact_match"] >= 0.8
 
 
 def test_learnt_answers_stay_likely(few_bits: Path, tmp_path: Path) -> None:
     inputs = Inputs({"model": (few_bits,), "data": (few_bits.parent / "data",)})
-    metrics = perplexity.run(Perplexity(model="m", data="d"), inputs, tmp_path, Job())
+    metrics = perplexity.run(Perplexity(model="m", data="d"), inputs, tmp_path, StageContext())
     assert 1.0 < metrics["perplexity"] < 2.0
 
 
@@ -57,10 +61,10 @@ def test_an_exam_is_taken(few_bits: Path, tmp_path: Path) -> None:
         (tmp_path / split / f"sums_{split}.csv").write_text("".join(rows), encoding="utf-8")
     inputs = Inputs({"model": (few_bits,), "folder": (tmp_path,)})
     (tmp_path / "out").mkdir()
-    metrics = exam.run(Exam(model="m", exam="mmlu", folder="f", shots=0), inputs, tmp_path / "out", Job())
+    metrics = exam.run(Exam(model="m", exam="mmlu", folder="f", shots=0), inputs, tmp_path / "out", StageContext())
     assert metrics["questions"] == 4
 
 
 def test_a_recipe_may_name_it() -> None:
     for settings in (Evaluate, Perplexity, Exam):
-        assert "quantized" in knob_of(settings.model_fields["model"]).types
+        assert "quantized" in setting_info(settings.model_fields["model"]).types

@@ -1,4 +1,4 @@
-"""Perplexity: every token counted once, equal to the plain computation, comparable by character across vocabularies."""
+"""Perplexity: every token key_settings once, equal to the plain computation, comparable by character across vocabularies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Perplexity
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.core.resumable import read_rows
@@ -39,13 +39,13 @@ def corpus(tmp_path: Path) -> Path:
 
 def held_out(folder: Path, records: list) -> Path:
     folder.mkdir()
-    write_jsonl(folder / "heldout.jsonl", records)
+    write_jsonl(folder / "validation.jsonl", records)
     return folder
 
 
 def measured(model: Path, data: Path, out: Path, settings: Perplexity = SETTINGS) -> dict:
     out.mkdir()
-    return run(settings, Inputs({"model": (model,), "data": (data,)}), out, Job())
+    return run(settings, Inputs({"model": (model,), "data": (data,)}), out, StageContext())
 
 
 def plain_nats(folder: Path, ids: list[int], start: int, stop: int) -> float:
@@ -191,20 +191,20 @@ def test_conversations_need_a_chat_template(tiny_model: Path, tmp_path: Path) ->
 
 def test_documents_without_a_held_out_part_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
-    with pytest.raises(UserError, match=r"no held-out part.*heldout_share"):
+    with pytest.raises(UserError, match=r"no validation split.*validation_fraction"):
         measured(tiny_model, tmp_path / "corpus", tmp_path / "out")
 
 
 def test_an_empty_held_out_part_is_refused(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:
-    (corpus / "heldout.jsonl").write_text("", encoding="utf-8")
+    (corpus / "validation.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="nothing is held out"):
         measured(tiny_model, corpus, tmp_path / "out")
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "7", '{"name": "x"}'])
 def test_a_file_of_something_else_is_refused_by_line(tiny_model: Path, corpus: Path, tmp_path: Path, line: str) -> None:
-    (corpus / "heldout.jsonl").write_text(line + "\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"heldout.jsonl:1"):
+    (corpus / "validation.jsonl").write_text(line + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"validation.jsonl:1"):
         measured(tiny_model, corpus, tmp_path / "out")
 
 

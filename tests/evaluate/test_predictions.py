@@ -124,13 +124,13 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
         opened = open_model(*arguments, **options)
         generate = opened.engine.generate
 
-        def counted(requests, progress=None):
+        def key_settings(requests, progress=None):
             asked.append(len(requests))
             if len(asked) == 2:
                 raise KeyboardInterrupt
             return generate(requests, progress)
 
-        monkeypatch.setattr(opened.engine, "generate", counted)
+        monkeypatch.setattr(opened.engine, "generate", key_settings)
         return opened
 
     monkeypatch.setattr(predictions, "open_model", breaking)

@@ -9,7 +9,7 @@ import pytest
 
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.config.settings.model import LoraSettings
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question, write_jsonl
 from hanlin.core.resumable import read_rows
@@ -34,19 +34,19 @@ def asked(tmp_path: Path) -> Path:
         question(text, answer, f"q{place}", language, "名字" if place == 0 else "其他")
         for place, ((text, answer), language) in enumerate(zip(LESSONS, LANGUAGES, strict=True))
     ]
-    write_jsonl(tmp_path / "heldout.jsonl", rows)
-    return tmp_path / "heldout.jsonl"
+    write_jsonl(tmp_path / "validation.jsonl", rows)
+    return tmp_path / "validation.jsonl"
 
 
 def answered(model: Path, asked: Path, out: Path, settings: Evaluate = SETTINGS, earlier: Path | None = None) -> dict:
     out.mkdir(exist_ok=True)
     paths = {"model": (model,), "questions": (asked,)} | ({"compare_with": (earlier,)} if earlier else {})
-    return run(settings, Inputs(paths), out, Job())
+    return run(settings, Inputs(paths), out, StageContext())
 
 
 def test_a_model_that_knows_the_answers_is_right_and_stops(taught_model: Path, asked: Path, tmp_path: Path) -> None:
     metrics = answered(taught_model, asked, tmp_path / "out")
-    assert (metrics["questions"], metrics["exact_match"], metrics["stop_share"]) == (5, 1.0, 1.0)
+    assert (metrics["questions"], metrics["exact_match"], metrics["stop_rate"]) == (5, 1.0, 1.0)
     assert (metrics["chinese_answer_share"], metrics["english_kept_share"]) == (1.0, 1.0)
     assert metrics["by_topic"]["名字"] == {"questions": 1, "exact_match": 1.0}
 
@@ -59,7 +59,7 @@ def test_the_score_is_given_without_the_questions_that_the_data_holds(
     (tmp_path / "corpus/contamination.json").write_text(json.dumps(found), encoding="utf-8")
     (tmp_path / "out").mkdir()
     paths = {"model": (taught_model,), "questions": (asked,), "contamination": (tmp_path / "corpus",)}
-    metrics = run(SETTINGS, Inputs(paths), tmp_path / "out", Job())
+    metrics = run(SETTINGS, Inputs(paths), tmp_path / "out", StageContext())
     assert (metrics["contaminated_questions"], metrics["clean_questions"]) == (1, 4)
     assert (metrics["exact_match_contaminated"], metrics["exact_match_clean"]) == (1.0, 1.0)
     assert [row["contaminated"] for row in read_rows(tmp_path / "out/answers.jsonl")] == [False, True, *[False] * 3]
@@ -80,7 +80,7 @@ def test_a_model_that_knows_nothing_is_wrong_and_never_stops(tiny_model: Path, a
     metrics = answered(tiny_model, asked, tmp_path / "out")
     assert metrics["exact_match"] == 0.0
     assert metrics["exact_match_low"] == 0.0 < metrics["exact_match_high"]
-    assert metrics["stop_share"] < 1.0
+    assert metrics["stop_rate"] < 1.0
     assert metrics["tokens_per_answer"] > 20
 
 
@@ -114,14 +114,14 @@ def test_how_many_are_generated_at_once_changes_no_answer(taught_model: Path, as
 def test_the_same_model_gives_the_same_greedy_answers(taught_model: Path, asked: Path, tmp_path: Path) -> None:
     answered(taught_model, asked, tmp_path / "first")
     metrics = answered(taught_model, asked, tmp_path / "second", earlier=tmp_path / "first")
-    assert (metrics["same_greedy_share"], metrics["compared"]) == (1.0, 5)
+    assert (metrics["greedy_agreement"], metrics["compared"]) == (1.0, 5)
 
 
 def test_another_model_gives_other_greedy_answers(
     taught_model: Path, tiny_model: Path, asked: Path, tmp_path: Path
 ) -> None:
     answered(taught_model, asked, tmp_path / "first")
-    assert answered(tiny_model, asked, tmp_path / "second", earlier=tmp_path / "first")["same_greedy_share"] == 0.0
+    assert answered(tiny_model, asked, tmp_path / "second", earlier=tmp_path / "first")["greedy_agreement"] == 0.0
 
 
 def test_an_evaluation_of_other_questions_is_refused() -> None:
@@ -145,7 +145,7 @@ def test_an_answer_of_digits_has_no_language_but_an_empty_one_is_held_against_th
 def test_a_folder_in_place_of_a_file_of_questions_is_refused_and_its_files_named(
     taught_model: Path, asked: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"name one of its files: heldout.jsonl"):
+    with pytest.raises(UserError, match=r"name one of its files: validation.jsonl"):
         answered(taught_model, asked.parent, tmp_path / "out")
 
 
@@ -174,7 +174,7 @@ def test_a_gguf_file_gives_the_answers_of_its_model(
     answered(taught_model, asked, tmp_path / "model")
     settings = SETTINGS.model_copy(update={"file": file})
     metrics = answered(taught_gguf, asked, tmp_path / "gguf", settings, earlier=tmp_path / "model")
-    assert (metrics["engine"], metrics["same_greedy_share"], metrics["exact_match"]) == ("llama_cpp", 1.0, 1.0)
+    assert (metrics["engine"], metrics["greedy_agreement"], metrics["exact_match"]) == ("llama_cpp", 1.0, 1.0)
 
 
 def test_an_adapter_is_asked_together_with_its_base(taught_model: Path, asked: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import SHAPE
@@ -77,7 +77,11 @@ def export(tmp_path: Path) -> Export:
         folder.mkdir(exist_ok=True)
         named = {} if importance is None else {"importance": importance.name}
         chosen = Gguf(model="./model", types=types or ("F32",), **named, **settings)
-        paths = {"model": (model,), "receipt.held_out": held_out, "importance": (importance,) if importance else ()}
-        return folder, run(chosen, Inputs(paths), folder, Job())
+        paths = {
+            "model": (model,),
+            "quality_report.held_out": held_out,
+            "importance": (importance,) if importance else (),
+        }
+        return folder, run(chosen, Inputs(paths), folder, StageContext())
 
     return work

@@ -170,7 +170,7 @@ def test_llama_31s_rotary_factors_are_those_of_transformers() -> None:
 
 
 def test_metadata_says_what_the_configuration_says(plain_model: Path, export: Export) -> None:
-    out, _ = export(plain_model, "Q8_0", compare=False, name="小翰", licence="apache-2.0")
+    out, _ = export(plain_model, "Q8_0", compare=False, name="小翰", license="apache-2.0")
     found = metadata_of(out / "model-Q8_0.gguf")
     expected = {
         "general.architecture": "llama",

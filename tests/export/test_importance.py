@@ -1,4 +1,4 @@
-"""An importance matrix: what it holds, its two file formats, and that quantisers use it."""
+"""An importance matrix: what it holds, its two file formats, and that quantizers use it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import NEEDS_IMPORTANCE, GgufType, Imatrix
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.export.gguf import imatrix
@@ -95,7 +95,7 @@ def data_folder(folder: Path, count: int) -> Path:
 def make_matrix(model: Path, data: Path, out: Path, **settings: Any) -> dict[str, Any]:
     out.mkdir(exist_ok=True)
     chosen = Imatrix(model="./m", data=("./d",), **settings)
-    return run(chosen, Inputs({"model": (model,), "data": (data,)}), out, Job())
+    return run(chosen, Inputs({"model": (model,), "data": (data,)}), out, StageContext())
 
 
 def test_conversations_are_read_as_the_template_renders_them(plain_model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Side by side with llama.cpp's own quantiser, importance matrix and perplexity, built from its source.
+"""Side by side with llama.cpp's own quantizer, importance matrix and perplexity, built from its source.
 
 HANLIN_LLAMA_CPP names the folder that holds `llama-quantize`, `llama-imatrix` and `llama-perplexity` of the llama.cpp
 that xllamacpp carries (CPU flags as its wheel: AVX2, FMA, F16C, BMI2, not native); without it these tests skip.
@@ -17,8 +17,8 @@ import gguf
 import numpy as np
 import pytest
 
-from hanlin.config.settings.export import NEEDS_IMPORTANCE, Receipt
-from hanlin.core.context import Job
+from hanlin.config.settings.export import NEEDS_IMPORTANCE, QualityReport
+from hanlin.core.context import StageContext
 from hanlin.core.records import Document, write_jsonl
 from hanlin.export import quality
 from hanlin.export.gguf.imatrix import collect
@@ -148,11 +148,11 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     model = make_model(hidden_size=256, intermediate_size=512, initializer_range=0.05)
     text = text_of(60)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    write_jsonl(tmp_path / "heldout.jsonl", [Document(text, "d")])
+    write_jsonl(tmp_path / "validation.jsonl", [Document(text, "d")])
     out, _ = export(model, "F32", "Q4_K_M", "Q3_K_M", "Q2_K", compare=False)
     source = read_source(model)
-    settings = Receipt(held_out=("./d",), window=WINDOW, tokens=WINDOW * 16)
-    reference = quality.prepare(settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, Job())
+    settings = QualityReport(held_out=("./d",), window=WINDOW, tokens=WINDOW * 16)
+    reference = quality.prepare(settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, StageContext())
     ((language, windows),) = reference.windows.items()
     base = ["--kl-divergence-base", tmp_path / "base", "-f", tmp_path / "text.txt", "-c", WINDOW, "-b", WINDOW]
     base += ["-t", 1, "--chunks", len(windows)]
@@ -162,7 +162,7 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     for name in ("Q4_K_M", "Q3_K_M", "Q2_K"):
         file = out / f"model-{name}.gguf"
         said = said_by(tools / "llama-perplexity", "Same top p: ", *base, "-m", file, "--kl-divergence")
-        row = quality.measure(file, reference, Job())[language]
+        row = quality.measure(file, reference, StageContext())[language]
         assert row["source_perplexity"] == pytest.approx(float(found[1]), rel=0.01)
         for figure, pattern in (("perplexity", r"Mean PPL\(Q\)"), ("kl", "Mean    KLD")):
             number = re.search(pattern + r"\s*:\s*([\d.]+)", said)

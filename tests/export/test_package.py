@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Package
-from hanlin.core.context import Ancestor, Inputs, Job
+from hanlin.core.context import Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.export.package import run
 from hanlin.models.folder.checks import check_model_folder
@@ -24,13 +24,13 @@ Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
 Pack = Callable[..., tuple[Path, dict[str, Any]]]
 
-DATA = Ancestor(
+DATA = LineageNode(
     "conversations-1", "conversations", "c" * 64, kind="conversations", settings={"seed_text": "x"},
     metrics={"rows_kept": 1200}, parents=(
-        Ancestor("chats.jsonl", "file", "f" * 64, "CC-BY-4.0"), Ancestor("hf:someone/chats@1", "hub", "", "mit")),
+        LineageNode("chats.jsonl", "file", "f" * 64, "CC-BY-4.0"), LineageNode("hf:someone/chats@1", "hub", "", "mit")),
 )  # fmt: skip
-BASE = Ancestor("hf:meta-llama/Llama-3.1-8B@0e9e39f", "hub", "", "llama3.1")
-TRAINED = Ancestor(
+BASE = LineageNode("hf:meta-llama/Llama-3.1-8B@0e9e39f", "hub", "", "llama3.1")
+TRAINED = LineageNode(
     "sft-1", "model", "a" * 64, kind="sft", settings={"epochs": 2, "lora": {"rank": 64}, "data": ["/home/me/x"]},
     parents=(DATA, BASE),
 )  # fmt: skip
@@ -38,8 +38,8 @@ RECEIPT = {
     "bytes": 9e6, "bits_per_weight": 8.5, "kl": 0.001, "zh": {
         "perplexity": 3.2, "source_perplexity": 3.1, "kl": 0.001, "same_top_token": 0.99},
 }  # fmt: skip
-EXPORTED = Ancestor("gguf-1", "gguf", "b" * 64, kind="gguf", metrics={"Q8_0": RECEIPT}, parents=(TRAINED,))
-ASKED = Ancestor("evaluate-1", "evaluation", "e" * 64, kind="evaluate", metrics={"exact_match": 0.953})
+EXPORTED = LineageNode("gguf-1", "gguf", "b" * 64, kind="gguf", metrics={"Q8_0": RECEIPT}, parents=(TRAINED,))
+ASKED = LineageNode("evaluate-1", "evaluation", "e" * 64, kind="evaluate", metrics={"exact_match": 0.953})
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +49,18 @@ def files(make_model: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("files")
     settings = Gguf(model="./m", types=("F16", "Q8_0"), compare=False)
-    write(settings, Inputs({"model": (make_model(),)}), folder, Job())
+    write(settings, Inputs({"model": (make_model(),)}), folder, StageContext())
     return folder
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Pack:
-    def work(model: Path, target: str, root: Ancestor | None = None, **settings: Any) -> tuple[Path, dict[str, Any]]:
+    def work(model: Path, target: str, root: LineageNode | None = None, **settings: Any) -> tuple[Path, dict[str, Any]]:
         out = tmp_path / target
         out.mkdir()
         lineage = {"model": (root,), "evaluations": (ASKED,)} if root else {}
         chosen = Package(model="./m", target=target, **settings)  # type: ignore[arg-type]
-        return out, run(chosen, Inputs({"model": (model,)}, lineage), out, Job())
+        return out, run(chosen, Inputs({"model": (model,)}, lineage), out, StageContext())
 
     return work
 
@@ -74,10 +74,10 @@ def names_in(folder: Path) -> set[str]:
 
 
 def test_ollamas_folder_says_context_stops_system_and_licence(files: Path, pack: Pack) -> None:
-    out, metrics = pack(files, "ollama", file="Q8_0", name="xiaohan", system="你是小翰。", licence="apache-2.0")
+    out, metrics = pack(files, "ollama", file="Q8_0", name="xiaohan", system="你是小翰。", license="apache-2.0")
     assert {"Modelfile", "model-Q8_0.gguf", "README.md"} <= names_in(out)
     said = read_modelfile(out / "Modelfile")
-    assert (said.context, said.system, said.licences) == (256, "你是小翰。", ("apache-2.0",))
+    assert (said.context, said.system, said.licenses) == (256, "你是小翰。", ("apache-2.0",))
     template = ChatTemplate.load(files)
     assert set(said.stops) == {template.tokenizer.backend.id_to_token(number) for number in template.stop_ids}
     assert said.template is not None and "range" in said.template  # of many turns
@@ -98,10 +98,10 @@ def test_start_scripts_start_the_server_on_what_lies_beside_them(
 ) -> None:
     source = tmp_path / "source"
     shutil.copytree(files if target == "llama_cpp" else plain_model, source)
-    for name in ("NOTICE.txt", "receipt.svg"):
+    for name in ("NOTICE.txt", "quality_report.svg"):
         (source / name).write_text("x", encoding="utf-8")
     out, _ = pack(source, target, name="xiaohan")
-    assert {"NOTICE.txt", "receipt.svg", "start.sh", "README.md"} <= names_in(out)
+    assert {"NOTICE.txt", "quality_report.svg", "start.sh", "README.md"} <= names_in(out)
     server = tmp_path / "server with spaces"
     server.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n', encoding="utf-8")
     server.chmod(0o755)
@@ -120,7 +120,7 @@ def test_start_scripts_start_the_server_on_what_lies_beside_them(
 
 
 def test_the_hubs_folder_has_a_card_made_from_the_lineage(files: Path, pack: Pack) -> None:
-    out, _ = pack(files, "huggingface", EXPORTED, name="xiaohan", licence="llama3.1")
+    out, _ = pack(files, "huggingface", EXPORTED, name="xiaohan", license="llama3.1")
     card = (out / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlanguage:\n- zh\n- en\nlicense: llama3.1\nbase_model: meta-llama/Llama-3.1-8B\n")
     for said in (

@@ -1,4 +1,4 @@
-"""Which type a tensor gets, and that its bytes are those of the quantisation formats."""
+"""Which type a tensor gets, and that its bytes are those of the quantization formats."""
 
 from __future__ import annotations
 

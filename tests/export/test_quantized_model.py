@@ -10,8 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from hanlin.config.settings.export import QuantizedModel, Receipt
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.export import QualityReport, QuantizedModel
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
 from hanlin.export.gptq import quantize_layers, round_matrix, to_grid
@@ -33,7 +33,7 @@ def source(make_model: Make) -> Path:
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     folder.mkdir()
-    for name in ("documents.jsonl", "heldout.jsonl"):
+    for name in ("documents.jsonl", "validation.jsonl"):
         write_jsonl(folder / name, [Document(TEXT, f"d{place}") for place in range(6)])
     return folder
 
@@ -42,7 +42,9 @@ def written(source: Path, data: Path, out: Path, method: str, **settings: Any) -
     out.mkdir()
     named: dict[str, Any] = {"data": ("./d",)} if method == "gptq" else {}
     chosen = QuantizedModel(model="./m", method=method, group_size=32, **named, **settings)  # type: ignore[arg-type]
-    return out, run(chosen, Inputs({"model": (source,), "data": (data,), "receipt.held_out": (data,)}), out, Job())
+    return out, run(
+        chosen, Inputs({"model": (source,), "data": (data,), "quality_report.held_out": (data,)}), out, StageContext()
+    )
 
 
 def nearest(weight: torch.Tensor, group: int) -> torch.Tensor:
@@ -100,8 +102,8 @@ def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
     method: str, divergence: float, source: Path, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("compressed_tensors" if method == "gptq" else "bitsandbytes")
-    receipt = Receipt(held_out=("./h",), window=64, tokens=256, prompts=0)
-    out, metrics = written(source, data, tmp_path / method, method, receipt=receipt)
+    quality_report = QualityReport(held_out=("./h",), window=64, tokens=256, prompts=0)
+    out, metrics = written(source, data, tmp_path / method, method, quality_report=quality_report)
     (row,) = [row for name, row in metrics.items() if isinstance(row, dict) and "kl" in row]
     assert 0 < row["kl"] < divergence
     assert metrics["contract"]["mismatches"] == 0
@@ -112,7 +114,7 @@ def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
         difference = torch.log_softmax(model(ids).logits.float(), -1) - torch.log_softmax(again(ids).logits, -1)
     assert 0 < difference.abs().mean() < 1.0
     assert {"README.md", "LICENSE.txt"} <= {file.name for file in out.iterdir()}
-    with pytest.raises(UserError, match="already quantised"):
+    with pytest.raises(UserError, match="already quantized"):
         written(out, data, tmp_path / "twice", method)
 
 

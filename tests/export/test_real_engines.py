@@ -98,7 +98,7 @@ def rounded(model: Path, folder: Path) -> Path:
 def test_every_engine_gives_the_same_greedy_ids(file_type: str, run: Path, export: Export, tmp_path: Path) -> None:
     model = (run / "merged").resolve()
     template = ChatTemplate.load(model)
-    lines = (run / "world" / "questions" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()[:QUESTIONS]
+    lines = (run / "world" / "questions" / "validation.jsonl").read_text(encoding="utf-8").splitlines()[:QUESTIONS]
     asked = [tuple(Message(turn["role"], turn["text"]) for turn in json.loads(line)["messages"]) for line in lines]
     prompts = [template.render(messages, prompt=True).ids for messages in asked]
     assert len(prompts) == QUESTIONS

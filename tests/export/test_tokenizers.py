@@ -158,7 +158,7 @@ def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     backend.normalizer = normalizers.NFC()
     backend.save(str(folder / "tokenizer.json"))
-    with pytest.raises(UserError, match=r"normalises text \(NFC\)"):
+    with pytest.raises(UserError, match=r"normalizes text \(NFC\)"):
         read_vocabulary(Tokenizer.load(folder), 300)
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.Sequence(

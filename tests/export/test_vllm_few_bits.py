@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from hanlin.config.settings.export import QuantizedModel
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Document, write_jsonl
 from hanlin.export.hf import run
 from hanlin.models.load import load_model
@@ -59,7 +59,7 @@ def test_vllm_finds_the_ids_that_transformers_finds_as_likely(
         (tmp_path / name).mkdir()
     write_jsonl(tmp_path / "data" / "documents.jsonl", [Document("翰林院在城东。The library stands here. " * 8, "d")])
     settings = QuantizedModel(model="./m", method="gptq", data=("./d",))
-    run(settings, Inputs({"model": (source,), "data": (tmp_path / "data",)}), tmp_path / "out", Job())
+    run(settings, Inputs({"model": (source,), "data": (tmp_path / "data",)}), tmp_path / "out", StageContext())
     env = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     words = [str(python), "-c", _VLLM, str(tmp_path / "out"), json.dumps(PROMPTS), str(LONGEST)]
     done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)

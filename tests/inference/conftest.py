@@ -9,7 +9,7 @@ import pytest
 from random_requests import CONTEXT
 
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import open_engine
@@ -31,7 +31,7 @@ def spoken_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path)
 def spoken_gguf(spoken_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gguf")
     settings = Gguf(model="./m", types=("F32", "Q8_0"), compare=False)
-    run(settings, Inputs({"model": (spoken_model,)}), out, Job())
+    run(settings, Inputs({"model": (spoken_model,)}), out, StageContext())
     return out
 
 

@@ -19,7 +19,7 @@ def test_an_answer_is_the_same_alone_and_in_a_batch(engine: Engine) -> None:
     assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
 
 
-def test_sampled_answers_do_not_depend_on_their_neighbours(engine: Engine) -> None:
+def test_sampled_answers_do_not_depend_on_their_neighbors(engine: Engine) -> None:
     requests = requests_of(20, temperature=1.0)
     assert engine.generate(requests) == [engine.generate([request])[0] for request in requests]
 

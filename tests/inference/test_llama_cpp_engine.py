@@ -63,7 +63,7 @@ def test_the_files_own_ends_do_not_end_an_answer_that_the_request_goes_on(spoken
     assert set(reply.ids) & ends
 
 
-def test_a_quantised_file_answers_nearly_as_the_model(spoken_gguf: Path, spoken_model: Path) -> None:
+def test_a_quantized_file_answers_nearly_as_the_model(spoken_gguf: Path, spoken_model: Path) -> None:
     pairs = [(PROMPT, (50, 60)), ((99, 98), (97,))]
     exact, rounded = (open_engine("auto", path) for path in (spoken_model, spoken_gguf / "model-Q8_0.gguf"))
     for one, other in zip(exact.score(pairs), rounded.score(pairs), strict=True):

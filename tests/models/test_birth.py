@@ -14,8 +14,8 @@ from random_models import logits
 from safetensors.torch import load_file
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.model import NewModel
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.model import InitModel
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.models import init_model
@@ -28,8 +28,8 @@ SMALL = {"tokenizer": "./t", "hidden_size": 32, "layers": 2, "heads": 4, "key_va
 
 def make(tokenizer: Path, out: Path, seed: int = 3, **more: Any) -> dict[str, Any]:
     out.mkdir()
-    settings = NewModel.model_validate({**SMALL, **more})
-    return init_model.run(settings, Inputs({"tokenizer": (tokenizer,)}), out, Job(seed=seed))
+    settings = InitModel.model_validate({**SMALL, **more})
+    return init_model.run(settings, Inputs({"tokenizer": (tokenizer,)}), out, StageContext(seed=seed))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -76,8 +76,8 @@ def test_leftovers_of_a_killed_try_change_nothing(tiny_tokenizer: Path, tmp_path
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "model.safetensors").write_bytes(b"cut")
     (tmp_path / "again" / "generation_config.json").write_text('{"eos_token_id": 1}', encoding="utf-8")
-    settings = NewModel.model_validate(SMALL)
-    init_model.run(settings, Inputs({"tokenizer": (tiny_tokenizer,)}), tmp_path / "again", Job(seed=3))
+    settings = InitModel.model_validate(SMALL)
+    init_model.run(settings, Inputs({"tokenizer": (tiny_tokenizer,)}), tmp_path / "again", StageContext(seed=3))
     assert files_of(tmp_path / "again") == files_of(tmp_path / "whole")
 
 
@@ -123,14 +123,14 @@ def test_every_stop_id_is_named_on_the_first_day(tiny_tokenizer: Path, tmp_path:
 
 
 def test_the_feed_forward_width_follows_the_rule_of_llama(tiny_tokenizer: Path) -> None:
-    widths = {size: NewModel(tokenizer="./t", hidden_size=size).feed_forward for size in (96, 384, 512, 4096)}
+    widths = {size: InitModel(tokenizer="./t", hidden_size=size).feed_forward for size in (96, 384, 512, 4096)}
     assert widths == {96: 256, 384: 1024, 512: 1536, 4096: 11008}
 
 
 @pytest.mark.parametrize(("name", "value"), [("hidden_size", 36), ("key_value_heads", 3), ("layers", 0)])
 def test_shapes_that_do_not_fit_are_refused(name: str, value: int) -> None:
     with pytest.raises(ValidationError):
-        NewModel.model_validate({**SMALL, name: value})
+        InitModel.model_validate({**SMALL, name: value})
 
 
 def test_a_template_by_name_stands_in_for_a_missing_one(tiny_tokenizer: Path, tmp_path: Path) -> None:

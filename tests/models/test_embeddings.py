@@ -1,4 +1,4 @@
-"""Rows of the two vocabulary matrices: grown as the mean of what spelt an entry, and found out when never trained."""
+"""Rows of the two vocabulary matrices: grown as the mean of what spelled an entry, and found out when never trained."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_head_of_an_untied_model_grows_too(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("ids", [[], [300]])
 def test_an_entry_that_old_rows_do_not_spell_is_an_error(tiny_model: Path, ids: list[int]) -> None:
-    with pytest.raises(RuntimeError, match="spelt by"):
+    with pytest.raises(RuntimeError, match="spelled by"):
         grow(load_model(tiny_model), 300, [ids])
 
 

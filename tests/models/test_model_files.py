@@ -74,7 +74,7 @@ def test_the_shapes_that_a_configuration_asks_for_are_those_of_the_model(folder:
 
 def test_a_folder_in_few_bits_is_a_llama_and_whole(folder: Path) -> None:
     change(folder / "config.json", quantization_config={"quant_method": "bitsandbytes"})
-    assert "already quantised" in str(refusal(folder))
+    assert "already quantized" in str(refusal(folder))
     assert check_quantized_folder(folder)["model_type"] == "llama"
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:-9])
@@ -177,9 +177,9 @@ def test_code_that_a_model_brings_is_refused(folder: Path) -> None:
     assert "code of its own" in refusal(folder).what
 
 
-def test_quantised_weights_are_refused(folder: Path) -> None:
+def test_quantized_weights_are_refused(folder: Path) -> None:
     change(folder / "config.json", quantization_config={"quant_method": "gptq"})
-    assert "quantised" in refusal(folder).what
+    assert "quantized" in refusal(folder).what
 
 
 def test_sharded_weights_are_read_by_their_index(folder: Path) -> None:

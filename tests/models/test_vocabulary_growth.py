@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import ExtendVocabulary
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
 from hanlin.models import extend_vocab
@@ -39,7 +39,7 @@ def documents(tmp_path: Path) -> Path:
     folder = tmp_path / "documents"
     folder.mkdir()
     write_jsonl(folder / "documents.jsonl", [Document(text * 3, f"d{n}") for n, text in enumerate(CHINESE)])
-    write_jsonl(folder / "heldout.jsonl", [Document("春天，学士在翰林院读书。", "h0"), Document(ENGLISH, "h1")])
+    write_jsonl(folder / "validation.jsonl", [Document("春天，学士在翰林院读书。", "h0"), Document(ENGLISH, "h1")])
     return folder
 
 
@@ -47,7 +47,7 @@ def extend_model(model: Path, documents: Path, out: Path, new_entries: int = 12)
     out.mkdir(exist_ok=True)
     settings = ExtendVocabulary(model="./m", text="./d", new_entries=new_entries)
     inputs = Inputs({"model": (model,), "text": (documents,)})
-    return extend_vocab.run(settings, inputs, out, Job())
+    return extend_vocab.run(settings, inputs, out, StageContext())
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -127,7 +127,7 @@ def test_held_out_chinese_needs_fewer_tokens_and_english_as_many(
 ) -> None:
     metrics = extend_model(tiny_model, documents, tmp_path / "grown")
     before, after = metrics["characters_per_token"]["before"], metrics["characters_per_token"]["after"]
-    assert metrics["measured_on"] == "heldout"
+    assert metrics["measured_on"] == "validation"
     assert after["zh"] > before["zh"]
     assert after["en"] == before["en"]
     assert after["all"] > before["all"]
@@ -136,7 +136,7 @@ def test_held_out_chinese_needs_fewer_tokens_and_english_as_many(
 def test_without_held_out_documents_the_figures_are_of_the_training_text(
     tiny_model: Path, documents: Path, tmp_path: Path
 ) -> None:
-    (documents / "heldout.jsonl").unlink()
+    (documents / "validation.jsonl").unlink()
     assert extend_model(tiny_model, documents, tmp_path / "grown")["measured_on"] == "train"
 
 

@@ -154,7 +154,7 @@ def test_a_wrong_mask_is_found(tiny_model: Path, template: ChatTemplate, monkeyp
     monkeypatch.setattr(TransformersConsumer, "conversation", wrong)
     (verdict,) = check(ChatTemplate.load(tiny_model), consumers_of(tiny_model), cases()[:2])
     assert verdict.mismatches == 2
-    assert "learnt" in str(verdict.first)
+    assert "learned" in str(verdict.first)
 
 
 def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
@@ -189,10 +189,10 @@ def rewrite_template(source: Path, target: Path, change: Callable[[str], str]) -
 
 def test_an_export_runs_the_check_and_keeps_its_figures(tiny_model: Path, tmp_path: Path) -> None:
     from hanlin.config.settings.export import Gguf
-    from hanlin.core.context import Inputs, Job
+    from hanlin.core.context import Inputs, StageContext
     from hanlin.export.gguf.export import run
 
-    metrics = run(Gguf(model="./m", types=("F32", "Q8_0")), Inputs({"model": (tiny_model,)}), tmp_path, Job())
+    metrics = run(Gguf(model="./m", types=("F32", "Q8_0")), Inputs({"model": (tiny_model,)}), tmp_path, StageContext())
     assert metrics["contract"]["mismatches"] == 0
     names = [row["name"] for row in metrics["contract"]["consumers"]]
     assert names == ["transformers", "llama.cpp model-F32.gguf", "llama.cpp model-Q8_0.gguf"]

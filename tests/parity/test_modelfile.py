@@ -224,11 +224,11 @@ def test_what_ollama_loses_shows_as_other_ids(
 def test_every_stop_and_the_context_are_written(template_of: Callable[[str], ChatTemplate], tmp_path: Path) -> None:
     template = template_of("llama3")
     write_modelfile(
-        tmp_path / "Modelfile", "./a b.gguf", template, context=8192, system=' 你好\n"x" ', licence="MIT\f\n"
+        tmp_path / "Modelfile", "./a b.gguf", template, context=8192, system=' 你好\n"x" ', license="MIT\f\n"
     )
     read = read_modelfile(tmp_path / "Modelfile")
     assert ModelfileConsumer(tmp_path / "Modelfile", template.tokenizer).stops() == set(template.stop_ids)
-    assert (read.model, read.context, read.system, read.licences) == ("./a b.gguf", 8192, ' 你好\n"x" ', ("MIT",))
+    assert (read.model, read.context, read.system, read.licenses) == ("./a b.gguf", 8192, ' 你好\n"x" ', ("MIT",))
 
 
 @pytest.mark.parametrize("name", packaged())
@@ -290,7 +290,7 @@ def test_the_grammar_of_a_modelfile(tmp_path: Path) -> None:
     assert read.system == "You are 翰林, a helper."
     assert read.stops == ("<|eot_id|>", "<|end_of_text|>") and read.context == 8192
     assert read.messages == (("user", "two\nlines"), ("assistant", "yes: really"))
-    assert read.licences == ("\nMIT\n", "Apache") and read.adapters == ("./lora.gguf",)
+    assert read.licenses == ("\nMIT\n", "Apache") and read.adapters == ("./lora.gguf",)
     assert read.others == {"requires": "0.14.0"}
 
 

@@ -18,8 +18,8 @@ from live_vllm import live_vllm, vllm_program
 from hanlin.chat.packaged import packaged
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.template_data import tools_as_template_data
-from hanlin.config.settings.model import NewModel
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.model import InitModel
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.models import init_model
@@ -45,7 +45,10 @@ class Served:
 def born(tokenizer: Path, folder: Path, **settings: Any) -> Path:
     folder.mkdir()
     init_model.run(
-        NewModel.model_validate({**SMALL, **settings}), Inputs({"tokenizer": (tokenizer,)}), folder, Job(seed=3)
+        InitModel.model_validate({**SMALL, **settings}),
+        Inputs({"tokenizer": (tokenizer,)}),
+        folder,
+        StageContext(seed=3),
     )
     return folder
 

@@ -10,7 +10,7 @@ import torch
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run
 from tiny_llama import tiny_llama
 
@@ -41,5 +41,5 @@ def tiny_gguf(template: ChatTemplate, folder: Path) -> Exported:
     template.save(folder)
     out = folder / "gguf"
     out.mkdir()
-    metrics = run(Gguf(model="./m", types=("F16",), compare=False), Inputs({"model": (folder,)}), out, Job())
+    metrics = run(Gguf(model="./m", types=("F16",), compare=False), Inputs({"model": (folder,)}), out, StageContext())
     return Exported(folder, out / "model-F16.gguf", metrics["contract"]["consumers"])

@@ -20,16 +20,16 @@ def test_a_recipes_package_names_its_stages_and_sources_and_is_whole(tmp_path: P
     shape = {"hidden_size": 32, "intermediate_size": 64, "layers": 1, "heads": 2, "context_length": 64}
     stages = {
         "words": {"kind": "train_tokenizer", "text": str(text), "entries": 350, "template": "llama3"},
-        "base": {"kind": "new_model", "tokenizer": "words", **shape},
+        "base": {"kind": "init_model", "tokenizer": "words", **shape},
         "packed": {"kind": "package", "model": "base", "target": "huggingface", "name": "xiaohan"},
     }
     store = Store(tmp_path / "home")
     run(build_recipe({"name": "r", "stages": stages}, "r.yaml"), store)
     folder = (store.runs / "r" / "packed").resolve()
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for said in ("train_tokenizer", "new_model", "hidden_size 32", "entries 350"):
+    for said in ("train_tokenizer", "init_model", "hidden_size 32", "entries 350"):
         assert said in card, said
     assert str(tmp_path) not in card
     root = lineage(folder)
-    assert [node.kind for node in root.walk()] == ["package", "new_model", "train_tokenizer", ""]
+    assert [node.kind for node in root.walk()] == ["package", "init_model", "train_tokenizer", ""]
     assert {item.path for item in items_of(folder)} >= {"README.md", "config.json", "model.safetensors"}

@@ -67,9 +67,9 @@ def test_renaming_a_stage_reruns_nothing(folder: Path, store: Store) -> None:
 
 def test_changing_a_setting_reruns_exactly_that_stage_and_says_why(folder: Path, store: Store) -> None:
     run(recipe_of(folder), store)
-    steps = {step.stage.name: step for step in plan(recipe_of(folder, heldout_share=0.5), store)}
+    steps = {step.stage.name: step for step in plan(recipe_of(folder, validation_fraction=0.5), store)}
     assert steps["c"].state == "run" and steps["t"].state == "done"
-    assert "heldout_share" in steps["c"].why and "0.5" in steps["c"].why
+    assert "validation_fraction" in steps["c"].why and "0.5" in steps["c"].why
 
 
 def test_changing_an_input_file_reruns_exactly_what_reads_it(folder: Path, store: Store) -> None:
@@ -186,14 +186,14 @@ def test_lineage_goes_back_to_each_source_file_with_hash_and_licence(folder: Pat
         "stages": {
             "c": {
                 "kind": "corpus",
-                "sources": [{"path": f"{folder}/text.txt", "format": "text_lines", "licence": "CC0-1.0"}],
+                "sources": [{"path": f"{folder}/text.txt", "format": "text_lines", "license": "CC0-1.0"}],
             }
         },
     }
     run(build_recipe(data, "r.yaml"), store)
     root = lineage(store.runs / "r" / "c")
     (leaf,) = root.parents
-    assert (leaf.name, leaf.type, leaf.licence) == ("text.txt", "file", "CC0-1.0") and len(leaf.digest) == 64
+    assert (leaf.name, leaf.type, leaf.license) == ("text.txt", "file", "CC0-1.0") and len(leaf.digest) == 64
 
 
 def test_a_full_disk_is_said_in_one_sentence(folder: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

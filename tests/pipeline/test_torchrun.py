@@ -88,7 +88,7 @@ def test_the_report_draws_training_held_out_and_probes(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     rows = [
         '{"step": 1, "loss": 4.0, "probe_english_loss_at_start": 1.0}',
-        '{"step": 2, "loss": 3.0, "heldout_loss": 3.5, "probe_english_loss": 1.5, "probe_english_right": 0.5}',
+        '{"step": 2, "loss": 3.0, "validation_loss": 3.5, "probe_english_loss": 1.5, "probe_english_right": 0.5}',
     ]
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     drawn = _curve(file)

@@ -26,7 +26,7 @@ stages:
     kind: sft
     model: {model}
     data: chats
-    row_length: 128
+    max_seq_length: 128
     batch_tokens: 512
     steps: {steps}
     precision: float32

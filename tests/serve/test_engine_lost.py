@@ -76,8 +76,8 @@ def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_a
         last = json.loads(heard["streamed"].text.strip().split("\n\n")[-1].removeprefix("data: "))  # type: ignore[attr-defined]
         assert last["error"]["code"] == "engine_lost"
         assert says(server, "tiny", LESSONS[0][0]) == LESSONS[0][1]
-        counted = httpx.get(f"{server.address}/metrics").text
-        assert 'hanlin_engine_restarts{model="tiny"} 1.0' in counted
+        key_settings = httpx.get(f"{server.address}/metrics").text
+        assert 'hanlin_engine_restarts{model="tiny"} 1.0' in key_settings
         assert httpx.get(f"{server.address}/health").status_code == 200
 
 

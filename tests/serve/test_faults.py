@@ -36,11 +36,11 @@ def endless(
     path = tiny_model
     if request.param == "llama_cpp":
         from hanlin.config.settings.export import Gguf
-        from hanlin.core.context import Inputs, Job
+        from hanlin.core.context import Inputs, StageContext
         from hanlin.export.gguf.export import run
 
         path = tmp_path_factory.mktemp("endless")
-        run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, Job())
+        run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, StageContext())
     opened = open_model(path, apart=True)  # as the server opens it
     yield opened
     opened.engine.close()
@@ -250,7 +250,7 @@ def test_no_other_site_is_invited(server: Live) -> None:
 def test_a_prompt_that_cannot_fit_is_refused_before_any_work_on_it(
     server: Live, path: str, body: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(type(server.served[0].tokenizer), "encode", lambda *_, **__: pytest.fail("it was tokenised"))
+    monkeypatch.setattr(type(server.served[0].tokenizer), "encode", lambda *_, **__: pytest.fail("it was tokenized"))
     answer = httpx.post(server.address + path, json={"model": "tiny", **body}, timeout=20)
     assert answer.status_code == 400, answer.text
     assert "6000000 bytes" in answer.text and "holds 256" in answer.text

@@ -10,7 +10,7 @@ import pytest
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import texts_in
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
@@ -72,7 +72,7 @@ def documents(tmp_path: Path) -> Path:
     folder.mkdir()
     for place, text in enumerate(TEXT):
         write_jsonl(folder / f"documents-{place:05d}.jsonl", [Document(text, id=str(place))])
-    write_jsonl(folder / "heldout.jsonl", [Document("小鸟唱歌", id="h")])
+    write_jsonl(folder / "validation.jsonl", [Document("小鸟唱歌", id="h")])
     (folder / "dropped.jsonl").write_text('{"id": "x", "reason": "short"}\n', encoding="utf-8")
     return folder
 
@@ -80,17 +80,17 @@ def documents(tmp_path: Path) -> Path:
 def test_the_stage_learns_from_documents_and_measures_on_those_held_out(documents: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    metrics = train(TrainTokenizer(text=("web",), entries=300), Inputs({"text": (documents,)}), out, Job())
+    metrics = train(TrainTokenizer(text=("web",), entries=300), Inputs({"text": (documents,)}), out, StageContext())
     assert metrics["documents"] == len(TEXT)
     assert metrics["entries"] == len(Tokenizer.load(out)) == 300
-    assert metrics["measured_on"] == "heldout"
+    assert metrics["measured_on"] == "validation"
     assert metrics["characters_per_token"] == characters_per_token(Tokenizer.load(out), ["小鸟唱歌"])
     json.dumps(metrics)
 
 
 def test_documents_are_read_in_order_and_those_held_out_apart(documents: Path) -> None:
     assert list(texts_in([documents])) == TEXT
-    assert list(texts_in([documents], heldout=True)) == ["小鸟唱歌"]
+    assert list(texts_in([documents], validation=True)) == ["小鸟唱歌"]
 
 
 def test_plain_files_and_folders_are_text_too(tmp_path: Path) -> None:
@@ -110,4 +110,4 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
 
 def test_no_text_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text"):
-        train(TrainTokenizer(text=("web",)), Inputs({"text": (tmp_path,)}), tmp_path / "out", Job())
+        train(TrainTokenizer(text=("web",)), Inputs({"text": (tmp_path,)}), tmp_path / "out", StageContext())

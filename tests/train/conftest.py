@@ -12,7 +12,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs
 from hanlin.core.progress import Progress
-from hanlin.core.records import Conversation, Document, Judgement, Message, Preference, write_jsonl
+from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference, write_jsonl
 from hanlin.train.compute.model import Network
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records
 from hanlin.train.load import open_network
@@ -45,11 +45,11 @@ def preference(number: int) -> Preference:
     return Preference(prompt, chosen, rejected, id=f"pair-{number}")
 
 
-def judgement(number: int) -> Judgement:
+def unpaired_preference(number: int) -> UnpairedPreference:
     """Good answers and bad ones in turn; every prompt occurs more than once."""
     good = number % 2 == 0
     answer = Message("assistant", f"好的，是{number}" if good else f"No, it is not {number}")
-    return Judgement((Message("user", SENTENCES[number // 2 % 5]),), answer, good, id=f"judged-{number}")
+    return UnpairedPreference((Message("user", SENTENCES[number // 2 % 5]),), answer, good, id=f"judged-{number}")
 
 
 def many(make: Callable[[int], object], count: int) -> list:

@@ -18,7 +18,7 @@ from typing import Any
 
 from hanlin.config.settings import preference, train
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 
 
 def launch(
@@ -54,7 +54,9 @@ def work(job: dict[str, Any], out: str | None = None) -> dict[str, Any]:
     inputs = Inputs({name: tuple(map(Path, paths)) for name, paths in job["inputs"].items()})
     folder = Path(out or job["out"])
     folder.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, Any] = getattr(stages, job["stage"])(settings, inputs, folder, Job(seed=5, **job["how"]))
+    metrics: dict[str, Any] = getattr(stages, job["stage"])(
+        settings, inputs, folder, StageContext(seed=5, **job["how"])
+    )
     return metrics
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, judgement, many, preference
+from conftest import CPU, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Simpo
@@ -30,7 +30,7 @@ from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, PairObjective, SimPo
 
-SETTINGS = Simpo(model="m", data=("d",), row_length=256)
+SETTINGS = Simpo(model="m", data=("d",), max_seq_length=256)
 REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)
 ALL = range(4)
 Plain = tuple[torch.Tensor, torch.Tensor]
@@ -44,7 +44,7 @@ def pairs(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
 
 @pytest.fixture
 def answers(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
-    return encoded(many(judgement, 4), ChatEncoder(template, 256, "drop").judgements)
+    return encoded(many(unpaired_preference, 4), ChatEncoder(template, 256, "drop").unpaired_preferences)
 
 
 def examples_of(store: EncodedRecords) -> list[tuple[list[int], list[bool]]]:
@@ -116,7 +116,7 @@ def orpo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 FORMS: dict[str, tuple[PairObjective, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
     "dpo": (Dpo(0.3, 0.0, REFERENCE), dpo),
     "smoothed dpo": (Dpo(0.05, 0.1, REFERENCE), smoothed_dpo),
-    "dpo with the chosen answers learnt": (Dpo(0.3, 0.0, REFERENCE, 0.5), dpo_with_chosen),
+    "dpo with the chosen answers learned": (Dpo(0.3, 0.0, REFERENCE, 0.5), dpo_with_chosen),
     "ipo": (Ipo(0.4, 0.0, REFERENCE), ipo),
     "smoothed ipo": (Ipo(0.4, 0.2, REFERENCE), smoothed_ipo),
     "simpo": (SimPo(2.5, 1.25), simpo),
@@ -142,7 +142,7 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
 
 
 def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: float) -> Kto:
-    weights = {"beta": 0.2, "good_weight": 1.5, "bad_weight": 0.7, **changes}
+    weights = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.7, **changes}
     mismatched = Rows.paired(Mismatched.of(store, 256))
     return Kto(**weights, good=store.good, reference=reference, mismatched=mismatched)
 
@@ -304,10 +304,10 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
     objective: Objective = kto_of(answers, REFERENCE - 40) if form == "kto" else FORMS[form][0]
     rows = Rows.paired(answers if form == "kto" else pairs)
     found = []
-    for pass_tokens in (10_000, 1):
+    for micro_batch_tokens in (10_000, 1):
         mine = network(SETTINGS)
-        now = objective.of_step(mine, np.arange(4), pass_tokens, lambda tensors: None)
-        sums = trainer._gradients(mine, now, rows, np.arange(4), pass_tokens)
+        now = objective.of_step(mine, np.arange(4), micro_batch_tokens, lambda tensors: None)
+        sums = trainer._gradients(mine, now, rows, np.arange(4), micro_batch_tokens)
         unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
         Copies(mine, unbounded, Group(0, 1, CPU)).finish(sums, objective.weighs)
         found.append((sums, gradients(mine)))
@@ -374,11 +374,11 @@ def test_a_mismatched_answer_is_cut_at_the_end_of_a_row(answers: EncodedRecords)
 
 
 def test_one_answer_alone_is_refused(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(judgement, 1), ChatEncoder(template, 256, "drop").judgements)
+    store = encoded(many(unpaired_preference, 1), ChatEncoder(template, 256, "drop").unpaired_preferences)
     with pytest.raises(UserError, match="one answer alone"):
         Mismatched.of(store, 256)
 
 
 def test_where_all_prompts_are_one_the_next_answer_is_taken(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(judgement, 2), ChatEncoder(template, 256, "drop").judgements)
+    store = encoded(many(unpaired_preference, 2), ChatEncoder(template, 256, "drop").unpaired_preferences)
     assert Mismatched.of(store, 256).shift == 1

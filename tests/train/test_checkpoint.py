@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from conftest import conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.train import stages, trainer
@@ -33,7 +33,7 @@ needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
 )
 SFT = Sft(
-    model="m", data=("d",), row_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32",
+    model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32",
     save_every_seconds=1e-6,
 )  # fmt: skip
 
@@ -150,10 +150,10 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_i
 ) -> None:
     monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
     given = inputs(many(conversation, 12))
-    settings = SFT.model_copy(update={"keep_checkpoints": 3, "steps": 20})
+    settings = SFT.model_copy(update={"save_total_limit": 3, "steps": 20})
     whole, small = tmp_path / "whole", tmp_path / "small"
     whole.mkdir()
-    stages.sft(settings, given, whole, Job())
+    stages.sft(settings, given, whole, StageContext())
     size = next((whole / ".work").glob("checkpoint-*.pt")).stat().st_size
     small.mkdir()
     room = int(2.5 * size)  # for two checkpoints, and no third
@@ -161,13 +161,13 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_i
         pytest.skip("this root may not mount")
     try:
         with pytest.raises(OSError, match="No space left"):
-            stages.sft(settings, given, small, Job())
+            stages.sft(settings, given, small, StageContext())
         listed = json.loads((small / ".work" / LIST).read_text(encoding="utf-8"))
         assert 1 <= len(listed) <= 2
         assert [row["sha256"] for row in listed] == [checkpoint.hashed(small / ".work" / row["file"]) for row in listed]
         assert not list((small / ".work").glob("*.writing"))
         subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(small)], check=True)
-        stages.sft(settings, given, small, Job())
+        stages.sft(settings, given, small, StageContext())
         assert (small / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
         assert (small / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     finally:
@@ -204,9 +204,9 @@ def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monk
     [
         {},
         pytest.param({"optimizer": "adamw_8bit"}, marks=needs_bitsandbytes),
-        {"last_layers": 1, "train_rows": 390},
-        {"train_rows": 390, "lora": LoraSettings(rank=2, rate_ratio=4.0)},
-        {"embedding_noise": 5.0, "lora": LoraSettings(rank=2, start="pissa_fast")},
+        {"train_last_layers": 1, "trainable_tokens": 390},
+        {"trainable_tokens": 390, "lora": LoraSettings(rank=2, loraplus_lr_ratio=4.0)},
+        {"neftune_noise_alpha": 5.0, "lora": LoraSettings(rank=2, init="pissa_fast")},
     ],
     ids=["whole", "eight_bits", "last_layers_and_rows", "rows_beside_lora_plus", "pissa_and_noise"],
 )
@@ -225,13 +225,13 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for out in (whole, broken):
         out.mkdir()
-        stages.sft(settings, given, out, Job())
+        stages.sft(settings, given, out, StageContext())
     files = sorted((broken / ".work").glob("checkpoint-*.pt"))
     assert [file.name for file in files] == ["checkpoint-00000003.pt", "checkpoint-00000004.pt"]
     files[1].write_bytes(files[1].read_bytes()[:-1])
     weights = "adapter_model.safetensors" if "lora" in more else "model.safetensors"
     (broken / weights).unlink()
-    stages.sft(settings, given, broken, Job(progress=Progress("sft")))
+    stages.sft(settings, given, broken, StageContext(progress=Progress("sft")))
     assert "step 4 is damaged" in capsys.readouterr().err
     if more.get("optimizer") == "adamw_8bit":  # on a CPU bitsandbytes rounds otherwise from run to run, seen under load
         found, expected = (load_file(out / weights) for out in (broken, whole))
@@ -254,7 +254,9 @@ def test_an_exploding_gradient_stops_the_run_and_keeps_the_records(
     monkeypatch.setattr(trainer, "NORMS", 5)
     monkeypatch.setattr(trainer, "EXPLOSION", 1e-3)
     with pytest.raises(UserError, match="gradient of step 2") as caught:
-        stages.sft(SFT.model_copy(update={"max_grad_norm": 1e-3}), inputs(many(conversation, 12)), tmp_path, Job())
+        stages.sft(
+            SFT.model_copy(update={"max_grad_norm": 1e-3}), inputs(many(conversation, 12)), tmp_path, StageContext()
+        )
     kept = json.loads((tmp_path / ".work" / "stopped_at.json").read_text(encoding="utf-8"))["records"]
     assert kept and all(name in str(caught.value.where) for name in kept)
 
@@ -277,7 +279,7 @@ stages:
     kind: sft
     model: {tiny_model}
     data: chats
-    row_length: 128
+    max_seq_length: 128
     batch_tokens: 128
     steps: 300
     precision: float32

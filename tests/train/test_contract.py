@@ -44,7 +44,7 @@ def among_others(encoded: Callable, template: ChatTemplate) -> Callable[[Ids, Se
         mine = Conversation((), "broken")
 
         def encode(records: Sequence[Conversation]) -> list[Encoded]:
-            good = ChatEncoder(template, 400, "refuse")
+            good = ChatEncoder(template, 400, "error")
             given = Encoded((Example(ids, bytes(learn)),))
             return [given if row is mine else next(good.conversations([row])) for row in records]
 
@@ -70,11 +70,11 @@ def test_what_the_renderer_makes_keeps_the_contract(
 def test_an_example_must_learn_something(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     store = among_others(prompt + answer, [0] * len(prompt + answer))
-    assert "nothing of it is learnt" in refused(template, store)
+    assert "nothing of it is learned" in refused(template, store)
 
 
 def test_an_example_without_tokens_learns_nothing(among_others: Callable, template: ChatTemplate) -> None:
-    assert "nothing of it is learnt" in refused(template, among_others([], []))
+    assert "nothing of it is learned" in refused(template, among_others([], []))
 
 
 def test_every_answer_learns_its_stop_token(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
@@ -88,26 +88,26 @@ def test_every_answer_learns_its_stop_token(among_others: Callable, template: Ch
 def test_no_token_of_a_prompt_is_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     early = [0] * (len(prompt) - 2) + [1] * (len(answer) + 2)
-    assert "of a prompt is learnt" in refused(template, among_others(prompt + answer, early))
+    assert "of a prompt is learned" in refused(template, among_others(prompt + answer, early))
 
 
 def test_an_answer_is_learnt_from_its_beginning(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     late = [0] * (len(prompt) + 1) + [1] * (len(answer) - 1)
-    assert "of a prompt is learnt" in refused(template, among_others(prompt + answer, late))
+    assert "of a prompt is learned" in refused(template, among_others(prompt + answer, late))
 
 
 def test_the_turn_behind_an_answer_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     ids = prompt + answer + prompt[1:] + answer
     learn = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
-    assert "after an answer is learnt" in refused(template, among_others(ids, learn))
+    assert "after an answer is learned" in refused(template, among_others(ids, learn))
 
 
 def test_the_first_token_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     learn = [1] + [0] * (len(prompt) - 1) + [1] * len(answer)
-    assert "first token is learnt" in refused(template, among_others(prompt + answer, learn))
+    assert "first token is learned" in refused(template, among_others(prompt + answer, learn))
 
 
 @pytest.mark.parametrize("place", [1, 5])
@@ -170,7 +170,7 @@ def test_every_packaged_template_keeps_its_contract(any_template: ChatTemplate, 
         )
         for n in range(len(odd))
     ]
-    encoder = ChatEncoder(any_template, 4000, "refuse")
+    encoder = ChatEncoder(any_template, 4000, "error")
     contract.check(encoded([*GOOD, *chats], encoder.conversations))
     contract.check(encoded(many(preference, 5), encoder.preferences, width=2))
     assert contract.begin is not None and contract.openings
@@ -182,7 +182,7 @@ def test_calls_of_tools_keep_the_contract(tmp_path: Path, encoded: Callable) -> 
     call = Message("assistant", "", tool_calls=(ToolCall("weather", {"city": "北京"}),))
     turns = (Message("user", "天气？"), call, Message("tool", "晴", name="weather"), Message("assistant", "晴天。"))
     Contract.of_chats(template).check(
-        encoded([Conversation(turns, "t")], ChatEncoder(template, 4000, "refuse").conversations)
+        encoded([Conversation(turns, "t")], ChatEncoder(template, 4000, "error").conversations)
     )
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from launching import launch
 
-from conftest import CPU, conversation, document, judgement, many, preference
+from conftest import CPU, conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages, trainer
 from hanlin.train.dataset.encode import ChatEncoder
@@ -28,9 +28,9 @@ from hanlin.train.objectives.next_token import NextToken
 SFT = Sft(
     model="m",
     data=("d",),
-    row_length=128,
+    max_seq_length=128,
     batch_tokens=512,
-    pass_tokens=512,
+    micro_batch_tokens=512,
     epochs=2,
     learning_rate=1e-3,
     precision="float32",
@@ -46,7 +46,7 @@ def trained_weights(
     mine = network(settings)
     order = Order.of(len(rows.units), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
-    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=Job(seed=1), out=out)
+    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=StageContext(seed=1), out=out)
     return {name: parameter.detach().clone() for name, parameter in mine.trained()}
 
 
@@ -56,7 +56,7 @@ def test_two_halves_accumulated_equal_one_whole(
     store = encoded(many(conversation, 16), ChatEncoder(template, 128, "drop").conversations)
     rows = Rows.packed(store, 128)
     whole = trained_weights(tmp_path, network, rows, SFT)
-    halves = trained_weights(tmp_path, network, rows, SFT.model_copy(update={"pass_tokens": 128}))
+    halves = trained_weights(tmp_path, network, rows, SFT.model_copy(update={"micro_batch_tokens": 128}))
     for name, weight in whole.items():
         torch.testing.assert_close(halves[name], weight, atol=1e-5, rtol=1e-4)
 
@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
     for number, seed in enumerate((1, 1, 2)):
         out = tmp_path / f"run-{number}"
         out.mkdir()
-        stages.sft(settings, given, out, Job(seed=seed))
+        stages.sft(settings, given, out, StageContext(seed=seed))
         files.append((out / "adapter_model.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]
 
@@ -80,7 +80,7 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
     mine = network(SFT)
     sums = trainer._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})
-    norm = Copies(mine, settings, ALONE).finish(sums, "learnt_tokens")
+    norm = Copies(mine, settings, ALONE).finish(sums, "target_tokens")
     shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
     assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)
 
@@ -94,13 +94,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
         next(iter(mine.trained()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
         order = Order.of(len(rows.units), 4, 1)
-        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=Job(), out=tmp_path)
+        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=StageContext(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 
 def test_the_loss_falls(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     metrics = stages.sft(
-        SFT.model_copy(update={"epochs": 8, "learning_rate": 3e-3}), inputs(many(conversation, 12)), tmp_path, Job()
+        SFT.model_copy(update={"epochs": 8, "learning_rate": 3e-3}),
+        inputs(many(conversation, 12)),
+        tmp_path,
+        StageContext(),
     )
     assert metrics["loss"]["last"] < 0.8 * metrics["loss"]["first"]
 
@@ -109,17 +112,27 @@ def test_the_loss_falls(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
 
 RUNS: dict[str, tuple[Training, Callable[[int], object]]] = {
     "pretrain": (
-        Pretrain(model="m", data=("d",), row_length=32, batch_tokens=128, epochs=8, learning_rate=1e-3),
+        Pretrain(model="m", data=("d",), max_seq_length=32, batch_tokens=128, epochs=8, learning_rate=1e-3),
         document,
     ),
     "sft": (SFT.model_copy(update={"epochs": 12, "lora": LoraSettings(rank=4, dropout=0.1)}), conversation),
     "dpo": (
-        Dpo(model="m", data=("d",), row_length=128, batch_pairs=2, epochs=6, learning_rate=1e-4, precision="float32"),
+        Dpo(
+            model="m", data=("d",), max_seq_length=128, batch_pairs=2, epochs=6, learning_rate=1e-4, precision="float32"
+        ),
         preference,
     ),
     "kto": (
-        Kto(model="m", data=("d",), row_length=128, batch_answers=2, epochs=4, learning_rate=1e-4, precision="float32"),
-        judgement,
+        Kto(
+            model="m",
+            data=("d",),
+            max_seq_length=128,
+            batch_answers=2,
+            epochs=4,
+            learning_rate=1e-4,
+            precision="float32",
+        ),
+        unpaired_preference,
     ),
 }
 

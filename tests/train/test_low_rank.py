@@ -13,14 +13,14 @@ import torch
 from conftest import CPU, conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.train import stages
 from hanlin.train.compute.model import Network
 from hanlin.train.optim.build import optimizer_of
 from hanlin.train.optim.low_rank import GROWTH, LowRankAdamW
 
 SFT = Sft(
-    model="m", data=("d",), row_length=128, batch_tokens=512, steps=3, learning_rate=3e-3, precision="float32"
+    model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=3, learning_rate=3e-3, precision="float32"
 )  # fmt: skip
 SHAPES = [(12, 20), (20, 12)]
 
@@ -106,7 +106,7 @@ def test_what_is_not_projected_steps_as_adamw() -> None:
 def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: Any, network: Callable) -> None:
     mine: Network = network(SFT)
     trained = list(mine.trained())
-    settings = SFT.model_copy(update={"optimizer": method, "optimizer_rank": 8, "weight_decay": 0.1})
+    settings = SFT.model_copy(update={"optimizer": method, "galore_rank": 8, "weight_decay": 0.1})
     taken = optimizer_of(settings, trained, CPU)
     for _, weight in trained:
         weight.grad = torch.randn_like(weight)
@@ -119,8 +119,8 @@ def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: An
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
 def test_a_run_learns(method: Any, tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
-    settings = SFT.model_copy(update={"optimizer": method, "optimizer_rank": 8, "optimizer_refresh": 3, "steps": 12})
-    metrics = stages.sft(settings, inputs(many(conversation, 12)), tmp_path, Job())
+    settings = SFT.model_copy(update={"optimizer": method, "galore_rank": 8, "galore_update_interval": 3, "steps": 12})
+    metrics = stages.sft(settings, inputs(many(conversation, 12)), tmp_path, StageContext())
     assert metrics["loss"]["last"] < 0.9 * metrics["loss"]["first"]
 
 
@@ -139,7 +139,7 @@ def test_its_state_goes_through_a_checkpoint(method: Any, tmp_path: Path) -> Non
     assert torch.equal(stepped(again, second, found[4:]), wanted)
 
 
-@pytest.mark.parametrize("more", [{"lora": LoraSettings()}, {"train_rows": 3}])
+@pytest.mark.parametrize("more", [{"lora": LoraSettings()}, {"trainable_tokens": 3}])
 def test_an_adapter_or_rows_alone_are_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="whole matrices"):
         Sft(model="m", data=("d",), optimizer="galore", **more)

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many, preference
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.base import counted
+from hanlin.config.settings.base import key_settings
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach, save_adapter, start_of
 from hanlin.models.load import load_model
@@ -32,7 +32,7 @@ from hanlin.train.dataset.packed import Rows
 from hanlin.train.optim.schedule import parameter_groups
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79]])
-SFT = {"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, "precision": "float32"}
+SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
 peft_news = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 
 
@@ -55,9 +55,9 @@ def logits(model: Any) -> torch.Tensor:
 
 
 def test_settings_at_their_defaults_make_no_earlier_result_new() -> None:
-    row = counted(sft(lora=LoraSettings()))
-    assert not {"last_layers", "train_rows", "embedding_noise"} & row.keys()
-    assert not {"start", "rate_ratio"} & row["lora"].keys()
+    row = key_settings(sft(lora=LoraSettings()))
+    assert not {"train_last_layers", "trainable_tokens", "neftune_noise_alpha"} & row.keys()
+    assert not {"start", "loraplus_lr_ratio"} & row["lora"].keys()
 
 
 # ------------------------------------------------------------------------------------------------------ last layers
@@ -67,7 +67,9 @@ def test_settings_at_their_defaults_make_no_earlier_result_new() -> None:
 def test_last_layers_leave_all_else_bit_for_bit(
     number_format: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
-    metrics = stages.sft(sft(last_layers=1, precision=number_format), inputs(many(conversation, 6)), tmp_path, Job())
+    metrics = stages.sft(
+        sft(train_last_layers=1, precision=number_format), inputs(many(conversation, 6)), tmp_path, StageContext()
+    )
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed == {name for name in before if name.startswith("model.layers.1.")}
@@ -78,8 +80,8 @@ def test_last_layers_and_rows_are_trained_together(
     tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
     entries = len(load_file(tiny_model / "model.safetensors")["lm_head.weight"])
-    settings = sft(last_layers=1, train_rows=entries - 2)
-    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, Job())
+    settings = sft(train_last_layers=1, trainable_tokens=entries - 2)
+    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, StageContext())
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     blocks = {name for name in before if name.startswith("model.layers.1.")}
@@ -91,8 +93,8 @@ def test_last_layers_and_rows_are_trained_together(
 def test_an_adapter_of_the_last_layers_touches_no_other(
     tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
-    settings = sft(last_layers=1, lora=LoraSettings(rank=2))
-    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, Job())
+    settings = sft(train_last_layers=1, lora=LoraSettings(rank=2))
+    stages.sft(settings, inputs(many(conversation, 6)), tmp_path, StageContext())
     names = load_file(tmp_path / "adapter_model.safetensors")
     assert names and all(".layers.1." in name for name in names)
     theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path)
@@ -101,7 +103,7 @@ def test_an_adapter_of_the_last_layers_touches_no_other(
 
 def test_more_layers_than_there_are_is_refused(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     with pytest.raises(UserError, match="2 layers"):
-        stages.sft(sft(last_layers=3), inputs(many(conversation, 3)), tmp_path, Job())
+        stages.sft(sft(train_last_layers=3), inputs(many(conversation, 3)), tmp_path, StageContext())
 
 
 # ------------------------------------------------------------------------------------------------------------ LoRA+
@@ -127,8 +129,8 @@ def test_a_ratio_moves_b_by_as_much_more(tmp_path: Path, inputs: Callable[..., I
     for ratio in (1.0, 8.0):
         out = tmp_path / str(ratio)
         out.mkdir()
-        settings = sft(steps=1, learning_rate=1e-4, lora=LoraSettings(rank=2, rate_ratio=ratio))
-        stages.sft(settings, given, out, Job())
+        settings = sft(steps=1, learning_rate=1e-4, lora=LoraSettings(rank=2, loraplus_lr_ratio=ratio))
+        stages.sft(settings, given, out, StageContext())
         found[ratio] = load_file(out / "adapter_model.safetensors")
     for name, weight in found[1.0].items():
         torch.testing.assert_close(found[8.0][name], weight * (8 if ".lora_B." in name else 1))
@@ -141,7 +143,7 @@ def test_a_ratio_moves_b_by_as_much_more(tmp_path: Path, inputs: Callable[..., I
 def test_pissa_changes_nothing_at_the_start(start: Any, tiny_model: Path) -> None:
     model = load_model(tiny_model)
     before = logits(model)
-    adapted = attach(model, LoraSettings(rank=4, start=start), seed=1)
+    adapted = attach(model, LoraSettings(rank=4, init=start), seed=1)
     torch.testing.assert_close(logits(adapted), before, atol=1e-5, rtol=1e-5)
     assert all(weight.any() for name, weight in adapted.named_parameters() if "lora_B" in name)
 
@@ -152,7 +154,7 @@ def test_pissa_changes_nothing_at_the_start(start: Any, tiny_model: Path) -> Non
 def test_pissa_is_saved_as_peft_converts_it_and_fits_the_original_base(
     rslora: bool, tiny_model: Path, tmp_path: Path
 ) -> None:
-    adapted = attach(load_model(tiny_model), LoraSettings(rank=4, start="pissa", rslora=rslora), seed=1)
+    adapted = attach(load_model(tiny_model), LoraSettings(rank=4, init="pissa", rslora=rslora), seed=1)
     adapted.peft_config["default"].init_lora_weights = True  # as PEFT's own manual has it, to keep the start
     adapted.save_pretrained(tmp_path / "start")
     adapted.peft_config["default"].init_lora_weights = "pissa"
@@ -177,23 +179,25 @@ def test_pissa_is_saved_as_peft_converts_it_and_fits_the_original_base(
 def test_pissa_trains_and_merges_into_the_original_base(
     kind: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
-    lora = LoraSettings(rank=4, start="pissa", rate_ratio=2.0)
+    lora = LoraSettings(rank=4, init="pissa", loraplus_lr_ratio=2.0)
     out = tmp_path / "out"
     out.mkdir()
     if kind == "sft":
-        stages.sft(sft(lora=lora, steps=6), inputs(many(conversation, 6)), out, Job())
+        stages.sft(sft(lora=lora, steps=6), inputs(many(conversation, 6)), out, StageContext())
     else:  # the first step proves that the start equals the reference
-        settings = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, precision="float32", lora=lora, steps=2)
+        settings = Dpo(
+            model="m", data=("d",), max_seq_length=128, batch_pairs=4, precision="float32", lora=lora, steps=2
+        )
         settings = settings.model_copy(update={"learning_rate": 1e-3})  # far enough to be seen in float32
-        stages.dpo(settings, inputs(many(preference, 8)), out, Job())
-    metrics = merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
-    assert metrics["adapter_divergence"] > 0
+        stages.dpo(settings, inputs(many(preference, 8)), out, StageContext())
+    metrics = merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", StageContext())
+    assert metrics["adapter_kl"] > 0
 
 
 @pytest.mark.parametrize("more", [{"dora": True}, {"dropout": 0.1}])
 def test_pissa_with_dora_or_dropout_is_refused(more: dict) -> None:
     with pytest.raises(ValueError, match="PiSSA"):
-        LoraSettings(start="pissa", **more)
+        LoraSettings(init="pissa", **more)
 
 
 # --------------------------------------------------------------------------------------------- noise on embeddings
@@ -211,7 +215,7 @@ def test_noise_is_transformers_own(tiny_model: Path) -> None:
     torch.testing.assert_close(noise(torch.arange(IDS.shape[1]), 64, 5.0), theirs[0], atol=1e-6, rtol=1e-4)
 
 
-def test_noise_of_a_document_does_not_know_its_neighbours() -> None:
+def test_noise_of_a_document_does_not_know_its_neighbors() -> None:
     torch.manual_seed(3)
     found = noise(torch.cat([torch.arange(400), torch.arange(25)]), 16, 5.0)
     long, short = found[:400].abs().max().item(), found[400:].abs().max().item()
@@ -223,7 +227,7 @@ def test_there_is_noise_in_training_and_none_otherwise(
     network: Callable[..., Network], encoded: Callable, template: ChatTemplate
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 2), ChatEncoder(template, 128, "drop").conversations), 128)
-    clean, noisy = network(sft()), network(sft(embedding_noise=5.0))
+    clean, noisy = network(sft()), network(sft(neftune_noise_alpha=5.0))
     batch = rows.collate([0])
     quiet = clean.summed_loss(batch).item()
     heard = {noisy.summed_loss(batch).item() for _ in range(4)}

@@ -42,7 +42,7 @@ def small_model(**changes: Any) -> LlamaForCausalLM:
 
 
 def rows(folder: Path) -> Rows:
-    """Three documents in one row; the first token of each is not learnt."""
+    """Three documents in one row; the first token of each is not learned."""
     generator = np.random.default_rng(0)
     starts = np.concatenate([[0], np.cumsum(LENGTHS)])
     ids = generator.integers(0, ENTRIES, size=starts[-1]).astype(np.int32)

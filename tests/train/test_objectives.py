@@ -1,4 +1,4 @@
-"""What is learnt of a record, and what an objective makes of it: compared with other people's arithmetic."""
+"""What is learned of a record, and what an objective makes of it: compared with other people's arithmetic."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ from hanlin.train.objectives.answer_logprobs import pair_log_probabilities
 from hanlin.train.objectives.next_token import NextToken
 from hanlin.train.objectives.pairwise import Dpo
 
-SFT = Sft(model="m", data=("d",), row_length=256)
-DPO = DpoSettings(model="m", data=("d",), row_length=256)
+SFT = Sft(model="m", data=("d",), max_seq_length=256)
+DPO = DpoSettings(model="m", data=("d",), max_seq_length=256)
 ROW = 256
 
 
-def encoder(template: ChatTemplate, row_length: int = ROW, over_length: str = "drop") -> ChatEncoder:
-    return ChatEncoder(template, row_length, over_length)
+def encoder(template: ChatTemplate, max_seq_length: int = ROW, overlong: str = "drop") -> ChatEncoder:
+    return ChatEncoder(template, max_seq_length, overlong)
 
 
 def gradients(network: Network) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in network.trained() if parameter.grad is not None}
 
 
-# ------------------------------------------------------------------------------------------------ what is learnt
+# ------------------------------------------------------------------------------------------------ what is learned
 
 
 def test_only_assistant_tokens_are_learnt(template: ChatTemplate) -> None:
     record = conversation(3)
     (encoded,) = encoder(template).conversations([record])
     (example,) = encoded.examples
-    learnt = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+    learned = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
     wanted = [
         id
         for message in record.messages
         if message.role == "assistant"
         for id in [*template.tokenizer.encode(message.text), template.tokenizer.token_id("<|eot_id|>")]
     ]
-    assert learnt == wanted
+    assert learned == wanted
 
 
 def test_nothing_is_kept_after_the_last_stop_token(template: ChatTemplate) -> None:
@@ -67,21 +67,21 @@ def test_of_a_pair_only_the_last_answers_are_learnt(template: ChatTemplate) -> N
     (encoded,) = encoder(template).preferences([record])
     eot = template.tokenizer.token_id("<|eot_id|>")
     for example, text in zip(encoded.examples, ("好", "不好"), strict=True):
-        learnt = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
-        assert learnt == [*template.tokenizer.encode(text), eot]
+        learned = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+        assert learned == [*template.tokenizer.encode(text), eot]
 
 
 def test_a_long_conversation_is_cut_at_a_turn_and_still_stops(template: ChatTemplate) -> None:
     turns = [Message(role, "三加四等于七。") for _ in range(6) for role in ("user", "assistant")]
-    (encoded,) = encoder(template, 80, "cut_at_turns").conversations([Conversation(tuple(turns), "long")])
-    assert encoded.reason == "cut_at_turns"
+    (encoded,) = encoder(template, 80, "truncate_turns").conversations([Conversation(tuple(turns), "long")])
+    assert encoded.reason == "truncate_turns"
     (example,) = encoded.examples
     assert len(example.ids) - 1 <= 80 and example.learn[-1] and example.ids[-1] in template.stop_ids
 
 
 def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTemplate) -> None:
     record = Conversation((Message("user", "甲"), Message("assistant", "乙" * 300)), "long")
-    for policy in ("cut_at_turns", "drop"):
+    for policy in ("truncate_turns", "drop"):
         (encoded,) = encoder(template, 64, policy).conversations([record])
         assert encoded == ((), "too_long")
 
@@ -99,7 +99,7 @@ def test_a_call_of_a_tool_is_no_end_to_cut_at(template: ChatTemplate) -> None:
 def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
     record = Conversation((Message("user", "甲"), Message("assistant", "乙" * 300)), "chat-17")
     with pytest.raises(UserError, match="chat-17"):
-        list(encoder(template, 64, "refuse").conversations([record]))
+        list(encoder(template, 64, "error").conversations([record]))
 
 
 def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +126,7 @@ def test_identical_and_empty_pairs_are_refused(template: ChatTemplate, chosen: s
     assert encoded == ((), reason)
 
 
-# ---------------------------------------------------------------------------------------------- what is optimised
+# ---------------------------------------------------------------------------------------------- what is optimized
 
 
 def test_the_sft_loss_and_gradient_are_transformers_own(

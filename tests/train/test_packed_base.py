@@ -17,7 +17,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach
 from hanlin.models.load import load_model
@@ -29,7 +29,7 @@ from hanlin.train.dataset.packed import Rows
 from hanlin.train.optim.build import optimizer_of
 
 SFT = Sft(
-    model="m", data=("d",), row_length=128, batch_tokens=512, steps=3, learning_rate=1e-2, precision="float32"
+    model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=3, learning_rate=1e-2, precision="float32"
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def bitsandbytes() -> Any:
 
 
 def wide(packed: Any, **more: Any) -> LoraSettings:
-    return LoraSettings(rank=4, packed=packed, **more)
+    return LoraSettings(rank=4, quantization=packed, **more)
 
 
 @pytest.mark.usefixtures("bitsandbytes")
@@ -93,18 +93,18 @@ def test_the_adapter_is_one_that_peft_loads_over_the_base_as_it_lies_there(
     out = tmp_path / "out"
     out.mkdir()
     settings = SFT.model_copy(update={"lora": wide(packed), "steps": 12, "gradient_checkpointing": True})
-    metrics = stages.sft(settings, inputs(many(conversation, 6)), out, Job())
+    metrics = stages.sft(settings, inputs(many(conversation, 6)), out, StageContext())
     assert metrics["loss"]["last"] < metrics["loss"]["first"]
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), out)
-    merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
+    merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", StageContext())
 
 
 @pytest.mark.usefixtures("bitsandbytes")
 def test_a_reference_is_that_of_the_packed_base(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     """The first loss is log 2, which the run itself proves."""
     lora = wide("nf4")
-    settings = Dpo(model="m", data=("d",), row_length=128, batch_pairs=4, precision="float32", lora=lora, steps=1)
-    assert stages.dpo(settings, inputs(many(preference, 4)), tmp_path, Job())["steps"] == 1
+    settings = Dpo(model="m", data=("d",), max_seq_length=128, batch_pairs=4, precision="float32", lora=lora, steps=1)
+    assert stages.dpo(settings, inputs(many(preference, 4)), tmp_path, StageContext())["steps"] == 1
 
 
 @pytest.mark.parametrize("more", [{"dora": True}, {"start": "pissa"}])
@@ -119,7 +119,7 @@ def test_without_bitsandbytes_one_sentence_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="bitsandbytes") as caught:
-        stages.sft(SFT.model_copy(update=more), inputs(many(conversation, 3)), tmp_path, Job())
+        stages.sft(SFT.model_copy(update=more), inputs(many(conversation, 3)), tmp_path, StageContext())
     assert "hanlin[qlora]" in caught.value.hint
 
 
@@ -148,7 +148,7 @@ def test_in_8_bits_it_learns_nearly_what_adamw_learns(tmp_path: Path, inputs: Ca
         out = tmp_path / str(number)
         out.mkdir()
         settings = SFT.model_copy(update={"optimizer": form, "steps": 20, "learning_rate": 3e-3})
-        metrics = stages.sft(settings, given, out, Job())
+        metrics = stages.sft(settings, given, out, StageContext())
         last.append(metrics["loss"]["last"])
         assert metrics["loss"]["last"] < 0.8 * metrics["loss"]["first"]
     assert last[1] == pytest.approx(last[0], rel=0.1)

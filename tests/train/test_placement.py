@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from conftest import conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages
 
@@ -28,8 +28,8 @@ needs_deepspeed = pytest.mark.skipif(
 )
 STEPS = 20
 WHOLE = Sft(
-    model="m", data=("d",), row_length=128, batch_tokens=384, pass_tokens=128, steps=STEPS, learning_rate=1e-3,
-    precision="float32", save_every_seconds=1e-6, keep_checkpoints=2 * STEPS,
+    model="m", data=("d",), max_seq_length=128, batch_tokens=384, micro_batch_tokens=128, steps=STEPS, learning_rate=1e-3,
+    precision="float32", save_every_seconds=1e-6, save_total_limit=2 * STEPS,
 )  # fmt: skip
 FORMS = {"whole": WHOLE, "lora": WHOLE.model_copy(update={"lora": LoraSettings(rank=4)})}
 MODES: dict[str, dict[str, Any]] = {
@@ -64,7 +64,7 @@ def weights(out: Path) -> Path:
 
 def assert_equal_runs(one: Path, other: Path) -> None:
     for mine, theirs in zip(curve(one), curve(other), strict=True):
-        assert mine["learnt_tokens"] == theirs["learnt_tokens"]
+        assert mine["target_tokens"] == theirs["target_tokens"]
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-4)
         assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
     found = load_file(weights(other))
@@ -108,7 +108,7 @@ def alone(given: Inputs, tmp_path: Path) -> Callable[[str], Path]:
     def of(form: str, out: str = "alone") -> Path:
         folder = tmp_path / out
         folder.mkdir(exist_ok=True)
-        stages.sft(FORMS[form], given, folder, Job(seed=5))
+        stages.sft(FORMS[form], given, folder, StageContext(seed=5))
         return folder
 
     return of
@@ -148,19 +148,19 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
 ) -> None:
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
     of two answers leaves nothing to one of three processes."""
-    from conftest import judgement
+    from conftest import unpaired_preference
     from hanlin.config.settings.preference import Kto
     from hanlin.core.records import write_jsonl
 
     settings = Kto(
-        model="m", data=("d",), row_length=128, batch_answers=2, steps=6, learning_rate=1e-4, precision="float32",
-        evaluate_every=3, probe_every=3, gradient_checkpointing=True,
+        model="m", data=("d",), max_seq_length=128, batch_answers=2, steps=6, learning_rate=1e-4, precision="float32",
+        eval_steps=3, probe_every=3, gradient_checkpointing=True,
     )  # fmt: skip
-    given = inputs(many(judgement, 8))
-    write_jsonl(given.one("data") / "heldout.jsonl", many(judgement, 4))
+    given = inputs(many(unpaired_preference, 8))
+    write_jsonl(given.one("data") / "validation.jsonl", many(unpaired_preference, 4))
     one, three = tmp_path / "one", tmp_path / "three"
     one.mkdir()
-    stages.kto(settings, given, one, Job(seed=5))
+    stages.kto(settings, given, one, StageContext(seed=5))
     launch("kto", settings, given, three, "in_a_group", 3, mode=mode)
     for mine, theirs in zip(curve(one), curve(three), strict=True):
         assert theirs == pytest.approx(mine, abs=1e-4, rel=1e-3)
@@ -169,15 +169,15 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
 def test_what_cannot_be_divided_is_refused(tmp_path: Path, given: Inputs) -> None:
     settings = WHOLE.model_copy(update={"optimizer": "adamw_8bit"})
     with pytest.raises(UserError, match="adamw_8bit cannot be divided"):
-        stages.sft(settings, given, tmp_path, Job(mode="fsdp", only_prepares=True))
-    assert not (tmp_path / ".work" / "rows").exists(), "before anything is tokenised"
+        stages.sft(settings, given, tmp_path, StageContext(mode="fsdp", only_prepares=True))
+    assert not (tmp_path / ".work" / "rows").exists(), "before anything is tokenized"
 
 
 def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
     tmp_path: Path, given: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")  # as a cluster may set it for the command that starts the group
-    assert stages.sft(WHOLE, given, tmp_path, Job(only_prepares=True)) == {}
+    assert stages.sft(WHOLE, given, tmp_path, StageContext(only_prepares=True)) == {}
     assert (tmp_path / ".work" / "rows" / "whole.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
     with pytest.raises(FileNotFoundError, match="whole"):
-        stages.sft(WHOLE, given, tmp_path / "another", Job())
+        stages.sft(WHOLE, given, tmp_path / "another", StageContext())

@@ -26,16 +26,16 @@ FORMS: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "rsLoRA": {"rslora": True},
     "DoRA": {"dora": True},
-    "LoRA+": {"rate_ratio": 16.0},
+    "LoRA+": {"loraplus_lr_ratio": 16.0},
     "PiSSA": {"start": "pissa"},
     "two projections": {"targets": ("q_proj", "down_proj")},
     "embeddings and head whole": {"modules_to_save": ("embed_tokens", "lm_head")},
     "head and norms whole": {"modules_to_save": ("lm_head", "norm")},
     "dropout": {"dropout": 0.1},
-    "NF4": {"packed": "nf4"},
-    "8 bits": {"packed": "int8"},
+    "NF4": {"quantization": "nf4"},
+    "8 bits": {"quantization": "int8"},
 }
-BESIDE: dict[str, dict[str, Any]] = {"last layer": {"last_layers": 1}, "new rows": {"train_rows": 390}}
+BESIDE: dict[str, dict[str, Any]] = {"last layer": {"train_last_layers": 1}, "new rows": {"trainable_tokens": 390}}
 CASES = [(name, form, {}) for name, form in FORMS.items()] + [(name, {}, more) for name, more in BESIDE.items()]
 
 
@@ -53,7 +53,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     packed = form.get("packed")
     if packed:
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
-    settings = Sft(model="m", data=("d",), row_length=128, lora=LoraSettings(rank=4, **form), **more)
+    settings = Sft(model="m", data=("d",), max_seq_length=128, lora=LoraSettings(rank=4, **form), **more)
     rows = Rows.packed(encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations), 128)
     network = open_network(tiny_model, settings, 7, CPU, "float32")
     optimizer = optimizer_of(settings, list(network.trained()), CPU)
@@ -84,6 +84,6 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     ids = torch.from_numpy(ids.astype("int64"))
     with torch.no_grad():
         logits = loaded(input_ids=ids[None, :-1]).logits[0].float()
-    learnt = torch.from_numpy(learn[1:].copy())
-    theirs = functional.cross_entropy(logits[learnt], ids[1:][learnt], reduction="sum").item()
+    learned = torch.from_numpy(learn[1:].copy())
+    theirs = functional.cross_entropy(logits[learned], ids[1:][learned], reduction="sum").item()
     assert theirs == pytest.approx(trained, rel=0.02 if packed == "int8" else 1e-4)

@@ -32,7 +32,7 @@ def tokenizer(tiny_tokenizer: Path) -> Tokenizer:
     return Tokenizer.load(tiny_tokenizer)
 
 
-def learnt(rows: Rows) -> list[int]:
+def learned(rows: Rows) -> list[int]:
     """Every token that is asked for when all rows are seen once, in the order of the documents."""
     found = []
     for segment in sorted(segment for unit in rows.units for segment in unit):
@@ -41,15 +41,15 @@ def learnt(rows: Rows) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("row_length", [8, 19, 64, 1000])
+@pytest.mark.parametrize("max_seq_length", [8, 19, 64, 1000])
 def test_cut_documents_lose_no_token_and_learn_none_twice(
-    row_length: int, encoded: Callable, tokenizer: Tokenizer
+    max_seq_length: int, encoded: Callable, tokenizer: Tokenizer
 ) -> None:
     documents = many(document, 12)
-    rows = Rows.cut(encoded(documents, lambda batch: encode_documents(batch, tokenizer)), row_length)
+    rows = Rows.cut(encoded(documents, lambda batch: encode_documents(batch, tokenizer)), max_seq_length)
     wanted = [id for row in documents for id in [*tokenizer.encode(row.text), tokenizer.eos_id]]
-    assert learnt(rows) == wanted
-    assert max(rows.sizes) <= row_length
+    assert learned(rows) == wanted
+    assert max(rows.sizes) <= max_seq_length
 
 
 def test_a_document_begins_and_ends_with_its_own_tokens(encoded: Callable, tokenizer: Tokenizer) -> None:
@@ -65,7 +65,7 @@ def test_newlines_within_a_document_are_kept(encoded: Callable, tokenizer: Token
 
 
 def test_a_packed_conversation_is_whole(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(conversation, 9), ChatEncoder(template, 200, "refuse").conversations)
+    store = encoded(many(conversation, 9), ChatEncoder(template, 200, "error").conversations)
     rows = Rows.packed(store, 200)
     pieces = sorted(segment for unit in rows.units for segment in unit)
     assert [piece.example for piece in pieces] == list(range(9))
@@ -73,26 +73,26 @@ def test_a_packed_conversation_is_whole(encoded: Callable, template: ChatTemplat
 
 
 def test_a_pass_reads_each_token_and_asks_for_the_next(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(conversation, 4), ChatEncoder(template, 200, "refuse").conversations)
+    store = encoded(many(conversation, 4), ChatEncoder(template, 200, "error").conversations)
     rows = Rows.packed(store, 200)
     batch = rows.collate(range(len(rows.units)))
-    asked = batch.ids[0][batch.learnt + 1]
-    inside = batch.learnt + 1 < batch.tokens
-    last_of_document = batch.positions[0][batch.learnt + 1] == 0
+    asked = batch.ids[0][batch.learned + 1]
+    inside = batch.learned + 1 < batch.tokens
+    last_of_document = batch.positions[0][batch.learned + 1] == 0
     kept = inside & ~last_of_document
     assert (asked == batch.targets)[kept].all() and kept.sum() > 10
-    assert len(batch.targets) == rows.learnt_tokens == sum(batch.counts)
+    assert len(batch.targets) == rows.target_tokens == sum(batch.counts)
 
 
 def test_positions_restart_with_every_document(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(conversation, 4), ChatEncoder(template, 400, "refuse").conversations)
+    store = encoded(many(conversation, 4), ChatEncoder(template, 400, "error").conversations)
     batch = Rows.packed(store, 400).collate([0])
     begins = (batch.positions[0] == 0).sum().item()
     assert begins == len(batch.counts) + 1  # and once for the padding
 
 
 def test_passes_hold_every_unit_once_within_their_size(encoded: Callable, template: ChatTemplate) -> None:
-    store = encoded(many(conversation, 20), ChatEncoder(template, 200, "refuse").conversations)
+    store = encoded(many(conversation, 20), ChatEncoder(template, 200, "error").conversations)
     rows = Rows.packed(store, 200)
     passes = list(rows.passes(range(len(rows.units)), 450))
     assert [unit for batch in passes for unit in batch.units] == list(range(len(rows.units)))
@@ -113,10 +113,10 @@ def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, temp
     assert all(saved >= prompt - 1 > 3 for saved, prompt in zip(apart.sizes - shared.sizes, prompts, strict=True))
     one, two = (rows.collate(range(5)) for rows in (shared, apart))
     assert one.targets.tolist() == two.targets.tolist() and one.counts == two.counts
-    for batch in (one, two):  # what is read where something is learnt, and at which position of its document
+    for batch in (one, two):  # what is read where something is learned, and at which position of its document
         assert batch.tokens == sum((shared if batch is one else apart).sizes)
-    assert one.ids[0][one.learnt].tolist() == two.ids[0][two.learnt].tolist()
-    assert one.positions[0][one.learnt].tolist() == two.positions[0][two.learnt].tolist()
+    assert one.ids[0][one.learned].tolist() == two.ids[0][two.learned].tolist()
+    assert one.positions[0][one.learned].tolist() == two.positions[0][two.learned].tolist()
 
 
 def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Document]], list[Encoded]], list[str]]:
@@ -328,4 +328,4 @@ def test_a_pass_on_a_cpu_is_not_copied(encoded: Callable, template: ChatTemplate
     store = encoded(many(preference, 2), ChatEncoder(template, 100, "drop").preferences, width=2)
     batch = Rows.paired(store).collate([0])
     assert batch.to(CPU) is batch
-    assert {field.name for field in dataclasses.fields(batch)} >= {"ids", "learnt", "targets", "documents"}
+    assert {field.name for field in dataclasses.fields(batch)} >= {"ids", "learned", "targets", "documents"}

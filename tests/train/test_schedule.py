@@ -12,7 +12,7 @@ from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.train.optim.schedule import parameter_groups, rate_at
 
-SFT = Sft(model="m", data=("d",), learning_rate=1.0, warmup_share=0.1)
+SFT = Sft(model="m", data=("d",), learning_rate=1.0, warmup_ratio=0.1)
 
 
 def rates(**changes: object) -> list[float]:
@@ -27,17 +27,17 @@ def test_it_rises_to_its_peak_and_never_is_zero() -> None:
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_it_falls_to_its_final_share(schedule: str) -> None:
-    found = rates(schedule=schedule, final_share=0.1)
+    found = rates(lr_scheduler=schedule, min_lr_ratio=0.1)
     assert found[10:] == sorted(found[10:], reverse=True)
     assert found[-1] == pytest.approx(0.1, abs=0.015)
 
 
 def test_half_way_down_a_cosine_is_half_the_height() -> None:
-    assert rates(warmup_share=0.0)[50] == pytest.approx(0.5)
+    assert rates(warmup_ratio=0.0)[50] == pytest.approx(0.5)
 
 
 def test_a_constant_rate_stays() -> None:
-    assert set(rates(schedule="constant")[10:]) == {1.0}
+    assert set(rates(lr_scheduler="constant")[10:]) == {1.0}
 
 
 def test_an_adapter_learns_faster_by_default_than_all_weights() -> None:
@@ -47,7 +47,7 @@ def test_an_adapter_learns_faster_by_default_than_all_weights() -> None:
 
 
 def test_norms_and_embeddings_do_not_decay(network: Callable) -> None:
-    settings = Pretrain(model="m", data=("d",), row_length=64)
+    settings = Pretrain(model="m", data=("d",), max_seq_length=64)
     trained = list(network(settings).trained())
     decaying, kept = parameter_groups(trained, 0.1)
     names = {id(parameter): name for name, parameter in trained}
@@ -58,7 +58,9 @@ def test_norms_and_embeddings_do_not_decay(network: Callable) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [{"batch_tokens": 16, "row_length": 32}, {"betas": (0.9, 1.0)}, {"max_steps": 40}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_tokens": 16, "max_seq_length": 32}, {"betas": (0.9, 1.0)}, {"max_steps": 40}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         Sft(model="m", data=("d",), **wrong)

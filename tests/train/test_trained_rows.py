@@ -13,12 +13,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, conversation, document, judgement, many, preference
+from conftest import CPU, conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach, attach_rows
 from hanlin.models.load import load_model
@@ -30,8 +30,8 @@ from hanlin.train.compute.model import Network
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 
-SFT = {"model": "m", "data": ("d",), "row_length": 128, "batch_tokens": 512, "precision": "float32"}
-PAIRED = {"model": "m", "data": ("d",), "row_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}
+SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
+PAIRED = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}
 UNTRAINED = ("<|eot_id|>", "<|start_header_id|>")
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SLOW = {"learning_rate": 1e-2, "steps": 3, "weight_decay": 0.5}
@@ -77,12 +77,12 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_full_training_goes_on_and_names_them(base_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
-    metrics = stages.sft(sft(), inputs(many(conversation, 4), base_model), out, Job())
+    metrics = stages.sft(sft(), inputs(many(conversation, 4), base_model), out, StageContext())
     assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
 
 
 def test_a_trained_model_has_none(tiny_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
-    metrics = stages.sft(sft(lora=LoraSettings(rank=2)), inputs(many(conversation, 4)), out, Job())
+    metrics = stages.sft(sft(lora=LoraSettings(rank=2)), inputs(many(conversation, 4)), out, StageContext())
     assert "untrained_tokens" not in metrics
 
 
@@ -95,8 +95,8 @@ def test_a_trained_model_has_none(tiny_model: Path, out: Path, inputs: Callable[
         ("simpo", Simpo(**PAIRED), preference),
         (
             "kto",
-            Kto(model="m", data=("d",), row_length=128, batch_answers=4, precision="float32", steps=1),
-            judgement,
+            Kto(model="m", data=("d",), max_seq_length=128, batch_answers=4, precision="float32", steps=1),
+            unpaired_preference,
         ),
     ],
 )
@@ -105,8 +105,8 @@ def test_an_adapter_that_leaves_them_frozen_is_refused_with_the_ways_out(
 ) -> None:
     given = inputs(many(record, 8), base_model)
     with pytest.raises(UserError, match=r"never trained on .*<\|eot_id\|>") as caught:
-        getattr(stages, kind)(settings.model_copy(update={"lora": LoraSettings(rank=2)}), given, out, Job())
-    for way in ("train_rows: untrained", "lora.modules_to_save: [embed_tokens, lm_head]", "plain"):
+        getattr(stages, kind)(settings.model_copy(update={"lora": LoraSettings(rank=2)}), given, out, StageContext())
+    for way in ("trainable_tokens: untrained", "lora.modules_to_save: [embed_tokens, lm_head]", "plain"):
         assert way in caught.value.hint
     assert not (out / "metrics.jsonl").exists()
 
@@ -121,9 +121,9 @@ def test_both_matrices_must_be_trained_beside_an_adapter(
     given = inputs(many(conversation, 4), base_model)
     if refused:
         with pytest.raises(UserError, match="never trained"):
-            stages.sft(settings, given, out, Job())
+            stages.sft(settings, given, out, StageContext())
     else:
-        assert sorted(stages.sft(settings, given, out, Job())["untrained_tokens"]) == sorted(UNTRAINED)
+        assert sorted(stages.sft(settings, given, out, StageContext())["untrained_tokens"]) == sorted(UNTRAINED)
 
 
 @pytest.mark.parametrize("whole", ["embed_tokens", "lm_head"])
@@ -132,21 +132,23 @@ def test_of_tied_matrices_one_is_both(
 ) -> None:
     given = inputs(many(conversation, 4), tied_base_model)
     with pytest.raises(UserError, match="never trained"):
-        stages.sft(sft(lora=LoraSettings(rank=2)), given, out, Job())
-    metrics = stages.sft(sft(lora=LoraSettings(rank=2, modules_to_save=(whole,))), given, out, Job())
+        stages.sft(sft(lora=LoraSettings(rank=2)), given, out, StageContext())
+    metrics = stages.sft(sft(lora=LoraSettings(rank=2, modules_to_save=(whole,))), given, out, StageContext())
     assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
 
 
 def test_a_template_without_them_needs_none(base_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
     settings = sft(lora=LoraSettings(rank=2), template="plain")
-    assert "untrained_tokens" not in stages.sft(settings, inputs(many(conversation, 4), base_model), out, Job())
+    assert "untrained_tokens" not in stages.sft(
+        settings, inputs(many(conversation, 4), base_model), out, StageContext()
+    )
 
 
 def test_plain_text_needs_no_tokens_of_turns(base_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
     settings = Pretrain(
-        **{**SFT, "row_length": 32, "batch_tokens": 64}, lora=LoraSettings(rank=2), steps=1, learning_rate=1e-3
+        **{**SFT, "max_seq_length": 32, "batch_tokens": 64}, lora=LoraSettings(rank=2), steps=1, learning_rate=1e-3
     )
-    stages.pretrain(settings, inputs(many(document, 4), base_model), out, Job())
+    stages.pretrain(settings, inputs(many(document, 4), base_model), out, StageContext())
 
 
 # ------------------------------------------------------------------------------------------------- only chosen rows
@@ -158,8 +160,8 @@ def test_the_way_out_trains_those_rows_beside_an_adapter_that_plain_peft_loads(
     tied: bool, request: pytest.FixtureRequest, out: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
     base = request.getfixturevalue("tied_base_model" if tied else "base_model")
-    settings = sft(lora=LoraSettings(rank=2), train_rows="untrained", **SLOW)
-    metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, Job())
+    settings = sft(lora=LoraSettings(rank=2), trainable_tokens="untrained", **SLOW)
+    metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, StageContext())
     assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
     before = AutoModelForCausalLM.from_pretrained(base).state_dict()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out).eval()
@@ -167,7 +169,7 @@ def test_the_way_out_trains_those_rows_beside_an_adapter_that_plain_peft_loads(
     with torch.no_grad():
         expected = adapted(input_ids=ids).logits
         torch.testing.assert_close(load_model(out)(input_ids=ids).logits, expected)
-    merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", Job())
+    merge(Merge(adapter="a"), Inputs({"adapter": (out,)}), tmp_path / "merged", StageContext())
     after = load_file(tmp_path / "merged" / "model.safetensors")
     rows = untrained_ids(base)
     others = [number for number in range(len(before[EMBEDDINGS])) if number not in rows]
@@ -183,8 +185,8 @@ def test_alone_they_leave_every_other_weight_bit_for_bit(
     number_format: str, tied: bool, request: pytest.FixtureRequest, out: Path, inputs: Callable[..., Inputs]
 ) -> None:
     base = request.getfixturevalue("tied_base_model" if tied else "base_model")
-    settings = sft(train_rows="untrained", **{**SLOW, "precision": number_format})
-    metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, Job())
+    settings = sft(trainable_tokens="untrained", **{**SLOW, "precision": number_format})
+    metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, StageContext())
     before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
     rows = untrained_ids(base)
     assert metrics["trainable_parameters"] == len(rows) * 64 * (1 if tied else 2)
@@ -199,7 +201,7 @@ def test_alone_they_leave_every_other_weight_bit_for_bit(
 
 def test_a_number_trains_the_rows_from_there_on(tiny_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
     entries = load_file(tiny_model / "model.safetensors")[EMBEDDINGS].shape[0]
-    stages.sft(sft(train_rows=entries - 6, **SLOW), inputs(many(conversation, 4)), out, Job())
+    stages.sft(sft(trainable_tokens=entries - 6, **SLOW), inputs(many(conversation, 4)), out, StageContext())
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, out))
     changed = torch.nonzero((before[HEAD] != after[HEAD]).any(dim=1))[:, 0].tolist()
     assert changed == list(range(entries - 6, entries))
@@ -208,12 +210,12 @@ def test_a_number_trains_the_rows_from_there_on(tiny_model: Path, out: Path, inp
 @pytest.mark.parametrize("rows", ["untrained", 10_000])
 def test_rows_that_are_not_there_are_refused(rows: Any, out: Path, inputs: Callable[..., Inputs]) -> None:
     with pytest.raises(UserError, match="names no row"):
-        stages.sft(sft(train_rows=rows), inputs(many(conversation, 4)), out, Job())
+        stages.sft(sft(trainable_tokens=rows), inputs(many(conversation, 4)), out, StageContext())
 
 
 def test_a_matrix_is_trained_whole_or_by_rows_but_not_both() -> None:
     with pytest.raises(ValueError, match="choose one"):
-        sft(train_rows="untrained", lora=LoraSettings(modules_to_save=("lm_head",)))
+        sft(trainable_tokens="untrained", lora=LoraSettings(modules_to_save=("lm_head",)))
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["beside_an_adapter", "alone"])

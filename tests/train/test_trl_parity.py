@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from conftest import SENTENCES, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.preference import Simpo
-from hanlin.core.records import Judgement, Message, Preference
+from hanlin.core.records import Message, Preference, UnpairedPreference
 from hanlin.train.compute.model import Network
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
@@ -30,7 +30,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.*")
 pytestmark = pytest.mark.filterwarnings("ignore")  # another project's warnings
 
-SETTINGS = Simpo(model="m", data=("d",), row_length=256)
+SETTINGS = Simpo(model="m", data=("d",), max_seq_length=256)
 COUNT = 4
 BETA = 0.3
 
@@ -141,7 +141,7 @@ def test_kto(
 ) -> None:
     """With the batch as all of the data, TRL's shift by one within the batch is ours."""
     records = [
-        Judgement((Message("user", SENTENCES[n]),), Message("assistant", SENTENCES[n + 1]), n != 2, f"j{n}")
+        UnpairedPreference((Message("user", SENTENCES[n]),), Message("assistant", SENTENCES[n + 1]), n != 2, f"j{n}")
         for n in range(COUNT)
     ]
     data = [{"prompt": told(r.prompt), "completion": told((r.answer,)), "label": r.good} for r in records]
@@ -149,7 +149,7 @@ def test_kto(
     weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
     trainer = trainer_of("KTO", tiny_model, mine, data, tmp_path, **weights)
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
-    store = encoded(records, ChatEncoder(template, 256, "drop").judgements)
+    store = encoded(records, ChatEncoder(template, 256, "drop").unpaired_preferences)
     rows, mismatched = Rows.paired(store), Rows.paired(Mismatched.of(store, 256))
     objective = Kto(BETA, 1.3, 0.8, store.good, reference_of(network, rows, mismatched), mismatched)
     now = objective.of_step(mine, np.arange(COUNT), 100, lambda tensors: None)
@@ -196,7 +196,7 @@ def test_the_odds_ratio_of_orpo(moved: Callable, pairs: EncodedRecords, tiny_mod
     mine = moved()
     trainer = trainer_of("ORPO", tiny_model, mine, ANY, tmp_path)
     loss, metrics = trainer.get_batch_loss_metrics(trainer.model, unpaired(pairs))
-    objective = Orpo(BETA, chosen_weight=0.0)
+    objective = Orpo(BETA, sft_weight=0.0)
     # what TRL learns beside the odds is the whole text of the chosen answers, their prompts too
     whole = trainer.concatenated_forward(trainer.model, unpaired(pairs))[4]
     assert whole.item() == pytest.approx(metrics["nll_loss"], abs=1e-6)

@@ -11,12 +11,14 @@ import pytest
 
 from conftest import conversation, many
 from hanlin.config.settings.train import Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages
 from hanlin.train.callbacks.trackers import Watch
 
-SFT = Sft(model="m", data=("d",), row_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32")
+SFT = Sft(
+    model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32"
+)
 ROW = {"step": 1, "tokens": 100, "loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0}
 
 
@@ -27,7 +29,7 @@ def told(folder: Path) -> list[dict[str, float]]:
 def test_every_step_tells_speed_and_memory_beside_the_result(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    stages.sft(SFT, inputs(many(conversation, 12)), out, Job(log=tmp_path / "log"))
+    stages.sft(SFT, inputs(many(conversation, 12)), out, StageContext(log=tmp_path / "log"))
     rows = told(tmp_path / "log")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
@@ -37,7 +39,7 @@ def test_every_step_tells_speed_and_memory_beside_the_result(tmp_path: Path, inp
 
 
 def test_a_resumed_run_tells_each_step_once(tmp_path: Path) -> None:
-    job = Job(log=tmp_path)
+    job = StageContext(log=tmp_path)
     with Watch(job, tmp_path, SFT, 0, writes=True) as watch:
         for step in (1, 2, 3):
             watch.add({**ROW, "step": step}, 2.0 * step, 1.0)
@@ -48,8 +50,8 @@ def test_a_resumed_run_tells_each_step_once(tmp_path: Path) -> None:
 
 def test_tensorboard_is_told_every_step_while_it_happens(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    settings = SFT.model_copy(update={"track": ("tensorboard",)})
-    with Watch(Job(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
+    settings = SFT.model_copy(update={"report_to": ("tensorboard",)})
+    with Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
         watch.add(ROW, 2.0, 1.0)
         watch.add({**ROW, "step": 2, "loss": 1.0}, 3.0, 1.0)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
@@ -62,9 +64,9 @@ def test_tensorboard_is_told_every_step_while_it_happens(tmp_path: Path) -> None
 def test_a_tracker_that_is_not_installed_is_named(name: str, tmp_path: Path) -> None:
     if find_spec(name) is not None:
         pytest.skip(f"{name} is installed")
-    settings = SFT.model_copy(update={"track": (name,)})
+    settings = SFT.model_copy(update={"report_to": (name,)})
     with pytest.raises(UserError, match=f"{name} is not installed"):
-        Watch(Job(log=tmp_path), tmp_path, settings, 0, writes=True).__enter__()
+        Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True).__enter__()
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab"])
@@ -74,8 +76,8 @@ def test_an_offline_tracker_keeps_what_it_is_told_here(
     pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("SWANLAB_MODE", "offline")
-    settings = SFT.model_copy(update={"track": (name,)})
-    with Watch(Job(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
+    settings = SFT.model_copy(update={"report_to": (name,)})
+    with Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
         watch.add(ROW, 2.0, 1.0)
     kept = [file for file in (tmp_path / name).rglob("*") if file.is_file() and file.stat().st_size]
     assert kept

@@ -1,6 +1,6 @@
 """A document or a preference as the token ids that training sees.
 
-Owns the ends of documents and which answer of a pair is learnt. Does not own turns (`chat_template`) or what is refused
+Owns the ends of documents and which answer of a pair is learned. Does not own turns (`chat_template`) or what is refused
 (`train/objectives`).
 """
 
@@ -17,7 +17,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Rendered]:
-    """Begin token, text, end token of each text; everything after the begin token is learnt, the end of the text too.
+    """Begin token, text, end token of each text; everything after the begin token is learned, the end of the text too.
     A text without a token has no ids."""
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -29,7 +29,7 @@ def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Ren
 
 
 def render_answer(turns: Sequence[Message], answer: Message, template: ChatTemplate, record_id: str) -> Rendered:
-    """Turns that end with the user or a tool, and an answer to them: of the whole, this answer alone is learnt.
+    """Turns that end with the user or a tool, and an answer to them: of the whole, this answer alone is learned.
 
     Raises UserError with the record's id where `ChatTemplate.render` does, and when the template writes the turns
     otherwise before an answer than in a prompt.

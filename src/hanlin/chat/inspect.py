@@ -12,7 +12,7 @@ from typing import Any
 
 from hanlin.chat.examples import render_answer, render_documents
 from hanlin.chat.template import ChatTemplate, Rendered
-from hanlin.core.records import Conversation, Document, Judgement, Preference
+from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _WHITE = {"\n": "⏎", "\t": "⇥", "\u3000": "□"}
@@ -24,7 +24,7 @@ _REPLACEMENT = "\ufffd"
 class Piece:
     """A token. `text` are the characters that it completes, `data` all its bytes; `shown` is both, made visible:
 
-    `⏎ ⇥ □` for line end, tab and full-width space; `␣` for a space that leads, trails or has a neighbour;
+    `⏎ ⇥ □` for line end, tab and full-width space; `␣` for a space that leads, trails or has a neighbor;
     `⟨U+200B⟩` for what has no glyph; `⟨E4⟩` for a byte of a character that is not whole in this token, and `⟨A0=你⟩`
     for the byte that completes it.
     """
@@ -33,7 +33,7 @@ class Piece:
     text: str
     shown: str
     data: bytes
-    learnt: bool
+    learned: bool
     special: bool
 
     @property
@@ -42,7 +42,7 @@ class Piece:
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"id": self.id, "text": self.text, "shown": self.shown, "bytes": self.data.hex(" ")}
-        return {**row, "learnt": self.learnt, "special": self.special}
+        return {**row, "learned": self.learned, "special": self.special}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class View:
         return len(self.pieces)
 
     @property
-    def learnt(self) -> int:
-        return sum(piece.learnt for piece in self.pieces)
+    def learned(self) -> int:
+        return sum(piece.learned for piece in self.pieces)
 
     @property
     def characters_per_token(self) -> float:
@@ -76,7 +76,9 @@ class View:
 
 
 def views(
-    record: Document | Conversation | Preference | Judgement, tokenizer: Tokenizer, template: ChatTemplate | None
+    record: Document | Conversation | Preference | UnpairedPreference,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
 ) -> Iterator[View]:
     """What training sees of a record: one example, or two of a preference. Documents need no template.
 
@@ -92,7 +94,7 @@ def views(
             parts = {"": template.render(record.messages, record.tools, where=record.id)}
         else:
             answers = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Preference) else {}
-            if isinstance(record, Judgement):
+            if isinstance(record, UnpairedPreference):
                 answers = {"good" if record.good else "bad": record.answer}
             parts = {
                 part: render_answer(record.prompt, answer, template, record.id) for part, answer in answers.items()
@@ -105,15 +107,15 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int], learn: Iterable[int]) -> tu
     """Tokens as people read them. A special token ends a text, so no character reaches across it."""
     found: list[Piece] = []
     run: list[tuple[int, bool]] = []
-    for number, learnt in zip(ids, map(bool, learn), strict=True):
+    for number, learned in zip(ids, map(bool, learn), strict=True):
         if number not in tokenizer.special_ids:
-            run.append((number, learnt))
+            run.append((number, learned))
             continue
         found += _spelt(tokenizer, run)
         run = []
         data = tokenizer.token_bytes(number)
         text = data.decode("utf-8", "replace")
-        found.append(Piece(number, text, visible(text) or "⟨⟩", data, learnt, True))
+        found.append(Piece(number, text, visible(text) or "⟨⟩", data, learned, True))
     return (*found, *_spelt(tokenizer, run))
 
 
@@ -123,7 +125,7 @@ def _spelt(tokenizer: Tokenizer, run: Sequence[tuple[int, bool]]) -> Iterator[Pi
     characters = _characters(b"".join(spelling))
     start = 0
     current = next(characters, None)
-    for (number, learnt), data in zip(run, spelling, strict=True):
+    for (number, learned), data in zip(run, spelling, strict=True):
         place, end = start, start + len(data)
         text = shown = whole = ""
         while current is not None and place < end:
@@ -144,7 +146,7 @@ def _spelt(tokenizer: Tokenizer, run: Sequence[tuple[int, bool]]) -> Iterator[Pi
                 place = min(last, end)
             if place == last:
                 current = next(characters, None)
-        yield Piece(number, text, shown + visible(whole) or "⟨⟩", data, learnt, False)
+        yield Piece(number, text, shown + visible(whole) or "⟨⟩", data, learned, False)
         start = end
 
 

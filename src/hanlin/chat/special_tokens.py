@@ -16,7 +16,7 @@ from hanlin.chat.jinja import Marks
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 LEARNT = (b"\0", b"\1")
-"""How it is written of an id whether it is learnt."""
+"""How it is written of an id whether it is learned."""
 
 
 class Part(NamedTuple):
@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
     text: str
     token_id: int | None
-    learnt: bool
+    learned: bool
     inside: bool
     """Whether the text goes on from text before it, so that no SentencePiece space is set."""
 
@@ -60,7 +60,7 @@ class Controls:
 
     def shielded(self, data: Any, marks: Marks) -> Any:
         """The data with every special token in its texts broken by the shield, and so too a text's end that only its
-        neighbour could complete to one."""
+        neighbor could complete to one."""
         if isinstance(data, str):
             if not self.may_begin_in(data):
                 return data
@@ -79,7 +79,7 @@ class Controls:
     def parts(self, text: str, marks: Marks) -> Iterator[Part]:
         """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
         goes_on = self._tokenizer.prefix_rule != "each"
-        learnt, inside, strip = False, False, False
+        learned, inside, strip = False, False, False
         cut = self._cut(marks)
         place = 0
         for found in [*cut.finditer(text), None]:
@@ -90,16 +90,16 @@ class Controls:
             plain = plain.rstrip() if control is not None and control.takes_space_before else plain
             if plain:
                 for piece in self._plain_pieces(plain, marks):
-                    yield Part(piece, None, learnt, inside)
+                    yield Part(piece, None, learned, inside)
                     inside, strip = True, False
             if found is None:
                 return
             place = found.end()
             if control is not None:
-                yield Part(found[0], control.id, learnt, False)
+                yield Part(found[0], control.id, learned, False)
                 inside, strip = goes_on, control.takes_space_after
             else:
-                learnt = found[0] == marks.start
+                learned = found[0] == marks.start
 
     def _cut(self, marks: Marks) -> re.Pattern[str]:
         """Finds control tokens and where generation begins and ends."""

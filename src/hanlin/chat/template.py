@@ -1,4 +1,4 @@
-"""The one renderer: a conversation to token ids, which of them are learnt, and the ids that end an answer.
+"""The one renderer: a conversation to token ids, which of them are learned, and the ids that end an answer.
 
 Owns what a chat template means. Does not own the language it is written in (`template_language`) or text without turns
 (`tokenizer`).
@@ -137,9 +137,9 @@ class ChatTemplate:
         prompt: bool = False,
         where: str | None = None,
     ) -> Rendered:
-        """Ids of a conversation, and which are learnt: what the assistant says, its end of turn included.
+        """Ids of a conversation, and which are learned: what the assistant says, its end of turn included.
 
-        With `prompt` the ids end where the assistant's next answer begins, and none is learnt. `where` names the
+        With `prompt` the ids end where the assistant's next answer begins, and none is learned. `where` names the
         record in messages. Raises UserError when the turns are out of order, when the template refuses them, or when
         an answer would not learn to stop.
         """
@@ -212,7 +212,7 @@ class ChatTemplate:
         """What a program gets that encodes the template's whole text, special tokens on, as most others do: there, a
         special token that a person typed is one. For comparing with such programs; never for training or serving.
 
-        The order of turns is not checked, and what is learnt is known only where the template itself marks it."""
+        The order of turns is not checked, and what is learned is known only where the template itself marks it."""
         return self._encoded(self._text(messages, tools, prompt, None, shielding=False), not prompt)
 
     def render_conversation(self, conversation: Conversation) -> Rendered:
@@ -312,7 +312,7 @@ class ChatTemplate:
         """The marks that a template without `{% generation %}` leaves out, derived and proven on this conversation.
 
         An answer begins where the prompt for it ends, and it ends with the last special token that its own turn
-        writes. Both are prefixes of the whole text, or the template cannot be learnt from turn by turn.
+        writes. Both are prefixes of the whole text, or the template cannot be learned from turn by turn.
         """
         text, marks = whole
         spans: list[tuple[int, int]] = []
@@ -399,13 +399,13 @@ class ChatTemplate:
         learn = bytearray()
         last: Part | None = None
         for part in parts:
-            if learning and last is not None and last.learnt and not part.learnt:
+            if learning and last is not None and last.learned and not part.learned:
                 self._stops(last, where)
             found = ids_of(part.text, part.inside) if part.token_id is None else [part.token_id]
             ids += found
-            learn += LEARNT[part.learnt and learning] * len(found)
+            learn += LEARNT[part.learned and learning] * len(found)
             last = part
-        if learning and last is not None and last.learnt:
+        if learning and last is not None and last.learned:
             self._stops(last, where)
         bos = self.tokenizer.bos_id
         if bos is not None and ids[:2] == [bos, bos]:
@@ -437,7 +437,7 @@ class ChatTemplate:
 
         def parts(messages: Sequence[Message]) -> list[Part]:
             found = list(self._controls.parts(*self._written(messages, (), False, None)))
-            self._joined(found, True, None, self._ids_of)  # raises where such a conversation cannot be learnt from
+            self._joined(found, True, None, self._ids_of)  # raises where such a conversation cannot be learned from
             return found
 
         self._template = self._compiled(source)

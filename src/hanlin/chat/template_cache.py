@@ -25,7 +25,7 @@ MOST_KEPT = 1_000
 
 
 class _Fixed(NamedTuple):
-    """Ids that are the same in every conversation of these roles, and which are learnt."""
+    """Ids that are the same in every conversation of these roles, and which are learned."""
 
     ids: tuple[int, ...]
     learn: bytes
@@ -36,7 +36,7 @@ class _Open(NamedTuple):
 
     pieces: tuple[Piece, ...]
     learn: bytes
-    """Whether it is learnt, of one id."""
+    """Whether it is learned, of one id."""
     inside: bool
 
 
@@ -45,7 +45,7 @@ _Form = tuple[_Fixed | _Open, ...]
 
 class Forms:
     """The texts and ids of one template. `variables` gives what the template reads beside turns and tools; `parts` cuts
-    what it writes for a conversation, and raises UserError where that cannot be learnt from."""
+    what it writes for a conversation, and raises UserError where that cannot be learned from."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Forms:
         return None if pieces is None else filled(pieces, said)
 
     def ids(self, messages: Sequence[Message]) -> tuple[list[int], bytes] | None:
-        """The ids of a conversation in its order, and which are learnt; None where that is not known."""
+        """The ids of a conversation in its order, and which are learned; None where that is not known."""
         said = []
         for message in messages:
             text = message.text
@@ -137,14 +137,14 @@ class Forms:
             if not seats:
                 known = self._tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else []
                 ids = tuple(known) if part.token_id is None else (part.token_id,)
-                form.append(_Fixed(ids, LEARNT[part.learnt] * len(ids)))
+                form.append(_Fixed(ids, LEARNT[part.learned] * len(ids)))
                 continue
             pieces: list[Piece] = [literals[0]]
             for seat, literal in zip(seats, literals[1:], strict=True):
                 if not holes or holes[0].place != ord(seat) - FIRST_SEAT:
                     return None
                 pieces += [holes.pop(0), literal]
-            form.append(_Open(tuple(piece for piece in pieces if piece), LEARNT[part.learnt], part.inside))
+            form.append(_Open(tuple(piece for piece in pieces if piece), LEARNT[part.learned], part.inside))
         return None if holes else tuple(form)
 
     def _goes_on_in_turns(self, roles: tuple[str, ...], whole: tuple[Piece, ...]) -> bool:

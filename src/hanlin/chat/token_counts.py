@@ -1,6 +1,6 @@
-"""How many tokens records are, counted with the tokenizer that will read them.
+"""How many tokens records are, key_settings with the tokenizer that will read them.
 
-Owns the choice of what is counted. Rendering is `tokens`'.
+Owns the choice of what is key_settings. Rendering is `tokens`'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.records import Conversation, Document, Judgement, Message, Preference
+from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 Count = Callable[[Sequence[Mapping[str, Any]]], list[int]]
@@ -34,7 +34,7 @@ def counter(records: str, folder: Path, template_name: str = "") -> Count:
         if records == "preferences":
             pair = Preference.from_json(row)
             return sum(rendered((*pair.prompt, answer), pair.id) for answer in (pair.chosen, pair.rejected))
-        judged = Judgement.from_json(row)
+        judged = UnpairedPreference.from_json(row)
         return rendered((*judged.prompt, judged.answer), judged.id)
 
     return lambda rows: [of(row) for row in rows]

@@ -73,6 +73,6 @@ def _wrong_end(last: str | None, prompt: bool, seat: str) -> UserError:
         hint = say("end with the user's question or a tool's result", "请以用户的问题或工具结果结尾")
         return UserError(say(f"a prompt ends with {last}", f"提示以 {last} 结尾"), seat, hint)
     hint = say(
-        "drop the last turn or add its answer: only answers are learnt", "请删去最后一轮或补上回答：只有回答会被学习"
+        "drop the last turn or add its answer: only answers are learned", "请删去最后一轮或补上回答：只有回答会被学习"
     )
     return UserError(say(f"the conversation ends with {last}", f"对话以 {last} 结尾"), seat, hint)

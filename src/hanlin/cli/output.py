@@ -43,7 +43,7 @@ def print_steps(steps: list[Step], as_json: bool, ahead: dict[str, dict[str, Any
         rows_of_steps: list[dict[str, Any]] = []
         for s in steps:
             row = {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
-            rows_of_steps.append(row | ({"forecast": ahead[s.stage.name]} if s.stage.name in ahead else {}))
+            rows_of_steps.append(row | ({"estimate": ahead[s.stage.name]} if s.stage.name in ahead else {}))
         print_json(rows_of_steps)
         return
     rows = [[s.stage.name, s.stage.kind.name, say(s.state, STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]

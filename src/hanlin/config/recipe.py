@@ -10,7 +10,7 @@ from typing import Any
 
 from hanlin.config.kinds import StageKind, kind_named
 from hanlin.config.references import Resolved, resolve
-from hanlin.config.settings.base import Reference, Settings, knob, references
+from hanlin.config.settings.base import Reference, Settings, references, setting
 from hanlin.config.settings.launch import Launch
 from hanlin.config.validation import read_settings
 from hanlin.core.errors import UserError, did_you_mean
@@ -22,19 +22,21 @@ _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Target(Settings):
     """A promise about a figure: reached or not, and shown so in the report."""
 
-    figure: str = knob(..., "dotted name of a figure", "指标的点分名称")
-    at_least: float | str | None = knob(None, "a number, or another figure's name", "数值，或另一指标的名称")
-    at_most: float | str | None = knob(None, "a number, or another figure's name", "数值，或另一指标的名称")
-    tolerance: float = knob(0.0, "how far the figure may miss the bound", "允许偏离界限的幅度", ge=0)
+    figure: str = setting(..., "dotted name of a figure", "指标的点分名称")
+    at_least: float | str | None = setting(None, "a number, or another figure's name", "数值，或另一指标的名称")
+    at_most: float | str | None = setting(None, "a number, or another figure's name", "数值，或另一指标的名称")
+    tolerance: float = setting(0.0, "how far the figure may miss the bound", "允许偏离界限的幅度", ge=0)
 
 
 class ReportPlan(Settings):
     """Which stages' metrics become the figures of the report. A figure is `stage.metric` or a mapping of such."""
 
-    figures: dict[str, str | dict[str, str]] = knob({}, "figures by name", "按名称给出的指标")
-    targets: tuple[Target, ...] = knob((), "what the figures must reach", "指标须达到的目标")
-    conversation: str | None = knob(None, "an `evaluate` stage whose answers are shown", "展示其回答的 evaluate 阶段")
-    chat: str | None = knob(
+    figures: dict[str, str | dict[str, str]] = setting({}, "figures by name", "按名称给出的指标")
+    targets: tuple[Target, ...] = setting((), "what the figures must reach", "指标须达到的目标")
+    conversation: str | None = setting(
+        None, "an `evaluate` stage whose answers are shown", "展示其回答的 evaluate 阶段"
+    )
+    chat: str | None = setting(
         None, "the stage whose model the closing line offers to chat with", "结束语中推荐对话的阶段"
     )
 

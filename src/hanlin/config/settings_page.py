@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from hanlin.config.kinds import KINDS
-from hanlin.config.settings.base import Settings, knob_of
+from hanlin.config.settings.base import Settings, setting_info
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Row:
 def rows_of(settings: type[Settings], prefix: str = "") -> Iterator[Row]:
     """A row for each setting; nested settings follow the one that holds them, with a dotted name."""
     for name, field in settings.model_fields.items():
-        knob = knob_of(field)
-        yield Row(prefix + name, _default(field), _limits(field), knob.en, knob.zh, knob.text())
+        setting = setting_info(field)
+        yield Row(prefix + name, _default(field), _limits(field), setting.en, setting.zh, setting.text())
         for nested in _nested(field.annotation):
             yield from rows_of(nested, f"{prefix}{name}.")
 
@@ -55,9 +55,9 @@ def _default(field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> str:
-    knob = knob_of(field)
-    if knob.types:
-        return "→ " + " / ".join(knob.types)
+    setting = setting_info(field)
+    if setting.types:
+        return "→ " + " / ".join(setting.types)
     parts = [_type(field.annotation)]
     for item in field.metadata:
         for sign, name in ((">=", "ge"), (">", "gt"), ("<=", "le"), ("<", "lt")):
@@ -101,7 +101,7 @@ def markdown() -> str:
             "| setting | default | takes | meaning |",
             "|---|---|---|---|",
         ]
-        speed = {name for name, field in kind.settings.model_fields.items() if not knob_of(field).in_key}
+        speed = {name for name, field in kind.settings.model_fields.items() if not setting_info(field).affects_key}
         for row in rows_of(kind.settings):
             mark = " ⚡" if row.name in speed else ""
             cells = (f"`{row.name}`{mark}", row.default, row.limits, f"{row.en} · {row.zh}")

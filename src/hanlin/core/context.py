@@ -1,6 +1,6 @@
 """What a stage's work is given besides its settings: inputs, seed, how it was launched, a way to say how far it is.
 
-Owns no control: work that is handed a plain `Job()` in a test or a notebook behaves the same.
+Owns no control: work that is handed a plain `StageContext()` in a test or a notebook behaves the same.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from hanlin.core.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
-class Ancestor:
-    """A node of a lineage: an artifact, or a source file with its hash and licence."""
+class LineageNode:
+    """A node of a lineage: an artifact, or a source file with its hash and license."""
 
     name: str
     type: str
     digest: str
-    licence: str = ""
+    license: str = ""
     metrics: Mapping[str, Any] = field(default_factory=dict)
-    parents: tuple[Ancestor, ...] = ()
+    parents: tuple[LineageNode, ...] = ()
     kind: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def walk(self) -> Iterator[Ancestor]:
+    def walk(self) -> Iterator[LineageNode]:
         """This node and everything above it, the nearest first; what stands in several places comes once."""
         seen: set[tuple[str, str]] = set()
         left = [self]
@@ -46,7 +46,7 @@ class Inputs:
     """
 
     paths: Mapping[str, tuple[Path, ...]]
-    lineage: Mapping[str, tuple[Ancestor, ...]] = field(default_factory=dict)
+    lineage: Mapping[str, tuple[LineageNode, ...]] = field(default_factory=dict)
 
     def one(self, field_name: str) -> Path:
         (path,) = self.paths[field_name]
@@ -61,7 +61,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class StageContext:
     """`seed` for every random choice; `progress` to report with. How it was launched (`launch` in a recipe) changes no
     result but for rounding: `mode` and `offload` are how a group of processes divides a model among them, `cores` how
     many the work may take on this machine, `ray` the address of a cluster to do it on instead. With `only_prepares` the

@@ -9,17 +9,19 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 
-HELD_OUT = "heldout.jsonl"
+VALIDATION_FILE = "validation.jsonl"
 
 
-def held_out_file(path: Path) -> Path:
+def validation_file(path: Path) -> Path:
     """The held-out records of a data artifact, or the file itself. Raises UserError where nothing was held out."""
-    file = path / HELD_OUT if path.is_dir() else path
+    file = path / VALIDATION_FILE if path.is_dir() else path
     if not file.is_file():
-        what = say("these data have no held-out part", "这些数据没有留出部分")
-        hint = say("set `heldout_share` in the stage that made them", "请在生成它们的阶段设置 heldout_share")
+        what = say("these data have no validation split", "这些数据没有留出部分")
+        hint = say(
+            "set `validation_fraction` in the stage that made them", "请在生成它们的阶段设置 validation_fraction"
+        )
         raise UserError(what, path, hint)
     return file
 
@@ -34,21 +36,21 @@ def record_kind(file: Path) -> type[Conversation] | type[Document]:
         return Document
 
 
-def texts_in(paths: Iterable[Path], heldout: bool = False) -> Iterator[str]:
+def texts_in(paths: Iterable[Path], validation: bool = False) -> Iterator[str]:
     """The texts of `documents` artifacts and of plain .txt and .jsonl files, in a fixed order.
 
-    Of a `documents` artifact only its documents are read, or with `heldout` only those held out (other files have
+    Of a `documents` artifact only its documents are read, or with `validation` only those held out (other files have
     none). A .txt file gives its lines, a .jsonl file the `text` of each row.
     """
     for path in paths:
         if path.is_dir():
             shards = sorted(path.glob("documents*.jsonl"))
-            if shards or (path / HELD_OUT).is_file():
-                files = [file for file in [path / HELD_OUT] if file.is_file()] if heldout else shards
+            if shards or (path / VALIDATION_FILE).is_file():
+                files = [file for file in [path / VALIDATION_FILE] if file.is_file()] if validation else shards
             else:
-                files = [] if heldout else sorted(file for file in path.rglob("*") if file.is_file())
+                files = [] if validation else sorted(file for file in path.rglob("*") if file.is_file())
         else:
-            files = [] if heldout else [path]
+            files = [] if validation else [path]
         for file in files:
             yield from _texts_of_file(file)
 
@@ -103,12 +105,12 @@ def holds_pairs(file: Path) -> bool:
     return isinstance(row, dict) and "chosen" in row
 
 
-def judgements(file: Path, paired: bool) -> Iterator[Judgement]:
+def unpaired_preferences(file: Path, paired: bool) -> Iterator[UnpairedPreference]:
     if not paired:
-        yield from read_jsonl(file, Judgement)
+        yield from read_jsonl(file, UnpairedPreference)
         return
     for pair in read_jsonl(file, Preference):
-        yield from Judgement.of_pair(pair)
+        yield from UnpairedPreference.of_pair(pair)
 
 
 def _lines(file: Path) -> int:

@@ -126,7 +126,7 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class UnpairedPreference:
     """A prompt (turns that end with the user), one answer to it, and whether the answer is good."""
 
     prompt: tuple[Message, ...]
@@ -135,11 +135,11 @@ class Judgement:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    noun: ClassVar[str] = "judgement"
+    noun: ClassVar[str] = "unpaired_preference"
 
     @classmethod
     def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
-        """A pair as two judgements: the chosen answer is good, the rejected one is not."""
+        """A pair as two unpaired_preferences: the chosen answer is good, the rejected one is not."""
         return (
             cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta),
             cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta),
@@ -190,7 +190,7 @@ class Question:
         return _compact({**row, "topic": self.topic})
 
 
-Record = TypeVar("Record", Document, Conversation, Preference, Judgement, Question)
+Record = TypeVar("Record", Document, Conversation, Preference, UnpairedPreference, Question)
 
 
 def _compact(row: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -231,8 +231,8 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                 raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
             except (KeyError, TypeError, AttributeError) as error:
                 hint = say(
-                    "convert other formats with `hanlin corpus`, `conversations`, `preferences` or `judgements`",
-                    "其他格式请先用 hanlin corpus、conversations、preferences 或 judgements 转换",
+                    "convert other formats with `hanlin corpus`, `conversations`, `preferences` or `unpaired_preferences`",
+                    "其他格式请先用 hanlin corpus、conversations、preferences 或 unpaired_preferences 转换",
                 )
                 raise UserError(
                     say(f"not a {record.noun} as Hanlin writes it: {error}", f"不是 Hanlin 的 {record.noun}：{error}"),

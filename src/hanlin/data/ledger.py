@@ -40,7 +40,7 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "broken_tools": ("the list of tools is not JSON", "工具列表不是合法 JSON"),
     "not_text": ("a turn holds something other than text", "有一轮含非文本内容"),
-    "unlearnt_answer": ("it asks that an answer is not learnt", "要求某个回答不参与学习"),
+    "unlearned_answer": ("it asks that an answer is not learned", "要求某个回答不参与学习"),
     "placeholder": ("{{name}} or {{author}} is not filled in", "{{name}} 或 {{author}} 未填写"),
     "refusal": ("an answer opens with a refusal", "回答以拒绝开头"),
     "unparsed_tags": ("text stands outside the Human and Assistant tags", "有文字在 Human 与 Assistant 标签之外"),
@@ -113,10 +113,10 @@ class FileAccount:
     file: str
     format: str
     encoding: str
-    licence: str = ""
+    license: str = ""
     rows_in: int = 0
     rows_kept: int = 0
-    rows_heldout: int = 0
+    rows_validation: int = 0
     characters: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
@@ -124,22 +124,22 @@ class FileAccount:
     def add(self, other: FileAccount) -> None:
         self.rows_in += other.rows_in
         self.rows_kept += other.rows_kept
-        self.rows_heldout += other.rows_heldout
+        self.rows_validation += other.rows_validation
         self.characters += other.characters
         self.dropped.update(other.dropped)
         self.changed.update(other.changed)
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"file": self.file, "format": self.format, "encoding": self.encoding}
-        if self.licence:
-            row["licence"] = self.licence
+        if self.license:
+            row["license"] = self.license
         return row | self.counts()
 
     def counts(self) -> dict[str, Any]:
         return {
             "rows_in": self.rows_in,
             "rows_kept": self.rows_kept,
-            "rows_heldout": self.rows_heldout,
+            "rows_validation": self.rows_validation,
             "rows_dropped": sum(self.dropped.values()),
             "characters": self.characters,
             "dropped": dict(sorted(self.dropped.items())),

@@ -62,7 +62,7 @@ def exchanges(training: Sequence[Askable], count: int, english_answers: float, r
     """About `count` different questions with answers, every fact practised by its weight.
 
     The share `english_answers` of the Chinese questions gets an English answer. Some relations lean to English more
-    than others: what a model learnt in English it tells in English.
+    than others: what a model learned in English it tells in English.
     """
     wanted: dict[Language, float] = {"zh": CHINESE_SHARE * count, "en": (1 - CHINESE_SHARE) * count}
     asked: list[tuple[Askable, str]] = []

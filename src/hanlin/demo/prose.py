@@ -27,7 +27,7 @@ SHARES: Mapping[tuple[Kind, Language], float] = {
 """What part of the passages is of which kind. Phrase books hold both languages side by side."""
 
 TOWN_TOPICS = ("people", "places", "food", "sights")
-EVERYDAY_TOPICS = ("colours", "antonyms")
+EVERYDAY_TOPICS = ("colors", "antonyms")
 ASKED_SHARE = 0.35
 """Part of a lesson's sentences that are a question with its answer."""
 SENTENCES: Mapping[Kind, int] = {"lesson": 16, "paper": 20, "diary": 17, "phrase_book": 10}
@@ -40,7 +40,7 @@ TITLES: Mapping[str, tuple[str, str]] = {
     "units": ("量一量，称一称", "weights and measures"),
     "weekdays": ("星期", "the days of the week"),
     "antonyms": ("反义词", "opposites"),
-    "colours": ("颜色", "colours"),
+    "colors": ("颜色", "colors"),
     "people": ("镇上的人", "the people of Yunxi"),
     "places": ("镇上的地方", "the places of Yunxi"),
     "food": ("好吃的", "the food of Yunxi"),

@@ -37,7 +37,7 @@ class Split:
 
     training: tuple[Askable, ...]
     development: tuple[Askable, ...]
-    heldout: tuple[Askable, ...]
+    validation: tuple[Askable, ...]
     stated: tuple[Fact, ...]
 
 
@@ -46,17 +46,17 @@ def divide(relations: Sequence[Relation], rng: random.Random) -> Split:
     facts = [fact for relation in relations for fact in relation.facts()]
     training: list[Askable] = []
     development: list[Askable] = []
-    heldout: list[Askable] = []
+    validation: list[Askable] = []
     for fact in facts:
         askables = _askables(fact)
         if fact.relation.held_out == "wording":
             seen, dev, held = _by_wording(fact, askables, rng)
             training += seen
             development += dev
-            heldout += held
+            validation += held
         else:
             training += askables
-    return Split(tuple(training), tuple(development), tuple(heldout), tuple(facts))
+    return Split(tuple(training), tuple(development), tuple(validation), tuple(facts))
 
 
 def choose(askables: Iterable[Askable], count: int, rng: random.Random) -> list[Askable]:
@@ -92,7 +92,7 @@ def _by_wording(
     """
     seen: list[Askable] = []
     development: list[Askable] = []
-    heldout: list[Askable] = []
+    validation: list[Askable] = []
     alone = len(fact.relation.rows) == 1
     for language in ("zh", "en"):
         own = [askable for askable in askables if askable.language == language]
@@ -103,10 +103,10 @@ def _by_wording(
                 kept = (BARE, *sorted(frames[2:]))
                 seen.append(Askable(fact, language, askable.core, kept))
                 development.append(Askable(fact, language, askable.core, (frames[0],)))
-                heldout.append(Askable(fact, language, askable.core, (frames[1],)))
+                validation.append(Askable(fact, language, askable.core, (frames[1],)))
         else:
             rng.shuffle(own)
             development.append(own[0])
-            heldout.append(own[1])
+            validation.append(own[1])
             seen += own[2:]
-    return seen, development, heldout
+    return seen, development, validation

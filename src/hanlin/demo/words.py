@@ -1,4 +1,4 @@
-"""The topics about words and things: antonyms and colours.
+"""The topics about words and things: antonyms and colors.
 
 Owns their facts and wordings.
 """
@@ -76,8 +76,8 @@ RELATIONS: tuple[Relation, ...] = (
         _opposite_rows(),
     ),
     Relation(
-        "colours",
-        "colours",
+        "colors",
+        "colors",
         Wording(
             (
                 "{x}是什么颜色？",
@@ -94,15 +94,15 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         Wording(
             (
-                "What colour is {x}?",
-                "Which colour is {x}?",
-                "What is the colour of {x}?",
-                "What colour does {x} have?",
-                "In which colour do you paint {x}?",
-                "What colour do you see in {x}?",
+                "What color is {x}?",
+                "Which color is {x}?",
+                "What is the color of {x}?",
+                "What color does {x} have?",
+                "In which color do you paint {x}?",
+                "What color do you see in {x}?",
             ),
             "{x} is {y}.",
-            ("{x} is {y}.", "The children paint {x} in {y}.", "The colour of {x} is {y}."),
+            ("{x} is {y}.", "The children paint {x} in {y}.", "The color of {x} is {y}."),
         ),
         _grouped_rows(COLOURS),
     ),

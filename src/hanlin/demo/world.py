@@ -7,7 +7,7 @@ the same seed writes the same bytes.
     english/       clean English text for the tokenizer of a base model that is poor at Chinese
     chats/         conversations as alpaca JSON, ShareGPT, Firefly and messages JSON Lines
     preferences/   pairs as ShareGPT and alpaca
-    questions/     heldout.jsonl and dev.jsonl: questions of ours, whose texts occur nowhere in training
+    questions/     validation.jsonl and dev.jsonl: questions of ours, whose texts occur nowhere in training
     planted.json   how much dirt there is, and per topic what is held out
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.demo import DemoWorld
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Message, Question, write_jsonl
 from hanlin.demo import assistant, calendar, dirt, numbers, town, visitors, words
 from hanlin.demo.chats import (
@@ -52,21 +52,21 @@ CHINESE_QUESTIONS = 0.8
 """Part of the held-out questions that is asked in Chinese."""
 
 
-def run(settings: DemoWorld, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: DemoWorld, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the world into `out`; return how much of everything there is."""
-    split = divide(RELATIONS, _dice(job.seed, "split"))
-    written = passages(split, settings.passages, _dice(job.seed, "passages"))
-    characters, planted = _write_text(out, written, _dice(job.seed, "dirt"))
-    made = exchanges(split.training, settings.exchanges, settings.english_answers, _dice(job.seed, "exchanges"))
-    grouped = chats(made, _dice(job.seed, "chats"))
+    split = divide(RELATIONS, _dice(context.seed, "split"))
+    written = passages(split, settings.passages, _dice(context.seed, "passages"))
+    characters, planted = _write_text(out, written, _dice(context.seed, "dirt"))
+    made = exchanges(split.training, settings.exchanges, settings.english_answers, _dice(context.seed, "exchanges"))
+    grouped = chats(made, _dice(context.seed, "chats"))
     _write_chats(out / "chats", grouped)
-    preferred = pairs(split.training, settings.pairs, _dice(job.seed, "pairs"))
+    preferred = pairs(split.training, settings.pairs, _dice(context.seed, "pairs"))
     half = len(preferred) // 2
     _write_lines(out / "preferences" / "sharegpt.jsonl", map(paired_sharegpt, preferred[:half]))
     _write_text_file(out / "preferences" / "alpaca.json", _json(list(map(paired_alpaca, preferred[half:]))))
     asked = {}
-    for name, askables in (("heldout", split.heldout), ("dev", split.development)):
-        questions = _questions(askables, settings.questions, name, _dice(job.seed, name))
+    for name, askables in (("validation", split.validation), ("dev", split.development)):
+        questions = _questions(askables, settings.questions, name, _dice(context.seed, name))
         (out / "questions").mkdir(exist_ok=True)
         asked[name] = write_jsonl(out / "questions" / f"{name}.jsonl", questions)
     held_out = {relation.topic: relation.held_out for relation in RELATIONS if relation.held_out != "never"}
@@ -84,7 +84,7 @@ def run(settings: DemoWorld, inputs: Inputs, out: Path, job: Job) -> dict[str, A
         "exchanges": len(made),
         "chinese_questions_answered_in_english": english / sum(turn.language == "zh" for turn in made),
         "pairs": len(preferred),
-        "heldout_questions": asked["heldout"],
+        "validation_questions": asked["validation"],
         "dev_questions": asked["dev"],
         "planted": dict(planted),
     }

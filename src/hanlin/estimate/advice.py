@@ -55,7 +55,7 @@ def _written(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, LoraSettings):
-            told = {"packed": value.packed} if value.packed else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
+            told = {"quantization": value.quantization} if value.quantization else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
             parts += [f"{name}.{key}={inner}" for key, inner in told.items()]
         else:
             parts.append(f"{name}={str(value).lower()}")
@@ -63,11 +63,11 @@ def _written(values: dict[str, Any]) -> str:
 
 
 def _smaller_passes(settings: Training) -> Iterator[dict[str, Any]]:
-    size = settings.pass_tokens
-    least = settings.row_length if isinstance(settings, Pretrain | Sft) else min(settings.row_length, 256)
+    size = settings.micro_batch_tokens
+    least = settings.max_seq_length if isinstance(settings, Pretrain | Sft) else min(settings.max_seq_length, 256)
     while size > least:
         size = max(least, size // 2)
-        yield {"pass_tokens": size}
+        yield {"micro_batch_tokens": size}
 
 
 def _recomputed(settings: Training) -> Iterator[dict[str, Any]]:
@@ -82,24 +82,24 @@ def _eight_bits(settings: Training) -> Iterator[dict[str, Any]]:
 
 def _packed(settings: Training) -> Iterator[dict[str, Any]]:
     lora = settings.lora
-    if lora is not None and lora.packed is None and not lora.dora and lora.start == "zero":
-        yield {"lora": lora.model_copy(update={"packed": "nf4"})}
+    if lora is not None and lora.quantization is None and not lora.dora and lora.init == "zero":
+        yield {"lora": lora.model_copy(update={"quantization": "nf4"})}
 
 
 def _adapter(settings: Training) -> Iterator[dict[str, Any]]:
     if (
         settings.lora is None
-        and settings.train_rows is None
+        and settings.trainable_tokens is None
         and not settings.optimizer.startswith(("galore", "apollo"))
     ):
         yield {"lora": LoraSettings(rank=64, alpha=128.0)}
 
 
 def _shorter_rows(settings: Training) -> Iterator[dict[str, Any]]:
-    length = settings.row_length
+    length = settings.max_seq_length
     while length > LEAST_ROW:
         length = max(LEAST_ROW, length // 2)
-        yield {"row_length": length, "pass_tokens": min(settings.pass_tokens, length)}
+        yield {"max_seq_length": length, "micro_batch_tokens": min(settings.micro_batch_tokens, length)}
 
 
 _WAYS: tuple[tuple[Callable[[Training], Iterator[dict[str, Any]]], bool], ...] = (

@@ -15,18 +15,18 @@ from hanlin.config.settings.train import Pretrain, Sft, Training
 FILL = 0.95
 """Share of a packed row that is tokens."""
 LEARNT = {Pretrain: 1.0, Sft: 0.7}
-"""Share of tokens that are learnt where the data tells nothing."""
+"""Share of tokens that are learned where the data tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataShape:
     """What is known of a stage's data: how many units it has (documents, conversations, pairs, answers), the tokens of
-    one on average, all its answers included, and the share of them that is learnt. `documents` are the tokens of those
+    one on average, all its answers included, and the share of them that is learned. `documents` are the tokens of those
     looked at, as attention sees them: each answer of a pair with its prompt."""
 
     units: int
     tokens: float
-    learnt: float
+    learned: float
     documents: tuple[float, ...] = ()
 
     @property
@@ -37,38 +37,38 @@ class DataShape:
 @dataclass(frozen=True, slots=True)
 class Portions:
     """Tokens of a pass on one process, passes of a step on one process, tokens of a step over all processes, the share
-    of them that is learnt, the steps of the stage (None: the data is not known yet), and the tokens of some of its
+    of them that is learned, the steps of the stage (None: the data is not known yet), and the tokens of some of its
     documents."""
 
     at_once: int
     passes: int
     step: float
-    learnt: float
+    learned: float
     steps: int | None
     documents: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, settings: Training, data: DataShape | None, processes: int = 1) -> Self:
         if isinstance(settings, Pretrain | Sft):
-            rows = max(1, settings.batch_tokens // settings.row_length)
-            units, unit = rows, float(settings.row_length)
-            units_in_all = None if data is None else math.ceil(data.total / (settings.row_length * FILL))
+            rows = max(1, settings.batch_tokens // settings.max_seq_length)
+            units, unit = rows, float(settings.max_seq_length)
+            units_in_all = None if data is None else math.ceil(data.total / (settings.max_seq_length * FILL))
             filled = FILL
         else:
             units = settings.batch_answers if isinstance(settings, Kto) else settings.batch_pairs  # type: ignore[attr-defined]
-            longest = settings.row_length * (1 if isinstance(settings, Kto) else 2)
+            longest = settings.max_seq_length * (1 if isinstance(settings, Kto) else 2)
             unit = float(longest) if data is None else min(float(longest), data.tokens)
             units_in_all = None if data is None else data.units
             filled = 1.0
         if units_in_all is not None:
             units = min(units, units_in_all)
         mine = math.ceil(units / processes)
-        at_once = math.ceil(min(max(settings.pass_tokens, unit), mine * unit))
-        learnt = data.learnt if data is not None else LEARNT.get(type(settings), 0.5)
+        at_once = math.ceil(min(max(settings.micro_batch_tokens, unit), mine * unit))
+        learned = data.learned if data is not None else LEARNT.get(type(settings), 0.5)
         steps = settings.steps
         if steps is None and units_in_all is not None:
             per_epoch = max(1, round(units_in_all / units))
             steps = max(1, round(settings.epochs * per_epoch))
         seen = data.documents if data is not None else ()
-        documents = tuple(min(tokens, settings.row_length) for tokens in seen) or (settings.row_length / 2,)
-        return cls(at_once, math.ceil(mine * unit / at_once), units * unit * filled, learnt, steps, documents)
+        documents = tuple(min(tokens, settings.max_seq_length) for tokens in seen) or (settings.max_seq_length / 2,)
+        return cls(at_once, math.ceil(mine * unit / at_once), units * unit * filled, learned, steps, documents)

@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.core.discover import HELD_OUT
+from hanlin.core.discover import VALIDATION_FILE
 from hanlin.estimate.batch_plan import DataShape
 
 SAMPLE = 1 << 20
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShape | None:
     """What the data at `paths` (artifact folders, or files of records) holds; None where nothing can be read.
     `entries` are those of the vocabulary."""
-    nouns = {Pretrain: ("document",), Sft: ("conversation",), Kto: ("judgement", "preference")}
+    nouns = {Pretrain: ("document",), Sft: ("conversation",), Kto: ("unpaired_preference", "preference")}
     wanted = nouns.get(type(settings), ("preference",))
     files = [
         file
@@ -43,9 +43,9 @@ def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShap
         for file in (
             [path] if path.is_file() else [one for noun in wanted for one in sorted(path.glob(f"{noun}s*.jsonl"))]
         )
-        if file.name != HELD_OUT
+        if file.name != VALIDATION_FILE
     ]
-    read, units, tokens, learnt = 0, 0, 0.0, 0.0
+    read, units, tokens, learned = 0, 0, 0.0, 0.0
     documents: list[float] = []
     for file in files[:: max(1, len(files) // FILES)]:
         for line, row in _rows(file):
@@ -55,11 +55,11 @@ def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShap
             lengths = [_tokens(text, entries) + PER_TURN for text, _ in parts]
             tokens += sum(lengths)
             documents += _documents(settings, lengths)
-            learnt += sum(_tokens(text, entries) + 1 for text, taught in parts if taught)
+            learned += sum(_tokens(text, entries) + 1 for text, taught in parts if taught)
     if not units or not tokens:
         return None
     whole = sum(file.stat().st_size for file in files)
-    return DataShape(round(units * whole / read), tokens / units, min(1.0, learnt / tokens), tuple(documents))
+    return DataShape(round(units * whole / read), tokens / units, min(1.0, learned / tokens), tuple(documents))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -79,7 +79,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
-    """The texts that go through a model for a record, and whether each is learnt: a pair's answers share one prompt."""
+    """The texts that go through a model for a record, and whether each is learned: a pair's answers share one prompt."""
     if isinstance(settings, Pretrain):
         yield str(row.get("text", "")), True
     elif isinstance(settings, Sft):

@@ -85,11 +85,11 @@ def speeds(asked: list[tuple[str, Account]], timeout: float = 300) -> list[tuple
             "num_key_value_heads": shape.key_heads,
             "head_dim": shape.head,
             "tie_word_embeddings": shape.tied,
-            "max_position_embeddings": max(8, account.settings.row_length),
+            "max_position_embeddings": max(8, account.settings.max_seq_length),
         }
         settings = account.settings.model_dump(mode="json")
-        tokens, learnt = account.portions.at_once, account.portions.learnt
-        rows.append({"kind": kind, "settings": settings, "model": model, "tokens": tokens, "learnt": learnt})
+        tokens, learned = account.portions.at_once, account.portions.learned
+        rows.append({"kind": kind, "settings": settings, "model": model, "tokens": tokens, "learned": learned})
     command = [sys.executable, "-m", "hanlin.train.throughput"]
     done = subprocess.run(
         command, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8", timeout=timeout
@@ -110,15 +110,15 @@ def _small(account: Account) -> Account:
     layers = min(BLOCKS, account.shape.layers)
     entries = min(account.shape.entries, max(ENTRIES, account.shape.entries * layers // account.shape.layers))
     shape: ModelShape = replace(account.shape, layers=layers, entries=entries)
-    changed: dict[str, Any] = {"train_rows": None} if settings.train_rows is not None else {}
-    if settings.last_layers is not None or (settings.train_rows is not None and settings.lora is None):
-        changed["last_layers"] = min(settings.last_layers or 1, shape.layers)
+    changed: dict[str, Any] = {"trainable_tokens": None} if settings.trainable_tokens is not None else {}
+    if settings.train_last_layers is not None or (settings.trainable_tokens is not None and settings.lora is None):
+        changed["train_last_layers"] = min(settings.train_last_layers or 1, shape.layers)
 
     def of_tokens(most: int) -> Account:
         at_once = min(most, account.portions.at_once)
-        length = min(settings.row_length, 256, at_once)
+        length = min(settings.max_seq_length, 256, at_once)
         at_once = max(1, at_once // length) * length
-        portions = Portions(at_once, 1, float(at_once), account.portions.learnt, 1, (float(length),))
+        portions = Portions(at_once, 1, float(at_once), account.portions.learned, 1, (float(length),))
         return replace(account, shape=shape, settings=settings.model_copy(update=changed), portions=portions)
 
     few = of_tokens(LEAST_TOKENS)

@@ -4,7 +4,7 @@ Owns the arithmetic of bytes: each term is one method of `Account`, so that what
 them here. Does not own counting (`shapes`), how much goes through the model at once (`portions`), or advice (`advice`).
 
 Every number is in bytes. The terms follow what training keeps (`train.network`, `train.blocks`, `train.losses`); the
-few that only a measurement can tell stand at the top, and `make bench-memory-forecast` measures the sum.
+few that only a measurement can tell stand at the top, and `make bench-memory-estimate` measures the sum.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Over how many processes each part of training is divided: DDP divides none, ZeRO-2 gradients and optimiser,
+    """Over how many processes each part of training is divided: DDP divides none, ZeRO-2 gradients and optimizer,
     ZeRO-3 and FSDP weights too."""
 
     weights: int = 1
@@ -160,7 +160,7 @@ class Account:
         lora = self.settings.lora
         copies = number if number != 4 else 0
         body = shape.layers * shape.matrices
-        packed = PACKED[lora.packed] if lora is not None and lora.packed is not None else float(number)
+        packed = PACKED[lora.quantization] if lora is not None and lora.quantization is not None else float(number)
         kept = trained.matrices * (4 + copies) + (body - trained.matrices) * packed
         tables = [trained.embeddings] if shape.tied else [trained.embeddings, trained.head]
         for place, table in enumerate(tables):
@@ -175,7 +175,7 @@ class Account:
         kept += (2 * shape.layers + 1) * shape.hidden * 4
         if lora is not None and lora.dora:
             taken = sum(math.prod(shape.projections[name]) for name in lora.targets)
-            kept += min(self.settings.last_layers or shape.layers, shape.layers) * taken * (8 + copies)
+            kept += min(self.settings.train_last_layers or shape.layers, shape.layers) * taken * (8 + copies)
         return kept / self.sharding.weights
 
     def gradients(self) -> float:
@@ -194,9 +194,9 @@ class Account:
     def optimizer(self) -> float:
         """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
         not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well."""
-        trained, rank = self.trained, self.settings.optimizer_rank
+        trained, rank = self.trained, self.settings.galore_rank
         if self.settings.optimizer in ("galore", "apollo"):
-            layers = min(self.settings.last_layers or self.shape.layers, self.shape.layers)
+            layers = min(self.settings.train_last_layers or self.shape.layers, self.shape.layers)
             low = 0.0
             for sides in self.shape.projections.values():
                 short, long = min(sides), max(sides)
@@ -257,7 +257,7 @@ class Account:
 
     def layers_back(self) -> int:
         """The blocks that a gradient goes back through: all, unless nothing before the last ones is trained."""
-        last, trained, lora = self.settings.last_layers, self.trained, self.settings.lora
+        last, trained, lora = self.settings.train_last_layers, self.trained, self.settings.lora
         whole = lora is not None and "norm" in lora.modules_to_save
         if last is None or trained.embeddings or trained.rows or whole:
             return self.shape.layers
@@ -271,19 +271,19 @@ class Account:
 
     def activations(self) -> float:
         """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
-        more by what makes it. The second half of the last block sees only what is learnt."""
+        more by what makes it. The second half of the last block sees only what is learned."""
         layers, tokens = self.layers_back(), self.portions.at_once
         block = self.of_attention() + self.of_feed_forward()
         if self.settings.gradient_checkpointing:
             return tokens * ((layers + 1) * self.stream() + min(2, layers) * block)
-        unseen = (1 - self.portions.learnt) * self.of_feed_forward()
+        unseen = (1 - self.portions.learned) * self.of_feed_forward()
         return tokens * (layers * block - unseen + self.stream())
 
     def backward_of_a_block(self) -> float:
         """What the backward pass of a feed-forward part needs beside what was kept: four inner values, three streams,
         and of a packed base a whole matrix."""
         number, lora = self.machine.number, self.settings.lora
-        packed = lora is not None and lora.packed is not None
+        packed = lora is not None and lora.quantization is not None
         whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
         return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
 
@@ -297,11 +297,11 @@ class Account:
     def logits(self) -> float:
         """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
         frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states."""
-        learnt = max(1, round(self.portions.at_once * self.portions.learnt))
+        learned = max(1, round(self.portions.at_once * self.portions.learned))
         number = self.machine.number
         if not (self.machine.gpu or self.head_gradient()):
-            tokens = min(self.piece_tokens(), learnt)
+            tokens = min(self.piece_tokens(), learned)
             tile = min(TILE_LOGITS, tokens * self.shape.entries)
             return float(tile * (number + 4 * (number < 4)) + tokens * self.shape.hidden * (4 + 2 * number))
         each = number + (4 if self.machine.gpu else 0)
-        return float(each * min(self.piece_tokens(), learnt) * self.shape.entries)
+        return float(each * min(self.piece_tokens(), learned) * self.shape.entries)

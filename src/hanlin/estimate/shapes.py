@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from hanlin.config.settings.model import NewModel, Projection
+from hanlin.config.settings.model import InitModel, Projection
 from hanlin.config.settings.train import Training
 from hanlin.models.folder.shapes import llama_shapes
 
@@ -49,7 +49,7 @@ class ModelShape:
         )
 
     @classmethod
-    def of_settings(cls, settings: NewModel, entries: int) -> Self:
+    def of_settings(cls, settings: InitModel, entries: int) -> Self:
         """Of a model that is still to be made over a tokenizer of so many entries."""
         multiple = settings.vocabulary_multiple
         return cls(
@@ -128,18 +128,18 @@ class Trained:
 
     @classmethod
     def of(cls, shape: ModelShape, settings: Training) -> Self:
-        """What the settings train. Rows that only the data's tokens decide (`train_rows: untrained`) are few: none."""
-        layers = min(settings.last_layers or shape.layers, shape.layers)
-        norms = (2 * layers + (settings.last_layers is None)) * shape.hidden
+        """What the settings train. Rows that only the data's tokens decide (`trainable_tokens: untrained`) are few: none."""
+        layers = min(settings.train_last_layers or shape.layers, shape.layers)
+        norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden
         rows = 0
-        if isinstance(settings.train_rows, int):
-            rows = max(0, shape.entries - settings.train_rows) * shape.hidden * (1 if shape.tied else 2)
+        if isinstance(settings.trainable_tokens, int):
+            rows = max(0, shape.entries - settings.trainable_tokens) * shape.hidden * (1 if shape.tied else 2)
         lora = settings.lora
         if lora is None:
-            if settings.last_layers is None and settings.train_rows is None:
+            if settings.train_last_layers is None and settings.trainable_tokens is None:
                 head = 0 if shape.tied else shape.table
                 return cls(layers * shape.matrices, norms, shape.table, head)
-            if settings.last_layers is None:
+            if settings.train_last_layers is None:
                 return cls(rows=rows)
             return cls(layers * shape.matrices, norms, rows=rows)
         taken = [shape.projections[name] for name in lora.targets]

@@ -1,4 +1,4 @@
-"""A forecast for each training stage of a plan: the model that it will find, its data, and what follows from both.
+"""A estimate for each training stage of a plan: the model that it will find, its data, and what follows from both.
 
 Owns the way from a recipe to the numbers of `memory`, `work` and `advice`. A model that an earlier stage makes is taken
 from that stage's settings, one that lies there from its configuration and file headers.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hanlin.config.recipe import Recipe
 from hanlin.config.settings.launch import Launch
-from hanlin.config.settings.model import ExtendVocabulary, Merge, NewModel
+from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
@@ -32,7 +32,7 @@ from hanlin.pipeline.step import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Estimate:
     """What a stage will need. `data` is None where the data is not there yet; `room` is the memory that it may take,
     and `changes` make it fit; `operations` are those of a step in one process; `seconds` of a step and `hours` of the
     stage are there after a probe."""
@@ -76,15 +76,15 @@ class Unknown:
     why: str
 
 
-def forecasts(
+def estimates(
     recipe: Recipe,
     steps: Sequence[Step],
     machine_of: Callable[[Training], Machine],
     room: float | None = None,
-) -> list[Forecast | Unknown]:
+) -> list[Estimate | Unknown]:
     """One for each training stage that is not done. `room` are the bytes that a process may take."""
     by_name = {step.stage.name: step for step in steps}
-    found: list[Forecast | Unknown] = []
+    found: list[Estimate | Unknown] = []
     for step in steps:
         settings = step.stage.settings
         if not isinstance(settings, Training) or step.state == "done":
@@ -102,7 +102,7 @@ def forecasts(
         account = Account(shape, settings, portions, machine_of(settings), sharding_of(recipe.launch))
         memory = account.memory()
         found.append(
-            Forecast(
+            Estimate(
                 step.stage.name,
                 account,
                 memory,
@@ -146,7 +146,7 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
 def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     """The model that a stage is still to make."""
     settings = step.stage.settings
-    if isinstance(settings, NewModel):
+    if isinstance(settings, InitModel):
         entries = _entries(step, steps)
         return entries if isinstance(entries, str) else ModelShape.of_settings(settings, entries)
     if isinstance(settings, Merge):

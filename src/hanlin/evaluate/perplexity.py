@@ -16,8 +16,8 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate, Rendered
 from hanlin.config.settings.evaluate import Perplexity
-from hanlin.core.context import Inputs, Job
-from hanlin.core.discover import held_out_file
+from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import validation_file
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
@@ -44,13 +44,13 @@ class Sample:
     """What the stretches say."""
 
 
-def run(settings: Perplexity, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Measure the held-out records and write `perplexity.jsonl`, a row for each; return `summed` of them.
 
     Raises UserError when nothing is held out, when a window is longer than the model's context, when conversations
     are measured and the model has no chat template, and when the model's logits are not numbers.
     """
-    file = held_out_file(inputs.one("data"))
+    file = validation_file(inputs.one("data"))
     measured = list(within(_records(file), settings.max_characters))
     if not measured:
         raise UserError(say("nothing is held out in this file", "文件中没有留出内容"), file)
@@ -67,7 +67,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, job: Job) -> dict[str, 
         def work(chunk: Sequence[Measurable]) -> list[Row]:
             return measure(opened, [sample(record) for record in chunk], window, stride)
 
-        rows = in_chunks(measured, _CHUNK, job.scratch(out), work, job.progress, unit=say("records", "条"))
+        rows = in_chunks(measured, _CHUNK, context.scratch(out), work, context.progress, unit=say("records", "条"))
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
@@ -196,7 +196,7 @@ def _text_of(record: Measurable) -> str:
 
 
 def _learnt(rendered: Rendered) -> list[tuple[int, int]]:
-    """The stretches [start, stop) of learnt ids: one for each answer."""
+    """The stretches [start, stop) of learned ids: one for each answer."""
     borders = [
         place
         for place, (before, now) in enumerate(zip([False, *rendered.learn], [*rendered.learn, False], strict=True))

@@ -140,7 +140,7 @@ def _asked(row: FileRow) -> Iterator[Chat | Drop]:
     if isinstance(value, str):
         yield Chat((Message("user", value.strip()),))
         return
-    known = next((known for known in CHAT_FORMATS if known.recognise(value)), None)
+    known = next((known for known in CHAT_FORMATS if known.recognize(value)), None)
     found = list(known.read(value)) if known is not None else []
     if not found or any(isinstance(item, Drop) and item.reason == "no_answer" for item in found):
         found = [_question_alone(value)]

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 Z_95 = 1.959963984540054
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """A text as answers are compared: compatibility forms made equal (NFKC: full-width digits, ...), ends stripped."""
     return unicodedata.normalize("NFKC", text).strip()
 
 
 def is_right(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether an answer equals one of those that count as right, both normalised."""
-    given = normalised(answer)
-    return any(given == normalised(text) for text in accepted)
+    """Whether an answer equals one of those that count as right, both normalized."""
+    given = normalized(answer)
+    return any(given == normalized(text) for text in accepted)
 
 
 @dataclass(frozen=True, slots=True)

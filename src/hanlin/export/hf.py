@@ -16,7 +16,7 @@ import torch
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings.export import QuantizedModel
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import check_space, full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_json_aside
@@ -26,7 +26,7 @@ from hanlin.export.calibration import rows_of
 from hanlin.export.quality_page import write_card
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, is_adapter, licences_in
+from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, is_adapter, licenses_in
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import save_safetensors
 from hanlin.parity import check as contract
@@ -35,7 +35,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
 
 
-def run(settings: QuantizedModel, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the folder, load it again as transformers does, and measure it. Raises UserError for what is no plain Llama
     model, where a library is not installed, and for a full disk."""
     folder = inputs.one("model")
@@ -47,24 +47,26 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, job: Job) -> dict[s
     template = template_of(tokenizer)
     check_space(out, sum(entry.end - entry.start for entry in files.tensors.values()) // 2)
     with full_disk(out):
-        if not (job.scratch(out) / "written").is_file():
+        if not (context.scratch(out) / "written").is_file():
             if settings.method == "gptq":
-                _write_gptq(settings, files, inputs.many("data"), tokenizer, out, job)
+                _write_gptq(settings, files, inputs.many("data"), tokenizer, out, context)
             else:
                 load_model(folder, dtype="auto", packed=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
-            for text in licences_in(folder):
+            for text in licenses_in(folder):
                 shutil.copyfile(text, out / text.name)
-            (job.scratch(out) / "written").touch()
+            (context.scratch(out) / "written").touch()
     metrics: dict[str, Any] = {"format": NAMES[settings.method]}
     if template is not None:
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out)
     row: quality.Row = _sizes(files, out)
-    if settings.receipt is not None:
-        held_out = inputs.many("receipt.held_out")
-        reference = quality.prepare(settings.receipt, held_out, files, tokenizer, template, job.scratch(out), job)
-        row |= quality.measure(out, reference, job)
-        write_card(out, settings.name, settings.licence, {NAMES[settings.method]: row})
+    if settings.quality_report is not None:
+        held_out = inputs.many("quality_report.held_out")
+        reference = quality.prepare(
+            settings.quality_report, held_out, files, tokenizer, template, context.scratch(out), context
+        )
+        row |= quality.measure(out, reference, context)
+        write_card(out, settings.name, settings.license, {NAMES[settings.method]: row})
     else:
         load_model(out)  # it can be read
     return {**metrics, NAMES[settings.method]: row}
@@ -77,7 +79,12 @@ def _sizes(files: ModelFiles, out: Path) -> dict[str, float]:
 
 
 def _write_gptq(
-    settings: QuantizedModel, files: ModelFiles, data: tuple[Path, ...], tokenizer: Tokenizer, out: Path, job: Job
+    settings: QuantizedModel,
+    files: ModelFiles,
+    data: tuple[Path, ...],
+    tokenizer: Tokenizer,
+    out: Path,
+    context: StageContext,
 ) -> None:
     if importlib.util.find_spec("compressed_tensors") is None:
         hint = say("pip install 'hanlin[gptq]'", "请安装：pip install 'hanlin[gptq]'")
@@ -93,10 +100,12 @@ def _write_gptq(
             )
             raise UserError(what, "group_size", say("set 64 or 32", "请设为 64 或 32"))
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    rows = list(rows_of(data, tokenizer, window, settings.tokens, job.seed))
+    rows = list(rows_of(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
-    grids = gptq.quantize_layers(model, rows, settings.group_size, lambda done, of: job.progress.at(done, of, "layers"))
-    job.progress.done()
+    grids = gptq.quantize_layers(
+        model, rows, settings.group_size, lambda done, of: context.progress.at(done, of, "layers")
+    )
+    context.progress.done()
     arguments = QuantizationArgs(num_bits=gptq.BITS, symmetric=True, strategy="group", group_size=settings.group_size)
     scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
     kept = getattr(torch, files.dtype)

@@ -1,6 +1,6 @@
 """The model card of a package, in both languages, made from what is known of the model: its lineage and measurements.
 
-Owns the card's words and tables. Does not own the lineage (`artifacts`) or the receipts (`receipt`).
+Owns the card's words and tables. Does not own the lineage (`artifacts`) or the quality_reports (`quality_report`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.config.settings.export import Package
-from hanlin.core.context import Ancestor
+from hanlin.core.context import LineageNode
 from hanlin.export.quality_page import table
 
-_DATA = ("documents", "conversations", "preferences", "judgements")
+_DATA = ("documents", "conversations", "preferences", "unpaired_preferences")
 _SHOWN_FILES = 8
 
 
@@ -24,15 +24,15 @@ class Card:
     settings: Package
     context: int
     files: Sequence[str]
-    root: Ancestor | None
-    evaluations: Sequence[Ancestor]
+    root: LineageNode | None
+    evaluations: Sequence[LineageNode]
 
     @property
-    def ancestors(self) -> list[Ancestor]:
+    def ancestors(self) -> list[LineageNode]:
         return [] if self.root is None else list(self.root.walk())
 
     @property
-    def base(self) -> Ancestor | None:
+    def base(self) -> LineageNode | None:
         """The model on a hub that training began with, which is what a stage of another kind than data read there."""
         stages = (node for node in self.ancestors if node.type not in _DATA)
         return next((parent for node in stages for parent in node.parents if parent.type == "hub"), None)
@@ -48,8 +48,8 @@ def model_card(card: Card, picture: str = "") -> str:
 def _front(card: Card) -> Iterator[str]:
     settings = card.settings
     yield from ("---", "language:", "- zh", "- en")
-    if settings.licence:
-        yield f"license: {settings.licence}"
+    if settings.license:
+        yield f"license: {settings.license}"
     if card.base:
         yield f"base_model: {card.base.name.removeprefix('hf:').partition('@')[0]}"
     yield f"library_name: {'gguf' if card.files else 'transformers'}"
@@ -93,7 +93,7 @@ def _made(card: Card) -> Iterator[str]:
         yield f"| {node.kind} | {_cell(told)} | `{node.digest[:16]}` |"
     yield ""
     if card.base:
-        yield from (f"Base · 底座：`{card.base.name}`" + (f" ({card.base.licence})" if card.base.licence else ""), "")
+        yield from (f"Base · 底座：`{card.base.name}`" + (f" ({card.base.license})" if card.base.license else ""), "")
 
 
 def _plain(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -105,18 +105,18 @@ def _plain(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _data(card: Card) -> Iterator[str]:
-    """Every file that the data stages read, with its licence and hash, and how many records were kept."""
+    """Every file that the data stages read, with its license and hash, and how many records were kept."""
     sources = [node for node in card.ancestors if node.type in _DATA]
     if not sources:
         return
-    yield from ("## Data · 数据", "", "| read by 阶段 | source 来源 | licence 许可 | sha256 |", "|---|---|---|---|")
+    yield from ("## Data · 数据", "", "| read by 阶段 | source 来源 | license 许可 | sha256 |", "|---|---|---|---|")
     for node in sources:
         files = [parent for parent in node.parents if parent.type in ("file", "hub")]
         for parent in files[:_SHOWN_FILES]:
-            yield f"| {node.kind} | {_cell(parent.name)} | {_cell(parent.licence or '?')} | `{parent.digest[:16]}` |"
+            yield f"| {node.kind} | {_cell(parent.name)} | {_cell(parent.license or '?')} | `{parent.digest[:16]}` |"
         if len(files) > _SHOWN_FILES:
-            licences = ", ".join(sorted({parent.licence or "?" for parent in files[_SHOWN_FILES:]}))
-            yield f"| {node.kind} | {len(files) - _SHOWN_FILES} more 另有 | {_cell(licences)} | |"
+            licenses = ", ".join(sorted({parent.license or "?" for parent in files[_SHOWN_FILES:]}))
+            yield f"| {node.kind} | {len(files) - _SHOWN_FILES} more 另有 | {_cell(licenses)} | |"
         made = [parent for parent in node.parents if parent.kind]
         for parent in made:
             yield f"| {node.kind} | {parent.kind} | | `{parent.digest[:16]}` |"
@@ -135,7 +135,7 @@ def _measured(card: Card, picture: str) -> Iterator[str]:
         yield ""
     rows = receipts_of(card.root)
     if rows:
-        yield from ("## Receipt · 凭据", "")
+        yield from ("## QualityReport · 凭据", "")
         yield "How far each file is from the model it was made from, on held-out text (KL in nats). "
         yield "各文件在留出内容上与原模型的差距（KL 以奈特计）。"
         yield from ("", *table(rows), "")
@@ -143,8 +143,8 @@ def _measured(card: Card, picture: str) -> Iterator[str]:
             yield from (f"![bits per weight and divergence · 每权重比特数与散度]({picture})", "")
 
 
-def receipts_of(root: Ancestor | None) -> dict[str, Mapping[str, Any]]:
-    """The receipts in the packaged artifact's manifest, by type."""
+def receipts_of(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:
+    """The quality_reports in the packaged artifact's manifest, by type."""
     if root is None:
         return {}
     return {

@@ -15,7 +15,7 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings.export import Package
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import check_space, copy_whole, full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_aside
@@ -25,7 +25,7 @@ from hanlin.export.quality_page import PICTURE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, gguf_files
-from hanlin.models.folder.layout import CONFIG, INDEX, licences_in
+from hanlin.models.folder.layout import CONFIG, INDEX, licenses_in
 from hanlin.parity import check as contract
 from hanlin.parity.modelfile import packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
@@ -46,11 +46,11 @@ class _Source:
     context: int
 
 
-def run(settings: Package, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict[str, Any]:
     """Copy what the program needs, write what it lacks, and ask every program at hand for the same conversations.
 
     Raises UserError when the model has no chat template, when the program takes another form of model, and when a
-    program reads a conversation otherwise than it was learnt.
+    program reads a conversation otherwise than it was learned.
     """
     source = _read(settings, inputs.one("model"))
     places = {path: out / _place(settings, source, path) for path in _weights(source)}
@@ -64,7 +64,7 @@ def run(settings: Package, inputs: Inputs, out: Path, job: Job) -> dict[str, Any
     packed = [place for path, place in places.items() if path in source.files]
     if settings.target == "ollama":
         (file,) = packed
-        told = {"context": source.context, "system": settings.system, "licence": settings.licence or ""}
+        told = {"context": source.context, "system": settings.system, "license": settings.license or ""}
         verdict = contract.prove_modelfile(out / MODELFILE, file, source.template, **told)
         metrics["modelfile"] = verdict.skipped_because or f"{verdict.cases} cases"
     elif settings.target in ("llama_cpp", "vllm"):
@@ -122,11 +122,11 @@ def _template(folder: Path) -> ChatTemplate:
 
 
 def _weights(source: _Source) -> list[Path]:
-    """The files to copy: GGUF files, or weights and configuration; licences and the receipt's picture with them."""
+    """The files to copy: GGUF files, or weights and configuration; licenses and the quality_report's picture with them."""
     weights = list(source.files)
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
-    found = (*weights, source.folder / PICTURE, *licences_in(source.folder))
+    found = (*weights, source.folder / PICTURE, *licenses_in(source.folder))
     return [path for path in found if path.is_file()]
 
 

@@ -1,7 +1,7 @@
-"""The receipt of a quantised file: how far it is from the model it was made from, on text that neither ever saw.
+"""The quality_report of a quantized file: how far it is from the model it was made from, on text that neither ever saw.
 
 Owns what is measured. Perplexity and divergence are llama.cpp's own (`tools/perplexity`): windows of equal length that
-follow one another, the second half of each counted. Does not own the table and the picture (`receipt_page`) nor which
+follow one another, the second half of each key_settings. Does not own the table and the picture (`receipt_page`) nor which
 file is chosen (`gguf`).
 """
 
@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.export import Condition, Receipt
-from hanlin.core.context import Job
-from hanlin.core.discover import held_out_file, record_kind
+from hanlin.config.settings.export import Condition, QualityReport
+from hanlin.core.context import StageContext
+from hanlin.core.discover import record_kind, validation_file
 from hanlin.core.disk import check_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_json_aside
@@ -61,13 +61,13 @@ class Reference:
 
 
 def prepare(
-    settings: Receipt,
+    settings: QualityReport,
     held_out: Sequence[Path],
     files: ModelFiles,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
     scratch: Path,
-    job: Job,
+    job: StageContext,
 ) -> Reference:
     """Ask the source model once, for all files. What an earlier try left in `scratch` is not asked again.
 
@@ -75,7 +75,7 @@ def prepare(
     disk: of each measured token a log probability for every entry of the vocabulary is kept.
     """
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    records = [record for path in held_out for record in _records(held_out_file(path))]
+    records = [record for path in held_out for record in _records(validation_file(path))]
     windows = {
         language: found
         for language in LANGUAGES
@@ -86,20 +86,20 @@ def prepare(
             f"too little is held out, in Chinese or English, for {_SHORTEST_WINDOW} tokens",
             f"留出的中英文内容不足 {_SHORTEST_WINDOW} 个词元",
         )
-        raise UserError(what, held_out[0], say("hold more out", "请增大 heldout_share"))
+        raise UserError(what, held_out[0], say("hold more out", "请增大 validation_fraction"))
     requests = tuple(_requests(records, template, settings, window)) if template is not None else ()
-    folder = scratch / "receipt"
+    folder = scratch / "quality_report"
     folder.mkdir(exist_ok=True)
     _write_logprobs(files, windows, folder, job)
     return Reference(windows, folder, requests, _replies(files, requests, folder))
 
 
-def measure(file: Path, reference: Reference, job: Job) -> Row:
-    """The receipt of one GGUF file or of a folder in fewer bits; figures without a language are the worse of both.
+def measure(file: Path, reference: Reference, job: StageContext) -> Row:
+    """The quality_report of one GGUF file or of a folder in fewer bits; figures without a language are the worse of both.
 
     `kl` is the mean divergence KL(source ‖ file) in nats; `perplexity_ratio` the file's perplexity by the source's;
     `same_top_token` how often both name the same likeliest id. Where questions were held out: `same_answers`, the share
-    of greedy answers that are the source's id by id, `stop_share`, and `tokens_per_second` of one answer at a time on
+    of greedy answers that are the source's id by id, `stop_rate`, and `tokens_per_second` of one answer at a time on
     this machine.
     """
     by_language = _by_language(file, reference, job)
@@ -124,7 +124,9 @@ def failing(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
                 f"未测量“{condition.figure}”：没有留出对话",
             )
             raise UserError(
-                what, "pick", say("add conversations to receipt.held_out", "请在 receipt.held_out 中加入对话")
+                what,
+                "pick",
+                say("add conversations to quality_report.held_out", "请在 quality_report.held_out 中加入对话"),
             )
     return [condition for condition in conditions if not condition.holds(row[condition.figure])]
 
@@ -167,7 +169,7 @@ def _asking(path: Path, longest: int) -> Iterator[Ask]:
         model.close()
 
 
-def _by_language(path: Path, reference: Reference, job: Job) -> dict[str, Row]:
+def _by_language(path: Path, reference: Reference, job: StageContext) -> dict[str, Row]:
     total, done = sum(map(len, reference.windows.values())), 0
     longest = max(len(ids) for windows in reference.windows.values() for ids in windows)
     found: dict[str, Row] = {}
@@ -230,13 +232,15 @@ def _answers(path: Path, reference: Reference) -> Row:
     return {
         "answers": len(pairs),
         "same_answers": sum(one == other for one, other in pairs) / len(pairs),
-        "stop_share": sum(reply.finish == "stop" for reply in replies) / len(pairs),
+        "stop_rate": sum(reply.finish == "stop" for reply in replies) / len(pairs),
         "source_stop_share": sum(reply.finish == "stop" for reply in reference.replies) / len(pairs),
         "tokens_per_second": round(sum(len(reply.ids) + 1 for reply in replies) / seconds, 1),
     }
 
 
-def _write_logprobs(files: ModelFiles, windows: dict[str, list[tuple[int, ...]]], folder: Path, job: Job) -> None:
+def _write_logprobs(
+    files: ModelFiles, windows: dict[str, list[tuple[int, ...]]], folder: Path, job: StageContext
+) -> None:
     import torch
 
     from hanlin.models.dtypes import exact_dtype
@@ -285,7 +289,7 @@ def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tu
 
 
 def _requests(
-    records: Sequence[Conversation | Document], template: ChatTemplate, settings: Receipt, context: int
+    records: Sequence[Conversation | Document], template: ChatTemplate, settings: QualityReport, context: int
 ) -> Iterator[Request]:
     """The questions of held-out conversations up to their last answer, as far as they fit the context."""
     left = settings.prompts

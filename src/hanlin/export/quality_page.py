@@ -1,6 +1,6 @@
 """Receipts for people: a table and a picture beside the files, and the model card that holds both.
 
-Owns their form. Does not own the figures (`receipt`).
+Owns their form. Does not own the figures (`quality_report`).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from hanlin.core.files import write_aside
 
-CARD, PICTURE = "README.md", "receipt.svg"
+CARD, PICTURE = "README.md", "quality_report.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50
 _SMALLEST = 1e-7  # nats, on a logarithmic scale that has no zero
 
 
 def write_card(
-    folder: Path, name: str, licence: str | None, rows: Mapping[str, Mapping[str, Any]], note: str = ""
+    folder: Path, name: str, license: str | None, rows: Mapping[str, Mapping[str, Any]], note: str = ""
 ) -> None:
-    """Write `README.md`, a model card, and `receipt.svg`. `rows` are receipts by type; those with `kept` False were
+    """Write `README.md`, a model card, and `quality_report.svg`. `rows` are quality_reports by type; those with `kept` False were
     measured and not kept."""
-    front = ["---", *([f"license: {licence}"] if licence else []), "library_name: gguf", "---"]
+    front = ["---", *([f"license: {license}"] if license else []), "library_name: gguf", "---"]
     text = [
         *front,
         f"# {name}",
@@ -63,7 +63,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
             part = row[language]
             cells += [f"{part['perplexity']:.3f}", f"{part['kl']:.5f}", f"{part['same_top_token']:.1%}"]
         if asked:
-            cells += [f"{row['same_answers']:.0%}", f"{row['stop_share']:.0%}", f"{row['tokens_per_second']:,.0f}"]
+            cells += [f"{row['same_answers']:.0%}", f"{row['stop_rate']:.0%}", f"{row['tokens_per_second']:,.0f}"]
         shown.append(cells)
     return [*lines, *("| " + " | ".join(cells) + " |" for cells in shown)]
 
@@ -107,7 +107,7 @@ def picture(rows: Mapping[str, Mapping[str, Any]]) -> str:
         f'<text x="14" y="{_HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 14 {_HEIGHT / 2})">KL</text>'
     )
     for bits, value, name in points:
-        colour = "#1f6fb4" if rows[name].get("kept", True) else "#999"
-        parts.append(f'<circle cx="{x(bits):.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/>')
+        color = "#1f6fb4" if rows[name].get("kept", True) else "#999"
+        parts.append(f'<circle cx="{x(bits):.1f}" cy="{y(value):.1f}" r="4" fill="{color}"/>')
         parts.append(f'<text x="{x(bits) + 6:.1f}" y="{y(value) - 5:.1f}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -25,7 +25,7 @@ class ScoreRow:
 
 
 def rows_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[ScoreRow]:
-    """The rows for `pairs`, in lexicographic order of their ids, so that rows with a common beginning are neighbours.
+    """The rows for `pairs`, in lexicographic order of their ids, so that rows with a common beginning are neighbors.
 
     The last id of a continuation need not be run. A pair whose ids begin another pair's needs no row of its own: the
     four one-letter answers to a question share one.

@@ -1,4 +1,4 @@
-"""One answer as text while it is generated: ids to whole characters, stop texts honoured, tokens counted.
+"""One answer as text while it is generated: ids to whole characters, stop texts honored, tokens key_settings.
 
 Does not own generation (`engines/`) or decoding (`tokens/`). Server and terminal speak through it alike.
 """

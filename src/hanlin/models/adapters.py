@@ -1,4 +1,4 @@
-"""LoRA adapters by PEFT: attached, counted, written so that they know their base, and read with every tensor used.
+"""LoRA adapters by PEFT: attached, key_settings, written so that they know their base, and read with every tensor used.
 
 Owns the adapter folder. Does not own training it (`train/`) or adding it into the base (`merging`).
 """
@@ -75,7 +75,7 @@ def attach(
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets),
         layers_to_transform=None if layers is None else list(layers),
-        init_lora_weights=_STARTS[lora.start],  # type: ignore[arg-type]
+        init_lora_weights=_STARTS[lora.init],  # type: ignore[arg-type]
         use_rslora=lora.rslora,
         use_dora=lora.dora,
         modules_to_save=list(lora.modules_to_save) or None,

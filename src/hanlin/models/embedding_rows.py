@@ -17,7 +17,7 @@ UNTRAINED = 0.01
 
 
 def grow(model: LlamaForCausalLM, first_id: int, old_ids: Sequence[Sequence[int]]) -> None:
-    """Give the entries `first_id`, `first_id + 1`, ... rows in `model`: the mean of the rows that spelt them before.
+    """Give the entries `first_id`, `first_id + 1`, ... rows in `model`: the mean of the rows that spelled them before.
 
     Both matrices grow, so that a new entry can be written from the first day; of a tied model they are one. Rows
     below `first_id` stay as they are, bit for bit; rows from there on, which no token had (padding), are taken over.
@@ -28,7 +28,7 @@ def grow(model: LlamaForCausalLM, first_id: int, old_ids: Sequence[Sequence[int]
     """
     for place, ids in enumerate(old_ids):
         if not ids or not all(0 <= number < first_id for number in ids):
-            raise RuntimeError(f"entry {first_id + place} is spelt by {list(ids)}, not by ids below {first_id}")
+            raise RuntimeError(f"entry {first_id + place} is spelled by {list(ids)}, not by ids below {first_id}")
     embeddings, head = model.model.embed_tokens, model.lm_head
     tied = head.weight is embeddings.weight
     embeddings.weight = _grown(embeddings.weight, first_id, old_ids)

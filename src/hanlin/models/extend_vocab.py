@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.model import ExtendVocabulary
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import texts_in
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -43,7 +43,7 @@ _CHINESE = re.compile(f"[{IDEOGRAPHS}]")
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Make the grown model in `out`, in the number format of the old one.
 
     Raises UserError when the text has nothing to add, or the tokenizer is of a kind that cannot be extended; and
@@ -53,15 +53,15 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, job: Job) -> dict
     base = check_model_folder(inputs.one("model"))
     tokenizer = Tokenizer.load(base.folder)
     documents = inputs.many("text")
-    extension = extend(tokenizer, _told(texts_in(documents), job), settings.new_entries)
+    extension = extend(tokenizer, _told(texts_in(documents), context), settings.new_entries)
     if not extension.pieces:
         raise UserError(
             say("the text gives no new entry", "文本中学不到新词条"),
             ", ".join(map(str, documents)),
             say("it needs Chinese text that repeats itself; give more of it", "需要足够多、有重复的中文文本"),
         )
-    heldout = list(texts_in(documents, heldout=True))
-    measured = heldout or list(islice(texts_in(documents), MEASURED_DOCUMENTS))
+    validation = list(texts_in(documents, validation=True))
+    measured = validation or list(islice(texts_in(documents), MEASURED_DOCUMENTS))
     checked = prove_text_unchanged(tokenizer, extension.tokenizer, [*PROBES, *measured])
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
@@ -76,7 +76,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, job: Job) -> dict
             "before": by_language(tokenizer, measured),
             "after": by_language(extension.tokenizer, measured),
         },
-        "measured_on": "heldout" if heldout else "train",
+        "measured_on": "validation" if validation else "train",
         "measured_documents": len(measured),
         "stretches_without_chinese_unchanged": checked,
         "tensors_unchanged": kept,
@@ -135,8 +135,8 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
         return cast(torch.Tensor, file.get_tensor(name))
 
 
-def _told(texts: Iterable[str], job: Job) -> Iterator[str]:
+def _told(texts: Iterable[str], context: StageContext) -> Iterator[str]:
     count = 0
     for count, text in enumerate(texts, start=1):
-        job.progress.at(count, count, say("documents", "篇"))
+        context.progress.at(count, count, say("documents", "篇"))
         yield text

@@ -1,4 +1,4 @@
-"""A Llama model with random weights over a given tokenizer: work of the stage `NewModel`.
+"""A Llama model with random weights over a given tokenizer: work of the stage `InitModel`.
 
 Owns the shapes and the draw of the first weights. Does not own training a tokenizer (`tokens/vocabulary`).
 """
@@ -20,8 +20,8 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import template_of
-from hanlin.config.settings.model import NewModel
-from hanlin.core.context import Inputs, Job
+from hanlin.config.settings.model import InitModel
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import count_parameters
@@ -33,18 +33,18 @@ PACKED_TOKENIZER = TOKENIZER_FILE + ".gz"
 CHAT_VARIANT = "instruct"
 
 
-def run(settings: NewModel, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: InitModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Make the model folder in `out`. The weights depend on `job.seed`, the settings and the size of the tokenizer.
 
     The chat template is the one named in the settings, else the tokenizer folder's own, else none (a base model).
     Raises UserError when there is no tokenizer, or when the chat template does not fit it.
     """
-    tokenizer = load_tokenizer(inputs.one("tokenizer"), job.scratch(out) / "tokenizer")
+    tokenizer = load_tokenizer(inputs.one("tokenizer"), context.scratch(out) / "tokenizer")
     if settings.template is not None:
         template: ChatTemplate | None = ChatTemplate.named(settings.template, tokenizer)
     else:
         template = template_of(tokenizer)
-    model = newborn(settings, len(tokenizer), job.seed)
+    model = newborn(settings, len(tokenizer), context.seed)
     files = save_model(model, out, tokenizer=tokenizer, template=template, dtype=settings.dtype)
     matrices = 1 if settings.tie_embeddings else 2
     return {
@@ -57,7 +57,7 @@ def run(settings: NewModel, inputs: Inputs, out: Path, job: Job) -> dict[str, An
     }
 
 
-def newborn(settings: NewModel, entries: int, seed: int) -> LlamaForCausalLM:
+def newborn(settings: InitModel, entries: int, seed: int) -> LlamaForCausalLM:
     """A model for `entries` tokens in float32, its weights drawn from `seed` alone in the order of the layers.
 
     Matrices are normal with deviation 0.02; those that write into the residual stream 1/√(2·layers) of it, so that its

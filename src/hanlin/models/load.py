@@ -25,7 +25,7 @@ from hanlin.models.folder.layout import WITH_EXPERTS, ModelFiles, is_adapter
 __all__ = ["base_of", "load_model"]
 
 
-logging.disable_progress_bar()  # progress is told by `Job.progress`
+logging.disable_progress_bar()  # progress is told by `StageContext.progress`
 
 
 def load_model(
@@ -43,10 +43,10 @@ def load_model(
     A `trainable` model is in training mode with gradients on: all of a model's weights, or an adapter's only. Any other
     is in evaluation mode without gradients. `attention` is the name of one of transformers' implementations.
 
-    A folder whose weights are quantised already is read as transformers reads it, for asking only.
+    A folder whose weights are quantized already is read as transformers reads it, for asking only.
 
     `packed` keeps the projections of the blocks in fewer bits, straight on `device` (Dettmers et al. 2023, QLoRA,
-    arXiv:2305.14314: NF4 with its constants quantised too; or 8 bits): a base for adapters, whose own weights are never
+    arXiv:2305.14314: NF4 with its constants quantized too; or 8 bits): a base for adapters, whose own weights are never
     trained.
 
     Raises UserError as `check_model_folder`, `check_adapter_folder` and `check_base` do, and where bitsandbytes is
@@ -77,7 +77,7 @@ def _read(
 ) -> LlamaForCausalLM:
     number_format = torch_dtype(files.dtype if dtype == "auto" else dtype)
     if packed is not None:
-        need_bitsandbytes("lora.packed")
+        need_bitsandbytes("lora.quantization")
         device = device or torch.device("cpu")
         more: dict[str, Any] = {"quantization_config": _packing(packed, number_format), "device_map": {"": device}}
     else:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.model import Merge
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
@@ -53,11 +53,11 @@ class Agreement:
 
     max_abs_difference: float
     same_top_token_share: float
-    mean_divergence: float
+    mean_kl: float
     largest_logit: float
 
 
-def run(settings: Merge, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the merged model into `out` and prove it: in float32 the merged weights answer as the adapter does, the
     file holds exactly those weights in its number format, and the model that is read from the file answers alike.
 
@@ -73,7 +73,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     template = template_of(tokenizer)
     prompts = rendered_prompts(tokenizer, template)
 
-    done = _Steps(job)
+    done = _Steps(context)
     adapted = load_model(folder, dtype="float32")
     expected = logits_of(adapted, prompts)
     with cast(PeftModel, adapted).disable_adapter():
@@ -101,9 +101,9 @@ def run(settings: Merge, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         "adapter_tensors": len(files.tensors),
         "max_abs_difference": rounded.max_abs_difference,
         "same_top_token_share": rounded.same_top_token_share,
-        "mean_divergence": rounded.mean_divergence,
+        "mean_kl": rounded.mean_kl,
         "max_abs_difference_before_rounding": exact.max_abs_difference,
-        "adapter_divergence": effect.mean_divergence,
+        "adapter_kl": effect.mean_kl,
         "change_lost_in_rounding": lost,
         "positions_compared": sum(len(prompt) for prompt in prompts),
         "tied_embeddings": bool(written.config["tie_word_embeddings"]),
@@ -197,7 +197,7 @@ def prove_read(expected: list[torch.Tensor], folder: Path, prompts: list[list[in
     if check_model_folder(folder).dtype == "float32":
         alike = agreement.max_abs_difference <= EXACT * agreement.largest_logit
     else:
-        alike = agreement.mean_divergence <= ROUNDED
+        alike = agreement.mean_kl <= ROUNDED
     if not alike:
         raise RuntimeError(f"the model read from the file answers otherwise than the adapter: {agreement}")
     return agreement
@@ -225,10 +225,10 @@ def _check_vocabulary(tokenizer: Tokenizer, base: ModelFiles, adapter: Path) -> 
 class _Steps:
     """Tells how far a merge is: adapter read, merged, written, read again."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, context: StageContext) -> None:
+        self._context = context
         self._done = 0
 
     def step(self) -> None:
         self._done += 1
-        self._job.progress.at(self._done, 4, say("steps", "步"), force=True)
+        self._context.progress.at(self._done, 4, say("steps", "步"), force=True)

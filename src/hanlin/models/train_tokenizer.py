@@ -12,7 +12,7 @@ from typing import Any
 from hanlin.chat.packaged import template_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import texts_in
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -32,7 +32,7 @@ def train_tokenizer(texts: Iterable[str], entries: int, template: str, out: Path
     return Tokenizer.load(out)
 
 
-def train(settings: TrainTokenizer, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def train(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Work of the stage `TrainTokenizer`: the tokenizer lies in `out`; the figures say how well it fits."""
     paths = inputs.many("text")
     count = 0
@@ -41,7 +41,7 @@ def train(settings: TrainTokenizer, inputs: Inputs, out: Path, job: Job) -> dict
         nonlocal count
         for text in texts_in(paths):
             count += 1
-            job.progress.at(count, count, say("documents", "篇"))
+            context.progress.at(count, count, say("documents", "篇"))
             yield text
 
     tokenizer = train_tokenizer(told(), settings.entries, settings.template, out)
@@ -51,11 +51,11 @@ def train(settings: TrainTokenizer, inputs: Inputs, out: Path, job: Job) -> dict
             ", ".join(map(str, paths)),
             say("give documents, or .txt or .jsonl files", "请给出 documents 产物或 .txt、.jsonl 文件"),
         )
-    heldout = list(texts_in(paths, heldout=True))
-    measured = heldout or [text for _, text in zip(range(2000), texts_in(paths), strict=False)]
+    validation = list(texts_in(paths, validation=True))
+    measured = validation or [text for _, text in zip(range(2000), texts_in(paths), strict=False)]
     return {
         "documents": count,
         "entries": len(tokenizer),
-        "measured_on": "heldout" if heldout else "train",
+        "measured_on": "validation" if validation else "train",
         "characters_per_token": characters_per_token(tokenizer, measured),
     }

@@ -131,7 +131,7 @@ def judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[Expecte
 def _whole_difference(
     template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
-    """Of a whole conversation, the ids and, where the program tells it, which of them are learnt."""
+    """Of a whole conversation, the ids and, where the program tells it, which of them are learned."""
     name = say(f"{one.case.id} (whole)", f"{one.case.id}（整段）")
     if isinstance(answer, str):
         return Mismatch(name, 0, say("ids", "词元"), answer)
@@ -142,7 +142,7 @@ def _whole_difference(
         return differs
     place = next(place for place, pair in enumerate(zip(learn, expected.learn, strict=True)) if pair[0] != pair[1])
     name = say(f"{one.case.id} (mask)", f"{one.case.id}（掩码）")
-    words = (say("not learnt", "不学"), say("learnt", "学"))
+    words = (say("not learned", "不学"), say("learned", "学"))
     shown = _around(template, ids, place)
     return Mismatch(name, place, f"{shown} {words[expected.learn[place]]}", words[learn[place]])
 

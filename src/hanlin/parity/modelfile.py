@@ -40,7 +40,7 @@ class Modelfile:
     system: str = ""
     parameters: dict[str, list[str]] = field(default_factory=dict)
     messages: tuple[tuple[str, str], ...] = ()
-    licences: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     others: dict[str, str] = field(default_factory=dict)
 
@@ -95,7 +95,7 @@ def read_modelfile(path: Path) -> Modelfile:
         system=last.get("system", ""),
         parameters=parameters,
         messages=tuple((row.about, row.value) for row in values.get("message", ())),
-        licences=tuple(row.value for row in values.get("license", ())),
+        licenses=tuple(row.value for row in values.get("license", ())),
         adapters=tuple(row.value for row in values.get("adapter", ())),
         others={name: last[name] for name in ("draft", "renderer", "parser", "requires") if name in last},
     )
@@ -108,7 +108,7 @@ def write_modelfile(
     *,
     context: int | None = None,
     system: str = "",
-    licence: str = "",
+    license: str = "",
 ) -> None:
     """Write the Modelfile of a GGUF file (`model`, a path as seen from the Modelfile) that chats by `template`.
 
@@ -122,7 +122,7 @@ def write_modelfile(
     wanted += [("SYSTEM", system)] if system else []
     wanted += [("PARAMETER num_ctx", str(context))] if context else []
     wanted += [("PARAMETER stop", stop) for stop in stops]
-    wanted += [("LICENSE", "".join(filter(_is_kept, licence)).strip())] if licence.strip() else []
+    wanted += [("LICENSE", "".join(filter(_is_kept, license)).strip())] if license.strip() else []
     for name, value in wanted:
         if '"""' in value or not all(map(_is_kept, value)) or (name == "FROM" and _quoted(value) != value):
             what = say(f"{name} cannot hold this text in a Modelfile", f"Modelfile 的 {name} 无法写入此文本")
@@ -133,7 +133,7 @@ def write_modelfile(
     write_aside(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
     back = read_modelfile(path)
     again = [back.model, back.template, *([system] if back.system == system and system else [])]
-    again += [*back.parameters.get("num_ctx", ()), *back.stops, *back.licences]
+    again += [*back.parameters.get("num_ctx", ()), *back.stops, *back.licenses]
     if again != [value for _, value in wanted]:
         raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
 

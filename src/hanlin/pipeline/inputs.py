@@ -21,7 +21,7 @@ from hanlin.pipeline.step import Source, Step
 def _source(recipe: Recipe, stage: Stage, item: Reference, before: Mapping[str, Step], store: Store) -> Source:
     where = f"{stage.where}, {item.field}"
     found = recipe.resolve(item, where)
-    entry = InputEntry(item.field, item.text, "", "", licence=_licence_beside(stage.settings, item.field))
+    entry = InputEntry(item.field, item.text, "", "", license=_licence_beside(stage.settings, item.field))
     if found.hub:
         key = f"hf:{found.hub}@{found.revision}"
         return Source(replace(entry, key=key, digest=key))
@@ -81,7 +81,7 @@ _SIGNS = (
     ("documents", "documents*.jsonl"),
     ("conversations", "conversations.jsonl"),
     ("preferences", "preferences.jsonl"),
-    ("judgements", "judgements.jsonl"),
+    ("unpaired_preferences", "unpaired_preferences.jsonl"),
     ("evaluation", "answers.jsonl"),
     ("tokenizer", "tokenizer.json*"),
     ("tokenizer", "tokenizer.model"),
@@ -99,7 +99,9 @@ def _sniff(path: Path) -> str | None:
 
 
 def _hint_for(types: tuple[str, ...]) -> str | None:
-    converters = {"documents": "corpus"} | {name: name for name in ("conversations", "preferences", "judgements")}
+    converters = {"documents": "corpus"} | {
+        name: name for name in ("conversations", "preferences", "unpaired_preferences")
+    }
     for name in types:
         if name in converters:
             kind = converters[name]
@@ -154,8 +156,8 @@ def _inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...
 
 
 def _licence_beside(settings: Settings, field_name: str) -> str:
-    """The `licence` setting that stands beside a reference, if there is one."""
+    """The `license` setting that stands beside a reference, if there is one."""
     owner: Any = settings
     for part in field_name.split(".")[:-1]:
         owner = owner[int(part)] if part.isdigit() else getattr(owner, part)
-    return str(getattr(owner, "licence", "") or "")
+    return str(getattr(owner, "license", "") or "")

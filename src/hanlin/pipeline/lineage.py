@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from hanlin.core.context import Ancestor
+from hanlin.core.context import LineageNode
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.pipeline.manifest import Manifest, read_manifest
 
 
-def lineage(folder: Path) -> Ancestor:
+def lineage(folder: Path) -> LineageNode:
     """Everything that an artifact came from, back to the source files. Raises UserError when a manifest is missing."""
     folder = folder.resolve()
     if folder.is_file():
@@ -23,22 +23,22 @@ def lineage(folder: Path) -> Ancestor:
     return _ancestor(manifest, folder.parent)
 
 
-def _ancestor(manifest: Manifest, artifacts: Path) -> Ancestor:
-    parents: list[Ancestor] = []
+def _ancestor(manifest: Manifest, artifacts: Path) -> LineageNode:
+    parents: list[LineageNode] = []
     for entry in manifest.inputs:
-        files = tuple(Ancestor(item.path, "file", item.sha256, entry.licence) for item in entry.files)
+        files = tuple(LineageNode(item.path, "file", item.sha256, entry.license) for item in entry.files)
         if entry.artifact:
             above = read_manifest(artifacts / entry.artifact)
             if above is None:
-                parents.append(Ancestor(entry.artifact, "missing", entry.digest))
+                parents.append(LineageNode(entry.artifact, "missing", entry.digest))
                 continue
             node = _ancestor(above, artifacts)
             parents.append(replace(node, parents=node.parents + files) if files else node)
         elif files:
             parents.extend(files)
         else:
-            parents.append(Ancestor(entry.reference, "hub", entry.digest, entry.licence))
-    return Ancestor(
+            parents.append(LineageNode(entry.reference, "hub", entry.digest, entry.license))
+    return LineageNode(
         manifest.folder_name,
         manifest.type,
         manifest.digest,

@@ -63,7 +63,7 @@ class InputEntry:
     artifact: str = ""
     inside: str = ""
     files: tuple[FileEntry, ...] = ()
-    licence: str = ""
+    license: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Manifest:
     started: str
     finished: str
     seconds: float
-    counted: Mapping[str, Any] = field(default_factory=dict)
+    key_settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:

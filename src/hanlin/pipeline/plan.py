@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.recipe import Recipe, Stage
-from hanlin.config.settings.base import Settings, counted, knob_of, references
+from hanlin.config.settings.base import Settings, key_settings, references, setting_info
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.pipeline.artifacts import Store
@@ -85,7 +85,7 @@ def _why_new(recipe: Recipe, stage: Stage, step: Step, store: Store) -> str:
         return say("the kind has a new version", "该类型有了新版本")
     if last.seed != recipe.seed:
         return say(f"seed {last.seed} → {recipe.seed}", f"种子 {last.seed} → {recipe.seed}")
-    old, new = dict(_flat(last.counted)), dict(_flat(step.counted))
+    old, new = dict(_flat(last.key_settings)), dict(_flat(step.key_settings))
     changes = [
         f"{name} {_short(old.get(name))} → {_short(new.get(name))}"
         for name in {**old, **new}
@@ -115,9 +115,9 @@ def _short(value: Any) -> str:
 
 def _counted_with_resources(settings: Settings) -> dict[str, Any]:
     """The settings that count, and beside each name of a packaged text (a chat template) the hash of that text."""
-    row = counted(settings)
+    row = key_settings(settings)
     for name, info in type(settings).model_fields.items():
-        resource = knob_of(info).resource
+        resource = setting_info(info).resource
         value = getattr(settings, name)
         if resource and value is not None:
             row[f"{name} (text)"] = _resource_hash(resource, value)

@@ -57,7 +57,7 @@ def _job(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
         "kind": stage.kind.name,
         "key": step.key,
         "settings": stage.settings.model_dump(mode="json"),
-        "counted": dict(step.counted),
+        "key_settings": dict(step.key_settings),
         "seed": recipe.seed,
         "launch": recipe.launch.model_dump(mode="json"),
         "threads": recipe.launch.threads,

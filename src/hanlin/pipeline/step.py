@@ -31,5 +31,5 @@ class Step:
     state: State
     why: str
     sources: tuple[Source, ...] = ()
-    counted: Mapping[str, Any] = field(default_factory=dict)
+    key_settings: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None

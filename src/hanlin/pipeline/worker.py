@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.launch import Launch
-from hanlin.core.context import SCRATCH, Ancestor, Inputs, Job
+from hanlin.core.context import SCRATCH, Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.process import die_with_parent
@@ -63,12 +63,12 @@ def serve_jobs(preload: bool) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
     for line in sys.stdin:
-        job = json.loads(line)
+        context = json.loads(line)
         if not hasattr(os, "fork"):
-            replies.write(json.dumps(_attempt(job), ensure_ascii=False) + "\n")
+            replies.write(json.dumps(_attempt(context), ensure_ascii=False) + "\n")
             replies.flush()
             return
-        if KINDS[job["kind"]].heavy:
+        if KINDS[context["kind"]].heavy:
             _import_heavy()
         gc.freeze()  # a million imported objects, which the child would look through for garbage again and again
         reading, writing = os.pipe()
@@ -81,7 +81,7 @@ def serve_jobs(preload: bool) -> None:
             die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                pipe.write(json.dumps(_attempt(job), ensure_ascii=False))
+                pipe.write(json.dumps(_attempt(context), ensure_ascii=False))
             sys.stderr.flush()
             os._exit(0)
         os.close(writing)
@@ -91,7 +91,7 @@ def serve_jobs(preload: bool) -> None:
             text = pipe.read()
         _, status = os.waitpid(child, 0)
         if not text:
-            text = json.dumps({"failed": f"stage {job['stage']} was killed (status {status})"})
+            text = json.dumps({"failed": f"stage {context['stage']} was killed (status {status})"})
         replies.write(text + "\n")
         replies.flush()
 
@@ -115,22 +115,22 @@ def _limit_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _attempt(job: Mapping[str, Any]) -> dict[str, Any]:
+def _attempt(context: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and put the outcome into words that travel."""
-    _limit_threads(job.get("threads"))
+    _limit_threads(context.get("threads"))
     try:
-        do(job)
+        do(context)
     except KeyboardInterrupt:
         return {"interrupted": True}
     except Exception as error:
-        return _in_words(error, job)
+        return _in_words(error, context)
     return {"made": True}
 
 
-def _in_words(error: Exception, job: Mapping[str, Any]) -> dict[str, Any]:
+def _in_words(error: Exception, context: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
-        where = error.filename or Store(Path(job["home"])).partial(job["kind"], job["key"])
+        where = error.filename or Store(Path(context["home"])).partial(context["kind"], context["key"])
         return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
     known = error if isinstance(error, UserError) else torchrun.lost(error)
     if known is not None:
@@ -138,37 +138,37 @@ def _in_words(error: Exception, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"failed": traceback.format_exc()}
 
 
-def do(job: Mapping[str, Any]) -> Manifest:
+def do(context: Mapping[str, Any]) -> Manifest:
     """Make one artifact under its lock and seal it; if another process made it meanwhile, return that one."""
-    kind = KINDS[job["kind"]]
-    store = Store(Path(job["home"]))
-    launch = Launch.model_validate(job["launch"])
+    kind = KINDS[context["kind"]]
+    store = Store(Path(context["home"]))
+    launch = Launch.model_validate(context["launch"])
     if launch.node_rank > 0:
-        return _follow(job, launch, store)
-    with store.lock(kind.name, job["key"]):
-        inputs = tuple(_entry(row["entry"]) for row in job["inputs"])
-        already = _made(job, store)
+        return _follow(context, launch, store)
+    with store.lock(kind.name, context["key"]):
+        inputs = tuple(_entry(row["entry"]) for row in context["inputs"])
+        already = _made(context, store)
         if already is not None:
             return already
-        partial = store.partial(kind.name, job["key"])
+        partial = store.partial(kind.name, context["key"])
         scratch = partial / SCRATCH
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / torchrun.JOB).write_text(json.dumps(job, ensure_ascii=False, indent=1), encoding="utf-8")
+        (scratch / torchrun.JOB).write_text(json.dumps(context, ensure_ascii=False, indent=1), encoding="utf-8")
         started = datetime.now(UTC)
         with _Clock(scratch / CLOCK) as clock:
             in_group = kind.group and launch.grouped
-            metrics = _launch(job, launch, partial, scratch) if in_group else _work(job, partial)
-        settings = kind.settings.model_validate(job["settings"])
+            metrics = _launch(context, launch, partial, scratch) if in_group else _work(context, partial)
+        settings = kind.settings.model_validate(context["settings"])
         return store.seal(
             partial,
             Manifest(
                 kind=kind.name,
                 type=kind.type_made(settings),
                 version=kind.version,
-                key=job["key"],
+                key=context["key"],
                 digest="",
-                settings=job["settings"],
-                seed=job["seed"],
+                settings=context["settings"],
+                seed=context["seed"],
                 inputs=inputs,
                 files=(),
                 metrics=metrics,
@@ -176,37 +176,37 @@ def do(job: Mapping[str, Any]) -> Manifest:
                 started=started.strftime("%Y-%m-%d %H:%M:%S"),
                 finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
                 seconds=round(clock.seconds, 3),
-                counted=job["counted"],
+                key_settings=context["key_settings"],
             ),
         )
 
 
-def _made(job: Mapping[str, Any], store: Store) -> Manifest | None:
+def _made(context: Mapping[str, Any], store: Store) -> Manifest | None:
     """The artifact, where it is there already and was made from the same inputs."""
-    found = store.manifest(job["kind"], job["key"])
-    wanted = [row["entry"]["digest"] for row in job["inputs"]]
+    found = store.manifest(context["kind"], context["key"])
+    wanted = [row["entry"]["digest"] for row in context["inputs"]]
     return found if found is not None and [entry.digest for entry in found.inputs] == wanted else None
 
 
-def _follow(job: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
+def _follow(context: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
     """On the machines after the first: take part where a group of processes does the work, and wait for the artifact
     that machine 0 makes of it. Raises UserError when nothing shows for `launch.timeout` seconds that it works on it."""
-    scratch = store.partial(job["kind"], job["key"]) / SCRATCH
-    grouped = KINDS[job["kind"]].group
+    scratch = store.partial(context["kind"], context["key"]) / SCRATCH
+    grouped = KINDS[context["kind"]].group
     seen, since = b"", time.monotonic()
-    while (made := _made(job, store)) is None:
+    while (made := _made(context, store)) is None:
         if grouped and (scratch / torchrun.PREPARED).is_file():
             code = torchrun.run(launch, scratch / torchrun.JOB)
             reply = _outcome(scratch)
             if code != 0:
-                torchrun.result(code, reply, job["stage"])
+                torchrun.result(code, reply, context["stage"])
             grouped = False  # what is left is machine 0's
             since = time.monotonic()
         beat = _bytes(scratch / CLOCK)
         if beat != seen:
             seen, since = beat, time.monotonic()
         if time.monotonic() - since > launch.timeout:
-            raise torchrun.machine_0_is_silent(launch.timeout, job["stage"], job["home"])
+            raise torchrun.machine_0_is_silent(launch.timeout, context["stage"], context["home"])
         time.sleep(0.5)
     return made
 
@@ -255,28 +255,28 @@ class _Clock:
                 pass
 
 
-def _work(job: Mapping[str, Any], partial: Path, only_prepares: bool = False) -> dict[str, Any]:
-    kind = KINDS[job["kind"]]
-    settings = kind.settings.model_validate(job["settings"])
+def _work(context: Mapping[str, Any], partial: Path, only_prepares: bool = False) -> dict[str, Any]:
+    kind = KINDS[context["kind"]]
+    settings = kind.settings.model_validate(context["settings"])
     module, _, function = kind.run.partition(":")
     paths: dict[str, tuple[Path, ...]] = {}
-    ancestors: dict[str, tuple[Ancestor, ...]] = {}
-    for row in job["inputs"]:
+    ancestors: dict[str, tuple[LineageNode, ...]] = {}
+    for row in context["inputs"]:
         name = row["entry"]["field"]
         found = tuple(Path(path) for path in row["paths"]) or download(row["entry"])
         paths[name] = paths.get(name, ()) + found
         if kind.lineage and row["entry"]["artifact"]:
             ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
-    progress = Progress(job["stage"], partial / SCRATCH / "progress.json")
+    progress = Progress(context["stage"], partial / SCRATCH / "progress.json")
     work = getattr(importlib.import_module(module), function)
-    launch = Launch.model_validate(job["launch"])
-    given = Job(
-        job["seed"],
+    launch = Launch.model_validate(context["launch"])
+    given = StageContext(
+        context["seed"],
         progress,
         launch.mode,
         launch.offload,
         only_prepares=only_prepares,
-        log=Path(job["log"]),
+        log=Path(context["log"]),
         cores=launch.threads or _cores(),
         ray=launch.ray or "",
     )
@@ -290,16 +290,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _launch(job: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
+def _launch(context: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
     """Do the work in a torchrun group, whose rank 0 leaves the metrics in the scratch folder. What can be done before
     it begins is: no time limit of the group runs meanwhile, and no other process waits."""
     prepared = scratch / torchrun.PREPARED
     prepared.unlink(missing_ok=True)
     (scratch / OUTCOME).unlink(missing_ok=True)
-    _work(job, partial, only_prepares=True)
+    _work(context, partial, only_prepares=True)
     prepared.touch()
     code = torchrun.run(launch, scratch / torchrun.JOB)
-    return torchrun.result(code, _outcome(scratch), job["stage"])
+    return torchrun.result(code, _outcome(scratch), context["stage"])
 
 
 def _outcome(scratch: Path) -> dict[str, Any]:
@@ -311,18 +311,18 @@ def _outcome(scratch: Path) -> dict[str, Any]:
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
     die_with_parent()
-    job = json.loads(job_file.read_text(encoding="utf-8"))
-    _limit_threads(job.get("threads"))
-    partial = Store(Path(job["home"])).partial(job["kind"], job["key"])
+    context = json.loads(job_file.read_text(encoding="utf-8"))
+    _limit_threads(context.get("threads"))
+    partial = Store(Path(context["home"])).partial(context["kind"], context["key"])
     outcome = partial / SCRATCH / OUTCOME
     try:
-        reply = {"metrics": _work(job, partial)}
+        reply = {"metrics": _work(context, partial)}
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         # the first to fail knows why: the others only see that it is gone
         with contextlib.suppress(FileExistsError), outcome.open("x", encoding="utf-8") as file:
-            json.dump(_in_words(error, job), file, ensure_ascii=False)
+            json.dump(_in_words(error, context), file, ensure_ascii=False)
         sys.stderr.flush()
         os._exit(2)  # threads of a broken group may not end
     if os.environ.get("RANK", "0") == "0":

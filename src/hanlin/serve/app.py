@@ -62,7 +62,7 @@ def app(served: Sequence[Served] | Models, guard: Guard | None = None, limits: L
         return JSONResponse({"status": "ok"})
 
     @api.get("/metrics", dependencies=inside)
-    async def counted() -> Response:
+    async def key_settings() -> Response:
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
     @api.get("/openapi.json", dependencies=inside)

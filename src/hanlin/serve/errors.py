@@ -1,6 +1,6 @@
 """What a client is told when its request is not answered, and the strict reading of a body.
 
-Owns the neutral error that each API puts into its own form. A field that would change the answer and cannot be honoured
+Owns the neutral error that each API puts into its own form. A field that would change the answer and cannot be honored
 is refused by name, never ignored.
 """
 

@@ -37,7 +37,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class GenerationJob:
     """Requests of one model that are answered together, a place each; prompts stand one after another, the choices of
     each side by side."""
 
@@ -90,7 +90,7 @@ class Served:
             raise ApiError(400, str(error), param="tools" if unread else "messages") from error
 
     def text_prompt(self, text: str) -> tuple[int, ...]:
-        """Plain text after the begin token, where the tokenizer sets one; no special token is recognised in it."""
+        """Plain text after the begin token, where the tokenizer sets one; no special token is recognized in it."""
         self._check_length((text,), "prompt")
         begin = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
         try:
@@ -110,7 +110,7 @@ class Served:
             )
             raise ApiError(400, what, param=param, code="context_length_exceeded")
 
-    def job(self, prompts: Sequence[tuple[int, ...]], wanted: Wanted, param: str) -> Job:
+    def job(self, prompts: Sequence[tuple[int, ...]], wanted: Wanted, param: str) -> GenerationJob:
         """Raises ApiError (400) when a prompt, which came in the field `param`, is empty or leaves no room."""
         requests = []
         for ids in prompts:
@@ -129,7 +129,7 @@ class Served:
                 own = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
                 constraint = wanted.form(self.grammars) if wanted.form is not None else None
                 requests.append(Request(ids, self.stop_ids, own, constraint, self.adapter))
-        return Job(self, tuple(requests), wanted.stops, sum(map(len, prompts)))
+        return GenerationJob(self, tuple(requests), wanted.stops, sum(map(len, prompts)))
 
     def _sampling(self, asked: Mapping[str, Any], room: int) -> Sampling:
         chosen = {**self._defaults, **{name: value for name, value in asked.items() if value is not None}}

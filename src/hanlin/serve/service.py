@@ -24,7 +24,7 @@ from hanlin.inference.text_stream import Piece, Speech
 from hanlin.serve.admission import Limits, Ticket
 from hanlin.serve.errors import ApiError
 from hanlin.serve.metrics import Metrics
-from hanlin.serve.registry import Job
+from hanlin.serve.registry import GenerationJob
 
 T = TypeVar("T")
 
@@ -60,13 +60,13 @@ class Desk:
     def __init__(self, limits: Limits, metrics: Metrics, models: int) -> None:
         self.limits = limits
         self.metrics = metrics
-        self._threads = anyio.CapacityLimiter(64)  # for reading, rendering, tokenising
+        self._threads = anyio.CapacityLimiter(64)  # for reading, rendering, tokenizing
         self._speakers = anyio.CapacityLimiter(32 + 16 * limits.parallel * models)
 
     async def compute(self, work: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(work, *arguments, limiter=self._threads)
 
-    async def whole(self, job: Job, ticket: Ticket, request: Request) -> list[Answer] | None:
+    async def whole(self, job: GenerationJob, ticket: Ticket, request: Request) -> list[Answer] | None:
         """Every answer of a job; None when the client left before."""
         answers = [Answer() for _ in job.requests]
 
@@ -102,7 +102,7 @@ class Desk:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await working
 
-    async def pieces(self, job: Job, ticket: Ticket) -> AsyncGenerator[list[Told], None]:
+    async def pieces(self, job: GenerationJob, ticket: Ticket) -> AsyncGenerator[list[Told], None]:
         """What comes of a job's answers, as it comes, all that is there at once. Closed early, because the client left,
         it ends them.
 

@@ -1,4 +1,4 @@
-"""Byte pair encoding that goes on from a given segmentation: which neighbours to join next, by what that saves.
+"""Byte pair encoding that goes on from a given segmentation: which neighbors to join next, by what that saves.
 
 Owns the counting. Does not know what a symbol means: who asks says which joins are allowed.
 """
@@ -25,16 +25,16 @@ class Join(NamedTuple):
     right: int | None
     symbol: int
     saved: int
-    """How many tokens of the counted words the join saves."""
+    """How many tokens of the key_settings words the join saves."""
 
 
 class MergeLearner:
-    """Words as sequences of symbols, in which the most frequent pair of neighbours is joined again and again.
+    """Words as sequences of symbols, in which the most frequent pair of neighbors is joined again and again.
 
     Classic byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1) with counts kept up to date at the
     places that a join changes, so that a join costs what it touches. Symbols are numbers from 0; negative numbers are
     barriers that nothing joins. A barrier below -1 may be opened: it then becomes a symbol, as a character that so far
-    was spelt in bytes becomes a token.
+    was spelled in bytes becomes a token.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Chinese pieces for a vocabulary that a model already knows: learnt from text, put behind all that is there.
+"""Chinese pieces for a vocabulary that a model already knows: learned from text, put behind all that is there.
 
 Owns the promise that nothing but Chinese text is split otherwise afterwards. Does not own the embeddings of the new
 entries (`model/vocabulary_growth`).
@@ -23,7 +23,7 @@ from hanlin.tokenizer.byte_alphabet import BYTE_OF, LETTER_OF
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af"
-"""The Chinese characters of Unicode 15 that are letters and that no normalisation changes."""
+"""The Chinese characters of Unicode 15 that are letters and that no normalization changes."""
 
 _RUN = re.compile(f"[{IDEOGRAPHS}]+")
 _FRAGMENT = re.compile(
@@ -39,8 +39,8 @@ class Extension:
     """A tokenizer with more entries than the one it came from.
 
     `pieces` are the texts of the new entries in the order of their ids, the first of which is `first_id`; `old_ids[i]`
-    are the ids that spelt `pieces[i]` before. A byte-level piece may be the first bytes of a character, which read as
-    U+FFFD: a character that was spelt in three bytes is joined by way of its first two.
+    are the ids that spelled `pieces[i]` before. A byte-level piece may be the first bytes of a character, which read as
+    U+FFFD: a character that was spelled in three bytes is joined by way of its first two.
     """
 
     tokenizer: Tokenizer
@@ -184,17 +184,17 @@ def _learnt(
     symbols: dict[str, int] = {}
     merges: list[Merge] = []
 
-    def spelt(symbol: int) -> str:
+    def spelled(symbol: int) -> str:
         if symbol < BARRIER:
             return closed[-2 - symbol]
         return pieces[symbol - first] if symbol >= first else vocabulary.tokens[symbol]
 
     def symbol_for(left: int, right: int | None, new: int) -> int | None:
-        piece = spelt(left) + ("" if right is None else spelt(right))
+        piece = spelled(left) + ("" if right is None else spelled(right))
         return symbols.get(piece, new) if vocabulary.allows(piece, longest) else None
 
     for join in learner.joins(symbol_for) if new_entries else ():
-        left, right = spelt(join.left), "" if join.right is None else spelt(join.right)
+        left, right = spelled(join.left), "" if join.right is None else spelled(join.right)
         if join.right is not None:
             merges.append((left, right))
         if join.symbol == first + len(pieces):
@@ -208,7 +208,7 @@ def _learnt(
 
 
 def _words(vocabulary: _Vocabulary, runs: Sequence[str]) -> tuple[list[list[int]], list[str]]:
-    """The runs as the tokenizer splits them. In SentencePiece a character without an entry is spelt in bytes that
+    """The runs as the tokenizer splits them. In SentencePiece a character without an entry is spelled in bytes that
     nothing joins: it becomes a barrier, -2 for the first such character of the list that is returned too."""
     tokenizer = vocabulary.tokenizer
     if vocabulary.bytewise:

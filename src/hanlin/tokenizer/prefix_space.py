@@ -22,7 +22,7 @@ def _rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def _steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokenizer, a sequence taken apart."""
+    """The steps of a normalizer or pre-tokenizer, a sequence taken apart."""
     if rule is None:
         return []
     return [dict(step) for step in rule[inner]] if rule["type"] == "Sequence" else [dict(rule)]

@@ -3,12 +3,12 @@
 Owns the proof and the encoder. Does not own which texts are encoded (`tokenizer`).
 
 `tokenizer.json` ranks merges; tiktoken (after Llama 3's own `tokenizer.model`) ranks tokens, and joins the leftmost two
-neighbours that make the token of the lowest rank. Joins within a stretch that no join crosses are those that the
+neighbors that make the token of the lowest rank. Joins within a stretch that no join crosses are those that the
 stretch alone would see, in the same order. So a token is only ever made of the two halves that joining its own bytes
 arrives at. Where, for every token that can be made, these halves are a merge, and such merges stand in the order of the
 tokens they make, both always join the same: by induction over the joins of any word.
 
-Besides, a word that is a token must be taken whole, nothing be normalised, and the pattern that splits words be one
+Besides, a word that is a token must be taken whole, nothing be normalized, and the pattern that splits words be one
 whose character classes are the same in both libraries (`CLASSES_PROVEN`; a test compares every character).
 """
 
@@ -128,8 +128,8 @@ def _arrives(
 
     `rising` has the halves of tokens that rank higher than these, and these than theirs, down to bytes; `made` says
     when each is made: by its rank, a byte before all. So joins within them come in the order of ranks, and the two
-    neighbours at the boundary only ever change to the tokens that hold them: on the right edge of the left one, on the
-    left edge of the right one. Two neighbours are joined across the boundary if what they make ranks before the next
+    neighbors at the boundary only ever change to the tokens that hold them: on the right edge of the left one, on the
+    left edge of the right one. Two neighbors are joined across the boundary if what they make ranks before the next
     such change; of equal ranks, what stands further left is joined first. So the edges are walked down, the token made
     last first.
     """

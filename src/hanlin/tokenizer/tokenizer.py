@@ -84,7 +84,7 @@ class Tokenizer:
         return cls(backend, config, folder)
 
     def encode(self, text: str, *, inside: bool = False) -> list[int]:
-        """Ids of plain text: no special token is recognised, none is added.
+        """Ids of plain text: no special token is recognized, none is added.
 
         `inside` says that the text goes on from other text, so that a SentencePiece tokenizer puts no space before it.
         """

@@ -35,13 +35,15 @@ def open_network(
     if settings.lora is None:
         loaded = load_model(folder, trainable=True)
     else:
-        loaded = load_model(folder, dtype=number_format, trainable=True, packed=settings.lora.packed, device=device)
+        loaded = load_model(
+            folder, dtype=number_format, trainable=True, packed=settings.lora.quantization, device=device
+        )
     _check(loaded, settings, folder)
     model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
     start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
     network = Network(model, device, number_format)
     network.untrained, network.start = untrained, start
-    network.noise = settings.embedding_noise if isinstance(settings, Pretrain | Sft) else 0.0
+    network.noise = settings.neftune_noise_alpha if isinstance(settings, Pretrain | Sft) else 0.0
     network.recomputes = settings.gradient_checkpointing
     network.choose_attention(settings.attention)
     return network
@@ -50,14 +52,14 @@ def open_network(
 def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
     config = cast(Any, model.config)
     limit = int(config.max_position_embeddings)
-    if settings.row_length > limit:
+    if settings.max_seq_length > limit:
         raise UserError(
             say(
-                f"row_length is {settings.row_length}, but the model is made for {limit} positions",
-                f"row_length 为 {settings.row_length}，而模型只支持 {limit} 个位置",
+                f"max_seq_length is {settings.max_seq_length}, but the model is made for {limit} positions",
+                f"max_seq_length 为 {settings.max_seq_length}，而模型只支持 {limit} 个位置",
             ),
             folder,
-            say(f"set row_length to {limit} or less", f"请将 row_length 设为不大于 {limit}"),
+            say(f"set max_seq_length to {limit} or less", f"请将 max_seq_length 设为不大于 {limit}"),
         )
     known = {"hidden_act": "silu", "attention_dropout": 0.0}
     for name, value in known.items():

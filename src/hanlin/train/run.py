@@ -19,11 +19,11 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Inputs, Job
-from hanlin.core.discover import HELD_OUT, _lines, holds_pairs, judgements, record_files
+from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import VALIDATION_FILE, _lines, holds_pairs, record_files, unpaired_preferences
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.models.adapters import count_parameters, save_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
@@ -31,7 +31,7 @@ from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.forgetting import PACKAGED, Probes, encoder, read_probes
-from hanlin.train.callbacks.validation import Heldout, take_weights
+from hanlin.train.callbacks.validation import Validation, take_weights
 from hanlin.train.compute.model import Network, NumberFormat
 from hanlin.train.compute.runtime import faster_format
 from hanlin.train.dataset.encode import ChatEncoder
@@ -52,7 +52,7 @@ from hanlin.train.trainer import begin, train
 Record = TypeVar("Record", Document, Conversation, Preference)
 
 
-Aligning = preference.Dpo | preference.Orpo | preference.Simpo | preference.Reference
+Aligning = preference.Dpo | preference.Orpo | preference.Simpo | preference.ReferenceLogprobs
 
 
 ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
@@ -67,13 +67,15 @@ SHOWN_UNITS = 3
 class Run:
     """What the stages have in common: the model's folder, the scratch folder, and the order of the work.
 
-    Encoding comes before a group of processes begins (`Job.only_prepares`): the processes of a group find it done.
+    Encoding comes before a group of processes begins (`StageContext.only_prepares`): the processes of a group find it done.
     """
 
-    def __init__(self, settings: Training | preference.Reference, inputs: Inputs, out: Path, job: Job) -> None:
-        self.settings, self.inputs, self.out, self.job = settings, inputs, out, job
+    def __init__(
+        self, settings: Training | preference.ReferenceLogprobs, inputs: Inputs, out: Path, context: StageContext
+    ) -> None:
+        self.settings, self.inputs, self.out, self.context = settings, inputs, out, context
         if isinstance(settings, Training):
-            refuse_undivided(settings, job.mode)
+            refuse_undivided(settings, context.mode)
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
@@ -87,7 +89,7 @@ class Run:
         self.files = check_model_folder(self.folder)
         self.tokenizer = Tokenizer.load(self.folder)
         self.template = template_of(self.tokenizer)
-        self.scratch = job.scratch(out)
+        self.scratch = context.scratch(out)
         self.figures: dict[str, Any] = {}
         self.chats = False
         """Whether the data is rendered through the chat template."""
@@ -104,20 +106,20 @@ class Run:
     def pairs(self, settings: Aligning) -> list[Rows]:
         """The data's preference pairs, each a unit: those to learn, and those held out."""
         template = self.use_template(None)
-        encoder = ChatEncoder(template, settings.row_length, settings.over_length)
+        encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
         parts = self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
         return [Rows.paired(encoded) for encoded in parts]
 
-    def answers(self, settings: preference.Kto | preference.Reference) -> list[dict[str, Rows]]:
+    def answers(self, settings: preference.Kto | preference.ReferenceLogprobs) -> list[dict[str, Rows]]:
         """The data's judged answers, each a unit, and their prompts with other answers: those to learn, and those held
         out."""
         template = self.use_template(None)
-        encoder = ChatEncoder(template, settings.row_length, settings.over_length)
-        parts = self.encode_judgements(encoder.judgements, Contract.of_chats(template))
+        encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
+        parts = self.encode_judgements(encoder.unpaired_preferences, Contract.of_chats(template))
         return [
             {
                 "answers": Rows.paired(encoded),
-                "mismatched": Rows.paired(Mismatched.of(encoded, settings.row_length)),
+                "mismatched": Rows.paired(Mismatched.of(encoded, settings.max_seq_length)),
             }
             for encoded in parts
         ]
@@ -134,30 +136,33 @@ class Run:
     def encode_judgements(self, encode: Encode, contract: Contract) -> list[EncodedRecords]:
         """The same of judged answers, of pairs both."""
         parts = []
-        for part, files in self._files(Judgement.noun, Preference.noun).items():
+        for part, files in self._files(UnpairedPreference.noun, Preference.noun).items():
             paired = {file: holds_pairs(file) for file in files}
-            records = (row for file in files for row in judgements(file, paired[file]))
+            records = (row for file in files for row in unpaired_preferences(file, paired[file]))
             total = sum(_lines(file) * (2 if paired[file] else 1) for file in files)
             parts.append(self._encoded(part, records, encode, contract, 1, total))
         return parts
 
     def _files(self, *nouns: str) -> dict[str, list[Path]]:
-        """The files of records by the part of the scratch folder that they are encoded in: `rows`, and `heldout`."""
+        """The files of records by the part of the scratch folder that they are encoded in: `rows`, and `validation`."""
         paths = self.inputs.many("data")
         files = {"rows": [file for path in paths for file in record_files(path, *nouns)]}
-        heldout = [path / HELD_OUT for path in paths if (path / HELD_OUT).is_file()]
+        validation = [path / VALIDATION_FILE for path in paths if (path / VALIDATION_FILE).is_file()]
         if not isinstance(self.settings, Training):
-            return files | ({"heldout": heldout} if heldout else {})
-        if self.settings.evaluate_every is not None:
-            files["heldout"] = heldout
-            if not heldout:
+            return files | ({"validation": validation} if validation else {})
+        if self.settings.eval_steps is not None:
+            files["validation"] = validation
+            if not validation:
                 raise UserError(
                     say(
-                        f"evaluate_every is set, but the data holds no {HELD_OUT}",
-                        f"设了 evaluate_every，但数据中没有 {HELD_OUT}",
+                        f"eval_steps is set, but the data holds no {VALIDATION_FILE}",
+                        f"设了 eval_steps，但数据中没有 {VALIDATION_FILE}",
                     ),
                     ", ".join(map(str, paths)),
-                    say("set heldout_share in the stage that makes the data", "请在产生数据的阶段设置 heldout_share"),
+                    say(
+                        "set validation_fraction in the stage that makes the data",
+                        "请在产生数据的阶段设置 validation_fraction",
+                    ),
                 )
         return files
 
@@ -165,17 +170,19 @@ class Run:
         self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
-        if "RANK" in os.environ and not self.job.only_prepares:  # a cluster may set it for what starts the group, too
+        if (
+            "RANK" in os.environ and not self.context.only_prepares
+        ):  # a cluster may set it for what starts the group, too
             return open_encoded(folder)
         encoded = encode_records(
             records,
             encode,
             width=width,
             folder=folder,
-            progress=self.job.progress,
+            progress=self.context.progress,
             total=total,
             quicken=self.tokenizer.quicken,
-            processes=self.job.cores,
+            processes=self.context.cores,
         )
         if contract is not None:
             contract.check(encoded)
@@ -185,7 +192,7 @@ class Run:
         if settings.probe_every is None:
             return None
         probes = read_probes(self.inputs.maybe("probes") or PACKAGED)
-        encode = encoder(self.tokenizer, settings.row_length)
+        encode = encoder(self.tokenizer, settings.max_seq_length)
         return Probes.of(probes, self._encoded("probes", probes, encode, None, 1, len(probes)), settings)
 
     def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
@@ -194,26 +201,26 @@ class Run:
         assert isinstance(settings, Training)
         rows, *rest = parts
         probes = self._probes(settings)
-        if self.job.only_prepares:
+        if self.context.only_prepares:
             return {}
         group = Group.join()
-        order = Order.of(len(rows.units), per_step, self.job.seed)
+        order = Order.of(len(rows.units), per_step, self.context.seed)
         if group.first:
             self._show_first(rows, order)
         number_format = self._number_format(group)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
 
         def opened(device: torch.device) -> Network:
-            return open_network(self.folder, settings, self.job.seed, device, number_format, needed)
+            return open_network(self.folder, settings, self.context.seed, device, number_format, needed)
 
-        network = opened(group.device if self.job.mode == "ddp" else CPU)
+        network = opened(group.device if self.context.mode == "ddp" else CPU)
         parameters = count_parameters(network.model)
-        begun = begin(network, settings, group, self.job, self.out)
+        begun = begin(network, settings, group, self.context, self.out)
         network.choose_attention(settings.attention)  # where the weights lie now
         objective = objective_of(network, group, rows, "")
-        heldout = None
+        validation = None
         if rest:
-            heldout = Heldout.of(rest[0], objective_of(network, group, rest[0], "heldout-"), settings)
+            validation = Validation.of(rest[0], objective_of(network, group, rest[0], "validation-"), settings)
             self.figures["heldout_records"] = len(rest[0].encoded)
         metrics = train(
             network,
@@ -222,15 +229,15 @@ class Run:
             order,
             settings=settings,
             group=group,
-            job=self.job,
+            context=self.context,
             out=self.out,
-            heldout=heldout,
+            validation=validation,
             probes=probes,
             begun=begun,
         )
         whole = begun.placement.whole(lambda: opened(CPU))
         if group.first:
-            if settings.keep_best and metrics.get("best_step") is not None:
+            if settings.save_best and metrics.get("best_step") is not None:
                 take_weights(self.scratch, metrics["best_step"], whole)
             self._save(whole, settings)
         group.leave()
@@ -240,10 +247,10 @@ class Run:
             "refused": rows.encoded.refused,
             "changed": rows.encoded.changed,
             "rows": len(rows.units),
-            "row_fill": float(rows.sizes.mean()) / settings.row_length,
+            "packing_efficiency": float(rows.sizes.mean()) / settings.max_seq_length,
             "precision": number_format,
             "processes": group.size,
-            "mode": self.job.mode,
+            "mode": self.context.mode,
             "parameters": parameters.total,
             "trainable_parameters": parameters.trainable,
             **({"untrained_tokens": list(network.untrained)} if network.untrained else {}),
@@ -257,7 +264,7 @@ class Run:
         (first, *_) = rows.values()
         if given is not None:
             width = sum(one.encoded.width for one in rows.values())
-            name = "heldout" if part else "rows"
+            name = "validation" if part else "rows"
             found = read_reference(given, name, first.encoded, width, self._number_format(group))
         else:
             found = np.concatenate(
@@ -268,8 +275,8 @@ class Run:
                         one,
                         folder=self.scratch / "reference",
                         name=part + name,
-                        pass_tokens=self.settings.pass_tokens,
-                        progress=self.job.progress,
+                        micro_batch_tokens=self.settings.micro_batch_tokens,
+                        progress=self.context.progress,
                     )
                     for name, one in rows.items()
                 ],
@@ -280,7 +287,7 @@ class Run:
 
     def write_reference(self, parts: Sequence[dict[str, Rows]]) -> dict[str, Any]:
         """Measure the reference of the data's parts, and write it."""
-        if self.job.only_prepares:
+        if self.context.only_prepares:
             return {}
         group = Group.join()
         number_format = self._number_format(group)
@@ -289,7 +296,7 @@ class Run:
         network.choose_attention(self.settings.attention)
         begun = time.monotonic()
         found = {}
-        for part, rows in zip(("rows", "heldout"), parts, strict=False):
+        for part, rows in zip(("rows", "validation"), parts, strict=False):
             (first, *_) = rows.values()
             values = self.reference(network, group, "" if part == "rows" else f"{part}-", **rows)
             found[part] = values, first.encoded
@@ -316,7 +323,7 @@ class Run:
         return cast(NumberFormat, json.loads(file.read_text(encoding="utf-8")))
 
     def _show_first(self, rows: Rows, order: Order) -> None:
-        """Write `first_rows.json`: the first rows that are learnt from, token by token, and which tokens are learnt."""
+        """Write `first_rows.json`: the first rows that are learned from, token by token, and which tokens are learned."""
         shown = []
         parts = ("chosen", "rejected") if rows.encoded.width == 2 else ("",)
         for unit in order.units_of(0)[:SHOWN_UNITS]:
@@ -331,7 +338,7 @@ class Run:
                     View(record, parts[part], pieces(self.tokenizer, ids, rows.encoded.learn[first:last])).to_json()
                 )
             shown.append({"documents": documents})
-        text = json.dumps({"row_length": self.settings.row_length, "rows": shown}, ensure_ascii=False)
+        text = json.dumps({"max_seq_length": self.settings.max_seq_length, "rows": shown}, ensure_ascii=False)
         _write_text(self.out / "first_rows.json", text + "\n")
 
     def _save(self, network: Network, settings: Training) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Pretrain, Sft
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Document
 from hanlin.train.compute.model import Network
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
@@ -29,53 +29,53 @@ from hanlin.train.run import Run
 """Rows or pairs of the first step that `first_rows.json` shows."""
 
 
-def pretrain(settings: Pretrain, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def pretrain(settings: Pretrain, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn every token of documents. Writes a model, or an adapter where `lora` is set, and returns the metrics."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     contract = Contract.of_documents(run.tokenizer)
     parts = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
-    rows = [Rows.cut(encoded, settings.row_length) for encoded in parts]
-    return run.train(rows, settings.batch_tokens // settings.row_length, lambda *_: NextToken())
+    rows = [Rows.cut(encoded, settings.max_seq_length) for encoded in parts]
+    return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
-def sft(settings: Sft, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn the assistant's turns of conversations. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     template = run.use_template(settings.template)
-    encoder = ChatEncoder(template, settings.row_length, settings.over_length)
+    encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
     parts = run.encode(Conversation, encoder.conversations, Contract.of_chats(template))
-    rows = [Rows.packed(encoded, settings.row_length) for encoded in parts]
-    return run.train(rows, settings.batch_tokens // settings.row_length, lambda *_: NextToken())
+    rows = [Rows.packed(encoded, settings.max_seq_length) for encoded in parts]
+    return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
-def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn preferences against the model as it is at the start. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     form = Ipo if settings.loss == "ipo" else Dpo
 
     def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
         reference = run.reference(network, group, part, pairs=rows)
-        return form(settings.beta, settings.label_smoothing, reference, settings.chosen_weight)
+        return form(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
 
     return run.train(run.pairs(settings), settings.batch_pairs, objective)
 
 
-def orpo(settings: preference.Orpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def orpo(settings: preference.Orpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn chosen answers and the odds of preferring them. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, job)
-    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: Orpo(settings.odds_weight))
+    run = Run(settings, inputs, out, context)
+    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: Orpo(settings.orpo_lambda))
 
 
-def simpo(settings: preference.Simpo, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def simpo(settings: preference.Simpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn preferences by mean log-probabilities. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: SimPo(settings.beta, settings.gamma))
 
 
-def kto(settings: preference.Kto, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn from judged answers against the model as it is at the start. Writes a model, or an adapter where `lora` is
     set. Raises UserError when there are fewer than two answers."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     parts = run.answers(settings)
     mismatched = {rows["answers"].encoded.folder: rows["mismatched"] for rows in parts}
     good = np.asarray(parts[0]["answers"].encoded.good)
@@ -85,14 +85,14 @@ def kto(settings: preference.Kto, inputs: Inputs, out: Path, job: Job) -> dict[s
         others = mismatched[rows.encoded.folder]
         reference = run.reference(network, group, part, answers=rows, mismatched=others)
         verdicts = np.asarray(rows.encoded.good)
-        return Kto(settings.beta, settings.good_weight, settings.bad_weight, verdicts, reference, others)
+        return Kto(settings.beta, settings.desirable_weight, settings.undesirable_weight, verdicts, reference, others)
 
     return run.train([rows["answers"] for rows in parts], settings.batch_answers, objective)
 
 
-def reference(settings: preference.Reference, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def reference_logprobs(settings: preference.ReferenceLogprobs, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Measure what `dpo` or `kto` compares a model with while it is aligned. Writes the numbers."""
-    run = Run(settings, inputs, out, job)
+    run = Run(settings, inputs, out, context)
     if settings.objective == "kto":
         return run.write_reference(run.answers(settings))
     return run.write_reference([{"pairs": rows} for rows in run.pairs(settings)])

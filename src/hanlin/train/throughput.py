@@ -1,7 +1,7 @@
 """How fast this machine multiplies matrices, and how fast it trains a small model of a given width: `hanlin plan
 --probe` runs this file as a process of its own.
 
-Owns the measurement. What is made of it stands in `forecast`. The small model has a few blocks of the width asked for
+Owns the measurement. What is made of it stands in `estimate`. The small model has a few blocks of the width asked for
 and a short vocabulary, and is trained by the very code of a run, on random tokens.
 """
 
@@ -54,7 +54,7 @@ def probe(row: dict[str, Any]) -> dict[str, float]:
         model.to(getattr(torch, number_format)).save_pretrained(folder)
         del model
         network = open_network(Path(folder), settings, 0, group.device, number_format)
-        batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learnt"]))
+        batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learned"]))
         seconds = _median(lambda: _learn(network, batch.to(group.device), settings), group.device)
     return {"products": products, "seconds": seconds, "process": held}
 
@@ -77,17 +77,17 @@ def _learn(network: Network, batch: Pass, settings: Training) -> None:
 
 
 def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) -> Pass:
-    """Random tokens in documents of a few hundred, the last of each learnt."""
-    length = min(settings.row_length, 256, tokens)
+    """Random tokens in documents of a few hundred, the last of each learned."""
+    length = min(settings.max_seq_length, 256, tokens)
     count = max(1, tokens // length)
     tokens = count * length
-    learnt = torch.arange(tokens).view(count, length)[:, length - max(1, round(length * learnt_share)) :].reshape(-1)
+    learned = torch.arange(tokens).view(count, length)[:, length - max(1, round(length * learnt_share)) :].reshape(-1)
     return Pass(
         ids=torch.randint(0, entries, (1, tokens)),
         positions=torch.arange(length).repeat(count)[None],
-        learnt=learnt,
-        targets=torch.randint(0, entries, (len(learnt),)),
-        counts=(len(learnt) // count,) * count,
+        learned=learned,
+        targets=torch.randint(0, entries, (len(learned),)),
+        counts=(len(learned) // count,) * count,
         documents=Documents([length] * count),
         units=tuple(range(count)),
         tokens=tokens,

@@ -1,11 +1,11 @@
 """The one training loop: passes become sums, sums of all passes and processes become one step.
 
-Owns steps, and what a run stops at. Does not own what is optimised (`objectives`), in what order the data comes
-(`rows`), how fast is learnt (`schedule`), or which process holds what (`placement`).
+Owns steps, and what a run stops at. Does not own what is optimized (`objectives`), in what order the data comes
+(`rows`), how fast is learned (`schedule`), or which process holds what (`placement`).
 
 An objective returns a sum of losses and the weight it is of. Gradients of sums add up over passes and processes and
 are divided once by the weight of all, so how a step is divided into passes, packed into rows or spread over processes
-cannot change what is optimised.
+cannot change what is optimized.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.callbacks.checkpoint import Checkpoints
@@ -33,7 +33,7 @@ from hanlin.train.callbacks.interrupt import Interrupt
 from hanlin.train.callbacks.metrics_log import FILE as CURVE_FILE
 from hanlin.train.callbacks.metrics_log import Curve
 from hanlin.train.callbacks.trackers import Watch
-from hanlin.train.callbacks.validation import LOSS, Heldout, best_step, summary
+from hanlin.train.callbacks.validation import LOSS, Validation, best_step, summary
 from hanlin.train.compute.model import Network
 from hanlin.train.compute.state import take_over
 from hanlin.train.dataset.packed import Rows
@@ -63,16 +63,16 @@ class Start(NamedTuple):
     seconds: float
 
 
-def begin(network: Network, settings: Training, group: Group, job: Job, out: Path) -> Start:
+def begin(network: Network, settings: Training, group: Group, context: StageContext, out: Path) -> Start:
     """Put the network where the run stands, and divide it among the processes in the form that the job was launched
     in."""
-    scratch = job.scratch(out)
-    tell = job.progress.note if group.first else lambda sentence: None
-    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.keep_checkpoints, tell, group.first)
+    scratch = context.scratch(out)
+    tell = context.progress.note if group.first else lambda sentence: None
+    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.save_total_limit, tell, group.first)
     reached = checkpoints.newest()
     if reached is not None:
         take_over(reached.weights, network.trained())
-    placement = open_strategy(network, settings, group, job)
+    placement = open_strategy(network, settings, group, context)
     if reached is None:
         return Start(placement, checkpoints, 0, 0.0)
     placement.restore(reached.averages)
@@ -87,9 +87,9 @@ def train(
     *,
     settings: Training,
     group: Group,
-    job: Job,
+    context: StageContext,
     out: Path,
-    heldout: Heldout | None = None,
+    validation: Validation | None = None,
     probes: Probes | None = None,
     begun: Start | None = None,
 ) -> dict[str, Any]:
@@ -98,33 +98,35 @@ def train(
     Writes `metrics.jsonl` into `out`. Raises UserError when a loss or a gradient is no number, naming the records, or
     when the first loss cannot be right.
     """
-    placement, checkpoints, done, before = begun or begin(network, settings, group, job, out)
+    placement, checkpoints, done, before = begun or begin(network, settings, group, context, out)
     steps = order.steps(settings.epochs, settings.steps)
-    scratch = job.scratch(out)
-    tell = job.progress.note if group.first else lambda sentence: None
+    scratch = context.scratch(out)
+    tell = context.progress.note if group.first else lambda sentence: None
     clock = time.monotonic() - before
     network.model.train()
     with (
         Curve(out / CURVE_FILE, done, writes=group.first) as curve,
-        Watch(job, out, settings, done, writes=group.first) as watch,
+        Watch(context, out, settings, done, writes=group.first) as watch,
         checkpoints,
         Interrupt() as interrupt,
     ):
         for step in range(done, steps):
-            if _is_enough(heldout, probes, curve.rows, tell):
+            if _is_enough(validation, probes, curve.rows, tell):
                 break
-            _seed(job.seed, step, group.rank)
+            _seed(context.seed, step, group.rank)
             rate = rate_at(step, steps, settings)
             placement.set_rate(rate)
-            measured = probes.at_start(network, group, settings.pass_tokens) if probes is not None and step == 0 else {}
+            measured = (
+                probes.at_start(network, group, settings.micro_batch_tokens) if probes is not None and step == 0 else {}
+            )
             units = order.units_of(step)
             mine = units[group.rank :: group.size]
             network.refresh()
             if step == 0:
-                now = objective.at_start(network, rows, mine, settings.pass_tokens, group.add_up)
+                now = objective.at_start(network, rows, mine, settings.micro_batch_tokens, group.add_up)
             else:
-                now = objective.of_step(network, mine, settings.pass_tokens, group.add_up)
-            sums = _gradients(network, now, rows, mine, settings.pass_tokens, scratch)
+                now = objective.of_step(network, mine, settings.micro_batch_tokens, group.add_up)
+            sums = _gradients(network, now, rows, mine, settings.micro_batch_tokens, scratch)
             sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
             norm = placement.finish(sums, objective.weighs)
             if not math.isfinite(norm):
@@ -136,11 +138,11 @@ def train(
                 objective.check_start(means, exact=group.device.type == "cpu")
             placement.step()
             place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
-            counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))}
-            if heldout is not None and heldout.due(step + 1, steps):
-                measured |= heldout.measure(network, group, settings.pass_tokens)
+            counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))}
+            if validation is not None and validation.due(step + 1, steps):
+                measured |= validation.measure(network, group, settings.micro_batch_tokens)
             if probes is not None and probes.due(step + 1, steps):
-                measured |= probes.measure(network, group, settings.pass_tokens)
+                measured |= probes.measure(network, group, settings.micro_batch_tokens)
             row = {**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured}
             curve.add(row)
             seconds = time.monotonic() - clock
@@ -150,7 +152,7 @@ def train(
                 speed = curve.total("tokens") / max(seconds, 1e-9)
                 watched = (LOSS, *(probes.shown if probes is not None else ()))
                 known = {name: value for name in watched if (value := curve.last(name)) is not None}
-                job.progress.at(
+                context.progress.at(
                     step + 1,
                     steps,
                     say("steps", "步"),
@@ -160,7 +162,7 @@ def train(
             if group.size == 1:
                 checkpoints.make_room(placement)
             best = best_step(curve.rows)
-            best_now = settings.keep_best and LOSS in measured and best == step + 1
+            best_now = settings.save_best and LOSS in measured and best == step + 1
             if sums["due"] or sums["interrupted"] or best_now:
                 curve.settle()
                 whole = bool(sums["due"] or sums["interrupted"])
@@ -182,16 +184,18 @@ def train(
         **(probes.summary(curve.rows) if probes is not None else {}),
         "steps": len(curve.rows),
         "epochs": len(curve.rows) / order.steps_per_epoch,
-        **{name: curve.total(name) for name in dict.fromkeys(("tokens", "learnt_tokens", objective.weighs))},
+        **{name: curve.total(name) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))},
         "seconds": seconds,
         "peak_memory_gb": peak_memory(group.device),
         "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
     }
 
 
-def _is_enough(heldout: Heldout | None, probes: Probes | None, curve: Sequence[Mapping[str, Any]], tell: Any) -> bool:
+def _is_enough(
+    validation: Validation | None, probes: Probes | None, curve: Sequence[Mapping[str, Any]], tell: Any
+) -> bool:
     """Whether what was measured says that training shall end."""
-    if heldout is not None and not heldout.patient(curve):
+    if validation is not None and not validation.patient(curve):
         return True
     worse = probes.worse(curve) if probes is not None else None
     if worse is not None:
@@ -225,19 +229,24 @@ def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
 
 
 def _gradients(
-    network: Network, objective: Objective, rows: Rows, units: np.ndarray, pass_tokens: int, scratch: Path | None = None
+    network: Network,
+    objective: Objective,
+    rows: Rows,
+    units: np.ndarray,
+    micro_batch_tokens: int,
+    scratch: Path | None = None,
 ) -> dict[str, float]:
     """Add the gradients of the units' summed loss to the model's; return what else was summed, by name.
 
     Raises UserError with the records of the pass when its loss is no number.
     """
-    names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "learnt_tokens")))
+    names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "target_tokens")))
     sums = dict.fromkeys(names, 0.0)
-    for batch in network.passes(rows, units, pass_tokens):
+    for batch in network.passes(rows, units, micro_batch_tokens):
         found = objective.loss(network, batch)
         network.backward(found.total)
-        counted: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
-        for name, value in {**counted, "tokens": batch.tokens, "learnt_tokens": len(batch.targets)}.items():
+        key_settings: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
+        for name, value in {**key_settings, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
             sums[name] += float(value)
         if not math.isfinite(sums["loss"]):
             raise _no_number(rows, batch.units, scratch)

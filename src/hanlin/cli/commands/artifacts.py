@@ -11,14 +11,14 @@ from hanlin.cli.output import print_json
 from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
-    from hanlin.core.context import Ancestor
+    from hanlin.core.context import LineageNode
 from hanlin.cli.options import AsJson
 
 
 def add_to(app: typer.Typer) -> None:
     app.command(
         help=say(
-            "What an artifact came from, back to each source file with hash and licence.",
+            "What an artifact came from, back to each source file with hash and license.",
             "产物的来历，直至每个源文件的哈希与许可。",
         )
     )(lineage)
@@ -37,9 +37,9 @@ def lineage(artifact: Path, as_json: AsJson = False) -> None:
         print_json(asdict(root))
         return
 
-    def show(node: Ancestor, depth: int) -> None:
-        licence = f"  [{node.licence}]" if node.licence else ""
-        typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{licence}")
+    def show(node: LineageNode, depth: int) -> None:
+        license = f"  [{node.license}]" if node.license else ""
+        typer.echo(f"{'  ' * depth}{node.name}  {node.type}  {node.digest[:16]}{license}")
         for parent in node.parents:
             show(parent, depth + 1)
 

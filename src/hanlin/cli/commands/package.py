@@ -35,7 +35,7 @@ def package(
     file: Annotated[str, typer.Option(help=say("which GGUF file: Q8_0", "选哪个 GGUF 文件：Q8_0"))] = "",
     name: Annotated[str, typer.Option(help=say("the model's name there", "模型名称"))] = "",
     publisher: Annotated[str, typer.Option(help=say("whose folder in LM Studio", "LM Studio 中的发布者"))] = "",
-    licence: Annotated[str, typer.Option(help=say("licence of the model", "模型的许可证"))] = "",
+    license: Annotated[str, typer.Option(help=say("license of the model", "模型的许可证"))] = "",
     system: Annotated[str, typer.Option(help=say("system text of every chat in Ollama", "Ollama 的系统提示"))] = "",
     evaluation: Annotated[
         list[Path], typer.Option(help=say("a measurement to show in the card, may repeat", "写入卡片的评测，可重复"))
@@ -43,7 +43,7 @@ def package(
     as_json: Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))] = False,
 ) -> None:
     words = ["--model", str(model.absolute()), "--target", target]
-    texts = {"file": file, "name": name, "publisher": publisher, "licence": licence, "system": system}
+    texts = {"file": file, "name": name, "publisher": publisher, "license": license, "system": system}
     for option, text in texts.items():
         words += [f"--{option}", single_stage.quoted(text)] if text else []
     for path in evaluation:

@@ -1,7 +1,7 @@
 """What `hanlin plan` says of training stages: what each will need, what to change where it does not fit, what others
 found such training to cost.
 
-Owns the words. The numbers come from `forecast`.
+Owns the words. The numbers come from `estimate`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
     from hanlin.config.settings.train import Training
     from hanlin.estimate.memory import Machine
-    from hanlin.estimate.training import Forecast, Unknown
+    from hanlin.estimate.training import Estimate, Unknown
     from hanlin.pipeline.step import Step
 
 SHARE_OF_ROOM = 0.95
@@ -64,8 +64,8 @@ def add_to(app: typer.Typer) -> None:
 
 def look_ahead(
     recipe: Recipe, steps: Sequence[Step], memory: str, device: str, probe: bool
-) -> list[Forecast | Unknown]:
-    """The forecasts of a plan. `memory` is how much there is (empty: this machine's), `device` `cpu`, `gpu` or `auto`.
+) -> list[Estimate | Unknown]:
+    """The estimates of a plan. `memory` is how much there is (empty: this machine's), `device` `cpu`, `gpu` or `auto`.
 
     Raises UserError when one of these is misspelt, or the probe fails.
     """
@@ -73,7 +73,7 @@ def look_ahead(
 
     from hanlin.estimate.machine import bytes_of, has_gpu, machine_of, memory_here, speeds
     from hanlin.estimate.memory import FIRST_STEPS
-    from hanlin.estimate.training import Forecast, forecasts
+    from hanlin.estimate.training import Estimate, estimates
 
     if device not in ("auto", "cpu", "gpu"):
         raise UserError(say(f"no device '{device}'", f"没有设备“{device}”"), "--device", "auto, cpu, gpu")
@@ -82,61 +82,61 @@ def look_ahead(
     if room is not None:
         room = room * SHARE_OF_ROOM - GPU_CONTEXT if gpu else room * SHARE_OF_ROOM / recipe.launch.processes
 
-    found = forecasts(recipe, steps, lambda settings: machine_of(settings, gpu), room)
+    found = estimates(recipe, steps, lambda settings: machine_of(settings, gpu), room)
     if not probe:
         return found
     kinds = {step.stage.name: step.stage.kind.name for step in steps}
-    asked = [(kinds[one.stage], one.account) for one in found if isinstance(one, Forecast)]
+    asked = [(kinds[one.stage], one.account) for one in found if isinstance(one, Estimate)]
     measured = speeds(asked) if asked else []
-    names = [one.stage for one in found if isinstance(one, Forecast)]
+    names = [one.stage for one in found if isinstance(one, Estimate)]
     speed_of = {name: speed for name, (speed, _) in zip(names, measured, strict=True)}
     held = min((process for _, process in measured), default=0.0)  # of later ones the earlier are part
 
     def here(settings: Training) -> Machine:
         return replace(machine_of(settings, gpu), process=held + FIRST_STEPS)
 
-    known = forecasts(recipe, steps, here, room)
-    return [replace(one, speed=speed_of[one.stage]) if isinstance(one, Forecast) else one for one in known]
+    known = estimates(recipe, steps, here, room)
+    return [replace(one, speed=speed_of[one.stage]) if isinstance(one, Estimate) else one for one in known]
 
 
-def _as_json(forecast: Forecast | Unknown) -> dict[str, Any]:
+def _as_json(estimate: Estimate | Unknown) -> dict[str, Any]:
     from hanlin.estimate.training import Unknown
 
-    if isinstance(forecast, Unknown):
-        return {"unknown": forecast.why}
-    account = forecast.account
+    if isinstance(estimate, Unknown):
+        return {"unknown": estimate.why}
+    account = estimate.account
     return {
         "parameters": account.shape.parameters,
         "trainable_parameters": account.trained.total,
-        "memory": {part: round(size) for part, size in forecast.memory.parts.items()},
-        "peak_memory": round(forecast.memory.peak),
-        "fits": forecast.fits,
+        "memory": {part: round(size) for part, size in estimate.memory.parts.items()},
+        "peak_memory": round(estimate.memory.peak),
+        "fits": estimate.fits,
         "changes": [
             {"setting": c.setting, "peak_memory": round(c.peak), "another_result": c.another_result}
-            for c in forecast.changes
+            for c in estimate.changes
         ],
-        "pass_tokens": account.portions.at_once,
+        "micro_batch_tokens": account.portions.at_once,
         "step_tokens": round(account.portions.step),
         "steps": account.portions.steps,
-        "data_tokens": None if forecast.data is None else round(forecast.data.total),
-        "step_operations": round(forecast.operations),
-        "step_seconds": forecast.seconds,
-        "hours": forecast.hours,
-        "products_per_second": None if forecast.speed is None else forecast.speed.products,
+        "data_tokens": None if estimate.data is None else round(estimate.data.total),
+        "step_operations": round(estimate.operations),
+        "step_seconds": estimate.seconds,
+        "hours": estimate.hours,
+        "products_per_second": None if estimate.speed is None else estimate.speed.products,
         "disk": {
-            "artifact": round(forecast.disk.artifact),
-            "checkpoints": round(forecast.disk.checkpoints),
-            "rows": round(forecast.disk.rows),
+            "artifact": round(estimate.disk.artifact),
+            "checkpoints": round(estimate.disk.checkpoints),
+            "rows": round(estimate.disk.rows),
         },
     }
 
 
-def show(found: Sequence[Forecast | Unknown]) -> None:
-    """Print the forecasts as tables, and what to change where one does not fit."""
+def show(found: Sequence[Estimate | Unknown]) -> None:
+    """Print the estimates as tables, and what to change where one does not fit."""
     from hanlin.estimate.memory import PARTS
-    from hanlin.estimate.training import Forecast, Unknown
+    from hanlin.estimate.training import Estimate, Unknown
 
-    known = [one for one in found if isinstance(one, Forecast)]
+    known = [one for one in found if isinstance(one, Estimate)]
     if known:
         typer.echo(say("\nTraining, as predicted:", "\n训练预测："))
         heads = say(
@@ -164,14 +164,14 @@ def show(found: Sequence[Forecast | Unknown]) -> None:
         print_table(heads.split(","), rows, ["" if one.fits else "red" for one in known])
     for one in found:
         if isinstance(one, Unknown):
-            typer.echo(say(f"{one.stage}: no forecast, {one.why}", f"{one.stage}：无法预测，{one.why}"))
+            typer.echo(say(f"{one.stage}: no estimate, {one.why}", f"{one.stage}：无法预测，{one.why}"))
         elif not one.fits:
             _say_changes(one)
     for one in known:
         _say_published(one)
 
 
-def _row(one: Forecast) -> list[str]:
+def _row(one: Estimate) -> list[str]:
     account, unknown = one.account, "?"
     seconds, hours, steps = one.seconds, one.hours, account.portions.steps
     return [
@@ -186,7 +186,7 @@ def _row(one: Forecast) -> list[str]:
     ]
 
 
-def _fits(one: Forecast) -> str:
+def _fits(one: Estimate) -> str:
     if one.room is None:
         return ""
     return (
@@ -194,7 +194,7 @@ def _fits(one: Forecast) -> str:
     )
 
 
-def _say_changes(one: Forecast) -> None:
+def _say_changes(one: Estimate) -> None:
     typer.echo(
         say(
             f"\n{one.stage} does not fit {_gigabytes(one.room or 0)} GB. Change, one on top of the other:",
@@ -214,8 +214,8 @@ def _say_changes(one: Forecast) -> None:
         )
 
 
-def _say_published(one: Forecast) -> None:
-    """The published rule of thumb beside the forecast, for the sizes that it has."""
+def _say_published(one: Estimate) -> None:
+    """The published rule of thumb beside the estimate, for the sizes that it has."""
     billions = one.account.shape.parameters / 1e9
     near = min(range(4), key=lambda place: abs(billions - int(SIZES[place][:-1])))
     if abs(billions / int(SIZES[near][:-1]) - 1) > 0.2:
@@ -224,7 +224,9 @@ def _say_published(one: Forecast) -> None:
     if lora is None:
         method = "full, mixed precision"
     else:
-        method = {None: "LoRA, GaLore or BAdam, 16 bits", "int8": "QLoRA, 8 bits", "nf4": "QLoRA, 4 bits"}[lora.packed]
+        method = {None: "LoRA, GaLore or BAdam, 16 bits", "int8": "QLoRA, 8 bits", "nf4": "QLoRA, 4 bits"}[
+            lora.quantization
+        ]
     typer.echo(
         say(
             f"{one.stage}: the published rule of thumb for {SIZES[near]}, {method}, is {COSTS[method][near]} GB",

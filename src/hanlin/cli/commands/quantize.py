@@ -52,7 +52,7 @@ def quantize(
         types = [name for name in get_args(GgufType) if importance is not None or name not in NEEDS_IMPORTANCE]
     words = ["--model", str(model), "--types", f"[{', '.join(types)}]"]
     for path in held_out:
-        words += ["--receipt.held_out", str(path.absolute())]
+        words += ["--quality_report.held_out", str(path.absolute())]
     words += ["--pick", single_stage.quoted(pick)] if pick else []
     words += ["--importance", str(importance)] if importance is not None else []
     words += ["--out", str(out)] if out is not None else []

@@ -116,7 +116,7 @@ def _copy_out(folder: Path, target: Path) -> Path:
 def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
     """`--lora.rank 8 --data a --data b` as nested data; a bare path gets the `./` that recipes want."""
     from hanlin.config.recipe_file import read_value
-    from hanlin.config.settings.base import knob_of
+    from hanlin.config.settings.base import setting_info
 
     fields = kind.settings.model_fields
     row: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def _options(kind: StageKind, words: list[str]) -> dict[str, Any]:
                 raise UserError(say(f"--{name} needs a value", f"--{name} 缺少取值"), f"hanlin {kind.name}")
             text = words[place]
         place += 1
-        reads = head in fields and bool(knob_of(fields[head]).types or head == "sources")
+        reads = head in fields and bool(setting_info(fields[head]).types or head == "sources")
         if head in ("out", "home"):
             value: Any = text
         elif reads and "." not in name:

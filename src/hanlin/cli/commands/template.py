@@ -83,11 +83,11 @@ def modelfile(
         what = say("a Modelfile names a GGUF file, and here is none", "Modelfile 需要 GGUF 文件，而这里没有")
         raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))
     weights = LlamaCppModel(found.weights, vocabulary_only=True)
-    context, licence = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
+    context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
     weights.close()
     place = out or found.folder / "Modelfile"
     template = ChatTemplate.load(found.folder)
-    verdict = prove_modelfile(place, found.weights, template, context=context, system=system, licence=licence)
+    verdict = prove_modelfile(place, found.weights, template, context=context, system=system, license=license)
     typer.echo(str(place))
     _tell([verdict])
 

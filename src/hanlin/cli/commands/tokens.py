@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hanlin.chat.template import ChatTemplate
 
 app = typer.Typer(
-    help=say("Look at token ids and what is learnt of them.", "查看词元 id 及其中学习的部分。"),
+    help=say("Look at token ids and what is learned of them.", "查看词元 id 及其中学习的部分。"),
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -41,7 +41,7 @@ def _root() -> None:
 
 @app.command(
     help=say(
-        "Show the token ids of a file's records and which of them are learnt. FILE: conversations, preferences or "
+        "Show the token ids of a file's records and which of them are learned. FILE: conversations, preferences or "
         "text in any format that is read, or the folder of an artifact. Records that cannot be rendered are named and "
         "left out; exit code 2 when none can be shown.",
         "显示文件中各条记录的词元 id 以及哪些参与学习。FILE 可为任一可读格式的对话、偏好或文本，也可为产物文件夹。"
@@ -148,7 +148,7 @@ class _Shown:
             "totals": [
                 ("records", "条记录", f"{len(self.records):,}"),
                 ("tokens", "个词元", f"{whole.tokens:,}"),
-                ("of them learnt", "其中学习", f"{whole.learnt:,} ({whole.learnt / max(1, whole.tokens):.0%})"),
+                ("of them learned", "其中学习", f"{whole.learned:,} ({whole.learned / max(1, whole.tokens):.0%})"),
                 ("characters per token", "每词元字符数", f"{whole.characters_per_token:.2f}"),
             ],
             "records": [(views[0].record, views) for views in self.records],
@@ -164,14 +164,14 @@ class _Shown:
 def _counts(view: View) -> dict[str, Any]:
     return {
         "count": view.tokens,
-        "learnt_count": view.learnt,
+        "learnt_count": view.learned,
         "characters_per_token": round(view.characters_per_token, 4),
     }
 
 
 class _Terminal:
-    """Tokens in lines, the id of each below it. Learnt ones are green, bold and underlined; where there is no colour
-    (`NO_COLOR`, or no terminal) each learnt stretch stands in `[[ ]]`."""
+    """Tokens in lines, the id of each below it. Learned ones are green, bold and underlined; where there is no color
+    (`NO_COLOR`, or no terminal) each learned stretch stands in `[[ ]]`."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -194,10 +194,10 @@ class _Terminal:
         from rich.text import Text
 
         if self.plain:
-            text = Text(say("[[learnt]] · read", "[[学习]] · 只读"))
+            text = Text(say("[[learned]] · read", "[[学习]] · 只读"))
         else:
             text = Text.assemble(
-                (say("learnt", "学习"), _LEARNT), " · ", say("read", "只读"), " · ", (say("special", "特殊"), _SPECIAL)
+                (say("learned", "学习"), _LEARNT), " · ", say("read", "只读"), " · ", (say("special", "特殊"), _SPECIAL)
             )
         whites = say(
             " · ␣ space · □ full-width space · ⏎ line end · ⇥ tab · ⟨E4⟩ a byte of a character",
@@ -216,8 +216,8 @@ class _Terminal:
             "rejected": say(" · rejected", " · 被拒绝的回答"),
         }
         counts = say(
-            f"{view.tokens} tokens, {view.learnt} learnt, {view.characters_per_token:.2f} characters per token",
-            f"{view.tokens} 个词元，学习 {view.learnt} 个，每词元 {view.characters_per_token:.2f} 个字符",
+            f"{view.tokens} tokens, {view.learned} learned, {view.characters_per_token:.2f} characters per token",
+            f"{view.tokens} 个词元，学习 {view.learned} 个，每词元 {view.characters_per_token:.2f} 个字符",
         )
         self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
@@ -246,16 +246,16 @@ class _Terminal:
         width = 0
         for place, piece in enumerate(pieces):
             shown = piece.shown
-            if self.plain and piece.learnt:
-                opens = place == 0 or not pieces[place - 1].learnt
-                closes = place + 1 == len(pieces) or not pieces[place + 1].learnt
+            if self.plain and piece.learned:
+                opens = place == 0 or not pieces[place - 1].learned
+                closes = place + 1 == len(pieces) or not pieces[place + 1].learned
                 shown = "[[" * opens + shown + "]]" * closes
             size = max(_cells(shown), len(str(piece.id))) + 1
             if line and width + size > self.console.width:
                 yield line
                 line, width = [], 0
             style = (
-                "" if self.plain else f"{_SPECIAL if piece.special else ''} {_LEARNT if piece.learnt else ''}".strip()
+                "" if self.plain else f"{_SPECIAL if piece.special else ''} {_LEARNT if piece.learned else ''}".strip()
             )
             line.append((shown, str(piece.id), style))
             width += size

@@ -34,10 +34,10 @@ class Settings(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class SettingInfo:
     """What pydantic does not know of a setting. `types` are the artifact types a reference takes (empty: no reference).
 
-    `in_key=False` is for what changes only speed or what is shown: such a setting does not make a result new.
+    `affects_key=False` is for what changes only speed or what is shown: such a setting does not make a result new.
     `unless_default` leaves a setting that was added later out of the key while it has its default, so that adding it
     made no earlier result new. `resource` names a packaged text (a chat template) whose bytes count in the key together
     with its name.
@@ -45,7 +45,7 @@ class Knob:
 
     en: str
     zh: str
-    in_key: bool = True
+    affects_key: bool = True
     types: tuple[str, ...] = ()
     resource: str | None = None
     unless_default: bool = False
@@ -54,46 +54,49 @@ class Knob:
         return say(self.en, self.zh)
 
 
-def knob(
+def setting(
     default: Any = ...,
     en: str = "",
     zh: str = "",
     *,
-    in_key: bool = True,
+    affects_key: bool = True,
     resource: str | None = None,
     unless_default: bool = False,
     **limits: Any,
 ) -> Any:
     """A setting. `limits` are pydantic's (`ge`, `gt`, `le`, `lt`, `min_length`, ...)."""
     return Field(
-        default, description=en, json_schema_extra=_extra(Knob(en, zh, in_key, (), resource, unless_default)), **limits
+        default,
+        description=en,
+        json_schema_extra=_extra(SettingInfo(en, zh, affects_key, (), resource, unless_default)),
+        **limits,
     )
 
 
 def ref(*types: str, default: Any = ..., en: str = "", zh: str = "") -> Any:
     """A setting that names something to read, of one of these artifact types (`files` takes any path)."""
-    return Field(default, description=en, json_schema_extra=_extra(Knob(en, zh, True, types)))
+    return Field(default, description=en, json_schema_extra=_extra(SettingInfo(en, zh, True, types)))
 
 
-def _extra(knob: Knob) -> dict[str, Any]:
-    row: dict[str, Any] = {"x-zh": knob.zh, "x-in-key": knob.in_key}
-    if knob.types:
-        row["x-reads"] = list(knob.types)
-    if knob.resource:
-        row["x-resource"] = knob.resource
-    if knob.unless_default:
+def _extra(setting: SettingInfo) -> dict[str, Any]:
+    row: dict[str, Any] = {"x-zh": setting.zh, "x-affects-key": setting.affects_key}
+    if setting.types:
+        row["x-reads"] = list(setting.types)
+    if setting.resource:
+        row["x-resource"] = setting.resource
+    if setting.unless_default:
         row["x-unless-default"] = True
     return row
 
 
-def knob_of(field: FieldInfo) -> Knob:
+def setting_info(field: FieldInfo) -> SettingInfo:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     reads = extra.get("x-reads", [])
     resource = extra.get("x-resource")
-    return Knob(
+    return SettingInfo(
         field.description or "",
         str(extra.get("x-zh", "")),
-        bool(extra.get("x-in-key", True)),
+        bool(extra.get("x-affects-key", True)),
         tuple(str(t) for t in reads) if isinstance(reads, list) else (),
         None if resource is None else str(resource),
         bool(extra.get("x-unless-default", False)),
@@ -116,30 +119,30 @@ def references(settings: Settings, prefix: str = "") -> Iterator[Reference]:
     """
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        knob = knob_of(field)
+        setting = setting_info(field)
         if isinstance(value, Settings):
             yield from references(value, f"{prefix}{name}.")
-        elif isinstance(value, tuple) and not knob.types:
+        elif isinstance(value, tuple) and not setting.types:
             for place, item in enumerate(value):
                 if isinstance(item, Settings):
                     yield from references(item, f"{prefix}{name}.{place}.")
-        elif knob.types and value is not None:
+        elif setting.types and value is not None:
             for text in value if isinstance(value, tuple) else (value,):
-                yield Reference(prefix + name, text, knob.types)
+                yield Reference(prefix + name, text, setting.types)
 
 
-def counted(settings: Settings) -> dict[str, Any]:
+def key_settings(settings: Settings) -> dict[str, Any]:
     """The settings that make a result what it is, as JSON data; references are left out (inputs count by content)."""
     row: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
-        knob = knob_of(field)
+        setting = setting_info(field)
         value = getattr(settings, name)
-        if not knob.in_key or knob.types or (knob.unless_default and value == field.default):
+        if not setting.affects_key or setting.types or (setting.unless_default and value == field.default):
             continue
         if isinstance(value, Settings):
-            row[name] = counted(value)
+            row[name] = key_settings(value)
         elif isinstance(value, tuple | list):
-            row[name] = [counted(item) if isinstance(item, Settings) else item for item in value]
+            row[name] = [key_settings(item) if isinstance(item, Settings) else item for item in value]
         else:
             row[name] = value
     return row

@@ -9,27 +9,27 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.core.i18n import say
 
-_RECORDS = ("documents", "conversations", "preferences", "judgements")
+_RECORDS = ("documents", "conversations", "preferences", "unpaired_preferences")
 
 
 class MixSource(Settings):
     """One source of a mix."""
 
     data: str = ref(*_RECORDS, en="a stage that makes such records", zh="产出此类记录的阶段")
-    weight: float = knob(
+    weight: float = setting(
         1.0, "how many times its natural part it gets; 2: twice as much", "相对其自然份额的倍数；2 为两倍", gt=0
     )
-    share: float | None = knob(
+    share: float | None = setting(
         None,
         "a fixed share of the tokens instead, as for replay of English; the other sources divide the rest",
         "固定的词元占比（例如英文回放）；其余来源分剩下的部分",
         gt=0,
         le=1,
     )
-    max_repeats: float = knob(4.0, "take no record more often than this", "每条记录最多取这么多次", gt=0)
+    max_repeats: float = setting(4.0, "take no record more often than this", "每条记录最多取这么多次", gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -40,18 +40,18 @@ class MixSource(Settings):
 class Mix(Settings):
     """Mix sources by tokens into one, in a fixed order."""
 
-    sources: tuple[MixSource, ...] = knob(..., "what is mixed", "混合哪些来源", min_length=1)
-    records: Literal["documents", "conversations", "preferences", "judgements"] = knob(
+    sources: tuple[MixSource, ...] = setting(..., "what is mixed", "混合哪些来源", min_length=1)
+    records: Literal["documents", "conversations", "preferences", "unpaired_preferences"] = setting(
         "documents", "what the sources hold", "来源中是什么记录"
     )
-    tokenizer: str = ref("tokenizer", "model", en="whose tokens are counted", zh="按谁的词元计数")
-    tokens: int | None = knob(
+    tokenizer: str = ref("tokenizer", "model", en="whose tokens are key_settings", zh="按谁的词元计数")
+    tokens: int | None = setting(
         None,
         "tokens in all; none: as many as the sources without a fixed share hold",
         "词元总数；不填：无固定占比的来源共有多少即多少",
         ge=1,
     )
-    temperature: float = knob(
+    temperature: float = setting(
         1.0,
         "sizes count with the power 1/temperature: 1 by size, higher more evenly",
         "各来源规模取 1/temperature 次幂：1 按规模，越大越平均",

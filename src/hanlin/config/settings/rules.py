@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hanlin.config.settings.base import Settings, knob
+from hanlin.config.settings.base import Settings, setting
 from hanlin.core.errors import did_you_mean
 from hanlin.core.i18n import say
 
@@ -84,8 +84,8 @@ PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
 class Rule(Settings):
     """A cleaning rule and all its parameters."""
 
-    name: str = knob(..., "name of the rule", "规则名")
-    parameters: dict[str, Parameter] = knob({}, "its parameters", "规则参数")
+    name: str = setting(..., "name of the rule", "规则名")
+    parameters: dict[str, Parameter] = setting({}, "its parameters", "规则参数")
 
 
 def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:

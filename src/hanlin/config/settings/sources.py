@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.core.i18n import say
 
 TEXT_FORMATS = ("text", "text_blocks", "text_lines")
@@ -64,15 +64,15 @@ class Source(Settings):
     """One entry of `sources`: a file, folder or glob, and what is known of it."""
 
     path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
-    format: str = knob("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
-    encoding: str = knob("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
-    licence: str = knob("", "licence of the data, carried along", "数据许可证，会一路带上")
-    fields: dict[str, str] = knob(
+    format: str = setting("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
+    encoding: str = setting("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
+    license: str = setting("", "license of the data, carried along", "数据许可证，会一路带上")
+    fields: dict[str, str] = setting(
         {},
         "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
         "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
     )
-    limit: int | None = knob(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
+    limit: int | None = setting(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
 
     @model_validator(mode="before")
     @classmethod

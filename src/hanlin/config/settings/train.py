@@ -1,7 +1,7 @@
-"""Settings of the training kinds: what is optimised, for how long, in what portions, and what is trained.
+"""Settings of the training kinds: what is optimized, for how long, in what portions, and what is trained.
 
-Portions are given as what one optimiser step learns from over all processes together; how it is divided into passes
-that fit a device (`pass_tokens`) changes only speed and memory.
+Portions are given as what one optimizer step learns from over all processes together; how it is divided into passes
+that fit a device (`micro_batch_tokens`) changes only speed and memory.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from hanlin.config.settings.base import Settings, knob, ref
+from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.i18n import say
 
@@ -21,31 +21,31 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class Passes(Settings):
     """How examples go through a model."""
 
-    row_length: int = knob(
+    max_seq_length: int = setting(
         2048,
         "tokens of a row: whole records are packed into rows of this length, none is longer",
         "一行的词元数：记录整条装入这样长的行，单条不得更长",
         ge=8,
     )
-    precision: Precision = knob(
+    precision: Precision = setting(
         "auto",
         "number format of the arithmetic; auto: bfloat16 where the processor multiplies it faster",
         "计算所用数值格式；auto：处理器计算 bfloat16 更快则用之",
     )
-    pass_tokens: int = knob(
+    micro_batch_tokens: int = setting(
         4096,
         "tokens that go through the model at once on one device; fewer need less memory",
         "单个设备一次通过模型的词元数；越小越省内存",
-        in_key=False,
+        affects_key=False,
         ge=8,
     )
-    attention: Literal["auto", "grouped", "varlen", "flex"] = knob(
+    attention: Literal["auto", "grouped", "varlen", "flex"] = setting(
         "auto",
         "how tokens attend within their document: documents of like length in groups (any device), FlashAttention over "
         "documents of any length (NVIDIA GPU, bfloat16), or FlexAttention (GPU); auto: FlashAttention where it runs",
         "文档内注意力的实现：按相近长度分组（任何设备）、变长 FlashAttention（NVIDIA GPU，bfloat16）"
         "或 FlexAttention（GPU）；auto：能用 FlashAttention 则用之",
-        in_key=False,
+        affects_key=False,
     )
 
 
@@ -56,17 +56,17 @@ class Training(Passes):
     rates: ClassVar[tuple[float, float]]
     """The default peak rate for all weights, and for an adapter."""
 
-    lora: LoraSettings | None = knob(
+    lora: LoraSettings | None = setting(
         None, "train an adapter of this form; none: train all weights", "只训练这样的适配器；不填则训练全部权重"
     )
-    last_layers: int | None = knob(
+    train_last_layers: int | None = setting(
         None,
         "only the last so many decoder blocks are trained, or get an adapter",
         "只训练最后这么多个解码层（有适配器则只在这些层加适配器）",
         ge=1,
         unless_default=True,
     )
-    train_rows: Literal["untrained"] | int | None = knob(
+    trainable_tokens: Literal["untrained"] | int | None = setting(
         None,
         "rows of the vocabulary that are trained, beside the adapter or the last layers, or alone: `untrained` are "
         "those that the data's special tokens need and that nobody has trained, which start as the mean of the others; "
@@ -76,30 +76,32 @@ class Training(Passes):
         "以其余行的均值为初值；填数字则为从该编号起的所有行，例如 extend_vocabulary 新增的行",
         unless_default=True,
     )
-    learning_rate: float | None = knob(
+    learning_rate: float | None = setting(
         None,
         "peak learning rate; none: the kind's default for an adapter or for all weights",
         "峰值学习率；不填则按适配器或全部权重取该类型的默认值",
         gt=0,
     )
-    schedule: Curve = knob(
+    lr_scheduler: Curve = setting(
         "cosine", "how the learning rate falls after the warm-up", "预热之后学习率的下降方式：余弦、线性或不变"
     )
-    warmup_share: float = knob(
+    warmup_ratio: float = setting(
         0.03, "share of the steps in which the learning rate rises", "学习率上升阶段占总步数的比例", ge=0, le=1
     )
-    final_share: float = knob(
+    min_lr_ratio: float = setting(
         0.0, "where the learning rate ends, as a share of its peak", "学习率终值与峰值之比", ge=0, le=1
     )
-    epochs: float = knob(1.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
-    steps: int | None = knob(
+    epochs: float = setting(
+        1.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0
+    )
+    steps: int | None = setting(
         None,
-        "exactly so many optimiser steps, whatever part of the data that is",
+        "exactly so many optimizer steps, whatever part of the data that is",
         "恰好训练这么多步，不论合多少遍",
         ge=1,
     )
-    weight_decay: float = knob(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
-    optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = knob(
+    weight_decay: float = setting(0.0, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    optimizer: Literal["adamw", "adamw_8bit", "galore", "apollo"] = setting(
         "adamw",
         "AdamW; AdamW with its averages in 8 bits, paged on a GPU (Dettmers et al. 2022, arXiv:2110.02861): "
         "a quarter of their memory, needs `pip install hanlin[qlora]`; or, to train whole matrices, AdamW with "
@@ -109,50 +111,50 @@ class Training(Passes):
         "或训练完整矩阵时滑动平均为低秩的 AdamW：galore 或 apollo",
         unless_default=True,
     )
-    optimizer_rank: int = knob(
+    galore_rank: int = setting(
         128,
         "directions through which `galore` and `apollo` see a matrix's gradient",
         "galore 与 apollo 用多少个方向观察矩阵的梯度",
         ge=1,
         unless_default=True,
     )
-    optimizer_refresh: int = knob(
+    galore_update_interval: int = setting(
         200,
         "steps after which `galore` and `apollo` choose new directions",
         "galore 与 apollo 每隔多少步重选方向",
         ge=1,
         unless_default=True,
     )
-    betas: tuple[float, float] = knob((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
-    max_grad_norm: float = knob(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
-    gradient_checkpointing: bool = knob(
+    betas: tuple[float, float] = setting((0.9, 0.95), "AdamW's two averages", "AdamW 的两个滑动平均系数")
+    max_grad_norm: float = setting(1.0, "longer gradients are shortened to this", "梯度范数超过此值即缩短", gt=0)
+    gradient_checkpointing: bool = setting(
         False,
         "compute activations again instead of keeping them: less memory, a third more time",
         "反向时重算激活：省内存，多用约三分之一时间",
-        in_key=False,
+        affects_key=False,
     )
-    evaluate_every: int | None = knob(
+    eval_steps: int | None = setting(
         None,
-        "steps between measurements of the loss on the data's `heldout.jsonl` (`heldout_share` of its stage); "
+        "steps between measurements of the loss on the data's `validation.jsonl` (`validation_fraction` of its stage); "
         "none: it is not measured",
-        "每隔多少步在数据的 heldout.jsonl（由数据阶段的 heldout_share 留出）上测一次损失；不填则不测",
+        "每隔多少步在数据的 validation.jsonl（由数据阶段的 validation_fraction 留出）上测一次损失；不填则不测",
         ge=1,
         unless_default=True,
     )
-    patience: int | None = knob(
+    early_stopping_patience: int | None = setting(
         None,
         "measurements in a row without a smaller held-out loss after which training stops; none: it never does",
         "留出损失连续多少次测量没有下降即提前停止；不填则不提前停止",
         ge=1,
         unless_default=True,
     )
-    keep_best: bool = knob(
+    save_best: bool = setting(
         False,
         "the weights with the smallest held-out loss are saved, not the last",
         "保存留出损失最小时的权重，而非最后的权重",
         unless_default=True,
     )
-    probe_every: int | None = knob(
+    probe_every: int | None = setting(
         None,
         "steps between measurements of the probes: English and arithmetic that the model knew before, so that "
         "forgetting is seen while it happens; none: they are not measured",
@@ -166,27 +168,31 @@ class Training(Passes):
         en="your own probes: JSON Lines of `topic` with `text`, or with `question` and `answer`; none: packaged ones",
         zh="自备的探针（JSON Lines，每行含 topic 与 text，或 topic、question 与 answer）；不填则用内置的",
     )
-    probe_limit: float | None = knob(
+    probe_limit: float | None = setting(
         None,
         "training stops when the loss a token on a topic's probes has grown by more than this; none: it never does",
         "某一主题探针的每词元损失比开始时升高超过此值即停止训练；不填则不停止",
         gt=0,
         unless_default=True,
     )
-    track: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = knob(
+    report_to: tuple[Literal["tensorboard", "wandb", "swanlab"], ...] = setting(
         (),
         "programs that are told every step while it happens; each needs its extra (`pip install hanlin[wandb]`)",
         "训练中逐步接收指标的程序；须安装相应附加包（如 pip install hanlin[wandb]）",
-        in_key=False,
+        affects_key=False,
     )
-    save_every_seconds: float = knob(
-        60.0, "time between checkpoints that a killed run goes on from", "断点续训检查点的间隔秒数", in_key=False, gt=0
+    save_every_seconds: float = setting(
+        60.0,
+        "time between checkpoints that a killed run goes on from",
+        "断点续训检查点的间隔秒数",
+        affects_key=False,
+        gt=0,
     )
-    keep_checkpoints: int = knob(
+    save_total_limit: int = setting(
         2,
         "checkpoints that are kept while a run lasts; a damaged one is told by its hash, and the one before taken",
         "训练期间保留的检查点个数；损坏者由哈希识别，改用前一个",
-        in_key=False,
+        affects_key=False,
         ge=1,
     )
 
@@ -198,9 +204,12 @@ class Training(Passes):
 
     @model_validator(mode="after")
     def _what_is_best_is_measured(self) -> Self:
-        if self.evaluate_every is None and (self.keep_best or self.patience is not None):
+        if self.eval_steps is None and (self.save_best or self.early_stopping_patience is not None):
             raise ValueError(
-                say("keep_best and patience need evaluate_every", "keep_best 与 patience 须与 evaluate_every 同设")
+                say(
+                    "save_best and early_stopping_patience need eval_steps",
+                    "save_best 与 early_stopping_patience 须与 eval_steps 同设",
+                )
             )
         if self.probe_every is None and (self.probes is not None or self.probe_limit is not None):
             raise ValueError(
@@ -211,7 +220,7 @@ class Training(Passes):
     @model_validator(mode="after")
     def _low_rank_averages_are_of_whole_matrices(self) -> Self:
         if self.optimizer in ("galore", "apollo") and (
-            self.lora is not None or (self.train_rows is not None and self.last_layers is None)
+            self.lora is not None or (self.trainable_tokens is not None and self.train_last_layers is None)
         ):
             raise ValueError(
                 say(
@@ -223,13 +232,17 @@ class Training(Passes):
 
     @model_validator(mode="after")
     def _rows_are_trained_once(self) -> Self:
-        if isinstance(self.train_rows, int) and self.train_rows < 0:
-            raise ValueError(say("train_rows is an id, 0 or greater", "train_rows 为词元编号，须不小于 0"))
-        if self.train_rows is not None and self.lora and {"embed_tokens", "lm_head"} & set(self.lora.modules_to_save):
+        if isinstance(self.trainable_tokens, int) and self.trainable_tokens < 0:
+            raise ValueError(say("trainable_tokens is an id, 0 or greater", "trainable_tokens 为词元编号，须不小于 0"))
+        if (
+            self.trainable_tokens is not None
+            and self.lora
+            and {"embed_tokens", "lm_head"} & set(self.lora.modules_to_save)
+        ):
             raise ValueError(
                 say(
-                    "train_rows are rows of matrices that lora.modules_to_save trains whole: choose one of the two",
-                    "train_rows 所在的矩阵已由 lora.modules_to_save 完整训练：二者只能选一",
+                    "trainable_tokens are rows of matrices that lora.modules_to_save trains whole: choose one of the two",
+                    "trainable_tokens 所在的矩阵已由 lora.modules_to_save 完整训练：二者只能选一",
                 )
             )
         return self
@@ -243,10 +256,10 @@ class Training(Passes):
 class _TokenPortions(Training):
     """Training whose steps are measured in tokens."""
 
-    batch_tokens: int = knob(
-        131_072, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    batch_tokens: int = setting(
+        131_072, "tokens of one optimizer step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
     )
-    embedding_noise: float = knob(
+    neftune_noise_alpha: float = setting(
         0.0,
         "noise on the embeddings in training, NEFTune's alpha (Jain et al. 2023, arXiv:2310.05914; 5 is a good start)",
         "训练时加在词嵌入上的噪声，即 NEFTune 的 alpha（可从 5 开始）",
@@ -256,8 +269,8 @@ class _TokenPortions(Training):
 
     @model_validator(mode="after")
     def _a_step_holds_a_row(self) -> Self:
-        if self.batch_tokens < self.row_length:
-            raise ValueError(say("batch_tokens is less than row_length", "batch_tokens 小于 row_length"))
+        if self.batch_tokens < self.max_seq_length:
+            raise ValueError(say("batch_tokens is less than max_seq_length", "batch_tokens 小于 max_seq_length"))
         return self
 
 
@@ -267,7 +280,7 @@ class Pretrain(_TokenPortions):
     rates = (2e-5, 2e-4)
     model: str = ref("model", en="the model to train", zh="要训练的模型")
     data: tuple[str, ...] = ref("documents", en="documents to learn", zh="要学习的文档")
-    weight_decay: float = knob(0.1, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
+    weight_decay: float = setting(0.1, "decoupled decay of the matrices", "矩阵权重的解耦衰减", ge=0)
 
 
 class Sft(_TokenPortions):
@@ -276,19 +289,21 @@ class Sft(_TokenPortions):
     rates = (1e-5, 1e-4)
     model: str = ref("model", en="the model to train", zh="要训练的模型")
     data: tuple[str, ...] = ref("conversations", en="conversations to learn", zh="要学习的对话")
-    batch_tokens: int = knob(
-        32_768, "tokens of one optimiser step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
+    batch_tokens: int = setting(
+        32_768, "tokens of one optimizer step, over all processes", "每个优化步的词元数（所有进程合计）", ge=8
     )
-    epochs: float = knob(2.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0)
-    template: str | None = knob(
+    epochs: float = setting(
+        2.0, "how often the data is seen; `steps` overrides it", "数据看几遍；设了 steps 则不计", gt=0
+    )
+    template: str | None = setting(
         None,
         "chat template by name; none: the one that the model's folder brings",
         "对话模板名；不填则用模型目录自带的模板",
         resource="template",
     )
-    over_length: Literal["cut_at_turns", "drop", "refuse"] = knob(
-        "cut_at_turns",
-        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and counted, "
+    overlong: Literal["truncate_turns", "drop", "error"] = setting(
+        "truncate_turns",
+        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and key_settings, "
         "or the run stops",
         "对话超过一行时：去掉最后几轮、丢弃并计数，或停止运行",
     )

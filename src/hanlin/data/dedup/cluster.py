@@ -5,7 +5,7 @@ Owns candidates and decisions. Does not own what texts are compared by (`dedup`)
 Texts are known by their places in the order of the sources. Those that agree in a band of their signatures are
 candidates; candidates that hang together are a component, and no decision reaches beyond it, so that components can be
 decided one by one, in any order and on any machine. Where signatures cannot tell (within three standard errors of the
-threshold, 0.11 at 128 permutations) the shingles themselves are compared, so that a pair at the threshold is not found
+threshold, 0.11 at 128 num_perm) the shingles themselves are compared, so that a pair at the threshold is not found
 or missed by chance.
 
 Memory: some numbers for each text, sorted band by band, and some more for those texts alone that have candidates.
@@ -126,7 +126,7 @@ def components(groups: Groups) -> Iterator[Groups]:
 
 
 def _labels(count: int, one: Places, other: Places) -> Places:
-    """For each of `count` nodes the least node that pairs of neighbours connect it with."""
+    """For each of `count` nodes the least node that pairs of neighbors connect it with."""
     label = np.arange(count)
     while True:
         low = np.minimum(label[one], label[other])
@@ -147,8 +147,8 @@ def decided(
     """The texts of whole components that copy another one, and those that they copy. `marks` are the signatures of
     all texts of the groups, in the order of their places.
 
-    With `linked: kept` it goes in order and compares with kept texts only: a text is not dropped for being like one
-    that was dropped. With `linked: chain` all that hangs together by similar pairs is one group (a connected
+    With `clustering: greedy` it goes in order and compares with kept texts only: a text is not dropped for being like one
+    that was dropped. With `clustering: connected_components` all that hangs together by similar pairs is one group (a connected
     component), and the first of it is kept. The first `fixed` places of all are kept whatever they are like. `text_of`
     gives a text to compare shingles where the signatures are too close to the threshold to tell; without it they decide
     alone.
@@ -163,7 +163,7 @@ def decided(
     similar = _Similar(marks, dedup, None if text_of is None else lambda member: text_of(places[member]))
     met: dict[int, list[int]] = {}
     first = np.arange(len(texts), dtype=np.int64)
-    chain = dedup.linked == "chain"
+    chain = dedup.clustering == "connected_components"
     for member, mine in enumerate(groups_of):
         others = sorted({other for group in mine for other in met.get(group, ())})
         if places[member] < fixed and not chain:
@@ -207,7 +207,7 @@ class _Similar:
 
     def __init__(self, marks: Signatures, dedup: Dedup, text_of: Callable[[int], str] | None) -> None:
         self._marks, self._threshold = marks, dedup.threshold
-        error = math.sqrt(dedup.threshold * (1 - dedup.threshold) / dedup.permutations)
+        error = math.sqrt(dedup.threshold * (1 - dedup.threshold) / dedup.num_perm)
         self._unsure = 3 * error if text_of is not None else 0.0
 
         @lru_cache(maxsize=4096)

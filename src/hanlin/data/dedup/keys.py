@@ -3,7 +3,7 @@
 Owns these for one text or a batch of them. Does not own the search over all texts (`copies`), nor what is compared
 (`parts`).
 
-MinHash (Broder 1997) over shingles of neighbouring characters, for Chinese has no blanks to cut words at. Signatures
+MinHash (Broder 1997) over shingles of neighboring characters, for Chinese has no blanks to cut words at. Signatures
 come from rensa; they are cut into bands (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, section 3.4), and
 two texts that agree in a band are compared.
 """

@@ -57,13 +57,13 @@ def _letter_tables(across_scripts: bool) -> tuple[Codes, npt.NDArray[np.bool_]]:
 
 
 def signatures(texts: Sequence[str], dedup: Dedup, seed: int) -> Signatures:
-    """MinHash signatures, (texts, permutations). A text shorter than a shingle is one shingle."""
+    """MinHash signatures, (texts, num_perm). A text shorter than a shingle is one shingle."""
     if not texts:
-        return np.empty((0, dedup.permutations), dtype=np.uint32)
+        return np.empty((0, dedup.num_perm), dtype=np.uint32)
     rows = _shingles_of(texts, dedup)
     ends = np.cumsum([0, *map(len, rows)], dtype=np.uint64)
     matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        np.concatenate(rows), ends, dedup.permutations, seed % (1 << 64)
+        np.concatenate(rows), ends, dedup.num_perm, seed % (1 << 64)
     )
     return np.array(matrix.to_rows(), dtype=np.uint32)
 
@@ -74,9 +74,9 @@ def _shingles_of(texts: Sequence[str], dedup: Dedup) -> list[Numbers]:
     for batch in _batches(texts):
         codes = code_points("".join(batch))
         kept, bounds = _without(_replaced(codes, same), counts.take(places_of(codes)), batch)
-        hashes = rolling_hashes(kept, dedup.shingle)
+        hashes = rolling_hashes(kept, dedup.ngram_size)
         for text, (start, end) in zip(batch, pairwise(bounds), strict=True):
-            last = end - dedup.shingle + 1
+            last = end - dedup.ngram_size + 1
             rows.append(hashes[start:last] if last > start else shingles(text, dedup))
     return rows
 
@@ -100,7 +100,7 @@ def _without(codes: Codes, counts: npt.NDArray[np.bool_], batch: Sequence[str]) 
 def shingles(text: str, dedup: Dedup) -> Numbers:
     """The hashes of a text's shingles, in order. A text shorter than a shingle is one."""
     codes = letters(text, dedup.across_scripts)
-    return rolling_hashes(codes, min(dedup.shingle, len(codes)))
+    return rolling_hashes(codes, min(dedup.ngram_size, len(codes)))
 
 
 def jaccard(one: Numbers, other: Numbers) -> float:
@@ -109,12 +109,12 @@ def jaccard(one: Numbers, other: Numbers) -> float:
     return both / max(1, len(one) + len(other) - both)
 
 
-def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
+def bands_and_rows(threshold: float, num_perm: int) -> tuple[int, int]:
     """How to cut signatures: bands as long as can be, while texts at the threshold still meet in one of them 99 times
     in 100. The chance is 1 - (1 - t^rows)^bands."""
-    best = (permutations, 1)
-    for rows in range(2, permutations + 1):
-        bands = permutations // rows
+    best = (num_perm, 1)
+    for rows in range(2, num_perm + 1):
+        bands = num_perm // rows
         if 1 - (1 - threshold**rows) ** bands < _SURELY:
             break
         best = (bands, rows)
@@ -123,7 +123,7 @@ def bands_and_rows(threshold: float, permutations: int) -> tuple[int, int]:
 
 def band_keys(marks: Signatures, dedup: Dedup) -> Numbers:
     """A number for each text and band, (texts, bands): equal where two texts agree in that band."""
-    bands, rows = bands_and_rows(dedup.threshold, dedup.permutations)
+    bands, rows = bands_and_rows(dedup.threshold, dedup.num_perm)
     keys = [
         rolling_hashes(np.ascontiguousarray(marks[:, band * rows : (band + 1) * rows]).reshape(-1), rows)[::rows]
         for band in range(bands)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.data import WordList
+from hanlin.config.settings.data import Blocklist
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -21,11 +21,11 @@ _LETTER = re.compile("[A-Za-z0-9]")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 
 
-def word_list_rules(lists: Sequence[WordList], inputs: Inputs) -> list[tuple[str, Callable[[str], str | Drop]]]:
+def word_list_rules(lists: Sequence[Blocklist], inputs: Inputs) -> list[tuple[str, Callable[[str], str | Drop]]]:
     """A rule on text for each list, in order. Raises UserError for a file that is not text or holds no word."""
     rules: list[tuple[str, Callable[[str], str | Drop]]] = []
     for place, wanted in enumerate(lists):
-        words = [word for path in inputs.many(f"word_lists.{place}.path") for word in read_words(path)]
+        words = [word for path in inputs.many(f"blocklists.{place}.path") for word in read_words(path)]
         pattern = any_word(words)
         rules.append(("word_list", partial(word_list, pattern=pattern, action=wanted.action, least=wanted.least)))
     return rules

@@ -17,13 +17,13 @@ _LONGEST_META = 300
 
 @dataclass(frozen=True, slots=True)
 class Format(Generic[Item]):
-    """A way to write records. `recognise` looks at one row's value; `read` yields what the row holds, or Drops.
+    """A way to write records. `recognize` looks at one row's value; `read` yields what the row holds, or Drops.
 
     `judged` formats read the verdict on an answer; the others must not be given one.
     """
 
     name: str
-    recognise: Callable[[Any], bool]
+    recognize: Callable[[Any], bool]
     read: Callable[[Any], Iterator[Item | Drop]]
     judged: bool = False
 

@@ -33,13 +33,13 @@ def _turn_list(value: Any) -> list[Any] | None:
 
 
 def _holds_turns(*keys: str) -> Callable[[Any], bool]:
-    def recognise(value: Any) -> bool:
+    def recognize(value: Any) -> bool:
         if isinstance(value, Mapping) and "chosen" in value:
             return False
         turns = _turn_list(value)
         return bool(turns) and isinstance(turns[0], Mapping) and all(key in turns[0] for key in keys)  # type: ignore[index]
 
-    return recognise
+    return recognize
 
 
 def read_messages(value: Any) -> Iterator[Chat | Drop]:

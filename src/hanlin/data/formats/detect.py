@@ -72,7 +72,7 @@ def how_written(
 
 
 def read_records(file: SourceFile, tape: Tape, written: Written[Item]) -> Iterator[Found[Item]]:
-    """What a file holds, or the span of it that the tape is for; numbers and lines are counted from there."""
+    """What a file holds, or the span of it that the tape is for; numbers and lines are key_settings from there."""
     rows = (renamed(row, file.settings.fields) for row in rows_of(file, written.layout, tape))
     return _finds(written.format, rows)
 
@@ -107,7 +107,7 @@ def _choose(
         return formats[0]
     for value in values:
         for known in formats:
-            if known.recognise(value):
+            if known.recognize(value):
                 return known
     names = ", ".join(known.name for known in formats)
     hint = say(
@@ -115,7 +115,7 @@ def _choose(
         f"请用 fields 指明字段，或用 format 指明格式（{names}）",
     )
     for stage, others in elsewhere.items():
-        if any(other.recognise(value) for value in values for other in others):
+        if any(other.recognize(value) for value in values for other in others):
             hint = say(f"it looks like data for the stage `{stage}`", f"看起来是 {stage} 阶段的数据")
     seen = _seen(values[0])
     message = say(f"unknown format: {layout.container} with {seen}", f"未知格式：{layout.container}，内容为 {seen}")
@@ -139,7 +139,7 @@ def _is_judged(value: Any) -> bool:
 
 
 def _judged_elsewhere(path: Path) -> UserError:
-    hint = say("it looks like data for the stage `judgements`", "看起来是 judgements 阶段的数据")
+    hint = say("it looks like data for the stage `unpaired_preferences`", "看起来是 unpaired_preferences 阶段的数据")
     message = say(
         "these are single answers with a label (KTO), good ones and bad", "这是带好坏标签的单个回答（KTO 格式）"
     )

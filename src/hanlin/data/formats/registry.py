@@ -12,7 +12,7 @@ from hanlin.data.formats.preferences import PAIR_FORMATS
 from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
 
 FORMATS: dict[str, Sequence[Format[Any]]] = {
-    "judgements": JUDGED_FORMATS,
+    "unpaired_preferences": JUDGED_FORMATS,
     "preferences": PAIR_FORMATS,
     "conversations": CHAT_FORMATS,
     "corpus": DOCUMENT_FORMATS,

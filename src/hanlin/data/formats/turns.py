@@ -59,7 +59,7 @@ def read_turn(turn: Any) -> Message | Drop:
     if role is None:
         return Drop("unknown_role", name)
     if role == "assistant" and any(turn.get(key) in (0, False) for key in ("loss_weight", "weight", "loss", "train")):
-        return Drop("unlearnt_answer")
+        return Drop("unlearned_answer")
     content = next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), "")
     parts = _parts(content)
     if isinstance(parts, Drop):

@@ -1,6 +1,6 @@
 """The formats that hold single answers with a verdict, as KTO learns from: those of conversations, and a label.
 
-Owns the way from a row to a judged answer. Does not judge what it says (`judgements`).
+Owns the way from a row to a judged answer. Does not judge what it says (`unpaired_preferences`).
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def _judged(value: Any, read: Callable[[Mapping[str, Any]], Iterator[Chat | Drop
 def _of_chats(known: Format[Chat]) -> Format[Judged]:
     """A format of conversations with a verdict beside it."""
 
-    def recognise(value: Any) -> bool:
-        return _verdict_of(value) is not None and known.recognise(value)
+    def recognize(value: Any) -> bool:
+        return _verdict_of(value) is not None and known.recognize(value)
 
     def read(value: Any) -> Iterator[Judged | Drop]:
         return _judged(value, known.read)
 
-    return Format(f"judged_{known.name}", recognise, read, judged=True)
+    return Format(f"judged_{known.name}", recognize, read, judged=True)
 
 
 def _is_record(value: Any) -> bool:

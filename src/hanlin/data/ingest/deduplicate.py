@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.data.dedup.cluster import Groups, Places, candidate_groups, components, decided, exact_copies
 from hanlin.data.ingest.executor import Meter, Tasks
 from hanlin.data.ingest.shard_index import Shelf
@@ -25,11 +25,11 @@ class Verdicts:
 
     copies: Places
     near: npt.NDArray[np.bool_]
-    heldout: npt.NDArray[np.bool_]
+    validation: npt.NDArray[np.bool_]
     numbers: Places
 
 
-def judged_together(shelf: Shelf, job: Job, small: bool) -> Verdicts:
+def judged_together(shelf: Shelf, context: StageContext, small: bool) -> Verdicts:
     """Find copies among all records, and hold some of the rest out."""
     dedup, count = shelf.course.sieve.dedup, shelf.count
     numbers = np.empty(count, dtype=np.int64)
@@ -51,7 +51,7 @@ def judged_together(shelf: Shelf, job: Job, small: bool) -> Verdicts:
         copies = exact_copies(keys)
     del keys
     if dedup.method == "minhash" and count:
-        similar = _near_copies(shelf, job, small, copies < 0)
+        similar = _near_copies(shelf, context, small, copies < 0)
         near = similar >= 0
         copies = np.where(near, similar, copies)
         # The first of a group of equal texts may itself be a near copy: then all of them copy the same kept text.
@@ -60,10 +60,10 @@ def judged_together(shelf: Shelf, job: Job, small: bool) -> Verdicts:
         near |= of_dropped
     stays = copies < 0
     stays[: shelf.fixed] = False
-    return Verdicts(copies, near, heldout(sides, stays, shelf.course.sieve.heldout_share), numbers)
+    return Verdicts(copies, near, validation(sides, stays, shelf.course.sieve.validation_fraction), numbers)
 
 
-def _near_copies(shelf: Shelf, job: Job, small: bool, taking: npt.NDArray[np.bool_]) -> Places:
+def _near_copies(shelf: Shelf, context: StageContext, small: bool, taking: npt.NDArray[np.bool_]) -> Places:
     count, bands = shelf.count, shelf.course.parts / _BANDS
     columns = bands.stat().st_size // (8 * count)
     groups = candidate_groups(
@@ -71,7 +71,7 @@ def _near_copies(shelf: Shelf, job: Job, small: bool, taking: npt.NDArray[np.boo
     )
     copies = np.full(count, -1, dtype=np.int64)
     bunches = list(components(groups))
-    tasks = Tasks(job, shelf.course.parts, small or len(bunches) <= _FEW_BUNCHES)
+    tasks = Tasks(context, shelf.course.parts, small or len(bunches) <= _FEW_BUNCHES)
     for mine, firsts in tasks.each(_decide, shelf, bunches):
         copies[mine] = firsts
     return copies
@@ -82,7 +82,7 @@ def _decide(shelf: Shelf, groups: Groups, meter: Meter) -> tuple[Places, Places]
     return decided(groups, marks, shelf.course.sieve.dedup, shelf.fixed, shelf.text)
 
 
-def heldout(sides: npt.NDArray[np.uint64], stays: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
+def validation(sides: npt.NDArray[np.uint64], stays: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
     """Which of the staying records are held out: those whose content's hash lies in the lowest share of all hashes.
 
     It depends on the content alone, so that it stays the same when files are added or come in another order. Where

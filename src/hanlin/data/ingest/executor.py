@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
@@ -49,7 +49,7 @@ class Tasks:
     """Where tasks are done: by `job`'s cores or cluster, unless they are `small`. `folder` is seen by every worker;
     `total` bytes are to be done, of which `before` were done by an earlier run."""
 
-    def __init__(self, job: Job, folder: Path, small: bool, total: int = 0, before: int = 0) -> None:
+    def __init__(self, job: StageContext, folder: Path, small: bool, total: int = 0, before: int = 0) -> None:
         self._job, self._folder, self._small = job, folder, small
         self._total, self._before = total, before
 
@@ -111,7 +111,7 @@ def _sum_of(counts: Path) -> int:
 # --- the near side --------------------------------------------------------------------------------------------------
 
 
-def _by_daft(call: bytes, tasks: Sequence[bytes], job: Job) -> Iterator[tuple[int, bytes]]:
+def _by_daft(call: bytes, tasks: Sequence[bytes], job: StageContext) -> Iterator[tuple[int, bytes]]:
     """The places of tasks and their packed answers, as they come."""
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     os.environ.setdefault("DO_NOT_TRACK", "true")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.core.discover import HELD_OUT
+from hanlin.core.discover import VALIDATION_FILE
 from hanlin.core.files import write_whole
 from hanlin.data.dedup.cluster import Places
 from hanlin.data.ingest.deduplicate import Verdicts
@@ -21,7 +21,7 @@ from hanlin.data.ledger import FileAccount
 """Bunches of components that are decided before workers would have started."""
 
 
-# --- copies and the held-out side -----------------------------------------------------------------------------------
+# --- copies and the validation split -----------------------------------------------------------------------------------
 
 
 # --- the final files ------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def write_records(shelf: Shelf, verdicts: Verdicts, out: Path) -> list[FileAccou
             for one in parts:
                 writer.drop(_placed(one))
             first = parts[0].part.account
-            account = accounts[file] = FileAccount(file, first.format, first.encoding, first.licence)
+            account = accounts[file] = FileAccount(file, first.format, first.encoding, first.license)
             for one in parts:
                 account.add(one.part.account)
                 _write_part(one, verdicts, names, account, writer)
@@ -75,10 +75,10 @@ class _Names:
 def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAccount, writer: _Writer) -> None:
     arrays = one.part.arrays()
     mine = slice(one.first, one.first + one.count)
-    copies, held = verdicts.copies[mine], verdicts.heldout[mine]
+    copies, held = verdicts.copies[mine], verdicts.validation[mine]
     stays = copies < 0
     account.rows_kept += int(stays.sum())
-    account.rows_heldout += int(held.sum())
+    account.rows_validation += int(held.sum())
     account.characters += int(arrays["characters"][stays].sum())
     if not one.count:
         return
@@ -90,7 +90,7 @@ def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAcc
     name = json.dumps(account.file, ensure_ascii=False).encode("utf-8")[:-1]
     head = b'{"id": ' + name + b"#"
     kept: list[bytes] = []
-    heldout: list[bytes] = []
+    validation: list[bytes] = []
     columns = (arrays[column].tolist() for column in ("at", "bytes", "tail", "number", "line"))
     for place, (begin, size, tail, number, line_number) in enumerate(zip(*columns, strict=True)):
         end = begin + size
@@ -104,7 +104,7 @@ def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAcc
                 data[end - tail : end],
             )
         if stays[place]:
-            (heldout if held[place] else kept).append(line)
+            (validation if held[place] else kept).append(line)
             continue
         reason = "near_duplicate" if near[place] else "duplicate"
         account.dropped[reason] += 1
@@ -113,14 +113,14 @@ def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAcc
             % (reason.encode(), name, line_number + one.lines_before, names.of(int(copies[place])), line[:-1])
         )
     writer.keep(kept, False)
-    writer.keep(heldout, True)
+    writer.keep(validation, True)
 
 
 class _Writer:
     """The final files, written aside and put in place together."""
 
     def __init__(self, out: Path, file_name: str) -> None:
-        self._paths = {name: out / name for name in (file_name, HELD_OUT, "dropped.jsonl")}
+        self._paths = {name: out / name for name in (file_name, VALIDATION_FILE, "dropped.jsonl")}
         self._file_name = file_name
         self._held = False
 
@@ -128,9 +128,9 @@ class _Writer:
         self._files = {name: path.with_name(path.name + ".writing").open("wb") for name, path in self._paths.items()}
         return self
 
-    def keep(self, lines: Sequence[bytes], heldout: bool) -> None:
-        self._held = self._held or (heldout and bool(lines))
-        self._files[HELD_OUT if heldout else self._file_name].writelines(lines)
+    def keep(self, lines: Sequence[bytes], validation: bool) -> None:
+        self._held = self._held or (validation and bool(lines))
+        self._files[VALIDATION_FILE if validation else self._file_name].writelines(lines)
 
     def drop(self, lines: bytes) -> None:
         self._files["dropped.jsonl"].write(lines)
@@ -140,7 +140,7 @@ class _Writer:
             file.close()
         for name, path in self._paths.items():
             aside = path.with_name(path.name + ".writing")
-            if kind is not None or (name == HELD_OUT and not self._held):
+            if kind is not None or (name == VALIDATION_FILE and not self._held):
                 aside.unlink()
                 if kind is None:
                     path.unlink(missing_ok=True)

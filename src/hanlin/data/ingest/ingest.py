@@ -1,7 +1,7 @@
 """The common course of the data stages: read files row by row, judge each row, drop copies, hold out, keep account.
 
 Owns which pieces the files are read in and what a stage refuses. Does not own formats or what is judged (`corpus`,
-`conversations`, `preferences`, `judgements`), how a piece is read (`parts`), where that is done (`plan`) and how the
+`conversations`, `preferences`, `unpaired_preferences`), how a piece is read (`parts`), where that is done (`plan`) and how the
 parts are put together (`joining`).
 
 A run that was killed goes on after its last whole part; copies are then found over all parts. The final bytes depend
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.data import Reading
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_whole
 from hanlin.core.i18n import say
@@ -40,7 +40,7 @@ from hanlin.data.ledger import COPIES, FileAccount, reason_text
 
 
 def sift(
-    make: Callable[[Any, Inputs], Sieve[Any, Any]], settings: Reading, inputs: Inputs, out: Path, job: Job
+    make: Callable[[Any, Inputs], Sieve[Any, Any]], settings: Reading, inputs: Inputs, out: Path, context: StageContext
 ) -> dict[str, Any]:
     """Run the stage; write its files into `out` and return its metrics. `make` is a function of a module that builds
     the stage's sieve.
@@ -48,18 +48,18 @@ def sift(
     Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
     """
     files = listing(settings.sources, inputs)
-    course = Course(make, settings, inputs, job.seed, job.scratch(out) / "parts")
+    course = Course(make, settings, inputs, context.seed, context.scratch(out) / "parts")
     course.parts.mkdir(exist_ok=True)
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
     size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
-    looks = _looked(course, job, files, size)
+    looks = _looked(course, context, files, size)
     known = [piece for file in known_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
     small = size + sum(piece.bytes for piece in known) <= executor.SMALL
     pieces = _pieces(files, looks)
-    parts = _sifted(course, job, [*known, *pieces], small)
+    parts = _sifted(course, context, [*known, *pieces], small)
     _refuse_empty(settings, files, pieces, parts[len(known) :])
     shelf = Shelf.of(course, parts, len(known))
-    verdicts = judged_together(shelf, job, small)
+    verdicts = judged_together(shelf, context, small)
     accounts = write_records(shelf, verdicts, out)
     whole = write_ledger(accounts, files.skipped, out)
     _check(whole, settings, files, out)
@@ -77,9 +77,9 @@ def _known_pieces(file: SourceFile) -> list[Piece]:
             for number, span in enumerate(seen.pieces())]  # fmt: skip
 
 
-def _looked(course: Course, job: Job, files: Listing, size: int) -> list[Look]:
+def _looked(course: Course, context: StageContext, files: Listing, size: int) -> list[Look]:
     """Each file's look; the whole of a file is looked at for its encoding, forty times as fast as it is judged."""
-    return list(Tasks(job, course.parts, size <= 40 * executor.SMALL).each(look, course, files.files))
+    return list(Tasks(context, course.parts, size <= 40 * executor.SMALL).each(look, course, files.files))
 
 
 def _pieces(files: Listing, looks: Sequence[Look]) -> list[Piece]:
@@ -93,12 +93,12 @@ def _pieces(files: Listing, looks: Sequence[Look]) -> list[Piece]:
     return pieces
 
 
-def _sifted(course: Course, job: Job, pieces: Sequence[Piece], small: bool) -> list[list[Part]]:
+def _sifted(course: Course, context: StageContext, pieces: Sequence[Piece], small: bool) -> list[list[Part]]:
     """The parts of each piece. Those with a limit are done here, in order, before the others."""
     found: dict[int, list[Part]] = {}
     read: Counter[int] = Counter()
     total = sum(piece.bytes for piece in pieces)
-    meter = Meter(lambda done: job.progress.at(done, total, "bytes"))
+    meter = Meter(lambda done: context.progress.at(done, total, "bytes"))
     for number, piece in enumerate(pieces):
         if piece.limit is not None:
             left = max(0, piece.limit - read[piece.file.place])
@@ -108,7 +108,7 @@ def _sifted(course: Course, job: Job, pieces: Sequence[Piece], small: bool) -> l
             found[number] = parts
     left_over = [number for number in range(len(pieces)) if number not in found]
     before = total - sum(pieces[number].bytes for number in left_over)
-    tasks = Tasks(job, course.parts, small, total, before)
+    tasks = Tasks(context, course.parts, small, total, before)
     answers = tasks.each(sift_piece, course, [pieces[number] for number in left_over])
     found |= dict(zip(left_over, answers, strict=True))
     return [found[number] for number in range(len(pieces))]

@@ -95,7 +95,7 @@ class _PieceReader:
     def _sift_part(self, stem: Path, finds: Iterator[Found[Any]], tape: Tape) -> Part:
         """Sift up to a part's worth of rows and write them; the account comes last, and makes the part a whole one."""
         file, written = self._file, self._written
-        account = FileAccount(file.name, written.name, written.layout.encoding, file.settings.licence)
+        account = FileAccount(file.name, written.name, written.layout.encoding, file.settings.license)
         hits: Counter[str] = Counter()
         kept: list[bytes] = []
         dropped: list[bytes] = []
@@ -103,7 +103,7 @@ class _PieceReader:
         size, last = 0, True
         for found in finds:
             account.rows_in += 1
-            origin = Origin(f"{file.name}#{found.number}", f"{file.name}:{found.line}", file.settings.licence)
+            origin = Origin(f"{file.name}#{found.number}", f"{file.name}:{found.line}", file.settings.license)
             judged = self._judged(found, origin, hits, tape)
             if isinstance(judged, Drop):
                 account.dropped[judged.reason] += 1
@@ -132,8 +132,8 @@ class _PieceReader:
     ) -> tuple[Any, bytes, int, tuple[str, ...]] | Drop:
         """The record with its line, how many bytes of that follow its place, and the rules that changed it."""
         if isinstance(found.item, Drop):
-            if found.item.reason in BREAKS and self._course.settings.on_broken == "stop":
-                hint = say("`on_broken: drop` leaves such lines out", "on_broken: drop 可跳过这样的行")
+            if found.item.reason in BREAKS and self._course.settings.on_error == "stop":
+                hint = say("`on_error: drop` leaves such lines out", "on_error: drop 可跳过这样的行")
                 message = f"{reason_text(found.item.reason)} ({found.item.detail})"
                 raise UserError(message, f"{self._file.path}:{tape.lines_before() + found.line}", hint)
             return found.item

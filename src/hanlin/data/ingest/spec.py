@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from hanlin.config.settings.data import Dedup, Reading
 from hanlin.core.context import Inputs
-from hanlin.core.records import Conversation, Document, Judgement, Preference
+from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
 from hanlin.data.dedup.decontaminate import Questions
 from hanlin.data.formats.base import Format
 from hanlin.data.io.sources import SourceFile
@@ -19,7 +19,7 @@ from hanlin.data.ledger import Drop
 Item = TypeVar("Item")
 
 
-Record = TypeVar("Record", Document, Conversation, Preference, Judgement)
+Record = TypeVar("Record", Document, Conversation, Preference, UnpairedPreference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Origin:
 
     id: str
     source: str
-    licence: str
+    license: str
 
     def meta(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        return {**found, "licence": self.licence} if self.licence else dict(found)
+        return {**found, "license": self.license} if self.license else dict(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Sieve(Generic[Item, Record]):
     side: Callable[[Record], str]
     characters: Callable[[Record], int]
     dedup: Dedup
-    heldout_share: float = 0.0
+    validation_fraction: float = 0.0
     near: Callable[[Record], str] | None = None
 
     def compared(self, record: Record) -> str:

@@ -178,8 +178,8 @@ def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:
 
 def _not_decodable(path: Path, encoding: str, offset: int) -> UserError:
     hint = say(
-        "name the encoding with `encoding`, or drop such lines with `on_broken: drop`",
-        "可用 encoding 指明编码，或用 on_broken: drop 丢弃这些行",
+        "name the encoding with `encoding`, or drop such lines with `on_error: drop`",
+        "可用 encoding 指明编码，或用 on_error: drop 丢弃这些行",
     )
     return UserError(
         say(f"not {encoding} text at byte {offset}", f"第 {offset} 字节处不是合法的 {encoding} 文本"), path, hint
@@ -226,8 +226,8 @@ def _refuse_mixture(path: Path, lines: list[tuple[int, bytes]]) -> None:
         return
     first, second = kinds["UTF-8"][0][0], kinds[other][0][0]
     hint = say(
-        "convert its parts to UTF-8, or name one `encoding` and drop the other lines with `on_broken: drop`",
-        "请把各部分转为 UTF-8；或用 encoding 指明其一，并用 on_broken: drop 丢弃其余行",
+        "convert its parts to UTF-8, or name one `encoding` and drop the other lines with `on_error: drop`",
+        "请把各部分转为 UTF-8；或用 encoding 指明其一，并用 on_error: drop 丢弃其余行",
     )
     message = say(
         f"mixed encodings: line {first} is UTF-8, line {second} is {other}",

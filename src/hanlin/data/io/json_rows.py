@@ -196,7 +196,7 @@ def _broken(path: Path, line: int, message: str) -> UserError:
 
 
 class _Buffer:
-    """A window on text that comes in pieces; `at` is where reading stands, and lines are counted from 1."""
+    """A window on text that comes in pieces; `at` is where reading stands, and lines are key_settings from 1."""
 
     def __init__(self, pieces: Iterator[str]) -> None:
         self._pieces = pieces

@@ -31,7 +31,7 @@ class Row:
 
 
 def record_lines(tape: Tape, encoding: str) -> Iterator[Row]:
-    """Lines that are records, without their ends; of a span they are counted from where it begins.
+    """Lines that are records, without their ends; of a span they are key_settings from where it begins.
 
     A line that cannot be decoded, or is longer than `LONGEST_LINE` bytes, comes as a Drop, where lines can be told
     apart at all.

@@ -14,7 +14,7 @@ from typing import Any
 
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
-from hanlin.core.discover import HELD_OUT
+from hanlin.core.discover import VALIDATION_FILE
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.text.lexicons import words
@@ -25,7 +25,7 @@ READABLE = words(
 _ROWS = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
 _DESCRIBING = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
 PACKED = words(".gz .bz2 .xz .zst .zstd")
-_RECORD_FILES = ("documents", "conversations", "preferences", "judgements")
+_RECORD_FILES = ("documents", "conversations", "preferences", "unpaired_preferences")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
     paths: list[Path] = []
     for path in inputs.many("dedup_against"):
         stem, dot, ending = file_name.rpartition(".")
-        found = [*sorted(path.glob(f"{stem}*{dot}{ending}")), *path.glob(HELD_OUT)] if path.is_dir() else [path]
+        found = [*sorted(path.glob(f"{stem}*{dot}{ending}")), *path.glob(VALIDATION_FILE)] if path.is_dir() else [path]
         if not found:
             raise UserError(say(f"there is no {file_name} in it", f"其中没有 {file_name}"), path)
         paths += found

@@ -1,6 +1,6 @@
 """What cleaning rules would do to files, rule by rule, without writing anything.
 
-Owns the counting and the samples. The rules are `clean`'s, `conversations`' and `word_lists`'; what else a stage does
+Owns the counting and the samples. The rules are `clean`'s, `conversations`' and `blocklists`'; what else a stage does
 (lengths, copies, the held-out share) is not tried here.
 """
 
@@ -13,7 +13,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
 from hanlin.config.settings.rules import Rule
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
@@ -40,7 +40,7 @@ _FORMATS: dict[type[Reading], Sequence[Format[Any]]] = {
     Corpus: DOCUMENT_FORMATS,
     Conversations: CHAT_FORMATS,
     Preferences: PAIR_FORMATS,
-    Judgements: JUDGED_FORMATS,
+    UnpairedPreferences: JUDGED_FORMATS,
 }
 
 
@@ -134,7 +134,7 @@ def _turns(item: Any) -> tuple[Turns, bool]:
 def _steps(settings: Reading, inputs: Inputs, questions: Questions | None) -> list[_Step]:
     """Every rule as a function of turns, in the order in which the stages apply them."""
     rules: tuple[Rule, ...] = getattr(settings, "rules", ())
-    texts = [*text_rules(rules), *word_list_rules(settings.word_lists, inputs)]
+    texts = [*text_rules(rules), *word_list_rules(settings.blocklists, inputs)]
     steps: list[_Step] = [(name, partial(_on_text, rule)) for name, rule in texts]
     for rule in rules:
         if rule.name in TURN_RULES:

@@ -1,4 +1,4 @@
-"""Records and raw rows as a person reads them: labelled pieces, cut short; two texts with their differences marked.
+"""Records and raw rows as a person reads them: labeled pieces, cut short; two texts with their differences marked.
 
 Owns how they are cut. Does not own which are shown (`reporting`) or how they look (`pages`).
 """

@@ -13,9 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.data import Conversations, Corpus, Judgements, Preferences, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
 from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, JUDGED_FIELDS, PAIR_FIELDS
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
@@ -29,13 +29,13 @@ from hanlin.data.stages import conversations, corpus, preferences, unpaired_pref
 
 SAMPLES = 3
 _STAGES: dict[str, tuple[type[Reading], Any, str]] = {
-    "judgements": (Judgements, unpaired_preferences, "judgements.jsonl"),
+    "unpaired_preferences": (UnpairedPreferences, unpaired_preferences, "unpaired_preferences.jsonl"),
     "preferences": (Preferences, preferences, "preferences.jsonl"),
     "conversations": (Conversations, conversations, "conversations.jsonl"),
     "corpus": (Corpus, corpus, "documents.jsonl"),
 }
 _FIELDS = {
-    "judgements": JUDGED_FIELDS,
+    "unpaired_preferences": JUDGED_FIELDS,
     "preferences": PAIR_FIELDS,
     "conversations": CHAT_FIELDS,
     "corpus": DOCUMENT_FIELDS,
@@ -77,7 +77,7 @@ def stage_for(file: SourceFile) -> str:
     for stage, formats in FORMATS.items():
         fields = {ours: theirs for ours, theirs in file.settings.fields.items() if ours in _FIELDS[stage]}
         rows = [renamed(row, fields).value for row in first if not isinstance(row.value, Drop)]
-        if any(known.recognise(value) for value in rows for known in formats):
+        if any(known.recognize(value) for value in rows for known in formats):
             return stage
     return "corpus"
 
@@ -112,9 +112,9 @@ def sift_files(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) 
     """Run a stage with its default settings, and `more`, on files of any quality; nothing is held out."""
     kind, module, _ = _STAGES[stage]
     sources = tuple(file.settings.model_copy(update={"path": str(file.path)}) for file in files)
-    options: dict[str, Any] = {"on_broken": "drop", "max_dropped": 1.0, "heldout_share": 0.0, **more}
+    options: dict[str, Any] = {"on_error": "drop", "max_dropped": 1.0, "validation_fraction": 0.0, **more}
     inputs = Inputs({f"sources.{place}.path": (file.path,) for place, file in enumerate(files)})
-    module.run(kind(sources=sources, **options), inputs, out, Job(progress=Progress(quiet=True)))
+    module.run(kind(sources=sources, **options), inputs, out, StageContext(progress=Progress(quiet=True)))
 
 
 def _samples(path: Path, count: int) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
-from hanlin.core.records import Conversation, Document, Judgement, Preference, read_jsonl
+from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.detect import open_records
@@ -25,10 +25,10 @@ from hanlin.data.io.encodings import Tape
 from hanlin.data.io.sources import SourceFile, listing
 from hanlin.data.ledger import Drop, reason_text
 
-Record = Document | Conversation | Preference | Judgement
+Record = Document | Conversation | Preference | UnpairedPreference
 ANY_FORMATS: tuple[Format[Any], ...] = (*PAIR_FORMATS, *JUDGED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
 """The order in which formats are tried: a pair looks like a chat to some, and a chat like a document."""
-_OWN: tuple[type[Record], ...] = (Preference, Judgement, Conversation, Document)
+_OWN: tuple[type[Record], ...] = (Preference, UnpairedPreference, Conversation, Document)
 
 
 def first_records(path: Path) -> Iterator[Record | UserError]:
@@ -68,7 +68,7 @@ def _found(file: SourceFile) -> Iterator[Record | UserError]:
             if isinstance(item, Pair):
                 yield Preference(item.prompt, item.chosen, item.rejected, number, place)
             elif isinstance(item, Judged):
-                yield Judgement(item.prompt, item.answer, item.good, number, place)
+                yield UnpairedPreference(item.prompt, item.answer, item.good, number, place)
             elif isinstance(item, Chat):
                 yield Conversation(item.messages, number, place, item.tools)
             elif isinstance(item, FoundText):

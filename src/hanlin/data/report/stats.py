@@ -1,6 +1,6 @@
 """What a data stage did, in figures: the ledger, and what a sample of its kept and dropped rows shows.
 
-Owns counting and sampling. The figures of the ledger are whole; languages, licences and lengths are of a sample of kept
+Owns counting and sampling. The figures of the ledger are whole; languages, licenses and lengths are of a sample of kept
 records whose size is told, drawn evenly over all. Files are read line by line, so memory does not grow with them.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.token_counts import Count
-from hanlin.core.discover import HELD_OUT
+from hanlin.core.discover import VALIDATION_FILE
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.report.excerpts import characters, compared, excerpt, plain
 from hanlin.data.text.language_id import language_of
 
-RECORDS = ("documents", "conversations", "preferences", "judgements")
+RECORDS = ("documents", "conversations", "preferences", "unpaired_preferences")
 DROPPED = "dropped.jsonl"
 LEDGER = "ledger.json"
 _BATCH = 256
@@ -61,7 +61,7 @@ def stage_figures(
     if records is None:
         raise UserError(say("there are no records in it", "其中没有数据记录"), folder)
     files = [_file_row(row) for row in ledger.get("files") or ledger.get("sources") or []]
-    kept = [*sorted(folder.glob(f"{records}*.jsonl")), folder / HELD_OUT]
+    kept = [*sorted(folder.glob(f"{records}*.jsonl")), folder / VALIDATION_FILE]
     dropped = _dropped(folder / DROPPED, ledger["dropped"], taken)
     seen = _kept(kept, taken, None if counting is None else counting(records), set(dropped.pairs))
     for place, row in enumerate(files):
@@ -72,7 +72,7 @@ def stage_figures(
         "records": records,
         "rows_in": ledger["rows_in"],
         "kept": ledger["rows_kept"],
-        "heldout": ledger.get("rows_heldout", 0),
+        "validation": ledger.get("rows_validation", 0),
         "written": ledger.get("rows_written"),
         "dropped": dict(sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0]))),
         "changed": dict(sorted(ledger.get("changed", {}).items(), key=lambda item: (-item[1], item[0]))),
@@ -85,8 +85,8 @@ def stage_figures(
             name: {"records": count, "characters": seen.characters[name]}
             for name, count in seen.languages.most_common()
         },
-        "licences": {
-            name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licences.most_common()
+        "licenses": {
+            name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licenses.most_common()
         },
         "lengths": {
             **_lengths(seen.lengths, "characters" if counting is None else "tokens"),
@@ -118,10 +118,10 @@ def _file_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "file": row.get("file", row.get("source", "")),
         "format": row.get("format", ""),
         "encoding": row.get("encoding", ""),
-        "licence": row.get("licence", ""),
+        "license": row.get("license", ""),
         "rows_in": row["rows_in"],
         "kept": row["rows_kept"],
-        "heldout": row.get("rows_heldout", 0),
+        "validation": row.get("rows_validation", 0),
         "dropped": dropped,
         "changed": row.get("changed", {}),
         "characters": row.get("characters"),
@@ -191,7 +191,7 @@ class _Kept:
     lengths: list[int] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
+    licenses: Counter[str] = field(default_factory=Counter)
     licensed: Counter[str] = field(default_factory=Counter)
     languages_of: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unrendered: Counter[str] = field(default_factory=Counter)
@@ -237,9 +237,9 @@ def _look_at(row: Mapping[str, Any], found: _Kept, show: bool) -> None:
     found.looked_at += 1
     found.languages[language] += 1
     found.characters[language] += len(text)
-    licence = str(row.get("meta", {}).get("licence", ""))
-    found.licences[licence] += 1
-    found.licensed[licence] += len(text)
+    license = str(row.get("meta", {}).get("license", ""))
+    found.licenses[license] += 1
+    found.licensed[license] += len(text)
     source = str(row.get("source", ""))
     found.languages_of[source.rpartition(":")[0]][language] += 1
     found.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.data import Conversations, Dedup
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation
 from hanlin.data.filters.blocklist import word_list_rules
 from hanlin.data.filters.conversation import (
@@ -35,17 +35,17 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.script import converter
 
 
-def run(settings: Conversations, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
-    """Write `conversations.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+def run(settings: Conversations, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Write `conversations.jsonl`, `validation.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
 
     Raises UserError like `sift`.
     """
-    return sift(sieve, settings, inputs, out, job)
+    return sift(sieve, settings, inputs, out, context)
 
 
 def sieve(settings: Conversations, inputs: Inputs) -> Sieve[Chat, Conversation]:
     """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
-    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.blocklists, inputs)]
     turn_rules = [
         (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
         for rule in settings.rules
@@ -89,7 +89,7 @@ def sieve(settings: Conversations, inputs: Inputs) -> Sieve[Chat, Conversation]:
         side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
         characters=lambda conversation: characters(conversation.messages),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
-        heldout_share=settings.heldout_share,
+        validation_fraction=settings.validation_fraction,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.data import Corpus
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Document
 from hanlin.data.filters.blocklist import word_list_rules
 from hanlin.data.filters.mojibake import Guess, guess
@@ -23,17 +23,17 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.script import converter
 
 
-def run(settings: Corpus, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
-    """Write `documents.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+def run(settings: Corpus, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Write `documents.jsonl`, `validation.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
 
     Raises UserError like `sift`.
     """
-    return sift(sieve, settings, inputs, out, job)
+    return sift(sieve, settings, inputs, out, context)
 
 
 def sieve(settings: Corpus, inputs: Inputs) -> Sieve[FoundText, Document]:
     """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
-    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.blocklists, inputs)]
     convert = converter(settings.convert)
 
     def judge(found: FoundText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
@@ -63,5 +63,5 @@ def sieve(settings: Corpus, inputs: Inputs) -> Sieve[FoundText, Document]:
         side=lambda document: document.text,
         characters=lambda document: len(document.text),
         dedup=settings.dedup,
-        heldout_share=settings.heldout_share,
+        validation_fraction=settings.validation_fraction,
     )

@@ -2,9 +2,9 @@
 
 Owns how many tokens each source gives, which of its records, and their order. Records are taken as they are.
 
-Tokens are counted with the tokenizer that will read them (conversations as the chat template renders them). The order
+Tokens are key_settings with the tokenizer that will read them (conversations as the chat template renders them). The order
 keeps the proportions throughout, so that what a training run has seen at any step is mixed as the whole. What was
-counted and written is kept, so a killed run goes on where it stood and ends with the same bytes.
+key_settings and written is kept, so a killed run goes on where it stood and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ import numpy.typing as npt
 
 from hanlin.chat.token_counts import Count, counter
 from hanlin.config.settings.mix import Mix, MixSource
-from hanlin.core.context import Inputs, Job
-from hanlin.core.discover import HELD_OUT
+from hanlin.core.context import Inputs, StageContext
+from hanlin.core.discover import VALIDATION_FILE
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.ledger import json_line
 
 CHUNK = 5_000
-"""Rows that are counted or written together: what a killed run may have to do again."""
+"""Rows that are key_settings or written together: what a killed run may have to do again."""
 
 Numbers = npt.NDArray[np.int64]
 
 
-def run(settings: Mix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
-    """Write `<records>.jsonl`, `heldout.jsonl`, `ledger.json` and `dropped.jsonl` (the ids that no token was left for).
+def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Write `<records>.jsonl`, `validation.jsonl`, `ledger.json` and `dropped.jsonl` (the ids that no token was left for).
 
     Ids get the number of their source before them, and `~2` behind where a record is taken a second time. Held-out
     records are joined, once each. Raises UserError for a source without such records.
     """
-    scratch = job.scratch(out)
+    scratch = context.scratch(out)
     count = counter(settings.records, inputs.one("tokenizer"))
     sources = []
     for place in range(len(settings.sources)):
@@ -49,17 +49,17 @@ def run(settings: Mix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         if not files:
             what = say(f"there are no {settings.records} in it", f"其中没有 {settings.records}")
             raise UserError(what, inputs.one(f"sources.{place}.data"), say("set `records`", "请设置 records"))
-        sources.append(_measured(place, files, count, scratch, job))
+        sources.append(_measured(place, files, count, scratch, context))
     tokens = [int(source.tokens.sum()) for source in sources]
     wanted = allotted(tokens, settings.sources, settings.tokens, settings.temperature)
     picks = [
-        picked(source.tokens, target, f"{job.seed}/{place}")
+        picked(source.tokens, target, f"{context.seed}/{place}")
         for place, (source, target) in enumerate(zip(sources, wanted, strict=True))
     ]
     order = woven([source.tokens[pick] for source, pick in zip(sources, picks, strict=True)])
     if not len(order):
         raise UserError(say("the budget is smaller than any record", "预算小于任何一条记录"), "tokens")
-    _write(out / f"{settings.records}.jsonl", sources, picks, order, scratch, job)
+    _write(out / f"{settings.records}.jsonl", sources, picks, order, scratch, context)
     _write_heldout(out, [inputs.one(f"sources.{place}.data") for place in range(len(sources))])
     return _account(settings, sources, picks, wanted, out)
 
@@ -140,8 +140,8 @@ def _record_files(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) if folder.is_dir() else [folder]
 
 
-def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, job: Job) -> _Measured:
-    """Count a source's tokens; what an earlier try counted is taken over by chunk."""
+def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, context: StageContext) -> _Measured:
+    """Count a source's tokens; what an earlier try key_settings is taken over by chunk."""
     owners, starts, tokens = [], [], []
     for number, file in enumerate(files):
         size = file.stat().st_size
@@ -156,7 +156,7 @@ def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, jo
                 owners.append(np.full(len(data["tokens"]), number, dtype=np.int64))
                 position = int(data["end"])
             chunk += 1
-            job.progress.at(position, size, "bytes")
+            context.progress.at(position, size, "bytes")
     empty = np.empty(0, dtype=np.int64)
     joined = [np.concatenate(parts) if parts else empty for parts in (owners, starts, tokens)]
     return _Measured(tuple(files), *joined)
@@ -194,7 +194,12 @@ def _row(line: bytes, file: Path) -> dict[str, Any]:
 
 
 def _write(
-    path: Path, sources: Sequence[_Measured], picks: Sequence[Numbers], order: Numbers, scratch: Path, job: Job
+    path: Path,
+    sources: Sequence[_Measured],
+    picks: Sequence[Numbers],
+    order: Numbers,
+    scratch: Path,
+    context: StageContext,
 ) -> None:
     """Write the rows in order, going on after what an earlier try is known to have written."""
     if path.is_file():
@@ -221,7 +226,7 @@ def _write(
                     file.flush()
                     os.fsync(file.fileno())
                     _write_state(state, number + 1, file.tell())
-                    job.progress.at(number + 1, len(order), say("records", "条"))
+                    context.progress.at(number + 1, len(order), say("records", "条"))
     finally:
         for source in opened.values():
             source.close()
@@ -256,11 +261,11 @@ def _times(pick: Numbers) -> Numbers:
 def _write_heldout(out: Path, folders: Sequence[Path]) -> None:
     lines = [line for place, folder in enumerate(folders) for line in _heldout(folder, place)]
     if lines:
-        _write_whole(out / HELD_OUT, "".join(lines))
+        _write_whole(out / VALIDATION_FILE, "".join(lines))
 
 
 def _heldout(folder: Path, place: int) -> Iterator[str]:
-    file = folder / HELD_OUT
+    file = folder / VALIDATION_FILE
     if folder.is_dir() and file.is_file():
         with file.open("rb") as lines:
             for line in lines:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.data import Dedup, Preferences
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Preference
 from hanlin.data.filters.blocklist import word_list_rules
 from hanlin.data.filters.conversation import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
@@ -23,18 +23,18 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.script import converter
 
 
-def run(settings: Preferences, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
-    """Write `preferences.jsonl`, `heldout.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
+def run(settings: Preferences, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Write `preferences.jsonl`, `validation.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
 
     Dropped are pairs with an empty or the same answer, with equal scores (unless `keep_ties`), with a lower score for
     the chosen answer, and with prompts that no chat template takes. Raises UserError like `sift`.
     """
-    return sift(sieve, settings, inputs, out, job)
+    return sift(sieve, settings, inputs, out, context)
 
 
 def sieve(settings: Preferences, inputs: Inputs) -> Sieve[Pair, Preference]:
     """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
-    rules = [*text_rules(settings.rules), *word_list_rules(settings.word_lists, inputs)]
+    rules = [*text_rules(settings.rules), *word_list_rules(settings.blocklists, inputs)]
     convert = converter(settings.convert)
 
     def judge(found: Pair, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
@@ -72,5 +72,5 @@ def sieve(settings: Preferences, inputs: Inputs) -> Sieve[Pair, Preference]:
         side=lambda pair: pair.prompt[-1].text,
         characters=lambda pair: characters((*pair.prompt, pair.chosen, pair.rejected)),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
-        heldout_share=settings.heldout_share,
+        validation_fraction=settings.validation_fraction,
     )

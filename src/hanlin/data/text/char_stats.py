@@ -1,6 +1,6 @@
 """Measures of a text that rules and the search for copies share: code points, kinds of characters, hashes, repetition.
 
-Owns numbers, no judgement. All counts are of characters, for Chinese has no words to count.
+Owns numbers, no unpaired_preference. All counts are of characters, for Chinese has no words to count.
 """
 
 from __future__ import annotations

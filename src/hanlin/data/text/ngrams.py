@@ -20,9 +20,9 @@ _PRIME = 0x9E3779B97F4A7C15
 
 
 def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every `length` neighbouring code points: a polynomial, well mixed.
+    """A 64-bit hash of every `length` neighboring code points: a polynomial, well mixed.
 
-    Built from the hashes of 1, 2, 4, 8, ... neighbours, so that the work grows with the logarithm of `length`.
+    Built from the hashes of 1, 2, 4, 8, ... neighbors, so that the work grows with the logarithm of `length`.
     """
     count = len(codes) - length + 1
     if count <= 0:

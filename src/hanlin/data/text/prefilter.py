@@ -4,7 +4,7 @@ Owns the glance, not what a rule makes of what it finds. Most texts hold next to
 run every rule's pattern over all of them costs far more than to look once, with a few operations on whole arrays.
 
 A sign is a set of strings of which three characters are looked at. Each sign owns a bit at each of three
-places of a table of characters; a string may begin where the table's entries for three neighbours, shifted onto one
+places of a table of characters; a string may begin where the table's entries for three neighbors, shifted onto one
 another, have a bit in common (the idea of Hyperscan's Teddy, Wang et al. 2019, section 4.3). Strings that share a bit
 mix, so the answer is never no where one of them stands, and seldom yes where none does.
 """
@@ -75,7 +75,7 @@ class Sign:
 
 
 def _telling(string: Sequence[str]) -> tuple[str, ...]:
-    """Three neighbours of a string: those that are the least like English, for what is rare in Chinese is common there.
+    """Three neighbors of a string: those that are the least like English, for what is rare in Chinese is common there.
 
     Two strings that do not overlap in a text never have them at the same place, so that counts stay right.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.evaluate import Exam
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.core.resumable import Row, in_chunks, write_rows
@@ -36,7 +36,7 @@ class Item:
     prompts: tuple[str, ...]
 
 
-def run(settings: Exam, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Answer every question and write `answers.jsonl`; return the scores that `scored` describes.
 
     `accuracy` is the average that the exam's own authors report.
@@ -50,7 +50,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     subjects = papers.subjects(split, settings.subjects)
     _refuse_unknown_groups(settings.groups, subjects)
     items = [
-        item for subject in subjects for item in _items(papers, split, subject, settings, job.seed)
+        item for subject in subjects for item in _items(papers, split, subject, settings, context.seed)
     ]  # fmt: skip
     if not items:
         raise UserError(say("there is no question in these files", "文件中没有题目"), papers.folder)
@@ -60,7 +60,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
         def answered(chunk: Sequence[Item]) -> list[Row]:
             return answer(opened, profile, chunk)
 
-        rows = in_chunks(items, _CHUNK, job.scratch(out), answered, job.progress, unit=say("questions", "题"))
+        rows = in_chunks(items, _CHUNK, context.scratch(out), answered, context.progress, unit=say("questions", "题"))
         engine_name = opened.engine.name
     finally:
         opened.engine.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
@@ -27,7 +27,7 @@ ANSWERS = "answers.jsonl"
 _CHUNK = 64
 
 
-def run(settings: Evaluate, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Answer every question and write `answers.jsonl`; return the shares that `judged` describes.
 
     Raises UserError when there is no question, when a prompt does not fit the model's context, or when `compare_with`
@@ -46,7 +46,9 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, job: Job) -> dict[str, An
         def answered(chunk: Sequence[Question]) -> list[Row]:
             return ask(opened, template, chunk, settings.max_new_tokens)
 
-        rows = in_chunks(questions, _CHUNK, job.scratch(out), answered, job.progress, unit=say("questions", "题"))
+        rows = in_chunks(
+            questions, _CHUNK, context.scratch(out), answered, context.progress, unit=say("questions", "题")
+        )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
@@ -119,7 +121,7 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ]
         if asked:
             metrics |= {name: share(spoken), f"{language}_questions": len(asked)}
-    metrics["stop_share"] = share([row["finish"] == "stop" for row in rows])
+    metrics["stop_rate"] = share([row["finish"] == "stop" for row in rows])
     metrics["tokens_per_answer"] = sum(len(row["ids"]) for row in rows) / len(rows)
     topics = sorted({row["topic"] for row in rows if row["topic"]})
     if topics:
@@ -136,7 +138,7 @@ def compared(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str]) -> d
     if not same:
         what = say("the evaluation to compare with holds none of these questions", "所比较的评测中没有这些问题")
         raise UserError(what, "compare_with")
-    return {"same_greedy_share": share(same), "compared": len(same)}
+    return {"greedy_agreement": share(same), "compared": len(same)}
 
 
 def _question_file(path: Path) -> Path:

@@ -13,20 +13,20 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
 from hanlin.config.settings.export import Gguf, conditions_of
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_json_aside
 from hanlin.core.i18n import say
 from hanlin.export import quality
 from hanlin.export.gguf import verify
-from hanlin.export.gguf.source import Source, check_importance, counted, read_source
+from hanlin.export.gguf.source import Source, check_importance, key_settings, read_source
 from hanlin.export.gguf.writer import _file, _narrow, write_files
 from hanlin.export.quality_page import write_card
 from hanlin.parity import check as contract
 
 
-def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write `model-<TYPE>.gguf` for each type, with the tokenizer's files beside them.
 
     A file stands under its name only when it is whole, so that a killed run goes on with the types that lack; equal
@@ -37,28 +37,34 @@ def run(settings: Gguf, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
     source = read_source(inputs.one("model"), inputs.maybe("importance"))
     for name in settings.types:
         check_importance(source, name)
-    held_out = inputs.many("receipt.held_out")
-    if settings.receipt is None:
-        write_files(settings.types, settings, source, out, job)
-        return _prove(settings.types, settings, source, out, job)
+    held_out = inputs.many("quality_report.held_out")
+    if settings.quality_report is None:
+        write_files(settings.types, settings, source, out, context)
+        return _prove(settings.types, settings, source, out, context)
     reference = quality.prepare(
-        settings.receipt, held_out, source.files, source.tokenizer, source.template, job.scratch(out), job
+        settings.quality_report,
+        held_out,
+        source.files,
+        source.tokenizer,
+        source.template,
+        context.scratch(out),
+        context,
     )
-    receipts: dict[str, quality.Row] = {}
+    quality_reports: dict[str, quality.Row] = {}
     kept: tuple[str, ...] = settings.types
     if settings.pick:
-        kept = (_smallest(settings, source, reference, receipts, out, job),)
+        kept = (_smallest(settings, source, reference, quality_reports, out, context),)
     else:
-        write_files(kept, settings, source, out, job)
-    receipts |= {name: _receipt(name, source, reference, out, job) for name in kept}
-    metrics = _prove(kept, settings, source, out, job)
+        write_files(kept, settings, source, out, context)
+    quality_reports |= {name: _receipt(name, source, reference, out, context) for name in kept}
+    metrics = _prove(kept, settings, source, out, context)
     for chosen in kept:
-        metrics[chosen] |= receipts[chosen]
-    passed_over = {name: {**row, "kept": False} for name, row in receipts.items() if name not in kept}
+        metrics[chosen] |= quality_reports[chosen]
+    passed_over = {name: {**row, "kept": False} for name, row in quality_reports.items() if name not in kept}
     if settings.pick:
         metrics |= {"picked": kept[0], "passed_over": passed_over}
-    rows = {**passed_over, **{name: receipts[name] for name in kept}}
-    write_card(out, settings.name, settings.licence, rows, _note(settings, kept))
+    rows = {**passed_over, **{name: quality_reports[name] for name in kept}}
+    write_card(out, settings.name, settings.license, rows, _note(settings, kept))
     return metrics
 
 
@@ -72,9 +78,9 @@ def _smallest(
     settings: Gguf,
     source: Source,
     reference: quality.Reference,
-    receipts: dict[str, quality.Row],
+    quality_reports: dict[str, quality.Row],
     out: Path,
-    job: Job,
+    context: StageContext,
 ) -> str:
     """Make the types from the smallest up until one passes; the others are measured, remembered and deleted.
 
@@ -82,49 +88,49 @@ def _smallest(
     """
     conditions = conditions_of(settings.pick)
     for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
-        if not _receipt_file(name, out, job).is_file():
-            write_files((name,), settings, source, out, job)
-        receipts[name] = _receipt(name, source, reference, out, job)
-        if not quality.failing(receipts[name], conditions):
-            write_files((name,), settings, source, out, job)
+        if not _receipt_file(name, out, context).is_file():
+            write_files((name,), settings, source, out, context)
+        quality_reports[name] = _receipt(name, source, reference, out, context)
+        if not quality.failing(quality_reports[name], conditions):
+            write_files((name,), settings, source, out, context)
             return name
         _file(out, name).unlink(missing_ok=True)
-    shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in receipts.items())
+    shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in quality_reports.items())
     what = say(f"none of the types reaches {settings.pick}: {shown}", f"没有类型达到 {settings.pick}：{shown}")
     raise UserError(what, "pick", say("ask for less, or name larger types", "请放宽条件，或加入更大的类型"))
 
 
-def _receipt_file(name: str, out: Path, job: Job) -> Path:
-    return job.scratch(out) / f"receipt-{name}.json"
+def _receipt_file(name: str, out: Path, context: StageContext) -> Path:
+    return context.scratch(out) / f"quality_report-{name}.json"
 
 
-def _receipt(name: str, source: Source, reference: quality.Reference, out: Path, job: Job) -> quality.Row:
-    """The receipt of a file, measured once."""
-    file = _receipt_file(name, out, job)
+def _receipt(name: str, source: Source, reference: quality.Reference, out: Path, context: StageContext) -> quality.Row:
+    """The quality_report of a file, measured once."""
+    file = _receipt_file(name, out, context)
     if not file.is_file():
         row = {
             "bytes": _file(out, name).stat().st_size,
             "bits_per_weight": source.bits_per_weight(name),
-            **quality.measure(_file(out, name), reference, job),
+            **quality.measure(_file(out, name), reference, context),
         }
         write_json_aside(file, row)
     return read_json(file)
 
 
-def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> dict[str, Any]:
+def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, context: StageContext) -> dict[str, Any]:
     with full_disk(out):
         save_tokenizer(source.tokenizer, source.template, out)
     reference = verify.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = verify.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
     for place, name in enumerate(types):
-        job.progress.at(place, len(types), "files")
+        context.progress.at(place, len(types), "files")
         file = _file(out, name)
         tokenizer_proof.check(file)
         row: dict[str, Any] = {
             "bytes": file.stat().st_size,
             "bits_per_weight": source.bits_per_weight(name),
-            "tensors": counted(kind.name for kind in source.kinds(name)),
+            "tensors": key_settings(kind.name for kind in source.kinds(name)),
         }
         narrow = _narrow(source, name)
         if narrow:
@@ -132,7 +138,7 @@ def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, job:
         if reference is not None:
             row |= verify.compare_probabilities(file, name, reference)
         metrics[name] = row
-    job.progress.done()
+    context.progress.done()
     if source.template is not None:
         files = [_file(out, name) for name in types]
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)

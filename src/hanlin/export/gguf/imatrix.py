@@ -1,6 +1,6 @@
 """What a model's matrices are given while it reads a person's own data: the importance matrix of a model folder.
 
-Owns which ids are read and the sums over them. Does not own the file's formats (`importance`) or what quantisers make
+Owns which ids are read and the sums over them. Does not own the file's formats (`importance`) or what quantizers make
 of it. The sums are llama.cpp's `llama-imatrix`'s: of squares, by input column, over every position.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hanlin.config.settings.export import Imatrix
-from hanlin.core.context import Inputs, Job
+from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
@@ -41,7 +41,7 @@ _SAME_INPUT = {
 """The matrices of a layer by the one whose input they share."""
 
 
-def run(settings: Imatrix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any]:
+def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Read rows of the data through the model and write `imatrix.gguf`, or `imatrix.dat` in the old format.
 
     Conversations are rendered by the model's chat template; each record begins a row of at most `window` ids, a longer
@@ -55,9 +55,11 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, job: Job) -> dict[str, Any
     files = check_model_folder(folder)
     tokenizer = Tokenizer.load(folder)
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    rows = list(rows_of(inputs.many("data"), tokenizer, window, settings.tokens, job.seed))
+    rows = list(rows_of(inputs.many("data"), tokenizer, window, settings.tokens, context.seed))
     datasets = tuple(Path(name).name for name in settings.data)
-    importance = collect(folder, rows, window, datasets, saved=job.scratch(out) / "sums.npz", progress=job.progress)
+    importance = collect(
+        folder, rows, window, datasets, saved=context.scratch(out) / "sums.npz", progress=context.progress
+    )
     for name, used in importance.used.items():
         if not np.isfinite(used.squares).all():
             what = say(f"the inputs of '{name}' are no numbers", f"“{name}”的输入不是数值")

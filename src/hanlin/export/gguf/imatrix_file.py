@@ -1,6 +1,6 @@
 """An importance matrix: how strongly each column of each matrix was used, in llama.cpp's two file formats.
 
-Owns the sums, what quantisers make of them, and both formats. Does not own how they are collected (`activations`).
+Owns the sums, what quantizers make of them, and both formats. Does not own how they are collected (`activations`).
 Source: llama.cpp, `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`.
 """
 
@@ -71,7 +71,7 @@ class Importance:
         return np.where(counts > 0, means, np.float32(1.0)).astype(np.float32)
 
     def metadata(self, file: str) -> dict[str, str | int]:
-        """What llama.cpp's quantiser writes of the matrix into the files that it makes."""
+        """What llama.cpp's quantizer writes of the matrix into the files that it makes."""
         row: dict[str, str | int] = {"quantize.imatrix.file": file}
         if self.datasets:
             row["quantize.imatrix.dataset"] = self.datasets[0]

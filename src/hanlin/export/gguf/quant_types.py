@@ -58,7 +58,7 @@ FILE_TYPES = {
     "IQ2_XXS": _mostly("IQ2_XXS", Ggml.IQ2_XXS),
 }
 
-UNQUANTISED = (Ggml.F32, Ggml.F16, Ggml.BF16)
+UNQUANTIZED = (Ggml.F32, Ggml.F16, Ggml.BF16)
 _IQ2 = ("IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS")
 _IQ2_LARGER = ("IQ2_M", "IQ2_S")
 
@@ -141,7 +141,7 @@ def tensor_type(
     usual = FILE_TYPES[file_type].usual
     if dimensions < 2 or name.endswith(("_norm.weight", "ffn_gate_inp.weight")):
         return Ggml.F32
-    if usual in UNQUANTISED:
+    if usual in UNQUANTIZED:
         return usual
     return fitting(_chosen(name, file_type, usual, shape, columns, calibrated), columns)
 

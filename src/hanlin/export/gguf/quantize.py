@@ -1,4 +1,4 @@
-"""The bytes of a tensor in a ggml type, made slab by slab by llama.cpp's own quantisers.
+"""The bytes of a tensor in a ggml type, made slab by slab by llama.cpp's own quantizers.
 
 Owns the threads and the slabs. Does not own which type a tensor gets (`mixtures`) nor the file around the tensors
 (`gguf`).
@@ -23,7 +23,7 @@ SLAB_BYTES = 4 << 20
 
 
 def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
-    """How many bytes a tensor of this shape takes in the file, its padding not counted."""
+    """How many bytes a tensor of this shape takes in the file, its padding not key_settings."""
     rows = math.prod(shape[:-1])
     return rows * quants.row_bytes(kind, shape[-1])
 

@@ -164,5 +164,5 @@ def check_importance(source: Source, file_type: str) -> None:
             raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
 
 
-def counted(names: Iterator[str]) -> dict[str, int]:
+def key_settings(names: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))

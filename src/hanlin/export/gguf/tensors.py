@@ -99,7 +99,7 @@ class Tensor:
 
 
 def tensors_of(files: ModelFiles) -> list[Tensor]:
-    """Every tensor in the order of a file that llama.cpp's quantiser writes: those outside the layers, then layer by
+    """Every tensor in the order of a file that llama.cpp's quantizer writes: those outside the layers, then layer by
     layer, each by name."""
     found = [*_outside(files.config, files.tensors)]
     for layer in range(int(files.config["num_hidden_layers"])):

@@ -94,7 +94,7 @@ def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_
     model = data["model"]
     if data["normalizer"] is not None:
         kind = data["normalizer"]["type"]
-        raise _unsupported(tokenizer, say(f"it normalises text ({kind}) first", f"分词前对文本做规范化（{kind}）"))
+        raise _unsupported(tokenizer, say(f"it normalizes text ({kind}) first", f"分词前对文本做规范化（{kind}）"))
     if any(step.get("add_prefix_space") for step in steps):
         raise _unsupported(tokenizer, say("it sets a space before text", "会在文本前加空格"))
     rule = _splitting_rule(steps)

@@ -15,13 +15,13 @@ from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
 from hanlin.config.settings.export import Gguf
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.core.disk import check_space, full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTISED
+from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
 from hanlin.export.gguf.quantize import Quantizer, stored_bytes
-from hanlin.export.gguf.source import Source, counted
+from hanlin.export.gguf.source import Source, key_settings
 from hanlin.export.gguf.tensors import Made, Stored, rope_of
 from hanlin.export.gguf.vocab import add_special_ids
 
@@ -31,7 +31,7 @@ _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 _LARGEST_FLOAT16 = 65504.0
 
 
-def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, job: Job) -> None:
+def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, context: StageContext) -> None:
     """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
     left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
@@ -41,15 +41,15 @@ def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path,
     try:
         for name in left:
             with full_disk(out):
-                aside = job.scratch(out) / _file(out, name).name
+                aside = context.scratch(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
                 for size in write_tensors(aside, source, name, quantizer):
                     done += size
-                    job.progress.at(done, total, "bytes")
+                    context.progress.at(done, total, "bytes")
                 os.replace(aside, _file(out, name))
     finally:
         quantizer.close()
-        job.progress.done()
+        context.progress.done()
 
 
 def _narrow(source: Source, file_type: str) -> dict[str, int]:
@@ -57,7 +57,7 @@ def _narrow(source: Source, file_type: str) -> dict[str, int]:
     usual = FILE_TYPES[file_type].usual
     block = gguf.GGML_QUANT_SIZES[usual][0]
     pairs = zip(source.tensors, source.kinds(file_type), strict=True)
-    return counted(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
+    return key_settings(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
 
 
 def _file(out: Path, file_type: str) -> Path:
@@ -67,7 +67,7 @@ def _file(out: Path, file_type: str) -> Path:
 def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
     """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
 
-    The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantiser. For Mixtral
+    The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantizer. For Mixtral
     they are `llama` too.
     """
     writer = _Writer(None, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
@@ -75,8 +75,8 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     writer.add_type("model")
     writer.add_name(settings.name)
     writer.add_size_label(_size_label(source))
-    if settings.licence:
-        writer.add_license(settings.licence)
+    if settings.license:
+        writer.add_license(settings.license)
     writer.add_block_count(source.shape.layers)
     writer.add_context_length(int(config["max_position_embeddings"]))
     writer.add_embedding_length(int(config["hidden_size"]))
@@ -100,7 +100,7 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
-    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTISED:
+    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTIZED:
         for key, value in source.importance.metadata(Path(settings.importance or "").name).items():
             if isinstance(value, int):
                 writer.add_uint32(key, value)

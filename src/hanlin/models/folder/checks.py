@@ -95,7 +95,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
 
     With `experts` a Mixtral-shaped model is taken as well, its experts' matrices apart or packed into one tensor.
 
-    Refused: no `config.json`, another architecture, code of its own, quantised weights, pickled weights only, cut or
+    Refused: no `config.json`, another architecture, code of its own, quantized weights, pickled weights only, cut or
     missing weight files, tensors missing or of another shape than the configuration says, a tied model with an output
     head of its own, and a tokenizer with more entries than there are embedding rows.
     """
@@ -109,8 +109,8 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     config = json_object(folder / CONFIG)
     _check_family(config, folder / CONFIG, {**SUPPORTED, **(WITH_EXPERTS if experts else {})})
     if quantization_of(config):
-        hint = say("name the checkpoint that it was quantised from", "请指定量化之前的模型")
-        raise UserError(say("the weights are already quantised", "权重已被量化"), folder / CONFIG, hint)
+        hint = say("name the checkpoint that it was quantized from", "请指定量化之前的模型")
+        raise UserError(say("the weights are already quantized", "权重已被量化"), folder / CONFIG, hint)
     tensors = check_weights(folder)
     _check_tensors(config, tensors, folder)
     files = ModelFiles(folder, config, tensors)
@@ -119,7 +119,7 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
 
 
 def quantization_of(config: Mapping[str, Any]) -> str:
-    """By which method the weights are quantised (`compressed-tensors`, `bitsandbytes`); empty: not at all."""
+    """By which method the weights are quantized (`compressed-tensors`, `bitsandbytes`); empty: not at all."""
     row = config.get("quantization_config")
     return str(row.get("quant_method", "?")) if isinstance(row, dict) else ""
 

@@ -44,5 +44,5 @@ def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
 
 
 def _type_of(file: Path) -> str:
-    """The quantisation that a GGUF file's name ends with: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
+    """The quantization that a GGUF file's name ends with: `model-Q8_0.gguf` and `model.Q8_0.gguf` give `q8_0`."""
     return re.split(r"[-.]", file.stem)[-1].lower()

@@ -71,6 +71,6 @@ def is_adapter(folder: Path) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
-def licences_in(folder: Path) -> list[Path]:
+def licenses_in(folder: Path) -> list[Path]:
     """The texts that go wherever the model goes: `LICENSE`, `NOTICE` and the like."""
     return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]

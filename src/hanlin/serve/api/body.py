@@ -22,7 +22,7 @@ class Body(BaseModel):
 
     @classmethod
     def read(cls, body: bytes) -> Self:
-        """Raises ApiError (400) that names the first wrong field, a misspelt one, or one that cannot be honoured."""
+        """Raises ApiError (400) that names the first wrong field, a misspelt one, or one that cannot be honored."""
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:

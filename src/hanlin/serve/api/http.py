@@ -17,7 +17,7 @@ from hanlin.core.i18n import say
 from hanlin.serve.admission import Ticket
 from hanlin.serve.api.body import Body
 from hanlin.serve.errors import ApiError, as_api_error
-from hanlin.serve.registry import Job
+from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer, Desk
 
 B = TypeVar("B", bound=Body)
@@ -30,19 +30,19 @@ _CLIENT_LEFT = 499
 SMALL_BODY = 16 << 10
 
 
-Whole = Callable[[Job, list[Answer]], dict[str, Any]]
+Whole = Callable[[GenerationJob, list[Answer]], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """How an API streams: the bytes of a job's pieces, their media type, and the bytes of an error among them."""
 
-    pieces: Callable[[Job, Ticket], AsyncGenerator[bytes, None]]
+    pieces: Callable[[GenerationJob, Ticket], AsyncGenerator[bytes, None]]
     media_type: str
     told: Callable[[ApiError], bytes]
 
 
-async def told_in_stream(stream: Streaming, job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+async def told_in_stream(stream: Streaming, job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
     """What breaks an answer is told in the stream: the status was sent long ago."""
     async with aclosing(stream.pieces(job, ticket)) as pieces:
         try:
@@ -102,7 +102,7 @@ async def read(desk: Desk, kind: type[B], request: Request, *, json_only: bool =
 
 
 async def respond(
-    desk: Desk, request: Request, ticket: Ticket, prepare: Callable[[], Job], whole: Whole, stream: Streaming | None
+    desk: Desk, request: Request, ticket: Ticket, prepare: Callable[[], GenerationJob], whole: Whole, stream: Streaming | None
 ) -> Response:
     """The response to a request that holds its ticket: whole, or with `stream` in pieces. Then it leaves."""
     try:

@@ -20,7 +20,7 @@ from hanlin.serve.admission import Ticket
 from hanlin.serve.api.fields import Choosing, Strict
 from hanlin.serve.api.http import Streaming, read, respond
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import Job, Models, Wanted
+from hanlin.serve.registry import GenerationJob, Models, Wanted
 from hanlin.serve.service import Answer, Desk, End
 
 _ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
@@ -71,7 +71,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         served = models.named(asked.model)
         before = asked.prompt or ""
 
-        def prepare() -> Job:
+        def prepare() -> GenerationJob:
             if asked.prompt is not None:
                 return served.job([served.text_prompt(asked.prompt)], asked.wanted(), "prompt")
             try:
@@ -80,7 +80,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
                 raise ApiError(error.status, error.message, param="history") from error
             return served.job([prompt], asked.wanted(), "history")
 
-        def whole(_: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+        def whole(_: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
             texts = [answer.text for answer in answers]
             return {
                 "response": texts[0],
@@ -90,7 +90,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
 
-        async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             texts = [before for _ in job.requests]
             async with aclosing(desk.pieces(job, ticket)) as all_told:
                 async for batch in all_told:

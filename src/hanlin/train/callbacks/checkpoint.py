@@ -1,4 +1,4 @@
-"""Where a killed run goes on from: weights, optimiser and step in files that are whole or not there.
+"""Where a killed run goes on from: weights, optimizer and step in files that are whole or not there.
 
 Owns the files, and that training need not wait for them. That nothing else needs saving is by design: the order of the
 data, the learning rate and the random numbers of a step are functions of seed and step (`rows.Order`, `schedule`,

@@ -1,7 +1,7 @@
 """What a model could do before, measured while it learns something else: English and arithmetic in Chinese training.
 
 Owns the probes and their measuring, so that forgetting is seen while it happens. Does not own the loss on records like
-those that are learnt (`heldout`).
+those that are learned (`validation`).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _probe(line: str, where: str) -> Probe:
     return Probe(where, words["topic"], words.get("text") or words["question"], words.get("answer", ""))
 
 
-def encoder(tokenizer: Tokenizer, row_length: int) -> Callable[[Sequence[Probe]], Iterator[Encoded]]:
+def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[Encoded]]:
     """Makes probes token ids, of which a text counts whole, as far as a row reaches, and of a question the answer
     alone. Raises UserError for a question that with its answer is longer than a row."""
 
@@ -83,13 +83,13 @@ def encoder(tokenizer: Tokenizer, row_length: int) -> Callable[[Sequence[Probe]]
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         for probe in probes:
             read = begin + (tokenizer.encode(probe.text) if probe.answer else [])
-            counted = tokenizer.encode(probe.answer or probe.text)
+            key_settings = tokenizer.encode(probe.answer or probe.text)
             if not probe.answer:
-                counted = counted[: row_length + 1 - len(read)]
-            if not read + counted[1:] or len(read) + len(counted) - 1 > row_length:
+                key_settings = key_settings[: max_seq_length + 1 - len(read)]
+            if not read + key_settings[1:] or len(read) + len(key_settings) - 1 > max_seq_length:
                 what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
-                raise UserError(what, probe.id, say("set a greater row_length", "请增大 row_length"))
-            yield Encoded((Example(read + counted, LEARNT[False] * len(read) + LEARNT[True] * len(counted)),))
+                raise UserError(what, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
+            yield Encoded((Example(read + key_settings, LEARNT[False] * len(read) + LEARNT[True] * len(key_settings)),))
 
     return encode
 
@@ -128,12 +128,12 @@ class Probes:
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def at_start(self, network: Network, group: Group, pass_tokens: int) -> dict[str, float]:
-        """What is measured before anything was learnt, which the first row of the curve tells beside its own."""
-        return {name + AT_START: value for name, value in self.measure(network, group, pass_tokens).items()}
+    def at_start(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
+        """What is measured before anything was learned, which the first row of the curve tells beside its own."""
+        return {name + AT_START: value for name, value in self.measure(network, group, micro_batch_tokens).items()}
 
     @torch.no_grad()
-    def measure(self, network: Network, group: Group, pass_tokens: int) -> dict[str, float]:
+    def measure(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
         network.refresh()
         training = network.model.training
         network.model.eval()
@@ -141,7 +141,7 @@ class Probes:
         # of each topic: minus the log-probabilities, tokens, questions answered right, questions
         sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=network.device)
         mine = np.arange(len(self.rows.units))[group.rank :: group.size]
-        for batch in network.passes(self.rows, mine, pass_tokens):
+        for batch in network.passes(self.rows, mine, micro_batch_tokens):
             found, likeliest = network.read(batch)
             counts = list(batch.counts)
             hits = (likeliest == batch.targets).split(counts)

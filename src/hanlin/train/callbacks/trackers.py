@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 from hanlin.config.settings.train import Training
-from hanlin.core.context import Job
+from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.callbacks.metrics_log import read_curve
@@ -36,9 +36,9 @@ class Tracker(Protocol):
 class Watch:
     """Speed, memory and trackers of a run that has `done` steps behind it. One process of a group `writes`."""
 
-    def __init__(self, job: Job, out: Path, settings: Training, done: int, writes: bool) -> None:
-        self._folder = job.log_folder(out)
-        self._name = job.progress.name or out.name
+    def __init__(self, context: StageContext, out: Path, settings: Training, done: int, writes: bool) -> None:
+        self._folder = context.log_folder(out)
+        self._name = context.progress.name or out.name
         self._settings, self._done, self._writes = settings, done, writes
         self._before = 0.0
         self._file: IO[str] | None = None
@@ -56,7 +56,7 @@ class Watch:
         os.replace(aside, file)
         with ExitStack() as opened:  # which closes what is open when a tracker does not start
             self._file = opened.enter_context(file.open("a", encoding="utf-8", newline="\n"))
-            for name in self._settings.track:
+            for name in self._settings.report_to:
                 tracker = TRACKERS[name](self._folder, self._name, self._done, self._settings)
                 opened.callback(tracker.close)
                 self._trackers.append(tracker)
@@ -104,7 +104,7 @@ class _Session:
             offline = f"{module.upper()}_MODE=offline"
             hint = say(f"log in, or set {offline}", f"请先登录，或设置 {offline}")
             raise UserError(
-                say(f"{module} does not start: {error}", f"{module} 无法启动：{error}"), "track", hint
+                say(f"{module} does not start: {error}", f"{module} 无法启动：{error}"), "report_to", hint
             ) from error
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
@@ -138,4 +138,4 @@ def _library(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         hint = say(f"pip install 'hanlin[{extra}]'", f"请安装：pip install 'hanlin[{extra}]'")
-        raise UserError(say(f"{extra} is not installed", f"未安装 {extra}"), "track", hint) from error
+        raise UserError(say(f"{extra} is not installed", f"未安装 {extra}"), "report_to", hint) from error

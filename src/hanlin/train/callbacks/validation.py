@@ -1,4 +1,4 @@
-"""The loss on records that are not learnt from, measured while a run lasts: its best weights, and when it may stop.
+"""The loss on records that are not learned from, measured while a run lasts: its best weights, and when it may stop.
 
 Owns the measuring and what follows from it. What was best, and for how long nothing was better, is read from the run's
 curve, so that there is no state to save but the best weights themselves.
@@ -25,12 +25,12 @@ from hanlin.train.dataset.packed import Rows
 from hanlin.train.distributed.context import Group
 from hanlin.train.objectives.base import Objective
 
-LOSS = "heldout_loss"
+LOSS = "validation_loss"
 
 
 @dataclass(frozen=True, slots=True)
-class Heldout:
-    """Rows that are not learnt from and the objective over them. `every` so many steps, and after the last, they are
+class Validation:
+    """Rows that are not learned from and the objective over them. `every` so many steps, and after the last, they are
     measured; the run stops when `patience` measurements in a row brought no smaller loss."""
 
     rows: Rows
@@ -40,14 +40,14 @@ class Heldout:
     keeps_best: bool
 
     @classmethod
-    def of(cls, rows: Rows, objective: Objective, settings: Training) -> Heldout:
-        assert settings.evaluate_every is not None
-        return cls(rows, objective, settings.evaluate_every, settings.patience, settings.keep_best)
+    def of(cls, rows: Rows, objective: Objective, settings: Training) -> Validation:
+        assert settings.eval_steps is not None
+        return cls(rows, objective, settings.eval_steps, settings.early_stopping_patience, settings.save_best)
 
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def measure(self, network: Network, group: Group, pass_tokens: int) -> dict[str, float]:
+    def measure(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
         """The mean loss and the objective's other means after a step, by their names in the curve. Dropout and noise
         are off, and each record counts as in training."""
         network.refresh()
@@ -57,8 +57,8 @@ class Heldout:
         names = ("loss", *self.objective.measures)
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=network.device)
         with torch.no_grad():
-            now = self.objective.of_step(network, mine, pass_tokens, group.add_up)
-            for batch in network.passes(self.rows, mine, pass_tokens):
+            now = self.objective.of_step(network, mine, micro_batch_tokens, group.add_up)
+            for batch in network.passes(self.rows, mine, micro_batch_tokens):
                 found = now.loss(network, batch)
                 told = [found.total, *(found.metrics[name] for name in self.objective.measures)]
                 sums += torch.stack(

@@ -4,7 +4,7 @@ Owns arithmetic on tokens [tokens, width]. Does not own attention (`attention`) 
 (`network`). The stream between blocks is float32; products run in the number format of their matrices' `cast`.
 
 On a CPU half the time of a small model goes into what is no matrix product: casts, norms, sums of gradients. Each half
-here normalises once, casts once, and adds up the gradients of its matrices in place.
+here normalizes once, casts once, and adds up the gradients of its matrices in place.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Norm:
         self.weight, self.epsilon = weight, epsilon
 
     def apply(self, stream: torch.Tensor, number_format: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normalised stream [tokens, width] in the number format, and 1 / length [tokens, 1]."""
+        """The normalized stream [tokens, width] in the number format, and 1 / length [tokens, 1]."""
         length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
         inverse = (length * length / stream.shape[-1]).add_(self.epsilon).rsqrt_()
         return self.again(stream, inverse, number_format), inverse
 
     def again(self, stream: torch.Tensor, inverse: torch.Tensor, number_format: torch.dtype) -> torch.Tensor:
-        """The normalised stream once more: two products of numbers, which cost less than the memory to keep it."""
+        """The normalized stream once more: two products of numbers, which cost less than the memory to keep it."""
         return (stream * inverse).mul_(self.weight.detach().float()).to(number_format)
 
     def gradients(
@@ -49,7 +49,7 @@ class Norm:
         return to_stream.addcmul_(stream, along, value=-1), to_weight
 
 
-class _Normalised(torch.autograd.Function):
+class _Normalized(torch.autograd.Function):
     """The norm alone."""
 
     @staticmethod
@@ -118,7 +118,7 @@ class _Added(torch.autograd.Function):
 
 
 class _FeedForward(torch.autograd.Function):
-    """x + W₃ (silu(W₁ n) · W₂ n) with n the normalised x (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+    """x + W₃ (silu(W₁ n) · W₂ n) with n the normalized x (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
     @staticmethod
     def forward(
@@ -180,13 +180,13 @@ def _turn(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, direct
     return out.to(values.dtype)
 
 
-def normalised(stream: torch.Tensor, norm: Norm, number_format: torch.dtype) -> torch.Tensor:
+def normalized(stream: torch.Tensor, norm: Norm, number_format: torch.dtype) -> torch.Tensor:
     """The norm of a stream [tokens, width], in a number format."""
-    return _Normalised.apply(norm, number_format, stream, norm.weight)
+    return _Normalized.apply(norm, number_format, stream, norm.weight)
 
 
 def projected(stream: torch.Tensor, norm: Norm, matrices: Sequence[Matrix], training: bool) -> tuple[torch.Tensor, ...]:
-    """Several projections [tokens, out] of the normalised stream."""
+    """Several projections [tokens, out] of the normalized stream."""
     weights = [weight for matrix in matrices for weight in matrix.trained()]
     return _Projected.apply(norm, matrices, training, stream, norm.weight, *weights)
 

@@ -42,7 +42,7 @@ def summed_loss(
     that is not its own. Gradients are computed along with the value: logits are computed once.
     """
     if not torch.is_grad_enabled():
-        head = head.detach()  # where nothing is learnt, a trained head is a frozen one, which costs half
+        head = head.detach()  # where nothing is learned, a trained head is a frozen one, which costs half
     return _SummedLoss.apply(hidden, head, targets, head.detach() if cast is None else cast)
 
 

@@ -24,7 +24,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import token_rows
 from hanlin.train.compute.attention import documents_attention
-from hanlin.train.compute.block import Norm, added, feed_forward, normalised, projected, rotated
+from hanlin.train.compute.block import Norm, added, feed_forward, normalized, projected, rotated
 from hanlin.train.compute.embeddings import Embeddings, Head, HeadOfRows, noise
 from hanlin.train.compute.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.compute.linear import Matrix, PackedMatrix, TurnedMatrix
@@ -136,19 +136,19 @@ class Network:
         for module in (self.model, *self.layers):
             module.forward = run
 
-    def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
+    def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[Pass]:
         """The units of this process in passes, on the device. Where all processes have to go through the model equally
         often, one with fewer passes than others does so with a unit that does not count."""
         if self.gathering is None:
-            for batch in rows.passes(units, pass_tokens):
+            for batch in rows.passes(units, micro_batch_tokens):
                 yield batch.to(self.device)
             return
-        batches = list(rows.passes(units, pass_tokens))  # the number has to be agreed on before the first
+        batches = list(rows.passes(units, micro_batch_tokens))  # the number has to be agreed on before the first
         more = self.gathering.most(len(batches)) - len(batches)
         for batch in batches:
             yield batch.to(self.device)
         for _ in range(more):
-            nothing = self.summed_loss(next(rows.passes([0], pass_tokens)).to(self.device)) * 0.0
+            nothing = self.summed_loss(next(rows.passes([0], micro_batch_tokens)).to(self.device)) * 0.0
             if nothing.requires_grad:
                 self.backward(nothing)
 
@@ -164,7 +164,7 @@ class Network:
         self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
 
     def hidden(self, batch: Pass) -> torch.Tensor:
-        """Hidden states [n, width], in the network's number format, at the positions whose next token is learnt."""
+        """Hidden states [n, width], in the network's number format, at the positions whose next token is learned."""
         return self._filled(batch)[: len(batch.targets)]
 
     def _filled(self, batch: Pass) -> torch.Tensor:
@@ -175,17 +175,17 @@ class Network:
         if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
             stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
         entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
-        more = filled(len(batch.learnt), entries, trained, self.device.type != "cpu") - len(batch.learnt)
-        learnt = torch.cat([batch.learnt, batch.learnt[-1:].expand(more)])
+        more = filled(len(batch.learned), entries, trained, self.device.type != "cpu") - len(batch.learned)
+        learned = torch.cat([batch.learned, batch.learned[-1:].expand(more)])
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
-            wanted = learnt if block is self._blocks[-1] else None
+            wanted = learned if block is self._blocks[-1] else None
             through = self._through if self.gathering is None else self._through_gathered
             if self.recomputes and torch.is_grad_enabled():
                 stream = checkpoint(through, block, stream, cosine, sine, batch.documents, wanted, use_reentrant=False)
             else:
                 stream = through(block, stream, cosine, sine, batch.documents, wanted)
-        return normalised(stream, self._norm, self.dtype)
+        return normalized(stream, self._norm, self.dtype)
 
     def summed_loss(self, batch: Pass) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""

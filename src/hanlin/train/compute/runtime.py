@@ -1,6 +1,6 @@
 """What becomes of memory that tensors give back on a CPU.
 
-Owns one wish to the C library. Does not own how much is needed (`forecast`).
+Owns one wish to the C library. Does not own how much is needed (`estimate`).
 """
 
 from __future__ import annotations

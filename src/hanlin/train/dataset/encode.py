@@ -9,13 +9,13 @@ from hanlin.chat.examples import render_answer, render_documents
 from hanlin.chat.template import ChatTemplate, Rendered
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.records import Conversation, Document, Judgement, Message, Preference
+from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encoded import Encoded, Example
 
 
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[Encoded]:
-    """Documents with their begin and end tokens; a text of which no token can be learnt is refused."""
+    """Documents with their begin and end tokens; a text of which no token can be learned is refused."""
     for rendered in render_documents([document.text for document in documents], tokenizer):
         whole = Example(rendered.ids, rendered.learn)
         yield Encoded((whole,)) if len(whole.ids) > 1 else Encoded(reason="empty")
@@ -24,14 +24,14 @@ def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Ite
 @dataclass(frozen=True, slots=True)
 class ChatEncoder:
     """Conversations, preference pairs and judged answers as examples, through the chat template, with each answer
-    learnt.
+    learned.
 
-    `row_length` is the most positions that an example may take. `over_length` says what is done with a longer one.
+    `max_seq_length` is the most positions that an example may take. `overlong` says what is done with a longer one.
     """
 
     template: ChatTemplate
-    row_length: int
-    over_length: str
+    max_seq_length: int
+    overlong: str
 
     def conversations(self, records: Sequence[Conversation]) -> Iterator[Encoded]:
         plain = [record for record in records if not record.tools]
@@ -43,7 +43,7 @@ class ChatEncoder:
         for record in records:
             yield self._preference(record)
 
-    def judgements(self, records: Sequence[Judgement]) -> Iterator[Encoded]:
+    def unpaired_preferences(self, records: Sequence[UnpairedPreference]) -> Iterator[Encoded]:
         for record in records:
             yield self._judgement(record)
 
@@ -53,12 +53,12 @@ class ChatEncoder:
         while True:
             rendered, whole = whole or self.template.render(messages, record.tools, where=record.id), None
             example = _trimmed(rendered)
-            if len(example.ids) - 1 <= self.row_length:
+            if len(example.ids) - 1 <= self.max_seq_length:
                 break
-            messages = _without_last_answer(messages) if self.over_length == "cut_at_turns" else ()
+            messages = _without_last_answer(messages) if self.overlong == "truncate_turns" else ()
             if not messages:
                 return self._too_long(len(example.ids), record.id)
-            changed = "cut_at_turns"
+            changed = "truncate_turns"
         answers = sum(message.role == "assistant" for message in messages)
         _each_answer_is_learnt(rendered, answers, record.id)
         return Encoded((example,), changed)
@@ -71,11 +71,11 @@ class ChatEncoder:
             return Encoded(reason="identical_answers")
         return found
 
-    def _judgement(self, record: Judgement) -> Encoded:
+    def _judgement(self, record: UnpairedPreference) -> Encoded:
         return self._answered(record.prompt, ((record.answer, record.good),), record.id)
 
     def _answered(self, turns: Sequence[Message], answers: Sequence[tuple[Message, bool]], record_id: str) -> Encoded:
-        """An example for each answer to the same turns: of these nothing is learnt."""
+        """An example for each answer to the same turns: of these nothing is learned."""
         if any(not answer.text.strip() and not answer.tool_calls for answer, _ in answers):
             return Encoded(reason="empty_answer")
         examples = []
@@ -84,28 +84,28 @@ class ChatEncoder:
             _each_answer_is_learnt(rendered, 1, record_id)
             examples.append(_trimmed(rendered, good))
         longest = max(len(example.ids) for example in examples)
-        if longest - 1 > self.row_length:
+        if longest - 1 > self.max_seq_length:
             return self._too_long(longest, record_id)
         return Encoded(tuple(examples))
 
     def _too_long(self, tokens: int, record_id: str) -> Encoded:
-        if self.over_length != "refuse":
+        if self.overlong != "error":
             return Encoded(reason="too_long")
         raise UserError(
             say(
-                f"{tokens} tokens do not fit into a row of {self.row_length}",
-                f"{tokens} 个词元放不进 {self.row_length} 的行",
+                f"{tokens} tokens do not fit into a row of {self.max_seq_length}",
+                f"{tokens} 个词元放不进 {self.max_seq_length} 的行",
             ),
             record_id,
-            say("raise row_length, or set over_length: drop", "增大 row_length，或设 over_length: drop"),
+            say("raise max_seq_length, or set overlong: drop", "增大 max_seq_length，或设 overlong: drop"),
         )
 
 
 def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> None:
-    """As many learnt stretches as answers: the one rule that only the record can tell. The others are `contract`'s."""
+    """As many learned stretches as answers: the one rule that only the record can tell. The others are `contract`'s."""
     found = (rendered.learn + b"\0").count(b"\1\0")
     if found != answers:
-        what = say(f"{found} of {answers} answers are learnt", f"{answers} 个回答中只有 {found} 个被学习")
+        what = say(f"{found} of {answers} answers are learned", f"{answers} 个回答中只有 {found} 个被学习")
         hint = say(
             "the chat template cannot be trained with: choose a packaged one", "该对话模板不能用于训练：请换用内置模板"
         )
@@ -113,7 +113,7 @@ def _each_answer_is_learnt(rendered: Rendered, answers: int, record_id: str) -> 
 
 
 def _trimmed(rendered: Rendered, good: bool = True) -> Example:
-    """Without what comes after the last learnt token: nothing would be learnt from it."""
+    """Without what comes after the last learned token: nothing would be learned from it."""
     end = rendered.learn.rfind(b"\1") + 1
     if end == len(rendered.ids):
         return Example(rendered.ids, rendered.learn, good)

@@ -81,7 +81,7 @@ class EncodedRecords:
         return (len(self.starts) - 1) // self.width
 
     def read(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that a segment reads or is asked for, one more than its positions, and which are learnt."""
+        """The tokens that a segment reads or is asked for, one more than its positions, and which are learned."""
         first = int(self.starts[segment.example])
         place = slice(first + segment.start, first + segment.end + 1)
         return self.ids[place], self.learn[place]
@@ -127,14 +127,14 @@ def encode_records(
 
 
 def open_encoded(folder: Path) -> EncodedRecords:
-    """What `encode_records` wrote. Raises UserError when no record can be learnt from."""
+    """What `encode_records` wrote. Raises UserError when no record can be learned from."""
     counts = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
     if not counts["records"]:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["refused"].items()) or "-"
         raise UserError(
             say(f"no record is left to learn from (refused: {reasons})", f"没有可学习的记录（拒收：{reasons}）"),
             "data",
-            say("a longer row_length takes longer records", "增大 row_length 可容纳更长的记录"),
+            say("a longer max_seq_length takes longer records", "增大 max_seq_length 可容纳更长的记录"),
         )
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "learn", "starts", "good")}
     return EncodedRecords(
@@ -216,7 +216,7 @@ def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
 
 class Segment(NamedTuple):
     """Positions `start` to `end` (exclusive) of an example: the model reads `ids[start:end]` and is asked for
-    `ids[start + 1:end + 1]`, so pieces of a cut document share one token and none goes unlearnt."""
+    `ids[start + 1:end + 1]`, so pieces of a cut document share one token and none goes unlearned."""
 
     example: int
     start: int

@@ -33,7 +33,7 @@ class Contract:
     """The rules of a template, or of plain documents.
 
     `begin` opens every example, None where nothing does. Another begin token may stand only behind an id of `breaks`,
-    and behind those that are in `always` it must. A learnt stretch begins behind one of `openings` and ends with an id
+    and behind those that are in `always` it must. A learned stretch begins behind one of `openings` and ends with an id
     of `ends`, which stands nowhere else in it; no rule is kept where these are empty, but that answers must end.
     """
 
@@ -74,9 +74,9 @@ class Contract:
     def check(self, encoded: EncodedRecords) -> None:
         """Raise UserError with the record's id for the first example that breaks a rule.
 
-        Every example: something is learnt; exactly one begin token at its start, and further ones only where the
-        template puts them. Every answer: its learnt tokens begin where the template's prompt ends, the last of them
-        stops, and no other does (then the turn behind it, a prompt, would be learnt too).
+        Every example: something is learned; exactly one begin token at its start, and further ones only where the
+        template puts them. Every answer: its learned tokens begin where the template's prompt ends, the last of them
+        stops, and no other does (then the turn behind it, a prompt, would be learned too).
         """
         for start, end in _blocks(encoded.starts):
             for what, example in self._broken(encoded, start, end):
@@ -95,12 +95,12 @@ class Contract:
 
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum(learn)])
         for example in np.flatnonzero(before[offsets[1:]] == before[offsets[:-1]])[:1]:
-            yield say("nothing of it is learnt", "没有任何词元被学习"), int(example)
+            yield say("nothing of it is learned", "没有任何词元被学习"), int(example)
             return  # an example without tokens has no first one either
         firsts, lasts = offsets[:-1], offsets[1:] - 1
         if self.prompted:
             for example in np.flatnonzero(learn[firsts])[:1]:
-                yield say("its first token is learnt", "首个词元被学习"), int(example)
+                yield say("its first token is learned", "首个词元被学习"), int(example)
         yield from self._broken_begins(ids, learn, firsts, examples)
         learnt_before, learnt_after = np.roll(learn, 1), np.roll(learn, -1)
         learnt_before[firsts] = False
@@ -111,11 +111,11 @@ class Contract:
                 yield say("an answer does not learn to stop", "有回答没有学习停止符"), example
         if self.prompted:
             for example in examples(np.flatnonzero(learn & learnt_after & stops)):
-                yield say("what stands after an answer is learnt too", "回答之后的内容也被学习"), example
+                yield say("what stands after an answer is learned too", "回答之后的内容也被学习"), example
         if self.openings:
             heads = np.flatnonzero(learn & ~learnt_before)
             for example in examples(heads[~_behind(ids, heads, self.openings)]):
-                yield say("a token of a prompt is learnt", "提示中的词元被学习"), example
+                yield say("a token of a prompt is learned", "提示中的词元被学习"), example
 
     def _broken_begins(
         self, ids: np.ndarray, learn: np.ndarray, firsts: np.ndarray, examples: _Examples
@@ -125,7 +125,7 @@ class Contract:
         for example in np.flatnonzero(ids[firsts] != self.begin)[:1]:
             yield say("it does not begin with the begin token", "开头没有起始符"), int(example)
         for example in np.flatnonzero(learn[firsts])[:1]:
-            yield say("its begin token is learnt", "起始符被学习"), int(example)
+            yield say("its begin token is learned", "起始符被学习"), int(example)
         if self.begin in self.ends:
             return
         begins = ids == self.begin

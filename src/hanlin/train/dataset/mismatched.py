@@ -24,15 +24,15 @@ class Mismatched(EncodedRecords):
     """The prompt of each example with the answer of the one `shift` places before it, the first with the last's.
 
     Nothing is written: the tokens are put together as they are read. `prompts` [examples] are the lengths of the
-    prompts; an answer is cut where example and prompt would be longer than `row_length` positions.
+    prompts; an answer is cut where example and prompt would be longer than `max_seq_length` positions.
     """
 
     prompts: np.ndarray
     shift: int
-    row_length: int
+    max_seq_length: int
 
     @classmethod
-    def of(cls, encoded: EncodedRecords, row_length: int) -> Self:
+    def of(cls, encoded: EncodedRecords, max_seq_length: int) -> Self:
         """Examples that have one answer at their end, shifted by as little as leaves no prompt with an answer of its
         own (TRL's `KTOTrainer` shifts by one; where a prompt's answers stand together, that would match them again).
 
@@ -44,16 +44,16 @@ class Mismatched(EncodedRecords):
                 "data",
                 say("another prompt's answer is needed to compare with", "需要另一个提示的回答作参照"),
             )
-        learnt = np.flatnonzero(encoded.learn[: int(encoded.starts[-1])])
+        learned = np.flatnonzero(encoded.learn[: int(encoded.starts[-1])])
         begins = np.asarray(encoded.starts[:-1])
-        prompts = learnt[np.searchsorted(learnt, begins)] - begins
+        prompts = learned[np.searchsorted(learned, begins)] - begins
         own = {field.name: getattr(encoded, field.name) for field in fields(EncodedRecords)}
-        return cls(**own, prompts=prompts, shift=_shift(encoded, prompts), row_length=row_length)
+        return cls(**own, prompts=prompts, shift=_shift(encoded, prompts), max_seq_length=max_seq_length)
 
     @property
     def lengths(self) -> np.ndarray:
         answers = np.roll(np.diff(self.starts) - self.prompts, self.shift)
-        return np.minimum(self.prompts + answers - 1, self.row_length)
+        return np.minimum(self.prompts + answers - 1, self.max_seq_length)
 
     def read(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         example = segment.example

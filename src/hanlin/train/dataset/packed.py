@@ -1,6 +1,6 @@
 """Records become token ids once, in files; files become rows; rows become what one pass through the model reads.
 
-Owns encoding to disk, packing, the order of the data, and the tensors of a pass. Does not own what is learnt of a
+Owns encoding to disk, packing, the order of the data, and the tensors of a pass. Does not own what is learned of a
 record (`objectives`) or how documents of a pass are kept apart (`attention`).
 """
 
@@ -29,14 +29,14 @@ records."""
 class Pass:
     """What goes through the model at once: documents end to end, padded by one more.
 
-    `ids` and `positions` [1, tokens]; `learnt` [n] are the positions whose next token, `targets` [n], is learnt, in
+    `ids` and `positions` [1, tokens]; `learned` [n] are the positions whose next token, `targets` [n], is learned, in
     the order of the segments (a position stands there twice where two answers follow one prompt); `counts` says how
     many of them each segment has; `units` are the rows or pairs the pass is made of.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    learnt: torch.Tensor
+    learned: torch.Tensor
     targets: torch.Tensor
     counts: tuple[int, ...]
     documents: Documents
@@ -50,7 +50,7 @@ class Pass:
             self,
             ids=self.ids.to(device),
             positions=self.positions.to(device),
-            learnt=self.learnt.to(device),
+            learned=self.learned.to(device),
             targets=self.targets.to(device),
         )
 
@@ -68,16 +68,16 @@ class Rows:
     shared: Sequence[int] | np.ndarray = ()
 
     @classmethod
-    def packed(cls, encoded: EncodedRecords, row_length: int) -> Rows:
+    def packed(cls, encoded: EncodedRecords, max_seq_length: int) -> Rows:
         """Whole examples, each in one row."""
         lengths = encoded.lengths.tolist()
-        rows = pack(lengths, row_length)
+        rows = pack(lengths, max_seq_length)
         return cls(encoded, [[Segment(place, 0, lengths[place]) for place in row] for row in rows])
 
     @classmethod
-    def cut(cls, encoded: EncodedRecords, row_length: int) -> Rows:
+    def cut(cls, encoded: EncodedRecords, max_seq_length: int) -> Rows:
         """Documents of any length, cut where a row is full."""
-        rows = pack_documents(encoded.lengths.tolist(), row_length)
+        rows = pack_documents(encoded.lengths.tolist(), max_seq_length)
         return cls(encoded, [[Segment(*piece) for piece in row] for row in rows])
 
     @classmethod
@@ -102,17 +102,17 @@ class Rows:
         )
 
     @cached_property
-    def learnt_tokens(self) -> int:
-        """Tokens that are learnt when every unit is seen once."""
+    def target_tokens(self) -> int:
+        """Tokens that are learned when every unit is seen once."""
         first = self.encoded.starts[:-1]  # the first token of an example is never asked for
         return int(self.encoded.learn[: int(self.encoded.starts[-1])].sum() - self.encoded.learn[first].sum())
 
-    def passes(self, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Iterator[Pass]:
-        """The units in passes of at most `pass_tokens`, or of one unit where that is longer."""
+    def passes(self, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[Pass]:
+        """The units in passes of at most `micro_batch_tokens`, or of one unit where that is longer."""
         taken: list[int] = []
         size = 0
         for unit in units:
-            if taken and size + self.sizes[unit] > pass_tokens:
+            if taken and size + self.sizes[unit] > micro_batch_tokens:
                 yield self.collate(taken)
                 taken, size = [], 0
             taken.append(int(unit))
@@ -129,21 +129,21 @@ class Rows:
         documents = Documents(lengths + [padding] * (padding > 0), shared + [0] * (padding > 0))
         ids = np.zeros(tokens + padding, dtype=np.int64)
         positions = np.zeros(tokens + padding, dtype=np.int64)
-        learnt, targets = [], []
+        learned, targets = [], []
         for document, segment in enumerate(segments):
             tokens_read, learnt_of_them = self.encoded.read(segment)
             places = documents.places(document)
             ids[places] = tokens_read[:-1]
             positions[places] = np.arange(len(places))
-            learnt.append(places[learnt_of_them[1:]])
+            learned.append(places[learnt_of_them[1:]])
             targets.append(tokens_read[1:][learnt_of_them[1:]])
         positions[tokens:] = np.arange(padding)
         return Pass(
             ids=torch.from_numpy(ids)[None],
             positions=torch.from_numpy(positions)[None],
-            learnt=torch.from_numpy(np.concatenate(learnt)),
+            learned=torch.from_numpy(np.concatenate(learned)),
             targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-            counts=tuple(len(found) for found in learnt),
+            counts=tuple(len(found) for found in learned),
             documents=documents,
             units=tuple(units),
             tokens=tokens,

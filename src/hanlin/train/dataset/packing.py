@@ -14,8 +14,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
 
-def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Rows of whole items: each row lists the indices that lie in it, their lengths together at most `row_length`.
+def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
+    """Rows of whole items: each row lists the indices that lie in it, their lengths together at most `max_seq_length`.
 
     Best fit decreasing (Johnson 1973): longest first, each into the fullest row that still takes it, which needs at
     most 11/9 of the fewest rows possible. Equal lengths keep their order, so the result depends on nothing but the
@@ -28,11 +28,11 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     rows: list[list[int]] = []
     for item in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         length = lengths[item]
-        if length > row_length:
+        if length > max_seq_length:
             raise UserError(
                 say(
-                    f"an item of {length} tokens does not fit into a row of {row_length}",
-                    f"长度为 {length} 的条目放不进 {row_length} 的行",
+                    f"an item of {length} tokens does not fit into a row of {max_seq_length}",
+                    f"长度为 {length} 的条目放不进 {max_seq_length} 的行",
                 ),
                 say(f"item {item + 1}", f"第 {item + 1} 条"),
                 say("raise the row length or shorten the item", "请增大行长或截短该条目"),
@@ -45,7 +45,7 @@ def pack(lengths: Sequence[int], row_length: int) -> list[list[int]]:
                 del open_rows[room]
                 del free[place]
         else:
-            room, row = row_length, len(rows)
+            room, row = max_seq_length, len(rows)
             rows.append([])
         rows[row].append(item)
         left = room - length
@@ -64,23 +64,23 @@ class Piece(NamedTuple):
     end: int
 
 
-def pack_documents(lengths: Sequence[int], row_length: int) -> list[list[Piece]]:
+def pack_documents(lengths: Sequence[int], max_seq_length: int) -> list[list[Piece]]:
     """Rows of pieces that hold every token of every document exactly once.
 
     A document longer than a row is cut into full rows and a rest; rests and short documents are packed by best fit
     and never cut (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2404.10830). Empty documents
     give no piece. Rows stand in the order of their first document.
     """
-    if row_length < 1:
-        raise UserError(say("a row needs room for a token", "行长至少为 1"), "row_length")
+    if max_seq_length < 1:
+        raise UserError(say("a row needs room for a token", "行长至少为 1"), "max_seq_length")
     full: list[list[Piece]] = []
     rests: list[Piece] = []
     for document, length in enumerate(lengths):
-        for start in range(0, length, row_length):
-            piece = Piece(document, start, min(start + row_length, length))
-            if piece.end - piece.start == row_length:
+        for start in range(0, length, max_seq_length):
+            piece = Piece(document, start, min(start + max_seq_length, length))
+            if piece.end - piece.start == max_seq_length:
                 full.append([piece])
             else:
                 rests.append(piece)
-    packed = pack([piece.end - piece.start for piece in rests], row_length)
+    packed = pack([piece.end - piece.start for piece in rests], max_seq_length)
     return sorted(full + [[rests[place] for place in row] for row in packed])

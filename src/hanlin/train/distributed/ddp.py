@@ -68,7 +68,7 @@ class Copies:
         return {name: keep(f"weights {name}", self._whole(value)) for name, value in self.trained.items()}
 
     def averages(self, keep: Keep) -> dict[str, Any]:
-        """The optimiser's state. Every process has to call it."""
+        """The optimizer's state. Every process has to call it."""
         found: dict[str, Any] = _each(self.optimizer.state_dict(), lambda name, value: keep(name, self._whole(value)))
         return found
 

@@ -1,7 +1,7 @@
 """Averages and gradients in parts, and in its third stage weights too: DeepSpeed's ZeRO, with or without offloading.
 
 Owns what DeepSpeed is told and asked (Rajbhandari et al. 2020, arXiv:1910.02054; Ren et al. 2021, arXiv:2101.06840).
-Its own optimisers are compiled when they are first used and so are left alone: AdamW is torch's, wherever it runs.
+Its own optimizers are compiled when they are first used and so are left alone: AdamW is torch's, wherever it runs.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Zero(Copies):
                 utilities.safe_set_local_optimizer_state(parameter, padded[size * self.group.rank :][:size], part)
 
     def _begin_averages(self) -> None:
-        """Let the optimiser's state be there before its first step, so that it can be asked for and set."""
+        """Let the optimizer's state be there before its first step, so that it can be asked for and set."""
         parts = "fp32_partitioned_groups_flat" if self._divides_weights else "single_partition_of_fp32_groups"
         for flat in getattr(self.optimizer, parts):
             state = {part: torch.zeros_like(flat) for part in AVERAGES}

@@ -24,7 +24,7 @@ class Shards(Copies):
     """Every process holds one part of each tensor."""
 
     def __init__(self, network: Network, settings: Training, group: Group, offload: bool) -> None:
-        """Divide the network. With `offload`, parts lie in the processor's memory between their uses, and the optimiser
+        """Divide the network. With `offload`, parts lie in the processor's memory between their uses, and the optimizer
         works there."""
         mesh = init_device_mesh(group.device.type, (group.size,))
         # what is frozen is in the network's number format already; what is trained is brought together in it

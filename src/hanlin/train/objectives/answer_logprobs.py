@@ -39,7 +39,7 @@ class Answers(NamedTuple):
 
 
 def answer_log_probabilities(network: Network, batch: Pass) -> Answers:
-    """Summed log-probabilities of the learnt tokens of each of a pass's examples, float64 [examples]."""
+    """Summed log-probabilities of the learned tokens of each of a pass's examples, float64 [examples]."""
     found = network.token_log_probabilities(batch).double()
     sums = torch.stack([part.sum() for part in found.split(list(batch.counts))])
     return Answers(sums, torch.tensor(batch.counts, dtype=sums.dtype, device=sums.device))
@@ -52,14 +52,14 @@ def pair_log_probabilities(network: Network, batch: Pass) -> Answers:
 
 
 @torch.no_grad()
-def measured(network: Network, rows: Rows, units: Sequence[int] | np.ndarray, pass_tokens: int) -> Answers:
-    """The same of all answers of these units, [units, answers of a unit]; dropout is off, nothing is learnt."""
+def measured(network: Network, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Answers:
+    """The same of all answers of these units, [units, answers of a unit]; dropout is off, nothing is learned."""
     place = {int(unit): number for number, unit in enumerate(units)}
     sums = torch.zeros((len(place), rows.encoded.width), dtype=torch.float64, device=network.device)
     lengths = torch.ones_like(sums)
     training = network.model.training
     network.model.eval()
-    for batch in network.passes(rows, units, pass_tokens):
+    for batch in network.passes(rows, units, micro_batch_tokens):
         found = answer_log_probabilities(network, batch)
         places = [place[unit] for unit in batch.units]
         sums[places], lengths[places] = found.sums.view(len(places), -1), found.lengths.view(len(places), -1)

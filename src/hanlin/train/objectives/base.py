@@ -1,4 +1,4 @@
-"""What is optimised, as values: how a record becomes examples, and how a pass through the model becomes a sum of losses
+"""What is optimized, as values: how a record becomes examples, and how a pass through the model becomes a sum of losses
 and the weight that the sum is of.
 
 Owns encoding, what every objective is to the loop, and the loss on plain tokens. Does not own losses on preferences
@@ -33,22 +33,24 @@ AddUp = Callable[[Sequence[torch.Tensor]], None]
 
 
 class Objective(Protocol):
-    """What the loop needs to know of what it optimises."""
+    """What the loop needs to know of what it optimizes."""
 
     weighs: ClassVar[str]
-    """What the weight counts: `learnt_tokens`, `pairs` or `answers`."""
+    """What the weight counts: `target_tokens`, `pairs` or `answers`."""
     measures: ClassVar[tuple[str, ...]]
     """The names of `LossSum.metrics`."""
 
-    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Objective:
-        """The objective as it is for one step; itself, unless something is measured before anything is learnt.
+    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Objective:
+        """The objective as it is for one step; itself, unless something is measured before anything is learned.
 
         `units` are what this process learns from in the step, and `add_up` sums over all processes: what is measured
         follows from the step's data alone, however they are divided.
         """
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Objective:
-        """The objective as it is for the very first step, before anything is learnt; arguments as for `of_step`.
+    def at_start(
+        self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    ) -> Objective:
+        """The objective as it is for the very first step, before anything is learned; arguments as for `of_step`.
 
         Raises UserError when the network is not the model that the objective measures it against.
         """

@@ -20,12 +20,12 @@ START_OF_KTO = Start(0.5, "1/2")
 
 @dataclass(frozen=True)
 class Kto:
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7) of single answers that are known
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7) of single answers that are known
     to be good or bad; the weight is the answers.
 
     An answer's log-ratio to the reference is compared with a reference point, the policy's divergence from its
     reference: a good answer loses 1 - sigmoid(beta (ratio - point)), a bad one 1 - sigmoid(beta (point - ratio)), times
-    `good_weight` or `bad_weight` (lambda_D and lambda_U).
+    `desirable_weight` or `undesirable_weight` (lambda_D and lambda_U).
 
     The reference point is estimated as in TRL's `KTOTrainer`: the mean log-ratio of prompts followed by other prompts'
     answers, 0 where it is negative, without gradient. TRL takes the mean over each micro-batch of all processes, so it
@@ -38,8 +38,8 @@ class Kto:
     """
 
     beta: float
-    good_weight: float
-    bad_weight: float
+    desirable_weight: float
+    undesirable_weight: float
     good: np.ndarray
     reference: np.ndarray
     mismatched: Rows
@@ -47,13 +47,15 @@ class Kto:
     weighs: ClassVar[str] = "answers"
     measures: ClassVar[tuple[str, ...]] = ("preference_loss", "accuracy", "margin", "reference_point")
 
-    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         """With the reference point of the step. Dropout is off while it is measured."""
-        return self._with_point(measured(network, self.mismatched, units, pass_tokens).sums[:, 0], units, add_up)
+        return self._with_point(measured(network, self.mismatched, units, micro_batch_tokens).sums[:, 0], units, add_up)
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         """As `Dpo.at_start` has it; the reference point is measured too."""
-        answers, others = (measured(network, of, units, pass_tokens).sums[:, 0] for of in (rows, self.mismatched))
+        answers, others = (
+            measured(network, of, units, micro_batch_tokens).sums[:, 0] for of in (rows, self.mismatched)
+        )
         given = self._with_point(others, units, add_up)
         as_good = torch.sigmoid(-given._gains(answers, tuple(units)))  # of good and bad ones, deviations might cancel
         START_OF_KTO.check(_mean(as_good, add_up), _rounded(network, self.beta))
@@ -75,7 +77,7 @@ class Kto:
         margin = torch.where(good, gain, -gain)
         losses = torch.sigmoid(-margin)  # 1 - sigmoid(margin), without its rounding
         preference = losses.detach().sum()
-        losses = losses * torch.where(good, self.good_weight, self.bad_weight)
+        losses = losses * torch.where(good, self.desirable_weight, self.undesirable_weight)
         answers = float(len(batch.units))
         sums = (preference, (margin > 0).sum(), margin.detach().sum(), torch.tensor(self.point * answers))
         return LossSum(losses.sum(), answers, dict(zip(self.measures, sums, strict=True)))

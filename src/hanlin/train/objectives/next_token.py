@@ -13,15 +13,15 @@ from hanlin.train.objectives.base import AddUp, LossSum
 
 
 class NextToken:
-    """-log p of each learnt token given what stands before it in its document; the weight is their number."""
+    """-log p of each learned token given what stands before it in its document; the weight is their number."""
 
-    weighs: ClassVar[str] = "learnt_tokens"
+    weighs: ClassVar[str] = "target_tokens"
     measures: ClassVar[tuple[str, ...]] = ()
 
-    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
     def loss(self, network: Network, batch: Pass) -> LossSum:

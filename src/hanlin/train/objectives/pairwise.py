@@ -1,4 +1,4 @@
-"""What is optimised on preferences, as values: DPO and IPO, ORPO, SimPO over pairs, KTO over single judged answers.
+"""What is optimized on preferences, as values: DPO and IPO, ORPO, SimPO over pairs, KTO over single judged answers.
 
 Owns how log-probabilities of answers become rewards, and rewards become a sum of losses. Does not own encoding
 (`objectives`), which prompt meets which answer (`mismatched`), or when reference values are computed (`stages`).
@@ -40,7 +40,7 @@ class PairObjective(ABC):
     """What the objectives over pairs share: every answer has a reward, every pair a loss of its two rewards' difference
     (the margin), and the weight is the pairs.
 
-    The loss of a pair is `preference_weight` times that, and `chosen_weight` times the mean -log p of the chosen
+    The loss of a pair is `preference_weight` times that, and `sft_weight` times the mean -log p of the chosen
     answer's tokens. A pair's loss never depends on the pairs beside it.
     """
 
@@ -53,7 +53,7 @@ class PairObjective(ABC):
         "rejected_reward",
     )
     preference_weight: float = 1.0
-    chosen_weight: float = 0.0
+    sft_weight: float = 0.0
 
     @abstractmethod
     def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
@@ -63,10 +63,10 @@ class PairObjective(ABC):
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
         """The loss of each pair whose chosen answer's reward is greater by `margin` [pairs]."""
 
-    def of_step(self, network: Network, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
     def loss(self, network: Network, batch: Pass) -> LossSum:
@@ -77,8 +77,8 @@ class PairObjective(ABC):
         preference = losses.detach().sum()
         if self.preference_weight != 1:
             losses = losses * self.preference_weight
-        if self.chosen_weight:
-            losses = losses - self.chosen_weight * answers.means[:, 0]
+        if self.sft_weight:
+            losses = losses - self.sft_weight * answers.means[:, 0]
         known = rewards.detach()
         sums = (preference, (margin > 0).sum(), margin.detach().sum(), known[:, 0].sum(), known[:, 1].sum())
         return LossSum(losses.sum(), float(len(batch.units)), dict(zip(self.measures, sums, strict=True)))
@@ -95,24 +95,24 @@ class PairObjective(ABC):
 
 @dataclass(frozen=True)
 class Dpo(PairObjective):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).
+    """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).
 
     `reference` [pairs, 2] holds the summed log-probabilities of the chosen and the rejected answer under the model as
-    it was at the start. `label_smoothing` is the share of pairs assumed to be labelled the wrong way round (Mitchell
-    2023, "A note on DPO with noisy preferences"). `chosen_weight` adds the mean -log p of a chosen answer's tokens, so
+    it was at the start. `label_smoothing` is the share of pairs assumed to be labeled the wrong way round (Mitchell
+    2023, "A note on DPO with noisy preferences"). `sft_weight` adds the mean -log p of a chosen answer's tokens, so
     that aligning does not unlearn it (Pang et al. 2024, arXiv:2404.19733, eq. 1).
     """
 
     beta: float
     label_smoothing: float
     reference: np.ndarray
-    chosen_weight: float = 0.0
+    sft_weight: float = 0.0
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, pass_tokens: int, add_up: AddUp) -> Self:
+    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         """With the reference of these units measured once more, in the passes that learn from them: products of other
         shapes round otherwise, and a policy that equals its reference starts where it must, to the last bit. What was
         measured before has to be the same but for such rounding."""
-        found = measured(network, rows, units, pass_tokens)
+        found = measured(network, rows, units, micro_batch_tokens)
         rewards = self.rewards(found, tuple(units))
         self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), _rounded(network, self.beta))
         return replace(self, reference=replaced(self.reference, units, found.sums))
@@ -127,7 +127,7 @@ class Dpo(PairObjective):
         return losses
 
     def curve(self, margin: torch.Tensor) -> torch.Tensor:
-        """The loss of a pair that is surely labelled the right way round."""
+        """The loss of a pair that is surely labeled the right way round."""
         return -functional.logsigmoid(margin)
 
     @property
@@ -138,7 +138,7 @@ class Dpo(PairObjective):
 
 @dataclass(frozen=True)
 class Ipo(Dpo):
-    """Identity preference optimisation (Azar et al. 2023, arXiv:2310.12036, eq. 17, whose tau is `beta`): the margin is
+    """Identity preference optimization (Azar et al. 2023, arXiv:2310.12036, eq. 17, whose tau is `beta`): the margin is
     drawn to a fixed distance instead of being pushed away for ever.
 
     Log-ratios are means over an answer's tokens, as in TRL, which states that this is the form that the paper's results
@@ -158,7 +158,7 @@ class Ipo(Dpo):
 
 @dataclass(frozen=True)
 class SimPo(PairObjective):
-    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734, eq. 6): an answer's reward is `beta` times
+    """Simple preference optimization (Meng et al. 2024, arXiv:2405.14734, eq. 6): an answer's reward is `beta` times
     the mean log-probability of its tokens (eq. 4), and is to be greater by `gamma` (eq. 5). No reference."""
 
     beta: float
@@ -173,17 +173,17 @@ class SimPo(PairObjective):
 
 @dataclass(frozen=True)
 class Orpo(PairObjective):
-    """Odds ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691, eq. 6): the mean -log p of the chosen
+    """Odds ratio preference optimization (Hong et al. 2024, arXiv:2403.07691, eq. 6): the mean -log p of the chosen
     answer's tokens (eq. 3), and `preference_weight` (lambda) times -log sigmoid of the log odds ratio (eq. 7). No
     reference.
 
     An answer's reward is its log odds (eq. 4), of the mean log-probability of its tokens. The plain loss is a mean over
-    each answer, then over pairs, and prompts are not learnt; TRL's is one mean over all tokens of a batch, those of the
+    each answer, then over pairs, and prompts are not learned; TRL's is one mean over all tokens of a batch, those of the
     prompts included.
     """
 
     preference_weight: float
-    chosen_weight: float = 1.0
+    sft_weight: float = 1.0
 
     def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
         certain = answers.means.clamp(max=NEARLY_CERTAIN)

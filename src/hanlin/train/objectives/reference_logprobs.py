@@ -32,7 +32,7 @@ FILE = "reference.json"
 
 
 def measure_reference(
-    network: Network, group: Group, rows: Rows, *, folder: Path, name: str, pass_tokens: int, progress: Progress
+    network: Network, group: Group, rows: Rows, *, folder: Path, name: str, micro_batch_tokens: int, progress: Progress
 ) -> np.ndarray:
     """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
     `folder` under `name`, and taken from there."""
@@ -45,7 +45,9 @@ def measure_reference(
         group.add_up([known])
         if float(known) < group.size:
             found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=group.device)
-            found[group.rank :: group.size] = measured(network, rows, units[group.rank :: group.size], pass_tokens).sums
+            found[group.rank :: group.size] = measured(
+                network, rows, units[group.rank :: group.size], micro_batch_tokens
+            ).sums
             group.add_up([found])
             if group.first:
                 _write_array(file, found.cpu().numpy())
@@ -76,8 +78,8 @@ def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int,
         raise _unfit(say("it holds nothing of the held-out records", "其中没有留出记录的参考值"), folder)
     if told["parts"][part]["examples"] != _digest(encoded):
         what = say(
-            "the reference was computed of other records, or of another template or row_length",
-            "参考值来自别的记录、别的对话模板或别的 row_length",
+            "the reference was computed of other records, or of another template or max_seq_length",
+            "参考值来自别的记录、别的对话模板或别的 max_seq_length",
         )
         raise _unfit(what, folder)
     values = np.load(folder / f"{part}.npy")
@@ -97,14 +99,14 @@ def _unfit(what: str, folder: Path) -> UserError:
         what,
         folder,
         say(
-            "give its stage the same model, data, row_length, over_length and precision; or leave `reference` out",
-            "请让参考阶段使用相同的 model、data、row_length、over_length 与 precision；或不设 reference",
+            "give its stage the same model, data, max_seq_length, overlong and precision; or leave `reference` out",
+            "请让参考阶段使用相同的 model、data、max_seq_length、overlong 与 precision；或不设 reference",
         ),
     )
 
 
 def _digest(encoded: EncodedRecords) -> str:
-    """Tells examples apart: their tokens, which of them are learnt, and which answers are good."""
+    """Tells examples apart: their tokens, which of them are learned, and which answers are good."""
     end = int(encoded.starts[-1])
     found = hashlib.sha256()
     for numbers in (encoded.starts, encoded.good, encoded.ids[:end], encoded.learn[:end]):

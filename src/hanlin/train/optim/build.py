@@ -1,4 +1,4 @@
-"""Which optimiser a run steps with: AdamW, or AdamW with its averages in 8 bits or of low rank.
+"""Which optimizer a run steps with: AdamW, or AdamW with its averages in 8 bits or of low rank.
 
 Owns the choice. Which weights decay and which learn faster is said in `schedule`.
 """
@@ -28,7 +28,7 @@ def optimizer_of(
 
     `galore` and `apollo` keep averages of low rank for the matrices of the blocks, whole ones for all else.
     """
-    groups = parameter_groups(trained, settings.weight_decay, settings.lora.rate_ratio if settings.lora else 1.0)
+    groups = parameter_groups(trained, settings.weight_decay, settings.lora.loraplus_lr_ratio if settings.lora else 1.0)
     if settings.optimizer == "adamw":
         # fused: one pass over each weight; on a CPU 2.7 ms for 2.9 million numbers, against 9.8 tensor by tensor
         return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, fused=True)
@@ -36,9 +36,9 @@ def optimizer_of(
         names = {id(parameter): name for name, parameter in trained}
         for group in groups:  # the group that decays is that of the blocks' matrices, and of adapters
             inside = all("_proj." in names[id(parameter)] for parameter in group["params"])
-            group["rank"] = settings.optimizer_rank if inside else None
+            group["rank"] = settings.galore_rank if inside else None
         return LowRankAdamW(
-            groups, settings.optimizer, lr=0.0, betas=settings.betas, refresh=settings.optimizer_refresh
+            groups, settings.optimizer, lr=0.0, betas=settings.betas, refresh=settings.galore_update_interval
         )
     need_bitsandbytes("optimizer")
     library: Any = importlib.import_module("bitsandbytes").optim

@@ -15,20 +15,20 @@ from hanlin.config.settings.train import Training
 
 
 def rate_at(step: int, steps: int, settings: Training) -> float:
-    """The learning rate of step `step` of `steps`, counted from 0.
+    """The learning rate of step `step` of `steps`, key_settings from 0.
 
-    It rises linearly to `peak_rate` over the warm-up, whose first step is not zero, then falls towards `final_share` of
+    It rises linearly to `peak_rate` over the warm-up, whose first step is not zero, then falls towards `min_lr_ratio` of
     it along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5), a line, or not at all.
     """
     peak = settings.peak_rate
-    warmup = round(settings.warmup_share * steps)
+    warmup = round(settings.warmup_ratio * steps)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
-    if settings.schedule == "constant":
+    if settings.lr_scheduler == "constant":
         return peak
     done = (step - warmup) / max(1, steps - warmup)
-    height = 0.5 * (1 + math.cos(math.pi * done)) if settings.schedule == "cosine" else 1 - done
-    return peak * (settings.final_share + (1 - settings.final_share) * height)
+    height = 0.5 * (1 + math.cos(math.pi * done)) if settings.lr_scheduler == "cosine" else 1 - done
+    return peak * (settings.min_lr_ratio + (1 - settings.min_lr_ratio) * height)
 
 
 def parameter_groups(
@@ -40,7 +40,7 @@ def parameter_groups(
 
     Scales of norms and biases do not decay: pulled to zero they shrink the signal and regularise nothing. Embeddings,
     and with them the output head, do not either: rows of rare tokens get no gradient that would hold them, so decay
-    would forget them. Order is the model's own, so that an optimiser's state fits when it is loaded again.
+    would forget them. Order is the model's own, so that an optimizer's state fits when it is loaded again.
     """
     decaying: list[torch.nn.Parameter] = []
     kept: list[torch.nn.Parameter] = []

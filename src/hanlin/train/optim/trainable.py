@@ -76,46 +76,50 @@ def chosen_part(
             model.requires_grad_(False)
         for number in layers:
             model.model.layers[number].requires_grad_(True)
-    if settings.train_rows == "untrained":
+    if settings.trainable_tokens == "untrained":
         _start_as_mean(model, untrained, rows)
     return trained, tuple(texts[number] for number in found)
 
 
 def _rows(model: LlamaForCausalLM, settings: Training, untrained: Sequence[int]) -> list[int]:
     """The rows of the vocabulary that are trained on their own."""
-    if settings.train_rows is None:
+    if settings.trainable_tokens is None:
         return []
     entries = model.config.vocab_size
-    rows = list(untrained) if settings.train_rows == "untrained" else list(range(settings.train_rows, entries))
-    alone = settings.lora is None and settings.last_layers is None
-    if not rows and (alone or settings.train_rows != "untrained"):
-        what = say("train_rows names no row, so none is trained", "train_rows 没有对应的行，因此没有可训练的行")
-        if settings.train_rows == "untrained":
+    rows = (
+        list(untrained) if settings.trainable_tokens == "untrained" else list(range(settings.trainable_tokens, entries))
+    )
+    alone = settings.lora is None and settings.train_last_layers is None
+    if not rows and (alone or settings.trainable_tokens != "untrained"):
+        what = say(
+            "trainable_tokens names no row, so none is trained", "trainable_tokens 没有对应的行，因此没有可训练的行"
+        )
+        if settings.trainable_tokens == "untrained":
             hint = say(
-                "every special token of the data has a trained row: leave train_rows out",
-                "数据中的特殊词元都已训练过：请去掉 train_rows",
+                "every special token of the data has a trained row: leave trainable_tokens out",
+                "数据中的特殊词元都已训练过：请去掉 trainable_tokens",
             )
         else:
             hint = say(f"the model has {entries} rows", f"模型共有 {entries} 行")
-        raise UserError(what, "train_rows", hint)
+        raise UserError(what, "trainable_tokens", hint)
     return rows
 
 
 def _layers(model: LlamaForCausalLM, settings: Training) -> range | None:
     """The decoder blocks that are trained; None for all."""
-    if settings.last_layers is None:
+    if settings.train_last_layers is None:
         return None
     layers = model.config.num_hidden_layers
-    if settings.last_layers > layers:
+    if settings.train_last_layers > layers:
         what = say(f"the model has {layers} layers", f"模型只有 {layers} 层")
         hint = say("leave it out to train them all", "若要训练全部层，请去掉此项")
-        raise UserError(what, "last_layers", hint)
-    return range(layers - settings.last_layers, layers)
+        raise UserError(what, "train_last_layers", hint)
+    return range(layers - settings.train_last_layers, layers)
 
 
 def is_part(settings: Training) -> bool:
     """Whether some of the model's own weights are trained and the others stay as they are, without an adapter."""
-    return settings.lora is None and (settings.train_rows is not None or settings.last_layers is not None)
+    return settings.lora is None and (settings.trainable_tokens is not None or settings.train_last_layers is not None)
 
 
 def _left(model: LlamaForCausalLM, settings: Training, untrained: Untrained, rows: Sequence[int]) -> list[int]:
@@ -137,8 +141,8 @@ def _refuse_frozen(model: LlamaForCausalLM, settings: Training, tokens: Sequence
     whole = "[embed_tokens, lm_head]"
     ways = [
         say(
-            "set `train_rows: untrained` to train these rows, and no other row, as well",
-            "设 train_rows: untrained，只额外训练这些行",
+            "set `trainable_tokens: untrained` to train these rows, and no other row, as well",
+            "设 trainable_tokens: untrained，只额外训练这些行",
         )
     ]
     if settings.lora is not None:

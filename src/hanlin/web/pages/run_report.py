@@ -22,8 +22,8 @@ _WORDS_ZH = {
     "perplexity": "困惑度",
     "exact_match": "完全正确率",
     "chinese_answer_share": "中文回答占比",
-    "stop_share": "自行结束占比",
-    "same_greedy_share": "与原模型贪心回答一致的比例",
+    "stop_rate": "自行结束占比",
+    "greedy_agreement": "与原模型贪心回答一致的比例",
     "perplexity_of_text": "文本困惑度",
     "perplexity_of_answers": "回答困惑度",
     "perplexity_of_preferred_answers": "偏好回答困惑度",
@@ -102,7 +102,7 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-_CURVES = {"loss": ("training", "训练"), "heldout_loss": ("held out", "留出")}
+_CURVES = {"loss": ("training", "训练"), "validation_loss": ("held out", "留出")}
 
 
 _PROBE = re.compile(r"probe_(.+)_loss")

@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
     """Give `hanlin data` the command `report`."""
     app.command(
         help=say(
-            "Write a page on what became of data: rows kept and dropped by reason, lengths, languages, licences, "
+            "Write a page on what became of data: rows kept and dropped by reason, lengths, languages, licenses, "
             "samples, near copies side by side. PATH: a data artifact, the folder runs/NAME of a recipe (all its data "
             "stages), or any data files, which are tried with their stage's default rules.",
             "写出一页数据报告：保留与丢弃（按原因）、长度、语言、许可证、样例、近似重复对照。PATH 可为数据产物、"
@@ -183,12 +183,12 @@ def _shown(stage: Mapping[str, Any]) -> dict[str, Any]:
         "files": files[:MOST_FILES],
         "all_files": len(files),
         "bars": _bars(stage["lengths"]["bins"]),
-        "licences": stage["licences"] if any(stage["licences"]) else {},
+        "licenses": stage["licenses"] if any(stage["licenses"]) else {},
     }
 
 
 def _bars(bins: Sequence[Mapping[str, Any]], width: int = 700, height: int = 150) -> list[dict[str, Any]]:
-    """The bars of a histogram in a box of `width` by `height`, with what they are labelled."""
+    """The bars of a histogram in a box of `width` by `height`, with what they are labeled."""
     most = max((bin_["records"] for bin_ in bins), default=0) or 1
     step = width / max(len(bins), 1)
     return [

@@ -130,12 +130,12 @@ def _of_files(files: list[Path], rules: list[str], lists: list[Path], against: l
     row = {
         "sources": [{"path": str(file)} for file in files],
         "rules": [yaml.safe_load(rule) for rule in rules] or every,
-        "word_lists": [{"path": str(path)} for path in lists],
+        "blocklists": [{"path": str(path)} for path in lists],
         "decontaminate": {"against": [str(path) for path in against]} if against else None,
     }
     settings: Conversations = read_settings(Conversations, row, "--rule", "hanlin data rules", "conversations")
     paths: dict[str, tuple[Path, ...]] = {f"sources.{place}.path": (file,) for place, file in enumerate(files)}
-    paths |= {f"word_lists.{place}.path": (file,) for place, file in enumerate(lists)}
+    paths |= {f"blocklists.{place}.path": (file,) for place, file in enumerate(lists)}
     if against:
         paths["decontaminate.against"] = tuple(against)
     return settings, Inputs(paths)

@@ -128,8 +128,8 @@ class _Words:
         count = int(event.get("tokens_predicted") or 0)
         if ids and count - memo.get("count", 0) > 1:
             # while a character was half written the server sent nothing, and now the last of its ids alone
-            spelt = {"content": event["content"], "add_special": False, "parse_special": False}
-            ids = ask("/tokenize", spelt)["tokens"]
+            spelled = {"content": event["content"], "add_special": False, "parse_special": False}
+            ids = ask("/tokenize", spelled)["tokens"]
         memo["count"] = count
         return Part(ids)
 

@@ -1,6 +1,6 @@
-"""The shared object of llama.cpp inside the xllamacpp wheel, as Python objects: quantising, vocabularies, decoding.
+"""The shared object of llama.cpp inside the xllamacpp wheel, as Python objects: quantizing, vocabularies, decoding.
 
-Owns every call over the C boundary and nothing that decides: what to quantise is `export`'s, what to generate is the
+Owns every call over the C boundary and nothing that decides: what to quantize is `export`'s, what to generate is the
 engine's. Sources: `llama.h` and `ggml.h` of the llama.cpp that xllamacpp names in its version.
 """
 

@@ -1,4 +1,4 @@
-"""The engine over llama.cpp: GGUF files, quantised or not, on CPU or GPU.
+"""The engine over llama.cpp: GGUF files, quantized or not, on CPU or GPU.
 
 Owns files, scores and embeddings. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`).
 llama.cpp's own server is not used: it streams no id while a character is half written, scores no given continuation,
@@ -70,7 +70,7 @@ class LlamaCppEngine(Answering):
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: list[Score | None] = [None] * len(pairs)
-        tasks = [ScoreTask(rows, scores) for rows in _neighbours(rows_of(pairs))]
+        tasks = [ScoreTask(rows, scores) for rows in _neighbors(rows_of(pairs))]
         try:
             self._scheduler.submit(tasks)
             for task in tasks:
@@ -112,7 +112,7 @@ def _one_file(path: Path) -> Path:
     return files[0]
 
 
-def _neighbours(rows: list) -> Iterator[list]:
+def _neighbors(rows: list) -> Iterator[list]:
     """Groups of rows that are worth running behind one another: at least half of each is the beginning of the next."""
     group: list = []
     for row in rows:

@@ -111,7 +111,7 @@ class LlamaCppModel:
         return None if length < 0 else buffer.value.decode("utf-8", "replace")
 
     def tokenize(self, text: str) -> list[int]:
-        """Ids of plain text: nothing is set before or after it and no special token is recognised in it."""
+        """Ids of plain text: nothing is set before or after it and no special token is recognized in it."""
         data = text.encode()
         ids = np.empty(len(data) + 16, dtype=np.int32)
         count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids.ctypes.data, len(ids), False, False)

@@ -22,7 +22,7 @@ def row_bytes(kind: int, columns: int) -> int:
 def quantize_rows(
     kind: int, rows: NDArray[np.float32], into: NDArray[np.uint8], importance: NDArray[np.float32] | None = None
 ) -> None:
-    """Quantise float32 `rows` [rows, columns] into the bytes `into` [rows, bytes of a row] by `ggml_quantize_chunk`.
+    """Quantize float32 `rows` [rows, columns] into the bytes `into` [rows, bytes of a row] by `ggml_quantize_chunk`.
 
     `importance` [columns] weighs the rounding errors of each column; the lowest types cannot do without, and this is
     the caller's to know, for llama.cpp ends the program. Several threads may do so at once: the call holds no lock.

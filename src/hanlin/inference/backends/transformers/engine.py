@@ -42,7 +42,7 @@ class TransformersEngine(Answering):
     keys and values would take more than `cache_bytes`. `context_length`: the most ids of a request, no more than the
     model was made for.
 
-    Answers do not depend on their neighbours but for rounding: each has a place of its own, sees nothing else, and
+    Answers do not depend on their neighbors but for rounding: each has a place of its own, sees nothing else, and
     keeps its own positions. In float32 the rounding changes a greedy answer only where two ids are equally likely to
     six digits.
 

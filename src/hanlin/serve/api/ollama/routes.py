@@ -32,7 +32,7 @@ from hanlin.serve.api.ollama.schemas import (
 )
 from hanlin.serve.api.tool_calls import names_of
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import Job, Models, Served
+from hanlin.serve.registry import GenerationJob, Models, Served
 from hanlin.serve.service import Desk, End
 
 _NDJSON = "application/x-ndjson"
@@ -43,7 +43,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     api = APIRouter(prefix="/api")
 
     def streaming(lines: Lines) -> Streaming:
-        async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             async with aclosing(desk.pieces(job, ticket)) as all_told:
                 async for batch in all_told:
                     sent: list[bytes] = []
@@ -62,7 +62,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         if not asked.messages:
             return JSONResponse(lines.loaded())
 
-        def prepare() -> Job:
+        def prepare() -> GenerationJob:
             return served.job([served.chat_prompt(asked.turns(), asked.offered)], asked.wanted(), "messages")
 
         stream = streaming(lines) if asked.streamed else None
@@ -76,7 +76,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         if not asked.prompt:
             return JSONResponse(lines.loaded())
 
-        def prepare() -> Job:
+        def prepare() -> GenerationJob:
             text = asked.prompt or ""
             prompt = served.text_prompt(text) if asked.raw else served.chat_prompt(asked.turns())
             return served.job([prompt], asked.wanted(), "prompt")

@@ -20,7 +20,7 @@ from hanlin.serve.api.body import Body
 from hanlin.serve.api.fields import Form, Stop, Strict, Tool
 from hanlin.serve.api.tool_calls import CallReader, Said, parsed
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import Job, Wanted
+from hanlin.serve.registry import GenerationJob, Wanted
 from hanlin.serve.service import Answer, End
 
 
@@ -160,7 +160,7 @@ class Lines:
         self._begun = time.perf_counter_ns()
         self._first: int | None = None
 
-    def whole(self, job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         (answer,) = answers
         self._first = answer.first
         said = [part for piece in answer.pieces for part in self._shown(self._reader.put(piece.text))]
@@ -173,7 +173,7 @@ class Lines:
         self._first = self._first or time.perf_counter_ns()
         return [self._line(part) for part in self._shown(self._reader.put(told.text))]
 
-    def end(self, job: Job, end: End) -> list[bytes]:
+    def end(self, job: GenerationJob, end: End) -> list[bytes]:
         rest = [self._line(part) for part in self._shown(self._reader.end(), last=True)]
         return [*rest, line(self._last(job, end, "", None))]
 
@@ -202,7 +202,7 @@ class Lines:
     def _line(self, part: Said) -> bytes:
         return line({**self._head(), **self._said(part.text, part if part.name else None), "done": False})
 
-    def _last(self, job: Job, end: End, text: str, call: Said | None) -> dict[str, Any]:
+    def _last(self, job: GenerationJob, end: End, text: str, call: Said | None) -> dict[str, Any]:
         now = time.perf_counter_ns()
         first = self._first or now
         return {

@@ -14,7 +14,7 @@ from typing import Any
 from hanlin.inference.protocol import Likely
 from hanlin.inference.text_stream import Piece
 from hanlin.serve.api.tool_calls import CallReader, Said
-from hanlin.serve.registry import Job
+from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer, End
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ class ChatForm:
         self._logprobs = logprobs
         self._streams = [_ChatStream(CallReader(names)) for _ in range(count)]
 
-    def whole(self, job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         choices = [self._choice(place, answer) for place, answer in enumerate(answers)]
         tokens = sum(answer.end.tokens for answer in answers)
         return self._object("chat.completion", choices) | {"usage": usage(job.prompt_tokens, tokens)}
@@ -62,7 +62,7 @@ class ChatForm:
         stream.pending.append(told)
         return [self._said(place, part) for part in stream.reader.put(told.text)]
 
-    def closing(self, job: Job, with_usage: bool) -> list[bytes]:
+    def closing(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         tokens = sum(stream.tokens for stream in self._streams)
         last = self._object("chat.completion.chunk", []) | {"usage": usage(job.prompt_tokens, tokens)}
         return [*([event(last)] if with_usage else []), DONE]
@@ -117,7 +117,7 @@ class TextForm:
         self._shown = [0] * len(echoes)
         self._tokens = 0
 
-    def whole(self, job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
+    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         choices = [
             self._choice(place, self._echoes[place] + answer.text, answer.pieces, answer.end.finish)
             for place, answer in enumerate(answers)
@@ -135,7 +135,7 @@ class TextForm:
             return [event(self._object([self._choice(place, "", (), told.finish)]))]
         return [event(self._object([self._choice(place, told.text, [told], None)]))]
 
-    def closing(self, job: Job, with_usage: bool) -> list[bytes]:
+    def closing(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         last = self._object([]) | {"usage": usage(job.prompt_tokens, self._tokens)}
         return [*([event(last)] if with_usage else []), DONE]
 

@@ -20,7 +20,7 @@ from hanlin.serve.api.http import Streaming, client_left, read, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 from hanlin.serve.api.openai.responses import ChatForm, TextForm, event
 from hanlin.serve.api.tool_calls import names_of
-from hanlin.serve.registry import Job, Models, Served
+from hanlin.serve.registry import GenerationJob, Models, Served
 from hanlin.serve.service import Desk
 
 _EVENTS = "text/event-stream"
@@ -31,7 +31,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
     v1 = APIRouter(prefix="/v1")
 
     def streaming(form: ChatForm | TextForm, with_usage: bool) -> Streaming:
-        async def pieces(job: Job, ticket: Ticket) -> AsyncGenerator[bytes, None]:
+        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
             if opening := form.opening():
                 yield b"".join(opening)
             async with aclosing(desk.pieces(job, ticket)) as all_told:
@@ -49,7 +49,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         names = names_of(asked.offered)
         form = ChatForm(served.name, names, served.tokenizer, asked.with_logprobs, asked.choices)
 
-        def prepare() -> Job:
+        def prepare() -> GenerationJob:
             prompt = served.chat_prompt(asked.turns(), asked.offered)
             return served.job([prompt], asked.wanted(), "messages")
 
@@ -65,7 +65,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
         echoes = [_shown(served, prompt) if asked.echo else "" for prompt in prompts for _ in range(asked.choices)]
         form = TextForm(served.name, served.tokenizer, asked.with_logprobs, echoes)
 
-        def prepare() -> Job:
+        def prepare() -> GenerationJob:
             return served.job([ids(served, prompt) for prompt in prompts], asked.wanted(), "prompt")
 
         ticket = served.door.book(len(echoes))
