@@ -176,7 +176,9 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         write_jsonl(folder / "preferences.jsonl", pairs)
         known = folder / "reference"
         known.mkdir()
-        before["before"] = stages.reference_logprobs(ReferenceLogprobs(**common), inputs, known, StageContext())["seconds"]
+        before["before"] = stages.reference_logprobs(ReferenceLogprobs(**common), inputs, known, StageContext())[
+            "seconds"
+        ]
         inputs = Inputs({**inputs.paths, "reference": (known,)})
         metrics = stages.dpo(Dpo(**common, **training, batch_pairs=8), inputs, out, StageContext())
     curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -225,15 +225,15 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.config.settings.data import Corpus
 process_split.PART_ROWS = 12
 paths, out = [Path(name) for name in sys.argv[2:]], Path(sys.argv[1])
-whole, count = files.write_whole, 0
-def dying(path, data):
+whole, count = files.write_bytes, 0
+def dying(path, data, shared):
     global count
     count += 1
     if count == 10:
         path.with_name(path.name + ".writing").write_bytes(data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(path, data)
-process_split.write_whole = shards.write_whole = dying
+    whole(path, data, shared=shared)
+process_split.write_bytes = dying
 settings = Corpus(sources=["./x"] * len(paths), validation_fraction=0.1)
 corpus.run(settings, Inputs({f"sources.{n}.path": (path,) for n, path in enumerate(paths)}), out, StageContext())
 """

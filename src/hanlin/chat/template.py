@@ -24,7 +24,7 @@ from hanlin.chat.template_cache import Forms
 from hanlin.chat.template_data import as_template_data, texts_of, tools_as_template_data
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_aside, write_json_aside
+from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Message, ToolCall
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
@@ -255,17 +255,17 @@ class ChatTemplate:
     def save(self, folder: Path) -> None:
         """Write a folder that other programs serve alike: tokenizer, template and every id that ends an answer."""
         self.tokenizer.save(folder)
-        write_aside(folder / TEMPLATE_FILE, self.source)
+        write_text(folder / TEMPLATE_FILE, self.source)
         config = self.tokenizer.saved_config()
         if not config.get("eos_token"):
             config["eos_token"] = self.tokenizer.backend.id_to_token(self.turn_end_ids[0])
-            write_json_aside(folder / CONFIG_FILE, config)
+            write_sorted_json(folder / CONFIG_FILE, config)
         generation = read_json(folder / GENERATION_FILE)
         named = {"bos_token_id": self.tokenizer.bos_id, "pad_token_id": self.tokenizer.pad_id}
         generation.update({name: number for name, number in named.items() if number is not None})
         stops = list(self.stop_ids)
         generation["eos_token_id"] = stops[0] if len(stops) == 1 else stops
-        write_json_aside(folder / GENERATION_FILE, generation)
+        write_sorted_json(folder / GENERATION_FILE, generation)
 
     # ------------------------------------------------------------------------------------------ text with marks
 

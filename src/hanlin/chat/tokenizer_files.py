@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.core.files import read_json, write_json_aside
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.tokenizer.file_names import GENERATION_FILE, TEMPLATE_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -21,7 +21,7 @@ def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: 
     else:
         tokenizer.save(folder)
         generation = read_json(tokenizer.folder / GENERATION_FILE)
-        write_json_aside(folder / GENERATION_FILE, {**generation, **named_ids(tokenizer, None)})
+        write_sorted_json(folder / GENERATION_FILE, {**generation, **named_ids(tokenizer, None)})
 
 
 def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:

@@ -55,7 +55,11 @@ def _written(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, LoraSettings):
-            told = {"quantization": value.quantization} if value.quantization else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
+            told = (
+                {"quantization": value.quantization}
+                if value.quantization
+                else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
+            )
             parts += [f"{name}.{key}={inner}" for key, inner in told.items()]
         else:
             parts.append(f"{name}={str(value).lower()}")

@@ -19,7 +19,7 @@ from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import check_space, full_disk
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_json_aside
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.export import gptq, quality
 from hanlin.export.calibration import rows_of
@@ -125,4 +125,4 @@ def _write_gptq(
         config_groups={"group_0": scheme}, format="pack-quantized", quantization_status="compressed", ignore=["lm_head"]
     )
     told = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
-    write_json_aside(out / CONFIG, told)
+    write_sorted_json(out / CONFIG, told)

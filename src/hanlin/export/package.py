@@ -18,7 +18,7 @@ from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import check_space, copy_whole, full_disk
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_aside
+from hanlin.core.files import write_text
 from hanlin.core.i18n import say
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import PICTURE
@@ -77,7 +77,7 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     metrics["contract"] = contract.prove(ChatTemplate.load(folder), folder, packed)
     (root,) = inputs.lineage.get("model", ()) or (None,)
     card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
-    write_aside(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
+    write_text(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
     kept = [path for path in out.rglob("*") if path.is_file() and job.scratch(out) not in path.parents]
     return {**metrics, "files": len(kept), "bytes": sum(path.stat().st_size for path in kept)}
 
@@ -159,5 +159,5 @@ def _command(settings: Package, source: _Source, packed: Sequence[Path]) -> list
 def _write_start(path: Path, words: Sequence[str]) -> None:
     """A script for any shell; what is given to it goes on to the server, later words standing in for earlier ones."""
     lines = ["#!/bin/sh", "set -e", 'here=$(cd "$(dirname "$0")" && pwd)', f'exec {" ".join(words)} "$@"']
-    write_aside(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
     path.chmod(0o755)

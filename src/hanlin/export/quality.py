@@ -25,7 +25,7 @@ from hanlin.core.context import StageContext
 from hanlin.core.discover import record_kind, validation_file
 from hanlin.core.disk import check_space
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_json_aside
+from hanlin.core.files import write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
@@ -283,7 +283,7 @@ def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tu
             replies = engine.generate(requests)
         finally:
             engine.close()
-        write_json_aside(file, {"replies": [[list(reply.ids), reply.finish] for reply in replies]})
+        write_sorted_json(file, {"replies": [[list(reply.ids), reply.finish] for reply in replies]})
     rows = json.loads(file.read_text(encoding="utf-8"))["replies"]
     return tuple(Reply(tuple(ids), finish) for ids, finish in rows)
 

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from hanlin.core.files import write_aside
+from hanlin.core.files import write_text
 
 CARD, PICTURE = "README.md", "quality_report.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50
@@ -42,8 +42,8 @@ def write_card(
         "KL：与原模型的平均 KL 散度（奈特）。相同词元：两者最可能词元相同的比例。相同回答：贪心回答逐词元相同的比例。"
         "词元/秒：在制作文件的机器上逐个回答的速度。",
     ]
-    write_aside(folder / PICTURE, picture(rows))
-    write_aside(folder / CARD, "\n".join(text) + "\n")
+    write_text(folder / PICTURE, picture(rows))
+    write_text(folder / CARD, "\n".join(text) + "\n")
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:

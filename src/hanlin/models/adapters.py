@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_json_aside
+from hanlin.core.files import write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.models.folder.adapter import base_record, check_adapter_folder, relative_base
 from hanlin.models.folder.checks import check_model_folder
@@ -156,8 +156,8 @@ def save_adapter(
 
     folder.mkdir(parents=True, exist_ok=True)
     save_safetensors(tensors, folder / ADAPTER_WEIGHTS)
-    write_json_aside(folder / BASE_RECORD, record)
-    write_json_aside(folder / ADAPTER_CONFIG, {name: _plain(value) for name, value in config.items()})
+    write_sorted_json(folder / BASE_RECORD, record)
+    write_sorted_json(folder / ADAPTER_CONFIG, {name: _plain(value) for name, value in config.items()})
 
 
 def _less_start(tensors: Mapping[str, torch.Tensor], start: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

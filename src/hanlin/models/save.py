@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import named_ids, save_tokenizer, template_of
-from hanlin.core.files import write_json_aside
+from hanlin.core.files import write_sorted_json
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import CONFIG, INDEX, WEIGHTS, ModelFiles
@@ -59,7 +59,7 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     ids = named_ids(tokenizer, template)
     _write_weights(weights, llama_shapes(config), folder, number_format, shard_bytes)
-    write_json_aside(folder / CONFIG, {**config, **ids})
+    write_sorted_json(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)
     return check_model_folder(folder)
 
@@ -110,7 +110,7 @@ def _write_weights(
     if len(shards) > 1:
         places = {name: file for file, inside in zip(names, shards, strict=True) for name in inside}
         size = sum(torch.Size(shape).numel() for shape in shapes.values()) * number_format.itemsize
-        write_json_aside(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+        write_sorted_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hanlin.chat.packaged import packaged, packaged_source
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.files import write_aside
+from hanlin.core.files import write_text
 from hanlin.core.i18n import say
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -130,7 +130,7 @@ def write_modelfile(
                 'Ollama loses characters that do not print, and """ ends a text', '不可打印字符会丢失，""" 会结束文本'
             )
             raise UserError(what, path, hint)
-    write_aside(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
+    write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
     back = read_modelfile(path)
     again = [back.model, back.template, *([system] if back.system == system and system else [])]
     again += [*back.parameters.get("num_ctx", ()), *back.stops, *back.licenses]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_aside, write_json_aside
+from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import say
 from hanlin.core.text import check_text
 from hanlin.tokenizer.byte_alphabet import BYTE, BYTE_OF, SPACE
@@ -203,8 +203,8 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write every file of the tokenizer: with it its chat template and generation settings where it has them."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_aside(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
-        write_json_aside(folder / CONFIG_FILE, self.saved_config())
+        write_text(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
+        write_sorted_json(folder / CONFIG_FILE, self.saved_config())
         here = folder.resolve()
         for name in (TEMPLATE_FILE, GENERATION_FILE):
             source = self.folder / name
@@ -214,7 +214,7 @@ class Tokenizer:
                 os.replace(aside, folder / name)
         inline = self.config.get("chat_template")
         if isinstance(inline, str) and not (folder / TEMPLATE_FILE).is_file():
-            write_aside(folder / TEMPLATE_FILE, inline)
+            write_text(folder / TEMPLATE_FILE, inline)
 
     def saved_config(self) -> dict[str, Any]:
         """What `tokenizer_config.json` says, so that transformers reads `tokenizer.json` as it stands.

@@ -90,7 +90,9 @@ def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageConte
     return run.train([rows["answers"] for rows in parts], settings.batch_answers, objective)
 
 
-def reference_logprobs(settings: preference.ReferenceLogprobs, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+def reference_logprobs(
+    settings: preference.ReferenceLogprobs, inputs: Inputs, out: Path, context: StageContext
+) -> dict[str, Any]:
     """Measure what `dpo` or `kto` compares a model with while it is aligned. Writes the numbers."""
     run = Run(settings, inputs, out, context)
     if settings.objective == "kto":

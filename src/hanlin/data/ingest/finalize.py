@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.discover import VALIDATION_FILE
-from hanlin.core.files import write_whole
+from hanlin.core.files import write_bytes
 from hanlin.data.dedup.cluster import Places
 from hanlin.data.ingest.deduplicate import Verdicts
 from hanlin.data.ingest.shard_index import PLACE, Joined, Shelf
@@ -156,5 +156,7 @@ def write_ledger(accounts: Sequence[FileAccount], skipped: Sequence[str], out: P
     ledger: dict[str, Any] = {**whole.counts(), "files": [account.to_json() for account in accounts]}
     if skipped:
         ledger["files_skipped"] = list(skipped)
-    write_whole(out / "ledger.json", (json.dumps(ledger, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    write_bytes(
+        out / "ledger.json", (json.dumps(ledger, ensure_ascii=False, indent=1) + "\n").encode("utf-8"), shared=True
+    )
     return whole

@@ -20,7 +20,7 @@ from typing import Any
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_whole
+from hanlin.core.files import write_bytes
 from hanlin.core.i18n import say
 from hanlin.data.dedup.decontaminate import FILE as CONTAMINATION
 from hanlin.data.dedup.decontaminate import Questions
@@ -131,7 +131,9 @@ def _write_contamination(questions: Questions, parts: Sequence[Part], out: Path)
     for part in parts:
         hits.update(part.questions)
     account = questions.account(hits)
-    write_whole(out / CONTAMINATION, (json.dumps(account, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+    write_bytes(
+        out / CONTAMINATION, (json.dumps(account, ensure_ascii=False, indent=1) + "\n").encode("utf-8"), shared=True
+    )
     return {
         "contaminated_questions": sum(len(row["contaminated"]) for row in account["sets"]),
         "clean_questions": sum(len(row["clean"]) for row in account["sets"]),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_whole
+from hanlin.core.files import write_bytes
 from hanlin.core.i18n import say
 from hanlin.data.formats.base import Found
 from hanlin.data.formats.detect import Written, read_records
@@ -120,8 +120,8 @@ class _PieceReader:
             if account.rows_in >= PART_ROWS or size >= PART_CHARACTERS:
                 last = False
                 break
-        write_whole(stem.with_name(stem.name + ".kept.jsonl"), b"".join(kept))
-        write_whole(stem.with_name(stem.name + ".dropped.jsonl"), b"".join(dropped))
+        write_bytes(stem.with_name(stem.name + ".kept.jsonl"), b"".join(kept), shared=True)
+        write_bytes(stem.with_name(stem.name + ".dropped.jsonl"), b"".join(dropped), shared=True)
         part = Part(stem, account, hits, last, tape.lines_read)
         columns.write(part)
         _write_account(part)
@@ -190,4 +190,4 @@ def _write_account(part: Part) -> None:
         "last": part.last,
         "lines": part.lines,
     }
-    write_whole(part.beside(".json"), json.dumps(row, ensure_ascii=False).encode("utf-8"))
+    write_bytes(part.beside(".json"), json.dumps(row, ensure_ascii=False).encode("utf-8"), shared=True)

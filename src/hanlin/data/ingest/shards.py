@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.core.files import whole_file
+from hanlin.core.files import open_atomic
 from hanlin.data.dedup.keys import copy_key, exact_key
 from hanlin.data.dedup.minhash import band_keys, salted, signatures
 from hanlin.data.ingest.spec import Course, Sieve
@@ -119,7 +119,7 @@ class Columns:
             self._sign()
             marks = np.concatenate(self._signed)
             arrays["bands"] = band_keys(marks, self._sieve.dedup)
-            with whole_file(part.beside(".signature.npy")) as file:
+            with open_atomic(part.beside(".signature.npy"), "wb", shared=True) as file:
                 np.save(file, marks, allow_pickle=False)
-        with whole_file(part.beside(".npz")) as file:
+        with open_atomic(part.beside(".npz"), "wb", shared=True) as file:
             np.savez(file, allow_pickle=False, **arrays)

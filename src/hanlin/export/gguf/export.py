@@ -16,7 +16,7 @@ from hanlin.config.settings.export import Gguf, conditions_of
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import full_disk
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_json_aside
+from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.export import quality
 from hanlin.export.gguf import verify
@@ -113,7 +113,7 @@ def _receipt(name: str, source: Source, reference: quality.Reference, out: Path,
             "bits_per_weight": source.bits_per_weight(name),
             **quality.measure(_file(out, name), reference, context),
         }
-        write_json_aside(file, row)
+        write_sorted_json(file, row)
     return read_json(file)
 
 

@@ -102,7 +102,12 @@ async def read(desk: Desk, kind: type[B], request: Request, *, json_only: bool =
 
 
 async def respond(
-    desk: Desk, request: Request, ticket: Ticket, prepare: Callable[[], GenerationJob], whole: Whole, stream: Streaming | None
+    desk: Desk,
+    request: Request,
+    ticket: Ticket,
+    prepare: Callable[[], GenerationJob],
+    whole: Whole,
+    stream: Streaming | None,
 ) -> Response:
     """The response to a request that holds its ticket: whole, or with `stream` in pieces. Then it leaves."""
     try:
