@@ -7,6 +7,7 @@ told.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 def chinese() -> bool:
@@ -20,3 +21,8 @@ def chinese() -> bool:
 def say(en: str, zh: str) -> str:
     """The one of two texts of equal meaning that the reader wants."""
     return zh if chinese() else en
+
+
+def join_list(items: Iterable[object]) -> str:
+    """Join names for a message: `a, b, c` in English, `a、b、c` in Chinese."""
+    return say(", ", "、").join(map(str, items))
