@@ -116,7 +116,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     network = open_network(Path(asked["model"]), settings, 0, group.device, asked["precision"])
     order = Order.of(count, asked["passes"], 0)
     seconds = []
-    for name, steps in (("warm", WARM), ("key_settings", asked["steps"] - WARM)):
+    for name, steps in (("warm", WARM), ("measured", asked["steps"] - WARM)):
         out = folder / name
         (out / ".work").mkdir(parents=True)
         several = settings.model_copy(update={"steps": steps})
@@ -128,7 +128,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
             order,
             settings=several,
             group=group,
-            job=StageContext(0, Progress(quiet=True)),
+            context=StageContext(0, Progress(quiet=True)),
             out=out,
         )
         if group.device.type == "cuda":

@@ -63,9 +63,9 @@ def test_every_kind_measures_what_is_held_out(
     metrics = getattr(stages, kind)(settings, split(many(record, 12), 4), tmp_path, StageContext())
     rows = rows_of(tmp_path)
     assert ["validation_loss" in row for row in rows] == [False, True, False, True]
-    assert metrics["heldout_records"] == 4 and metrics["records"] == 8
+    assert metrics["validation_records"] == 4 and metrics["records"] == 8
     assert metrics["validation_loss"]["last"] == rows[-1]["validation_loss"] > 0
-    assert ("heldout_accuracy" in rows[1]) == (kind in ("dpo", "orpo", "kto"))
+    assert ("validation_accuracy" in rows[1]) == (kind in ("dpo", "orpo", "kto"))
 
 
 def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(

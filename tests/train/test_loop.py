@@ -46,7 +46,7 @@ def trained_weights(
     mine = network(settings)
     order = Order.of(len(rows.units), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
-    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, job=StageContext(seed=1), out=out)
+    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, context=StageContext(seed=1), out=out)
     return {name: parameter.detach().clone() for name, parameter in mine.trained()}
 
 
@@ -94,7 +94,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
         next(iter(mine.trained()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
         order = Order.of(len(rows.units), 4, 1)
-        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, job=StageContext(), out=tmp_path)
+        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, context=StageContext(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 

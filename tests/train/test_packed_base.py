@@ -107,9 +107,9 @@ def test_a_reference_is_that_of_the_packed_base(tmp_path: Path, inputs: Callable
     assert stages.dpo(settings, inputs(many(preference, 4)), tmp_path, StageContext())["steps"] == 1
 
 
-@pytest.mark.parametrize("more", [{"dora": True}, {"start": "pissa"}])
+@pytest.mark.parametrize("more", [{"dora": True}, {"init": "pissa"}])
 def test_pissa_and_dora_need_the_weights_themselves(more: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="packed"):
+    with pytest.raises(ValueError, match="PiSSA"):
         wide("nf4", **more)
 
 

@@ -27,7 +27,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "rsLoRA": {"rslora": True},
     "DoRA": {"dora": True},
     "LoRA+": {"loraplus_lr_ratio": 16.0},
-    "PiSSA": {"start": "pissa"},
+    "PiSSA": {"init": "pissa"},
     "two projections": {"targets": ("q_proj", "down_proj")},
     "embeddings and head whole": {"modules_to_save": ("embed_tokens", "lm_head")},
     "head and norms whole": {"modules_to_save": ("lm_head", "norm")},
@@ -50,7 +50,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     encoded: Callable,
     template: ChatTemplate,
 ) -> None:
-    packed = form.get("packed")
+    packed = form.get("quantization")
     if packed:
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
     settings = Sft(model="m", data=("d",), max_seq_length=128, lora=LoraSettings(rank=4, **form), **more)

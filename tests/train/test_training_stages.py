@@ -136,7 +136,7 @@ def test_a_reference_of_a_stage_of_its_own_gives_the_same_run(
         out = tmp_path / f"run-{len(found)}"
         out.mkdir()
         metrics = getattr(stages, kind)(settings, inputs_of_run, out, StageContext())
-        found.append({name: metrics[name] for name in ("loss", "reference_sha256", "heldout_reference_sha256")})
+        found.append({name: metrics[name] for name in ("loss", "reference_sha256", "validation_reference_sha256")})
     assert found[0] == found[1]
     assert not list((tmp_path / "run-1").rglob("reference*.npy"))
 

@@ -221,7 +221,7 @@ class Run:
         validation = None
         if rest:
             validation = Validation.of(rest[0], objective_of(network, group, rest[0], "validation-"), settings)
-            self.figures["heldout_records"] = len(rest[0].encoded)
+            self.figures["validation_records"] = len(rest[0].encoded)
         metrics = train(
             network,
             objective,

@@ -66,7 +66,7 @@ class Validation:
                 )
         network.model.train(training)
         group.add_up([sums])
-        return {f"heldout_{name}": float(value / sums[-1]) for name, value in zip(names, sums, strict=False)}
+        return {f"validation_{name}": float(value / sums[-1]) for name, value in zip(names, sums, strict=False)}
 
     def patient(self, curve: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the run may go on."""
