@@ -112,7 +112,8 @@ def test_every_name_that_stands_as_text_is_there() -> None:
     from hanlin.config.kinds import KINDS
     from hanlin.inference.registry import APART, ENGINES
 
-    for text in [*(kind.run for kind in KINDS.values()), *ENGINES.values(), *APART.values()]:
+    settings = [f"hanlin.config.settings.{kind.settings_class}" for kind in KINDS.values()]
+    for text in [*settings, *(kind.run for kind in KINDS.values()), *ENGINES.values(), *APART.values()]:
         module, _, name = text.partition(":")
         assert inspect.getattr_static(importlib.import_module(module), name)
     named = re.compile(r"\"(hanlin(?:\.\w+)+)\"")

@@ -1,19 +1,21 @@
 """The table of stage kinds: the settings of each, what it makes, and which function does the work.
 
 Owns no logic: a new kind is a settings class, a row here and a function. Functions are named as text, so that the
-control plane never imports what they need.
+control plane never imports what they need; settings classes too, so that a list of the kinds loads no pydantic model.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from hanlin.config.settings import data, demo, evaluate, export, mix, model, preference, tokenizer, train
-from hanlin.config.settings.base import Settings
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    from hanlin.config.settings.base import Settings
 
 ARTIFACT_TYPES = (
     "files",
@@ -37,12 +39,15 @@ ARTIFACT_TYPES = (
 class StageKind:
     """One kind of stage. `version` is raised by hand when equal settings would give another result.
 
+    `settings_class` is `module:class` below `hanlin.config.settings`. `en` and `zh` begin with a verb and fit a line of
+    the command's help.
+
     `heavy` kinds import torch; `group` kinds may be launched as several processes; `shows` are the metrics that say
     in a line what such a stage changed (none: all plain ones); `lineage` kinds write down what their inputs came from.
     """
 
     name: str
-    settings: type[Settings]
+    settings_class: str
     makes: str | Callable[[Any], str]
     run: str
     en: str
@@ -52,6 +57,12 @@ class StageKind:
     group: bool = False
     shows: tuple[str, ...] = ()
     lineage: bool = False
+
+    @property
+    def settings(self) -> type[Settings]:
+        """The settings class, imported when it is first asked for."""
+        module, _, name = self.settings_class.partition(":")
+        return cast("type[Settings]", getattr(importlib.import_module(f"hanlin.config.settings.{module}"), name))
 
     def type_made(self, settings: Settings) -> str:
         return self.makes if isinstance(self.makes, str) else self.makes(settings)
@@ -66,82 +77,79 @@ def _model_or_adapter(settings: Any) -> str:
 
 
 _TABLE = (
-    StageKind("demo_world", demo.DemoWorld, "files", "hanlin.demo.world:run",
-              "write the small closed world that the quickstart learns", "生成快速上手所学的小世界",
+    StageKind("demo_world", "demo:DemoWorld", "files", "hanlin.demo.world:run",
+              "write the small world that the quickstart learns", "生成快速上手所学的小世界",
               shows=("characters", "exchanges", "pairs", "validation_questions")),
-    StageKind("corpus", data.Corpus, "documents", "hanlin.data.stages.corpus:run",
+    StageKind("corpus", "data:Corpus", "documents", "hanlin.data.stages.corpus:run",
               "read, clean and deduplicate text", "读取、清洗、去重文本", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "characters", "dropped")),
-    StageKind("conversations", data.Conversations, "conversations", "hanlin.data.stages.conversations:run",
+    StageKind("conversations", "data:Conversations", "conversations", "hanlin.data.stages.conversations:run",
               "read and check conversations of any format", "读取并检查各种格式的对话", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
-    StageKind("preferences", data.Preferences, "preferences", "hanlin.data.stages.preferences:run",
+    StageKind("preferences", "data:Preferences", "preferences", "hanlin.data.stages.preferences:run",
               "read and check preference pairs of any format", "读取并检查各种格式的偏好对", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
-    StageKind("unpaired_preferences", data.UnpairedPreferences, "unpaired_preferences", "hanlin.data.stages.unpaired_preferences:run",
-              "read and check single answers with a verdict", "读取并检查带评判的单个回答", version=3,
+    StageKind("unpaired_preferences", "data:UnpairedPreferences", "unpaired_preferences", "hanlin.data.stages.unpaired_preferences:run",
+              "read and check single answers labeled good or bad", "读取并检查标有好坏的单个回答", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
-    StageKind("mix", mix.Mix, lambda settings: str(settings.records), "hanlin.data.stages.mix:run",
-              "mix sources by tokens: shares, temperature, budget, repeats",
-              "按词元混合来源：占比、温度、预算、重复上限",
+    StageKind("mix", "mix:Mix", lambda settings: str(settings.records), "hanlin.data.stages.mix:run",
+              "mix sources by tokens: shares, temperature, budget",
+              "按词元数混合来源：占比、温度、总量",
               shows=("rows_written", "tokens", "dropped", "sources.*.share")),
-    StageKind("train_tokenizer", tokenizer.TrainTokenizer, "tokenizer", "hanlin.models.train_tokenizer:train",
+    StageKind("train_tokenizer", "tokenizer:TrainTokenizer", "tokenizer", "hanlin.models.train_tokenizer:train",
               "train a byte-level BPE tokenizer", "训练字节级 BPE 分词器", shows=("entries", "characters_per_token")),
-    StageKind("init_model", model.InitModel, "model", "hanlin.models.init_model:run",
+    StageKind("init_model", "model:InitModel", "model", "hanlin.models.init_model:run",
               "make a Llama model with random weights", "新建随机权重的 Llama 模型", heavy=True,
               shows=("parameters", "vocabulary_entries")),
-    StageKind("extend_vocabulary", model.ExtendVocabulary, "model", "hanlin.models.extend_vocab:run",
-              "add Chinese entries to a model's vocabulary and grow its embeddings",
-              "为模型词表增加中文词条并扩展嵌入", heavy=True,
+    StageKind("extend_vocabulary", "model:ExtendVocabulary", "model", "hanlin.models.extend_vocab:run",
+              "add Chinese entries to a model's vocabulary", "为模型词表增加中文词条并扩展嵌入", heavy=True,
               shows=("entries", "characters_per_token.before", "characters_per_token.after")),
-    StageKind("pretrain", train.Pretrain, _model_or_adapter, "hanlin.train.stages:pretrain",
+    StageKind("pretrain", "train:Pretrain", _model_or_adapter, "hanlin.train.stages:pretrain",
               "train on plain text", "在纯文本上（继续）预训练", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
-    StageKind("sft", train.Sft, _model_or_adapter, "hanlin.train.stages:sft",
+    StageKind("sft", "train:Sft", _model_or_adapter, "hanlin.train.stages:sft",
               "fine-tune on conversations", "在对话上做指令微调", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
-    StageKind("reference_logprobs", preference.ReferenceLogprobs, "reference_logprobs", "hanlin.train.stages:reference_logprobs",
-              "log-probabilities of answers before a model is aligned, for several `dpo` or `kto` stages",
-              "对齐之前模型对各回答的对数概率，供多个 dpo 或 kto 阶段共用", heavy=True, group=True,
+    StageKind("reference_logprobs", "preference:ReferenceLogprobs", "reference_logprobs", "hanlin.train.stages:reference_logprobs",
+              "compute reference log-probabilities for dpo and kto", "计算参考模型的对数概率，供 dpo 与 kto 共用",
+              heavy=True, group=True,
               shows=("records", "seconds")),
-    StageKind("dpo", preference.Dpo, _model_or_adapter, "hanlin.train.stages:dpo",
+    StageKind("dpo", "preference:Dpo", _model_or_adapter, "hanlin.train.stages:dpo",
               "align with preference pairs", "用偏好对做对齐", heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
-    StageKind("orpo", preference.Orpo, _model_or_adapter, "hanlin.train.stages:orpo",
-              "fine-tune and align with preference pairs at once", "用偏好对同时微调与对齐", heavy=True, group=True,
+    StageKind("orpo", "preference:Orpo", _model_or_adapter, "hanlin.train.stages:orpo",
+              "fine-tune and align on preference pairs at once", "用偏好对同时微调与对齐", heavy=True, group=True,
               version=2, shows=("loss", "preference_loss", "validation_loss", "accuracy", "margin", "steps")),
-    StageKind("simpo", preference.Simpo, _model_or_adapter, "hanlin.train.stages:simpo",
-              "align with preference pairs, without a reference", "用偏好对做对齐，无需参考模型",
+    StageKind("simpo", "preference:Simpo", _model_or_adapter, "hanlin.train.stages:simpo",
+              "align with preference pairs, without a reference model", "用偏好对做对齐，无需参考模型",
               heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
-    StageKind("kto", preference.Kto, _model_or_adapter, "hanlin.train.stages:kto",
-              "align with single answers judged good or bad", "用带好坏评判的单个回答做对齐", heavy=True, group=True,
+    StageKind("kto", "preference:Kto", _model_or_adapter, "hanlin.train.stages:kto",
+              "align with single answers labeled good or bad", "用标有好坏的单个回答做对齐", heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
-    StageKind("merge", model.Merge, "model", "hanlin.models.merge:run",
-              "merge an adapter into its base and prove it", "把适配器合并进底座并验证", heavy=True,
+    StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
+              "merge an adapter into its base and verify it", "把适配器合并进底座并验证", heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "same_top_token_share")),
-    StageKind("imatrix", export.Imatrix, "importance", "hanlin.export.gguf.imatrix:run",
-              "measure which columns of a model's matrices matter on your data", "用自己的数据测量模型矩阵各列的重要性",
-              heavy=True, shows=("tokens", "rows", "entries")),
-    StageKind("gguf", export.Gguf, "gguf", "hanlin.export.gguf.export:run",
-              "write quantized GGUF files and prove them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
+    StageKind("imatrix", "export:Imatrix", "importance", "hanlin.export.gguf.imatrix:run",
+              "measure an importance matrix on your own data", "用自己的数据测量重要性矩阵", heavy=True, shows=("tokens", "rows", "entries")),
+    StageKind("gguf", "export:Gguf", "gguf", "hanlin.export.gguf.export:run",
+              "write quantized GGUF files and verify them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.narrow_tensors", "*.divergence", "*.same_likeliest",
                      "contract.mismatches")),
-    StageKind("quantized_model", export.QuantizedModel, "quantized", "hanlin.export.hf:run",
-              "write a model folder in 4 or 8 bits for transformers and vLLM",
-              "写出供 transformers 与 vLLM 使用的 4/8 比特模型",
+    StageKind("quantized_model", "export:QuantizedModel", "quantized", "hanlin.export.hf:run",
+              "write a 4- or 8-bit model for transformers and vLLM",
+              "写出供 transformers 与 vLLM 使用的 4/8 位模型",
               heavy=True, shows=("*.kl", "*.bits_per_weight", "*.same_answers", "contract.mismatches")),
-    StageKind("package", export.Package, "package", "hanlin.export.package:run",
-              "put a model into the folder that another program takes, and check it",
-              "把模型装成其他软件直接可用的文件夹并检查",
+    StageKind("package", "export:Package", "package", "hanlin.export.package:run",
+              "package a model for Ollama, LM Studio, vLLM and others", "把模型打包给 Ollama、LM Studio、vLLM 等软件使用",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "contract.mismatches")),
-    StageKind("evaluate", evaluate.Evaluate, "evaluation", "hanlin.evaluate.tasks.questions:run",
-              "ask held-out questions and judge the answers", "用留出问题提问并评判回答", heavy=True,
+    StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.questions:run",
+              "ask held-out questions and score the answers", "用留出的问题提问并给回答评分", heavy=True,
               shows=("questions", "exact_match", "chinese_answer_share", "stop_rate", "greedy_agreement")),
-    StageKind("perplexity", evaluate.Perplexity, "evaluation", "hanlin.evaluate.perplexity:run",
+    StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
               "measure perplexity on held-out text", "在留出文本上测困惑度", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),
-    StageKind("exam", evaluate.Exam, "evaluation", "hanlin.evaluate.tasks.exam:run",
+    StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
               "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", "做选择题考试（CMMLU、C-Eval、MMLU）", heavy=True,
               shows=("questions", "accuracy", "near_chance")),
 )  # fmt: skip
