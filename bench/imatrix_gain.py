@@ -71,7 +71,7 @@ def main() -> None:
         settings = QualityReport(
             held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
         )
-        reference = quality.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch(here), job)
+        reference = quality.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch_folder(here), job)
         tools = os.environ.get("HANLIN_LLAMA_CPP")
         if tools:
             write_files(("F32",), Gguf(model="./m", types=("F32",), compare=False), plain, here, job)

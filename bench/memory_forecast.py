@@ -122,7 +122,7 @@ def make_world(root: Path) -> None:
     records["orpo"] = records["dpo"]
     for kind, rows in records.items():
         (root / f"{kind}_data").mkdir()
-        write_jsonl(root / f"{kind}_data" / f"{rows[0].noun}s.jsonl", rows)
+        write_jsonl(root / f"{kind}_data" / f"{rows[0].kind}.jsonl", rows)
 
 
 def measure(

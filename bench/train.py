@@ -179,7 +179,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         before["before"] = stages.reference_logprobs(ReferenceLogprobs(**common), inputs, known, StageContext())[
             "seconds"
         ]
-        inputs = Inputs({**inputs.paths, "reference": (known,)})
+        inputs = Inputs({**inputs.by_field, "reference": (known,)})
         metrics = stages.dpo(Dpo(**common, **training, batch_pairs=8), inputs, out, StageContext())
     curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     rate = product_rate(metrics["precision"])

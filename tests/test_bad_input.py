@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def refused(home: Path, *words: str) -> str:
     done = hanlin(home, *words)
     said = done.stderr
     assert done.returncode == 2, said
-    assert "Traceback" not in said and said.count("error:") == 1, said
+    assert "Traceback" not in said and len(re.findall(r"^error:", said, re.MULTILINE)) == 1, said
     whole = [p.name for p in (home / "artifacts").glob("[a-z]*-*") if not p.name.endswith(".partial")]
     assert whole == [], f"something was left that looks whole: {whole}"
     return said
@@ -113,12 +114,12 @@ def test_a_recipe_that_is_not_yaml(tmp_path: Path) -> None:
 
 def test_a_setting_out_of_range(tmp_path: Path) -> None:
     source = put(tmp_path, "a.txt", "一段文字")
-    said = refused(tmp_path, "corpus", "--sources", source, "--validation-share", "3")
+    said = refused(tmp_path, "corpus", "--sources", source, "--validation-fraction", "3")
     assert "validation_fraction=3" in said
 
 
 def test_a_value_that_is_no_yaml(tmp_path: Path) -> None:
-    assert "--validation-share" in refused(tmp_path, "corpus", "--sources", "./x", "--validation-share", "{")
+    assert "--validation-fraction" in refused(tmp_path, "corpus", "--sources", "./x", "--validation-fraction", "{")
 
 
 def test_an_unknown_option_gets_a_suggestion(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
         ]
         settings = Dpo(model="m", data=("d",))
         wanted = sum(len(tokenizer.encode(a).ids) + 2 * len(tokenizer.encode(b).ids) + 15 for a, b in pairs)
-    write_jsonl(tmp_path / f"{records[0].noun}s.jsonl", records)
+    write_jsonl(tmp_path / f"{records[0].kind}.jsonl", records)
     found = data_of(settings, [tmp_path], 128_256)
     assert found is not None and found.units == len(records)
     assert found.total == pytest.approx(wanted, rel=1 / 3)

@@ -9,7 +9,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.core.resumable import in_chunks, read_rows, write_rows
+from hanlin.core.resumable import process_in_chunks, read_rows, write_rows
 
 
 def doubled(items: Sequence[int]) -> list[dict[str, int]]:
@@ -17,7 +17,7 @@ def doubled(items: Sequence[int]) -> list[dict[str, int]]:
 
 
 def run(items: Sequence[int], folder: Path, work=doubled) -> list[dict[str, int]]:
-    return in_chunks(items, 4, folder, work, Progress(quiet=True), unit="items")
+    return process_in_chunks(items, 4, folder, work, Progress(quiet=True), unit="items")
 
 
 def test_rows_come_in_the_order_of_the_items(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hanlin.config.recipe import Recipe, build_recipe
-from hanlin.core.context import SCRATCH
+from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
@@ -150,9 +150,9 @@ def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_neve
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial = store.partial("package", "0123")
-    (partial / SCRATCH / "rows").mkdir(parents=True)
+    (partial / SCRATCH_FOLDER / "rows").mkdir(parents=True)
     for name in ("whole.json", "ids.npy"):
-        (partial / SCRATCH / "rows" / name).write_text("1", encoding="utf-8")
+        (partial / SCRATCH_FOLDER / "rows" / name).write_text("1", encoding="utf-8")
     (partial / "made.txt").write_text("made", encoding="utf-8")
     empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
     words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
@@ -166,7 +166,7 @@ def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_neve
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
         store.seal(partial, manifest)
-    assert not (partial / SCRATCH).exists()
+    assert not (partial / SCRATCH_FOLDER).exists()
     (file,) = store.seal(partial, manifest).files
     assert file.path == "made.txt"
     assert [place.name for place in store.artifacts.iterdir()] == [store.folder("package", "0123").name]

@@ -11,7 +11,7 @@ import pytest
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import texts_in
+from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
 from hanlin.models.train_tokenizer import train, train_tokenizer
@@ -89,23 +89,23 @@ def test_the_stage_learns_from_documents_and_measures_on_those_held_out(document
 
 
 def test_documents_are_read_in_order_and_those_held_out_apart(documents: Path) -> None:
-    assert list(texts_in([documents])) == TEXT
-    assert list(texts_in([documents], validation=True)) == ["小鸟唱歌"]
+    assert list(read_texts([documents])) == TEXT
+    assert list(read_texts([documents], validation=True)) == ["小鸟唱歌"]
 
 
 def test_plain_files_and_folders_are_text_too(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\ufeff一\n二\n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "三"}\n\n', encoding="utf-8")
     (tmp_path / "c.png").write_bytes(b"\x89")
-    assert list(texts_in([tmp_path])) == ["一\n", "二\n", "三"]
-    assert list(texts_in([tmp_path / "b.jsonl"])) == ["三"]
+    assert list(read_texts([tmp_path])) == ["一\n", "二\n", "三"]
+    assert list(read_texts([tmp_path / "b.jsonl"])) == ["三"]
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe\n", b"{\n", b'{"txt": 1}\n', b'{"text": 1}\n', b"[1]\n"])
 def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"text": "a"}\n' + line)
     with pytest.raises(UserError, match=r"rows\.jsonl:2"):
-        list(texts_in([tmp_path]))
+        list(read_texts([tmp_path]))
 
 
 def test_no_text_at_all_is_a_user_error(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def inputs(tiny_model: Path, tmp_path: Path) -> Callable[..., Inputs]:
     def of(records: Sequence, model: Path = tiny_model) -> Inputs:
         folder = tmp_path / f"data-{type(records[0]).__name__}-{len(records)}"
         folder.mkdir(exist_ok=True)
-        write_jsonl(folder / f"{records[0].noun}s.jsonl", records)
+        write_jsonl(folder / f"{records[0].kind}.jsonl", records)
         return Inputs({"model": (model,), "data": (folder,)})
 
     return of

@@ -29,13 +29,13 @@ def launch(
         "stage": stage,
         "settings": type(settings).__name__,
         "values": settings.model_dump(mode="json"),
-        "inputs": {name: [str(path) for path in paths] for name, paths in given.paths.items()},
+        "inputs": {name: [str(path) for path in paths] for name, paths in given.by_field.items()},
         "out": str(out),
         "how": how,
     }
     launcher = []
     if processes:
-        work({**job, "how": {"only_prepares": True}})
+        work({**job, "how": {"prepare_only": True}})
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *launcher, __file__, action, json.dumps(job)]
     done = subprocess.run(

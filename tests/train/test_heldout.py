@@ -41,7 +41,7 @@ def split(inputs: Callable[..., Inputs]) -> Callable[..., Inputs]:
 
     def of(records: list, held: int) -> Inputs:
         given = inputs(records[:-held])
-        write_jsonl(given.many("data")[0] / "validation.jsonl", records[-held:])
+        write_jsonl(given.paths("data")[0] / "validation.jsonl", records[-held:])
         return given
 
     return of

@@ -157,7 +157,7 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
         eval_steps=3, probe_every=3, gradient_checkpointing=True,
     )  # fmt: skip
     given = inputs(many(unpaired_preference, 8))
-    write_jsonl(given.one("data") / "validation.jsonl", many(unpaired_preference, 4))
+    write_jsonl(given.path("data") / "validation.jsonl", many(unpaired_preference, 4))
     one, three = tmp_path / "one", tmp_path / "three"
     one.mkdir()
     stages.kto(settings, given, one, StageContext(seed=5))
@@ -169,7 +169,7 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
 def test_what_cannot_be_divided_is_refused(tmp_path: Path, given: Inputs) -> None:
     settings = WHOLE.model_copy(update={"optimizer": "adamw_8bit"})
     with pytest.raises(UserError, match="adamw_8bit cannot be divided"):
-        stages.sft(settings, given, tmp_path, StageContext(mode="fsdp", only_prepares=True))
+        stages.sft(settings, given, tmp_path, StageContext(mode="fsdp", prepare_only=True))
     assert not (tmp_path / ".work" / "rows").exists(), "before anything is tokenized"
 
 
@@ -177,7 +177,7 @@ def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
     tmp_path: Path, given: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "0")  # as a cluster may set it for the command that starts the group
-    assert stages.sft(WHOLE, given, tmp_path, StageContext(only_prepares=True)) == {}
+    assert stages.sft(WHOLE, given, tmp_path, StageContext(prepare_only=True)) == {}
     assert (tmp_path / ".work" / "rows" / "whole.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
     with pytest.raises(FileNotFoundError, match="whole"):
         stages.sft(WHOLE, given, tmp_path / "another", StageContext())

@@ -72,7 +72,7 @@ def test_probes_tell_what_plain_transformers_tells(
     given = inputs(many(conversation, 12))
     out = tmp_path / "out"
     out.mkdir()
-    metrics = stages.sft(SFT, Inputs({**given.paths, "probes": (own,)}), out, StageContext())
+    metrics = stages.sft(SFT, Inputs({**given.by_field, "probes": (own,)}), out, StageContext())
     rows = curve(out)
     assert [row["step"] for row in rows if "probe_sums_loss" in row] == [3, 6]
     tokenizer = Tokenizer.load(tiny_model)
@@ -101,7 +101,7 @@ def test_training_stops_when_a_probe_has_grown_by_more_than_the_limit(
 ) -> None:
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update={"learning_rate": 0.5, "steps": 12, "probe_limit": 0.5})
-    stages.sft(settings, Inputs({**given.paths, "probes": (own,)}), tmp_path, StageContext(progress=Progress("sft")))
+    stages.sft(settings, Inputs({**given.by_field, "probes": (own,)}), tmp_path, StageContext(progress=Progress("sft")))
     assert len(curve(tmp_path)) == 3
     assert "probe_limit" in capsys.readouterr().err
 

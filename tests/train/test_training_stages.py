@@ -118,7 +118,7 @@ def referred(tmp_path: Path) -> Callable[..., Path]:
 
 
 def with_reference(given: Inputs, folder: Path) -> Inputs:
-    return Inputs({**given.paths, "reference": (folder,)})
+    return Inputs({**given.by_field, "reference": (folder,)})
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_reference_of_a_stage_of_its_own_gives_the_same_run(
     kind: str, settings: Dpo | Kto, records: list, tmp_path: Path, inputs: Callable[..., Inputs], referred: Callable
 ) -> None:
     given = inputs(records)
-    validation = given.paths["data"][0] / VALIDATION_FILE
+    validation = given.by_field["data"][0] / VALIDATION_FILE
     write_jsonl(validation, records[:3])
     settings = settings.model_copy(update={"eval_steps": 1})
     found = []
@@ -153,8 +153,8 @@ def test_a_reference_of_anything_else_is_refused(
     for text, folder in refused.items():
         with pytest.raises(UserError, match=text):
             stages.dpo(DPO, with_reference(given, folder), tmp_path, StageContext())
-    validation = Inputs(given.paths)
-    write_jsonl(validation.paths["data"][0] / VALIDATION_FILE, many(preference, 2))
+    validation = Inputs(given.by_field)
+    write_jsonl(validation.by_field["data"][0] / VALIDATION_FILE, many(preference, 2))
     with pytest.raises(UserError, match="held-out"):
         settings = DPO.model_copy(update={"eval_steps": 1})
         known = referred(given)
@@ -195,8 +195,8 @@ def test_kto_learns_from_judged_answers_and_from_pairs(
 
 def test_judged_answers_and_pairs_are_learnt_together(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     given, more = inputs(many(unpaired_preference, 5)), inputs(many(preference, 3))
-    files = (*given.paths["data"], *(folder / "preferences.jsonl" for folder in more.paths["data"]))
-    metrics = stages.kto(KTO, Inputs({**given.paths, "data": files}), tmp_path, StageContext())
+    files = (*given.by_field["data"], *(folder / "preferences.jsonl" for folder in more.by_field["data"]))
+    metrics = stages.kto(KTO, Inputs({**given.by_field, "data": files}), tmp_path, StageContext())
     assert (metrics["good_answers"], metrics["bad_answers"]) == (6, 5)
 
 
@@ -295,7 +295,7 @@ def test_an_adapter_is_no_model_to_train(tmp_path: Path, inputs: Callable[..., I
     adapter.mkdir()
     stages.sft(SFT.model_copy(update={"lora": LORA, "steps": 1}), given, adapter, StageContext())
     with pytest.raises(UserError, match="adapter"):
-        stages.sft(SFT, Inputs({**given.paths, "model": (adapter,)}), tmp_path, StageContext())
+        stages.sft(SFT, Inputs({**given.by_field, "model": (adapter,)}), tmp_path, StageContext())
 
 
 def test_conversations_need_a_chat_template(tmp_path: Path, inputs: Callable[..., Inputs], tiny_model: Path) -> None:

@@ -10,10 +10,8 @@ from typing import NoReturn
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.core.records import FOLLOWERS, ROLES, Message
-from hanlin.core.text import check_text, is_whole
-
-"""Which roles may follow a role; None is the beginning. An assistant that called tools is followed by their results."""
+from hanlin.core.records import CALLING, NEXT_ROLES, ROLES, Message
+from hanlin.core.text import check_text, is_valid_unicode
 
 
 def check_order(messages: Sequence[Message], prompt: bool, where: str | None = None) -> None:
@@ -24,12 +22,12 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     """
     before: str | None = None
     for place, message in enumerate(messages, start=1):
-        allowed = FOLLOWERS[before]
+        allowed = NEXT_ROLES[before]
         if prompt and before == "user":
             allowed += ("user",)
-        if message.role not in allowed or not isinstance(message.text, str) or not is_whole(message.text):
+        if message.role not in allowed or not isinstance(message.text, str) or not is_valid_unicode(message.text):
             _refuse(message, before, allowed, _seat(where, place))
-        before = "calling assistant" if message.tool_calls else message.role
+        before = CALLING if message.tool_calls else message.role
     last = messages[-1].role if messages else None
     if last not in (("user", "tool") if prompt else ("assistant",)):
         raise _wrong_end(last, prompt, _seat(where, len(messages)))
@@ -59,7 +57,7 @@ def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], seat:
     after = say("at the beginning", "在开头") if before is None else say(f"after {before}", f"在 {before} 之后")
     if role == "assistant" and before == "assistant":
         hint = say("join the two answers into one", "请把两个回答合并为一个")
-    elif before == "calling assistant":
+    elif before == CALLING:
         hint = say("give the result of the call as a `tool` turn", "请以 tool 轮给出调用结果")
     else:
         hint = say(f"here may stand: {', '.join(allowed)}", f"此处可以是：{'、'.join(allowed)}")

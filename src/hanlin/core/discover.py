@@ -1,4 +1,8 @@
-"""Which files of a folder hold records, and of which kind."""
+"""Which files of a folder hold records, and of which kind.
+
+One table for all that reads artifacts: an artifact of a record kind holds `<kind>.jsonl`, or several files
+`<kind>-*.jsonl` in the order of their names, and perhaps a validation split in `validation.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +15,108 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 
+RECORD_KINDS = ("documents", "conversations", "preferences", "unpaired_preferences")
+"""The kinds of training records, in the order in which a folder is looked through for them."""
+
 VALIDATION_FILE = "validation.jsonl"
+"""The validation split of a data artifact, which no training reads."""
+
+
+def record_pattern(kind: str) -> str:
+    """The glob pattern of the files of a record kind inside an artifact."""
+    return f"{kind}*.jsonl"
+
+
+def record_files(path: Path, *kinds: str) -> list[Path]:
+    """The record files of an artifact without its validation split; a file is itself.
+
+    Args:
+        path: An artifact's folder, or a file of records.
+        kinds: The record kinds that are wanted, in this order; all of them if none is named.
+
+    Returns:
+        The files of each kind in the order of their names; empty if the folder holds none.
+    """
+    if path.is_file():
+        return [path]
+    return [file for kind in kinds or RECORD_KINDS for file in sorted(path.glob(record_pattern(kind)))]
+
+
+def require_record_files(path: Path, *kinds: str) -> list[Path]:
+    """As `record_files`. Raises UserError if the folder holds none."""
+    files = record_files(path, *kinds)
+    if not files:
+        expected = " / ".join(f"{kind}.jsonl" for kind in kinds or RECORD_KINDS)
+        raise UserError(say(f"there is no {expected} here", f"这里没有 {expected}"), path)
+    return files
+
+
+def record_kind(folder: Path) -> str | None:
+    """The kind of the records in an artifact's folder, or None if it holds none."""
+    return next((kind for kind in RECORD_KINDS if record_files(folder, kind)), None)
 
 
 def validation_file(path: Path) -> Path:
-    """The held-out records of a data artifact, or the file itself. Raises UserError where nothing was held out."""
+    """The validation split of a data artifact, or the file itself. Raises UserError if there is none."""
     file = path / VALIDATION_FILE if path.is_dir() else path
     if not file.is_file():
-        what = say("these data have no validation split", "这些数据没有留出部分")
-        hint = say(
-            "set `validation_fraction` in the stage that made them", "请在生成它们的阶段设置 validation_fraction"
-        )
-        raise UserError(what, path, hint)
+        hint = say("set `validation_fraction` in the stage that makes it", "请在产出它的阶段设置 validation_fraction")
+        raise UserError(say("this data has no validation split", "这份数据没有验证集"), path, hint)
     return file
 
 
-def record_kind(file: Path) -> type[Conversation] | type[Document]:
-    """What the records of a file are, by its first line; the reader says what is wrong with others."""
+def record_class(file: Path) -> type[Conversation] | type[Document]:
+    """Whether a file holds conversations or documents, by its first line; its reader refuses anything else."""
+    row = _first_row(file)
+    return Conversation if isinstance(row, dict) and "messages" in row else Document
+
+
+def holds_pairs(file: Path) -> bool:
+    """Whether the records of a file are preference pairs, by its first line; its reader refuses anything else."""
+    row = _first_row(file)
+    return isinstance(row, dict) and "chosen" in row
+
+
+def _first_row(file: Path) -> Any:
     with file.open("rb") as lines:
         first = next((line for line in lines if line.strip()), b"{}")
     try:
-        return Conversation if "messages" in json.loads(first) else Document
-    except (ValueError, TypeError):
-        return Document
+        return json.loads(first)
+    except ValueError:
+        return None
 
 
-def texts_in(paths: Iterable[Path], validation: bool = False) -> Iterator[str]:
+def count_records(file: Path) -> int:
+    """The lines of a JSONL file that are not blank."""
+    with file.open("rb") as lines:
+        return sum(1 for line in lines if line.strip())
+
+
+def read_unpaired_preferences(file: Path, paired: bool) -> Iterator[UnpairedPreference]:
+    """The unpaired preferences of a file; if it is `paired`, the two that each preference pair amounts to."""
+    if not paired:
+        yield from read_jsonl(file, UnpairedPreference)
+        return
+    for pair in read_jsonl(file, Preference):
+        yield from UnpairedPreference.of_pair(pair)
+
+
+def read_texts(paths: Iterable[Path], validation: bool = False) -> Iterator[str]:
     """The texts of `documents` artifacts and of plain .txt and .jsonl files, in a fixed order.
 
-    Of a `documents` artifact only its documents are read, or with `validation` only those held out (other files have
-    none). A .txt file gives its lines, a .jsonl file the `text` of each row.
+    Args:
+        paths: Artifacts, folders and files.
+        validation: Read the validation splits of the artifacts instead of their documents; other files have none.
+
+    Yields:
+        Each line of a .txt file, the `text` of each row of a .jsonl file; other files of a folder are passed over.
+
+    Raises:
+        UserError: A file cannot be read, is not UTF-8, or a row has no `text`.
     """
     for path in paths:
         if path.is_dir():
-            shards = sorted(path.glob("documents*.jsonl"))
+            shards = record_files(path, "documents")
             if shards or (path / VALIDATION_FILE).is_file():
                 files = [file for file in [path / VALIDATION_FILE] if file.is_file()] if validation else shards
             else:
@@ -58,12 +130,12 @@ def texts_in(paths: Iterable[Path], validation: bool = False) -> Iterator[str]:
 def _texts_of_file(file: Path) -> Iterator[str]:
     if file.suffix not in (".txt", ".jsonl"):
         return
-    number = 0
+    line_number = 0
     try:
         with file.open("rb") as lines:
             for line in lines:
-                number += 1
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                line_number += 1
+                text = line.decode("utf-8-sig" if line_number == 1 else "utf-8")
                 if file.suffix == ".txt":
                     yield text
                 elif text.strip():
@@ -72,10 +144,10 @@ def _texts_of_file(file: Path) -> Iterator[str]:
         raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), file) from error
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         hint = say(
-            "turn other files into documents with a corpus stage first", "其他文件请先用 corpus 阶段转成 documents"
+            "convert other files to documents with a `corpus` stage first", "其他格式请先用 corpus 阶段转成 documents"
         )
-        what = say("neither text nor rows with `text` in UTF-8", "不是 UTF-8 文本，也不是含 text 字段的行")
-        raise UserError(what, f"{file}:{number}", hint) from error
+        what = say("neither text nor rows with `text`, in UTF-8", "既不是 UTF-8 文本，也不是含 text 字段的 JSON 行")
+        raise UserError(what, f"{file}:{line_number}", hint) from error
 
 
 def _text_of_row(row: Any) -> str:
@@ -83,36 +155,3 @@ def _text_of_row(row: Any) -> str:
     if not isinstance(text, str):
         raise TypeError
     return text
-
-
-def record_files(path: Path, *nouns: str) -> list[Path]:
-    """The files of records in an artifact: `documents.jsonl`, or several of them in the order of their names."""
-    files = [path] if path.is_file() else [file for noun in nouns for file in sorted(path.glob(f"{noun}s*.jsonl"))]
-    if not files:
-        wanted = " / ".join(f"{noun}s.jsonl" for noun in nouns)
-        raise UserError(say(f"there is no {wanted} here", f"这里没有 {wanted}"), path)
-    return files
-
-
-def holds_pairs(file: Path) -> bool:
-    """Whether the records of a file are pairs, as its first line says; what is neither is named by its reader."""
-    with file.open("rb") as lines:
-        first = next((line for line in lines if line.strip()), b"")
-    try:
-        row = json.loads(first)
-    except ValueError:
-        return False
-    return isinstance(row, dict) and "chosen" in row
-
-
-def unpaired_preferences(file: Path, paired: bool) -> Iterator[UnpairedPreference]:
-    if not paired:
-        yield from read_jsonl(file, UnpairedPreference)
-        return
-    for pair in read_jsonl(file, Preference):
-        yield from UnpairedPreference.of_pair(pair)
-
-
-def _lines(file: Path) -> int:
-    with file.open("rb") as source:
-        return sum(1 for line in source if line.strip())

@@ -13,7 +13,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
 
-def check_space(out: Path, needed: int) -> None:
+def check_free_space(out: Path, needed: int) -> None:
     """Raises UserError when `needed` bytes do not fit where `out` lies."""
     free = shutil.disk_usage(out).free
     if needed > free:
@@ -25,7 +25,7 @@ def check_space(out: Path, needed: int) -> None:
 
 
 @contextmanager
-def full_disk(out: Path) -> Iterator[None]:
+def catch_full_disk(out: Path) -> Iterator[None]:
     """Turns the system's word that the disk is full into a UserError."""
     try:
         yield
@@ -36,7 +36,7 @@ def full_disk(out: Path) -> Iterator[None]:
         raise UserError(what, out, say("free space and run again", "请清理磁盘后重新运行")) from error
 
 
-def copy_whole(source: Path, target: Path) -> None:
+def copy_atomic(source: Path, target: Path) -> None:
     """Copy a file, which appears under its name when it is whole; one that did so before is not copied again."""
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         return

@@ -28,7 +28,7 @@ class Progress:
     _last: float = 0.0
     _width: int = 0
 
-    def at(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
+    def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
         """`done` of `total` units; `figures` (loss, tokens a second) stand beside. Pace counts from the first call."""
         now = time.monotonic()
         if self._first is None:
@@ -63,14 +63,14 @@ class Progress:
                 sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
-    def note(self, sentence: str) -> None:
+    def log(self, sentence: str) -> None:
         """Say something that a person should know, on a line of its own."""
         if not self.quiet:
             self._clear()
             sys.stderr.write(f"  {self.name}: {sentence}\n" if self.name else f"  {sentence}\n")
             sys.stderr.flush()
 
-    def done(self) -> None:
+    def close(self) -> None:
         self._clear()
         self._first, self._width = None, 0
 

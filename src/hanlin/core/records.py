@@ -19,9 +19,6 @@ Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 
-"""The file in a data artifact that no training reads."""
-
-
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text to pre-train on. `source` says which file and place it came from; `meta` holds what else was known."""
@@ -30,7 +27,7 @@ class Document:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    noun: ClassVar[str] = "document"
+    kind: ClassVar[str] = "documents"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -76,7 +73,7 @@ class Conversation:
     source: str = ""
     tools: tuple[Mapping[str, Any], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
-    noun: ClassVar[str] = "conversation"
+    kind: ClassVar[str] = "conversations"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -105,7 +102,7 @@ class Preference:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    noun: ClassVar[str] = "preference"
+    kind: ClassVar[str] = "preferences"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -135,7 +132,7 @@ class UnpairedPreference:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
-    noun: ClassVar[str] = "unpaired_preference"
+    kind: ClassVar[str] = "unpaired_preferences"
 
     @classmethod
     def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
@@ -172,7 +169,7 @@ class Question:
     id: str
     language: str = "zh"
     topic: str = ""
-    noun: ClassVar[str] = "question"
+    kind: ClassVar[str] = "questions"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
@@ -234,11 +231,8 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                     "convert other formats with `hanlin corpus`, `conversations`, `preferences` or `unpaired_preferences`",
                     "其他格式请先用 hanlin corpus、conversations、preferences 或 unpaired_preferences 转换",
                 )
-                raise UserError(
-                    say(f"not a {record.noun} as Hanlin writes it: {error}", f"不是 Hanlin 的 {record.noun}：{error}"),
-                    where,
-                    hint,
-                ) from error
+                what = say(f"not a record of `{record.kind}`: {error}", f"不是 {record.kind} 记录：{error}")
+                raise UserError(what, where, hint) from error
 
 
 def _turns(rows: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -250,11 +244,15 @@ def _origin(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
     return row["id"], row.get("source", ""), row.get("meta", {})
 
 
-FOLLOWERS: dict[str | None, tuple[str, ...]] = {
+CALLING = "calling assistant"
+"""The role of an assistant's message that calls tools, in `NEXT_ROLES`."""
+
+NEXT_ROLES: dict[str | None, tuple[str, ...]] = {
     None: ("system", "user"),
     "system": ("user",),
     "user": ("assistant",),
     "assistant": ("user",),
-    "calling assistant": ("tool",),
+    CALLING: ("tool",),
     "tool": ("assistant", "tool"),
 }
+"""The roles that may follow a role; None is the start. Tool calls are followed by their results."""

@@ -20,7 +20,7 @@ Item = TypeVar("Item")
 Row = dict[str, Any]
 
 
-def in_chunks(
+def process_in_chunks(
     items: Sequence[Item],
     size: int,
     scratch: Path,
@@ -39,7 +39,7 @@ def in_chunks(
             done = work(chunk)
             write_rows(file, done)
         rows += done
-        progress.at(len(rows), len(items), unit)
+        progress.update(len(rows), len(items), unit)
     return rows
 
 

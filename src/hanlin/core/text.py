@@ -47,7 +47,7 @@ def _is_chinese(code: int) -> bool:
     return code in _CJK_SINGLE or any(first <= code <= last for first, last in _CJK)
 
 
-def is_whole(text: str) -> bool:
+def is_valid_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:

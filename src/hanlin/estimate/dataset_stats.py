@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.core.discover import VALIDATION_FILE
+from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.estimate.batch_plan import DataShape
 
 SAMPLE = 1 << 20
@@ -35,16 +35,9 @@ Row = Mapping[str, Any]
 def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShape | None:
     """What the data at `paths` (artifact folders, or files of records) holds; None where nothing can be read.
     `entries` are those of the vocabulary."""
-    nouns = {Pretrain: ("document",), Sft: ("conversation",), Kto: ("unpaired_preference", "preference")}
-    wanted = nouns.get(type(settings), ("preference",))
-    files = [
-        file
-        for path in paths
-        for file in (
-            [path] if path.is_file() else [one for noun in wanted for one in sorted(path.glob(f"{noun}s*.jsonl"))]
-        )
-        if file.name != VALIDATION_FILE
-    ]
+    kinds = {Pretrain: ("documents",), Sft: ("conversations",), Kto: ("unpaired_preferences", "preferences")}
+    read_kinds = kinds.get(type(settings), ("preferences",))
+    files = [file for path in paths for file in record_files(path, *read_kinds) if file.name != VALIDATION_FILE]
     read, units, tokens, learned = 0, 0, 0.0, 0.0
     documents: list[float] = []
     for file in files[:: max(1, len(files) // FILES)]:

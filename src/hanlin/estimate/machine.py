@@ -18,6 +18,7 @@ from typing import Any
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import total_memory
 from hanlin.estimate.batch_plan import Portions
 from hanlin.estimate.flops import Speed, step_operations
 from hanlin.estimate.memory import Account, Machine
@@ -53,10 +54,8 @@ def _multiplies_bfloat16() -> bool:
 
 def memory_here() -> float | None:
     """Bytes of this machine's memory; None where it does not say."""
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return None
+    total = total_memory()
+    return None if total is None else float(total)
 
 
 def bytes_of(text: str) -> float:

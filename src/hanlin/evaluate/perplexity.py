@@ -21,7 +21,7 @@ from hanlin.core.discover import validation_file
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
-from hanlin.core.resumable import Row, in_chunks, write_rows
+from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.core.text import Language, answer_language
 from hanlin.inference.loading import Opened, open_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -50,11 +50,11 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     Raises UserError when nothing is held out, when a window is longer than the model's context, when conversations
     are measured and the model has no chat template, and when the model's logits are not numbers.
     """
-    file = validation_file(inputs.one("data"))
+    file = validation_file(inputs.path("data"))
     measured = list(within(_records(file), settings.max_characters))
     if not measured:
         raise UserError(say("nothing is held out in this file", "文件中没有留出内容"), file)
-    opened = open_model(inputs.one("model"), settings.file, settings.engine, dtype=settings.dtype)
+    opened = open_model(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
         window = _window(settings.window, opened.engine.context_length)
         stride = window - min(settings.overlap, window // 2)
@@ -67,7 +67,9 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
         def work(chunk: Sequence[Measurable]) -> list[Row]:
             return measure(opened, [sample(record) for record in chunk], window, stride)
 
-        rows = in_chunks(measured, _CHUNK, context.scratch(out), work, context.progress, unit=say("records", "条"))
+        rows = process_in_chunks(
+            measured, _CHUNK, context.scratch_folder(out), work, context.progress, unit=say("records", "条")
+        )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()

@@ -24,7 +24,7 @@ from hanlin.core.files import read_json
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
-from hanlin.core.resumable import Row, in_chunks
+from hanlin.core.resumable import Row, process_in_chunks
 from hanlin.data.formats.chats import CHAT_FORMATS, question_of
 from hanlin.data.formats.turns import Chat, opened
 from hanlin.data.io.input_file import Tape
@@ -193,7 +193,7 @@ def _answers(model: Opened, prompts: Sequence[Prompt], asking: Asking, scratch: 
             for place, reply in zip(chunk, replies, strict=True)
         ]
 
-    return in_chunks(places, _CHUNK, scratch, answered, progress, unit=say("answers", "个回答"))
+    return process_in_chunks(places, _CHUNK, scratch, answered, progress, unit=say("answers", "个回答"))
 
 
 def _ends(model: Opened) -> tuple[int, ...]:
@@ -211,8 +211,8 @@ class _Part(Progress):
         super().__init__(quiet=True)
         self._whole, self._before, self._total = whole, before, total
 
-    def at(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
-        self._whole.at(self._before + done, self._total, say("answers", "个回答"), False, **figures)
+    def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
+        self._whole.update(self._before + done, self._total, say("answers", "个回答"), False, **figures)
 
 
 def _ids(

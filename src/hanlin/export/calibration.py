@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from hanlin.chat.tokenizer_files import template_of
-from hanlin.core.discover import record_kind
+from hanlin.core.discover import record_class
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, read_jsonl
@@ -36,7 +36,7 @@ def rows_of(
 
 def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequence[int]]]:
     """For each record of a file, a function that gives its ids: what is not drawn need not be encoded."""
-    kind = record_kind(file)
+    kind = record_class(file)
     if kind is Conversation:
         template = template_of(tokenizer)
         if template is None:

@@ -17,7 +17,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import check_space, full_disk
+from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
@@ -25,8 +25,9 @@ from hanlin.export import gptq, quality
 from hanlin.export.calibration import rows_of
 from hanlin.export.quality_page import write_card
 from hanlin.models.dtypes import exact_dtype
+from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, is_adapter, licenses_in
+from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, licenses_in
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import save_safetensors
 from hanlin.parity import check as contract
@@ -38,32 +39,30 @@ NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
 def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the folder, load it again as transformers does, and measure it. Raises UserError for what is no plain Llama
     model, where a library is not installed, and for a full disk."""
-    folder = inputs.one("model")
-    if is_adapter(folder):
-        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
-        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    folder = inputs.path("model")
+    refuse_adapter(folder)
     files = check_model_folder(folder)
     tokenizer = Tokenizer.load(folder)
     template = template_of(tokenizer)
-    check_space(out, sum(entry.end - entry.start for entry in files.tensors.values()) // 2)
-    with full_disk(out):
-        if not (context.scratch(out) / "written").is_file():
+    check_free_space(out, sum(entry.end - entry.start for entry in files.tensors.values()) // 2)
+    with catch_full_disk(out):
+        if not (context.scratch_folder(out) / "written").is_file():
             if settings.method == "gptq":
-                _write_gptq(settings, files, inputs.many("data"), tokenizer, out, context)
+                _write_gptq(settings, files, inputs.paths("data"), tokenizer, out, context)
             else:
                 load_model(folder, dtype="auto", packed=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
             for text in licenses_in(folder):
                 shutil.copyfile(text, out / text.name)
-            (context.scratch(out) / "written").touch()
+            (context.scratch_folder(out) / "written").touch()
     metrics: dict[str, Any] = {"format": NAMES[settings.method]}
     if template is not None:
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out)
     row: quality.Row = _sizes(files, out)
     if settings.quality_report is not None:
-        held_out = inputs.many("quality_report.held_out")
+        held_out = inputs.paths("quality_report.held_out")
         reference = quality.prepare(
-            settings.quality_report, held_out, files, tokenizer, template, context.scratch(out), context
+            settings.quality_report, held_out, files, tokenizer, template, context.scratch_folder(out), context
         )
         row |= quality.measure(out, reference, context)
         write_card(out, settings.name, settings.license, {NAMES[settings.method]: row})
@@ -103,9 +102,9 @@ def _write_gptq(
     rows = list(rows_of(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     grids = gptq.quantize_layers(
-        model, rows, settings.group_size, lambda done, of: context.progress.at(done, of, "layers")
+        model, rows, settings.group_size, lambda done, of: context.progress.update(done, of, "layers")
     )
-    context.progress.done()
+    context.progress.close()
     arguments = QuantizationArgs(num_bits=gptq.BITS, symmetric=True, strategy="group", group_size=settings.group_size)
     scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
     kept = getattr(torch, files.dtype)

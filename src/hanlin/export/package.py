@@ -16,7 +16,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import check_space, copy_whole, full_disk
+from hanlin.core.disk import catch_full_disk, check_free_space, copy_atomic
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
 from hanlin.core.i18n import say
@@ -52,14 +52,14 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     Raises UserError when the model has no chat template, when the program takes another form of model, and when a
     program reads a conversation otherwise than it was learned.
     """
-    source = _read(settings, inputs.one("model"))
+    source = _read(settings, inputs.path("model"))
     places = {path: out / _place(settings, source, path) for path in _weights(source)}
-    with full_disk(out):
-        check_space(out, sum(path.stat().st_size for path in places))
+    with catch_full_disk(out):
+        check_free_space(out, sum(path.stat().st_size for path in places))
         for done, (path, place) in enumerate(places.items()):
-            job.progress.at(done, len(places), say("files", "文件"))
-            copy_whole(path, place)
-    job.progress.done()
+            job.progress.update(done, len(places), say("files", "文件"))
+            copy_atomic(path, place)
+    job.progress.close()
     metrics: dict[str, Any] = {"target": settings.target, "context": source.context}
     packed = [place for path, place in places.items() if path in source.files]
     if settings.target == "ollama":
@@ -72,13 +72,13 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     folder = source.folder  # where the tokenizer lies that transformers reads
     if settings.target in ("vllm", "huggingface"):
         folder = out / "model" if settings.target == "vllm" else out
-        with full_disk(out):
+        with catch_full_disk(out):
             save_tokenizer(source.template.tokenizer, source.template, folder)
     metrics["contract"] = contract.prove(ChatTemplate.load(folder), folder, packed)
     (root,) = inputs.lineage.get("model", ()) or (None,)
     card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
     write_text(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
-    kept = [path for path in out.rglob("*") if path.is_file() and job.scratch(out) not in path.parents]
+    kept = [path for path in out.rglob("*") if path.is_file() and job.scratch_folder(out) not in path.parents]
     return {**metrics, "files": len(kept), "bytes": sum(path.stat().st_size for path in kept)}
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.export import Condition, QualityReport
 from hanlin.core.context import StageContext
-from hanlin.core.discover import record_kind, validation_file
-from hanlin.core.disk import check_space
+from hanlin.core.discover import record_class, validation_file
+from hanlin.core.disk import check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_sorted_json
 from hanlin.core.i18n import say
@@ -179,7 +179,7 @@ def _by_language(path: Path, reference: Reference, job: StageContext) -> dict[st
             for place, ids in enumerate(windows):
                 sums.add(ask(ids, measured(len(ids))), ids, reference.logprobs(language, place))
                 done += 1
-                job.progress.at(done, total, say("windows", "窗口"))
+                job.progress.update(done, total, say("windows", "窗口"))
             found[language] = sums.figures()
     return found
 
@@ -254,7 +254,7 @@ def _write_logprobs(
     ]
     if not left:
         return
-    check_space(folder, sum(4 * len(measured(len(ids))) * files.vocabulary_rows for ids, _ in left))
+    check_free_space(folder, sum(4 * len(measured(len(ids))) * files.vocabulary_rows for ids, _ in left))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     for done, (ids, target) in enumerate(left):
@@ -267,8 +267,8 @@ def _write_logprobs(
         with aside.open("wb") as file:
             np.save(file, logprobs, allow_pickle=False)
         aside.replace(target)
-        job.progress.at(done + 1, len(left), say("windows of the source", "原模型窗口"))
-    job.progress.done()
+        job.progress.update(done + 1, len(left), say("windows of the source", "原模型窗口"))
+    job.progress.close()
 
 
 def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tuple[Reply, ...]:
@@ -339,4 +339,4 @@ def _windows(
 
 
 def _records(file: Path) -> Iterator[Conversation | Document]:
-    yield from read_jsonl(file, record_kind(file))  # type: ignore[type-var]
+    yield from read_jsonl(file, record_class(file))  # type: ignore[type-var]

@@ -40,7 +40,7 @@ class Answering:
                     raise error
                 written += len(task.answer)
                 if progress is not None:
-                    progress.at(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
+                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
         finally:
             for task in tasks:
                 task.cancelled = True  # what is done already does not mind

@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import texts_in
+from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.embedding_rows import grow
@@ -50,18 +50,18 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     RuntimeError, before anything is saved, when text without Chinese characters would get other ids, and, after it,
     when a weight that had to stay did not.
     """
-    base = check_model_folder(inputs.one("model"))
+    base = check_model_folder(inputs.path("model"))
     tokenizer = Tokenizer.load(base.folder)
-    documents = inputs.many("text")
-    extension = extend(tokenizer, _told(texts_in(documents), context), settings.new_entries)
+    documents = inputs.paths("text")
+    extension = extend(tokenizer, _told(read_texts(documents), context), settings.new_entries)
     if not extension.pieces:
         raise UserError(
             say("the text gives no new entry", "文本中学不到新词条"),
             ", ".join(map(str, documents)),
             say("it needs Chinese text that repeats itself; give more of it", "需要足够多、有重复的中文文本"),
         )
-    validation = list(texts_in(documents, validation=True))
-    measured = validation or list(islice(texts_in(documents), MEASURED_DOCUMENTS))
+    validation = list(read_texts(documents, validation=True))
+    measured = validation or list(islice(read_texts(documents), MEASURED_DOCUMENTS))
     checked = prove_text_unchanged(tokenizer, extension.tokenizer, [*PROBES, *measured])
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
@@ -138,5 +138,5 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
 def _told(texts: Iterable[str], context: StageContext) -> Iterator[str]:
     count = 0
     for count, text in enumerate(texts, start=1):
-        context.progress.at(count, count, say("documents", "篇"))
+        context.progress.update(count, count, say("documents", "篇"))
         yield text

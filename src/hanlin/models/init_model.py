@@ -39,7 +39,7 @@ def run(settings: InitModel, inputs: Inputs, out: Path, context: StageContext) -
     The chat template is the one named in the settings, else the tokenizer folder's own, else none (a base model).
     Raises UserError when there is no tokenizer, or when the chat template does not fit it.
     """
-    tokenizer = load_tokenizer(inputs.one("tokenizer"), context.scratch(out) / "tokenizer")
+    tokenizer = load_tokenizer(inputs.path("tokenizer"), context.scratch_folder(out) / "tokenizer")
     if settings.template is not None:
         template: ChatTemplate | None = ChatTemplate.named(settings.template, tokenizer)
     else:

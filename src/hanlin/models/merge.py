@@ -64,7 +64,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     Raises UserError when adapter, base or tokenizer do not fit together, or when the number format would round the
     adapter away; RuntimeError when a proof fails.
     """
-    folder = inputs.one("adapter")
+    folder = inputs.path("adapter")
     files = check_adapter_folder(folder)
     base = check_model_folder(base_of(folder))
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
@@ -231,4 +231,4 @@ class _Steps:
 
     def step(self) -> None:
         self._done += 1
-        self._context.progress.at(self._done, 4, say("steps", "步"), force=True)
+        self._context.progress.update(self._done, 4, say("steps", "步"), force=True)

@@ -13,7 +13,7 @@ from hanlin.chat.packaged import template_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import texts_in
+from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.tokenizer.compression import characters_per_token
@@ -34,14 +34,14 @@ def train_tokenizer(texts: Iterable[str], entries: int, template: str, out: Path
 
 def train(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Work of the stage `TrainTokenizer`: the tokenizer lies in `out`; the figures say how well it fits."""
-    paths = inputs.many("text")
+    paths = inputs.paths("text")
     count = 0
 
     def told() -> Iterator[str]:
         nonlocal count
-        for text in texts_in(paths):
+        for text in read_texts(paths):
             count += 1
-            context.progress.at(count, count, say("documents", "篇"))
+            context.progress.update(count, count, say("documents", "篇"))
             yield text
 
     tokenizer = train_tokenizer(told(), settings.entries, settings.template, out)
@@ -51,8 +51,8 @@ def train(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageCon
             ", ".join(map(str, paths)),
             say("give documents, or .txt or .jsonl files", "请给出 documents 产物或 .txt、.jsonl 文件"),
         )
-    validation = list(texts_in(paths, validation=True))
-    measured = validation or [text for _, text in zip(range(2000), texts_in(paths), strict=False)]
+    validation = list(read_texts(paths, validation=True))
+    measured = validation or [text for _, text in zip(range(2000), read_texts(paths), strict=False)]
     return {
         "documents": count,
         "entries": len(tokenizer),

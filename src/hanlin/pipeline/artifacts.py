@@ -19,7 +19,7 @@ from typing import Any
 
 import filelock
 
-from hanlin.core.context import SCRATCH
+from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.pipeline.manifest import MANIFEST, FileEntry, Manifest, digest_of, read_manifest, sha256_of
 
 PARTIAL = ".partial"
@@ -74,8 +74,8 @@ class Store:
         # out of sight first: half deleted, what a killed run leaves would pass for a whole scratch folder
         gone = partial.with_name(f".{partial.name}-scratch")
         shutil.rmtree(gone, ignore_errors=True)
-        if (partial / SCRATCH).exists():
-            os.replace(partial / SCRATCH, gone)
+        if (partial / SCRATCH_FOLDER).exists():
+            os.replace(partial / SCRATCH_FOLDER, gone)
             shutil.rmtree(gone, ignore_errors=True)
         (partial / MANIFEST).unlink(missing_ok=True)
         files = [

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hanlin.core.context import SCRATCH
+from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.folder.checks import check_safetensors, check_weights
@@ -69,7 +69,7 @@ def items_of(folder: Path) -> list[Item]:
     if not folder.is_dir():
         raise UserError(say("there is no such folder", "没有这个目录"), folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    half = [name for name in files if name.endswith(".writing") or name.startswith(f"{SCRATCH}/")]
+    half = [name for name in files if name.endswith(".writing") or name.startswith(f"{SCRATCH_FOLDER}/")]
     if folder.resolve().name.endswith(PARTIAL) or half:
         what = say("it is not finished", "尚未完成")
         raise UserError(what, folder / half[0] if half else folder, say("run its stage again", "请重新运行该阶段"))

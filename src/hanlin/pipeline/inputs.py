@@ -10,6 +10,7 @@ from typing import Any
 
 from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Reference, Settings
+from hanlin.core.discover import RECORD_KINDS, record_pattern
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.folder.checks import check_model_folder
@@ -78,10 +79,7 @@ _SIGNS = (
     ("adapter", "adapter_config.json"),
     ("model", "config.json"),
     ("gguf", "*.gguf"),
-    ("documents", "documents*.jsonl"),
-    ("conversations", "conversations.jsonl"),
-    ("preferences", "preferences.jsonl"),
-    ("unpaired_preferences", "unpaired_preferences.jsonl"),
+    *((kind, record_pattern(kind)) for kind in RECORD_KINDS),
     ("evaluation", "answers.jsonl"),
     ("tokenizer", "tokenizer.json*"),
     ("tokenizer", "tokenizer.model"),

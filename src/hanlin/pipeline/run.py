@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hanlin.config.recipe import Recipe
-from hanlin.core.context import SCRATCH
+from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.pipeline import torchrun
@@ -77,7 +77,7 @@ def commands(recipe: Recipe, store: Store, name: str, path: str, changes: Sequen
         what = say(f"no training stage '{name}'", f"没有名为“{name}”的训练阶段") if name else None
         raise UserError(what or say("there is no training stage", "没有训练阶段"), path, did_you_mean(name, trained))
     step = next(step for step in plan(recipe, store) if step.stage.name == (name or trained[0]))
-    job_file = store.partial(step.stage.kind.name, step.key).resolve() / SCRATCH / torchrun.JOB
+    job_file = store.partial(step.stage.kind.name, step.key).resolve() / SCRATCH_FOLDER / torchrun.JOB
     words = ["hanlin", "run", path, *(["--until", name] if name else [])]
     words += [word for change in changes for word in ("--set", change)]
     return torchrun.scripts(recipe.launch, words, recipe.name, job_file, str(store.home.resolve()))
@@ -91,7 +91,7 @@ def _entry_json(entry: InputEntry) -> dict[str, Any]:
 
 def progress_of(step: Step, store: Store) -> dict[str, Any] | None:
     """How far a stage has come that is being made, or was broken off."""
-    file = store.partial(step.stage.kind.name, step.key) / SCRATCH / "progress.json"
+    file = store.partial(step.stage.kind.name, step.key) / SCRATCH_FOLDER / "progress.json"
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

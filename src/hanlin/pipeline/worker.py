@@ -26,10 +26,10 @@ from typing import Any, Self
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.launch import Launch
-from hanlin.core.context import SCRATCH, Inputs, LineageNode, StageContext
+from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.core.process import die_with_parent
+from hanlin.core.process import available_cores, die_with_parent
 from hanlin.core.progress import Progress
 from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
@@ -63,12 +63,12 @@ def serve_jobs(preload: bool) -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the work prints belongs to the terminal, not to the protocol
     for line in sys.stdin:
-        context = json.loads(line)
+        request = json.loads(line)
         if not hasattr(os, "fork"):
-            replies.write(json.dumps(_attempt(context), ensure_ascii=False) + "\n")
+            replies.write(json.dumps(_attempt(request), ensure_ascii=False) + "\n")
             replies.flush()
             return
-        if KINDS[context["kind"]].heavy:
+        if KINDS[request["kind"]].heavy:
             _import_heavy()
         gc.freeze()  # a million imported objects, which the child would look through for garbage again and again
         reading, writing = os.pipe()
@@ -81,7 +81,7 @@ def serve_jobs(preload: bool) -> None:
             die_with_parent()
             os.close(reading)
             with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-                pipe.write(json.dumps(_attempt(context), ensure_ascii=False))
+                pipe.write(json.dumps(_attempt(request), ensure_ascii=False))
             sys.stderr.flush()
             os._exit(0)
         os.close(writing)
@@ -91,7 +91,7 @@ def serve_jobs(preload: bool) -> None:
             text = pipe.read()
         _, status = os.waitpid(child, 0)
         if not text:
-            text = json.dumps({"failed": f"stage {context['stage']} was killed (status {status})"})
+            text = json.dumps({"failed": f"stage {request['stage']} was killed (status {status})"})
         replies.write(text + "\n")
         replies.flush()
 
@@ -115,22 +115,22 @@ def _limit_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _attempt(context: Mapping[str, Any]) -> dict[str, Any]:
+def _attempt(request: Mapping[str, Any]) -> dict[str, Any]:
     """Do one job and put the outcome into words that travel."""
-    _limit_threads(context.get("threads"))
+    _limit_threads(request.get("threads"))
     try:
-        do(context)
+        do(request)
     except KeyboardInterrupt:
         return {"interrupted": True}
     except Exception as error:
-        return _in_words(error, context)
+        return _in_words(error, request)
     return {"made": True}
 
 
-def _in_words(error: Exception, context: Mapping[str, Any]) -> dict[str, Any]:
+def _in_words(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         hint = say("free some space and run again; what was made is kept", "腾出空间后重新运行；已完成的部分仍在")
-        where = error.filename or Store(Path(context["home"])).partial(context["kind"], context["key"])
+        where = error.filename or Store(Path(request["home"])).partial(request["kind"], request["key"])
         return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
     known = error if isinstance(error, UserError) else torchrun.lost(error)
     if known is not None:
@@ -138,37 +138,37 @@ def _in_words(error: Exception, context: Mapping[str, Any]) -> dict[str, Any]:
     return {"failed": traceback.format_exc()}
 
 
-def do(context: Mapping[str, Any]) -> Manifest:
+def do(request: Mapping[str, Any]) -> Manifest:
     """Make one artifact under its lock and seal it; if another process made it meanwhile, return that one."""
-    kind = KINDS[context["kind"]]
-    store = Store(Path(context["home"]))
-    launch = Launch.model_validate(context["launch"])
+    kind = KINDS[request["kind"]]
+    store = Store(Path(request["home"]))
+    launch = Launch.model_validate(request["launch"])
     if launch.node_rank > 0:
-        return _follow(context, launch, store)
-    with store.lock(kind.name, context["key"]):
-        inputs = tuple(_entry(row["entry"]) for row in context["inputs"])
-        already = _made(context, store)
+        return _follow(request, launch, store)
+    with store.lock(kind.name, request["key"]):
+        inputs = tuple(_entry(row["entry"]) for row in request["inputs"])
+        already = _made(request, store)
         if already is not None:
             return already
-        partial = store.partial(kind.name, context["key"])
-        scratch = partial / SCRATCH
+        partial = store.partial(kind.name, request["key"])
+        scratch = partial / SCRATCH_FOLDER
         scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / torchrun.JOB).write_text(json.dumps(context, ensure_ascii=False, indent=1), encoding="utf-8")
+        (scratch / torchrun.JOB).write_text(json.dumps(request, ensure_ascii=False, indent=1), encoding="utf-8")
         started = datetime.now(UTC)
         with _Clock(scratch / CLOCK) as clock:
             in_group = kind.group and launch.grouped
-            metrics = _launch(context, launch, partial, scratch) if in_group else _work(context, partial)
-        settings = kind.settings.model_validate(context["settings"])
+            metrics = _launch(request, launch, partial, scratch) if in_group else _work(request, partial)
+        settings = kind.settings.model_validate(request["settings"])
         return store.seal(
             partial,
             Manifest(
                 kind=kind.name,
                 type=kind.type_made(settings),
                 version=kind.version,
-                key=context["key"],
+                key=request["key"],
                 digest="",
-                settings=context["settings"],
-                seed=context["seed"],
+                settings=request["settings"],
+                seed=request["seed"],
                 inputs=inputs,
                 files=(),
                 metrics=metrics,
@@ -176,37 +176,37 @@ def do(context: Mapping[str, Any]) -> Manifest:
                 started=started.strftime("%Y-%m-%d %H:%M:%S"),
                 finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"),
                 seconds=round(clock.seconds, 3),
-                key_settings=context["key_settings"],
+                key_settings=request["key_settings"],
             ),
         )
 
 
-def _made(context: Mapping[str, Any], store: Store) -> Manifest | None:
+def _made(request: Mapping[str, Any], store: Store) -> Manifest | None:
     """The artifact, where it is there already and was made from the same inputs."""
-    found = store.manifest(context["kind"], context["key"])
-    wanted = [row["entry"]["digest"] for row in context["inputs"]]
+    found = store.manifest(request["kind"], request["key"])
+    wanted = [row["entry"]["digest"] for row in request["inputs"]]
     return found if found is not None and [entry.digest for entry in found.inputs] == wanted else None
 
 
-def _follow(context: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
+def _follow(request: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
     """On the machines after the first: take part where a group of processes does the work, and wait for the artifact
     that machine 0 makes of it. Raises UserError when nothing shows for `launch.timeout` seconds that it works on it."""
-    scratch = store.partial(context["kind"], context["key"]) / SCRATCH
-    grouped = KINDS[context["kind"]].group
+    scratch = store.partial(request["kind"], request["key"]) / SCRATCH_FOLDER
+    grouped = KINDS[request["kind"]].group
     seen, since = b"", time.monotonic()
-    while (made := _made(context, store)) is None:
+    while (made := _made(request, store)) is None:
         if grouped and (scratch / torchrun.PREPARED).is_file():
             code = torchrun.run(launch, scratch / torchrun.JOB)
             reply = _outcome(scratch)
             if code != 0:
-                torchrun.result(code, reply, context["stage"])
+                torchrun.result(code, reply, request["stage"])
             grouped = False  # what is left is machine 0's
             since = time.monotonic()
         beat = _bytes(scratch / CLOCK)
         if beat != seen:
             seen, since = beat, time.monotonic()
         if time.monotonic() - since > launch.timeout:
-            raise torchrun.machine_0_is_silent(launch.timeout, context["stage"], context["home"])
+            raise torchrun.machine_0_is_silent(launch.timeout, request["stage"], request["home"])
         time.sleep(0.5)
     return made
 
@@ -255,51 +255,46 @@ class _Clock:
                 pass
 
 
-def _work(context: Mapping[str, Any], partial: Path, only_prepares: bool = False) -> dict[str, Any]:
-    kind = KINDS[context["kind"]]
-    settings = kind.settings.model_validate(context["settings"])
+def _work(request: Mapping[str, Any], partial: Path, prepare_only: bool = False) -> dict[str, Any]:
+    kind = KINDS[request["kind"]]
+    settings = kind.settings.model_validate(request["settings"])
     module, _, function = kind.run.partition(":")
     paths: dict[str, tuple[Path, ...]] = {}
     ancestors: dict[str, tuple[LineageNode, ...]] = {}
-    for row in context["inputs"]:
+    for row in request["inputs"]:
         name = row["entry"]["field"]
         found = tuple(Path(path) for path in row["paths"]) or download(row["entry"])
         paths[name] = paths.get(name, ()) + found
         if kind.lineage and row["entry"]["artifact"]:
             ancestors[name] = ancestors.get(name, ()) + tuple(lineage(path) for path in found[:1])
-    progress = Progress(context["stage"], partial / SCRATCH / "progress.json")
+    progress = Progress(request["stage"], partial / SCRATCH_FOLDER / "progress.json")
     work = getattr(importlib.import_module(module), function)
-    launch = Launch.model_validate(context["launch"])
+    launch = Launch.model_validate(request["launch"])
     given = StageContext(
-        context["seed"],
+        request["seed"],
         progress,
         launch.mode,
         launch.offload,
-        only_prepares=only_prepares,
-        log=Path(context["log"]),
-        cores=launch.threads or _cores(),
+        prepare_only=prepare_only,
+        log=Path(request["log"]),
+        cores=launch.threads or available_cores(),
         ray=launch.ray or "",
     )
     metrics: dict[str, Any] = work(settings, Inputs(paths, ancestors), partial, given)
-    progress.done()
+    progress.close()
     return metrics
 
 
-def _cores() -> int:
-    """How many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _launch(context: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
+def _launch(request: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:
     """Do the work in a torchrun group, whose rank 0 leaves the metrics in the scratch folder. What can be done before
     it begins is: no time limit of the group runs meanwhile, and no other process waits."""
     prepared = scratch / torchrun.PREPARED
     prepared.unlink(missing_ok=True)
     (scratch / OUTCOME).unlink(missing_ok=True)
-    _work(context, partial, only_prepares=True)
+    _work(request, partial, prepare_only=True)
     prepared.touch()
     code = torchrun.run(launch, scratch / torchrun.JOB)
-    return torchrun.result(code, _outcome(scratch), context["stage"])
+    return torchrun.result(code, _outcome(scratch), request["stage"])
 
 
 def _outcome(scratch: Path) -> dict[str, Any]:
@@ -311,18 +306,18 @@ def _outcome(scratch: Path) -> dict[str, Any]:
 def run_rank(job_file: Path) -> None:
     """One rank of a torchrun group."""
     die_with_parent()
-    context = json.loads(job_file.read_text(encoding="utf-8"))
-    _limit_threads(context.get("threads"))
-    partial = Store(Path(context["home"])).partial(context["kind"], context["key"])
-    outcome = partial / SCRATCH / OUTCOME
+    request = json.loads(job_file.read_text(encoding="utf-8"))
+    _limit_threads(request.get("threads"))
+    partial = Store(Path(request["home"])).partial(request["kind"], request["key"])
+    outcome = partial / SCRATCH_FOLDER / OUTCOME
     try:
-        reply = {"metrics": _work(context, partial)}
+        reply = {"metrics": _work(request, partial)}
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         # the first to fail knows why: the others only see that it is gone
         with contextlib.suppress(FileExistsError), outcome.open("x", encoding="utf-8") as file:
-            json.dump(_in_words(error, context), file, ensure_ascii=False)
+            json.dump(_in_words(error, request), file, ensure_ascii=False)
         sys.stderr.flush()
         os._exit(2)  # threads of a broken group may not end
     if os.environ.get("RANK", "0") == "0":

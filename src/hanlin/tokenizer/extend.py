@@ -201,7 +201,7 @@ def _learnt(
             pieces.append(left + right)
             symbols[left + right] = join.symbol
             if progress is not None:
-                progress.at(len(pieces), new_entries, say("entries", "词条"))
+                progress.update(len(pieces), new_entries, say("entries", "词条"))
             if len(pieces) == new_entries:
                 break
     return pieces, merges

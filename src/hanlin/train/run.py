@@ -20,13 +20,19 @@ from hanlin.chat.tokenizer_files import save_tokenizer, template_of
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import VALIDATION_FILE, _lines, holds_pairs, record_files, unpaired_preferences
+from hanlin.core.discover import (
+    VALIDATION_FILE,
+    count_records,
+    holds_pairs,
+    read_unpaired_preferences,
+    require_record_files,
+)
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.models.adapters import count_parameters, save_adapter
+from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -67,7 +73,7 @@ SHOWN_UNITS = 3
 class Run:
     """What the stages have in common: the model's folder, the scratch folder, and the order of the work.
 
-    Encoding comes before a group of processes begins (`StageContext.only_prepares`): the processes of a group find it done.
+    Encoding comes before a group of processes begins (`StageContext.prepare_only`): the processes of a group find it done.
     """
 
     def __init__(
@@ -79,17 +85,12 @@ class Run:
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
-        self.folder = inputs.one("model")
-        if is_adapter(self.folder):
-            raise UserError(
-                say("training starts from a whole model, and this is an adapter", "训练须从完整模型开始，而这是适配器"),
-                self.folder,
-                say("merge it first, with a stage of kind `merge`", "请先用 merge 阶段合并"),
-            )
+        self.folder = inputs.path("model")
+        refuse_adapter(self.folder)
         self.files = check_model_folder(self.folder)
         self.tokenizer = Tokenizer.load(self.folder)
         self.template = template_of(self.tokenizer)
-        self.scratch = context.scratch(out)
+        self.scratch = context.scratch_folder(out)
         self.figures: dict[str, Any] = {}
         self.chats = False
         """Whether the data is rendered through the chat template."""
@@ -128,25 +129,25 @@ class Run:
         """Every record of the data as token ids, from files in the scratch folder, the contract proven on them; and
         behind them, where they are to be measured, those held out."""
         parts = []
-        for part, files in self._files(record.noun).items():
+        for part, files in self._files(record.kind).items():
             records = (row for file in files for row in read_jsonl(file, record))
-            parts.append(self._encoded(part, records, encode, contract, width, sum(map(_lines, files))))
+            parts.append(self._encoded(part, records, encode, contract, width, sum(map(count_records, files))))
         return parts
 
     def encode_judgements(self, encode: Encode, contract: Contract) -> list[EncodedRecords]:
         """The same of judged answers, of pairs both."""
         parts = []
-        for part, files in self._files(UnpairedPreference.noun, Preference.noun).items():
+        for part, files in self._files(UnpairedPreference.kind, Preference.kind).items():
             paired = {file: holds_pairs(file) for file in files}
-            records = (row for file in files for row in unpaired_preferences(file, paired[file]))
-            total = sum(_lines(file) * (2 if paired[file] else 1) for file in files)
+            records = (row for file in files for row in read_unpaired_preferences(file, paired[file]))
+            total = sum(count_records(file) * (2 if paired[file] else 1) for file in files)
             parts.append(self._encoded(part, records, encode, contract, 1, total))
         return parts
 
-    def _files(self, *nouns: str) -> dict[str, list[Path]]:
+    def _files(self, *kinds: str) -> dict[str, list[Path]]:
         """The files of records by the part of the scratch folder that they are encoded in: `rows`, and `validation`."""
-        paths = self.inputs.many("data")
-        files = {"rows": [file for path in paths for file in record_files(path, *nouns)]}
+        paths = self.inputs.paths("data")
+        files = {"rows": [file for path in paths for file in require_record_files(path, *kinds)]}
         validation = [path / VALIDATION_FILE for path in paths if (path / VALIDATION_FILE).is_file()]
         if not isinstance(self.settings, Training):
             return files | ({"validation": validation} if validation else {})
@@ -171,7 +172,7 @@ class Run:
     ) -> EncodedRecords:
         folder = self.scratch / part
         if (
-            "RANK" in os.environ and not self.context.only_prepares
+            "RANK" in os.environ and not self.context.prepare_only
         ):  # a cluster may set it for what starts the group, too
             return open_encoded(folder)
         encoded = encode_records(
@@ -191,7 +192,7 @@ class Run:
     def _probes(self, settings: Training) -> Probes | None:
         if settings.probe_every is None:
             return None
-        probes = read_probes(self.inputs.maybe("probes") or PACKAGED)
+        probes = read_probes(self.inputs.optional_path("probes") or PACKAGED)
         encode = encoder(self.tokenizer, settings.max_seq_length)
         return Probes.of(probes, self._encoded("probes", probes, encode, None, 1, len(probes)), settings)
 
@@ -201,7 +202,7 @@ class Run:
         assert isinstance(settings, Training)
         rows, *rest = parts
         probes = self._probes(settings)
-        if self.context.only_prepares:
+        if self.context.prepare_only:
             return {}
         group = Group.join()
         order = Order.of(len(rows.units), per_step, self.context.seed)
@@ -260,7 +261,7 @@ class Run:
     def reference(self, network: Network, group: Group, part: str, **rows: Rows) -> np.ndarray:
         """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
         the same units, stand side by side. Read from an artifact where one is given."""
-        given = self.inputs.maybe("reference")
+        given = self.inputs.optional_path("reference")
         (first, *_) = rows.values()
         if given is not None:
             width = sum(one.encoded.width for one in rows.values())
@@ -287,7 +288,7 @@ class Run:
 
     def write_reference(self, parts: Sequence[dict[str, Rows]]) -> dict[str, Any]:
         """Measure the reference of the data's parts, and write it."""
-        if self.context.only_prepares:
+        if self.context.prepare_only:
             return {}
         group = Group.join()
         number_format = self._number_format(group)

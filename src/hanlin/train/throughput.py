@@ -8,7 +8,6 @@ and a short vocabulary, and is trained by the very code of a run, on random toke
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import Network
 from hanlin.train.compute.runtime import faster_format
 from hanlin.train.dataset.document_layout import Documents
@@ -44,7 +44,7 @@ def probe(row: dict[str, Any]) -> dict[str, float]:
     that this process held before it made a model (`process`).
     """
     group = Group.join()
-    held = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    held = float(peak_host_memory() or 0)
     settings: Any = KINDS[row["kind"]].model_validate(row["settings"])
     number_format = faster_format(group.device) if settings.precision == "auto" else settings.precision
     products = product_rate(group.device, getattr(torch, number_format))

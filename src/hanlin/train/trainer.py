@@ -14,7 +14,6 @@ import json
 import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import peak_host_memory
 from hanlin.train.callbacks.checkpoint import Checkpoints
 from hanlin.train.callbacks.forgetting import Probes
 from hanlin.train.callbacks.interrupt import Interrupt
@@ -43,11 +43,6 @@ from hanlin.train.distributed.ddp import Copies
 from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
 from hanlin.train.optim.schedule import rate_at
-
-try:
-    import resource
-except ImportError:  # Windows keeps no such account
-    resource = None  # type: ignore[assignment]
 
 NORMS = 100
 """Gradients whose usual length a new one is compared with."""
@@ -66,8 +61,8 @@ class Start(NamedTuple):
 def begin(network: Network, settings: Training, group: Group, context: StageContext, out: Path) -> Start:
     """Put the network where the run stands, and divide it among the processes in the form that the job was launched
     in."""
-    scratch = context.scratch(out)
-    tell = context.progress.note if group.first else lambda sentence: None
+    scratch = context.scratch_folder(out)
+    tell = context.progress.log if group.first else lambda sentence: None
     checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.save_total_limit, tell, group.first)
     reached = checkpoints.newest()
     if reached is not None:
@@ -100,8 +95,8 @@ def train(
     """
     placement, checkpoints, done, before = begun or begin(network, settings, group, context, out)
     steps = order.steps(settings.epochs, settings.steps)
-    scratch = context.scratch(out)
-    tell = context.progress.note if group.first else lambda sentence: None
+    scratch = context.scratch_folder(out)
+    tell = context.progress.log if group.first else lambda sentence: None
     clock = time.monotonic() - before
     network.model.train()
     with (
@@ -152,7 +147,7 @@ def train(
                 speed = curve.total("tokens") / max(seconds, 1e-9)
                 watched = (LOSS, *(probes.shown if probes is not None else ()))
                 known = {name: value for name in watched if (value := curve.last(name)) is not None}
-                context.progress.at(
+                context.progress.update(
                     step + 1,
                     steps,
                     say("steps", "步"),
@@ -214,10 +209,7 @@ def peak_memory(device: torch.device) -> float:
     in all."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 1e9
-    if resource is None:
-        return 0.0
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(used) * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return float(peak_host_memory() or 0) / 1e9
 
 
 def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
 from hanlin.core.i18n import say
+from hanlin.core.process import total_memory
 
 _FOR_WORK = "dev"
 """The extra that only those need who change Hanlin itself."""
@@ -129,9 +130,10 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    if not hasattr(os, "sysconf"):
+    size = total_memory()
+    if size is None:
         return Finding(say("memory", "内存"), "?", True, optional=True)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    total = size / 2**30
     return Finding(say("memory", "内存"), f"{total:.1f} GiB", total >= 4, "" if total >= 4 else "4 GiB")
 
 

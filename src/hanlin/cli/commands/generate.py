@@ -80,7 +80,7 @@ def generate(
     )
     progress = Progress(say("answers", "回答"))
     counts = predict(model, data, out, asking, progress)
-    progress.done()
+    progress.close()
     if as_json:
         print_json({"out": str(out), **counts})
         return

@@ -78,7 +78,7 @@ class Questions:
     @classmethod
     def read(cls, settings: Decontaminate, inputs: Inputs, field: str = "decontaminate.against") -> Questions:
         """Read every set. Raises UserError for a file that holds no questions."""
-        paths = inputs.many(field)
+        paths = inputs.paths(field)
         names = _names(paths)
         return cls([asked for path, name in zip(paths, names, strict=True) for asked in read_set(path, name)], settings)
 

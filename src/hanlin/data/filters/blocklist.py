@@ -25,7 +25,7 @@ def word_list_rules(lists: Sequence[Blocklist], inputs: Inputs) -> list[tuple[st
     """A rule on text for each list, in order. Raises UserError for a file that is not text or holds no word."""
     rules: list[tuple[str, Callable[[str], str | Drop]]] = []
     for place, wanted in enumerate(lists):
-        words = [word for path in inputs.many(f"blocklists.{place}.path") for word in read_words(path)]
+        words = [word for path in inputs.paths(f"blocklists.{place}.path") for word in read_words(path)]
         pattern = any_word(words)
         rules.append(("word_list", partial(word_list, pattern=pattern, action=wanted.action, least=wanted.least)))
     return rules

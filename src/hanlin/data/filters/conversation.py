@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from hanlin.core.records import Message
+from hanlin.core.records import CALLING, NEXT_ROLES, Message
 from hanlin.data.filters.mojibake import guess
 from hanlin.data.filters.responses import answer_language, truncated_answers
 from hanlin.data.filters.rules import TextRule, clean
@@ -130,27 +130,18 @@ def unanswerable(prompt: Sequence[Message], answer: Message) -> Drop | None:
     return None
 
 
-_FOLLOWS = {
-    "start": ("system", "user"),
-    "system": ("user",),
-    "user": ("assistant",),
-    "assistant": ("user",),
-    "call": ("tool",),
-    "tool": ("tool", "assistant"),
-}
-
-
 def turn_order(messages: Turns) -> Turns | Drop:
     """Drop a conversation unless user and assistant alternate, the user first, after at most one system text; a call is
     followed by its results and those by the assistant.
 
     Why: chat templates refuse other orders or, worse, render them wrongly.
     """
-    before = "start"
+    before: str | None = None
     for place, message in enumerate(messages, start=1):
-        if message.role not in _FOLLOWS[before]:
-            return Drop("turn_order", f"turn {place} is {message.role} after {before}")
-        before = "call" if message.tool_calls else message.role
+        if message.role not in NEXT_ROLES[before]:
+            after = {None: "start", CALLING: "call"}.get(before, before)
+            return Drop("turn_order", f"turn {place} is {message.role} after {after}")
+        before = CALLING if message.tool_calls else message.role
     return messages
 
 

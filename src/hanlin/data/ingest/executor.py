@@ -59,7 +59,7 @@ class Tasks:
         """The answers in the order of the tasks. `work` is a function of a module; it, its context, its tasks and
         answers can be pickled. Raises what the first task (in their order) raised that failed."""
         if self._small or len(tasks) < 2 or (not self._job.ray and self._job.cores < 2):
-            meter = Meter(lambda done: self._job.progress.at(self._before + done, self._total, "bytes"))
+            meter = Meter(lambda done: self._job.progress.update(self._before + done, self._total, "bytes"))
             for task in tasks:
                 yield work(context, task, meter)
             return
@@ -85,7 +85,7 @@ class Tasks:
 
         def watch() -> None:
             while not over.wait(_EVERY):
-                self._job.progress.at(self._before + _sum_of(counts), self._total, "bytes")
+                self._job.progress.update(self._before + _sum_of(counts), self._total, "bytes")
 
         thread = threading.Thread(target=watch, daemon=True)
         if self._total:

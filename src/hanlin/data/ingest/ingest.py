@@ -48,7 +48,7 @@ def sift(
     Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
     """
     files = listing(settings.sources, inputs)
-    course = Course(make, settings, inputs, context.seed, context.scratch(out) / "parts")
+    course = Course(make, settings, inputs, context.seed, context.scratch_folder(out) / "parts")
     course.parts.mkdir(exist_ok=True)
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
     size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
@@ -98,7 +98,7 @@ def _sifted(course: Course, context: StageContext, pieces: Sequence[Piece], smal
     found: dict[int, list[Part]] = {}
     read: Counter[int] = Counter()
     total = sum(piece.bytes for piece in pieces)
-    meter = Meter(lambda done: context.progress.at(done, total, "bytes"))
+    meter = Meter(lambda done: context.progress.update(done, total, "bytes"))
     for number, piece in enumerate(pieces):
         if piece.limit is not None:
             left = max(0, piece.limit - read[piece.file.place])

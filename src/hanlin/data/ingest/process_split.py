@@ -170,8 +170,8 @@ def known_piece(course: Course, piece: Piece) -> Part:
             try:
                 record = course.sieve.record.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                noun = course.sieve.record.noun
-                message = say(f"not a {noun} as Hanlin writes it: {error}", f"不是 Hanlin 的 {noun}：{error}")
+                kind = course.sieve.record.kind
+                message = say(f"not a record of `{kind}`: {error}", f"不是 {kind} 记录：{error}")
                 place = f"{piece.file.path}:{tape.lines_before() + tape.lines_read}"
                 raise UserError(message, place) from error
             columns.add(record, account.rows_in, tape.lines_read, size, 0)

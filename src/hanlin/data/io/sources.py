@@ -14,7 +14,7 @@ from typing import Any
 
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
-from hanlin.core.discover import VALIDATION_FILE
+from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.text.lexicons import words
@@ -25,7 +25,6 @@ READABLE = words(
 _ROWS = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
 _DESCRIBING = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
 PACKED = words(".gz .bz2 .xz .zst .zstd")
-_RECORD_FILES = ("documents", "conversations", "preferences", "unpaired_preferences")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
     skipped: list[str] = []
     for place, source in enumerate(sources):
         before = len(found)
-        for path in inputs.many(f"sources.{place}.path"):
+        for path in inputs.paths(f"sources.{place}.path"):
             if path.is_dir():
                 for file, readable in _sorted_out(_walk(path)):
                     if readable:
@@ -90,9 +89,10 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
 def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
     """The records of the artifacts in `dedup_against`, those to learn from and the held-out ones; or a file of them."""
     paths: list[Path] = []
-    for path in inputs.many("dedup_against"):
-        stem, dot, ending = file_name.rpartition(".")
-        found = [*sorted(path.glob(f"{stem}*{dot}{ending}")), *path.glob(VALIDATION_FILE)] if path.is_dir() else [path]
+    for path in inputs.paths("dedup_against"):
+        found = record_files(path, Path(file_name).stem)
+        if path.is_dir():
+            found += path.glob(VALIDATION_FILE)
         if not found:
             raise UserError(say(f"there is no {file_name} in it", f"其中没有 {file_name}"), path)
         paths += found
@@ -101,7 +101,7 @@ def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
 
 def _walk(folder: Path) -> list[Path]:
     """Files below a folder, sorted by their path as text; hidden ones and those that only describe are left out."""
-    records = sorted(path for kind in _RECORD_FILES for path in folder.glob(f"{kind}*.jsonl"))
+    records = sorted(record_files(folder))
     if records and (folder / "ledger.json").is_file():
         return records
     files = []

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.token_counts import Count
-from hanlin.core.discover import VALIDATION_FILE
+from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.report.excerpts import characters, compared, excerpt, plain
 from hanlin.data.text.language_id import language_of
 
-RECORDS = ("documents", "conversations", "preferences", "unpaired_preferences")
 DROPPED = "dropped.jsonl"
 LEDGER = "ledger.json"
 _BATCH = 256
@@ -57,11 +56,11 @@ def stage_figures(
     Raises UserError where the folder is no data artifact, or its ledger or records cannot be read.
     """
     ledger = _ledger(folder)
-    records = next((kind for kind in RECORDS if any(folder.glob(f"{kind}*.jsonl"))), None)
+    records = record_kind(folder)
     if records is None:
         raise UserError(say("there are no records in it", "其中没有数据记录"), folder)
     files = [_file_row(row) for row in ledger.get("files") or ledger.get("sources") or []]
-    kept = [*sorted(folder.glob(f"{records}*.jsonl")), folder / VALIDATION_FILE]
+    kept = [*record_files(folder, records), folder / VALIDATION_FILE]
     dropped = _dropped(folder / DROPPED, ledger["dropped"], taken)
     seen = _kept(kept, taken, None if counting is None else counting(records), set(dropped.pairs))
     for place, row in enumerate(files):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from hanlin.chat.token_counts import Count, counter
 from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.discover import VALIDATION_FILE
+from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.ledger import json_line
@@ -41,14 +41,14 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     Ids get the number of their source before them, and `~2` behind where a record is taken a second time. Held-out
     records are joined, once each. Raises UserError for a source without such records.
     """
-    scratch = context.scratch(out)
-    count = counter(settings.records, inputs.one("tokenizer"))
+    scratch = context.scratch_folder(out)
+    count = counter(settings.records, inputs.path("tokenizer"))
     sources = []
     for place in range(len(settings.sources)):
-        files = _record_files(inputs.one(f"sources.{place}.data"), f"{settings.records}*.jsonl")
+        files = record_files(inputs.path(f"sources.{place}.data"), settings.records)
         if not files:
             what = say(f"there are no {settings.records} in it", f"其中没有 {settings.records}")
-            raise UserError(what, inputs.one(f"sources.{place}.data"), say("set `records`", "请设置 records"))
+            raise UserError(what, inputs.path(f"sources.{place}.data"), say("set `records`", "请设置 records"))
         sources.append(_measured(place, files, count, scratch, context))
     tokens = [int(source.tokens.sum()) for source in sources]
     wanted = allotted(tokens, settings.sources, settings.tokens, settings.temperature)
@@ -60,7 +60,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     if not len(order):
         raise UserError(say("the budget is smaller than any record", "预算小于任何一条记录"), "tokens")
     _write(out / f"{settings.records}.jsonl", sources, picks, order, scratch, context)
-    _write_heldout(out, [inputs.one(f"sources.{place}.data") for place in range(len(sources))])
+    _write_heldout(out, [inputs.path(f"sources.{place}.data") for place in range(len(sources))])
     return _account(settings, sources, picks, wanted, out)
 
 
@@ -136,10 +136,6 @@ class _Measured:
     tokens: Numbers
 
 
-def _record_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern)) if folder.is_dir() else [folder]
-
-
 def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, context: StageContext) -> _Measured:
     """Count a source's tokens; what an earlier try key_settings is taken over by chunk."""
     owners, starts, tokens = [], [], []
@@ -156,7 +152,7 @@ def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, co
                 owners.append(np.full(len(data["tokens"]), number, dtype=np.int64))
                 position = int(data["end"])
             chunk += 1
-            context.progress.at(position, size, "bytes")
+            context.progress.update(position, size, "bytes")
     empty = np.empty(0, dtype=np.int64)
     joined = [np.concatenate(parts) if parts else empty for parts in (owners, starts, tokens)]
     return _Measured(tuple(files), *joined)
@@ -226,7 +222,7 @@ def _write(
                     file.flush()
                     os.fsync(file.fileno())
                     _write_state(state, number + 1, file.tell())
-                    context.progress.at(number + 1, len(order), say("records", "条"))
+                    context.progress.update(number + 1, len(order), say("records", "条"))
     finally:
         for source in opened.values():
             source.close()

@@ -17,7 +17,7 @@ from hanlin.config.settings.evaluate import Exam
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.core.resumable import Row, in_chunks, write_rows
+from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.scoring import share, standard_error, wilson
 from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamQuestion, Papers, Profile
@@ -46,7 +46,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
     kind = EXAMS[settings.exam]
     profile = kind.profiles[settings.profile]
     split = kind.split if settings.split == "auto" else settings.split
-    papers = Papers(kind, inputs.one("folder"))
+    papers = Papers(kind, inputs.path("folder"))
     subjects = papers.subjects(split, settings.subjects)
     _refuse_unknown_groups(settings.groups, subjects)
     items = [
@@ -54,18 +54,20 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
     ]  # fmt: skip
     if not items:
         raise UserError(say("there is no question in these files", "文件中没有题目"), papers.folder)
-    opened = open_model(inputs.one("model"), settings.file, settings.engine, dtype=settings.dtype)
+    opened = open_model(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
 
         def answered(chunk: Sequence[Item]) -> list[Row]:
             return answer(opened, profile, chunk)
 
-        rows = in_chunks(items, _CHUNK, context.scratch(out), answered, context.progress, unit=say("questions", "题"))
+        rows = process_in_chunks(
+            items, _CHUNK, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
+        )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
     average = f"{kind.average}_accuracy"
-    apart = by_contamination(rows, inputs.many("contamination"), "accuracy", lambda some: float(scored(some)[average]))
+    apart = by_contamination(rows, inputs.paths("contamination"), "accuracy", lambda some: float(scored(some)[average]))
     write_rows(out / "answers.jsonl", rows)
     scores = scored(rows, settings.groups)
     return {

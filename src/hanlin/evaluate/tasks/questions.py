@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.core.records import Question, read_jsonl
-from hanlin.core.resumable import Row, in_chunks, read_rows, write_rows
+from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
 from hanlin.core.text import answer_language
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.scoring import is_right, share, wilson
@@ -33,28 +33,30 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     Raises UserError when there is no question, when a prompt does not fit the model's context, or when `compare_with`
     holds none of the questions.
     """
-    file = _question_file(inputs.one("questions"))
+    file = _question_file(inputs.path("questions"))
     questions = list(read_jsonl(file, Question))[: settings.limit]
     if not questions:
         raise UserError(say("there is no question in this file", "文件中没有问题"), file)
     _refuse_repeated_ids(questions, file)
-    earlier = _earlier_answers(inputs.maybe("compare_with"))
-    opened = open_model(inputs.one("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype)
+    earlier = _earlier_answers(inputs.optional_path("compare_with"))
+    opened = open_model(
+        inputs.path("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype
+    )
     try:
         template = opened.template()
 
         def answered(chunk: Sequence[Question]) -> list[Row]:
             return ask(opened, template, chunk, settings.max_new_tokens)
 
-        rows = in_chunks(
-            questions, _CHUNK, context.scratch(out), answered, context.progress, unit=say("questions", "题")
+        rows = process_in_chunks(
+            questions, _CHUNK, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
         )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
     metrics = {"engine": engine_name, **judged(rows)}
     metrics |= by_contamination(
-        rows, inputs.many("contamination"), "exact_match", lambda some: share([row["exact"] for row in some])
+        rows, inputs.paths("contamination"), "exact_match", lambda some: share([row["exact"] for row in some])
     )
     write_rows(out / ANSWERS, rows)
     if earlier is not None:

@@ -14,7 +14,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
 from hanlin.config.settings.export import Gguf, conditions_of
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.disk import full_disk
+from hanlin.core.disk import catch_full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
@@ -34,10 +34,10 @@ def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dic
     comparison of probabilities loads the model itself as well. Raises UserError for a model that cannot be written and
     for a full disk.
     """
-    source = read_source(inputs.one("model"), inputs.maybe("importance"))
+    source = read_source(inputs.path("model"), inputs.optional_path("importance"))
     for name in settings.types:
         check_importance(source, name)
-    held_out = inputs.many("quality_report.held_out")
+    held_out = inputs.paths("quality_report.held_out")
     if settings.quality_report is None:
         write_files(settings.types, settings, source, out, context)
         return _prove(settings.types, settings, source, out, context)
@@ -47,7 +47,7 @@ def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dic
         source.files,
         source.tokenizer,
         source.template,
-        context.scratch(out),
+        context.scratch_folder(out),
         context,
     )
     quality_reports: dict[str, quality.Row] = {}
@@ -101,7 +101,7 @@ def _smallest(
 
 
 def _receipt_file(name: str, out: Path, context: StageContext) -> Path:
-    return context.scratch(out) / f"quality_report-{name}.json"
+    return context.scratch_folder(out) / f"quality_report-{name}.json"
 
 
 def _receipt(name: str, source: Source, reference: quality.Reference, out: Path, context: StageContext) -> quality.Row:
@@ -118,13 +118,13 @@ def _receipt(name: str, source: Source, reference: quality.Reference, out: Path,
 
 
 def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, context: StageContext) -> dict[str, Any]:
-    with full_disk(out):
+    with catch_full_disk(out):
         save_tokenizer(source.tokenizer, source.template, out)
     reference = verify.reference_of(source.files, source.tokenizer) if settings.compare else None
     tokenizer_proof = verify.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
     for place, name in enumerate(types):
-        context.progress.at(place, len(types), "files")
+        context.progress.update(place, len(types), "files")
         file = _file(out, name)
         tokenizer_proof.check(file)
         row: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, cont
         if reference is not None:
             row |= verify.compare_probabilities(file, name, reference)
         metrics[name] = row
-    context.progress.done()
+    context.progress.close()
     if source.template is not None:
         files = [_file(out, name) for name in types]
         metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)

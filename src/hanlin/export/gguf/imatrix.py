@@ -26,8 +26,8 @@ from hanlin.export.calibration import rows_of
 from hanlin.export.gguf.imatrix_file import Importance, Used, write_importance
 from hanlin.export.gguf.tensors import PARTS
 from hanlin.models.dtypes import exact_dtype
+from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -48,17 +48,15 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> 
     one several. Sums are saved now and then, so that a killed run goes on. Raises UserError when there is nothing to
     read, and when conversations are read and the model has no template.
     """
-    folder = inputs.one("model")
-    if is_adapter(folder):
-        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
-        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    folder = inputs.path("model")
+    refuse_adapter(folder)
     files = check_model_folder(folder)
     tokenizer = Tokenizer.load(folder)
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    rows = list(rows_of(inputs.many("data"), tokenizer, window, settings.tokens, context.seed))
+    rows = list(rows_of(inputs.paths("data"), tokenizer, window, settings.tokens, context.seed))
     datasets = tuple(Path(name).name for name in settings.data)
     importance = collect(
-        folder, rows, window, datasets, saved=context.scratch(out) / "sums.npz", progress=context.progress
+        folder, rows, window, datasets, saved=context.scratch_folder(out) / "sums.npz", progress=context.progress
     )
     for name, used in importance.used.items():
         if not np.isfinite(used.squares).all():
@@ -102,8 +100,8 @@ def collect(
             read += len(row)
             if saved is not None and sums.rows % _SAVED_EVERY == 0:
                 sums.write(saved)
-            progress.at(read, total, "tokens")
-    progress.done()
+            progress.update(read, total, "tokens")
+    progress.close()
     return sums.importance(chunk_size, datasets)
 
 

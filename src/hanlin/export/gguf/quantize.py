@@ -7,7 +7,6 @@ Owns the threads and the slabs. Does not own which type a tensor gets (`mixtures
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
+from hanlin.core.process import available_cores
 from hanlin.inference.backends.llama_cpp import quants
 
 SLAB_BYTES = 4 << 20
@@ -32,7 +32,7 @@ class Quantizer:
     """Threads that turn float32 rows into bytes of a ggml type, some slabs at a time and in order."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or available_cores()
         self._pool = ThreadPoolExecutor(self._threads)
 
     def slabs(

@@ -23,9 +23,10 @@ from hanlin.export.gguf.quant_types import Shape, needs_importance, tensor_type
 from hanlin.export.gguf.quantize import stored_bytes
 from hanlin.export.gguf.tensors import Tensor, rope_of, tensors_of
 from hanlin.export.gguf.vocab import Vocabulary, read_vocabulary
+from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.gguf import gguf_files
-from hanlin.models.folder.layout import CONFIG, ModelFiles, is_adapter
+from hanlin.models.folder.layout import CONFIG, ModelFiles
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -127,9 +128,7 @@ def read_source(folder: Path, importance: Path | None = None) -> Source:
     if gguf_files(folder):
         what = say("this is a GGUF file already", "这已经是 GGUF 文件")
         raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
-    if is_adapter(folder):
-        what = say("this is an adapter, not a whole model", "这是适配器，不是完整模型")
-        raise UserError(what, folder, say("`merge` it first", "请先用 merge 合并"))
+    refuse_adapter(folder)
     files = check_model_folder(folder, experts=True)
     activation = files.config.get("hidden_act", "silu")
     if activation != "silu":

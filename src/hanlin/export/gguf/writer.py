@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
-from hanlin.core.disk import check_space, full_disk
+from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
@@ -35,21 +35,21 @@ def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path,
     """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
     left = [name for name in types if not _file(out, name).is_file()]
     total = sum(sum(source.sizes(name)) for name in left)
-    check_space(out, total)
+    check_free_space(out, total)
     done = 0
     quantizer = Quantizer()
     try:
         for name in left:
-            with full_disk(out):
-                aside = context.scratch(out) / _file(out, name).name
+            with catch_full_disk(out):
+                aside = context.scratch_folder(out) / _file(out, name).name
                 write_header(aside, source, name, settings)
                 for size in write_tensors(aside, source, name, quantizer):
                     done += size
-                    context.progress.at(done, total, "bytes")
+                    context.progress.update(done, total, "bytes")
                 os.replace(aside, _file(out, name))
     finally:
         quantizer.close()
-        context.progress.done()
+        context.progress.close()
 
 
 def _narrow(source: Source, file_type: str) -> dict[str, int]:

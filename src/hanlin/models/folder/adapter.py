@@ -52,6 +52,18 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
     return AdapterFiles(folder, config, check_safetensors(weights))
 
 
+def refuse_adapter(folder: Path, hint: str | None = None) -> None:
+    """Raise UserError if a folder holds an adapter, for work that needs whole model weights.
+
+    Args:
+        folder: A model folder or an adapter folder.
+        hint: What to do instead; by default, to merge the adapter first.
+    """
+    if is_adapter(folder):
+        what = say("this is an adapter, but a whole model is needed", "这是适配器，此处需要完整模型")
+        raise UserError(what, folder, hint or say("merge it first, with a `merge` stage", "请先用 merge 阶段合并"))
+
+
 def point_to_base(adapter: Path, base: Path) -> None:
     """Let an adapter that was copied elsewhere name the same base, relative to where it lies now."""
     file = adapter / ADAPTER_CONFIG

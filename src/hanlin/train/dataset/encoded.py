@@ -121,7 +121,7 @@ def encode_records(
                 if not shards[-1].is_file():
                     writers.do(partial(_write_shard, shards[-1], batch, encode))
                 done += len(batch)
-                progress.at(done, total, say("records", "条"))
+                progress.update(done, total, say("records", "条"))
         _join(folder, shards, width)
     return open_encoded(folder)
 

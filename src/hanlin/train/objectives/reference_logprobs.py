@@ -55,7 +55,7 @@ def measure_reference(
         else:
             blocks.append(np.load(file))
         if group.first:
-            progress.at(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
+            progress.update(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
     return np.concatenate(blocks)
 
 

@@ -100,7 +100,7 @@ class HttpEngine:
                 written += len(reply.ids)
                 if progress is not None:
                     done = len(replies)
-                    progress.at(done, len(requests), "answers", force=done == len(requests), tokens=written)
+                    progress.update(done, len(requests), "answers", force=done == len(requests), tokens=written)
         return replies
 
     def _whole(self, request: Request) -> Reply:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import end_process
 from hanlin.inference.backends.http.replicas import Replica
 
 _LOG = logging.getLogger(__name__)
@@ -129,13 +129,4 @@ def _end(running: list[subprocess.Popen[bytes]], ended: threading.Event, log: Pa
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """End a process with all that it started, vLLM's workers for one."""
-    for number, seconds in ((signal.SIGTERM, _SECONDS_TO_END), (signal.SIGKILL, _SECONDS_TO_END)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    end_process(process, _SECONDS_TO_END, group=True)

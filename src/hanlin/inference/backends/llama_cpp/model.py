@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.process import available_cores
 from hanlin.inference.backends.llama_cpp.binding import KV_TYPES, Batch, P, library
 from hanlin.inference.decoder import Piece
 
@@ -167,7 +168,7 @@ class Context:
         params = self._library.llama_context_default_params()
         params.n_ctx, params.n_seq_max, params.n_batch = sequences * length, sequences, self.batch
         if threads is None:
-            threads = 1 if model.bytes < _SMALL_MODEL else len(os.sched_getaffinity(0))
+            threads = 1 if model.bytes < _SMALL_MODEL else available_cores()
         params.n_threads = params.n_threads_batch = threads
         params.embeddings, params.pooling_type = hidden, 0 if hidden else params.pooling_type
         params.type_k = params.type_v = KV_TYPES[cache_type]

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hanlin.core.process import end_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.llama_cpp.process_messages import End
 from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score
@@ -78,7 +79,7 @@ class LlamaCppProcess:
                     raise task.error
                 written += task.count
                 if progress is not None:
-                    progress.at(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
+                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
         finally:
             for task in tasks:
                 task.cancelled = True
@@ -318,12 +319,7 @@ def _start() -> tuple[subprocess.Popen[bytes], Connection]:
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        process.terminate()
-        try:
-            process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, _SECONDS_TO_END)
 
 
 # ----------------------------------------------------------------------------------------------- inside the process
