@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hanlin.config.settings.train import Pretrain
 from hanlin.train.callbacks.checkpoint import Checkpoints, hashed
-from hanlin.train.compute.model import Network
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
 
 ROUNDS = 4
 SETTINGS = Pretrain(model="m", data=("d",))
@@ -41,25 +41,25 @@ def model_of(folder: str | None) -> torch.nn.Module:
 
 
 def main() -> None:
-    network = Network(model_of(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
-    placement = Copies(network, SETTINGS, Group(0, 1, torch.device("cpu")))
-    placement.set_rate(1e-5)
-    for parameter in placement.trained.values():
+    model = TrainModel(model_of(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
+    strategy = DDP(model, SETTINGS, DistContext(0, 1, torch.device("cpu")))
+    strategy.set_lr(1e-5)
+    for parameter in strategy.trainable.values():
         parameter.grad = torch.full_like(parameter, 1e-3)
-    placement.step()
+    strategy.step()
     pauses, writes = [], []
     with tempfile.TemporaryDirectory() as beside, tempfile.TemporaryDirectory() as at_once:
         ours, plain = Checkpoints(Path(beside), 1.0), Checkpoints(Path(at_once), 1.0)
         time.sleep(0.6)  # half of the time to the first, as in a run: then its memory is taken, beside the training
-        ours.make_room(placement)
+        ours.make_room(strategy)
         ours.wait()
         for step in range(1, ROUNDS + 1):
             begun = time.perf_counter()
-            ours.save(step, 0.0, placement)
+            ours.save(step, 0.0, strategy)
             pauses.append(time.perf_counter() - begun)
             ours.wait()
             begun = time.perf_counter()
-            plain.save(step, 0.0, placement)
+            plain.save(step, 0.0, strategy)
             plain.wait()
             writes.append(time.perf_counter() - begun)
             files = [next(Path(folder).glob(f"*{step:08d}.pt")) for folder in (beside, at_once)]
@@ -67,7 +67,7 @@ def main() -> None:
         size = files[0].stat().st_size
     result = {
         "bench": "checkpoint_pause",
-        "parameters": sum(parameter.numel() for parameter in placement.trained.values()),
+        "parameters": sum(parameter.numel() for parameter in strategy.trainable.values()),
         "gigabytes": round(size / 1e9, 2),
         "pause_seconds": {"first": round(pauses[0], 2), "others": [round(value, 2) for value in pauses[1:]]},
         "written_at_once_seconds": [round(value, 2) for value in writes],

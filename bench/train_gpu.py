@@ -79,12 +79,12 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.train.dataset.encoded import EncodedRecords
     from hanlin.train.dataset.packed import Rows
     from hanlin.train.dataset.sampler import Order
-    from hanlin.train.distributed.context import Group
-    from hanlin.train.load import open_network
+    from hanlin.train.distributed.context import DistContext
+    from hanlin.train.load import load_train_model
     from hanlin.train.objectives.next_token import NextToken
     from hanlin.train.trainer import peak_memory, train
 
-    group = Group.join()
+    dist = DistContext.initialize()
     length, count = asked["max_seq_length"], asked["count"]
     drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(count, length + 1)).astype(np.int32)
     folder = Path(tempfile.mkdtemp())
@@ -113,7 +113,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         gradient_checkpointing=asked.get("checkpointing", False),
         optimizer=asked.get("optimizer", "adamw"),
     )
-    network = open_network(Path(asked["model"]), settings, 0, group.device, asked["precision"])
+    model = load_train_model(Path(asked["model"]), settings, 0, dist.device, asked["precision"])
     order = Order.of(count, asked["passes"], 0)
     seconds = []
     for name, steps in (("warm", WARM), ("measured", asked["steps"] - WARM)):
@@ -122,24 +122,24 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         several = settings.model_copy(update={"steps": steps})
         begun = time.perf_counter()
         train(
-            network,
+            model,
             NextToken(),
             rows,
             order,
             settings=several,
-            group=group,
+            dist=dist,
             context=StageContext(0, Progress(quiet=True)),
             out=out,
         )
-        if group.device.type == "cuda":
+        if dist.device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append((time.perf_counter() - begun) / steps)
         curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "seconds_a_step": seconds[-1],
         "losses": [row["loss"] for row in curve],
-        "peak_gb": peak_memory(group.device),
-        "attention": next(name for name, kernel in _kernels().items() if kernel is network.attention),
+        "peak_gb": peak_memory(dist.device),
+        "attention": next(name for name, kernel in _kernels().items() if kernel is model.attention),
     }
 
 

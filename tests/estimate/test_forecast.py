@@ -36,13 +36,13 @@ from hanlin.train import stages
 from hanlin.train.callbacks.checkpoint import Checkpoints
 from hanlin.train.compute import tiled_loss
 from hanlin.train.compute.lm_head_loss import piece_tokens
-from hanlin.train.compute.model import Network, NumberFormat
+from hanlin.train.compute.model import NumberFormat, TrainModel
 from hanlin.train.dataset.document_layout import LONGEST_PRODUCT, Documents
 from hanlin.train.dataset.packed import Pass
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
-from hanlin.train.load import open_network
-from hanlin.train.optim.build import optimizer_of
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
+from hanlin.train.load import load_train_model
+from hanlin.train.optim.build import build_optimizer
 
 CPU = torch.device("cpu")
 LLAMA3_8B = ModelShape(128_256, 4096, 14_336, 32, 32, 8, 128)
@@ -78,8 +78,8 @@ def shape(tiny_model: Path) -> ModelShape:
     return ModelShape.of_config(files.config, files.dtype)
 
 
-def opened(tiny_model: Path, settings: Training) -> Network:
-    return open_network(tiny_model, settings, 7, CPU, "float32")
+def opened(tiny_model: Path, settings: Training) -> TrainModel:
+    return load_train_model(tiny_model, settings, 7, CPU, "float32")
 
 
 def one_pass(count: int, length: int, entries: int) -> Pass:
@@ -104,14 +104,14 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
     method: str, tiny_model: Path, shape: ModelShape
 ) -> None:
     settings = sft(**METHODS[method])
-    network = opened(tiny_model, settings)
-    key_settings = count_parameters(network.model)
-    assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in network.trained())
+    model = opened(tiny_model, settings)
+    key_settings = count_parameters(model.hf_model)
+    assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in model.trainable_parameters())
     assert key_settings.trainable == Trained.of(shape, settings).total
     if settings.lora is None and settings.trainable_tokens is None:
         assert key_settings.total == shape.parameters
-    taken = optimizer_of(settings, list(network.trained()), CPU)
-    for _, weight in network.trained():
+    taken = build_optimizer(settings, list(model.trainable_parameters()), CPU)
+    for _, weight in model.trainable_parameters():
         weight.grad = torch.ones_like(weight)
     taken.step()
     held = sum(
@@ -128,19 +128,19 @@ def test_a_checkpoint_copies_the_bytes_that_are_foretold(
     method: str, tiny_model: Path, shape: ModelShape, tmp_path: Path
 ) -> None:
     settings = sft(**METHODS[method])
-    network = opened(tiny_model, settings)
-    placement = Copies(network, settings, Group(0, 1, CPU))
-    for weight in placement.trained.values():
+    model = opened(tiny_model, settings)
+    strategy = DDP(model, settings, DistContext(0, 1, CPU))
+    for weight in strategy.trainable.values():
         weight.grad = torch.ones_like(weight)
-    placement.step()
+    strategy.step()
     checkpoints = Checkpoints(tmp_path, 60.0)
-    checkpoints.save(1, 0.0, placement)
+    checkpoints.save(1, 0.0, strategy)
     checkpoints.wait()
     saved = checkpoints.newest()
     assert saved is not None
     tensors = [
         *saved.weights.values(),
-        *(value for state in saved.averages["state"].values() for value in state.values()),
+        *(value for state in saved.optimizer_state["state"].values() for value in state.values()),
     ]
     held = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor) and value.numel() > 1)
     foretold = account(shape, settings)
@@ -160,13 +160,13 @@ def test_weights_in_float32_are_the_bytes_that_the_network_keeps(
     method: str, tiny_model: Path, shape: ModelShape
 ) -> None:
     settings = sft(**METHODS[method])
-    network = opened(tiny_model, settings)
-    storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights(network)}
+    model = opened(tiny_model, settings)
+    storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights(model)}
     assert account(shape, settings).weights() == pytest.approx(sum(storages.values()), rel=0.01)
 
 
-def weights(network: Network) -> list[torch.Tensor]:
-    return list(network.model.parameters())
+def weights(model: TrainModel) -> list[torch.Tensor]:
+    return list(model.hf_model.parameters())
 
 
 @pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
@@ -175,9 +175,9 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 ) -> None:
     """But for rotary angles and what belongs to a pass as a whole."""
     settings = sft(max_seq_length=256, micro_batch_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
-    network = open_network(tiny_model, settings, 7, CPU, number_format)
+    model = load_train_model(tiny_model, settings, 7, CPU, number_format)
     batch = one_pass(4, 128, shape.entries)
-    own = {weight.untyped_storage().data_ptr() for weight in weights(network)}
+    own = {weight.untyped_storage().data_ptr() for weight in weights(model)}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -187,7 +187,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = network.summed_loss(batch)
+        loss = model.loss_sum(batch)
     foretold = account(shape, settings, machine=Machine(number_format))
     assert foretold.portions.documents == (128.0,)
     assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
@@ -214,13 +214,13 @@ def test_operations_are_those_that_torch_counts(
     method: str, recomputes: bool, tiny_model: Path, shape: ModelShape
 ) -> None:
     settings = sft(max_seq_length=128, micro_batch_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
-    network = opened(tiny_model, settings)
+    model = opened(tiny_model, settings)
     batch = one_pass(
         8, 64, shape.entries
     )  # short: whole products, which torch counts, twice what a causal kernel needs
     more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
-        network.summed_loss(batch).backward()
+        model.loss_sum(batch).backward()
     portions = Portions(512, 1, 512.0, 1.0, 1)
     predicted = step_operations(Account(shape, settings, portions))
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)

@@ -13,9 +13,9 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs
 from hanlin.core.progress import Progress
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference, write_jsonl
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records
-from hanlin.train.load import open_network
+from hanlin.train.load import load_train_model
 
 CPU = torch.device("cpu")
 SENTENCES = (
@@ -83,11 +83,11 @@ def encoded(tmp_path: Path) -> Callable[..., EncodedRecords]:
 
 
 @pytest.fixture
-def network(tiny_model: Path) -> Callable[..., Network]:
+def make_model(tiny_model: Path) -> Callable[..., TrainModel]:
     """The tiny model in training; every call gives an equal one."""
 
-    def of(settings: Training, number_format: str = "float32") -> Network:
-        return open_network(tiny_model, settings, seed=7, device=CPU, number_format=number_format)  # type: ignore[arg-type]
+    def of(settings: Training, number_format: str = "float32") -> TrainModel:
+        return load_train_model(tiny_model, settings, seed=7, device=CPU, number_format=number_format)  # type: ignore[arg-type]
 
     return of
 

@@ -18,13 +18,13 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Simpo
 from hanlin.core.errors import UserError
 from hanlin.train import trainer
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mismatched import Mismatched
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.answer_logprobs import Answers, answer_log_probabilities, measured, pair_log_probabilities
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
@@ -63,11 +63,13 @@ def plain(model: Any, examples: Sequence[tuple[list[int], list[bool]]]) -> Plain
     return torch.where(learn, found, torch.zeros(())).sum(1), learn.sum(1).float()
 
 
-def gradients(network: Network) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in network.trained() if parameter.grad is not None}
+def gradients(model: TrainModel) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.grad.clone() for name, parameter in model.trainable_parameters() if parameter.grad is not None
+    }
 
 
-def assert_same_gradients(mine: Network, theirs: torch.nn.Module) -> None:
+def assert_same_gradients(mine: TrainModel, theirs: torch.nn.Module) -> None:
     wanted = dict(theirs.named_parameters())
     for name, gradient in gradients(mine).items():
         torch.testing.assert_close(gradient, wanted[name].grad, atol=2e-5, rtol=1e-3)
@@ -126,10 +128,10 @@ FORMS: dict[str, tuple[PairObjective, Callable[[torch.Tensor, torch.Tensor], tor
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
-    form: str, network: Callable, pairs: EncodedRecords, tiny_model: Path
+    form: str, make_model: Callable, pairs: EncodedRecords, tiny_model: Path
 ) -> None:
     objective, equation = FORMS[form]
-    mine = network(SETTINGS)
+    mine = make_model(SETTINGS)
     found = objective.loss(mine, Rows.paired(pairs).collate(ALL))
     found.total.backward()
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
@@ -148,9 +150,9 @@ def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: 
 
 
 def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
-    network: Callable, answers: EncodedRecords, tiny_model: Path
+    make_model: Callable, answers: EncodedRecords, tiny_model: Path
 ) -> None:
-    mine = network(SETTINGS)
+    mine = make_model(SETTINGS)
     reference = REFERENCE.copy()
     reference[:, 1] -= 60  # the policy finds foreign answers likelier than its reference did: the point is not cut at 0
     objective = kto_of(answers, reference).of_step(mine, np.arange(4), 256, lambda tensors: None)
@@ -179,9 +181,9 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     assert_same_gradients(mine, theirs)
 
 
-def test_a_reference_point_below_zero_counts_as_zero(network: Callable, answers: EncodedRecords) -> None:
+def test_a_reference_point_below_zero_counts_as_zero(make_model: Callable, answers: EncodedRecords) -> None:
     reference = np.zeros((4, 2), np.float32)  # the policy finds everything less likely than certain
-    objective = kto_of(answers, reference).of_step(network(SETTINGS), np.arange(4), 256, lambda tensors: None)
+    objective = kto_of(answers, reference).of_step(make_model(SETTINGS), np.arange(4), 256, lambda tensors: None)
     assert objective.point == 0.0
 
 
@@ -197,13 +199,13 @@ def test_odds_of_an_answer_that_is_certain_are_finite() -> None:
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4)])
 def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_separate_rows(
-    network: Callable, pairs: EncodedRecords, lora: LoraSettings | None
+    make_model: Callable, pairs: EncodedRecords, lora: LoraSettings | None
 ) -> None:
     found = []
     for rows in (Rows.paired(pairs), Rows.paired(pairs, share=False)):
-        mine = network(SETTINGS.model_copy(update={"lora": lora}))
+        mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
         with torch.no_grad():
-            for name, weight in mine.trained():
+            for name, weight in mine.trainable_parameters():
                 if "lora_B" in name:
                     weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
         mine.refresh()
@@ -223,14 +225,14 @@ def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_s
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, dropout=0.2)])
 def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
-    network: Callable, pairs: EncodedRecords, answers: EncodedRecords, lora: LoraSettings | None
+    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, lora: LoraSettings | None
 ) -> None:
-    mine = network(SETTINGS.model_copy(update={"lora": lora}))
+    mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
     singles = Rows.paired(answers), kto_of(answers).mismatched
     with torch.no_grad():
         of_pairs = pair_log_probabilities(mine, Rows.paired(pairs).collate(ALL)).sums.numpy()
         of_answers = [answer_log_probabilities(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
-    mine.model.train()
+    mine.hf_model.train()
     known = {
         math.log(2): (Dpo(0.1, 0.0, of_pairs), Dpo(0.1, 0.3, of_pairs)),
         25.0: (Ipo(0.1, 0.0, of_pairs), Ipo(0.1, 0.3, of_pairs)),
@@ -240,14 +242,14 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
         for objective in objectives:
             rows = Rows.paired(answers if isinstance(objective, Kto) else pairs)
             now = objective.at_start(mine, rows, np.arange(4), 100, lambda tensors: None)
-            found = [now.loss(mine, batch) for batch in mine.passes(rows, range(4), 100)]
+            found = [now.loss(mine, batch) for batch in mine.micro_batches(rows, range(4), 100)]
             loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
             assert loss == pytest.approx(start, rel=1e-15)
             now.check_start({"preference_loss": loss}, exact=True)
 
 
-def test_a_great_beta_magnifies_rounding_and_stops_no_run(network: Callable, pairs: EncodedRecords) -> None:
-    mine, data = network(SETTINGS, "bfloat16"), Rows.paired(pairs)
+def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, pairs: EncodedRecords) -> None:
+    mine, data = make_model(SETTINGS, "bfloat16"), Rows.paired(pairs)
     reference = measured(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
     Dpo(0.5, 0.0, reference).at_start(mine, data, np.arange(4), 100, lambda tensors: None)
 
@@ -255,9 +257,9 @@ def test_a_great_beta_magnifies_rounding_and_stops_no_run(network: Callable, pai
 @pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", [Dpo, Ipo, Kto])
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
-    network: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], number_format: str
+    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], number_format: str
 ) -> None:
-    mine = network(SETTINGS, number_format)
+    mine = make_model(SETTINGS, number_format)
     data = Rows.paired(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
     reference = np.concatenate([measured(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
@@ -268,7 +270,7 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
         return objective.at_start(mine, data, np.arange(4), 100, lambda tensors: None)
 
     now = started(1e-7)
-    found = [now.loss(mine, batch) for batch in mine.passes(data, range(4), 100)]
+    found = [now.loss(mine, batch) for batch in mine.micro_batches(data, range(4), 100)]
     loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
     assert loss == pytest.approx({Dpo: math.log(2), Ipo: 25.0, Kto: 0.5}[form], rel=1e-15)
     with pytest.raises(UserError, match="the first loss is"):
@@ -298,18 +300,18 @@ def test_without_a_reference_any_first_loss_may_be(objective: Objective) -> None
 
 @pytest.mark.parametrize("form", [*FORMS, "kto"])
 def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
-    form: str, network: Callable, pairs: EncodedRecords, answers: EncodedRecords
+    form: str, make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords
 ) -> None:
     """Both invariants at once: packed equals unpacked, and accumulated parts equal the whole."""
     objective: Objective = kto_of(answers, REFERENCE - 40) if form == "kto" else FORMS[form][0]
     rows = Rows.paired(answers if form == "kto" else pairs)
     found = []
     for micro_batch_tokens in (10_000, 1):
-        mine = network(SETTINGS)
+        mine = make_model(SETTINGS)
         now = objective.of_step(mine, np.arange(4), micro_batch_tokens, lambda tensors: None)
         sums = trainer._gradients(mine, now, rows, np.arange(4), micro_batch_tokens)
         unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
-        Copies(mine, unbounded, Group(0, 1, CPU)).finish(sums, objective.weighs)
+        DDP(mine, unbounded, DistContext(0, 1, CPU)).reduce_and_clip_grads(sums, objective.weighs)
         found.append((sums, gradients(mine)))
     (whole, gradient), (parts, gradient_of_parts) = found
     assert whole == pytest.approx(parts, rel=1e-5)
@@ -317,8 +319,8 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
         torch.testing.assert_close(gradient_of_parts[name], value, atol=1e-5, rtol=1e-4)
 
 
-def test_the_reference_point_is_the_same_for_every_process(network: Callable, answers: EncodedRecords) -> None:
-    mine, objective = network(SETTINGS), kto_of(answers, REFERENCE - 40)
+def test_the_reference_point_is_the_same_for_every_process(make_model: Callable, answers: EncodedRecords) -> None:
+    mine, objective = make_model(SETTINGS), kto_of(answers, REFERENCE - 40)
     alone = objective.of_step(mine, np.arange(4), 100, lambda tensors: None).point
     told: list[torch.Tensor] = []
     for rank in range(3):  # of three, with four answers
@@ -332,12 +334,12 @@ def test_the_reference_point_is_the_same_for_every_process(network: Callable, an
 
 
 def test_measuring_the_reference_point_leaves_no_gradient_and_goes_on_training(
-    network: Callable, answers: EncodedRecords
+    make_model: Callable, answers: EncodedRecords
 ) -> None:
-    mine = network(SETTINGS)
-    mine.model.train()
+    mine = make_model(SETTINGS)
+    mine.hf_model.train()
     kto_of(answers).of_step(mine, np.arange(4), 100, lambda tensors: None)
-    assert mine.model.training and gradients(mine) == {}
+    assert mine.hf_model.training and gradients(mine) == {}
 
 
 def test_a_large_margin_is_no_infinity() -> None:

@@ -27,7 +27,7 @@ from hanlin.core.progress import Progress
 from hanlin.train import stages, trainer
 from hanlin.train.callbacks import checkpoint
 from hanlin.train.callbacks.checkpoint import LIST, Checkpoints
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.distributed.ddp import DDP
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')"
@@ -38,14 +38,14 @@ SFT = Sft(
 )  # fmt: skip
 
 
-def made(value: float) -> Copies:
+def made(value: float) -> DDP:
     """One weight after a step, as a process alone holds it."""
     weight = torch.nn.Parameter(torch.full((4,), float(value)))
     weight.grad = torch.ones(4)
     optimizer = torch.optim.AdamW([weight], lr=0.1)
     optimizer.step()
-    holder = Copies.__new__(Copies)
-    holder.trained, holder.optimizer = {"w": weight}, optimizer
+    holder = DDP.__new__(DDP)
+    holder.trainable, holder.optimizer = {"w": weight}, optimizer
     return holder
 
 
@@ -74,10 +74,10 @@ def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpo
         save(checkpoints, step, 10.0 * step)
     found = checkpoints.newest()
     assert found is not None and (found.step, found.seconds) == (3, 30.0)
-    assert torch.equal(found.weights["w"], made(3).trained["w"])
+    assert torch.equal(found.weights["w"], made(3).trainable["w"])
     again = made(0)
-    again.restore(found.averages)
-    assert again.optimizer.state[again.trained["w"]]["step"] == 1
+    again.load_optimizer_state(found.optimizer_state)
+    assert again.optimizer.state[again.trainable["w"]]["step"] == 1
     names = sorted(path.name for path in checkpoints.folder.iterdir())
     assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST]
 
@@ -93,7 +93,7 @@ def test_the_first_copy_lies_where_room_was_made_for_it(tmp_path: Path) -> None:
     assert len(places) >= 3  # the weight and both averages
     assert {name: held.data_ptr() for name, held in checkpoints._copies._held.items()} == places
     found = checkpoints.newest()
-    assert found is not None and torch.equal(found.weights["w"], holder.trained["w"])
+    assert found is not None and torch.equal(found.weights["w"], holder.trainable["w"])
 
 
 def test_no_room_is_made_long_before_the_first_copy(checkpoints: Checkpoints) -> None:
@@ -185,11 +185,11 @@ def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monk
 
     monkeypatch.setattr(checkpoint, "write_hashed", slowly)
     holder = made(1)
-    before = holder.trained["w"].detach().clone()
+    before = holder.trainable["w"].detach().clone()
     checkpoints.save(1, 1.0, holder)
     assert newest_step(checkpoints) is None and not checkpoints.due()
     with torch.no_grad():
-        holder.trained["w"].fill_(5.0)
+        holder.trainable["w"].fill_(5.0)
     threading.Timer(0.2, may_write.set).start()
     checkpoints.save(2, 2.0, holder)
     first = torch.load(checkpoints.folder / "checkpoint-00000001.pt", weights_only=True)

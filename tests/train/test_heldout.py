@@ -21,10 +21,10 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import write_jsonl
 from hanlin.train import stages
 from hanlin.train.callbacks.validation import Validation, best_step
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.next_token import NextToken
 
 BASE = {"model": "m", "data": ("d",), "max_seq_length": 128, "precision": "float32", "eval_steps": 2}
@@ -69,14 +69,14 @@ def test_every_kind_measures_what_is_held_out(
 
 
 def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
-    network: Callable[..., Network], encoded: Callable, template: ChatTemplate
+    make_model: Callable[..., TrainModel], encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 5), ChatEncoder(template, 128, "drop").conversations)
-    mine = network(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
-    mine.model.train()
-    found = Validation(Rows.packed(store, 128), NextToken(), 1, None, False).measure(mine, Group(0, 1, CPU), 128)
+    mine = make_model(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
+    mine.hf_model.train()
+    found = Validation(Rows.packed(store, 128), NextToken(), 1, None, False).measure(mine, DistContext(0, 1, CPU), 128)
     total = count = 0.0
-    model = mine.model.eval()
+    model = mine.hf_model.eval()
     for first, last in zip(store.starts[:-1], store.starts[1:], strict=True):
         ids = torch.from_numpy(store.ids[first:last].astype("int64"))
         learn = torch.from_numpy(store.learn[first + 1 : last].copy())
@@ -84,7 +84,7 @@ def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
         total += torch.nn.functional.cross_entropy(logits[learn], ids[1:][learn], reduction="sum").item()
         count += int(learn.sum())
     assert found == pytest.approx({"validation_loss": total / count}, rel=1e-5)
-    assert all(weight.grad is None for _, weight in mine.trained())
+    assert all(weight.grad is None for _, weight in mine.trainable_parameters())
 
 
 def test_measuring_changes_nothing_that_is_learnt(tmp_path: Path, split: Callable[..., Inputs]) -> None:

@@ -21,8 +21,8 @@ from hanlin.train import stages, trainer
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.dataset.sampler import Order
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.next_token import NextToken
 
 SFT = Sft(
@@ -35,28 +35,28 @@ SFT = Sft(
     learning_rate=1e-3,
     precision="float32",
 )
-ALONE = Group(0, 1, CPU)
+ALONE = DistContext(0, 1, CPU)
 
 
 def trained_weights(
-    tmp_path: Path, network: Callable, rows: Rows, settings: Sft, steps: int = 3
+    tmp_path: Path, make_model: Callable, rows: Rows, settings: Sft, steps: int = 3
 ) -> dict[str, torch.Tensor]:
     out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
-    mine = network(settings)
+    mine = make_model(settings)
     order = Order.of(len(rows.units), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
-    trainer.train(mine, NextToken(), rows, order, settings=settings, group=ALONE, context=StageContext(seed=1), out=out)
-    return {name: parameter.detach().clone() for name, parameter in mine.trained()}
+    trainer.train(mine, NextToken(), rows, order, settings=settings, dist=ALONE, context=StageContext(seed=1), out=out)
+    return {name: parameter.detach().clone() for name, parameter in mine.trainable_parameters()}
 
 
 def test_two_halves_accumulated_equal_one_whole(
-    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+    tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 16), ChatEncoder(template, 128, "drop").conversations)
     rows = Rows.packed(store, 128)
-    whole = trained_weights(tmp_path, network, rows, SFT)
-    halves = trained_weights(tmp_path, network, rows, SFT.model_copy(update={"micro_batch_tokens": 128}))
+    whole = trained_weights(tmp_path, make_model, rows, SFT)
+    halves = trained_weights(tmp_path, make_model, rows, SFT.model_copy(update={"micro_batch_tokens": 128}))
     for name, weight in whole.items():
         torch.testing.assert_close(halves[name], weight, atol=1e-5, rtol=1e-4)
 
@@ -74,27 +74,27 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
 
 
 def test_a_longer_gradient_is_shortened_to_the_limit(
-    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+    tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
-    mine = network(SFT)
+    mine = make_model(SFT)
     sums = trainer._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})
-    norm = Copies(mine, settings, ALONE).finish(sums, "target_tokens")
-    shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trained()])
+    norm = DDP(mine, settings, ALONE).reduce_and_clip_grads(sums, "target_tokens")
+    shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trainable_parameters()])
     assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
-    tmp_path: Path, network: Callable, encoded: Callable, template: ChatTemplate
+    tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 3), ChatEncoder(template, 128, "drop").conversations), 128)
-    mine = network(SFT)
+    mine = make_model(SFT)
     with torch.no_grad():
-        next(iter(mine.trained()))[1].fill_(float("nan"))
+        next(iter(mine.trainable_parameters()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
         order = Order.of(len(rows.units), 4, 1)
-        trainer.train(mine, NextToken(), rows, order, settings=SFT, group=ALONE, context=StageContext(), out=tmp_path)
+        trainer.train(mine, NextToken(), rows, order, settings=SFT, dist=ALONE, context=StageContext(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 
@@ -165,4 +165,4 @@ def test_a_run_killed_at_thirty_random_moments_ends_with_the_same_bytes(
 def test_a_group_that_did_not_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="2 processes were launched"):
-        Group.join()
+        DistContext.initialize()

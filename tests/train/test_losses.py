@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from hanlin.train.compute import lm_head_loss, tiled_loss
-from hanlin.train.compute.lm_head_loss import summed_loss, token_log_probabilities
+from hanlin.train.compute.lm_head_loss import cross_entropy_sum, token_logprobs
 
 POSITIONS, WIDTH, ENTRIES = 77, 24, 301
 
@@ -37,7 +37,7 @@ def test_the_sum_and_its_gradients_are_the_plain_ones() -> None:
     hidden, head, targets = leaves()
     expected = -plain(hidden, head, targets).sum()
     wanted = torch.autograd.grad(expected, (hidden, head))
-    found = summed_loss(hidden, head, targets)
+    found = cross_entropy_sum(hidden, head, targets)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(found, (hidden, head)), wanted, atol=1e-5, rtol=1e-5)
 
@@ -47,7 +47,7 @@ def test_each_position_s_log_probability_has_its_own_gradient() -> None:
     weights = torch.linspace(-1, 2, POSITIONS)
     expected = plain(hidden, head, targets)
     wanted = torch.autograd.grad((expected * weights).sum(), (hidden, head))
-    found = token_log_probabilities(hidden, head, targets)
+    found = token_logprobs(hidden, head, targets)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(
         torch.autograd.grad((found * weights).sum(), (hidden, head)), wanted, atol=1e-5, rtol=1e-5
@@ -55,7 +55,7 @@ def test_each_position_s_log_probability_has_its_own_gradient() -> None:
 
 
 @pytest.mark.parametrize("spread", [1.0, 40.0])
-@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+@pytest.mark.parametrize("of", [cross_entropy_sum, token_logprobs])
 def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: Any, spread: float) -> None:
     hidden, head, targets = leaves()
     hidden = (hidden.detach() * spread).requires_grad_()
@@ -64,7 +64,7 @@ def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: An
     assert (tiled is None) == (spread > 1), "logits far from 0 are not raised"
     expected = plain(hidden, head, targets)
     (wanted,) = torch.autograd.grad(-expected.sum(), hidden)
-    sign = 1 if of is summed_loss else -1
+    sign = 1 if of is cross_entropy_sum else -1
     found = sign * of(hidden, head, targets)
     found.sum().backward()
     torch.testing.assert_close(found.sum(), -expected.sum(), atol=1e-5, rtol=1e-5)
@@ -73,7 +73,7 @@ def test_of_a_frozen_head_only_hidden_states_get_a_gradient_the_plain_one(of: An
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+@pytest.mark.parametrize("of", [cross_entropy_sum, token_logprobs])
 def test_the_way_that_a_gpu_takes_gives_the_plain_numbers(
     monkeypatch: pytest.MonkeyPatch, of: Any, frozen: bool
 ) -> None:
@@ -82,7 +82,7 @@ def test_the_way_that_a_gpu_takes_gives_the_plain_numbers(
     hidden, head, targets = leaves()
     head.requires_grad_(not frozen)
     leave = [hidden] if frozen else [hidden, head]
-    expected = plain(hidden, head, targets).sum() * (-1 if of is summed_loss else 1)
+    expected = plain(hidden, head, targets).sum() * (-1 if of is cross_entropy_sum else 1)
     found = of(hidden, head, targets).sum()
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     wanted = torch.autograd.grad(expected, leave)
@@ -94,10 +94,10 @@ def test_the_way_that_a_gpu_takes_gives_the_plain_numbers(
 def test_measured_without_a_gradient_values_are_the_same_to_the_bit(dtype: torch.dtype, frozen: bool) -> None:
     hidden, head, targets = leaves(dtype)
     head.requires_grad_(not frozen)
-    found = token_log_probabilities(hidden, head, targets)
-    assert torch.equal(token_log_probabilities(hidden.detach(), head, targets), found)
+    found = token_logprobs(hidden, head, targets)
+    assert torch.equal(token_logprobs(hidden.detach(), head, targets), found)
     with torch.no_grad():
-        assert torch.equal(token_log_probabilities(hidden, head, targets), found)
+        assert torch.equal(token_logprobs(hidden, head, targets), found)
 
 
 def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_gradient() -> None:
@@ -107,7 +107,7 @@ def test_a_target_whose_share_is_too_small_for_float32_keeps_its_logarithm_and_g
     expected = plain(hidden, head, targets)
     assert (expected < -90).any() and (expected > -1).any()
     wanted = torch.autograd.grad(expected.sum(), (hidden, head))
-    found = token_log_probabilities(hidden, head, targets)
+    found = token_logprobs(hidden, head, targets)
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
     torch.testing.assert_close(torch.autograd.grad(found.sum(), (hidden, head)), wanted, atol=1e-3, rtol=1e-5)
 
@@ -124,7 +124,7 @@ def test_a_gpu_is_asked_for_the_same_numbers_without_being_waited_for(dtype: tor
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("of", [summed_loss, token_log_probabilities])
+@pytest.mark.parametrize("of", [cross_entropy_sum, token_logprobs])
 def test_what_fills_the_last_piece_counts_nothing(of: Any, frozen: bool) -> None:
     hidden, head, targets = leaves()
     head.requires_grad_(not frozen)
@@ -155,20 +155,20 @@ def test_a_tied_head_adds_its_gradient_to_the_embedding_s() -> None:
     _, head, targets = leaves()
     inputs = torch.arange(POSITIONS)
     expected = torch.autograd.grad(-plain(functional.embedding(inputs, head), head, targets).sum(), head)
-    found = torch.autograd.grad(summed_loss(functional.embedding(inputs, head), head, targets), head)
+    found = torch.autograd.grad(cross_entropy_sum(functional.embedding(inputs, head), head, targets), head)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_loss_may_be_scaled_afterwards() -> None:
     hidden, head, targets = leaves()
     wanted = torch.autograd.grad(-plain(hidden, head, targets).sum() / 8, hidden)
-    torch.testing.assert_close(torch.autograd.grad(summed_loss(hidden, head, targets) / 8, hidden), wanted)
+    torch.testing.assert_close(torch.autograd.grad(cross_entropy_sum(hidden, head, targets) / 8, hidden), wanted)
 
 
 def test_in_bfloat16_gradients_lose_no_more_than_the_format_does() -> None:
     hidden, head, targets = leaves(torch.bfloat16)
     expected = torch.autograd.grad(-plain(hidden, head, targets).sum(), (hidden, head))
-    found = torch.autograd.grad(summed_loss(hidden, head, targets), (hidden, head))
+    found = torch.autograd.grad(cross_entropy_sum(hidden, head, targets), (hidden, head))
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.float() - theirs.float()).norm() < 0.02 * theirs.float().norm()
 
@@ -176,18 +176,18 @@ def test_in_bfloat16_gradients_lose_no_more_than_the_format_does() -> None:
 def test_an_answer_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> None:
     hidden = torch.tensor([[8.0]], dtype=torch.bfloat16, requires_grad=True)
     head = torch.tensor([[1.0], [0.0]], dtype=torch.bfloat16)
-    (slope,) = torch.autograd.grad(summed_loss(hidden, head, torch.tensor([0])), hidden)
+    (slope,) = torch.autograd.grad(cross_entropy_sum(hidden, head, torch.tensor([0])), hidden)
     assert slope.item() == pytest.approx(-0.000335, rel=0.01)
 
 
 def test_a_loss_that_is_only_measured_makes_no_gradient_of_a_trained_head(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = leaves()
-    expected = summed_loss(hidden, head, targets).item()
+    expected = cross_entropy_sum(hidden, head, targets).item()
     monkeypatch.setattr(lm_head_loss, "_add_product", None)
     with torch.no_grad():
-        assert summed_loss(hidden, head, targets).item() == pytest.approx(expected, rel=1e-6)
+        assert cross_entropy_sum(hidden, head, targets).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_no_position_gives_no_loss() -> None:
     hidden, head, targets = leaves()
-    assert summed_loss(hidden[:0], head, targets[:0]).item() == 0
+    assert cross_entropy_sum(hidden[:0], head, targets[:0]).item() == 0

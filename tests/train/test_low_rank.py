@@ -15,8 +15,8 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.train import stages
-from hanlin.train.compute.model import Network
-from hanlin.train.optim.build import optimizer_of
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.optim.build import build_optimizer
 from hanlin.train.optim.low_rank import GROWTH, LowRankAdamW
 
 SFT = Sft(
@@ -103,11 +103,11 @@ def test_what_is_not_projected_steps_as_adamw() -> None:
 
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
-def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: Any, network: Callable) -> None:
-    mine: Network = network(SFT)
-    trained = list(mine.trained())
+def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: Any, make_model: Callable) -> None:
+    mine: TrainModel = make_model(SFT)
+    trained = list(mine.trainable_parameters())
     settings = SFT.model_copy(update={"optimizer": method, "galore_rank": 8, "weight_decay": 0.1})
-    taken = optimizer_of(settings, trained, CPU)
+    taken = build_optimizer(settings, trained, CPU)
     for _, weight in trained:
         weight.grad = torch.randn_like(weight)
     taken.step()

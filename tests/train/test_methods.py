@@ -26,7 +26,7 @@ from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
 from hanlin.train.compute.embeddings import noise
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.optim.schedule import parameter_groups
@@ -113,7 +113,7 @@ def test_lora_plus_hurries_what_peft_hurries(tiny_model: Path) -> None:
     model = attach(load_model(tiny_model), LoraSettings(rank=2), seed=1)
     trained = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     ours = {
-        trained[id(weight)]: group["faster"] * 1e-3
+        trained[id(weight)]: group["lr_ratio"] * 1e-3
         for group in parameter_groups(((name, weight) for name, weight in model.named_parameters()), 0.0, 16.0)
         for weight in group["params"]
     }
@@ -224,13 +224,13 @@ def test_noise_of_a_document_does_not_know_its_neighbors() -> None:
 
 
 def test_there_is_noise_in_training_and_none_otherwise(
-    network: Callable[..., Network], encoded: Callable, template: ChatTemplate
+    make_model: Callable[..., TrainModel], encoded: Callable, template: ChatTemplate
 ) -> None:
     rows = Rows.packed(encoded(many(conversation, 2), ChatEncoder(template, 128, "drop").conversations), 128)
-    clean, noisy = network(sft()), network(sft(neftune_noise_alpha=5.0))
+    clean, noisy = make_model(sft()), make_model(sft(neftune_noise_alpha=5.0))
     batch = rows.collate([0])
-    quiet = clean.summed_loss(batch).item()
-    heard = {noisy.summed_loss(batch).item() for _ in range(4)}
+    quiet = clean.loss_sum(batch).item()
+    heard = {noisy.loss_sum(batch).item() for _ in range(4)}
     assert len(heard) == 4 and quiet not in heard
-    noisy.model.eval()
-    assert noisy.summed_loss(batch).item() == quiet
+    noisy.hf_model.eval()
+    assert noisy.loss_sum(batch).item() == quiet

@@ -16,8 +16,8 @@ from conftest import CPU
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach
-from hanlin.train.compute.model import Network
-from hanlin.train.compute.runtime import faster_format
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import Rows
 
@@ -67,11 +67,11 @@ def compare(model: Any, folder: Path) -> None:
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
-    network = Network(model, CPU, "float32")
-    found = network.summed_loss(data.collate([0]))
+    network = TrainModel(model, CPU, "float32")
+    found = network.loss_sum(data.collate([0]))
     found.backward()
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
-    trained = dict(network.trained())
+    trained = dict(network.trainable_parameters())
     assert gradients.keys() == {name for name, weight in trained.items() if weight.grad is not None}
     for name, gradient in gradients.items():
         difference = (trained[name].grad - gradient).norm() / gradient.norm()
@@ -132,18 +132,18 @@ def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) 
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
-    network = Network(model, CPU, "float32")
+    network = TrainModel(model, CPU, "float32")
 
     def losses(seeds: Sequence[int]) -> list[float]:
         found = []
         for seed in seeds:
             torch.manual_seed(seed)
-            found.append(network.summed_loss(batch).item())
+            found.append(network.loss_sum(batch).item())
         return found
 
     first, again = losses(range(30)), losses(range(30))
     model.eval()
-    whole = network.summed_loss(batch).item()
+    whole = network.loss_sum(batch).item()
     assert first == again and len(set(first)) > 20
     assert np.mean(first) == pytest.approx(whole, rel=0.02)
 
@@ -151,13 +151,13 @@ def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) 
 def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
     model = attach(small_model().double(), LoraSettings(rank=2, dropout=0.5, targets=("down_proj",)), seed=1)
-    network = Network(model, CPU, "float32")
-    name, weight = next((name, weight) for name, weight in network.trained() if "lora_B" in name)
+    network = TrainModel(model, CPU, "float32")
+    name, weight = next((name, weight) for name, weight in network.trainable_parameters() if "lora_B" in name)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(5)
         network.refresh()
-        return network.summed_loss(batch)
+        return network.loss_sum(batch)
 
     loss().backward()
     assert weight.grad is not None, name
@@ -174,19 +174,19 @@ def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
 
 def test_dora_with_dropout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="DoRA"):
-        Network(attach(small_model(), LoraSettings(rank=2, dora=True, dropout=0.1), seed=1), CPU, "float32")
+        TrainModel(attach(small_model(), LoraSettings(rank=2, dora=True, dropout=0.1), seed=1), CPU, "float32")
 
 
 def test_what_is_trained_stays_float32_and_what_is_frozen_becomes_bfloat16() -> None:
     model = attach(small_model(), LoraSettings(rank=2), seed=1)
-    Network(model, CPU, "bfloat16")
+    TrainModel(model, CPU, "bfloat16")
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
     assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.bfloat16}
 
 
 def test_bfloat16_gives_nearly_the_loss_of_float32(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
-    exact, rounded = (Network(small_model(), CPU, f).summed_loss(batch).item() for f in ("float32", "bfloat16"))
+    exact, rounded = (TrainModel(small_model(), CPU, f).loss_sum(batch).item() for f in ("float32", "bfloat16"))
     assert rounded == pytest.approx(exact, rel=0.01)
 
 
@@ -199,4 +199,4 @@ def test_the_number_format_follows_from_the_processor_alone(
 ) -> None:
     """A clock beside its threshold would tell one try of a run this and the next try that."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    assert faster_format(CPU) == chosen
+    assert faster_dtype(CPU) == chosen

@@ -19,7 +19,7 @@ from hanlin.config.settings.preference import Dpo as DpoSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, Preference
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.objectives.answer_logprobs import pair_log_probabilities
@@ -35,8 +35,10 @@ def encoder(template: ChatTemplate, max_seq_length: int = ROW, overlong: str = "
     return ChatEncoder(template, max_seq_length, overlong)
 
 
-def gradients(network: Network) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in network.trained() if parameter.grad is not None}
+def gradients(model: TrainModel) -> dict[str, torch.Tensor]:
+    return {
+        name: parameter.grad.clone() for name, parameter in model.trainable_parameters() if parameter.grad is not None
+    }
 
 
 # ------------------------------------------------------------------------------------------------ what is learned
@@ -130,11 +132,11 @@ def test_identical_and_empty_pairs_are_refused(template: ChatTemplate, chosen: s
 
 
 def test_the_sft_loss_and_gradient_are_transformers_own(
-    network: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path
+    make_model: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path
 ) -> None:
     store = encoded([conversation(2)], encoder(template).conversations)
     batch = Rows.packed(store, ROW).collate([0])
-    mine = network(SFT)
+    mine = make_model(SFT)
     found = NextToken().loss(mine, batch)
     (found.total / found.weight).backward()
 
@@ -149,11 +151,11 @@ def test_the_sft_loss_and_gradient_are_transformers_own(
         torch.testing.assert_close(gradient, wanted[name].grad, atol=1e-6, rtol=1e-4)
 
 
-def test_packed_equals_unpacked(network: Callable, encoded: Callable, template: ChatTemplate) -> None:
+def test_packed_equals_unpacked(make_model: Callable, encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 8), encoder(template).conversations)
     outcomes = []
     for rows in (Rows.packed(store, ROW), Rows.paired(store)):  # the second: each conversation a row of its own
-        mine = network(SFT)
+        mine = make_model(SFT)
         passes = [rows.collate([unit]) for unit in range(len(rows.units))]
         parts = [NextToken().loss(mine, batch) for batch in passes]
         for part in parts:
@@ -168,26 +170,28 @@ def test_packed_equals_unpacked(network: Callable, encoded: Callable, template: 
 
 
 def test_what_stands_before_a_document_does_not_change_it(
-    network: Callable, encoded: Callable, template: ChatTemplate
+    make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 8), encoder(template).conversations)
     alone, packed = Rows.paired(store), Rows.packed(store, ROW)
-    mine = network(SFT)
+    mine = make_model(SFT)
     with torch.no_grad():
         batch = packed.collate([0])
-        together = mine.hidden(batch).split(list(batch.counts))
+        together = mine.hidden_states(batch).split(list(batch.counts))
         for segment, found in zip(packed.units[0], together, strict=True):
-            torch.testing.assert_close(found, mine.hidden(alone.collate([segment.example])), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                found, mine.hidden_states(alone.collate([segment.example])), atol=1e-5, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_dpo_loss_is_the_paper_s(
-    network: Callable, encoded: Callable, template: ChatTemplate, smoothing: float, tiny_model: Path
+    make_model: Callable, encoded: Callable, template: ChatTemplate, smoothing: float, tiny_model: Path
 ) -> None:
     records = many(preference, 3)
     store = encoded(records, encoder(template).preferences, width=2)
     batch = Rows.paired(store).collate(range(3))
-    mine = network(DPO)
+    mine = make_model(DPO)
     reference = np.asarray([[-9.0, -11.0], [-20.0, -8.0], [-15.0, -15.5]], np.float32)
     found = Dpo(0.3, smoothing, reference).loss(mine, batch)
     found.total.backward()
@@ -216,16 +220,16 @@ def test_the_dpo_loss_is_the_paper_s(
 
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, dropout=0.2)])
 def test_dpo_starts_at_log_two(
-    network: Callable, encoded: Callable, template: ChatTemplate, lora: LoraSettings | None
+    make_model: Callable, encoded: Callable, template: ChatTemplate, lora: LoraSettings | None
 ) -> None:
     store = encoded(many(preference, 6), encoder(template).preferences, width=2)
     rows = Rows.paired(store)
-    mine = network(DPO.model_copy(update={"lora": lora}))
+    mine = make_model(DPO.model_copy(update={"lora": lora}))
     with torch.no_grad():
         reference = torch.cat(
             [pair_log_probabilities(mine, batch).sums for batch in rows.passes(range(6), 100)]
         ).numpy()
-    mine.model.train()
+    mine.hf_model.train()
     found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
     assert found.total.item() / found.weight == pytest.approx(math.log(2), abs=1e-5)
 
@@ -237,13 +241,13 @@ def test_a_first_loss_that_is_not_log_two_stops_the_run(loss: float, exact: bool
 
 
 def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
-    network: Callable, encoded: Callable, template: ChatTemplate
+    make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     settings = SFT.model_copy(update={"lora": LoraSettings(rank=4)})
     batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
     values = []
     for number_format in ("float32", "bfloat16"):
-        mine = network(settings, number_format)
+        mine = make_model(settings, number_format)
         found = NextToken().loss(mine, batch)
         found.total.backward()
         values.append(found.total.item() / found.weight)
@@ -253,11 +257,11 @@ def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
 
 
 def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
-    network: Callable, encoded: Callable, template: ChatTemplate
+    make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     settings = SFT.model_copy(update={"lora": LoraSettings(rank=4, modules_to_save=("embed_tokens", "lm_head"))})
     batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
-    mine = network(settings)
+    mine = make_model(settings)
     NextToken().loss(mine, batch).total.backward()
     found = gradients(mine)
     whole = [name for name in found if "lora_" not in name]
@@ -265,14 +269,14 @@ def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
 
 
 def test_recomputed_activations_change_no_gradient(
-    network: Callable, encoded: Callable, template: ChatTemplate
+    make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
     for lora in (None, LoraSettings(rank=4)):
         found = []
         for less in (False, True):
-            mine = network(SFT.model_copy(update={"gradient_checkpointing": less, "lora": lora}))
-            mine.model.train()
+            mine = make_model(SFT.model_copy(update={"gradient_checkpointing": less, "lora": lora}))
+            mine.hf_model.train()
             NextToken().loss(mine, batch).total.backward()
             found.append(gradients(mine))
         for name, gradient in found[0].items():
@@ -280,11 +284,11 @@ def test_recomputed_activations_change_no_gradient(
 
 
 def test_a_sum_of_losses_is_what_cross_entropy_sums_to(
-    network: Callable, encoded: Callable, template: ChatTemplate
+    make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     batch = Rows.packed(encoded(many(conversation, 2), encoder(template).conversations), ROW).collate([0])
-    mine = network(SFT)
+    mine = make_model(SFT)
     with torch.no_grad():
-        logits = mine.hidden(batch) @ mine.model.get_output_embeddings().weight.T
+        logits = mine.hidden_states(batch) @ mine.hf_model.get_output_embeddings().weight.T
         expected = functional.cross_entropy(logits, batch.targets, reduction="sum")
         assert NextToken().loss(mine, batch).total.item() == pytest.approx(expected.item(), rel=1e-6)

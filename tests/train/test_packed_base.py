@@ -23,10 +23,10 @@ from hanlin.models.adapters import attach
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.optim.build import optimizer_of
+from hanlin.train.optim.build import build_optimizer
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=3, learning_rate=1e-2, precision="float32"
@@ -62,11 +62,11 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
-    network = Network(model, CPU, "float32")
-    found = network.summed_loss(Rows.packed(store, 128).collate([0]))
+    make_model = TrainModel(model, CPU, "float32")
+    found = model.loss_sum(Rows.packed(store, 128).collate([0]))
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), rel=near)
-    trained = dict(network.trained())
+    trained = dict(model.trainable_parameters())
     assert trained.keys() == gradients.keys()
     for name, gradient in gradients.items():
         assert (trained[name].grad - gradient).norm() < max(near, 1e-3) * 5 * gradient.norm(), name
@@ -74,14 +74,14 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
 
 @pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize(("packed", "bits"), [("nf4", 4), ("int8", 8)])
-def test_the_projections_are_kept_in_few_bits(packed: Any, bits: int, tiny_model: Path, network: Callable) -> None:
-    mine: Network = network(SFT.model_copy(update={"lora": wide(packed)}))
-    weights = dict(mine.model.named_parameters())
+def test_the_projections_are_kept_in_few_bits(packed: Any, bits: int, tiny_model: Path, make_model: Callable) -> None:
+    mine: TrainModel = make_model(SFT.model_copy(update={"lora": wide(packed)}))
+    weights = dict(mine.hf_model.named_parameters())
     base = {name: weight for name, weight in weights.items() if name.endswith("proj.base_layer.weight")}
     shapes = load_file(tiny_model / "model.safetensors")
     numbers = sum(tensor.numel() for name, tensor in shapes.items() if name.endswith("proj.weight"))
     assert sum(weight.numel() * weight.element_size() for weight in base.values()) * 8 == numbers * bits
-    assert all("lora_" in name for name, _ in mine.trained())
+    assert all("lora_" in name for name, _ in mine.trainable_parameters())
 
 
 @pytest.mark.usefixtures("bitsandbytes")
@@ -127,10 +127,10 @@ def test_without_bitsandbytes_one_sentence_says_what_to_install(
 
 
 @pytest.mark.usefixtures("bitsandbytes")
-def test_adamw_s_averages_are_in_8_bits_but_for_the_vocabulary(network: Callable) -> None:
-    mine: Network = network(SFT)
-    trained = list(mine.trained())
-    optimizer = optimizer_of(SFT.model_copy(update={"optimizer": "adamw_8bit"}), trained, CPU)
+def test_adamw_s_averages_are_in_8_bits_but_for_the_vocabulary(make_model: Callable) -> None:
+    mine: TrainModel = make_model(SFT)
+    trained = list(mine.trainable_parameters())
+    optimizer = build_optimizer(SFT.model_copy(update={"optimizer": "adamw_8bit"}), trained, CPU)
     for _, weight in trained:
         weight.grad = torch.ones_like(weight)
     optimizer.step()

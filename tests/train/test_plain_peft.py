@@ -19,8 +19,8 @@ from hanlin.config.settings.train import Sft
 from hanlin.models.adapters import save_adapter
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.load import open_network
-from hanlin.train.optim.build import optimizer_of
+from hanlin.train.load import load_train_model
+from hanlin.train.optim.build import build_optimizer
 
 FORMS: dict[str, dict[str, Any]] = {
     "LoRA": {},
@@ -55,23 +55,23 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
     settings = Sft(model="m", data=("d",), max_seq_length=128, lora=LoraSettings(rank=4, **form), **more)
     rows = Rows.packed(encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations), 128)
-    network = open_network(tiny_model, settings, 7, CPU, "float32")
-    optimizer = optimizer_of(settings, list(network.trained()), CPU)
+    network = load_train_model(tiny_model, settings, 7, CPU, "float32")
+    optimizer = build_optimizer(settings, list(network.trainable_parameters()), CPU)
     for group in optimizer.param_groups:
-        group["lr"] = 3e-3 * group["faster"]
+        group["lr"] = 3e-3 * group["lr_ratio"]
     batch = rows.collate([0])
-    first = network.summed_loss(batch).item()
+    first = network.loss_sum(batch).item()
     for _ in range(4):
         network.refresh()
-        network.summed_loss(batch).backward()
+        network.loss_sum(batch).backward()
         optimizer.step()
         optimizer.zero_grad()
     network.refresh()
-    network.model.eval()
+    network.hf_model.eval()
     with torch.no_grad():
-        trained = network.summed_loss(batch).item()
+        trained = network.loss_sum(batch).item()
     assert abs(trained - first) > 0.5, "nothing was trained"
-    save_adapter(network.model, tmp_path / "adapter", base=tiny_model, start=network.start)
+    save_adapter(network.hf_model, tmp_path / "adapter", base=tiny_model, start=network.adapter_init)
 
     if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
         from hanlin.models.load import load_model

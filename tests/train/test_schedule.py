@@ -10,14 +10,14 @@ from pydantic import ValidationError
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Pretrain, Sft
-from hanlin.train.optim.schedule import parameter_groups, rate_at
+from hanlin.train.optim.schedule import learning_rate_at, parameter_groups
 
 SFT = Sft(model="m", data=("d",), learning_rate=1.0, warmup_ratio=0.1)
 
 
 def rates(**changes: object) -> list[float]:
     settings = SFT.model_copy(update=changes)
-    return [rate_at(step, 100, settings) for step in range(100)]
+    return [learning_rate_at(step, 100, settings) for step in range(100)]
 
 
 def test_it_rises_to_its_peak_and_never_is_zero() -> None:
@@ -46,9 +46,9 @@ def test_an_adapter_learns_faster_by_default_than_all_weights() -> None:
         assert whole.model_copy(update={"lora": LoraSettings()}).peak_rate == pytest.approx(10 * whole.peak_rate)
 
 
-def test_norms_and_embeddings_do_not_decay(network: Callable) -> None:
+def test_norms_and_embeddings_do_not_decay(make_model: Callable) -> None:
     settings = Pretrain(model="m", data=("d",), max_seq_length=64)
-    trained = list(network(settings).trained())
+    trained = list(make_model(settings).trainable_parameters())
     decaying, kept = parameter_groups(trained, 0.1)
     names = {id(parameter): name for name, parameter in trained}
     assert decaying["weight_decay"] == 0.1 and kept["weight_decay"] == 0.0

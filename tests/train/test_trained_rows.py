@@ -26,7 +26,7 @@ from hanlin.models.merge import run as merge
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import Rows
 
@@ -241,10 +241,10 @@ def test_rows_get_the_gradient_that_peft_gives_them(
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     assert any("trainable_tokens_delta" in name for name in gradients)
     model.zero_grad()
-    network = Network(model, CPU, "float32")
-    found = network.summed_loss(rows.collate([0]))
+    network = TrainModel(model, CPU, "float32")
+    found = network.loss_sum(rows.collate([0]))
     found.backward()
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
-    assert gradients.keys() == {name for name, weight in network.trained() if weight.grad is not None}
-    for name, weight in network.trained():
+    assert gradients.keys() == {name for name, weight in network.trainable_parameters() if weight.grad is not None}
+    for name, weight in network.trainable_parameters():
         torch.testing.assert_close(weight.grad, gradients[name], atol=1e-4, rtol=1e-3)

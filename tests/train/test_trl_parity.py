@@ -16,7 +16,7 @@ from conftest import SENTENCES, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.preference import Simpo
 from hanlin.core.records import Message, Preference, UnpairedPreference
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mismatched import Mismatched
@@ -36,14 +36,14 @@ BETA = 0.3
 
 
 @pytest.fixture
-def moved(network: Callable[..., Network]) -> Callable[[], Network]:
+def moved(make_model: Callable[..., TrainModel]) -> Callable[[], TrainModel]:
     """A policy that has moved away from its reference, which is the tiny model."""
 
-    def of() -> Network:
-        mine = network(SETTINGS)
+    def of() -> TrainModel:
+        mine = make_model(SETTINGS)
         torch.manual_seed(4)  # with it the reference point is above 0
         with torch.no_grad():
-            for _, parameter in mine.trained():
+            for _, parameter in mine.trainable_parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
         mine.refresh()
         return mine
@@ -56,7 +56,7 @@ def told(messages: tuple[Message, ...]) -> list[dict[str, str]]:
 
 
 def trainer_of(
-    kind: str, tiny_model: Path, mine: Network, rows: list[dict[str, Any]], out: Path, **options: Any
+    kind: str, tiny_model: Path, mine: TrainModel, rows: list[dict[str, Any]], out: Path, **options: Any
 ) -> Any:
     """A trainer of TRL whose policy has the weights of `mine` and whose reference is the tiny model."""
     from datasets import Dataset
@@ -66,7 +66,7 @@ def trainer_of(
     else:
         module = trl
     policy = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    policy.load_state_dict(mine.model.state_dict())
+    policy.load_state_dict(mine.hf_model.state_dict())
     config = getattr(module, f"{kind}Config")(
         output_dir=str(out),
         use_cpu=True,
@@ -90,21 +90,21 @@ def trainer_of(
     )
 
 
-def assert_same(found: LossSum, mine: Network, loss: torch.Tensor, policy: torch.nn.Module) -> None:
+def assert_same(found: LossSum, mine: TrainModel, loss: torch.Tensor, policy: torch.nn.Module) -> None:
     """TRL's mean is our sum by our weight, and so are the gradients."""
     (found.total / found.weight).backward()
     loss.backward()
     assert found.total.item() / found.weight == pytest.approx(loss.item(), abs=1e-5)
     wanted = dict(policy.named_parameters())
     furthest = 0.0
-    for name, parameter in mine.trained():
+    for name, parameter in mine.trainable_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-5, rtol=1e-3)
         furthest = max(furthest, float((parameter.grad - wanted[name].grad).abs().max()))  # type: ignore[operator]
     print(f"loss {found.total.item() / found.weight:.7f} / {loss.item():.7f}, gradients differ by {furthest:.1e}")
 
 
-def reference_of(network: Callable[..., Network], *rows: Rows) -> np.ndarray:
-    mine = network(SETTINGS)
+def reference_of(make_model: Callable[..., TrainModel], *rows: Rows) -> np.ndarray:
+    mine = make_model(SETTINGS)
     with torch.no_grad():
         found = [answer_log_probabilities(mine, part.collate(range(COUNT))).sums for part in rows]
     return torch.cat([part.view(COUNT, -1) for part in found], 1).numpy()
@@ -119,7 +119,7 @@ def pairs(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
 def test_dpo_and_ipo(
     loss_type: str,
     form: type[Dpo],
-    network: Callable,
+    make_model: Callable,
     moved: Callable,
     pairs: EncodedRecords,
     tiny_model: Path,
@@ -132,12 +132,12 @@ def test_dpo_and_ipo(
         "DPO", tiny_model, mine, data, tmp_path, loss_type=[loss_type], train_sampling_strategy="sequential"
     )
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
-    found = form(BETA, 0.0, reference_of(network, rows)).loss(mine, rows.collate(range(COUNT)))
+    found = form(BETA, 0.0, reference_of(make_model, rows)).loss(mine, rows.collate(range(COUNT)))
     assert_same(found, mine, loss, trainer.model)
 
 
 def test_kto(
-    network: Callable, moved: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path, tmp_path: Path
+    make_model: Callable, moved: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path, tmp_path: Path
 ) -> None:
     """With the batch as all of the data, TRL's shift by one within the batch is ours."""
     records = [
@@ -151,7 +151,7 @@ def test_kto(
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
     store = encoded(records, ChatEncoder(template, 256, "drop").unpaired_preferences)
     rows, mismatched = Rows.paired(store), Rows.paired(Mismatched.of(store, 256))
-    objective = Kto(BETA, 1.3, 0.8, store.good, reference_of(network, rows, mismatched), mismatched)
+    objective = Kto(BETA, 1.3, 0.8, store.good, reference_of(make_model, rows, mismatched), mismatched)
     now = objective.of_step(mine, np.arange(COUNT), 100, lambda tensors: None)
     (point,) = trainer._metrics["eval"]["kl"]
     print(f"reference point {now.point:.7f} / {point:.7f}")

@@ -15,18 +15,18 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import start_of
 from hanlin.models.load import load_model
-from hanlin.train.compute.model import Network, NumberFormat
-from hanlin.train.optim.trainable import NeededTokens, chosen_part
+from hanlin.train.compute.model import NumberFormat, TrainModel
+from hanlin.train.optim.trainable import NeededTokens, select_trainable
 
 
-def open_network(
+def load_train_model(
     folder: Path,
     settings: Training,
     seed: int,
     device: torch.device,
     number_format: NumberFormat,
     needed: NeededTokens | None = None,
-) -> Network:
+) -> TrainModel:
     """Load a model folder to train what the settings ask for. `needed` are the special tokens of the data.
 
     Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
@@ -39,14 +39,15 @@ def open_network(
             folder, dtype=number_format, trainable=True, packed=settings.lora.quantization, device=device
         )
     _check(loaded, settings, folder)
-    model, untrained = chosen_part(cast(LlamaForCausalLM, loaded), settings, seed, needed or NeededTokens({}, {}))
-    start = start_of(model) if settings.lora is not None and isinstance(model, PeftModel) else None
-    network = Network(model, device, number_format)
-    network.untrained, network.start = untrained, start
-    network.noise = settings.neftune_noise_alpha if isinstance(settings, Pretrain | Sft) else 0.0
-    network.recomputes = settings.gradient_checkpointing
-    network.choose_attention(settings.attention)
-    return network
+    needed = needed or NeededTokens({}, {})
+    trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed)
+    adapter_init = start_of(trainable) if settings.lora is not None and isinstance(trainable, PeftModel) else None
+    model = TrainModel(trainable, device, number_format)
+    model.untrained_tokens, model.adapter_init = untrained, adapter_init
+    model.neftune_alpha = settings.neftune_noise_alpha if isinstance(settings, Pretrain | Sft) else 0.0
+    model.gradient_checkpointing = settings.gradient_checkpointing
+    model.set_attention(settings.attention)
+    return model
 
 
 def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:

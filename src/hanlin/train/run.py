@@ -38,21 +38,21 @@ from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.forgetting import PACKAGED, Probes, encoder, read_probes
 from hanlin.train.callbacks.validation import Validation, take_weights
-from hanlin.train.compute.model import Network, NumberFormat
-from hanlin.train.compute.runtime import faster_format
+from hanlin.train.compute.model import NumberFormat, TrainModel
+from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records, open_encoded
 from hanlin.train.dataset.mask_checks import Contract
 from hanlin.train.dataset.mismatched import Mismatched
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.dataset.sampler import Order
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.strategy import refuse_undivided
-from hanlin.train.load import open_network
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.strategy import check_can_shard
+from hanlin.train.load import load_train_model
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.reference_logprobs import measure_reference, read_reference, write_reference
-from hanlin.train.optim.trainable import NeededTokens, is_part
-from hanlin.train.save import with_trained
+from hanlin.train.optim.trainable import NeededTokens, trains_subset
+from hanlin.train.save import merge_trained
 from hanlin.train.trainer import begin, train
 
 Record = TypeVar("Record", Document, Conversation, Preference)
@@ -61,7 +61,7 @@ Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = preference.Dpo | preference.Orpo | preference.Simpo | preference.ReferenceLogprobs
 
 
-ObjectiveOf = Callable[[Network, Group, Rows, str], Objective]
+ObjectiveOf = Callable[[TrainModel, DistContext, Rows, str], Objective]
 
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ class Run:
     ) -> None:
         self.settings, self.inputs, self.out, self.context = settings, inputs, out, context
         if isinstance(settings, Training):
-            refuse_undivided(settings, context.mode)
+            check_can_shard(settings, context.mode)
         # said explicitly, the number of threads is fixed: MKL may otherwise change it from product to product, and sums
         # of other parts differ in their last bits
         torch.set_num_threads(torch.get_num_threads())
@@ -204,44 +204,44 @@ class Run:
         probes = self._probes(settings)
         if self.context.prepare_only:
             return {}
-        group = Group.join()
+        dist = DistContext.initialize()
         order = Order.of(len(rows.units), per_step, self.context.seed)
-        if group.first:
+        if dist.is_main:
             self._show_first(rows, order)
-        number_format = self._number_format(group)
+        number_format = self._number_format(dist)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
 
-        def opened(device: torch.device) -> Network:
-            return open_network(self.folder, settings, self.context.seed, device, number_format, needed)
+        def opened(device: torch.device) -> TrainModel:
+            return load_train_model(self.folder, settings, self.context.seed, device, number_format, needed)
 
-        network = opened(group.device if self.context.mode == "ddp" else CPU)
-        parameters = count_parameters(network.model)
-        begun = begin(network, settings, group, self.context, self.out)
-        network.choose_attention(settings.attention)  # where the weights lie now
-        objective = objective_of(network, group, rows, "")
+        model = opened(dist.device if self.context.mode == "ddp" else CPU)
+        parameters = count_parameters(model.hf_model)
+        begun = begin(model, settings, dist, self.context, self.out)
+        model.set_attention(settings.attention)  # where the weights lie now
+        objective = objective_of(model, dist, rows, "")
         validation = None
         if rest:
-            validation = Validation.of(rest[0], objective_of(network, group, rest[0], "validation-"), settings)
+            validation = Validation.of(rest[0], objective_of(model, dist, rest[0], "validation-"), settings)
             self.figures["validation_records"] = len(rest[0].encoded)
         metrics = train(
-            network,
+            model,
             objective,
             rows,
             order,
             settings=settings,
-            group=group,
+            dist=dist,
             context=self.context,
             out=self.out,
             validation=validation,
             probes=probes,
             begun=begun,
         )
-        whole = begun.placement.whole(lambda: opened(CPU))
-        if group.first:
+        whole = begun.strategy.full_model(lambda: opened(CPU))
+        if dist.is_main:
             if settings.save_best and metrics.get("best_step") is not None:
                 take_weights(self.scratch, metrics["best_step"], whole)
             self._save(whole, settings)
-        group.leave()
+        dist.shutdown()
         return {
             **metrics,
             "records": len(rows.encoded),
@@ -250,15 +250,15 @@ class Run:
             "rows": len(rows.units),
             "packing_efficiency": float(rows.sizes.mean()) / settings.max_seq_length,
             "precision": number_format,
-            "processes": group.size,
+            "processes": dist.world_size,
             "mode": self.context.mode,
             "parameters": parameters.total,
             "trainable_parameters": parameters.trainable,
-            **({"untrained_tokens": list(network.untrained)} if network.untrained else {}),
+            **({"untrained_tokens": list(model.untrained_tokens)} if model.untrained_tokens else {}),
             **self.figures,
         }
 
-    def reference(self, network: Network, group: Group, part: str, **rows: Rows) -> np.ndarray:
+    def reference(self, model: TrainModel, dist: DistContext, part: str, **rows: Rows) -> np.ndarray:
         """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
         the same units, stand side by side. Read from an artifact where one is given."""
         given = self.inputs.optional_path("reference")
@@ -266,13 +266,13 @@ class Run:
         if given is not None:
             width = sum(one.encoded.width for one in rows.values())
             name = "validation" if part else "rows"
-            found = read_reference(given, name, first.encoded, width, self._number_format(group))
+            found = read_reference(given, name, first.encoded, width, self._number_format(dist))
         else:
             found = np.concatenate(
                 [
                     measure_reference(
-                        network,
-                        group,
+                        model,
+                        dist,
                         one,
                         folder=self.scratch / "reference",
                         name=part + name,
@@ -290,20 +290,19 @@ class Run:
         """Measure the reference of the data's parts, and write it."""
         if self.context.prepare_only:
             return {}
-        group = Group.join()
-        number_format = self._number_format(group)
-        model = load_model(self.folder, dtype=number_format)
-        network = Network(model, group.device, number_format)
-        network.choose_attention(self.settings.attention)
+        dist = DistContext.initialize()
+        number_format = self._number_format(dist)
+        model = TrainModel(load_model(self.folder, dtype=number_format), dist.device, number_format)
+        model.set_attention(self.settings.attention)
         begun = time.monotonic()
         found = {}
         for part, rows in zip(("rows", "validation"), parts, strict=False):
             (first, *_) = rows.values()
-            values = self.reference(network, group, "" if part == "rows" else f"{part}-", **rows)
+            values = self.reference(model, dist, "" if part == "rows" else f"{part}-", **rows)
             found[part] = values, first.encoded
-        if group.first:
+        if dist.is_main:
             write_reference(self.out, found, number_format)
-        group.leave()
+        dist.shutdown()
         encoded = found["rows"][1]
         return {
             "records": len(encoded),
@@ -313,14 +312,14 @@ class Run:
             **self.figures,
         }
 
-    def _number_format(self, group: Group) -> NumberFormat:
+    def _number_format(self, dist: DistContext) -> NumberFormat:
         """The number format of the run; what was chosen is kept for a resume on another machine."""
         if self.settings.precision != "auto":
             return self.settings.precision
         file = self.scratch / "precision.json"
-        if group.first and not file.is_file():
-            _write_text(file, json.dumps(faster_format(group.device)))
-        group.wait()
+        if dist.is_main and not file.is_file():
+            _write_text(file, json.dumps(faster_dtype(dist.device)))
+        dist.barrier()
         return cast(NumberFormat, json.loads(file.read_text(encoding="utf-8")))
 
     def _show_first(self, rows: Rows, order: Order) -> None:
@@ -342,18 +341,18 @@ class Run:
         text = json.dumps({"max_seq_length": self.settings.max_seq_length, "rows": shown}, ensure_ascii=False)
         _write_text(self.out / "first_rows.json", text + "\n")
 
-    def _save(self, network: Network, settings: Training) -> None:
-        if isinstance(network.model, PeftModel) and settings.lora is not None:
-            save_adapter(network.model, self.out, base=self.folder, start=network.start)
+    def _save(self, model: TrainModel, settings: Training) -> None:
+        if isinstance(model.hf_model, PeftModel) and settings.lora is not None:
+            save_adapter(model.hf_model, self.out, base=self.folder, start=model.adapter_init)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
-        if is_part(settings):
+        if trains_subset(settings):
             base = load_model(self.folder, dtype="auto")
-            state = with_trained(base.state_dict(), network.model)
+            state = merge_trained(base.state_dict(), model.hf_model)
             save_model(base, self.out, tokenizer=self.tokenizer, template=self.template, state=state)
             return
-        assert not isinstance(network.model, PeftModel)
-        save_model(network.model, self.out, tokenizer=self.tokenizer, template=self.template, dtype=self.files.dtype)
+        assert not isinstance(model.hf_model, PeftModel)
+        save_model(model.hf_model, self.out, tokenizer=self.tokenizer, template=self.template, dtype=self.files.dtype)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from hanlin.models.adapters import token_rows
 
 
 @torch.no_grad()
-def with_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
+def merge_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
     """The weights `state` of the model that a run began with, and in their place what was trained of `model`, in their
     number format: what was frozen is what it was, bit for bit."""
     whole = dict(state)

@@ -14,11 +14,11 @@ from hanlin.config.settings import preference
 from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Document
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
 from hanlin.train.dataset.mask_checks import Contract
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.next_token import NextToken
@@ -53,8 +53,8 @@ def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageConte
     run = Run(settings, inputs, out, context)
     form = Ipo if settings.loss == "ipo" else Dpo
 
-    def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
-        reference = run.reference(network, group, part, pairs=rows)
+    def objective(model: TrainModel, dist: DistContext, rows: Rows, part: str) -> Objective:
+        reference = run.reference(model, dist, part, pairs=rows)
         return form(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
 
     return run.train(run.pairs(settings), settings.batch_pairs, objective)
@@ -81,9 +81,9 @@ def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageConte
     good = np.asarray(parts[0]["answers"].encoded.good)
     run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
 
-    def objective(network: Network, group: Group, rows: Rows, part: str) -> Objective:
+    def objective(model: TrainModel, dist: DistContext, rows: Rows, part: str) -> Objective:
         others = mismatched[rows.encoded.folder]
-        reference = run.reference(network, group, part, answers=rows, mismatched=others)
+        reference = run.reference(model, dist, part, answers=rows, mismatched=others)
         verdicts = np.asarray(rows.encoded.good)
         return Kto(settings.beta, settings.desirable_weight, settings.undesirable_weight, verdicts, reference, others)
 

@@ -22,12 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.process import peak_host_memory
-from hanlin.train.compute.model import Network
-from hanlin.train.compute.runtime import faster_format
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.document_layout import Documents
 from hanlin.train.dataset.packed import Pass
-from hanlin.train.distributed.context import Group
-from hanlin.train.load import open_network
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.load import load_train_model
 
 KINDS = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
 ROUNDS = 5
@@ -43,19 +43,19 @@ def probe(row: dict[str, Any]) -> dict[str, float]:
     Returns the rates in operations a second (`products`), the `seconds` of a forward and backward pass, and the bytes
     that this process held before it made a model (`process`).
     """
-    group = Group.join()
+    dist = DistContext.initialize()
     held = float(peak_host_memory() or 0)
     settings: Any = KINDS[row["kind"]].model_validate(row["settings"])
-    number_format = faster_format(group.device) if settings.precision == "auto" else settings.precision
-    products = product_rate(group.device, getattr(torch, number_format))
+    number_format = faster_dtype(dist.device) if settings.precision == "auto" else settings.precision
+    products = product_rate(dist.device, getattr(torch, number_format))
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         model = LlamaForCausalLM(LlamaConfig(**row["model"]))
         model.to(getattr(torch, number_format)).save_pretrained(folder)
         del model
-        network = open_network(Path(folder), settings, 0, group.device, number_format)
+        model = load_train_model(Path(folder), settings, 0, dist.device, number_format)
         batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learned"]))
-        seconds = _median(lambda: _learn(network, batch.to(group.device), settings), group.device)
+        seconds = _median(lambda: _learn(model, batch.to(dist.device), settings), dist.device)
     return {"products": products, "seconds": seconds, "process": held}
 
 
@@ -66,13 +66,13 @@ def product_rate(device: torch.device, number_format: torch.dtype) -> float:
     return 2.0 * side**3 / _median(lambda: one @ other, device)
 
 
-def _learn(network: Network, batch: Pass, settings: Training) -> None:
-    network.refresh()
+def _learn(model: TrainModel, batch: Pass, settings: Training) -> None:
+    model.refresh()
     if isinstance(settings, Pretrain | Sft):
-        network.summed_loss(batch).backward()
+        model.loss_sum(batch).backward()
     else:
-        network.token_log_probabilities(batch).sum().backward()
-    for _, parameter in network.trained():
+        model.token_logprobs(batch).sum().backward()
+    for _, parameter in model.trainable_parameters():
         parameter.grad = None
 
 

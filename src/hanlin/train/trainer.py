@@ -34,15 +34,15 @@ from hanlin.train.callbacks.metrics_log import FILE as CURVE_FILE
 from hanlin.train.callbacks.metrics_log import Curve
 from hanlin.train.callbacks.trackers import Watch
 from hanlin.train.callbacks.validation import LOSS, Validation, best_step, summary
-from hanlin.train.compute.model import Network
-from hanlin.train.compute.state import take_over
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.compute.state import load_weights
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.dataset.sampler import Order
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
 from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
-from hanlin.train.optim.schedule import rate_at
+from hanlin.train.optim.schedule import learning_rate_at
 
 NORMS = 100
 """Gradients whose usual length a new one is compared with."""
@@ -52,36 +52,36 @@ EXPLOSION = 1000.0
 class Start(NamedTuple):
     """Where a run begins or goes on: `steps` are done, in `seconds`."""
 
-    placement: Copies
+    strategy: DDP
     checkpoints: Checkpoints
     steps: int
     seconds: float
 
 
-def begin(network: Network, settings: Training, group: Group, context: StageContext, out: Path) -> Start:
+def begin(model: TrainModel, settings: Training, dist: DistContext, context: StageContext, out: Path) -> Start:
     """Put the network where the run stands, and divide it among the processes in the form that the job was launched
     in."""
     scratch = context.scratch_folder(out)
-    tell = context.progress.log if group.first else lambda sentence: None
-    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.save_total_limit, tell, group.first)
+    tell = context.progress.log if dist.is_main else lambda sentence: None
+    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.save_total_limit, tell, dist.is_main)
     reached = checkpoints.newest()
     if reached is not None:
-        take_over(reached.weights, network.trained())
-    placement = open_strategy(network, settings, group, context)
+        load_weights(reached.weights, model.trainable_parameters())
+    strategy = open_strategy(model, settings, dist, context)
     if reached is None:
-        return Start(placement, checkpoints, 0, 0.0)
-    placement.restore(reached.averages)
-    return Start(placement, checkpoints, reached.step, reached.seconds)
+        return Start(strategy, checkpoints, 0, 0.0)
+    strategy.load_optimizer_state(reached.optimizer_state)
+    return Start(strategy, checkpoints, reached.step, reached.seconds)
 
 
 def train(
-    network: Network,
+    model: TrainModel,
     objective: Objective,
     rows: Rows,
     order: Order,
     *,
     settings: Training,
-    group: Group,
+    dist: DistContext,
     context: StageContext,
     out: Path,
     validation: Validation | None = None,
@@ -93,57 +93,57 @@ def train(
     Writes `metrics.jsonl` into `out`. Raises UserError when a loss or a gradient is no number, naming the records, or
     when the first loss cannot be right.
     """
-    placement, checkpoints, done, before = begun or begin(network, settings, group, context, out)
+    strategy, checkpoints, done, before = begun or begin(model, settings, dist, context, out)
     steps = order.steps(settings.epochs, settings.steps)
     scratch = context.scratch_folder(out)
-    tell = context.progress.log if group.first else lambda sentence: None
+    tell = context.progress.log if dist.is_main else lambda sentence: None
     clock = time.monotonic() - before
-    network.model.train()
+    model.hf_model.train()
     with (
-        Curve(out / CURVE_FILE, done, writes=group.first) as curve,
-        Watch(context, out, settings, done, writes=group.first) as watch,
+        Curve(out / CURVE_FILE, done, writes=dist.is_main) as curve,
+        Watch(context, out, settings, done, writes=dist.is_main) as watch,
         checkpoints,
         Interrupt() as interrupt,
     ):
         for step in range(done, steps):
             if _is_enough(validation, probes, curve.rows, tell):
                 break
-            _seed(context.seed, step, group.rank)
-            rate = rate_at(step, steps, settings)
-            placement.set_rate(rate)
+            _seed(context.seed, step, dist.rank)
+            rate = learning_rate_at(step, steps, settings)
+            strategy.set_lr(rate)
             measured = (
-                probes.at_start(network, group, settings.micro_batch_tokens) if probes is not None and step == 0 else {}
+                probes.at_start(model, dist, settings.micro_batch_tokens) if probes is not None and step == 0 else {}
             )
             units = order.units_of(step)
-            mine = units[group.rank :: group.size]
-            network.refresh()
+            mine = units[dist.rank :: dist.world_size]
+            model.refresh()
             if step == 0:
-                now = objective.at_start(network, rows, mine, settings.micro_batch_tokens, group.add_up)
+                now = objective.at_start(model, rows, mine, settings.micro_batch_tokens, dist.all_reduce_sum)
             else:
-                now = objective.of_step(network, mine, settings.micro_batch_tokens, group.add_up)
-            sums = _gradients(network, now, rows, mine, settings.micro_batch_tokens, scratch)
+                now = objective.of_step(model, mine, settings.micro_batch_tokens, dist.all_reduce_sum)
+            sums = _gradients(model, now, rows, mine, settings.micro_batch_tokens, scratch)
             sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
-            norm = placement.finish(sums, objective.weighs)
+            norm = strategy.reduce_and_clip_grads(sums, objective.weighs)
             if not math.isfinite(norm):
                 raise _no_number(rows, units, scratch)
             if exploded(norm, [row["grad_norm"] for row in curve.rows[-NORMS:]], settings.max_grad_norm):
                 raise _exploded(rows, units, scratch, step, norm)
             means = {name: sums[name] / sums[objective.weighs] for name in ("loss", *objective.measures)}
             if step == 0:
-                objective.check_start(means, exact=group.device.type == "cpu")
-            placement.step()
+                objective.check_start(means, exact=dist.device.type == "cpu")
+            strategy.step()
             place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
             counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))}
             if validation is not None and validation.due(step + 1, steps):
-                measured |= validation.measure(network, group, settings.micro_batch_tokens)
+                measured |= validation.measure(model, dist, settings.micro_batch_tokens)
             if probes is not None and probes.due(step + 1, steps):
-                measured |= probes.measure(network, group, settings.micro_batch_tokens)
+                measured |= probes.measure(model, dist, settings.micro_batch_tokens)
             row = {**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured}
             curve.add(row)
             seconds = time.monotonic() - clock
-            memory = peak_memory(group.device)
+            memory = peak_memory(dist.device)
             watch.add(row, seconds, memory)
-            if group.first:
+            if dist.is_main:
                 speed = curve.total("tokens") / max(seconds, 1e-9)
                 watched = (LOSS, *(probes.shown if probes is not None else ()))
                 known = {name: value for name in watched if (value := curve.last(name)) is not None}
@@ -154,17 +154,17 @@ def train(
                     force=False,
                     **{"loss": curve.recent("loss"), **known, "tokens_per_second": speed, "memory_gb": memory},
                 )
-            if group.size == 1:
-                checkpoints.make_room(placement)
+            if dist.world_size == 1:
+                checkpoints.make_room(strategy)
             best = best_step(curve.rows)
             best_now = settings.save_best and LOSS in measured and best == step + 1
             if sums["due"] or sums["interrupted"] or best_now:
                 curve.settle()
                 whole = bool(sums["due"] or sums["interrupted"])
-                checkpoints.save(step + 1, seconds, placement, best, best_now=best_now, whole=whole)
+                checkpoints.save(step + 1, seconds, strategy, best, best_now=best_now, whole=whole)
             if sums["interrupted"]:
                 checkpoints.wait()
-                group.wait()  # a launcher ends all when one has ended
+                dist.barrier()  # a launcher ends all when one has ended
                 tell(
                     say(
                         f"saved after step {step + 1}; run again to go on",
@@ -181,7 +181,7 @@ def train(
         "epochs": len(curve.rows) / order.steps_per_epoch,
         **{name: curve.total(name) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))},
         "seconds": seconds,
-        "peak_memory_gb": peak_memory(group.device),
+        "peak_memory_gb": peak_memory(dist.device),
         "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
     }
 
@@ -221,7 +221,7 @@ def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
 
 
 def _gradients(
-    network: Network,
+    model: TrainModel,
     objective: Objective,
     rows: Rows,
     units: np.ndarray,
@@ -234,9 +234,9 @@ def _gradients(
     """
     names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "target_tokens")))
     sums = dict.fromkeys(names, 0.0)
-    for batch in network.passes(rows, units, micro_batch_tokens):
-        found = objective.loss(network, batch)
-        network.backward(found.total)
+    for batch in model.micro_batches(rows, units, micro_batch_tokens):
+        found = objective.loss(model, batch)
+        model.backward(found.total)
         key_settings: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
         for name, value in {**key_settings, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
             sums[name] += float(value)

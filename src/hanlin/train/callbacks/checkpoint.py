@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple, Protocol, Self, cast
 import torch
 
 from hanlin.core.i18n import say
-from hanlin.train.compute.state import Keep
+from hanlin.train.compute.state import CopyTensor
 
 FIRST_AFTER = 20.0
 """Seconds to the first checkpoint of a run: early, so that a mistake found soon costs little to go on from."""
@@ -35,9 +35,9 @@ LIST = "checkpoints.json"
 class Holder(Protocol):
     """What holds weights and averages, in whatever parts (`placement`); all processes of a group have to ask it."""
 
-    def weights(self, keep: Keep) -> dict[str, Any]: ...
+    def weights(self, keep: CopyTensor) -> dict[str, Any]: ...
 
-    def averages(self, keep: Keep) -> dict[str, Any]: ...
+    def optimizer_state(self, keep: CopyTensor) -> dict[str, Any]: ...
 
 
 class Checkpoint(NamedTuple):
@@ -46,7 +46,7 @@ class Checkpoint(NamedTuple):
     step: int
     seconds: float
     weights: dict[str, torch.Tensor]
-    averages: dict[str, Any]
+    optimizer_state: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -103,7 +103,7 @@ class Checkpoints:
             forms.append((name, tensor.shape, tensor.dtype))
 
         holder.weights(note)
-        holder.averages(note)
+        holder.optimizer_state(note)
         self._background.start(lambda: self._copies.make_room(forms))
 
     def save(
@@ -126,7 +126,7 @@ class Checkpoints:
         self._background.wait()
         keep = self._copies.keep if self.writes else _nothing
         weights = holder.weights(keep)
-        averages = holder.averages(keep) if whole else {}
+        optimizer_state = holder.optimizer_state(keep) if whole else {}
         if not self.writes:
             return
 
@@ -134,7 +134,7 @@ class Checkpoints:
             if best_now:
                 keep_weights(self.folder, step, weights)
             if whole:
-                self._write(Checkpoint(step, seconds, weights, averages), best)
+                self._write(Checkpoint(step, seconds, weights, optimizer_state), best)
                 self._due = time.monotonic() + max(self.every, WORTH * self.stopped)
 
         self.stopped = time.monotonic() - begun
@@ -150,7 +150,7 @@ class Checkpoints:
             "step": reached.step,
             "seconds": reached.seconds,
             "weights": reached.weights,
-            "optimizer": reached.averages,
+            "optimizer": reached.optimizer_state,
         }
         file = self.folder / f"checkpoint-{reached.step:08d}.pt"
         digest = write_hashed(state, file)

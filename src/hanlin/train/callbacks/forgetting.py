@@ -21,10 +21,10 @@ from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.tokenizer.tokenizer import Tokenizer
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import Encoded, EncodedRecords, Example
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.context import DistContext
 
 PACKAGED = Path(__file__).with_name("probes.jsonl")
 """English sentences and sums, written for this: taken where a recipe names no file of its own."""
@@ -128,29 +128,29 @@ class Probes:
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def at_start(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
+    def at_start(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
         """What is measured before anything was learned, which the first row of the curve tells beside its own."""
-        return {name + AT_START: value for name, value in self.measure(network, group, micro_batch_tokens).items()}
+        return {name + AT_START: value for name, value in self.measure(model, dist, micro_batch_tokens).items()}
 
     @torch.no_grad()
-    def measure(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
-        network.refresh()
-        training = network.model.training
-        network.model.eval()
+    def measure(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
+        model.refresh()
+        training = model.hf_model.training
+        model.hf_model.eval()
         topics = list(dict.fromkeys(self.topics))
         # of each topic: minus the log-probabilities, tokens, questions answered right, questions
-        sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=network.device)
-        mine = np.arange(len(self.rows.units))[group.rank :: group.size]
-        for batch in network.passes(self.rows, mine, micro_batch_tokens):
-            found, likeliest = network.read(batch)
+        sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=model.device)
+        mine = np.arange(len(self.rows.units))[dist.rank :: dist.world_size]
+        for batch in model.micro_batches(self.rows, mine, micro_batch_tokens):
+            found, likeliest = model.logprobs_and_argmax(batch)
             counts = list(batch.counts)
             hits = (likeliest == batch.targets).split(counts)
             for unit, part, hit in zip(batch.units, found.double().split(counts), hits, strict=True):
                 asks = self.asks[unit]
                 told = [-part.sum(), len(part), float(asks and bool(hit.all())), float(asks)]
                 sums[topics.index(self.topics[unit])] += sums.new_tensor([float(value) for value in told])
-        network.model.train(training)
-        group.add_up([sums])
+        model.hf_model.train(training)
+        dist.all_reduce_sum([sums])
         measured = {}
         for topic, (loss, tokens, right, questions) in zip(topics, sums.tolist(), strict=True):
             measured[_loss(topic)] = loss / tokens

@@ -19,10 +19,10 @@ from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.callbacks.checkpoint import best_file, hashed
-from hanlin.train.compute.model import Network
-from hanlin.train.compute.state import take_over
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.compute.state import load_weights
 from hanlin.train.dataset.packed import Rows
-from hanlin.train.distributed.context import Group
+from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 
 LOSS = "validation_loss"
@@ -47,25 +47,25 @@ class Validation:
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
 
-    def measure(self, network: Network, group: Group, micro_batch_tokens: int) -> dict[str, float]:
+    def measure(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
         """The mean loss and the objective's other means after a step, by their names in the curve. Dropout and noise
         are off, and each record counts as in training."""
-        network.refresh()
-        training = network.model.training
-        network.model.eval()
-        mine = np.arange(len(self.rows.units))[group.rank :: group.size]
+        model.refresh()
+        training = model.hf_model.training
+        model.hf_model.eval()
+        mine = np.arange(len(self.rows.units))[dist.rank :: dist.world_size]
         names = ("loss", *self.objective.measures)
-        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=network.device)
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=model.device)
         with torch.no_grad():
-            now = self.objective.of_step(network, mine, micro_batch_tokens, group.add_up)
-            for batch in network.passes(self.rows, mine, micro_batch_tokens):
-                found = now.loss(network, batch)
+            now = self.objective.of_step(model, mine, micro_batch_tokens, dist.all_reduce_sum)
+            for batch in model.micro_batches(self.rows, mine, micro_batch_tokens):
+                found = now.loss(model, batch)
                 told = [found.total, *(found.metrics[name] for name in self.objective.measures)]
                 sums += torch.stack(
-                    [*(value.double().to(network.device) for value in told), sums.new_tensor(found.weight)]
+                    [*(value.double().to(model.device) for value in told), sums.new_tensor(found.weight)]
                 )
-        network.model.train(training)
-        group.add_up([sums])
+        model.hf_model.train(training)
+        dist.all_reduce_sum([sums])
         return {f"validation_{name}": float(value / sums[-1]) for name, value in zip(names, sums, strict=False)}
 
     def patient(self, curve: Sequence[Mapping[str, Any]]) -> bool:
@@ -95,7 +95,7 @@ def summary(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {LOSS: ends, "best_step": step}
 
 
-def take_weights(folder: Path, step: int, network: Network) -> None:
+def take_weights(folder: Path, step: int, model: TrainModel) -> None:
     """Put the weights of a step back. Raises UserError when their file is damaged."""
     file = best_file(folder, step)
     known = file.with_suffix(".sha256")
@@ -105,4 +105,4 @@ def take_weights(folder: Path, step: int, network: Network) -> None:
             file,
             say("remove the stage's .work folder and run again", "请删除该阶段的 .work 目录后重新运行"),
         )
-    take_over(torch.load(file, map_location="cpu", weights_only=True), network.trained())
+    load_weights(torch.load(file, map_location="cpu", weights_only=True), model.trainable_parameters())

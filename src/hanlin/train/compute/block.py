@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hanlin.train.compute.linear import Matrix
+from hanlin.train.compute.linear import Linear
 
 
 class Norm:
@@ -71,7 +71,7 @@ class _Projected(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, norm: Norm, matrices: Sequence[Matrix], training: bool, stream: torch.Tensor, *_: torch.Tensor
+        ctx: Any, norm: Norm, matrices: Sequence[Linear], training: bool, stream: torch.Tensor, *_: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         inputs, inverse = norm.apply(stream, matrices[0].number_format)
         kept = [matrix.dropped(inputs, training) for matrix in matrices]
@@ -102,7 +102,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, matrix: Matrix, training: bool, stream: torch.Tensor, inputs: torch.Tensor, *_: torch.Tensor
+        ctx: Any, matrix: Linear, training: bool, stream: torch.Tensor, inputs: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
         kept = matrix.dropped(inputs, training)
         out, inner = matrix.apply(inputs, kept)
@@ -122,7 +122,7 @@ class _FeedForward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, norm: Norm, matrices: Sequence[Matrix], training: bool, stream: torch.Tensor, *_: torch.Tensor
+        ctx: Any, norm: Norm, matrices: Sequence[Linear], training: bool, stream: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
         gate, up, down = matrices
         inputs, inverse = norm.apply(stream, gate.number_format)
@@ -185,9 +185,9 @@ def normalized(stream: torch.Tensor, norm: Norm, number_format: torch.dtype) -> 
     return _Normalized.apply(norm, number_format, stream, norm.weight)
 
 
-def projected(stream: torch.Tensor, norm: Norm, matrices: Sequence[Matrix], training: bool) -> tuple[torch.Tensor, ...]:
+def projected(stream: torch.Tensor, norm: Norm, matrices: Sequence[Linear], training: bool) -> tuple[torch.Tensor, ...]:
     """Several projections [tokens, out] of the normalized stream."""
-    weights = [weight for matrix in matrices for weight in matrix.trained()]
+    weights = [weight for matrix in matrices for weight in matrix.trainable_parameters()]
     return _Projected.apply(norm, matrices, training, stream, norm.weight, *weights)
 
 
@@ -196,12 +196,12 @@ def rotated(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> t
     return _Rotated.apply(values, cosine, sine)
 
 
-def added(stream: torch.Tensor, inputs: torch.Tensor, matrix: Matrix, training: bool) -> torch.Tensor:
+def added(stream: torch.Tensor, inputs: torch.Tensor, matrix: Linear, training: bool) -> torch.Tensor:
     """The stream plus a projection of `inputs`."""
-    return _Added.apply(matrix, training, stream, inputs, *matrix.trained())
+    return _Added.apply(matrix, training, stream, inputs, *matrix.trainable_parameters())
 
 
-def feed_forward(stream: torch.Tensor, norm: Norm, matrices: Sequence[Matrix], training: bool) -> torch.Tensor:
+def feed_forward(stream: torch.Tensor, norm: Norm, matrices: Sequence[Linear], training: bool) -> torch.Tensor:
     """The second half of a block; `matrices` are gate, up and down."""
-    weights = [weight for matrix in matrices for weight in matrix.trained()]
+    weights = [weight for matrix in matrices for weight in matrix.trainable_parameters()]
     return _FeedForward.apply(norm, matrices, training, stream, norm.weight, *weights)

@@ -59,7 +59,7 @@ def noise(positions: torch.Tensor, width: int, alpha: float) -> torch.Tensor:
     return drawn * (alpha / (lengths * width).sqrt())[:, None]
 
 
-class HeadOfRows:
+class PartialHead:
     """An output head of which only some rows are trained: they are written over the frozen ones at each step.
 
     The loss gives the gradient of the whole head (`losses`), of which the trained rows' part is taken.

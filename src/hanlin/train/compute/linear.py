@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 
-class Matrix:
+class Linear:
     """A projection y = W x + b + scale · B A x: its weights as they are kept, and as a step's arithmetic uses them.
 
     A and B (`down`, `up`) are an adapter's (Hu et al. 2021, arXiv:2106.09685, eq. 3), or None; `dropout` is the share
@@ -30,7 +30,7 @@ class Matrix:
         self.scale, self.dropout = scale, dropout
         self.cast: torch.Tensor = weight.detach()
 
-    def trained(self) -> list[torch.Tensor]:
+    def trainable_parameters(self) -> list[torch.Tensor]:
         """What gradients are given for, in the order in which `gradients` gives them."""
         return [part for part in (self.weight, self.bias, self.down, self.up) if part is not None]
 
@@ -88,7 +88,7 @@ class Matrix:
         return functional.dropout(torch.ones_like(inputs), self.dropout)
 
 
-class PackedMatrix(Matrix):
+class QuantizedLinear(Linear):
     """A projection whose frozen weight is kept in few bits: `unpack` gives it in a number format, each time that it is
     used, so that no more than one is there at once."""
 
@@ -119,7 +119,7 @@ class PackedMatrix(Matrix):
         self._refresh_adapter(number_format)
 
 
-class TurnedMatrix(Matrix):
+class DoraLinear(Linear):
     """A projection by DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): the rows of W + scale · B A, brought to lengths
     that are trained of their own. Gradients treat the present lengths as constants (section 4.3 there).
 
@@ -127,12 +127,12 @@ class TurnedMatrix(Matrix):
     training all weights.
     """
 
-    def __init__(self, whole: Matrix, lengths: nn.Parameter) -> None:
+    def __init__(self, whole: Linear, lengths: nn.Parameter) -> None:
         super().__init__(whole.weight, whole.bias)
         self._parts = (whole.weight, whole.down, whole.up, lengths)
         self._scale = whole.scale
 
-    def trained(self) -> list[torch.Tensor]:
+    def trainable_parameters(self) -> list[torch.Tensor]:
         weight, down, up, lengths = self._parts
         assert down is not None and up is not None
         sum_of_both = weight.detach().float() + self._scale * (up @ down)

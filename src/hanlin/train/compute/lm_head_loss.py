@@ -32,7 +32,7 @@ SMALLEST_SHARE = 1e-30
 """A share below it may have lost digits, and its logarithm is told otherwise."""
 
 
-def summed_loss(
+def cross_entropy_sum(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cast: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Minus the sum of log p(target) over all positions, as a float32 scalar with a gradient.
@@ -46,7 +46,7 @@ def summed_loss(
     return _SummedLoss.apply(hidden, head, targets, head.detach() if cast is None else cast)
 
 
-def token_log_probabilities(
+def token_logprobs(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, cast: torch.Tensor | None = None
 ) -> torch.Tensor:
     """log p(target) of each position, float32 [n], with a gradient; arguments as for `summed_loss`.

@@ -25,10 +25,10 @@ from hanlin.core.i18n import say
 from hanlin.models.adapters import token_rows
 from hanlin.train.compute.attention import documents_attention
 from hanlin.train.compute.block import Norm, added, feed_forward, normalized, projected, rotated
-from hanlin.train.compute.embeddings import Embeddings, Head, HeadOfRows, noise
+from hanlin.train.compute.embeddings import Embeddings, Head, PartialHead, noise
 from hanlin.train.compute.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
-from hanlin.train.compute.linear import Matrix, PackedMatrix, TurnedMatrix
-from hanlin.train.compute.lm_head_loss import filled, summed_loss, token_log_probabilities
+from hanlin.train.compute.linear import DoraLinear, Linear, QuantizedLinear
+from hanlin.train.compute.lm_head_loss import cross_entropy_sum, filled, token_logprobs
 from hanlin.train.compute.runtime import keep_freed_memory
 from hanlin.train.dataset.document_layout import Documents
 from hanlin.train.dataset.packed import Pass, Rows
@@ -50,10 +50,10 @@ class _Block(NamedTuple):
 
     layer: nn.Module
     before_attention: Norm
-    query_key_value: tuple[Matrix, Matrix, Matrix]
-    output: Matrix
+    query_key_value: tuple[Linear, Linear, Linear]
+    output: Linear
     before_feed_forward: Norm
-    gate_up_down: tuple[Matrix, Matrix, Matrix]
+    gate_up_down: tuple[Linear, Linear, Linear]
 
     def refresh(self, number_format: torch.dtype) -> None:
         for matrix in (*self.query_key_value, self.output, *self.gate_up_down):
@@ -61,16 +61,16 @@ class _Block(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Gathering:
+class ShardedCalls:
     """How a model computes whose weights lie in parts with all processes (`placement`).
 
     The modules' own calls bring the parts together, so each process has to make them equally often: `most` is the
     greatest of all processes' counts. `whole` calls the model, `backward` goes back through what it made.
     """
 
-    whole: Callable[..., Any]
+    call_model: Callable[..., Any]
     backward: Callable[[torch.Tensor], Any]
-    most: Callable[[int], int]
+    all_reduce_max: Callable[[int], int]
 
 
 def run(work: Callable[..., Found], *given: Any) -> Found:
@@ -78,7 +78,7 @@ def run(work: Callable[..., Found], *given: Any) -> Found:
     return work(*given)
 
 
-class Network:
+class TrainModel:
     """A model on its device. In bfloat16, what is trained is kept in float32 and cast once for each step (Micikevicius
     et al. 2018, arXiv:1710.03740, section 3.1), what is frozen is kept in bfloat16, and the stream between blocks,
     norms, rotations and losses are float32."""
@@ -86,20 +86,20 @@ class Network:
     def __init__(self, model: PreTrainedModel | PeftModel, device: torch.device, number_format: NumberFormat) -> None:
         if device.type == "cpu":
             keep_freed_memory()
-        self.model = model
+        self.hf_model = model
         self.device = device
         self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
-        self.recomputes = False
+        self.gradient_checkpointing = False
         """Whether activations are computed again in the backward pass instead of being kept."""
-        self.untrained: tuple[str, ...] = ()
+        self.untrained_tokens: tuple[str, ...] = ()
         """Special tokens of the data whose rows nobody had trained; they are trained now."""
-        self.start: dict[str, torch.Tensor] | None = None
+        self.adapter_init: dict[str, torch.Tensor] | None = None
         """What an adapter started with, where that was taken out of its base."""
-        self.noise = 0.0
+        self.neftune_alpha = 0.0
         """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
         self.attention: Attention = documents_attention
         """The kernel that tokens attend by within their documents."""
-        self.gathering: Gathering | None = None
+        self.sharded_calls: ShardedCalls | None = None
         for parameter in model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
@@ -124,55 +124,55 @@ class Network:
 
     def refresh(self) -> None:
         """Take over the weights as the last step left them; called once before the passes of a step."""
-        if self.gathering is not None:  # they are taken over when they have been brought together
+        if self.sharded_calls is not None:  # they are taken over when they have been brought together
             return
         self._head.refresh(self.dtype)
         for block in self._blocks:
             block.refresh(self.dtype)
 
-    def gather(self, gathering: Gathering) -> None:
+    def shard(self, calls: ShardedCalls) -> None:
         """Compute from now on with weights that lie in parts with all processes."""
-        self.gathering = gathering
-        for module in (self.model, *self.layers):
+        self.sharded_calls = calls
+        for module in (self.hf_model, *self.layers):
             module.forward = run
 
-    def passes(self, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[Pass]:
+    def micro_batches(self, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[Pass]:
         """The units of this process in passes, on the device. Where all processes have to go through the model equally
         often, one with fewer passes than others does so with a unit that does not count."""
-        if self.gathering is None:
+        if self.sharded_calls is None:
             for batch in rows.passes(units, micro_batch_tokens):
                 yield batch.to(self.device)
             return
         batches = list(rows.passes(units, micro_batch_tokens))  # the number has to be agreed on before the first
-        more = self.gathering.most(len(batches)) - len(batches)
+        more = self.sharded_calls.all_reduce_max(len(batches)) - len(batches)
         for batch in batches:
             yield batch.to(self.device)
         for _ in range(more):
-            nothing = self.summed_loss(next(rows.passes([0], micro_batch_tokens)).to(self.device)) * 0.0
+            nothing = self.loss_sum(next(rows.passes([0], micro_batch_tokens)).to(self.device)) * 0.0
             if nothing.requires_grad:
                 self.backward(nothing)
 
     def backward(self, total: torch.Tensor) -> None:
         """Add the gradients of a pass's loss to those of the step."""
-        if self.gathering is None:
+        if self.sharded_calls is None:
             total.backward()  # type: ignore[no-untyped-call]
         else:
-            self.gathering.backward(total)
+            self.sharded_calls.backward(total)
 
-    def choose_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
+    def set_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
         """Take a kernel. Raises UserError where it cannot run."""
         self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
 
-    def hidden(self, batch: Pass) -> torch.Tensor:
+    def hidden_states(self, batch: Pass) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learned."""
         return self._filled(batch)[: len(batch.targets)]
 
     def _filled(self, batch: Pass) -> torch.Tensor:
         """The same, and what fills them up to a size that occurs again (`losses.filled`)."""
         stream = self._embeddings.read(batch.ids[0])
-        if self.noise and self.model.training:
-            stream = stream + noise(batch.positions[0], stream.shape[1], self.noise)
-        if self.gathering is not None and torch.is_grad_enabled() and not stream.requires_grad:
+        if self.neftune_alpha and self.hf_model.training:
+            stream = stream + noise(batch.positions[0], stream.shape[1], self.neftune_alpha)
+        if self.sharded_calls is not None and torch.is_grad_enabled() and not stream.requires_grad:
             stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
         entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
         more = filled(len(batch.learned), entries, trained, self.device.type != "cpu") - len(batch.learned)
@@ -180,50 +180,50 @@ class Network:
         cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
         for block in self._blocks:
             wanted = learned if block is self._blocks[-1] else None
-            through = self._through if self.gathering is None else self._through_gathered
-            if self.recomputes and torch.is_grad_enabled():
+            through = self._through if self.sharded_calls is None else self._through_gathered
+            if self.gradient_checkpointing and torch.is_grad_enabled():
                 stream = checkpoint(through, block, stream, cosine, sine, batch.documents, wanted, use_reentrant=False)
             else:
                 stream = through(block, stream, cosine, sine, batch.documents, wanted)
         return normalized(stream, self._norm, self.dtype)
 
-    def summed_loss(self, batch: Pass) -> torch.Tensor:
+    def loss_sum(self, batch: Pass) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""
-        return self._within(self._summed_loss, batch)
+        return self._within(self._loss_sum, batch)
 
-    def _summed_loss(self, batch: Pass) -> torch.Tensor:
-        return summed_loss(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+    def _loss_sum(self, batch: Pass) -> torch.Tensor:
+        return cross_entropy_sum(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
-    def token_log_probabilities(self, batch: Pass) -> torch.Tensor:
+    def token_logprobs(self, batch: Pass) -> torch.Tensor:
         """The log-probability of each of a pass's targets, float32 [n]."""
-        return self._within(self._token_log_probabilities, batch)
+        return self._within(self._token_logprobs, batch)
 
-    def _token_log_probabilities(self, batch: Pass) -> torch.Tensor:
-        return token_log_probabilities(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+    def _token_logprobs(self, batch: Pass) -> torch.Tensor:
+        return token_logprobs(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
-    def read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs_and_argmax(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
         [n]: what greedy writing puts there. Without gradients."""
-        return self._within(self._read, batch)
+        return self._within(self._logprobs_and_argmax, batch)
 
     @torch.no_grad()
-    def _read(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    def _logprobs_and_argmax(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
         found, likeliest = [], []
-        for piece, targets in zip(self.hidden(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
+        for piece, targets in zip(self.hidden_states(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
             shares = (piece @ self._head.cast.T).float().log_softmax(-1)
             found.append(shares.gather(1, targets[:, None])[:, 0])
             likeliest.append(shares.argmax(-1))
         return torch.cat(found), torch.cat(likeliest)
 
-    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+    def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that are trained, by name, in the model's order."""
-        return ((name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+        return ((name, parameter) for name, parameter in self.hf_model.named_parameters() if parameter.requires_grad)
 
     def _within(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
         """Do the work with the weights at both ends of the model there."""
-        if self.gathering is None:
+        if self.sharded_calls is None:
             return work(batch)
-        found: Found = self.gathering.whole(self._with_ends, work, batch)
+        found: Found = self.sharded_calls.call_model(self._with_ends, work, batch)
         return found
 
     def _with_ends(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
@@ -250,7 +250,7 @@ class Network:
         wanted: torch.Tensor | None,
     ) -> torch.Tensor:
         """The stream behind a block; behind the last, only at the positions that are wanted."""
-        training = self.model.training
+        training = self.hf_model.training
         found = projected(stream, block.before_attention, block.query_key_value, training)
         query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
         query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
@@ -281,10 +281,10 @@ def _embeddings(module: nn.Module) -> Embeddings:
 def _head(module: nn.Module) -> Head:
     rows = token_rows(module)
     if rows is None:
-        return Matrix(_own(module).weight)
+        return Linear(_own(module).weight)
     (name,) = rows.active_adapters
     base = cast(nn.Linear, rows.get_base_layer())
-    return HeadOfRows(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
+    return PartialHead(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
 
 
 def _norm(module: nn.Module) -> Norm:
@@ -292,7 +292,7 @@ def _norm(module: nn.Module) -> Norm:
     return Norm(norm.weight, norm.variance_epsilon)
 
 
-def _matrix(module: nn.Module, passing: bool) -> Matrix:
+def _matrix(module: nn.Module, passing: bool) -> Linear:
     if not isinstance(module, LoraLayer):
         return _base_matrix(module, {}, passing)
     (name,) = module.active_adapters
@@ -309,24 +309,24 @@ def _matrix(module: nn.Module, passing: bool) -> Matrix:
             "lora.dropout",
             say("set dropout to 0", "请将 dropout 设为 0"),
         )
-    return TurnedMatrix(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+    return DoraLinear(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
 
 
-def _base_matrix(module: nn.Module, adapter: dict[str, Any], passing: bool) -> Matrix:
+def _base_matrix(module: nn.Module, adapter: dict[str, Any], passing: bool) -> Linear:
     """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter. A `passing` weight is there
     for a while only, in each direction: nothing of it may be kept from one to the other."""
     weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
     if passing:
-        return PackedMatrix(weight, lambda number_format: weight.detach().to(number_format), bias, **adapter)
+        return QuantizedLinear(weight, lambda number_format: weight.detach().to(number_format), bias, **adapter)
     if weight.is_floating_point():
-        return Matrix(weight, bias, **adapter)
+        return Linear(weight, bias, **adapter)
     state = getattr(module, "state", None)
 
     def unpack(number_format: torch.dtype) -> torch.Tensor:
         with torch.no_grad():
             return dequantize_bnb_weight(weight, state=state).to(number_format)
 
-    return PackedMatrix(weight, unpack, bias, **adapter)
+    return QuantizedLinear(weight, unpack, bias, **adapter)
 
 
 def _block(layer: Any, passing: bool = False) -> _Block:

@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def faster_format(device: torch.device) -> Literal["float32", "bfloat16"]:
+def faster_dtype(device: torch.device) -> Literal["float32", "bfloat16"]:
     """The number format that training is faster in: bfloat16 on a GPU that knows it and on a CPU with matrix units for
     it (AMX: products are 8 to 10 times as fast) or with AVX-512's products of bfloat16 (2 times), else float32."""
     if device.type == "cuda":

@@ -10,11 +10,11 @@ from torch import nn
 Named = Iterable[tuple[str, nn.Parameter]]
 
 
-Keep = Callable[[str, torch.Tensor], torch.Tensor | None]
+CopyTensor = Callable[[str, torch.Tensor], torch.Tensor | None]
 
 
 @torch.no_grad()
-def take_over(weights: dict[str, torch.Tensor], trained: Named) -> None:
+def load_weights(weights: dict[str, torch.Tensor], trained: Named) -> None:
     """Put saved weights into the parameters. Raises RuntimeError when they are another model's."""
     parameters = dict(trained)
     if parameters.keys() != weights.keys():

@@ -1,1 +1,1 @@
-"""Training in several processes: DDP, FSDP, DeepSpeed."""
+"""Training in several processes: DDP, FSDP and DeepSpeed ZeRO."""

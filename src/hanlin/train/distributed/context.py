@@ -1,6 +1,6 @@
-"""The processes that train together: who they are, and what they add up.
+"""The processes that train together: rank, world size, device, barriers and all-reduces.
 
-Owns joining, leaving and sums over processes. Does not own which process holds which weights (`placement`).
+Which process holds which weights is the strategy's business (`ddp`, `fsdp`, `deepspeed`).
 """
 
 from __future__ import annotations
@@ -16,25 +16,29 @@ from torch import distributed
 
 from hanlin.config.settings.launch import GROUP_TIMEOUT
 
-BUCKET_NUMBERS = 1 << 25
-"""Gradients are summed over processes in buckets of at most so many numbers."""
+BUCKET_ELEMENTS = 1 << 25
+"""Gradients are all-reduced in buckets of at most so many elements."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """The processes that train together, as Accelerate found them: launched by torchrun, or one alone."""
+class DistContext:
+    """This process among those that train together, as Accelerate found them: started by torchrun, or a single one."""
 
     rank: int
-    size: int
+    world_size: int
     device: torch.device
 
     @classmethod
-    def join(cls) -> Group:
-        """Join the group. Raises RuntimeError when fewer processes have joined than were launched: each would train
-        alone and write what the others write."""
-        # without `cpu`, Accelerate takes no notice of torchrun where there is no accelerator
-        patience = os.environ.get(GROUP_TIMEOUT)
-        options = {"timeout": timedelta(seconds=float(patience))} if patience else {}
+    def initialize(cls) -> DistContext:
+        """Join the process group that torchrun started, if it did.
+
+        Raises:
+            RuntimeError: Fewer processes have joined than were started: each would train alone and write what the
+                others write.
+        """
+        # without `cpu`, Accelerate ignores torchrun if there is no accelerator
+        timeout = os.environ.get(GROUP_TIMEOUT)
+        options = {"timeout": timedelta(seconds=float(timeout))} if timeout else {}
         state = PartialState(cpu=not torch.accelerator.is_available(), **options)
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if state.num_processes != launched:
@@ -42,38 +46,39 @@ class Group:
         return cls(state.process_index, state.num_processes, torch.device(state.device))
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and reports progress: rank 0."""
         return self.rank == 0
 
-    def wait(self) -> None:
-        """Until every process has come here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        if self.world_size > 1:
             distributed.barrier()
 
-    def leave(self) -> None:
-        """Part from the other processes, when the first has written what all have made."""
-        if self.size > 1:
-            self.wait()
+    def shutdown(self) -> None:
+        """Wait for all processes, then leave the process group."""
+        if self.world_size > 1:
+            self.barrier()
             PartialState().destroy_process_group()
 
-    def most(self, count: int) -> int:
-        """The greatest count of all processes."""
-        if self.size == 1:
+    def all_reduce_max(self, count: int) -> int:
+        """The greatest `count` of all processes."""
+        if self.world_size == 1:
             return count
-        found = torch.tensor([count], device=self.device)
-        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-        return int(found)
+        value = torch.tensor([count], device=self.device)
+        distributed.all_reduce(value, op=distributed.ReduceOp.MAX)
+        return int(value)
 
-    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Replace each tensor by its sum over all processes."""
-        if self.size == 1:
+    def all_reduce_sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in place."""
+        if self.world_size == 1:
             return
         bucket: list[torch.Tensor] = []
-        for place, tensor in enumerate(tensors):
+        for index, tensor in enumerate(tensors):
             bucket.append(tensor)
-            if place + 1 == len(tensors) or sum(map(torch.numel, bucket)) > BUCKET_NUMBERS:
+            if index + 1 == len(tensors) or sum(map(torch.numel, bucket)) > BUCKET_ELEMENTS:
                 flat = torch.cat([part.reshape(-1) for part in bucket])
                 distributed.all_reduce(flat)
-                for part, found in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
-                    part.copy_(found.view_as(part))
+                for part, reduced in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
+                    part.copy_(reduced.view_as(part))
                 bucket = []

@@ -1,7 +1,7 @@
-"""Averages and gradients in parts, and in its third stage weights too: DeepSpeed's ZeRO, with or without offloading.
+"""Sharded optimizer state and gradients, and in stage 3 weights too: DeepSpeed's ZeRO, with or without offloading.
 
-Owns what DeepSpeed is told and asked (Rajbhandari et al. 2020, arXiv:1910.02054; Ren et al. 2021, arXiv:2101.06840).
-Its own optimizers are compiled when they are first used and so are left alone: AdamW is torch's, wherever it runs.
+Source: Rajbhandari et al. 2020, arXiv:1910.02054; Ren et al. 2021, arXiv:2101.06840. DeepSpeed's own optimizers are
+compiled when they are first used, so they are not used: AdamW is torch's, wherever it runs.
 """
 
 from __future__ import annotations
@@ -19,100 +19,115 @@ import torch
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.compute.model import Gathering, Network
-from hanlin.train.compute.state import Keep
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies, reopened
+from hanlin.train.compute.model import ShardedCalls, TrainModel
+from hanlin.train.compute.state import CopyTensor
+from hanlin.train.distributed.base import Strategy, gather_full_model
+from hanlin.train.distributed.context import DistContext
 
-AVERAGES = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""The two tensors that AdamW keeps for each parameter."""
 
 
-class Zero(Copies):
-    """DeepSpeed's engine around the network."""
+class DeepSpeed(Strategy):
+    """DeepSpeed's engine around the model."""
 
-    def __init__(self, network: Network, settings: Training, group: Group, mode: str, offload: bool) -> None:
-        """Raises UserError where DeepSpeed is not installed."""
-        self._library = library = _library(group.device)
-        self._divides_weights = mode == "zero3"
-        network.device = group.device
-        super().__init__(network, settings, group)
-        self._order = [parameter for part in self.optimizer.param_groups for parameter in part["params"]]
-        self._settings_of_groups = self.optimizer.state_dict()["param_groups"]
-        if self._divides_weights:
-            # a block is brought together as one; embeddings, last norm and head are used inside the model's own call
-            library.utils.set_z3_leaf_modules(network.model, list({type(layer) for layer in network.layers}))
-            in_blocks = {id(parameter) for layer in network.layers for parameter in layer.parameters()}
-            for parameter in network.model.parameters():
+    def __init__(self, model: TrainModel, settings: Training, dist: DistContext, mode: str, offload: bool) -> None:
+        """Initialize DeepSpeed.
+
+        Args:
+            model: The model to train, on the CPU.
+            settings: The optimizer's settings.
+            dist: The processes that train together.
+            mode: `zero2` or `zero3`; the latter shards weights too.
+            offload: Whether optimizer state (and in stage 3 weights) stay in CPU memory.
+
+        Raises:
+            UserError: DeepSpeed is not installed.
+        """
+        self._library = library = _import_deepspeed(dist.device)
+        self._shards_weights = mode == "zero3"
+        model.device = dist.device
+        super().__init__(model, settings, dist)
+        self._parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self._param_groups = self.optimizer.state_dict()["param_groups"]
+        if self._shards_weights:
+            # a block is gathered as one; embeddings, last norm and head are used inside the model's own call
+            library.utils.set_z3_leaf_modules(model.hf_model, list({type(layer) for layer in model.layers}))
+            in_blocks = {id(parameter) for layer in model.layers for parameter in layer.parameters()}
+            for parameter in model.hf_model.parameters():
                 if id(parameter) not in in_blocks:
-                    library.zero.register_external_parameter(network.model, parameter)
+                    library.zero.register_external_parameter(model.hf_model, parameter)
         self._engine, self.optimizer, *_ = library.initialize(
-            model=network.model,
+            model=model.hf_model,
             optimizer=self.optimizer,
             config=_config(mode, offload, settings.max_grad_norm),
             dist_init_required=False,
         )
-        self._begin_averages()
-        network.gather(Gathering(self._engine, self._backward, group.most))
+        self._create_optimizer_state()
+        model.shard(ShardedCalls(self._engine, self._backward, dist.all_reduce_max))
 
     def _backward(self, total: torch.Tensor) -> None:
         self._engine.backward(total, scale_wrt_gas=False)
 
-    def finish(self, sums: dict[str, float], weighs: str) -> float:
-        """The same; DeepSpeed measures the length as it steps, so the step is done with it."""
-        self._add_up(sums)
+    def _reduce_gradients(self, gradients: list[torch.Tensor]) -> None:
+        """The engine reduces them."""
+
+    def reduce_and_clip_grads(self, sums: dict[str, float], weight_name: str) -> float:
+        """As in `Strategy`, and the step is done as well: DeepSpeed computes the norm while it steps."""
+        self._reduce_sums(sums)
         # gradients are means over processes; divided by this they are those of the whole step's mean
-        self.optimizer.override_loss_scale(sums[weighs] / self.group.size)
+        self.optimizer.override_loss_scale(sums[weight_name] / self.dist.world_size)
         self._engine.step()
         self.optimizer.override_loss_scale(1.0)
         return math.inf if self.optimizer.overflow else float(self._engine.get_global_grad_norm())
 
     def step(self) -> None:
-        """It was done with `finish`."""
+        """`reduce_and_clip_grads` has done it."""
 
-    def weights(self, keep: Keep) -> dict[str, Any]:
+    def weights(self, copy: CopyTensor) -> dict[str, Any]:
         get = self._library.utils.safe_get_full_fp32_param
-        return {name: keep(f"weights {name}", get(value).detach()) for name, value in self.trained.items()}
+        return {name: copy(f"weights {name}", get(value).detach()) for name, value in self.trainable.items()}
 
-    def averages(self, keep: Keep) -> dict[str, Any]:
+    def optimizer_state(self, copy: CopyTensor) -> dict[str, Any]:
         get = self._library.utils.safe_get_full_optimizer_state
         steps = next(iter(self.optimizer.optimizer.state.values()))["step"].cpu()
         state: dict[int, dict[str, Any]] = {}
-        for place, parameter in enumerate(self._order):
-            name = f"averages {place}"
-            state[place] = {"step": keep(f"{name} step", steps)}
-            for part in AVERAGES:
-                state[place][part] = keep(f"{name} {part}", get(parameter, part))
-        return {"state": state, "param_groups": self._settings_of_groups}
+        for index, parameter in enumerate(self._parameters):
+            name = f"optimizer {index}"
+            state[index] = {"step": copy(f"{name} step", steps)}
+            for moment in MOMENTS:
+                state[index][moment] = copy(f"{name} {moment}", get(parameter, moment))
+        return {"state": state, "param_groups": self._param_groups}
 
-    def restore(self, averages: dict[str, Any]) -> None:
-        states = averages["state"]
-        for state in self.optimizer.optimizer.state.values():
-            state["step"].fill_(float(states[0]["step"]))
+    def load_optimizer_state(self, state: dict[str, Any]) -> None:
+        saved = state["state"]
+        for tensors in self.optimizer.optimizer.state.values():
+            tensors["step"].fill_(float(saved[0]["step"]))
         utilities = self._library.utils
-        for place, parameter in enumerate(self._order):
-            for part in AVERAGES:
-                value = states[place][part].to(self.network.device)
-                if not self._divides_weights:
-                    utilities.safe_set_full_optimizer_state(parameter, value, part)
+        for index, parameter in enumerate(self._parameters):
+            for moment in MOMENTS:
+                value = saved[index][moment].to(self.model.device)
+                if not self._shards_weights:
+                    utilities.safe_set_full_optimizer_state(parameter, value, moment)
                     continue
-                size = utilities.safe_get_local_optimizer_state(parameter, part).numel()
-                padded = torch.nn.functional.pad(value.flatten(), (0, size * self.group.size - value.numel()))
-                utilities.safe_set_local_optimizer_state(parameter, padded[size * self.group.rank :][:size], part)
+                size = utilities.safe_get_local_optimizer_state(parameter, moment).numel()
+                padded = torch.nn.functional.pad(value.flatten(), (0, size * self.dist.world_size - value.numel()))
+                utilities.safe_set_local_optimizer_state(parameter, padded[size * self.dist.rank :][:size], moment)
 
-    def _begin_averages(self) -> None:
-        """Let the optimizer's state be there before its first step, so that it can be asked for and set."""
-        parts = "fp32_partitioned_groups_flat" if self._divides_weights else "single_partition_of_fp32_groups"
-        for flat in getattr(self.optimizer, parts):
-            state = {part: torch.zeros_like(flat) for part in AVERAGES}
-            self.optimizer.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **state}
-        if not self._divides_weights:  # it does so itself after the first of several groups, too early for the others
+    def _create_optimizer_state(self) -> None:
+        """Create the optimizer's state before its first step, so that it can be read and set."""
+        attribute = "fp32_partitioned_groups_flat" if self._shards_weights else "single_partition_of_fp32_groups"
+        for flat in getattr(self.optimizer, attribute):
+            moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            self.optimizer.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
+        if not self._shards_weights:  # it does so itself after the first of several groups, too early for the others
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def whole(self, opened: Callable[[], Network]) -> Network:
-        return reopened(self, opened)
+    def full_model(self, load: Callable[[], TrainModel]) -> TrainModel:
+        return gather_full_model(self, load)
 
 
-def _library(device: torch.device) -> Any:
+def _import_deepspeed(device: torch.device) -> Any:
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
@@ -123,13 +138,13 @@ def _library(device: torch.device) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # it calls collectives by names that torch deprecates, thousands of times
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")
-    # what it may compile when it is first used: nothing, since there need be no compiler
+    # it may compile nothing when it is first used: there need be no compiler
     library.ops.__compatible_ops__ = dict.fromkeys(library.ops.__compatible_ops__, False)
     return library
 
 
 def _config(mode: str, offload: bool, max_norm: float) -> dict[str, Any]:
-    """DeepSpeed's configuration. Number formats are not its business: trained weights are float32 (`network`)."""
+    """DeepSpeed's configuration. It sets no dtype: trained weights are float32 (`TrainModel`)."""
     stage: dict[str, Any] = {"stage": int(mode.removeprefix("zero"))}
     if offload:
         stage["offload_optimizer"] = {"device": "cpu"}
@@ -139,7 +154,7 @@ def _config(mode: str, offload: bool, max_norm: float) -> dict[str, Any]:
         stage["stage3_param_persistence_threshold"] = 0  # a block's small tensors come with its matrices
     return {
         "train_micro_batch_size_per_gpu": 1,
-        "managed_gradient_accumulation": False,  # a step is what the loop says it is
+        "managed_gradient_accumulation": False,  # the trainer decides when a step is done
         "gradient_clipping": max_norm,
         "zero_optimization": stage,
         "zero_allow_untested_optimizer": True,

@@ -1,4 +1,4 @@
-"""Which form of data parallelism a run has: DDP, FSDP or DeepSpeed ZeRO."""
+"""Which strategy of data parallelism a run uses: DDP, FSDP or DeepSpeed ZeRO."""
 
 from __future__ import annotations
 
@@ -6,32 +6,43 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.compute.model import Network
-from hanlin.train.distributed.context import Group
-from hanlin.train.distributed.ddp import Copies
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.distributed.base import Strategy
+from hanlin.train.distributed.context import DistContext
+from hanlin.train.distributed.ddp import DDP
 
 
-def open_strategy(network: Network, settings: Training, group: Group, context: StageContext) -> Copies:
-    """The form that the job was launched in (`refuse_undivided` comes before)."""
+def open_strategy(model: TrainModel, settings: Training, dist: DistContext, context: StageContext) -> Strategy:
+    """Put the model under the strategy that the stage was launched with (`launch.mode`).
+
+    Args:
+        model: The model to train; on the CPU unless the mode is `ddp`.
+        settings: The optimizer's settings; `check_can_shard` has to have accepted them.
+        dist: The processes that train together.
+        context: The stage's mode and whether it offloads.
+
+    Raises:
+        UserError: DeepSpeed is asked for and not installed.
+    """
     if context.mode == "ddp":
-        return Copies(network, settings, group)
+        return DDP(model, settings, dist)
     if context.mode == "fsdp":
-        from hanlin.train.distributed.fsdp import Shards
+        from hanlin.train.distributed.fsdp import FSDP
 
-        return Shards(network, settings, group, context.offload)
-    from hanlin.train.distributed.deepspeed import Zero  # an extra
+        return FSDP(model, settings, dist, context.offload)
+    from hanlin.train.distributed.deepspeed import DeepSpeed  # an extra
 
-    return Zero(network, settings, group, context.mode, context.offload)
+    return DeepSpeed(model, settings, dist, context.mode, context.offload)
 
 
-def refuse_undivided(settings: Training, mode: str) -> None:
-    """Raise UserError where the settings ask for what needs whole tensors in every process, and the mode divides
-    them."""
-    packed = None if settings.lora is None else settings.lora.quantization
-    unfit = f"lora.quantization: {packed}" if packed else f"optimizer: {settings.optimizer}"
-    if mode != "ddp" and (packed or settings.optimizer != "adamw"):
+def check_can_shard(settings: Training, mode: str) -> None:
+    """Raise UserError if the mode shards tensors and the settings need full ones in every process (a quantized base,
+    or an optimizer other than AdamW)."""
+    quantization = None if settings.lora is None else settings.lora.quantization
+    unfit = f"lora.quantization: {quantization}" if quantization else f"optimizer: {settings.optimizer}"
+    if mode != "ddp" and (quantization or settings.optimizer != "adamw"):
         raise UserError(
-            say(f"{unfit} cannot be divided among processes", f"{unfit} 无法拆分到多个进程"),
+            say(f"{unfit} does not work with sharded weights", f"{unfit} 不支持权重分片"),
             "launch.mode",
             say("set launch.mode to ddp", "请将 launch.mode 设为 ddp"),
         )

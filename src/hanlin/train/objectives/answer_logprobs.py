@@ -10,7 +10,7 @@ import torch
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import Pass, Rows
 
 EXACT = 1e-12
@@ -38,32 +38,32 @@ class Answers(NamedTuple):
         return self.sums / self.lengths
 
 
-def answer_log_probabilities(network: Network, batch: Pass) -> Answers:
+def answer_log_probabilities(model: TrainModel, batch: Pass) -> Answers:
     """Summed log-probabilities of the learned tokens of each of a pass's examples, float64 [examples]."""
-    found = network.token_log_probabilities(batch).double()
+    found = model.token_logprobs(batch).double()
     sums = torch.stack([part.sum() for part in found.split(list(batch.counts))])
     return Answers(sums, torch.tensor(batch.counts, dtype=sums.dtype, device=sums.device))
 
 
-def pair_log_probabilities(network: Network, batch: Pass) -> Answers:
+def pair_log_probabilities(model: TrainModel, batch: Pass) -> Answers:
     """The same of pairs, [pairs, 2]."""
-    found = answer_log_probabilities(network, batch)
+    found = answer_log_probabilities(model, batch)
     return Answers(found.sums.view(-1, 2), found.lengths.view(-1, 2))
 
 
 @torch.no_grad()
-def measured(network: Network, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Answers:
+def measured(model: TrainModel, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Answers:
     """The same of all answers of these units, [units, answers of a unit]; dropout is off, nothing is learned."""
     place = {int(unit): number for number, unit in enumerate(units)}
-    sums = torch.zeros((len(place), rows.encoded.width), dtype=torch.float64, device=network.device)
+    sums = torch.zeros((len(place), rows.encoded.width), dtype=torch.float64, device=model.device)
     lengths = torch.ones_like(sums)
-    training = network.model.training
-    network.model.eval()
-    for batch in network.passes(rows, units, micro_batch_tokens):
-        found = answer_log_probabilities(network, batch)
+    training = model.hf_model.training
+    model.hf_model.eval()
+    for batch in model.micro_batches(rows, units, micro_batch_tokens):
+        found = answer_log_probabilities(model, batch)
         places = [place[unit] for unit in batch.units]
         sums[places], lengths[places] = found.sums.view(len(places), -1), found.lengths.view(len(places), -1)
-    network.model.train(training)
+    model.hf_model.train(training)
     return Answers(sums, lengths)
 
 
@@ -90,6 +90,6 @@ class Start(NamedTuple):
             )
 
 
-def _rounded(network: Network, beta: float) -> float:
+def _rounded(model: TrainModel, beta: float) -> float:
     """How near the first loss has to be whose reference was measured in other passes."""
-    return ROUNDED[network.dtype] * max(1.0, 10 * beta)
+    return ROUNDED[model.dtype] * max(1.0, 10 * beta)

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import Pass, Rows
 
 
@@ -40,7 +40,7 @@ class Objective(Protocol):
     measures: ClassVar[tuple[str, ...]]
     """The names of `LossSum.metrics`."""
 
-    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Objective:
+    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Objective:
         """The objective as it is for one step; itself, unless something is measured before anything is learned.
 
         `units` are what this process learns from in the step, and `add_up` sums over all processes: what is measured
@@ -48,14 +48,14 @@ class Objective(Protocol):
         """
 
     def at_start(
-        self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Objective:
         """The objective as it is for the very first step, before anything is learned; arguments as for `of_step`.
 
         Raises UserError when the network is not the model that the objective measures it against.
         """
 
-    def loss(self, network: Network, batch: Pass) -> LossSum: ...
+    def loss(self, model: TrainModel, batch: Pass) -> LossSum: ...
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Raise UserError when the very first means (`loss` and the measures) cannot be right; `exact`: the same pass

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import Pass, Rows
 from hanlin.train.objectives.answer_logprobs import EXACT, NEAR, Start, _rounded, answer_log_probabilities, measured
 from hanlin.train.objectives.base import AddUp, LossSum
@@ -47,18 +47,18 @@ class Kto:
     weighs: ClassVar[str] = "answers"
     measures: ClassVar[tuple[str, ...]] = ("preference_loss", "accuracy", "margin", "reference_point")
 
-    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         """With the reference point of the step. Dropout is off while it is measured."""
-        return self._with_point(measured(network, self.mismatched, units, micro_batch_tokens).sums[:, 0], units, add_up)
+        return self._with_point(measured(model, self.mismatched, units, micro_batch_tokens).sums[:, 0], units, add_up)
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def at_start(
+        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    ) -> Self:
         """As `Dpo.at_start` has it; the reference point is measured too."""
-        answers, others = (
-            measured(network, of, units, micro_batch_tokens).sums[:, 0] for of in (rows, self.mismatched)
-        )
+        answers, others = (measured(model, of, units, micro_batch_tokens).sums[:, 0] for of in (rows, self.mismatched))
         given = self._with_point(others, units, add_up)
         as_good = torch.sigmoid(-given._gains(answers, tuple(units)))  # of good and bad ones, deviations might cancel
-        START_OF_KTO.check(_mean(as_good, add_up), _rounded(network, self.beta))
+        START_OF_KTO.check(_mean(as_good, add_up), _rounded(model, self.beta))
         reference = replaced(self.reference, units, torch.stack([answers, others], -1))
         return replace(self, reference=reference, point=0.0)
 
@@ -71,8 +71,8 @@ class Kto:
         """`beta` times what the log-ratio of each answer has over the reference point [answers]."""
         return self.beta * (found - of_units(self.reference[:, 0], units, found) - self.point)
 
-    def loss(self, network: Network, batch: Pass) -> LossSum:
-        gain = self._gains(answer_log_probabilities(network, batch).sums, batch.units)
+    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
+        gain = self._gains(answer_log_probabilities(model, batch).sums, batch.units)
         good = torch.from_numpy(self.good[list(batch.units)]).to(gain.device)
         margin = torch.where(good, gain, -gain)
         losses = torch.sigmoid(-margin)  # 1 - sigmoid(margin), without its rounding

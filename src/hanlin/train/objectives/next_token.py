@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import Pass, Rows
 from hanlin.train.objectives.base import AddUp, LossSum
 
@@ -18,14 +18,16 @@ class NextToken:
     weighs: ClassVar[str] = "target_tokens"
     measures: ClassVar[tuple[str, ...]] = ()
 
-    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def at_start(
+        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    ) -> Self:
         return self
 
-    def loss(self, network: Network, batch: Pass) -> LossSum:
-        return LossSum(network.summed_loss(batch), float(len(batch.targets)))
+    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
+        return LossSum(model.loss_sum(batch), float(len(batch.targets)))
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Any finite loss may be where training starts."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import Pass, Rows
 from hanlin.train.objectives.answer_logprobs import (
     EXACT,
@@ -63,14 +63,16 @@ class PairObjective(ABC):
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
         """The loss of each pair whose chosen answer's reward is greater by `margin` [pairs]."""
 
-    def of_step(self, network: Network, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
         return self
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def at_start(
+        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    ) -> Self:
         return self
 
-    def loss(self, network: Network, batch: Pass) -> LossSum:
-        answers = pair_log_probabilities(network, batch)
+    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
+        answers = pair_log_probabilities(model, batch)
         rewards = self.rewards(answers, batch.units)
         margin = rewards[:, 0] - rewards[:, 1]
         losses = self.losses(margin)
@@ -108,13 +110,15 @@ class Dpo(PairObjective):
     reference: np.ndarray
     sft_weight: float = 0.0
 
-    def at_start(self, network: Network, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def at_start(
+        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    ) -> Self:
         """With the reference of these units measured once more, in the passes that learn from them: products of other
         shapes round otherwise, and a policy that equals its reference starts where it must, to the last bit. What was
         measured before has to be the same but for such rounding."""
-        found = measured(network, rows, units, micro_batch_tokens)
+        found = measured(model, rows, units, micro_batch_tokens)
         rewards = self.rewards(found, tuple(units))
-        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), _rounded(network, self.beta))
+        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), _rounded(model, self.beta))
         return replace(self, reference=replaced(self.reference, units, found.sums))
 
     def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:

@@ -18,13 +18,13 @@ import torch
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
-from hanlin.train.compute.model import Network
+from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.objectives.answer_logprobs import measured
 
 if TYPE_CHECKING:
-    from hanlin.train.distributed.context import Group
+    from hanlin.train.distributed.context import DistContext
 
 BLOCK = 256
 """Units whose reference is written at once: what a killed run may have to compute again."""
@@ -32,7 +32,14 @@ FILE = "reference.json"
 
 
 def measure_reference(
-    network: Network, group: Group, rows: Rows, *, folder: Path, name: str, micro_batch_tokens: int, progress: Progress
+    model: TrainModel,
+    dist: DistContext,
+    rows: Rows,
+    *,
+    folder: Path,
+    name: str,
+    micro_batch_tokens: int,
+    progress: Progress,
 ) -> np.ndarray:
     """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
     `folder` under `name`, and taken from there."""
@@ -41,20 +48,20 @@ def measure_reference(
     for start in range(0, len(rows.units), BLOCK):
         units = range(start, min(start + BLOCK, len(rows.units)))
         file = folder / f"{name}-{start:08d}.npy"
-        known = torch.tensor([float(file.is_file())], device=group.device)
-        group.add_up([known])
-        if float(known) < group.size:
-            found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=group.device)
-            found[group.rank :: group.size] = measured(
-                network, rows, units[group.rank :: group.size], micro_batch_tokens
+        known = torch.tensor([float(file.is_file())], device=dist.device)
+        dist.all_reduce_sum([known])
+        if float(known) < dist.world_size:
+            found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=dist.device)
+            found[dist.rank :: dist.world_size] = measured(
+                model, rows, units[dist.rank :: dist.world_size], micro_batch_tokens
             ).sums
-            group.add_up([found])
-            if group.first:
+            dist.all_reduce_sum([found])
+            if dist.is_main:
                 _write_array(file, found.cpu().numpy())
             blocks.append(found.cpu().numpy())
         else:
             blocks.append(np.load(file))
-        if group.first:
+        if dist.is_main:
             progress.update(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
     return np.concatenate(blocks)
 

@@ -17,7 +17,7 @@ from hanlin.train.optim.low_rank import LowRankAdamW
 from hanlin.train.optim.schedule import parameter_groups
 
 
-def optimizer_of(
+def build_optimizer(
     settings: Training, trained: Sequence[tuple[str, torch.nn.Parameter]], device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) over what is trained.

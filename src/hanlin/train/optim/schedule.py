@@ -14,7 +14,7 @@ import torch
 from hanlin.config.settings.train import Training
 
 
-def rate_at(step: int, steps: int, settings: Training) -> float:
+def learning_rate_at(step: int, steps: int, settings: Training) -> float:
     """The learning rate of step `step` of `steps`, key_settings from 0.
 
     It rises linearly to `peak_rate` over the warm-up, whose first step is not zero, then falls towards `min_lr_ratio` of
@@ -32,11 +32,11 @@ def rate_at(step: int, steps: int, settings: Training) -> float:
 
 
 def parameter_groups(
-    named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float, faster: float = 1.0
+    named: Iterable[tuple[str, torch.nn.Parameter]], weight_decay: float, lr_ratio: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Two groups for AdamW: the matrices, which decay, and the rest, which does not. Where `faster` is not 1, B of
+    """Two groups for AdamW: the matrices, which decay, and the rest, which does not. Where `lr_ratio` is not 1, B of
     adapters is a third, whose rate is so many times the others' (LoRA+, Hayou et al. 2024, arXiv:2402.12354, section
-    4); each group tells its `faster`.
+    4); each group tells its `lr_ratio`.
 
     Scales of norms and biases do not decay: pulled to zero they shrink the signal and regularise nothing. Embeddings,
     and with them the output head, do not either: rows of rare tokens get no gradient that would hold them, so decay
@@ -49,13 +49,13 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         embedding = "embed_tokens" in name or "lm_head" in name
-        if faster != 1 and ".lora_B." in name:
+        if lr_ratio != 1 and ".lora_B." in name:
             hurried.append(parameter)
         else:
             (kept if parameter.ndim < 2 or embedding else decaying).append(parameter)
     groups = (
-        {"params": decaying, "weight_decay": weight_decay, "faster": 1.0},
-        {"params": kept, "weight_decay": 0.0, "faster": 1.0},
-        {"params": hurried, "weight_decay": weight_decay, "faster": faster},
+        {"params": decaying, "weight_decay": weight_decay, "lr_ratio": 1.0},
+        {"params": kept, "weight_decay": 0.0, "lr_ratio": 1.0},
+        {"params": hurried, "weight_decay": weight_decay, "lr_ratio": lr_ratio},
     )
     return [group for group in groups if group["params"]]

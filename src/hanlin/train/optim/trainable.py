@@ -53,7 +53,7 @@ class NeededTokens:
         return cls(named(read), named(written))
 
 
-def chosen_part(
+def select_trainable(
     model: LlamaForCausalLM, settings: Training, seed: int, needed: NeededTokens
 ) -> tuple[PreTrainedModel | PeftModel, tuple[str, ...]]:
     """`model` with that part trainable that the settings choose, and the tokens of `needed` that nobody had trained.
@@ -117,14 +117,14 @@ def _layers(model: LlamaForCausalLM, settings: Training) -> range | None:
     return range(layers - settings.train_last_layers, layers)
 
 
-def is_part(settings: Training) -> bool:
+def trains_subset(settings: Training) -> bool:
     """Whether some of the model's own weights are trained and the others stay as they are, without an adapter."""
     return settings.lora is None and (settings.trainable_tokens is not None or settings.train_last_layers is not None)
 
 
 def _left(model: LlamaForCausalLM, settings: Training, untrained: Untrained, rows: Sequence[int]) -> list[int]:
     """The untrained rows that stay as they are."""
-    if settings.lora is None and not is_part(settings):
+    if settings.lora is None and not trains_subset(settings):
         return []
     whole = set(settings.lora.modules_to_save) if settings.lora is not None else set()
     if model.config.tie_word_embeddings and whole & {"embed_tokens", "lm_head"}:
