@@ -62,7 +62,7 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
-    make_model = TrainModel(model, CPU, "float32")
+    model = TrainModel(model, CPU, "float32")
     found = model.loss_sum(Rows.packed(store, 128).collate([0]))
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), rel=near)

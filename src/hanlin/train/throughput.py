@@ -50,9 +50,9 @@ def probe(row: dict[str, Any]) -> dict[str, float]:
     products = product_rate(dist.device, getattr(torch, number_format))
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(**row["model"]))
-        model.to(getattr(torch, number_format)).save_pretrained(folder)
-        del model
+        fresh = LlamaForCausalLM(LlamaConfig(**row["model"]))
+        fresh.to(getattr(torch, number_format)).save_pretrained(folder)
+        del fresh
         model = load_train_model(Path(folder), settings, 0, dist.device, number_format)
         batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learned"]))
         seconds = _median(lambda: _learn(model, batch.to(dist.device), settings), dist.device)

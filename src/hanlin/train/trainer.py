@@ -39,7 +39,7 @@ from hanlin.train.compute.state import load_weights
 from hanlin.train.dataset.packed import Rows
 from hanlin.train.dataset.sampler import Order
 from hanlin.train.distributed.context import DistContext
-from hanlin.train.distributed.ddp import DDP
+from hanlin.train.distributed.base import Strategy
 from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
 from hanlin.train.optim.schedule import learning_rate_at
@@ -52,7 +52,7 @@ EXPLOSION = 1000.0
 class Start(NamedTuple):
     """Where a run begins or goes on: `steps` are done, in `seconds`."""
 
-    strategy: DDP
+    strategy: Strategy
     checkpoints: Checkpoints
     steps: int
     seconds: float
