@@ -27,9 +27,9 @@ from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Message
 from hanlin.export.gguf.export import run as export
-from hanlin.inference.loading import open_model
-from hanlin.inference.protocol import Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.loading import load_engine
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "5"))
 STREAMS = 16
@@ -114,9 +114,9 @@ def shared_beginning(server: Server) -> dict[str, Any]:
 
 def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
     """What the server adds to the same engine asked directly: milliseconds to the first text and a token."""
-    opened = open_model(gguf)
-    engine = open_engine("llama_cpp", gguf, apart=True, threads=THREADS)
-    template = opened.template()
+    opened = load_engine(gguf)
+    engine = create_engine("llama_cpp", gguf, apart=True, threads=THREADS)
+    template = opened.load_template()
     opened.engine.close()
     limit = 64
     first, each = [], []
@@ -127,7 +127,7 @@ def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
 
         def direct(ids: tuple[int, ...] = ids) -> tuple[float, float, int]:
             begun = time.perf_counter()
-            stream = engine.stream(Request(ids, template.stop_ids, Sampling(max_new_tokens=limit)))
+            stream = engine.stream(GenerationRequest(ids, template.stop_ids, SamplingParams(max_new_tokens=limit)))
             times = [time.perf_counter() - begun for _ in stream]
             return times[0], (times[-1] - times[0]), len(times)
 

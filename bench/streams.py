@@ -17,28 +17,30 @@ from pathlib import Path
 
 from runs import spread
 
-from hanlin.inference.protocol import Engine, Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 
 ROUNDS = int(os.environ.get("HANLIN_BENCH_ROUNDS", "3"))
 STREAMS = 16
 PROMPT, ANSWER = 48, 32
 
 
-def requests(seed: int, vocabulary: int) -> list[Request]:
+def requests(seed: int, vocabulary: int) -> list[GenerationRequest]:
     """Random prompts without stop ids, so that each answer has its full length."""
     chance = random.Random(seed)
     return [
-        Request(tuple(chance.randrange(vocabulary) for _ in range(PROMPT)), (), Sampling(max_new_tokens=ANSWER))
+        GenerationRequest(
+            tuple(chance.randrange(vocabulary) for _ in range(PROMPT)), (), SamplingParams(max_new_tokens=ANSWER)
+        )
         for _ in range(STREAMS)
     ]
 
 
-def one_after_another(engine: Engine, asked: Sequence[Request]) -> list[tuple[int, ...]]:
+def one_after_another(engine: Engine, asked: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
     return [tuple(engine.stream(request)) for request in asked]
 
 
-def at_once(engine: Engine, asked: Sequence[Request]) -> list[tuple[int, ...]]:
+def at_once(engine: Engine, asked: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = {}
 
     def ask(place: int) -> None:
@@ -53,7 +55,9 @@ def at_once(engine: Engine, asked: Sequence[Request]) -> list[tuple[int, ...]]:
 
 
 def timed(
-    ask: Callable[[Engine, Sequence[Request]], list[tuple[int, ...]]], engine: Engine, asked: Sequence[Request]
+    ask: Callable[[Engine, Sequence[GenerationRequest]], list[tuple[int, ...]]],
+    engine: Engine,
+    asked: Sequence[GenerationRequest],
 ) -> tuple[float, list[tuple[int, ...]]]:
     """Tokens a second, and the answers."""
     begun = time.perf_counter()
@@ -64,7 +68,7 @@ def timed(
 def main() -> None:
     folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder"))
     vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    engine = open_engine("transformers", folder)
+    engine = create_engine("transformers", folder)
     timed(at_once, engine, requests(0, vocabulary))
     rates: dict[str, list[float]] = {"at once": [], "one after another": []}
     for number in range(1, ROUNDS + 1):

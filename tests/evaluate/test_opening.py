@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import find_model, open_model, split_choice
+from hanlin.inference.loading import find_model, load_engine, parse_model_spec
 
 
 @pytest.fixture()
@@ -62,14 +62,14 @@ def test_a_choice_among_files_that_are_not_there_is_refused(tiny_model: Path) ->
 
 def test_an_engine_that_cannot_run_the_file_is_refused(quants: Path, tiny_model: Path) -> None:
     with pytest.raises(UserError, match="transformers does not run"):
-        open_model(quants, engine="transformers")
+        load_engine(quants, engine="transformers")
     with pytest.raises(UserError, match="llama_cpp does not run"):
-        open_model(tiny_model, engine="llama_cpp")
+        load_engine(tiny_model, engine="llama_cpp")
 
 
 def test_a_gguf_file_without_its_tokenizer_is_refused_before_it_is_loaded(quants: Path) -> None:
     with pytest.raises(UserError, match="there is no tokenizer here"):
-        open_model(quants)
+        load_engine(quants)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_gguf_file_without_its_tokenizer_is_refused_before_it_is_loaded(quants
     ],
 )
 def test_a_suffix_after_a_colon_chooses_a_file(text: str, path: str, choice: str) -> None:
-    assert split_choice(text) == (Path(path), choice)
+    assert parse_model_spec(text) == (Path(path), choice)
 
 
 def test_a_path_that_holds_a_colon_and_exists_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "gguf:Q8_0").mkdir()
-    assert split_choice(str(tmp_path / "gguf:Q8_0")) == (tmp_path / "gguf:Q8_0", "")
+    assert parse_model_spec(str(tmp_path / "gguf:Q8_0")) == (tmp_path / "gguf:Q8_0", "")

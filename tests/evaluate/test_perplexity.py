@@ -18,7 +18,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.perplexity import Sample, answer_sample, measure, run, text_sample, windows_of, within
-from hanlin.inference.loading import open_model
+from hanlin.inference.loading import load_engine
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS
@@ -84,7 +84,7 @@ def test_later_windows_see_as_much_as_fits() -> None:
 
 
 def test_the_figures_equal_a_plain_forward_pass(tiny_model: Path) -> None:
-    opened = open_model(tiny_model)
+    opened = load_engine(tiny_model)
     sample = text_sample(opened.tokenizer, ZH)
     (row,) = measure(opened, [sample], 256, 255)
     assert sample.ids[0] == opened.tokenizer.bos_id
@@ -93,7 +93,7 @@ def test_the_figures_equal_a_plain_forward_pass(tiny_model: Path) -> None:
 
 
 def test_what_is_measured_together_changes_nothing(tiny_model: Path) -> None:
-    opened = open_model(tiny_model)
+    opened = load_engine(tiny_model)
     samples = [text_sample(opened.tokenizer, document) for document in (ZH, EN)]
     together = measure(opened, samples, 32, 24)
     alone = [row for sample in samples for row in measure(opened, [sample], 32, 24)]
@@ -150,8 +150,8 @@ def test_of_a_conversation_the_answers_and_their_ends_are_measured(taught_model:
 
 
 def test_answers_are_measured_given_all_that_was_said_before(tiny_model: Path) -> None:
-    opened = open_model(tiny_model)
-    sample = answer_sample(opened.template(), Conversation((*LEARNT[0].messages, *LEARNT[3].messages), "c"))
+    opened = load_engine(tiny_model)
+    sample = answer_sample(opened.load_template(), Conversation((*LEARNT[0].messages, *LEARNT[3].messages), "c"))
     (row,) = measure(opened, [sample], 256, 255)
     wanted = sum(plain_nats(tiny_model, list(sample.ids), start, stop) for start, stop in sample.stretches)
     assert row["nats"] == pytest.approx(wanted, abs=2e-3)
@@ -225,5 +225,5 @@ def test_a_model_whose_weights_are_not_numbers_is_refused(tiny_model: Path, corp
 
 
 def test_a_sample_of_nothing_predicted_takes_no_part(tiny_model: Path) -> None:
-    (row,) = measure(open_model(tiny_model), [Sample("x", [1], [], "")], 32, 24)
+    (row,) = measure(load_engine(tiny_model), [Sample("x", [1], [], "")], 32, 24)
     assert (row["tokens"], row["nats"]) == (0, 0.0)

@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.evaluate import predictions
 from hanlin.evaluate.predictions import Asking, predict, read_prompts
-from hanlin.inference.loading import open_model
+from hanlin.inference.loading import load_engine
 from taught_model import LESSONS
 
 QUIET = Progress(quiet=True)
@@ -121,7 +121,7 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
     asked: list[int] = []
 
     def breaking(*arguments, **options):
-        opened = open_model(*arguments, **options)
+        opened = load_engine(*arguments, **options)
         generate = opened.engine.generate
 
         def key_settings(requests, progress=None):
@@ -133,7 +133,7 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
         monkeypatch.setattr(opened.engine, "generate", key_settings)
         return opened
 
-    monkeypatch.setattr(predictions, "open_model", breaking)
+    monkeypatch.setattr(predictions, "load_engine", breaking)
     with pytest.raises(KeyboardInterrupt):
         predict(taught_model, lines, tmp_path / "broken.json", ASKING, QUIET)
     assert not (tmp_path / "broken.json").exists()

@@ -20,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Message
-from hanlin.inference.protocol import Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 from hanlin.models.load import load_model
 
 pytestmark = pytest.mark.llama_cpp
@@ -65,9 +65,11 @@ def run() -> Path:
 
 
 def ours(engine: str, path: Path, prompts: Sequence[Sequence[int]], stops: Sequence[int], **options: Any) -> Answers:
-    opened = open_engine(engine, path, **options)
+    opened = create_engine(engine, path, **options)
     try:
-        requests = [Request(tuple(ids), tuple(stops), Sampling(max_new_tokens=LONGEST)) for ids in prompts]
+        requests = [
+            GenerationRequest(tuple(ids), tuple(stops), SamplingParams(max_new_tokens=LONGEST)) for ids in prompts
+        ]
         return [list(reply.ids) for reply in opened.generate(requests)]
     finally:
         opened.close()

@@ -12,7 +12,7 @@ from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run
 from hanlin.inference.protocol import Engine
-from hanlin.inference.registry import open_engine
+from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
 
@@ -37,14 +37,14 @@ def spoken_gguf(spoken_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def hf(spoken_model: Path) -> Iterator[Engine]:
-    engine = open_engine("transformers", spoken_model)
+    engine = create_engine("transformers", spoken_model)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
 def cpp(spoken_gguf: Path) -> Iterator[Engine]:
-    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", cache_type="f32")
+    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", cache_type="f32")
     yield engine
     engine.close()
 
@@ -52,7 +52,7 @@ def cpp(spoken_gguf: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def cpp_apart(spoken_gguf: Path) -> Iterator[Engine]:
     """llama.cpp in a process of its own."""
-    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
     yield engine
     engine.close()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 
-from hanlin.inference.protocol import Request, Sampling
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
 
 CONTEXT = 1024
 """How many ids that model's context holds."""
 
 
-def requests_of(count: int, seed: int = 0, **sampling: object) -> list[Request]:
+def requests_of(count: int, seed: int = 0, **sampling: object) -> list[GenerationRequest]:
     """Random prompts of 1 to 60 ids and answers of 1 to 40; id 7 ends some answers early."""
     chance = random.Random(seed)
     made = []
@@ -19,5 +19,5 @@ def requests_of(count: int, seed: int = 0, **sampling: object) -> list[Request]:
         chosen = {"max_new_tokens": chance.randrange(1, 40), **sampling}
         if chosen.get("temperature"):
             chosen["seed"] = number
-        made.append(Request(prompt, (7, 8, 9, 11, 13), Sampling(**chosen)))  # type: ignore[arg-type]
+        made.append(GenerationRequest(prompt, (7, 8, 9, 11, 13), SamplingParams(**chosen)))  # type: ignore[arg-type]
     return made

@@ -9,7 +9,7 @@ from random_requests import CONTEXT, requests_of
 
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
-from hanlin.inference.protocol import Engine, Reply, Request, Sampling
+from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
 
 PROMPT = (20, 30, 40)
 
@@ -27,70 +27,70 @@ def test_sampled_answers_do_not_depend_on_their_neighbors(engine: Engine) -> Non
 def test_a_stream_gives_what_generate_gives(engine: Engine) -> None:
     for request in requests_of(12, seed=1):
         stream = engine.stream(request)
-        assert stream.finish is None
+        assert stream.finish_reason is None
         ids = tuple(stream)
-        assert [Reply(ids, stream.finish)] == engine.generate([request])  # type: ignore[arg-type]
+        assert [Completion(ids, stream.finish_reason)] == engine.generate([request])  # type: ignore[arg-type]
 
 
 def test_an_answer_ends_before_any_of_its_stop_ids(engine: Engine) -> None:
-    (free,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=12))])
-    assert free.finish == "length" and len(free.ids) == 12
+    (free,) = engine.generate([GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=12))])
+    assert free.finish_reason == "length" and len(free.ids) == 12
     for stop in (free.ids[3], free.ids[9]):
-        (reply,) = engine.generate([Request(PROMPT, (999_999, stop), Sampling(max_new_tokens=12))])
-        assert reply == Reply(free.ids[: free.ids.index(stop)], "stop")
+        (reply,) = engine.generate([GenerationRequest(PROMPT, (999_999, stop), SamplingParams(max_new_tokens=12))])
+        assert reply == Completion(free.ids[: free.ids.index(stop)], "stop")
 
 
 def test_requests_of_one_batch_have_their_own_stop_ids_and_lengths(engine: Engine) -> None:
-    (free,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=12))])
+    (free,) = engine.generate([GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=12))])
     stop = free.ids[3]
     first, second, third = engine.generate(
         [
-            Request(PROMPT, (stop,), Sampling(max_new_tokens=12)),
-            Request(PROMPT, (), Sampling(max_new_tokens=5)),
-            Request(PROMPT, (), Sampling(max_new_tokens=12)),
+            GenerationRequest(PROMPT, (stop,), SamplingParams(max_new_tokens=12)),
+            GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=5)),
+            GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=12)),
         ]
     )
-    assert first.finish == "stop" and stop not in first.ids
-    assert second == Reply(free.ids[:5], "length")
+    assert first.finish_reason == "stop" and stop not in first.ids
+    assert second == Completion(free.ids[:5], "length")
     assert third == free
 
 
 def test_a_stream_can_be_closed_while_another_thread_waits_for_its_next_id(engine: Engine) -> None:
     for _ in range(20):
-        stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+        stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900)))
         next(stream)
         reader = threading.Thread(target=list, args=(stream,))
         reader.start()
         stream.close()
         reader.join(10)
         assert not reader.is_alive()
-        assert stream.finish == "cancelled"
+        assert stream.finish_reason == "cancelled"
 
 
 def test_a_cancelled_stream_ends_soon_in_whatever_thread_reads_it(engine: Engine) -> None:
-    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900)))
     next(stream)
     stream.cancel()
     assert len(list(stream)) < 900
-    assert stream.finish == "cancelled"
+    assert stream.finish_reason == "cancelled"
 
 
 class Breaking:
     """A constraint with a fault."""
 
-    def allowed(self) -> object:
+    def allowed_tokens(self) -> object:
         raise ZeroDivisionError
 
-    def took(self, number: int) -> None:
+    def accept_token(self, token_id: int) -> None:
         raise AssertionError
 
 
 def test_an_answer_that_breaks_leaves_those_beside_it_alone(cpp: Engine) -> None:
-    good = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60)))
-    bad = cpp.stream(Request(PROMPT, (), Sampling(max_new_tokens=60), Breaking()))  # type: ignore[arg-type]
+    good = cpp.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=60)))
+    bad = cpp.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=60), Breaking()))  # type: ignore[arg-type]
     with pytest.raises(ZeroDivisionError):
         list(bad)
-    assert len(list(good)) == 60 and good.finish == "length"
+    assert len(list(good)) == 60 and good.finish_reason == "length"
 
 
 def test_no_requests_give_no_replies(engine: Engine) -> None:
@@ -100,8 +100,8 @@ def test_no_requests_give_no_replies(engine: Engine) -> None:
 
 def test_an_answer_fills_the_context_and_no_more(engine: Engine) -> None:
     prompt = tuple(10 + number % 300 for number in range(CONTEXT - 5))
-    (reply,) = engine.generate([Request(prompt, (), Sampling(max_new_tokens=50))])
-    assert reply.finish == "length" and len(reply.ids) == 5
+    (reply,) = engine.generate([GenerationRequest(prompt, (), SamplingParams(max_new_tokens=50))])
+    assert reply.finish_reason == "length" and len(reply.ids) == 5
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_an_answer_fills_the_context_and_no_more(engine: Engine) -> None:
 )
 def test_a_prompt_that_cannot_be_run_is_refused_in_words(engine: Engine, prompt: tuple[int, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        engine.generate([Request(PROMPT, ()), Request(prompt, ())])
+        engine.generate([GenerationRequest(PROMPT, ()), GenerationRequest(prompt, ())])
     with pytest.raises(UserError, match=said):
-        engine.stream(Request(prompt, ()))
+        engine.stream(GenerationRequest(prompt, ()))
 
 
 def test_a_pair_that_cannot_be_scored_is_refused_in_words(engine: Engine) -> None:
@@ -128,11 +128,11 @@ def test_a_pair_that_cannot_be_scored_is_refused_in_words(engine: Engine) -> Non
 
 
 def test_a_closed_stream_ends_as_cancelled(engine: Engine) -> None:
-    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900)))
     first = [next(stream) for _ in range(3)]
     stream.close()
-    assert stream.finish == "cancelled"
-    (reply,) = engine.generate([Request(PROMPT, (), Sampling(max_new_tokens=3))])
+    assert stream.finish_reason == "cancelled"
+    (reply,) = engine.generate([GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))])
     assert list(reply.ids) == first
 
 
@@ -145,7 +145,7 @@ def test_threads_that_ask_at_once_each_get_their_own_answers(engine: Engine) -> 
         if start % 8:
             found[start] = engine.generate(requests[start : start + 4])
         else:
-            found[start] = [Reply(tuple(stream := engine.stream(request)), stream.finish)  # type: ignore[arg-type]
+            found[start] = [Completion(tuple(stream := engine.stream(request)), stream.finish_reason)  # type: ignore[arg-type]
                             for request in requests[start : start + 4]]  # fmt: skip
 
     threads = [threading.Thread(target=ask, args=(start,)) for start in range(0, 24, 4)]

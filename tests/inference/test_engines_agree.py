@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from random_requests import requests_of
 
-from hanlin.inference.protocol import Engine, Request, Sampling
+from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 
 PAIRS = [((20, 30, 40), (50, 60, 70)), ((20, 30, 40), (50,)), ((20, 30, 40), (51,)), ((99,), (98, 97, 96, 95)),
          (tuple(range(20, 120)), (120, 121)), ((20, 30), (40, 50, 61))]  # fmt: skip
@@ -15,7 +15,7 @@ def test_greedy_answers_are_equal(hf: Engine, cpp: Engine) -> None:
     requests = requests_of(80)
     replies = hf.generate(requests)
     assert replies == cpp.generate(requests)
-    assert {reply.finish for reply in replies} == {"stop", "length"}
+    assert {reply.finish_reason for reply in replies} == {"stop", "length"}
 
 
 def test_sampled_answers_are_equal_for_an_equal_seed(hf: Engine, cpp: Engine) -> None:
@@ -31,7 +31,7 @@ def test_scores_are_equal(hf: Engine, cpp: Engine) -> None:
 
 def test_a_greedy_answer_scores_as_greedy_and_another_does_not(engine: Engine) -> None:
     prompt = (20, 30, 40)
-    (reply,) = engine.generate([Request(prompt, (), Sampling(max_new_tokens=6))])
+    (reply,) = engine.generate([GenerationRequest(prompt, (), SamplingParams(max_new_tokens=6))])
     changed = (*reply.ids[:-1], (reply.ids[-1] + 1) % 300)
     likely, unlikely = engine.score([(prompt, reply.ids), (prompt, changed)])
     assert likely.greedy and not unlikely.greedy

@@ -12,8 +12,8 @@ from random_requests import requests_of
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.inference.protocol import Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PROMPT = (20, 30, 40)
@@ -21,12 +21,12 @@ PROMPT = (20, 30, 40)
 
 def test_working_memory_grows_with_the_longest_request(spoken_gguf: Path) -> None:
     engine = LlamaCppEngine(spoken_gguf / "model-F32.gguf", cache_type="f32", parallel=2)
-    short = [Request(PROMPT, (), Sampling(max_new_tokens=8)) for _ in range(3)]
+    short = [GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=8)) for _ in range(3)]
     before = engine.generate(short)
     prompt = tuple(10 + number % 300 for number in range(700))
-    (long,) = engine.generate([Request(prompt, (), Sampling(max_new_tokens=4))])
+    (long,) = engine.generate([GenerationRequest(prompt, (), SamplingParams(max_new_tokens=4))])
     assert len(long.ids) == 4
-    assert engine.generate([*short, Request(prompt, (), Sampling(max_new_tokens=4))]) == [*before, long]
+    assert engine.generate([*short, GenerationRequest(prompt, (), SamplingParams(max_new_tokens=4))]) == [*before, long]
     engine.close()
 
 
@@ -42,7 +42,7 @@ def test_a_small_memory_means_fewer_sequences_at_once_and_the_same_answers(spoke
 
 def test_a_second_question_after_a_long_beginning_is_answered_as_if_asked_alone(spoken_gguf: Path) -> None:
     beginning = tuple(10 + number % 300 for number in range(400))
-    first, second = (Request((*beginning, last), (), Sampling(max_new_tokens=8)) for last in (33, 44))
+    first, second = (GenerationRequest((*beginning, last), (), SamplingParams(max_new_tokens=8)) for last in (33, 44))
     engine = LlamaCppEngine(spoken_gguf / "model-F32.gguf", cache_type="f32")
     together = [engine.generate([first])[0], engine.generate([second])[0]]
     engine.close()
@@ -56,8 +56,8 @@ def test_the_files_own_ends_do_not_end_an_answer_that_the_request_goes_on(spoken
     ends = model.end_ids
     model.close()
     engine = LlamaCppEngine(spoken_gguf / "model-F32.gguf", cache_type="f32")
-    penalised = Sampling(temperature=5.0, seed=1, max_new_tokens=600)
-    (reply,) = engine.generate([Request(PROMPT, (), penalised)])
+    penalised = SamplingParams(temperature=5.0, seed=1, max_new_tokens=600)
+    (reply,) = engine.generate([GenerationRequest(PROMPT, (), penalised)])
     engine.close()
     assert len(reply.ids) == 600
     assert set(reply.ids) & ends
@@ -65,7 +65,7 @@ def test_the_files_own_ends_do_not_end_an_answer_that_the_request_goes_on(spoken
 
 def test_a_quantized_file_answers_nearly_as_the_model(spoken_gguf: Path, spoken_model: Path) -> None:
     pairs = [(PROMPT, (50, 60)), ((99, 98), (97,))]
-    exact, rounded = (open_engine("auto", path) for path in (spoken_model, spoken_gguf / "model-Q8_0.gguf"))
+    exact, rounded = (create_engine("auto", path) for path in (spoken_model, spoken_gguf / "model-Q8_0.gguf"))
     for one, other in zip(exact.score(pairs), rounded.score(pairs), strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1.0)
     exact.close()
@@ -74,12 +74,12 @@ def test_a_quantized_file_answers_nearly_as_the_model(spoken_gguf: Path, spoken_
 
 def test_a_folder_with_several_files_asks_for_one(spoken_gguf: Path) -> None:
     with pytest.raises(UserError, match=r"2 GGUF files here: model-F32\.gguf, model-Q8_0\.gguf"):
-        open_engine("auto", spoken_gguf)
+        create_engine("auto", spoken_gguf)
 
 
 def test_a_folder_without_a_file_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no GGUF file here"):
-        open_engine("llama_cpp", tmp_path)
+        create_engine("llama_cpp", tmp_path)
 
 
 def test_a_broken_file_is_refused_in_words(spoken_gguf: Path, tmp_path: Path) -> None:
@@ -97,13 +97,13 @@ def test_a_broken_file_is_refused_in_words(spoken_gguf: Path, tmp_path: Path) ->
 
 def test_a_closed_engine_answers_nothing(spoken_gguf: Path) -> None:
     engine = LlamaCppEngine(spoken_gguf / "model-F32.gguf")
-    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=900)))
+    stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900)))
     next(stream)
     engine.close()
     list(stream)
-    assert stream.finish == "cancelled"
+    assert stream.finish_reason == "cancelled"
     with pytest.raises(RuntimeError, match="closed"):
-        engine.generate([Request(PROMPT, ())])
+        engine.generate([GenerationRequest(PROMPT, ())])
     engine.close()
 
 
@@ -111,7 +111,7 @@ def test_half_a_character_is_streamed_as_ids(spoken_gguf: Path) -> None:
     """Each id comes at once, whether or not it completes a character."""
     tokenizer = Tokenizer.load(spoken_gguf)
     engine = LlamaCppEngine(spoken_gguf / "model-F32.gguf", cache_type="f32")
-    request = Request(PROMPT, (), Sampling(temperature=3.0, seed=4, max_new_tokens=200))
+    request = GenerationRequest(PROMPT, (), SamplingParams(temperature=3.0, seed=4, max_new_tokens=200))
     ids = list(engine.stream(request))
     assert len(ids) == 200
     assert any(tokenizer.token_bytes(number)[:1] >= b"\x80" for number in ids)
@@ -121,9 +121,9 @@ def test_half_a_character_is_streamed_as_ids(spoken_gguf: Path) -> None:
 def test_a_program_that_forgets_to_close_ends_quietly(spoken_gguf: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from hanlin.inference.protocol import *\n"
-        "from hanlin.inference.registry import open_engine\n"
-        "engine = open_engine('auto', Path(sys.argv[1]))\n"
-        "stream = engine.stream(Request((20, 30), (), Sampling(max_new_tokens=900)))\n"
+        "from hanlin.inference.registry import create_engine\n"
+        "engine = create_engine('auto', Path(sys.argv[1]))\n"
+        "stream = engine.stream(GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=900)))\n"
         "print(next(stream))\n"
     )
     command = [sys.executable, "-c", code, str(spoken_gguf / "model-F32.gguf")]

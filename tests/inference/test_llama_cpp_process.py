@@ -15,16 +15,16 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.llama_cpp.process_child import _Sender
 from hanlin.inference.backends.llama_cpp.process_messages import End
-from hanlin.inference.protocol import Engine, EngineLost, Reply, Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 
 PROMPT = (20, 30, 40)
-ENDLESS = Request(PROMPT, (), Sampling(max_new_tokens=900))
+ENDLESS = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900))
 
 
 @pytest.fixture()
 def apart(spoken_gguf: Path) -> Iterator[Engine]:
-    engine = open_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
     yield engine
     engine.close()
 
@@ -41,11 +41,11 @@ def test_answers_in_progress_are_told_when_the_process_is_killed_and_later_ones_
         next(stream)
     kill(apart)
     for stream in streams:
-        with pytest.raises(EngineLost):
+        with pytest.raises(EngineUnavailableError):
             list(stream)
-        assert stream.finish == "cancelled"
+        assert stream.finish_reason == "cancelled"
         stream.close()
-    short = Request(PROMPT, (), Sampling(max_new_tokens=9))
+    short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=9))
     assert apart.generate([short]) == cpp.generate([short])
     assert apart.restarts == 1  # type: ignore[attr-defined]
 
@@ -69,12 +69,12 @@ def test_whoever_waits_for_a_score_or_whole_answers_is_told_too(apart: Engine) -
     kill(apart)
     for thread in threads:
         thread.join(20)
-    assert [type(error) for error in heard] == [EngineLost, EngineLost]
+    assert [type(error) for error in heard] == [EngineUnavailableError, EngineUnavailableError]
 
 
 def test_a_process_that_dies_again_and_again_is_there_each_time(apart: Engine) -> None:
-    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
-    expected: list[Reply] = apart.generate([short])
+    short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
+    expected: list[Completion] = apart.generate([short])
     for _ in range(3):
         kill(apart)
         time.sleep(0.05)
@@ -85,7 +85,7 @@ def test_a_file_that_llama_cpp_does_not_take_is_refused_in_the_same_words(tmp_pa
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(UserError, match="cannot load this file"):
-        open_engine("llama_cpp", broken, apart=True)
+        create_engine("llama_cpp", broken, apart=True)
 
 
 def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
@@ -95,7 +95,7 @@ def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
     apart.close()
     assert process.poll() is not None
     list(stream)
-    assert stream.finish == "cancelled"
+    assert stream.finish_reason == "cancelled"
     with pytest.raises(RuntimeError, match="closed"):
         apart.stream(ENDLESS)
 
@@ -130,13 +130,13 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
 
     monkeypatch.setattr(apart, "_start", start_at_last)
     kill(apart)
-    short = Request(PROMPT, (), Sampling(max_new_tokens=3))
+    short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
     told = []
     while len(told) < 200:
         try:
             assert apart.generate([short]) == cpp.generate([short])
             break
-        except EngineLost as error:
+        except EngineUnavailableError as error:
             told.append(str(error))
             time.sleep(0.1)
     assert len(tries) == 3 and any("does not start again: no memory" in text for text in told)

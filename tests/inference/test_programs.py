@@ -15,8 +15,8 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.http.process import Program, free_port
 from hanlin.inference.backends.http.replicas import Replica
-from hanlin.inference.protocol import Engine, EngineLost, Reply, Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import tiny_llama
 
@@ -26,19 +26,19 @@ STOPS = (7, 8, 9, 11, 13)
 
 def test_a_program_that_is_not_there_is_told_in_one_sentence(spoken_gguf: Path, spoken_model: Path) -> None:
     with pytest.raises(UserError, match="there is no program 'no-such-server'"):
-        open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["no-such-server"])
+        create_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["no-such-server"])
     with pytest.raises(UserError, match="there is no program 'no-such-vllm'"):
-        open_engine("vllm", spoken_model, at=["no-such-vllm"])
+        create_engine("vllm", spoken_model, at=["no-such-vllm"])
 
 
 def test_a_program_that_ends_at_once_says_why(spoken_gguf: Path) -> None:
     with pytest.raises(UserError, match=r"ls does not start \(2\): .*--model"):
-        open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["ls"])
+        create_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["ls"])
 
 
 def test_an_address_where_nobody_answers_is_told(spoken_gguf: Path) -> None:
     with pytest.raises(UserError, match="no server of this model can be asked"):
-        open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["http://127.0.0.1:9"])
+        create_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["http://127.0.0.1:9"])
 
 
 def test_a_program_that_is_closed_while_it_is_started_again_leaves_no_process(
@@ -67,24 +67,24 @@ def kill(engine: Engine) -> None:
     os.killpg(engine._programs[0]._running[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
-def comes_back(engine: Engine, request: Request, seconds: float) -> list[Reply]:
+def comes_back(engine: Engine, request: GenerationRequest, seconds: float) -> list[Completion]:
     end = time.monotonic() + seconds
     while True:
         try:
             return engine.generate([request])
-        except EngineLost:
+        except EngineUnavailableError:
             assert time.monotonic() < end, "it is not started again"
             time.sleep(0.2)
 
 
 def assert_is_started_again(engine: Engine, long: int, seconds: float) -> None:
     """Killed in the middle of an answer of `long` ids it breaks that one off, and gives the next as before."""
-    request = Request(PROMPT, STOPS, Sampling(max_new_tokens=5))
+    request = GenerationRequest(PROMPT, STOPS, SamplingParams(max_new_tokens=5))
     before = engine.generate([request])
-    stream = engine.stream(Request(PROMPT, (), Sampling(max_new_tokens=long)))
+    stream = engine.stream(GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=long)))
     next(stream)
     kill(engine)
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineUnavailableError):
         list(stream)
     assert comes_back(engine, request, seconds) == before
 
@@ -98,7 +98,7 @@ def llama_server(spoken_gguf: Path) -> Iterator[Engine]:
     if not folder:
         pytest.skip("HANLIN_LLAMA_CPP names no folder of llama.cpp's tools")
     program = next(Path(folder).rglob("llama-server"))
-    engine = open_engine("llama_server", spoken_gguf / "model-F32.gguf", at=[str(program)], context_length=256)
+    engine = create_engine("llama_server", spoken_gguf / "model-F32.gguf", at=[str(program)], context_length=256)
     yield engine
     engine.close()
 
@@ -108,7 +108,7 @@ def test_llama_server_gives_the_ids_of_the_embedded_engine(llama_server: Engine,
     """As far as the answer is text: of bytes that are no UTF-8 the server shows replacement characters."""
     whole = 0
     for number in range(30):
-        request = Request((20 + number, 30, 40), STOPS, Sampling(max_new_tokens=6))
+        request = GenerationRequest((20 + number, 30, 40), STOPS, SamplingParams(max_new_tokens=6))
         (ours,), (theirs,) = cpp.generate([request]), llama_server.generate([request])
         if 171 in theirs.ids:  # U+FFFD begins so in this vocabulary
             continue
@@ -125,7 +125,7 @@ def test_llama_server_is_started_again(llama_server: Engine) -> None:
 @pytest.mark.llama_cpp
 def test_llama_server_says_what_it_cannot_do(llama_server: Engine) -> None:
     with pytest.raises(UserError, match="no log probabilities"):
-        llama_server.stream(Request(PROMPT, (), Sampling(top_logprobs=1)))
+        llama_server.stream(GenerationRequest(PROMPT, (), SamplingParams(top_logprobs=1)))
     with pytest.raises(UserError, match="scores no given text"):
         llama_server.score([(PROMPT, PROMPT)])
     with pytest.raises(UserError, match="gives no embeddings"):
@@ -149,23 +149,25 @@ def vllm(wide_model: Path) -> Iterator[Engine]:
     if not os.environ.get("HANLIN_VLLM"):
         pytest.skip("HANLIN_VLLM names no vLLM")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    engine = open_engine("vllm", wide_model, arguments=["--dtype", "float32", "--enforce-eager"])
+    engine = create_engine("vllm", wide_model, arguments=["--dtype", "float32", "--enforce-eager"])
     yield engine
     engine.close()
 
 
 @pytest.mark.vllm
 def test_vllm_answers_scores_and_stops_as_transformers_does(vllm: Engine, wide_model: Path) -> None:
-    ours = open_engine("transformers", wide_model)
-    requests = [Request((20 + number, 30, 40), STOPS, Sampling(max_new_tokens=20)) for number in range(8)]
+    ours = create_engine("transformers", wide_model)
+    requests = [
+        GenerationRequest((20 + number, 30, 40), STOPS, SamplingParams(max_new_tokens=20)) for number in range(8)
+    ]
     assert vllm.generate(requests) == ours.generate(requests)
     pairs = [((20, 30), (40, 50, 60)), ((1, 2, 3, 4), (5,))]
     for theirs, mine in zip(vllm.score(pairs), ours.score(pairs), strict=True):
         assert theirs.logprob == pytest.approx(mine.logprob, abs=0.01) and theirs.greedy == mine.greedy
-    likely = Request((20, 30), (), Sampling(max_new_tokens=5, top_logprobs=2))
+    likely = GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=5, top_logprobs=2))
     mine_stream, their_stream = ours.stream(likely), vllm.stream(likely)
     assert list(mine_stream) == list(their_stream)
-    for mine_one, their_one in zip(mine_stream.likely, their_stream.likely, strict=True):
+    for mine_one, their_one in zip(mine_stream.logprobs, their_stream.logprobs, strict=True):
         assert their_one.logprob == pytest.approx(mine_one.logprob, abs=0.01)
         assert [number for number, _ in their_one.top] == [number for number, _ in mine_one.top]
     ours.close()

@@ -12,7 +12,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.http.replicas import Replicas
-from hanlin.inference.protocol import EngineLost
+from hanlin.inference.protocol import EngineUnavailableError
 
 
 class Well(BaseHTTPRequestHandler):
@@ -82,7 +82,7 @@ def test_a_server_that_is_gone_is_left_out_and_comes_back() -> None:
         stopped = port
     # both have ended: the first is put up again at its own port
     until(lambda: replicas.healthy == 0)
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineUnavailableError):
         replicas.take(wanted)
     with server(stays):
         until(lambda: replicas.healthy == 1)

@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
-from hanlin.inference.protocol import Sampling
-from hanlin.inference.sampler import Chooser, log_softmax
+from hanlin.inference.protocol import SamplingParams
+from hanlin.inference.sampler import Sampler, log_softmax
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 
 
 def draws(count: int = 4000, **settings: object) -> dict[int, float]:
-    chooser = Chooser(Sampling(temperature=1.0, seed=0, **settings), ())  # type: ignore[arg-type]
+    chooser = Sampler(SamplingParams(temperature=1.0, seed=0, **settings), ())  # type: ignore[arg-type]
     counts = Counter(chooser.choose(LOGITS) for _ in range(count))
     return {number: counts[number] / count for number in sorted(counts)}
 
 
 def test_at_temperature_zero_the_likeliest_of_equal_ones_the_lowest() -> None:
-    assert Chooser(Sampling(), ()).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+    assert Sampler(SamplingParams(), ()).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -43,15 +43,15 @@ def test_a_bias_is_added_to_a_logit() -> None:
 
 
 def test_presence_and_frequency_penalties_count_the_answer_alone() -> None:
-    sampling = Sampling(presence_penalty=0.5, frequency_penalty=0.3)
-    chooser = Chooser(sampling, (0, 0, 0))
+    sampling = SamplingParams(presence_penalty=0.5, frequency_penalty=0.3)
+    chooser = Sampler(sampling, (0, 0, 0))
     assert [chooser.choose(LOGITS) for _ in range(5)] == [0, 1, 0, 0, 2]
 
 
 def test_log_probabilities_are_of_the_logits_as_they_came() -> None:
-    chooser = Chooser(Sampling(logit_bias=((2, 100.0),), top_logprobs=2), ())
+    chooser = Sampler(SamplingParams(logit_bias=((2, 100.0),), top_logprobs=2), ())
     assert chooser.choose(LOGITS) == 2
-    (likely,) = chooser.likely
+    (likely,) = chooser.logprobs
     assert likely.logprob == pytest.approx(np.log(0.15))
     assert [number for number, _ in likely.top] == [0, 1]
 
@@ -61,20 +61,20 @@ def test_a_constraint_has_the_last_word() -> None:
         def __init__(self) -> None:
             self.took_ids: list[int] = []
 
-        def allowed(self) -> np.ndarray:
+        def allowed_tokens(self) -> np.ndarray:
             return np.array([False, False, True])  # shorter than the logits: the rest may not come
 
-        def took(self, number: int) -> None:
-            self.took_ids.append(number)
+        def accept_token(self, token_id: int) -> None:
+            self.took_ids.append(token_id)
 
     only = Only()
-    chooser = Chooser(Sampling(temperature=1.0, seed=0, logit_bias=((0, 100.0),)), (), only)
+    chooser = Sampler(SamplingParams(temperature=1.0, seed=0, logit_bias=((0, 100.0),)), (), only)
     assert [chooser.choose(LOGITS) for _ in range(5)] == [2] * 5 == only.took_ids
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30])
 def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
-    assert Chooser(Sampling(temperature=temperature, seed=0), ()).choose(LOGITS) == 0
+    assert Sampler(SamplingParams(temperature=temperature, seed=0), ()).choose(LOGITS) == 0
 
 
 def test_top_p_keeps_the_fewest_that_reach_it() -> None:
@@ -83,20 +83,20 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
 
 
 def test_a_low_temperature_sharpens() -> None:
-    chooser = Chooser(Sampling(temperature=0.05, seed=0), ())
+    chooser = Sampler(SamplingParams(temperature=0.05, seed=0), ())
     assert {chooser.choose(LOGITS) for _ in range(200)} == {0}
 
 
 def test_ids_of_the_prompt_and_the_answer_are_penalised() -> None:
     logits = np.array([2.0, 1.9, -1.0, 1.8], np.float32)
-    chooser = Chooser(Sampling(repetition_penalty=2.0), (0,))
+    chooser = Sampler(SamplingParams(repetition_penalty=2.0), (0,))
     assert [chooser.choose(logits) for _ in range(3)] == [1, 3, 0]
     assert logits.tolist() == np.array([2.0, 1.9, -1.0, 1.8], np.float32).tolist()
 
 
 def test_an_equal_seed_gives_equal_draws_and_none_fresh_ones() -> None:
     def answer(seed: int | None) -> list[int]:
-        chooser = Chooser(Sampling(temperature=1.0, seed=seed), ())
+        chooser = Sampler(SamplingParams(temperature=1.0, seed=seed), ())
         return [chooser.choose(LOGITS) for _ in range(60)]
 
     assert answer(5) == answer(5)
@@ -115,7 +115,7 @@ def test_what_is_drawn_is_always_an_id_that_is_allowed(
     values: list[float], temperature: float, top_p: float, top_k: int
 ) -> None:
     logits = np.array(values, np.float32)
-    chooser = Chooser(Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=1), ())
+    chooser = Sampler(SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, seed=1), ())
     number = chooser.choose(logits)
     assert 0 <= number < len(values)
     if top_k:
@@ -137,7 +137,7 @@ def test_log_softmax_is_that_of_torch() -> None:
 )  # fmt: skip
 def test_a_setting_out_of_range_is_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        SamplingParams(**wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_draw_among_the_likeliest_is_the_draw_among_all(settings: dict, spread
     for seed in range(40):
         logits = (random.normal(size=9000) * spread).astype(np.float32)
         logits[:3000] = logits[3000:6000]  # equal ones, of which the lowest comes first
-        chooser = Chooser(Sampling(temperature=0.8, seed=seed, **settings), ())
+        chooser = Sampler(SamplingParams(temperature=0.8, seed=seed, **settings), ())
         numbers = np.arange(len(logits))
         if "top_k" in settings:
             numbers = np.sort(np.argpartition(-logits, 39)[:40])

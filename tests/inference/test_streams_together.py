@@ -19,7 +19,7 @@ from hanlin.core.errors import UserError
 from hanlin.inference.backends.transformers.engine import TransformersEngine
 from hanlin.inference.backends.transformers.kv_cache import Context, Decoder
 from hanlin.inference.decoder import Piece
-from hanlin.inference.protocol import Engine, Reply, Request, Sampling
+from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
 from hanlin.models.adapters import attach, save_adapter
 from hanlin.models.load import load_model
 
@@ -62,16 +62,16 @@ def adapted(spoken_model: Path, merged: dict[str, tuple[Path, Path]]) -> Iterato
     engine.close()
 
 
-def streamed(engine: Engine, requests: Sequence[Request], threads: int = 8) -> list[Reply]:
+def streamed(engine: Engine, requests: Sequence[GenerationRequest], threads: int = 8) -> list[Completion]:
     """The replies of requests that so many threads ask, each its next one when the last is done."""
-    replies: dict[int, Reply] = {}
+    replies: dict[int, Completion] = {}
 
     def ask(first: int) -> None:
         for place in range(first, len(requests), threads):
             stream = engine.stream(requests[place])
             ids = tuple(stream)
-            assert stream.finish is not None
-            replies[place] = Reply(ids, stream.finish)
+            assert stream.finish_reason is not None
+            replies[place] = Completion(ids, stream.finish_reason)
 
     asking = [threading.Thread(target=ask, args=(first,)) for first in range(threads)]
     for thread in asking:
@@ -97,7 +97,7 @@ def test_streams_of_different_adapters_answer_as_the_merged_models(
     adapted: TransformersEngine, merged: dict[str, tuple[Path, Path]], hf: Engine
 ) -> None:
     asked = requests_of(8, seed=4)
-    expected: dict[str | None, list[Reply]] = {None: hf.generate(asked)}
+    expected: dict[str | None, list[Completion]] = {None: hf.generate(asked)}
     for name, (_, folder) in merged.items():
         engine = TransformersEngine(folder)
         expected[name] = [engine.generate([request])[0] for request in asked]
@@ -111,7 +111,7 @@ def test_streams_of_different_adapters_answer_as_the_merged_models(
 
 def test_what_another_adapter_made_of_a_beginning_is_not_used(adapted: TransformersEngine, hf: Engine) -> None:
     """One after another, all in the place where the beginning of the prompt still lies."""
-    asked = Request(tuple(range(20, 120)), (), Sampling(max_new_tokens=12))
+    asked = GenerationRequest(tuple(range(20, 120)), (), SamplingParams(max_new_tokens=12))
     answers = [adapted.generate([replace(asked, adapter=name)])[0] for name in (None, "red", None, "blue.v2", "red")]
     assert answers[0] == answers[2] == hf.generate([asked])[0]
     assert answers[1] == answers[4]
@@ -119,9 +119,9 @@ def test_what_another_adapter_made_of_a_beginning_is_not_used(adapted: Transform
 
 
 def test_an_unknown_adapter_is_refused_and_breaks_no_answer(adapted: TransformersEngine) -> None:
-    stream = adapted.stream(Request((20, 30), (), Sampling(max_new_tokens=200)))
+    stream = adapted.stream(GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=200)))
     with pytest.raises(UserError, match="no adapter is called 'green'"):
-        adapted.stream(Request((20, 30), (), adapter="green"))
+        adapted.stream(GenerationRequest((20, 30), (), adapter="green"))
     assert len(list(stream)) == 200
 
 
@@ -160,11 +160,11 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer(spoken_model: Path, mon
     monkeypatch.setattr(Context, "decode", watched)
     engine = TransformersEngine(spoken_model)
     long = tuple(10 + number % 300 for number in range(CONTEXT - 8))
-    engine.generate([Request(long, (), Sampling(max_new_tokens=1))])  # makes the places long
-    running = engine.stream(Request((20, 30), (), Sampling(max_new_tokens=400)))
+    engine.generate([GenerationRequest(long, (), SamplingParams(max_new_tokens=1))])  # makes the places long
+    running = engine.stream(GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=400)))
     next(running)
     steps.clear()
-    other = engine.stream(Request(long[::-1], (), Sampling(max_new_tokens=2)))
+    other = engine.stream(GenerationRequest(long[::-1], (), SamplingParams(max_new_tokens=2)))
     assert len(list(other)) == 2
     running.close()
     engine.close()
@@ -174,12 +174,12 @@ def test_a_long_prompt_does_not_hold_up_a_running_answer(spoken_model: Path, mon
 
 def test_a_cancelled_answer_frees_its_place_for_one_that_waits(spoken_model: Path) -> None:
     engine = TransformersEngine(spoken_model, batch=1)
-    endless = engine.stream(Request((20, 30), (), Sampling(max_new_tokens=900)))
+    endless = engine.stream(GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=900)))
     next(endless)
-    waiting = engine.stream(Request((20, 30, 40), (), Sampling(max_new_tokens=3)))
+    waiting = engine.stream(GenerationRequest((20, 30, 40), (), SamplingParams(max_new_tokens=3)))
     endless.cancel()
     assert len(list(waiting)) == 3
-    assert len(list(endless)) < 900 and endless.finish == "cancelled"
+    assert len(list(endless)) < 900 and endless.finish_reason == "cancelled"
     engine.close()
 
 

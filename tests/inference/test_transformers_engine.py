@@ -11,8 +11,8 @@ from random_requests import requests_of
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.inference.backends.transformers.engine import TransformersEngine
-from hanlin.inference.protocol import Engine, Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 from hanlin.models.adapters import attach, save_adapter
 from hanlin.models.load import load_model
 
@@ -42,7 +42,7 @@ def test_the_size_of_a_batch_changes_no_answer(hf: Engine, spoken_model: Path, b
 
 
 def test_a_row_outgrows_its_first_buffers(hf: Engine) -> None:
-    requests = [Request((20, 30), (), Sampling(max_new_tokens=count)) for count in (300, 10, 150)]
+    requests = [GenerationRequest((20, 30), (), SamplingParams(max_new_tokens=count)) for count in (300, 10, 150)]
     longest, *others = hf.generate(requests)
     assert len(longest.ids) == 300
     assert all(other.ids == longest.ids[: len(other.ids)] for other in others)
@@ -56,7 +56,7 @@ def test_an_adapter_folder_is_its_base_with_the_adapter(spoken_model: Path, tmp_
             if "lora_B" in name:
                 weight.normal_(0, 0.3)
     save_adapter(model, tmp_path / "adapter", base=tmp_path / "base")
-    engine = open_engine("transformers", tmp_path / "adapter")
+    engine = create_engine("transformers", tmp_path / "adapter")
     prefix, continuation = (20, 30, 40), (50, 60)
     (score,) = engine.score([(prefix, continuation)])
     model.eval()
@@ -73,6 +73,6 @@ def test_context_length_can_be_set_lower_but_not_higher(spoken_model: Path) -> N
 
 def test_half_precision_answers(spoken_model: Path) -> None:
     engine = TransformersEngine(spoken_model, dtype="bfloat16")
-    (reply,) = engine.generate([Request((20, 30, 40), (), Sampling(max_new_tokens=5))])
+    (reply,) = engine.generate([GenerationRequest((20, 30, 40), (), SamplingParams(max_new_tokens=5))])
     assert len(reply.ids) == 5
     engine.close()

@@ -9,7 +9,7 @@ import pytest
 from live_server import Live, live
 
 import taught_model as taught
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 
 
 @pytest.fixture(scope="session")
@@ -23,21 +23,21 @@ def taught_gguf(taught_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def opened(taught_model: Path) -> Iterator[Opened]:
-    model = open_model(taught_model)
+def opened(taught_model: Path) -> Iterator[LoadedEngine]:
+    model = load_engine(taught_model)
     yield model
     model.engine.close()
 
 
 @pytest.fixture(scope="session")
-def untaught(tiny_model: Path) -> Iterator[Opened]:
+def untaught(tiny_model: Path) -> Iterator[LoadedEngine]:
     """A model of random weights: it goes on until the context is full."""
-    model = open_model(tiny_model)
+    model = load_engine(tiny_model)
     yield model
     model.engine.close()
 
 
 @pytest.fixture()
-def server(opened: Opened) -> Iterator[Live]:
+def server(opened: LoadedEngine) -> Iterator[Live]:
     with live(opened) as running:
         yield running

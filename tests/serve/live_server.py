@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import openai
 import uvicorn
 
-from hanlin.inference.loading import Opened
-from hanlin.inference.protocol import Engine, Finish, Likely, Request, Stream
+from hanlin.inference.loading import LoadedEngine
+from hanlin.inference.protocol import Engine, FinishReason, GenerationRequest, Stream, TokenLogprobs
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import app
 from hanlin.serve.auth import Guard
@@ -46,8 +46,8 @@ class Unhurried:
         self._stream, self._pause = stream, pause
 
     @property
-    def finish(self) -> Finish | None:
-        return self._stream.finish
+    def finish_reason(self) -> FinishReason | None:
+        return self._stream.finish_reason
 
     def __iter__(self) -> Iterator[int]:
         return self
@@ -57,8 +57,8 @@ class Unhurried:
         return next(self._stream)
 
     @property
-    def likely(self) -> Sequence[Likely]:
-        return self._stream.likely
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        return self._stream.logprobs
 
     def cancel(self) -> None:
         self._stream.cancel()
@@ -69,7 +69,7 @@ class Unhurried:
 
 @contextmanager
 def live(
-    opened: Opened,
+    opened: LoadedEngine,
     guard: Guard | None = None,
     pause: float = 0.0,
     limits: Limits | None = None,
@@ -80,7 +80,7 @@ def live(
     streams: list[Stream] = []
     begin = opened.engine.stream
 
-    def remembered(request: Request) -> Stream:
+    def remembered(request: GenerationRequest) -> Stream:
         streams.append(Unhurried(begin(request), pause) if pause else begin(request))
         return streams[-1]
 

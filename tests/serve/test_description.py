@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from live_server import Live, live
 
-from hanlin.inference.loading import Opened
+from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import app
 from hanlin.serve.openapi import description
@@ -18,7 +18,7 @@ schemathesis = pytest.importorskip("schemathesis")
 SCHEMA = schemathesis.openapi.from_dict(description())
 
 
-def test_every_route_is_described(opened: Opened) -> None:
+def test_every_route_is_described(opened: LoadedEngine) -> None:
     from fastapi.routing import APIRoute
 
     api = app([Served("tiny", opened, Limits())])
@@ -35,7 +35,7 @@ def all_routes(api: object) -> list:
 
 
 @pytest.fixture(scope="module")
-def described(opened: Opened) -> Iterator[Live]:
+def described(opened: LoadedEngine) -> Iterator[Live]:
     with live(opened, limits=Limits(output=2)) as server:
         yield server
 

@@ -21,7 +21,7 @@ from live_server import Live, live
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.models.adapters import attach, save_adapter
 from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
@@ -35,17 +35,17 @@ ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "tem
 
 
 @pytest.fixture()
-def apart(taught_gguf: Path) -> Iterator[Opened]:
-    opened = open_model(taught_gguf, "F32", apart=True)
+def apart(taught_gguf: Path) -> Iterator[LoadedEngine]:
+    opened = load_engine(taught_gguf, "F32", apart=True)
     yield opened
     opened.engine.close()
 
 
-def kill(opened: Opened) -> None:
+def kill(opened: LoadedEngine) -> None:
     os.kill(opened.engine._processes[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
-def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_again(apart: Opened) -> None:
+def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_again(apart: LoadedEngine) -> None:
     with live(apart) as server:
         os.kill(apart.engine._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]  # no answer ends before
         heard: dict[str, object] = {}
@@ -81,7 +81,7 @@ def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_a
         assert httpx.get(f"{server.address}/health").status_code == 200
 
 
-def test_a_schema_is_kept_in_the_process_apart(apart: Opened) -> None:
+def test_a_schema_is_kept_in_the_process_apart(apart: LoadedEngine) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "integer"}},
@@ -213,7 +213,7 @@ def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, a
     questions = [asked for asked, _ in LESSONS]
     expected = {}
     for name, folder in {"taught": taught_model, **adapters}.items():
-        alone = open_model(folder)
+        alone = load_engine(folder)
         with live(alone, names=("tiny",)) as server:
             expected[name] = [says(server, "tiny", question) for question in questions]
         alone.engine.close()

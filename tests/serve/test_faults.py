@@ -19,7 +19,7 @@ import pytest
 from live_server import Live, live
 
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.serve.admission import Limits
 from hanlin.serve.server import serve
 from taught_model import LESSONS
@@ -31,7 +31,7 @@ ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "log
 @pytest.fixture(scope="module", params=["transformers", "llama_cpp"])
 def endless(
     request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Opened]:
+) -> Iterator[LoadedEngine]:
     """A model of random weights in either engine: it goes on until the context is full."""
     path = tiny_model
     if request.param == "llama_cpp":
@@ -41,7 +41,7 @@ def endless(
 
         path = tmp_path_factory.mktemp("endless")
         run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, StageContext())
-    opened = open_model(path, apart=True)  # as the server opens it
+    opened = load_engine(path, apart=True)  # as the server opens it
     yield opened
     opened.engine.close()
 
@@ -56,7 +56,7 @@ def until(fact: Callable[[], bool], seconds: float = 10.0) -> float:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_its_place(endless: Opened, stream: bool) -> None:
+def test_a_client_that_goes_away_frees_its_place(endless: LoadedEngine, stream: bool) -> None:
     """Within 300 milliseconds where the machine is idle; what is asserted holds on a busy one too."""
     with live(endless, pause=0.02, limits=Limits(parallel=1)) as server:
         door = server.served[0].door
@@ -69,7 +69,7 @@ def test_a_client_that_goes_away_frees_its_place(endless: Opened, stream: bool) 
         print("freed after", [round(seconds, 3) for seconds in times], "s")
         assert min(times) < 3, times  # read to its end, an answer would take five seconds
         # an engine that runs ahead of its slow reader may have come to the end of the context by then
-        assert {made.finish for made in server.streams} <= {"cancelled", "length"}
+        assert {made.finish_reason for made in server.streams} <= {"cancelled", "length"}
 
 
 def asking_alone(server: Live, stream: bool) -> socket.socket:
@@ -82,7 +82,7 @@ def asking_alone(server: Live, stream: bool) -> socket.socket:
     return client
 
 
-def test_a_client_that_leaves_the_queue_frees_its_place_there(endless: Opened) -> None:
+def test_a_client_that_leaves_the_queue_frees_its_place_there(endless: LoadedEngine) -> None:
     with live(endless, pause=0.02, limits=Limits(parallel=1, queue=1)) as server:
         door = server.served[0].door
         first = threading.Thread(target=post, args=(server, [], {"max_tokens": 60}))
@@ -99,7 +99,7 @@ def post(server: Live, answers: list[httpx.Response], more: dict[str, Any]) -> N
     answers.append(httpx.post(server.address + CHAT, json={**ENDLESS, **more}, timeout=30))
 
 
-def test_beyond_the_queue_clients_are_told_when_to_come_again(endless: Opened) -> None:
+def test_beyond_the_queue_clients_are_told_when_to_come_again(endless: LoadedEngine) -> None:
     answers: list[httpx.Response] = []
     with live(endless, pause=0.01, limits=Limits(parallel=2, queue=3)) as server:
         threads = [threading.Thread(target=post, args=(server, answers, {"max_tokens": 40})) for _ in range(12)]
@@ -116,7 +116,7 @@ def test_beyond_the_queue_clients_are_told_when_to_come_again(endless: Opened) -
     assert again.status_code == 200
 
 
-def test_a_deadline_ends_an_answer_and_says_so(endless: Opened) -> None:
+def test_a_deadline_ends_an_answer_and_says_so(endless: LoadedEngine) -> None:
     with live(endless, pause=0.05, limits=Limits(deadline=0.3)) as server:
         whole = httpx.post(server.address + CHAT, json=ENDLESS, timeout=20)
         assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
@@ -126,7 +126,7 @@ def test_a_deadline_ends_an_answer_and_says_so(endless: Opened) -> None:
         until(lambda: server.served[0].door.answering == 0)
 
 
-def test_the_output_has_an_upper_limit(endless: Opened) -> None:
+def test_the_output_has_an_upper_limit(endless: LoadedEngine) -> None:
     with live(endless, limits=Limits(output=4)) as server:
         answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 100}, timeout=20).json()
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (4, "length")
@@ -172,7 +172,7 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
         process.communicate()
 
 
-def test_a_reader_that_stops_reading_keeps_nobody_from_an_answer(endless: Opened) -> None:
+def test_a_reader_that_stops_reading_keeps_nobody_from_an_answer(endless: LoadedEngine) -> None:
     """Its answer is written to the end all the same, and its place is free then."""
     with live(endless, limits=Limits(parallel=1, queue=4)) as server:
         host, port = server.address.removeprefix("http://").split(":")

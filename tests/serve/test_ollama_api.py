@@ -12,7 +12,7 @@ import ollama
 import pytest
 from live_server import Live, live
 
-from hanlin.inference.loading import Opened
+from hanlin.inference.loading import LoadedEngine
 from taught_model import LESSONS
 
 NAME, COUNT, ENGLISH = LESSONS[0], LESSONS[4], LESSONS[3]
@@ -129,7 +129,7 @@ def test_curl_without_a_content_type_works_but_not_from_a_web_page(server: Live)
     assert httpx.post(f"{server.address}/api/generate", content=data, headers=headers).status_code == 415
 
 
-def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: Opened) -> None:
+def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: LoadedEngine) -> None:
     with live(opened, names=(SEEDS_NAME,)) as server:
         body = {"model": SEEDS_NAME, "messages": asking(NAME[0])}
         command = [

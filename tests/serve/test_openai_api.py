@@ -19,8 +19,8 @@ import pytest
 from live_server import Live, live
 
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import Opened, open_model
-from hanlin.inference.protocol import Finish, Request, Stream
+from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import FinishReason, GenerationRequest, Stream
 from hanlin.serve.auth import Guard
 from hanlin.serve.server import serve
 from taught_model import LESSONS, RARE
@@ -48,11 +48,11 @@ def test_the_first_choice_is_the_models_answer(server: Live) -> None:
     assert abs(answer.created - time.time()) < 60
 
 
-def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, opened: Opened) -> None:
+def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, opened: LoadedEngine) -> None:
     from hanlin.core.records import Message
 
     answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
-    prompt = len(opened.template().render([Message("user", NAME[0])], prompt=True).ids)
+    prompt = len(opened.load_template().render([Message("user", NAME[0])], prompt=True).ids)
     written = len(opened.tokenizer.encode(NAME[1]))
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (prompt, written)
@@ -78,7 +78,7 @@ def test_text_parts_are_one_text(server: Live) -> None:
     assert answer.choices[0].message.content == NAME[1]
 
 
-def test_equal_seeds_draw_equal_answers_and_other_seeds_others(untaught: Opened) -> None:
+def test_equal_seeds_draw_equal_answers_and_other_seeds_others(untaught: LoadedEngine) -> None:
     with live(untaught) as server:
 
         def drawn(seed: int) -> str | None:
@@ -109,7 +109,7 @@ def test_rare_characters_are_streamed_whole(server: Live) -> None:
 
 
 def test_a_gguf_file_is_served_alike(taught_gguf: Path) -> None:
-    opened = open_model(taught_gguf, "Q8_0")
+    opened = load_engine(taught_gguf, "Q8_0")
     with live(opened) as server:
         chunks = server.client().chat.completions.create(model="tiny", messages=asking(RARE_ASKED), stream=True)
         pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
@@ -144,7 +144,7 @@ def test_no_part_of_a_stop_text_is_streamed(server: Live) -> None:
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two "
 
 
-def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: Opened) -> None:
+def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: LoadedEngine) -> None:
     with live(untaught) as server:
         stream = server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True)
         assert [next(iter(stream)).choices[0].delta.role, bool(next(iter(stream)).choices)] == ["assistant", True]
@@ -152,7 +152,7 @@ def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: Opened) 
         assert finish_of(server) == "cancelled"
 
 
-def test_a_client_that_leaves_a_whole_answer_cancels_the_generation(untaught: Opened) -> None:
+def test_a_client_that_leaves_a_whole_answer_cancels_the_generation(untaught: LoadedEngine) -> None:
     with live(untaught, pause=0.02) as server:
         body = {"model": "tiny", "messages": asking("?")}
         with pytest.raises(httpx.ReadTimeout):
@@ -164,13 +164,13 @@ def finish_of(server: Live) -> str | None:
     """Why the last generation ended, once it has."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        if server.streams and server.streams[-1].finish is not None:
-            return server.streams[-1].finish
+        if server.streams and server.streams[-1].finish_reason is not None:
+            return server.streams[-1].finish_reason
         time.sleep(0.02)
     return None
 
 
-def test_the_server_answers_others_while_it_generates(untaught: Opened) -> None:
+def test_the_server_answers_others_while_it_generates(untaught: LoadedEngine) -> None:
     with live(untaught) as server:
         stream = iter(server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True))
         next(stream)
@@ -278,7 +278,7 @@ def test_an_unknown_address_is_told_in_openais_form(server: Live) -> None:
     assert (answer.status_code, set(answer.json()["error"])) == (404, {"message", "type", "param", "code"})
 
 
-def test_a_failure_within_the_engine_is_told_without_its_details(opened: Opened, caplog) -> None:
+def test_a_failure_within_the_engine_is_told_without_its_details(opened: LoadedEngine, caplog) -> None:
     with live(opened) as server:
 
         def broken(request: object) -> None:
@@ -294,11 +294,11 @@ def test_a_failure_within_the_engine_is_told_without_its_details(opened: Opened,
     assert answer.json()["error"]["type"] == "server_error"
 
 
-def test_a_failure_in_the_middle_of_a_stream_is_told_in_it(opened: Opened) -> None:
+def test_a_failure_in_the_middle_of_a_stream_is_told_in_it(opened: LoadedEngine) -> None:
     with live(opened) as server:
         begin = server.engine.stream
 
-        def breaking(request: Request) -> Stream:
+        def breaking(request: GenerationRequest) -> Stream:
             stream = begin(request)
             ids = iter([next(stream), next(stream)])
             return BreakingStream(stream, ids)
@@ -317,8 +317,8 @@ class BreakingStream:
         self._stream, self._ids = stream, ids
 
     @property
-    def finish(self) -> Finish | None:
-        return self._stream.finish
+    def finish_reason(self) -> FinishReason | None:
+        return self._stream.finish_reason
 
     def __iter__(self) -> Iterator[int]:
         yield from self._ids
@@ -345,7 +345,7 @@ def test_the_model_is_listed_and_found(server: Live) -> None:
         client.models.retrieve("other")
 
 
-def test_without_the_key_nothing_is_answered_but_health(opened: Opened) -> None:
+def test_without_the_key_nothing_is_answered_but_health(opened: LoadedEngine) -> None:
     with live(opened, Guard(("k3y",))) as server:
         with pytest.raises(openai.AuthenticationError) as caught:
             server.client("wrong").models.list()

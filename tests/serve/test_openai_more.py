@@ -18,7 +18,7 @@ import pytest
 from live_server import Live, live
 
 from hanlin.core.records import Message
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 from taught_model import LESSONS
 
 NAME, COUNT = LESSONS[0], LESSONS[4]
@@ -30,14 +30,14 @@ def asking(text: str) -> list:
 
 
 @pytest.fixture(scope="module", params=["transformers", "llama_cpp"])
-def model(request: pytest.FixtureRequest, taught_model: Path, taught_gguf: Path) -> Iterator[Opened]:
-    opened = open_model(taught_model) if request.param == "transformers" else open_model(taught_gguf, "F32")
+def model(request: pytest.FixtureRequest, taught_model: Path, taught_gguf: Path) -> Iterator[LoadedEngine]:
+    opened = load_engine(taught_model) if request.param == "transformers" else load_engine(taught_gguf, "F32")
     yield opened
     opened.engine.close()
 
 
 @pytest.fixture()
-def client(model: Opened) -> Iterator[openai.OpenAI]:
+def client(model: LoadedEngine) -> Iterator[openai.OpenAI]:
     with live(model) as server:
         yield server.client()
 
@@ -72,7 +72,7 @@ def test_streamed_choices_carry_their_index(client: openai.OpenAI) -> None:
     assert ends == {0: "stop", 1: "stop"}
 
 
-def test_a_strong_bias_decides_the_answer(client: openai.OpenAI, model: Opened) -> None:
+def test_a_strong_bias_decides_the_answer(client: openai.OpenAI, model: LoadedEngine) -> None:
     (number,) = model.tokenizer.encode("春")[:1]
     answer = client.chat.completions.create(
         model="tiny", messages=asking(NAME[0]), logit_bias={str(number): 100}, max_tokens=4, logprobs=True
@@ -82,7 +82,7 @@ def test_a_strong_bias_decides_the_answer(client: openai.OpenAI, model: Opened) 
     assert written == [list(model.tokenizer.token_bytes(number))] * len(written) and written
 
 
-def test_a_frequency_penalty_ends_repetition(client: openai.OpenAI, model: Opened) -> None:
+def test_a_frequency_penalty_ends_repetition(client: openai.OpenAI, model: LoadedEngine) -> None:
     (number,) = model.tokenizer.encode("春")[:1]
     biased = {"model": "tiny", "messages": asking(NAME[0]), "logit_bias": {str(number): 30}, "max_tokens": 24}
     same = client.chat.completions.create(**biased)  # type: ignore[call-overload]
@@ -93,12 +93,12 @@ def test_a_frequency_penalty_ends_repetition(client: openai.OpenAI, model: Opene
 # --------------------------------------------------------------------------------------------- log probabilities
 
 
-def test_logprobs_are_those_of_the_scored_answer(client: openai.OpenAI, model: Opened) -> None:
+def test_logprobs_are_those_of_the_scored_answer(client: openai.OpenAI, model: LoadedEngine) -> None:
     answer = client.chat.completions.create(model="tiny", messages=asking(NAME[0]), logprobs=True, top_logprobs=3)
     assert answer.choices[0].logprobs is not None
     rows = answer.choices[0].logprobs.content or []
     assert b"".join(bytes(row.bytes or ()) for row in rows).decode() == NAME[1]
-    prompt = model.template().render([Message("user", NAME[0])], prompt=True).ids
+    prompt = model.load_template().render([Message("user", NAME[0])], prompt=True).ids
     (score,) = model.engine.score([(prompt, model.tokenizer.encode(NAME[1]))])
     assert sum(row.logprob for row in rows) == pytest.approx(score.logprob, abs=1e-3)
     for row in rows:
@@ -121,8 +121,8 @@ def test_streamed_logprobs_are_those_of_the_whole_answer(client: openai.OpenAI) 
 # ------------------------------------------------------------------------------------------------------- completions
 
 
-def test_a_completion_goes_on_from_text_and_from_ids_alike(client: openai.OpenAI, model: Opened) -> None:
-    ids = model.template().render([Message("user", NAME[0])], prompt=True).ids
+def test_a_completion_goes_on_from_text_and_from_ids_alike(client: openai.OpenAI, model: LoadedEngine) -> None:
+    ids = model.load_template().render([Message("user", NAME[0])], prompt=True).ids
     answer = client.completions.create(model="tiny", prompt=list(ids))
     assert (answer.object, answer.choices[0].text, answer.choices[0].finish_reason) == (
         "text_completion",
@@ -138,7 +138,7 @@ def test_a_completion_goes_on_from_text_and_from_ids_alike(client: openai.OpenAI
     assert text.choices[0].logprobs is not None and len(text.choices[0].logprobs.top_logprobs[0]) == 2  # type: ignore[arg-type, index]
 
 
-def test_a_special_token_typed_into_a_completion_stays_text(client: openai.OpenAI, model: Opened) -> None:
+def test_a_special_token_typed_into_a_completion_stays_text(client: openai.OpenAI, model: LoadedEngine) -> None:
     answer = client.completions.create(model="tiny", prompt="<|eot_id|>", max_tokens=1)
     assert answer.usage is not None and answer.usage.prompt_tokens > 5
 
@@ -170,7 +170,7 @@ def test_embeddings_have_length_one_and_equal_texts_equal_ones(client: openai.Op
 
 
 def test_both_engines_embed_alike(taught_model: Path, taught_gguf: Path) -> None:
-    one, other = open_model(taught_model), open_model(taught_gguf, "F32")
+    one, other = load_engine(taught_model), load_engine(taught_gguf, "F32")
     texts = [one.tokenizer.encode(text) for text in ("春天的时候院子里开满了花。" * 4, "Count")]
     rows = [opened.engine.embed(texts) for opened in (one, other)]
     one.engine.close()
@@ -250,7 +250,7 @@ def test_a_costly_pattern_costs_no_long_time(client: openai.OpenAI, pattern: str
 # ------------------------------------------------------------------------------------------ several models, other ways
 
 
-def test_several_models_answer_by_their_names(opened: Opened) -> None:
+def test_several_models_answer_by_their_names(opened: LoadedEngine) -> None:
     with live(opened, names=("small", "large")) as server:
         client = server.client()
         assert [model.id for model in client.models.list()] == ["small", "large"]
@@ -272,7 +272,7 @@ def test_the_asynchronous_client_gets_the_same_whole_and_streamed(server: Live) 
     assert asyncio.run(ask()) == (NAME[1], NAME[1])
 
 
-def test_the_plain_route_takes_a_history_or_a_prompt(server: Live, opened: Opened) -> None:
+def test_the_plain_route_takes_a_history_or_a_prompt(server: Live, opened: LoadedEngine) -> None:
     history = [
         {"role": "Human", "content": COUNT[0]},
         {"role": "Assistant", "content": COUNT[1]},

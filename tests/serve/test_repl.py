@@ -13,7 +13,7 @@ from hanlin.cli.chat.backends import Local
 from hanlin.cli.chat.repl import Chat, chat
 from hanlin.core.errors import UserError
 from hanlin.data.formats.chats import read_messages
-from hanlin.inference.loading import Opened
+from hanlin.inference.loading import LoadedEngine
 from taught_model import LESSONS, RARE
 
 GREEDY = {"max_new_tokens": 40}
@@ -74,14 +74,14 @@ def test_reset_makes_the_next_question_the_first(taught_model: Path) -> None:
     assert answers[1:4] == ["我叫小翰。", "forgotten", "七"]
 
 
-def test_the_answers_so_far_are_part_of_the_next_prompt(opened: Opened) -> None:
+def test_the_answers_so_far_are_part_of_the_next_prompt(opened: LoadedEngine) -> None:
     conversation = Chat(Local(opened, GREEDY), "你是小翰。")
     conversation.say(LESSONS[0][0], silent)
     conversation.say(LESSONS[1][0], silent)
     assert [message.role for message in conversation.messages] == ["system", *["user", "assistant"] * 2]
 
 
-def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(untaught: Opened) -> None:
+def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(untaught: LoadedEngine) -> None:
     conversation = Chat(Local(untaught, {"max_new_tokens": 30}), "你是小翰。")
     for number in range(12):
         conversation.say(f"问题{number}", silent)
@@ -91,7 +91,7 @@ def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(
     assert conversation.messages[1].role == "user"
 
 
-def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: Opened) -> None:
+def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: LoadedEngine) -> None:
     conversation = Chat(Local(untaught, GREEDY))
     shown: list[str] = []
 
@@ -130,7 +130,7 @@ def test_undo_takes_back_the_last_question_with_its_answer(taught_model: Path) -
     ]
 
 
-def test_retry_asks_the_last_question_again_and_forgets_the_old_answer(opened: Opened) -> None:
+def test_retry_asks_the_last_question_again_and_forgets_the_old_answer(opened: LoadedEngine) -> None:
     conversation = Chat(Local(opened, {"temperature": 5.0, "seed": 1, "max_new_tokens": 12}))
     first = conversation.say(LESSONS[0][0], silent)
     again = conversation.retry(silent)
@@ -139,7 +139,7 @@ def test_retry_asks_the_last_question_again_and_forgets_the_old_answer(opened: O
     assert Chat(Local(opened, GREEDY)).retry(silent) is None
 
 
-def test_a_system_text_can_be_set_shown_and_taken_away_during_the_talk(opened: Opened) -> None:
+def test_a_system_text_can_be_set_shown_and_taken_away_during_the_talk(opened: LoadedEngine) -> None:
     conversation = Chat(Local(opened, GREEDY))
     conversation.say(LESSONS[0][0], silent)
     conversation.set_system("你是小翰。")
@@ -153,10 +153,10 @@ def test_system_without_a_text_shows_it(taught_model: Path) -> None:
     assert lines[1:4] == ["(no system text)", "你是小翰。", "(no system text)"]
 
 
-def test_tokens_tells_the_length_of_the_prompt(opened: Opened) -> None:
+def test_tokens_tells_the_length_of_the_prompt(opened: LoadedEngine) -> None:
     conversation = Chat(Local(opened, GREEDY))
     conversation.say(LESSONS[0][0], silent)
-    length = len(opened.template().render(conversation.messages).ids)
+    length = len(opened.load_template().render(conversation.messages).ids)
     assert conversation.tokens().startswith(f"{length} tokens so far")
 
 

@@ -11,7 +11,7 @@ import pytest
 from live_server import live
 
 from hanlin.core.errors import UserError
-from hanlin.inference.loading import Opened
+from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.auth import Guard, guard_for, read_keys
 
 
@@ -60,7 +60,7 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
 # ---------------------------------------------------------------------------------------------------- limits of keys
 
 
-def test_a_key_has_its_own_limits(opened: Opened, tmp_path: Path) -> None:
+def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text("- {key: small, per_minute: 2}\n- {key: one, at_once: 1}\n- {key: free}\n", encoding="utf-8")
     guard = guard_for("127.0.0.1", ["plain"], read_keys(file))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.inference.text_stream import StopTexts
+from hanlin.inference.text_stream import StopStringMatcher
 
 
 def passed(pieces: list[str], stops: tuple[str, ...]) -> tuple[str, bool, list[str]]:
-    passing = StopTexts(stops)
+    passing = StopStringMatcher(stops)
     shown = [passing.put(piece) for piece in pieces]
     return "".join(shown) + passing.end(), passing.hit, shown
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from live_server import Live, live
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.inference.loading import open_model
+from hanlin.inference.loading import load_engine
 from hanlin.serve.api.tool_calls import CallReader, names_of, schema_of
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -89,7 +89,7 @@ def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
     ChatTemplate.named("llama3.1", Tokenizer.load(folder)).save(folder)
-    opened = open_model(folder)
+    opened = load_engine(folder)
     with live(opened) as server:
         yield server
     opened.engine.close()

@@ -28,7 +28,7 @@ from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Message, ToolCall
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
-from hanlin.tokenizer.generation_config import generation_stops
+from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import NAMED_TOKENS, Tokenizer
 
 TOGETHER = 256
@@ -99,7 +99,7 @@ class ChatTemplate:
                     f"基座模型没有模板：请将 template 设为 {names} 之一",
                 ),
             )
-        return cls(source, tokenizer, place, generation_stops(folder))
+        return cls(source, tokenizer, place, read_eos_token_ids(folder))
 
     @classmethod
     def named(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:

@@ -23,7 +23,7 @@ from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.core.text import Language, answer_language
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 _CHUNK = 64
@@ -54,14 +54,14 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     measured = list(within(_records(file), settings.max_characters))
     if not measured:
         raise UserError(say("nothing is held out in this file", "文件中没有留出内容"), file)
-    opened = open_model(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
+    opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
         window = _window(settings.window, opened.engine.context_length)
         stride = window - min(settings.overlap, window // 2)
         sample = (
             partial(text_sample, opened.tokenizer)
             if isinstance(measured[0], Document)
-            else partial(answer_sample, opened.template())
+            else partial(answer_sample, opened.load_template())
         )
 
         def work(chunk: Sequence[Measurable]) -> list[Row]:
@@ -99,7 +99,7 @@ def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> 
     return Sample(record.id, rendered.ids, stretches, template.tokenizer.decode(said))
 
 
-def measure(opened: Opened, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
+def measure(opened: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
     """One row for each sample: its language, its lengths, and −log p of what is predicted in nats."""
     cut = [
         (place, pair)

@@ -32,10 +32,10 @@ from hanlin.data.io.layout import layout_of, rows_of
 from hanlin.data.io.lines import Row as FileRow
 from hanlin.data.io.sources import files_at
 from hanlin.data.ledger import Drop, reason_text
-from hanlin.inference.loading import Opened, find_model, open_model, split_choice
-from hanlin.inference.protocol import Request, Sampling
+from hanlin.inference.loading import LoadedEngine, find_model, load_engine, parse_model_spec
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.tokenizer.file_names import GENERATION_FILE
-from hanlin.tokenizer.generation_config import sampling_of
+from hanlin.tokenizer.generation_config import read_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SEED = 42
@@ -82,14 +82,14 @@ def predict(model: str | Path, data: Path, out: Path, asking: Asking, progress: 
     if not out.absolute().parent.is_dir():
         raise UserError(say("there is no such folder", "没有这个文件夹"), out.absolute().parent)
     prompts = read_prompts(data, "" if asking.raw else asking.system)
-    path, choice = split_choice(model)
+    path, choice = parse_model_spec(model)
     weights = find_model(path, choice).weights
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(exist_ok=True)
     try:
         with FileLock(partial / "lock", timeout=0):
             _same_as_before(partial, _mark(weights, prompts, asking))
-            answered = open_model(path, choice, asking.engine, **asking.options)
+            answered = load_engine(path, choice, asking.engine, **asking.options)
             try:
                 rows = _answers(answered, prompts, asking, partial, progress)
             finally:
@@ -167,18 +167,22 @@ def _question_alone(value: Any) -> Chat | Drop:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
-def _answers(model: Opened, prompts: Sequence[Prompt], asking: Asking, scratch: Path, progress: Progress) -> list[Row]:
-    defaults = sampling_of(model.found.folder)
-    base = Sampling(**{**defaults, **asking.sampling, "max_new_tokens": asking.max_new_tokens})
+def _answers(
+    model: LoadedEngine, prompts: Sequence[Prompt], asking: Asking, scratch: Path, progress: Progress
+) -> list[Row]:
+    defaults = read_sampling_params(model.location.folder)
+    base = SamplingParams(**{**defaults, **asking.sampling, "max_new_tokens": asking.max_new_tokens})
     seed = SEED if base.seed is None else base.seed
-    template = None if asking.raw else model.template()
+    template = None if asking.raw else model.load_template()
     stops = _ends(model) if template is None else template.stop_ids
     room = model.engine.context_length
     encoded = [_ids(prompt, model.tokenizer, template, asking, room) for prompt in prompts]
     places = range(len(prompts))
 
     def answered(chunk: Sequence[int]) -> list[Row]:
-        requests = [Request(encoded[place][0], stops, replace(base, seed=(seed + place) % 2**32)) for place in chunk]
+        requests = [
+            GenerationRequest(encoded[place][0], stops, replace(base, seed=(seed + place) % 2**32)) for place in chunk
+        ]
         part = _Part(progress, chunk[0], len(prompts))
         replies = model.engine.generate(requests, part)
         return [
@@ -186,7 +190,7 @@ def _answers(model: Opened, prompts: Sequence[Prompt], asking: Asking, scratch: 
                 "id": place + 1,
                 "Input": prompts[place].text,
                 "Output": model.tokenizer.decode(reply.ids),
-                "finish": reply.finish,
+                "finish": reply.finish_reason,
                 "tokens": len(reply.ids),
                 **({"cut": encoded[place][1]} if encoded[place][1] else {}),
             }
@@ -196,9 +200,9 @@ def _answers(model: Opened, prompts: Sequence[Prompt], asking: Asking, scratch: 
     return process_in_chunks(places, _CHUNK, scratch, answered, progress, unit=say("answers", "个回答"))
 
 
-def _ends(model: Opened) -> tuple[int, ...]:
+def _ends(model: LoadedEngine) -> tuple[int, ...]:
     """The ids that end a text where no template says them: the tokenizer's and the generation settings'."""
-    named = read_json(model.found.folder / GENERATION_FILE).get("eos_token_id")
+    named = read_json(model.location.folder / GENERATION_FILE).get("eos_token_id")
     listed = named if isinstance(named, list) else [named]
     ends = (model.tokenizer.eos_id, *listed)
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))

@@ -31,8 +31,8 @@ from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.decoder import Piece
-from hanlin.inference.protocol import Reply, Request, Sampling
-from hanlin.inference.registry import open_engine
+from hanlin.inference.protocol import Completion, GenerationRequest, SamplingParams
+from hanlin.inference.registry import create_engine
 from hanlin.inference.sampler import log_softmax
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -52,8 +52,8 @@ class Reference:
 
     windows: dict[str, list[tuple[int, ...]]]
     folder: Path
-    requests: tuple[Request, ...]
-    replies: tuple[Reply, ...]
+    requests: tuple[GenerationRequest, ...]
+    replies: tuple[Completion, ...]
 
     def logprobs(self, language: str, place: int) -> NDArray[np.float32]:
         """Of one window, [measured positions, vocabulary]."""
@@ -221,7 +221,9 @@ def measured(length: int) -> range:
 
 
 def _answers(path: Path, reference: Reference) -> Row:
-    engine = open_engine("transformers", path, batch=1) if path.is_dir() else open_engine("llama_cpp", path, parallel=1)
+    engine = (
+        create_engine("transformers", path, batch=1) if path.is_dir() else create_engine("llama_cpp", path, parallel=1)
+    )
     try:
         began = time.perf_counter()
         replies = engine.generate(reference.requests)
@@ -232,8 +234,8 @@ def _answers(path: Path, reference: Reference) -> Row:
     return {
         "answers": len(pairs),
         "same_answers": sum(one == other for one, other in pairs) / len(pairs),
-        "stop_rate": sum(reply.finish == "stop" for reply in replies) / len(pairs),
-        "source_stop_share": sum(reply.finish == "stop" for reply in reference.replies) / len(pairs),
+        "stop_rate": sum(reply.finish_reason == "stop" for reply in replies) / len(pairs),
+        "source_stop_share": sum(reply.finish_reason == "stop" for reply in reference.replies) / len(pairs),
         "tokens_per_second": round(sum(len(reply.ids) + 1 for reply in replies) / seconds, 1),
     }
 
@@ -271,29 +273,29 @@ def _write_logprobs(
     job.progress.close()
 
 
-def _replies(files: ModelFiles, requests: Sequence[Request], folder: Path) -> tuple[Reply, ...]:
+def _replies(files: ModelFiles, requests: Sequence[GenerationRequest], folder: Path) -> tuple[Completion, ...]:
     from hanlin.models.dtypes import exact_dtype
 
     if not requests:
         return ()
     file = folder / "replies.json"
     if not file.is_file():
-        engine = open_engine("transformers", files.folder, dtype=exact_dtype(files))
+        engine = create_engine("transformers", files.folder, dtype=exact_dtype(files))
         try:
             replies = engine.generate(requests)
         finally:
             engine.close()
-        write_sorted_json(file, {"replies": [[list(reply.ids), reply.finish] for reply in replies]})
+        write_sorted_json(file, {"replies": [[list(reply.ids), reply.finish_reason] for reply in replies]})
     rows = json.loads(file.read_text(encoding="utf-8"))["replies"]
-    return tuple(Reply(tuple(ids), finish) for ids, finish in rows)
+    return tuple(Completion(tuple(ids), finish) for ids, finish in rows)
 
 
 def _requests(
     records: Sequence[Conversation | Document], template: ChatTemplate, settings: QualityReport, context: int
-) -> Iterator[Request]:
+) -> Iterator[GenerationRequest]:
     """The questions of held-out conversations up to their last answer, as far as they fit the context."""
     left = settings.prompts
-    sampling = Sampling(max_new_tokens=settings.max_new_tokens)
+    sampling = SamplingParams(max_new_tokens=settings.max_new_tokens)
     for record in records:
         if left == 0:
             return
@@ -302,7 +304,7 @@ def _requests(
         last = max(place for place, turn in enumerate(record.messages) if turn.role == "assistant")
         ids = template.render(record.messages[:last], record.tools, prompt=True, where=record.id).ids
         if len(ids) < context:
-            yield Request(tuple(ids), template.stop_ids, sampling)
+            yield GenerationRequest(tuple(ids), template.stop_ids, sampling)
             left -= 1
 
 

@@ -14,7 +14,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.protocol import Engine
-from hanlin.inference.registry import ENGINES, FOR_GGUF, open_engine
+from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
 from hanlin.models.folder.gguf import choose_gguf, gguf_files
 from hanlin.models.folder.layout import CONFIG, is_adapter
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ Kind = Literal["model", "adapter", "gguf"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ModelLocation:
     """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and what it is."""
 
     weights: Path
@@ -36,7 +36,7 @@ class Found:
         return self.weights.stem if self.kind == "gguf" else self.weights.absolute().name
 
 
-def find_model(path: Path, file: str = "") -> Found:
+def find_model(path: Path, file: str = "") -> ModelLocation:
     """What lies at `path`: a model folder, an adapter folder, a GGUF file, or a folder of GGUF files.
 
     `file` chooses among GGUF files by type (`Q8_0`) or name; without it the only one is taken, or the largest (the
@@ -47,18 +47,18 @@ def find_model(path: Path, file: str = "") -> Found:
         raise UserError(what, path, _hint_of_path())
     candidates = gguf_files(path)
     if candidates:
-        return Found(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
+        return ModelLocation(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
     if file:
         what = say(f"'{file}' was asked for, but there is no GGUF file here", f"指定了“{file}”，但这里没有 GGUF 文件")
         raise UserError(what, path)
     if is_adapter(path):
-        return Found(path, path, "adapter")
+        return ModelLocation(path, path, "adapter")
     if (path / CONFIG).is_file():
-        return Found(path, path, "model")
+        return ModelLocation(path, path, "model")
     raise UserError(say("there is no model here", "这里没有模型"), path, _hint_of_path())
 
 
-def split_choice(text: str | Path) -> tuple[Path, str]:
+def parse_model_spec(text: str | Path) -> tuple[Path, str]:
     """`folder:Q8_0` as a path and the GGUF file chosen there; a path that exists as it stands chooses nothing."""
     path = Path(text).expanduser()
     match = re.fullmatch(r"(.+):([\w.-]{2,})", str(text))
@@ -68,19 +68,19 @@ def split_choice(text: str | Path) -> tuple[Path, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class LoadedEngine:
     """An engine and the tokenizer of the model it runs."""
 
     engine: Engine
     tokenizer: Tokenizer
-    found: Found
+    location: ModelLocation
 
-    def template(self) -> ChatTemplate:
+    def load_template(self) -> ChatTemplate:
         """The chat template that lies beside the model. Raises UserError when there is none."""
-        return ChatTemplate.load(self.found.folder, self.tokenizer)
+        return ChatTemplate.load(self.location.folder, self.tokenizer)
 
 
-def open_model(
+def load_engine(
     path: Path,
     file: str = "",
     engine: str = "auto",
@@ -88,7 +88,7 @@ def open_model(
     batch: int | None = None,
     dtype: str | None = None,
     **options: Any,
-) -> Opened:
+) -> LoadedEngine:
     """Find a model, read its tokenizer, load it into an engine. Raises UserError as its parts do.
 
     `batch` is how many answers are generated at once at most, `dtype` the number format of the weights, which a GGUF
@@ -114,7 +114,7 @@ def open_model(
         options["parallel" if found.kind == "gguf" else "batch"] = batch
     if dtype is not None and found.kind != "gguf" and engine != "vllm":
         options["dtype"] = dtype
-    return Opened(open_engine(engine, found.weights, **options), tokenizer, found)
+    return LoadedEngine(create_engine(engine, found.weights, **options), tokenizer, found)
 
 
 def _hint_of_path() -> str:

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Finish = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled"]
 
 """Engines that can run in a process of their own."""
 
 
-class EngineLost(Exception):
+class EngineUnavailableError(Exception):
     """What computed has ended in the middle of its work, or cannot be reached. Asking again later may help."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How the next id is chosen: greedily at temperature 0, else drawn after `top_k` (0: all), `top_p` and `min_p`.
 
     `repetition_penalty` divides the positive and multiplies the negative logits of ids that the prompt or the answer
@@ -80,15 +80,15 @@ class Constraint(Protocol):
     @property
     def schema(self) -> Mapping[str, Any]: ...
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed_tokens(self) -> NDArray[np.bool_]:
         """Of each id, up to some size, whether it may come; ids beyond may not."""
 
-    def took(self, number: int) -> None:
+    def accept_token(self, token_id: int) -> None:
         """The id that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class GenerationRequest:
     """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once.
 
     `adapter` is the name of one that the engine was opened with; without, the model itself answers.
@@ -96,13 +96,13 @@ class Request:
 
     prompt_ids: tuple[int, ...]
     stop_ids: tuple[int, ...]
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     constraint: Constraint | None = None
     adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Likely:
+class TokenLogprobs:
     """Of a chosen id: its natural log probability before sampling, and the likeliest ids with theirs."""
 
     logprob: float
@@ -110,11 +110,11 @@ class Likely:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Completion:
     """The generated ids without the stop id, and why they end."""
 
     ids: tuple[int, ...]
-    finish: Finish
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +129,11 @@ class Stream(Protocol):
     """The ids of one answer as they come, without the stop id. Closing it early cancels the generation."""
 
     @property
-    def finish(self) -> Finish | None:
+    def finish_reason(self) -> FinishReason | None:
         """Why the answer ended; None until it has."""
 
     @property
-    def likely(self) -> Sequence[Likely]:
+    def logprobs(self) -> Sequence[TokenLogprobs]:
         """Of each id that was given, in order, how likely it was, where `top_logprobs` was asked for."""
 
     def __iter__(self) -> Iterator[int]: ...
@@ -148,10 +148,10 @@ class Stream(Protocol):
 
 
 @runtime_checkable
-class Delivering(Protocol):
+class SubscribableStream(Protocol):
     """A stream that can also hand on what comes, instead of being iterated."""
 
-    def deliver(self, hear: Callable[[int | BaseException | None], None]) -> None:
+    def subscribe(self, hear: Callable[[int | BaseException | None], None]) -> None:
         """Give each id to `hear`, at last None or the error that ended it, what has come already first. It is called
         in one thread after the other, never at once, and must neither wait nor raise."""
 
@@ -169,10 +169,10 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int: ...
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         """One reply for each request, in order. Raises UserError for a prompt that is empty or too long."""
 
-    def stream(self, request: Request) -> Stream: ...
+    def stream(self, request: GenerationRequest) -> Stream: ...
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         """For each (prefix ids, continuation ids) pair, neither empty, how likely the continuation is."""

@@ -31,7 +31,7 @@ APART = {"llama_cpp": "hanlin.inference.backends.llama_cpp.process:LlamaCppProce
 _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 
-def open_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
+def create_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
     """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
     to transformers).
 

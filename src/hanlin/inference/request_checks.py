@@ -10,10 +10,10 @@ from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
     pass
-from hanlin.inference.protocol import Request
+from hanlin.inference.protocol import GenerationRequest
 
 
-def room_for_answer(request: Request, context_length: int, vocabulary: int) -> int:
+def max_completion_tokens(request: GenerationRequest, context_length: int, vocabulary: int) -> int:
     """How many ids may be generated for `request` before the context is full; at most what it asks for.
 
     Raises UserError when the prompt is empty, leaves no room at all, or holds an id outside the vocabulary: a prompt

@@ -12,21 +12,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.inference.protocol import Constraint, Likely, Sampling
+from hanlin.inference.protocol import Constraint, SamplingParams, TokenLogprobs
 
 _FAR = -12.0  # in natural logarithm below the likeliest id
 _MOST_SORTED = 8192
 _COLDEST = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
 
 
-class Chooser:
+class Sampler:
     """Chooses the ids of one answer, one after another.
 
     The order is bias, repetition penalty, presence and frequency penalties, constraint, temperature, `top_k`, `top_p`,
     `min_p`; among what transformers has, its order. Of ids with equal logits the lowest comes first.
     """
 
-    def __init__(self, sampling: Sampling, prompt_ids: Sequence[int], constraint: Constraint | None = None) -> None:
+    def __init__(
+        self, sampling: SamplingParams, prompt_ids: Sequence[int], constraint: Constraint | None = None
+    ) -> None:
         self._sampling = sampling
         self._random = np.random.default_rng(sampling.seed) if sampling.temperature > 0 else None
         self._seen = set(prompt_ids) if sampling.repetition_penalty != 1.0 else None
@@ -34,7 +36,7 @@ class Chooser:
         if sampling.presence_penalty or sampling.frequency_penalty:
             self._counts = Counter()
         self._constraint = constraint
-        self.likely: list[Likely] = []
+        self.logprobs: list[TokenLogprobs] = []
 
     @property
     def plain(self) -> bool:
@@ -57,9 +59,9 @@ class Chooser:
         if self._counts is not None:
             self._counts[number] += 1
         if self._constraint is not None:
-            self._constraint.took(number)
+            self._constraint.accept_token(number)
         if self._sampling.top_logprobs is not None:
-            self.likely.append(_likely(logits, number, self._sampling.top_logprobs))
+            self.logprobs.append(_likely(logits, number, self._sampling.top_logprobs))
         return number
 
     def _changed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,7 +82,7 @@ class Chooser:
             times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
             logits[held] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * times
         if self._constraint is not None:
-            allowed = self._constraint.allowed()[: logits.size]
+            allowed = self._constraint.allowed_tokens()[: logits.size]
             logits[: allowed.size][~allowed] = -np.inf
             logits[allowed.size :] = -np.inf
         return logits
@@ -129,12 +131,12 @@ class Chooser:
         return int(order[min(drawn, kept - 1)])
 
 
-def _likely(logits: NDArray[np.float32], number: int, count: int) -> Likely:
+def _likely(logits: NDArray[np.float32], number: int, count: int) -> TokenLogprobs:
     logprobs = log_softmax(logits)
     count = min(count, logits.size)
     best = np.argpartition(-logits, count - 1)[:count] if count else np.empty(0, np.int64)
     order = best[np.lexsort((best, -logits[best]))]
-    return Likely(float(logprobs[number]), tuple((int(place), float(logprobs[place])) for place in order))
+    return TokenLogprobs(float(logprobs[number]), tuple((int(place), float(logprobs[place])) for place in order))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,23 +11,23 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from hanlin.core.progress import Progress
-from hanlin.inference.protocol import Finish, Likely, Reply, Request
-from hanlin.inference.request_checks import room_for_answer
-from hanlin.inference.sampler import Chooser
+from hanlin.inference.protocol import Completion, FinishReason, GenerationRequest, TokenLogprobs
+from hanlin.inference.request_checks import max_completion_tokens
+from hanlin.inference.sampler import Sampler
 from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.tasks import AnswerTask, Sink
+from hanlin.inference.tasks import GenerationTask, Sink
 
 
-class Answering:
+class SchedulerEngine:
     """Half an engine: `generate` and `stream` over its scheduler."""
 
     context_length: int
     vocabulary: int
     _scheduler: Scheduler
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         """See `Engine.generate`. At temperature 0 the likeliest id, of equal ones the lowest."""
-        finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] = SimpleQueue()
+        finished: SimpleQueue[tuple[GenerationTask, BaseException | None]] = SimpleQueue()
         tasks = self.tasks(requests, [SimpleQueue() for _ in requests])
         for task in tasks:
             task.finished = finished
@@ -44,23 +44,23 @@ class Answering:
         finally:
             for task in tasks:
                 task.cancelled = True  # what is done already does not mind
-        return [Reply(task.answer, task.finish or "cancelled") for task in tasks]
+        return [Completion(task.answer, task.finish_reason or "cancelled") for task in tasks]
 
-    def stream(self, request: Request) -> AnswerStream:
+    def stream(self, request: GenerationRequest) -> TokenStream:
         tasks = self.tasks([request], [SimpleQueue()])
         self.begin(tasks)
-        return AnswerStream(tasks[0])
+        return TokenStream(tasks[0])
 
-    def tasks(self, requests: Sequence[Request], sinks: Sequence[Sink]) -> list[AnswerTask]:
+    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[Sink]) -> list[GenerationTask]:
         """What `begin` runs: the ids of each answer go to its sink, then None or the error that ended it."""
         tasks = []
         for request, sink in zip(requests, sinks, strict=True):
-            room = room_for_answer(request, self.context_length, self.vocabulary)
-            chooser = Chooser(request.sampling, request.prompt_ids, request.constraint)
-            tasks.append(AnswerTask(request.prompt_ids, room, request.stop_ids, chooser, sink, request.adapter))
+            room = max_completion_tokens(request, self.context_length, self.vocabulary)
+            chooser = Sampler(request.sampling, request.prompt_ids, request.constraint)
+            tasks.append(GenerationTask(request.prompt_ids, room, request.stop_ids, chooser, sink, request.adapter))
         return tasks
 
-    def begin(self, tasks: Sequence[AnswerTask]) -> None:
+    def begin(self, tasks: Sequence[GenerationTask]) -> None:
         """Answer together, so that the order and company are the same each time."""
         self._scheduler.submit(tasks)
 
@@ -78,16 +78,16 @@ class Answer(Protocol):
     def ids(self) -> Any: ...
 
     @property
-    def finish(self) -> Finish | None: ...
+    def finish_reason(self) -> FinishReason | None: ...
 
     @property
-    def likely(self) -> Sequence[Likely]: ...
+    def logprobs(self) -> Sequence[TokenLogprobs]: ...
 
     @property
     def ended(self) -> threading.Event: ...
 
 
-class AnswerStream:
+class TokenStream:
     """The ids of one answer; see `Stream`."""
 
     def __init__(self, answer: Answer) -> None:
@@ -95,8 +95,8 @@ class AnswerStream:
         self._ended = False
 
     @property
-    def finish(self) -> Finish | None:
-        return self._answer.finish if self._ended else None
+    def finish_reason(self) -> FinishReason | None:
+        return self._answer.finish_reason if self._ended else None
 
     def __iter__(self) -> Iterator[int]:
         return self
@@ -114,8 +114,8 @@ class AnswerStream:
         raise StopIteration
 
     @property
-    def likely(self) -> Sequence[Likely]:
-        return self._answer.likely
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        return self._answer.logprobs
 
     def cancel(self) -> None:
         self._answer.cancelled = True

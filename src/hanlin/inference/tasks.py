@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.inference.protocol import Finish, Likely, Score
-from hanlin.inference.sampler import Chooser, log_softmax
+from hanlin.inference.protocol import FinishReason, Score, TokenLogprobs
+from hanlin.inference.sampler import Sampler, log_softmax
 from hanlin.inference.score_batch import ScoreRow
 
 
@@ -45,7 +45,7 @@ class Sink(Protocol):
     def put(self, told: int | BaseException | None) -> None: ...
 
 
-class AnswerTask:
+class GenerationTask:
     """One answer being written. Its ids go to `ids` as they come; then follows None, or the error that ended it."""
 
     def __init__(
@@ -53,7 +53,7 @@ class AnswerTask:
         prompt: Sequence[int],
         room: int,
         stop_ids: Sequence[int],
-        chooser: Chooser,
+        chooser: Sampler,
         ids: Sink,
         adapter: str | None = None,
     ) -> None:
@@ -61,18 +61,18 @@ class AnswerTask:
         self.sequence = list(prompt)
         self.longest = len(prompt) + room
         self.cancelled = False
-        self.finish: Finish | None = None
+        self.finish_reason: FinishReason | None = None
         self.ids = ids
         self.ended = threading.Event()
         self._broken: Exception | None = None
-        self.finished: SimpleQueue[tuple[AnswerTask, BaseException | None]] | None = None
+        self.finished: SimpleQueue[tuple[GenerationTask, BaseException | None]] | None = None
         self._prompt_length = len(prompt)
         self._stop_ids = frozenset(stop_ids)
         self._chooser = chooser
 
     @property
-    def likely(self) -> Sequence[Likely]:
-        return self._chooser.likely
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        return self._chooser.logprobs
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -86,22 +86,22 @@ class AnswerTask:
         try:
             number = self._chooser.choose(logits[0])
         except Exception as error:  # an answer's own trouble is not that of those beside it
-            self._broken, self.finish = error, "cancelled"
+            self._broken, self.finish_reason = error, "cancelled"
             return
         if number in self._stop_ids:
-            self.finish = "stop"
+            self.finish_reason = "stop"
             return
         self.sequence.append(number)
         self.ids.put(number)
         if len(self.sequence) == self.longest:
-            self.finish = "length"
+            self.finish_reason = "length"
 
     def more(self) -> bool:
-        return self.finish is None
+        return self.finish_reason is None
 
     def end(self, error: BaseException | None) -> None:
-        if self.finish is None:
-            self.finish = "cancelled"
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
         error = error or self._broken
         self.ended.set()
         self.ids.put(error)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
-from hanlin.inference.protocol import Delivering, Engine, Finish, Likely, Request
+from hanlin.inference.protocol import Engine, FinishReason, GenerationRequest, SubscribableStream, TokenLogprobs
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
-class StopTexts:
+class StopStringMatcher:
     """Passes text on until one of `stops` occurs in it. What could still become a stop text is held back."""
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -48,92 +48,94 @@ class StopTexts:
         return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
 
 
-class Piece(NamedTuple):
+class TextDelta(NamedTuple):
     """Text that can be shown, and where log probabilities were asked for, the ids that it came with and theirs."""
 
     text: str
     ids: tuple[int, ...] = ()
-    likely: tuple[Likely, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-class Speech:
+class TextStream:
     """The text of one answer in pieces, as the engine generates it. One thread iterates it, once, and closes it.
 
-    `cancel`, from any thread, ends it at once, also while it waits. `finish` is `stop` at a stop id or stop text,
-    `length` at the limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids
+    `cancel`, from any thread, ends it at once, also while it waits. `finish_reason` is `stop` at a stop id or stop
+    text, `length` at the limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids
     apart.
     """
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer, request: GenerationRequest, stops: Sequence[str] = ()
+    ) -> None:
         self._stream = engine.stream(request)
         self._decoder = tokenizer.stream_decoder()
-        self._stops = StopTexts(stops)
+        self._stops = StopStringMatcher(stops)
         self._cancelled = threading.Event()
         self._with_likely = request.sampling.top_logprobs is not None
         self._pending: list[int] = []
         self.prompt_tokens = len(request.prompt_ids)
         self.tokens = 0
-        self.finish: Finish | None = None
+        self.finish_reason: FinishReason | None = None
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[TextDelta]:
         """The pieces; the text of none of them is empty."""
         with closing(self._stream):
             for number in self._stream:
                 if self._cancelled.is_set():
-                    self.finish = "cancelled"
+                    self.finish_reason = "cancelled"
                     return
                 if piece := self._took(number):
                     yield piece
-                if self.finish is not None:
+                if self.finish_reason is not None:
                     return
         if rest := self._end():
             yield rest
 
-    def deliver(self, tell: Callable[[Piece | BaseException | None], None]) -> bool:
+    def subscribe(self, tell: Callable[[TextDelta | BaseException | None], None]) -> bool:
         """Instead of iterating: `tell` each piece and at last None, or the error that ended it, in the thread in which
         the engine hears of it, so that no thread waits. False, and nothing is done, when the engine has none."""
-        if not isinstance(self._stream, Delivering):
+        if not isinstance(self._stream, SubscribableStream):
             return False
 
         def hear(told: int | BaseException | None) -> None:
             try:
-                if self.finish is not None or (isinstance(told, int) and self._cancelled.is_set()):
+                if self.finish_reason is not None or (isinstance(told, int) and self._cancelled.is_set()):
                     return
                 if isinstance(told, BaseException):
                     tell(told)
                     return
                 if piece := self._end() if told is None else self._took(told):
                     tell(piece)
-                if self.finish is not None:
+                if self.finish_reason is not None:
                     self._stream.cancel()
                     tell(None)
             except Exception as error:  # the thread is that of every answer
                 tell(error)
 
-        self._stream.deliver(hear)
+        self._stream.subscribe(hear)
         return True
 
-    def _took(self, number: int) -> Piece | None:
+    def _took(self, number: int) -> TextDelta | None:
         self.tokens += 1
         if self._with_likely:
             self._pending.append(number)
         text = self._stops.put(self._decoder.put(number))
         piece = self._piece(text) if text else None
         if self._stops.hit:
-            self.finish = "stop"
+            self.finish_reason = "stop"
         return piece
 
-    def _end(self) -> Piece | None:
+    def _end(self) -> TextDelta | None:
         # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
         rest = self._stops.put(self._decoder.end()) + self._stops.end()
         piece = self._piece(rest) if rest else None
-        finish = self._stream.finish or "cancelled"
-        self.finish = "cancelled" if self._cancelled.is_set() else "stop" if self._stops.hit else finish
+        finish_reason: FinishReason = self._stream.finish_reason or "cancelled"
+        self.finish_reason = "cancelled" if self._cancelled.is_set() else "stop" if self._stops.hit else finish_reason
         return piece
 
-    def _piece(self, text: str) -> Piece:
+    def _piece(self, text: str) -> TextDelta:
         ids, self._pending = tuple(self._pending), []
-        return Piece(text, ids, tuple(self._stream.likely[self.tokens - len(ids) : self.tokens]) if ids else ())
+        return TextDelta(text, ids, tuple(self._stream.logprobs[self.tokens - len(ids) : self.tokens]) if ids else ())
 
     def cancel(self) -> None:
         self._cancelled.set()

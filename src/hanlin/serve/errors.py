@@ -10,7 +10,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.protocol import EngineLost
+from hanlin.inference.protocol import EngineUnavailableError
 
 
 class ApiError(Exception):
@@ -48,7 +48,7 @@ def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
         return error
     if isinstance(error, UserError):
         return ApiError(400, str(error), param=param)
-    if isinstance(error, EngineLost):
+    if isinstance(error, EngineUnavailableError):
         what = say(
             "the engine of this model has ended and is being started again: ask again",
             "此模型的引擎已终止，正在重新启动：请重试",

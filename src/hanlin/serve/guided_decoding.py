@@ -112,7 +112,7 @@ class GrammarConstraint:
         """A fresh constraint of the same grammar, in a process that reads the tokenizer for itself."""
         return _again, (self._grammars.folder, self._grammars.stop_ids, self._grammar, dict(self.schema))
 
-    def allowed(self) -> NDArray[np.bool_]:
+    def allowed_tokens(self) -> NDArray[np.bool_]:
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(bits, bitorder="little").astype(np.bool_)
         if self._matcher.is_error():
@@ -122,8 +122,8 @@ class GrammarConstraint:
             mask[list(self._stop_ids)] = True
         return mask
 
-    def took(self, number: int) -> None:
-        if number not in self._stop_ids and not self._matcher.consume_token(number) and not self.failed:
+    def accept_token(self, token_id: int) -> None:
+        if token_id not in self._stop_ids and not self._matcher.consume_token(token_id) and not self.failed:
             self.failed = self._matcher.get_error()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.loading import Found, Opened, open_model, split_choice
+from hanlin.inference.loading import LoadedEngine, ModelLocation, load_engine, parse_model_spec
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
 from hanlin.serve.registry import Models, Served
@@ -44,15 +44,15 @@ class Seat:
         self.served: list[Served] = []
 
     def open(self) -> None:
-        """Raises UserError as `open_model` does; what was open before stays."""
-        path, choice = split_choice(self._path)
+        """Raises UserError as `load_engine` does; what was open before stays."""
+        path, choice = parse_model_spec(self._path)
         stamp = self._look(path)
         options = {"batch": self._limits.parallel, "apart": True, **self._engines.options}
         if self._adapters:
             options["adapters"] = self._adapters
-        opened = open_model(path, choice, self._engines.name, **options)
+        opened = load_engine(path, choice, self._engines.name, **options)
         try:
-            base = Served(self._name or opened.found.name, opened, self._limits)
+            base = Served(self._name or opened.location.name, opened, self._limits)
             with_adapters = [
                 Served(name, _of_adapter(opened, folder), self._limits, adapter=name, door=base.door)
                 for name, folder in self._adapters.items()
@@ -65,7 +65,7 @@ class Seat:
     @property
     def changed(self) -> bool:
         """Whether other files lie there than those that were opened."""
-        return self._look(split_choice(self._path)[0]) != self._stamp
+        return self._look(parse_model_spec(self._path)[0]) != self._stamp
 
     def _look(self, path: Path) -> _Stamp:
         seen = []
@@ -128,7 +128,7 @@ def named_adapters(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _of_adapter(opened: Opened, folder: Path) -> Opened:
+def _of_adapter(opened: LoadedEngine, folder: Path) -> LoadedEngine:
     """The base's engine with the tokenizer and template that lie beside the adapter, or else the base's."""
     if not any((folder / name).is_file() for name in (TOKENIZER_FILE, SENTENCEPIECE_FILE)):
         return opened
@@ -140,4 +140,4 @@ def _of_adapter(opened: Opened, folder: Path) -> Opened:
         )
         raise UserError(what, folder)
     ChatTemplate.load(folder, tokenizer)
-    return Opened(opened.engine, tokenizer, Found(opened.found.weights, folder, "adapter"))
+    return LoadedEngine(opened.engine, tokenizer, ModelLocation(opened.location.weights, folder, "adapter"))

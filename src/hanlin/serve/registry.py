@@ -15,20 +15,20 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.inference.loading import Opened
-from hanlin.inference.protocol import Constraint, Request, Sampling
+from hanlin.inference.loading import LoadedEngine
+from hanlin.inference.protocol import Constraint, GenerationRequest, SamplingParams
 from hanlin.serve.admission import Door, Limits
 from hanlin.serve.errors import ApiError
 from hanlin.serve.guided_decoding import Grammars
-from hanlin.tokenizer.generation_config import sampling_of
+from hanlin.tokenizer.generation_config import read_sampling_params
 
 MOST_CHOICES = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a client wants of an answer: fields of `Sampling` that it set, texts that end it, how many answers, and a
-    form that each must have."""
+    """What a client wants of an answer: fields of `SamplingParams` that it set, texts that end it, how many answers,
+    and a form that each must have."""
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
     stops: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class GenerationJob:
     each side by side."""
 
     served: Served
-    requests: tuple[Request, ...]
+    requests: tuple[GenerationRequest, ...]
     stops: tuple[str, ...]
     prompt_tokens: int
 
@@ -54,7 +54,7 @@ class Served:
     """
 
     def __init__(
-        self, name: str, opened: Opened, limits: Limits, adapter: str | None = None, door: Door | None = None
+        self, name: str, opened: LoadedEngine, limits: Limits, adapter: str | None = None, door: Door | None = None
     ) -> None:
         """`adapter` is the engine's name of the one that answers here; models of one engine share a `door`."""
         self.name = name
@@ -64,8 +64,8 @@ class Served:
         self.door = door or Door(limits)
         self.since = int(time.time())
         self._limits = limits
-        self._defaults = sampling_of(opened.found.folder)
-        self.template = opened.template()
+        self._defaults = read_sampling_params(opened.location.folder)
+        self.template = opened.load_template()
         # no token spells more bytes than the longest: what is longer than this has no place in the context
         self._most_bytes = self.engine.context_length * max(
             map(len, map(self.tokenizer.token_bytes, range(len(self.tokenizer))))
@@ -78,7 +78,7 @@ class Served:
 
     @cached_property
     def grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.stop_ids, self.opened.found.folder)
+        return Grammars(self.tokenizer, self.stop_ids, self.opened.location.folder)
 
     def chat_prompt(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
         """Raises ApiError (400) for turns out of order, and for tools where the template has no form for them."""
@@ -128,10 +128,10 @@ class Served:
             for choice in range(wanted.choices):
                 own = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
                 constraint = wanted.form(self.grammars) if wanted.form is not None else None
-                requests.append(Request(ids, self.stop_ids, own, constraint, self.adapter))
+                requests.append(GenerationRequest(ids, self.stop_ids, own, constraint, self.adapter))
         return GenerationJob(self, tuple(requests), wanted.stops, sum(map(len, prompts)))
 
-    def _sampling(self, asked: Mapping[str, Any], room: int) -> Sampling:
+    def _sampling(self, asked: Mapping[str, Any], room: int) -> SamplingParams:
         chosen = {**self._defaults, **{name: value for name, value in asked.items() if value is not None}}
         limits = (chosen.pop("max_new_tokens", None), room, self._limits.output)
         if chosen.get("seed") is not None:
@@ -140,7 +140,7 @@ class Served:
             if not 0 <= number < len(self.tokenizer):
                 what = say(f"there is no token {number}", f"没有编号为 {number} 的词元")
                 raise ApiError(400, what, param="logit_bias")
-        return Sampling(**chosen, max_new_tokens=min(limit for limit in limits if limit is not None))
+        return SamplingParams(**chosen, max_new_tokens=min(limit for limit in limits if limit is not None))
 
 
 class Models:

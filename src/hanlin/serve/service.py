@@ -19,8 +19,8 @@ import anyio.to_thread
 from fastapi import Request
 
 from hanlin.core.i18n import say
-from hanlin.inference.protocol import Finish
-from hanlin.inference.text_stream import Piece, Speech
+from hanlin.inference.protocol import FinishReason
+from hanlin.inference.text_stream import TextDelta, TextStream
 from hanlin.serve.admission import Limits, Ticket
 from hanlin.serve.errors import ApiError
 from hanlin.serve.metrics import Metrics
@@ -33,7 +33,7 @@ T = TypeVar("T")
 class End:
     """The last of an answer: why it ended and how many tokens it has."""
 
-    finish: Finish
+    finish_reason: FinishReason
     tokens: int
 
 
@@ -41,7 +41,7 @@ class End:
 class Answer:
     """A whole answer, and when its first piece came, in nanoseconds of `time.perf_counter_ns`."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    pieces: list[TextDelta] = field(default_factory=list)
     end: End = End("cancelled", 0)
     first: int | None = None
 
@@ -50,7 +50,7 @@ class Answer:
         return "".join(piece.text for piece in self.pieces)
 
 
-Told = tuple[int, Piece | End]
+Told = tuple[int, TextDelta | End]
 """The place of an answer within its job, and what comes next of it."""
 
 
@@ -117,7 +117,7 @@ class Desk:
         self.metrics.prompt(name, job.prompt_tokens)
         loop = asyncio.get_running_loop()
         spoken: asyncio.Queue[Told | BaseException] = asyncio.Queue()
-        speeches: list[Speech] = []
+        speeches: list[TextStream] = []
         over = False
 
         def hand(told: Told | BaseException) -> None:
@@ -130,11 +130,11 @@ class Desk:
                 if over:
                     return True
                 asked = job.requests[place]
-                speech = Speech(job.served.engine, job.served.tokenizer, asked, job.stops)
+                speech = TextStream(job.served.engine, job.served.tokenizer, asked, job.stops)
                 speeches.append(speech)
                 if over:  # it ended between the two looks
                     speech.cancel()
-                if speech.deliver(partial(deliver, place, speech)):
+                if speech.subscribe(partial(deliver, place, speech)):
                     return False
                 with closing(speech):
                     for piece in speech:
@@ -144,8 +144,8 @@ class Desk:
                 fail(error)
             return True
 
-        def deliver(place: int, speech: Speech, told: Piece | BaseException | None) -> None:
-            if isinstance(told, Piece):
+        def deliver(place: int, speech: TextStream, told: TextDelta | BaseException | None) -> None:
+            if isinstance(told, TextDelta):
                 hand((place, told))
                 return
             try:
@@ -157,12 +157,12 @@ class Desk:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(spoke)
 
-        def end(place: int, speech: Speech) -> None:
+        def end(place: int, speech: TextStream) -> None:
             failed = getattr(job.requests[place].constraint, "failed", "")
             if failed and not over:
                 what = say(f"the asked form broke off: {failed}", f"所要求的格式中断：{failed}")
                 raise ApiError(400, what[:300], param="response_format")
-            finish = speech.finish or "cancelled"
+            finish = speech.finish_reason or "cancelled"
             self.metrics.answer(name, finish, speech.tokens)
             hand((place, End(finish, speech.tokens)))
 
@@ -198,7 +198,7 @@ class Desk:
                             yield batch
                         raise told
                     if isinstance(told[1], End):
-                        if told[1].finish == "cancelled":
+                        if told[1].finish_reason == "cancelled":
                             raise RuntimeError("an answer was cancelled: the engine is closed")
                         left -= 1
                     elif first:

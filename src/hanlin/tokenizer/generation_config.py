@@ -9,7 +9,7 @@ from hanlin.core.files import read_json
 from hanlin.tokenizer.file_names import GENERATION_FILE
 
 
-def generation_stops(folder: Path) -> tuple[int, ...]:
+def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
     """The end ids that a model's generation settings name, or its configuration where it has none."""
     for name in (GENERATION_FILE, "config.json"):
         settings = read_json(folder / name)
@@ -19,10 +19,10 @@ def generation_stops(folder: Path) -> tuple[int, ...]:
     return ()
 
 
-def sampling_of(folder: Path) -> dict[str, Any]:
+def read_sampling_params(folder: Path) -> dict[str, Any]:
     """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
 
-    Keys are those of `Sampling`.
+    Keys are those of `SamplingParams`.
     """
     config = read_json(folder / GENERATION_FILE)
     if not config.get("do_sample"):

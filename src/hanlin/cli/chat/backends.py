@@ -18,11 +18,10 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.inference.loading import Opened, open_model, split_choice
-from hanlin.inference.protocol import Request as EngineRequest
-from hanlin.inference.protocol import Sampling
-from hanlin.inference.text_stream import Speech
-from hanlin.tokenizer.generation_config import sampling_of
+from hanlin.inference.loading import LoadedEngine, load_engine, parse_model_spec
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
+from hanlin.inference.text_stream import TextStream
+from hanlin.tokenizer.generation_config import read_sampling_params
 
 Show = Callable[[str], None]
 SECONDS = 600
@@ -57,22 +56,22 @@ class Local:
     """A model opened on this machine. `sampling.max_new_tokens` tokens of the context are kept for the answer, at most
     half of it; the turns before share the rest, and the oldest are left out when they do not fit."""
 
-    def __init__(self, opened: Opened, sampling: Mapping[str, Any], cut: bool = False) -> None:
+    def __init__(self, opened: LoadedEngine, sampling: Mapping[str, Any], cut: bool = False) -> None:
         self._opened = opened
-        self._template: ChatTemplate = opened.template()
-        chosen = Sampling(**{**sampling_of(self._opened.found.folder), **sampling})
+        self._template: ChatTemplate = opened.load_template()
+        chosen = SamplingParams(**{**read_sampling_params(self._opened.location.folder), **sampling})
         context = self._opened.engine.context_length
         limit = max(1, min(chosen.max_new_tokens, context // 2))
         self._sampling = replace(chosen, max_new_tokens=limit)
         self._budget, self._cut = context - limit, cut
-        self.name = self._opened.found.name
+        self.name = self._opened.location.name
 
     def answer(self, messages: Sequence[Message], show: Show, attempt: int = 0) -> Answered:
         fitted = fit(messages, self._template, self._budget, self._cut)
         seed = self._sampling.seed
         sampling = self._sampling if seed is None else replace(self._sampling, seed=(seed + attempt) % 2**32)
-        request = EngineRequest(fitted.ids, self._template.stop_ids, sampling)
-        with closing(Speech(self._opened.engine, self._template.tokenizer, request)) as speech:
+        request = GenerationRequest(fitted.ids, self._template.stop_ids, sampling)
+        with closing(TextStream(self._opened.engine, self._template.tokenizer, request)) as speech:
             text = _shown((piece.text for piece in speech), show)
         return Answered(text, fitted.messages, fitted.dropped)
 
@@ -213,7 +212,7 @@ def speaker_of(
     model `name` is asked. Raises UserError where there is none."""
     if model.startswith(("http://", "https://")):
         return Remote(model, name, sampling, api_key)
-    opened = open_model(*split_choice(model), engine, **options)
+    opened = load_engine(*parse_model_spec(model), engine, **options)
     try:
         return Local(opened, sampling, cut)
     except UserError:

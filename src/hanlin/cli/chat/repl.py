@@ -157,8 +157,8 @@ def chat(
     """Talk with a model, or with the model `name` of a server, until `/quit` or the end of input; with `once` only that
     message is answered.
 
-    `sampling` are fields of `Sampling`; what they leave open follows the model's generation settings. With `cut`, a
-    message that is too long loses its end. A `session` goes on where it was left; without one the conversation is kept
+    `sampling` are fields of `SamplingParams`; what they leave open follows the model's generation settings. With `cut`,
+    a message that is too long loses its end. A `session` goes on where it was left; without one the conversation is kept
     as the last one, with which `resume` goes on. `options` go to the engine. Raises UserError for what holds no model
     and for a server that does not answer, and with `once` for a message that does not fit.
     """

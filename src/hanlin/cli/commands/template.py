@@ -75,10 +75,10 @@ def modelfile(
 ) -> None:
     from hanlin.chat.template import ChatTemplate
     from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-    from hanlin.inference.loading import find_model, split_choice
+    from hanlin.inference.loading import find_model, parse_model_spec
     from hanlin.parity.check import prove_modelfile
 
-    found = find_model(*split_choice(model))
+    found = find_model(*parse_model_spec(model))
     if found.kind != "gguf":
         what = say("a Modelfile names a GGUF file, and here is none", "Modelfile 需要 GGUF 文件，而这里没有")
         raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))

@@ -21,7 +21,7 @@ from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.scoring import share, standard_error, wilson
 from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamQuestion, Papers, Profile
-from hanlin.inference.loading import Opened, open_model
+from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 CHANCE = 1 / len(LETTERS)
@@ -54,7 +54,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
     ]  # fmt: skip
     if not items:
         raise UserError(say("there is no question in these files", "文件中没有题目"), papers.folder)
-    opened = open_model(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
+    opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
 
         def answered(chunk: Sequence[Item]) -> list[Row]:
@@ -100,7 +100,7 @@ def letter_ids(tokenizer: Tokenizer, prompt: str, gap: str) -> tuple[list[int], 
     return begin + whole[0][:shared], [ids[shared:] for ids in whole]
 
 
-def answer(opened: Opened, profile: Profile, items: Sequence[Item]) -> list[Row]:
+def answer(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> list[Row]:
     """One row for each question: the log probability of each letter (natural, summed over its ids) and the likeliest.
 
     Worked examples are left out from the first on until the prompt fits the model's context; a question that does not

@@ -20,8 +20,8 @@ from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
 from hanlin.core.text import answer_language
 from hanlin.evaluate.contamination import by_contamination
 from hanlin.evaluate.scoring import is_right, share, wilson
-from hanlin.inference.loading import Opened, open_model
-from hanlin.inference.protocol import Request, Sampling
+from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import GenerationRequest, SamplingParams
 
 ANSWERS = "answers.jsonl"
 _CHUNK = 64
@@ -39,11 +39,11 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         raise UserError(say("there is no question in this file", "文件中没有问题"), file)
     _refuse_repeated_ids(questions, file)
     earlier = _earlier_answers(inputs.optional_path("compare_with"))
-    opened = open_model(
+    opened = load_engine(
         inputs.path("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype
     )
     try:
-        template = opened.template()
+        template = opened.load_template()
 
         def answered(chunk: Sequence[Question]) -> list[Row]:
             return ask(opened, template, chunk, settings.max_new_tokens)
@@ -64,9 +64,9 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     return metrics
 
 
-def ask(opened: Opened, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int) -> list[Row]:
+def ask(opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int) -> list[Row]:
     """One row for each question: its greedy answer as text and ids, why it ended, whether it is right, its language."""
-    sampling = Sampling(max_new_tokens=max_new_tokens)
+    sampling = SamplingParams(max_new_tokens=max_new_tokens)
     requests = []
     for question in questions:
         ids = template.render(question.messages, prompt=True).ids
@@ -79,7 +79,7 @@ def ask(opened: Opened, template: ChatTemplate, questions: Sequence[Question], m
                 ),
                 question.id,
             )
-        requests.append(Request(tuple(ids), template.stop_ids, sampling))
+        requests.append(GenerationRequest(tuple(ids), template.stop_ids, sampling))
     replies = opened.engine.generate(requests, Progress(quiet=True))
     rows = []
     for question, reply in zip(questions, replies, strict=True):
@@ -94,7 +94,7 @@ def ask(opened: Opened, template: ChatTemplate, questions: Sequence[Question], m
                 "answer": text,
                 "language": answer_language(text),
                 "exact": is_right(text, question.answers),
-                "finish": reply.finish,
+                "finish": reply.finish_reason,
                 "ids": list(reply.ids),
             }
         )

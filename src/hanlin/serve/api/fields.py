@@ -51,7 +51,7 @@ class Choosing(Body):
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     def asked(self) -> dict[str, Any]:
-        """The fields of `Sampling` that the client may have set."""
+        """The fields of `SamplingParams` that the client may have set."""
         same = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
         asked = {name: getattr(self, name) for name in (*same, "frequency_penalty", "seed")}
         return {**asked, "max_new_tokens": self.max_tokens, "logit_bias": self._bias()}

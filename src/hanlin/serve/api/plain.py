@@ -85,7 +85,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
             return {
                 "response": texts[0],
                 "text": [before + text for text in texts],
-                "finish_reason": answers[0].end.finish,
+                "finish_reason": answers[0].end.finish_reason,
                 "status": 200,
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }

@@ -23,8 +23,15 @@ from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import Program
 from hanlin.inference.backends.http.replicas import Replica, Replicas
-from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score
-from hanlin.inference.request_checks import check_pair, room_for_answer
+from hanlin.inference.protocol import (
+    Completion,
+    EngineUnavailableError,
+    FinishReason,
+    GenerationRequest,
+    Score,
+    TokenLogprobs,
+)
+from hanlin.inference.request_checks import check_pair, max_completion_tokens
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
 _AT_ONCE = 64
@@ -39,8 +46,8 @@ class Part:
     """What one event of a stream says: ids, how likely each was where that was asked, and the end."""
 
     ids: Sequence[int] = ()
-    likely: Sequence[Likely] = ()
-    finish: Finish | None = None
+    logprobs: Sequence[TokenLogprobs] = ()
+    finish_reason: FinishReason | None = None
 
 
 class Dialect(Protocol):
@@ -51,7 +58,7 @@ class Dialect(Protocol):
     generates: str
     """The path that streams an answer."""
 
-    def body(self, request: Request, room: int) -> dict[str, Any]:
+    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
         """Raises UserError for what this server cannot do."""
 
     def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
@@ -89,9 +96,9 @@ class HttpEngine:
     def restarts(self) -> int:
         return sum(program.restarts for program in self._programs)
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         for request in requests:
-            room_for_answer(request, self.context_length, self._vocabulary)
+            max_completion_tokens(request, self.context_length, self._vocabulary)
         written = 0
         replies = []
         with ThreadPoolExecutor(max(1, min(len(requests), _AT_ONCE))) as threads:
@@ -103,13 +110,13 @@ class HttpEngine:
                     progress.update(done, len(requests), "answers", force=done == len(requests), tokens=written)
         return replies
 
-    def _whole(self, request: Request) -> Reply:
+    def _whole(self, request: GenerationRequest) -> Completion:
         stream = self.stream(request)
         ids = tuple(stream)
-        return Reply(ids, stream.finish or "cancelled")
+        return Completion(ids, stream.finish_reason or "cancelled")
 
-    def stream(self, request: Request) -> HttpStream:
-        room = room_for_answer(request, self.context_length, self._vocabulary)
+    def stream(self, request: GenerationRequest) -> HttpStream:
+        room = max_completion_tokens(request, self.context_length, self._vocabulary)
         body = self._dialect.body(request, room)
         replica, connection, answer = self._ask(self._dialect.generates, body, request.prompt_ids, None)
         return HttpStream(self, self._dialect, request, replica, connection, answer)
@@ -126,7 +133,7 @@ class HttpEngine:
             try:
                 return dict(json.loads(answer.read()))
             except (OSError, ValueError, http.client.HTTPException) as error:
-                raise EngineLost(f"{replica.address} broke off: {error}") from error
+                raise EngineUnavailableError(f"{replica.address} broke off: {error}") from error
             finally:
                 self._drop(replica, connection)
 
@@ -146,8 +153,10 @@ class HttpEngine:
     def _ask(
         self, path: str, body: dict[str, Any], prompt: Sequence[int], timeout: float | None
     ) -> tuple[Replica, http.client.HTTPConnection, http.client.HTTPResponse]:
-        """The beginning of an answer from a server that is well. Raises EngineLost when there is none, UserError for
-        what the server refuses."""
+        """The beginning of an answer from a healthy server.
+
+        Raises EngineUnavailableError when there is none, UserError for what the server refuses.
+        """
         data = json.dumps(body).encode()
         tried: list[Replica] = []
         while True:
@@ -184,20 +193,20 @@ class HttpStream:
         self,
         engine: HttpEngine,
         dialect: Dialect,
-        request: Request,
+        request: GenerationRequest,
         replica: Replica,
         connection: http.client.HTTPConnection,
         answer: http.client.HTTPResponse,
     ) -> None:
-        self.finish: Finish | None = None
-        self.likely: list[Likely] = []
+        self.finish_reason: FinishReason | None = None
+        self.logprobs: list[TokenLogprobs] = []
         self._engine, self._dialect, self._replica = engine, dialect, replica
         self._connection, self._answer = connection, answer
         self._socket = connection.sock
         self._stops = frozenset(request.stop_ids)
         self._waiting: list[int] = []
         self._memo: dict[str, int] = {}
-        self._ending: Finish | None = None
+        self._ending: FinishReason | None = None
         self._cancelled = False
         self._lock = threading.Lock()
         self._left = False
@@ -207,7 +216,7 @@ class HttpStream:
 
     def __next__(self) -> int:
         while not self._waiting:
-            if self.finish is not None:
+            if self.finish_reason is not None:
                 raise StopIteration
             if self._cancelled or self._ending is not None:
                 self._end("cancelled" if self._cancelled else self._ending or "stop")
@@ -235,17 +244,17 @@ class HttpStream:
             if self._cancelled:  # its socket was taken away
                 return
             self._end("cancelled")
-            raise EngineLost(f"{self._replica.address} broke off: {error}") from error
-        self.likely.extend(part.likely)
+            raise EngineUnavailableError(f"{self._replica.address} broke off: {error}") from error
+        self.logprobs.extend(part.logprobs)
         self._waiting.extend(part.ids)
-        self._ending = part.finish
+        self._ending = part.finish_reason
 
     def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server that writes this answer says to something else."""
         return ask_once(self._replica, path, body, self._engine._headers)
 
-    def _end(self, finish: Finish) -> None:
-        self.finish = finish
+    def _end(self, finish: FinishReason) -> None:
+        self.finish_reason = finish
         with self._lock:
             if self._left:
                 return
@@ -260,12 +269,12 @@ class HttpStream:
             pass
 
     def close(self) -> None:
-        if self.finish is None:
+        if self.finish_reason is None:
             self.cancel()
             self._end("cancelled")
 
     def __del__(self) -> None:
-        if self.finish is None:
+        if self.finish_reason is None:
             self.close()
 
 

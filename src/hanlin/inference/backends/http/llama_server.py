@@ -18,10 +18,10 @@ from hanlin.core.i18n import say
 from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
 from hanlin.inference.backends.http.process import Program, free_port, program_path
 from hanlin.inference.backends.http.replicas import Replicas
-from hanlin.inference.protocol import Finish, Request, Score
+from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
 from hanlin.models.folder.gguf import gguf_files
 
-_FINISH: dict[str, Finish] = {"limit": "length", "eos": "stop", "word": "stop"}
+_FINISH: dict[str, FinishReason] = {"limit": "length", "eos": "stop", "word": "stop"}
 _HEALTH = "/health"
 
 
@@ -92,7 +92,7 @@ class _Words:
     def __init__(self, context: int) -> None:
         self._context = context
 
-    def body(self, request: Request, room: int) -> dict[str, Any]:
+    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
         sampling = request.sampling
         if sampling.top_logprobs is not None:
             raise UserError(say("llama-server gives no log probabilities here", "llama-server 引擎不提供对数概率"))
@@ -123,7 +123,7 @@ class _Words:
 
     def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
         if event.get("stop"):
-            return Part(finish=_FINISH.get(str(event.get("stop_type")), "stop"))
+            return Part(finish_reason=_FINISH.get(str(event.get("stop_type")), "stop"))
         ids = list(event.get("tokens") or ())
         count = int(event.get("tokens_predicted") or 0)
         if ids and count - memo.get("count", 0) > 1:

@@ -17,7 +17,7 @@ import numpy as np
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.protocol import EngineLost
+from hanlin.inference.protocol import EngineUnavailableError
 
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_CHECKS = 1.0
@@ -78,7 +78,7 @@ class Replicas:
         return sum(replica.healthy for replica in self.all)
 
     def take(self, prompt: Sequence[int], tried: Collection[Replica] = ()) -> Replica:
-        """The server for a prompt; `give_back` it. Raises EngineLost when none is well.
+        """The server for a prompt; `give_back` it. Raises EngineUnavailableError when none is well.
 
         Prompts that begin alike go to one server, which still holds their keys and values (rendezvous hashing, Thaler
         and Ravishankar 1998), unless it has more than a quarter and a few requests above the least loaded one.
@@ -86,7 +86,7 @@ class Replicas:
         with self._lock:
             fit = [replica for replica in self.all if replica.healthy and replica not in tried]
             if not fit:
-                raise EngineLost("no server of this model can be reached")
+                raise EngineUnavailableError("no server of this model can be reached")
             least = min(replica.open for replica in fit)
             fit = [replica for replica in fit if replica.open <= 1.25 * least + _SLACK]
             start = np.asarray(prompt[:_PREFIX], np.int64).tobytes()

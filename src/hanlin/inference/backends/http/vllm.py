@@ -18,7 +18,7 @@ from hanlin.core.i18n import say
 from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
 from hanlin.inference.backends.http.process import Program, free_port, program_path
 from hanlin.inference.backends.http.replicas import Replicas
-from hanlin.inference.protocol import Finish, Likely, Request, Score
+from hanlin.inference.protocol import FinishReason, GenerationRequest, Score, TokenLogprobs
 from hanlin.models.folder.layout import CONFIG
 
 PROGRAM_VARIABLE = "HANLIN_VLLM"
@@ -110,7 +110,7 @@ class _Words:
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def body(self, request: Request, room: int) -> dict[str, Any]:
+    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": request.adapter or self._model,
@@ -145,11 +145,11 @@ class _Words:
         if not event.get("choices"):
             return Part()
         choice = event["choices"][0]
-        finish: Finish | None = {"stop": "stop", "length": "length", None: None}.get(
+        finish_reason: FinishReason | None = {"stop": "stop", "length": "length", None: None}.get(
             choice["finish_reason"], "cancelled"
         )  # type: ignore[assignment]
         ids = list(choice.get("token_ids") or ())
-        return Part(ids, _likely(choice["logprobs"]) if choice.get("logprobs") else (), finish)
+        return Part(ids, _likely(choice["logprobs"]) if choice.get("logprobs") else (), finish_reason)
 
     def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
         body = {
@@ -165,12 +165,12 @@ class _Words:
         return Score(sum(one["logprob"] for one in told), all(one["rank"] == 1 for one in told))
 
 
-def _likely(logprobs: Mapping[str, Any]) -> list[Likely]:
+def _likely(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:
     found = []
     for place, logprob in enumerate(logprobs["token_logprobs"]):
         top = (logprobs["top_logprobs"] or [])[place] if logprobs.get("top_logprobs") else {}
         pairs = [(int(name.removeprefix("token_id:")), value) for name, value in (top or {}).items()]
-        found.append(Likely(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
+        found.append(TokenLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
     return found
 
 

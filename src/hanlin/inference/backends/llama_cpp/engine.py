@@ -21,13 +21,13 @@ from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.protocol import Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.scheduler_engine import Answering
+from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.score_batch import common_length, rows_of
 from hanlin.inference.tasks import ScoreTask
 from hanlin.models.folder.gguf import gguf_files
 
 
-class LlamaCppEngine(Answering):
+class LlamaCppEngine(SchedulerEngine):
     """A GGUF file in llama.cpp.
 
     `context_length`: the most ids of a request, no more than the model was trained for. `parallel`: how many sequences

@@ -27,9 +27,16 @@ from numpy.typing import NDArray
 from hanlin.core.process import end_process
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.llama_cpp.process_messages import End
-from hanlin.inference.protocol import EngineLost, Finish, Likely, Reply, Request, Score
-from hanlin.inference.request_checks import check_pair, check_text_ids, room_for_answer
-from hanlin.inference.scheduler_engine import AnswerStream
+from hanlin.inference.protocol import (
+    Completion,
+    EngineUnavailableError,
+    FinishReason,
+    GenerationRequest,
+    Score,
+    TokenLogprobs,
+)
+from hanlin.inference.request_checks import check_pair, check_text_ids, max_completion_tokens
+from hanlin.inference.scheduler_engine import TokenStream
 
 _LOG = logging.getLogger(__name__)
 _LONGEST_PAUSE = 30.0
@@ -40,8 +47,8 @@ _CHILD = "hanlin.inference.backends.llama_cpp.process_child"
 class LlamaCppProcess:
     """A GGUF file in llama.cpp, in a process of its own; options as `LlamaCppEngine` has.
 
-    When the process ends by itself, what it was asked raises `EngineLost`, and it is started again at once, after a
-    pause that doubles while it does not stay up for as long.
+    When the process ends by itself, what it was asked raises `EngineUnavailableError`, and it is started again at
+    once, after a pause that doubles while it does not stay up for as long.
     """
 
     name = "llama_cpp"
@@ -68,7 +75,7 @@ class LlamaCppProcess:
         """Whether the process is there to answer; false while it is started again."""
         return self._alive
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Reply]:
+    def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         tasks = [self._task(request) for request in requests]
         self._send("answer", tasks)
         try:
@@ -83,9 +90,12 @@ class LlamaCppProcess:
         finally:
             for task in tasks:
                 task.cancelled = True
-        return [Reply(tuple(task.ids.get() for _ in range(task.count)), task.finish or "cancelled") for task in tasks]
+        return [
+            Completion(tuple(task.ids.get() for _ in range(task.count)), task.finish_reason or "cancelled")
+            for task in tasks
+        ]
 
-    def stream(self, request: Request) -> AnswerStream:
+    def stream(self, request: GenerationRequest) -> TokenStream:
         task = self._task(request)
         self._send("answer", [task])
         return _ProcessStream(task)
@@ -109,8 +119,8 @@ class LlamaCppProcess:
 
     # ------------------------------------------------------------------------------------------------- asking
 
-    def _task(self, request: Request) -> _Asked:
-        room_for_answer(request, self.context_length, self._vocabulary)
+    def _task(self, request: GenerationRequest) -> _Asked:
+        max_completion_tokens(request, self.context_length, self._vocabulary)
         return _Asked(next(self._numbers), request, self)
 
     def _call(self, method: str, argument: object) -> Any:
@@ -122,14 +132,14 @@ class LlamaCppProcess:
         return task.result
 
     def _send(self, kind: str, tasks: Sequence[_Asked]) -> None:
-        """Waits while the process is started again; raises EngineLost when it does not start, RuntimeError when the
-        engine is closed."""
+        """Waits while the process is started again; raises EngineUnavailableError when it does not start,
+        RuntimeError when the engine is closed."""
         with self._state:
             self._state.wait_for(lambda: self._alive or self._closed or self._trouble)
             if self._closed:
                 raise RuntimeError("the engine is closed")
             if not self._alive:
-                raise EngineLost(f"llama.cpp does not start again: {self._trouble}")
+                raise EngineUnavailableError(f"llama.cpp does not start again: {self._trouble}")
             for task in tasks:
                 self._asked[task.number] = task
         self._write((kind, [(task.number, task.asked) for task in tasks]))
@@ -159,7 +169,9 @@ class LlamaCppProcess:
             told = self._connection.recv()
         except (EOFError, OSError) as error:
             _end(self._processes)
-            raise EngineLost(f"llama.cpp ended while it loaded the model ({self._processes[0].returncode})") from error
+            raise EngineUnavailableError(
+                f"llama.cpp ended while it loaded the model ({self._processes[0].returncode})"
+            ) from error
         if isinstance(told, BaseException):
             _end(self._processes)
             raise told
@@ -202,7 +214,9 @@ class LlamaCppProcess:
         if not closed:
             _LOG.error("llama.cpp's process ended (%s) with %s requests open; it is started again", code, len(lost))
         for task in lost:
-            task.hear(End("cancelled", None if closed else EngineLost(f"llama.cpp's process ended ({code})")))
+            task.hear(
+                End("cancelled", None if closed else EngineUnavailableError(f"llama.cpp's process ended ({code})"))
+            )
         return not closed
 
     def _start_again(self, pause: float) -> bool:
@@ -230,14 +244,14 @@ class LlamaCppProcess:
 
 
 class _Asked:
-    """What the process was asked, and what came of it so far; for an answer, what `AnswerStream` reads."""
+    """What the process was asked, and what came of it so far; for an answer, what `TokenStream` reads."""
 
     def __init__(self, number: int, asked: Any, engine: LlamaCppProcess) -> None:
         self.number, self.asked = number, asked
         self.ids: Any = SimpleQueue()
-        self.likely: list[Likely] = []
+        self.logprobs: list[TokenLogprobs] = []
         self.count = 0
-        self.finish: Finish | None = None
+        self.finish_reason: FinishReason | None = None
         self.ended = threading.Event()
         self.error: BaseException | None = None
         self.result: Any = None
@@ -254,19 +268,19 @@ class _Asked:
         if engine is not None and not self.ended.is_set():
             engine.cancel(self.number)
 
-    def hear(self, told: int | tuple[int, Likely] | End) -> None:
+    def hear(self, told: int | tuple[int, TokenLogprobs] | End) -> None:
         if isinstance(told, int):
             self.count += 1
             self._tell(told)
         elif isinstance(told, End):
-            self.finish, self.error, self.result = told.finish, told.error, told.result
+            self.finish_reason, self.error, self.result = told.finish_reason, told.error, told.result
             constraint = getattr(self.asked, "constraint", None)
             if constraint is not None:
                 constraint.failed = told.failed
             self.ended.set()
             self._tell(told.error)
         else:
-            self.likely.append(told[1])
+            self.logprobs.append(told[1])
             self.hear(told[0])
 
     def _tell(self, told: int | BaseException | None) -> None:
@@ -287,14 +301,14 @@ class _Hearing:
         self.put = hear
 
 
-class _ProcessStream(AnswerStream):
-    """See `Stream`, and `Delivering`: ids are handed on by the thread that hears the process."""
+class _ProcessStream(TokenStream):
+    """See `Stream`, and `SubscribableStream`: ids are handed on by the thread that hears the process."""
 
     def __init__(self, task: _Asked) -> None:
         super().__init__(task)
         self._asked = task
 
-    def deliver(self, hear: Callable[[int | BaseException | None], None]) -> None:
+    def subscribe(self, hear: Callable[[int | BaseException | None], None]) -> None:
         def heard(told: int | BaseException | None) -> None:
             self._ended = self._ended or not isinstance(told, int)
             hear(told)

@@ -14,8 +14,8 @@ from typing import Any
 
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
 from hanlin.inference.backends.llama_cpp.process_messages import End
-from hanlin.inference.protocol import Request
-from hanlin.inference.tasks import AnswerTask
+from hanlin.inference.protocol import GenerationRequest
+from hanlin.inference.tasks import GenerationTask
 
 _SECONDS_BETWEEN_MESSAGES = 0.02
 
@@ -62,18 +62,18 @@ class _Sender:
 class _Outlet:
     """Takes the ids of one answer to the sender; a sink as `LlamaCppEngine.begin` wants one."""
 
-    def __init__(self, number: int, request: Request, sender: _Sender) -> None:
+    def __init__(self, number: int, request: GenerationRequest, sender: _Sender) -> None:
         self._number, self._request, self._sender = number, request, sender
         self._with_likely = request.sampling.top_logprobs is not None
-        self.task: AnswerTask | None = None
+        self.task: GenerationTask | None = None
 
     def put(self, told: int | BaseException | None) -> None:
         assert self.task is not None
         if not isinstance(told, int):
             failed = getattr(self._request.constraint, "failed", "")
-            self._sender.put(self._number, End(self.task.finish, told and _sendable(told), None, failed))
+            self._sender.put(self._number, End(self.task.finish_reason, told and _sendable(told), None, failed))
         elif self._with_likely:
-            self._sender.put(self._number, (told, self.task.likely[-1]))
+            self._sender.put(self._number, (told, self.task.logprobs[-1]))
         else:
             self._sender.put(self._number, told)
 
@@ -89,7 +89,7 @@ def _serve(connection: Connection) -> None:
     connection.send((engine.context_length, engine.vocabulary))
     sender = _Sender(connection)
     engine.after_step(sender.after_step)
-    answers: dict[int, AnswerTask] = {}
+    answers: dict[int, GenerationTask] = {}
     while True:
         kind, asked = connection.recv()
         sender.hurry()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from hanlin.inference.protocol import Finish
+from hanlin.inference.protocol import FinishReason
 
 
 class End:
     """The last that is told of what was asked."""
 
     def __init__(
-        self, finish: Finish | None = None, error: BaseException | None = None, result: Any = None, failed: str = ""
+        self,
+        finish_reason: FinishReason | None = None,
+        error: BaseException | None = None,
+        result: Any = None,
+        failed: str = "",
     ) -> None:
-        self.finish, self.error, self.result, self.failed = finish, error, result, failed
+        self.finish_reason, self.error, self.result, self.failed = finish_reason, error, result, failed

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.backends.transformers.kv_cache import Decoder
-from hanlin.inference.protocol import Request, Score
+from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.scheduler_engine import Answering
+from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.score_batch import ScoreRow, rows_of
-from hanlin.inference.tasks import AnswerTask, Sink
+from hanlin.inference.tasks import GenerationTask, Sink
 from hanlin.models.folder.adapter import check_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
@@ -34,7 +34,7 @@ _IDS_A_BATCH = 16_384  # of rows to score; what a layer holds for them at once
 _LOGITS_BYTES = 256 << 20
 
 
-class TransformersEngine(Answering):
+class TransformersEngine(SchedulerEngine):
     """A model folder, or an adapter folder with its base, in transformers.
 
     `device`: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU where there is one. `dtype`: `float32`, `bfloat16`,
@@ -83,7 +83,7 @@ class TransformersEngine(Answering):
         # at the latest when the interpreter ends: a thread inside torch must not outlive it
         self._closing = weakref.finalize(self, self._scheduler.close)
 
-    def tasks(self, requests: Sequence[Request], sinks: Sequence[Sink]) -> list[AnswerTask]:
+    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[Sink]) -> list[GenerationTask]:
         if self._adapters is not None:
             for request in requests:
                 self._adapters.check(request.adapter)

@@ -133,7 +133,7 @@ def routes(models: Models, desk: Desk) -> APIRouter:
 
 def _entry(served: Served) -> dict[str, Any]:
     """A model in a list. `digest` is of the names, sizes and times of its files: reading them all would take long."""
-    weights = served.opened.found.weights
+    weights = served.opened.location.weights
     files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
     told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
@@ -147,7 +147,7 @@ def _entry(served: Served) -> dict[str, Any]:
 
 
 def _details(served: Served) -> dict[str, Any]:
-    found = served.opened.found
+    found = served.opened.location
     kind = "gguf" if found.kind == "gguf" else "safetensors"
     quantized = found.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if kind == "gguf" else ""
     return {
@@ -163,7 +163,7 @@ def _details(served: Served) -> dict[str, Any]:
 def _described(served: Served) -> dict[str, Any]:
     source = served.template.source
     capabilities = ["completion", "embedding", *(["tools"] if "tools" in source else [])]
-    config = read_json(served.opened.found.folder / "config.json")
+    config = read_json(served.opened.location.folder / "config.json")
     known = {"llama.embedding_length": config.get("hidden_size"), "llama.block_count": config.get("num_hidden_layers")}
     return {
         "modelfile": "",

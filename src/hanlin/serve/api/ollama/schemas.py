@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, ToolCall
-from hanlin.inference.text_stream import Piece
+from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.api.body import Body
 from hanlin.serve.api.fields import Form, Stop, Strict, Tool
 from hanlin.serve.api.tool_calls import CallReader, Said, parsed
@@ -169,7 +169,7 @@ class Lines:
         call = next((part for part in said if part.name), None)
         return self._last(job, answer.end, text, call)
 
-    def piece(self, told: Piece) -> list[bytes]:
+    def piece(self, told: TextDelta) -> list[bytes]:
         self._first = self._first or time.perf_counter_ns()
         return [self._line(part) for part in self._shown(self._reader.put(told.text))]
 
@@ -209,7 +209,7 @@ class Lines:
             **self._head(),
             **self._said(text, call),
             "done": True,
-            "done_reason": end.finish,
+            "done_reason": end.finish_reason,
             "total_duration": now - self._begun,
             "load_duration": 0,
             "prompt_eval_count": job.prompt_tokens,

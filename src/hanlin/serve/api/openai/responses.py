@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hanlin.inference.protocol import Likely
-from hanlin.inference.text_stream import Piece
+from hanlin.inference.protocol import TokenLogprobs
+from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.api.tool_calls import CallReader, Said
 from hanlin.serve.registry import GenerationJob
 from hanlin.serve.service import Answer, End
@@ -46,19 +46,19 @@ class ChatForm:
                 "tool_calls": [{"id": _call_id(), "type": "function", **_of(function)}],
             }
         told = {"content": self._content(answer.pieces), "refusal": None} if self._logprobs else None
-        finish = "tool_calls" if reader.called else answer.end.finish
+        finish = "tool_calls" if reader.called else answer.end.finish_reason
         return {"index": place, "message": message, "logprobs": told, "finish_reason": finish}
 
     def opening(self) -> list[bytes]:
         return [self._event(place, {"role": "assistant", "content": ""}) for place in range(len(self._streams))]
 
-    def pieces(self, place: int, told: Piece | End) -> list[bytes]:
+    def pieces(self, place: int, told: TextDelta | End) -> list[bytes]:
         """The events that one piece of an answer makes; none while it may still become a call."""
         stream = self._streams[place]
         if isinstance(told, End):
             stream.tokens = told.tokens
             events = [self._said(place, part) for part in stream.reader.end()]
-            return [*events, self._event(place, {}, "tool_calls" if stream.reader.called else told.finish)]
+            return [*events, self._event(place, {}, "tool_calls" if stream.reader.called else told.finish_reason)]
         stream.pending.append(told)
         return [self._said(place, part) for part in stream.reader.put(told.text)]
 
@@ -83,11 +83,11 @@ class ChatForm:
         choice = {"index": place, "delta": dict(delta), "logprobs": told, "finish_reason": finish}
         return event(self._object("chat.completion.chunk", [choice]))
 
-    def _content(self, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
-        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.likely, strict=True)]
+    def _content(self, pieces: Sequence[TextDelta]) -> list[dict[str, Any]]:
+        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.logprobs, strict=True)]
         return [self._token(number, likely) for number, likely in rows]
 
-    def _token(self, number: int, likely: Likely) -> dict[str, Any]:
+    def _token(self, number: int, likely: TokenLogprobs) -> dict[str, Any]:
         top = [self._spelt(other, logprob) for other, logprob in likely.top]
         return {**self._spelt(number, likely.logprob), "top_logprobs": top}
 
@@ -102,7 +102,7 @@ class ChatForm:
 class _ChatStream:
     def __init__(self, reader: CallReader) -> None:
         self.reader = reader
-        self.pending: list[Piece] = []
+        self.pending: list[TextDelta] = []
         self.tokens = 0
 
 
@@ -119,7 +119,7 @@ class TextForm:
 
     def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
         choices = [
-            self._choice(place, self._echoes[place] + answer.text, answer.pieces, answer.end.finish)
+            self._choice(place, self._echoes[place] + answer.text, answer.pieces, answer.end.finish_reason)
             for place, answer in enumerate(answers)
         ]
         tokens = sum(answer.end.tokens for answer in answers)
@@ -129,22 +129,22 @@ class TextForm:
         echoed = [(place, text) for place, text in enumerate(self._echoes) if text]
         return [event(self._object([self._choice(place, text, (), None)])) for place, text in echoed]
 
-    def pieces(self, place: int, told: Piece | End) -> list[bytes]:
+    def pieces(self, place: int, told: TextDelta | End) -> list[bytes]:
         if isinstance(told, End):
             self._tokens += told.tokens
-            return [event(self._object([self._choice(place, "", (), told.finish)]))]
+            return [event(self._object([self._choice(place, "", (), told.finish_reason)]))]
         return [event(self._object([self._choice(place, told.text, [told], None)]))]
 
     def closing(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
         last = self._object([]) | {"usage": usage(job.prompt_tokens, self._tokens)}
         return [*([event(last)] if with_usage else []), DONE]
 
-    def _choice(self, place: int, text: str, pieces: Sequence[Piece], finish: str | None) -> dict[str, Any]:
+    def _choice(self, place: int, text: str, pieces: Sequence[TextDelta], finish: str | None) -> dict[str, Any]:
         logprobs = self._lists(place, pieces) if self._logprobs else None
         return {"index": place, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
-    def _lists(self, place: int, pieces: Sequence[Piece]) -> dict[str, Any]:
-        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.likely, strict=True)]
+    def _lists(self, place: int, pieces: Sequence[TextDelta]) -> dict[str, Any]:
+        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.logprobs, strict=True)]
         tokens = [self._text(number) for number, _ in rows]
         offsets = []
         for token in tokens:
