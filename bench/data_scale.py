@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from hanlin.data.text.common_characters import BY_FREQUENCY
+from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY
 
 SENTENCES = 200_000
 IN_A_DOCUMENT = 30
@@ -39,7 +39,7 @@ FILES = 4
 def sentences(seed: int) -> list[bytes]:
     """Made-up sentences of about forty characters, as they stand in JSON."""
     chance = np.random.default_rng(seed)
-    characters = np.array([char for char in BY_FREQUENCY if "\u4e00" <= char <= "\u9fff"])
+    characters = np.array([char for char in CHARS_BY_FREQUENCY if "\u4e00" <= char <= "\u9fff"])
     words = ["".join(chance.choice(characters, size=length)) for length in chance.choice([1, 2, 2, 2, 3], size=30_000)]
     ranks = chance.zipf(1.3, size=SENTENCES * 24) % len(words)
     ends = "。。。！？"

@@ -223,7 +223,7 @@ def judged(
     def place(text: object) -> str:
         return order[int(str(text).rpartition("#")[2]) - 1]
 
-    gone = {place(row["row"]["id"]): place(row["of"]) for row in dropped}  # type: ignore[index]
+    gone = {place(row["row"]["id"]): place(row["duplicate_of"]) for row in dropped}  # type: ignore[index]
     found = {name: name in gone or f"text{original}" in gone for name, (_, _, original) in copies.items()}
     ways: dict[str, list[bool]] = {}
     for name, (_, way, _) in copies.items():

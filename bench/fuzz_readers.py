@@ -115,7 +115,7 @@ def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, s
     """Break one sample and read it in every way; what came of it (`read`, `refused`) and the sample's name."""
     from hanlin.core.errors import UserError
     from hanlin.data.formats.convert import convert
-    from hanlin.data.formats.registry import FORMATS
+    from hanlin.data.formats.registry import FORMATS_BY_STAGE
     from hanlin.data.report.inspect import inspect
 
     rng = random.Random(seed)
@@ -124,7 +124,7 @@ def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, s
     path.write_bytes(broken(rng, name, samples[name], samples))
     settings: dict[str, Any] = {}
     if rng.random() < 0.2:
-        settings["format"] = rng.choice([known.name for formats in FORMATS.values() for known in formats])
+        settings["format"] = rng.choice([known.name for formats in FORMATS_BY_STAGE.values() for known in formats])
     if rng.random() < 0.1:
         settings["encoding"] = rng.choice(["utf-8", "gb18030", "big5", "utf-16", "utf-32-le", "cp1252"])
     (row,) = inspect([str(path)], settings)

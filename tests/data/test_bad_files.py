@@ -17,11 +17,11 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.data.io import json_rows, lines
-from hanlin.data.io.encodings import encoding_of
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.layout import layout_of, rows_of
+from hanlin.data.io.encodings import detect_encoding
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.lines import Row
-from hanlin.data.io.sources import SourceFile, listing
+from hanlin.data.io.sources import SourceFile, list_files
 from hanlin.data.ledger import Drop
 from hanlin.data.report.inspect import inspect
 
@@ -33,9 +33,9 @@ CHINESE = "春天来了，院子里的花都开了。我们一起去看看吧，
 
 def rows(path: Path, **source: Any) -> list[Row]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    layout = layout_of(file)
-    with Tape(path) as tape:
-        return list(rows_of(file, layout, tape))
+    layout = detect_layout(file)
+    with InputFile(path) as tape:
+        return list(read_rows(file, layout, tape))
 
 
 def refusal(path: Path, **source: Any) -> str:
@@ -63,7 +63,7 @@ def test_one_line_of_200_megabytes_is_read_past_in_seconds(put: Put, run: Run) -
         run(Conversations, path)
     assert str(refused.value.where) == f"{path}:2"
     made = run(Conversations, path, on_error="drop", validation_fraction=0)
-    assert made.ledger["rows_kept"] == 2 and made.ledger["dropped"] == {"endless_line": 1}
+    assert made.ledger["rows_kept"] == 2 and made.ledger["dropped"] == {"line_too_long": 1}
     assert time.perf_counter() - begun < 20  # seconds; about one on an idle machine
 
 
@@ -72,7 +72,7 @@ def test_endless_lines_of_other_layouts_are_refused(put: Put, monkeypatch: pytes
     from hanlin.data.io import tables
 
     for module in (lines, json_rows, tables):
-        monkeypatch.setattr(module, "LONGEST_LINE", 2000)
+        monkeypatch.setattr(module, "MAX_LINE_LENGTH", 2000)
     long = "x" * 3_000_000
     said = refusal(put(name, f"text\n{long}\n" if name.endswith("csv") else f'[{{"text": "{long}'))
     assert "more than 2000 characters" in said and f"{name}:" in said
@@ -82,7 +82,7 @@ def test_a_text_of_one_endless_line_comes_in_parts_cut_at_sentences(put: Put) ->
     text = CHINESE.strip() * 200_000
     parts = [row.value for row in rows(put("a.txt", text))]
     assert "".join(parts) == text and len(parts) > 1
-    assert all(len(part) <= lines.LONGEST_TEXT and part.endswith("。") for part in parts)
+    assert all(len(part) <= lines.MAX_DOCUMENT_CHARS and part.endswith("。") for part in parts)
 
 
 def test_nul_bytes(put: Put) -> None:
@@ -118,7 +118,7 @@ def test_json_nested_ten_thousand_deep(put: Put, run: Run, opens: str, depth: in
 def test_mixed_encodings_in_one_file_name_a_line_of_each(put: Put, parts: tuple[str, ...]) -> None:
     path = put("a.txt", b"".join((CHINESE * 3).encode(part) for part in parts))
     with pytest.raises(UserError, match="mixed encodings") as refused:
-        encoding_of(path)
+        detect_encoding(path)
     other = 1 if parts[0] == "gb18030" else 4
     assert f"line {other} is GB18030" in refused.value.what and "encoding" in str(refused.value.hint)
 
@@ -127,7 +127,7 @@ def test_utf8_and_big5_in_one_file_are_told_apart(put: Put) -> None:
     traditional = "春天來了，院子裡的花都開了。我們一起去看看吧，他說得對。\n" * 3
     path = put("a.txt", traditional.encode("utf-8") + traditional.encode("big5"))
     with pytest.raises(UserError, match="line 1 is UTF-8, line 4 is Big5"):
-        encoding_of(path)
+        detect_encoding(path)
 
 
 def test_of_mixed_encodings_one_can_be_named_and_the_other_lines_dropped(put: Put, run: Run) -> None:
@@ -197,7 +197,7 @@ def test_nan_in_a_table_is_nothing(put: Put, run: Run) -> None:
 def test_a_directory_loop(put: Put) -> None:
     folder = put("a/b/c.txt", "x").parents[1]
     (folder / "b" / "loop").symlink_to(folder, target_is_directory=True)
-    found = listing([Source(path="./a")], Inputs({"sources.0.path": (folder,)}))
+    found = list_files([Source(path="./a")], Inputs({"sources.0.path": (folder,)}))
     assert [file.name for file in found.files] == ["c.txt"] and found.skipped == ("b/loop",)
     (folder / "self.txt").symlink_to(folder / "self.txt")
     (row, *_) = [row for row in inspect([str(folder)]) if row["path"].endswith("self.txt")]
@@ -216,7 +216,7 @@ def test_a_glob_through_a_directory_loop_finds_each_file_once(put: Put) -> None:
 def test_a_file_that_changes_while_it_is_read(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     path = put("a.jsonl", GOOD * 5000)
 
-    def lines_that_change(self: Tape, longest: int) -> Iterator[tuple[bytes, int, int]]:
+    def lines_that_change(self: InputFile, longest: int) -> Iterator[tuple[bytes, int, int]]:
         for number, line in enumerate(original(self, longest)):
             if number == 10:
                 if how == "append":
@@ -229,8 +229,8 @@ def test_a_file_that_changes_while_it_is_read(put: Put, run: Run, monkeypatch: p
                     path.unlink()
             yield line
 
-    original = Tape._lines
-    monkeypatch.setattr(Tape, "_lines", lines_that_change)
+    original = InputFile._lines
+    monkeypatch.setattr(InputFile, "_lines", lines_that_change)
     with pytest.raises(UserError, match="changed while it was read"):
         run(Conversations, path)
 

@@ -13,8 +13,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.chats import CHAT_FORMATS, read_math
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.turns import Chat, read_calls, read_tools
-from hanlin.data.io.input_file import Tape
+from hanlin.data.formats.turns import ParsedChat, read_calls, read_tools
+from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
@@ -23,16 +23,16 @@ ASKED = (Message("user", "你是谁？"), Message("assistant", "我是小翰。"
 TWICE = (*ASKED, Message("user", "多大了？"), Message("assistant", "一岁。"))
 
 
-def read(path: Path, **source: Any) -> tuple[str, list[Chat | Drop]]:
+def read(path: Path, **source: Any) -> tuple[str, list[ParsedChat | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with Tape(path) as tape:
+    with InputFile(path) as tape:
         opened = open_records(file, tape, CHAT_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.finds]
+        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
 
 
-def only(put: Put, row: Any, **source: Any) -> tuple[str, Chat]:
+def only(put: Put, row: Any, **source: Any) -> tuple[str, ParsedChat]:
     name, (chat,) = read(put("a.jsonl", [row]), **source)
-    assert isinstance(chat, Chat), chat
+    assert isinstance(chat, ParsedChat), chat
     return name, chat
 
 
@@ -151,7 +151,7 @@ def test_a_system_text_beside_the_turns_opens_them(put: Put, row: dict[str, Any]
 def test_each_instance_is_a_conversation(put: Put) -> None:
     row = {"instruction": "近义词", "instances": [{"input": "高兴", "output": "愉快"}, {"input": "大", "output": ""}]}
     _, (first, second) = read(put("a.jsonl", [row]))
-    assert isinstance(first, Chat) and first.messages[0].text == "近义词\n高兴"
+    assert isinstance(first, ParsedChat) and first.messages[0].text == "近义词\n高兴"
     assert second == Drop("no_answer")
 
 
@@ -295,7 +295,7 @@ def test_moss_commands_become_calls_and_thoughts_stay_beside(put: Put) -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}]}, "not_text"),
         (
             {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答", "weight": 0}]},
-            "unlearned_answer",
+            "zero_weight_answer",
         ),
         ({"instruction": "", "output": "答"}, "no_question"),
         ({"instruction": "问", "output": " "}, "no_answer"),
@@ -317,7 +317,7 @@ def test_what_cannot_be_learnt_from_is_dropped_with_a_reason(put: Put, row: Any,
 def test_one_row_of_another_format_does_not_stop_the_others(put: Put) -> None:
     rows = [{"instruction": "问", "output": "答"}, {"messages": []}, {"instruction": "再问", "output": "再答"}]
     _, chats = read(put("a.jsonl", rows))
-    assert [isinstance(chat, Chat) for chat in chats] == [True, False, True]
+    assert [isinstance(chat, ParsedChat) for chat in chats] == [True, False, True]
 
 
 def test_fields_name_what_the_file_calls_them(put: Put) -> None:

@@ -9,17 +9,17 @@ import pytest
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
 from hanlin.core.records import Message
 from hanlin.data.filters.conversation import refusals
-from hanlin.data.filters.pii import is_id_card, is_luhn
+from hanlin.data.filters.pii import is_id_card_number, passes_luhn
 from hanlin.data.filters.responses import answer_language, truncated_answers
-from hanlin.data.filters.rules import RULES
+from hanlin.data.filters.rules import RULE_FUNCTIONS
 from hanlin.data.ledger import Drop
-from hanlin.data.text.language_id import language_of
+from hanlin.data.text.language_id import identify_language
 
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
 
 
 def apply(name: str, text: str, **parameters: str | float) -> str | Drop:
-    result = RULES[name](text, **{**ALL_TEXT_RULES[name], **parameters})
+    result = RULE_FUNCTIONS[name](text, **{**ALL_TEXT_RULES[name], **parameters})
     return result
 
 
@@ -76,9 +76,9 @@ def test_a_mail_address_is_not_taken_for_the_phone_number_in_it() -> None:
 
 
 def test_check_digits() -> None:
-    assert is_id_card("11010519491231002X") and not is_id_card("110105194912310021")
-    assert not is_id_card("11010519491331002X")
-    assert is_luhn("4111111111111111") and not is_luhn("4111111111111112")
+    assert is_id_card_number("11010519491231002X") and not is_id_card_number("110105194912310021")
+    assert not is_id_card_number("11010519491331002X")
+    assert passes_luhn("4111111111111111") and not passes_luhn("4111111111111112")
 
 
 # --- languages ------------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_check_digits() -> None:
     ],
 )
 def test_the_language_of_a_text(text: str, named: str) -> None:
-    assert language_of(text) == named
+    assert identify_language(text) == named
 
 
 def test_unwanted_languages_are_dropped_and_short_texts_stay() -> None:

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from hanlin.config.settings.data import Corpus
 from hanlin.config.settings.rules import ALL_TEXT_RULES, CORPUS_RULES, TEXT_RULES
 from hanlin.data.filters import text as rules
-from hanlin.data.filters.rules import RULES, clean, text_rules
+from hanlin.data.filters.rules import RULE_FUNCTIONS, build_text_rules, clean_text
 from hanlin.data.ledger import REASONS, Drop
-from hanlin.data.text.char_stats import profile
-from hanlin.data.text.ngrams import repetition
+from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.ngrams import repeated_ngram_fraction
 
-DEFAULT = text_rules(Corpus(sources="./x").rules)
+DEFAULT = build_text_rules(Corpus(sources="./x").rules)
 SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读书，谈论古今的文章，也写下自己的诗句。"
 
 
 def apply(name: str, text: str) -> str | Drop:
-    result = RULES[name](text, **ALL_TEXT_RULES[name])
+    result = RULE_FUNCTIONS[name](text, **ALL_TEXT_RULES[name])
     return result
 
 
@@ -32,13 +32,13 @@ def reason(name: str, text: str) -> str:
 
 
 def test_every_rule_has_a_function_and_every_parameter_is_read() -> None:
-    assert set(RULES) == set(ALL_TEXT_RULES) and list(TEXT_RULES) == list(CORPUS_RULES)
+    assert set(RULE_FUNCTIONS) == set(ALL_TEXT_RULES) and list(TEXT_RULES) == list(CORPUS_RULES)
     for name, parameters in ALL_TEXT_RULES.items():
-        assert set(inspect.signature(RULES[name]).parameters) - {"text"} == set(parameters), name
+        assert set(inspect.signature(RULE_FUNCTIONS[name]).parameters) - {"text"} == set(parameters), name
 
 
 def test_every_rule_says_why() -> None:
-    for name, rule in RULES.items():
+    for name, rule in RULE_FUNCTIONS.items():
         assert rule.__doc__ and len(rule.__doc__) > 80, name
 
 
@@ -48,25 +48,25 @@ def test_ordinary_prose_passes_every_rule_unchanged() -> None:
         "The library stands in the east of the town, and it opens at eight.",
         SPRING + "\n\n" + SPRING[:20],
     ):
-        assert clean(text, DEFAULT) == (text, ())
+        assert clean_text(text, DEFAULT) == (text, ())
 
 
 @given(st.text())
 def test_cleaning_twice_changes_nothing_more(text: str) -> None:
     mending = [pair for pair in DEFAULT if pair[0] in ("unicode", "control_characters", "whitespace")]
-    once = clean(text, mending)
+    once = clean_text(text, mending)
     if not isinstance(once, Drop):
-        assert clean(once[0], mending) == (once[0], ())
+        assert clean_text(once[0], mending) == (once[0], ())
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=())))
 def test_no_text_makes_a_rule_fail(text: str) -> None:
-    result = clean(text, DEFAULT)
+    result = clean_text(text, DEFAULT)
     assert isinstance(result, Drop) or isinstance(result[0], str)
 
 
 def test_half_a_character_is_dropped() -> None:
-    assert clean("好\ud83d", []) == Drop("broken_characters", "U+D83D")
+    assert clean_text("好\ud83d", []) == Drop("broken_characters", "U+D83D")
 
 
 def test_width_of_letters_and_digits_is_one_but_chinese_punctuation_stays() -> None:
@@ -145,9 +145,9 @@ def test_repeated_phrases_drop_a_text_without_line_ends() -> None:
 
 def test_repetition_is_the_share_of_characters_seen_before() -> None:
     unique = "".join(chr(0x4E00 + n) for n in range(300))
-    assert repetition(unique, 10) == 0
-    assert repetition(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
-    assert repetition(unique + unique[:12], 10, enough=0.5) == 0
+    assert repeated_ngram_fraction(unique, 10) == 0
+    assert repeated_ngram_fraction(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
+    assert repeated_ngram_fraction(unique + unique[:12], 10, enough=0.5) == 0
 
 
 def test_a_long_book_is_not_judged_by_its_length() -> None:
@@ -186,7 +186,7 @@ def test_advertisements_are_dropped_and_articles_on_them_stay() -> None:
 
 
 def test_characters_are_counted_by_kind() -> None:
-    assert profile("春a я5，★ \U00020000") == (2, 1, 1, 1, 1, 1, 2)
+    assert count_char_kinds("春a я5，★ \U00020000") == (2, 1, 1, 1, 1, 1, 2)
 
 
 def test_every_reason_that_a_file_names_has_words() -> None:

@@ -16,11 +16,11 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
 from hanlin.data.io import lines
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.json_rows import json_rows
-from hanlin.data.io.layout import layout_of, rows_of, text_layout
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.json_rows import read_json_rows
+from hanlin.data.io.layout import detect_layout, detect_text_container, read_rows
 from hanlin.data.io.lines import Row
-from hanlin.data.io.sources import SourceFile, listing
+from hanlin.data.io.sources import SourceFile, list_files
 from hanlin.data.ledger import Drop
 
 Put = Callable[[str, Any], Path]
@@ -28,9 +28,9 @@ Put = Callable[[str, Any], Path]
 
 def read(path: Path, **source: Any) -> tuple[str, list[Row]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    layout = layout_of(file)
-    with Tape(path) as tape:
-        return layout.container, list(rows_of(file, layout, tape))
+    layout = detect_layout(file)
+    with InputFile(path) as tape:
+        return layout.container, list(read_rows(file, layout, tape))
 
 
 ROWS = [{"text": "一"}, {"text": "二\n行", "n": 2}, {"text": "三"}]
@@ -69,7 +69,7 @@ def test_rows_know_their_line(put: Put) -> None:
 def test_a_json_list_in_pieces_is_the_list(piece: int, rows: list[Any]) -> None:
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     pieces = iter([text[start : start + piece] for start in range(0, len(text), piece)])
-    assert [row.value for row in json_rows(Path("x"), pieces, listed=True)] == rows
+    assert [row.value for row in read_json_rows(Path("x"), pieces, is_list=True)] == rows
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -170,7 +170,7 @@ def test_a_folder_that_datasets_saved_is_read(put: Put) -> None:
     folder = put("saved/data-00000-of-00001.arrow", format_samples.table("arrow", rows)).parent
     put("saved/state.json", '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
     put("saved/dataset_info.json", '{"features": {}}')
-    found = listing([Source(path="./saved")], Inputs({"sources.0.path": (folder,)}))
+    found = list_files([Source(path="./saved")], Inputs({"sources.0.path": (folder,)}))
     assert [row.value for file in found.files for row in read(file.path)[1]] == rows
     assert set(found.skipped) == {"dataset_info.json", "state.json"}
 
@@ -204,7 +204,7 @@ PASSAGE = "春天的时候院子里开满了花，学士们坐在树下读书，
     ],
 )
 def test_plain_text_is_told_apart_by_the_length_of_its_pieces(text: str, layout: str) -> None:
-    assert text_layout(text, ".txt") == layout
+    assert detect_text_container(text, ".txt") == layout
 
 
 def test_markdown_is_one_document(put: Put) -> None:
@@ -230,7 +230,7 @@ def test_a_unicode_line_separator_does_not_end_a_line_of_json(put: Put) -> None:
 
 
 def test_a_very_long_text_comes_in_parts_that_lose_nothing(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lines, "LONGEST_TEXT", 50)
+    monkeypatch.setattr(lines, "MAX_DOCUMENT_CHARS", 50)
     said = [f"第{n}句话不长也不短。" for n in range(40)]
     _, rows = read(put("a.txt", "\n".join(said)))
     assert len(rows) > 5

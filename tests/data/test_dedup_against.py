@@ -46,7 +46,7 @@ def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_pa
     made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": row} for row in rows]), (other.out,), tmp_path / "b")
     assert made.texts == [TEXTS[12], TEXTS[13]]
     assert [row["id"] for row in made.kept] == ["b.jsonl#2", "b.jsonl#5"]
-    assert [(row["reason"], row["place"], row["of"]) for row in made.dropped] == [
+    assert [(row["reason"], row["location"], row["duplicate_of"]) for row in made.dropped] == [
         ("duplicate", "b.jsonl:1", "first.jsonl#4"),
         ("near_duplicate", "b.jsonl:3", "first.jsonl#5"),
         ("duplicate", "b.jsonl:4", "b.jsonl#2"),
@@ -60,7 +60,7 @@ def test_what_another_stage_held_out_is_left_out_too(tmp_path: Path, other: Made
     path = put(tmp_path, "b.jsonl", [*rows, {"text": TEXTS[15]}])
     made = run_against(Corpus, path, (other.out,), tmp_path / "b")
     assert made.texts == [TEXTS[15]]
-    assert [row["of"] for row in made.dropped] == [row["id"] for row in other.validation]
+    assert [row["duplicate_of"] for row in made.dropped] == [row["id"] for row in other.validation]
 
 
 def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp
                       validation_fraction=0)  # fmt: skip
     made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": near[1] + "春"}, {"text": TEXTS[1]}]), (other.out,),
                        tmp_path / "b")  # fmt: skip
-    assert [row["of"] for row in made.dropped] == ["a.jsonl#2"]
+    assert [row["duplicate_of"] for row in made.dropped] == ["a.jsonl#2"]
 
 
 def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
         folder.mkdir()
         other = run_stage(kind, [put(folder, "a.jsonl", rows[:2])], folder / "a", validation_fraction=0)
         made = run_against(kind, put(folder, "b.jsonl", rows), (other.out,), folder / "b")
-        assert [row["of"] for row in made.dropped] == ["a.jsonl#1", "a.jsonl#2"] and len(made.kept) == 2
+        assert [row["duplicate_of"] for row in made.dropped] == ["a.jsonl#1", "a.jsonl#2"] and len(made.kept) == 2
 
 
 def test_a_recipe_names_stages_of_the_same_type() -> None:

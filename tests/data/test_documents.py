@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from hanlin.data.formats.documents import FoundText, read_document, read_titled
+from hanlin.data.formats.documents import ParsedText, read_document, read_titled_document
 from hanlin.data.ledger import Drop
 
 
-def one(row: Any) -> FoundText | Drop:
+def one(row: Any) -> ParsedText | Drop:
     (found,) = read_document(row)
     return found
 
@@ -18,40 +18,40 @@ def one(row: Any) -> FoundText | Drop:
 @pytest.mark.parametrize("field", ["text", "content", "completion", "raw_content", "正文"])
 def test_text_is_found_under_its_usual_names(field: str) -> None:
     found = one({"id": 7, field: "春眠不觉晓", "url": "u"})
-    assert found == FoundText("春眠不觉晓", {"id": 7, "url": "u"})
+    assert found == ParsedText("春眠不觉晓", {"id": 7, "url": "u"})
 
 
 def test_a_poem_has_title_and_author_above_its_lines() -> None:
     found = one({"author": "孟浩然", "paragraphs": ["春眠不觉晓，", "处处闻啼鸟。"], "title": "春晓", "tags": ["唐诗"]})
-    assert isinstance(found, FoundText)
+    assert isinstance(found, ParsedText)
     assert found.text == "春晓\n孟浩然\n春眠不觉晓，\n处处闻啼鸟。"
     assert found.meta == {"author": "孟浩然", "title": "春晓", "tags": ["唐诗"]}
 
 
 def test_a_classic_has_its_chapter_above_its_lines() -> None:
     found = one({"chapter": "学而篇", "paragraphs": ["子曰：", "有子曰："]})
-    assert isinstance(found, FoundText) and found.text == "学而篇\n子曰：\n有子曰："
+    assert isinstance(found, ParsedText) and found.text == "学而篇\n子曰：\n有子曰："
 
 
 def test_a_list_of_lines_under_content_is_text_too() -> None:
     found = one({"title": "关雎", "chapter": "国风", "content": ["关关雎鸠", "在河之洲"]})
-    assert isinstance(found, FoundText) and found.text == "关雎\n国风\n关关雎鸠\n在河之洲"
+    assert isinstance(found, ParsedText) and found.text == "关雎\n国风\n关关雎鸠\n在河之洲"
 
 
 def test_chapters_become_one_text() -> None:
     chapters = [{"title": "一", "paragraphs": ["甲", "乙"]}, {"title": "二", "content": "丙"}]
     found = one({"title": "书", "chapters": chapters})
-    assert isinstance(found, FoundText) and found.text == "书\n一\n甲\n乙\n二\n丙"
+    assert isinstance(found, ParsedText) and found.text == "书\n一\n甲\n乙\n二\n丙"
 
 
 def test_our_own_documents_are_read_back() -> None:
     found = one({"id": "a#1", "text": "春", "source": "a:1", "meta": {"license": "CC0"}})
-    assert found == FoundText("春", {"license": "CC0"})
+    assert found == ParsedText("春", {"license": "CC0"})
 
 
 def test_a_title_that_the_person_names_stands_above_once() -> None:
-    assert [found.text for found in read_titled({"title": "春", "text": "花开"})] == ["春\n花开"]  # type: ignore[union-attr]
-    assert [found.text for found in read_titled({"title": "春", "text": "春\n花开"})] == ["春\n花开"]  # type: ignore[union-attr]
+    assert [found.text for found in read_titled_document({"title": "春", "text": "花开"})] == ["春\n花开"]  # type: ignore[union-attr]
+    assert [found.text for found in read_titled_document({"title": "春", "text": "春\n花开"})] == ["春\n花开"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("row", [{"text": ""}, {"foo": 1}, {"text": [1, 2]}, {"text": None}])

@@ -25,11 +25,11 @@ def test_every_rule_is_judged_by_itself(put: Put) -> None:
     settings = Corpus(sources="./a", rules=["default", "personal_data"])
     result = dry_run(settings, Inputs({"sources.0.path": (put("a.jsonl", TEXTS),)}))
     assert (result.rows, result.kept) == (3, 2)
-    runs, selling = result.verdicts["repeated_characters"], result.verdicts["advertisements"]
-    assert (runs.drops, runs.drops_first, selling.drops, selling.drops_first) == (1, 1, 1, 0)
-    (sample,) = result.verdicts["personal_data"].changed
-    assert sample.place == "a.jsonl:2" and "13812345678" in sample.text and "[手机号]" in sample.after
-    (hidden,) = result.verdicts["control_characters"].changed
+    runs, selling = result.effects["repeated_characters"], result.effects["advertisements"]
+    assert (runs.drops, runs.first_drops, selling.drops, selling.first_drops) == (1, 1, 1, 0)
+    (sample,) = result.effects["personal_data"].changed
+    assert sample.location == "a.jsonl:2" and "13812345678" in sample.text and "[手机号]" in sample.after
+    (hidden,) = result.effects["control_characters"].changed
     assert "<U+200B>" in hidden.text
 
 
@@ -38,13 +38,13 @@ def test_its_counts_are_those_of_the_stage(put: Put, run: Callable[..., Any]) ->
     made = run(Corpus, path, validation_fraction=0, dedup="none", min_chars=1)
     result = dry_run(Corpus(sources="./a"), Inputs({"sources.0.path": (path,)}))
     assert made.ledger["rows_kept"] == result.kept
-    assert made.ledger["changed"] == {name: v.changes for name, v in result.verdicts.items() if v.changes}
+    assert made.ledger["changed"] == {name: v.changes for name, v in result.effects.items() if v.changes}
 
 
 def test_rules_on_turns_are_tried_on_conversations(put: Put) -> None:
     rows = [{"messages": [{"role": "user", "content": "问"}]}, {"instruction": "问", "output": "答"}]
     result = dry_run(Conversations(sources="./a"), Inputs({"sources.0.path": (put("a.jsonl", rows[:1]),)}))
-    assert result.verdicts["unanswered_end"].drops == 1 and result.kept == 0
+    assert result.effects["unanswered_end"].drops == 1 and result.kept == 0
 
 
 def hanlin(*words: str) -> str:
@@ -56,7 +56,7 @@ def hanlin(*words: str) -> str:
 def test_the_command_tries_all_rules_on_any_file(put: Put) -> None:
     said = json.loads(hanlin(str(put("a.jsonl", TEXTS)), "--json"))
     assert said["rows"] == 3 and said["kept"] == 2
-    by_name = {verdict["rule"]: verdict for verdict in said["verdicts"]}
+    by_name = {verdict["rule"]: verdict for verdict in said["effects"]}
     assert by_name["personal_data"]["changes"] == 1 and "turn_order" in by_name
     said = hanlin(
         str(put("b.json", json.dumps([{"instruction": "问", "output": "答"}]))), "--rule", "{symbols: {share: 0.1}}"
@@ -67,15 +67,15 @@ def test_the_command_tries_all_rules_on_any_file(put: Put) -> None:
 def test_the_command_tries_word_lists_and_evaluation_sets(put: Put) -> None:
     words, asked = put("w.txt", "翰林院\n"), put("q.jsonl", [{"id": "q1", "question": SPRING}])
     said = json.loads(hanlin(str(put("a.jsonl", TEXTS)), "--word-list", str(words), "--against", str(asked), "--json"))
-    drops = {verdict["rule"]: verdict["drops"] for verdict in said["verdicts"]}
-    assert drops["word_list"] == 2 and drops["contaminated"] == 2
+    drops = {verdict["rule"]: verdict["drops"] for verdict in said["effects"]}
+    assert drops["blocklist"] == 2 and drops["contaminated"] == 2
 
 
 def test_the_command_tries_a_stage_of_a_recipe(put: Put, tmp_path: Path) -> None:
     source = put("a.jsonl", TEXTS)
     recipe = put("r.yaml", f"stages:\n  text: {{kind: corpus, sources: [{source}], rules: [symbols]}}\n")
     said = json.loads(hanlin(str(recipe), "--stage", "text", "--home", str(tmp_path / "home"), "--json"))
-    assert [verdict["rule"] for verdict in said["verdicts"]] == ["symbols"]
+    assert [verdict["rule"] for verdict in said["effects"]] == ["symbols"]
     assert not any((tmp_path / "home").glob("artifacts/corpus-*"))
 
 

@@ -12,17 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hanlin.core.errors import UserError
-from hanlin.data.io.encodings import decoded, encoding_of, undecodable_at
-from hanlin.data.io.input_file import Tape
-from hanlin.data.text.common_characters import COMMON
+from hanlin.data.io.encodings import decode_chunks, detect_encoding, find_undecodable_byte
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.text.common_characters import COMMON_CHARS
 
 SIMPLIFIED = "春天来了，院子里的花都开了。我们一起去看看吧，他说得对。\n" * 5
 TRADITIONAL = "春天來了，院子裡的花都開了。我們一起去看看吧，他說得對。\n" * 5
 
 
 def text_of(path: Path) -> str:
-    with Tape(path) as tape:
-        return "".join(decoded(tape, encoding_of(path)))
+    with InputFile(path) as tape:
+        return "".join(decode_chunks(tape, detect_encoding(path)))
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_a_text_is_read_whatever_its_encoding(tmp_path: Path, text: str, encodin
 def test_chinese_far_behind_a_megabyte_of_ascii_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "late.txt"
     path.write_bytes(b"plain line\n" * 200_000 + SIMPLIFIED.encode("gbk"))
-    assert encoding_of(path) == "gb18030"
+    assert detect_encoding(path) == "gb18030"
 
 
 def test_a_damaged_utf8_file_is_not_taken_for_gb18030(tmp_path: Path) -> None:
     path = tmp_path / "damaged.txt"
     start = (SIMPLIFIED * 20).encode()
     path.write_bytes(start + b"\xff" + SIMPLIFIED.encode())
-    assert encoding_of(path) == "utf-8"
-    assert undecodable_at(path, "utf-8") == len(start)
+    assert detect_encoding(path) == "utf-8"
+    assert find_undecodable_byte(path, "utf-8") == len(start)
     with pytest.raises(UserError, match=f"not utf-8 text at byte {len(start)}"):
         text_of(path)
 
@@ -78,7 +78,7 @@ def test_what_is_no_chinese_in_any_encoding_is_refused(tmp_path: Path, data: byt
     path = tmp_path / "noise.txt"
     path.write_bytes(data)
     with pytest.raises(UserError, match="unknown encoding") as refusal:
-        encoding_of(path)
+        detect_encoding(path)
     assert refusal.value.where == str(path) and "encoding" in str(refusal.value.hint)
 
 
@@ -120,12 +120,12 @@ def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path, ending: str)
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
-        encoding_of(tmp_path / "none.txt")
+        detect_encoding(tmp_path / "none.txt")
 
 
 LEVEL_ONE = {
-    "gb18030": sorted(char for char in COMMON if len(char.encode("gb2312", "ignore")) == 2 and char > "一"),
-    "big5": sorted(char for char in COMMON if len(char.encode("big5", "ignore")) == 2 and char > "一"),
+    "gb18030": sorted(char for char in COMMON_CHARS if len(char.encode("gb2312", "ignore")) == 2 and char > "一"),
+    "big5": sorted(char for char in COMMON_CHARS if len(char.encode("big5", "ignore")) == 2 and char > "一"),
 }
 ENCODINGS = [
     *(

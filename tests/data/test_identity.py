@@ -6,13 +6,13 @@ import pytest
 
 from hanlin.config.settings.data import Identity
 from hanlin.core.records import Message, Role
-from hanlin.data.filters.identity import identified
+from hanlin.data.filters.identity import rewrite_identity
 
 XIAOHAN = Identity(name="小翰", author="翰林院")
 
 
 def rewritten(text: str, role: Role = "assistant", identity: Identity = XIAOHAN) -> str:
-    return identified([Message(role, text)], identity)[0].text
+    return rewrite_identity([Message(role, text)], identity)[0].text
 
 
 def test_placeholders_are_filled_everywhere() -> None:

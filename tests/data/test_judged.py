@@ -15,8 +15,8 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Preference, UnpairedPreference, read_jsonl, write_jsonl
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS, Judged
-from hanlin.data.io.encodings import Tape
+from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnpaired
+from hanlin.data.io.encodings import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
@@ -25,24 +25,24 @@ USER, ANSWER = {"role": "user", "content": "你好"}, {"role": "assistant", "con
 SHAREGPT = [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "你好呀"}]
 
 
-def read(path: Path, **source: Any) -> tuple[str, list[Judged | Drop]]:
+def read(path: Path, **source: Any) -> tuple[str, list[ParsedUnpaired | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with Tape(path) as tape:
-        opened = open_records(file, tape, JUDGED_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.finds]
+    with InputFile(path) as tape:
+        opened = open_records(file, tape, UNPAIRED_FORMATS, {})
+        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
 
 
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize(
     ("name", "row", "verdict"),
     [
-        ("judged_messages", {"prompt": [USER], "completion": [ANSWER]}, "label"),
-        ("judged_messages", {"messages": [USER, ANSWER]}, "label"),
-        ("judged_sharegpt", {"conversations": SHAREGPT}, "kto_tag"),
-        ("judged_alpaca", {"instruction": "你好", "input": "", "output": "你好呀"}, "kto_tag"),
-        ("judged_prompt_response", {"prompt": "你好", "completion": "你好呀"}, "label"),
+        ("unpaired_messages", {"prompt": [USER], "completion": [ANSWER]}, "label"),
+        ("unpaired_messages", {"messages": [USER, ANSWER]}, "label"),
+        ("unpaired_sharegpt", {"conversations": SHAREGPT}, "kto_tag"),
+        ("unpaired_alpaca", {"instruction": "你好", "input": "", "output": "你好呀"}, "kto_tag"),
+        ("unpaired_prompt_response", {"prompt": "你好", "completion": "你好呀"}, "label"),
         (
-            "judged_records",
+            "unpaired_records",
             {
                 "id": "a#1",
                 "prompt": [{"role": "user", "text": "你好"}],
@@ -56,7 +56,7 @@ def test_every_format_gives_the_same_judged_answer(
     put: Put, name: str, row: dict[str, Any], verdict: str, good: bool
 ) -> None:
     found, (judged,) = read(put("a.jsonl", [{**row, verdict: good}]))
-    assert found == name and isinstance(judged, Judged)
+    assert found == name and isinstance(judged, ParsedUnpaired)
     assert judged.prompt == (Message("user", "你好"),) and judged.answer == Message("assistant", "你好呀")
     assert judged.good is good and verdict not in judged.meta
 
@@ -64,26 +64,26 @@ def test_every_format_gives_the_same_judged_answer(
 def test_a_table_says_its_verdicts_in_words(put: Put) -> None:
     text = "prompt,completion,label\n你好,你好呀,True\n你好,走开,false\n你好,嗯,1\n"
     _, judged = read(put("a.csv", text))
-    assert [one.good for one in judged if isinstance(one, Judged)] == [True, False, True]
+    assert [one.good for one in judged if isinstance(one, ParsedUnpaired)] == [True, False, True]
 
 
 def test_fields_name_the_verdict(put: Put) -> None:
     fields = {"prompt": "问", "response": "答", "label": "对吗"}
     _, (judged,) = read(put("a.jsonl", [{"问": "你好", "答": "你好呀", "对吗": False}]), fields=fields)
-    assert isinstance(judged, Judged) and not judged.good
+    assert isinstance(judged, ParsedUnpaired) and not judged.good
 
 
 def test_of_several_turns_the_last_answer_is_judged(put: Put) -> None:
     row = {"messages": [USER, ANSWER, USER, {"role": "assistant", "content": "又见面了"}], "label": True}
     _, (judged,) = read(put("a.jsonl", [row]))
-    assert isinstance(judged, Judged) and len(judged.prompt) == 3 and judged.answer.text == "又见面了"
+    assert isinstance(judged, ParsedUnpaired) and len(judged.prompt) == 3 and judged.answer.text == "又见面了"
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": [USER, ANSWER]}, "no_verdict"),
-        ({"messages": [USER, ANSWER], "label": "好"}, "no_verdict"),
+        ({"messages": [USER, ANSWER]}, "no_label"),
+        ({"messages": [USER, ANSWER], "label": "好"}, "no_label"),
         ({"messages": [USER], "label": True}, "no_answer"),
         ({"messages": [ANSWER], "label": True}, "no_question"),
         ({"messages": [USER, ANSWER], "label": True, "tools": [{"name": "f"}]}, "has_tools"),

@@ -124,7 +124,7 @@ def test_every_row_is_taken_or_named_as_left_out(folders: tuple[Path, Path], tin
     ledger = json.loads((tmp_path / "m/ledger.json").read_text(encoding="utf-8"))
     ids = {document.id.partition("~")[0] for document in read_jsonl(tmp_path / "m/documents.jsonl", Document)}
     dropped = [json.loads(line) for line in (tmp_path / "m/dropped.jsonl").read_text(encoding="utf-8").splitlines()]
-    left = {row["place"] for row in dropped}
+    left = {row["location"] for row in dropped}
     assert not ids & left and len(ids | left) == 60 == ledger["rows_in"] == ledger["rows_kept"] + ledger["rows_dropped"]
     assert {row["reason"] for row in dropped} == {"over_budget"} and metrics["dropped"] == {"over_budget": len(left)}
     assert sum(name.startswith("0/") for name in ids) == 20

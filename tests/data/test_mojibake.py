@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
-from hanlin.data.filters.mojibake import Guess, guess, repair
+from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes, repair
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -88,34 +88,34 @@ def test_any_chinese_text_comes_back_from_latin_1(text: str) -> None:
 
 def test_a_guess_fills_in_what_the_rest_of_the_text_makes_likely() -> None:
     text = "模型的中文能力，是中国的模型里最好的。这个模型用中文训练，中文说得很好，人们都用它写中文。"
-    found = guess(misread(text, "cp1254", lossy=True))
+    found = guess_lost_bytes(misread(text, "cp1254", lossy=True))
     assert found.guessed > 0 and sum(a == b for a, b in zip(found.text, text, strict=True)) >= 0.9 * len(text)
-    assert found.marks["mojibake_guessed"] == found.guessed
+    assert found.meta["mojibake_guessed"] == found.guessed
 
 
 def test_what_has_no_likely_character_stays_a_hole() -> None:
-    found = guess(misread("春天的花都开了𝟎一起去看。" * 3, "cp1254", lossy=True))
-    assert found.holes == found.text.count("□") == found.marks["mojibake_holes"] == 3
+    found = guess_lost_bytes(misread("春天的花都开了𝟎一起去看。" * 3, "cp1254", lossy=True))
+    assert found.holes == found.text.count("□") == found.meta["mojibake_holes"] == 3
 
 
 @pytest.mark.parametrize("text", [TEXT, "Le café déjà vu: «à propos», naïve É…", "Plain English.", ""])
 def test_right_text_is_not_guessed_at(text: str) -> None:
-    assert guess(text) == Guess(text, 0, 0)
+    assert guess_lost_bytes(text) == GuessedText(text, 0, 0)
 
 
 @pytest.mark.parametrize("page", ["latin-1", "cp1252", "cp1254"])
 def test_what_can_be_repaired_is_not_guessed(page: str) -> None:
-    assert guess(misread(TEXT, page)) == Guess(TEXT, 0, 0)
+    assert guess_lost_bytes(misread(TEXT, page)) == GuessedText(TEXT, 0, 0)
 
 
 def test_right_parts_of_a_damaged_text_stay_as_they_are() -> None:
     right = "他说：“café 在街角。”"
-    assert guess(right + misread("模型的中文描述" * 3, "cp1254", lossy=True)).text.startswith(right)
+    assert guess_lost_bytes(right + misread("模型的中文描述" * 3, "cp1254", lossy=True)).text.startswith(right)
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8")))
 def test_no_text_makes_a_guess_fail(text: str) -> None:
-    found = guess(text)
+    found = guess_lost_bytes(text)
     assert found.guessed >= 0 and found.holes >= 0
 
 
@@ -128,7 +128,7 @@ def test_the_damaged_pages_are_found_and_mostly_guessed_right(shared_data: Path,
     original = (folder / f"{name[:3]}_clean.md").read_text(encoding="utf-8")
     _, lost = repair(damaged)
     assert lost > 0.3 * len(damaged)
-    found = guess(damaged)
+    found = guess_lost_bytes(damaged)
     right = total = 0
     for after, line in zip(found.text.splitlines(), original.splitlines(), strict=True):
         places = [place for place, char in enumerate(line) if "\u4e00" <= char <= "\u9fff"]

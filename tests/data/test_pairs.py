@@ -12,8 +12,8 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.preferences import PAIR_FORMATS, Pair
-from hanlin.data.io.input_file import Tape
+from hanlin.data.formats.preferences import PREFERENCE_FORMATS, ParsedPreference
+from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
@@ -22,11 +22,11 @@ USER = {"role": "user", "content": "你好"}
 GOOD, BAD = {"role": "assistant", "content": "你好呀"}, {"role": "assistant", "content": "Hello"}
 
 
-def read(path: Path, **source: Any) -> tuple[str, list[Pair | Drop]]:
+def read(path: Path, **source: Any) -> tuple[str, list[ParsedPreference | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with Tape(path) as tape:
-        opened = open_records(file, tape, PAIR_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.finds]
+    with InputFile(path) as tape:
+        opened = open_records(file, tape, PREFERENCE_FORMATS, {})
+        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def read(path: Path, **source: Any) -> tuple[str, list[Pair | Drop]]:
 )
 def test_every_format_gives_the_same_pair(put: Put, name: str, row: dict[str, Any]) -> None:
     found, (pair,) = read(put("a.jsonl", [row]))
-    assert found == name and isinstance(pair, Pair)
+    assert found == name and isinstance(pair, ParsedPreference)
     assert pair.prompt == (Message("user", "你好"),)
     assert (pair.chosen.text, pair.rejected.text) == ("你好呀", "Hello")
 
@@ -76,13 +76,13 @@ def test_every_format_gives_the_same_pair(put: Put, name: str, row: dict[str, An
 def test_scores_are_kept(put: Put) -> None:
     row = {"prompt": "问", "chosen": "好", "rejected": "坏", "score_chosen": 8.5, "score_rejected": 7}
     _, (pair,) = read(put("a.jsonl", [row]))
-    assert isinstance(pair, Pair) and pair.scores == (8.5, 7.0)
+    assert isinstance(pair, ParsedPreference) and pair.scores == (8.5, 7.0)
 
 
 def test_fields_name_the_answers(put: Put) -> None:
     fields = {"prompt": "题", "chosen": "中", "rejected": "英"}
     _, (pair,) = read(put("a.jsonl", [{"题": "你好", "中": "你好呀", "英": "Hello"}]), fields=fields)
-    assert isinstance(pair, Pair) and pair.chosen.text == "你好呀"
+    assert isinstance(pair, ParsedPreference) and pair.chosen.text == "你好呀"
 
 
 @pytest.mark.parametrize(

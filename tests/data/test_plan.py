@@ -20,7 +20,7 @@ from stage_runs import Made
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.errors import UserError
 from hanlin.data.ingest import process_split, splits
-from hanlin.data.io.input_file import Span, Tape
+from hanlin.data.io.input_file import ByteRange, InputFile
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -52,13 +52,13 @@ def sources(put: Put) -> list[Path]:
 @pytest.mark.parametrize("stop", [1, 2, 9, 10, 11, 30])
 def test_the_spans_of_a_file_hold_each_line_once(put: Put, stop: int) -> None:
     path = put("a.txt", b"one\n\ntwo\r\na longer line\nx\nno end")
-    with Tape(path) as whole:
+    with InputFile(path) as whole:
         expected = list(whole.lines(100))
     found = []
     size = path.stat().st_size
     for start in range(0, size, stop):
-        with Tape(path, Span(start, start + stop if start + stop < size else None)) as tape:
-            assert tape.lines_before() == len(found)
+        with InputFile(path, ByteRange(start, start + stop if start + stop < size else None)) as tape:
+            assert tape.count_lines_before() == len(found)
             found += list(tape.lines(100))
     assert found == expected
 

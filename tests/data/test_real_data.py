@@ -17,9 +17,9 @@ from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
-from hanlin.data.formats.preferences import PAIR_FORMATS
-from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
-from hanlin.data.io.input_file import Tape
+from hanlin.data.formats.preferences import PREFERENCE_FORMATS
+from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS
+from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
@@ -88,9 +88,9 @@ BROKEN_CALLS = {"moss_plugin_calculator.jsonl": 3, "moss_plugin_equation.jsonl":
 
 def read(path: Path, formats: Sequence[Format[Any]]) -> tuple[str, int, int]:
     """The format of a file, how many records are in it, and how many of them cannot be read."""
-    with Tape(path) as tape:
+    with InputFile(path) as tape:
         opened = open_records(SourceFile(path, path.name, 0, Source(path=str(path))), tape, formats, {})
-        items = [found.item for found in opened.finds]
+        items = [found.item for found in opened.rows]
     return opened.format, len(items), sum(isinstance(item, Drop) for item in items)
 
 
@@ -113,7 +113,7 @@ def test_every_example_of_instructions_is_read(shared_data: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_example_of_preferences_is_read(shared_data: Path, name: str) -> None:
-    assert read(example(shared_data, "pref", name), PAIR_FORMATS) == (*PAIRS[name], 0)
+    assert read(example(shared_data, "pref", name), PREFERENCE_FORMATS) == (*PAIRS[name], 0)
 
 
 def test_no_example_was_forgotten(shared_data: Path) -> None:
@@ -122,7 +122,7 @@ def test_no_example_was_forgotten(shared_data: Path) -> None:
         assert found - {"kto_en_demo.json"} == set(known)
 
 
-@pytest.mark.parametrize("formats", [CHAT_FORMATS, PAIR_FORMATS])
+@pytest.mark.parametrize("formats", [CHAT_FORMATS, PREFERENCE_FORMATS])
 def test_judged_answers_are_sent_to_their_own_stage(shared_data: Path, formats: Sequence[Format[Any]]) -> None:
     with pytest.raises(UserError, match="KTO") as refusal:
         read(shared_data / "pref" / "kto_en_demo.json", formats)
@@ -131,7 +131,7 @@ def test_judged_answers_are_sent_to_their_own_stage(shared_data: Path, formats: 
 
 def test_every_judged_answer_is_read(shared_data: Path, tmp_path: Path) -> None:
     file = shared_data / "pref" / "kto_en_demo.json"
-    assert read(file, JUDGED_FORMATS) == ("json_list: judged_messages", 300, 0)
+    assert read(file, UNPAIRED_FORMATS) == ("json_list: unpaired_messages", 300, 0)
     made = run_stage(UnpairedPreferences, [file], tmp_path)
     assert made.ledger["rows_in"] == 300 and not made.dropped
     assert Counter(row["good"] for row in made.kept) == {True: 150, False: 150}
@@ -152,12 +152,12 @@ def test_good_text_is_hardly_touched(corpus: Made) -> None:
 
 
 def test_poems_that_stand_in_two_collections_are_found(corpus: Made) -> None:
-    copies = Counter(row["reason"] for row in corpus.dropped if "of" in row and "tang" in row["place"])
+    copies = Counter(row["reason"] for row in corpus.dropped if "duplicate_of" in row and "tang" in row["location"])
     assert copies["duplicate"] > 20 and copies["near_duplicate"] > 20
 
 
 def test_betting_sites_in_copied_news_are_found(corpus: Made) -> None:
-    spam = [row for row in corpus.dropped if row["reason"] == "advertisement" and "webspam" in row["place"]]
+    spam = [row for row in corpus.dropped if row["reason"] == "advertisement" and "webspam" in row["location"]]
     assert len(spam) >= 6
 
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from hanlin.cli.main import app
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.core.errors import UserError
-from hanlin.data.report.excerpts import compared, excerpt
-from hanlin.data.report.stats import Taken, stage_figures
+from hanlin.data.report.excerpts import diff_texts, make_excerpt
+from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -78,7 +78,7 @@ def test_each_reason_has_rows_to_read_with_what_was_found(corpus: Path) -> None:
     samples = stage["dropped_samples"]
     assert set(samples) == set(stage["dropped"])
     (short,) = samples["too_short"]
-    assert short["place"] == "a.jsonl:6" and short["detail"] == "1 characters"
+    assert short["location"] == "a.jsonl:6" and short["detail"] == "1 characters"
     assert short["parts"] == [{"label": "", "text": "短", "more": 0}]
     assert len(stage["kept_samples"]) == 4
 
@@ -86,7 +86,7 @@ def test_each_reason_has_rows_to_read_with_what_was_found(corpus: Path) -> None:
 def test_near_copies_stand_beside_what_they_copy_with_the_difference_marked(corpus: Path) -> None:
     (stage,) = figures(corpus)["stages"]
     (pair,) = stage["near_duplicates"]
-    assert (pair["kept_place"], pair["place"]) == ("a.jsonl:1", "a.jsonl:2")
+    assert (pair["kept_location"], pair["location"]) == ("a.jsonl:1", "a.jsonl:2")
     assert {piece["text"] for piece in pair["dropped"] if piece["differs"]} <= {"爷爷", "爷", "老爷爷"}
     assert "".join(piece["text"] for piece in pair["kept"]) == STREAM
 
@@ -193,11 +193,14 @@ def test_files_that_no_stage_has_read_are_tried_and_left_as_they_are(put: Put) -
 def test_a_large_artifact_is_sampled_evenly_and_says_so(put: Put, run: Run, tmp_path: Path) -> None:
     rows = [{"text": f"第{n}篇文章讲的是第{n * 7919}号果园里的树木。"} for n in range(3000)]
     made = run(Corpus, put("a.jsonl", rows), dedup="none", validation_fraction=0.1)
-    stage = stage_figures(made.out, "text", Taken(sample=100))
+    stage = compute_stage_stats(made.out, "text", SampleSizes(sample=100))
     assert stage["sample"] == {"records": 100, "of": 3000} and stage["kept"] == 3000
-    places = [int(row["id"].partition("#")[2]) for row in stage_figures(made.out, "t", Taken(kept=100))["kept_samples"]]
+    places = [
+        int(row["id"].partition("#")[2])
+        for row in compute_stage_stats(made.out, "t", SampleSizes(kept=100))["kept_samples"]
+    ]
     assert min(places) < 600 and max(places) > 2400
-    assert stage == stage_figures(made.out, "text", Taken(sample=100))
+    assert stage == compute_stage_stats(made.out, "text", SampleSizes(sample=100))
     done = page(made.out, tmp_path / "a.html", "--sample", "100")
     assert "100 kept records drawn evenly from 3,000" in done
 
@@ -211,7 +214,7 @@ def test_memory_does_not_grow_with_the_artifact(tmp_path: Path) -> None:
         counts = {"rows_in": rows, "rows_kept": rows, "dropped": {}}
         (folder / "ledger.json").write_text(json.dumps({**counts, "files": []}), encoding="utf-8")
         tracemalloc.start()
-        stage_figures(folder, "text", Taken(sample=50))
+        compute_stage_stats(folder, "text", SampleSizes(sample=50))
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -226,14 +229,14 @@ def test_memory_does_not_grow_with_the_artifact(tmp_path: Path) -> None:
 def test_what_is_no_artifact_or_broken_is_told_in_one_sentence(corpus: Path, name: str, content: str) -> None:
     (corpus / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError):
-        stage_figures(corpus, "text")
+        compute_stage_stats(corpus, "text")
     done = CliRunner().invoke(app, ["data", "report", str(corpus), "--json"])
     assert isinstance(done.exception, UserError)
 
 
 def test_two_long_texts_are_compared_from_shortly_before_their_first_difference() -> None:
     one = "同" * 5000 + "甲" + "尾" * 5000
-    left, right = compared(one, one.replace("甲", "乙"))
+    left, right = diff_texts(one, one.replace("甲", "乙"))
     assert left[0] == (False, "…") and left[-1] == (False, "…")
     assert [text for differs, text in left if differs] == ["甲"]
     assert [text for differs, text in right if differs] == ["乙"]
@@ -241,6 +244,6 @@ def test_two_long_texts_are_compared_from_shortly_before_their_first_difference(
 
 
 def test_an_excerpt_says_how_much_it_leaves_out() -> None:
-    assert excerpt({"text": "长" * 1000}) == [{"label": "", "text": "长" * 480, "more": 520}]
+    assert make_excerpt({"text": "长" * 1000}) == [{"label": "", "text": "长" * 480, "more": 520}]
     turns = [{"role": "user", "text": "问" * 3} for _ in range(10)]
-    assert excerpt({"messages": turns})[-1] == {"label": "+2", "text": "", "more": 6}
+    assert make_excerpt({"messages": turns})[-1] == {"label": "+2", "text": "", "more": 6}

@@ -64,6 +64,6 @@ def test_what_is_written_wrongly_is_refused_with_a_word_on_why(settings: dict[st
 def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
     assert {known.name for known in documents.DOCUMENT_FORMATS} == set(sources_module.DOCUMENT_FORMAT_NAMES)
     assert [known.name for known in chats.CHAT_FORMATS] == list(sources_module.CHAT_FORMAT_NAMES)
-    assert [known.name for known in preferences.PAIR_FORMATS] == list(sources_module.PAIR_FORMAT_NAMES)
-    assert [known.name for known in unpaired_preferences.JUDGED_FORMATS] == list(sources_module.JUDGED_FORMAT_NAMES)
+    assert [known.name for known in preferences.PREFERENCE_FORMATS] == list(sources_module.PREFERENCE_FORMAT_NAMES)
+    assert [known.name for known in unpaired_preferences.UNPAIRED_FORMATS] == list(sources_module.UNPAIRED_FORMAT_NAMES)
     assert set(conversation.TURN_RULES) == set(rules_module.TURN_RULES)

@@ -88,30 +88,30 @@ def test_no_text_is_lost_whatever_it_is(
 
 def test_no_dropped_row_without_a_reason(put: Put, run: Run) -> None:
     for row in run(Corpus, put("a.jsonl", MIXED)).dropped:
-        assert row["reason"] and row["place"].startswith("a.jsonl:") and "row" in row
+        assert row["reason"] and row["location"].startswith("a.jsonl:") and "row" in row
 
 
 def test_a_dropped_row_is_readable_as_it_was(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", MIXED))
     (short,) = [row for row in made.dropped if row["reason"] == "too_short"]
-    assert short["row"] == {"text": "短"} and short["place"] == "a.jsonl:62"
+    assert short["row"] == {"text": "短"} and short["location"] == "a.jsonl:62"
 
 
 def test_a_copy_names_the_record_that_it_copies(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", MIXED), validation_fraction=0)
-    copies = [row for row in made.dropped if "of" in row]
-    assert [(row["reason"], row["of"]) for row in copies] == [
+    copies = [row for row in made.dropped if "duplicate_of" in row]
+    assert [(row["reason"], row["duplicate_of"]) for row in copies] == [
         ("duplicate", "a.jsonl#4"),
         ("near_duplicate", "a.jsonl#5"),
         ("duplicate", "a.jsonl#4"),
     ]
     ids = {row["id"] for row in made.kept}
-    assert all(row["of"] in ids for row in copies)
+    assert all(row["duplicate_of"] in ids for row in copies)
 
 
 def test_copies_are_found_across_files(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", ROWS[:5]), put("b.jsonl", [ROWS[2], *ROWS[5:8]]), validation_fraction=0)
-    assert [(row["place"], row["of"]) for row in made.dropped] == [("b.jsonl:1", "a.jsonl#3")]
+    assert [(row["location"], row["duplicate_of"]) for row in made.dropped] == [("b.jsonl:1", "a.jsonl#3")]
 
 
 def test_a_record_says_where_it_stood_and_under_which_licence(put: Put, run: Run) -> None:

@@ -11,66 +11,66 @@ import pytest
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
-from hanlin.data.io.sources import listing
+from hanlin.data.io.sources import list_files
 
 Put = Callable[[str, Any], Path]
 
 
-def listed(*paths: Path) -> list[str]:
+def names_of(*paths: Path) -> list[str]:
     sources = [Source(path=str(path)) for path in paths]
     inputs = Inputs({f"sources.{place}.path": (path,) for place, path in enumerate(paths)})
-    return [file.name for file in listing(sources, inputs).files]
+    return [file.name for file in list_files(sources, inputs).files]
 
 
 def test_a_folder_is_walked_in_sorted_order(put: Put) -> None:
     for name in ("b.txt", "a/z.jsonl", "a/b/c.txt.gz", "c.csv"):
         put(name, "x")
-    assert listed(put("d.md", "x").parent) == ["c.txt.gz", "z.jsonl", "b.txt", "c.csv", "d.md"]
+    assert names_of(put("d.md", "x").parent) == ["c.txt.gz", "z.jsonl", "b.txt", "c.csv", "d.md"]
 
 
 def test_hidden_files_and_other_kinds_are_skipped_and_told(put: Put) -> None:
     put(".git/a.txt", "x")
     put("photo.png", "x")
     folder = put("a.txt", "x").parent
-    found = listing([Source(path="./x")], Inputs({"sources.0.path": (folder,)}))
+    found = list_files([Source(path="./x")], Inputs({"sources.0.path": (folder,)}))
     assert [file.name for file in found.files] == ["a.txt"] and found.skipped == ("photo.png",)
 
 
 def test_a_file_that_is_named_is_read_whatever_its_ending(put: Put) -> None:
-    assert listed(put("notes.log", "x")) == ["notes.log"]
+    assert names_of(put("notes.log", "x")) == ["notes.log"]
 
 
 def test_files_of_one_name_are_told_apart_without_the_machines_folders(put: Put) -> None:
-    assert listed(put("a/x.txt", ""), put("b/x.txt", ""), put("b/y.txt", "")) == ["a/x.txt", "b/x.txt", "y.txt"]
+    assert names_of(put("a/x.txt", ""), put("b/x.txt", ""), put("b/y.txt", "")) == ["a/x.txt", "b/x.txt", "y.txt"]
 
 
 def test_a_file_that_is_read_twice_gets_a_number(put: Put) -> None:
     path = put("x.txt", "")
-    assert listed(path, path) == ["x.txt", "x.txt(2)"]
+    assert names_of(path, path) == ["x.txt", "x.txt(2)"]
 
 
 def test_of_an_artifact_only_the_records_to_learn_from_are_read(put: Put) -> None:
     for name in ("validation.jsonl", "dropped.jsonl", "ledger.json", "manifest.json", "documents-00001.jsonl"):
         put(name, "{}")
-    assert listed(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
+    assert names_of(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
 
 
 def test_the_card_of_a_hub_dataset_is_not_taken_for_data(put: Put) -> None:
     put("hub/README.md", "# 数据")
     folder = put("hub/data/train.jsonl", "{}").parents[1]
-    found = listing([Source(path="./hub")], Inputs({"sources.0.path": (folder,)}))
+    found = list_files([Source(path="./hub")], Inputs({"sources.0.path": (folder,)}))
     assert [file.name for file in found.files] == ["train.jsonl"] and found.skipped == ("README.md",)
-    assert listed(put("notes/README.md", "# 笔记").parent) == ["README.md"]
+    assert names_of(put("notes/README.md", "# 笔记").parent) == ["README.md"]
 
 
 def test_a_missing_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
-        listed(tmp_path / "none")
+        names_of(tmp_path / "none")
 
 
 def test_a_folder_without_a_readable_file_is_refused(put: Put) -> None:
     with pytest.raises(UserError, match="no file to read"):
-        listed(put("photo.png", "x").parent)
+        names_of(put("photo.png", "x").parent)
 
 
 def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_preferences_are_read_back_as_records(put: Put, run: Run) -> None:
         (pair(chosen=""), "no_answer"),
         (pair(prompt=" "), "no_question"),
         (pair(score_chosen=8, score_rejected=8.0), "tie"),
-        (pair(score_chosen=3, score_rejected=8), "worse_chosen"),
+        (pair(score_chosen=3, score_rejected=8), "chosen_scores_lower"),
     ],
 )
 def test_pairs_that_prefer_nothing_are_dropped(put: Put, run: Run, row: dict[str, Any], reason: str) -> None:

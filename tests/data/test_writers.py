@@ -21,9 +21,9 @@ from hanlin.data.formats import convert as converting
 from hanlin.data.formats import registry
 from hanlin.data.formats.convert import convert
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.turns import Chat
-from hanlin.data.formats.writers import LEFT_OUT, LOST, TARGETS, Written
-from hanlin.data.io.input_file import Tape
+from hanlin.data.formats.turns import ParsedChat
+from hanlin.data.formats.writers import LOST_PARTS, OUTPUT_FORMATS, UNWRITABLE_REASONS, WrittenRow
+from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
@@ -34,8 +34,8 @@ WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
 
 def items(path: Path, stage: str = "conversations") -> list[Any]:
     file = SourceFile(path, path.name, 0, Source(path=str(path)))
-    with Tape(path) as tape:
-        return [found.item for found in open_records(file, tape, registry.FORMATS[stage], {}).finds]
+    with InputFile(path) as tape:
+        return [found.item for found in open_records(file, tape, registry.FORMATS_BY_STAGE[stage], {}).rows]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json"])
@@ -54,8 +54,8 @@ def test_every_format_of_chats_comes_back_from_every_target(
     else:
         expected = items(source)
         if to in ("alpaca", "firefly") and name == "sharegpt_tools_unused":
-            assert account.lost == {"tools": 2}
-            expected = [Chat(chat.messages, (), chat.meta) for chat in expected]
+            assert account.lost_parts == {"tools": 2}
+            expected = [ParsedChat(chat.messages, (), chat.meta) for chat in expected]
         assert items(out) == expected
         assert not account.dropped and not (tmp_path / f"out{ending}.dropped.jsonl").exists()
 
@@ -76,7 +76,7 @@ TURNS = st.one_of(
 )
 TOOLS = st.sampled_from([(), ({"name": "f", "description": "查"},)])
 CHATS = st.builds(
-    lambda turns, tools, meta: Chat(tuple(turns), tools, meta),
+    lambda turns, tools, meta: ParsedChat(tuple(turns), tools, meta),
     st.lists(TURNS, max_size=5),
     TOOLS,
     st.dictionaries(st.text("xy", min_size=1), st.integers() | st.text("花", min_size=1), max_size=2),
@@ -85,33 +85,33 @@ CHATS = st.builds(
 
 @given(chat=CHATS)
 @pytest.mark.parametrize("to", CHAT_TARGETS)
-def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: Chat) -> None:
-    written = TARGETS[to].write(chat)
+def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: ParsedChat) -> None:
+    written = OUTPUT_FORMATS[to].write(chat)
     if isinstance(written, Drop):
-        assert written.reason in LEFT_OUT
+        assert written.reason in UNWRITABLE_REASONS
         return
-    (back,) = TARGETS[to].read(json.loads(json.dumps(written.row)))
-    assert set(written.lost) <= set(LOST)
+    (back,) = OUTPUT_FORMATS[to].read(json.loads(json.dumps(written.row)))
+    assert set(written.lost_parts) <= set(LOST_PARTS)
     assert back.messages == chat.messages and back.meta == chat.meta
-    assert back.tools == (() if "tools" in written.lost else chat.tools)
+    assert back.tools == (() if "tools" in written.lost_parts else chat.tools)
 
 
 @given(texts=st.lists(st.text("春花？ \n", min_size=1), min_size=2, max_size=6))
 def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> None:
-    from hanlin.data.formats.turns import alternating
+    from hanlin.data.formats.turns import alternate_roles
 
-    messages = alternating(texts[: len(texts) // 2 * 2])
+    messages = alternate_roles(texts[: len(texts) // 2 * 2])
     for to in CHAT_TARGETS:
-        written = TARGETS[to].write(Chat(messages))
+        written = OUTPUT_FORMATS[to].write(ParsedChat(messages))
         if all(message.text for message in messages):
-            assert isinstance(written, Written), (to, written)
+            assert isinstance(written, WrittenRow), (to, written)
 
 
 def test_every_name_of_a_loss_has_words() -> None:
-    from hanlin.data.formats.writers import what_is_lost
-    from hanlin.data.ledger import reason_text
+    from hanlin.data.formats.writers import describe_lost_part
+    from hanlin.data.ledger import describe_reason
 
-    assert all(map(reason_text, LEFT_OUT)) and all(map(what_is_lost, LOST))
+    assert all(map(describe_reason, UNWRITABLE_REASONS)) and all(map(describe_lost_part, LOST_PARTS))
 
 
 def test_what_is_left_out_can_be_read_with_its_reason(put: Put, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_is_left_out_can_be_read_with_its_reason(put: Put, tmp_path: Path) 
     out = tmp_path / "out.jsonl"
     convert([str(put("a.jsonl", rows))], "firefly", out)
     (line,) = (tmp_path / "out.jsonl.dropped.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line) == {"reason": "tool_turns", "place": "a.jsonl:2", "row": rows[1]}
+    assert json.loads(line) == {"reason": "tool_turns", "location": "a.jsonl:2", "row": rows[1]}
 
 
 def test_firefly_and_sharegpt_are_what_their_tools_expect(put: Put, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(put: Put, tmp_path: Path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     source = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"])
-    monkeypatch.setattr(converting._Rows, "add", full)
+    monkeypatch.setattr(converting._JsonWriter, "add", full)
     with pytest.raises(UserError, match="cannot be written: No space left"):
         convert([str(source)], "messages", tmp_path / "out.jsonl")
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]

@@ -24,7 +24,7 @@ class Drop:
 REASONS: dict[str, tuple[str, str]] = {
     "broken_json": ("the line is not JSON", "该行不是合法 JSON"),
     "undecodable": ("the bytes are not text in the file's encoding", "字节不符合文件编码"),
-    "endless_line": ("the line is too long for a record", "该行过长，不像一条记录"),
+    "line_too_long": ("the line is too long for a record", "该行过长，不像一条记录"),
     "broken_csv": ("the row has more or fewer columns than the header", "列数与表头不符"),
     "broken_characters": ("it holds half a character (a lone surrogate)", "含有半个字符（孤立代理项）"),
     "other_format": ("it is not written like the rest of the file", "与文件其余记录的格式不同"),
@@ -40,14 +40,14 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "broken_tools": ("the list of tools is not JSON", "工具列表不是合法 JSON"),
     "not_text": ("a turn holds something other than text", "有一轮含非文本内容"),
-    "unlearned_answer": ("it asks that an answer is not learned", "要求某个回答不参与学习"),
+    "zero_weight_answer": ("it asks that an answer is not learned", "要求某个回答不参与学习"),
     "placeholder": ("{{name}} or {{author}} is not filled in", "{{name}} 或 {{author}} 未填写"),
     "refusal": ("an answer opens with a refusal", "回答以拒绝开头"),
     "unparsed_tags": ("text stands outside the Human and Assistant tags", "有文字在 Human 与 Assistant 标签之外"),
     "tie": ("the two answers score the same", "两个回答得分相同"),
-    "worse_chosen": ("the chosen answer scores lower", "被选中的回答得分更低"),
+    "chosen_scores_lower": ("the chosen answer scores lower", "被选中的回答得分更低"),
     "identical_answers": ("the two answers are the same", "两个回答相同"),
-    "no_verdict": ("it does not say whether the answer is good", "没有说明回答好坏"),
+    "no_label": ("it does not say whether the answer is good", "没有说明回答好坏"),
     "has_tools": ("it offers tools, which judged answers do not carry", "带有工具列表，带评判的回答不支持"),
     "different_prompts": ("the two answers are to different prompts", "两个回答的提示不同"),
     "mojibake": ("it was decoded with the wrong encoding and cannot be repaired", "乱码且无法修复"),
@@ -62,14 +62,14 @@ REASONS: dict[str, tuple[str, str]] = {
     "advertisement": ("it is an advertisement", "广告"),
     "no_turns": ("it has no turns", "没有任何轮次"),
     "tool_turns": ("the target has no tool calls and results", "目标格式没有工具调用与结果"),
-    "system_inside": ("the target has one system text, at the start", "目标格式只有开头一条系统提示"),
+    "system_not_first": ("the target has one system text, at the start", "目标格式只有开头一条系统提示"),
     "not_alternating": ("the target has questions with answers only", "目标格式只有一问一答"),
     "empty_question_or_answer": ("the target takes an empty turn for none", "目标格式视空白轮次为缺失"),
-    "not_read_back": ("it would be read back as something else", "写出后再读会变成别的内容"),
+    "round_trip_mismatch": ("it would be read back as something else", "写出后再读会变成别的内容"),
     "unwanted_language": ("it is in a language that is not wanted", "不是所要的语言"),
     "little_chinese": ("too little of it is Chinese", "中文比例过低"),
     "personal_data": ("it holds personal data", "含个人信息"),
-    "word_list": ("it holds words of a list", "含词表中的词"),
+    "blocklist": ("it holds words of a list", "含词表中的词"),
     "ocr_debris": ("it is a scan with too many misread characters", "扫描识别错误过多"),
     "truncated_answer": ("an answer breaks off", "回答被截断"),
     "answer_language": ("an answer is in another language than its question", "回答与提问的语言不同"),
@@ -78,25 +78,32 @@ REASONS: dict[str, tuple[str, str]] = {
     "duplicate": ("it is a copy", "重复"),
     "near_duplicate": ("it is a near copy", "近似重复"),
 }
-COPIES = frozenset({"duplicate", "near_duplicate"})
+DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
 
 
-def reason_text(reason: str) -> str:
+def describe_reason(reason: str) -> str:
     return say(*REASONS[reason])
 
 
-def dropped_line(drop: Drop, place: str, row: Any, of: str = "") -> str:
-    """One line of `dropped.jsonl`: reason, place, what was found, the record it copies, and the row itself."""
-    line: dict[str, Any] = {"reason": drop.reason, "place": place}
+def format_dropped_row(drop: Drop, location: str, row: Any, duplicate_of: str = "") -> str:
+    """Format a dropped row as one line of `dropped.jsonl`, without the line end.
+
+    Args:
+        drop: The reason and its detail.
+        location: `file:line` of the row, lines from 1.
+        row: The row as it was read, any JSON value.
+        duplicate_of: Id of the kept record, if the row is a duplicate.
+    """
+    line: dict[str, Any] = {"reason": drop.reason, "location": location}
     if drop.detail:
         line["detail"] = drop.detail
-    if of:
-        line["of"] = of
+    if duplicate_of:
+        line["duplicate_of"] = duplicate_of
     line["row"] = row
-    return json_line(line)
+    return dump_json_line(line)
 
 
-def json_line(data: Any) -> str:
+def dump_json_line(data: Any) -> str:
     """JSON on one line; what UTF-8 cannot hold (half a character) is escaped."""
     line = json.dumps(data, ensure_ascii=False, allow_nan=False)
     try:
@@ -107,7 +114,7 @@ def json_line(data: Any) -> str:
 
 
 @dataclass(slots=True)
-class FileAccount:
+class FileStats:
     """What was read from one file and what became of it; `changed` counts the records that each rule altered."""
 
     file: str
@@ -121,7 +128,7 @@ class FileAccount:
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
 
-    def add(self, other: FileAccount) -> None:
+    def add(self, other: FileStats) -> None:
         self.rows_in += other.rows_in
         self.rows_kept += other.rows_kept
         self.rows_validation += other.rows_validation

@@ -25,13 +25,13 @@ from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
-from hanlin.data.formats.chats import CHAT_FORMATS, question_of
-from hanlin.data.formats.turns import Chat, opened
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.layout import layout_of, rows_of
+from hanlin.data.formats.chats import CHAT_FORMATS, join_question
+from hanlin.data.formats.turns import ParsedChat, prepend_system
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, read_rows
 from hanlin.data.io.lines import Row as FileRow
-from hanlin.data.io.sources import files_at
-from hanlin.data.ledger import Drop, reason_text
+from hanlin.data.io.sources import find_files
+from hanlin.data.ledger import Drop, describe_reason
 from hanlin.inference.loading import LoadedEngine, find_model, load_engine, parse_model_spec
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 from hanlin.tokenizer.file_names import GENERATION_FILE
@@ -113,32 +113,32 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     """
     settings = {"format": "text_lines"} if Path(data.name.removesuffix(".gz")).suffix in (".txt", ".text") else {}
     prompts: list[Prompt] = []
-    for file in files_at([str(data)], settings).files:
-        with Tape(file.path) as tape:
-            for row in rows_of(file, layout_of(file), tape):
+    for file in find_files([str(data)], settings).files:
+        with InputFile(file.path) as tape:
+            for row in read_rows(file, detect_layout(file), tape):
                 found = list(_asked(row))
                 wrong = next((item for item in found if isinstance(item, Drop)), None)
                 if wrong is not None or not found:
-                    reason = reason_text(wrong.reason if wrong else "no_question")
+                    reason = describe_reason(wrong.reason if wrong else "no_question")
                     detail = f" ({wrong.detail})" if wrong and wrong.detail else ""
                     raise UserError(reason + detail, f"{file.path}:{row.line}")
                 for chat in found:
-                    assert isinstance(chat, Chat)
-                    messages = opened(system, chat.messages)
+                    assert isinstance(chat, ParsedChat)
+                    messages = prepend_system(system, chat.messages)
                     prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools))
     if not prompts:
         raise UserError(say("there is no question in this file", "文件中没有问题"), data)
     return prompts
 
 
-def _asked(row: FileRow) -> Iterator[Chat | Drop]:
+def _asked(row: FileRow) -> Iterator[ParsedChat | Drop]:
     """What a row asks: its conversation up to the last question."""
     value = row.value
     if isinstance(value, Drop):
         yield value
         return
     if isinstance(value, str):
-        yield Chat((Message("user", value.strip()),))
+        yield ParsedChat((Message("user", value.strip()),))
         return
     known = next((known for known in CHAT_FORMATS if known.recognize(value)), None)
     found = list(known.read(value)) if known is not None else []
@@ -155,13 +155,13 @@ def _asked(row: FileRow) -> Iterator[Chat | Drop]:
         yield replace(item, messages=turns) if asks else Drop("no_question")
 
 
-def _question_alone(value: Any) -> Chat | Drop:
+def _question_alone(value: Any) -> ParsedChat | Drop:
     if not isinstance(value, Mapping):
         return Drop("other_format", type(value).__name__)
     name = next((name for name in _QUESTIONS if isinstance(value.get(name), str) and value[name].strip()), None)
     if name is None:
         return Drop("no_question", ", ".join(map(str, list(value)[:8])))
-    return Chat(opened(value.get("system"), (Message("user", question_of(value, name)),)))
+    return ParsedChat(prepend_system(value.get("system"), (Message("user", join_question(value, name)),)))
 
 
 # --- answers ------------------------------------------------------------------------------------------------------

@@ -93,11 +93,11 @@ class _Shown:
         from hanlin.chat.inspect import views
         from hanlin.chat.template import ChatTemplate
         from hanlin.core.records import Document
-        from hanlin.data.report.preview import first_records
+        from hanlin.data.report.preview import read_first_records
 
         if not file.exists():
             raise UserError(say("no such file or folder", "文件或文件夹不存在"), file)
-        for number, record in enumerate(first_records(file)):
+        for number, record in enumerate(read_first_records(file)):
             if number >= limit:
                 break
             if isinstance(record, UserError):

@@ -26,10 +26,10 @@ from hanlin.config.settings.sources import (
     CHAT_FORMAT_NAMES,
     DOCUMENT_FIELDS,
     DOCUMENT_FORMAT_NAMES,
-    JUDGED_FIELDS,
-    JUDGED_FORMAT_NAMES,
-    PAIR_FIELDS,
-    PAIR_FORMAT_NAMES,
+    PREFERENCE_FIELDS,
+    PREFERENCE_FORMAT_NAMES,
+    UNPAIRED_FIELDS,
+    UNPAIRED_FORMAT_NAMES,
     Source,
     check_sources,
 )
@@ -296,7 +296,7 @@ class Preferences(_Answers):
 
     @model_validator(mode="after")
     def _known(self) -> Preferences:
-        check_sources(self.sources, PAIR_FORMAT_NAMES, PAIR_FIELDS)
+        check_sources(self.sources, PREFERENCE_FORMAT_NAMES, PREFERENCE_FIELDS)
         return self
 
 
@@ -307,5 +307,5 @@ class UnpairedPreferences(_Answers):
 
     @model_validator(mode="after")
     def _known(self) -> UnpairedPreferences:
-        check_sources(self.sources, JUDGED_FORMAT_NAMES, JUDGED_FIELDS)
+        check_sources(self.sources, UNPAIRED_FORMAT_NAMES, UNPAIRED_FIELDS)
         return self

@@ -30,15 +30,15 @@ CHAT_FORMAT_NAMES = (
 )
 
 
-PAIR_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
+PREFERENCE_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
 
 
-JUDGED_FORMAT_NAMES = (
-    "judged_records",
-    "judged_sharegpt",
-    "judged_messages",
-    "judged_alpaca",
-    "judged_prompt_response",
+UNPAIRED_FORMAT_NAMES = (
+    "unpaired_records",
+    "unpaired_sharegpt",
+    "unpaired_messages",
+    "unpaired_alpaca",
+    "unpaired_prompt_response",
 )
 
 
@@ -54,10 +54,10 @@ CHAT_FIELDS = (
 )
 
 
-PAIR_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
+PREFERENCE_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
 
 
-JUDGED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
+UNPAIRED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 
 
 class Source(Settings):

@@ -27,8 +27,8 @@ from hanlin.config.settings.data import Decontaminate
 from hanlin.core.context import Inputs
 from hanlin.data.dedup.minhash import letters
 from hanlin.data.dedup.question_sets import Asked, read_set
-from hanlin.data.text.char_stats import profile
-from hanlin.data.text.ngrams import rolling_hashes
+from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.ngrams import hash_ngrams
 
 FILE = "contamination.json"
 _SHORTEST = 8
@@ -90,10 +90,10 @@ class Questions:
         for index in self._indices:
             if index.words:
                 by_word = _words(text) if by_word is None else by_word
-                hashes = rolling_hashes(by_word, index.length)
+                hashes = hash_ngrams(by_word, index.length)
             else:
                 by_letter = letters(text) if by_letter is None else by_letter
-                hashes = rolling_hashes(by_letter, index.length)
+                hashes = hash_ngrams(by_letter, index.length)
             counts.update(index.owners_in(hashes).tolist())
         share = self.settings.share
         places = sorted(
@@ -121,7 +121,7 @@ class Questions:
         choices (下列说法正确的是 is on every exam); without any it is one run, or none where it is shorter still. So is
         one of a few different characters: 8+88+888+8888 is in every long decimal."""
         for text in (question.text, f"{question.text}\n{question.more}"):
-            han, latin, *_ = profile(text)
+            han, latin, *_ = count_char_kinds(text)
             by_words = 4 * han < latin
             codes = _words(text) if by_words else letters(text)
             longest = self.settings.words if by_words else self.settings.characters
@@ -130,7 +130,7 @@ class Questions:
         length = min(len(codes), longest)
         if length < min(_SHORTEST, longest) or len(np.unique(codes)) < min(_FEWEST_DIFFERENT, longest):
             return None
-        return by_words, length, rolling_hashes(codes, length)
+        return by_words, length, hash_ngrams(codes, length)
 
     def _index(self, words: bool, length: int, found: Sequence[tuple[npt.NDArray[np.uint64], int]]) -> _Index:
         hashes = np.concatenate([hashes for hashes, _ in found])

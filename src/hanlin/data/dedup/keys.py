@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.data.text.char_stats import code_points
-from hanlin.data.text.script import folded_characters
+from hanlin.data.text.script import build_conversion_table
 
 Numbers = npt.NDArray[np.uint64]
 Codes = npt.NDArray[np.uint32]
@@ -54,6 +54,6 @@ def _replaced(codes: Codes, table: Codes) -> Codes:
 
 @cache
 def _width_table(across_scripts: bool) -> npt.NDArray[np.uint32]:
-    table = (folded_characters("simplified") if across_scripts else np.arange(0x20000, dtype=np.uint32)).copy()
+    table = (build_conversion_table("simplified") if across_scripts else np.arange(0x20000, dtype=np.uint32)).copy()
     table[0xFF01:0xFF5F] = np.arange(0x21, 0x7F)
     return table

@@ -14,9 +14,9 @@ import rensa
 
 from hanlin.config.settings.data import Dedup
 from hanlin.data.dedup.keys import Codes, Numbers, _replaced
-from hanlin.data.text.char_stats import CHARACTERS, code_points, places_of
-from hanlin.data.text.ngrams import rolling_hashes
-from hanlin.data.text.script import folded_characters
+from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points, to_table_indices
+from hanlin.data.text.ngrams import hash_ngrams
+from hanlin.data.text.script import build_conversion_table
 
 _SURELY = 0.99
 
@@ -37,22 +37,22 @@ def letters(text: str, across_scripts: bool = True) -> npt.NDArray[np.uint32]:
     simplified writing unless scripts are kept apart."""
     codes = code_points(text)
     same, counts = _letter_tables(across_scripts)
-    kept = _replaced(codes, same)[counts.take(places_of(codes))]
+    kept = _replaced(codes, same)[counts.take(to_table_indices(codes))]
     return kept if len(kept) else codes
 
 
 @cache
 def _letter_tables(across_scripts: bool) -> tuple[Codes, npt.NDArray[np.bool_]]:
     """For each character the letter that it counts as; and whether it counts."""
-    same = np.arange(CHARACTERS, dtype=np.uint32)
-    counts = np.zeros(CHARACTERS + 1, dtype=np.bool_)
-    for code in range(CHARACTERS):
+    same = np.arange(FIRST_SUPPLEMENTARY, dtype=np.uint32)
+    counts = np.zeros(FIRST_SUPPLEMENTARY + 1, dtype=np.bool_)
+    for code in range(FIRST_SUPPLEMENTARY):
         plain = unicodedata.normalize("NFKC", chr(code)).casefold()
         counts[code] = plain[:1].isalnum()
         same[code] = ord(plain[0]) if plain else code
-    counts[CHARACTERS] = True
+    counts[FIRST_SUPPLEMENTARY] = True
     if across_scripts:
-        same = folded_characters("simplified").take(np.minimum(same, len(same) - 1))
+        same = build_conversion_table("simplified").take(np.minimum(same, len(same) - 1))
     return same, counts
 
 
@@ -73,8 +73,8 @@ def _shingles_of(texts: Sequence[str], dedup: Dedup) -> list[Numbers]:
     same, counts = _letter_tables(dedup.across_scripts)
     for batch in _batches(texts):
         codes = code_points("".join(batch))
-        kept, bounds = _without(_replaced(codes, same), counts.take(places_of(codes)), batch)
-        hashes = rolling_hashes(kept, dedup.ngram_size)
+        kept, bounds = _without(_replaced(codes, same), counts.take(to_table_indices(codes)), batch)
+        hashes = hash_ngrams(kept, dedup.ngram_size)
         for text, (start, end) in zip(batch, pairwise(bounds), strict=True):
             last = end - dedup.ngram_size + 1
             rows.append(hashes[start:last] if last > start else shingles(text, dedup))
@@ -100,7 +100,7 @@ def _without(codes: Codes, counts: npt.NDArray[np.bool_], batch: Sequence[str]) 
 def shingles(text: str, dedup: Dedup) -> Numbers:
     """The hashes of a text's shingles, in order. A text shorter than a shingle is one."""
     codes = letters(text, dedup.across_scripts)
-    return rolling_hashes(codes, min(dedup.ngram_size, len(codes)))
+    return hash_ngrams(codes, min(dedup.ngram_size, len(codes)))
 
 
 def jaccard(one: Numbers, other: Numbers) -> float:
@@ -125,7 +125,7 @@ def band_keys(marks: Signatures, dedup: Dedup) -> Numbers:
     """A number for each text and band, (texts, bands): equal where two texts agree in that band."""
     bands, rows = bands_and_rows(dedup.threshold, dedup.num_perm)
     keys = [
-        rolling_hashes(np.ascontiguousarray(marks[:, band * rows : (band + 1) * rows]).reshape(-1), rows)[::rows]
+        hash_ngrams(np.ascontiguousarray(marks[:, band * rows : (band + 1) * rows]).reshape(-1), rows)[::rows]
         for band in range(bands)
     ]
     return np.stack(keys, axis=1) if len(marks) else np.empty((0, bands), dtype=np.uint64)

@@ -21,17 +21,17 @@ _LETTER = re.compile("[A-Za-z0-9]")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 
 
-def word_list_rules(lists: Sequence[Blocklist], inputs: Inputs) -> list[tuple[str, Callable[[str], str | Drop]]]:
+def build_blocklist_rules(lists: Sequence[Blocklist], inputs: Inputs) -> list[tuple[str, Callable[[str], str | Drop]]]:
     """A rule on text for each list, in order. Raises UserError for a file that is not text or holds no word."""
     rules: list[tuple[str, Callable[[str], str | Drop]]] = []
     for place, wanted in enumerate(lists):
-        words = [word for path in inputs.paths(f"blocklists.{place}.path") for word in read_words(path)]
-        pattern = any_word(words)
-        rules.append(("word_list", partial(word_list, pattern=pattern, action=wanted.action, least=wanted.least)))
+        words = [word for path in inputs.paths(f"blocklists.{place}.path") for word in read_blocklist(path)]
+        pattern = compile_words(words)
+        rules.append(("blocklist", partial(apply_blocklist, pattern=pattern, action=wanted.action, least=wanted.least)))
     return rules
 
 
-def word_list(text: str, pattern: re.Pattern[str], action: str, least: int) -> str | Drop:
+def apply_blocklist(text: str, pattern: re.Pattern[str], action: str, least: int) -> str | Drop:
     """Drop a text with `least` words of the list or more (each mention counts), or put ＊ for each of their characters.
 
     Letter case makes no difference; a word of Latin letters is found only as a whole word, so that `ass` is not found
@@ -41,10 +41,10 @@ def word_list(text: str, pattern: re.Pattern[str], action: str, least: int) -> s
     if action == "mask":
         return pattern.sub(lambda match: "＊" * len(match[0]), text)
     hits = pattern.findall(text)
-    return Drop("word_list", "、".join(sorted(set(hits))[:5])) if len(hits) >= least else text
+    return Drop("blocklist", "、".join(sorted(set(hits))[:5])) if len(hits) >= least else text
 
 
-def read_words(path: Path) -> list[str]:
+def read_blocklist(path: Path) -> list[str]:
     """The words of a file in UTF-8: one on a line; blank lines and those that begin with # are none."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -58,7 +58,7 @@ def read_words(path: Path) -> list[str]:
     return words
 
 
-def any_word(words: Iterable[str]) -> re.Pattern[str]:
+def compile_words(words: Iterable[str]) -> re.Pattern[str]:
     """A pattern that finds the longest of the words at each place, in a time that hardly grows with their number: they
     share their beginnings."""
     root: dict[str, Any] = {}
@@ -72,18 +72,18 @@ def any_word(words: Iterable[str]) -> re.Pattern[str]:
             node = node.setdefault(char, {})
         node[""] = {}
     single = [f"(?<![{_HAN}])[{''.join(alone)}](?![{_HAN}])"] if alone else []
-    return re.compile("|".join(([_branches(root, "")] if root else []) + single), re.I)
+    return re.compile("|".join(([_compile_branches(root, "")] if root else []) + single), re.I)
 
 
-def _branches(node: dict[str, Any], before: str) -> str:
-    return "(?:" + "|".join(_endings(node, before)) + ")"
+def _compile_branches(node: dict[str, Any], before: str) -> str:
+    return "(?:" + "|".join(_compile_endings(node, before)) + ")"
 
 
-def _endings(node: dict[str, Any], before: str) -> Iterator[str]:
+def _compile_endings(node: dict[str, Any], before: str) -> Iterator[str]:
     for char in sorted(node, reverse=True):  # the end of a word comes last: longer words are tried first
         if char == "":
             yield "(?![A-Za-z0-9])" if _LETTER.fullmatch(before) else ""
         else:
             boundary = "(?<![A-Za-z0-9])" if not before and _LETTER.fullmatch(char) else ""
-            rest = _branches(node[char], char) if list(node[char]) != [""] or _LETTER.fullmatch(char) else ""
+            rest = _compile_branches(node[char], char) if list(node[char]) != [""] or _LETTER.fullmatch(char) else ""
             yield boundary + re.escape(char) + rest

@@ -8,23 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hanlin.core.records import CALLING, NEXT_ROLES, Message
-from hanlin.data.filters.mojibake import guess
+from hanlin.data.filters.mojibake import guess_lost_bytes
 from hanlin.data.filters.responses import answer_language, truncated_answers
-from hanlin.data.filters.rules import TextRule, clean
+from hanlin.data.filters.rules import TextRule, clean_text
 from hanlin.data.ledger import Drop
 from hanlin.data.text.lexicons import REFUSAL
 
 Turns = tuple[Message, ...]
 
 
-def guessed_turns(messages: Sequence[Message], wanted: str) -> tuple[Turns, dict[str, int]]:
+def guess_lost_chars(messages: Sequence[Message], wanted: str) -> tuple[Turns, dict[str, int]]:
     """The turns, of `wanted` "guess" with the characters that wrong decoding lost filled in, and what `meta` says."""
     if wanted != "guess":
         return tuple(messages), {}
-    filled = [guess(message.text) for message in messages]
+    filled = [guess_lost_bytes(message.text) for message in messages]
     marks: Counter[str] = Counter()
     for one in filled:
-        marks.update(one.marks)
+        marks.update(one.meta)
     turns = (replace(message, text=one.text) for message, one in zip(messages, filled, strict=True))
     return tuple(turns), dict(marks)
 
@@ -36,7 +36,7 @@ def clean_turns(
     after: list[Message] = []
     changed: list[str] = []
     for message in messages:
-        cleaned = clean(message.text, rules) if message.text else ("", ())
+        cleaned = clean_text(message.text, rules) if message.text else ("", ())
         if isinstance(cleaned, Drop):
             return cleaned
         text, names = cleaned
@@ -46,27 +46,27 @@ def clean_turns(
     return tuple(after), tuple(dict.fromkeys(changed))
 
 
-def said(messages: Sequence[Message]) -> str:
+def serialize_turns(messages: Sequence[Message]) -> str:
     """All that makes two lists of turns the same."""
     return "\x1f".join(json.dumps(message.to_json(), ensure_ascii=False, sort_keys=True) for message in messages)
 
 
-def read_aloud(messages: Sequence[Message]) -> str:
+def join_texts(messages: Sequence[Message]) -> str:
     """The texts of turns, one after another."""
     return "\n".join(message.text for message in messages)
 
 
-def spoken(messages: Sequence[Message]) -> Turns:
+def without_system(messages: Sequence[Message]) -> Turns:
     """The turns without the system text: thousands of conversations may share a long one and be about other things."""
     return tuple(message for message in messages if message.role != "system")
 
 
-def questions(messages: Sequence[Message]) -> str:
+def join_questions(messages: Sequence[Message]) -> str:
     """What the user says, turn by turn."""
     return "\x1f".join(message.text for message in messages if message.role == "user")
 
 
-def characters(messages: Sequence[Message]) -> int:
+def count_characters(messages: Sequence[Message]) -> int:
     return sum(len(message.text) for message in messages)
 
 
@@ -99,12 +99,12 @@ def unanswered_end(messages: Turns) -> Turns | Drop:
     Why: there is nothing to learn from it, and the answers before are worth keeping.
     """
     end = len(messages)
-    while end and not _answers(messages[end - 1]):
+    while end and not _is_answer(messages[end - 1]):
         end -= 1
     return messages[:end] if end else Drop("no_answer")
 
 
-def _answers(message: Message) -> bool:
+def _is_answer(message: Message) -> bool:
     return message.role == "assistant" and bool(message.text.strip() or message.tool_calls)
 
 
@@ -118,9 +118,9 @@ def empty_turns(messages: Turns) -> Turns | Drop:
     return messages
 
 
-def unanswerable(prompt: Sequence[Message], answer: Message) -> Drop | None:
+def check_trainable(prompt: Sequence[Message], answer: Message) -> Drop | None:
     """Why turns and an answer to them are nothing to learn from, if they are not."""
-    if not _answers(answer):
+    if not _is_answer(answer):
         return Drop("no_answer")
     ordered = turn_order((*prompt, answer))
     if isinstance(ordered, Drop):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hanlin.data.ledger import Drop
-from hanlin.data.text.char_stats import profile
-from hanlin.data.text.language_id import language_of
+from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.language_id import identify_language
 
 
 def language(text: str, keep: str, shortest: int) -> str | Drop:
@@ -16,10 +16,10 @@ def language(text: str, keep: str, shortest: int) -> str | Drop:
     them than of 的 這 們; for English its small words (the of and), against those of other languages (de la der und).
     Not in the default set, which keeps all four.
     """
-    han, latin, other, *_ = profile(text)
+    han, latin, other, *_ = count_char_kinds(text)
     if han + latin + other < shortest:
         return text
-    found = language_of(text)
+    found = identify_language(text)
     return text if found == "none" or found in keep.replace(",", " ").split() else Drop("unwanted_language", found)
 
 
@@ -29,7 +29,7 @@ def chinese_share(text: str, share: float) -> str | Drop:
     Why: pages that are Chinese by their menu alone teach little Chinese. Default 0.3, far below prose with English
     terms in it. Not in the default set, for English is kept there (replay).
     """
-    han, latin, other, *_ = profile(text)
+    han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin / 4 + other
     if letters and han < share * letters:
         return Drop("little_chinese", f"share {han / letters:.2f}")

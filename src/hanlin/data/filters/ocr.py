@@ -18,15 +18,15 @@ _PAGE_NUMBER = re.compile(
     re.A,
 )  # fmt: skip
 _HAN = re.compile(f"[{_H}]")
-_APART = re.compile(rf"(?<=[{_H}，。、；：？！])[ \u3000](?=[{_H}，。、；：？！])")
-_TOGETHER = re.compile(rf"(?<=[{_H}])[{_H}]")
-_MARKED = re.compile(r"\s*(?:[|*>#+-]|\d+[.、):：]|第 ?\d+)")
-_ENDS = tuple("。！？；：…”』」）)!?;:.")
+_SPACED_PAIR = re.compile(rf"(?<=[{_H}，。、；：？！])[ \u3000](?=[{_H}，。、；：？！])")
+_ADJACENT_PAIR = re.compile(rf"(?<=[{_H}])[{_H}]")
+_LIST_MARK = re.compile(r"\s*(?:[|*>#+-]|\d+[.、):：]|第 ?\d+)")
+_LINE_ENDS = tuple("。！？；：…”』」）)!?;:.")
 _STAINS = re.compile(
     rf"(?<=[{_H}])[|¦丨\\^_{{}}■□◆●]{{1,2}}(?=[{_H}])|，。|、，|。，|；，|，、|[.,;:]{{1,2}}[，。；]|\ufffd|(?<=[{_H}])[lij](?=[{_H}])"
 )
-_SHORTEST_LINE = 18
-_FEWEST_LINES = 5
+_MIN_LINE_CHARS = 18
+_MIN_BROKEN_LINES = 5
 
 
 def ocr_debris(text: str, share: float) -> str | Drop:
@@ -40,7 +40,7 @@ def ocr_debris(text: str, share: float) -> str | Drop:
     books only.
     """
     lines = [line for line in text.split("\n") if not _PAGE_NUMBER.fullmatch(line)]
-    text = "\n".join(_joined([_closed_up(line) for line in lines]))
+    text = "\n".join(_join_broken_lines([_remove_char_spacing(line) for line in lines]))
     han = len(_HAN.findall(text))
     stains = len(_STAINS.findall(text))
     if han and stains > max(2.0, share * han):
@@ -48,34 +48,34 @@ def ocr_debris(text: str, share: float) -> str | Drop:
     return text
 
 
-def _closed_up(line: str) -> str:
+def _remove_char_spacing(line: str) -> str:
     """A line without the blanks between its characters, where at least six stand apart and hardly any together; names
     that are set apart (王 明 李小红) are not."""
-    apart = len(_APART.findall(line))
-    return _APART.sub("", line) if apart >= 5 and len(_TOGETHER.findall(line)) * 6 < apart else line
+    apart = len(_SPACED_PAIR.findall(line))
+    return _SPACED_PAIR.sub("", line) if apart >= 5 and len(_ADJACENT_PAIR.findall(line)) * 6 < apart else line
 
 
-def _joined(lines: list[str]) -> list[str]:
+def _join_broken_lines(lines: list[str]) -> list[str]:
     """Lines that were broken by the width of a page, put together again."""
     lengths = Counter(len(line.strip()) for line in lines if line.strip())
     if not lengths:
         return lines
     width = max(lengths, key=lambda length: (sum(lengths[length + step] for step in (-1, 0, 1)), length))
-    if width < _SHORTEST_LINE:
+    if width < _MIN_LINE_CHARS:
         return lines
 
     def is_broken(line: str) -> bool:
         line = line.rstrip()
-        if abs(len(line.strip()) - width) > 2 or line.endswith(_ENDS) or _MARKED.match(line):
+        if abs(len(line.strip()) - width) > 2 or line.endswith(_LINE_ENDS) or _LIST_MARK.match(line):
             return False
         return len(_HAN.findall(line)) >= 0.7 * len(line.strip())
 
-    if sum(map(is_broken, lines)) < max(_FEWEST_LINES, 0.6 * sum(lengths.values())):
+    if sum(map(is_broken, lines)) < max(_MIN_BROKEN_LINES, 0.6 * sum(lengths.values())):
         return lines
     whole: list[str] = []
     goes_on = False
     for line in lines:
-        if goes_on and line.strip() and not line.startswith(("\u3000", "    ")) and not _MARKED.match(line):
+        if goes_on and line.strip() and not line.startswith(("\u3000", "    ")) and not _LIST_MARK.match(line):
             whole[-1] = whole[-1].rstrip() + line.strip()
         else:
             whole.append(line)
@@ -105,12 +105,12 @@ def markdown(text: str) -> str | Drop:
     if "](" not in text and "<!--" not in text and not text.startswith("---\n"):
         return text
     pieces = _FENCE.split(_FRONT_MATTER.sub("", text))
-    pieces[::2] = [_unlinked(piece) for piece in pieces[::2]]
+    pieces[::2] = [_strip_links(piece) for piece in pieces[::2]]
     left = "".join(pieces)
     return left if left.strip() else Drop("no_text", "links alone")
 
 
-def _unlinked(piece: str) -> str:
+def _strip_links(piece: str) -> str:
     kept = []
     for line in _COMMENT.sub("", piece).split("\n"):
         bare = _IMAGE.sub("", line)

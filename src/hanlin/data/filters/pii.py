@@ -29,8 +29,8 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
     """
     found: list[str] = []
     chinese = _HAN.search(text) is not None
-    for name in _chosen(of):
-        pattern, good, zh, en = _FORMS[name]
+    for name in _select_kinds(of):
+        pattern, good, zh, en = _PATTERNS[name]
         label = f"[{zh if chinese else en}]"
 
         def put(match: re.Match[str], name: str = name, good: _Check = good, label: str = label) -> str:
@@ -47,19 +47,19 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
 
 
 @lru_cache
-def _chosen(of: str) -> tuple[str, ...]:
+def _select_kinds(of: str) -> tuple[str, ...]:
     wanted = of.replace(",", " ").split()
-    return tuple(name for name in _FORMS if name in wanted)
+    return tuple(name for name in _PATTERNS if name in wanted)
 
 
-def _always(match: re.Match[str]) -> bool:
+def _accept(match: re.Match[str]) -> bool:
     return True
 
 
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
-def is_id_card(number: str) -> bool:
+def is_id_card_number(number: str) -> bool:
     """Whether 18 characters are a Chinese identity number: a date of birth that was, and the right check character."""
     try:
         born = date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
@@ -69,7 +69,7 @@ def is_id_card(number: str) -> bool:
     return born.year >= 1880 and "10X98765432"[total % 11] == number[17].upper()
 
 
-def is_luhn(number: str) -> bool:
+def passes_luhn(number: str) -> bool:
     """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(reversed(number)):
@@ -78,15 +78,15 @@ def is_luhn(number: str) -> bool:
     return total % 10 == 0
 
 
-_ISSUERS = re.compile(r"62\d{14,17}|4\d{15}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}")
+_CARD_PREFIXES = re.compile(r"62\d{14,17}|4\d{15}|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|35\d{14}")
 
 
 def _is_bank_card(match: re.Match[str]) -> bool:
     number = re.sub("[ -]", "", match[0])
-    return bool(_ISSUERS.fullmatch(number)) and len(set(number)) > 3 and is_luhn(number)
+    return bool(_CARD_PREFIXES.fullmatch(number)) and len(set(number)) > 3 and passes_luhn(number)
 
 
-def _is_person_mail(match: re.Match[str]) -> bool:
+def _is_personal_email(match: re.Match[str]) -> bool:
     name, _, domain = match[0].lower().partition("@")
     reserved = domain.rsplit(".", 1)[-1] in ("test", "example", "invalid", "localhost", "local")
     return name != "git" and not reserved and domain.split(".")[-2:] not in (
@@ -106,14 +106,14 @@ def _is_public_address(match: re.Match[str]) -> bool:
         return False
 
 
-_FORMS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
+_PATTERNS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
     "email": (
         re.compile(r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}(?![\w-])", re.A),
-        _is_person_mail, "电子邮箱", "e-mail",
+        _is_personal_email, "电子邮箱", "e-mail",
     ),
     "id_card": (
         re.compile(r"(?<![\dA-Za-z.])[1-8]\d{5}(?:18|19|20)\d{9}[\dXx](?![\dA-Za-z])"),
-        lambda match: is_id_card(match[0]), "身份证号", "identity number",
+        lambda match: is_id_card_number(match[0]), "身份证号", "identity number",
     ),
     "bank_card": (
         re.compile(
@@ -127,7 +127,7 @@ _FORMS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
             r"(?<![\dA-Za-z.,/=_-])(?:(?:\+|00)?86[- ]?)?1[3-9]\d([- ]?)\d{4}\1\d{4}"
             r"(?![\dA-Za-z_]|[.,-]\d|\s?(?:[元吨亿万]|人次|美元))"
         ),
-        _always, "手机号", "phone",
+        _accept, "手机号", "phone",
     ),
     "network": (
         re.compile(
@@ -140,7 +140,7 @@ _FORMS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
     ),
     "qq": (
         re.compile(r"(?:(?<![A-Za-z])[Qq]{2}|扣扣|企鹅)(?:交流|咨询|客服|联系)?(?:群|号|号码|群号)?\s?[是为:：]?\s?(?P<secret>[1-9]\d{4,10})(?![\d版年])"),
-        _always, "QQ号", "QQ number",
+        _accept, "QQ号", "QQ number",
     ),
     "wechat": (
         re.compile(

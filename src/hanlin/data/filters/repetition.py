@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hanlin.data.filters.verse import is_verse, without_code, without_rules
+from hanlin.data.filters.verse import is_verse, strip_code, strip_drawn_rules
 from hanlin.data.ledger import Drop
-from hanlin.data.text.char_stats import code_points, profile
-from hanlin.data.text.ngrams import repetition
+from hanlin.data.text.char_stats import code_points, count_char_kinds
+from hanlin.data.text.ngrams import repeated_ngram_fraction
 
 
 def repeated_lines(text: str, share: float) -> str | Drop:
@@ -24,7 +24,7 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     total, once = sum(map(len, lines)), sum(map(len, different))
     if total == 0 or total - once <= share * total:
         return text
-    if (prose := without_code(text)) != text:
+    if (prose := strip_code(text)) != text:
         judged = repeated_lines(prose, share)
         return judged if isinstance(judged, Drop) else text
     return Drop("repeated_lines", f"share {(total - once) / total:.2f}")
@@ -39,17 +39,17 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not key_settings, and a song
     may repeat three quarters of itself.
     """
-    han, latin, *_ = profile(text)
-    found = repetition(text, length if han >= latin else 3 * length, share)
-    if found <= share or (found <= _MOST_OF_A_SONG and is_verse(text)):
+    han, latin, *_ = count_char_kinds(text)
+    found = repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
+    if found <= share or (found <= _MAX_VERSE_REPETITION and is_verse(text)):
         return text
-    if (prose := without_rules(without_code(text))) != text:
+    if (prose := strip_drawn_rules(strip_code(text))) != text:
         judged = repeated_phrases(prose, share, length)
         return judged if isinstance(judged, Drop) else text
     return Drop("repeated_phrases", f"share {found:.2f}")
 
 
-_MOST_OF_A_SONG = 0.75
+_MAX_VERSE_REPETITION = 0.75
 
 
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:
@@ -58,13 +58,13 @@ def repeated_characters(text: str, share: float, run: int) -> str | Drop:
     Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not key_settings, for code, tables and sums have them;
     unless the rules are most of the text.
     """
-    if _share_in_runs(text, run, share) <= share:
+    if _fraction_in_runs(text, run, share) <= share:
         return text
-    found = _share_in_runs(without_rules(text), run, share)
+    found = _fraction_in_runs(strip_drawn_rules(text), run, share)
     return Drop("repeated_characters", f"share {found:.2f}") if found > share else text
 
 
-def _share_in_runs(text: str, run: int, enough: float) -> float:
+def _fraction_in_runs(text: str, run: int, enough: float) -> float:
     """0 when it cannot be more than `enough`."""
     codes = code_points(text)
     same = np.count_nonzero(codes[1:] == codes[:-1])

@@ -9,18 +9,18 @@ import re
 
 from hanlin.core.records import Message
 from hanlin.data.ledger import Drop
-from hanlin.data.text.char_stats import profile
+from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import ENGLISH_WORDS
 
-_HANGING = tuple("，、,（(《【")
+_HANGING_MARKS = tuple("，、,（(《【")
 _ITEM = re.compile(r"^\s*(?:\d+[.、)]|[-*•])\s+")
 _HANGING_WORD = re.compile(r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are)$")
-_ENDED = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$")
+_COMPLETE_END = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$")
 _SENTENCE_ENDS = re.compile("[。！？]|[.!?] ")
 _WORD = re.compile("[A-Za-z]{2,}")
 _QUOTED = re.compile("[“\"'‘「《:：] ?[A-Za-z]{2,}|(?:[A-Za-z]{2,30}[ ,]{1,3}){3}")
-_FEW_WORDS = 3
-_TAG = re.compile(r"#\w+$")
+_MIN_ENGLISH_WORDS = 3
+_HASHTAG = re.compile(r"#\w+$")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
 
@@ -36,28 +36,28 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     for place, message in enumerate(messages, start=1):
         if message.role != "assistant" or message.tool_calls or not message.text.strip():
             continue
-        if (sign := _broken_off(message.text.rstrip(), longest_open)) is not None:
+        if (sign := _find_truncation(message.text.rstrip(), longest_open)) is not None:
             return Drop("truncated_answer", f"turn {place}: {sign}")
     return messages
 
 
-def _broken_off(text: str, longest_open: int) -> str | None:
+def _find_truncation(text: str, longest_open: int) -> str | None:
     if sum(line.lstrip().startswith("```") for line in text.split("\n")) % 2:
         return "```"
     if "```" in text.rsplit("\n", 1)[-1]:
         return None
     line = _ITEM.sub("", text.rsplit("\n", 1)[-1], count=1)
-    if _TAG.search(line[-100:]):
+    if _HASHTAG.search(line[-100:]):
         return None
-    if line.endswith(_HANGING) or _HANGING_WORD.search(line):
+    if line.endswith(_HANGING_MARKS) or _HANGING_WORD.search(line):
         return "…" + line[-20:]
     last = _SENTENCE_ENDS.split(line)[-1]
-    if last != line and len(last) >= longest_open and not _ENDED.search(line[-20:]):
+    if last != line and len(last) >= longest_open and not _COMPLETE_END.search(line[-20:]):
         return "…" + line[-20:]
     return None
 
 
-_ASKS_LANGUAGE = re.compile(
+_MENTIONS_LANGUAGE = re.compile(
     r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]|韩[语語文]|拼音|歌[词詞]|单词|單詞|字母|缩写"
     r"|代码|代碼|编程|程序|函数|脚本|正则|命令|算法|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON|[Ll]inux|API"
     r"|\b(?:english|chinese|translat\w*|mandarin|code|program\w*|function|script|language|french|german|spanish|japanese"
@@ -79,11 +79,13 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
     for place, message in enumerate(messages, start=1):
         if message.role in ("system", "user"):
             asked = f"{asked}\n{message.text}"
-        if message.role != "assistant" or _ASKS_LANGUAGE.search(asked):
+        if message.role != "assistant" or _MENTIONS_LANGUAGE.search(asked):
             continue
         last = _last_question(messages[: place - 1])
-        question, answer = _script(last, share, 4), _script(message.text, share, shortest)
-        if (question == "zh" and _QUOTED.search(last)) or (question == "en" and len(_WORD.findall(last)) < _FEW_WORDS):
+        question, answer = _dominant_script(last, share, 4), _dominant_script(message.text, share, shortest)
+        if (question == "zh" and _QUOTED.search(last)) or (
+            question == "en" and len(_WORD.findall(last)) < _MIN_ENGLISH_WORDS
+        ):
             continue
         if question and answer and question != answer:
             return Drop("answer_language", f"turn {place}: {question}, {answer}")
@@ -94,9 +96,9 @@ def _last_question(messages: tuple[Message, ...]) -> str:
     return next((message.text for message in reversed(messages) if message.role == "user"), "")
 
 
-def _script(text: str, share: float, shortest: int) -> str:
+def _dominant_script(text: str, share: float, shortest: int) -> str:
     """`zh` or `en` where at least this share of its letters is of that script, otherwise nothing."""
-    han, latin, other, *_ = profile(_CODE.sub("", text))
+    han, latin, other, *_ = count_char_kinds(_CODE.sub("", text))
     letters = han + latin / 4 + other  # an English word has about as many letters more than a Chinese one
     if han + latin + other < shortest:
         return ""

@@ -27,12 +27,16 @@ from hanlin.data.ledger import Drop
 TextRule = Callable[[str], str | Drop]
 
 
-def text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
+def build_text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
     """The functions of the rules on text among `rules`, each with its parameters set, in order."""
-    return [(rule.name, partial(RULES[rule.name], **rule.parameters)) for rule in rules if rule.name in RULES]
+    return [
+        (rule.name, partial(RULE_FUNCTIONS[rule.name], **rule.parameters))
+        for rule in rules
+        if rule.name in RULE_FUNCTIONS
+    ]
 
 
-def clean(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
+def clean_text(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
     """The text after every rule, and the names of the rules that changed it; or the first Drop.
 
     Half characters (lone surrogates, from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
@@ -52,7 +56,7 @@ def clean(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[
     return text, tuple(changed)
 
 
-RULES: dict[str, Callable[..., str | Drop]] = {
+RULE_FUNCTIONS: dict[str, Callable[..., str | Drop]] = {
     rule.__name__: rule
     for rule in (
         mojibake,

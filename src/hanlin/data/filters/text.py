@@ -12,18 +12,18 @@ import re
 import unicodedata
 
 from hanlin.data.ledger import Drop
-from hanlin.data.text.char_stats import profile
-from hanlin.data.text.lexicons import BETTING, CALLS_TO_ACT, SELLING
-from hanlin.data.text.prefilter import Sign, composing_characters
+from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.text.lexicons import BETTING_SITES, CALLS_TO_ACTION, SPAM_PHRASES
+from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
 # --- rules that mend ------------------------------------------------------------------------------------------------
 
 
-_WIDE = {0xFF10 + i: 0x30 + i for i in range(10)}
-_WIDE |= {0xFF21 + i: 0x41 + i for i in range(26)} | {0xFF41 + i: 0x61 + i for i in range(26)}
+_FULL_WIDTH = {0xFF10 + i: 0x30 + i for i in range(10)}
+_FULL_WIDTH |= {0xFF21 + i: 0x41 + i for i in range(26)} | {0xFF41 + i: 0x61 + i for i in range(26)}
 _COMPATIBLE = re.compile("[\u2e80-\u2fdf\ufb00-\ufb06\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
-_MAY_BE_COMPATIBLE = Sign.of_any(_COMPATIBLE)
-_MAY_COMPOSE = Sign([[composing_characters()]])
+_COMPATIBLE_PREFILTER = Prefilter.from_char_class(_COMPATIBLE)
+_COMPOSING_PREFILTER = Prefilter([[find_composing_chars()]])
 
 
 def unicode(text: str) -> str | Drop:
@@ -32,17 +32,17 @@ def unicode(text: str) -> str | Drop:
     Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
     Source: Unicode Standard Annex 15.
     """
-    if _MAY_COMPOSE.may_be_in(text) and not unicodedata.is_normalized("NFC", text):
+    if _COMPOSING_PREFILTER.may_match(text) and not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    if _MAY_BE_COMPATIBLE.may_be_in(text):
-        text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text.translate(_WIDE))
+    if _COMPATIBLE_PREFILTER.may_match(text):
+        text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text.translate(_FULL_WIDTH))
     return text
 
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb\ue000-\uf8ff]"
 )
-_MAY_BE_CONTROL = Sign.of_any(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
+_CONTROL_PREFILTER = Prefilter.from_char_class(re.compile(_CONTROL.pattern + "|[\r\u2028\u2029]"))
 
 
 def control_characters(text: str) -> str | Drop:
@@ -50,31 +50,31 @@ def control_characters(text: str) -> str | Drop:
 
     Why: they carry no language, each costs tokens, and hidden direction marks can make text read otherwise than shown.
     """
-    if not _MAY_BE_CONTROL.may_be_in(text):
+    if not _CONTROL_PREFILTER.may_match(text):
         return text
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
     return _CONTROL.sub("", text)
 
 
-_BLANK_AT_END = re.compile("[ \t\u3000](?:\n|\\Z)")
+_TRAILING_BLANK = re.compile("[ \t\u3000](?:\n|\\Z)")
 _INDENT = re.compile("^ ?\u3000[\u3000 ]*", re.M)
 _EMPTY_LINES = re.compile(r"\n{3,}")
-_MAY_BE_WIDE_BLANK, _MAY_END_IN_BLANK = Sign(["\xa0", "\u3000"]), Sign([(" \t\u3000", "\n")])
-_MAY_BE_EMPTY_LINES = Sign(["\n\n\n"])
+_WIDE_BLANK_PREFILTER, _TRAILING_BLANK_PREFILTER = Prefilter(["\xa0", "\u3000"]), Prefilter([(" \t\u3000", "\n")])
+_EMPTY_LINES_PREFILTER = Prefilter(["\n\n\n"])
 
 
 def whitespace(text: str) -> str | Drop:
     """Take out trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
     if not (
-        _MAY_BE_WIDE_BLANK.may_be_in(text)
-        or _MAY_END_IN_BLANK.may_be_in(text)
-        or _MAY_BE_EMPTY_LINES.may_be_in(text)
+        _WIDE_BLANK_PREFILTER.may_match(text)
+        or _TRAILING_BLANK_PREFILTER.may_match(text)
+        or _EMPTY_LINES_PREFILTER.may_match(text)
         or text.endswith((" ", "\t"))
     ):
         return text.strip("\n")
     text = text.replace("\xa0", " ")
-    if _BLANK_AT_END.search(text):
+    if _TRAILING_BLANK.search(text):
         text = "\n".join(line.rstrip(" \t\u3000") for line in text.split("\n"))
     if "\u3000" in text:
         text = _INDENT.sub("", text)
@@ -90,9 +90,9 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     mention such a thing. When more than `share` of the text is such lines, there is no text around them, and it is
     dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), for Chinese pages.
     """
-    if not CALLS_TO_ACT.sign.may_be_in(text):
+    if not CALLS_TO_ACTION.prefilter.may_match(text):
         return text
-    calls = CALLS_TO_ACT.pattern.search
+    calls = CALLS_TO_ACTION.pattern.search
     left = "\n".join(line for line in text.split("\n") if len(line) > longest or not calls(line))
     called = 1 - len(left) / len(text)
     return Drop("advertisement", f"share {called:.2f} in lines that call to act") if called > share else left
@@ -113,7 +113,7 @@ def symbols(text: str, share: float) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; restated for characters at 0.4, which
     keeps tables, code and formulas.
     """
-    han, latin, other, digit, point, symbol, _ = profile(text)
+    han, latin, other, digit, point, symbol, _ = count_char_kinds(text)
     filled = han + latin + other + digit + point + symbol
     return Drop("symbols", f"share {symbol / filled:.2f}") if filled and symbol > share * filled else text
 
@@ -123,7 +123,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
     Why: other scripts are not this model's business, and pages that mix them are mostly machine-made.
     """
-    han, latin, other, *_ = profile(text)
+    han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin + other
     if letters and han + latin < share * letters:
         return Drop("other_language", f"share {(han + latin) / letters:.2f}")
@@ -137,9 +137,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
     against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
     """
-    if names := BETTING.found(text, least=2):
+    if names := BETTING_SITES.find_all(text, least=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
-    hits = SELLING.found(text, least=max(different, math.ceil(per_thousand * len(text) / 1000)))
+    hits = SPAM_PHRASES.find_all(text, least=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text

@@ -12,7 +12,7 @@ from hanlin.data.ledger import Drop
 Item = TypeVar("Item")
 
 
-_LONGEST_META = 300
+_MAX_META_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,36 +25,36 @@ class Format(Generic[Item]):
     name: str
     recognize: Callable[[Any], bool]
     read: Callable[[Any], Iterator[Item | Drop]]
-    judged: bool = False
+    unpaired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[Item]):
+class ParsedRow(Generic[Item]):
     """What stands at one place: `number` counts the finds from 1, `row` is what was in the file."""
 
-    number: int
+    record_number: int
     line: int
     item: Item | Drop
     row: Any
 
 
-def side_facts(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
+def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
     """What else a row says, for `meta`: its short texts, numbers, truth values and lists of short texts."""
     facts: dict[str, Any] = {}
     for name, value in row.items():
         if name in used or name == "meta" or value in ("", None):
             continue
-        short = isinstance(value, str) and len(value) <= _LONGEST_META
+        short = isinstance(value, str) and len(value) <= _MAX_META_CHARS
         if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
             facts[str(name)] = value
         elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
             facts[str(name)] = value[:20]
     if isinstance(row.get("meta"), Mapping):
-        facts = side_facts(row["meta"]) | _notes(row["meta"]) | facts
+        facts = collect_meta(row["meta"]) | _collect_nested_texts(row["meta"]) | facts
     return facts
 
 
-def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_nested_texts(meta: Mapping[str, Any]) -> dict[str, Any]:
     """The texts that stand under a name of their own in `meta`, as a MOSS chat's inner thoughts by their turn."""
     return {
         str(name): dict(value)
@@ -63,7 +63,7 @@ def _notes(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def tidy(text: str) -> str:
+def strip_turn(text: str) -> str:
     """A turn or question without the white space around it; the indent of a first line of code stays."""
     text = text.rstrip().lstrip("\r\n")
     return text if text.startswith(("  ", "\t")) else text.lstrip()

@@ -10,18 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, side_facts, tidy
+from hanlin.data.formats.base import Format, collect_meta, strip_turn
 from hanlin.data.formats.glaive import is_glaive, read_glaive
 from hanlin.data.formats.moss import is_moss, read_moss
-from hanlin.data.formats.turns import ROLE_NAMES, Chat, alternating, opened, read_tools, read_turns
+from hanlin.data.formats.turns import ROLE_NAMES, ParsedChat, alternate_roles, prepend_system, read_tools, read_turns
 from hanlin.data.ledger import Drop
 
-_QUESTIONS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
-_ANSWERS = ("response", "answer", "target", "output", "completion", "reply", "a", "回答", "答")
-_TURN_LISTS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+_QUESTION_FIELDS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
+_ANSWER_FIELDS = ("response", "answer", "target", "output", "completion", "reply", "a", "回答", "答")
+_TURN_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
 
 
-def _turn_list(value: Any) -> list[Any] | None:
+def _find_turn_list(value: Any) -> list[Any] | None:
     """The turns of a row, or a row that is a list of turns, or a prompt with a completion that are both lists."""
     if isinstance(value, list):
         return value
@@ -29,22 +29,22 @@ def _turn_list(value: Any) -> list[Any] | None:
         return None
     if isinstance(value.get("prompt"), list) and isinstance(value.get("completion"), list):
         return [*value["prompt"], *value["completion"]]
-    return next((value[name] for name in _TURN_LISTS if isinstance(value.get(name), list)), None)
+    return next((value[name] for name in _TURN_LIST_FIELDS if isinstance(value.get(name), list)), None)
 
 
-def _holds_turns(*keys: str) -> Callable[[Any], bool]:
+def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
     def recognize(value: Any) -> bool:
         if isinstance(value, Mapping) and "chosen" in value:
             return False
-        turns = _turn_list(value)
+        turns = _find_turn_list(value)
         return bool(turns) and isinstance(turns[0], Mapping) and all(key in turns[0] for key in keys)  # type: ignore[index]
 
     return recognize
 
 
-def read_messages(value: Any) -> Iterator[Chat | Drop]:
+def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
     """ShareGPT and OpenAI shapes: a list of turns, perhaps with `system` and `tools` beside it."""
-    turns = _turn_list(value)
+    turns = _find_turn_list(value)
     if turns is None:
         yield Drop("other_format")
         return
@@ -57,23 +57,25 @@ def read_messages(value: Any) -> Iterator[Chat | Drop]:
     if isinstance(messages, Drop) or isinstance(tools, Drop):
         yield messages if isinstance(messages, Drop) else tools  # type: ignore[misc]
         return
-    yield Chat(opened(row.get("system"), messages), tools, side_facts(row, ("system", "tools", "source", "id")))
+    yield ParsedChat(
+        prepend_system(row.get("system"), messages), tools, collect_meta(row, ("system", "tools", "source", "id"))
+    )
 
 
 # --- questions with answers ---------------------------------------------------------------------------------------
 
 
-def _first(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def _first_key(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if isinstance(row.get(name), str)), None)
 
 
-def question_of(row: Mapping[str, Any], asked: str, more: Sequence[str] = ("input", "context")) -> str:
+def join_question(row: Mapping[str, Any], asked: str, more: Sequence[str] = ("input", "context")) -> str:
     """The question with the material it is about, one below the other."""
     parts = [str(row[name]) for name in (asked, *more) if isinstance(row.get(name), str) and row[name].strip()]
-    return "\n".join(tidy(part) for part in dict.fromkeys(parts))
+    return "\n".join(strip_turn(part) for part in dict.fromkeys(parts))
 
 
-def _history(row: Mapping[str, Any]) -> list[str] | Drop:
+def _read_history(row: Mapping[str, Any]) -> list[str] | Drop:
     turns = row.get("history") or []
     if not isinstance(turns, list) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
@@ -83,11 +85,11 @@ def _history(row: Mapping[str, Any]) -> list[str] | Drop:
     return [text for pair in turns for text in pair]
 
 
-def _asked(
+def _read_question_answer(
     row: Mapping[str, Any], question: str, answer: Any, used: Sequence[str], reply: Callable[[str], str] = str
-) -> Iterator[Chat | Drop]:
+) -> Iterator[ParsedChat | Drop]:
     """A conversation from a question and its answer, or a list of everything said after the question."""
-    history = _history(row)
+    history = _read_history(row)
     if isinstance(history, Drop):
         yield history
         return
@@ -99,40 +101,42 @@ def _asked(
     elif not all(isinstance(text, str) for text in said):
         yield Drop("not_text")
     else:
-        messages = alternating([*history, question, *map(reply, said)])
-        yield Chat(opened(row.get("system"), messages), (), side_facts(row, (*used, "history", "system", "id")))
+        messages = alternate_roles([*history, question, *map(reply, said)])
+        yield ParsedChat(
+            prepend_system(row.get("system"), messages), (), collect_meta(row, (*used, "history", "system", "id"))
+        )
 
 
-_ALPACA_ANSWERS = ("output", "response", "answer", "completion")
+_ALPACA_ANSWER_FIELDS = ("output", "response", "answer", "completion")
 
 
 def _is_alpaca(value: Any) -> bool:
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("instruction"), str)
-        and any(isinstance(value.get(name), str | list) for name in _ALPACA_ANSWERS)
+        and any(isinstance(value.get(name), str | list) for name in _ALPACA_ANSWER_FIELDS)
     )
 
 
-def read_alpaca(value: Any) -> Iterator[Chat | Drop]:
+def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
     """{instruction, input, output, history, system}; a list as output is a conversation that goes on."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
-    answer = next((value[name] for name in _ALPACA_ANSWERS if value.get(name)), None)
-    used = ("instruction", "input", "context", *_ALPACA_ANSWERS)
-    told = _told(value, answer)
+    answer = next((value[name] for name in _ALPACA_ANSWER_FIELDS if value.get(name)), None)
+    used = ("instruction", "input", "context", *_ALPACA_ANSWER_FIELDS)
+    told = _parse_human_assistant_text(value, answer)
     if told is not None:
-        yield Chat(opened(value.get("system"), told), (), side_facts(value, (*used, "system", "id")))
+        yield ParsedChat(prepend_system(value.get("system"), told), (), collect_meta(value, (*used, "system", "id")))
         return
-    yield from _asked(value, question_of(value, "instruction"), answer, used)
+    yield from _read_question_answer(value, join_question(value, "instruction"), answer, used)
 
 
 _BELLE_TURN = re.compile(r"(?:\A|\n)\s*(Human|Assistant)\s*[:：]")
 _BELLE = re.compile(r"\s*Human\s*[:：].*\nAssistant\s*[:：]\s*\Z", re.S)
 
 
-def _told(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
+def _parse_human_assistant_text(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
     """BELLE's chats of several turns: the instruction tells them, `Human:...\\nAssistant:...`, up to where the output
     goes on."""
     instruction = row.get("instruction")
@@ -141,31 +145,33 @@ def _told(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
     before, *pieces = _BELLE_TURN.split(instruction)
     names, said = [name.lower() for name in pieces[::2]], [*pieces[1:-1:2], answer]
     turns = zip(names, said, strict=True)
-    return None if before.strip() else tuple(Message(ROLE_NAMES[name], tidy(text)) for name, text in turns)
+    return None if before.strip() else tuple(Message(ROLE_NAMES[name], strip_turn(text)) for name, text in turns)
 
 
 def _is_prompt_response(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(_first(value, _QUESTIONS) and _first(value, _ANSWERS))
+    return isinstance(value, Mapping) and bool(
+        _first_key(value, _QUESTION_FIELDS) and _first_key(value, _ANSWER_FIELDS)
+    )
 
 
-def read_prompt_response(value: Any) -> Iterator[Chat | Drop]:
+def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
     """A question and an answer under any of their usual names: prompt/response, input/target, question/answer, ..."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
-    asked, answer = _first(value, _QUESTIONS), _first(value, _ANSWERS)
+    asked, answer = _first_key(value, _QUESTION_FIELDS), _first_key(value, _ANSWER_FIELDS)
     if asked is None or answer is None:
         yield Drop("no_question" if asked is None else "no_answer")
         return
     more = ("input",) if asked == "prompt" and answer != "input" else ()
-    yield from _asked(value, question_of(value, asked, more), value[answer], (asked, answer, *more))
+    yield from _read_question_answer(value, join_question(value, asked, more), value[answer], (asked, answer, *more))
 
 
 def _is_self_instruct(value: Any) -> bool:
     return isinstance(value, Mapping) and "instruction" in value and isinstance(value.get("instances"), list)
 
 
-def read_self_instruct(value: Any) -> Iterator[Chat | Drop]:
+def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
     """{instruction, instances: [{input, output}]}: each instance is a conversation."""
     instances = value.get("instances") if isinstance(value, Mapping) else None
     if not isinstance(instances, list):
@@ -184,13 +190,13 @@ def _is_math(value: Any) -> bool:
     return isinstance(value, Mapping) and all(name in value for name in ("original_text", "equation", "ans"))
 
 
-def read_math(value: Any) -> Iterator[Chat | Drop]:
+def read_math(value: Any) -> Iterator[ParsedChat | Drop]:
     """Math23K: the problem is asked, the equation and its result are answered."""
     if not _is_math(value):
         yield Drop("other_format")
         return
     answer = f"{value['equation']}\n答案：{value['ans']}" if str(value["ans"]).strip() else ""
-    yield from _asked(
+    yield from _read_question_answer(
         value, str(value["original_text"]), answer, ("original_text", "segmented_text", "equation", "ans")
     )
 
@@ -199,12 +205,12 @@ def read_math(value: Any) -> Iterator[Chat | Drop]:
 
 
 def _is_firefly(value: Any) -> bool:
-    return _holds_turns("human", "assistant")(value)
+    return _has_turn_keys("human", "assistant")(value)
 
 
-def read_firefly(value: Any) -> Iterator[Chat | Drop]:
+def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
     """{system, conversation: [{human, assistant}, ...]}"""
-    turns = _turn_list(value)
+    turns = _find_turn_list(value)
     if not turns or not all(isinstance(turn, Mapping) for turn in turns):
         yield Drop("other_format")
         return
@@ -212,7 +218,9 @@ def read_firefly(value: Any) -> Iterator[Chat | Drop]:
     if not all(isinstance(text, str) for text in texts):
         yield Drop("no_answer", "a turn without human or assistant")
         return
-    yield Chat(opened(value.get("system"), alternating(texts)), (), side_facts(value, ("system", "id")))
+    yield ParsedChat(
+        prepend_system(value.get("system"), alternate_roles(texts)), (), collect_meta(value, ("system", "id"))
+    )
 
 
 # --- text with tags, lists of sayings -------------------------------------------------------------------------------
@@ -226,17 +234,17 @@ def _is_tagged(value: Any) -> bool:
     return isinstance(value, Mapping) and isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"]))
 
 
-def read_tagged(value: Any) -> Iterator[Chat | Drop]:
+def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     """One text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that open with `Human:`, `Assistant:`."""
     text = value.get("text") if isinstance(value, Mapping) else None
     if not isinstance(text, str):
         yield Drop("no_text")
         return
-    messages = tagged_turns(text)
-    yield messages if isinstance(messages, Drop) else Chat(messages, (), side_facts(value, ("text", "id")))
+    messages = parse_tagged_turns(text)
+    yield messages if isinstance(messages, Drop) else ParsedChat(messages, (), collect_meta(value, ("text", "id")))
 
 
-def tagged_turns(text: str) -> tuple[Message, ...] | Drop:
+def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
     messages = []
     if "<s>" in text:
         pieces = [piece for piece in _SENTENCES.split(text) if piece.strip()]
@@ -247,29 +255,29 @@ def tagged_turns(text: str) -> tuple[Message, ...] | Drop:
             said = piece[match.end() :]
             if "<s>" in said:
                 return Drop("unparsed_tags", said[said.index("<s>") :][:40])
-            messages.append(Message(ROLE_NAMES[match[1].lower()], tidy(said)))
+            messages.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(said)))
     else:
         before, *pieces = _OPEN_TAG.split(text)
         if before.strip() or not pieces:
             return Drop("unparsed_tags", before.strip()[:40])
         for name, said in zip(pieces[::2], pieces[1::2], strict=True):
-            messages.append(Message(ROLE_NAMES[name.lower()], tidy(said)))
+            messages.append(Message(ROLE_NAMES[name.lower()], strip_turn(said)))
     return tuple(messages)
 
 
-_SPLIT_HAN = re.compile(
+_BLANK_BESIDE_HAN = re.compile(
     r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
 )
 
 
 def _is_dialogue(value: Any) -> bool:
-    turns = _turn_list(value)
+    turns = _find_turn_list(value)
     return bool(turns) and all(isinstance(text, str) for text in turns)  # type: ignore[union-attr]
 
 
-def read_dialogue(value: Any) -> Iterator[Chat | Drop]:
+def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     """LCCC: a list of sayings in turn, whose words may be set apart by blanks; blanks beside Chinese are taken out."""
-    turns = _turn_list(value)
+    turns = _find_turn_list(value)
     if not turns or not all(isinstance(text, str) for text in turns):
         yield Drop("other_format")
         return
@@ -278,13 +286,17 @@ def read_dialogue(value: Any) -> Iterator[Chat | Drop]:
         return
     blanks = sum(text.count(" ") for text in turns)
     if blanks * 6 > sum(map(len, turns)):
-        turns = [_SPLIT_HAN.sub("", text) for text in turns]
-    yield Chat(alternating(turns), (), side_facts(value, ("id", *_TURN_LISTS)) if isinstance(value, Mapping) else {})
+        turns = [_BLANK_BESIDE_HAN.sub("", text) for text in turns]
+    yield ParsedChat(
+        alternate_roles(turns),
+        (),
+        collect_meta(value, ("id", *_TURN_LIST_FIELDS)) if isinstance(value, Mapping) else {},
+    )
 
 
-CHAT_FORMATS: tuple[Format[Chat], ...] = (
-    Format("sharegpt", _holds_turns("from"), read_messages),
-    Format("messages", _holds_turns("role"), read_messages),
+CHAT_FORMATS: tuple[Format[ParsedChat], ...] = (
+    Format("sharegpt", _has_turn_keys("from"), read_messages),
+    Format("messages", _has_turn_keys("role"), read_messages),
     Format("moss", is_moss, read_moss),
     Format("glaive", is_glaive, read_glaive),
     Format("firefly", _is_firefly, read_firefly),

@@ -16,18 +16,18 @@ from typing import Any, BinaryIO
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.registry import FORMATS
-from hanlin.data.formats.writers import TARGETS, Target
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.sources import SourceFile, files_at
-from hanlin.data.ledger import Drop, dropped_line, json_line
+from hanlin.data.formats.registry import FORMATS_BY_STAGE
+from hanlin.data.formats.writers import OUTPUT_FORMATS, OutputFormat
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.sources import SourceFile, find_files
+from hanlin.data.ledger import Drop, dump_json_line, format_dropped_row
 
 """The formats of each stage; what fits several is taken for the first."""
 
 
 @dataclass(slots=True)
-class Account:
-    """What became of the rows of one file. `lost` counts the records that were written without a part."""
+class ConversionStats:
+    """What became of the rows of one file. `lost_parts` counts the records that were written without a part."""
 
     path: str
     format: str
@@ -35,78 +35,82 @@ class Account:
     rows_in: int = 0
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    lost: Counter[str] = field(default_factory=Counter)
+    lost_parts: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         row = {"path": self.path, "format": self.format, "encoding": self.encoding, "rows_in": self.rows_in}
         counts = {"kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
-        return row | counts | {"lost": dict(sorted(self.lost.items()))}
+        return row | counts | {"lost_parts": dict(sorted(self.lost_parts.items()))}
 
 
-def convert(paths: Sequence[str], to: str, out: Path, settings: Mapping[str, Any] | None = None) -> list[Account]:
+def convert(
+    paths: Sequence[str], to: str, out: Path, settings: Mapping[str, Any] | None = None
+) -> list[ConversionStats]:
     """Write every record of the files into `out` (`.jsonl`, or `.json` for one list), at once or not at all.
 
     Rows that cannot be read or written stand with their reasons in `<out>.dropped.jsonl`. Raises UserError for an
     unknown target or ending, an `out` that is there already, files that cannot be read, and a full disk.
     """
-    target = TARGETS.get(to)
+    target = OUTPUT_FORMATS.get(to)
     if target is None:
-        raise UserError(say(f"no format '{to}' to write", f"没有可写的格式“{to}”"), None, did_you_mean(to, TARGETS))
+        raise UserError(
+            say(f"no format '{to}' to write", f"没有可写的格式“{to}”"), None, did_you_mean(to, OUTPUT_FORMATS)
+        )
     if out.suffix not in (".jsonl", ".json"):
         raise UserError(say("the name must end with .jsonl or .json", "文件名须以 .jsonl 或 .json 结尾"), out)
     if out.exists():
         raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
     accounts = []
-    with _written_whole(out) as file, _written_whole(out.with_name(out.name + ".dropped.jsonl"), empty=False) as aside:
-        rows = _Rows(file, listed=out.suffix == ".json")
-        for source in files_at(paths, settings).files:
-            accounts.append(_converted(source, target, rows, aside))
+    with _open_output(out) as file, _open_output(out.with_name(out.name + ".dropped.jsonl"), empty=False) as aside:
+        rows = _JsonWriter(file, is_list=out.suffix == ".json")
+        for source in find_files(paths, settings).files:
+            accounts.append(_convert_file(source, target, rows, aside))
         rows.close()
     return accounts
 
 
-def _converted(file: SourceFile, target: Target, rows: _Rows, aside: BinaryIO) -> Account:
-    elsewhere = {stage: formats for stage, formats in FORMATS.items() if stage != target.stage}
-    with Tape(file.path) as tape:
-        opened = open_records(file, tape, FORMATS[target.stage], elsewhere)
-        account = Account(str(file.path), opened.format, opened.encoding)
-        for found in opened.finds:
+def _convert_file(file: SourceFile, target: OutputFormat, rows: _JsonWriter, aside: BinaryIO) -> ConversionStats:
+    other_formats = {stage: formats for stage, formats in FORMATS_BY_STAGE.items() if stage != target.stage}
+    with InputFile(file.path) as tape:
+        opened = open_records(file, tape, FORMATS_BY_STAGE[target.stage], other_formats)
+        account = ConversionStats(str(file.path), opened.format, opened.encoding)
+        for found in opened.rows:
             account.rows_in += 1
             written = found.item if isinstance(found.item, Drop) else target.write(found.item)
             if isinstance(written, Drop):
                 account.dropped[written.reason] += 1
-                line = dropped_line(written, f"{file.name}:{found.line}", found.row)
+                line = format_dropped_row(written, f"{file.name}:{found.line}", found.row)
                 aside.write((line + "\n").encode("utf-8"))
             else:
                 rows.add(written.row)
                 account.kept += 1
-                account.lost.update(written.lost)
-            if found.number == file.settings.limit:
+                account.lost_parts.update(written.lost_parts)
+            if found.record_number == file.settings.limit:
                 break
         else:
             tape.check_unchanged()
     return account
 
 
-class _Rows:
+class _JsonWriter:
     """Rows of JSON written one below the other, as lines or as one list."""
 
-    def __init__(self, file: BinaryIO, listed: bool) -> None:
+    def __init__(self, file: BinaryIO, is_list: bool) -> None:
         self._file = file
-        self._listed = listed
-        self._before = "[\n" if listed else ""
+        self._is_list = is_list
+        self._before = "[\n" if is_list else ""
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._file.write((self._before + json_line(row) + ("" if self._listed else "\n")).encode("utf-8"))
-        self._before = ",\n" if self._listed else ""
+        self._file.write((self._before + dump_json_line(row) + ("" if self._is_list else "\n")).encode("utf-8"))
+        self._before = ",\n" if self._is_list else ""
 
     def close(self) -> None:
-        if self._listed:
+        if self._is_list:
             self._file.write(("\n]\n" if self._before == ",\n" else "[]\n").encode("utf-8"))
 
 
 @contextmanager
-def _written_whole(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
+def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
     """A file that appears under its name when all of it is written; without a byte only if it may be `empty`."""
     aside = path.with_name(path.name + ".writing")
     try:

@@ -14,17 +14,17 @@ from typing import Any, Generic
 from hanlin.config.settings.sources import TURN_FIELDS
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.formats.base import Format, Found, Item
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.layout import Layout, Row, layout_of, rows_of
+from hanlin.data.formats.base import Format, Item, ParsedRow
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
-LOOKED_AT = 50
+SAMPLE_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Written(Generic[Item]):
+class DetectedFormat(Generic[Item]):
     """How a file is written: its layout, and the format of its rows."""
 
     layout: Layout
@@ -38,69 +38,69 @@ class Written(Generic[Item]):
 
 
 @dataclass(frozen=True, slots=True)
-class Opened(Generic[Item]):
+class RecordReader(Generic[Item]):
     """A file whose format is known. `format` names layout and format as they stand in the ledger."""
 
     format: str
     encoding: str
-    finds: Iterator[Found[Item]]
+    rows: Iterator[ParsedRow[Item]]
 
 
 def open_records(
     file: SourceFile,
-    tape: Tape,
+    tape: InputFile,
     formats: Sequence[Format[Item]],
-    elsewhere: Mapping[str, Sequence[Format[Any]]],
-) -> Opened[Item]:
-    """Find out how the file is written and read it. `elsewhere` are the formats of other stages, for the hint.
+    other_formats: Mapping[str, Sequence[Format[Any]]],
+) -> RecordReader[Item]:
+    """Find out how the file is written and read it. `other_formats` are the formats of other stages, for the hint.
 
     Raises UserError when no format fits the first rows, naming the known ones.
     """
-    written = how_written(file, formats, elsewhere)
-    return Opened(written.name, written.layout.encoding, read_records(file, tape, written))
+    written = detect_format(file, formats, other_formats)
+    return RecordReader(written.name, written.layout.encoding, read_records(file, tape, written))
 
 
-def how_written(
-    file: SourceFile, formats: Sequence[Format[Item]], elsewhere: Mapping[str, Sequence[Format[Any]]]
-) -> Written[Item]:
+def detect_format(
+    file: SourceFile, formats: Sequence[Format[Item]], other_formats: Mapping[str, Sequence[Format[Any]]]
+) -> DetectedFormat[Item]:
     """Look at a file and its first rows. Raises like `open_records`."""
-    layout = layout_of(file)
-    with Tape(file.path) as tape:
-        rows = (renamed(row, file.settings.fields) for row in rows_of(file, layout, tape))
-        first = list(islice(rows, LOOKED_AT))
-    return Written(layout, _choose(file, layout, first, formats, elsewhere))
+    layout = detect_layout(file)
+    with InputFile(file.path) as tape:
+        rows = (rename_fields(row, file.settings.fields) for row in read_rows(file, layout, tape))
+        first = list(islice(rows, SAMPLE_ROWS))
+    return DetectedFormat(layout, _choose_format(file, layout, first, formats, other_formats))
 
 
-def read_records(file: SourceFile, tape: Tape, written: Written[Item]) -> Iterator[Found[Item]]:
+def read_records(file: SourceFile, tape: InputFile, written: DetectedFormat[Item]) -> Iterator[ParsedRow[Item]]:
     """What a file holds, or the span of it that the tape is for; numbers and lines are key_settings from there."""
-    rows = (renamed(row, file.settings.fields) for row in rows_of(file, written.layout, tape))
-    return _finds(written.format, rows)
+    rows = (rename_fields(row, file.settings.fields) for row in read_rows(file, written.layout, tape))
+    return _parse_rows(written.format, rows)
 
 
-def _finds(chosen: Format[Item], rows: Iterator[Row]) -> Iterator[Found[Item]]:
+def _parse_rows(chosen: Format[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
     number = 0
     for row in rows:
         if isinstance(row.value, Drop):
             number += 1
-            yield Found(number, row.line, row.value, row.raw)
+            yield ParsedRow(number, row.line, row.value, row.raw)
             continue
         for item in chosen.read(row.value):
             number += 1
-            yield Found(number, row.line, item, row.value)
+            yield ParsedRow(number, row.line, item, row.value)
 
 
-def _choose(
+def _choose_format(
     file: SourceFile,
     layout: Layout,
     rows: Sequence[Row],
     formats: Sequence[Format[Item]],
-    elsewhere: Mapping[str, Sequence[Format[Any]]],
+    other_formats: Mapping[str, Sequence[Format[Any]]],
 ) -> Format[Item]:
     asked = file.settings.format
     named = next((known for known in formats if known.name == asked), None)
     values = [row.value for row in rows if not isinstance(row.value, Drop)]
-    if not all(known.judged for known in formats) and any(map(_is_judged, values)):
-        raise _judged_elsewhere(file.path)
+    if not all(known.unpaired for known in formats) and any(map(_is_unpaired, values)):
+        raise _unpaired_error(file.path)
     if named is not None:
         return named
     if not values:
@@ -114,15 +114,15 @@ def _choose(
         f"name its fields with `fields`, or its `format` ({names})",
         f"请用 fields 指明字段，或用 format 指明格式（{names}）",
     )
-    for stage, others in elsewhere.items():
+    for stage, others in other_formats.items():
         if any(other.recognize(value) for value in values for other in others):
             hint = say(f"it looks like data for the stage `{stage}`", f"看起来是 {stage} 阶段的数据")
-    seen = _seen(values[0])
+    seen = _describe_row(values[0])
     message = say(f"unknown format: {layout.container} with {seen}", f"未知格式：{layout.container}，内容为 {seen}")
     raise UserError(message, f"{file.path}:{rows[0].line}", hint)
 
 
-def _seen(value: Any) -> str:
+def _describe_row(value: Any) -> str:
     if isinstance(value, Mapping):
         return say("the fields ", "字段 ") + ", ".join(map(str, list(value)[:12]))
     if isinstance(value, str):
@@ -130,7 +130,7 @@ def _seen(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_judged(value: Any) -> bool:
+def _is_unpaired(value: Any) -> bool:
     """One answer with a verdict, as for KTO: to learn it without looking at the verdict would teach bad answers."""
     if not isinstance(value, Mapping) or "chosen" in value:
         return False
@@ -138,7 +138,7 @@ def _is_judged(value: Any) -> bool:
     return judged and any(name in value for name in ("messages", "conversations", "completion", "output", "response"))
 
 
-def _judged_elsewhere(path: Path) -> UserError:
+def _unpaired_error(path: Path) -> UserError:
     hint = say("it looks like data for the stage `unpaired_preferences`", "看起来是 unpaired_preferences 阶段的数据")
     message = say(
         "these are single answers with a label (KTO), good ones and bad", "这是带好坏标签的单个回答（KTO 格式）"
@@ -146,22 +146,22 @@ def _judged_elsewhere(path: Path) -> UserError:
     return UserError(message, path, hint)
 
 
-def renamed(row: Row, fields: Mapping[str, str]) -> Row:
+def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     """The row with our names for its fields and for those of its turns."""
     if not fields or isinstance(row.value, Drop):
         return row
     turns = {ours: theirs for ours, theirs in fields.items() if ours in TURN_FIELDS}
-    value = _with_our_names(row.value, {ours: theirs for ours, theirs in fields.items() if ours not in turns})
+    value = _rename_keys(row.value, {ours: theirs for ours, theirs in fields.items() if ours not in turns})
     if turns and isinstance(value, Mapping):
-        value = {name: _renamed_turns(content, turns) for name, content in value.items()}
-    return Row(row.line, _renamed_turns(value, turns) if turns else value, row.raw)
+        value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
+    return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw)
 
 
-def _renamed_turns(value: Any, fields: Mapping[str, str]) -> Any:
-    return [_with_our_names(turn, fields) for turn in value] if isinstance(value, list) else value
+def _rename_turn_fields(value: Any, fields: Mapping[str, str]) -> Any:
+    return [_rename_keys(turn, fields) for turn in value] if isinstance(value, list) else value
 
 
-def _with_our_names(value: Any, fields: Mapping[str, str]) -> Any:
+def _rename_keys(value: Any, fields: Mapping[str, str]) -> Any:
     """An object with our names for its fields; a name of ours that means another of its fields gives way."""
     if not fields or not isinstance(value, Mapping):
         return value

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.data.formats.base import Format, side_facts
+from hanlin.data.formats.base import Format, collect_meta
 from hanlin.data.ledger import Drop
 
 TEXT_FIELDS = (
@@ -26,11 +26,11 @@ TEXT_FIELDS = (
     "正文",
     "内容",
 )
-_TITLES = ("title", "rhythmic", "chapter")
+_TITLE_FIELDS = ("title", "rhythmic", "chapter")
 
 
 @dataclass(frozen=True, slots=True)
-class FoundText:
+class ParsedText:
     """A text and what was said beside it."""
 
     text: str
@@ -43,78 +43,80 @@ def _is_text(value: Any) -> bool:
 
 def _is_document(value: Any) -> bool:
     if isinstance(value, Mapping):
-        field = _text_field(value)
-        return field is not None and _body(value[field]) is not None
+        field = _find_text_field(value)
+        return field is not None and _join_body(value[field]) is not None
     return isinstance(value, str)
 
 
-def _text_field(row: Mapping[str, Any]) -> str | None:
+def _find_text_field(row: Mapping[str, Any]) -> str | None:
     return next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
 
 
-def read_text(value: Any) -> Iterator[FoundText | Drop]:
-    yield FoundText(value, {}) if isinstance(value, str) else Drop("other_format")
+def read_text(value: Any) -> Iterator[ParsedText | Drop]:
+    yield ParsedText(value, {}) if isinstance(value, str) else Drop("other_format")
 
 
-def read_document(value: Any) -> Iterator[FoundText | Drop]:
+def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     """One document: a text, or a row with one.
 
     Where the text is a list of lines (poems, classics), title and author stand above it, as in a book. Elsewhere the
     title goes to `meta`, for it usually opens the text already; name it in `fields` to put it above.
     """
     if isinstance(value, str):
-        yield FoundText(value, {})
+        yield ParsedText(value, {})
         return
     if not isinstance(value, Mapping):
         yield Drop("other_format", type(value).__name__)
         return
-    field = _text_field(value)
-    body = None if field is None else _body(value[field])
+    field = _find_text_field(value)
+    body = None if field is None else _join_body(value[field])
     if field is None or not body:
         yield Drop("no_text", f"fields {', '.join(map(str, list(value)[:12]))}")
         return
     ours = {"id", "text", "source", "meta"}
     if field == "text" and "id" in value and set(value) <= ours:
-        yield FoundText(body, side_facts(value, ("text", "id", "source")))
+        yield ParsedText(body, collect_meta(value, ("text", "id", "source")))
         return
-    meta = side_facts(value, (field,))
+    meta = collect_meta(value, (field,))
     if isinstance(value[field], list):
-        body = "\n".join([*_heading(value), body])
-    yield FoundText(body, meta)
+        body = "\n".join([*_collect_heading(value), body])
+    yield ParsedText(body, meta)
 
 
-def read_titled(value: Any) -> Iterator[FoundText | Drop]:
+def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:
     """Like `read_document`, with the title above the text wherever there is one and the text does not open with it."""
     for found in read_document(value):
         title = value.get("title") if isinstance(value, Mapping) else None
-        if isinstance(found, FoundText) and isinstance(title, str) and not found.text.lstrip().startswith(title):
-            found = FoundText(f"{title}\n{found.text}", found.meta)
+        if isinstance(found, ParsedText) and isinstance(title, str) and not found.text.lstrip().startswith(title):
+            found = ParsedText(f"{title}\n{found.text}", found.meta)
         yield found
 
 
-def _heading(row: Mapping[str, Any]) -> list[str]:
-    names = [str(row[name]) for name in (*_TITLES, "author") if isinstance(row.get(name), str) and row[name].strip()]
+def _collect_heading(row: Mapping[str, Any]) -> list[str]:
+    names = [
+        str(row[name]) for name in (*_TITLE_FIELDS, "author") if isinstance(row.get(name), str) and row[name].strip()
+    ]
     return list(dict.fromkeys(names))
 
 
-def _body(value: Any) -> str | None:
+def _join_body(value: Any) -> str | None:
     """Text, lines of text, or chapters with titles and texts of their own, as one text; None for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        field = _text_field(value)
-        inner = None if field is None else _body(value[field])
-        return None if inner is None else "\n".join([*_heading(value), inner])
+        field = _find_text_field(value)
+        inner = None if field is None else _join_body(value[field])
+        return None if inner is None else "\n".join([*_collect_heading(value), inner])
     if isinstance(value, list):
-        parts = [_body(part) for part in value]
+        parts = [_join_body(part) for part in value]
         return None if None in parts else "\n".join(part for part in parts if part)
     return None
 
 
-DOCUMENT_FORMATS: tuple[Format[FoundText], ...] = (
+DOCUMENT_FORMATS: tuple[Format[ParsedText], ...] = (
     Format("documents", _is_document, read_document),
     Format("text", _is_text, read_text),
     Format("text_blocks", _is_text, read_text),
     Format("text_lines", _is_text, read_text),
 )
-TITLED_FORMATS = (Format("documents", _is_document, read_titled), *DOCUMENT_FORMATS[1:])
+TITLED_FORMATS = (Format("documents", _is_document, read_titled_document), *DOCUMENT_FORMATS[1:])

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.base import side_facts, tidy
-from hanlin.data.formats.turns import Chat, opened, read_calls, read_tools
+from hanlin.data.formats.base import collect_meta, strip_turn
+from hanlin.data.formats.turns import ParsedChat, prepend_system, read_calls, read_tools
 from hanlin.data.ledger import Drop
 
 _MARK = re.compile(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ ]?")
@@ -29,7 +29,7 @@ def is_glaive(value: Any) -> bool:
     )
 
 
-def read_glaive(value: Any) -> Iterator[Chat | Drop]:
+def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
     """{system, chat}: `USER:`, `ASSISTANT:`, `FUNCTION RESPONSE:` open turns, `<functioncall>` a call whose arguments
     may stand in single quotes; functions stand in the system text as objects, one after another."""
     if not is_glaive(value):
@@ -49,9 +49,9 @@ def read_glaive(value: Any) -> Iterator[Chat | Drop]:
         if isinstance(calls, Drop):
             yield calls
             return
-        messages.append(Message(_ROLES[name], tidy(text), calls))
-    opening = tidy(system[: split.start()] if split else system)
-    yield Chat(opened(opening, tuple(messages)), tools, side_facts(value, ("system", "chat", "id")))
+        messages.append(Message(_ROLES[name], strip_turn(text), calls))
+    opening = strip_turn(system[: split.start()] if split else system)
+    yield ParsedChat(prepend_system(opening, tuple(messages)), tools, collect_meta(value, ("system", "chat", "id")))
 
 
 def _unquoted(call: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.base import side_facts, tidy
-from hanlin.data.formats.turns import Chat, json_or_none, opened
+from hanlin.data.formats.base import collect_meta, strip_turn
+from hanlin.data.formats.turns import ParsedChat, parse_json, prepend_system
 from hanlin.data.ledger import Drop
 
 _TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
@@ -27,7 +27,7 @@ def is_moss(value: Any) -> bool:
     )
 
 
-def read_moss(value: Any) -> Iterator[Chat | Drop]:
+def read_moss(value: Any) -> Iterator[ParsedChat | Drop]:
     """MOSS: turns of tagged parts (`<|Human|>: ...<eoh>`), as an object or as one plain text.
 
     Commands become tool calls and their results tool turns; inner thoughts, which no chat template has a place for,
@@ -56,11 +56,11 @@ def read_moss(value: Any) -> Iterator[Chat | Drop]:
             results = turn.get("Results") or turn.get("Tool Responses", "")
             messages += [Message("assistant", "", calls), Message("tool", results, name=calls[0].name)]
         messages.append(Message("assistant", turn.get("MOSS", "")))
-    meta = side_facts(value, ("meta_instruction", "prefix", "plain_text", "chat", "num_turns"))
+    meta = collect_meta(value, ("meta_instruction", "prefix", "plain_text", "chat", "num_turns"))
     if thoughts:
         meta["inner_thoughts"] = thoughts
     schemas = tuple(_schema(match) for match in tools.values())
-    yield Chat(opened(system, tuple(messages)), schemas, meta)
+    yield ParsedChat(prepend_system(system, tuple(messages)), schemas, meta)
 
 
 def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
@@ -89,7 +89,7 @@ def _digits(name: str) -> int:
 
 
 def _part(text: str) -> str:
-    text = tidy(_END.sub("", text))
+    text = strip_turn(_END.sub("", text))
     return "" if text in ("None", "None.") else text
 
 
@@ -108,7 +108,7 @@ def _calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[ToolCall,
 def _arguments(given: str, names: str) -> dict[str, str]:
     """The arguments of a call, one without quotes or several with, under the names of the tool's own."""
     known = [name.strip() for name in names.split(",") if name.strip()] or ["input"]
-    texts = [(json_or_none(text), text) for text in _STRING.findall(given)] or [(None, given)]
+    texts = [(parse_json(text), text) for text in _STRING.findall(given)] or [(None, given)]
     return {
         known[place] if place < len(known) else f"{known[-1]}_{place + 1}": raw.strip('"') if text is None else text
         for place, (text, raw) in enumerate(texts)

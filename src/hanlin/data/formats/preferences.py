@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, side_facts, tidy
-from hanlin.data.formats.chats import question_of, tagged_turns
+from hanlin.data.formats.base import Format, collect_meta, strip_turn
+from hanlin.data.formats.chats import join_question, parse_tagged_turns
 from hanlin.data.formats.turns import read_turn, read_turns
 from hanlin.data.ledger import Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class ParsedPreference:
     """A prompt, two answers to it, and their scores where the file gives them."""
 
     prompt: tuple[Message, ...]
@@ -27,59 +27,78 @@ class Pair:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen-rating", "rejected-rating"))
-_ZH_ANSWERS = ("answer_zh", "zh", "chinese", "response_zh", "output_zh", "chosen_zh", "中文", "中文回答")
-_EN_ANSWERS = ("answer_en", "en", "english", "response_en", "output_en", "rejected_en", "英文", "英文回答")
-_QUESTIONS = ("prompt", "question", "query", "instruction", "input", "问题")
-_CHOSEN = ("chosen", "response_j", "response_chosen", "chosen_response", "preferred", "good", "accepted")
-_REJECTED = ("rejected", "response_k", "response_rejected", "rejected_response", "dispreferred", "bad")
-_USED = ("chosen", "rejected", "prompt", "messages", "conversations", "system", "instruction", "input", "id", "source")
+_SCORE_FIELDS = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+)
+_ZH_ANSWER_FIELDS = ("answer_zh", "zh", "chinese", "response_zh", "output_zh", "chosen_zh", "中文", "中文回答")
+_EN_ANSWER_FIELDS = ("answer_en", "en", "english", "response_en", "output_en", "rejected_en", "英文", "英文回答")
+_QUESTION_FIELDS = ("prompt", "question", "query", "instruction", "input", "问题")
+_CHOSEN_FIELDS = ("chosen", "response_j", "response_chosen", "chosen_response", "preferred", "good", "accepted")
+_REJECTED_FIELDS = ("rejected", "response_k", "response_rejected", "rejected_response", "dispreferred", "bad")
+_USED_FIELDS = (
+    "chosen",
+    "rejected",
+    "prompt",
+    "messages",
+    "conversations",
+    "system",
+    "instruction",
+    "input",
+    "id",
+    "source",
+)
 
 
-def _two(row: Any, kind: type | tuple[type, ...]) -> bool:
+def _has_both_answers(row: Any, kind: type | tuple[type, ...]) -> bool:
     return isinstance(row, Mapping) and isinstance(row.get("chosen"), kind) and isinstance(row.get("rejected"), kind)
 
 
-def _pair(row: Mapping[str, Any], prompt: Sequence[Message], chosen: Message, rejected: Message) -> Pair | Drop:
+def _build_preference(
+    row: Mapping[str, Any], prompt: Sequence[Message], chosen: Message, rejected: Message
+) -> ParsedPreference | Drop:
     if not prompt or prompt[-1].role not in ("user", "tool") or not prompt[-1].text.strip():
         return Drop("no_question")
     system = row.get("system")
     if isinstance(system, str) and system.strip() and prompt[0].role != "system":
-        prompt = (Message("system", tidy(system)), *prompt)
-    return Pair(tuple(prompt), chosen, rejected, _scores(row), side_facts(row, _USED))
+        prompt = (Message("system", strip_turn(system)), *prompt)
+    return ParsedPreference(tuple(prompt), chosen, rejected, _read_scores(row), collect_meta(row, _USED_FIELDS))
 
 
-def _scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    for better, worse in _SCORES:
+def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    for better, worse in _SCORE_FIELDS:
         if isinstance(row.get(better), int | float) and isinstance(row.get(worse), int | float):
             return float(row[better]), float(row[worse])
     return None
 
 
-def _answer(value: Any) -> Message | Drop:
+def _read_answer(value: Any) -> Message | Drop:
     """An answer written as a turn or as text."""
-    turn = Message("assistant", tidy(value)) if isinstance(value, str) else read_turn(value)
+    turn = Message("assistant", strip_turn(value)) if isinstance(value, str) else read_turn(value)
     return turn if isinstance(turn, Drop) or turn.role == "assistant" else Drop("unknown_role", turn.role)
 
 
-def _answered(
+def _read_preference(
     row: Mapping[str, Any], prompt: Sequence[Message] | Drop, chosen: Any, rejected: Any
-) -> Iterator[Pair | Drop]:
-    better, worse = _answer(chosen), _answer(rejected)
+) -> Iterator[ParsedPreference | Drop]:
+    better, worse = _read_answer(chosen), _read_answer(rejected)
     for part in (prompt, better, worse):
         if isinstance(part, Drop):
             yield part
             return
-    yield _pair(row, prompt, better, worse)  # type: ignore[arg-type]
+    yield _build_preference(row, prompt, better, worse)  # type: ignore[arg-type]
 
 
 def _is_paired_messages(value: Any) -> bool:
-    return _two(value, list) and all(isinstance(turn, Mapping) for turn in [*value["chosen"], *value["rejected"]])
+    return _has_both_answers(value, list) and all(
+        isinstance(turn, Mapping) for turn in [*value["chosen"], *value["rejected"]]
+    )
 
 
-def read_paired_messages(value: Any) -> Iterator[Pair | Drop]:
+def read_paired_messages(value: Any) -> Iterator[ParsedPreference | Drop]:
     """{prompt?, chosen: [turns], rejected: [turns]}: both lists hold the same prompt, or only their answer."""
-    if not _two(value, list) or not value["chosen"] or not value["rejected"]:
+    if not _has_both_answers(value, list) or not value["chosen"] or not value["rejected"]:
         yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
         return
     chosen, rejected = read_turns(value["chosen"]), read_turns(value["rejected"])
@@ -95,14 +114,14 @@ def read_paired_messages(value: Any) -> Iterator[Pair | Drop]:
         return
     prompt = chosen[:-1] if chosen[: len(given)] == given and len(chosen) > 1 else given + chosen[:-1]
     if not prompt and isinstance(shown, str):
-        prompt = (Message("user", tidy(shown)),)
+        prompt = (Message("user", strip_turn(shown)),)
     if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         yield Drop("no_answer")
         return
-    yield _pair(value, prompt, chosen[-1], rejected[-1])
+    yield _build_preference(value, prompt, chosen[-1], rejected[-1])
 
 
-def _prompt_turns(value: Any) -> list[Any] | None:
+def _find_prompt_turns(value: Any) -> list[Any] | None:
     if not isinstance(value, Mapping):
         return None
     return next(
@@ -111,79 +130,95 @@ def _prompt_turns(value: Any) -> list[Any] | None:
 
 
 def _is_paired_sharegpt(value: Any) -> bool:
-    return (_two(value, Mapping) or _two(value, str)) and _prompt_turns(value) is not None
+    return (_has_both_answers(value, Mapping) or _has_both_answers(value, str)) and _find_prompt_turns(
+        value
+    ) is not None
 
 
-def read_paired_sharegpt(value: Any) -> Iterator[Pair | Drop]:
+def read_paired_sharegpt(value: Any) -> Iterator[ParsedPreference | Drop]:
     """{conversations: [turns], chosen: turn, rejected: turn}; Hanlin's own {prompt: [turns], chosen, rejected} too."""
-    turns = _prompt_turns(value)
+    turns = _find_prompt_turns(value)
     if turns is None:
         yield Drop("other_format")
         return
-    yield from _answered(value, read_turns(turns), value.get("chosen", ""), value.get("rejected", ""))
+    yield from _read_preference(value, read_turns(turns), value.get("chosen", ""), value.get("rejected", ""))
 
 
 def _is_paired_alpaca(value: Any) -> bool:
     if not isinstance(value, Mapping) or not isinstance(value.get("instruction"), str):
         return False
-    return _two(value, str) or _ranked(value) is not None
+    return _has_both_answers(value, str) or _find_ranked_output(value) is not None
 
 
-def _ranked(row: Mapping[str, Any]) -> list[str] | None:
+def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
     """The two answers of an older way to write pairs: a list as output, the better one first."""
     output = row.get("output")
     both = isinstance(output, list) and len(output) == 2 and all(isinstance(text, str) for text in output)
     return output if both else None
 
 
-def read_paired_alpaca(value: Any) -> Iterator[Pair | Drop]:
+def read_paired_alpaca(value: Any) -> Iterator[ParsedPreference | Drop]:
     """{instruction, input, chosen, rejected}, the answers as text; or {instruction, input, output: [better, worse]}."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
-    prompt = (Message("user", question_of(value, "instruction")),)
-    chosen, rejected = _ranked(value) or (value.get("chosen", ""), value.get("rejected", ""))
-    yield from _answered(value, prompt, chosen, rejected)
+    prompt = (Message("user", join_question(value, "instruction")),)
+    chosen, rejected = _find_ranked_output(value) or (value.get("chosen", ""), value.get("rejected", ""))
+    yield from _read_preference(value, prompt, chosen, rejected)
 
 
-def _named(value: Any, names: Sequence[str]) -> str | None:
+def _first_key(value: Any, names: Sequence[str]) -> str | None:
     if not isinstance(value, Mapping):
         return None
     return next((name for name in names if isinstance(value.get(name), str)), None)
 
 
 def _is_language_pair(value: Any) -> bool:
-    return bool(_named(value, _QUESTIONS) and _named(value, _ZH_ANSWERS) and _named(value, _EN_ANSWERS))
+    return bool(
+        _first_key(value, _QUESTION_FIELDS)
+        and _first_key(value, _ZH_ANSWER_FIELDS)
+        and _first_key(value, _EN_ANSWER_FIELDS)
+    )
 
 
-def read_language_pair(value: Any) -> Iterator[Pair | Drop]:
+def read_language_pair(value: Any) -> Iterator[ParsedPreference | Drop]:
     """One question with a Chinese answer, which is chosen, and an English one."""
-    asked, chosen, rejected = (_named(value, names) for names in (_QUESTIONS, _ZH_ANSWERS, _EN_ANSWERS))
+    asked, chosen, rejected = (
+        _first_key(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
+    )
     if asked is None or chosen is None or rejected is None:
         yield Drop("no_question" if asked is None else "no_answer")
         return
-    prompt = (Message("user", tidy(value[asked])),)
-    yield from _answered(value, prompt, value[chosen], value[rejected])
+    prompt = (Message("user", strip_turn(value[asked])),)
+    yield from _read_preference(value, prompt, value[chosen], value[rejected])
 
 
 def _is_paired_answers(value: Any) -> bool:
-    if _two(value, str) and _named(value, _QUESTIONS) is None:
-        return not isinstance(tagged_turns(value["chosen"]), Drop)
-    return bool(_named(value, _QUESTIONS) and _named(value, _CHOSEN) and _named(value, _REJECTED))
+    if _has_both_answers(value, str) and _first_key(value, _QUESTION_FIELDS) is None:
+        return not isinstance(parse_tagged_turns(value["chosen"]), Drop)
+    return bool(
+        _first_key(value, _QUESTION_FIELDS)
+        and _first_key(value, _CHOSEN_FIELDS)
+        and _first_key(value, _REJECTED_FIELDS)
+    )
 
 
-def read_paired_answers(value: Any) -> Iterator[Pair | Drop]:
+def read_paired_answers(value: Any) -> Iterator[ParsedPreference | Drop]:
     """{prompt, chosen, rejected} as texts under any of their usual names, with or without the prompt inside both texts
     (`Human: ... Assistant: ...`)."""
-    asked, chosen, rejected = (_named(value, names) for names in (_QUESTIONS, _CHOSEN, _REJECTED))
+    asked, chosen, rejected = (
+        _first_key(value, names) for names in (_QUESTION_FIELDS, _CHOSEN_FIELDS, _REJECTED_FIELDS)
+    )
     if chosen is None or rejected is None:
         yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
         return
     if asked is not None:
         more = ("input",) if asked == "prompt" else ()
-        yield from _answered(value, (Message("user", question_of(value, asked, more)),), value[chosen], value[rejected])
+        yield from _read_preference(
+            value, (Message("user", join_question(value, asked, more)),), value[chosen], value[rejected]
+        )
         return
-    better, worse = tagged_turns(value[chosen]), tagged_turns(value[rejected])
+    better, worse = parse_tagged_turns(value[chosen]), parse_tagged_turns(value[rejected])
     if isinstance(better, Drop) or isinstance(worse, Drop):
         yield Drop("no_question")
     elif better[:-1] != worse[:-1]:
@@ -191,10 +226,10 @@ def read_paired_answers(value: Any) -> Iterator[Pair | Drop]:
     elif better[-1].role != "assistant" or worse[-1].role != "assistant":
         yield Drop("no_answer")
     else:
-        yield _pair(value, better[:-1], better[-1], worse[-1])
+        yield _build_preference(value, better[:-1], better[-1], worse[-1])
 
 
-PAIR_FORMATS: tuple[Format[Pair], ...] = (
+PREFERENCE_FORMATS: tuple[Format[ParsedPreference], ...] = (
     Format("paired_messages", _is_paired_messages, read_paired_messages),
     Format("paired_sharegpt", _is_paired_sharegpt, read_paired_sharegpt),
     Format("paired_alpaca", _is_paired_alpaca, read_paired_alpaca),

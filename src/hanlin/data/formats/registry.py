@@ -8,12 +8,12 @@ from typing import Any
 from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
-from hanlin.data.formats.preferences import PAIR_FORMATS
-from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS
+from hanlin.data.formats.preferences import PREFERENCE_FORMATS
+from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS
 
-FORMATS: dict[str, Sequence[Format[Any]]] = {
-    "unpaired_preferences": JUDGED_FORMATS,
-    "preferences": PAIR_FORMATS,
+FORMATS_BY_STAGE: dict[str, Sequence[Format[Any]]] = {
+    "unpaired_preferences": UNPAIRED_FORMATS,
+    "preferences": PREFERENCE_FORMATS,
     "conversations": CHAT_FORMATS,
     "corpus": DOCUMENT_FORMATS,
 }

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.base import tidy
+from hanlin.data.formats.base import strip_turn
 from hanlin.data.io.json_rows import StrictDecoder
 from hanlin.data.ledger import Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Chat:
+class ParsedChat:
     """Turns as they were found, the tools they may call, and what else was said."""
 
     messages: tuple[Message, ...]
@@ -32,7 +32,7 @@ ROLE_NAMES: dict[str, Role] = {
     "function_call": "assistant", "tool_call": "assistant",
     "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool", "tool_response": "tool",
 }  # fmt: skip
-_CALLS = ("function_call", "tool_call")
+_CALL_ROLES = ("function_call", "tool_call")
 
 
 def read_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
@@ -59,25 +59,25 @@ def read_turn(turn: Any) -> Message | Drop:
     if role is None:
         return Drop("unknown_role", name)
     if role == "assistant" and any(turn.get(key) in (0, False) for key in ("loss_weight", "weight", "loss", "train")):
-        return Drop("unlearned_answer")
+        return Drop("zero_weight_answer")
     content = next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), "")
-    parts = _parts(content)
+    parts = _split_content(content)
     if isinstance(parts, Drop):
         return parts
     text, found = parts
-    if name in _CALLS:
+    if name in _CALL_ROLES:
         text, found = "", [*found, text]
-    calls = read_calls([*found, *_listed(turn.get("tool_calls")), *_listed(turn.get("function_call"))])
+    calls = read_calls([*found, *_as_list(turn.get("tool_calls")), *_as_list(turn.get("function_call"))])
     if isinstance(calls, Drop):
         return calls
-    return Message(role, tidy(text), calls, str(turn.get("name") or "") if role == "tool" else "")
+    return Message(role, strip_turn(text), calls, str(turn.get("name") or "") if role == "tool" else "")
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return [] if not value else value if isinstance(value, list) else [value]
 
 
-def _parts(content: Any) -> tuple[str, list[Any]] | Drop:
+def _split_content(content: Any) -> tuple[str, list[Any]] | Drop:
     """The text of a turn whose content may be a list of typed parts, and the tool calls among them."""
     if isinstance(content, str):
         return content, []
@@ -90,7 +90,7 @@ def _parts(content: Any) -> tuple[str, list[Any]] | Drop:
         if kind in ("text", "str") and isinstance(value, str):
             texts.append(value)
         elif kind in ("tool_call", "tool_calls", "function_call"):
-            calls += _listed(value)
+            calls += _as_list(value)
         else:
             return Drop("not_text", str(kind))
     return "".join(texts), calls
@@ -100,13 +100,13 @@ def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
     """Tool calls written as JSON text or objects, in OpenAI's wrapping {function: {...}} or without, one or several."""
     calls: list[ToolCall] = []
     for item in raw:
-        data = json_or_none(item) if isinstance(item, str) else item
+        data = parse_json(item) if isinstance(item, str) else item
         for call in data if isinstance(data, list) else [data]:
             inner = call.get("function", call) if isinstance(call, Mapping) else None
             if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
                 return Drop("broken_tool_call", str(item)[:80])
             arguments = inner.get("arguments", inner.get("parameters", {}))
-            arguments = json_or_none(arguments) if isinstance(arguments, str) else arguments
+            arguments = parse_json(arguments) if isinstance(arguments, str) else arguments
             if not isinstance(arguments, Mapping):
                 return Drop("broken_tool_call", str(item)[:80])
             calls.append(ToolCall(inner["name"], arguments))
@@ -118,29 +118,29 @@ def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
     if isinstance(raw, str):
         if not raw.strip():
             return ()
-        raw = json_or_none(raw)
+        raw = parse_json(raw)
     if raw is None or raw == []:
         return () if raw == [] else Drop("broken_tools")
-    tools = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in _listed(raw)]
+    tools = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in _as_list(raw)]
     if not all(isinstance(tool, Mapping) and "name" in tool for tool in tools):
         return Drop("broken_tools", str(raw)[:80])
     return tuple(tools)
 
 
-def json_or_none(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """What a text of JSON says, read as strictly as a row, or None where it is none."""
-    value = StrictDecoder().row(text)
+    value = StrictDecoder().decode_row(text)
     return None if isinstance(value, Drop) else value
 
 
-def opened(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+def prepend_system(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """The turns below their system text, unless they have one of their own."""
     if isinstance(system, str) and system.strip() and not (messages and messages[0].role == "system"):
-        return (Message("system", tidy(system)), *messages)
+        return (Message("system", strip_turn(system)), *messages)
     return messages
 
 
-def alternating(texts: Sequence[str]) -> tuple[Message, ...]:
+def alternate_roles(texts: Sequence[str]) -> tuple[Message, ...]:
     """Texts that are said in turn, the user first."""
     roles: tuple[Role, Role] = ("user", "assistant")
-    return tuple(Message(roles[place % 2], tidy(text)) for place, text in enumerate(texts))
+    return tuple(Message(roles[place % 2], strip_turn(text)) for place, text in enumerate(texts))

@@ -12,12 +12,12 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.formats.base import Format
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.turns import Chat, read_turn, read_turns
+from hanlin.data.formats.turns import ParsedChat, read_turn, read_turns
 from hanlin.data.ledger import Drop
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ParsedUnpaired:
     """A prompt, an answer to it, and whether that is good."""
 
     prompt: tuple[Message, ...]
@@ -26,27 +26,29 @@ class Judged:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
-_VERDICTS = ("label", "kto_tag", "good")
-_SAID = {"true": True, "false": False, "1": True, "0": False}
+_LABEL_FIELDS = ("label", "kto_tag", "good")
+_LABEL_VALUES = {"true": True, "false": False, "1": True, "0": False}
 
 
-def _verdict_of(value: Any) -> tuple[str, bool] | None:
+def _find_label(value: Any) -> tuple[str, bool] | None:
     """The field that holds the verdict, and the verdict: a truth value, or 1, 0, or the word for one (tables have no
     truth values)."""
     if isinstance(value, Mapping):
-        for name in _VERDICTS:
+        for name in _LABEL_FIELDS:
             if isinstance(value.get(name), bool | int | str):
-                said = _SAID.get(str(value[name]).strip().lower())
+                said = _LABEL_VALUES.get(str(value[name]).strip().lower())
                 if said is not None:
                     return name, said
     return None
 
 
-def _judged(value: Any, read: Callable[[Mapping[str, Any]], Iterator[Chat | Drop]]) -> Iterator[Judged | Drop]:
+def _read_labeled(
+    value: Any, read: Callable[[Mapping[str, Any]], Iterator[ParsedChat | Drop]]
+) -> Iterator[ParsedUnpaired | Drop]:
     """What is read of a row without its verdict, with the verdict."""
-    found = _verdict_of(value)
+    found = _find_label(value)
     if found is None:
-        yield Drop("no_verdict" if isinstance(value, Mapping) else "other_format")
+        yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
         return
     verdict, good = found
     for chat in read({name: content for name, content in value.items() if name != verdict}):
@@ -59,19 +61,19 @@ def _judged(value: Any, read: Callable[[Mapping[str, Any]], Iterator[Chat | Drop
         elif len(chat.messages) < 2 or chat.messages[-2].role not in ("user", "tool"):
             yield Drop("no_question")
         else:
-            yield Judged(chat.messages[:-1], chat.messages[-1], good, chat.meta)
+            yield ParsedUnpaired(chat.messages[:-1], chat.messages[-1], good, chat.meta)
 
 
-def _of_chats(known: Format[Chat]) -> Format[Judged]:
+def _add_label(known: Format[ParsedChat]) -> Format[ParsedUnpaired]:
     """A format of conversations with a verdict beside it."""
 
     def recognize(value: Any) -> bool:
-        return _verdict_of(value) is not None and known.recognize(value)
+        return _find_label(value) is not None and known.recognize(value)
 
-    def read(value: Any) -> Iterator[Judged | Drop]:
-        return _judged(value, known.read)
+    def read(value: Any) -> Iterator[ParsedUnpaired | Drop]:
+        return _read_labeled(value, known.read)
 
-    return Format(f"judged_{known.name}", recognize, read, judged=True)
+    return Format(f"unpaired_{known.name}", recognize, read, unpaired=True)
 
 
 def _is_record(value: Any) -> bool:
@@ -83,27 +85,27 @@ def _is_record(value: Any) -> bool:
     )
 
 
-def read_record(value: Any) -> Iterator[Judged | Drop]:
+def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
     """Hanlin's own {prompt: [turns], answer: turn, good: true}."""
 
-    def turns(row: Mapping[str, Any]) -> Iterator[Chat | Drop]:
+    def turns(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
         prompt, answer = read_turns(row["prompt"]), read_turn(row["answer"])
         if isinstance(prompt, Drop) or isinstance(answer, Drop):
             yield prompt if isinstance(prompt, Drop) else answer  # type: ignore[misc]
             return
         meta = row.get("meta")
-        yield Chat((*prompt, answer), (), meta if isinstance(meta, Mapping) else {})
+        yield ParsedChat((*prompt, answer), (), meta if isinstance(meta, Mapping) else {})
 
     if _is_record(value):
-        yield from _judged(value, turns)
+        yield from _read_labeled(value, turns)
     else:
-        yield Drop("no_verdict" if isinstance(value, Mapping) else "other_format")
+        yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
 
 
-_TOLD = ("sharegpt", "messages", "alpaca", "prompt_response")
+_CHAT_FORMATS_WITH_LABEL = ("sharegpt", "messages", "alpaca", "prompt_response")
 """The formats of conversations that answers are judged in."""
 
-JUDGED_FORMATS: tuple[Format[Judged], ...] = (
-    Format("judged_records", _is_record, read_record, judged=True),
-    *(_of_chats(known) for known in CHAT_FORMATS if known.name in _TOLD),
+UNPAIRED_FORMATS: tuple[Format[ParsedUnpaired], ...] = (
+    Format("unpaired_records", _is_record, read_record, unpaired=True),
+    *(_add_label(known) for known in CHAT_FORMATS if known.name in _CHAT_FORMATS_WITH_LABEL),
 )

@@ -16,7 +16,7 @@ from hanlin.core.files import write_bytes
 from hanlin.data.dedup.cluster import Places
 from hanlin.data.ingest.deduplicate import Verdicts
 from hanlin.data.ingest.shard_index import PLACE, Joined, Shelf
-from hanlin.data.ledger import FileAccount
+from hanlin.data.ledger import FileStats
 
 """Bunches of components that are decided before workers would have started."""
 
@@ -27,10 +27,10 @@ from hanlin.data.ledger import FileAccount
 # --- the final files ------------------------------------------------------------------------------------------------
 
 
-def write_records(shelf: Shelf, verdicts: Verdicts, out: Path) -> list[FileAccount]:
+def write_records(shelf: Shelf, verdicts: Verdicts, out: Path) -> list[FileStats]:
     """Write what is kept, held out and dropped; return what became of each file. Of each file `dropped.jsonl` has the
     rows that were judged first, then the copies."""
-    accounts: dict[str, FileAccount] = {}
+    accounts: dict[str, FileStats] = {}
     files: dict[str, list[Joined]] = {}
     for one in shelf.own:
         files.setdefault(one.part.account.file, []).append(one)
@@ -40,7 +40,7 @@ def write_records(shelf: Shelf, verdicts: Verdicts, out: Path) -> list[FileAccou
             for one in parts:
                 writer.drop(_placed(one))
             first = parts[0].part.account
-            account = accounts[file] = FileAccount(file, first.format, first.encoding, first.license)
+            account = accounts[file] = FileStats(file, first.format, first.encoding, first.license)
             for one in parts:
                 account.add(one.part.account)
                 _write_part(one, verdicts, names, account, writer)
@@ -72,7 +72,7 @@ class _Names:
         return json.dumps(name, ensure_ascii=False).encode("utf-8")
 
 
-def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAccount, writer: _Writer) -> None:
+def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileStats, writer: _Writer) -> None:
     arrays = one.part.arrays()
     mine = slice(one.first, one.first + one.count)
     copies, held = verdicts.copies[mine], verdicts.validation[mine]
@@ -109,7 +109,7 @@ def _write_part(one: Joined, verdicts: Verdicts, names: _Names, account: FileAcc
         reason = "near_duplicate" if near[place] else "duplicate"
         account.dropped[reason] += 1
         writer.drop(
-            b'{"reason": "%s", "place": %s:%d", "of": %s, "row": %s}\n'
+            b'{"reason": "%s", "location": %s:%d", "duplicate_of": %s, "row": %s}\n'
             % (reason.encode(), name, line_number + one.lines_before, names.of(int(copies[place])), line[:-1])
         )
     writer.keep(kept, False)
@@ -148,9 +148,9 @@ class _Writer:
                 aside.replace(path)
 
 
-def write_ledger(accounts: Sequence[FileAccount], skipped: Sequence[str], out: Path) -> FileAccount:
+def write_ledger(accounts: Sequence[FileStats], skipped: Sequence[str], out: Path) -> FileStats:
     """Write `ledger.json`; return the sum of all files."""
-    whole = FileAccount("", "", "")
+    whole = FileStats("", "", "")
     for account in accounts:
         whole.add(account)
     ledger: dict[str, Any] = {**whole.counts(), "files": [account.to_json() for account in accounts]}

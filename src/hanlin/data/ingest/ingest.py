@@ -33,10 +33,10 @@ from hanlin.data.ingest.shard_index import Shelf
 from hanlin.data.ingest.shards import Part, finished_parts
 from hanlin.data.ingest.spec import Course, Sieve
 from hanlin.data.ingest.splits import Look, Piece, look
-from hanlin.data.io.input_file import WHOLE
+from hanlin.data.io.input_file import WHOLE_FILE
 from hanlin.data.io.layout import Layout
-from hanlin.data.io.sources import Listing, SourceFile, known_files, listing
-from hanlin.data.ledger import COPIES, FileAccount, reason_text
+from hanlin.data.io.sources import FileListing, SourceFile, list_files, list_reference_files
+from hanlin.data.ledger import DUPLICATE_REASONS, FileStats, describe_reason
 
 
 def sift(
@@ -47,13 +47,13 @@ def sift(
 
     Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
     """
-    files = listing(settings.sources, inputs)
+    files = list_files(settings.sources, inputs)
     course = Course(make, settings, inputs, context.seed, context.scratch_folder(out) / "parts")
     course.parts.mkdir(exist_ok=True)
     course.questions  # noqa: B018 - questions that cannot be read are told before anything is
     size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
     looks = _looked(course, context, files, size)
-    known = [piece for file in known_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
+    known = [piece for file in list_reference_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
     small = size + sum(piece.bytes for piece in known) <= executor.SMALL
     pieces = _pieces(files, looks)
     parts = _sifted(course, context, [*known, *pieces], small)
@@ -77,18 +77,18 @@ def _known_pieces(file: SourceFile) -> list[Piece]:
             for number, span in enumerate(seen.pieces())]  # fmt: skip
 
 
-def _looked(course: Course, context: StageContext, files: Listing, size: int) -> list[Look]:
+def _looked(course: Course, context: StageContext, files: FileListing, size: int) -> list[Look]:
     """Each file's look; the whole of a file is looked at for its encoding, forty times as fast as it is judged."""
     return list(Tasks(context, course.parts, size <= 40 * executor.SMALL).each(look, course, files.files))
 
 
-def _pieces(files: Listing, looks: Sequence[Look]) -> list[Piece]:
+def _pieces(files: FileListing, looks: Sequence[Look]) -> list[Piece]:
     """What is sifted, in order. A file of a source with a limit is one piece: how much of it is wanted depends on the
     files before."""
     pieces = []
     for number, (file, seen) in enumerate(zip(files.files, looks, strict=True)):
         limit = file.settings.limit
-        spans = seen.pieces() if limit is None else [WHOLE]
+        spans = seen.pieces() if limit is None else [WHOLE_FILE]
         pieces += [Piece(file, seen, span, f"{number:05d}-{place:05d}", limit) for place, span in enumerate(spans)]
     return pieces
 
@@ -101,9 +101,9 @@ def _sifted(course: Course, context: StageContext, pieces: Sequence[Piece], smal
     meter = Meter(lambda done: context.progress.update(done, total, "bytes"))
     for number, piece in enumerate(pieces):
         if piece.limit is not None:
-            left = max(0, piece.limit - read[piece.file.place])
+            left = max(0, piece.limit - read[piece.file.source_index])
             found[number] = sift_piece(course, replace(piece, limit=left), meter)
-            read[piece.file.place] += sum(part.account.rows_in for part in found[number])
+            read[piece.file.source_index] += sum(part.account.rows_in for part in found[number])
         elif (parts := finished_parts(course, piece)) and parts[-1].last:
             found[number] = parts
     left_over = [number for number in range(len(pieces)) if number not in found]
@@ -114,14 +114,16 @@ def _sifted(course: Course, context: StageContext, pieces: Sequence[Piece], smal
     return [found[number] for number in range(len(pieces))]
 
 
-def _refuse_empty(settings: Reading, files: Listing, pieces: Sequence[Piece], parts: Sequence[Sequence[Part]]) -> None:
+def _refuse_empty(
+    settings: Reading, files: FileListing, pieces: Sequence[Piece], parts: Sequence[Sequence[Part]]
+) -> None:
     """Raise UserError for a source without a record."""
     read: Counter[int] = Counter()
     for piece, mine in zip(pieces, parts, strict=True):
-        read[piece.file.place] += sum(part.account.rows_in for part in mine)
+        read[piece.file.source_index] += sum(part.account.rows_in for part in mine)
     for place, source in enumerate(settings.sources):
         if not read[place]:
-            paths = [file.path for file in files.files if file.place == place]
+            paths = [file.path for file in files.files if file.source_index == place]
             where = paths[0] if len(paths) == 1 else source.path
             raise UserError(say("there is no record in it", "其中没有任何记录"), where)
 
@@ -141,25 +143,27 @@ def _write_contamination(questions: Questions, parts: Sequence[Part], out: Path)
     }
 
 
-def _check(whole: FileAccount, settings: Reading, files: Listing, out: Path) -> None:
+def _check(whole: FileStats, settings: Reading, files: FileListing, out: Path) -> None:
     """Refuse a result from which too much was dropped: a wrong format or field looks just like that."""
-    lost = sum(count for reason, count in whole.dropped.items() if reason not in COPIES)
+    lost = sum(count for reason, count in whole.dropped.items() if reason not in DUPLICATE_REASONS)
     if whole.rows_kept and lost <= settings.max_dropped * whole.rows_in:
         return
     if not lost:
         what = say("every record is a copy of one in `dedup_against`", "每条记录都是 dedup_against 中已有记录的重复")
         raise UserError(what, settings.sources[0].path)
-    commonest = max((reason for reason in whole.dropped if reason not in COPIES), key=lambda r: whole.dropped[r])
+    commonest = max(
+        (reason for reason in whole.dropped if reason not in DUPLICATE_REASONS), key=lambda r: whole.dropped[r]
+    )
     with (out / "dropped.jsonl").open(encoding="utf-8") as lines:
         first = next(row for row in map(json.loads, lines) if row["reason"] == commonest)
     detail = f" ({first['detail']})" if "detail" in first else ""
-    why = f"{reason_text(commonest)}{detail}"
+    why = f"{describe_reason(commonest)}{detail}"
     kept = f"{lost} / {whole.rows_in}"
     hint = say(
         f"every dropped row is in {out / 'dropped.jsonl'}; `max_dropped` sets the limit",
         f"被丢弃的行都在 {out / 'dropped.jsonl'}；上限由 max_dropped 设置",
     )
     message = say(f"too many rows are dropped ({kept}), as this one: {why}", f"丢弃的行过多（{kept}），例如此行：{why}")
-    name, _, line = first["place"].rpartition(":")
+    name, _, line = first["location"].rpartition(":")
     path = next(file.path for file in files.files if file.name == name)
     raise UserError(message, f"{path}:{line}", hint)

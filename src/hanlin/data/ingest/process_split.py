@@ -22,15 +22,15 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_bytes
 from hanlin.core.i18n import say
-from hanlin.data.formats.base import Found
-from hanlin.data.formats.detect import Written, read_records
+from hanlin.data.formats.base import ParsedRow
+from hanlin.data.formats.detect import DetectedFormat, read_records
 from hanlin.data.ingest.executor import Meter
 from hanlin.data.ingest.shards import PART_CHARACTERS, PART_ROWS, Columns, Part, finished_parts
 from hanlin.data.ingest.spec import Course, Origin
 from hanlin.data.ingest.splits import BREAKS, Piece
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.lines import LONGEST_LINE
-from hanlin.data.ledger import Drop, FileAccount, dropped_line, reason_text
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.lines import MAX_LINE_LENGTH
+from hanlin.data.ledger import Drop, FileStats, describe_reason, format_dropped_row
 
 """Bytes of a piece. The number of cores must not count: a run that goes on with other cores finds the same pieces."""
 _TOLD_ROWS = 500
@@ -54,7 +54,7 @@ class _PieceReader:
         self._course, self._piece, self._meter, self._metered = course, piece, meter, 0
         self._file, self._sieve, self._questions = piece.file, course.sieve, course.questions
         formats = self._sieve.formats(piece.file)
-        self._written = Written(piece.look.layout, next(one for one in formats if one.name == piece.look.format))
+        self._written = DetectedFormat(piece.look.layout, next(one for one in formats if one.name == piece.look.format))
 
     def parts(self) -> list[Part]:
         piece = self._piece
@@ -62,8 +62,8 @@ class _PieceReader:
         if parts and parts[-1].last:
             return parts
         self._check_unchanged()
-        with Tape(self._file.path, piece.span) as tape:
-            finds: Iterator[Found[Any]] = read_records(self._file, tape, self._written)
+        with InputFile(self._file.path, piece.span) as tape:
+            finds: Iterator[ParsedRow[Any]] = read_records(self._file, tape, self._written)
             done = sum(part.account.rows_in for part in parts)
             finds = islice(finds, done, piece.limit if piece.limit is None else max(piece.limit, done))
             while not (parts and parts[-1].last):
@@ -73,7 +73,7 @@ class _PieceReader:
         self._meter.add(piece.bytes - self._metered)
         return parts
 
-    def _tell(self, tape: Tape) -> None:
+    def _tell(self, tape: InputFile) -> None:
         position = min(self._piece.bytes, max(self._metered, tape.position - self._piece.span.start))
         self._meter.add(position - self._metered)
         self._metered = position
@@ -92,10 +92,10 @@ class _PieceReader:
         if not same:
             raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self._file.path, hint)
 
-    def _sift_part(self, stem: Path, finds: Iterator[Found[Any]], tape: Tape) -> Part:
+    def _sift_part(self, stem: Path, finds: Iterator[ParsedRow[Any]], tape: InputFile) -> Part:
         """Sift up to a part's worth of rows and write them; the account comes last, and makes the part a whole one."""
         file, written = self._file, self._written
-        account = FileAccount(file.name, written.name, written.layout.encoding, file.settings.license)
+        account = FileStats(file.name, written.name, written.layout.encoding, file.settings.license)
         hits: Counter[str] = Counter()
         kept: list[bytes] = []
         dropped: list[bytes] = []
@@ -103,17 +103,17 @@ class _PieceReader:
         size, last = 0, True
         for found in finds:
             account.rows_in += 1
-            origin = Origin(f"{file.name}#{found.number}", f"{file.name}:{found.line}", file.settings.license)
+            origin = Origin(f"{file.name}#{found.record_number}", f"{file.name}:{found.line}", file.settings.license)
             judged = self._judged(found, origin, hits, tape)
             if isinstance(judged, Drop):
                 account.dropped[judged.reason] += 1
-                dropped.append((dropped_line(judged, origin.source, found.row) + "\n").encode("utf-8"))
+                dropped.append((format_dropped_row(judged, origin.source, found.row) + "\n").encode("utf-8"))
                 size += len(dropped[-1])
             else:
                 record, line, tail, changed = judged
                 account.changed.update(changed)
                 kept.append(line)
-                columns.add(record, found.number, found.line, len(line), tail)
+                columns.add(record, found.record_number, found.line, len(line), tail)
                 size += len(line)
             if account.rows_in % _TOLD_ROWS == 0:
                 self._tell(tape)
@@ -128,14 +128,14 @@ class _PieceReader:
         return part
 
     def _judged(
-        self, found: Found[Any], origin: Origin, hits: Counter[str], tape: Tape
+        self, found: ParsedRow[Any], origin: Origin, hits: Counter[str], tape: InputFile
     ) -> tuple[Any, bytes, int, tuple[str, ...]] | Drop:
         """The record with its line, how many bytes of that follow its place, and the rules that changed it."""
         if isinstance(found.item, Drop):
             if found.item.reason in BREAKS and self._course.settings.on_error == "stop":
                 hint = say("`on_error: drop` leaves such lines out", "on_error: drop 可跳过这样的行")
-                message = f"{reason_text(found.item.reason)} ({found.item.detail})"
-                raise UserError(message, f"{self._file.path}:{tape.lines_before() + found.line}", hint)
+                message = f"{describe_reason(found.item.reason)} ({found.item.detail})"
+                raise UserError(message, f"{self._file.path}:{tape.count_lines_before() + found.line}", hint)
             return found.item
         judged = self._sieve.judge(found.item, origin)
         if isinstance(judged, Drop):
@@ -161,18 +161,18 @@ class _PieceReader:
 def known_piece(course: Course, piece: Piece) -> Part:
     """The records of another stage in a span of its file, to compare with."""
     stem = course.parts / f"{piece.name}-00000"
-    account = FileAccount(piece.file.name, "", "utf-8")
+    account = FileStats(piece.file.name, "", "utf-8")
     columns = Columns(course.sieve, course.seed)
     at = []
-    with Tape(piece.file.path, piece.span) as tape:
-        for line, size, begins in tape.lines(LONGEST_LINE):
+    with InputFile(piece.file.path, piece.span) as tape:
+        for line, size, begins in tape.lines(MAX_LINE_LENGTH):
             account.rows_in += 1
             try:
                 record = course.sieve.record.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 kind = course.sieve.record.kind
                 message = say(f"not a record of `{kind}`: {error}", f"不是 {kind} 记录：{error}")
-                place = f"{piece.file.path}:{tape.lines_before() + tape.lines_read}"
+                place = f"{piece.file.path}:{tape.count_lines_before() + tape.lines_read}"
                 raise UserError(message, place) from error
             columns.add(record, account.rows_in, tape.lines_read, size, 0)
             at.append(begins)

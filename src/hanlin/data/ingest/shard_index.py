@@ -17,7 +17,7 @@ from hanlin.data.dedup.cluster import Places
 from hanlin.data.ingest.shards import Part
 from hanlin.data.ingest.spec import Course
 
-PLACE = re.compile(rb'("place": "(?:[^"\\]|\\.)*:)(\d+)"')
+PLACE = re.compile(rb'("location": "(?:[^"\\]|\\.)*:)(\d+)"')
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from hanlin.data.dedup.keys import copy_key, exact_key
 from hanlin.data.dedup.minhash import band_keys, salted, signatures
 from hanlin.data.ingest.spec import Course, Sieve
 from hanlin.data.ingest.splits import Piece
-from hanlin.data.ledger import FileAccount
+from hanlin.data.ledger import FileStats
 
 PART_ROWS = 20_000
 
@@ -34,7 +34,7 @@ class Part:
     to its end; then `lines` is how many lines the piece has."""
 
     stem: Path
-    account: FileAccount
+    account: FileStats
     questions: Mapping[str, int] = field(default_factory=dict)
     last: bool = True
     lines: int = 0
@@ -69,7 +69,7 @@ def finished_parts(course: Course, piece: Piece) -> list[Part]:
             row = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             break
-        account = FileAccount(
+        account = FileStats(
             **{**row["account"], "dropped": Counter(row["account"]["dropped"]),
                "changed": Counter(row["account"]["changed"])}
         )  # fmt: skip

@@ -46,7 +46,7 @@ class Sieve(Generic[Item, Record]):
     record: type[Record]
     file_name: str
     formats: Callable[[SourceFile], Sequence[Format[Item]]]
-    elsewhere: Mapping[str, Sequence[Format[Any]]]
+    other_formats: Mapping[str, Sequence[Format[Any]]]
     judge: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
     content: Callable[[Record], str]
     text: Callable[[Record], str]

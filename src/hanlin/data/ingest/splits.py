@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hanlin.data.formats.detect import how_written
+from hanlin.data.formats.detect import detect_format
 from hanlin.data.ingest.executor import Meter
 from hanlin.data.ingest.spec import Course
-from hanlin.data.io.input_file import WHOLE, Span, Tape
-from hanlin.data.io.layout import Layout, can_be_divided
+from hanlin.data.io.input_file import WHOLE_FILE, ByteRange, InputFile
+from hanlin.data.io.layout import Layout, is_splittable
 from hanlin.data.io.sources import SourceFile
 
 PIECE_BYTES = 1 << 24
 
 
-BREAKS = frozenset({"broken_json", "undecodable", "endless_line", "broken_csv"})
+BREAKS = frozenset({"broken_json", "undecodable", "line_too_long", "broken_csv"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +28,20 @@ class Look:
     size: int
     changed: int
 
-    def pieces(self) -> list[Span]:
+    def pieces(self) -> list[ByteRange]:
         if not self.divisible or self.size <= PIECE_BYTES:
-            return [WHOLE]
+            return [WHOLE_FILE]
         starts = range(0, self.size, PIECE_BYTES)
-        return [Span(start, start + PIECE_BYTES if start + PIECE_BYTES < self.size else None) for start in starts]
+        return [ByteRange(start, start + PIECE_BYTES if start + PIECE_BYTES < self.size else None) for start in starts]
 
 
 def look(course: Course, file: SourceFile, meter: Meter) -> Look:
     """Find out how a file is written. Raises UserError as `how_written` does, and where it changes meanwhile."""
-    with Tape(file.path) as tape:
-        status, packed = file.path.stat(), tape.packed
-        written = how_written(file, course.sieve.formats(file), course.sieve.elsewhere)
+    with InputFile(file.path) as tape:
+        status, packed = file.path.stat(), tape.is_compressed
+        written = detect_format(file, course.sieve.formats(file), course.sieve.other_formats)
         tape.check_unchanged()
-    divisible = not packed and can_be_divided(written.layout)
+    divisible = not packed and is_splittable(written.layout)
     return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
 
 
@@ -52,7 +52,7 @@ class Piece:
 
     file: SourceFile
     look: Look
-    span: Span
+    span: ByteRange
     name: str
     limit: int | None = None
     known: bool = False

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.io.input_file import Tape
-from hanlin.data.text.common_characters import COMMON, EVERYDAY
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.text.common_characters import COMMON_CHARS, FREQUENT_CHARS
 
-_SAMPLE = 1 << 16
+_SAMPLE_BYTES = 1 << 16
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -27,49 +27,49 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-_NO_TEXT = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
+_NOT_TEXT_CODECS = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape", "utf-7"})
 _MULTIBYTE_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _WIDE_UTF8 = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}")
-_LEAST_PLAUSIBLE = 0.12
-_NEARLY_ALL, _ENOUGH = 0.9, 100
-_MIXED = 0.1
-_MOST_ZEROS = 0.01
+_MIN_FREQUENT_FRACTION = 0.12
+_MIN_COMMON_FRACTION, _MIN_COMMON_CHARS = 0.9, 100
+_MIN_MIXED_FRACTION = 0.1
+_MAX_NUL_FRACTION = 0.01
 
 
-def encoding_of(path: Path) -> str:
+def detect_encoding(path: Path) -> str:
     """The Python name of the file's encoding.
 
     A file with a few damaged bytes gets the encoding of its other bytes: decoding it says where the damage is.
     Raises UserError when no encoding that we know makes Chinese of it, when it is no text, and when some of its lines
     are UTF-8 and others are not.
     """
-    with Tape(path) as tape:
+    with InputFile(path) as tape:
         head = next(tape.chunks(), b"")
     for mark, name in _BOMS:
         if head.startswith(mark):
             return name
-    wide = _wide_without_mark(head)
+    wide = _detect_wide_encoding(head)
     if wide:
         return wide
-    offset = undecodable_at(path, "utf-8")
+    offset = find_undecodable_byte(path, "utf-8")
     if offset is None:
-        _refuse_zeros(path, head)
+        _refuse_binary(path, head)
         return "utf-8"
-    lines = _telling_lines(path)
+    lines = _sample_non_ascii_lines(path)
     sample = b"".join(line for _, line in lines)
-    if _mostly_utf8(sample):
+    if _is_mostly_utf8(sample):
         return "utf-8"
     readings = []
     for name in ("gb18030", "big5hkscs", "cp950", "utf-16-le", "utf-16-be"):
-        if undecodable_at(path, name) is None:
-            source = head[: _SAMPLE & ~1] if name.startswith("utf-16") else sample
-            readings.append((*likeness(codecs.getincrementaldecoder(name)("strict").decode(source)), name))
+        if find_undecodable_byte(path, name) is None:
+            source = head[: _SAMPLE_BYTES & ~1] if name.startswith("utf-16") else sample
+            readings.append((*score_reading(codecs.getincrementaldecoder(name)("strict").decode(source)), name))
     best = max(readings, key=lambda reading: reading[0], default=(0.0, False, ""))
     if not (best[1] and best[2].startswith("utf-16")):
-        _refuse_mixture(path, lines)
+        _refuse_mixed_encodings(path, lines)
     if not best[1]:
-        damaged = [(*likeness(sample.decode(name, "replace")), name) for name in ("gb18030", "big5hkscs")]
-        damaged = [row for row in damaged if undecodable_at(path, row[2]) is not None]
+        damaged = [(*score_reading(sample.decode(name, "replace")), name) for name in ("gb18030", "big5hkscs")]
+        damaged = [row for row in damaged if find_undecodable_byte(path, row[2]) is not None]
         best = max(damaged, key=lambda reading: reading[0], default=best)
     if best[1]:
         return best[2]
@@ -84,13 +84,13 @@ def encoding_of(path: Path) -> str:
     raise UserError(message, path, hint)
 
 
-def plausibility(text: str) -> float:
+def frequent_char_fraction(text: str) -> float:
     """How Chinese a reading of unknown bytes looks: the share of everyday characters among all beyond ASCII."""
     beyond = [char for char in text if char > "\x7f"]
-    return sum(char in EVERYDAY for char in beyond) / len(beyond) if beyond else 0.0
+    return sum(char in FREQUENT_CHARS for char in beyond) / len(beyond) if beyond else 0.0
 
 
-def likeness(text: str) -> tuple[float, bool]:
+def score_reading(text: str) -> tuple[float, bool]:
     """A mark that ranks readings of unknown bytes, and whether this one is Chinese at all.
 
     Everyday characters tell prose; a list of names or plants has few of them, but the characters that it has are nearly
@@ -99,33 +99,35 @@ def likeness(text: str) -> tuple[float, bool]:
     beyond = [char for char in text if char > "\x7f"]
     if not beyond:
         return 0.0, False
-    everyday = sum(char in EVERYDAY for char in beyond) / len(beyond)
-    common = sum(char in COMMON for char in beyond) / len(beyond)
-    return everyday + common, everyday >= _LEAST_PLAUSIBLE or (common >= _NEARLY_ALL and len(beyond) >= _ENOUGH)
+    everyday = sum(char in FREQUENT_CHARS for char in beyond) / len(beyond)
+    common = sum(char in COMMON_CHARS for char in beyond) / len(beyond)
+    return everyday + common, everyday >= _MIN_FREQUENT_FRACTION or (
+        common >= _MIN_COMMON_FRACTION and len(beyond) >= _MIN_COMMON_CHARS
+    )
 
 
-def undecodable_at(path: Path, encoding: str) -> int | None:
+def find_undecodable_byte(path: Path, encoding: str) -> int | None:
     """The offset of the first byte that is not text in this encoding, or None when all of it is."""
-    with Tape(path) as tape:
-        for _, offset in _strictly(tape, encoding):
+    with InputFile(path) as tape:
+        for _, offset in _decode_strictly(tape, encoding):
             if offset is not None:
                 return offset
     return None
 
 
-def decoded(tape: Tape, encoding: str) -> Iterator[str]:
+def decode_chunks(tape: InputFile, encoding: str) -> Iterator[str]:
     """The text of a file, piece by piece. Raises UserError with the offset of the first byte that is not text."""
-    for text, offset in _strictly(tape, encoding):
+    for text, offset in _decode_strictly(tape, encoding):
         if offset is not None:
-            raise _not_decodable(tape.path, encoding, offset)
+            raise _decode_error(tape.path, encoding, offset)
         yield text
 
 
-def look(path: Path, encoding: str, characters: int) -> str:
+def read_head(path: Path, encoding: str, characters: int) -> str:
     """The start of a file, for looking at its layout only: bytes that are not text are shown as U+FFFD."""
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     start = ""
-    with Tape(path) as tape:
+    with InputFile(path) as tape:
         for chunk in tape.chunks():
             start += decoder.decode(chunk)
             if len(start) >= characters:
@@ -133,7 +135,7 @@ def look(path: Path, encoding: str, characters: int) -> str:
     return start[:characters]
 
 
-def check_encoding(name: str, path: Path) -> str:
+def resolve_encoding(name: str, path: Path) -> str:
     """The encoding that a person wrote, if there is such a one; UTF-16 and UTF-32 without a mark get their byte order.
 
     Raises UserError.
@@ -142,23 +144,23 @@ def check_encoding(name: str, path: Path) -> str:
         found = codecs.lookup(name)
     except LookupError:
         found = None
-    if found is None or found.name in _NO_TEXT or not getattr(found, "_is_text_encoding", True):
+    if found is None or found.name in _NOT_TEXT_CODECS or not getattr(found, "_is_text_encoding", True):
         hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
         raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
     if found.name not in ("utf-16", "utf-32"):
         return found.name
-    with Tape(path) as tape:
+    with InputFile(path) as tape:
         head = next(tape.chunks(), b"")
     if not head or any(head.startswith(mark) and marked == found.name for mark, marked in _BOMS):
         return found.name
-    told = encoding_of(path)
+    told = detect_encoding(path)
     if told.startswith(found.name):
         return told
     hint = say(f"write {found.name}-le or {found.name}-be", f"请写 {found.name}-le 或 {found.name}-be")
     raise UserError(say(f"no {found.name} byte order mark", f"没有 {found.name} 字节序标记"), path, hint)
 
 
-def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:
+def _decode_strictly(tape: InputFile, encoding: str) -> Iterator[tuple[str, int | None]]:
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     read = 0
     for chunk in tape.chunks():
@@ -176,7 +178,7 @@ def _strictly(tape: Tape, encoding: str) -> Iterator[tuple[str, int | None]]:
         yield "", read - pending + error.start
 
 
-def _not_decodable(path: Path, encoding: str, offset: int) -> UserError:
+def _decode_error(path: Path, encoding: str, offset: int) -> UserError:
     hint = say(
         "name the encoding with `encoding`, or drop such lines with `on_error: drop`",
         "可用 encoding 指明编码，或用 on_error: drop 丢弃这些行",
@@ -186,9 +188,9 @@ def _not_decodable(path: Path, encoding: str, offset: int) -> UserError:
     )
 
 
-def _wide_without_mark(head: bytes) -> str | None:
+def _detect_wide_encoding(head: bytes) -> str | None:
     """UTF-16 of mostly Latin text betrays itself by zero bytes on every other place, UTF-32 on every fourth."""
-    sample = head[: _SAMPLE & ~3]
+    sample = head[: _SAMPLE_BYTES & ~3]
     if len(sample) < 8 or not len(sample) // 20 <= sample.count(0) <= 0.9 * len(sample):
         return None
     quarter = len(sample) // 4
@@ -202,9 +204,9 @@ def _wide_without_mark(head: bytes) -> str | None:
     return None
 
 
-def _refuse_zeros(path: Path, head: bytes) -> None:
+def _refuse_binary(path: Path, head: bytes) -> None:
     zeros = head.count(0)
-    if zeros > _MOST_ZEROS * len(head):
+    if zeros > _MAX_NUL_FRACTION * len(head):
         message = say(
             f"not text: {zeros} of its first {len(head)} bytes are NUL",
             f"不是文本：前 {len(head)} 字节中有 {zeros} 个 NUL",
@@ -212,17 +214,17 @@ def _refuse_zeros(path: Path, head: bytes) -> None:
         raise UserError(message, path)
 
 
-def _refuse_mixture(path: Path, lines: list[tuple[int, bytes]]) -> None:
+def _refuse_mixed_encodings(path: Path, lines: list[tuple[int, bytes]]) -> None:
     """Refuse a file of which some lines are UTF-8 and others GB18030 or Big5, as joined files are."""
     kinds: dict[str, list[tuple[int, int]]] = {"UTF-8": [], "GB18030": [], "Big5": []}
     for number, line in lines:
-        kind = _kind_of_line(line)
+        kind = _detect_line_encoding(line)
         if kind:
             kinds[kind].append((number, len(line)))
     sizes = {kind: sum(size for _, size in found) for kind, found in kinds.items()}
     other = max(("GB18030", "Big5"), key=lambda kind: sizes[kind])
     total = sizes["UTF-8"] + sizes[other]
-    if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIXED * total:
+    if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIN_MIXED_FRACTION * total:
         return
     first, second = kinds["UTF-8"][0][0], kinds[other][0][0]
     hint = say(
@@ -236,39 +238,43 @@ def _refuse_mixture(path: Path, lines: list[tuple[int, bytes]]) -> None:
     raise UserError(message, path, hint)
 
 
-def _kind_of_line(line: bytes) -> str | None:
+def _detect_line_encoding(line: bytes) -> str | None:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
         pass
     else:
-        return "UTF-8" if len(_WIDE_UTF8.findall(line)) > 2 and plausibility(text) >= _LEAST_PLAUSIBLE else None
+        return (
+            "UTF-8"
+            if len(_WIDE_UTF8.findall(line)) > 2 and frequent_char_fraction(text) >= _MIN_FREQUENT_FRACTION
+            else None
+        )
     marks = []
     for kind, name in (("GB18030", "gb18030"), ("Big5", "big5hkscs")):
         try:
             text = line.decode(name)
         except UnicodeDecodeError:
             continue
-        if plausibility(text) >= _LEAST_PLAUSIBLE:
-            marks.append((likeness(text)[0], kind))
+        if frequent_char_fraction(text) >= _MIN_FREQUENT_FRACTION:
+            marks.append((score_reading(text)[0], kind))
     return max(marks)[1] if marks else None
 
 
-def _telling_lines(path: Path) -> list[tuple[int, bytes]]:
+def _sample_non_ascii_lines(path: Path) -> list[tuple[int, bytes]]:
     """The first lines that are not plain ASCII, with their numbers, whole, up to a sample's size."""
     sample = []
     size = 0
-    with Tape(path) as tape:
-        for number, (line, _, _) in enumerate(tape.lines(4 * _SAMPLE), start=1):
+    with InputFile(path) as tape:
+        for number, (line, _, _) in enumerate(tape.lines(4 * _SAMPLE_BYTES), start=1):
             if not line.isascii():
                 sample.append((number, line))
                 size += len(line)
-            if size >= _SAMPLE:
+            if size >= _SAMPLE_BYTES:
                 break
     return sample
 
 
-def _mostly_utf8(sample: bytes) -> bool:
+def _is_mostly_utf8(sample: bytes) -> bool:
     """Whether the bytes beyond ASCII are nearly all parts of whole UTF-8 characters: UTF-8 with a few broken bytes."""
     beyond = sum(byte > 0x7F for byte in sample)
     whole = sum(len(match.group()) for match in _MULTIBYTE_UTF8.finditer(sample))

@@ -20,23 +20,23 @@ from typing import Any, BinaryIO, TypeVar, cast
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
-CHUNK = 1 << 20
-_PACKED_PIECE = 1 << 16
-Piece = TypeVar("Piece")
+CHUNK_SIZE = 1 << 20
+_COMPRESSED_CHUNK_SIZE = 1 << 16
+Chunk = TypeVar("Chunk")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteRange:
     """The lines of a file that begin at byte `start` or later, and before `stop` (none: up to the end)."""
 
     start: int = 0
     stop: int | None = None
 
 
-WHOLE = Span()
+WHOLE_FILE = ByteRange()
 
 
-class Tape:
+class InputFile:
     """A file opened for reading, unpacked on the way (gzip, bzip2, xz, zstandard by their first bytes).
 
     `stream` gives the unpacked bytes, `head` are the first packed ones, `position` says how far the file itself has
@@ -44,7 +44,7 @@ class Tape:
     opened or is no regular file (a pipe can be read only once).
     """
 
-    def __init__(self, path: Path, span: Span = WHOLE) -> None:
+    def __init__(self, path: Path, span: ByteRange = WHOLE_FILE) -> None:
         self.path = path
         self.span = span
         self.lines_read = 0
@@ -52,7 +52,7 @@ class Tape:
             if not stat.S_ISREG(path.stat().st_mode):
                 raise UserError(say("not a regular file", "不是普通文件"), path)
             self._file = path.open("rb")
-            self._state = _state(os.fstat(self._file.fileno()))
+            self._state = _file_state(os.fstat(self._file.fileno()))
             head = self._file.read(6)
             self._file.seek(0)
         except OSError as error:
@@ -61,7 +61,7 @@ class Tape:
         self.stream: BinaryIO = self._unpacked(head)
 
     @property
-    def packed(self) -> bool:
+    def is_compressed(self) -> bool:
         return self.stream is not self._file
 
     def _unpacked(self, head: bytes) -> BinaryIO:
@@ -79,7 +79,7 @@ class Tape:
                 raise UserError(
                     say("zstandard is needed to unpack it", "解压需要 zstandard"), self.path, hint
                 ) from error
-            return cast(BinaryIO, io.BufferedReader(_ZstdReader(self._file, zstandard.ZstdDecompressor()), CHUNK))
+            return cast(BinaryIO, io.BufferedReader(_ZstdReader(self._file, zstandard.ZstdDecompressor()), CHUNK_SIZE))
         return self._file
 
     @property
@@ -88,7 +88,7 @@ class Tape:
 
     def chunks(self) -> Iterator[bytes]:
         """The unpacked bytes. Raises UserError when the packed file is broken or cut short, or changes meanwhile."""
-        return self._guarded(iter(lambda: self.stream.read(CHUNK), b""))
+        return self._guarded(iter(lambda: self.stream.read(CHUNK_SIZE), b""))
 
     def lines(self, longest: int) -> Iterator[tuple[bytes, int, int]]:
         """The unpacked lines with their line ends, their lengths, and where they begin; of a line that is longer than
@@ -100,7 +100,7 @@ class Tape:
         while (stop is None or at < stop) and (line := self.stream.readline(longest)):
             length = len(line)
             if length == longest and not line.endswith(b"\n"):
-                while rest := self.stream.readline(CHUNK):
+                while rest := self.stream.readline(CHUNK_SIZE):
                     length += len(rest)
                     if rest.endswith(b"\n"):
                         break
@@ -114,27 +114,27 @@ class Tape:
         start, stop = self.span.start, self.span.stop
         if not start:
             return 0
-        assert not self.packed
+        assert not self.is_compressed
         self._file.seek(start - 1)
         at = start - 1
         while stop is None or at < stop:
-            piece = self._file.readline(CHUNK if stop is None else min(CHUNK, stop - at))
+            piece = self._file.readline(CHUNK_SIZE if stop is None else min(CHUNK_SIZE, stop - at))
             at += len(piece)
             if not piece or piece.endswith(b"\n"):
                 break
         return at
 
-    def lines_before(self) -> int:
+    def count_lines_before(self) -> int:
         """How many lines of the file begin before the span."""
         count, left = 0, self.span.start
         with self.path.open("rb") as file:
-            while left and (piece := file.read(min(CHUNK, left))):
+            while left and (piece := file.read(min(CHUNK_SIZE, left))):
                 count += piece.count(b"\n")
                 left -= len(piece)
             file.seek(max(0, self.span.start - 1))
             return count + (self.span.start > 0 and file.read(1) != b"\n")
 
-    def _guarded(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+    def _guarded(self, pieces: Iterator[Chunk]) -> Iterator[Chunk]:
         try:
             yield from pieces
         except (EOFError, zlib.error, lzma.LZMAError, OSError, _zstd_error()) as error:
@@ -145,14 +145,14 @@ class Tape:
     def check_unchanged(self) -> None:
         """Raise UserError when the file is another now than when it was opened: half of it old, half new is neither."""
         try:
-            same = _state(self.path.stat()) == self._state
+            same = _file_state(self.path.stat()) == self._state
         except OSError:
             same = False
         if not same:
             hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
             raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self.path, hint)
 
-    def __enter__(self) -> Tape:
+    def __enter__(self) -> InputFile:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -160,7 +160,7 @@ class Tape:
         self._file.close()
 
 
-def _state(status: os.stat_result) -> tuple[int, int, int]:
+def _file_state(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -179,7 +179,7 @@ class _ZstdReader(io.RawIOBase):
     def readinto(self, target: Any) -> int:
         while not self._ready:
             packed = b"" if self._frame is None else self._frame.unused_data
-            packed = packed or self._file.read(_PACKED_PIECE)
+            packed = packed or self._file.read(_COMPRESSED_CHUNK_SIZE)
             if not packed:
                 if self._frame is not None and not self._frame.eof:
                     raise EOFError("the last frame is not complete")

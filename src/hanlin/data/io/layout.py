@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from hanlin.data.io.encodings import check_encoding, decoded, encoding_of, look
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.json_rows import cut_short, json_rows, jsonl_rows, split_rows
-from hanlin.data.io.lines import Row, record_lines, text_rows
+from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.json_rows import is_truncated, read_json_rows, read_jsonl_rows, read_split_rows
+from hanlin.data.io.lines import Row, read_record_lines, read_text_rows
 from hanlin.data.io.sources import SourceFile
-from hanlin.data.io.tables import arrow_rows, csv_rows, parquet_rows
+from hanlin.data.io.tables import read_arrow_rows, read_csv_rows, read_parquet_rows
 from hanlin.data.ledger import Drop
 
-_BY_LINE = (".jsonl", ".ndjson", ".jl", ".jsonlines")
-_LOOK = 1 << 18
+_JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jl", ".jsonlines")
+_HEAD_CHARS = 1 << 18
 _BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
-_BY_NAME = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+_TABLE_SUFFIXES = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
 _SPLITS = re.compile(r'\{\s*"(?:train|valid|validation|dev|test)"\s*:\s*\[')
 _HEADING = re.compile(
     r"^\s*(?:第[零〇一二三四五六七八九十百千两\d]{1,9}[章回节卷集部篇]|chapter\s+[\divxlc]+\b)", re.I | re.M
@@ -43,28 +43,28 @@ class Layout:
     encoding: str
 
 
-def layout_of(file: SourceFile) -> Layout:
+def detect_layout(file: SourceFile) -> Layout:
     """Look at a file and say how its rows lie. Raises UserError when that cannot be told."""
     asked = file.settings.format
-    table = _table(file)
+    table = _detect_table(file)
     if table:
         return Layout(table, "binary")
-    encoding = _encoding(file)
+    encoding = _choose_encoding(file)
     if asked.startswith("text"):
         return Layout(asked, encoding)
     if file.suffix in (".csv", ".tsv"):
         return Layout(file.suffix[1:], encoding)
-    head = look(file.path, encoding, _LOOK).replace("\r\n", "\n").replace("\r", "\n")
-    return Layout(_container(head, file.suffix), encoding)
+    head = read_head(file.path, encoding, _HEAD_CHARS).replace("\r\n", "\n").replace("\r", "\n")
+    return Layout(_detect_container(head, file.suffix), encoding)
 
 
-def can_be_divided(layout: Layout) -> bool:
+def is_splittable(layout: Layout) -> bool:
     """Whether a file that is not packed can be read from the middle: a line is a row, and ends with the byte 10 alone
     (which is part of no character in any encoding but the wide ones)."""
     return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
 
 
-def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
+def read_rows(file: SourceFile, layout: Layout, tape: InputFile) -> Iterator[Row]:
     """The rows of a file in order.
 
     A broken line of JSON Lines, of CSV or of line-by-line text comes as a Drop. In the other layouts what follows a
@@ -72,52 +72,52 @@ def rows_of(file: SourceFile, layout: Layout, tape: Tape) -> Iterator[Row]:
     """
     kind, encoding = layout.container, layout.encoding
     if kind == "parquet":
-        return parquet_rows(file.path)
+        return read_parquet_rows(file.path)
     if kind == "arrow":
-        return arrow_rows(file.path)
+        return read_arrow_rows(file.path)
     if kind == "jsonl":
-        return jsonl_rows(tape, encoding)
+        return read_jsonl_rows(tape, encoding)
     if kind == "text_lines":
-        return (row for row in record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
+        return (row for row in read_record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
     if kind in ("json_list", "json_objects"):
-        return json_rows(file.path, decoded(tape, encoding), listed=kind == "json_list")
+        return read_json_rows(file.path, decode_chunks(tape, encoding), is_list=kind == "json_list")
     if kind == "json_splits":
-        return split_rows(file.path, decoded(tape, encoding))
+        return read_split_rows(file.path, decode_chunks(tape, encoding))
     if kind in ("csv", "tsv"):
-        return csv_rows(file.path, decoded(tape, encoding), "\t" if kind == "tsv" else ",")
-    return text_rows(decoded(tape, encoding), blocks=kind == "text_blocks")
+        return read_csv_rows(file.path, decode_chunks(tape, encoding), "\t" if kind == "tsv" else ",")
+    return read_text_rows(decode_chunks(tape, encoding), blocks=kind == "text_blocks")
 
 
-def _table(file: SourceFile) -> str | None:
+def _detect_table(file: SourceFile) -> str | None:
     """Which binary table the file is, by its name or by its first bytes."""
-    if file.suffix in _BY_NAME:
-        return _BY_NAME[file.suffix]
-    with Tape(file.path) as tape:
+    if file.suffix in _TABLE_SUFFIXES:
+        return _TABLE_SUFFIXES[file.suffix]
+    with InputFile(file.path) as tape:
         head = tape.head
     return next((kind for magic, kind in _BINARY if head.startswith(magic)), None)
 
 
-def _encoding(file: SourceFile) -> str:
+def _choose_encoding(file: SourceFile) -> str:
     if file.settings.encoding != "auto":
-        return check_encoding(file.settings.encoding, file.path)
-    return encoding_of(file.path)
+        return resolve_encoding(file.settings.encoding, file.path)
+    return detect_encoding(file.path)
 
 
 # --- which layout -------------------------------------------------------------------------------------------------
 
 
-def _container(head: str, suffix: str) -> str:
+def _detect_container(head: str, suffix: str) -> str:
     start = head.lstrip("\ufeff \t\n")
-    if suffix == ".json" or suffix in _BY_LINE:
-        return _json_layout(start, suffix)
+    if suffix == ".json" or suffix in _JSONL_SUFFIXES:
+        return _detect_json_container(start, suffix)
     if suffix not in (".md", ".markdown", ".html", ".htm") and start[:1] in ("{", "["):
-        layout = _json_layout(start, suffix)
-        if _opens_as_json(start, layout):
+        layout = _detect_json_container(start, suffix)
+        if _starts_as_json(start, layout):
             return layout
-    return text_layout(head, suffix)
+    return detect_text_container(head, suffix)
 
 
-def _json_layout(start: str, suffix: str) -> str:
+def _detect_json_container(start: str, suffix: str) -> str:
     line, _, rest = start.partition("\n")
     if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
         return "json_splits"
@@ -130,7 +130,7 @@ def _json_layout(start: str, suffix: str) -> str:
     rest = rest.lstrip()
     if not isinstance(whole, list) or rest:
         return "jsonl"
-    return "jsonl" if suffix in _BY_LINE and _is_conversation(whole) else "json_list"
+    return "jsonl" if suffix in _JSONL_SUFFIXES and _is_conversation(whole) else "json_list"
 
 
 def _is_conversation(row: list[Any]) -> bool:
@@ -146,20 +146,20 @@ def _is_object(line: str) -> bool:
     return isinstance(value, dict) and len(value) > 0
 
 
-def _opens_as_json(start: str, layout: str) -> bool:
+def _starts_as_json(start: str, layout: str) -> bool:
     if layout == "jsonl":
         return True
     text = start[1:].lstrip() if layout == "json_list" else start
     try:
         json.JSONDecoder().raw_decode(text)
     except json.JSONDecodeError as error:
-        return cut_short(error, len(text))
+        return is_truncated(error, len(text))
     except (ValueError, RecursionError):
         return True
     return True
 
 
-def text_layout(head: str, suffix: str) -> str:
+def detect_text_container(head: str, suffix: str) -> str:
     """Whether plain text is one document, blocks between blank lines, or one document per line.
 
     Told from its first quarter of a million characters. A piece on its own must be long enough to be a document: 100
@@ -178,20 +178,20 @@ def text_layout(head: str, suffix: str) -> str:
         return "text_blocks" if _are_documents([block for block in _BLANK.split(head) if block.strip()]) else "text"
     if len(_HEADING.findall(head)) > 1:
         return "text"
-    return "text_lines" if statistics.fmean(map(_width, filled)) >= 150 else "text"
+    return "text_lines" if statistics.fmean(map(_text_width, filled)) >= 150 else "text"
 
 
 def _are_documents(blocks: list[str]) -> bool:
-    if len(blocks) < 2 or statistics.median(map(_width, blocks)) < 100:
+    if len(blocks) < 2 or statistics.median(map(_text_width, blocks)) < 100:
         return False
     headings = sum(len(_HEADING.findall(block)) for block in blocks)
     if headings > 1 and 2 * sum(bool(_HEADING.match(block)) for block in blocks) < len(blocks):
         return False
     inner = [line.rstrip() for block in blocks for line in block.strip().split("\n")[:-1]]
     broken = sum(not line.endswith(_SENTENCE_ENDS) for line in inner)
-    return len(inner) < len(blocks) or 10 * broken < 7 * len(inner) or max(map(_width, inner)) > 50
+    return len(inner) < len(blocks) or 10 * broken < 7 * len(inner) or max(map(_text_width, inner)) > 50
 
 
-def _width(text: str) -> float:
+def _text_width(text: str) -> float:
     narrow = len(text.encode("ascii", "ignore"))
     return 0.4 * narrow + (len(text) - narrow)

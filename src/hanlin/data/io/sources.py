@@ -19,12 +19,12 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.data.text.lexicons import words
 
-READABLE = words(
+READABLE_SUFFIXES = words(
     ".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather"
 )
-_ROWS = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
-_DESCRIBING = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
-PACKED = words(".gz .bz2 .xz .zst .zstd")
+_ROW_SUFFIXES = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
+_METADATA_FILES = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
+COMPRESSED_SUFFIXES = words(".gz .bz2 .xz .zst .zstd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,27 @@ class SourceFile:
 
     path: Path
     name: str
-    place: int
+    source_index: int
     settings: Source
 
     @property
     def suffix(self) -> str:
         """The ending that tells what is inside, in lower case: `.jsonl` of `a.jsonl.gz`."""
         endings = [ending.lower() for ending in self.path.suffixes]
-        while endings and endings[-1] in PACKED:
+        while endings and endings[-1] in COMPRESSED_SUFFIXES:
             endings.pop()
         return endings[-1] if endings else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class FileListing:
     """`files` in the order of the sources; `skipped` are names found in folders that no reader is made for."""
 
     files: tuple[SourceFile, ...]
     skipped: tuple[str, ...]
 
 
-def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
+def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
     """Every file that the sources name: folders are walked in sorted order, packed files count by what is inside.
 
     In an artifact's folder only the records to learn from are taken, not the held-out or dropped ones. In a folder of
@@ -67,7 +67,7 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
         before = len(found)
         for path in inputs.paths(f"sources.{place}.path"):
             if path.is_dir():
-                for file, readable in _sorted_out(_walk(path)):
+                for file, readable in _classify_files(_walk_folder(path)):
                     if readable:
                         found.append((place, file))
                     else:
@@ -77,16 +77,18 @@ def listing(sources: Sequence[Source], inputs: Inputs) -> Listing:
             else:
                 raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
         if len(found) == before:
-            hint = say(f"readable are {' '.join(sorted(READABLE))}", f"可读取：{' '.join(sorted(READABLE))}")
+            hint = say(
+                f"readable are {' '.join(sorted(READABLE_SUFFIXES))}", f"可读取：{' '.join(sorted(READABLE_SUFFIXES))}"
+            )
             raise UserError(say("there is no file to read", "没有可读取的文件"), source.path, hint)
-    names = _names([path for _, path in found])
+    names = _make_unique_names([path for _, path in found])
     files = tuple(
         SourceFile(path, name, place, sources[place]) for (place, path), name in zip(found, names, strict=True)
     )
-    return Listing(files, tuple(skipped))
+    return FileListing(files, tuple(skipped))
 
 
-def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
+def list_reference_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
     """The records of the artifacts in `dedup_against`, those to learn from and the held-out ones; or a file of them."""
     paths: list[Path] = []
     for path in inputs.paths("dedup_against"):
@@ -96,10 +98,10 @@ def known_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
         if not found:
             raise UserError(say(f"there is no {file_name} in it", f"其中没有 {file_name}"), path)
         paths += found
-    return [SourceFile(path, f"known-{number:05d}", 0, _ANY) for number, path in enumerate(paths)]
+    return [SourceFile(path, f"known-{number:05d}", 0, _ANY_SOURCE) for number, path in enumerate(paths)]
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk_folder(folder: Path) -> list[Path]:
     """Files below a folder, sorted by their path as text; hidden ones and those that only describe are left out."""
     records = sorted(record_files(folder))
     if records and (folder / "ledger.json").is_file():
@@ -113,29 +115,29 @@ def _walk(folder: Path) -> list[Path]:
     return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _sorted_out(files: list[Path]) -> list[tuple[Path, bool]]:
+def _classify_files(files: list[Path]) -> list[tuple[Path, bool]]:
     """Each file of a folder, and whether it is to be read: by its name, and not beside the rows that it describes."""
-    with_rows = {file.parent for file in files if _suffix(file) in _ROWS and file.name not in _DESCRIBING}
+    with_rows = {file.parent for file in files if _suffix(file) in _ROW_SUFFIXES and file.name not in _METADATA_FILES}
     sorted_out = []
     for file in files:
         card = file.name == "README.md" and any(file.parent in (folder, *folder.parents) for folder in with_rows)
-        describes = card or (file.name in _DESCRIBING and file.parent / "state.json" in files)
-        sorted_out.append((file, _readable(file) and not describes and not file.is_dir()))
+        describes = card or (file.name in _METADATA_FILES and file.parent / "state.json" in files)
+        sorted_out.append((file, _is_readable(file) and not describes and not file.is_dir()))
     return sorted_out
 
 
 def _suffix(path: Path) -> str:
-    return SourceFile(path, "", 0, _ANY).suffix
+    return SourceFile(path, "", 0, _ANY_SOURCE).suffix
 
 
-def _readable(path: Path) -> bool:
-    return _suffix(path) in READABLE
+def _is_readable(path: Path) -> bool:
+    return _suffix(path) in READABLE_SUFFIXES
 
 
-_ANY = Source(path=".")
+_ANY_SOURCE = Source(path=".")
 
 
-def _names(paths: list[Path]) -> list[str]:
+def _make_unique_names(paths: list[Path]) -> list[str]:
     """The shortest endings of the paths that tell them apart, with a number where a file is read twice."""
     depth = [1] * len(paths)
     while True:
@@ -162,7 +164,7 @@ def _names(paths: list[Path]) -> list[str]:
     return names
 
 
-def files_at(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Listing:
+def find_files(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> FileListing:
     """The files at these paths, folders and globs; `settings` are those of a source (format, encoding, fields, limit).
 
     Raises UserError where there is none.
@@ -176,4 +178,4 @@ def files_at(paths: Sequence[str], settings: Mapping[str, Any] | None = None) ->
         for one in found:
             places[f"sources.{len(sources)}.path"] = (Path(one),)
             sources.append(Source(path=one, **(settings or {})))
-    return listing(sources, Inputs(places))
+    return list_files(sources, Inputs(places))

@@ -14,20 +14,20 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.io.lines import LONGEST_LINE, Row, one_line_end, wide_lines
+from hanlin.data.io.lines import MAX_LINE_LENGTH, Row, bounded_lines, normalize_newlines
 from hanlin.data.ledger import Drop
 
-_BATCH = 1024
+_BATCH_ROWS = 1024
 _ARROW_MAGIC = b"ARROW1"
 
 
-def csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator[Row]:
+def read_csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator[Row]:
     """A row for each record below the header; one with other columns comes as a Drop.
 
     Raises UserError where quotes are broken: what follows cannot be told apart.
     """
-    csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(_lines_with_ends(path, pieces), delimiter=delimiter, strict=True)
+    csv.field_size_limit(MAX_LINE_LENGTH)
+    reader = csv.reader(_read_csv_lines(path, pieces), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -46,11 +46,11 @@ def csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator[Row]
         raise UserError(say(f"not CSV: {error}", f"不是合法 CSV：{error}"), f"{path}:{line}", hint) from error
 
 
-def _lines_with_ends(path: Path, pieces: Iterator[str]) -> Iterator[str]:
+def _read_csv_lines(path: Path, pieces: Iterator[str]) -> Iterator[str]:
     last = 0
-    for row in wide_lines(one_line_end(pieces), LONGEST_LINE):
+    for row in bounded_lines(normalize_newlines(pieces), MAX_LINE_LENGTH):
         if row.line == last:
-            message = say(f"a line of more than {LONGEST_LINE} characters", f"一行超过 {LONGEST_LINE} 个字符")
+            message = say(f"a line of more than {MAX_LINE_LENGTH} characters", f"一行超过 {MAX_LINE_LENGTH} 个字符")
             raise UserError(message, f"{path}:{row.line}")
         last = row.line
         yield row.value + "\n"
@@ -62,29 +62,29 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(say(f"two columns are called '{twice}'", f"有两列都叫“{twice}”"), f"{path}:1")
 
 
-def parquet_rows(path: Path) -> Iterator[Row]:
+def read_parquet_rows(path: Path) -> Iterator[Row]:
     """The rows of a Parquet file. Raises UserError when it is broken."""
-    parquet = _pyarrow(path, "parquet")
+    parquet = _import_pyarrow(path, "parquet")
 
     def batches() -> Iterator[Any]:
         with parquet.ParquetFile(path) as table:
-            yield from table.iter_batches(batch_size=_BATCH)
+            yield from table.iter_batches(batch_size=_BATCH_ROWS)
 
-    return _table_rows(path, "Parquet", batches())
+    return _read_batches(path, "Parquet", batches())
 
 
-def arrow_rows(path: Path) -> Iterator[Row]:
+def read_arrow_rows(path: Path) -> Iterator[Row]:
     """The rows of an Arrow file, written as a stream (as `datasets` does) or for random access (Feather).
 
     Raises UserError when it is broken or cut short.
     """
-    ipc = _pyarrow(path, "ipc")
+    ipc = _import_pyarrow(path, "ipc")
 
     def batches() -> Iterator[Any]:
         with path.open("rb") as file:
-            listed = file.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
+            is_list = file.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
             file.seek(0)
-            if listed:
+            if is_list:
                 with ipc.open_file(file) as table:
                     for number in range(table.num_record_batches):
                         yield table.get_batch(number)
@@ -92,10 +92,10 @@ def arrow_rows(path: Path) -> Iterator[Row]:
                 with ipc.open_stream(file) as stream:
                     yield from stream
 
-    return _table_rows(path, "Arrow", batches())
+    return _read_batches(path, "Arrow", batches())
 
 
-def _pyarrow(path: Path, module: str) -> Any:
+def _import_pyarrow(path: Path, module: str) -> Any:
     try:
         import pyarrow.ipc
         import pyarrow.parquet
@@ -105,7 +105,7 @@ def _pyarrow(path: Path, module: str) -> Any:
     return getattr(pyarrow, module)
 
 
-def _table_rows(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
+def _read_batches(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
     from pyarrow import ArrowException
 
     number = 0
@@ -115,10 +115,10 @@ def _table_rows(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
             twice = next((name for name in batch.schema.names if batch.schema.names.count(name) > 1), None)
             if twice is not None:
                 raise UserError(say(f"two columns are called '{twice}'", f"有两列都叫“{twice}”"), path)
-            for start in range(0, batch.num_rows, _BATCH):
-                for value in batch.slice(start, _BATCH).to_pylist():
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                for value in batch.slice(start, _BATCH_ROWS).to_pylist():
                     number += 1
-                    yield Row(number, {name: _plain(item) for name, item in value.items()})
+                    yield Row(number, {name: _to_json_value(item) for name, item in value.items()})
     except MemoryError as error:
         raise UserError(
             say(f"not {kind}: it asks for too much memory", f"不是合法 {kind}：所需内存过大"), path
@@ -128,7 +128,7 @@ def _table_rows(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
         raise UserError(say(f"not {kind}: {first}", f"不是合法 {kind}：{first}"), path) from error
 
 
-def _plain(value: Any) -> Any:
+def _to_json_value(value: Any) -> Any:
     """A cell as JSON knows it: bytes are text where they are UTF-8 and nothing else, NaN is nothing, dates are text."""
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -140,7 +140,7 @@ def _plain(value: Any) -> Any:
         except UnicodeDecodeError:
             return None
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _to_json_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json_value(item) for item in value]
     return str(value)

@@ -10,59 +10,59 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
-LONGEST = 480
-_COMPARED = 1_200
-_BEFORE = 60
-_MOST_PARTS = 8
-_ANSWERS = ("chosen", "rejected", "answer")
+MAX_EXCERPT_CHARS = 480
+_MAX_DIFF_CHARS = 1_200
+_CONTEXT_CHARS = 60
+_MAX_PARTS = 8
+_ANSWER_FIELDS = ("chosen", "rejected", "answer")
 
 Parts = list[tuple[str, str]]
 Marked = list[tuple[bool, str]]
 
 
-def parts(row: Any) -> Parts:
+def split_parts(row: Any) -> Parts:
     """What a record or a row of a file says, as (label, text); a text alone has no label."""
     if not isinstance(row, Mapping):
-        return [("", row if isinstance(row, str) else _json(row))]
+        return [("", row if isinstance(row, str) else _to_json(row))]
     if isinstance(row.get("messages"), Sequence) and not isinstance(row["messages"], str):
-        return [_turn(turn) for turn in row["messages"]]
+        return [_turn_part(turn) for turn in row["messages"]]
     if "prompt" in row and isinstance(row["prompt"], list):
-        turns = [_turn(turn) for turn in row["prompt"]]
+        turns = [_turn_part(turn) for turn in row["prompt"]]
         verdict = {True: " (good)", False: " (bad)"}.get(row.get("good", ""), "")
-        return turns + [(name + verdict, _turn(row[name])[1]) for name in _ANSWERS if name in row]
+        return turns + [(name + verdict, _turn_part(row[name])[1]) for name in _ANSWER_FIELDS if name in row]
     if isinstance(row.get("text"), str):
         return [("", row["text"])]
-    return [(str(name), value if isinstance(value, str) else _json(value)) for name, value in row.items()]
+    return [(str(name), value if isinstance(value, str) else _to_json(value)) for name, value in row.items()]
 
 
-def plain(row: Any) -> str:
+def to_plain_text(row: Any) -> str:
     """The text of a record, without labels."""
-    return "\n".join(text for _, text in parts(row))
+    return "\n".join(text for _, text in split_parts(row))
 
 
-def characters(row: Any) -> int:
-    return sum(len(text) for _, text in parts(row))
+def count_characters(row: Any) -> int:
+    return sum(len(text) for _, text in split_parts(row))
 
 
-def excerpt(row: Any, longest: int = LONGEST) -> list[dict[str, Any]]:
+def make_excerpt(row: Any, longest: int = MAX_EXCERPT_CHARS) -> list[dict[str, Any]]:
     """The beginnings of a row's parts, about `longest` characters in all, and how many characters are left out."""
     shown: list[dict[str, Any]] = []
-    whole = parts(row)
-    share = max(80, longest // max(1, min(len(whole), _MOST_PARTS)))
-    for label, text in whole[:_MOST_PARTS]:
+    whole = split_parts(row)
+    share = max(80, longest // max(1, min(len(whole), _MAX_PARTS)))
+    for label, text in whole[:_MAX_PARTS]:
         cut = text[:share]
         shown.append({"label": label, "text": cut, "more": len(text) - len(cut)})
-    if len(whole) > _MOST_PARTS:
-        rest = sum(len(text) for _, text in whole[_MOST_PARTS:])
-        shown.append({"label": f"+{len(whole) - _MOST_PARTS}", "text": "", "more": rest})
+    if len(whole) > _MAX_PARTS:
+        rest = sum(len(text) for _, text in whole[_MAX_PARTS:])
+        shown.append({"label": f"+{len(whole) - _MAX_PARTS}", "text": "", "more": rest})
     return shown
 
 
-def compared(one: str, other: str) -> tuple[Marked, Marked]:
+def diff_texts(one: str, other: str) -> tuple[Marked, Marked]:
     """Both texts from shortly before their first difference, in pieces: (differs, text)."""
     same = next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
-    start = max(0, same - _BEFORE)
-    left, right = (text[start : start + _COMPARED] for text in (one, other))
+    start = max(0, same - _CONTEXT_CHARS)
+    left, right = (text[start : start + _MAX_DIFF_CHARS] for text in (one, other))
     ahead: Marked = [(False, "…")] if start else []
     pieces: tuple[Marked, Marked] = ([*ahead], [*ahead])
     for kind, a, b, c, d in SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
@@ -70,25 +70,25 @@ def compared(one: str, other: str) -> tuple[Marked, Marked]:
             if piece:
                 side.append((kind != "equal", piece))
     for side, text in zip(pieces, (one, other), strict=True):
-        if len(text) > start + _COMPARED:
+        if len(text) > start + _MAX_DIFF_CHARS:
             side.append((False, "…"))
     return pieces
 
 
-def _turn(turn: Any) -> tuple[str, str]:
+def _turn_part(turn: Any) -> tuple[str, str]:
     if not isinstance(turn, Mapping):
-        return "", _json(turn)
+        return "", _to_json(turn)
     said = turn.get("text", turn.get("content", ""))
-    said = said if isinstance(said, str) else _json(said)
-    calls = "\n".join(_json(call) for call in turn.get("tool_calls") or ())
+    said = said if isinstance(said, str) else _to_json(said)
+    calls = "\n".join(_to_json(call) for call in turn.get("tool_calls") or ())
     return str(turn.get("role", "")), "\n".join(filter(None, (said, calls)))
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def sample_of(row: Any, longest: int = 300) -> str:
+def shorten_row(row: Any, longest: int = 300) -> str:
     """A record on one line, cut to so many characters."""
     text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
     return text if len(text) <= longest else text[: longest - 1] + "…"

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
-from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, JUDGED_FIELDS, PAIR_FIELDS
+from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, PREFERENCE_FIELDS, UNPAIRED_FIELDS
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
-from hanlin.data.formats.detect import LOOKED_AT, renamed
-from hanlin.data.formats.registry import FORMATS
-from hanlin.data.io.input_file import Tape
-from hanlin.data.io.layout import layout_of, rows_of
-from hanlin.data.io.sources import SourceFile, files_at
+from hanlin.data.formats.detect import SAMPLE_ROWS, rename_fields
+from hanlin.data.formats.registry import FORMATS_BY_STAGE
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, read_rows
+from hanlin.data.io.sources import SourceFile, find_files
 from hanlin.data.ledger import Drop
 from hanlin.data.stages import conversations, corpus, preferences, unpaired_preferences
 
@@ -35,8 +35,8 @@ _STAGES: dict[str, tuple[type[Reading], Any, str]] = {
     "corpus": (Corpus, corpus, "documents.jsonl"),
 }
 _FIELDS = {
-    "unpaired_preferences": JUDGED_FIELDS,
-    "preferences": PAIR_FIELDS,
+    "unpaired_preferences": UNPAIRED_FIELDS,
+    "preferences": PREFERENCE_FIELDS,
     "conversations": CHAT_FIELDS,
     "corpus": DOCUMENT_FIELDS,
 }
@@ -48,11 +48,11 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
 
     `settings` are those of a source (format, encoding, fields, limit). Raises UserError where there is no file.
     """
-    found = files_at(paths, settings)
+    found = find_files(paths, settings)
     for file in found.files:
         row: dict[str, Any] = {"path": str(file.path)}
         try:
-            row |= _looked_into(file)
+            row |= _inspect_file(file)
         except UserError as error:
             row["error"] = str(error)
         except OSError as error:
@@ -66,33 +66,35 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
         }
 
 
-def stage_for(file: SourceFile) -> str:
+def detect_stage(file: SourceFile) -> str:
     """The stage whose formats the first rows of a file fit; `corpus` where none does, which says best what it saw."""
     asked = file.settings.format
-    named = next((stage for stage, formats in FORMATS.items() if any(known.name == asked for known in formats)), None)
+    named = next(
+        (stage for stage, formats in FORMATS_BY_STAGE.items() if any(known.name == asked for known in formats)), None
+    )
     if named is not None:
         return named
-    with Tape(file.path) as tape:
-        first = list(islice(rows_of(file, layout_of(file), tape), LOOKED_AT))
-    for stage, formats in FORMATS.items():
+    with InputFile(file.path) as tape:
+        first = list(islice(read_rows(file, detect_layout(file), tape), SAMPLE_ROWS))
+    for stage, formats in FORMATS_BY_STAGE.items():
         fields = {ours: theirs for ours, theirs in file.settings.fields.items() if ours in _FIELDS[stage]}
-        rows = [renamed(row, fields).value for row in first if not isinstance(row.value, Drop)]
+        rows = [rename_fields(row, fields).value for row in first if not isinstance(row.value, Drop)]
         if any(known.recognize(value) for value in rows for known in formats):
             return stage
     return "corpus"
 
 
-def _looked_into(file: SourceFile) -> dict[str, Any]:
-    stage = stage_for(file)
+def _inspect_file(file: SourceFile) -> dict[str, Any]:
+    stage = detect_stage(file)
     with tempfile.TemporaryDirectory(prefix="hanlin-inspect-") as folder:
         out = Path(folder)
         try:
-            sift_files(stage, [file], out, dedup="exact")
+            run_stage(stage, [file], out, dedup="exact")
         except UserError:
             if not (out / "ledger.json").is_file():
                 raise
         ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-        samples = _samples(out / _STAGES[stage][2], ledger["rows_kept"])
+        samples = _read_samples(out / _STAGES[stage][2], ledger["rows_kept"])
     (account,) = ledger["files"]
     return {
         "stage": stage,
@@ -108,7 +110,7 @@ def _looked_into(file: SourceFile) -> dict[str, Any]:
     }
 
 
-def sift_files(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) -> None:
+def run_stage(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) -> None:
     """Run a stage with its default settings, and `more`, on files of any quality; nothing is held out."""
     kind, module, _ = _STAGES[stage]
     sources = tuple(file.settings.model_copy(update={"path": str(file.path)}) for file in files)
@@ -117,7 +119,7 @@ def sift_files(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) 
     module.run(kind(sources=sources, **options), inputs, out, StageContext(progress=Progress(quiet=True)))
 
 
-def _samples(path: Path, count: int) -> list[Any]:
+def _read_samples(path: Path, count: int) -> list[Any]:
     """The first record, the last and the one in the middle."""
     wanted = {0, count // 2, count - 1} if count else set()
     with path.open(encoding="utf-8", newline="\n") as lines:

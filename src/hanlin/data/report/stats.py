@@ -20,19 +20,19 @@ from hanlin.chat.token_counts import Count
 from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.report.excerpts import characters, compared, excerpt, plain
-from hanlin.data.text.language_id import language_of
+from hanlin.data.report.excerpts import count_characters, diff_texts, make_excerpt, to_plain_text
+from hanlin.data.text.language_id import identify_language
 
 DROPPED = "dropped.jsonl"
 LEDGER = "ledger.json"
-_BATCH = 256
-_JUDGED = 20_000
+_BATCH_ROWS = 256
+_LANGUAGE_CHARS = 20_000
 _REASON = re.compile(rb'\{"reason": "([a-z_]+)"')
 _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class SampleSizes:
     """How much of a stage is looked at: kept records for figures, kept records shown, rows shown for each reason and
     pairs of near copies shown."""
 
@@ -43,26 +43,26 @@ class Taken:
     seed: int = 0
 
 
-def is_data(folder: Path) -> bool:
+def is_data_artifact(folder: Path) -> bool:
     return (folder / LEDGER).is_file()
 
 
-def stage_figures(
-    folder: Path, name: str, taken: Taken = Taken(), counting: Callable[[str], Count] | None = None
+def compute_stage_stats(
+    folder: Path, name: str, taken: SampleSizes = SampleSizes(), counting: Callable[[str], Count] | None = None
 ) -> dict[str, Any]:
     """The figures of one data artifact. `counting` gives for the kind of records what counts their tokens; without it
     lengths are characters.
 
     Raises UserError where the folder is no data artifact, or its ledger or records cannot be read.
     """
-    ledger = _ledger(folder)
+    ledger = _read_ledger(folder)
     records = record_kind(folder)
     if records is None:
         raise UserError(say("there are no records in it", "其中没有数据记录"), folder)
-    files = [_file_row(row) for row in ledger.get("files") or ledger.get("sources") or []]
+    files = [_file_stats(row) for row in ledger.get("files") or ledger.get("sources") or []]
     kept = [*record_files(folder, records), folder / VALIDATION_FILE]
-    dropped = _dropped(folder / DROPPED, ledger["dropped"], taken)
-    seen = _kept(kept, taken, None if counting is None else counting(records), set(dropped.pairs))
+    dropped = _sample_dropped(folder / DROPPED, ledger["dropped"], taken)
+    seen = _sample_kept(kept, taken, None if counting is None else counting(records), set(dropped.pairs))
     for place, row in enumerate(files):
         found = seen.languages_of.get(f"{place}/" if "tokens" in row else row["file"], Counter())
         row["languages"] = dict(found.most_common())
@@ -88,16 +88,16 @@ def stage_figures(
             name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licenses.most_common()
         },
         "lengths": {
-            **_lengths(seen.lengths, "characters" if counting is None else "tokens"),
+            **_summarize_lengths(seen.lengths, "characters" if counting is None else "tokens"),
             "unrendered": dict(seen.unrendered.most_common()),
         },
         "kept_samples": seen.shown,
         "dropped_samples": dropped.shown,
-        "near_duplicates": list(_pairs(dropped.pairs, seen.wanted)),
+        "near_duplicates": list(_diff_near_duplicates(dropped.pairs, seen.wanted)),
     }
 
 
-def _ledger(folder: Path) -> dict[str, Any]:
+def _read_ledger(folder: Path) -> dict[str, Any]:
     try:
         ledger = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
         ledger["rows_in"], ledger["rows_kept"], ledger["dropped"].items()
@@ -106,7 +106,7 @@ def _ledger(folder: Path) -> dict[str, Any]:
     return dict(ledger)
 
 
-def _file_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _file_stats(row: Mapping[str, Any]) -> dict[str, Any]:
     """A file of a reading stage, or a source of a mix, as a row of the report."""
     dropped = row.get("dropped")
     if dropped is None:
@@ -132,20 +132,20 @@ def _file_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class _Dropped:
+class _DroppedSample:
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pairs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _dropped(path: Path, counts: Mapping[str, int], taken: Taken) -> _Dropped:
+def _sample_dropped(path: Path, counts: Mapping[str, int], taken: SampleSizes) -> _DroppedSample:
     """Rows of each reason to show, and near copies by the id of the record that they copy."""
-    found = _Dropped({reason: [] for reason in sorted(counts, key=lambda reason: -counts[reason])})
+    found = _DroppedSample({reason: [] for reason in sorted(counts, key=lambda reason: -counts[reason])})
     chance = random.Random(taken.seed)
     wanted = {reason: set(chance.sample(range(count), min(taken.dropped, count))) for reason, count in counts.items()}
     near = counts.get("near_duplicate", 0)
     paired = set(chance.sample(range(near), min(taken.pairs, near)))
     met: Counter[str] = Counter()
-    for line in _lines(path):
+    for line in _read_lines(path):
         opening = _REASON.match(line)
         reason = opening[1].decode() if opening else ""
         place = met[reason]
@@ -153,16 +153,16 @@ def _dropped(path: Path, counts: Mapping[str, int], taken: Taken) -> _Dropped:
         shows, pairs = place in wanted.get(reason, ()), reason == "near_duplicate" and place in paired
         if not shows and not pairs:
             continue
-        row = _row(line, path)
-        said = {"place": row.get("place", ""), "detail": row.get("detail", ""), "of": row.get("of", "")}
+        row = _parse_line(line, path)
+        fields = {name: row.get(name, "") for name in ("location", "detail", "duplicate_of")}
         if shows:
-            found.shown[reason].append({**said, "parts": excerpt(row["row"]) if "row" in row else []})
+            found.shown[reason].append({**fields, "parts": make_excerpt(row["row"]) if "row" in row else []})
         if pairs:
-            found.pairs[row["of"]].append({**said, "text": plain(row["row"])})
+            found.pairs[row["duplicate_of"]].append({**fields, "text": to_plain_text(row["row"])})
     return found
 
 
-def _pairs(
+def _diff_near_duplicates(
     pairs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Near copies beside what they copy, the differing characters marked."""
@@ -170,11 +170,11 @@ def _pairs(
         if of not in kept:
             continue
         for copy in copies:
-            left, right = compared(kept[of]["text"], copy["text"])
+            left, right = diff_texts(kept[of]["text"], copy["text"])
             yield {
-                "of": of,
-                "kept_place": kept[of]["place"],
-                "place": copy["place"],
+                "duplicate_of": of,
+                "kept_location": kept[of]["location"],
+                "location": copy["location"],
                 "kept": [{"differs": differs, "text": text} for differs, text in left],
                 "dropped": [{"differs": differs, "text": text} for differs, text in right],
             }
@@ -184,7 +184,7 @@ def _pairs(
 
 
 @dataclass(slots=True)
-class _Kept:
+class _KeptSample:
     total: int = 0
     looked_at: int = 0
     lengths: list[int] = field(default_factory=list)
@@ -198,9 +198,9 @@ class _Kept:
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _kept(files: Sequence[Path], taken: Taken, count: Count | None, ids: set[str]) -> _Kept:
+def _sample_kept(files: Sequence[Path], taken: SampleSizes, count: Count | None, ids: set[str]) -> _KeptSample:
     """Figures of a sample of the records in these files, some to show, and those with the wanted ids."""
-    found = _Kept(total=sum(1 for file in files for _ in _lines(file)))
+    found = _KeptSample(total=sum(1 for file in files for _ in _read_lines(file)))
     chance = random.Random(taken.seed)
     sample = sorted(chance.sample(range(found.total), min(taken.sample, found.total)))
     chosen = set(sample)
@@ -208,31 +208,31 @@ def _kept(files: Sequence[Path], taken: Taken, count: Count | None, ids: set[str
     waiting: list[Mapping[str, Any]] = []
     place = 0
     for file in files:
-        for line in _lines(file):
+        for line in _read_lines(file):
             named = _ID.match(line) if ids else None
             is_wanted = named is not None and json.loads(named[1]) in ids
             if place in chosen or is_wanted:
-                row = _row(line, file)
+                row = _parse_line(line, file)
                 if is_wanted:
-                    found.wanted[row["id"]] = {"place": row.get("source", ""), "text": plain(row)}
+                    found.wanted[row["id"]] = {"location": row.get("source", ""), "text": to_plain_text(row)}
                 if place in chosen:
-                    _look_at(row, found, place in shown)
+                    _add_record(row, found, place in shown)
                     waiting.append(row)
             place += 1
-            if count is not None and len(waiting) >= _BATCH:
-                _count(count, waiting, file, found)
+            if count is not None and len(waiting) >= _BATCH_ROWS:
+                _add_lengths(count, waiting, file, found)
                 waiting.clear()
             elif count is None:
-                found.lengths += map(characters, waiting)
+                found.lengths += map(count_characters, waiting)
                 waiting.clear()
     if count is not None and waiting:
-        _count(count, waiting, files[0], found)
+        _add_lengths(count, waiting, files[0], found)
     return found
 
 
-def _look_at(row: Mapping[str, Any], found: _Kept, show: bool) -> None:
-    text = plain(row)
-    language = language_of(text[:_JUDGED])
+def _add_record(row: Mapping[str, Any], found: _KeptSample, show: bool) -> None:
+    text = to_plain_text(row)
+    language = identify_language(text[:_LANGUAGE_CHARS])
     found.looked_at += 1
     found.languages[language] += 1
     found.characters[language] += len(text)
@@ -243,10 +243,10 @@ def _look_at(row: Mapping[str, Any], found: _Kept, show: bool) -> None:
     found.languages_of[source.rpartition(":")[0]][language] += 1
     found.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1
     if show:
-        found.shown.append({"id": row["id"], "place": source, "language": language, "parts": excerpt(row)})
+        found.shown.append({"id": row["id"], "location": source, "language": language, "parts": make_excerpt(row)})
 
 
-def _count(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, found: _Kept) -> None:
+def _add_lengths(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, found: _KeptSample) -> None:
     """Add the lengths of rows. Those that the template cannot render (it knows no tools) are told, not refused."""
     try:
         found.lengths += count(rows)
@@ -257,10 +257,10 @@ def _count(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, found: _
             found.unrendered[error.what] += 1
         else:
             for row in rows:
-                _count(count, [row], file, found)
+                _add_lengths(count, [row], file, found)
 
 
-def _lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
+def _summarize_lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
     """A histogram whose bins double: 1-7, 8-15, 16-31, ... (the last ones hold the longest), and what stands where."""
     if not lengths:
         return {"unit": unit, "bins": []}
@@ -270,18 +270,18 @@ def _lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
         {"from": 0 if step == 2 else 2**step, "below": 2 ** (step + 1), "records": steps[step]}
         for step in range(min(steps), max(steps) + 1)
     ]
-    at = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _SHARES.items()}
+    at = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _QUANTILES.items()}
     mean = sum(ordered) / len(ordered)
     return {"unit": unit, "total": sum(ordered), "mean": mean, **at, "longest": ordered[-1], "bins": bins}
 
 
-_SHARES = {"median": 0.5, "nine_in_ten": 0.9, "ninety_nine_in_hundred": 0.99}
+_QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _read_lines(path: Path) -> Iterator[bytes]:
     if not path.is_file():
         return
     try:
@@ -291,7 +291,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
 
 
-def _row(line: bytes, path: Path) -> dict[str, Any]:
+def _parse_line(line: bytes, path: Path) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
         row.keys()

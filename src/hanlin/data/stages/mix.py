@@ -27,7 +27,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.ledger import json_line
+from hanlin.data.ledger import dump_json_line
 
 CHUNK = 5_000
 """Rows that are key_settings or written together: what a killed run may have to do again."""
@@ -217,7 +217,7 @@ def _write(
                 row = _read(sources[owner], owner, int(picks[owner][place]), opened)
                 again = int(times[owner][place])
                 row["id"] = f"{owner}/{row['id']}" + (f"~{again}" if again > 1 else "")
-                file.write((json_line(row) + "\n").encode("utf-8"))
+                file.write((dump_json_line(row) + "\n").encode("utf-8"))
                 if (number + 1) % CHUNK == 0:
                     file.flush()
                     os.fsync(file.fileno())
@@ -266,7 +266,7 @@ def _heldout(folder: Path, place: int) -> Iterator[str]:
         with file.open("rb") as lines:
             for line in lines:
                 row = _row(line, file)
-                yield json_line({**row, "id": f"{place}/{row['id']}"}) + "\n"
+                yield dump_json_line({**row, "id": f"{place}/{row['id']}"}) + "\n"
 
 
 def _account(
@@ -281,7 +281,7 @@ def _account(
             opened: dict[tuple[int, int], BinaryIO] = {}
             for left in np.setdiff1d(np.arange(len(source.tokens)), kept):
                 name = _read(source, place, int(left), opened)["id"]
-                dropped.write(json_line({"reason": "over_budget", "place": f"{place}/{name}"}) + "\n")
+                dropped.write(dump_json_line({"reason": "over_budget", "location": f"{place}/{name}"}) + "\n")
             for file in opened.values():
                 file.close()
             total = int(source.tokens.sum())

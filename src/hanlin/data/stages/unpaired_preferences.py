@@ -11,17 +11,24 @@ from typing import Any
 from hanlin.config.settings.data import Dedup, UnpairedPreferences
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import UnpairedPreference
-from hanlin.data.filters.blocklist import word_list_rules
-from hanlin.data.filters.conversation import characters, clean_turns, guessed_turns, read_aloud, said, unanswerable
-from hanlin.data.filters.rules import text_rules
+from hanlin.data.filters.blocklist import build_blocklist_rules
+from hanlin.data.filters.conversation import (
+    check_trainable,
+    clean_turns,
+    count_characters,
+    guess_lost_chars,
+    join_texts,
+    serialize_turns,
+)
+from hanlin.data.filters.rules import build_text_rules
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
-from hanlin.data.formats.preferences import PAIR_FORMATS
-from hanlin.data.formats.unpaired_preferences import JUDGED_FORMATS, Judged
+from hanlin.data.formats.preferences import PREFERENCE_FORMATS
+from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnpaired
 from hanlin.data.ingest.ingest import sift
 from hanlin.data.ingest.spec import Origin, Sieve
 from hanlin.data.ledger import Drop
-from hanlin.data.text.script import converter
+from hanlin.data.text.script import load_converter
 
 
 def run(settings: UnpairedPreferences, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -33,21 +40,21 @@ def run(settings: UnpairedPreferences, inputs: Inputs, out: Path, context: Stage
     return sift(sieve, settings, inputs, out, context)
 
 
-def sieve(settings: UnpairedPreferences, inputs: Inputs) -> Sieve[Judged, UnpairedPreference]:
+def sieve(settings: UnpairedPreferences, inputs: Inputs) -> Sieve[ParsedUnpaired, UnpairedPreference]:
     """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
-    rules = [*text_rules(settings.rules), *word_list_rules(settings.blocklists, inputs)]
-    convert = converter(settings.convert)
+    rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    convert = load_converter(settings.convert)
 
-    def judge(found: Judged, origin: Origin) -> tuple[UnpairedPreference, tuple[str, ...]] | Drop:
-        turns, marks = guessed_turns((*found.prompt, found.answer), settings.lost_characters)
+    def judge(found: ParsedUnpaired, origin: Origin) -> tuple[UnpairedPreference, tuple[str, ...]] | Drop:
+        turns, marks = guess_lost_chars((*found.prompt, found.answer), settings.lost_characters)
         cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned
         (*prompt, answer), changed = cleaned
-        wrong = unanswerable(prompt, answer)
+        wrong = check_trainable(prompt, answer)
         if wrong is not None:
             return wrong
-        length = characters((*prompt, answer))
+        length = count_characters((*prompt, answer))
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
         meta = origin.meta({**found.meta, **marks})
@@ -56,13 +63,13 @@ def sieve(settings: UnpairedPreferences, inputs: Inputs) -> Sieve[Judged, Unpair
     return Sieve(
         record=UnpairedPreference,
         file_name="unpaired_preferences.jsonl",
-        formats=lambda file: JUDGED_FORMATS,
-        elsewhere={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PAIR_FORMATS},
+        formats=lambda file: UNPAIRED_FORMATS,
+        other_formats={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS},
         judge=judge,
-        content=lambda judged: f"{judged.good}\x1f{said((*judged.prompt, judged.answer))}",
-        text=lambda judged: read_aloud((*judged.prompt, judged.answer)),
+        content=lambda judged: f"{judged.good}\x1f{serialize_turns((*judged.prompt, judged.answer))}",
+        text=lambda judged: join_texts((*judged.prompt, judged.answer)),
         side=lambda judged: judged.prompt[-1].text,
-        characters=lambda judged: characters((*judged.prompt, judged.answer)),
+        characters=lambda judged: count_characters((*judged.prompt, judged.answer)),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
         validation_fraction=settings.validation_fraction,
     )

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-CHARACTERS = 0x20000
+FIRST_SUPPLEMENTARY = 0x20000
 """Tables of characters have an entry for each code point below the supplementary ideographic planes, and one for those
 planes as a whole at the end."""
 
@@ -23,35 +23,37 @@ def code_points(text: str) -> npt.NDArray[np.uint32]:
 
 
 @lru_cache(maxsize=2)
-def places(text: str) -> npt.NDArray[np.intp]:
+def table_indices(text: str) -> npt.NDArray[np.intp]:
     """For each character its place in a table of `CHARACTERS` and one entries."""
-    return places_of(code_points(text))
+    return to_table_indices(code_points(text))
 
 
-def places_of(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-    return (np.minimum(codes, CHARACTERS) if len(codes) and codes.max() > CHARACTERS else codes).astype(np.intp)
+def to_table_indices(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    return (
+        np.minimum(codes, FIRST_SUPPLEMENTARY) if len(codes) and codes.max() > FIRST_SUPPLEMENTARY else codes
+    ).astype(np.intp)
 
 
 @lru_cache(maxsize=4)
-def profile(text: str) -> tuple[int, int, int, int, int, int, int]:
+def count_char_kinds(text: str) -> tuple[int, int, int, int, int, int, int]:
     """How many characters are Han, Latin letters, other letters, digits, common punctuation, symbols, blanks."""
-    return tuple(np.bincount(_kinds().take(places(text)), minlength=7).tolist())  # type: ignore[return-value]
+    return tuple(np.bincount(_char_kind_table().take(table_indices(text)), minlength=7).tolist())  # type: ignore[return-value]
 
 
-_COMMON_POINTS = ".,;:?!'\"()-，。、；：？！“”‘’（）《》〈〉「」『』【】…—·～"
+_COMMON_PUNCTUATION = ".,;:?!'\"()-，。、；：？！“”‘’（）《》〈〉「」『』【】…—·～"
 
 
 @cache
-def _kinds() -> npt.NDArray[np.intp]:
-    categories = "".join(unicodedata.category(chr(code))[0] for code in range(CHARACTERS))
+def _char_kind_table() -> npt.NDArray[np.intp]:
+    categories = "".join(unicodedata.category(chr(code))[0] for code in range(FIRST_SUPPLEMENTARY))
     of_category = {"L": 2, "M": 2, "N": 3, "Z": 6}
-    kinds = np.full(CHARACTERS + 1, 5, dtype=np.intp)
+    kinds = np.full(FIRST_SUPPLEMENTARY + 1, 5, dtype=np.intp)
     kinds[:-1] = [of_category.get(category, 5) for category in categories]
     kinds[[9, 10, 13]] = 6
     for low, high in ((0x41, 0x5B), (0x61, 0x7B), (0xC0, 0xD7), (0xD8, 0xF7), (0xF8, 0x250), (0x1E00, 0x1F00)):
         kinds[low:high] = 1
     for low, high in ((0x2E80, 0x2FE0), (0x3005, 0x3008), (0x3400, 0x4DC0), (0x4E00, 0xA000), (0xF900, 0xFB00)):
         kinds[low:high] = 0
-    kinds[CHARACTERS] = 0
-    kinds[[ord(char) for char in _COMMON_POINTS]] = 4
+    kinds[FIRST_SUPPLEMENTARY] = 0
+    kinds[[ord(char) for char in _COMMON_PUNCTUATION]] = 4
     return kinds

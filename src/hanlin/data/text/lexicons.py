@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hanlin.data.text.prefilter import Sign
+from hanlin.data.text.prefilter import Prefilter
 
 
 def words(text: str) -> frozenset[str]:
@@ -20,24 +20,24 @@ class Phrases:
     """A pattern for any of some phrases, the longer ones tried first, and a sign that says where it is worth trying."""
 
     def __init__(self, phrases: Sequence[str], bits: int) -> None:
-        listed = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
-        self.pattern = re.compile("|".join(map(re.escape, listed)))
-        self.sign = Sign(listed, bits)
+        ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
+        self.pattern = re.compile("|".join(map(re.escape, ordered)))
+        self.prefilter = Prefilter(ordered, bits)
 
-    def found(self, text: str, least: int = 1) -> list[str]:
+    def find_all(self, text: str, least: int = 1) -> list[str]:
         """The phrases in a text, in order; none where there are fewer than `least`."""
-        if self.sign.places_in(text) < least:
+        if self.prefilter.count_candidates(text) < least:
             return []
         hits = self.pattern.findall(text)
         return hits if len(hits) >= least else []
 
 
-def any_of(text: str, *phrases: str, bits: int = 4) -> Phrases:
+def compile_phrases(text: str, *phrases: str, bits: int = 4) -> Phrases:
     """Any of the words of a text, or of phrases with blanks in them."""
     return Phrases((*text.split(), *phrases), bits)
 
 
-CALLS_TO_ACT = any_of(
+CALLS_TO_ACTION = compile_phrases(
     """
     扫码关注 扫码添加 扫码加 扫码进 扫码咨询 二维码关注 识别二维码 扫描二维码 长按二维码 识别图中 扫描下方 扫一扫
     点击这里 点击下方 点击上方 点击链接 点击进入 点击领取 点击关注 点击图片查看 点击图片关注 点击查看 点击阅读
@@ -53,7 +53,7 @@ CALLS_TO_ACT = any_of(
     "Terms of Service", "Terms of Use", "Read more »", "Read More »",
 )  # fmt: skip
 
-BETTING = any_of(
+BETTING_SITES = compile_phrases(
     """
     亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
@@ -62,7 +62,7 @@ BETTING = any_of(
     bits=2,
 )
 
-SELLING = any_of(
+SPAM_PHRASES = compile_phrases(
     """
     博彩 赌场 赌博 投注 下注 百家乐 老虎机 娱乐城 威尼斯人 棋牌 开户送 彩票平台 体育平台 澳门新 娱乐平台 娱乐登录
     注册送 首存 返水 私服 外挂 代开发票 办证 刻章 套现 无抵押 小额贷款 网贷 刷单 日结 兼职招聘
@@ -85,20 +85,22 @@ REFUSAL = re.compile(
     re.I,
 )
 
-OF_ITSELF = re.compile(
+SELF_REFERENCE = re.compile(
     r"我(?:是|叫|就是|名为|的名字|的开发者|的创造者|的全名|由|被|来自|并非|不是)|本(?:模型|助手)"
     r"|作为(?:一[个名款位])? ?(?:由|人工智能|AI|大型?语言|大规模语言|语言模型|聊天|智能|Chat|GPT|MOSS)"
     r"|\b(?:I am|I'm|I’m|I was|my name|my creators?|as an? (?:AI|large|language|artificial)"
     r"|as (?:ChatGPT|GPT|MOSS)|call me)\b",
     re.I,
 )
-MADE = re.compile(r"开发|训练|研发|创造|创建|推出|打造|制作|\b(?:developed|trained|created|made|built)\b", re.I)
-NAMES = re.compile(
+CREATION_VERBS = re.compile(
+    r"开发|训练|研发|创造|创建|推出|打造|制作|\b(?:developed|trained|created|made|built)\b", re.I
+)
+ASSISTANT_NAMES = re.compile(
     r"(?<![A-Za-z0-9])(?:Chat ?GPT(?:[- ]?[34](?:\.5)?)?|GPT(?:[- ]?[345](?:\.5|o)?(?:-turbo)?)?|ChatGLM(?:-?\d?-?6B)?"
     r"|MOSS|Claude|Bard|Gemini|Qwen|DeepSeek|Kimi|Llama(?:[- ]?[23])?|InternLM|Baichuan|BELLE)(?![A-Za-z0-9])"
     r"|文心一言|通义千问|讯飞星火|智谱清言|百川大模型|豆包|盘古大模型"
 )
-MAKERS = re.compile(
+ASSISTANT_VENDORS = re.compile(
     r"(?<![A-Za-z0-9])(?:Open ?AI|Anthropic|Google(?: DeepMind)?|DeepMind|Meta(?: AI)?|Microsoft|Fudan University"
     r"|Tsinghua University|Alibaba(?: Cloud)?|Baidu|Zhipu(?: ?AI)?|DeepSeek|Moonshot(?: ?AI)?)(?![A-Za-z0-9])"
     r"|百度(?:公司)?|阿里(?:巴巴(?:集团)?|云)(?:通义实验室)?|科大讯飞|智谱(?:AI|华章)?|清华大学(?:KEG实验室)?"

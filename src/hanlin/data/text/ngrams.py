@@ -13,13 +13,13 @@ from hanlin.data.text.char_stats import code_points
 _WINDOW = 5_000
 
 
-_CACHED = 8_192
+_CACHE_BLOCK = 8_192
 
 
 _PRIME = 0x9E3779B97F4A7C15
 
 
-def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint64]:
+def hash_ngrams(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of every `length` neighboring code points: a polynomial, well mixed.
 
     Built from the hashes of 1, 2, 4, 8, ... neighbors, so that the work grows with the logarithm of `length`.
@@ -27,9 +27,13 @@ def rolling_hashes(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np
     count = len(codes) - length + 1
     if count <= 0:
         return np.empty(0, dtype=np.uint64)
-    if count > 2 * _CACHED:  # several passes over what fits into the processor's cache are faster than over all of it
-        starts = range(0, count, _CACHED)
-        return np.concatenate([rolling_hashes(codes[start : start + _CACHED + length - 1], length) for start in starts])
+    if (
+        count > 2 * _CACHE_BLOCK
+    ):  # several passes over what fits into the processor's cache are faster than over all of it
+        starts = range(0, count, _CACHE_BLOCK)
+        return np.concatenate(
+            [hash_ngrams(codes[start : start + _CACHE_BLOCK + length - 1], length) for start in starts]
+        )
     block, size = codes.astype(np.uint64), 1
     hashes, done = np.zeros(count, dtype=np.uint64), 0
     while True:
@@ -58,18 +62,18 @@ def _power(exponent: int) -> np.uint64:
     return np.uint64(pow(_PRIME, exponent, 1 << 64))
 
 
-def repetition(text: str, length: int, enough: float = 0.0) -> float:
+def repeated_ngram_fraction(text: str, length: int, enough: float = 0.0) -> float:
     """The share of characters covered by phrases of `length` characters that occurred before in the same window.
 
     0 when it cannot be more than `enough`, which a count of equal phrases tells faster than where they are, and a count
     of equal shorter phrases, of which there are at least as many, faster still.
     """
     codes = code_points(text)
-    if len(codes) < 4 * length or _most_repeats(codes, length) * length <= enough * len(codes):
+    if len(codes) < 4 * length or _max_repeats(codes, length) * length <= enough * len(codes):
         return 0.0
-    hashes = rolling_hashes(codes, length)
+    hashes = hash_ngrams(codes, length)
     windows = [(start, hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW)]
-    again = [_repeats(window) for _, window in windows]
+    again = [_count_repeats(window) for _, window in windows]
     if sum(again) * length <= enough * len(codes):
         return 0.0
     covered = np.zeros(len(codes) + 1, dtype=np.int64)
@@ -82,7 +86,7 @@ def repetition(text: str, length: int, enough: float = 0.0) -> float:
     return float(np.count_nonzero(np.cumsum(covered[:-1])) / len(codes))
 
 
-def _most_repeats(codes: npt.NDArray[np.uint32], length: int) -> int:
+def _max_repeats(codes: npt.NDArray[np.uint32], length: int) -> int:
     """At least as many as there are phrases of `length` that occurred before in their window: the same of their
     beginnings, half as long or longer, by hashes of 32 bits that are not mixed."""
     count, block, size = len(codes) - length + 1, codes, 1
@@ -90,7 +94,7 @@ def _most_repeats(codes: npt.NDArray[np.uint32], length: int) -> int:
         longer = block[:-size] * _power32(size)
         longer += block[size:]
         block, size = longer, 2 * size
-    return sum(_repeats(block[start : min(start + _WINDOW, count)]) for start in range(0, count, _WINDOW))
+    return sum(_count_repeats(block[start : min(start + _WINDOW, count)]) for start in range(0, count, _WINDOW))
 
 
 @cache
@@ -98,6 +102,6 @@ def _power32(exponent: int) -> np.uint32:
     return np.uint32(pow(_PRIME, exponent, 1 << 32))
 
 
-def _repeats(hashes: npt.NDArray[Any]) -> int:
+def _count_repeats(hashes: npt.NDArray[Any]) -> int:
     ordered = np.sort(hashes)
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

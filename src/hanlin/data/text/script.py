@@ -20,7 +20,7 @@ _TABLES = {"simplified": "t2s", "traditional": "s2t"}
 _IDEOGRAPHS = (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0xFB00))
 
 
-def converter(convert: str) -> Callable[[str], str]:
+def load_converter(convert: str) -> Callable[[str], str]:
     """A function that converts a text (`none`: leaves it). Raises UserError when OpenCC is not installed."""
     if convert == "none":
         return str
@@ -35,10 +35,10 @@ def converter(convert: str) -> Callable[[str], str]:
 
 
 @cache
-def folded_characters(convert: str) -> npt.NDArray[np.uint32]:
+def build_conversion_table(convert: str) -> npt.NDArray[np.uint32]:
     """For each code point below 0x20000 what OpenCC makes of it alone; others stay. Read-only, made in 20 ms."""
     table = np.arange(0x20000, dtype=np.uint32)
-    alone = converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
+    alone = load_converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
     for code, char in zip(_IDEOGRAPHS, alone, strict=True):
         if len(char) == 1 and ord(char) < len(table):
             table[code] = ord(char)

@@ -84,8 +84,8 @@ def inspect(
 
 
 def _print_file(row: dict[str, Any]) -> None:
-    from hanlin.data.ledger import reason_text
-    from hanlin.data.report.excerpts import sample_of
+    from hanlin.data.ledger import describe_reason
+    from hanlin.data.report.excerpts import shorten_row
 
     typer.secho(row["path"], bold=True)
     if "error" in row:
@@ -98,9 +98,9 @@ def _print_file(row: dict[str, Any]) -> None:
     )
     typer.echo(f"  {counts}")
     for reason, count in row["dropped"].items():
-        typer.echo(f"    {say('dropped', '丢弃')} {count:,}  {reason}: {reason_text(reason)}")
+        typer.echo(f"    {say('dropped', '丢弃')} {count:,}  {reason}: {describe_reason(reason)}")
     for sample in row["samples"]:
-        typer.echo(f"  · {sample_of(sample)}")
+        typer.echo(f"  · {shorten_row(sample)}")
 
 
 @app.command(
@@ -120,8 +120,8 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.formats.convert import convert as write
-    from hanlin.data.formats.writers import what_is_lost
-    from hanlin.data.ledger import reason_text
+    from hanlin.data.formats.writers import describe_lost_part
+    from hanlin.data.ledger import describe_reason
 
     accounts = write(paths, to, out, _source(format_, encoding, field, limit))
     if as_json:
@@ -134,7 +134,7 @@ def convert(
         )
         typer.echo(f"  {account.format} · {account.encoding} · {counts}")
         for reason, count in sorted(account.dropped.items()):
-            typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {reason_text(reason)}")
-        for part, count in sorted(account.lost.items()):
-            typer.echo(f"    {say('written without', '写出时舍去')} {count:,}  {part}: {what_is_lost(part)}")
+            typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {describe_reason(reason)}")
+        for part, count in sorted(account.lost_parts.items()):
+            typer.echo(f"    {say('written without', '写出时舍去')} {count:,}  {part}: {describe_lost_part(part)}")
     typer.echo(str(out))

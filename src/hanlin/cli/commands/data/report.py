@@ -67,12 +67,12 @@ def report(
         bool, typer.Option("--json", help=say("print the figures as JSON instead", "改为输出 JSON"))
     ] = False,
 ) -> None:
-    from hanlin.data.report.stats import Taken, stage_figures
+    from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
     counting = None if model is None else _counting(model, template)
-    taken = Taken(sample=sample, kept=shown, dropped=shown, pairs=shown)
+    taken = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
     with _stages_of(path) as folders:
-        stages = [stage_figures(folder, name, taken, counting) for name, folder in folders.items()]
+        stages = [compute_stage_stats(folder, name, taken, counting) for name, folder in folders.items()]
     figures = {
         "path": str(path),
         "hanlin": __version__,
@@ -95,16 +95,16 @@ def _counting(model: Path, template: str) -> Callable[[str], Count]:
 @contextmanager
 def _stages_of(path: Path) -> Iterator[Mapping[str, Path]]:
     """The data artifacts that a path stands for, by the names of their stages, in the order in which they were made."""
-    from hanlin.data.report.stats import is_data
+    from hanlin.data.report.stats import is_data_artifact
     from hanlin.pipeline.manifest import read_manifest
 
     if not path.exists():
         raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
-    if path.is_dir() and is_data(path):
+    if path.is_dir() and is_data_artifact(path):
         yield {path.name: path}
         return
     linked = {place.name: _followed(place) for place in sorted(path.iterdir())} if path.is_dir() else {}
-    stages = {name: folder for name, folder in linked.items() if folder.is_dir() and is_data(folder)}
+    stages = {name: folder for name, folder in linked.items() if folder.is_dir() and is_data_artifact(folder)}
     if stages:
 
         def made(name: str) -> str:
@@ -129,18 +129,18 @@ def _followed(place: Path) -> Path:
 
 def _tried(path: Path, scratch: Path) -> dict[str, Path]:
     """Files that no stage made, sifted by the stages that they fit."""
-    from hanlin.data.io.sources import SourceFile, files_at
-    from hanlin.data.report.inspect import sift_files, stage_for
+    from hanlin.data.io.sources import SourceFile, find_files
+    from hanlin.data.report.inspect import detect_stage, run_stage
 
     by_stage: dict[str, list[SourceFile]] = {}
-    for file in files_at([str(path)]).files:
-        by_stage.setdefault(stage_for(file), []).append(file)
+    for file in find_files([str(path)]).files:
+        by_stage.setdefault(detect_stage(file), []).append(file)
     folders = {}
     for stage, files in by_stage.items():
         folders[stage] = scratch / stage
         folders[stage].mkdir()
         try:
-            sift_files(stage, files, folders[stage])
+            run_stage(stage, files, folders[stage])
         except UserError:
             if not (folders[stage] / "ledger.json").is_file():
                 raise

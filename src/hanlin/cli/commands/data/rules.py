@@ -73,9 +73,9 @@ def rules(
         settings, inputs = _of_recipe(files[0], stage, home)
     else:
         settings, inputs = _of_files(files, rule, word_list, against)
-    result = dry_run(settings, inputs, known=of_recipe, limit=limit or None, samples=samples)
+    result = dry_run(settings, inputs, stage_formats_only=of_recipe, limit=limit or None, samples=samples)
     if as_json:
-        print_json({**asdict(result), "verdicts": [asdict(verdict) for verdict in result.verdicts.values()]})
+        print_json({**asdict(result), "effects": [asdict(effect) for effect in result.effects.values()]})
     else:
         _tell(result)
 
@@ -148,23 +148,23 @@ def _tell(result: DryRun) -> None:
             f"共 {result.rows} 条，保留 {result.kept} 条，无法读取 {sum(result.unread.values())} 条；未写任何文件",
         )
     )
-    busy = [verdict for verdict in result.verdicts.values() if verdict.changes or verdict.drops]
+    busy = [effect for effect in result.effects.values() if effect.changes or effect.drops]
     if busy:
         heads = say("rule,changes,drops,first to drop", "规则,改动,丢弃,首个丢弃").split(",")
-        print_table(heads, [[v.rule, str(v.changes), str(v.drops), str(v.drops_first)] for v in busy])
-    for verdict in busy:
-        typer.echo(f"\n{verdict.rule}")
-        for sample in verdict.dropped:
+        print_table(heads, [[v.rule, str(v.changes), str(v.drops), str(v.first_drops)] for v in busy])
+    for effect in busy:
+        typer.echo(f"\n{effect.rule}")
+        for sample in effect.dropped:
             detail = f" ({sample.detail})" if sample.detail else ""
-            typer.echo(f"  ✗ {sample.place}{detail}\n    {sample.text}")
-        for sample in verdict.changed:
-            typer.echo(f"  ~ {sample.place}\n    − {sample.text}\n    + {sample.after}")
-    idle = [verdict.rule for verdict in result.verdicts.values() if not (verdict.changes or verdict.drops)]
+            typer.echo(f"  ✗ {sample.location}{detail}\n    {sample.text}")
+        for sample in effect.changed:
+            typer.echo(f"  ~ {sample.location}\n    − {sample.text}\n    + {sample.after}")
+    idle = [effect.rule for effect in result.effects.values() if not (effect.changes or effect.drops)]
     if idle:
         typer.echo(say(f"\nno effect: {', '.join(idle)}", f"\n无作用：{'、'.join(idle)}"))
     if result.unread:
-        from hanlin.data.ledger import reason_text
+        from hanlin.data.ledger import describe_reason
 
         typer.echo("")
         for reason, count in result.unread.most_common():
-            typer.echo(f"{count} × {reason_text(reason)}")
+            typer.echo(f"{count} × {describe_reason(reason)}")
