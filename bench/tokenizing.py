@@ -47,8 +47,8 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.core.records import Conversation, Message
     from hanlin.train.dataset.encode import ChatEncoder
     from hanlin.train.dataset.encoded import encode_records
-    from hanlin.train.dataset.mask_checks import Contract
-    from hanlin.train.dataset.packed import Rows
+    from hanlin.train.dataset.mask_checks import MaskRules
+    from hanlin.train.dataset.packed import PackedDataset
 
     template = ChatTemplate.load(Path(asked["model"]))
     encoder = ChatEncoder(template, ROW, "truncate_turns")
@@ -73,16 +73,16 @@ def ours(asked: dict[str, Any]) -> dict[str, Any]:
         folder=folder / "rows",
         progress=Progress(quiet=True),
         total=len(rows),
-        quicken=template.tokenizer.quicken,
+        warm_up=template.tokenizer.quicken,
         processes=asked["processes"],
     )
-    Contract.of_chats(template).check(encoded)
-    packed = Rows.packed(encoded, ROW)
+    MaskRules.for_chats(template).check(encoded)
+    packed = PackedDataset.pack_examples(encoded, ROW)
     seconds, processor = time.perf_counter() - begun, sum(os.times()[:4]) - worked
     return {
         "seconds": seconds,
         "processor_seconds": processor,
-        "rows": len(packed.units),
+        "rows": len(packed.samples),
         "tokens": int(encoded.starts[-1]),
         "target_tokens": packed.target_tokens,
     }

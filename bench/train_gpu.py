@@ -5,7 +5,7 @@
 the profiles. HANLIN_TRL names the Python that has TRL, else this one is taken where it has it. All weights are trained
 with AdamW in 8 bits over float32 masters, by both, and need a card of 141 GB. Told are seconds a step without the first
 two, peak memory, and the share of the card's own rate of matrix products: two operations for each weight forward, two
-for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is not key_settings.
+for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is not counted.
 
 `--toy` does the same at a small shape on any machine: for trying the program, not for figures. The last line is one
 JSON object.
@@ -77,8 +77,8 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.core.context import StageContext
     from hanlin.core.progress import Progress
     from hanlin.train.dataset.encoded import EncodedRecords
-    from hanlin.train.dataset.packed import Rows
-    from hanlin.train.dataset.sampler import Order
+    from hanlin.train.dataset.packed import PackedDataset
+    from hanlin.train.dataset.sampler import Sampler
     from hanlin.train.distributed.context import DistContext
     from hanlin.train.load import load_train_model
     from hanlin.train.objectives.next_token import NextToken
@@ -98,7 +98,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         {},
         {},
     )
-    rows = Rows.packed(encoded, length)
+    rows = PackedDataset.pack_examples(encoded, length)
     lora = None
     if asked.get("rank"):
         lora = LoraSettings(rank=asked["rank"], alpha=2 * asked["rank"], quantization=asked.get("packed"))
@@ -114,7 +114,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
         optimizer=asked.get("optimizer", "adamw"),
     )
     model = load_train_model(Path(asked["model"]), settings, 0, dist.device, asked["precision"])
-    order = Order.of(count, asked["passes"], 0)
+    sampler = Sampler.for_batch_size(count, asked["passes"], 0)
     seconds = []
     for name, steps in (("warm", WARM), ("measured", asked["steps"] - WARM)):
         out = folder / name
@@ -125,7 +125,7 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
             model,
             NextToken(),
             rows,
-            order,
+            sampler,
             settings=several,
             dist=dist,
             context=StageContext(0, Progress(quiet=True)),

@@ -37,8 +37,8 @@ from hanlin.train.callbacks.checkpoint import Checkpoints
 from hanlin.train.compute import tiled_loss
 from hanlin.train.compute.lm_head_loss import piece_tokens
 from hanlin.train.compute.model import NumberFormat, TrainModel
-from hanlin.train.dataset.document_layout import LONGEST_PRODUCT, Documents
-from hanlin.train.dataset.packed import Pass
+from hanlin.train.dataset.document_layout import MAX_MATMUL_LENGTH, DocumentLayout
+from hanlin.train.dataset.packed import MicroBatch
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
 from hanlin.train.load import load_train_model
@@ -82,15 +82,15 @@ def opened(tiny_model: Path, settings: Training) -> TrainModel:
     return load_train_model(tiny_model, settings, 7, CPU, "float32")
 
 
-def one_pass(count: int, length: int, entries: int) -> Pass:
+def one_pass(count: int, length: int, entries: int) -> MicroBatch:
     tokens = count * length
-    return Pass(
+    return MicroBatch(
         torch.randint(0, entries, (1, tokens)),
         torch.arange(length).repeat(count)[None],
         torch.arange(tokens),
         torch.randint(0, entries, (tokens,)),
         (length,) * count,
-        Documents([length] * count),
+        DocumentLayout([length] * count),
         tuple(range(count)),
         tokens,
     )
@@ -195,7 +195,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 
 
 def test_shares_are_kept_of_documents_as_long_as_attention_keeps_them() -> None:
-    assert {getattr(torch, name): longest for name, longest in SHARES_KEPT.items()} == LONGEST_PRODUCT
+    assert {getattr(torch, name): longest for name, longest in SHARES_KEPT.items()} == MAX_MATMUL_LENGTH
 
 
 @pytest.mark.parametrize("entries", [320, 32_000, 128_256])

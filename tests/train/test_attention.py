@@ -15,7 +15,7 @@ from hanlin.core.errors import UserError
 from hanlin.train.compute.attention import documents_attention
 from hanlin.train.compute.kernels import flex_documents_attention, kernel_for, varlen_attention
 from hanlin.train.compute.model import Attention
-from hanlin.train.dataset.document_layout import Documents
+from hanlin.train.dataset.document_layout import DocumentLayout
 
 
 def attended(
@@ -28,14 +28,14 @@ def attended(
     backward: bool = True,
 ) -> tuple:
     """Output and gradients of a pass: by our attention, and by dense attention under a mask that is written out."""
-    documents = Documents(lengths, shared)
+    documents = DocumentLayout(lengths, shared)
     generator = torch.Generator().manual_seed(sum(lengths))
     tokens = documents.tokens
     tensors = [torch.randn(tokens, h, 16, generator=generator, dtype=dtype) for h in (heads, key_heads, key_heads)]
     weights = torch.randn(tokens, heads, 16, generator=generator, dtype=dtype)
     mask = torch.zeros(tokens, tokens, dtype=torch.bool)
     for document in range(len(lengths)):
-        places = documents.places(document)
+        places = documents.token_index(document)
         for place, query in enumerate(places.tolist()):
             mask[query, places[: place + 1]] = True
 
@@ -95,9 +95,9 @@ def test_answers_behind_one_prompt_see_it_and_not_each_other(pairs: list[tuple[i
 
 
 def test_shared_tokens_lie_in_a_pass_once() -> None:
-    documents = Documents([5, 7, 3], [0, 4, 0])
+    documents = DocumentLayout([5, 7, 3], [0, 4, 0])
     assert documents.tokens == 5 + 3 + 3
-    assert [documents.places(number).tolist() for number in range(3)] == [
+    assert [documents.token_index(number).tolist() for number in range(3)] == [
         [0, 1, 2, 3, 4],
         [0, 1, 2, 3, 5, 6, 7],
         [8, 9, 10],
@@ -150,7 +150,7 @@ def test_flex_attention_sees_the_same_tokens(shared: list[int] | None) -> None:
 @pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
 @pytest.mark.parametrize("attend", [varlen_attention, flex_documents_attention, documents_attention])
 def test_on_a_gpu_every_kernel_gives_the_same_values_and_gradients(attend: Attention, shared: list[int] | None) -> None:
-    def moved(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents) -> torch.Tensor:
+    def moved(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: DocumentLayout) -> torch.Tensor:
         return attend(query.cuda(), key.cuda(), value.cuda(), documents).cpu()
 
     for ours, dense in zip(
@@ -167,6 +167,6 @@ def test_a_processor_trains_with_groups_and_refuses_kernels_that_it_has_not() ->
 
 
 def test_every_token_stands_in_exactly_one_group() -> None:
-    documents = Documents([5, 90, 17, 17, 64, 3])
-    laid = documents.laid(3, torch.device("cpu"))
-    assert torch.cat(laid.taken)[laid.back].tolist() == list(range(196 * 3))
+    documents = DocumentLayout([5, 90, 17, 17, 64, 3])
+    laid = documents.regroup_index(3, torch.device("cpu"))
+    assert torch.cat(laid.gather_index)[laid.scatter_index].tolist() == list(range(196 * 3))

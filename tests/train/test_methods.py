@@ -28,7 +28,7 @@ from hanlin.train import stages
 from hanlin.train.compute.embeddings import noise
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.optim.schedule import parameter_groups
 
 IDS = torch.tensor([[3, 14, 15, 92, 65, 35, 89, 79]])
@@ -226,7 +226,9 @@ def test_noise_of_a_document_does_not_know_its_neighbors() -> None:
 def test_there_is_noise_in_training_and_none_otherwise(
     make_model: Callable[..., TrainModel], encoded: Callable, template: ChatTemplate
 ) -> None:
-    rows = Rows.packed(encoded(many(conversation, 2), ChatEncoder(template, 128, "drop").conversations), 128)
+    rows = PackedDataset.pack_examples(
+        encoded(many(conversation, 2), ChatEncoder(template, 128, "drop").conversations), 128
+    )
     clean, noisy = make_model(sft()), make_model(sft(neftune_noise_alpha=5.0))
     batch = rows.collate([0])
     quiet = clean.loss_sum(batch).item()

@@ -19,7 +19,7 @@ from hanlin.models.adapters import attach
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.encoded import EncodedRecords
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 
 ENTRIES = 90
 LENGTHS = (21, 7, 40)
@@ -41,14 +41,14 @@ def small_model(**changes: Any) -> LlamaForCausalLM:
     return model
 
 
-def rows(folder: Path) -> Rows:
+def rows(folder: Path) -> PackedDataset:
     """Three documents in one row; the first token of each is not learned."""
     generator = np.random.default_rng(0)
     starts = np.concatenate([[0], np.cumsum(LENGTHS)])
     ids = generator.integers(0, ENTRIES, size=starts[-1]).astype(np.int32)
     learn = np.ones(starts[-1], dtype=bool)
     good = np.ones(len(LENGTHS), dtype=bool)
-    return Rows.packed(EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}), 128)
+    return PackedDataset.pack_examples(EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}), 128)
 
 
 def theirs(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Message, Preference
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.answer_logprobs import pair_log_probabilities
 from hanlin.train.objectives.next_token import NextToken
 from hanlin.train.objectives.pairwise import Dpo
@@ -48,7 +48,7 @@ def test_only_assistant_tokens_are_learnt(template: ChatTemplate) -> None:
     record = conversation(3)
     (encoded,) = encoder(template).conversations([record])
     (example,) = encoded.examples
-    learned = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+    learned = [id for id, taught in zip(example.ids, example.loss_mask, strict=True) if taught]
     wanted = [
         id
         for message in record.messages
@@ -60,7 +60,7 @@ def test_only_assistant_tokens_are_learnt(template: ChatTemplate) -> None:
 
 def test_nothing_is_kept_after_the_last_stop_token(template: ChatTemplate) -> None:
     (encoded,) = encoder(template).conversations([conversation(1)])
-    assert encoded.examples[0].learn[-1] and encoded.examples[0].ids[-1] in template.stop_ids
+    assert encoded.examples[0].loss_mask[-1] and encoded.examples[0].ids[-1] in template.stop_ids
 
 
 def test_of_a_pair_only_the_last_answers_are_learnt(template: ChatTemplate) -> None:
@@ -69,7 +69,7 @@ def test_of_a_pair_only_the_last_answers_are_learnt(template: ChatTemplate) -> N
     (encoded,) = encoder(template).preferences([record])
     eot = template.tokenizer.token_id("<|eot_id|>")
     for example, text in zip(encoded.examples, ("好", "不好"), strict=True):
-        learned = [id for id, taught in zip(example.ids, example.learn, strict=True) if taught]
+        learned = [id for id, taught in zip(example.ids, example.loss_mask, strict=True) if taught]
         assert learned == [*template.tokenizer.encode(text), eot]
 
 
@@ -78,7 +78,7 @@ def test_a_long_conversation_is_cut_at_a_turn_and_still_stops(template: ChatTemp
     (encoded,) = encoder(template, 80, "truncate_turns").conversations([Conversation(tuple(turns), "long")])
     assert encoded.reason == "truncate_turns"
     (example,) = encoded.examples
-    assert len(example.ids) - 1 <= 80 and example.learn[-1] and example.ids[-1] in template.stop_ids
+    assert len(example.ids) - 1 <= 80 and example.loss_mask[-1] and example.ids[-1] in template.stop_ids
 
 
 def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTemplate) -> None:
@@ -91,11 +91,11 @@ def test_an_answer_too_long_for_a_row_is_dropped_and_counted(template: ChatTempl
 def test_a_call_of_a_tool_is_no_end_to_cut_at(template: ChatTemplate) -> None:
     del template
     from hanlin.core.records import ToolCall
-    from hanlin.train.dataset.encode import _without_last_answer
+    from hanlin.train.dataset.encode import _drop_last_answer
 
     call = Message("assistant", "", (ToolCall("f", {}),))
     turns = [Message("user", "甲"), call, Message("tool", "1"), Message("assistant", "乙")]
-    assert _without_last_answer(turns) == ()
+    assert _drop_last_answer(turns) == ()
 
 
 def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
@@ -135,14 +135,14 @@ def test_the_sft_loss_and_gradient_are_transformers_own(
     make_model: Callable, encoded: Callable, template: ChatTemplate, tiny_model: Path
 ) -> None:
     store = encoded([conversation(2)], encoder(template).conversations)
-    batch = Rows.packed(store, ROW).collate([0])
+    batch = PackedDataset.pack_examples(store, ROW).collate([0])
     mine = make_model(SFT)
     found = NextToken().loss(mine, batch)
     (found.total / found.weight).backward()
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
     ids = torch.tensor(store.ids.tolist())[None]
-    labels = torch.where(torch.tensor(store.learn.tolist()), ids, -100)
+    labels = torch.where(torch.tensor(store.loss_mask.tolist()), ids, -100)
     expected = theirs(input_ids=ids, labels=labels).loss
     expected.backward()
     assert (found.total / found.weight).item() == pytest.approx(expected.item(), abs=1e-5)
@@ -154,9 +154,12 @@ def test_the_sft_loss_and_gradient_are_transformers_own(
 def test_packed_equals_unpacked(make_model: Callable, encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 8), encoder(template).conversations)
     outcomes = []
-    for rows in (Rows.packed(store, ROW), Rows.paired(store)):  # the second: each conversation a row of its own
+    for rows in (
+        PackedDataset.pack_examples(store, ROW),
+        PackedDataset.from_records(store),
+    ):  # the second: each conversation a row of its own
         mine = make_model(SFT)
-        passes = [rows.collate([unit]) for unit in range(len(rows.units))]
+        passes = [rows.collate([unit]) for unit in range(len(rows.samples))]
         parts = [NextToken().loss(mine, batch) for batch in passes]
         for part in parts:
             part.total.backward()
@@ -173,12 +176,12 @@ def test_what_stands_before_a_document_does_not_change_it(
     make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 8), encoder(template).conversations)
-    alone, packed = Rows.paired(store), Rows.packed(store, ROW)
+    alone, packed = PackedDataset.from_records(store), PackedDataset.pack_examples(store, ROW)
     mine = make_model(SFT)
     with torch.no_grad():
         batch = packed.collate([0])
-        together = mine.hidden_states(batch).split(list(batch.counts))
-        for segment, found in zip(packed.units[0], together, strict=True):
+        together = mine.hidden_states(batch).split(list(batch.target_counts))
+        for segment, found in zip(packed.samples[0], together, strict=True):
             torch.testing.assert_close(
                 found, mine.hidden_states(alone.collate([segment.example])), atol=1e-5, rtol=1e-5
             )
@@ -190,7 +193,7 @@ def test_the_dpo_loss_is_the_paper_s(
 ) -> None:
     records = many(preference, 3)
     store = encoded(records, encoder(template).preferences, width=2)
-    batch = Rows.paired(store).collate(range(3))
+    batch = PackedDataset.from_records(store).collate(range(3))
     mine = make_model(DPO)
     reference = np.asarray([[-9.0, -11.0], [-20.0, -8.0], [-15.0, -15.5]], np.float32)
     found = Dpo(0.3, smoothing, reference).loss(mine, batch)
@@ -223,11 +226,11 @@ def test_dpo_starts_at_log_two(
     make_model: Callable, encoded: Callable, template: ChatTemplate, lora: LoraSettings | None
 ) -> None:
     store = encoded(many(preference, 6), encoder(template).preferences, width=2)
-    rows = Rows.paired(store)
+    rows = PackedDataset.from_records(store)
     mine = make_model(DPO.model_copy(update={"lora": lora}))
     with torch.no_grad():
         reference = torch.cat(
-            [pair_log_probabilities(mine, batch).sums for batch in rows.passes(range(6), 100)]
+            [pair_log_probabilities(mine, batch).sums for batch in rows.micro_batches(range(6), 100)]
         ).numpy()
     mine.hf_model.train()
     found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
@@ -244,7 +247,9 @@ def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
     make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     settings = SFT.model_copy(update={"lora": LoraSettings(rank=4)})
-    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    batch = PackedDataset.pack_examples(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate(
+        [0]
+    )
     values = []
     for number_format in ("float32", "bfloat16"):
         mine = make_model(settings, number_format)
@@ -260,7 +265,9 @@ def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
     make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     settings = SFT.model_copy(update={"lora": LoraSettings(rank=4, modules_to_save=("embed_tokens", "lm_head"))})
-    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    batch = PackedDataset.pack_examples(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate(
+        [0]
+    )
     mine = make_model(settings)
     NextToken().loss(mine, batch).total.backward()
     found = gradients(mine)
@@ -271,7 +278,9 @@ def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
 def test_recomputed_activations_change_no_gradient(
     make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
-    batch = Rows.packed(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate([0])
+    batch = PackedDataset.pack_examples(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate(
+        [0]
+    )
     for lora in (None, LoraSettings(rank=4)):
         found = []
         for less in (False, True):
@@ -286,7 +295,9 @@ def test_recomputed_activations_change_no_gradient(
 def test_a_sum_of_losses_is_what_cross_entropy_sums_to(
     make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
-    batch = Rows.packed(encoded(many(conversation, 2), encoder(template).conversations), ROW).collate([0])
+    batch = PackedDataset.pack_examples(encoded(many(conversation, 2), encoder(template).conversations), ROW).collate(
+        [0]
+    )
     mine = make_model(SFT)
     with torch.no_grad():
         logits = mine.hidden_states(batch) @ mine.hf_model.get_output_embeddings().weight.T

@@ -25,7 +25,7 @@ from hanlin.models.merge import run as merge
 from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.optim.build import build_optimizer
 
 SFT = Sft(
@@ -56,14 +56,14 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     ids = torch.from_numpy(store.ids.astype("int64"))
-    learn = torch.from_numpy(store.learn[1:].copy())
+    learn = torch.from_numpy(store.loss_mask[1:].copy())
     logits = model(input_ids=ids[None]).logits[0, :-1]
     wanted = torch.nn.functional.cross_entropy(logits[learn].float(), ids[1:][learn], reduction="sum")
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
     model = TrainModel(model, CPU, "float32")
-    found = model.loss_sum(Rows.packed(store, 128).collate([0]))
+    found = model.loss_sum(PackedDataset.pack_examples(store, 128).collate([0]))
     found.backward()
     assert found.item() == pytest.approx(wanted.item(), rel=near)
     trained = dict(model.trainable_parameters())

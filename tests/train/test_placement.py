@@ -178,6 +178,6 @@ def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
 ) -> None:
     monkeypatch.setenv("RANK", "0")  # as a cluster may set it for the command that starts the group
     assert stages.sft(WHOLE, given, tmp_path, StageContext(prepare_only=True)) == {}
-    assert (tmp_path / ".work" / "rows" / "whole.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
-    with pytest.raises(FileNotFoundError, match="whole"):
+    assert (tmp_path / ".work" / "rows" / "index.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
+    with pytest.raises(FileNotFoundError, match="index"):
         stages.sft(WHOLE, given, tmp_path / "another", StageContext())

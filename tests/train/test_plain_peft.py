@@ -18,7 +18,7 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.models.adapters import save_adapter
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.load import load_train_model
 from hanlin.train.optim.build import build_optimizer
 
@@ -54,7 +54,9 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     if packed:
         pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install 'hanlin[qlora]')")
     settings = Sft(model="m", data=("d",), max_seq_length=128, lora=LoraSettings(rank=4, **form), **more)
-    rows = Rows.packed(encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations), 128)
+    rows = PackedDataset.pack_examples(
+        encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations), 128
+    )
     network = load_train_model(tiny_model, settings, 7, CPU, "float32")
     optimizer = build_optimizer(settings, list(network.trainable_parameters()), CPU)
     for group in optimizer.param_groups:
@@ -80,7 +82,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     else:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    ids, learn = rows.encoded.read(rows.units[0][0])
+    ids, learn = rows.encoded.read(rows.samples[0][0])
     ids = torch.from_numpy(ids.astype("int64"))
     with torch.no_grad():
         logits = loaded(input_ids=ids[None, :-1]).logits[0].float()

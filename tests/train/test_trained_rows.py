@@ -28,7 +28,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}
@@ -225,7 +225,7 @@ def test_rows_get_the_gradient_that_peft_gives_them(
 ) -> None:
     base = request.getfixturevalue("tied_base_model" if tied else "base_model")
     store = encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations)
-    rows = Rows.packed(store, 128)
+    rows = PackedDataset.pack_examples(store, 128)
     ids = untrained_ids(base)
     loaded = load_model(base, trainable=True)
     model = attach(loaded, LoraSettings(rank=2), 1, ids) if adapter else attach_rows(loaded, ids)
@@ -234,7 +234,7 @@ def test_rows_get_the_gradient_that_peft_gives_them(
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)), alpha=0.05)
     tokens = torch.from_numpy(store.ids.astype("int64"))
-    learn = torch.from_numpy(store.learn[1:].copy())
+    learn = torch.from_numpy(store.loss_mask[1:].copy())
     logits = model(input_ids=tokens[None]).logits[0, :-1]
     wanted = torch.nn.functional.cross_entropy(logits[learn], tokens[1:][learn], reduction="sum")
     wanted.backward()

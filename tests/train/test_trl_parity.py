@@ -19,8 +19,8 @@ from hanlin.core.records import Message, Preference, UnpairedPreference
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
-from hanlin.train.dataset.mismatched import Mismatched
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.mismatched import MismatchedRecords
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.answer_logprobs import answer_log_probabilities
 from hanlin.train.objectives.base import LossSum
 from hanlin.train.objectives.kto import Kto
@@ -103,7 +103,7 @@ def assert_same(found: LossSum, mine: TrainModel, loss: torch.Tensor, policy: to
     print(f"loss {found.total.item() / found.weight:.7f} / {loss.item():.7f}, gradients differ by {furthest:.1e}")
 
 
-def reference_of(make_model: Callable[..., TrainModel], *rows: Rows) -> np.ndarray:
+def reference_of(make_model: Callable[..., TrainModel], *rows: PackedDataset) -> np.ndarray:
     mine = make_model(SETTINGS)
     with torch.no_grad():
         found = [answer_log_probabilities(mine, part.collate(range(COUNT))).sums for part in rows]
@@ -127,7 +127,7 @@ def test_dpo_and_ipo(
 ) -> None:
     records: list[Preference] = many(preference, COUNT)
     data = [{"prompt": told(r.prompt), "chosen": told((r.chosen,)), "rejected": told((r.rejected,))} for r in records]
-    mine, rows = moved(), Rows.paired(pairs)
+    mine, rows = moved(), PackedDataset.from_records(pairs)
     trainer = trainer_of(
         "DPO", tiny_model, mine, data, tmp_path, loss_type=[loss_type], train_sampling_strategy="sequential"
     )
@@ -150,8 +150,11 @@ def test_kto(
     trainer = trainer_of("KTO", tiny_model, mine, data, tmp_path, **weights)
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
     store = encoded(records, ChatEncoder(template, 256, "drop").unpaired_preferences)
-    rows, mismatched = Rows.paired(store), Rows.paired(Mismatched.of(store, 256))
-    objective = Kto(BETA, 1.3, 0.8, store.good, reference_of(make_model, rows, mismatched), mismatched)
+    rows, mismatched = (
+        PackedDataset.from_records(store),
+        PackedDataset.from_records(MismatchedRecords.from_encoded(store, 256)),
+    )
+    objective = Kto(BETA, 1.3, 0.8, store.desirable, reference_of(make_model, rows, mismatched), mismatched)
     now = objective.of_step(mine, np.arange(COUNT), 100, lambda tensors: None)
     (point,) = trainer._metrics["eval"]["kl"]
     print(f"reference point {now.point:.7f} / {point:.7f}")
@@ -162,7 +165,7 @@ def test_kto(
 def padded(store: EncodedRecords, examples: range, name: str) -> dict[str, torch.Tensor]:
     """Examples as ORPO's and CPO's collator leaves them."""
     ids = [store.ids[store.starts[n] : store.starts[n + 1]].tolist() for n in examples]
-    learn = [store.learn[store.starts[n] : store.starts[n + 1]].tolist() for n in examples]
+    learn = [store.loss_mask[store.starts[n] : store.starts[n + 1]].tolist() for n in examples]
     width = max(map(len, ids))
     labels = [[i if taught else -100 for i, taught in zip(*row, strict=True)] for row in zip(ids, learn, strict=True)]
 
@@ -189,7 +192,9 @@ def test_simpo(moved: Callable, pairs: EncodedRecords, tiny_model: Path, tmp_pat
     mine = moved()
     trainer = trainer_of("CPO", tiny_model, mine, ANY, tmp_path, loss_type="simpo", simpo_gamma=0.7, cpo_alpha=0.0)
     loss, _ = trainer.get_batch_loss_metrics(trainer.model, unpaired(pairs))
-    assert_same(SimPo(BETA, 0.7).loss(mine, Rows.paired(pairs).collate(range(COUNT))), mine, loss, trainer.model)
+    assert_same(
+        SimPo(BETA, 0.7).loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT))), mine, loss, trainer.model
+    )
 
 
 def test_the_odds_ratio_of_orpo(moved: Callable, pairs: EncodedRecords, tiny_model: Path, tmp_path: Path) -> None:
@@ -200,7 +205,7 @@ def test_the_odds_ratio_of_orpo(moved: Callable, pairs: EncodedRecords, tiny_mod
     # what TRL learns beside the odds is the whole text of the chosen answers, their prompts too
     whole = trainer.concatenated_forward(trainer.model, unpaired(pairs))[4]
     assert whole.item() == pytest.approx(metrics["nll_loss"], abs=1e-6)
-    found = objective.loss(mine, Rows.paired(pairs).collate(range(COUNT)))
+    found = objective.loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT)))
     assert float(found.metrics["preference_loss"]) / COUNT == pytest.approx(-metrics["log_odds_ratio"], abs=1e-5)
     assert_same(found, mine, loss - whole, trainer.model)
 
@@ -214,5 +219,5 @@ def test_what_orpo_learns_of_a_chosen_answer(
     plain = torch.stack(
         [trainer.concatenated_forward(trainer.model, unpaired(pairs, n, n + 1))[4] for n in range(COUNT)]
     )
-    found = Orpo(0.0).loss(mine, Rows.paired(pairs).collate(range(COUNT)))
+    found = Orpo(0.0).loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT)))
     assert_same(found, mine, plain.mean(), trainer.model)

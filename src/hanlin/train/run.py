@@ -42,10 +42,10 @@ from hanlin.train.compute.model import NumberFormat, TrainModel
 from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records, open_encoded
-from hanlin.train.dataset.mask_checks import Contract
-from hanlin.train.dataset.mismatched import Mismatched
-from hanlin.train.dataset.packed import Rows
-from hanlin.train.dataset.sampler import Order
+from hanlin.train.dataset.mask_checks import MaskRules
+from hanlin.train.dataset.mismatched import MismatchedRecords
+from hanlin.train.dataset.packed import PackedDataset
+from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.strategy import check_can_shard
 from hanlin.train.load import load_train_model
@@ -61,7 +61,7 @@ Record = TypeVar("Record", Document, Conversation, Preference)
 Aligning = preference.Dpo | preference.Orpo | preference.Simpo | preference.ReferenceLogprobs
 
 
-ObjectiveOf = Callable[[TrainModel, DistContext, Rows, str], Objective]
+ObjectiveOf = Callable[[TrainModel, DistContext, PackedDataset, str], Objective]
 
 
 CPU = torch.device("cpu")
@@ -104,28 +104,30 @@ class Run:
             self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
         return self.template
 
-    def pairs(self, settings: Aligning) -> list[Rows]:
+    def pairs(self, settings: Aligning) -> list[PackedDataset]:
         """The data's preference pairs, each a unit: those to learn, and those held out."""
         template = self.use_template(None)
         encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
-        parts = self.encode(Preference, encoder.preferences, Contract.of_chats(template), width=2)
-        return [Rows.paired(encoded) for encoded in parts]
+        parts = self.encode(Preference, encoder.preferences, MaskRules.for_chats(template), width=2)
+        return [PackedDataset.from_records(encoded) for encoded in parts]
 
-    def answers(self, settings: preference.Kto | preference.ReferenceLogprobs) -> list[dict[str, Rows]]:
+    def answers(self, settings: preference.Kto | preference.ReferenceLogprobs) -> list[dict[str, PackedDataset]]:
         """The data's judged answers, each a unit, and their prompts with other answers: those to learn, and those held
         out."""
         template = self.use_template(None)
         encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
-        parts = self.encode_judgements(encoder.unpaired_preferences, Contract.of_chats(template))
+        parts = self.encode_judgements(encoder.unpaired_preferences, MaskRules.for_chats(template))
         return [
             {
-                "answers": Rows.paired(encoded),
-                "mismatched": Rows.paired(Mismatched.of(encoded, settings.max_seq_length)),
+                "answers": PackedDataset.from_records(encoded),
+                "mismatched": PackedDataset.from_records(
+                    MismatchedRecords.from_encoded(encoded, settings.max_seq_length)
+                ),
             }
             for encoded in parts
         ]
 
-    def encode(self, record: type[Record], encode: Encode, contract: Contract, width: int = 1) -> list[EncodedRecords]:
+    def encode(self, record: type[Record], encode: Encode, contract: MaskRules, width: int = 1) -> list[EncodedRecords]:
         """Every record of the data as token ids, from files in the scratch folder, the contract proven on them; and
         behind them, where they are to be measured, those held out."""
         parts = []
@@ -134,7 +136,7 @@ class Run:
             parts.append(self._encoded(part, records, encode, contract, width, sum(map(count_records, files))))
         return parts
 
-    def encode_judgements(self, encode: Encode, contract: Contract) -> list[EncodedRecords]:
+    def encode_judgements(self, encode: Encode, contract: MaskRules) -> list[EncodedRecords]:
         """The same of judged answers, of pairs both."""
         parts = []
         for part, files in self._files(UnpairedPreference.kind, Preference.kind).items():
@@ -168,7 +170,7 @@ class Run:
         return files
 
     def _encoded(
-        self, part: str, records: Iterable[Any], encode: Encode, contract: Contract | None, width: int, total: int
+        self, part: str, records: Iterable[Any], encode: Encode, contract: MaskRules | None, width: int, total: int
     ) -> EncodedRecords:
         folder = self.scratch / part
         if (
@@ -182,7 +184,7 @@ class Run:
             folder=folder,
             progress=self.context.progress,
             total=total,
-            quicken=self.tokenizer.quicken,
+            warm_up=self.tokenizer.quicken,
             processes=self.context.cores,
         )
         if contract is not None:
@@ -196,7 +198,7 @@ class Run:
         encode = encoder(self.tokenizer, settings.max_seq_length)
         return Probes.of(probes, self._encoded("probes", probes, encode, None, 1, len(probes)), settings)
 
-    def train(self, parts: Sequence[Rows], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
+    def train(self, parts: Sequence[PackedDataset], per_step: int, objective_of: ObjectiveOf) -> dict[str, Any]:
         """Train on the rows, measure those held out where there are some, and write what was trained."""
         settings = self.settings
         assert isinstance(settings, Training)
@@ -205,9 +207,9 @@ class Run:
         if self.context.prepare_only:
             return {}
         dist = DistContext.initialize()
-        order = Order.of(len(rows.units), per_step, self.context.seed)
+        sampler = Sampler.for_batch_size(len(rows.samples), per_step, self.context.seed)
         if dist.is_main:
-            self._show_first(rows, order)
+            self._show_first(rows, sampler)
         number_format = self._number_format(dist)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
 
@@ -227,7 +229,7 @@ class Run:
             model,
             objective,
             rows,
-            order,
+            sampler,
             settings=settings,
             dist=dist,
             context=self.context,
@@ -247,8 +249,8 @@ class Run:
             "records": len(rows.encoded),
             "refused": rows.encoded.refused,
             "changed": rows.encoded.changed,
-            "rows": len(rows.units),
-            "packing_efficiency": float(rows.sizes.mean()) / settings.max_seq_length,
+            "rows": len(rows.samples),
+            "packing_efficiency": float(rows.sample_lengths.mean()) / settings.max_seq_length,
             "precision": number_format,
             "processes": dist.world_size,
             "mode": self.context.mode,
@@ -258,7 +260,7 @@ class Run:
             **self.figures,
         }
 
-    def reference(self, model: TrainModel, dist: DistContext, part: str, **rows: Rows) -> np.ndarray:
+    def reference(self, model: TrainModel, dist: DistContext, part: str, **rows: PackedDataset) -> np.ndarray:
         """Log-probabilities of all answers under the model as it is now, [units, answers of a unit]; several rows, of
         the same units, stand side by side. Read from an artifact where one is given."""
         given = self.inputs.optional_path("reference")
@@ -286,7 +288,7 @@ class Run:
         self.figures[f"{part.replace('-', '_')}reference_sha256"] = hashlib.sha256(found.tobytes()).hexdigest()
         return found
 
-    def write_reference(self, parts: Sequence[dict[str, Rows]]) -> dict[str, Any]:
+    def write_reference(self, parts: Sequence[dict[str, PackedDataset]]) -> dict[str, Any]:
         """Measure the reference of the data's parts, and write it."""
         if self.context.prepare_only:
             return {}
@@ -322,20 +324,20 @@ class Run:
         dist.barrier()
         return cast(NumberFormat, json.loads(file.read_text(encoding="utf-8")))
 
-    def _show_first(self, rows: Rows, order: Order) -> None:
+    def _show_first(self, rows: PackedDataset, sampler: Sampler) -> None:
         """Write `first_rows.json`: the first rows that are learned from, token by token, and which tokens are learned."""
         shown = []
         parts = ("chosen", "rejected") if rows.encoded.width == 2 else ("",)
-        for unit in order.units_of(0)[:SHOWN_UNITS]:
+        for unit in sampler.step_indices(0)[:SHOWN_UNITS]:
             documents = []
-            for segment in rows.units[unit]:
+            for segment in rows.samples[unit]:
                 first = int(rows.encoded.starts[segment.example]) + segment.start
                 last = first + segment.end - segment.start + 1
                 place, part = divmod(segment.example, rows.encoded.width)
                 (record,) = rows.encoded.record_ids([place])
                 ids = [int(number) for number in rows.encoded.ids[first:last]]
                 documents.append(
-                    View(record, parts[part], pieces(self.tokenizer, ids, rows.encoded.learn[first:last])).to_json()
+                    View(record, parts[part], pieces(self.tokenizer, ids, rows.encoded.loss_mask[first:last])).to_json()
                 )
             shown.append({"documents": documents})
         text = json.dumps({"max_seq_length": self.settings.max_seq_length, "rows": shown}, ensure_ascii=False)

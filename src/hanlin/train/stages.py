@@ -16,8 +16,8 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation, Document
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
-from hanlin.train.dataset.mask_checks import Contract
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.mask_checks import MaskRules
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
@@ -32,9 +32,9 @@ from hanlin.train.run import Run
 def pretrain(settings: Pretrain, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Learn every token of documents. Writes a model, or an adapter where `lora` is set, and returns the metrics."""
     run = Run(settings, inputs, out, context)
-    contract = Contract.of_documents(run.tokenizer)
+    contract = MaskRules.for_documents(run.tokenizer)
     parts = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
-    rows = [Rows.cut(encoded, settings.max_seq_length) for encoded in parts]
+    rows = [PackedDataset.pack_documents(encoded, settings.max_seq_length) for encoded in parts]
     return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
@@ -43,8 +43,8 @@ def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict
     run = Run(settings, inputs, out, context)
     template = run.use_template(settings.template)
     encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
-    parts = run.encode(Conversation, encoder.conversations, Contract.of_chats(template))
-    rows = [Rows.packed(encoded, settings.max_seq_length) for encoded in parts]
+    parts = run.encode(Conversation, encoder.conversations, MaskRules.for_chats(template))
+    rows = [PackedDataset.pack_examples(encoded, settings.max_seq_length) for encoded in parts]
     return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
@@ -53,7 +53,7 @@ def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageConte
     run = Run(settings, inputs, out, context)
     form = Ipo if settings.loss == "ipo" else Dpo
 
-    def objective(model: TrainModel, dist: DistContext, rows: Rows, part: str) -> Objective:
+    def objective(model: TrainModel, dist: DistContext, rows: PackedDataset, part: str) -> Objective:
         reference = run.reference(model, dist, part, pairs=rows)
         return form(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
 
@@ -78,13 +78,13 @@ def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageConte
     run = Run(settings, inputs, out, context)
     parts = run.answers(settings)
     mismatched = {rows["answers"].encoded.folder: rows["mismatched"] for rows in parts}
-    good = np.asarray(parts[0]["answers"].encoded.good)
+    good = np.asarray(parts[0]["answers"].encoded.desirable)
     run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
 
-    def objective(model: TrainModel, dist: DistContext, rows: Rows, part: str) -> Objective:
+    def objective(model: TrainModel, dist: DistContext, rows: PackedDataset, part: str) -> Objective:
         others = mismatched[rows.encoded.folder]
         reference = run.reference(model, dist, part, answers=rows, mismatched=others)
-        verdicts = np.asarray(rows.encoded.good)
+        verdicts = np.asarray(rows.encoded.desirable)
         return Kto(settings.beta, settings.desirable_weight, settings.undesirable_weight, verdicts, reference, others)
 
     return run.train([rows["answers"] for rows in parts], settings.batch_answers, objective)

@@ -24,8 +24,8 @@ from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_dtype
-from hanlin.train.dataset.document_layout import Documents
-from hanlin.train.dataset.packed import Pass
+from hanlin.train.dataset.document_layout import DocumentLayout
+from hanlin.train.dataset.packed import MicroBatch
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.load import load_train_model
 
@@ -66,7 +66,7 @@ def product_rate(device: torch.device, number_format: torch.dtype) -> float:
     return 2.0 * side**3 / _median(lambda: one @ other, device)
 
 
-def _learn(model: TrainModel, batch: Pass, settings: Training) -> None:
+def _learn(model: TrainModel, batch: MicroBatch, settings: Training) -> None:
     model.refresh()
     if isinstance(settings, Pretrain | Sft):
         model.loss_sum(batch).backward()
@@ -76,20 +76,20 @@ def _learn(model: TrainModel, batch: Pass, settings: Training) -> None:
         parameter.grad = None
 
 
-def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) -> Pass:
+def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) -> MicroBatch:
     """Random tokens in documents of a few hundred, the last of each learned."""
     length = min(settings.max_seq_length, 256, tokens)
     count = max(1, tokens // length)
     tokens = count * length
     learned = torch.arange(tokens).view(count, length)[:, length - max(1, round(length * learnt_share)) :].reshape(-1)
-    return Pass(
-        ids=torch.randint(0, entries, (1, tokens)),
-        positions=torch.arange(length).repeat(count)[None],
-        learned=learned,
+    return MicroBatch(
+        input_ids=torch.randint(0, entries, (1, tokens)),
+        position_ids=torch.arange(length).repeat(count)[None],
+        target_positions=learned,
         targets=torch.randint(0, entries, (len(learned),)),
-        counts=(len(learned) // count,) * count,
-        documents=Documents([length] * count),
-        units=tuple(range(count)),
+        target_counts=(len(learned) // count,) * count,
+        documents=DocumentLayout([length] * count),
+        sample_indices=tuple(range(count)),
         tokens=tokens,
     )
 

@@ -36,10 +36,10 @@ from hanlin.train.callbacks.trackers import Watch
 from hanlin.train.callbacks.validation import LOSS, Validation, best_step, summary
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.state import load_weights
-from hanlin.train.dataset.packed import Rows
-from hanlin.train.dataset.sampler import Order
-from hanlin.train.distributed.context import DistContext
+from hanlin.train.dataset.packed import PackedDataset
+from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.base import Strategy
+from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
 from hanlin.train.optim.schedule import learning_rate_at
@@ -77,8 +77,8 @@ def begin(model: TrainModel, settings: Training, dist: DistContext, context: Sta
 def train(
     model: TrainModel,
     objective: Objective,
-    rows: Rows,
-    order: Order,
+    rows: PackedDataset,
+    sampler: Sampler,
     *,
     settings: Training,
     dist: DistContext,
@@ -94,7 +94,7 @@ def train(
     when the first loss cannot be right.
     """
     strategy, checkpoints, done, before = begun or begin(model, settings, dist, context, out)
-    steps = order.steps(settings.epochs, settings.steps)
+    steps = sampler.total_steps(settings.epochs, settings.steps)
     scratch = context.scratch_folder(out)
     tell = context.progress.log if dist.is_main else lambda sentence: None
     clock = time.monotonic() - before
@@ -114,7 +114,7 @@ def train(
             measured = (
                 probes.at_start(model, dist, settings.micro_batch_tokens) if probes is not None and step == 0 else {}
             )
-            units = order.units_of(step)
+            units = sampler.step_indices(step)
             mine = units[dist.rank :: dist.world_size]
             model.refresh()
             if step == 0:
@@ -132,7 +132,7 @@ def train(
             if step == 0:
                 objective.check_start(means, exact=dist.device.type == "cpu")
             strategy.step()
-            place = {"step": step + 1, "epoch": (step + 1) / order.steps_per_epoch}
+            place = {"step": step + 1, "epoch": (step + 1) / sampler.steps_per_epoch}
             counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))}
             if validation is not None and validation.due(step + 1, steps):
                 measured |= validation.measure(model, dist, settings.micro_batch_tokens)
@@ -178,7 +178,7 @@ def train(
         **summary(curve.rows),
         **(probes.summary(curve.rows) if probes is not None else {}),
         "steps": len(curve.rows),
-        "epochs": len(curve.rows) / order.steps_per_epoch,
+        "epochs": len(curve.rows) / sampler.steps_per_epoch,
         **{name: curve.total(name) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))},
         "seconds": seconds,
         "peak_memory_gb": peak_memory(dist.device),
@@ -223,7 +223,7 @@ def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
 def _gradients(
     model: TrainModel,
     objective: Objective,
-    rows: Rows,
+    rows: PackedDataset,
     units: np.ndarray,
     micro_batch_tokens: int,
     scratch: Path | None = None,
@@ -241,11 +241,11 @@ def _gradients(
         for name, value in {**key_settings, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
             sums[name] += float(value)
         if not math.isfinite(sums["loss"]):
-            raise _no_number(rows, batch.units, scratch)
+            raise _no_number(rows, batch.sample_indices, scratch)
     return sums
 
 
-def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
+def _no_number(rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
     """Said when a loss or gradient is infinite or no number, with the first of the records that it came from."""
     return UserError(
         say("the loss or its gradient is not a finite number", "损失或梯度不是有限数"),
@@ -254,7 +254,9 @@ def _no_number(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | No
     )
 
 
-def _exploded(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path, step: int, norm: float) -> UserError:
+def _exploded(
+    rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path, step: int, norm: float
+) -> UserError:
     return UserError(
         say(
             f"the gradient of step {step + 1} is {norm:.3g} long, {EXPLOSION:.0f} times what it was before",
@@ -265,7 +267,7 @@ def _exploded(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path, step
     )
 
 
-def _kept_records(rows: Rows, units: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
+def _kept_records(rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
     """Keep the ids of the records that a run stopped at, all of them, in `stopped_at.json`; return words for them."""
     names = rows.record_ids([int(unit) for unit in units])
     if scratch is None:

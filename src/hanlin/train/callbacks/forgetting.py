@@ -22,8 +22,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.encoded import Encoded, EncodedRecords, Example
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.encoded import EncodedRecord, EncodedRecords, Example
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 
 PACKAGED = Path(__file__).with_name("probes.jsonl")
@@ -75,11 +75,11 @@ def _probe(line: str, where: str) -> Probe:
     return Probe(where, words["topic"], words.get("text") or words["question"], words.get("answer", ""))
 
 
-def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[Encoded]]:
+def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[EncodedRecord]]:
     """Makes probes token ids, of which a text counts whole, as far as a row reaches, and of a question the answer
     alone. Raises UserError for a question that with its answer is longer than a row."""
 
-    def encode(probes: Sequence[Probe]) -> Iterator[Encoded]:
+    def encode(probes: Sequence[Probe]) -> Iterator[EncodedRecord]:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         for probe in probes:
             read = begin + (tokenizer.encode(probe.text) if probe.answer else [])
@@ -89,7 +89,9 @@ def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Pro
             if not read + key_settings[1:] or len(read) + len(key_settings) - 1 > max_seq_length:
                 what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
                 raise UserError(what, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
-            yield Encoded((Example(read + key_settings, LEARNT[False] * len(read) + LEARNT[True] * len(key_settings)),))
+            yield EncodedRecord(
+                (Example(read + key_settings, LEARNT[False] * len(read) + LEARNT[True] * len(key_settings)),)
+            )
 
     return encode
 
@@ -102,7 +104,7 @@ class Probes:
     `probe_TOPIC_right`, the share that is answered word for word by writing the likeliest token each time.
     """
 
-    rows: Rows
+    rows: PackedDataset
     topics: tuple[str, ...]
     """Of each unit."""
     asks: tuple[bool, ...]
@@ -114,7 +116,7 @@ class Probes:
     def of(cls, probes: Iterable[Probe], encoded: EncodedRecords, settings: Training) -> Self:
         assert settings.probe_every is not None
         topics, asks = zip(*((probe.topic, bool(probe.answer)) for probe in probes), strict=True)
-        return cls(Rows.paired(encoded), topics, asks, settings.probe_every, settings.probe_limit)
+        return cls(PackedDataset.from_records(encoded), topics, asks, settings.probe_every, settings.probe_limit)
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -140,12 +142,12 @@ class Probes:
         topics = list(dict.fromkeys(self.topics))
         # of each topic: minus the log-probabilities, tokens, questions answered right, questions
         sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=model.device)
-        mine = np.arange(len(self.rows.units))[dist.rank :: dist.world_size]
+        mine = np.arange(len(self.rows.samples))[dist.rank :: dist.world_size]
         for batch in model.micro_batches(self.rows, mine, micro_batch_tokens):
             found, likeliest = model.logprobs_and_argmax(batch)
-            counts = list(batch.counts)
+            counts = list(batch.target_counts)
             hits = (likeliest == batch.targets).split(counts)
-            for unit, part, hit in zip(batch.units, found.double().split(counts), hits, strict=True):
+            for unit, part, hit in zip(batch.sample_indices, found.double().split(counts), hits, strict=True):
                 asks = self.asks[unit]
                 told = [-part.sum(), len(part), float(asks and bool(hit.all())), float(asks)]
                 sums[topics.index(self.topics[unit])] += sums.new_tensor([float(value) for value in told])

@@ -21,7 +21,7 @@ from hanlin.core.i18n import say
 from hanlin.train.callbacks.checkpoint import best_file, hashed
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.state import load_weights
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 
@@ -33,14 +33,14 @@ class Validation:
     """Rows that are not learned from and the objective over them. `every` so many steps, and after the last, they are
     measured; the run stops when `patience` measurements in a row brought no smaller loss."""
 
-    rows: Rows
+    rows: PackedDataset
     objective: Objective
     every: int
     patience: int | None
     keeps_best: bool
 
     @classmethod
-    def of(cls, rows: Rows, objective: Objective, settings: Training) -> Validation:
+    def of(cls, rows: PackedDataset, objective: Objective, settings: Training) -> Validation:
         assert settings.eval_steps is not None
         return cls(rows, objective, settings.eval_steps, settings.early_stopping_patience, settings.save_best)
 
@@ -53,7 +53,7 @@ class Validation:
         model.refresh()
         training = model.hf_model.training
         model.hf_model.eval()
-        mine = np.arange(len(self.rows.units))[dist.rank :: dist.world_size]
+        mine = np.arange(len(self.rows.samples))[dist.rank :: dist.world_size]
         names = ("loss", *self.objective.measures)
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=model.device)
         with torch.no_grad():

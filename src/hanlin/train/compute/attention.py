@@ -15,22 +15,16 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from hanlin.train.dataset.document_layout import LONGEST_PRODUCT, Documents, Laid
-
-"""Lengths of a group are rounded up to a multiple: new shapes cost a new kernel (0.6 ms each in bfloat16 on a CPU)."""
-"""Documents share a group while the longest is at most so many times the shortest."""
-"""On a CPU, up to this length plain matrix products are faster than the fused kernel, forward and backward together:
-of 1,024 tokens with 8 heads of 64, documents of 64 took 6.3 ms against 9.6 in float32 and 4.9 against 24.5 in bfloat16,
-documents of 512 took 53 against 37 and 17 against 29."""
+from hanlin.train.dataset.document_layout import MAX_MATMUL_LENGTH, DocumentLayout, RegroupIndex
 
 
-def take(values: torch.Tensor, laid: Laid) -> tuple[torch.Tensor, ...]:
+def take(values: torch.Tensor, laid: RegroupIndex) -> tuple[torch.Tensor, ...]:
     """Rows of `values` [rows, d] as they are laid."""
     found: tuple[torch.Tensor, ...] = _Take.apply(values, laid)
     return found
 
 
-def put_back(laid: Laid, *outputs: torch.Tensor) -> torch.Tensor:
+def put_back(laid: RegroupIndex, *outputs: torch.Tensor) -> torch.Tensor:
     """What was made of laid rows, in the order of the pass."""
     found: torch.Tensor = _PutBack.apply(laid, *outputs)
     return found
@@ -41,16 +35,16 @@ class _Take(torch.autograd.Function):
     exact: a row that no document shares stands in the groups once, and nothing flows back through padding."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, laid: Laid) -> tuple[torch.Tensor, ...]:
+    def forward(ctx: Any, values: torch.Tensor, laid: RegroupIndex) -> tuple[torch.Tensor, ...]:
         ctx.laid = laid
-        return tuple(values.index_select(0, rows) for rows in laid.taken)
+        return tuple(values.index_select(0, rows) for rows in laid.gather_index)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         whole = gradients[0] if len(gradients) == 1 else torch.cat(gradients)
-        found = whole.index_select(0, ctx.laid.back)
-        if ctx.laid.copies is not None:
-            copies, onto = ctx.laid.copies
+        found = whole.index_select(0, ctx.laid.scatter_index)
+        if ctx.laid.shared is not None:
+            copies, onto = ctx.laid.shared
             found.index_add_(0, onto, whole.index_select(0, copies))
         return found, None
 
@@ -59,11 +53,11 @@ class _PutBack(torch.autograd.Function):
     """The groups' rows in the order of the pass. Padding and copies get a gradient of zero."""
 
     @staticmethod
-    def forward(ctx: Any, laid: Laid, *outputs: torch.Tensor) -> torch.Tensor:
-        ctx.back = laid.back
+    def forward(ctx: Any, laid: RegroupIndex, *outputs: torch.Tensor) -> torch.Tensor:
+        ctx.back = laid.scatter_index
         ctx.sizes = [len(output) for output in outputs]
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return whole.index_select(0, laid.back)
+        return whole.index_select(0, laid.scatter_index)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -108,7 +102,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
     L, d]; the result has the query's shape."""
     count, heads, length, size = query.shape
     key_heads = key.shape[1]
-    if query.device.type == "cpu" and length <= LONGEST_PRODUCT.get(query.dtype, 0):
+    if query.device.type == "cpu" and length <= MAX_MATMUL_LENGTH.get(query.dtype, 0):
         share = heads // key_heads
         stacked = query.view(count * key_heads, share * length, size)
         flat = (tensor.view(count * key_heads, length, size) for tensor in (key, value))
@@ -119,17 +113,17 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
 
 
 def documents_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: DocumentLayout
 ) -> torch.Tensor:
     """Causal attention within each document of a pass: query [tokens, heads, d], key and value [tokens, key heads, d],
     of one number format; the result has the query's shape."""
     size = query.shape[-1]
     taken = []
     for tensor in (query, key, value):
-        laid = documents.laid(tensor.shape[1], tensor.device)
+        laid = documents.regroup_index(tensor.shape[1], tensor.device)
         taken.append(take(tensor.reshape(-1, size), laid))
     outputs = []
     for group, *parts in zip(documents.groups, *taken, strict=True):
         shaped = (part.view(group.count, -1, group.length, size) for part in parts)
         outputs.append(_attend(*shaped).reshape(-1, size))
-    return put_back(documents.laid(query.shape[1], query.device), *outputs).view_as(query)
+    return put_back(documents.regroup_index(query.shape[1], query.device), *outputs).view_as(query)

@@ -18,7 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.compute.attention import put_back, take
-from hanlin.train.dataset.document_layout import Documents
+from hanlin.train.dataset.document_layout import DocumentLayout
 
 Kernel = Literal["grouped", "varlen", "flex"]
 _LARGEST_HEAD = 256
@@ -61,7 +61,7 @@ def varlen_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    documents: Documents,
+    documents: DocumentLayout,
     attend: Callable[..., Any] = varlen_attn,
 ) -> torch.Tensor:
     """Causal attention within each document of a pass by FlashAttention (Dao 2023, arXiv:2307.08691): query [tokens,
@@ -69,33 +69,33 @@ def varlen_attention(
 
     A prompt that two answers share is laid before each of them; `attend` is called as PyTorch's `varlen_attn`.
     """
-    line = documents.in_line(query.device)
+    line = documents.varlen_layout(query.device)
     parts = (query, key, value)
-    if line.laid is not None:
-        taken = (take(part.flatten(1), line.laid)[0] for part in parts)
+    if line.regroup is not None:
+        taken = (take(part.flatten(1), line.regroup)[0] for part in parts)
         query, key, value = (found.unflatten(1, part.shape[1:]) for found, part in zip(taken, parts, strict=True))
     found = attend(
         query,
         key,
         value,
-        line.edges,
-        line.edges,
-        line.longest,
-        line.longest,
+        line.cu_seqlens,
+        line.cu_seqlens,
+        line.max_seqlen,
+        line.max_seqlen,
         window_size=(-1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    if line.laid is not None:
-        found = put_back(line.laid, found.flatten(1)).unflatten(1, found.shape[1:])
+    if line.regroup is not None:
+        found = put_back(line.regroup, found.flatten(1)).unflatten(1, found.shape[1:])
     return found
 
 
 def flex_documents_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: Documents
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: DocumentLayout
 ) -> torch.Tensor:
     """The same by FlexAttention (Dong et al. 2024, arXiv:2412.05496): blocks of pairs of tokens that do not see each
     other are never computed. On a CPU it runs uncompiled, and forward only."""
-    mask = documents.kept("flex", lambda: _block_mask(documents, query.device))
+    mask = documents.cached("flex", lambda: _block_mask(documents, query.device))
     moved = (part.transpose(0, 1)[None] for part in (query, key, value))
     found: Any = _flex(query.device.type)(*moved, block_mask=mask, enable_gqa=query.shape[1] != key.shape[1])
     return torch.as_tensor(found)[0].transpose(0, 1).contiguous()
@@ -108,8 +108,8 @@ def _flex(device: str) -> Callable[..., Any]:
     return found
 
 
-def _block_mask(documents: Documents, device: torch.device) -> Any:
-    owner, base, end = (numbers.to(device) for numbers in documents.owners())
+def _block_mask(documents: DocumentLayout, device: torch.device) -> Any:
+    owner, base, end = (numbers.to(device) for numbers in documents.token_owners())
 
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         shared = (key >= base[query]) & (key < end[query])

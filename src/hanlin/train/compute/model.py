@@ -30,12 +30,12 @@ from hanlin.train.compute.kernels import Kernel, flex_documents_attention, kerne
 from hanlin.train.compute.linear import DoraLinear, Linear, QuantizedLinear
 from hanlin.train.compute.lm_head_loss import cross_entropy_sum, filled, token_logprobs
 from hanlin.train.compute.runtime import keep_freed_memory
-from hanlin.train.dataset.document_layout import Documents
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.document_layout import DocumentLayout
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
 NumberFormat = Literal["float32", "bfloat16"]
 Found = TypeVar("Found")
-Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Documents], torch.Tensor]
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, DocumentLayout], torch.Tensor]
 KERNELS: dict[Kernel, Attention] = {
     "grouped": documents_attention,
     "varlen": varlen_attention,
@@ -136,19 +136,21 @@ class TrainModel:
         for module in (self.hf_model, *self.layers):
             module.forward = run
 
-    def micro_batches(self, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[Pass]:
+    def micro_batches(
+        self, rows: PackedDataset, units: Sequence[int] | np.ndarray, micro_batch_tokens: int
+    ) -> Iterator[MicroBatch]:
         """The units of this process in passes, on the device. Where all processes have to go through the model equally
         often, one with fewer passes than others does so with a unit that does not count."""
         if self.sharded_calls is None:
-            for batch in rows.passes(units, micro_batch_tokens):
+            for batch in rows.micro_batches(units, micro_batch_tokens):
                 yield batch.to(self.device)
             return
-        batches = list(rows.passes(units, micro_batch_tokens))  # the number has to be agreed on before the first
+        batches = list(rows.micro_batches(units, micro_batch_tokens))  # the number has to be agreed on before the first
         more = self.sharded_calls.all_reduce_max(len(batches)) - len(batches)
         for batch in batches:
             yield batch.to(self.device)
         for _ in range(more):
-            nothing = self.loss_sum(next(rows.passes([0], micro_batch_tokens)).to(self.device)) * 0.0
+            nothing = self.loss_sum(next(rows.micro_batches([0], micro_batch_tokens)).to(self.device)) * 0.0
             if nothing.requires_grad:
                 self.backward(nothing)
 
@@ -163,21 +165,25 @@ class TrainModel:
         """Take a kernel. Raises UserError where it cannot run."""
         self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
 
-    def hidden_states(self, batch: Pass) -> torch.Tensor:
+    def hidden_states(self, batch: MicroBatch) -> torch.Tensor:
         """Hidden states [n, width], in the network's number format, at the positions whose next token is learned."""
         return self._filled(batch)[: len(batch.targets)]
 
-    def _filled(self, batch: Pass) -> torch.Tensor:
+    def _filled(self, batch: MicroBatch) -> torch.Tensor:
         """The same, and what fills them up to a size that occurs again (`losses.filled`)."""
-        stream = self._embeddings.read(batch.ids[0])
+        stream = self._embeddings.read(batch.input_ids[0])
         if self.neftune_alpha and self.hf_model.training:
-            stream = stream + noise(batch.positions[0], stream.shape[1], self.neftune_alpha)
+            stream = stream + noise(batch.position_ids[0], stream.shape[1], self.neftune_alpha)
         if self.sharded_calls is not None and torch.is_grad_enabled() and not stream.requires_grad:
             stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
         entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
-        more = filled(len(batch.learned), entries, trained, self.device.type != "cpu") - len(batch.learned)
-        learned = torch.cat([batch.learned, batch.learned[-1:].expand(more)])
-        cosine, sine = (angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.positions))
+        more = filled(len(batch.target_positions), entries, trained, self.device.type != "cpu") - len(
+            batch.target_positions
+        )
+        learned = torch.cat([batch.target_positions, batch.target_positions[-1:].expand(more)])
+        cosine, sine = (
+            angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.position_ids)
+        )
         for block in self._blocks:
             wanted = learned if block is self._blocks[-1] else None
             through = self._through if self.sharded_calls is None else self._through_gathered
@@ -187,27 +193,27 @@ class TrainModel:
                 stream = through(block, stream, cosine, sine, batch.documents, wanted)
         return normalized(stream, self._norm, self.dtype)
 
-    def loss_sum(self, batch: Pass) -> torch.Tensor:
+    def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
         """Minus the summed log-probability of a pass's targets."""
         return self._within(self._loss_sum, batch)
 
-    def _loss_sum(self, batch: Pass) -> torch.Tensor:
+    def _loss_sum(self, batch: MicroBatch) -> torch.Tensor:
         return cross_entropy_sum(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
-    def token_logprobs(self, batch: Pass) -> torch.Tensor:
+    def token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
         """The log-probability of each of a pass's targets, float32 [n]."""
         return self._within(self._token_logprobs, batch)
 
-    def _token_logprobs(self, batch: Pass) -> torch.Tensor:
+    def _token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
         return token_logprobs(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
 
-    def logprobs_and_argmax(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    def logprobs_and_argmax(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
         [n]: what greedy writing puts there. Without gradients."""
         return self._within(self._logprobs_and_argmax, batch)
 
     @torch.no_grad()
-    def _logprobs_and_argmax(self, batch: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    def _logprobs_and_argmax(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
         found, likeliest = [], []
         for piece, targets in zip(self.hidden_states(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
             shares = (piece @ self._head.cast.T).float().log_softmax(-1)
@@ -219,14 +225,14 @@ class TrainModel:
         """The parameters that are trained, by name, in the model's order."""
         return ((name, parameter) for name, parameter in self.hf_model.named_parameters() if parameter.requires_grad)
 
-    def _within(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+    def _within(self, work: Callable[[MicroBatch], Found], batch: MicroBatch) -> Found:
         """Do the work with the weights at both ends of the model there."""
         if self.sharded_calls is None:
             return work(batch)
         found: Found = self.sharded_calls.call_model(self._with_ends, work, batch)
         return found
 
-    def _with_ends(self, work: Callable[[Pass], Found], batch: Pass) -> Found:
+    def _with_ends(self, work: Callable[[MicroBatch], Found], batch: MicroBatch) -> Found:
         self._take_ends()
         self._head.refresh(self.dtype)
         return work(batch)
@@ -246,7 +252,7 @@ class TrainModel:
         stream: torch.Tensor,
         cosine: torch.Tensor,
         sine: torch.Tensor,
-        documents: Documents,
+        documents: DocumentLayout,
         wanted: torch.Tensor | None,
     ) -> torch.Tensor:
         """The stream behind a block; behind the last, only at the positions that are wanted."""

@@ -1,4 +1,4 @@
-"""Where the documents of a packed row begin and end, as attention needs it."""
+"""Where the documents of a micro-batch begin and end, as attention needs it."""
 
 from __future__ import annotations
 
@@ -10,164 +10,203 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-LENGTH_STEP = 16
+LENGTH_MULTIPLE = 16
+"""The length of a group is rounded up to a multiple: a new shape costs a new kernel (0.6 ms in bfloat16 on a CPU)."""
+MAX_LENGTH_RATIO = 1.5
+"""Documents share a group while the longest is at most this many times the shortest."""
+MAX_MATMUL_LENGTH = {torch.float32: 96, torch.bfloat16: 1024}
+"""On a CPU, up to this length plain matrix products are faster than the fused kernel, forward and backward together:
+of 1,024 tokens with 8 heads of 64, documents of 64 took 6.3 ms against 9.6 in float32 and 4.9 against 24.5 in bfloat16,
+documents of 512 took 53 against 37 and 17 against 29."""
 
-
-SPREAD = 1.5
-
-
-LONGEST_PRODUCT = {torch.float32: 96, torch.bfloat16: 1024}
-
-
-Kept = TypeVar("Kept")
+Cached = TypeVar("Cached")
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Documents laid side by side: `tokens` [count, length] are the places in the pass that fill them. Padding repeats
-    a document's last token, and documents that only fill up the count repeat the first token of the pass."""
+class DocumentGroup:
+    """Documents of similar length side by side.
 
-    tokens: torch.Tensor
+    Attributes:
+        token_index: The tokens of the micro-batch that fill the group, int64 [count, length]. Padding repeats the last
+            token of a document; documents that only fill up the count repeat the first token of the micro-batch.
+        count: Documents.
+        length: Tokens of each, padded.
+    """
+
+    token_index: torch.Tensor
     count: int
     length: int
 
 
-class Laid(NamedTuple):
-    """Where numbers go when a pass is regrouped: `taken`, for each group, the rows [count · heads · length] that fill
-    it, in the order document, head, token; `back` [tokens · heads], where each row then lies in the groups end to end;
-    `copies`, where shared rows lie in the groups once more, and the rows of the pass that they are."""
+class RegroupIndex(NamedTuple):
+    """How vectors move from the order of a micro-batch to that of the groups, and back.
 
-    taken: tuple[torch.Tensor, ...]
-    back: torch.Tensor
-    copies: tuple[torch.Tensor, torch.Tensor] | None
-
-
-class InLine(NamedTuple):
-    """Documents laid end to end, shared tokens before each that shares them: `edges` [documents + 1] int32 are where
-    each begins, and the end; `longest` is the longest's length; `laid` says which tokens fill the line, None where they
-    are those of the pass in their order."""
-
-    edges: torch.Tensor
-    longest: int
-    laid: Laid | None
-
-
-class Documents:
-    """Which documents lie in a pass, and how its tokens are regrouped for attention.
-
-    `lengths` are the documents' tokens; the first `shared[i]` tokens of document i are not its own: they are those of
-    the nearest document before it that shares nothing. Own tokens lie end to end in the pass. So two answers can stand
-    behind one prompt: neither sees the other, and the prompt lies in the pass once.
-
-    A token's vector [heads, d] counts as rows of d numbers, so that a group comes out as batched products take it.
+    Attributes:
+        gather_index: For each group the rows [count · heads · length] that fill it, in the order document, head, token.
+        scatter_index: Where each row of the micro-batch is in the groups end to end [tokens · heads].
+        shared: If a prompt is shared: where its further copies are in the groups, and the rows that they are copies of.
     """
 
-    def __init__(self, lengths: Sequence[int], shared: Sequence[int] | None = None) -> None:
+    gather_index: tuple[torch.Tensor, ...]
+    scatter_index: torch.Tensor
+    shared: tuple[torch.Tensor, torch.Tensor] | None
+
+
+class VarlenLayout(NamedTuple):
+    """Documents end to end as FlashAttention's varlen kernels take them; shared tokens before each that shares them.
+
+    Attributes:
+        cu_seqlens: Where each document begins, and the end of the last, int32 [documents + 1].
+        max_seqlen: Tokens of the longest document.
+        regroup: How tokens move there; None if they are there in the order of the micro-batch.
+    """
+
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    regroup: RegroupIndex | None
+
+
+class DocumentLayout:
+    """Which documents a micro-batch holds, and how its tokens are regrouped for attention.
+
+    A pair whose answers A and B follow one prompt P of 4 tokens is two documents; the prompt is there once:
+
+        lengths           6 7             P and A, P and B
+        shared_lengths    0 4             the second reads P from the first
+        micro-batch       P P P P A A B B B
+        token_index(1)    0 1 2 3 6 7 8
+
+    Neither answer sees the other. The vector of a token [heads, d] counts as `heads` rows of d numbers, so that a group
+    comes out as batched matrix products take it.
+
+    Attributes:
+        lengths: Tokens of each document, shared ones included, int64 [documents].
+        shared_lengths: How many tokens at its start each shares with the nearest document before it that shares none.
+        starts: Where the own tokens of each document begin in the micro-batch.
+        prefix_starts: Where the tokens that it shares begin.
+        tokens: Tokens of the micro-batch.
+    """
+
+    def __init__(self, lengths: Sequence[int], shared_lengths: Sequence[int] | None = None) -> None:
         self.lengths = np.asarray(lengths, dtype=np.int64)
-        self.shared = np.zeros_like(self.lengths) if shared is None else np.asarray(shared, dtype=np.int64)
-        own = self.lengths - self.shared
+        no_shared = shared_lengths is None
+        self.shared_lengths = np.zeros_like(self.lengths) if no_shared else np.asarray(shared_lengths, dtype=np.int64)
+        own = self.lengths - self.shared_lengths
         self.starts = np.cumsum(own) - own
-        """Of each document, where its own tokens begin in the pass."""
         self.tokens = int(own.sum())
-        whole = np.where(self.shared == 0, np.arange(len(own)), -1)
-        self.bases = self.starts[np.maximum.accumulate(whole)] if len(own) else self.starts
-        """Of each document, where the tokens that it shares begin."""
-        self._kept: dict[Any, Any] = {}
+        unshared = np.where(self.shared_lengths == 0, np.arange(len(own)), -1)
+        self.prefix_starts = self.starts[np.maximum.accumulate(unshared)] if len(own) else self.starts
+        self._cache: dict[Any, Any] = {}
 
-    def kept(self, name: Any, make: Callable[[], Kept]) -> Kept:
-        """What `make` gives, made once in a pass, for all layers."""
-        if name not in self._kept:
-            self._kept[name] = make()
-        found: Kept = self._kept[name]
-        return found
+    def cached(self, key: Any, compute: Callable[[], Cached]) -> Cached:
+        """Compute a value once for all layers of the model."""
+        if key not in self._cache:
+            self._cache[key] = compute()
+        value: Cached = self._cache[key]
+        return value
 
-    def places(self, document: int) -> np.ndarray:
-        """Where each of a document's tokens lies in the pass, [length]."""
-        return self._places(np.asarray([document]), np.arange(self.lengths[document]))[0]
+    def token_index(self, document: int) -> np.ndarray:
+        """Where each token of a document is in the micro-batch [length]."""
+        return self._token_index(np.asarray([document]), np.arange(self.lengths[document]))[0]
 
-    def _places(self, documents: np.ndarray, within: np.ndarray) -> np.ndarray:
-        """Places in the pass [documents, n] of the tokens `within` ([n], or [documents, n]) each of the documents."""
-        shared = self.shared[documents, None]
+    def _token_index(self, documents: np.ndarray, within: np.ndarray) -> np.ndarray:
+        """Where the tokens `within` ([n], or [documents, n]) each of the documents are, [documents, n]."""
+        shared = self.shared_lengths[documents, None]
         own = self.starts[documents, None] - shared
-        return np.where(within < shared, self.bases[documents, None], own) + within
+        return np.where(within < shared, self.prefix_starts[documents, None], own) + within
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
+    def groups(self) -> tuple[DocumentGroup, ...]:
+        """The documents in groups of similar length, the longest first."""
         return self._grouped[0]
 
     @cached_property
-    def _grouped(self) -> tuple[tuple[Group, ...], np.ndarray, np.ndarray]:
-        """The groups; of each document, where it begins in them laid end to end, and its group's length."""
-        begins, padded = np.empty_like(self.lengths), np.empty_like(self.lengths)
+    def _grouped(self) -> tuple[tuple[DocumentGroup, ...], np.ndarray, np.ndarray]:
+        """The groups; for each document, where it begins in the groups end to end, and the length of its group."""
+        starts, padded_lengths = np.empty_like(self.lengths), np.empty_like(self.lengths)
         groups = []
         offset = 0
         order = np.argsort(-self.lengths, kind="stable")
         while len(order):
-            shortest = self.lengths[order[0]] / SPREAD
+            shortest = self.lengths[order[0]] / MAX_LENGTH_RATIO
             members = order[: int(np.searchsorted(-self.lengths[order], -shortest, side="right"))]
             order = order[len(members) :]
-            length = -(-int(self.lengths[members[0]]) // LENGTH_STEP) * LENGTH_STEP
+            length = -(-int(self.lengths[members[0]]) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
             count = _round_count(len(members))
-            tokens = np.zeros((count, length), dtype=np.int64)
+            token_index = np.zeros((count, length), dtype=np.int64)
             within = np.minimum(np.arange(length)[None, :], self.lengths[members][:, None] - 1)
-            tokens[: len(members)] = self._places(members, within)
-            begins[members] = offset + np.arange(len(members)) * length
-            padded[members] = length
-            groups.append(Group(torch.from_numpy(tokens), count, length))
+            token_index[: len(members)] = self._token_index(members, within)
+            starts[members] = offset + np.arange(len(members)) * length
+            padded_lengths[members] = length
+            groups.append(DocumentGroup(torch.from_numpy(token_index), count, length))
             offset += count * length
-        return tuple(groups), begins, padded
+        return tuple(groups), starts, padded_lengths
 
-    def laid(self, heads: int, device: torch.device) -> Laid:
-        """The rows of the groups for vectors of so many heads."""
-        return self.kept(heads, lambda: self._laid(heads, device))
+    def regroup_index(self, heads: int, device: torch.device) -> RegroupIndex:
+        """How vectors of so many heads move into the groups and back."""
+        return self.cached(heads, lambda: self._group_rows(heads, device))
 
-    def _laid(self, heads: int, device: torch.device) -> Laid:
-        groups, begins, padded = self._grouped
+    def _group_rows(self, heads: int, device: torch.device) -> RegroupIndex:
+        groups, starts, padded_lengths = self._grouped
         head = torch.arange(heads)
-        taken = [(g.tokens[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for g in groups]
-        return self._rows(taken, begins, padded, heads, device)
+        gather_index = [
+            (group.token_index[:, None, :] * heads + head[None, :, None]).reshape(-1).to(device) for group in groups
+        ]
+        return self._with_way_back(gather_index, starts, padded_lengths, heads, device)
 
-    def _rows(
-        self, taken: Sequence[torch.Tensor], begins: np.ndarray, padded: np.ndarray, heads: int, device: torch.device
-    ) -> Laid:
-        """`taken`, and the way back from it; each document begins at `begins`, laid out to `padded` tokens a head."""
+    def _with_way_back(
+        self,
+        gather_index: Sequence[torch.Tensor],
+        starts: np.ndarray,
+        padded_lengths: np.ndarray,
+        heads: int,
+        device: torch.device,
+    ) -> RegroupIndex:
+        """Add the way back to `gather_index`; each document begins at `starts` and takes `padded_lengths` tokens a
+        head."""
         head = torch.arange(heads)
 
-        def rows(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
-            """Where `counts` tokens of each document lie, from its token `firsts` on."""
+        def rows_of(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
+            """Where `counts` tokens of each document are, from its token `firsts` on."""
             within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts - firsts, counts)
-            row = torch.from_numpy(np.repeat(begins, counts) * heads + within)
-            step = torch.from_numpy(np.repeat(padded, counts))
+            row = torch.from_numpy(np.repeat(starts, counts) * heads + within)
+            step = torch.from_numpy(np.repeat(padded_lengths, counts))
             return (row[:, None] + step[:, None] * head).reshape(-1).to(device)
 
-        copies = None
-        if self.shared.any():
-            of = [base + np.arange(shared) for base, shared in zip(self.bases, self.shared, strict=True)]
-            tokens = torch.from_numpy(np.concatenate(of))
-            copies = (
-                rows(self.shared, np.zeros_like(self.shared)),
+        shared = None
+        if self.shared_lengths.any():
+            prefixes = [
+                start + np.arange(length) for start, length in zip(self.prefix_starts, self.shared_lengths, strict=True)
+            ]
+            tokens = torch.from_numpy(np.concatenate(prefixes))
+            shared = (
+                rows_of(self.shared_lengths, np.zeros_like(self.shared_lengths)),
                 (tokens[:, None] * heads + head).reshape(-1).to(device),
             )
-        return Laid(tuple(taken), rows(self.lengths - self.shared, self.shared), copies)
+        scatter_index = rows_of(self.lengths - self.shared_lengths, self.shared_lengths)
+        return RegroupIndex(tuple(gather_index), scatter_index, shared)
 
-    def in_line(self, device: torch.device) -> InLine:
-        """The documents one after the other."""
-        return self.kept("line", lambda: self._in_line(device))
+    def varlen_layout(self, device: torch.device) -> VarlenLayout:
+        """The documents end to end."""
+        return self.cached("varlen", lambda: self._varlen_layout(device))
 
-    def _in_line(self, device: torch.device) -> InLine:
-        edges = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
-        laid = None
-        if self.shared.any():
-            order = torch.from_numpy(np.concatenate([self.places(number) for number in range(len(self.lengths))]))
-            laid = self._rows([order.to(device)], edges[:-1], np.zeros_like(self.lengths), 1, device)
-        return InLine(torch.from_numpy(edges.astype(np.int32)).to(device), int(self.lengths.max()), laid)
+    def _varlen_layout(self, device: torch.device) -> VarlenLayout:
+        bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths)])
+        regroup = None
+        if self.shared_lengths.any():
+            order = np.concatenate([self.token_index(document) for document in range(len(self.lengths))])
+            gather_index = [torch.from_numpy(order).to(device)]
+            regroup = self._with_way_back(gather_index, bounds[:-1], np.zeros_like(self.lengths), 1, device)
+        cu_seqlens = torch.from_numpy(bounds.astype(np.int32)).to(device)
+        return VarlenLayout(cu_seqlens, int(self.lengths.max()), regroup)
 
-    def owners(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of each token of the pass [tokens]: its document, and where the tokens that this shares begin and end."""
-        own = self.lengths - self.shared
-        found = (np.arange(len(own)), self.bases, self.bases + self.shared)
-        owner, base, end = (torch.from_numpy(np.repeat(numbers, own)) for numbers in found)
-        return owner, base, end
+    def token_owners(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For each token of the micro-batch [tokens]: its document, and where the tokens that this shares begin and
+        end."""
+        own = self.lengths - self.shared_lengths
+        columns = (np.arange(len(own)), self.prefix_starts, self.prefix_starts + self.shared_lengths)
+        document, start, end = (torch.from_numpy(np.repeat(column, own)) for column in columns)
+        return document, start, end
 
 
 def _round_count(count: int) -> int:

@@ -1,9 +1,8 @@
-"""Encoded records on disk: token ids and loss masks in shards."""
+"""Encoded records on disk: token ids and loss masks, written in shards and then joined."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,58 +14,95 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic, write_text
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.train.dataset.shard_writers import ShardWriters
 
-SHARD, LARGEST_SHARD = 4096, 16384
-
-
-MANY = 2 * SHARD
-
-
-VERY_MANY = 8 * SHARD
-
-
-WHOLE = "whole.json"
-
-
-PAD_STEP = 256
-
+SHARD_RECORDS, MAX_SHARD_RECORDS = 4096, 16384
+"""Records that are encoded and written together, and the most of them if every process has several such shards: what a
+killed run may have to encode again, for each process. A process is forked for each, which costs as much as some hundred
+records."""
+MIN_RECORDS_FOR_PROCESSES = 2 * SHARD_RECORDS
+"""From this many records on, several processes encode."""
+MIN_RECORDS_FOR_WARM_UP = 8 * SHARD_RECORDS
+"""From this many records on, preparing the tokenizer to encode faster takes less time than it saves."""
+INDEX_FILE = "index.json"
+"""Counts of an encoded data set; written last, so that it is complete if this file exists."""
 
 Item = TypeVar("Item")
 
 
 class Example(NamedTuple):
-    """Token ids in order; `learn[i]` is 1 where `ids[i]` is an answer's, `good` whether that answer is one to give:
-    of a pair the rejected one is not, and a judged answer as it was judged."""
+    """One text to learn from.
+
+    Attributes:
+        ids: Token ids.
+        loss_mask: A byte for each id, 1 if it is a target: of an answer, or of a document.
+        desirable: Whether the answer is one to give: False for the rejected answer of a pair and for an answer that was
+            labeled bad.
+    """
 
     ids: list[int]
-    learn: bytes
-    good: bool = True
+    loss_mask: bytes
+    desirable: bool = True
 
 
-class Encoded(NamedTuple):
-    """What became of a record: its examples (a pair has two), or none and why; with examples, `reason` says what was
-    changed."""
+class EncodedRecord(NamedTuple):
+    """What became of a record.
+
+    Attributes:
+        examples: Its examples (a pair has two); none if it was refused.
+        reason: Why it was refused, or, if it has examples, how it was changed.
+    """
 
     examples: tuple[Example, ...] = ()
     reason: str = ""
 
 
-Encode = Callable[[Sequence[Any]], Iterable[Encoded]]
+Encode = Callable[[Sequence[Any]], Iterable[EncodedRecord]]
+"""Encodes records; the result has one item for each."""
+
+
+class Segment(NamedTuple):
+    """Positions `start` to `end` (exclusive) of an example.
+
+    The model reads `ids[start:end]` and predicts `ids[start + 1:end + 1]`, so the parts of a cut document share one
+    token and each of its tokens is a target once: a document of 6 tokens cut after 3 positions is read as 0 1 2 and
+    3 4, and predicts 1 2 3 and 4 5.
+    """
+
+    example: int
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedRecords:
-    """Every record's examples end to end. `starts` [examples + 1] are offsets into `ids` and `learn`; `good`
-    [examples] says which are to be followed; each record has `width` examples, in the order of the data. The arrays are
-    read from disk as they are needed."""
+    """The examples of all records end to end; the arrays are read from disk as they are needed.
+
+    Two pairs, of examples of 3, 4, 2 and 2 tokens:
+
+        ids          11 tokens
+        loss_mask    11 booleans
+        starts       0 3 7 9 11
+        width        2                example 2 * i is the chosen, 2 * i + 1 the rejected answer of pair i
+
+    Attributes:
+        ids: Token ids, int32 [tokens].
+        loss_mask: Which of them are targets, bool [tokens].
+        starts: Where each example begins, and the end of the last, int64 [examples + 1].
+        desirable: Which examples are answers to give, bool [examples].
+        width: Examples of each record.
+        folder: Where the files are.
+        refused: How many records were refused, by reason.
+        changed: How many were changed, by reason.
+    """
 
     ids: np.ndarray
-    learn: np.ndarray
+    loss_mask: np.ndarray
     starts: np.ndarray
-    good: np.ndarray
+    desirable: np.ndarray
     width: int
     folder: Path
     refused: dict[str, int]
@@ -74,22 +110,23 @@ class EncodedRecords:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Positions that each example takes: one fewer than its tokens, since the last is only predicted."""
+        """Positions of each example [examples]: one fewer than its tokens, since the last is only predicted."""
         return np.diff(self.starts) - 1
 
     def __len__(self) -> int:
         return (len(self.starts) - 1) // self.width
 
     def read(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens that a segment reads or is asked for, one more than its positions, and which are learned."""
+        """The ids that a segment reads or predicts, one more than its positions, and their loss mask."""
         first = int(self.starts[segment.example])
-        place = slice(first + segment.start, first + segment.end + 1)
-        return self.ids[place], self.learn[place]
+        span = slice(first + segment.start, first + segment.end + 1)
+        return self.ids[span], self.loss_mask[span]
 
-    def record_ids(self, records: Iterable[int]) -> list[str]:
-        wanted = set(records)
+    def record_ids(self, indices: Iterable[int]) -> list[str]:
+        """Ids of some of the records, in the order of the data."""
+        wanted = set(indices)
         with (self.folder / "records.txt").open(encoding="utf-8") as file:
-            return [json.loads(line) for number, line in enumerate(file) if number in wanted]
+            return [json.loads(line) for index, line in enumerate(file) if index in wanted]
 
 
 def encode_records(
@@ -100,45 +137,57 @@ def encode_records(
     folder: Path,
     progress: Progress,
     total: int,
-    quicken: Callable[[], None] | None = None,
+    warm_up: Callable[[], None] | None = None,
     processes: int = 1,
 ) -> EncodedRecords:
-    """Encode all records into `folder` and open what lies there; what an earlier try wrote is taken over by shard.
+    """Encode all records into `folder` and open the result; shards of an earlier, killed try are taken over.
 
-    Of many records, `processes` encode at a time; for very many, `quicken` is called first. What is written is the same
-    for any number of processes. Raises UserError when nothing is left to learn from, with the reasons.
+    Args:
+        records: The records, in order.
+        encode: Makes token ids of some records.
+        width: Examples of each record.
+        folder: Where the files are written; nothing is encoded if it is complete.
+        progress: Shows how far it is.
+        total: How many records there are.
+        warm_up: Called first if there are very many records (`MIN_RECORDS_FOR_WARM_UP`).
+        processes: How many processes encode at a time if there are many (`MIN_RECORDS_FOR_PROCESSES`); what is written
+            is the same for any number.
+
+    Raises:
+        UserError: No record is left to learn from; the message has the reasons.
     """
-    if not (folder / WHOLE).is_file():
+    if not (folder / INDEX_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        if quicken is not None and total >= VERY_MANY:
-            quicken()
+        if warm_up is not None and total >= MIN_RECORDS_FOR_WARM_UP:
+            warm_up()
         shards = []
         done = 0
-        with ShardWriters(processes if total >= MANY else 1) as writers:
-            size = min(LARGEST_SHARD, max(SHARD, total // (4 * processes)))
-            for number, batch in enumerate(_batches(records, size)):
-                shards.append(folder / f"shard-{number:06d}-of-{size}.npz")
+        with ShardWriters(processes if total >= MIN_RECORDS_FOR_PROCESSES else 1) as writers:
+            size = min(MAX_SHARD_RECORDS, max(SHARD_RECORDS, total // (4 * processes)))
+            for shard, batch in enumerate(_batches(records, size)):
+                shards.append(folder / f"shard-{shard:06d}-of-{size}.npz")
                 if not shards[-1].is_file():
-                    writers.do(partial(_write_shard, shards[-1], batch, encode))
+                    writers.submit(partial(_write_shard, shards[-1], batch, encode))
                 done += len(batch)
                 progress.update(done, total, say("records", "条"))
-        _join(folder, shards, width)
+        _join_shards(folder, shards, width)
     return open_encoded(folder)
 
 
 def open_encoded(folder: Path) -> EncodedRecords:
-    """What `encode_records` wrote. Raises UserError when no record can be learned from."""
-    counts = json.loads((folder / WHOLE).read_text(encoding="utf-8"))
-    if not counts["records"]:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in counts["refused"].items()) or "-"
+    """Open what `encode_records` wrote. Raises UserError if no record can be learned from."""
+    index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    if not index["records"]:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in index["refused"].items()) or "-"
         raise UserError(
-            say(f"no record is left to learn from (refused: {reasons})", f"没有可学习的记录（拒收：{reasons}）"),
+            say(f"no record is left to learn from (refused: {reasons})", f"没有可训练的记录（被拒收：{reasons}）"),
             "data",
-            say("a longer max_seq_length takes longer records", "增大 max_seq_length 可容纳更长的记录"),
+            say("a greater max_seq_length takes longer records", "增大 max_seq_length 可容纳更长的记录"),
         )
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("ids", "learn", "starts", "good")}
+    names = ("ids", "loss_mask", "starts", "desirable")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
     return EncodedRecords(
-        **arrays, width=counts["width"], folder=folder, refused=counts["refused"], changed=counts["changed"]
+        **arrays, width=index["width"], folder=folder, refused=index["refused"], changed=index["changed"]
     )
 
 
@@ -150,9 +199,9 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
     ids: list[np.ndarray] = []
-    learn: list[np.ndarray] = []
-    good: list[bool] = []
-    names: list[str] = []
+    loss_mask: list[np.ndarray] = []
+    desirable: list[bool] = []
+    record_ids: list[str] = []
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
     for record, encoded in zip(batch, encode(batch), strict=True):
@@ -161,63 +210,51 @@ def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
             continue
         if encoded.reason:
             changed[encoded.reason] += 1
-        names.append(json.dumps(record.id, ensure_ascii=False) + "\n")
+        record_ids.append(json.dumps(record.id, ensure_ascii=False) + "\n")
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
-            learn.append(np.frombuffer(example.learn, dtype=bool))
-            good.append(example.good)
-    notes = json.dumps({"kept": len(names), "refused": refused, "changed": changed})
-    aside = path.with_name(path.name + ".writing")
-    with aside.open("wb") as file:
+            loss_mask.append(np.frombuffer(example.loss_mask, dtype=bool))
+            desirable.append(example.desirable)
+    counts = json.dumps({"records": len(record_ids), "refused": refused, "changed": changed})
+    with open_atomic(path, "wb") as file:
         np.savez(
             file,
             ids=np.concatenate([*ids, np.empty(0, np.int32)]),
-            learn=np.concatenate([*learn, np.empty(0, bool)]),
-            lengths=np.asarray([len(row) for row in ids], dtype=np.int64),
-            good=np.asarray(good, dtype=bool),
-            notes=np.frombuffer(notes.encode("utf-8"), dtype=np.uint8),
-            names=np.frombuffer("".join(names).encode("utf-8"), dtype=np.uint8),
+            loss_mask=np.concatenate([*loss_mask, np.empty(0, bool)]),
+            lengths=np.asarray([len(example) for example in ids], dtype=np.int64),
+            desirable=np.asarray(desirable, dtype=bool),
+            counts=np.frombuffer(counts.encode("utf-8"), dtype=np.uint8),
+            record_ids=np.frombuffer("".join(record_ids).encode("utf-8"), dtype=np.uint8),
         )
-    os.replace(aside, path)
 
 
-def _join(folder: Path, shards: Sequence[Path], width: int) -> None:
-    """One array of each kind from the shards, which are then removed. The marker is written last."""
+def _join_shards(folder: Path, shards: Sequence[Path], width: int) -> None:
+    """Write one array of each name from the shards, then the index, and remove the shards."""
     lengths = np.concatenate([*(np.load(path)["lengths"] for path in shards), np.empty(0, np.int64)])
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
     np.save(folder / "starts.npy", starts)
-    np.save(folder / "good.npy", np.concatenate([*(np.load(path)["good"] for path in shards), np.empty(0, bool)]))
+    desirable = [np.load(path)["desirable"] for path in shards]
+    np.save(folder / "desirable.npy", np.concatenate([*desirable, np.empty(0, bool)]))
     size = max(1, int(starts[-1]))
     ids = np.lib.format.open_memmap(folder / "ids.npy", mode="w+", dtype=np.int32, shape=(size,))
-    learn = np.lib.format.open_memmap(folder / "learn.npy", mode="w+", dtype=bool, shape=(size,))
+    loss_mask = np.lib.format.open_memmap(folder / "loss_mask.npy", mode="w+", dtype=bool, shape=(size,))
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
-    records = place = 0
+    records = start = 0
     with (folder / "records.txt").open("wb") as file:
         for path in shards:
             shard = np.load(path)
-            notes = json.loads(shard["notes"].tobytes())
-            end = place + len(shard["ids"])
-            ids[place:end], learn[place:end] = shard["ids"], shard["learn"]
-            place = end
-            records += notes["kept"]
-            refused.update(notes["refused"])
-            changed.update(notes["changed"])
-            file.write(shard["names"].tobytes())
+            counts = json.loads(shard["counts"].tobytes())
+            end = start + len(shard["ids"])
+            ids[start:end], loss_mask[start:end] = shard["ids"], shard["loss_mask"]
+            start = end
+            records += counts["records"]
+            refused.update(counts["refused"])
+            changed.update(counts["changed"])
+            file.write(shard["record_ids"].tobytes())
     ids.flush()
-    learn.flush()
-    counts = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}
-    aside = folder / (WHOLE + ".writing")
-    aside.write_text(json.dumps(counts, sort_keys=True), encoding="utf-8")
-    os.replace(aside, folder / WHOLE)
+    loss_mask.flush()
+    index = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}
+    write_text(folder / INDEX_FILE, json.dumps(index, sort_keys=True))
     for path in folder.glob("shard-*.npz"):  # an earlier try with other processes may have left some of another size
         path.unlink()
-
-
-class Segment(NamedTuple):
-    """Positions `start` to `end` (exclusive) of an example: the model reads `ids[start:end]` and is asked for
-    `ids[start + 1:end + 1]`, so pieces of a cut document share one token and none goes unlearned."""
-
-    example: int
-    start: int
-    end: int

@@ -1,10 +1,7 @@
-"""What must hold of every example before a model learns from it, proven on the token ids that it will learn from.
+"""Checks of the loss mask and the special tokens of every example before a model learns from it.
 
-Owns the rules of begin, answer and end. Does not own how ids are made (`tokens/`) or which records are refused
-(`objectives`).
-
-The renderer keeps these rules by construction. They are proven again on what lies on disk, whole arrays at a time,
-because a run that breaks one of them looks healthy: the model never stops, or speaks for its user.
+The renderer keeps these rules by construction. They are checked again on the ids on disk, whole arrays at a time,
+because a run that breaks one of them looks healthy: the model never stops, or writes its user's turns.
 """
 
 from __future__ import annotations
@@ -22,187 +19,200 @@ from hanlin.core.records import Message, ToolCall
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encoded import EncodedRecords
 
-BLOCK = 1 << 22
-"""Tokens that are looked at together: it bounds the memory, whatever the size of the data."""
-_LONGEST_OPENING = 4
-_Examples = Callable[[np.ndarray], Iterator[int]]
+BLOCK_TOKENS = 1 << 22
+"""Tokens that are checked together: it bounds the memory, whatever the size of the data."""
+_MAX_PROMPT_ENDING = 4
+_FindExamples = Callable[[np.ndarray], Iterator[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Contract:
-    """The rules of a template, or of plain documents.
+class MaskRules:
+    """What must hold of every example, for a chat template or for plain documents.
 
-    `begin` opens every example, None where nothing does. Another begin token may stand only behind an id of `breaks`,
-    and behind those that are in `always` it must. A learned stretch begins behind one of `openings` and ends with an id
-    of `ends`, which stands nowhere else in it; no rule is kept where these are empty, but that answers must end.
+    In the ids of one exchange, `B` the begin token, `S` a stop token, `>` the end of a prompt:
+
+        B user > answer S B user > answer S
+        0    0 0      1 1 0    0 0      1 1     loss mask
+
+    Attributes:
+        bos_id: The begin token that every example starts with; None if it starts with none.
+        stop_ids: A stretch of targets ends with one of these, which occur nowhere else in it.
+        has_prompts: Whether examples begin with a prompt, which is no target.
+        prompt_endings: A stretch of targets follows one of these; empty if that is not known.
+        before_bos: Ids that a further begin token may follow.
+        requires_bos: Those of them that a begin token always follows.
     """
 
-    begin: int | None
-    ends: tuple[int, ...]
-    prompted: bool
-    openings: tuple[tuple[int, ...], ...] = ()
-    breaks: tuple[int, ...] = ()
-    always: tuple[int, ...] = ()
+    bos_id: int | None
+    stop_ids: tuple[int, ...]
+    has_prompts: bool
+    prompt_endings: tuple[tuple[int, ...], ...] = ()
+    before_bos: tuple[int, ...] = ()
+    requires_bos: tuple[int, ...] = ()
 
     @classmethod
-    def of_documents(cls, tokenizer: Tokenizer) -> Self:
+    def for_documents(cls, tokenizer: Tokenizer) -> Self:
         """Begin token, text, end token, as far as the tokenizer has them."""
-        end = tokenizer.eos_id
-        return cls(tokenizer.bos_id, () if end is None else (end,), False)
+        eos_id = tokenizer.eos_id
+        return cls(tokenizer.bos_id, () if eos_id is None else (eos_id,), False)
 
     @classmethod
-    def of_chats(cls, template: ChatTemplate) -> Self:
-        """What a template does, found out on small conversations: where it puts the begin token (at the start of all,
-        or of each exchange as Llama 2 does, or nowhere), and what it writes before an answer."""
-        bos = template.tokenizer.bos_id
-        probes = [ids for turns in _PROBES if (ids := _rendered(template, turns, False))]
-        begins = bos is not None and bool(probes) and all(ids[0] == bos for ids in probes)
-        if bos is None or bos in template.turn_end_ids:  # there the begin token says nothing about where it stands
-            return cls(bos if begins else None, template.turn_end_ids, True, _openings(template))
-        behind = [(ids[place - 1], ids[place]) for ids in probes for place in range(1, len(ids))]
-        breaks = {before for before, number in behind if number == bos}
-        always = breaks - {before for before, number in behind if number != bos}
+    def for_chats(cls, template: ChatTemplate) -> Self:
+        """What a template does, found by rendering small conversations.
+
+        That is where it puts the begin token (at the start of all, or of each exchange as Llama 2 does, or nowhere),
+        and what it writes before an answer.
+        """
+        bos_id = template.tokenizer.bos_id
+        rendered = [ids for turns in _SMALL_CHATS if (ids := _render(template, turns, False))]
+        starts_with_bos = bos_id is not None and bool(rendered) and all(ids[0] == bos_id for ids in rendered)
+        first_id = bos_id if starts_with_bos else None
+        if bos_id is None or bos_id in template.turn_end_ids:  # then a begin token may be anywhere
+            return cls(first_id, template.turn_end_ids, True, _find_prompt_endings(template))
+        neighbors = [(ids[index - 1], ids[index]) for ids in rendered for index in range(1, len(ids))]
+        before_bos = {before for before, token_id in neighbors if token_id == bos_id}
+        requires_bos = before_bos - {before for before, token_id in neighbors if token_id != bos_id}
         return cls(
-            bos if begins else None,
+            first_id,
             template.turn_end_ids,
             True,
-            _openings(template),
-            tuple(sorted(breaks)),
-            tuple(sorted(always)),
+            _find_prompt_endings(template),
+            tuple(sorted(before_bos)),
+            tuple(sorted(requires_bos)),
         )
 
     def check(self, encoded: EncodedRecords) -> None:
-        """Raise UserError with the record's id for the first example that breaks a rule.
+        """Raise UserError with the id of the record for the first example that breaks a rule.
 
-        Every example: something is learned; exactly one begin token at its start, and further ones only where the
-        template puts them. Every answer: its learned tokens begin where the template's prompt ends, the last of them
-        stops, and no other does (then the turn behind it, a prompt, would be learned too).
+        Every example: it has a target; there is exactly one begin token at its start, and further ones only where the
+        template puts them. Every answer: its targets begin where the prompt ends; the last of them is a stop token, and
+        no other is (else the turn behind it, a prompt, would be a target, too).
         """
         for start, end in _blocks(encoded.starts):
-            for what, example in self._broken(encoded, start, end):
+            for message, example in self._violations(encoded, start, end):
                 (record,) = encoded.record_ids([(start + example) // encoded.width])
-                raise UserError(what, record, _hint(self.prompted))
+                raise UserError(message, record, _hint(self.has_prompts))
 
-    def _broken(self, encoded: EncodedRecords, start: int, end: int) -> Iterator[tuple[str, int]]:
-        """What is broken in the examples from `start` to `end`, and in which of them."""
+    def _violations(self, encoded: EncodedRecords, start: int, end: int) -> Iterator[tuple[str, int]]:
+        """The rules that the examples from `start` to `end` break, and the first example that breaks each."""
         offsets = np.asarray(encoded.starts[start : end + 1]) - int(encoded.starts[start])
-        area = slice(int(encoded.starts[start]), int(encoded.starts[end]))
-        ids, learn = np.asarray(encoded.ids[area]), np.asarray(encoded.learn[area])
+        span = slice(int(encoded.starts[start]), int(encoded.starts[end]))
+        ids, mask = np.asarray(encoded.ids[span]), np.asarray(encoded.loss_mask[span])
 
-        def examples(places: np.ndarray) -> Iterator[int]:
-            for place in places[:1]:
-                yield int(np.searchsorted(offsets, place, side="right")) - 1
+        def examples(positions: np.ndarray) -> Iterator[int]:
+            for position in positions[:1]:
+                yield int(np.searchsorted(offsets, position, side="right")) - 1
 
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(learn)])
-        for example in np.flatnonzero(before[offsets[1:]] == before[offsets[:-1]])[:1]:
-            yield say("nothing of it is learned", "没有任何词元被学习"), int(example)
+        targets_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(mask)])
+        for example in np.flatnonzero(targets_before[offsets[1:]] == targets_before[offsets[:-1]])[:1]:
+            yield say("none of its tokens is a target", "没有任何词元参与训练"), int(example)
             return  # an example without tokens has no first one either
         firsts, lasts = offsets[:-1], offsets[1:] - 1
-        if self.prompted:
-            for example in np.flatnonzero(learn[firsts])[:1]:
-                yield say("its first token is learned", "首个词元被学习"), int(example)
-        yield from self._broken_begins(ids, learn, firsts, examples)
-        learnt_before, learnt_after = np.roll(learn, 1), np.roll(learn, -1)
-        learnt_before[firsts] = False
-        learnt_after[lasts] = False
-        stops = np.isin(ids, self.ends)
-        if self.ends or self.prompted:
-            for example in examples(np.flatnonzero(learn & ~learnt_after & ~stops)):
-                yield say("an answer does not learn to stop", "有回答没有学习停止符"), example
-        if self.prompted:
-            for example in examples(np.flatnonzero(learn & learnt_after & stops)):
-                yield say("what stands after an answer is learned too", "回答之后的内容也被学习"), example
-        if self.openings:
-            heads = np.flatnonzero(learn & ~learnt_before)
-            for example in examples(heads[~_behind(ids, heads, self.openings)]):
-                yield say("a token of a prompt is learned", "提示中的词元被学习"), example
+        if self.has_prompts:
+            for example in np.flatnonzero(mask[firsts])[:1]:
+                yield say("its first token is a target", "首个词元被计入损失"), int(example)
+        yield from self._bos_violations(ids, mask, firsts, examples)
+        previous, following = np.roll(mask, 1), np.roll(mask, -1)
+        previous[firsts] = False
+        following[lasts] = False
+        stops = np.isin(ids, self.stop_ids)
+        if self.stop_ids or self.has_prompts:
+            for example in examples(np.flatnonzero(mask & ~following & ~stops)):
+                yield say("an answer has no stop token as its last target", "有回答没有学习停止符"), example
+        if self.has_prompts:
+            for example in examples(np.flatnonzero(mask & following & stops)):
+                yield say("what follows an answer is a target, too", "回答之后的内容也被计入损失"), example
+        if self.prompt_endings:
+            heads = np.flatnonzero(mask & ~previous)
+            for example in examples(heads[~_follows_any(ids, heads, self.prompt_endings)]):
+                yield say("a token of a prompt is a target", "提示中的词元被计入损失"), example
 
-    def _broken_begins(
-        self, ids: np.ndarray, learn: np.ndarray, firsts: np.ndarray, examples: _Examples
+    def _bos_violations(
+        self, ids: np.ndarray, mask: np.ndarray, firsts: np.ndarray, examples: _FindExamples
     ) -> Iterator[tuple[str, int]]:
-        if self.begin is None:
+        if self.bos_id is None:
             return
-        for example in np.flatnonzero(ids[firsts] != self.begin)[:1]:
-            yield say("it does not begin with the begin token", "开头没有起始符"), int(example)
-        for example in np.flatnonzero(learn[firsts])[:1]:
-            yield say("its begin token is learned", "起始符被学习"), int(example)
-        if self.begin in self.ends:
+        for example in np.flatnonzero(ids[firsts] != self.bos_id)[:1]:
+            yield say("it does not start with the begin token", "开头没有起始符"), int(example)
+        for example in np.flatnonzero(mask[firsts])[:1]:
+            yield say("its begin token is a target", "起始符被计入损失"), int(example)
+        if self.bos_id in self.stop_ids:
             return
-        begins = ids == self.begin
-        begins[firsts] = False
-        behind = np.roll(ids, 1)
-        for example in examples(np.flatnonzero(begins & ~np.isin(behind, self.breaks))):
+        is_bos = ids == self.bos_id
+        is_bos[firsts] = False
+        previous = np.roll(ids, 1)
+        for example in examples(np.flatnonzero(is_bos & ~np.isin(previous, self.before_bos))):
             yield say("it has a begin token where none belongs", "起始符出现在不该出现的位置"), example
-        if self.always:
-            wanted = np.isin(behind, self.always) & ~begins
-            wanted[firsts] = False
-            for example in examples(np.flatnonzero(wanted)):
+        if self.requires_bos:
+            missing = np.isin(previous, self.requires_bos) & ~is_bos
+            missing[firsts] = False
+            for example in examples(np.flatnonzero(missing)):
                 yield say("a begin token is missing within it", "中间缺少起始符"), example
 
 
-_CALL = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
-_ENDINGS = ("?", "好", "a b ", "1\n", "“对。”", "[x]")
-"""How a question may end: what stands before an answer whatever they are, the template wrote."""
-_PROBES: tuple[tuple[Message, ...], ...] = (
+_TOOL_CALL = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
+_QUESTIONS = ("?", "好", "a b ", "1\n", "“对。”", "[x]")
+"""Questions with different endings: the template wrote what precedes the answer to all of them."""
+_SMALL_CHATS: tuple[tuple[Message, ...], ...] = (
     (Message("user", "?"), Message("assistant", "!"), Message("user", "好"), Message("assistant", "1")),
     (Message("system", "s"), Message("user", "a"), Message("assistant", "b\nc")),
-    (Message("user", "?"), _CALL, Message("tool", "1", name="f"), Message("assistant", "!")),
+    (Message("user", "?"), _TOOL_CALL, Message("tool", "1", name="f"), Message("assistant", "!")),
 )
 
 
-def _rendered(template: ChatTemplate, turns: Sequence[Message], prompt: bool) -> list[int]:
-    """Ids of turns, none where the template does not take them."""
+def _render(template: ChatTemplate, turns: Sequence[Message], prompt: bool) -> list[int]:
+    """Ids of turns; none if the template does not take them."""
     try:
         return template.render(turns, prompt=prompt).ids
     except UserError:
         return []
 
 
-def _openings(template: ChatTemplate) -> tuple[tuple[int, ...], ...]:
-    """The last ids of every prompt, for questions and for results of tools; none where prompts share no ending."""
-    asked = [[Message("user", text)] for text in _ENDINGS]
-    told = [[Message("user", "?"), _CALL, Message("tool", text, name="f")] for text in _ENDINGS]
-    found = set()
-    for prompts in (asked, told):
-        known = [ids for turns in prompts if (ids := _rendered(template, turns, True))]
-        if known:
-            found.add(_common_ending(known))
-    return () if () in found else tuple(sorted(found))
+def _find_prompt_endings(template: ChatTemplate) -> tuple[tuple[int, ...], ...]:
+    """The last ids of every prompt, for questions and for results of tools; none if they have none in common."""
+    questions = [[Message("user", text)] for text in _QUESTIONS]
+    results = [[Message("user", "?"), _TOOL_CALL, Message("tool", text, name="f")] for text in _QUESTIONS]
+    endings = set()
+    for prompts in (questions, results):
+        rendered = [ids for turns in prompts if (ids := _render(template, turns, True))]
+        if rendered:
+            endings.add(_common_ending(rendered))
+    return () if () in endings else tuple(sorted(endings))
 
 
 def _common_ending(rows: Sequence[Sequence[int]]) -> tuple[int, ...]:
     size = 0
-    while size < min(_LONGEST_OPENING, *map(len, rows)) and len({row[-size - 1] for row in rows}) == 1:
+    while size < min(_MAX_PROMPT_ENDING, *map(len, rows)) and len({row[-size - 1] for row in rows}) == 1:
         size += 1
     return tuple(rows[0][len(rows[0]) - size :])
 
 
-def _behind(ids: np.ndarray, heads: np.ndarray, openings: Sequence[tuple[int, ...]]) -> np.ndarray:
-    """Whether one of the openings stands before each place [heads]."""
-    found = np.zeros(len(heads), dtype=bool)
-    for opening in openings:
-        fits = heads >= len(opening)
-        for back, number in enumerate(reversed(opening), start=1):
-            fits &= ids[heads - back] == number
-        found |= fits
-    return found
+def _follows_any(ids: np.ndarray, heads: np.ndarray, endings: Sequence[tuple[int, ...]]) -> np.ndarray:
+    """Whether one of the endings precedes each position, bool [heads]."""
+    follows = np.zeros(len(heads), dtype=bool)
+    for ending in endings:
+        matches = heads >= len(ending)
+        for distance, token_id in enumerate(reversed(ending), start=1):
+            matches &= ids[heads - distance] == token_id
+        follows |= matches
+    return follows
 
 
 def _blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Ranges of examples of about `BLOCK` tokens each."""
+    """Ranges of examples of about `BLOCK_TOKENS` tokens each."""
     first, examples = 0, len(starts) - 1
     while first < examples:
-        end = int(np.searchsorted(starts, int(starts[first]) + BLOCK, side="right")) - 1
+        end = int(np.searchsorted(starts, int(starts[first]) + BLOCK_TOKENS, side="right")) - 1
         end = min(max(end, first + 1), examples)
         yield first, end
         first = end
 
 
-def _hint(prompted: bool) -> str:
-    if prompted:
+def _hint(has_prompts: bool) -> str:
+    if has_prompts:
         return say(
-            "the chat template cannot be trained with: choose a packaged one", "该对话模板不能用于训练：请换用内置模板"
+            "this chat template cannot be trained with: use a packaged one", "该对话模板不能用于训练：请换用内置模板"
         )
     return say(
-        "the tokenizer's begin or end token is wrong: check its files", "分词器的起始符或结束符有误：请检查其文件"
+        "the begin or end token of the tokenizer is wrong: check its files", "分词器的起始符或结束符有误：请检查其文件"
     )

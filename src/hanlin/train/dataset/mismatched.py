@@ -1,7 +1,5 @@
-"""Prompts that are followed by an answer to another prompt: how far a policy has moved where nothing is taught.
-
-Owns which answer each prompt gets. Does not own what is made of their log-probabilities (`alignment`).
-"""
+"""Prompts followed by the answer to another prompt: KTO estimates the policy's KL divergence from its reference on
+these."""
 
 from __future__ import annotations
 
@@ -15,67 +13,81 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.dataset.encoded import EncodedRecords, Segment
 
-SHIFTS = 256
-"""So many shifts are tried at most."""
+MAX_SHIFTS = 256
+"""At most this many shifts are tried."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatched(EncodedRecords):
-    """The prompt of each example with the answer of the one `shift` places before it, the first with the last's.
+class MismatchedRecords(EncodedRecords):
+    """The prompt of each example with the answer of the one `shift` before it, the first with that of the last.
 
-    Nothing is written: the tokens are put together as they are read. `prompts` [examples] are the lengths of the
-    prompts; an answer is cut where example and prompt would be longer than `max_seq_length` positions.
+    With shift 1, examples P0 A0, P1 A1, P2 A2 are read as P0 A2, P1 A0, P2 A1. Nothing is written: the tokens are put
+    together as they are read.
+
+    Attributes:
+        prompt_lengths: Tokens of each prompt, int64 [examples].
+        shift: How many examples an answer moves.
+        max_seq_length: An answer is cut if prompt and answer together take more positions.
     """
 
-    prompts: np.ndarray
+    prompt_lengths: np.ndarray
     shift: int
     max_seq_length: int
 
     @classmethod
-    def of(cls, encoded: EncodedRecords, max_seq_length: int) -> Self:
-        """Examples that have one answer at their end, shifted by as little as leaves no prompt with an answer of its
-        own (TRL's `KTOTrainer` shifts by one; where a prompt's answers stand together, that would match them again).
+    def from_encoded(cls, encoded: EncodedRecords, max_seq_length: int) -> Self:
+        """Shift the answers by as little as leaves no prompt with an answer of its own.
 
-        Raises UserError when there are fewer than two examples.
+        TRL's `KTOTrainer` shifts by one; if the answers to a prompt follow each other, that would match them again.
+
+        Args:
+            encoded: Examples that have one answer at their end.
+            max_seq_length: The most positions of an example.
+
+        Raises:
+            UserError: There are fewer than two examples.
         """
         if len(encoded.starts) < 3:
             raise UserError(
-                say("there is one answer alone to learn from", "可学习的回答只有一个"),
+                say("there is only one answer to learn from", "可训练的回答只有一个"),
                 "data",
-                say("another prompt's answer is needed to compare with", "需要另一个提示的回答作参照"),
+                say(
+                    "KTO compares with the answer to another prompt: add one", "KTO 需要另一个提示的回答作对照：请补充"
+                ),
             )
-        learned = np.flatnonzero(encoded.learn[: int(encoded.starts[-1])])
-        begins = np.asarray(encoded.starts[:-1])
-        prompts = learned[np.searchsorted(learned, begins)] - begins
+        targets = np.flatnonzero(encoded.loss_mask[: int(encoded.starts[-1])])
+        starts = np.asarray(encoded.starts[:-1])
+        prompt_lengths = targets[np.searchsorted(targets, starts)] - starts
         own = {field.name: getattr(encoded, field.name) for field in fields(EncodedRecords)}
-        return cls(**own, prompts=prompts, shift=_shift(encoded, prompts), max_seq_length=max_seq_length)
+        shift = _find_shift(encoded, prompt_lengths)
+        return cls(**own, prompt_lengths=prompt_lengths, shift=shift, max_seq_length=max_seq_length)
 
     @property
     def lengths(self) -> np.ndarray:
-        answers = np.roll(np.diff(self.starts) - self.prompts, self.shift)
-        return np.minimum(self.prompts + answers - 1, self.max_seq_length)
+        answers = np.roll(np.diff(self.starts) - self.prompt_lengths, self.shift)
+        return np.minimum(self.prompt_lengths + answers - 1, self.max_seq_length)
 
     def read(self, segment: Segment) -> tuple[np.ndarray, np.ndarray]:
         example = segment.example
-        other = (example - self.shift) % len(self.prompts)
-        prompt = slice(int(self.starts[example]), int(self.starts[example] + self.prompts[example]))
-        answer = slice(int(self.starts[other] + self.prompts[other]), int(self.starts[other + 1]))
-        place = slice(segment.start, segment.end + 1)
+        other = (example - self.shift) % len(self.prompt_lengths)
+        prompt = slice(int(self.starts[example]), int(self.starts[example] + self.prompt_lengths[example]))
+        answer = slice(int(self.starts[other] + self.prompt_lengths[other]), int(self.starts[other + 1]))
+        span = slice(segment.start, segment.end + 1)
         ids = np.concatenate([self.ids[prompt], self.ids[answer]])
-        return ids[place], np.concatenate([self.learn[prompt], self.learn[answer]])[place]
+        return ids[span], np.concatenate([self.loss_mask[prompt], self.loss_mask[answer]])[span]
 
 
-def _shift(encoded: EncodedRecords, prompts: np.ndarray) -> int:
+def _find_shift(encoded: EncodedRecords, prompt_lengths: np.ndarray) -> int:
     """The least shift with which the fewest prompts meet an answer of their own."""
-    names = np.empty(len(prompts), dtype=np.uint64)
-    for place, (begin, length) in enumerate(zip(encoded.starts[:-1].tolist(), prompts.tolist(), strict=True)):
-        prompt = np.ascontiguousarray(encoded.ids[begin : begin + length])
-        names[place] = int.from_bytes(hashlib.blake2b(prompt.tobytes(), digest_size=8).digest(), "little")
-    fewest, best = len(names) + 1, 1
-    for shift in range(1, min(len(names), SHIFTS + 1)):
-        met = int((names == np.roll(names, shift)).sum())
-        if met < fewest:
-            fewest, best = met, shift
-        if not met:
+    digests = np.empty(len(prompt_lengths), dtype=np.uint64)
+    for index, (start, length) in enumerate(zip(encoded.starts[:-1].tolist(), prompt_lengths.tolist(), strict=True)):
+        prompt = np.ascontiguousarray(encoded.ids[start : start + length])
+        digests[index] = int.from_bytes(hashlib.blake2b(prompt.tobytes(), digest_size=8).digest(), "little")
+    fewest, best = len(digests) + 1, 1
+    for shift in range(1, min(len(digests), MAX_SHIFTS + 1)):
+        matches = int((digests == np.roll(digests, shift)).sum())
+        if matches < fewest:
+            fewest, best = matches, shift
+        if not matches:
             break
     return best

@@ -1,7 +1,6 @@
-"""Several texts in one row: whole conversations by best fit, and documents cut so that not one token is lost.
+"""Packing: which texts share a row. Whole conversations by best fit, documents cut so that no token is lost.
 
-Owns which piece lies in which row. Does not own what keeps the pieces of a row apart (positions, attention): that is
-the training loop's.
+What keeps the texts of a row apart (positions, attention) is `document_layout`.
 """
 
 from __future__ import annotations
@@ -15,15 +14,26 @@ from hanlin.core.i18n import say
 
 
 def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
-    """Rows of whole items: each row lists the indices that lie in it, their lengths together at most `max_seq_length`.
+    """Pack whole items into rows of at most `max_seq_length` tokens.
 
     Best fit decreasing (Johnson 1973): longest first, each into the fullest row that still takes it, which needs at
-    most 11/9 of the fewest rows possible. Equal lengths keep their order, so the result depends on nothing but the
-    arguments. Rows stand in the order of their first item, as do the items in a row. O(n log n).
+    most 11/9 of the fewest rows possible. O(n log n). For example:
 
-    Raises UserError when an item is longer than a row.
+        lengths         5 3 7 2, max_seq_length 8
+        rows            [0, 1] (5 + 3)    [2] (7)    [3] (2)
+
+    Args:
+        lengths: Tokens of each item.
+        max_seq_length: Tokens of a row.
+
+    Returns:
+        Rows of item indices, in the order of their first item; the items of a row are in order, too. Equal lengths keep
+        their order, so the result depends on the arguments alone.
+
+    Raises:
+        UserError: An item is longer than a row.
     """
-    free: list[int] = []  # the distinct amounts of free room, ascending; `open_rows` names the rows that have each
+    free: list[int] = []  # the distinct amounts of free space, ascending; `open_rows` has the rows of each
     open_rows: dict[int, list[int]] = {}
     rows: list[list[int]] = []
     for item in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
@@ -32,23 +42,23 @@ def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
             raise UserError(
                 say(
                     f"an item of {length} tokens does not fit into a row of {max_seq_length}",
-                    f"长度为 {length} 的条目放不进 {max_seq_length} 的行",
+                    f"该条长 {length} 个词元，一行（{max_seq_length} 个）放不下",
                 ),
                 say(f"item {item + 1}", f"第 {item + 1} 条"),
-                say("raise the row length or shorten the item", "请增大行长或截短该条目"),
+                say("raise max_seq_length or shorten the item", "请增大 max_seq_length，或截短该条"),
             )
-        place = bisect_left(free, length)
-        if place < len(free):
-            room = free[place]
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                del open_rows[room]
-                del free[place]
+        index = bisect_left(free, length)
+        if index < len(free):
+            space = free[index]
+            row = open_rows[space].pop()
+            if not open_rows[space]:
+                del open_rows[space]
+                del free[index]
         else:
-            room, row = max_seq_length, len(rows)
+            space, row = max_seq_length, len(rows)
             rows.append([])
         rows[row].append(item)
-        left = room - length
+        left = space - length
         if left not in open_rows:
             open_rows[left] = []
             insort(free, left)
@@ -56,7 +66,7 @@ def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
     return sorted(map(sorted, rows))
 
 
-class Piece(NamedTuple):
+class DocumentSlice(NamedTuple):
     """Tokens `start` to `end` (exclusive) of one document."""
 
     document: int
@@ -64,23 +74,35 @@ class Piece(NamedTuple):
     end: int
 
 
-def pack_documents(lengths: Sequence[int], max_seq_length: int) -> list[list[Piece]]:
-    """Rows of pieces that hold every token of every document exactly once.
+def pack_documents(lengths: Sequence[int], max_seq_length: int) -> list[list[DocumentSlice]]:
+    """Pack documents of any length into rows; every token of every document is in exactly one row.
 
     A document longer than a row is cut into full rows and a rest; rests and short documents are packed by best fit
-    and never cut (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2404.10830). Empty documents
-    give no piece. Rows stand in the order of their first document.
+    and never cut (Ding et al. 2024, "Fewer Truncations Improve Language Modeling", arXiv:2404.10830). For example:
+
+        lengths         20 3 6, max_seq_length 8
+        rows            [0: 0-8]    [0: 8-16]    [0: 16-20, 1: 0-3]    [2: 0-6]
+
+    Args:
+        lengths: Tokens of each document; an empty one is in no row.
+        max_seq_length: Tokens of a row.
+
+    Returns:
+        Rows of slices, in the order of their first document.
+
+    Raises:
+        UserError: `max_seq_length` is less than 1.
     """
     if max_seq_length < 1:
-        raise UserError(say("a row needs room for a token", "行长至少为 1"), "max_seq_length")
-    full: list[list[Piece]] = []
-    rests: list[Piece] = []
+        raise UserError(say("max_seq_length must be at least 1", "max_seq_length 至少为 1"), "max_seq_length")
+    full: list[list[DocumentSlice]] = []
+    rests: list[DocumentSlice] = []
     for document, length in enumerate(lengths):
         for start in range(0, length, max_seq_length):
-            piece = Piece(document, start, min(start + max_seq_length, length))
-            if piece.end - piece.start == max_seq_length:
-                full.append([piece])
+            part = DocumentSlice(document, start, min(start + max_seq_length, length))
+            if part.end - part.start == max_seq_length:
+                full.append([part])
             else:
-                rests.append(piece)
-    packed = pack([piece.end - piece.start for piece in rests], max_seq_length)
-    return sorted(full + [[rests[place] for place in row] for row in packed])
+                rests.append(part)
+    packed = pack([part.end - part.start for part in rests], max_seq_length)
+    return sorted(full + [[rests[index] for index in row] for row in packed])

@@ -1,7 +1,4 @@
-"""Shards of encoded records, written by processes beside this one where that is faster.
-
-Owns the processes. Does not own what a shard is (`rows`).
-"""
+"""Forked processes that write the shards of encoded records."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ from typing import Self
 
 from hanlin.core.process import die_with_parent
 
-_LIBRARY_THREADS = "TOKENIZERS_PARALLELISM"
+_TOKENIZER_THREADS = "TOKENIZERS_PARALLELISM"
 
 
 class ShardWriters:
-    """Runs pieces of work, each of which writes one file at once or not at all, at most `processes` at a time.
+    """Runs jobs that each write one file at once or not at all, at most `processes` at a time.
 
-    A piece is done by a child of this process, forked for it: it finds all in memory, and hands over nothing but its
-    file. Where a child fails, the piece is done again here, so that the error is raised here, for the first piece that
-    has one. On leaving, nobody is left writing; where this process is killed, Linux ends its children. With one
-    process, or elsewhere than on Linux, all is done here.
+    A job runs in a child forked for it: the child has all data in memory and hands over nothing but its file. If a
+    child fails, its job runs again in this process, so that the error is raised here, for the first job that has one.
+    On leaving, no child is left writing; if this process is killed, Linux ends its children. With one process, or
+    elsewhere than on Linux, every job runs here.
 
     A child must use no thread pool that was started before: it encodes with the tokenizers library on one thread, and
     never with torch.
@@ -35,12 +32,12 @@ class ShardWriters:
     def __init__(self, processes: int) -> None:
         self._processes = processes if sys.platform == "linux" else 1
         self._running: deque[tuple[int, Callable[[], None]]] = deque()
-        self._threads: str | None = None
+        self._threads_before: str | None = None
 
     def __enter__(self) -> Self:
         if self._processes > 1:
-            self._threads = os.environ.get(_LIBRARY_THREADS)
-            os.environ[_LIBRARY_THREADS] = "false"
+            self._threads_before = os.environ.get(_TOKENIZER_THREADS)
+            os.environ[_TOKENIZER_THREADS] = "false"
         return self
 
     def __exit__(
@@ -48,7 +45,7 @@ class ShardWriters:
     ) -> None:
         try:
             while self._running and error is None:
-                self._wait()
+                self._wait_for_oldest()
         finally:
             for child, _ in self._running:
                 os.kill(child, signal.SIGKILL)
@@ -56,28 +53,29 @@ class ShardWriters:
                 os.waitpid(child, 0)
             self._running.clear()
             if self._processes > 1:
-                os.environ.pop(_LIBRARY_THREADS)
-                if self._threads is not None:
-                    os.environ[_LIBRARY_THREADS] = self._threads
+                os.environ.pop(_TOKENIZER_THREADS)
+                if self._threads_before is not None:
+                    os.environ[_TOKENIZER_THREADS] = self._threads_before
 
-    def do(self, work: Callable[[], None]) -> None:
+    def submit(self, job: Callable[[], None]) -> None:
+        """Start a job, when one of the running ones has ended if there are as many as allowed."""
         if self._processes == 1:
-            work()
+            job()
             return
         if len(self._running) == self._processes:
-            self._wait()
-        self._running.append((_forked(work), work))
+            self._wait_for_oldest()
+        self._running.append((_fork(job), job))
 
-    def _wait(self) -> None:
-        """Wait for the piece that was begun first."""
-        child, work = self._running[0]
+    def _wait_for_oldest(self) -> None:
+        child, job = self._running[0]
         _, status = os.waitpid(child, 0)
         self._running.popleft()
         if status:
-            work()
+            job()
 
 
-def _forked(work: Callable[[], None]) -> int:
+def _fork(job: Callable[[], None]) -> int:
+    """Run a job in a child process; return its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks beside threads: see the class
         child = os.fork()
@@ -85,11 +83,11 @@ def _forked(work: Callable[[], None]) -> int:
         return child
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it, and ends its children
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it, and ends its children
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         die_with_parent()
         gc.disable()  # it would touch, and so copy, every page of the parent's objects
-        work()
+        job()
         code = 0
     finally:
-        os._exit(code)  # of what went wrong the parent tells, when it has done the same
+        os._exit(code)  # the parent runs the job again and raises the error

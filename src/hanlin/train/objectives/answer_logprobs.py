@@ -11,7 +11,7 @@ import torch
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
 EXACT = 1e-12
 
@@ -38,21 +38,23 @@ class Answers(NamedTuple):
         return self.sums / self.lengths
 
 
-def answer_log_probabilities(model: TrainModel, batch: Pass) -> Answers:
+def answer_log_probabilities(model: TrainModel, batch: MicroBatch) -> Answers:
     """Summed log-probabilities of the learned tokens of each of a pass's examples, float64 [examples]."""
     found = model.token_logprobs(batch).double()
-    sums = torch.stack([part.sum() for part in found.split(list(batch.counts))])
-    return Answers(sums, torch.tensor(batch.counts, dtype=sums.dtype, device=sums.device))
+    sums = torch.stack([part.sum() for part in found.split(list(batch.target_counts))])
+    return Answers(sums, torch.tensor(batch.target_counts, dtype=sums.dtype, device=sums.device))
 
 
-def pair_log_probabilities(model: TrainModel, batch: Pass) -> Answers:
+def pair_log_probabilities(model: TrainModel, batch: MicroBatch) -> Answers:
     """The same of pairs, [pairs, 2]."""
     found = answer_log_probabilities(model, batch)
     return Answers(found.sums.view(-1, 2), found.lengths.view(-1, 2))
 
 
 @torch.no_grad()
-def measured(model: TrainModel, rows: Rows, units: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Answers:
+def measured(
+    model: TrainModel, rows: PackedDataset, units: Sequence[int] | np.ndarray, micro_batch_tokens: int
+) -> Answers:
     """The same of all answers of these units, [units, answers of a unit]; dropout is off, nothing is learned."""
     place = {int(unit): number for number, unit in enumerate(units)}
     sums = torch.zeros((len(place), rows.encoded.width), dtype=torch.float64, device=model.device)
@@ -61,7 +63,7 @@ def measured(model: TrainModel, rows: Rows, units: Sequence[int] | np.ndarray, m
     model.hf_model.eval()
     for batch in model.micro_batches(rows, units, micro_batch_tokens):
         found = answer_log_probabilities(model, batch)
-        places = [place[unit] for unit in batch.units]
+        places = [place[unit] for unit in batch.sample_indices]
         sums[places], lengths[places] = found.sums.view(len(places), -1), found.lengths.view(len(places), -1)
     model.hf_model.train(training)
     return Answers(sums, lengths)

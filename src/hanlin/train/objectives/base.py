@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Objective(Protocol):
         """
 
     def at_start(
-        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Objective:
         """The objective as it is for the very first step, before anything is learned; arguments as for `of_step`.
 
         Raises UserError when the network is not the model that the objective measures it against.
         """
 
-    def loss(self, model: TrainModel, batch: Pass) -> LossSum: ...
+    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum: ...
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:
         """Raise UserError when the very first means (`loss` and the measures) cannot be right; `exact`: the same pass

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 from hanlin.train.objectives.answer_logprobs import EXACT, NEAR, Start, _rounded, answer_log_probabilities, measured
 from hanlin.train.objectives.base import AddUp, LossSum
 from hanlin.train.objectives.pairwise import _mean, of_units, replaced
@@ -42,7 +42,7 @@ class Kto:
     undesirable_weight: float
     good: np.ndarray
     reference: np.ndarray
-    mismatched: Rows
+    mismatched: PackedDataset
     point: float = 0.0
     weighs: ClassVar[str] = "answers"
     measures: ClassVar[tuple[str, ...]] = ("preference_loss", "accuracy", "margin", "reference_point")
@@ -52,7 +52,7 @@ class Kto:
         return self._with_point(measured(model, self.mismatched, units, micro_batch_tokens).sums[:, 0], units, add_up)
 
     def at_start(
-        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Self:
         """As `Dpo.at_start` has it; the reference point is measured too."""
         answers, others = (measured(model, of, units, micro_batch_tokens).sums[:, 0] for of in (rows, self.mismatched))
@@ -71,14 +71,14 @@ class Kto:
         """`beta` times what the log-ratio of each answer has over the reference point [answers]."""
         return self.beta * (found - of_units(self.reference[:, 0], units, found) - self.point)
 
-    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
-        gain = self._gains(answer_log_probabilities(model, batch).sums, batch.units)
-        good = torch.from_numpy(self.good[list(batch.units)]).to(gain.device)
+    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
+        gain = self._gains(answer_log_probabilities(model, batch).sums, batch.sample_indices)
+        good = torch.from_numpy(self.good[list(batch.sample_indices)]).to(gain.device)
         margin = torch.where(good, gain, -gain)
         losses = torch.sigmoid(-margin)  # 1 - sigmoid(margin), without its rounding
         preference = losses.detach().sum()
         losses = losses * torch.where(good, self.desirable_weight, self.undesirable_weight)
-        answers = float(len(batch.units))
+        answers = float(len(batch.sample_indices))
         sums = (preference, (margin > 0).sum(), margin.detach().sum(), torch.tensor(self.point * answers))
         return LossSum(losses.sum(), answers, dict(zip(self.measures, sums, strict=True)))
 

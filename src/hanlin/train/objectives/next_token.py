@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 from hanlin.train.objectives.base import AddUp, LossSum
 
 
@@ -22,11 +22,11 @@ class NextToken:
         return self
 
     def at_start(
-        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Self:
         return self
 
-    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
+    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
         return LossSum(model.loss_sum(batch), float(len(batch.targets)))
 
     def check_start(self, means: Mapping[str, float], exact: bool) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.packed import Pass, Rows
+from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 from hanlin.train.objectives.answer_logprobs import (
     EXACT,
     NEAR,
@@ -67,13 +67,13 @@ class PairObjective(ABC):
         return self
 
     def at_start(
-        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Self:
         return self
 
-    def loss(self, model: TrainModel, batch: Pass) -> LossSum:
+    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
         answers = pair_log_probabilities(model, batch)
-        rewards = self.rewards(answers, batch.units)
+        rewards = self.rewards(answers, batch.sample_indices)
         margin = rewards[:, 0] - rewards[:, 1]
         losses = self.losses(margin)
         preference = losses.detach().sum()
@@ -83,7 +83,7 @@ class PairObjective(ABC):
             losses = losses - self.sft_weight * answers.means[:, 0]
         known = rewards.detach()
         sums = (preference, (margin > 0).sum(), margin.detach().sum(), known[:, 0].sum(), known[:, 1].sum())
-        return LossSum(losses.sum(), float(len(batch.units)), dict(zip(self.measures, sums, strict=True)))
+        return LossSum(losses.sum(), float(len(batch.sample_indices)), dict(zip(self.measures, sums, strict=True)))
 
     @property
     def start(self) -> Start | None:
@@ -111,7 +111,7 @@ class Dpo(PairObjective):
     sft_weight: float = 0.0
 
     def at_start(
-        self, model: TrainModel, rows: Rows, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
     ) -> Self:
         """With the reference of these units measured once more, in the passes that learn from them: products of other
         shapes round otherwise, and a policy that equals its reference starts where it must, to the last bit. What was

@@ -20,7 +20,7 @@ from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.answer_logprobs import measured
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ FILE = "reference.json"
 def measure_reference(
     model: TrainModel,
     dist: DistContext,
-    rows: Rows,
+    rows: PackedDataset,
     *,
     folder: Path,
     name: str,
@@ -45,8 +45,8 @@ def measure_reference(
     `folder` under `name`, and taken from there."""
     folder.mkdir(exist_ok=True)
     blocks = []
-    for start in range(0, len(rows.units), BLOCK):
-        units = range(start, min(start + BLOCK, len(rows.units)))
+    for start in range(0, len(rows.samples), BLOCK):
+        units = range(start, min(start + BLOCK, len(rows.samples)))
         file = folder / f"{name}-{start:08d}.npy"
         known = torch.tensor([float(file.is_file())], device=dist.device)
         dist.all_reduce_sum([known])
@@ -62,7 +62,7 @@ def measure_reference(
         else:
             blocks.append(np.load(file))
         if dist.is_main:
-            progress.update(units[-1] + 1, len(rows.units), say(f"reference {name}", "参考值"))
+            progress.update(units[-1] + 1, len(rows.samples), say(f"reference {name}", "参考值"))
     return np.concatenate(blocks)
 
 
@@ -116,7 +116,7 @@ def _digest(encoded: EncodedRecords) -> str:
     """Tells examples apart: their tokens, which of them are learned, and which answers are good."""
     end = int(encoded.starts[-1])
     found = hashlib.sha256()
-    for numbers in (encoded.starts, encoded.good, encoded.ids[:end], encoded.learn[:end]):
+    for numbers in (encoded.starts, encoded.desirable, encoded.ids[:end], encoded.loss_mask[:end]):
         found.update(np.ascontiguousarray(numbers).tobytes())
     return found.hexdigest()
 

@@ -24,7 +24,7 @@ from hanlin.core.i18n import say
 from hanlin.models.adapters import attach, attach_rows, token_rows
 from hanlin.models.embedding_rows import Untrained, mean_of_trained, untrained_rows
 from hanlin.train.dataset.encoded import EncodedRecords
-from hanlin.train.dataset.mask_checks import BLOCK
+from hanlin.train.dataset.mask_checks import BLOCK_TOKENS
 
 SHOWN = 8
 """Tokens that a message names."""
@@ -42,8 +42,8 @@ class NeededTokens:
         """Those that the encoded data holds, and the ends of the template's turns: a model writes these in use."""
         special = np.asarray(sorted(template.tokenizer.special_ids), dtype=np.int64)
         read, written = set(template.turn_end_ids), set(template.turn_end_ids)
-        for start in range(0, int(encoded.starts[-1]), BLOCK):
-            ids, learn = encoded.ids[start : start + BLOCK], encoded.learn[start : start + BLOCK]
+        for start in range(0, int(encoded.starts[-1]), BLOCK_TOKENS):
+            ids, learn = encoded.ids[start : start + BLOCK_TOKENS], encoded.loss_mask[start : start + BLOCK_TOKENS]
             read.update(np.intersect1d(ids, special).tolist())
             written.update(np.intersect1d(ids[learn], special).tolist())
 

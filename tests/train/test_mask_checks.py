@@ -14,10 +14,10 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
-from hanlin.train.dataset import mask_checks as contract_module
+from hanlin.train.dataset import mask_checks
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
-from hanlin.train.dataset.encoded import Encoded, EncodedRecords, Example
-from hanlin.train.dataset.mask_checks import Contract
+from hanlin.train.dataset.encoded import EncodedRecord, EncodedRecords, Example
+from hanlin.train.dataset.mask_checks import MaskRules
 
 Ids = list[int]
 GOOD = many(conversation, 6)
@@ -43,9 +43,9 @@ def among_others(encoded: Callable, template: ChatTemplate) -> Callable[[Ids, Se
     def of(ids: Ids, learn: Sequence[int]) -> EncodedRecords:
         mine = Conversation((), "broken")
 
-        def encode(records: Sequence[Conversation]) -> list[Encoded]:
+        def encode(records: Sequence[Conversation]) -> list[EncodedRecord]:
             good = ChatEncoder(template, 400, "error")
-            given = Encoded((Example(ids, bytes(learn)),))
+            given = EncodedRecord((Example(ids, bytes(learn)),))
             return [given if row is mine else next(good.conversations([row])) for row in records]
 
         return encoded([*GOOD[:3], mine, *GOOD[3:]], encode)
@@ -55,7 +55,7 @@ def among_others(encoded: Callable, template: ChatTemplate) -> Callable[[Ids, Se
 
 def refused(template: ChatTemplate, store: EncodedRecords) -> str:
     with pytest.raises(UserError) as caught:
-        Contract.of_chats(template).check(store)
+        MaskRules.for_chats(template).check(store)
     assert caught.value.where == "broken" and caught.value.hint
     return caught.value.what
 
@@ -64,50 +64,52 @@ def test_what_the_renderer_makes_keeps_the_contract(
     among_others: Callable, template: ChatTemplate, parts: tuple
 ) -> None:
     prompt, answer = parts
-    Contract.of_chats(template).check(among_others(prompt + answer, [0] * len(prompt) + [1] * len(answer)))
+    MaskRules.for_chats(template).check(among_others(prompt + answer, [0] * len(prompt) + [1] * len(answer)))
 
 
 def test_an_example_must_learn_something(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     store = among_others(prompt + answer, [0] * len(prompt + answer))
-    assert "nothing of it is learned" in refused(template, store)
+    assert "none of its tokens is a target" in refused(template, store)
 
 
 def test_an_example_without_tokens_learns_nothing(among_others: Callable, template: ChatTemplate) -> None:
-    assert "nothing of it is learned" in refused(template, among_others([], []))
+    assert "none of its tokens is a target" in refused(template, among_others([], []))
 
 
 def test_every_answer_learns_its_stop_token(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     learn = [0] * len(prompt) + [1] * (len(answer) - 1) + [0]
-    assert "does not learn to stop" in refused(template, among_others(prompt + answer, learn))
+    assert "no stop token as its last target" in refused(template, among_others(prompt + answer, learn))
     cut = answer[:-1]
-    assert "does not learn to stop" in refused(template, among_others(prompt + cut, [0] * len(prompt) + [1] * len(cut)))
+    assert "no stop token as its last target" in refused(
+        template, among_others(prompt + cut, [0] * len(prompt) + [1] * len(cut))
+    )
 
 
 def test_no_token_of_a_prompt_is_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     early = [0] * (len(prompt) - 2) + [1] * (len(answer) + 2)
-    assert "of a prompt is learned" in refused(template, among_others(prompt + answer, early))
+    assert "of a prompt is a target" in refused(template, among_others(prompt + answer, early))
 
 
 def test_an_answer_is_learnt_from_its_beginning(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     late = [0] * (len(prompt) + 1) + [1] * (len(answer) - 1)
-    assert "of a prompt is learned" in refused(template, among_others(prompt + answer, late))
+    assert "of a prompt is a target" in refused(template, among_others(prompt + answer, late))
 
 
 def test_the_turn_behind_an_answer_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     ids = prompt + answer + prompt[1:] + answer
     learn = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
-    assert "after an answer is learned" in refused(template, among_others(ids, learn))
+    assert "follows an answer is a target" in refused(template, among_others(ids, learn))
 
 
 def test_the_first_token_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     learn = [1] + [0] * (len(prompt) - 1) + [1] * len(answer)
-    assert "first token is learned" in refused(template, among_others(prompt + answer, learn))
+    assert "first token is a target" in refused(template, among_others(prompt + answer, learn))
 
 
 @pytest.mark.parametrize("place", [1, 5])
@@ -123,7 +125,7 @@ def test_a_second_begin_token_is_refused(
 def test_a_missing_begin_token_is_refused(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     store = among_others(prompt[1:] + answer, [0] * (len(prompt) - 1) + [1] * len(answer))
-    assert "does not begin with the begin token" in refused(template, store)
+    assert "does not start with the begin token" in refused(template, store)
 
 
 def test_the_broken_record_is_found_in_any_block(
@@ -132,21 +134,21 @@ def test_the_broken_record_is_found_in_any_block(
     prompt, answer = parts
     store = among_others(prompt + answer, [0] * len(prompt + answer))
     for tokens in (1, 60, 150):
-        monkeypatch.setattr(contract_module, "BLOCK", tokens)
+        monkeypatch.setattr(mask_checks, "BLOCK_TOKENS", tokens)
         refused(template, store)
 
 
 def test_the_two_examples_of_a_pair_have_one_record(encoded: Callable, template: ChatTemplate) -> None:
     records = many(preference, 4)
 
-    def encode(batch: Sequence) -> list[Encoded]:
+    def encode(batch: Sequence) -> list[EncodedRecord]:
         found = list(ChatEncoder(template, 200, "drop").preferences(batch))
         chosen, rejected = found[2].examples
-        found[2] = Encoded((chosen, Example(rejected.ids, bytes(len(rejected.ids)))))
+        found[2] = EncodedRecord((chosen, Example(rejected.ids, bytes(len(rejected.ids)))))
         return found
 
     with pytest.raises(UserError) as caught:
-        Contract.of_chats(template).check(encoded(records, encode, width=2))
+        MaskRules.for_chats(template).check(encoded(records, encode, width=2))
     assert caught.value.where == "pair-2"
 
 
@@ -161,7 +163,7 @@ def any_template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 
 def test_every_packaged_template_keeps_its_contract(any_template: ChatTemplate, encoded: Callable) -> None:
-    contract = Contract.of_chats(any_template)
+    rules = MaskRules.for_chats(any_template)
     odd = (" 你好 ", "a\n\nb", "[INST]", "Assistant:\n", "<|eot_id|></s>", "\u3000", "1. 。", "```\nx\n```")
     chats = [
         Conversation(
@@ -171,9 +173,9 @@ def test_every_packaged_template_keeps_its_contract(any_template: ChatTemplate, 
         for n in range(len(odd))
     ]
     encoder = ChatEncoder(any_template, 4000, "error")
-    contract.check(encoded([*GOOD, *chats], encoder.conversations))
-    contract.check(encoded(many(preference, 5), encoder.preferences, width=2))
-    assert contract.begin is not None and contract.openings
+    rules.check(encoded([*GOOD, *chats], encoder.conversations))
+    rules.check(encoded(many(preference, 5), encoder.preferences, width=2))
+    assert rules.bos_id is not None and rules.prompt_endings
 
 
 def test_calls_of_tools_keep_the_contract(tmp_path: Path, encoded: Callable) -> None:
@@ -181,7 +183,7 @@ def test_calls_of_tools_keep_the_contract(tmp_path: Path, encoded: Callable) -> 
     template = ChatTemplate.load(tmp_path / "t")
     call = Message("assistant", "", tool_calls=(ToolCall("weather", {"city": "北京"}),))
     turns = (Message("user", "天气？"), call, Message("tool", "晴", name="weather"), Message("assistant", "晴天。"))
-    Contract.of_chats(template).check(
+    MaskRules.for_chats(template).check(
         encoded([Conversation(turns, "t")], ChatEncoder(template, 4000, "error").conversations)
     )
 
@@ -200,24 +202,26 @@ def test_llama_2_begins_every_exchange_exactly_once(tmp_path: Path, encoded: Cal
     else:
         ids.insert(place, bos)
         learn.insert(place, False)
-    store = encoded([Conversation(turns, "c")], lambda batch: [Encoded((Example(ids, bytes(learn)),))])
+    store = encoded([Conversation(turns, "c")], lambda batch: [EncodedRecord((Example(ids, bytes(learn)),))])
     with pytest.raises(UserError, match="begin token is missing within" if change == "missing" else "none belongs"):
-        Contract.of_chats(template).check(store)
+        MaskRules.for_chats(template).check(store)
 
 
 # ---------------------------------------------------------------------------------------------------------- documents
 
 
 def test_documents_keep_their_contract(encoded: Callable, tokenizer: Tokenizer) -> None:
-    Contract.of_documents(tokenizer).check(encoded(many(document, 9), lambda batch: encode_documents(batch, tokenizer)))
+    MaskRules.for_documents(tokenizer).check(
+        encoded(many(document, 9), lambda batch: encode_documents(batch, tokenizer))
+    )
 
 
-@pytest.mark.parametrize(("cut", "what"), [(slice(1, None), "does not begin"), (slice(0, -1), "learn to stop")])
+@pytest.mark.parametrize(("cut", "what"), [(slice(1, None), "does not start"), (slice(0, -1), "no stop token")])
 def test_a_document_without_its_ends_is_refused(encoded: Callable, tokenizer: Tokenizer, cut: slice, what: str) -> None:
-    def encode(batch: Sequence[Document]) -> list[Encoded]:
+    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
         (example,) = next(encode_documents(batch, tokenizer)).examples
-        return [Encoded((Example(example.ids[cut], example.learn[cut]),))]
+        return [EncodedRecord((Example(example.ids[cut], example.loss_mask[cut]),))]
 
     with pytest.raises(UserError, match=what) as caught:
-        Contract.of_documents(tokenizer).check(encoded([document(3)], encode))
+        MaskRules.for_documents(tokenizer).check(encoded([document(3)], encode))
     assert caught.value.where == "text-3"

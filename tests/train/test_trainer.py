@@ -19,8 +19,8 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages, trainer
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
-from hanlin.train.dataset.sampler import Order
+from hanlin.train.dataset.packed import PackedDataset
+from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.next_token import NextToken
@@ -39,14 +39,16 @@ ALONE = DistContext(0, 1, CPU)
 
 
 def trained_weights(
-    tmp_path: Path, make_model: Callable, rows: Rows, settings: Sft, steps: int = 3
+    tmp_path: Path, make_model: Callable, rows: PackedDataset, settings: Sft, steps: int = 3
 ) -> dict[str, torch.Tensor]:
     out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
     mine = make_model(settings)
-    order = Order.of(len(rows.units), 4, seed=1)
+    sampler = Sampler.for_batch_size(len(rows.samples), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
-    trainer.train(mine, NextToken(), rows, order, settings=settings, dist=ALONE, context=StageContext(seed=1), out=out)
+    trainer.train(
+        mine, NextToken(), rows, sampler, settings=settings, dist=ALONE, context=StageContext(seed=1), out=out
+    )
     return {name: parameter.detach().clone() for name, parameter in mine.trainable_parameters()}
 
 
@@ -54,7 +56,7 @@ def test_two_halves_accumulated_equal_one_whole(
     tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 16), ChatEncoder(template, 128, "drop").conversations)
-    rows = Rows.packed(store, 128)
+    rows = PackedDataset.pack_examples(store, 128)
     whole = trained_weights(tmp_path, make_model, rows, SFT)
     halves = trained_weights(tmp_path, make_model, rows, SFT.model_copy(update={"micro_batch_tokens": 128}))
     for name, weight in whole.items():
@@ -76,9 +78,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
 def test_a_longer_gradient_is_shortened_to_the_limit(
     tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
-    rows = Rows.packed(encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128)
+    rows = PackedDataset.pack_examples(
+        encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128
+    )
     mine = make_model(SFT)
-    sums = trainer._gradients(mine, NextToken(), rows, Order.of(len(rows.units), 4, 1).units_of(0), 512)
+    sums = trainer._gradients(
+        mine, NextToken(), rows, Sampler.for_batch_size(len(rows.samples), 4, 1).step_indices(0), 512
+    )
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})
     norm = DDP(mine, settings, ALONE).reduce_and_clip_grads(sums, "target_tokens")
     shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trainable_parameters()])
@@ -88,13 +94,15 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
     tmp_path: Path, make_model: Callable, encoded: Callable, template: ChatTemplate
 ) -> None:
-    rows = Rows.packed(encoded(many(conversation, 3), ChatEncoder(template, 128, "drop").conversations), 128)
+    rows = PackedDataset.pack_examples(
+        encoded(many(conversation, 3), ChatEncoder(template, 128, "drop").conversations), 128
+    )
     mine = make_model(SFT)
     with torch.no_grad():
         next(iter(mine.trainable_parameters()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
-        order = Order.of(len(rows.units), 4, 1)
-        trainer.train(mine, NextToken(), rows, order, settings=SFT, dist=ALONE, context=StageContext(), out=tmp_path)
+        sampler = Sampler.for_batch_size(len(rows.samples), 4, 1)
+        trainer.train(mine, NextToken(), rows, sampler, settings=SFT, dist=ALONE, context=StageContext(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 

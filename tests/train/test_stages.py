@@ -266,10 +266,10 @@ def test_rows_that_break_the_contract_stop_the_run_before_its_first_step(
     made.mkdir()
     stages.sft(SFT.model_copy(update={"steps": 1}), given, made, StageContext())
     shutil.copytree(made / ".work" / "rows", again / ".work" / "rows")
-    learn = np.load(again / ".work" / "rows" / "learn.npy", mmap_mode="r+")
+    learn = np.load(again / ".work" / "rows" / "loss_mask.npy", mmap_mode="r+")
     learn[np.load(again / ".work" / "rows" / "starts.npy")[3] - 1] = False  # the stop token of the third record
     learn.flush()
-    with pytest.raises(UserError, match="does not learn to stop") as caught:
+    with pytest.raises(UserError, match="no stop token as its last target") as caught:
         stages.sft(SFT, given, again, StageContext())
     assert caught.value.where == "chat-2" and not (again / "metrics.jsonl").exists()
 

@@ -21,8 +21,8 @@ from hanlin.train import trainer
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
-from hanlin.train.dataset.mismatched import Mismatched
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.mismatched import MismatchedRecords
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.answer_logprobs import Answers, answer_log_probabilities, measured, pair_log_probabilities
@@ -49,7 +49,7 @@ def answers(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
 
 def examples_of(store: EncodedRecords) -> list[tuple[list[int], list[bool]]]:
     bounds = zip(store.starts[:-1].tolist(), store.starts[1:].tolist(), strict=True)
-    return [(store.ids[start:end].tolist(), store.learn[start:end].tolist()) for start, end in bounds]
+    return [(store.ids[start:end].tolist(), store.loss_mask[start:end].tolist()) for start, end in bounds]
 
 
 def plain(model: Any, examples: Sequence[tuple[list[int], list[bool]]]) -> Plain:
@@ -132,7 +132,7 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
 ) -> None:
     objective, equation = FORMS[form]
     mine = make_model(SETTINGS)
-    found = objective.loss(mine, Rows.paired(pairs).collate(ALL))
+    found = objective.loss(mine, PackedDataset.from_records(pairs).collate(ALL))
     found.total.backward()
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
     sums, lengths = plain(theirs, examples_of(pairs))
@@ -145,8 +145,8 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
 
 def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: float) -> Kto:
     weights = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.7, **changes}
-    mismatched = Rows.paired(Mismatched.of(store, 256))
-    return Kto(**weights, good=store.good, reference=reference, mismatched=mismatched)
+    mismatched = PackedDataset.from_records(MismatchedRecords.from_encoded(store, 256))
+    return Kto(**weights, good=store.desirable, reference=reference, mismatched=mismatched)
 
 
 def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
@@ -156,7 +156,7 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     reference = REFERENCE.copy()
     reference[:, 1] -= 60  # the policy finds foreign answers likelier than its reference did: the point is not cut at 0
     objective = kto_of(answers, reference).of_step(mine, np.arange(4), 256, lambda tensors: None)
-    found = objective.loss(mine, Rows.paired(answers).collate(ALL))
+    found = objective.loss(mine, PackedDataset.from_records(answers).collate(ALL))
     found.total.backward()
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
@@ -202,7 +202,7 @@ def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_s
     make_model: Callable, pairs: EncodedRecords, lora: LoraSettings | None
 ) -> None:
     found = []
-    for rows in (Rows.paired(pairs), Rows.paired(pairs, share=False)):
+    for rows in (PackedDataset.from_records(pairs), PackedDataset.from_records(pairs, share_prompt=False)):
         mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
         with torch.no_grad():
             for name, weight in mine.trainable_parameters():
@@ -228,9 +228,9 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, lora: LoraSettings | None
 ) -> None:
     mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
-    singles = Rows.paired(answers), kto_of(answers).mismatched
+    singles = PackedDataset.from_records(answers), kto_of(answers).mismatched
     with torch.no_grad():
-        of_pairs = pair_log_probabilities(mine, Rows.paired(pairs).collate(ALL)).sums.numpy()
+        of_pairs = pair_log_probabilities(mine, PackedDataset.from_records(pairs).collate(ALL)).sums.numpy()
         of_answers = [answer_log_probabilities(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
     mine.hf_model.train()
     known = {
@@ -240,7 +240,7 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     }
     for start, objectives in known.items():
         for objective in objectives:
-            rows = Rows.paired(answers if isinstance(objective, Kto) else pairs)
+            rows = PackedDataset.from_records(answers if isinstance(objective, Kto) else pairs)
             now = objective.at_start(mine, rows, np.arange(4), 100, lambda tensors: None)
             found = [now.loss(mine, batch) for batch in mine.micro_batches(rows, range(4), 100)]
             loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
@@ -249,7 +249,7 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
 
 
 def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, pairs: EncodedRecords) -> None:
-    mine, data = make_model(SETTINGS, "bfloat16"), Rows.paired(pairs)
+    mine, data = make_model(SETTINGS, "bfloat16"), PackedDataset.from_records(pairs)
     reference = measured(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
     Dpo(0.5, 0.0, reference).at_start(mine, data, np.arange(4), 100, lambda tensors: None)
 
@@ -260,7 +260,7 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
     make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], number_format: str
 ) -> None:
     mine = make_model(SETTINGS, number_format)
-    data = Rows.paired(answers if form is Kto else pairs)
+    data = PackedDataset.from_records(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
     reference = np.concatenate([measured(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
 
@@ -304,7 +304,7 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
 ) -> None:
     """Both invariants at once: packed equals unpacked, and accumulated parts equal the whole."""
     objective: Objective = kto_of(answers, REFERENCE - 40) if form == "kto" else FORMS[form][0]
-    rows = Rows.paired(answers if form == "kto" else pairs)
+    rows = PackedDataset.from_records(answers if form == "kto" else pairs)
     found = []
     for micro_batch_tokens in (10_000, 1):
         mine = make_model(SETTINGS)
@@ -352,10 +352,10 @@ def test_a_large_margin_is_no_infinity() -> None:
 
 
 def test_no_prompt_meets_an_answer_of_its_own(answers: EncodedRecords, template: ChatTemplate) -> None:
-    mismatched = Mismatched.of(answers, 256)
+    mismatched = MismatchedRecords.from_encoded(answers, 256)
     assert mismatched.shift == 2  # the two answers to a prompt stand together
-    batch = Rows.paired(mismatched).collate([0])
-    ids = [*batch.ids[0][: batch.tokens].tolist(), int(batch.targets[-1])]
+    batch = PackedDataset.from_records(mismatched).collate([0])
+    ids = [*batch.input_ids[0][: batch.tokens].tolist(), int(batch.targets[-1])]
     own = examples_of(answers)
     assert template.tokenizer.decode(ids).endswith("好的，是2") and ids[-1] in template.stop_ids
     assert ids[: own[0][1].index(True)] == own[0][0][: own[0][1].index(True)]
@@ -363,24 +363,24 @@ def test_no_prompt_meets_an_answer_of_its_own(answers: EncodedRecords, template:
 
 
 def test_every_answer_is_mismatched_once(answers: EncodedRecords) -> None:
-    mismatched = Mismatched.of(answers, 256)
-    counts = Rows.paired(mismatched).collate(ALL).counts
-    assert sorted(counts) == sorted(Rows.paired(answers).collate(ALL).counts)
+    mismatched = MismatchedRecords.from_encoded(answers, 256)
+    counts = PackedDataset.from_records(mismatched).collate(ALL).target_counts
+    assert sorted(counts) == sorted(PackedDataset.from_records(answers).collate(ALL).target_counts)
 
 
 def test_a_mismatched_answer_is_cut_at_the_end_of_a_row(answers: EncodedRecords) -> None:
     longest = int(answers.lengths.max())
-    short = Rows.paired(Mismatched.of(answers, longest - 3))
-    assert max(short.sizes) == longest - 3
-    assert all(count > 0 for count in short.collate(ALL).counts)
+    short = PackedDataset.from_records(MismatchedRecords.from_encoded(answers, longest - 3))
+    assert max(short.sample_lengths) == longest - 3
+    assert all(count > 0 for count in short.collate(ALL).target_counts)
 
 
 def test_one_answer_alone_is_refused(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(unpaired_preference, 1), ChatEncoder(template, 256, "drop").unpaired_preferences)
-    with pytest.raises(UserError, match="one answer alone"):
-        Mismatched.of(store, 256)
+    with pytest.raises(UserError, match="only one answer"):
+        MismatchedRecords.from_encoded(store, 256)
 
 
 def test_where_all_prompts_are_one_the_next_answer_is_taken(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(unpaired_preference, 2), ChatEncoder(template, 256, "drop").unpaired_preferences)
-    assert Mismatched.of(store, 256).shift == 1
+    assert MismatchedRecords.from_encoded(store, 256).shift == 1

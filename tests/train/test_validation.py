@@ -23,7 +23,7 @@ from hanlin.train import stages
 from hanlin.train.callbacks.validation import Validation, best_step
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
-from hanlin.train.dataset.packed import Rows
+from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.next_token import NextToken
 
@@ -74,12 +74,14 @@ def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
     store = encoded(many(conversation, 5), ChatEncoder(template, 128, "drop").conversations)
     mine = make_model(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
     mine.hf_model.train()
-    found = Validation(Rows.packed(store, 128), NextToken(), 1, None, False).measure(mine, DistContext(0, 1, CPU), 128)
+    found = Validation(PackedDataset.pack_examples(store, 128), NextToken(), 1, None, False).measure(
+        mine, DistContext(0, 1, CPU), 128
+    )
     total = count = 0.0
     model = mine.hf_model.eval()
     for first, last in zip(store.starts[:-1], store.starts[1:], strict=True):
         ids = torch.from_numpy(store.ids[first:last].astype("int64"))
-        learn = torch.from_numpy(store.learn[first + 1 : last].copy())
+        learn = torch.from_numpy(store.loss_mask[first + 1 : last].copy())
         logits = model(input_ids=ids[None]).logits[0, :-1]
         total += torch.nn.functional.cross_entropy(logits[learn], ids[1:][learn], reduction="sum").item()
         count += int(learn.sum())

@@ -22,9 +22,9 @@ from hanlin.core.records import Document
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset import encoded as encoded_module
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
-from hanlin.train.dataset.encoded import Encoded, encode_records
-from hanlin.train.dataset.packed import Rows
-from hanlin.train.dataset.sampler import Order
+from hanlin.train.dataset.encoded import EncodedRecord, encode_records
+from hanlin.train.dataset.packed import PackedDataset
+from hanlin.train.dataset.sampler import Sampler
 
 
 @pytest.fixture
@@ -32,10 +32,10 @@ def tokenizer(tiny_tokenizer: Path) -> Tokenizer:
     return Tokenizer.load(tiny_tokenizer)
 
 
-def learned(rows: Rows) -> list[int]:
+def learned(rows: PackedDataset) -> list[int]:
     """Every token that is asked for when all rows are seen once, in the order of the documents."""
     found = []
-    for segment in sorted(segment for unit in rows.units for segment in unit):
+    for segment in sorted(segment for unit in rows.samples for segment in unit):
         start = int(rows.encoded.starts[segment.example])
         found += rows.encoded.ids[start + segment.start + 1 : start + segment.end + 1].tolist()
     return found
@@ -46,16 +46,18 @@ def test_cut_documents_lose_no_token_and_learn_none_twice(
     max_seq_length: int, encoded: Callable, tokenizer: Tokenizer
 ) -> None:
     documents = many(document, 12)
-    rows = Rows.cut(encoded(documents, lambda batch: encode_documents(batch, tokenizer)), max_seq_length)
+    rows = PackedDataset.pack_documents(
+        encoded(documents, lambda batch: encode_documents(batch, tokenizer)), max_seq_length
+    )
     wanted = [id for row in documents for id in [*tokenizer.encode(row.text), tokenizer.eos_id]]
     assert learned(rows) == wanted
-    assert max(rows.sizes) <= max_seq_length
+    assert max(rows.sample_lengths) <= max_seq_length
 
 
 def test_a_document_begins_and_ends_with_its_own_tokens(encoded: Callable, tokenizer: Tokenizer) -> None:
     store = encoded([document(0)], lambda batch: encode_documents(batch, tokenizer))
     assert store.ids[0] == tokenizer.bos_id and store.ids[-1] == tokenizer.eos_id
-    assert not store.learn[0] and all(store.learn[1:])
+    assert not store.loss_mask[0] and all(store.loss_mask[1:])
 
 
 def test_newlines_within_a_document_are_kept(encoded: Callable, tokenizer: Tokenizer) -> None:
@@ -66,65 +68,68 @@ def test_newlines_within_a_document_are_kept(encoded: Callable, tokenizer: Token
 
 def test_a_packed_conversation_is_whole(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 9), ChatEncoder(template, 200, "error").conversations)
-    rows = Rows.packed(store, 200)
-    pieces = sorted(segment for unit in rows.units for segment in unit)
+    rows = PackedDataset.pack_examples(store, 200)
+    pieces = sorted(segment for unit in rows.samples for segment in unit)
     assert [piece.example for piece in pieces] == list(range(9))
     assert all(piece.start == 0 and piece.end == store.lengths[piece.example] for piece in pieces)
 
 
 def test_a_pass_reads_each_token_and_asks_for_the_next(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 4), ChatEncoder(template, 200, "error").conversations)
-    rows = Rows.packed(store, 200)
-    batch = rows.collate(range(len(rows.units)))
-    asked = batch.ids[0][batch.learned + 1]
-    inside = batch.learned + 1 < batch.tokens
-    last_of_document = batch.positions[0][batch.learned + 1] == 0
+    rows = PackedDataset.pack_examples(store, 200)
+    batch = rows.collate(range(len(rows.samples)))
+    asked = batch.input_ids[0][batch.target_positions + 1]
+    inside = batch.target_positions + 1 < batch.tokens
+    last_of_document = batch.position_ids[0][batch.target_positions + 1] == 0
     kept = inside & ~last_of_document
     assert (asked == batch.targets)[kept].all() and kept.sum() > 10
-    assert len(batch.targets) == rows.target_tokens == sum(batch.counts)
+    assert len(batch.targets) == rows.target_tokens == sum(batch.target_counts)
 
 
 def test_positions_restart_with_every_document(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 4), ChatEncoder(template, 400, "error").conversations)
-    batch = Rows.packed(store, 400).collate([0])
-    begins = (batch.positions[0] == 0).sum().item()
-    assert begins == len(batch.counts) + 1  # and once for the padding
+    batch = PackedDataset.pack_examples(store, 400).collate([0])
+    begins = (batch.position_ids[0] == 0).sum().item()
+    assert begins == len(batch.target_counts) + 1  # and once for the padding
 
 
 def test_passes_hold_every_unit_once_within_their_size(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(conversation, 20), ChatEncoder(template, 200, "error").conversations)
-    rows = Rows.packed(store, 200)
-    passes = list(rows.passes(range(len(rows.units)), 450))
-    assert [unit for batch in passes for unit in batch.units] == list(range(len(rows.units)))
+    rows = PackedDataset.pack_examples(store, 200)
+    passes = list(rows.micro_batches(range(len(rows.samples)), 450))
+    assert [unit for batch in passes for unit in batch.sample_indices] == list(range(len(rows.samples)))
     assert all(batch.tokens <= 450 for batch in passes)
 
 
 def test_the_two_answers_of_a_pair_stay_together(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
-    rows = Rows.paired(store)
-    assert [[piece.example for piece in unit] for unit in rows.units] == [[2 * i, 2 * i + 1] for i in range(5)]
+    rows = PackedDataset.from_records(store)
+    assert [[piece.example for piece in unit] for unit in rows.samples] == [[2 * i, 2 * i + 1] for i in range(5)]
 
 
 def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
-    shared, apart = Rows.paired(store), Rows.paired(store, share=False)
-    prompts = [int(store.learn[start:].argmax()) for start in store.starts[:-1:2]]
-    assert [len(positions) for positions in (shared.sizes, apart.sizes)] == [5, 5]
-    assert all(saved >= prompt - 1 > 3 for saved, prompt in zip(apart.sizes - shared.sizes, prompts, strict=True))
+    shared, apart = PackedDataset.from_records(store), PackedDataset.from_records(store, share_prompt=False)
+    prompts = [int(store.loss_mask[start:].argmax()) for start in store.starts[:-1:2]]
+    assert [len(positions) for positions in (shared.sample_lengths, apart.sample_lengths)] == [5, 5]
+    assert all(
+        saved >= prompt - 1 > 3
+        for saved, prompt in zip(apart.sample_lengths - shared.sample_lengths, prompts, strict=True)
+    )
     one, two = (rows.collate(range(5)) for rows in (shared, apart))
-    assert one.targets.tolist() == two.targets.tolist() and one.counts == two.counts
+    assert one.targets.tolist() == two.targets.tolist() and one.target_counts == two.target_counts
     for batch in (one, two):  # what is read where something is learned, and at which position of its document
-        assert batch.tokens == sum((shared if batch is one else apart).sizes)
-    assert one.ids[0][one.learned].tolist() == two.ids[0][two.learned].tolist()
-    assert one.positions[0][one.learned].tolist() == two.positions[0][two.learned].tolist()
+        assert batch.tokens == sum((shared if batch is one else apart).sample_lengths)
+    assert one.input_ids[0][one.target_positions].tolist() == two.input_ids[0][two.target_positions].tolist()
+    assert one.position_ids[0][one.target_positions].tolist() == two.position_ids[0][two.target_positions].tolist()
 
 
-def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Document]], list[Encoded]], list[str]]:
+def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Document]], list[EncodedRecord]], list[str]]:
     """An encoder that is interrupted once, when it has seen so many documents; and the ids of those that it encoded."""
     seen: list[str] = []
     due = [KeyboardInterrupt]
 
-    def encode(batch: list[Document]) -> list[Encoded]:
+    def encode(batch: list[Document]) -> list[EncodedRecord]:
         if len(seen) == after and due:
             raise due.pop()
         seen.extend(row.id for row in batch)
@@ -136,7 +141,7 @@ def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Docume
 def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(encoded_module, "SHARD", 4)
+    monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 4)
     documents = many(document, 10)
     encode, seen = killed_once(tokenizer, 8)
     arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
@@ -153,7 +158,7 @@ def test_a_killed_encoding_goes_on_where_it_was(
 def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(encoded_module, "SHARD", 2)
+    monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 2)
     documents = many(document, 26)
     killed, _ = killed_once(tokenizer, 12)
     arguments = {"width": 1, "progress": Progress(quiet=True), "total": 26}
@@ -177,16 +182,16 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 def test_any_number_of_processes_writes_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer, quickened: bool
 ) -> None:
-    monkeypatch.setattr(encoded_module, "SHARD", 3)
-    monkeypatch.setattr(encoded_module, "MANY", 6)
-    monkeypatch.setattr(encoded_module, "VERY_MANY", 6 if quickened else 1000)
+    monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 3)
+    monkeypatch.setattr(encoded_module, "MIN_RECORDS_FOR_PROCESSES", 6)
+    monkeypatch.setattr(encoded_module, "MIN_RECORDS_FOR_WARM_UP", 6 if quickened else 1000)
     documents = [*many(document, 10), Document("", "empty"), *many(document, 3)]
     here = os.getpid()
     found, workers = [], []
     for processes in (1, 2, 3):
         pids = tmp_path / f"pids-{processes}"
 
-        def encode(batch: list[Document], pids: Path = pids) -> list[Encoded]:
+        def encode(batch: list[Document], pids: Path = pids) -> list[EncodedRecord]:
             with pids.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             return list(encode_documents(batch, tokenizer))
@@ -199,7 +204,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
             folder=folder,
             progress=Progress(quiet=True),
             total=len(documents),
-            quicken=tokenizer.quicken,
+            warm_up=tokenizer.quicken,
             processes=processes,
         )
         found.append(files_of(folder))
@@ -211,8 +216,8 @@ def test_any_number_of_processes_writes_the_same_bytes(
 
 @pytest.fixture
 def shards_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoded_module, "SHARD", 2)
-    monkeypatch.setattr(encoded_module, "MANY", 2)
+    monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 2)
+    monkeypatch.setattr(encoded_module, "MIN_RECORDS_FOR_PROCESSES", 2)
 
 
 def children() -> set[int]:
@@ -225,7 +230,7 @@ def children() -> set[int]:
 def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writing(
     tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    def encode(batch: list[Document]) -> list[Encoded]:
+    def encode(batch: list[Document]) -> list[EncodedRecord]:
         if batch[0].id == many(document, 3)[2].id:
             raise UserError("wrong", batch[0].id, "mend it")
         return list(encode_documents(batch, tokenizer))
@@ -235,7 +240,7 @@ def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writin
     with pytest.raises(UserError, match="wrong"):
         encode_records(many(document, 10), encode, processes=3, **arguments)
     assert children() <= before
-    assert not (tmp_path / "rows" / encoded_module.WHOLE).exists()
+    assert not (tmp_path / "rows" / encoded_module.INDEX_FILE).exists()
 
 
 @needs_fork
@@ -243,7 +248,7 @@ def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writin
 def test_a_process_that_was_killed_is_made_up_for(tmp_path: Path, tokenizer: Tokenizer) -> None:
     documents, here = many(document, 9), os.getpid()
 
-    def encode(batch: list[Document]) -> list[Encoded]:
+    def encode(batch: list[Document]) -> list[EncodedRecord]:
         if batch[0].id == documents[2].id and os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return list(encode_documents(batch, tokenizer))
@@ -258,15 +263,15 @@ def test_a_process_that_was_killed_is_made_up_for(tmp_path: Path, tokenizer: Tok
 def test_an_interrupt_ends_the_processes_and_what_they_wrote_is_taken_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
-    monkeypatch.setattr(encoded_module, "SHARD", 2)
-    monkeypatch.setattr(encoded_module, "MANY", 2)
+    monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 2)
+    monkeypatch.setattr(encoded_module, "MIN_RECORDS_FOR_PROCESSES", 2)
     documents = many(document, 12)
 
     def interrupted() -> Iterator[Document]:
         yield from documents[:8]
         raise KeyboardInterrupt
 
-    def encode(batch: list[Document]) -> list[Encoded]:
+    def encode(batch: list[Document]) -> list[EncodedRecord]:
         if batch[0].id == documents[6].id and not again:
             time.sleep(60)
         return list(encode_documents(batch, tokenizer))
@@ -298,34 +303,39 @@ def test_nothing_to_learn_from_is_an_error_with_reasons(encoded: Callable, token
 
 def test_a_unit_knows_its_records(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
-    assert Rows.paired(store).record_ids([3]) == ["pair-3"]
+    assert PackedDataset.from_records(store).record_ids([3]) == ["pair-3"]
 
 
 def test_an_epoch_sees_every_unit_once_in_an_order_of_its_own() -> None:
-    order = Order.of(units=23, per_step=4, seed=1)
-    epochs = [np.concatenate([order.units_of(step) for step in range(at, at + 6)]).tolist() for at in (0, 6)]
-    assert order.steps_per_epoch == 6
+    sampler = Sampler.for_batch_size(num_samples=23, batch_size=4, seed=1)
+    epochs = [np.concatenate([sampler.step_indices(step) for step in range(at, at + 6)]).tolist() for at in (0, 6)]
+    assert sampler.steps_per_epoch == 6
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(23))
     assert epochs[0] != epochs[1]
 
 
 def test_the_order_depends_on_the_seed_alone() -> None:
-    first, again, other = (Order.of(50, 5, seed) for seed in (1, 1, 2))
-    assert first.units_of(7).tolist() == again.units_of(7).tolist() != other.units_of(7).tolist()
+    first, again, other = (Sampler.for_batch_size(50, 5, seed) for seed in (1, 1, 2))
+    assert first.step_indices(7).tolist() == again.step_indices(7).tolist() != other.step_indices(7).tolist()
 
 
 def test_no_step_of_an_epoch_is_a_remnant() -> None:
-    order = Order.of(units=101, per_step=10, seed=0)
-    assert {len(order.units_of(step)) for step in range(order.steps_per_epoch)} <= {10, 11}
+    sampler = Sampler.for_batch_size(num_samples=101, batch_size=10, seed=0)
+    assert {len(sampler.step_indices(step)) for step in range(sampler.steps_per_epoch)} <= {10, 11}
 
 
 def test_steps_override_epochs() -> None:
-    order = Order.of(units=40, per_step=4, seed=0)
-    assert order.steps(1.5, None) == 15 and order.steps(1.5, 7) == 7
+    sampler = Sampler.for_batch_size(num_samples=40, batch_size=4, seed=0)
+    assert sampler.total_steps(1.5, None) == 15 and sampler.total_steps(1.5, 7) == 7
 
 
 def test_a_pass_on_a_cpu_is_not_copied(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(preference, 2), ChatEncoder(template, 100, "drop").preferences, width=2)
-    batch = Rows.paired(store).collate([0])
+    batch = PackedDataset.from_records(store).collate([0])
     assert batch.to(CPU) is batch
-    assert {field.name for field in dataclasses.fields(batch)} >= {"ids", "learned", "targets", "documents"}
+    assert {field.name for field in dataclasses.fields(batch)} >= {
+        "input_ids",
+        "target_positions",
+        "targets",
+        "documents",
+    }
