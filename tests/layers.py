@@ -97,6 +97,7 @@ ORDER: dict[str, list[str]] = {
         "admission auth guided_decoding",
         "registry",
         "metrics loaded_model",
+        "answer_stream",
         "service",
         "api",
         "openapi",

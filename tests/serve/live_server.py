@@ -16,9 +16,9 @@ import uvicorn
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import Engine, FinishReason, GenerationRequest, Stream, TokenLogprobs
 from hanlin.serve.admission import Limits
-from hanlin.serve.app import app
-from hanlin.serve.auth import Guard
-from hanlin.serve.registry import Models, Served
+from hanlin.serve.app import create_app
+from hanlin.serve.auth import AccessPolicy
+from hanlin.serve.registry import ModelRegistry, ServedModel
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Live:
     address: str
     engine: Engine
     streams: list[Stream]
-    served: list[Served]
-    models: Models
+    served: list[ServedModel]
+    models: ModelRegistry
     loop: asyncio.AbstractEventLoop
     clients: list[openai.OpenAI]
     """Closed with the server: a connection that is only forgotten warns in whatever test comes later."""
@@ -70,11 +70,11 @@ class Unhurried:
 @contextmanager
 def live(
     opened: LoadedEngine,
-    guard: Guard | None = None,
+    guard: AccessPolicy | None = None,
     pause: float = 0.0,
     limits: Limits | None = None,
     names: Sequence[str] = ("tiny",),
-    served: Sequence[Served] | None = None,
+    served: Sequence[ServedModel] | None = None,
 ) -> Iterator[Live]:
     """Serve an opened model under `names`, or as `served`, for the time of a test; `pause` in seconds for each id."""
     streams: list[Stream] = []
@@ -86,8 +86,8 @@ def live(
 
     opened.engine.stream = remembered  # type: ignore[method-assign]
     kept = limits or Limits()
-    models = Models(served or [Served(name, opened, kept) for name in names])
-    api = app(models, guard, kept)
+    models = ModelRegistry(served or [ServedModel(name, opened, kept) for name in names])
+    api = create_app(models, guard, kept)
     loops: list[asyncio.AbstractEventLoop] = []
     clients: list[openai.OpenAI] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -103,7 +103,7 @@ def live(
             while not loops:
                 time.sleep(0.001)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield Live(address, opened.engine, streams, list(models.all.values()), models, loops[0], clients)
+            yield Live(address, opened.engine, streams, list(models.by_name.values()), models, loops[0], clients)
         finally:
             for client in clients:
                 client.close()

@@ -10,20 +10,20 @@ from live_server import Live, live
 
 from hanlin.inference.loading import LoadedEngine
 from hanlin.serve.admission import Limits
-from hanlin.serve.app import app
-from hanlin.serve.openapi import description
-from hanlin.serve.registry import Served
+from hanlin.serve.app import create_app
+from hanlin.serve.openapi import build_openapi
+from hanlin.serve.registry import ServedModel
 
 schemathesis = pytest.importorskip("schemathesis")
-SCHEMA = schemathesis.openapi.from_dict(description())
+SCHEMA = schemathesis.openapi.from_dict(build_openapi())
 
 
 def test_every_route_is_described(opened: LoadedEngine) -> None:
     from fastapi.routing import APIRoute
 
-    api = app([Served("tiny", opened, Limits())])
+    api = create_app([ServedModel("tiny", opened, Limits())])
     served = {route.path.replace("{model:path}", "{model}") for route in all_routes(api) if isinstance(route, APIRoute)}
-    assert served - {"/openapi.json"} == set(description()["paths"])
+    assert served - {"/openapi.json"} == set(build_openapi()["paths"])
 
 
 def all_routes(api: object) -> list:
@@ -36,7 +36,7 @@ def all_routes(api: object) -> list:
 
 @pytest.fixture(scope="module")
 def described(opened: LoadedEngine) -> Iterator[Live]:
-    with live(opened, limits=Limits(output=2)) as server:
+    with live(opened, limits=Limits(max_output_tokens=2)) as server:
         yield server
 
 

@@ -25,8 +25,8 @@ from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.models.adapters import attach, save_adapter
 from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
-from hanlin.serve.loaded_model import Engines, Seat, reopen
-from hanlin.serve.registry import Models
+from hanlin.serve.loaded_model import EngineConfig, LoadedModel, reload_changed
+from hanlin.serve.registry import ModelRegistry
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS
 
@@ -72,7 +72,7 @@ def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_a
             told = heard[name]
             assert (told.status_code, told.json()["error"]["code"]) == (503, "engine_lost"), told.text  # type: ignore[attr-defined]
             assert int(told.headers["retry-after"]) >= 1  # type: ignore[attr-defined]
-        assert heard["ollama"].status_code == 503 and "started again" in heard["ollama"].json()["error"]  # type: ignore[attr-defined]
+        assert heard["ollama"].status_code == 503 and "restarted" in heard["ollama"].json()["error"]  # type: ignore[attr-defined]
         last = json.loads(heard["streamed"].text.strip().split("\n\n")[-1].removeprefix("data: "))  # type: ignore[attr-defined]
         assert last["error"]["code"] == "engine_lost"
         assert says(server, "tiny", LESSONS[0][0]) == LESSONS[0][1]
@@ -114,10 +114,10 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
     link = tmp_path / "model"
     link.symlink_to(taught_gguf)
     limits = Limits(parallel=4)
-    seat = Seat(f"tiny={link}", {}, Engines(), limits)
-    seat.open()
+    loaded = LoadedModel(f"tiny={link}", {}, EngineConfig(), limits)
+    loaded.load()
     told: list[str] = []
-    with live(seat.served[0].opened, limits=limits, served=seat.served) as server:
+    with live(loaded.served[0].opened, limits=limits, served=loaded.served) as server:
         stop = threading.Event()
         answers: list[str] = []
 
@@ -132,20 +132,22 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
         for target in (other, taught_gguf, other):
             link.unlink()
             link.symlink_to(target)
-            assert seat.changed
-            engines.append(seat.served[0].engine)
-            asyncio.run_coroutine_threadsafe(reopen([seat], server.models, told.append), server.loop).result(60)
-            assert not seat.changed
+            assert loaded.is_stale
+            engines.append(loaded.served[0].engine)
+            asyncio.run_coroutine_threadsafe(reload_changed([loaded], server.models, told.append), server.loop).result(
+                60
+            )
+            assert not loaded.is_stale
         count = len(answers)
         while len(answers) < count + 8:
             time.sleep(0.01)
         stop.set()
         for thread in threads:
             thread.join(30)
-    assert told == ["tiny was opened anew"] * 3
+    assert told == ["tiny was reloaded"] * 3
     assert set(answers) == {LESSONS[0][1]}
     assert all(engine._processes[0].poll() is not None for engine in engines), "an old engine was left"  # type: ignore[attr-defined]
-    seat.close()
+    loaded.close()
 
 
 def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp_path: Path) -> None:
@@ -157,11 +159,11 @@ def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
-        address = process.stdout.readline().split()[4].removesuffix("/v1")
+        address = process.stdout.readline().split()[3].removesuffix("/v1")
         link.unlink()
         link.symlink_to(tmp_path / "other")
         process.send_signal(signal.SIGHUP)
-        assert process.stdout.readline() == "tiny was opened anew\n"
+        assert process.stdout.readline() == "tiny was reloaded\n"
         body = {"model": "tiny", "messages": [{"role": "user", "content": LESSONS[0][0]}], "max_tokens": 20}
         told = httpx.post(address + CHAT, json=body, timeout=30).json()
         assert told["choices"][0]["message"]["content"] == LESSONS[0][1]
@@ -175,18 +177,18 @@ def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp
 def test_a_model_that_does_not_open_leaves_the_old_one(taught_gguf: Path, tmp_path: Path) -> None:
     link = tmp_path / "model"
     link.symlink_to(taught_gguf)
-    seat = Seat(f"tiny={link}", {}, Engines(), Limits())
-    seat.open()
-    before = list(seat.served)
-    models = Models(before)
+    loaded = LoadedModel(f"tiny={link}", {}, EngineConfig(), Limits())
+    loaded.load()
+    before = list(loaded.served)
+    models = ModelRegistry(before)
     link.unlink()
     (tmp_path / "empty").mkdir()
     link.symlink_to(tmp_path / "empty")
     told: list[str] = []
-    asyncio.run(reopen([seat], models, told.append))
-    assert len(told) == 1 and told[0].startswith("tiny stays as it was:")
-    assert models.named("tiny") is before[0] and seat.served == before
-    seat.close()
+    asyncio.run(reload_changed([loaded], models, told.append))
+    assert len(told) == 1 and told[0].startswith("tiny was not reloaded:")
+    assert models.get("tiny") is before[0] and loaded.served == before
+    loaded.close()
 
 
 # ------------------------------------------------------------------------------------------------------ adapters
@@ -218,9 +220,9 @@ def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, a
             expected[name] = [says(server, "tiny", question) for question in questions]
         alone.engine.close()
     assert len({tuple(answers) for answers in expected.values()}) == 3, "the adapters change nothing"
-    seat = Seat(str(taught_model), adapters, Engines(), Limits())
-    seat.open()
-    with live(seat.served[0].opened, served=seat.served) as server:
+    loaded = LoadedModel(str(taught_model), adapters, EngineConfig(), Limits())
+    loaded.load()
+    with live(loaded.served[0].opened, served=loaded.served) as server:
         assert [card.id for card in server.client().models.list()] == ["taught", "red", "blue.v2"]
         found: dict[tuple[str, int], str] = {}
 
@@ -235,14 +237,14 @@ def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, a
         for thread in threads:
             thread.join(60)
     assert found == {(name, place): text for name, texts in expected.items() for place, text in enumerate(texts)}
-    seat.close()
+    loaded.close()
 
 
 def test_adapters_over_gguf_are_refused_in_one_sentence(taught_gguf: Path, adapters: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="GGUF"):
-        Seat(str(taught_gguf), adapters, Engines(), Limits()).open()
+        LoadedModel(str(taught_gguf), adapters, EngineConfig(), Limits()).load()
 
 
 def test_an_adapter_of_another_base_is_refused(tiny_model: Path, adapters: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="another base"):
-        Seat(str(tiny_model), adapters, Engines(), Limits()).open()
+        LoadedModel(str(tiny_model), adapters, EngineConfig(), Limits()).load()

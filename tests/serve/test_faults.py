@@ -59,13 +59,13 @@ def until(fact: Callable[[], bool], seconds: float = 10.0) -> float:
 def test_a_client_that_goes_away_frees_its_place(endless: LoadedEngine, stream: bool) -> None:
     """Within 300 milliseconds where the machine is idle; what is asserted holds on a busy one too."""
     with live(endless, pause=0.02, limits=Limits(parallel=1)) as server:
-        door = server.served[0].door
+        queue = server.served[0].queue
         times = []
         for number in range(1, 4):
             client = asking_alone(server, stream)
-            until(lambda: door.answering == 1 and len(server.streams) == number)  # noqa: B023
+            until(lambda: queue.running == 1 and len(server.streams) == number)  # noqa: B023
             client.close()
-            times.append(until(lambda: door.answering == 0))
+            times.append(until(lambda: queue.running == 0))
         print("freed after", [round(seconds, 3) for seconds in times], "s")
         assert min(times) < 3, times  # read to its end, an answer would take five seconds
         # an engine that runs ahead of its slow reader may have come to the end of the context by then
@@ -83,14 +83,14 @@ def asking_alone(server: Live, stream: bool) -> socket.socket:
 
 
 def test_a_client_that_leaves_the_queue_frees_its_place_there(endless: LoadedEngine) -> None:
-    with live(endless, pause=0.02, limits=Limits(parallel=1, queue=1)) as server:
-        door = server.served[0].door
+    with live(endless, pause=0.02, limits=Limits(parallel=1, max_queue=1)) as server:
+        queue = server.served[0].queue
         first = threading.Thread(target=post, args=(server, [], {"max_tokens": 60}))
         first.start()
-        until(lambda: door.answering == 1)
+        until(lambda: queue.running == 1)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(server.address + CHAT, json=ENDLESS, timeout=0.2)
-        assert until(lambda: door.waiting == 0) < 1
+        assert until(lambda: queue.waiting == 0) < 1
         first.join(20)
         assert len(server.streams) == 1
 
@@ -101,13 +101,13 @@ def post(server: Live, answers: list[httpx.Response], more: dict[str, Any]) -> N
 
 def test_beyond_the_queue_clients_are_told_when_to_come_again(endless: LoadedEngine) -> None:
     answers: list[httpx.Response] = []
-    with live(endless, pause=0.01, limits=Limits(parallel=2, queue=3)) as server:
+    with live(endless, pause=0.01, limits=Limits(parallel=2, max_queue=3)) as server:
         threads = [threading.Thread(target=post, args=(server, answers, {"max_tokens": 40})) for _ in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(30)
-        until(lambda: server.served[0].door.answering == server.served[0].door.waiting == 0)
+        until(lambda: server.served[0].queue.running == server.served[0].queue.waiting == 0)
         again = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 2}, timeout=20)
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [429] * 7
     refused = next(answer for answer in answers if answer.status_code == 429)
@@ -117,17 +117,17 @@ def test_beyond_the_queue_clients_are_told_when_to_come_again(endless: LoadedEng
 
 
 def test_a_deadline_ends_an_answer_and_says_so(endless: LoadedEngine) -> None:
-    with live(endless, pause=0.05, limits=Limits(deadline=0.3)) as server:
+    with live(endless, pause=0.05, limits=Limits(deadline_seconds=0.3)) as server:
         whole = httpx.post(server.address + CHAT, json=ENDLESS, timeout=20)
         assert (whole.status_code, whole.json()["error"]["code"]) == (504, "deadline_exceeded")
         streamed = httpx.post(server.address + CHAT, json={**ENDLESS, "stream": True}, timeout=20)
         last = json.loads(streamed.text.strip().split("\n\n")[-1].removeprefix("data: "))
         assert last["error"]["code"] == "deadline_exceeded"
-        until(lambda: server.served[0].door.answering == 0)
+        until(lambda: server.served[0].queue.running == 0)
 
 
 def test_the_output_has_an_upper_limit(endless: LoadedEngine) -> None:
-    with live(endless, limits=Limits(output=4)) as server:
+    with live(endless, limits=Limits(max_output_tokens=4)) as server:
         answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 100}, timeout=20).json()
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (4, "length")
 
@@ -152,8 +152,8 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
     try:
         assert process.stdout is not None and process.stderr is not None
         line = process.stdout.readline()
-        assert line.startswith("taught, other are served at http://127.0.0.1:")
-        address = line.split()[5].removesuffix("/v1")
+        assert line.startswith("serving taught, other at http://127.0.0.1:")
+        address = line.split()[4].removesuffix("/v1")
         body = {"model": "other", "messages": [{"role": "user", "content": "机密"}], "stream": True, "max_tokens": 60}
         headers = {"authorization": "Bearer k3y"}
         with httpx.stream("POST", address + CHAT, json=body, headers=headers, timeout=30) as answer:
@@ -174,7 +174,7 @@ def test_a_server_told_to_end_finishes_what_it_began(taught_model: Path, tiny_mo
 
 def test_a_reader_that_stops_reading_keeps_nobody_from_an_answer(endless: LoadedEngine) -> None:
     """Its answer is written to the end all the same, and its place is free then."""
-    with live(endless, limits=Limits(parallel=1, queue=4)) as server:
+    with live(endless, limits=Limits(parallel=1, max_queue=4)) as server:
         host, port = server.address.removeprefix("http://").split(":")
         slow = socket.socket()
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -186,7 +186,7 @@ def test_a_reader_that_stops_reading_keeps_nobody_from_an_answer(endless: Loaded
         until(lambda: len(server.streams) == 1)
         answer = httpx.post(server.address + CHAT, json={**ENDLESS, "max_tokens": 3}, timeout=20)
         assert answer.status_code == 200
-        until(lambda: server.served[0].door.answering == 0)
+        until(lambda: server.served[0].queue.running == 0)
         slow.close()
 
 
@@ -277,7 +277,7 @@ def test_a_base_model_without_a_template_is_told_of_in_one_sentence(tiny_model: 
 
 def test_two_models_of_one_name_are_refused(taught_model: Path) -> None:
     with pytest.raises(UserError, match="two models are called taught"):
-        serve([taught_model, taught_model], port=0, ready=pytest.fail)
+        serve([taught_model, taught_model], port=0, on_ready=pytest.fail)
 
 
 def test_a_lesson_is_still_known_after_all_this(server: Live) -> None:

@@ -21,7 +21,7 @@ from live_server import Live, live
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Stream
-from hanlin.serve.auth import Guard
+from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.server import serve
 from taught_model import LESSONS, RARE
 
@@ -346,7 +346,7 @@ def test_the_model_is_listed_and_found(server: Live) -> None:
 
 
 def test_without_the_key_nothing_is_answered_but_health(opened: LoadedEngine) -> None:
-    with live(opened, Guard(("k3y",))) as server:
+    with live(opened, AccessPolicy(("k3y",))) as server:
         with pytest.raises(openai.AuthenticationError) as caught:
             server.client("wrong").models.list()
         assert status_of(caught.value) == (401, None, "invalid_api_key")
@@ -376,8 +376,8 @@ def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line.startswith("taught is served at http://127.0.0.1:")
-        with openai.OpenAI(base_url=line.split()[4], api_key="none", max_retries=0, timeout=60) as client:
+        assert line.startswith("serving taught at http://127.0.0.1:")
+        with openai.OpenAI(base_url=line.split()[3], api_key="none", max_retries=0, timeout=60) as client:
             answer = client.chat.completions.create(model="taught", messages=asking(NAME[0]))
         assert answer.choices[0].message.content == NAME[1]
         process.send_signal(signal.SIGINT)

@@ -295,5 +295,5 @@ def test_metrics_count_requests_and_tokens_and_tell_no_text(server: Live) -> Non
     text = httpx.get(f"{server.address}/metrics").text
     assert f'hanlin_generated_tokens_total{{model="tiny"}} {float(answer.usage.completion_tokens)}' in text
     assert 'hanlin_requests_total{route="/v1/chat/completions",status="200"} 1.0' in text
-    assert 'hanlin_answering{model="tiny"} 0.0' in text
+    assert 'hanlin_answers_running{model="tiny"} 0.0' in text
     assert NAME[0] not in text and NAME[1] not in text

@@ -12,49 +12,49 @@ from live_server import live
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine
-from hanlin.serve.auth import Guard, guard_for, read_keys
+from hanlin.serve.auth import AccessPolicy, make_access_policy, read_keys
 
 
 @pytest.mark.parametrize(
     "header", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.0.0.2", "[::1]:8000", "[::1]"]
 )
 def test_a_local_server_knows_the_machines_own_names(header: str) -> None:
-    assert Guard().knows_host(header)
+    assert AccessPolicy().allows_host(header)
 
 
 @pytest.mark.parametrize("header", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.5:8000", ""])
 def test_a_local_server_knows_no_other_name(header: str) -> None:
-    assert not Guard().knows_host(header)
+    assert not AccessPolicy().allows_host(header)
 
 
 def test_a_server_on_the_network_has_any_name() -> None:
-    assert guard_for("0.0.0.0", ["key"]).knows_host("models.example:8000")
+    assert make_access_policy("0.0.0.0", ["key"]).allows_host("models.example:8000")
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer wrong", "Basic 密钥", "密钥"])
 def test_the_wrong_key_is_refused(header: str | None) -> None:
-    assert not Guard(("other", "k3y")).admits(header)
+    assert not AccessPolicy(("other", "k3y")).allows_key(header)
 
 
 @pytest.mark.parametrize("header", ["Bearer k3y", "bearer k3y"])
 def test_the_right_key_is_taken(header: str) -> None:
-    assert Guard(("other", "k3y")).admits(header)
+    assert AccessPolicy(("other", "k3y")).allows_key(header)
 
 
 def test_no_key_is_needed_where_none_is_set() -> None:
-    assert Guard().admits(None)
+    assert AccessPolicy().allows_key(None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "models.example"])
 def test_an_address_on_the_network_needs_a_key(host: str) -> None:
     with pytest.raises(UserError, match="there is no API key"):
-        guard_for(host, [])
+        make_access_policy(host, [])
 
 
 @pytest.mark.parametrize("key", ["", " ", "two words", "密钥", "line\n"])
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(UserError, match="printable ASCII"):
-        guard_for("127.0.0.1", [key])
+        make_access_policy("127.0.0.1", [key])
 
 
 # ---------------------------------------------------------------------------------------------------- limits of keys
@@ -62,8 +62,11 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
 
 def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
-    file.write_text("- {key: small, per_minute: 2}\n- {key: one, at_once: 1}\n- {key: free}\n", encoding="utf-8")
-    guard = guard_for("127.0.0.1", ["plain"], read_keys(file))
+    file.write_text(
+        "- {key: small, requests_per_minute: 2}\n- {key: one, max_parallel_requests: 1}\n- {key: free}\n",
+        encoding="utf-8",
+    )
+    guard = make_access_policy("127.0.0.1", ["plain"], read_keys(file))
     with live(opened, guard, pause=0.05) as server:
 
         def ask(key: str, **more: object) -> httpx.Response:
@@ -78,7 +81,7 @@ def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
         assert ask("other").status_code == 401
         first = threading.Thread(target=ask, args=("one",), kwargs={"max_tokens": 40, "temperature": 2})
         first.start()
-        while server.served[0].door.answering == 0:
+        while server.served[0].queue.running == 0:
             time.sleep(0.005)
         assert ask("one").status_code == 429
         first.join()
@@ -86,7 +89,7 @@ def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["key: x", "- x", "- {key: 7}", "- {key: x, at_once: 0}", "- {kex: x}", "- {key: x", "3"]
+    "text", ["key: x", "- x", "- {key: 7}", "- {key: x, max_parallel_requests: 0}", "- {kex: x}", "- {key: x", "3"]
 )
 def test_a_file_of_keys_that_is_wrong_is_told_without_the_key(text: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"

@@ -1,4 +1,4 @@
-"""The commands of docs/serving.md, run as they are printed."""
+"""The commands of docs/en/serving.md, run as they are printed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from live_server import Live
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "en" / "serving.md"
 LINES = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
 
 

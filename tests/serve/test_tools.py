@@ -17,7 +17,7 @@ from live_server import Live, live
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import load_engine
-from hanlin.serve.api.tool_calls import CallReader, names_of, schema_of
+from hanlin.serve.api.tool_calls import ToolCallParser, build_call_schema, get_tool_names
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 WEATHER = {
@@ -38,13 +38,13 @@ CALL = '{"name": "weather", "parameters": {"town": "}\\"{", "day": [1, {"a": 2}]
 
 
 def read(pieces: list[str], names: tuple[str, ...] = ("weather",)) -> tuple[str, str, str, bool]:
-    reader = CallReader(names)
-    said = [part for piece in pieces for part in reader.put(piece)] + reader.end()
+    parser = ToolCallParser(names)
+    said = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
     return (
         "".join(part.text for part in said),
         "".join(part.name for part in said),
         "".join(part.arguments for part in said),
-        reader.called,
+        parser.is_complete,
     )
 
 
@@ -65,7 +65,7 @@ def test_what_is_no_call_of_an_offered_tool_stays_text(answer: str) -> None:
 
 
 def test_nothing_is_held_back_where_no_tool_was_offered() -> None:
-    assert [part.text for part in CallReader(()).put(CALL)] == [CALL]
+    assert [part.text for part in ToolCallParser(()).feed(CALL)] == [CALL]
 
 
 def test_a_call_that_was_cut_off_is_not_called() -> None:
@@ -74,8 +74,8 @@ def test_a_call_that_was_cut_off_is_not_called() -> None:
 
 
 def test_a_calls_schema_names_each_tool() -> None:
-    assert names_of([WEATHER]) == {"weather"}
-    assert schema_of([WEATHER])["anyOf"][0]["properties"]["name"] == {"const": "weather"}
+    assert get_tool_names([WEATHER]) == {"weather"}
+    assert build_call_schema([WEATHER])["anyOf"][0]["properties"]["name"] == {"const": "weather"}
 
 
 # --------------------------------------------------------------------------------------------------------- in use
@@ -122,7 +122,7 @@ def test_a_streamed_call_comes_in_parts_name_first(caller: Live) -> None:
 
 def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Live) -> None:
     """Here the form of the answer is what makes the model choose to call."""
-    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema_of([WEATHER])}}
+    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": build_call_schema([WEATHER])}}
     client = caller.client()
     answer = client.chat.completions.create(
         model="tiny",
@@ -151,7 +151,7 @@ def test_with_tool_choice_none_the_model_is_told_of_no_tool(caller: Live) -> Non
 def test_ollamas_client_gets_a_call_as_an_object(caller: Live) -> None:
     with ollama.Client(caller.address, timeout=30) as client:
         for stream in (False, True):
-            parts = client.chat("tiny", ASKED, tools=[WEATHER], format=schema_of([WEATHER]), stream=stream)  # type: ignore[call-overload]
+            parts = client.chat("tiny", ASKED, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)  # type: ignore[call-overload]
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
             assert [call.function.name for call in calls] == ["weather"]
             assert calls[0].function.arguments["town"] in "东西"

@@ -1,1 +1,1 @@
-"""Faces of a finished model: an HTTP server that speaks OpenAI's language, and a chat in the terminal."""
+"""The HTTP server of trained models: OpenAI's, Ollama's and a plain API over one generation service."""

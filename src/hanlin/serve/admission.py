@@ -1,6 +1,7 @@
-"""How many requests are answered at once, how many may wait, and how long: the door of one model.
+"""Admission control of one model: how many answers are generated at once, how many requests wait, and how long.
 
-Does not own generation or HTTP. Everything runs on the event loop's thread.
+`AdmissionQueue.reserve` gives a request its `Slot`; the request awaits `Slot.acquire`, generates, and calls
+`Slot.release`. Everything here runs on the event loop's thread, so nothing is locked.
 """
 
 from __future__ import annotations
@@ -18,116 +19,145 @@ from hanlin.serve.errors import ApiError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`parallel` answers of a model are generated at once and `queue` requests wait beside them; a request may take
-    `deadline` seconds in all, waiting included; a stopping server gives what is in progress `drain` seconds. An answer
-    has at most `output` tokens (None: the rest of the context), a body at most `body` bytes."""
+    """Limits of a server; the queue and its slots are counted per model.
+
+    Attributes:
+        parallel: Answers of one model generated at once (a request with `n` choices counts as `n` answers).
+        max_queue: Requests that may wait beside them; further ones get 429.
+        deadline_seconds: Time of a request from its arrival to its last token, waiting included.
+        drain_seconds: Time that a stopping server gives to the requests in progress.
+        max_output_tokens: Upper limit of one answer's tokens; None: what is left of the context.
+        max_body_bytes: Upper limit of a request body.
+    """
 
     parallel: int = 16
-    queue: int = 64
-    deadline: float = 600.0
-    drain: float = 30.0
-    output: int | None = None
-    body: int = 8 * 2**20
+    max_queue: int = 64
+    deadline_seconds: float = 600.0
+    drain_seconds: float = 30.0
+    max_output_tokens: int | None = None
+    max_body_bytes: int = 8 * 2**20
 
 
-class Door:
-    """First come, first served. A request of several choices takes as many places, at most all of them."""
+class AdmissionQueue:
+    """First come, first served: hands out at most `limits.parallel` slots and queues the requests beyond them."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._taken = 0
-        self._waiting: deque[Ticket] = deque()
-        self._seconds = 1.0  # how long an answer takes, a moving mean
+        self._in_use = 0
+        self._queue: deque[Slot] = deque()
+        self._mean_seconds = 1.0  # how long an answer takes, a moving mean
 
     @property
-    def answering(self) -> int:
-        return self._taken
+    def running(self) -> int:
+        """Answers that hold a slot now."""
+        return self._in_use
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        """Requests in the queue."""
+        return len(self._queue)
 
-    def book(self, places: int = 1) -> Ticket:
-        """Raises ApiError (429, with when to come again) when too many wait already."""
-        if self.waiting >= self._limits.queue and not self._fits(min(places, self._limits.parallel)):
-            seconds = max(1, math.ceil(self._seconds * (self.waiting + 1) / self._limits.parallel))
+    def reserve(self, answers: int = 1) -> Slot:
+        """Enter the queue with a request of so many answers; more than `parallel` count as `parallel`.
+
+        Raises:
+            ApiError: 429 with a `Retry-After` estimate when the queue is full.
+        """
+        size = min(answers, self._limits.parallel)
+        if self.waiting >= self._limits.max_queue and not self._has_room(size):
+            seconds = max(1, math.ceil(self._mean_seconds * (self.waiting + 1) / self._limits.parallel))
             what = say(
-                f"{self._taken} answers are in progress and {self.waiting} requests wait: come again in {seconds} s",
-                f"已有 {self._taken} 个回答在生成、{self.waiting} 个请求在排队：请 {seconds} 秒后再试",
+                f"{self._in_use} answers are in progress and {self.waiting} requests are waiting: "
+                f"try again in {seconds} s",
+                f"正在生成 {self._in_use} 个回答，另有 {self.waiting} 个请求排队：请 {seconds} 秒后重试",
             )
             raise ApiError(429, what, code="queue_full", retry_after=seconds)
-        ticket = Ticket(self, min(places, self._limits.parallel), self._limits.deadline)
-        self._waiting.append(ticket)
-        self._let_in()
-        return ticket
+        slot = Slot(self, size, self._limits.deadline_seconds)
+        self._queue.append(slot)
+        self._grant_next()
+        return slot
 
-    def _fits(self, places: int) -> bool:
-        return not self._waiting and self._taken + places <= self._limits.parallel
+    def _has_room(self, size: int) -> bool:
+        return not self._queue and self._in_use + size <= self._limits.parallel
 
-    def _let_in(self) -> None:
-        while self._waiting and self._taken + self._waiting[0].places <= self._limits.parallel:
-            ticket = self._waiting.popleft()
-            self._taken += ticket.places
-            ticket.begin()
+    def _grant_next(self) -> None:
+        while self._queue and self._in_use + self._queue[0].size <= self._limits.parallel:
+            slot = self._queue.popleft()
+            self._in_use += slot.size
+            slot.grant()
 
-    def _free(self, ticket: Ticket) -> None:
-        if ticket.begun is None:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+    def _free(self, slot: Slot) -> None:
+        if slot.granted_at is None:
+            if slot in self._queue:
+                self._queue.remove(slot)
         else:
-            self._taken -= ticket.places
-            self._seconds += 0.2 * (time.monotonic() - ticket.begun - self._seconds)
-        self._let_in()
+            self._in_use -= slot.size
+            self._mean_seconds += 0.2 * (time.monotonic() - slot.granted_at - self._mean_seconds)
+        self._grant_next()
 
 
-class Ticket:
-    """A request's place in the queue and then at work. Whoever books it leaves, whatever happens; the place is free
-    once what was begun for it has ended too."""
+class Slot:
+    """The place of one request in the queue and then among the running ones.
 
-    def __init__(self, door: Door, places: int, seconds: float) -> None:
-        self.places = places
-        self.begun: float | None = None
-        self._door = door
-        self._seconds = seconds
-        self._until = time.monotonic() + seconds
-        self._turn = asyncio.Event()
-        self._working = 0
-        self._left = False
-        self._freed = False
+    Whoever reserved it calls `release`, whatever happens. It becomes free once it was released and every task that
+    was added to it is done: a request whose client disconnected holds its slot until its generation really ended.
+    """
 
-    def begin(self) -> None:
-        self.begun = time.monotonic()
-        self._turn.set()
+    def __init__(self, queue: AdmissionQueue, size: int, deadline_seconds: float) -> None:
+        """`size`: how many of the queue's parallel answers it holds."""
+        self.size = size
+        self.granted_at: float | None = None
+        self._queue = queue
+        self._deadline_seconds = deadline_seconds
+        self._deadline = time.monotonic() + deadline_seconds
+        self._granted = asyncio.Event()
+        self._tasks = 0
+        self._is_released = False
+        self._is_free = False
 
-    async def turn(self) -> None:
-        """Wait for the place. Raises ApiError (503) at the deadline."""
+    def grant(self) -> None:
+        """Called by the queue when it is this request's turn."""
+        self.granted_at = time.monotonic()
+        self._granted.set()
+
+    async def acquire(self) -> None:
+        """Wait until the slot is granted.
+
+        Raises:
+            ApiError: 503 when the deadline passes first.
+        """
         try:
-            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
-                await self._turn.wait()
+            async with asyncio.timeout(self._seconds_left()):
+                await self._granted.wait()
         except TimeoutError:
-            raise self._late() from None
+            raise self._deadline_error() from None
 
-    def at_deadline(self, tell: Callable[[ApiError], None]) -> asyncio.TimerHandle:
-        """Tell of the deadline when it comes, unless the handle is cancelled before."""
-        seconds = max(0.0, self._until - time.monotonic())
-        return asyncio.get_running_loop().call_later(seconds, lambda: tell(self._late()))
+    def call_at_deadline(self, on_deadline: Callable[[ApiError], None]) -> asyncio.TimerHandle:
+        """Call `on_deadline` with the error when the deadline passes, unless the handle is cancelled before."""
+        return asyncio.get_running_loop().call_later(self._seconds_left(), lambda: on_deadline(self._deadline_error()))
 
-    def _late(self) -> ApiError:
-        what = say(f"the deadline of {self._seconds:g} s has passed", f"已超过 {self._seconds:g} 秒的期限")
-        return ApiError(503 if self.begun is None else 504, what, code="deadline_exceeded")
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
-    def working(self) -> None:
-        self._working += 1
+    def _deadline_error(self) -> ApiError:
+        seconds = f"{self._deadline_seconds:g}"
+        what = say(f"the deadline of {seconds} s has passed", f"已超过 {seconds} 秒的时限")
+        return ApiError(503 if self.granted_at is None else 504, what, code="deadline_exceeded")
 
-    def worked(self) -> None:
-        self._working -= 1
-        self._maybe_free()
+    def add_task(self) -> None:
+        """Keep the slot until a matching `finish_task`."""
+        self._tasks += 1
 
-    def leave(self) -> None:
-        self._left = True
-        self._maybe_free()
+    def finish_task(self) -> None:
+        self._tasks -= 1
+        self._free_if_done()
 
-    def _maybe_free(self) -> None:
-        if self._left and self._working == 0 and not self._freed:
-            self._freed = True
-            self._door._free(self)
+    def release(self) -> None:
+        """Give the slot back; harmless when repeated."""
+        self._is_released = True
+        self._free_if_done()
+
+    def _free_if_done(self) -> None:
+        if self._is_released and self._tasks == 0 and not self._is_free:
+            self._is_free = True
+            self._queue._free(self)

@@ -1,4 +1,4 @@
-"""The ASGI application."""
+"""The ASGI application: routes of all APIs, access control, errors in each API's form, request metrics."""
 
 from __future__ import annotations
 
@@ -14,83 +14,96 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.serve.admission import Limits
 from hanlin.serve.api import plain
-from hanlin.serve.api.ollama import routes
+from hanlin.serve.api.ollama import routes as ollama_routes
 from hanlin.serve.api.openai import routes as openai_routes
-from hanlin.serve.auth import Guard, Quota
-from hanlin.serve.errors import ApiError, as_api_error
+from hanlin.serve.auth import AccessPolicy, RateLimiter
+from hanlin.serve.errors import ApiError, to_api_error
 from hanlin.serve.metrics import CONTENT_TYPE, Metrics
-from hanlin.serve.openapi import description
-from hanlin.serve.registry import Models, Served
-from hanlin.serve.service import Desk
+from hanlin.serve.openapi import build_openapi
+from hanlin.serve.registry import ModelRegistry, ServedModel
+from hanlin.serve.service import GenerationService
 
 
-def app(served: Sequence[Served] | Models, guard: Guard | None = None, limits: Limits | None = None) -> FastAPI:
-    """The server of these models. Raises UserError when two have one name."""
-    api = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
-    keeper = guard or Guard()
-    models = served if isinstance(served, Models) else Models(served)
+def create_app(
+    served: Sequence[ServedModel] | ModelRegistry, policy: AccessPolicy | None = None, limits: Limits | None = None
+) -> FastAPI:
+    """The application that serves some models.
+
+    Args:
+        served: The models, or a registry of them.
+        policy: Who may use it; None: everybody on this machine.
+        limits: Slots, queue and sizes; None: the defaults.
+
+    Raises:
+        UserError: two models have one name.
+    """
+    app = FastAPI(title="Hanlin", docs_url=None, redoc_url=None, openapi_url=None)
+    access = policy or AccessPolicy()
+    models = served if isinstance(served, ModelRegistry) else ModelRegistry(served)
     metrics = Metrics(models)
-    desk = Desk(limits or Limits(), metrics, len(models.all))
-    quotas = {key: Quota(limit) for key, limit in keeper.limits.items()}
+    service = GenerationService(limits or Limits(), metrics, len(models.by_name))
+    rate_limiters = {key: RateLimiter(limit) for key, limit in access.key_limits.items()}
 
-    async def known_host(request: Request) -> None:
-        if not keeper.knows_host(request.headers.get("host")):
+    async def check_host(request: Request) -> None:
+        if not access.allows_host(request.headers.get("host")):
             raise ApiError(403, say("this server answers to local names only", "此服务只响应本机名称"))
 
-    async def admitted(request: Request) -> AsyncIterator[None]:
-        shown = request.headers.get("authorization")
-        if not keeper.admits(shown):
+    async def check_key(request: Request) -> AsyncIterator[None]:
+        header = request.headers.get("authorization")
+        if not access.allows_key(header):
             raise ApiError(401, say("wrong or missing API key", "API 密钥缺失或错误"), code="invalid_api_key")
-        quota = quotas.get(keeper.key_of(shown) or "")
-        if quota is not None:
-            quota.enter()
+        limiter = rate_limiters.get(access.match_key(header) or "")
+        if limiter is not None:
+            limiter.acquire()
         try:
-            yield  # until the response is whole
+            yield  # until the whole response is sent
         finally:
-            if quota is not None:
-                quota.leave()
+            if limiter is not None:
+                limiter.release()
 
-    inside = [Depends(known_host), Depends(admitted)]
-    for room in (openai_routes, routes, plain):
-        api.include_router(room.routes(models, desk), dependencies=inside)
+    protected = [Depends(check_host), Depends(check_key)]
+    for api in (openai_routes, ollama_routes, plain):
+        app.include_router(api.make_router(models, service), dependencies=protected)
 
-    @api.get("/health", dependencies=[Depends(known_host)])
-    async def health() -> Response:
-        lost = [name for name, model in models.all.items() if not getattr(model.engine, "alive", True)]
+    @app.get("/health", dependencies=[Depends(check_host)])
+    async def get_health() -> Response:
+        lost = [name for name, model in models.by_name.items() if not getattr(model.engine, "alive", True)]
         if lost:
             return JSONResponse({"status": "engine lost", "models": lost}, 503)
         return JSONResponse({"status": "ok"})
 
-    @api.get("/metrics", dependencies=inside)
-    async def key_settings() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE)
+    @app.get("/metrics", dependencies=protected)
+    async def get_metrics() -> Response:
+        return Response(metrics.render(), media_type=CONTENT_TYPE)
 
-    @api.get("/openapi.json", dependencies=inside)
-    async def openapi() -> dict[str, Any]:
-        return description()
+    @app.get("/openapi.json", dependencies=protected)
+    async def get_openapi() -> dict[str, Any]:
+        return build_openapi()
 
-    _answer_errors_in_form(api)
-    api.add_middleware(_Counting, metrics=metrics)
-    return api
+    _add_error_handlers(app)
+    app.add_middleware(_RequestMetrics, metrics=metrics)
+    return app
 
 
-def _answer_errors_in_form(api: FastAPI) -> None:
-    async def answer(request: Request, error: Exception) -> Response:
+def _add_error_handlers(app: FastAPI) -> None:
+    """Every error is answered in the form of the API that was called."""
+
+    async def handle(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             error = ApiError(error.status_code, str(error.detail))
-        told = as_api_error(error)
-        headers = {"WWW-Authenticate": "Bearer"} if told.status == 401 else {}
-        if told.retry_after is not None:
-            headers["Retry-After"] = str(told.retry_after)
-        body = told.ollama_body() if request.url.path.startswith("/api/") else told.openai_body()
-        return JSONResponse(body, told.status, headers)
+        api_error = to_api_error(error)
+        headers = {"WWW-Authenticate": "Bearer"} if api_error.status == 401 else {}
+        if api_error.retry_after is not None:
+            headers["Retry-After"] = str(api_error.retry_after)
+        body = api_error.ollama_body() if request.url.path.startswith("/api/") else api_error.openai_body()
+        return JSONResponse(body, api_error.status, headers)
 
-    for kind in (ApiError, UserError, HTTPException, Exception):
-        api.add_exception_handler(kind, answer)
+    for error_class in (ApiError, UserError, HTTPException, Exception):
+        app.add_exception_handler(error_class, handle)
 
 
-class _Counting:
-    """Counts each request by its route and status once it has ended; an address that is no route is `other`."""
+class _RequestMetrics:
+    """Middleware that counts each request by route and status once it has ended; an unknown path is `other`."""
 
     def __init__(self, app: Any, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -99,17 +112,17 @@ class _Counting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.monotonic()
+        start_time = time.monotonic()
         status = 500
 
-        async def watched(message: Any) -> None:
+        async def send_and_note_status(message: Any) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_and_note_status)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, status, time.monotonic() - begun)
+            self._metrics.count_request(route, status, time.monotonic() - start_time)

@@ -1,8 +1,5 @@
-"""Who may talk to the server and how much: keys compared in constant time, limits of a key, a Host that a web page
-elsewhere cannot forge, a door that is not opened to the network by accident.
-
-Does not own routes.
-"""
+"""Who may use the server and how much: API keys compared in constant time, limits of a key, the Host check against
+DNS rebinding, and the rule that no network address is served without a key."""
 
 from __future__ import annotations
 
@@ -22,70 +19,88 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.serve.errors import ApiError
 
+_LIMIT_FIELDS = ("max_parallel_requests", "requests_per_minute")
+_MINUTE = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """What one key may use: requests at once, requests in any minute; None is without limit."""
+    """What one API key may use: requests in progress, requests in any 60 seconds; None is without limit."""
 
-    at_once: int | None = None
-    per_minute: int | None = None
+    max_parallel_requests: int | None = None
+    requests_per_minute: int | None = None
 
 
-class Quota:
-    """What a key uses now. On the event loop's thread."""
+class RateLimiter:
+    """Enforces the limits of one API key. Runs on the event loop's thread."""
 
     def __init__(self, limits: KeyLimits) -> None:
         self._limits = limits
-        self._open = 0
-        self._begun: deque[float] = deque()
+        self._in_progress = 0
+        self._start_times: deque[float] = deque()
 
-    def enter(self) -> None:
-        """Raises ApiError (429, with when to come again) beyond a limit; whoever enters leaves."""
+    def acquire(self) -> None:
+        """Count a request in; `release` counts it out.
+
+        Raises:
+            ApiError: 429 with `Retry-After` beyond a limit.
+        """
         now = time.monotonic()
-        while self._begun and self._begun[0] <= now - 60:
-            self._begun.popleft()
-        at_once, per_minute = self._limits.at_once, self._limits.per_minute
-        if at_once is not None and self._open >= at_once:
-            what = say(f"this key may have {at_once} requests at once", f"此密钥最多同时 {at_once} 个请求")
+        while self._start_times and self._start_times[0] <= now - _MINUTE:
+            self._start_times.popleft()
+        max_parallel, per_minute = self._limits.max_parallel_requests, self._limits.requests_per_minute
+        if max_parallel is not None and self._in_progress >= max_parallel:
+            what = say(
+                f"this key is limited to {max_parallel} requests at once", f"此密钥最多同时发起 {max_parallel} 个请求"
+            )
             raise ApiError(429, what, code="key_limit", retry_after=1)
-        if per_minute is not None and len(self._begun) >= per_minute:
-            wait = max(1, math.ceil(self._begun[0] + 60 - now))
-            what = say(f"this key may ask {per_minute} times a minute", f"此密钥每分钟最多请求 {per_minute} 次")
+        if per_minute is not None and len(self._start_times) >= per_minute:
+            wait = max(1, math.ceil(self._start_times[0] + _MINUTE - now))
+            what = say(
+                f"this key is limited to {per_minute} requests a minute", f"此密钥每分钟最多发起 {per_minute} 个请求"
+            )
             raise ApiError(429, what, code="key_limit", retry_after=wait)
-        self._open += 1
+        self._in_progress += 1
         if per_minute is not None:
-            self._begun.append(now)
+            self._start_times.append(now)
 
-    def leave(self) -> None:
-        self._open -= 1
+    def release(self) -> None:
+        self._in_progress -= 1
 
 
 @dataclass(frozen=True, slots=True)
-class Guard:
-    """What a request must show. `local` servers answer only to the machine's own names: a page whose domain was
-    pointed at 127.0.0.1 (DNS rebinding) sends its own name as Host. `limits` are those of some keys."""
+class AccessPolicy:
+    """What a request must show.
+
+    Attributes:
+        api_keys: Keys of which one must be sent as `Authorization: Bearer KEY`; empty: none is needed.
+        local_only: Answer only to the machine's own names. A page whose domain was pointed at 127.0.0.1 (DNS
+            rebinding) sends its own name as Host.
+        key_limits: Limits of those keys that have some.
+    """
 
     api_keys: tuple[str, ...] = ()
-    local: bool = True
-    limits: Mapping[str, KeyLimits] = field(default_factory=dict)
+    local_only: bool = True
+    key_limits: Mapping[str, KeyLimits] = field(default_factory=dict)
 
-    def knows_host(self, header: str | None) -> bool:
-        if not self.local or header is None:
+    def allows_host(self, header: str | None) -> bool:
+        """Whether the server answers to this `Host` header."""
+        if not self.local_only or header is None:
             return True
         name = header.rsplit(":", 1)[0] if not header.endswith("]") else header
         return name.lower() == "localhost" or is_loopback(name.strip("[]"))
 
-    def key_of(self, authorization: str | None) -> str | None:
-        """The one of the keys that `Authorization: Bearer KEY` holds."""
-        scheme, _, given = (authorization or "").partition(" ")
-        said = given.strip().encode()
+    def match_key(self, authorization: str | None) -> str | None:
+        """The configured key that an `Authorization` header holds, or None."""
+        scheme, _, credentials = (authorization or "").partition(" ")
+        sent = credentials.strip().encode()
         # every key is compared, so that the time tells neither which fits nor how far
-        same = [key for key in self.api_keys if hmac.compare_digest(said, key.encode())]
-        return same[0] if same and scheme.lower() == "bearer" else None
+        matches = [key for key in self.api_keys if hmac.compare_digest(sent, key.encode())]
+        return matches[0] if matches and scheme.lower() == "bearer" else None
 
-    def admits(self, authorization: str | None) -> bool:
-        """Whether one of the keys was shown; always where none is set."""
-        return not self.api_keys or self.key_of(authorization) is not None
+    def allows_key(self, authorization: str | None) -> bool:
+        """Whether the header holds one of the keys; always true if none is configured."""
+        return not self.api_keys or self.match_key(authorization) is not None
 
 
 def is_loopback(host: str) -> bool:
@@ -96,45 +111,62 @@ def is_loopback(host: str) -> bool:
 
 
 def read_keys(file: Path) -> dict[str, KeyLimits]:
-    """Keys with their limits from a YAML file: a list of `key`, and where wanted `at_once` and `per_minute`.
+    """Read API keys and their limits from a YAML file.
 
-    Raises UserError that says what is wrong in which entry; a key is never shown.
+    The file is a list: `- {key: TEXT, max_parallel_requests: 4, requests_per_minute: 60}`, both limits optional.
+
+    Raises:
+        UserError: names the entry that is wrong; a key is never shown.
     """
     try:
         rows = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(say("this file of keys cannot be read", "无法读取密钥文件"), file) from error
-    found: dict[str, KeyLimits] = {}
-    for number, row in enumerate(rows if isinstance(rows, list) else [None], start=1):
-        known = (
-            isinstance(row, dict) and set(row) <= {"key", "at_once", "per_minute"} and isinstance(row.get("key"), str)
-        )
-        if not known or not all(
-            type(row.get(name, 1)) is int and row.get(name, 1) > 0 for name in ("at_once", "per_minute")
-        ):
+        raise UserError(say("cannot read this file of API keys", "无法读取此 API 密钥文件"), file) from error
+    limits: dict[str, KeyLimits] = {}
+    for position, row in enumerate(rows if isinstance(rows, list) else [None], start=1):
+        if not _is_key_entry(row):
             what = say(
-                f"entry {number} is not of the form `key: TEXT`, `at_once: NUMBER`, `per_minute: NUMBER`",
-                f"第 {number} 项应为 `key: 文本`，可加 `at_once: 数`、`per_minute: 数`",
+                f"entry {position} is not of the form `key: TEXT`, `max_parallel_requests: NUMBER`, "
+                "`requests_per_minute: NUMBER`",
+                f"第 {position} 项应写作 `key: 文本`，可另加 `max_parallel_requests: 整数`、"
+                "`requests_per_minute: 整数`",
             )
             raise UserError(what, file)
-        found[row["key"]] = KeyLimits(row.get("at_once"), row.get("per_minute"))
-    return found
+        limits[row["key"]] = KeyLimits(*(row.get(name) for name in _LIMIT_FIELDS))
+    return limits
 
 
-def guard_for(host: str, api_keys: Sequence[str], limits: Mapping[str, KeyLimits] | None = None) -> Guard:
-    """The guard of a server that listens at `host`; keys that have `limits` are keys too.
+def _is_key_entry(row: object) -> bool:
+    if not isinstance(row, dict) or not set(row) <= {"key", *_LIMIT_FIELDS} or not isinstance(row.get("key"), str):
+        return False
+    return all(type(row.get(name, 1)) is int and row.get(name, 1) > 0 for name in _LIMIT_FIELDS)
 
-    Raises UserError for an open network address without a key."""
-    api_keys = [*api_keys, *(limits or {})]
+
+def make_access_policy(
+    host: str, api_keys: Sequence[str], key_limits: Mapping[str, KeyLimits] | None = None
+) -> AccessPolicy:
+    """The policy of a server that listens on `host`.
+
+    Args:
+        host: Address or name that the server binds.
+        api_keys: Keys without limits.
+        key_limits: Further keys with their limits.
+
+    Raises:
+        UserError: a key that no HTTP header can carry, or a network address without any key.
+    """
+    api_keys = [*api_keys, *(key_limits or {})]
     if not all(re.fullmatch(r"[!-~]+", key) for key in api_keys):  # what an HTTP header carries unchanged
-        what = say("the API key must be printable ASCII without spaces", "API 密钥须为不含空格的可打印 ASCII 字符")
+        what = say(
+            "the API key must be printable ASCII without spaces", "API 密钥须由可打印的 ASCII 字符组成，不含空格"
+        )
         raise UserError(what, "api_key")
-    local = is_loopback(host)
-    if not local and not api_keys:
+    local_only = is_loopback(host)
+    if not local_only and not api_keys:
         what = say(
             "everyone on the network could use the model: there is no API key",
-            "未设 API 密钥，网络上任何人都能使用模型",
+            "未设置 API 密钥，网络上任何人都能使用该模型",
         )
         hint = say("set a key, or listen on 127.0.0.1", "请设置密钥，或只监听 127.0.0.1")
         raise UserError(what, host, hint)
-    return Guard(tuple(api_keys), local, limits or {})
+    return AccessPolicy(tuple(api_keys), local_only, key_limits or {})

@@ -1,8 +1,4 @@
-"""What a client is told when its request is not answered, and the strict reading of a body.
-
-Owns the neutral error that each API puts into its own form. A field that would change the answer and cannot be honored
-is refused by name, never ignored.
-"""
+"""The error of a request in neutral form; each API renders it in its own. Every failure becomes an `ApiError`."""
 
 from __future__ import annotations
 
@@ -14,7 +10,15 @@ from hanlin.inference.protocol import EngineUnavailableError
 
 
 class ApiError(Exception):
-    """An answer other than 200. `param` is the wrong field, `retry_after` in seconds when to come again."""
+    """An answer other than 200.
+
+    Attributes:
+        status: HTTP status.
+        message: What went wrong, for the person behind the client.
+        param: The wrong field, as a path such as `messages.0.role`; None if no single field is wrong.
+        code: A word for programs, such as `model_not_found`.
+        retry_after: Seconds after which a new attempt may succeed.
+    """
 
     def __init__(
         self,
@@ -30,35 +34,37 @@ class ApiError(Exception):
         self.retry_after = retry_after
 
     @property
-    def kind(self) -> str:
+    def error_type(self) -> str:
+        """OpenAI's `type` of the error."""
         if self.status == 429:
             return "rate_limit_error"
         return "server_error" if self.status >= 500 else "invalid_request_error"
 
     def openai_body(self) -> dict[str, Any]:
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": self.error_type, "param": self.param, "code": self.code}}
 
     def ollama_body(self) -> dict[str, Any]:
         return {"error": self.message}
 
 
-def as_api_error(error: BaseException, param: str | None = None) -> ApiError:
-    """Any failure as what a client may know of it: bad input in words, a bug of ours without its details."""
+def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
+    """Any failure as what a client may know of it: bad input with its reason, an internal error without details."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
         return ApiError(400, str(error), param=param)
     if isinstance(error, EngineUnavailableError):
         what = say(
-            "the engine of this model has ended and is being started again: ask again",
-            "此模型的引擎已终止，正在重新启动：请重试",
+            "the engine of this model has crashed and is being restarted: try again",
+            "此模型的引擎已崩溃，正在重新启动：请重试",
         )
         return ApiError(503, what, code="engine_lost", retry_after=2)
-    return ApiError(500, say("the server failed; its log says how", "服务器出错，详见其日志"))
+    return ApiError(500, say("internal server error; see the server's log", "服务器内部错误，详见服务器日志"))
 
 
-def unsupported(name: str, value: Any) -> ApiError:
+def unsupported_value_error(name: str, value: Any) -> ApiError:
+    """A field that would change the answer and is not supported: rejected by name, never ignored."""
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    what = say(f"{name}={shown} is not supported here", f"不支持 {name}={shown}")
+    what = say(f"{name}={shown} is not supported here", f"此处不支持 {name}={shown}")
     return ApiError(400, what, param=name, code="unsupported_value")

@@ -1,7 +1,7 @@
-"""Answers that must be JSON, or JSON of a schema: which ids may come next.
+"""Guided decoding: answers that must be JSON, or JSON of a schema, by masking the ids that may not come next.
 
-Owns the bounds on what a client's schema may cost. The grammar itself is llguidance's; nothing that a schema names is
-ever fetched.
+The grammar engine is llguidance. Here are the bounds on what a client's schema may cost, and the tokenizer as
+llguidance reads it. Nothing that a schema refers to (`$ref` with an address) is ever fetched.
 """
 
 from __future__ import annotations
@@ -21,53 +21,67 @@ from hanlin.core.i18n import say
 from hanlin.serve.errors import ApiError
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-LARGEST_SCHEMA = 64 * 2**10
-_SPACE: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ \\n]{0,16}"}
-"""White space between JSON's parts: without a bound a model may write nothing else until its limit."""
-_COMPACT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+MAX_SCHEMA_CHARS = 64 * 2**10
+_FLEXIBLE_JSON: Any = {"whitespace_flexible": True, "whitespace_pattern": "[ \\n]{0,16}"}
+"""White space between the parts of JSON is bounded, or a model may write nothing else until its limit."""
+_COMPACT_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""The spelling of `json.dumps`, in which tool calls are trained."""
 
 
-class Grammars:
-    """Constraints for the answers of one tokenizer; making one is safe in any thread."""
+class GrammarCompiler:
+    """Compiles JSON schemas to constraints over the vocabulary of one tokenizer. Safe to use from any thread.
+
+    Args:
+        tokenizer: Its vocabulary is what the masks range over.
+        stop_ids: Ids that end an answer; allowed only where the JSON is complete.
+        folder: Folder of the tokenizer's files, from which another process reads it again.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int], folder: Path) -> None:
-        """`folder`: where the tokenizer lies, for a process that gets a constraint of these grammars."""
         self._tokenizer = tokenizer
         self.stop_ids = tuple(stop_ids)
         self.folder = folder
         self._lock = threading.Lock()
-        self._known: LLTokenizer | None = None
+        self._ll_tokenizer: LLTokenizer | None = None
 
-    def of_schema(self, schema: Mapping[str, Any], param: str, compact: bool = False) -> GrammarConstraint:
-        """A constraint to JSON that fits `schema`, `compact` in the form that tool calls are trained in.
+    def compile_schema(self, schema: Mapping[str, Any], param: str, compact: bool = False) -> GrammarConstraint:
+        """A constraint to JSON that conforms to `schema`.
 
-        Raises ApiError (400) for a schema that is too large, too costly, or says what is not known.
+        Args:
+            schema: JSON schema, as the client sent it.
+            param: The request field that holds it, named in errors.
+            compact: Spell the JSON as `json.dumps` does, without optional white space.
+
+        Raises:
+            ApiError: 400 for a schema that is too long, too costly, or uses a keyword that is not supported.
         """
         text = json.dumps(schema, ensure_ascii=False)
-        if len(text) > LARGEST_SCHEMA:
-            what = say(f"the schema is longer than {LARGEST_SCHEMA} characters", f"schema 超过 {LARGEST_SCHEMA} 个字符")
+        if len(text) > MAX_SCHEMA_CHARS:
+            what = say(
+                f"the schema is longer than {MAX_SCHEMA_CHARS} characters", f"schema 超过 {MAX_SCHEMA_CHARS} 个字符"
+            )
             raise ApiError(400, what, param=param)
         try:
-            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT if compact else _SPACE)
+            grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT_JSON if compact else _FLEXIBLE_JSON)
         except ValueError as error:
-            raise _not_a_schema(str(error), param) from error
-        matcher = self.matcher(grammar)
+            raise _schema_error(str(error), param) from error
+        matcher = self.make_matcher(grammar)
         if matcher.is_error():
-            raise _not_a_schema(matcher.get_error(), param)
+            raise _schema_error(matcher.get_error(), param)
         return GrammarConstraint(matcher, self, grammar, schema)
 
-    def matcher(self, grammar: str) -> LLMatcher:
-        return LLMatcher(self._vocabulary(), grammar, log_level=0, limits=_limits())
+    def make_matcher(self, grammar: str) -> LLMatcher:
+        return LLMatcher(self._get_ll_tokenizer(), grammar, log_level=0, limits=_parser_limits())
 
-    def _vocabulary(self) -> LLTokenizer:
+    def _get_ll_tokenizer(self) -> LLTokenizer:
         with self._lock:
-            if self._known is None:
-                wrapped = TokenizerWrapper(_Spelt(self._tokenizer, self.stop_ids))
-                self._known = LLTokenizer(wrapped, eos_token=list(self.stop_ids))
-            return self._known
+            if self._ll_tokenizer is None:
+                wrapper = TokenizerWrapper(_LlguidanceVocab(self._tokenizer, self.stop_ids))
+                self._ll_tokenizer = LLTokenizer(wrapper, eos_token=list(self.stop_ids))
+            return self._ll_tokenizer
 
 
-def _limits() -> LLParserLimits:
+def _parser_limits() -> LLParserLimits:
     return LLParserLimits(
         max_items_in_row=1000,
         initial_lexer_fuel=500_000,
@@ -80,14 +94,14 @@ def _limits() -> LLParserLimits:
     )
 
 
-class _Spelt:
-    """What llguidance asks of a tokenizer: the bytes of each id, and which ids are never text."""
+class _LlguidanceVocab:
+    """What llguidance asks of a tokenizer: the bytes of each id, and which ids are never text (marked by 0xFF)."""
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
         special = tokenizer.special_ids | set(stop_ids)
         self.tokens = [
-            b"\xff" + str(number).encode() if number in special else tokenizer.token_bytes(number)
-            for number in range(len(tokenizer))
+            b"\xff" + str(token_id).encode() if token_id in special else tokenizer.token_bytes(token_id)
+            for token_id in range(len(tokenizer))
         ]
         self.special_token_ids = sorted(special)
         self.eos_token_id = stop_ids[0]
@@ -99,20 +113,27 @@ class _Spelt:
 
 
 class GrammarConstraint:
-    """See `Constraint`. Where the grammar breaks or outgrows its bounds the answer ends, and `failed` says why."""
+    """Implements `Constraint` with a grammar. If the grammar fails or outgrows its bounds, only the stop ids are
+    allowed from then on, and `failed` says why."""
 
-    def __init__(self, matcher: LLMatcher, grammars: Grammars, grammar: str, schema: Mapping[str, Any]) -> None:
+    def __init__(self, matcher: LLMatcher, compiler: GrammarCompiler, grammar: str, schema: Mapping[str, Any]) -> None:
         self._matcher = matcher
-        self._grammars, self._grammar = grammars, grammar
-        self._stop_ids = frozenset(grammars.stop_ids)
+        self._compiler, self._grammar = compiler, grammar
+        self._stop_ids = frozenset(compiler.stop_ids)
         self.schema = schema
         self.failed = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A fresh constraint of the same grammar, in a process that reads the tokenizer for itself."""
-        return _again, (self._grammars.folder, self._grammars.stop_ids, self._grammar, dict(self.schema))
+        """Pickles as a fresh constraint of the same grammar, for a process that reads the tokenizer for itself."""
+        return _restore_constraint, (
+            self._compiler.folder,
+            self._compiler.stop_ids,
+            self._grammar,
+            dict(self.schema),
+        )
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
+        """Boolean mask [vocabulary, rounded up to a multiple of 8]: True for ids that may come next."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         mask = np.unpackbits(bits, bitorder="little").astype(np.bool_)
         if self._matcher.is_error():
@@ -123,20 +144,25 @@ class GrammarConstraint:
         return mask
 
     def accept_token(self, token_id: int) -> None:
+        """Advance by the id that was chosen."""
         if token_id not in self._stop_ids and not self._matcher.consume_token(token_id) and not self.failed:
             self.failed = self._matcher.get_error()
 
 
-def _again(folder: Path, stop_ids: tuple[int, ...], grammar: str, schema: dict[str, Any]) -> GrammarConstraint:
-    grammars = _grammars_at(folder, stop_ids)
-    return GrammarConstraint(grammars.matcher(grammar), grammars, grammar, schema)
+def _restore_constraint(
+    folder: Path, stop_ids: tuple[int, ...], grammar: str, schema: dict[str, Any]
+) -> GrammarConstraint:
+    compiler = _load_compiler(folder, stop_ids)
+    return GrammarConstraint(compiler.make_matcher(grammar), compiler, grammar, schema)
 
 
 @functools.lru_cache(maxsize=4)
-def _grammars_at(folder: Path, stop_ids: tuple[int, ...]) -> Grammars:
-    return Grammars(Tokenizer.load(folder), stop_ids, folder)
+def _load_compiler(folder: Path, stop_ids: tuple[int, ...]) -> GrammarCompiler:
+    return GrammarCompiler(Tokenizer.load(folder), stop_ids, folder)
 
 
-def _not_a_schema(detail: str, param: str) -> ApiError:
-    first = detail.strip().splitlines()[0][:200] if detail.strip() else "?"
-    return ApiError(400, say(f"the schema cannot be used: {first}", f"无法使用该 schema：{first}"), param=param)
+def _schema_error(detail: str, param: str) -> ApiError:
+    first_line = detail.strip().splitlines()[0][:200] if detail.strip() else "?"
+    return ApiError(
+        400, say(f"the schema cannot be used: {first_line}", f"无法使用该 schema：{first_line}"), param=param
+    )

@@ -1,6 +1,7 @@
-"""What a server was told to serve, as it was named: opened at the start, and opened anew when what lies there changed.
+"""One model of the command line with its engine: loaded at the start, and again when its files changed on disk.
 
-Owns the engines' opening and closing. Does not own requests (`models`) or the port (`server`).
+The models that clients can name are `ServedModel`s in the `ModelRegistry`; a `LoadedModel` makes them, one for the
+base and one for each adapter, all over one engine.
 """
 
 from __future__ import annotations
@@ -18,126 +19,149 @@ from hanlin.core.i18n import say
 from hanlin.inference.loading import LoadedEngine, ModelLocation, load_engine, parse_model_spec
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
-from hanlin.serve.registry import Models, Served
+from hanlin.serve.registry import ModelRegistry, ServedModel
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-_SECONDS_BETWEEN_LOOKS = 0.05
-_Stamp = tuple[tuple[str, int, int], ...]
+_DRAIN_POLL_SECONDS = 0.05
+_FileStamps = tuple[tuple[str, int, int], ...]
+"""Of each file: path, size in bytes, modification time in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
-    """Which engine opens models, with the options of its own."""
+class EngineConfig:
+    """The engine that runs models (`auto`, or a name of `inference.registry`) and its own options."""
 
     name: str = "auto"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Seat:
-    """One model as it was named on the command line, with its adapters: they share an engine and a door."""
+class LoadedModel:
+    """A model as the command line named it, with its adapters: they share an engine and an admission queue.
 
-    def __init__(self, given: str, adapters: Mapping[str, Path], engines: Engines, limits: Limits) -> None:
-        self._name, self._path = name_and_path(given)
-        self._adapters, self._engines, self._limits = adapters, engines, limits
-        self._stamp: _Stamp = ()
-        self.served: list[Served] = []
+    Args:
+        spec: `PATH` or `NAME=PATH`; `folder:Q8_0` chooses a GGUF file.
+        adapters: Name to folder of each adapter that is served over this model.
+        engine: What runs it.
+        limits: Limits of the server.
+    """
 
-    def open(self) -> None:
-        """Raises UserError as `load_engine` does; what was open before stays."""
-        path, choice = parse_model_spec(self._path)
-        stamp = self._look(path)
-        options = {"batch": self._limits.parallel, "apart": True, **self._engines.options}
+    def __init__(self, spec: str, adapters: Mapping[str, Path], engine: EngineConfig, limits: Limits) -> None:
+        self._name, self._path = split_name(spec)
+        self._adapters, self._engine_config, self._limits = adapters, engine, limits
+        self._file_stamps: _FileStamps = ()
+        self.served: list[ServedModel] = []
+        """The base, then each adapter; empty until `load`."""
+
+    def load(self) -> None:
+        """Load the files that are on disk now; if that fails, what was loaded before is still served.
+
+        Raises:
+            UserError: as `load_engine` does, or for an adapter whose tokenizer differs.
+        """
+        path, gguf_choice = parse_model_spec(self._path)
+        file_stamps = self._read_file_stamps(path)
+        options = {"batch": self._limits.parallel, "apart": True, **self._engine_config.options}
         if self._adapters:
             options["adapters"] = self._adapters
-        opened = load_engine(path, choice, self._engines.name, **options)
+        opened = load_engine(path, gguf_choice, self._engine_config.name, **options)
         try:
-            base = Served(self._name or opened.location.name, opened, self._limits)
+            base = ServedModel(self._name or opened.location.name, opened, self._limits)
             with_adapters = [
-                Served(name, _of_adapter(opened, folder), self._limits, adapter=name, door=base.door)
+                ServedModel(name, _open_adapter(opened, folder), self._limits, adapter=name, queue=base.queue)
                 for name, folder in self._adapters.items()
             ]
         except BaseException:
             opened.engine.close()
             raise
-        self.served, self._stamp = [base, *with_adapters], stamp
+        self.served, self._file_stamps = [base, *with_adapters], file_stamps
 
     @property
-    def changed(self) -> bool:
-        """Whether other files lie there than those that were opened."""
-        return self._look(parse_model_spec(self._path)[0]) != self._stamp
+    def is_stale(self) -> bool:
+        """Whether the files on disk are other ones than those that were loaded."""
+        return self._read_file_stamps(parse_model_spec(self._path)[0]) != self._file_stamps
 
-    def _look(self, path: Path) -> _Stamp:
-        seen = []
-        for place in (path, *self._adapters.values()):
-            files = sorted(place.resolve().iterdir()) if place.is_dir() else [place.resolve()]
+    def _read_file_stamps(self, model_path: Path) -> _FileStamps:
+        stamps = []
+        for path in (model_path, *self._adapters.values()):
+            files = sorted(path.resolve().iterdir()) if path.is_dir() else [path.resolve()]
             for file in files:
                 if file.is_file():
                     status = file.stat()
-                    seen.append((str(file), status.st_size, status.st_mtime_ns))
-        return tuple(seen)
+                    stamps.append((str(file), status.st_size, status.st_mtime_ns))
+        return tuple(stamps)
 
     def close(self) -> None:
-        for served in self.served[:1]:
-            served.engine.close()
+        for model in self.served[:1]:  # one engine for all of them
+            model.engine.close()
 
 
-async def reopen(seats: Sequence[Seat], models: Models, tell: Callable[[str], None]) -> None:
-    """Open anew what changed and put it in place of what was there, which ends what it has begun and is closed then.
+async def reload_changed(loaded: Sequence[LoadedModel], models: ModelRegistry, on_event: Callable[[str], None]) -> None:
+    """Load again what changed on disk, and close the old engine when its requests are done.
 
-    Requests are booked on the event loop, as the exchange is: each is answered by the one or by the other. A model
-    that does not open leaves the old one where it is.
+    Slots are reserved on the event loop, and so is the exchange: each request is answered by the old or by the new
+    model, none is lost. If a model fails to load, the old one stays.
+
+    Args:
+        loaded: The server's models.
+        models: Registry in which the new ones replace the old ones.
+        on_event: Gets one line for each model that was or was not reloaded.
     """
-    for seat in seats:
-        before = seat.served
+    for model in loaded:
+        old = model.served
         try:
-            if not seat.changed:
+            if not model.is_stale:
                 continue
-            await asyncio.to_thread(seat.open)
+            await asyncio.to_thread(model.load)
         except (UserError, OSError) as error:
-            name = before[0].name
-            tell(say(f"{name} stays as it was: {error}", f"{name} 保持原样：{error}"))
+            name = old[0].name
+            on_event(say(f"{name} was not reloaded: {error}", f"{name} 未重新加载：{error}"))
             continue
-        models.replace(before, seat.served)
-        tell(say(f"{seat.served[0].name} was opened anew", f"已重新加载 {seat.served[0].name}"))
-        while before[0].door.answering or before[0].door.waiting:
-            await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        await asyncio.to_thread(before[0].engine.close)
+        models.replace(old, model.served)
+        name = model.served[0].name
+        on_event(say(f"{name} was reloaded", f"已重新加载 {name}"))
+        while old[0].queue.running or old[0].queue.waiting:
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+        await asyncio.to_thread(old[0].engine.close)
 
 
-def name_and_path(given: str) -> tuple[str, str]:
-    """`NAME=PATH` in its parts; a path that exists as it stands has no name."""
-    match = re.fullmatch(r"([\w.:-]+)=(.+)", given)
-    if match is None or Path(given).expanduser().exists():
-        return "", given
+def split_name(spec: str) -> tuple[str, str]:
+    """`NAME=PATH` as (name, path); a path that exists as it is written has the name ''."""
+    match = re.fullmatch(r"([\w.:-]+)=(.+)", spec)
+    if match is None or Path(spec).expanduser().exists():
+        return "", spec
     return match[1], match[2]
 
 
-def named_adapters(given: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FOLDER`s, or folders that give their own names. Raises UserError for what is none, or a name twice."""
-    found: dict[str, Path] = {}
-    for text in given:
-        name, path = name_and_path(text)
+def parse_adapters(specs: Sequence[str]) -> dict[str, Path]:
+    """Adapter folders by name, from `NAME=FOLDER` or `FOLDER` (named by its last part).
+
+    Raises:
+        UserError: a folder that is no adapter, or two of one name.
+    """
+    adapters: dict[str, Path] = {}
+    for spec in specs:
+        name, path = split_name(spec)
         folder = Path(path).expanduser()
         name = name or folder.absolute().name
         if not is_adapter(folder):
             raise UserError(say("there is no adapter here", "这里没有适配器"), folder)
-        if name in found:
+        if name in adapters:
             raise UserError(say(f"two adapters are called {name}", f"有两个适配器同名：{name}"), "--adapter")
-        found[name] = folder
-    return found
+        adapters[name] = folder
+    return adapters
 
 
-def _of_adapter(opened: LoadedEngine, folder: Path) -> LoadedEngine:
-    """The base's engine with the tokenizer and template that lie beside the adapter, or else the base's."""
+def _open_adapter(base: LoadedEngine, folder: Path) -> LoadedEngine:
+    """The base's engine with the tokenizer and template in the adapter's folder, or the base's if it has none."""
     if not any((folder / name).is_file() for name in (TOKENIZER_FILE, SENTENCEPIECE_FILE)):
-        return opened
+        return base
     tokenizer = Tokenizer.load(folder)
-    if len(tokenizer) != len(opened.tokenizer):
+    if len(tokenizer) != len(base.tokenizer):
         what = say(
-            f"its tokenizer has {len(tokenizer)} entries, the base's {len(opened.tokenizer)}",
-            f"其分词器有 {len(tokenizer)} 项，底座的有 {len(opened.tokenizer)} 项",
+            f"the adapter's tokenizer has {len(tokenizer)} tokens, the base model's {len(base.tokenizer)}",
+            f"适配器的分词器有 {len(tokenizer)} 个词元，底座模型的有 {len(base.tokenizer)} 个",
         )
         raise UserError(what, folder)
     ChatTemplate.load(folder, tokenizer)
-    return LoadedEngine(opened.engine, tokenizer, ModelLocation(opened.location.weights, folder, "adapter"))
+    return LoadedEngine(base.engine, tokenizer, ModelLocation(base.location.weights, folder, "adapter"))

@@ -1,62 +1,71 @@
-"""What a server counts, in the form that Prometheus reads: requests, tokens, places, times. Never texts or keys."""
+"""The server's counters in Prometheus format: requests, tokens, slots, durations. Never texts or keys."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from hanlin.serve.registry import Models
+from hanlin.serve.registry import ModelRegistry, ServedModel
 
-_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+_SECONDS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """The counters of one server."""
+    """The counters of one server; each name below is exported with the prefix `hanlin_`."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         self._registry = CollectorRegistry()
-        kept: dict[str, Any] = {"registry": self._registry, "namespace": "hanlin"}
-        self._requests = Counter("requests", "requests by route and status", ["route", "status"], **kept)
-        self._seconds = Histogram(
-            "request_seconds", "from a request's arrival to its end", ["route"], buckets=_SECONDS, **kept
+        common: dict[str, Any] = {"registry": self._registry, "namespace": "hanlin"}
+        self._requests = Counter("requests", "requests by route and status", ["route", "status"], **common)
+        self._request_seconds = Histogram(
+            "request_duration_seconds",
+            "from the arrival of a request to its end",
+            ["route"],
+            buckets=_SECONDS_BUCKETS,
+            **common,
         )
-        self._first = Histogram(
-            "first_piece_seconds", "from a place to the first text", ["model"], buckets=_SECONDS, **kept
+        self._first_text_seconds = Histogram(
+            "time_to_first_text_seconds",
+            "from the slot that a request got to its first text",
+            ["model"],
+            buckets=_SECONDS_BUCKETS,
+            **common,
         )
-        self._prompt = Counter("prompt_tokens", "tokens of prompts", ["model"], **kept)
-        self._written = Counter("generated_tokens", "tokens generated", ["model"], **kept)
-        self._answers = Counter("answers", "answers by why they ended", ["model", "finish"], **kept)
-        answering = Gauge("answering", "places taken", ["model"], **kept)
-        waiting = Gauge("waiting", "requests in the queue", ["model"], **kept)
-        restarts = Gauge("engine_restarts", "times that an engine ended and was started again", ["model"], **kept)
-        for name in models.all:  # looked up when asked: another may have taken the name
-            answering.labels(name).set_function(partial(_now, models, name, "door.answering"))
-            waiting.labels(name).set_function(partial(_now, models, name, "door.waiting"))
-            restarts.labels(name).set_function(partial(_now, models, name, "restarts"))
+        self._prompt_tokens = Counter("prompt_tokens", "tokens of prompts", ["model"], **common)
+        self._generated_tokens = Counter("generated_tokens", "tokens generated", ["model"], **common)
+        self._answers = Counter("answers", "answers by why they ended", ["model", "finish_reason"], **common)
+        running = Gauge("answers_running", "answers that are being generated", ["model"], **common)
+        waiting = Gauge("requests_waiting", "requests in the queue", ["model"], **common)
+        restarts = Gauge("engine_restarts", "restarts of an engine that had crashed", ["model"], **common)
+        for name in models.by_name:  # looked up at each scrape: a reloaded model may have taken the name
+            running.labels(name).set_function(partial(_read_model, models, name, lambda model: model.queue.running))
+            waiting.labels(name).set_function(partial(_read_model, models, name, lambda model: model.queue.waiting))
+            restarts.labels(name).set_function(
+                partial(_read_model, models, name, lambda model: int(getattr(model.engine, "restarts", 0)))
+            )
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def count_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._request_seconds.labels(route).observe(seconds)
 
-    def first_piece(self, model: str, seconds: float) -> None:
-        self._first.labels(model).observe(seconds)
+    def observe_first_text(self, model: str, seconds: float) -> None:
+        self._first_text_seconds.labels(model).observe(seconds)
 
-    def answer(self, model: str, finish: str, tokens: int) -> None:
-        self._answers.labels(model, finish).inc()
-        self._written.labels(model).inc(tokens)
+    def count_answer(self, model: str, finish_reason: str, tokens: int) -> None:
+        self._answers.labels(model, finish_reason).inc()
+        self._generated_tokens.labels(model).inc(tokens)
 
-    def prompt(self, model: str, tokens: int) -> None:
-        self._prompt.labels(model).inc(tokens)
+    def count_prompt(self, model: str, tokens: int) -> None:
+        self._prompt_tokens.labels(model).inc(tokens)
 
-    def text(self) -> bytes:
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
-def _now(models: Models, name: str, what: str) -> int:
-    served = models.all[name]
-    if what == "restarts":
-        return int(getattr(served.engine, "restarts", 0))
-    return served.door.answering if what == "door.answering" else served.door.waiting
+def _read_model(models: ModelRegistry, name: str, read: Callable[[ServedModel], int]) -> int:
+    return read(models.by_name[name])

@@ -1,6 +1,6 @@
-"""The OpenAPI description of a server: every route with the body it takes and the statuses it may answer with.
+"""The OpenAPI description of the server: each route with its request body and the statuses it may answer with.
 
-The bodies are the request models themselves, so that the description cannot differ from what is checked.
+The bodies are the request models themselves, so the description cannot differ from what is validated.
 """
 
 from __future__ import annotations
@@ -14,49 +14,51 @@ from hanlin.core.version import __version__
 from hanlin.serve.api import plain
 from hanlin.serve.api.ollama import schemas
 from hanlin.serve.api.openai import requests
+from hanlin.serve.api.streaming import NDJSON, SSE, ZERO_SEPARATED_JSON
 
-_POSTS: dict[str, tuple[type[BaseModel], str]] = {
-    "/v1/chat/completions": (requests.ChatRequest, "text/event-stream"),
-    "/v1/completions": (requests.CompletionRequest, "text/event-stream"),
+_POST_ROUTES: dict[str, tuple[type[BaseModel], str]] = {
+    "/v1/chat/completions": (requests.ChatRequest, SSE),
+    "/v1/completions": (requests.CompletionRequest, SSE),
     "/v1/embeddings": (requests.EmbeddingRequest, ""),
-    "/api/chat": (schemas.ChatRequest, "application/x-ndjson"),
-    "/api/generate": (schemas.GenerateRequest, "application/x-ndjson"),
+    "/api/chat": (schemas.ChatRequest, NDJSON),
+    "/api/generate": (schemas.GenerateRequest, NDJSON),
     "/api/embed": (schemas.EmbedRequest, ""),
-    "/api/embeddings": (schemas.OldEmbedRequest, ""),
+    "/api/embeddings": (schemas.LegacyEmbedRequest, ""),
     "/api/show": (schemas.ShowRequest, ""),
-    "/generate": (plain.GenerateRequest, "application/octet-stream"),
+    "/generate": (plain.GenerateRequest, ZERO_SEPARATED_JSON),
 }
-_GETS = ("/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics")
-_REFUSALS = {
+"""Path to the request body and the media type of a streamed answer ('' if the route never streams)."""
+_GET_ROUTES = ("/v1/models", "/v1/models/{model}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics")
+_ERROR_STATUSES = {
     "400": "a wrong field, which is named",
-    "401": "no key or a wrong one",
+    "401": "API key missing or wrong",
     "403": "a Host that this server does not answer to",
-    "404": "no such model or address",
-    "413": "a body that is too large",
-    "415": "a body that is not JSON by its own word",
-    "429": "too many wait: come again after Retry-After seconds",
-    "500": "a fault of the server",
-    "503": "the deadline passed in the queue",
-    "504": "the deadline passed",
+    "404": "no such model or path",
+    "413": "the body is too large",
+    "415": "the body is not declared as JSON",
+    "429": "the queue is full: try again after Retry-After seconds",
+    "500": "internal server error",
+    "503": "the deadline passed in the queue, or the engine is being restarted",
+    "504": "the deadline passed while the answer was generated",
 }
 
 
-def description() -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
-    kinds = list(dict.fromkeys(kind for kind, _ in _POSTS.values()))
-    keys, shared = models_json_schema(
-        [(kind, "validation") for kind in kinds], ref_template="#/components/schemas/{model}"
+def build_openapi() -> dict[str, Any]:
+    """The OpenAPI 3.1 document, as JSON data."""
+    bodies = list(dict.fromkeys(body for body, _ in _POST_ROUTES.values()))
+    references, shared = models_json_schema(
+        [(body, "validation") for body in bodies], ref_template="#/components/schemas/{model}"
     )
     paths: dict[str, Any] = {}
-    for path, (kind, streamed) in _POSTS.items():
-        body = {"required": True, "content": {"application/json": {"schema": keys[kind, "validation"]}}}
-        answers: dict[str, Any] = {"application/json": {}, **({streamed: {}} if streamed else {})}
-        paths[path] = {"post": {"requestBody": body, "responses": _responses(answers)}}
-    for path in _GETS:
-        kind_of_text = "text/plain" if path == "/metrics" else "application/json"
-        paths[path] = {"get": {"responses": _responses({kind_of_text: {}})}}
-    named = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    paths["/v1/models/{model}"]["get"]["parameters"] = [named]
+    for path, (body, stream_type) in _POST_ROUTES.items():
+        request_body = {"required": True, "content": {"application/json": {"schema": references[body, "validation"]}}}
+        content: dict[str, Any] = {"application/json": {}, **({stream_type: {}} if stream_type else {})}
+        paths[path] = {"post": {"requestBody": request_body, "responses": _make_responses(content)}}
+    for path in _GET_ROUTES:
+        media_type = "text/plain" if path == "/metrics" else "application/json"
+        paths[path] = {"get": {"responses": _make_responses({media_type: {}})}}
+    model_parameter = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    paths["/v1/models/{model}"]["get"]["parameters"] = [model_parameter]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Hanlin", "version": __version__},
@@ -69,6 +71,8 @@ def description() -> dict[str, Any]:
     }
 
 
-def _responses(answers: dict[str, Any]) -> dict[str, Any]:
-    told = {status: {"description": text, "content": {"application/json": {}}} for status, text in _REFUSALS.items()}
-    return {"200": {"description": "the answer", "content": answers}, **told}
+def _make_responses(content: dict[str, Any]) -> dict[str, Any]:
+    errors = {
+        status: {"description": text, "content": {"application/json": {}}} for status, text in _ERROR_STATUSES.items()
+    }
+    return {"200": {"description": "the answer", "content": content}, **errors}

@@ -1,7 +1,4 @@
-"""The models of a server: found by name, each with its door, and what a client wants turned into engine requests.
-
-Does not own HTTP or any API's words.
-"""
+"""The models of a server by name, and the step from a client's request to engine requests (`GenerationJob`)."""
 
 from __future__ import annotations
 
@@ -13,164 +10,212 @@ from functools import cached_property
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import Constraint, GenerationRequest, SamplingParams
-from hanlin.serve.admission import Door, Limits
+from hanlin.serve.admission import AdmissionQueue, Limits
 from hanlin.serve.errors import ApiError
-from hanlin.serve.guided_decoding import Grammars
+from hanlin.serve.guided_decoding import GrammarCompiler
 from hanlin.tokenizer.generation_config import read_sampling_params
 
-MOST_CHOICES = 16
+MAX_CHOICES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client wants of an answer: fields of `SamplingParams` that it set, texts that end it, how many answers,
-    and a form that each must have."""
+class GenerationParams:
+    """What a client asks of an answer, whatever the API.
+
+    Attributes:
+        sampling: Fields of `SamplingParams`; None means that the client did not set it.
+        stop_strings: Texts that end the answer.
+        choices: Answers to each prompt (OpenAI's `n`).
+        response_format: Makes the constraint that each answer must obey.
+    """
 
     sampling: Mapping[str, Any] = field(default_factory=dict)
-    stops: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     choices: int = 1
-    form: Callable[[Grammars], Constraint] | None = None
+    response_format: Callable[[GrammarCompiler], Constraint] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """Requests of one model that are answered together, a place each; prompts stand one after another, the choices of
-    each side by side."""
+    """Engine requests of one model that are answered together.
 
-    served: Served
+    With prompts A and B and two choices, `requests` is [A 0, A 1, B 0, B 1]; the index there is the answer's index.
+    """
+
+    model: ServedModel
     requests: tuple[GenerationRequest, ...]
-    stops: tuple[str, ...]
+    stop_strings: tuple[str, ...]
     prompt_tokens: int
 
 
-class Served:
-    """An opened model under the name that clients know it by. What they leave open, its generation settings decide.
+class ServedModel:
+    """A loaded model under the name that clients use. What a client leaves open, `generation_config.json` decides.
 
-    Raises UserError for a model without a chat template: now, not at the first question.
+    Args:
+        name: What clients call it.
+        opened: Engine, tokenizer and folder.
+        limits: Limits of the server.
+        adapter: The engine's name of the adapter that answers; None: the base model.
+        queue: Shared by the models of one engine; None: a new one.
+
+    Raises:
+        UserError: the model has no chat template; said at the start, not at the first request.
     """
 
     def __init__(
-        self, name: str, opened: LoadedEngine, limits: Limits, adapter: str | None = None, door: Door | None = None
+        self,
+        name: str,
+        opened: LoadedEngine,
+        limits: Limits,
+        adapter: str | None = None,
+        queue: AdmissionQueue | None = None,
     ) -> None:
-        """`adapter` is the engine's name of the one that answers here; models of one engine share a `door`."""
         self.name = name
         self.adapter = adapter
         self.opened = opened
         self.engine, self.tokenizer = opened.engine, opened.tokenizer
-        self.door = door or Door(limits)
-        self.since = int(time.time())
+        self.queue = queue or AdmissionQueue(limits)
+        self.created = int(time.time())
         self._limits = limits
-        self._defaults = read_sampling_params(opened.location.folder)
+        self._default_sampling = read_sampling_params(opened.location.folder)
         self.template = opened.load_template()
-        # no token spells more bytes than the longest: what is longer than this has no place in the context
-        self._most_bytes = self.engine.context_length * max(
+        # no token has more bytes than the longest one: a longer text cannot fit the context
+        self._max_prompt_bytes = self.engine.context_length * max(
             map(len, map(self.tokenizer.token_bytes, range(len(self.tokenizer))))
         )
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer, also one that goes on from plain text."""
+        """Every id that ends an answer, also one that continues plain text."""
         return self.template.stop_ids
 
     @cached_property
-    def grammars(self) -> Grammars:
-        return Grammars(self.tokenizer, self.stop_ids, self.opened.location.folder)
+    def grammar_compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self.tokenizer, self.stop_ids, self.opened.location.folder)
 
-    def chat_prompt(self, turns: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Raises ApiError (400) for turns out of order, and for tools where the template has no form for them."""
-        self._check_length((turn.text for turn in turns), "messages")
+    def render_chat(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        """Prompt ids of a conversation, up to where the assistant's answer begins.
+
+        Raises:
+            ApiError: 400 for messages in a wrong order, or tools that the chat template does not support.
+        """
+        self._check_length((message.text for message in messages), "messages")
         try:
-            return tuple(self.template.render(turns, tools, prompt=True).ids)
+            return tuple(self.template.render(messages, tools, prompt=True).ids)
         except UserError as error:
-            unread = tools and not re.search(r"\btools\b", self.template.source)
-            raise ApiError(400, str(error), param="tools" if unread else "messages") from error
+            ignores_tools = tools and not re.search(r"\btools\b", self.template.source)
+            raise ApiError(400, str(error), param="tools" if ignores_tools else "messages") from error
 
-    def text_prompt(self, text: str) -> tuple[int, ...]:
-        """Plain text after the begin token, where the tokenizer sets one; no special token is recognized in it."""
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Prompt ids of plain text, after BOS if the tokenizer adds it; special tokens in the text stay text.
+
+        Raises:
+            ApiError: 400 for a text that cannot be encoded or cannot fit.
+        """
         self._check_length((text,), "prompt")
-        begin = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
+        bos = [self.tokenizer.bos_id] if self.tokenizer.adds_bos and self.tokenizer.bos_id is not None else []
         try:
-            return (*begin, *self.tokenizer.encode(text))
+            return (*bos, *self.tokenizer.encode(text))
         except UserError as error:
             raise ApiError(400, str(error), param="prompt") from error
 
     def _check_length(self, texts: Iterable[str], param: str) -> None:
-        """Refuse, before any work on it, a text that cannot fit however its tokens fall."""
+        """Reject, before any work on it, a text that cannot fit however it is tokenized."""
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if size > self._most_bytes:
-            least = -(-size * self.engine.context_length // self._most_bytes)
+        if size > self._max_prompt_bytes:
+            context_length = self.engine.context_length
+            min_tokens = -(-size * context_length // self._max_prompt_bytes)
             what = say(
-                f"the prompt has {size} bytes, at least {least} tokens, but the model's context holds "
-                f"{self.engine.context_length} with the answer",
-                f"提示有 {size} 字节，至少 {least} 个词元，而模型上下文连同回答只容纳 {self.engine.context_length} 个",
+                f"the prompt has {size} bytes, at least {min_tokens} tokens, but the model's context holds "
+                f"{context_length} including the answer",
+                f"提示有 {size} 字节，至少 {min_tokens} 个词元，而模型的上下文连同回答只能容纳 {context_length} 个",
             )
             raise ApiError(400, what, param=param, code="context_length_exceeded")
 
-    def job(self, prompts: Sequence[tuple[int, ...]], wanted: Wanted, param: str) -> GenerationJob:
-        """Raises ApiError (400) when a prompt, which came in the field `param`, is empty or leaves no room."""
+    def make_job(self, prompts: Sequence[tuple[int, ...]], params: GenerationParams, param: str) -> GenerationJob:
+        """The engine requests for some prompts.
+
+        Args:
+            prompts: Ids of each prompt.
+            params: What the client asked of the answers.
+            param: The request field that the prompts came in, named in errors.
+
+        Raises:
+            ApiError: 400 for a prompt that is empty or leaves no room for an answer.
+        """
         requests = []
         for ids in prompts:
             if not ids:
                 raise ApiError(400, say("the prompt is empty", "提示为空"), param=param)
-            room = self.engine.context_length - len(ids)
-            if room < 1:
+            context_length = self.engine.context_length
+            max_new_tokens = context_length - len(ids)
+            if max_new_tokens < 1:
                 what = say(
-                    f"the prompt is {len(ids)} tokens long, but the model's context holds {room + len(ids)} "
-                    "with the answer",
-                    f"提示共 {len(ids)} 个词元，而模型上下文连同回答只容纳 {room + len(ids)} 个",
+                    f"the prompt is {len(ids)} tokens long, but the model's context holds {context_length} "
+                    "including the answer",
+                    f"提示共 {len(ids)} 个词元，而模型的上下文连同回答只能容纳 {context_length} 个",
                 )
                 raise ApiError(400, what, param=param, code="context_length_exceeded")
-            sampling = self._sampling(wanted.sampling, room)
-            for choice in range(wanted.choices):
-                own = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
-                constraint = wanted.form(self.grammars) if wanted.form is not None else None
-                requests.append(GenerationRequest(ids, self.stop_ids, own, constraint, self.adapter))
-        return GenerationJob(self, tuple(requests), wanted.stops, sum(map(len, prompts)))
+            sampling = self._merge_sampling(params.sampling, max_new_tokens)
+            for choice in range(params.choices):
+                seeded = sampling if sampling.seed is None else replace(sampling, seed=(sampling.seed + choice) % 2**32)
+                make_constraint = params.response_format
+                constraint = make_constraint(self.grammar_compiler) if make_constraint is not None else None
+                requests.append(GenerationRequest(ids, self.stop_ids, seeded, constraint, self.adapter))
+        return GenerationJob(self, tuple(requests), params.stop_strings, sum(map(len, prompts)))
 
-    def _sampling(self, asked: Mapping[str, Any], room: int) -> SamplingParams:
-        chosen = {**self._defaults, **{name: value for name, value in asked.items() if value is not None}}
-        limits = (chosen.pop("max_new_tokens", None), room, self._limits.output)
-        if chosen.get("seed") is not None:
-            chosen["seed"] %= 2**32
-        for number, _ in chosen.get("logit_bias", ()):
-            if not 0 <= number < len(self.tokenizer):
-                what = say(f"there is no token {number}", f"没有编号为 {number} 的词元")
+    def _merge_sampling(self, requested: Mapping[str, Any], max_new_tokens: int) -> SamplingParams:
+        """The client's fields over the model's defaults; `max_new_tokens` is what the context leaves."""
+        merged = {**self._default_sampling, **{name: value for name, value in requested.items() if value is not None}}
+        limits = (merged.pop("max_new_tokens", None), max_new_tokens, self._limits.max_output_tokens)
+        if merged.get("seed") is not None:
+            merged["seed"] %= 2**32
+        for token_id, _ in merged.get("logit_bias", ()):
+            if not 0 <= token_id < len(self.tokenizer):
+                what = say(f"there is no token {token_id}", f"没有编号为 {token_id} 的词元")
                 raise ApiError(400, what, param="logit_bias")
-        return SamplingParams(**chosen, max_new_tokens=min(limit for limit in limits if limit is not None))
+        return SamplingParams(**merged, max_new_tokens=min(limit for limit in limits if limit is not None))
 
 
-class Models:
-    """All models of a server, by name. The first answers where an API lets a client name none."""
+class ModelRegistry:
+    """All models of a server, by name. The first one answers where an API lets a client leave the name out."""
 
-    def __init__(self, served: Sequence[Served]) -> None:
-        self.all = {model.name: model for model in served}
-        if len(self.all) < len(served):
-            names = [model.name for model in served]
-            twice = next(name for name in names if names.count(name) > 1)
-            what = say(f"two models are called {twice}", f"有两个模型同名：{twice}")
-            raise UserError(what, hint=say("give names: NAME=PATH", "请命名：名称=路径"))
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        """Raises UserError if two models have one name."""
+        self.by_name = {model.name: model for model in models}
+        if len(self.by_name) < len(models):
+            names = [model.name for model in models]
+            duplicate = next(name for name in names if names.count(name) > 1)
+            what = say(f"two models are called {duplicate}", f"有两个模型同名：{duplicate}")
+            raise UserError(what, hint=say("give names: NAME=PATH", "请分别命名：名称=路径"))
 
-    def replace(self, before: Sequence[Served], after: Sequence[Served]) -> None:
-        """Put the models of one engine in the place of another's, under the names that those had."""
-        for old, new in zip(before, after, strict=True):
-            new.name = old.name
-            self.all[old.name] = new
+    def replace(self, old: Sequence[ServedModel], new: Sequence[ServedModel]) -> None:
+        """Exchange the models of one engine for those of another, under the old names."""
+        for old_model, new_model in zip(old, new, strict=True):
+            new_model.name = old_model.name
+            self.by_name[old_model.name] = new_model
 
-    def named(self, name: str | None) -> Served:
-        """Raises ApiError (404) that lists the models there are. `name:latest`, as Ollama's clients say, is `name`."""
+    def get(self, name: str | None) -> ServedModel:
+        """The model of a name; None is the first one, `name:latest` (as Ollama's clients write) is `name`.
+
+        Raises:
+            ApiError: 404 that lists the models there are.
+        """
         if name is None:
-            return next(iter(self.all.values()))
-        found = self.all.get(name) or self.all.get(name.removesuffix(":latest"))
-        if found is None:
-            known = ", ".join(f"'{known}'" for known in self.all)
+            return next(iter(self.by_name.values()))
+        model = self.by_name.get(name) or self.by_name.get(name.removesuffix(":latest"))
+        if model is None:
+            available = join_list(f"'{known}'" for known in self.by_name)
             shown = name if len(name) <= 100 else name[:97] + "..."
-            if len(self.all) == 1:
-                what = say(f"there is no model '{shown}', only {known}", f"没有模型“{shown}”，只有 {known}")
+            if len(self.by_name) == 1:
+                what = say(f"there is no model '{shown}', only {available}", f"没有模型“{shown}”，只有 {available}")
             else:
-                what = say(f"there is no model '{shown}'; there are {known}", f"没有模型“{shown}”；现有 {known}")
+                what = say(
+                    f"there is no model '{shown}'; there are {available}", f"没有模型“{shown}”；可用的有 {available}"
+                )
             raise ApiError(404, what, param="model", code="model_not_found")
-        return found
+        return model

@@ -1,12 +1,8 @@
-"""One HTTP server of several models, which speaks OpenAI's, Ollama's and the plain API.
-
-Owns the port, start and end, and what all routes share: hosts, keys, errors, metrics. Does not own any API.
-"""
+"""The server process: binds the port, loads the models, runs uvicorn, reloads on SIGHUP, stops on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
 import threading
@@ -18,17 +14,15 @@ from typing import Any
 import uvicorn
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 from hanlin.serve.admission import Limits
-from hanlin.serve.app import app
-from hanlin.serve.auth import KeyLimits, guard_for
-from hanlin.serve.loaded_model import Engines, Seat, named_adapters, reopen
-from hanlin.serve.registry import Models
-
-_LOG = logging.getLogger(__name__)
+from hanlin.serve.app import create_app
+from hanlin.serve.auth import KeyLimits, make_access_policy
+from hanlin.serve.loaded_model import EngineConfig, LoadedModel, parse_adapters, reload_changed
+from hanlin.serve.registry import ModelRegistry
 
 
-def _announce(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
@@ -42,71 +36,86 @@ def serve(
     api_keys: Sequence[str] = (),
     key_limits: Mapping[str, KeyLimits] | None = None,
     limits: Limits | None = None,
-    ready: Callable[[str], None] = _announce,
+    on_ready: Callable[[str], None] = _print_line,
     **options: Any,
 ) -> None:
-    """Open models and serve them until interrupted. `ready` is told once where; port 0 takes a free one.
+    """Load models and serve them over HTTP until interrupted.
 
-    Each of `models` is a model folder, an adapter folder, or GGUF files (`folder:Q8_0` chooses one); clients know it by
-    the name of its folder or file, or by NAME of `NAME=PATH`. `adapters` (likewise folders or `NAME=FOLDER`) are models
-    of their own over a single one. `options` go to the engines. SIGTERM and Ctrl-C let what is in progress end first;
-    SIGHUP opens anew what changed on disk. Raises UserError for a path without a model, two models of one name, a port
-    that is taken, and an address that the network can reach without a key.
+    SIGTERM and Ctrl-C let the requests in progress end first; SIGHUP loads again what changed on disk.
+
+    Args:
+        models: Model folders, adapter folders, or GGUF files (`folder:Q8_0` chooses one), each with an optional
+            `NAME=`. Without it clients use the name of the folder or file.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        engine: A name of `inference.registry`, or `auto`.
+        adapters: `FOLDER` or `NAME=FOLDER`: adapters served as models of their own over the only model.
+        api_keys: Keys of which clients must send one.
+        key_limits: Further keys with limits of their own.
+        limits: Slots, queue, deadlines and sizes.
+        on_ready: Called once with a line that says where the models are served.
+        **options: Passed to the engines.
+
+    Raises:
+        UserError: a path without a model, two models of one name, a port that is taken, or an address that the network
+            can reach without a key.
     """
-    guard = guard_for(host, api_keys, key_limits)
-    kept = limits or Limits()
+    policy = make_access_policy(host, api_keys, key_limits)
+    limits = limits or Limits()
     if adapters and len(models) > 1:
-        raise UserError(say("adapters are served over one model", "适配器只能与单个模型一起提供"), "--adapter")
-    seats = [Seat(str(given), named_adapters(adapters), Engines(engine, options), kept) for given in models]
+        raise UserError(
+            say("adapters can be served over a single model only", "只有提供单个模型时才能加载适配器"), "--adapter"
+        )
+    engine_config = EngineConfig(engine, options)
+    loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
     with ExitStack() as stack:
-        # first: a port that is taken should not cost the loading of a model
-        listener = stack.enter_context(_listening(host, port))
-        for seat in seats:
-            stack.callback(seat.close)
-            seat.open()
-        shelf = Models([served for seat in seats for served in seat.served])
+        # before the models: a port that is taken should not cost the time to load them
+        listener = stack.enter_context(_bind(host, port))
+        for model in loaded:
+            stack.callback(model.close)
+            model.load()
+        registry = ModelRegistry([served for model in loaded for served in model.served])
         config = uvicorn.Config(
-            app(shelf, guard, kept),
+            create_app(registry, policy, limits),
             log_level="warning",
             access_log=False,
-            timeout_graceful_shutdown=max(1, round(kept.drain)),
+            timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
         )
         server = uvicorn.Server(config)
-        shown = f"[{host}]" if ":" in host else host
-        at = f"http://{shown}:{listener.getsockname()[1]}/v1"
-        names = ", ".join(shelf.all)
-        verb = "is" if len(shelf.all) == 1 else "are"
-        told = say(f"{names} {verb} served at {at} (Ctrl-C ends)", f"{names} 已在 {at} 提供服务（Ctrl-C 结束）")
+        shown_host = f"[{host}]" if ":" in host else host
+        url = f"http://{shown_host}:{listener.getsockname()[1]}/v1"
+        names = join_list(registry.by_name)
+        ready_line = say(f"serving {names} at {url} (stop with Ctrl-C)", f"{names} 的服务地址：{url}（按 Ctrl-C 停止）")
 
         async def run() -> None:
-            with _reopening(seats, shelf):
-                ready(told)
+            with _reload_on_sighup(loaded, registry):
+                on_ready(ready_line)
                 await server.serve(sockets=[listener])
 
-        with _terminating_quietly(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with _ignore_repeated_sigterm(), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(run())
 
 
 @contextmanager
-def _reopening(seats: Sequence[Seat], models: Models) -> Iterator[None]:
-    """SIGHUP opens anew what changed on disk, one time after another."""
+def _reload_on_sighup(loaded: Sequence[LoadedModel], models: ModelRegistry) -> Iterator[None]:
+    """On SIGHUP load again what changed on disk, one reload after the other."""
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGHUP"):
         yield
         return
-    turn = asyncio.Lock()
-    running: set[asyncio.Task[None]] = set()
+    lock = asyncio.Lock()
+    tasks: set[asyncio.Task[None]] = set()
 
-    async def reopen_in_turn() -> None:
-        async with turn:
-            await reopen(seats, models, _announce)
+    async def reload() -> None:
+        async with lock:
+            await reload_changed(loaded, models, _print_line)
 
-    def asked() -> None:
-        task = asyncio.ensure_future(reopen_in_turn())
-        running.add(task)
-        task.add_done_callback(running.discard)
+    def on_sighup() -> None:
+        task = asyncio.ensure_future(reload())
+        tasks.add(task)  # a task that nothing refers to may be collected
+        task.add_done_callback(tasks.discard)
 
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, asked)
+    loop.add_signal_handler(signal.SIGHUP, on_sighup)
     try:
         yield
     finally:
@@ -114,21 +123,22 @@ def _reopening(seats: Sequence[Seat], models: Models) -> Iterator[None]:
 
 
 @contextmanager
-def _terminating_quietly() -> Iterator[None]:
-    """Uvicorn sends itself the signal that ended it once more, when all is done: SIGTERM is no failure then."""
+def _ignore_repeated_sigterm() -> Iterator[None]:
+    """Uvicorn raises the signal that stopped it once more when all is done; a SIGTERM is no failure then."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    previous = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        what = say(f"cannot listen here: {error.strerror}", f"无法监听：{error.strerror}")
+        reason = error.strerror
+        what = say(f"cannot listen here: {reason}", f"无法在此监听：{reason}")
         raise UserError(what, f"{host}:{port}", say("choose another port", "请换一个端口")) from error

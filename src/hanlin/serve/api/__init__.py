@@ -1,1 +1,1 @@
-"""What all APIs share, and the plain API."""
+"""What all APIs share (HTTP, streaming, request fields, tool calls, embeddings), and the plain API."""

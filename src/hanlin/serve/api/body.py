@@ -1,4 +1,4 @@
-"""Strict reading of a request body."""
+"""Strict validation of a request body: a field that would change the answer is honored or rejected by name."""
 
 from __future__ import annotations
 
@@ -10,57 +10,64 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hanlin.core.i18n import say
-from hanlin.serve.errors import ApiError, unsupported
+from hanlin.serve.errors import ApiError, unsupported_value_error
 
 
-class Body(BaseModel):
-    """A request's JSON body. Values must have their JSON type; unknown fields are kept, see `read`."""
+class RequestBody(BaseModel):
+    """Base of all request bodies. Values must have their JSON type (no `"0.5"` for a number); see `parse`."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    """Fields whose effect does not exist here, with the values that ask for no effect; any other value is refused."""
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    """Fields that are not implemented, with the values that ask for nothing; any other value is rejected."""
 
     @classmethod
-    def read(cls, body: bytes) -> Self:
-        """Raises ApiError (400) that names the first wrong field, a misspelt one, or one that cannot be honored."""
+    def parse(cls, body: bytes) -> Self:
+        """Validate a JSON body. Unknown fields are ignored, unless they look like a misspelled known one.
+
+        Raises:
+            ApiError: 400 that names the first field that is wrong, misspelled or not supported.
+        """
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            told = error.errors(include_url=False, include_context=False, include_input=False)
-            # of a field that may be of several kinds, the kind that came nearest tells most
-            same = [one for one in told if one["loc"][:1] == told[0]["loc"][:1]]
-            first = max(same, key=lambda one: _place(one["loc"], body).count("."))
-            param = _place(first["loc"], body) or None
-            raise ApiError(400, f"{param or 'body'}: {first['msg']}", param=param) from error
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            # if a field may have several types, the type that was matched deepest has the best message
+            same_field = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
+            deepest = max(same_field, key=lambda entry: _field_path(entry["loc"], body).count("."))
+            param = _field_path(deepest["loc"], body) or None
+            raise ApiError(400, f"{param or 'body'}: {deepest['msg']}", param=param) from error
 
     def model_post_init(self, _: Any) -> None:
         for name, value in (self.model_extra or {}).items():
-            self._check_other(name, value)
+            self._check_extra_field(name, value)
 
-    def _check_other(self, name: str, value: Any) -> None:
-        if name in self.without_effect:
-            if value not in self.without_effect[name]:
-                raise unsupported(name, value)
+    def _check_extra_field(self, name: str, value: Any) -> None:
+        if name in self.unsupported_fields:
+            if value not in self.unsupported_fields[name]:
+                raise unsupported_value_error(name, value)
             return
-        near = difflib.get_close_matches(name, type(self).model_fields, n=1, cutoff=0.85)
-        if near:
-            what = say(f"unknown field {name}: did you mean {near[0]}?", f"未知字段 {name}：是否想写 {near[0]}？")
+        similar = difflib.get_close_matches(name, type(self).model_fields, n=1, cutoff=0.85)
+        if similar:
+            what = say(f"unknown field {name}: did you mean {similar[0]}?", f"未知字段 {name}：是否想写 {similar[0]}？")
             raise ApiError(400, what, param=name, code="unknown_parameter")
 
 
-def _place(steps: Sequence[int | str], body: bytes) -> str:
-    """The path of a wrong field in the body itself: pydantic also names the kinds of value that it tried."""
+def _field_path(location: Sequence[int | str], body: bytes) -> str:
+    """A pydantic error location as the path within the body, such as `messages.0.content`.
+
+    Pydantic's locations also hold the names of the union members that it tried; those are left out.
+    """
     try:
         data: Any = json.loads(body)
     except (ValueError, RecursionError):
         return ""
-    kept: list[str] = []
-    for number, step in enumerate(steps):
-        if isinstance(data, dict) and (step in data or (number == len(steps) - 1 and str(step).isidentifier())):
+    path: list[str] = []
+    for depth, step in enumerate(location):
+        if isinstance(data, dict) and (step in data or (depth == len(location) - 1 and str(step).isidentifier())):
             data = data.get(step)
         elif isinstance(data, list) and isinstance(step, int) and step < len(data):
             data = data[step]
         else:
             continue
-        kept.append(str(step))
-    return ".".join(kept)
+        path.append(str(step))
+    return ".".join(path)

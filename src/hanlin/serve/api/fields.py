@@ -1,7 +1,4 @@
-"""Fields that several APIs share: how an answer is chosen and ended, what it must look like, prompts as text or ids.
-
-Does not own any API's own words.
-"""
+"""Request fields that several APIs share: sampling, stop strings, response format, tools, prompts."""
 
 from __future__ import annotations
 
@@ -11,22 +8,27 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hanlin.core.i18n import say
 from hanlin.inference.protocol import Constraint
-from hanlin.serve.api.body import Body
+from hanlin.serve.api.body import RequestBody
 from hanlin.serve.errors import ApiError
-from hanlin.serve.guided_decoding import Grammars
-from hanlin.serve.registry import MOST_CHOICES
+from hanlin.serve.guided_decoding import GrammarCompiler
+from hanlin.serve.registry import MAX_CHOICES
 
-_MOST_STOPS = 16
-Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+_MAX_STOP_STRINGS = 16
+StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
 
-class Strict(BaseModel):
+class StrictModel(BaseModel):
+    """Base of the objects inside a body: values must have their JSON type, unknown fields are ignored."""
+
     model_config = ConfigDict(strict=True)
 
 
-class Choosing(Body):
-    """What every request for an answer may say; None means that the client left the choice to the model."""
+class SamplingBody(RequestBody):
+    """Base of the bodies that ask for an answer. None: the client left the field to the model's defaults.
+
+    A new sampling field is added here and in `to_sampling`.
+    """
 
     stream: bool | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
@@ -38,53 +40,65 @@ class Choosing(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
     max_tokens: int | None = Field(None, ge=1)
-    stop: Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=_MAX_STOP_STRINGS)] | None = None
     seed: int | None = None
-    n: int | None = Field(None, ge=1, le=MOST_CHOICES)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
 
     @property
     def choices(self) -> int:
         return self.n or 1
 
     @property
-    def stops(self) -> tuple[str, ...]:
+    def stop_strings(self) -> tuple[str, ...]:
         return () if self.stop is None else (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def asked(self) -> dict[str, Any]:
-        """The fields of `SamplingParams` that the client may have set."""
-        same = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
-        asked = {name: getattr(self, name) for name in (*same, "frequency_penalty", "seed")}
-        return {**asked, "max_new_tokens": self.max_tokens, "logit_bias": self._bias()}
+    def to_sampling(self) -> dict[str, Any]:
+        """Fields of `SamplingParams`; None for those that the client did not set.
 
-    def _bias(self) -> tuple[tuple[int, float], ...] | None:
+        Raises:
+            ApiError: 400 if a key of `logit_bias` is not a token id.
+        """
+        same_name = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
+        sampling = {name: getattr(self, name) for name in (*same_name, "frequency_penalty", "seed")}
+        return {**sampling, "max_new_tokens": self.max_tokens, "logit_bias": self._parse_logit_bias()}
+
+    def _parse_logit_bias(self) -> tuple[tuple[int, float], ...] | None:
         try:
-            return tuple((int(number), bias) for number, bias in (self.logit_bias or {}).items()) or None
+            return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items()) or None
         except ValueError as error:
-            what = say("the keys of logit_bias are token ids", "logit_bias 的键须为词元编号")
+            what = say("the keys of logit_bias must be token ids", "logit_bias 的键须为词元编号")
             raise ApiError(400, what, param="logit_bias") from error
 
 
-class Form:
-    """A schema that an answer must fit."""
+class JsonSchemaFormat:
+    """A response format: makes the constraint to a JSON schema for each answer.
+
+    Args:
+        schema: The JSON schema.
+        param: The request field that holds it, named in errors.
+        compact: Without optional white space, as tool calls are trained.
+    """
 
     def __init__(self, schema: dict[str, Any], param: str, compact: bool) -> None:
         self._schema, self._param, self._compact = schema, param, compact
 
-    def __call__(self, grammars: Grammars) -> Constraint:
-        return grammars.of_schema(self._schema, self._param, self._compact)
+    def __call__(self, compiler: GrammarCompiler) -> Constraint:
+        return compiler.compile_schema(self._schema, self._param, self._compact)
 
 
-def prompts_of(given: Any) -> list[str | list[int]]:
-    """One text or list of ids, or several of them, as several."""
-    return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+def split_prompts(prompt: Any) -> list[str | list[int]]:
+    """A prompt field as a list: it may be one text, one list of ids, or a list of either."""
+    return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else list(prompt)
 
 
-class _Function(Strict):
+class _Function(StrictModel):
     name: str = Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
 
 
-class Tool(Strict):
+class Tool(StrictModel):
+    """A tool that the model may call."""
+
     type: Literal["function"] = "function"
     function: _Function

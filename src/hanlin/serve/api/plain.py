@@ -1,11 +1,7 @@
-"""The plain `POST /generate` that older Chinese Llama projects served: a prompt to go on from, or a history of turns.
-
-Owns that route's words. Does not own the answers (`answers`).
-"""
+"""The plain `POST /generate` of older Chinese Llama projects: a prompt to continue, or a history of turns."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -16,25 +12,27 @@ from pydantic import Field
 
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, Role
-from hanlin.serve.admission import Ticket
-from hanlin.serve.api.fields import Choosing, Strict
-from hanlin.serve.api.http import Streaming, read, respond
+from hanlin.serve.admission import Slot
+from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.fields import SamplingBody, StrictModel
+from hanlin.serve.api.http import parse_request, respond
+from hanlin.serve.api.streaming import ZERO_SEPARATED_JSON, StreamWriter, encode_zero_separated
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import GenerationJob, Models, Wanted
-from hanlin.serve.service import Answer, Desk, End
+from hanlin.serve.registry import GenerationJob, GenerationParams, ModelRegistry
+from hanlin.serve.service import Answer, GenerationService
 
 _ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
 
 
-class _Turn(Strict):
+class _Turn(StrictModel):
     role: Literal["Human", "Assistant", "System", "user", "assistant", "system"]
     content: str
 
 
-class GenerateRequest(Choosing):
+class GenerateRequest(SamplingBody):
     """The body of `POST /generate`: either `prompt` or `history`; without `model` the server's first one answers."""
 
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         "best_of": (None, 1),
         "use_beam_search": (None, False),
         "ignore_eos": (None, False),
@@ -47,65 +45,65 @@ class GenerateRequest(Choosing):
     system_prompt: str | None = None
     max_new_tokens: int | None = Field(None, ge=1)
 
-    def turns(self) -> list[Message]:
-        opening = [Message("system", self.system_prompt)] if self.system_prompt else []
-        said = [Message(_ROLES.get(turn.role, turn.role), turn.content) for turn in self.history or ()]  # type: ignore[arg-type]
-        return [*opening, *said]
+    def to_messages(self) -> list[Message]:
+        """The history as messages, after the system prompt."""
+        system = [Message("system", self.system_prompt)] if self.system_prompt else []
+        turns = [Message(_ROLES.get(turn.role, turn.role), turn.content) for turn in self.history or ()]  # type: ignore[arg-type]
+        return [*system, *turns]
 
-    def wanted(self) -> Wanted:
-        asked = self.asked()
+    def to_params(self) -> GenerationParams:
+        sampling = self.to_sampling()
         if self.max_new_tokens is not None:
-            asked["max_new_tokens"] = self.max_new_tokens
-        return Wanted(asked, self.stops, self.choices)
+            sampling["max_new_tokens"] = self.max_new_tokens
+        return GenerationParams(sampling, self.stop_strings, self.choices)
 
 
-def routes(models: Models, desk: Desk) -> APIRouter:
-    api = APIRouter()
+def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
+    router = APIRouter()
 
-    @api.post("/generate", response_model=None)
+    @router.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await read(desk, GenerateRequest, request)
-        if (asked.prompt is None) == (asked.history is None):
-            what = say("say either prompt or history", "prompt 与 history 须且只须给出一个")
+        body = await parse_request(service, GenerateRequest, request)
+        if (body.prompt is None) == (body.history is None):
+            what = say("give either prompt or history", "prompt 与 history 须且只须给出一个")
             raise ApiError(400, what, param="prompt")
-        served = models.named(asked.model)
-        before = asked.prompt or ""
+        model = models.get(body.model)
+        prefix = body.prompt or ""
 
-        def prepare() -> GenerationJob:
-            if asked.prompt is not None:
-                return served.job([served.text_prompt(asked.prompt)], asked.wanted(), "prompt")
+        def prepare_job() -> GenerationJob:
+            if body.prompt is not None:
+                return model.make_job([model.encode_text(body.prompt)], body.to_params(), "prompt")
             try:
-                prompt = served.chat_prompt(asked.turns())
+                prompt = model.render_chat(body.to_messages())
             except ApiError as error:
                 raise ApiError(error.status, error.message, param="history") from error
-            return served.job([prompt], asked.wanted(), "history")
+            return model.make_job([prompt], body.to_params(), "history")
 
-        def whole(_: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+        def build_response(_: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
             texts = [answer.text for answer in answers]
             return {
                 "response": texts[0],
-                "text": [before + text for text in texts],
+                "text": [prefix + text for text in texts],
                 "finish_reason": answers[0].end.finish_reason,
                 "status": 200,
                 "time": time.strftime("%Y-%m-%d %H:%M:%S"),
             }
 
-        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-            texts = [before for _ in job.requests]
-            async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for batch in all_told:
-                    for place, told in batch:
-                        texts[place] += "" if isinstance(told, End) else told.text
-                    if not all(isinstance(told, End) for _, told in batch):
-                        yield _part({"text": texts})
+        async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
+            """After each batch, all text so far of every answer."""
+            texts = [prefix for _ in job.requests]
+            async with aclosing(service.stream(job, slot)) as batches:
+                async for batch in batches:
+                    for index, event in batch:
+                        texts[index] += "" if isinstance(event, AnswerEnd) else event.text
+                    if not all(isinstance(event, AnswerEnd) for _, event in batch):
+                        yield encode_zero_separated({"text": texts})
 
-        stream = Streaming(pieces, "application/octet-stream", lambda error: _part(error.openai_body()))
-        ticket = served.door.book(asked.choices)
-        return await respond(desk, request, ticket, prepare, whole, stream if asked.stream else None)
+        def encode_error(error: ApiError) -> bytes:
+            return encode_zero_separated(error.openai_body())
 
-    return api
+        writer = StreamWriter(write, ZERO_SEPARATED_JSON, encode_error) if body.stream else None
+        slot = model.queue.reserve(body.choices)
+        return await respond(service, request, slot, prepare_job, build_response, writer)
 
-
-def _part(data: Any) -> bytes:
-    """One part of a stream: all text so far, as JSON that ends with a zero byte."""
-    return json.dumps(data, ensure_ascii=False).encode() + b"\0"
+    return router

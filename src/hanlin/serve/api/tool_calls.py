@@ -1,7 +1,7 @@
-"""Calls of tools that a model writes as JSON, read from its answer while it is written.
+"""Tool calls that a model writes as JSON, parsed while the answer is generated.
 
-Owns the form `{"name": ..., "parameters": {...}}` (Llama 3.1; `arguments` is taken too). Does not own how tools are
-told to the model: that is the chat template's.
+The form is `{"name": ..., "parameters": {...}}` (Llama 3.1; `arguments` is accepted too). How the tools are presented
+to the model is the chat template's business.
 """
 
 from __future__ import annotations
@@ -12,92 +12,100 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_HEAD = re.compile(
+_CALL_HEAD = re.compile(
     r'\s*(?:<\|python_tag\|>|<tool_call>)?\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"([^"\\]{1,256})"'
     r'\s*,\s*"(?:parameters|arguments)"\s*:\s*(?=\{)'
 )
-_LONGEST_HEAD = 512
+_MAX_HEAD_CHARS = 512
+_CALL_MARKERS = ("<|python_tag|>", "<tool_call>")
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A piece of an answer: text for the person, or part of a call. `name` comes once, before the arguments."""
+class ToolCallDelta:
+    """A part of an answer: text for the user, or part of a tool call. `name` comes once, before the arguments."""
 
     text: str = ""
     name: str = ""
     arguments: str = ""
 
 
-class CallReader:
-    """Tells the text of an answer from a call of one of `names`. What may still become a call is held back."""
+class ToolCallParser:
+    """Separates the text of an answer from a call of one of the tools. What may still become a call is held back.
+
+        feed('{"name": "weather", ')        -> []
+        feed('"parameters": {"day": 3')     -> [Delta(name='weather'), Delta(arguments='{"day": 3')]
+        feed('}}')                          -> [Delta(arguments='}')]; `is_complete` is True
+
+    Args:
+        names: Names of the tools that the model was offered; without any, everything is text.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
-        self._held = ""
-        self._state = "open" if names else "text"
-        self._depth, self._quoted, self._escaped = 0, False, False
-        self.called = False
+        self._buffer = ""
+        self._state = "undecided" if names else "text"
+        self._depth, self._in_string, self._is_escaped = 0, False, False
+        self.is_complete = False
         """Whether a call was written to its end."""
 
-    def put(self, text: str) -> list[Said]:
-        if self._state == "open":
-            self._held += text
-            return self._decide()
+    def feed(self, text: str) -> list[ToolCallDelta]:
+        """What the next piece of the answer adds."""
+        if self._state == "undecided":
+            self._buffer += text
+            return self._classify_buffer()
         if self._state == "call":
-            return self._arguments(text)
-        return [Said(text)] if text and self._state == "text" else []
+            return self._read_arguments(text)
+        return [ToolCallDelta(text)] if text and self._state == "text" else []
 
-    def end(self) -> list[Said]:
-        """What was held back in vain."""
-        held, self._held = self._held, ""
-        return [Said(held)] if held else []
+    def flush(self) -> list[ToolCallDelta]:
+        """At the end of the answer: what was held back and is no call."""
+        held, self._buffer = self._buffer, ""
+        return [ToolCallDelta(held)] if held else []
 
-    def _decide(self) -> list[Said]:
-        head = _HEAD.match(self._held)
+    def _classify_buffer(self) -> list[ToolCallDelta]:
+        head = _CALL_HEAD.match(self._buffer)
         if head and head[1] in self._names:
-            rest, self._held, self._state = self._held[head.end() :], "", "call"
-            return [Said(name=head[1]), *self._arguments(rest)]
-        start = self._held.lstrip()
-        may_become = start[:1] == "{" or any(
-            opening.startswith(start[: len(opening)]) for opening in ("<|python_tag|>", "<tool_call>")
-        )
-        if head or len(start) > _LONGEST_HEAD or not may_become:
+            rest, self._buffer, self._state = self._buffer[head.end() :], "", "call"
+            return [ToolCallDelta(name=head[1]), *self._read_arguments(rest)]
+        start = self._buffer.lstrip()
+        may_become_call = start[:1] == "{" or any(marker.startswith(start[: len(marker)]) for marker in _CALL_MARKERS)
+        if head or len(start) > _MAX_HEAD_CHARS or not may_become_call:
             self._state = "text"
-            return self.end()
+            return self.flush()
         return []
 
-    def _arguments(self, text: str) -> list[Said]:
-        for place, letter in enumerate(text):
-            if self._escaped:
-                self._escaped = False
-            elif self._quoted:
-                self._escaped = letter == "\\"
-                self._quoted = letter != '"'
-            elif letter == '"':
-                self._quoted = True
-            elif letter in "{[":
+    def _read_arguments(self, text: str) -> list[ToolCallDelta]:
+        for index, char in enumerate(text):
+            if self._is_escaped:
+                self._is_escaped = False
+            elif self._in_string:
+                self._is_escaped = char == "\\"
+                self._in_string = char != '"'
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
                 self._depth += 1
-            elif letter in "}]":
+            elif char in "}]":
                 self._depth -= 1
                 if self._depth == 0:  # what follows is the end of the outer object
-                    self._state, self.called = "done", True
-                    return [Said(arguments=text[: place + 1])]
-        return [Said(arguments=text)] if text else []
+                    self._state, self.is_complete = "done", True
+                    return [ToolCallDelta(arguments=text[: index + 1])]
+        return [ToolCallDelta(arguments=text)] if text else []
 
 
-def names_of(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    return frozenset(str(_function(tool).get("name")) for tool in tools)
+def get_tool_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(str(_get_function(tool).get("name")) for tool in tools)
 
 
-def schema_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def build_call_schema(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The JSON schema of a call of one of `tools`."""
     return {
         "anyOf": [
             {
                 "type": "object",
                 "properties": {
-                    "name": {"const": _function(tool)["name"]},
-                    "parameters": {"type": "object", **(_function(tool).get("parameters") or {})},
+                    "name": {"const": _get_function(tool)["name"]},
+                    "parameters": {"type": "object", **(_get_function(tool).get("parameters") or {})},
                 },
                 "required": ["name", "parameters"],
                 "additionalProperties": False,
@@ -107,15 +115,16 @@ def schema_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def parsed(arguments: str) -> dict[str, Any] | None:
-    """The arguments of a call as an object; None where they are none."""
+def parse_arguments(arguments: str) -> dict[str, Any] | None:
+    """The arguments of a call as an object; None if they are not a JSON object."""
     try:
-        found = json.loads(arguments)
+        value = json.loads(arguments)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return value if isinstance(value, dict) else None
 
 
-def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = tool.get("function", tool)
-    return found if isinstance(found, Mapping) else {}
+def _get_function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The function of a tool, given as OpenAI writes it or bare."""
+    function = tool.get("function", tool)
+    return function if isinstance(function, Mapping) else {}

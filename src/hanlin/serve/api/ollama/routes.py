@@ -1,7 +1,4 @@
-"""Ollama's API over the models of the server: chat, generate, embed, and what there is.
-
-Does not own the format (`ollama_format`) or the answers (`answers`). Models are never pulled, made or deleted here.
-"""
+"""Routes of the Ollama API: chat, generate, embed, and what models there are. Models are never pulled or deleted."""
 
 from __future__ import annotations
 
@@ -17,165 +14,181 @@ from fastapi.responses import JSONResponse
 from hanlin.core.files import read_json
 from hanlin.core.i18n import say
 from hanlin.core.version import __version__
-from hanlin.serve.admission import Ticket
-from hanlin.serve.api.embeddings import embedded
-from hanlin.serve.api.http import Streaming, client_left, read, respond
+from hanlin.serve.admission import Slot
+from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.embeddings import compute_embeddings
+from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
 from hanlin.serve.api.ollama.schemas import (
     ChatRequest,
     EmbedRequest,
     GenerateRequest,
-    Lines,
-    OldEmbedRequest,
+    LegacyEmbedRequest,
+    ResponseFormatter,
     ShowRequest,
-    line,
-    moment,
+    format_time,
 )
-from hanlin.serve.api.tool_calls import names_of
+from hanlin.serve.api.streaming import NDJSON, StreamWriter, encode_ndjson
+from hanlin.serve.api.tool_calls import get_tool_names
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import GenerationJob, Models, Served
-from hanlin.serve.service import Desk, End
-
-_NDJSON = "application/x-ndjson"
+from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
+from hanlin.serve.service import GenerationService
 
 
-def routes(models: Models, desk: Desk) -> APIRouter:
+def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     """The routes under `/api`."""
-    api = APIRouter(prefix="/api")
+    router = APIRouter(prefix="/api")
 
-    def streaming(lines: Lines) -> Streaming:
-        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-            async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for batch in all_told:
-                    sent: list[bytes] = []
-                    for _, told in batch:
-                        sent += lines.end(job, told) if isinstance(told, End) else lines.piece(told)
-                    if sent:
-                        yield b"".join(sent)
+    def make_writer(formatter: ResponseFormatter) -> StreamWriter:
+        async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
+            async with aclosing(service.stream(job, slot)) as batches:
+                async for batch in batches:
+                    lines: list[bytes] = []
+                    for _, event in batch:
+                        if isinstance(event, AnswerEnd):
+                            lines += formatter.format_end(job, event)
+                        else:
+                            lines += formatter.format_text(event)
+                    if lines:
+                        yield b"".join(lines)
 
-        return Streaming(pieces, _NDJSON, lambda error: line(error.ollama_body()))
+        return StreamWriter(write, NDJSON, lambda error: encode_ndjson(error.ollama_body()))
 
-    @api.post("/chat", response_model=None)
+    @router.post("/chat", response_model=None)
     async def chat(request: Request) -> Response:
-        asked = await read(desk, ChatRequest, request, json_only=False)
-        served = models.named(asked.model)
-        lines = Lines(asked.model, True, names_of(asked.offered))
-        if not asked.messages:
-            return JSONResponse(lines.loaded())
+        body = await parse_request(service, ChatRequest, request, json_only=False)
+        model = models.get(body.model)
+        tools = body.get_tools()
+        formatter = ResponseFormatter(body.model, is_chat=True, tool_names=get_tool_names(tools))
+        if not body.messages:
+            return JSONResponse(formatter.format_load())
 
-        def prepare() -> GenerationJob:
-            return served.job([served.chat_prompt(asked.turns(), asked.offered)], asked.wanted(), "messages")
+        def prepare_job() -> GenerationJob:
+            return model.make_job([model.render_chat(body.to_messages(), tools)], body.to_params(), "messages")
 
-        stream = streaming(lines) if asked.streamed else None
-        return await respond(desk, request, served.door.book(), prepare, lines.whole, stream)
+        writer = make_writer(formatter) if body.is_streamed else None
+        return await respond(service, request, model.queue.reserve(), prepare_job, formatter.build_response, writer)
 
-    @api.post("/generate", response_model=None)
+    @router.post("/generate", response_model=None)
     async def generate(request: Request) -> Response:
-        asked = await read(desk, GenerateRequest, request, json_only=False)
-        served = models.named(asked.model)
-        lines = Lines(asked.model, False)
-        if not asked.prompt:
-            return JSONResponse(lines.loaded())
+        body = await parse_request(service, GenerateRequest, request, json_only=False)
+        model = models.get(body.model)
+        formatter = ResponseFormatter(body.model, is_chat=False)
+        if not body.prompt:
+            return JSONResponse(formatter.format_load())
 
-        def prepare() -> GenerationJob:
-            text = asked.prompt or ""
-            prompt = served.text_prompt(text) if asked.raw else served.chat_prompt(asked.turns())
-            return served.job([prompt], asked.wanted(), "prompt")
+        def prepare_job() -> GenerationJob:
+            text = body.prompt or ""
+            prompt = model.encode_text(text) if body.raw else model.render_chat(body.to_messages())
+            return model.make_job([prompt], body.to_params(), "prompt")
 
-        stream = streaming(lines) if asked.streamed else None
-        return await respond(desk, request, served.door.book(), prepare, lines.whole, stream)
+        writer = make_writer(formatter) if body.is_streamed else None
+        return await respond(service, request, model.queue.reserve(), prepare_job, formatter.build_response, writer)
 
-    @api.post("/embed", response_model=None)
+    @router.post("/embed", response_model=None)
     async def embed(request: Request) -> Response:
-        asked = await read(desk, EmbedRequest, request, json_only=False)
-        served = models.named(asked.model)
-        begun = time.perf_counter_ns()
-        found = await embedded(desk, request, served, [asked.input] if isinstance(asked.input, str) else [*asked.input])
-        if found is None:
-            return client_left()
-        rows, tokens = found
-        spent = {"total_duration": time.perf_counter_ns() - begun, "load_duration": 0, "prompt_eval_count": tokens}
-        return JSONResponse({"model": asked.model, "embeddings": rows.tolist(), **spent})
+        body = await parse_request(service, EmbedRequest, request, json_only=False)
+        model = models.get(body.model)
+        start_ns = time.perf_counter_ns()
+        result = await compute_embeddings(
+            service, request, model, [body.input] if isinstance(body.input, str) else [*body.input]
+        )
+        if result is None:
+            return make_disconnected_response()
+        embeddings, tokens = result
+        durations = {"total_duration": time.perf_counter_ns() - start_ns, "load_duration": 0}
+        return JSONResponse(
+            {
+                "model": body.model,
+                "embeddings": embeddings.tolist(),
+                **durations,
+                "prompt_eval_count": tokens,
+            }
+        )
 
-    @api.post("/embeddings", response_model=None)
-    async def old_embed(request: Request) -> Response:
-        asked = await read(desk, OldEmbedRequest, request, json_only=False)
-        found = await embedded(desk, request, models.named(asked.model), [asked.prompt], "prompt")
-        return client_left() if found is None else JSONResponse({"embedding": found[0][0].tolist()})
+    @router.post("/embeddings", response_model=None)
+    async def embed_legacy(request: Request) -> Response:
+        body = await parse_request(service, LegacyEmbedRequest, request, json_only=False)
+        result = await compute_embeddings(service, request, models.get(body.model), [body.prompt], "prompt")
+        if result is None:
+            return make_disconnected_response()
+        embeddings, _ = result
+        return JSONResponse({"embedding": embeddings[0].tolist()})
 
-    @api.get("/tags")
-    async def tags() -> dict[str, Any]:
-        return {"models": [_entry(served) for served in models.all.values()]}
+    @router.get("/tags")
+    async def list_models() -> dict[str, Any]:
+        return {"models": [_describe(model) for model in models.by_name.values()]}
 
-    @api.get("/ps")
-    async def running() -> dict[str, Any]:
-        stays = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
+    @router.get("/ps")
+    async def list_running() -> dict[str, Any]:
+        loaded = {"expires_at": "9999-12-31T23:59:59Z", "size_vram": 0}
         return {
             "models": [
-                {**_entry(served), **stays, "context_length": served.engine.context_length}
-                for served in models.all.values()
+                {**_describe(model), **loaded, "context_length": model.engine.context_length}
+                for model in models.by_name.values()
             ]
         }
 
-    @api.post("/show", response_model=None)
+    @router.post("/show", response_model=None)
     async def show(request: Request) -> Response:
-        asked = await read(desk, ShowRequest, request, json_only=False)
-        name = asked.model or asked.name
+        body = await parse_request(service, ShowRequest, request, json_only=False)
+        name = body.model or body.name
         if not name:
-            raise ApiError(400, say("model: say which", "model：请指明模型"), param="model")
-        return JSONResponse(_described(models.named(name)))
+            raise ApiError(400, say("model is missing", "缺少 model"), param="model")
+        return JSONResponse(_describe_in_full(models.get(name)))
 
-    @api.get("/version")
-    async def version() -> dict[str, str]:
+    @router.get("/version")
+    async def get_version() -> dict[str, str]:
         return {"version": __version__}
 
-    return api
+    return router
 
 
-def _entry(served: Served) -> dict[str, Any]:
-    """A model in a list. `digest` is of the names, sizes and times of its files: reading them all would take long."""
-    weights = served.opened.location.weights
+def _describe(model: ServedModel) -> dict[str, Any]:
+    """An entry of `/api/tags`. `digest` is of the files' names, sizes and times: to read them all would take long."""
+    weights = model.opened.location.weights
     files = sorted(file for file in weights.iterdir() if file.is_file()) if weights.is_dir() else [weights]
-    told = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {
-        "name": served.name,
-        "model": served.name,
-        "modified_at": moment(max(changed for _, _, changed in told) / 1e9),
-        "size": sum(size for _, size, _ in told),
-        "digest": hashlib.sha256(repr(told).encode()).hexdigest(),
-        "details": _details(served),
+        "name": model.name,
+        "model": model.name,
+        "modified_at": format_time(max(mtime_ns for _, _, mtime_ns in stats) / 1e9),
+        "size": sum(size for _, size, _ in stats),
+        "digest": hashlib.sha256(repr(stats).encode()).hexdigest(),
+        "details": _describe_format(model),
     }
 
 
-def _details(served: Served) -> dict[str, Any]:
-    found = served.opened.location
-    kind = "gguf" if found.kind == "gguf" else "safetensors"
-    quantized = found.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if kind == "gguf" else ""
+def _describe_format(model: ServedModel) -> dict[str, Any]:
+    found = model.opened.location
+    file_format = "gguf" if found.kind == "gguf" else "safetensors"
+    quantization = found.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if file_format == "gguf" else ""
     return {
         "parent_model": "",
-        "format": kind,
+        "format": file_format,
         "family": "llama",
         "families": ["llama"],
         "parameter_size": "",
-        "quantization_level": quantized,
+        "quantization_level": quantization,
     }
 
 
-def _described(served: Served) -> dict[str, Any]:
-    source = served.template.source
+def _describe_in_full(model: ServedModel) -> dict[str, Any]:
+    """The response of `/api/show`."""
+    source = model.template.source
     capabilities = ["completion", "embedding", *(["tools"] if "tools" in source else [])]
-    config = read_json(served.opened.location.folder / "config.json")
-    known = {"llama.embedding_length": config.get("hidden_size"), "llama.block_count": config.get("num_hidden_layers")}
+    config = read_json(model.opened.location.folder / "config.json")
+    sizes = {"llama.embedding_length": config.get("hidden_size"), "llama.block_count": config.get("num_hidden_layers")}
     return {
         "modelfile": "",
         "parameters": "",
         "template": source,
-        "details": _details(served),
+        "details": _describe_format(model),
         "model_info": {
             "general.architecture": "llama",
-            "llama.context_length": served.engine.context_length,
-            "llama.vocab_size": len(served.tokenizer),
-            **{name: value for name, value in known.items() if value is not None},
+            "llama.context_length": model.engine.context_length,
+            "llama.vocab_size": len(model.tokenizer),
+            **{name: value for name, value in sizes.items() if value is not None},
         },
         "capabilities": capabilities,
-        "modified_at": _entry(served)["modified_at"],
+        "modified_at": _describe(model)["modified_at"],
     }

@@ -1,7 +1,4 @@
-"""Ollama's requests and answers, as its clients send and read them.
-
-Does not own HTTP or generation. Options that Ollama uses when it loads a model change nothing here: it is loaded.
-"""
+"""Ollama's request bodies and responses. Options that Ollama uses to load a model have no effect: it is loaded."""
 
 from __future__ import annotations
 
@@ -16,18 +13,20 @@ from pydantic import Field
 from hanlin.core.i18n import say
 from hanlin.core.records import Message, ToolCall
 from hanlin.inference.text_stream import TextDelta
-from hanlin.serve.api.body import Body
-from hanlin.serve.api.fields import Form, Stop, Strict, Tool
-from hanlin.serve.api.tool_calls import CallReader, Said, parsed
+from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.body import RequestBody
+from hanlin.serve.api.fields import JsonSchemaFormat, StopString, StrictModel, Tool
+from hanlin.serve.api.streaming import encode_ndjson
+from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser, parse_arguments
 from hanlin.serve.errors import ApiError
-from hanlin.serve.registry import GenerationJob, Wanted
-from hanlin.serve.service import Answer, End
+from hanlin.serve.registry import GenerationJob, GenerationParams
+from hanlin.serve.service import Answer
 
 
-class Options(Body):
-    """How an answer is chosen; what is left out, the model's own generation settings decide."""
+class Options(RequestBody):
+    """SamplingParams options; None: the model's own generation settings decide."""
 
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         "mirostat": (None, 0),
         "tfs_z": (None, 1),
         "typical_p": (None, 1),
@@ -42,17 +41,20 @@ class Options(Body):
     frequency_penalty: float | None = Field(None, ge=-100, le=100)
     num_predict: int | None = Field(None, ge=-2)
     seed: int | None = None
-    stop: list[Stop] | None = Field(None, max_length=16)
+    stop: list[StopString] | None = Field(None, max_length=16)
 
-    def asked(self) -> dict[str, Any]:
-        same = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
-        asked = {name: getattr(self, name) for name in same}
-        limit = self.num_predict if (self.num_predict or 0) > 0 else None  # -1 and -2: as much as fits
-        return {**asked, "repetition_penalty": self.repeat_penalty, "max_new_tokens": limit}
+    def to_sampling(self) -> dict[str, Any]:
+        """Fields of `SamplingParams`; None for those that the client did not set."""
+        same_name = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
+        sampling = {name: getattr(self, name) for name in same_name}
+        max_new_tokens = self.num_predict if (self.num_predict or 0) > 0 else None  # -1 and -2: as much as fits
+        return {**sampling, "repetition_penalty": self.repeat_penalty, "max_new_tokens": max_new_tokens}
 
 
-class _Asking(Body):
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {
+class _AnswerRequest(RequestBody):
+    """What every request for an answer may hold."""
+
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {
         "think": (None, False),
         "logprobs": (None, False),
         "top_logprobs": (None, 0),
@@ -67,175 +69,185 @@ class _Asking(Body):
     format: Literal["", "json"] | dict[str, Any] | None = None
 
     @property
-    def streamed(self) -> bool:
+    def is_streamed(self) -> bool:
         return self.stream is not False
 
-    def wanted(self) -> Wanted:
+    def to_params(self) -> GenerationParams:
         options = self.options or Options.model_validate({})
-        form = None
+        response_format = None
         if self.format:
-            form = Form({"type": "object"} if self.format == "json" else dict(self.format), "format", False)
-        return Wanted(options.asked(), tuple(options.stop or ()), 1, form)
+            schema = {"type": "object"} if self.format == "json" else dict(self.format)
+            response_format = JsonSchemaFormat(schema, "format", compact=False)
+        return GenerationParams(options.to_sampling(), tuple(options.stop or ()), 1, response_format)
 
 
-class _CalledFunction(Strict):
+class _CalledFunction(StrictModel):
     name: str
     arguments: dict[str, Any]
 
 
-class _Call(Strict):
+class _ToolCall(StrictModel):
     function: _CalledFunction
 
 
-class _Turn(Body):
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"images": (None, [])}
+class _ChatMessage(RequestBody):
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"images": (None, [])}
     role: Literal["system", "user", "assistant", "tool"]
     content: str | None = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_ToolCall] | None = None
     tool_name: str | None = None
 
-    def message(self, place: int) -> Message:
+    def to_message(self, index: int) -> Message:
+        """Raises ApiError (400) that names `messages.{index}` if it has neither content nor calls."""
         if self.content is None and not self.tool_calls:
-            raise ApiError(400, say("a message has no content", "消息没有内容"), param=f"messages.{place}.content")
+            raise ApiError(400, say("a message has no content", "消息没有内容"), param=f"messages.{index}.content")
         calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in self.tool_calls or ())
         return Message(self.role, self.content or "", calls, (self.tool_name or "") if self.role == "tool" else "")
 
 
-class ChatRequest(_Asking):
+class ChatRequest(_AnswerRequest):
     """The body of `POST /api/chat`; without messages it only asks whether the model is loaded."""
 
-    messages: list[_Turn] | None = None
+    messages: list[_ChatMessage] | None = None
     tools: list[Tool] | None = Field(None, max_length=128)
 
-    def turns(self) -> list[Message]:
-        return [turn.message(place) for place, turn in enumerate(self.messages or ())]
+    def to_messages(self) -> list[Message]:
+        return [message.to_message(index) for index, message in enumerate(self.messages or ())]
 
-    @property
-    def offered(self) -> list[dict[str, Any]]:
+    def get_tools(self) -> list[dict[str, Any]]:
         return [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
 
 
-class GenerateRequest(_Asking):
-    """The body of `POST /api/generate`: a question, or with `raw` plain text to go on from."""
+class GenerateRequest(_AnswerRequest):
+    """The body of `POST /api/generate`: a question, or with `raw` plain text to continue."""
 
     prompt: str | None = None
     system: str | None = None
     raw: bool | None = None
 
-    def turns(self) -> list[Message]:
-        opening = [Message("system", self.system)] if self.system else []
-        return [*opening, Message("user", self.prompt or "")]
+    def to_messages(self) -> list[Message]:
+        system = [Message("system", self.system)] if self.system else []
+        return [*system, Message("user", self.prompt or "")]
 
 
-class EmbedRequest(Body):
+class EmbedRequest(RequestBody):
     """The body of `POST /api/embed`."""
 
-    without_effect: ClassVar[dict[str, tuple[Any, ...]]] = {"dimensions": (None,)}
+    unsupported_fields: ClassVar[dict[str, tuple[Any, ...]]] = {"dimensions": (None,)}
     model: str = Field(min_length=1)
     input: str | list[str]
     truncate: bool | None = None
 
 
-class OldEmbedRequest(Body):
-    """The body of `POST /api/embeddings`, the form before `/api/embed`."""
+class LegacyEmbedRequest(RequestBody):
+    """The body of `POST /api/embeddings`, which `/api/embed` superseded."""
 
     model: str = Field(min_length=1)
     prompt: str
 
 
-class ShowRequest(Body):
-    """The body of `POST /api/show`; older clients say `name`."""
+class ShowRequest(RequestBody):
+    """The body of `POST /api/show`; older clients send `name`."""
 
     model: str | None = None
     name: str | None = None
 
 
-class Lines:
-    """The lines of one answer; `chat` says whether text is a message or a response."""
+class ResponseFormatter:
+    """Makes the JSON of one answer: a single object, or the lines of a stream.
 
-    def __init__(self, model: str, chat: bool, names: Collection[str] = ()) -> None:
-        self._model, self._chat = model, chat
-        self._reader = CallReader(names)
-        self._call = Said()
-        self._begun = time.perf_counter_ns()
-        self._first: int | None = None
+    Args:
+        model: The name that the client used.
+        is_chat: The text is a `message` (`/api/chat`), else a `response` (`/api/generate`).
+        tool_names: Tools whose calls are parsed out of the answer.
+    """
 
-    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+    def __init__(self, model: str, is_chat: bool, tool_names: Collection[str] = ()) -> None:
+        self._model, self._is_chat = model, is_chat
+        self._parser = ToolCallParser(tool_names)
+        self._call = ToolCallDelta()
+        self._start_ns = time.perf_counter_ns()
+        self._first_text_ns: int | None = None
+
+    def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The only object of a response that is not streamed."""
         (answer,) = answers
-        self._first = answer.first
-        said = [part for piece in answer.pieces for part in self._shown(self._reader.put(piece.text))]
-        said += self._shown(self._reader.end(), last=True)
-        text = "".join(part.text for part in said)
-        call = next((part for part in said if part.name), None)
-        return self._last(job, answer.end, text, call)
+        self._first_text_ns = answer.first_text_ns
+        deltas = [
+            delta for text_delta in answer.text_deltas for delta in self._join_calls(self._parser.feed(text_delta.text))
+        ]
+        deltas += self._join_calls(self._parser.flush(), is_end=True)
+        text = "".join(delta.text for delta in deltas)
+        call = next((delta for delta in deltas if delta.name), None)
+        return self._format_done(job, answer.end, text, call)
 
-    def piece(self, told: TextDelta) -> list[bytes]:
-        self._first = self._first or time.perf_counter_ns()
-        return [self._line(part) for part in self._shown(self._reader.put(told.text))]
+    def format_text(self, text_delta: TextDelta) -> list[bytes]:
+        """The lines that the next text of the answer makes; none while it may still become a tool call."""
+        self._first_text_ns = self._first_text_ns or time.perf_counter_ns()
+        return [self._format_delta(delta) for delta in self._join_calls(self._parser.feed(text_delta.text))]
 
-    def end(self, job: GenerationJob, end: End) -> list[bytes]:
-        rest = [self._line(part) for part in self._shown(self._reader.end(), last=True)]
-        return [*rest, line(self._last(job, end, "", None))]
+    def format_end(self, job: GenerationJob, end: AnswerEnd) -> list[bytes]:
+        """The last lines: what was held back, then `done` with the counts and durations."""
+        held = [self._format_delta(delta) for delta in self._join_calls(self._parser.flush(), is_end=True)]
+        return [*held, encode_ndjson(self._format_done(job, end, "", None))]
 
-    def loaded(self) -> dict[str, Any]:
-        return {**self._head(), **self._said("", None), "done": True, "done_reason": "load"}
+    def format_load(self) -> dict[str, Any]:
+        """The response to a request without a prompt, which only loads a model."""
+        return {**self._format_head(), **self._format_content("", None), "done": True, "done_reason": "load"}
 
-    def _shown(self, said: list[Said], last: bool = False) -> list[Said]:
-        """Ollama sends a call whole: its parts are gathered; one that was cut off is text again."""
-        shown: list[Said] = []
-        for part in said:
-            if part.name or part.arguments:
-                name, arguments = self._call.name or part.name, self._call.arguments + part.arguments
-                self._call = Said(name=name, arguments=arguments)
+    def _join_calls(self, deltas: list[ToolCallDelta], is_end: bool = False) -> list[ToolCallDelta]:
+        """Ollama sends a tool call whole: its parts are joined; a call that was cut off becomes text again."""
+        joined: list[ToolCallDelta] = []
+        for delta in deltas:
+            if delta.name or delta.arguments:
+                name, arguments = self._call.name or delta.name, self._call.arguments + delta.arguments
+                self._call = ToolCallDelta(name=name, arguments=arguments)
             else:
-                shown.append(part)
-        if self._call.name and self._reader.called:
-            if parsed(self._call.arguments) is None:
-                shown.append(Said(self._call.arguments))
+                joined.append(delta)
+        if self._call.name and self._parser.is_complete:
+            if parse_arguments(self._call.arguments) is None:
+                joined.append(ToolCallDelta(self._call.arguments))
             else:
-                shown.append(self._call)
-            self._call = Said()
-        elif self._call.name and last:
-            shown.append(Said(f'{{"name": {json.dumps(self._call.name)}, "parameters": {self._call.arguments}'))
-        return shown
+                joined.append(self._call)
+            self._call = ToolCallDelta()
+        elif self._call.name and is_end:
+            text = f'{{"name": {json.dumps(self._call.name)}, "parameters": {self._call.arguments}'
+            joined.append(ToolCallDelta(text))
+        return joined
 
-    def _line(self, part: Said) -> bytes:
-        return line({**self._head(), **self._said(part.text, part if part.name else None), "done": False})
+    def _format_delta(self, delta: ToolCallDelta) -> bytes:
+        call = delta if delta.name else None
+        return encode_ndjson({**self._format_head(), **self._format_content(delta.text, call), "done": False})
 
-    def _last(self, job: GenerationJob, end: End, text: str, call: Said | None) -> dict[str, Any]:
-        now = time.perf_counter_ns()
-        first = self._first or now
+    def _format_done(self, job: GenerationJob, end: AnswerEnd, text: str, call: ToolCallDelta | None) -> dict[str, Any]:
+        now_ns = time.perf_counter_ns()
+        first_text_ns = self._first_text_ns or now_ns
         return {
-            **self._head(),
-            **self._said(text, call),
+            **self._format_head(),
+            **self._format_content(text, call),
             "done": True,
             "done_reason": end.finish_reason,
-            "total_duration": now - self._begun,
+            "total_duration": now_ns - self._start_ns,
             "load_duration": 0,
             "prompt_eval_count": job.prompt_tokens,
-            "prompt_eval_duration": first - self._begun,
-            "eval_count": end.tokens,
-            "eval_duration": now - first,
+            "prompt_eval_duration": first_text_ns - self._start_ns,
+            "eval_count": end.completion_tokens,
+            "eval_duration": now_ns - first_text_ns,
         }
 
-    def _said(self, text: str, call: Said | None) -> dict[str, Any]:
-        if not self._chat:
+    def _format_content(self, text: str, call: ToolCallDelta | None) -> dict[str, Any]:
+        if not self._is_chat:
             return {"response": text}
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if call is not None:
-            message["tool_calls"] = [{"function": {"name": call.name, "arguments": parsed(call.arguments)}}]
+            message["tool_calls"] = [{"function": {"name": call.name, "arguments": parse_arguments(call.arguments)}}]
         return {"message": message}
 
-    def _head(self) -> dict[str, Any]:
-        return {"model": self._model, "created_at": moment()}
+    def _format_head(self) -> dict[str, Any]:
+        return {"model": self._model, "created_at": format_time()}
 
 
-def line(data: Any) -> bytes:
-    """One line of newline-delimited JSON."""
-    return json.dumps(data, ensure_ascii=False).encode() + b"\n"
-
-
-def moment(seconds: float | None = None) -> str:
-    """A time in RFC 3339, UTC; None is now."""
-    at = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def format_time(seconds: float | None = None) -> str:
+    """A Unix time in RFC 3339, UTC; None is now."""
+    time_utc = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return time_utc.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -1,11 +1,7 @@
-"""OpenAI's answers: whole objects, streamed pieces, log probabilities, usage.
-
-Does not own requests (`openai_format`), HTTP or generation.
-"""
+"""OpenAI's responses: whole objects, streamed chunks, log probabilities, usage."""
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -13,185 +9,209 @@ from typing import Any
 
 from hanlin.inference.protocol import TokenLogprobs
 from hanlin.inference.text_stream import TextDelta
-from hanlin.serve.api.tool_calls import CallReader, Said
+from hanlin.serve.answer_stream import AnswerEnd
+from hanlin.serve.api.streaming import SSE_DONE, encode_sse
+from hanlin.serve.api.tool_calls import ToolCallDelta, ToolCallParser
 from hanlin.serve.registry import GenerationJob
-from hanlin.serve.service import Answer, End
+from hanlin.serve.service import Answer
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
-class ChatForm:
-    """The objects that the answers of one chat request are sent as; all carry the same id, time and model."""
+class ChatFormatter:
+    """Makes the objects of one `/v1/chat/completions` response; all carry the same id, time and model.
 
-    def __init__(self, model: str, names: Collection[str], tokenizer: Tokenizer, logprobs: bool, count: int) -> None:
+    Args:
+        model: Name of the model.
+        tool_names: Tools whose calls are parsed out of the answers.
+        tokenizer: Spells the tokens of log probabilities.
+        with_logprobs: Include log probabilities.
+        answers: How many answers there are.
+    """
+
+    def __init__(
+        self, model: str, tool_names: Collection[str], tokenizer: Tokenizer, with_logprobs: bool, answers: int
+    ) -> None:
         self._head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
-        self._names = names
+        self._tool_names = tool_names
         self._tokenizer = tokenizer
-        self._logprobs = logprobs
-        self._streams = [_ChatStream(CallReader(names)) for _ in range(count)]
+        self._with_logprobs = with_logprobs
+        self._streams = [_AnswerState(ToolCallParser(tool_names)) for _ in range(answers)]
 
-    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
-        choices = [self._choice(place, answer) for place, answer in enumerate(answers)]
-        tokens = sum(answer.end.tokens for answer in answers)
-        return self._object("chat.completion", choices) | {"usage": usage(job.prompt_tokens, tokens)}
+    def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The only object of a response that is not streamed."""
+        choices = [self._make_choice(index, answer) for index, answer in enumerate(answers)]
+        tokens = sum(answer.end.completion_tokens for answer in answers)
+        return self._make_object("chat.completion", choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
 
-    def _choice(self, place: int, answer: Answer) -> dict[str, Any]:
-        reader = CallReader(self._names)
-        said = [part for piece in answer.pieces for part in reader.put(piece.text)] + reader.end()
-        text, name = "".join(part.text for part in said), "".join(part.name for part in said)
+    def _make_choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        parser = ToolCallParser(self._tool_names)
+        deltas = [delta for text_delta in answer.text_deltas for delta in parser.feed(text_delta.text)] + parser.flush()
+        text, name = "".join(delta.text for delta in deltas), "".join(delta.name for delta in deltas)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if name:
-            function = {"name": name, "arguments": "".join(part.arguments for part in said)}
+            function = {"name": name, "arguments": "".join(delta.arguments for delta in deltas)}
             message |= {
                 "content": text or None,
-                "tool_calls": [{"id": _call_id(), "type": "function", **_of(function)}],
+                "tool_calls": [{"id": _new_call_id(), "type": "function", "function": function}],
             }
-        told = {"content": self._content(answer.pieces), "refusal": None} if self._logprobs else None
-        finish = "tool_calls" if reader.called else answer.end.finish_reason
-        return {"index": place, "message": message, "logprobs": told, "finish_reason": finish}
+        logprobs = self._make_logprobs(answer.text_deltas) if self._with_logprobs else None
+        finish_reason = "tool_calls" if parser.is_complete else answer.end.finish_reason
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def opening(self) -> list[bytes]:
-        return [self._event(place, {"role": "assistant", "content": ""}) for place in range(len(self._streams))]
+    def open_stream(self) -> list[bytes]:
+        """The first event of each answer: its role."""
+        return [self._make_event(index, {"role": "assistant", "content": ""}) for index in range(len(self._streams))]
 
-    def pieces(self, place: int, told: TextDelta | End) -> list[bytes]:
-        """The events that one piece of an answer makes; none while it may still become a call."""
-        stream = self._streams[place]
-        if isinstance(told, End):
-            stream.tokens = told.tokens
-            events = [self._said(place, part) for part in stream.reader.end()]
-            return [*events, self._event(place, {}, "tool_calls" if stream.reader.called else told.finish_reason)]
-        stream.pending.append(told)
-        return [self._said(place, part) for part in stream.reader.put(told.text)]
+    def format_event(self, index: int, event: TextDelta | AnswerEnd) -> list[bytes]:
+        """The SSE events that one answer event makes; none while the text may still become a tool call."""
+        stream = self._streams[index]
+        if isinstance(event, AnswerEnd):
+            stream.completion_tokens = event.completion_tokens
+            held = [self._format_delta(index, delta) for delta in stream.parser.flush()]
+            finish_reason = "tool_calls" if stream.parser.is_complete else event.finish_reason
+            return [*held, self._make_event(index, {}, finish_reason)]
+        stream.unsent_deltas.append(event)
+        return [self._format_delta(index, delta) for delta in stream.parser.feed(event.text)]
 
-    def closing(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
-        tokens = sum(stream.tokens for stream in self._streams)
-        last = self._object("chat.completion.chunk", []) | {"usage": usage(job.prompt_tokens, tokens)}
-        return [*([event(last)] if with_usage else []), DONE]
+    def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
+        """The last events: usage if it was asked for, and `[DONE]`."""
+        tokens = sum(stream.completion_tokens for stream in self._streams)
+        usage = self._make_object("chat.completion.chunk", []) | {"usage": make_usage(job.prompt_tokens, tokens)}
+        return [*([encode_sse(usage)] if with_usage else []), SSE_DONE]
 
-    def _said(self, place: int, part: Said) -> bytes:
-        if part.name:
-            function = {"name": part.name, "arguments": ""}
-            return self._event(
-                place, {"tool_calls": [{"index": 0, "id": _call_id(), "type": "function", **_of(function)}]}
-            )
-        if part.arguments:
-            return self._event(place, {"tool_calls": [{"index": 0, **_of({"arguments": part.arguments})}]})
-        return self._event(place, {"content": part.text})
+    def _format_delta(self, index: int, delta: ToolCallDelta) -> bytes:
+        if delta.name:
+            function = {"name": delta.name, "arguments": ""}
+            call = {"index": 0, "id": _new_call_id(), "type": "function", "function": function}
+            return self._make_event(index, {"tool_calls": [call]})
+        if delta.arguments:
+            return self._make_event(index, {"tool_calls": [{"index": 0, "function": {"arguments": delta.arguments}}]})
+        return self._make_event(index, {"content": delta.text})
 
-    def _event(self, place: int, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
-        pending, self._streams[place].pending = self._streams[place].pending, []
-        told = {"content": self._content(pending), "refusal": None} if self._logprobs and pending else None
-        choice = {"index": place, "delta": dict(delta), "logprobs": told, "finish_reason": finish}
-        return event(self._object("chat.completion.chunk", [choice]))
+    def _make_event(self, index: int, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
+        text_deltas, self._streams[index].unsent_deltas = self._streams[index].unsent_deltas, []
+        logprobs = self._make_logprobs(text_deltas) if self._with_logprobs and text_deltas else None
+        choice = {"index": index, "delta": dict(delta), "logprobs": logprobs, "finish_reason": finish_reason}
+        return encode_sse(self._make_object("chat.completion.chunk", [choice]))
 
-    def _content(self, pieces: Sequence[TextDelta]) -> list[dict[str, Any]]:
-        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.logprobs, strict=True)]
-        return [self._token(number, likely) for number, likely in rows]
+    def _make_logprobs(self, text_deltas: Sequence[TextDelta]) -> dict[str, Any]:
+        tokens = [pair for text_delta in text_deltas for pair in zip(text_delta.ids, text_delta.logprobs, strict=True)]
+        return {"content": [self._format_token(token_id, logprobs) for token_id, logprobs in tokens], "refusal": None}
 
-    def _token(self, number: int, likely: TokenLogprobs) -> dict[str, Any]:
-        top = [self._spelt(other, logprob) for other, logprob in likely.top]
-        return {**self._spelt(number, likely.logprob), "top_logprobs": top}
+    def _format_token(self, token_id: int, logprobs: TokenLogprobs) -> dict[str, Any]:
+        top = [self._format_logprob(other_id, logprob) for other_id, logprob in logprobs.top]
+        return {**self._format_logprob(token_id, logprobs.logprob), "top_logprobs": top}
 
-    def _spelt(self, number: int, logprob: float) -> dict[str, Any]:
-        data = self._tokenizer.token_bytes(number)
-        return {"token": data.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(data)}
+    def _format_logprob(self, token_id: int, logprob: float) -> dict[str, Any]:
+        data = self._tokenizer.token_bytes(token_id)
+        return {"token": data.decode("utf-8", "replace"), "logprob": _clip_logprob(logprob), "bytes": list(data)}
 
-    def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _make_object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": kind, "choices": choices}
 
 
-class _ChatStream:
-    def __init__(self, reader: CallReader) -> None:
-        self.reader = reader
-        self.pending: list[TextDelta] = []
-        self.tokens = 0
+class _AnswerState:
+    """Of a streamed answer: its parser, the text whose log probabilities no event has carried yet, its tokens."""
+
+    def __init__(self, parser: ToolCallParser) -> None:
+        self.parser = parser
+        self.unsent_deltas: list[TextDelta] = []
+        self.completion_tokens = 0
 
 
-class TextForm:
-    """The objects that the answers of one completion request are sent as. `echoes`: the prompt texts to repeat."""
+class CompletionFormatter:
+    """Makes the objects of one `/v1/completions` response.
 
-    def __init__(self, model: str, tokenizer: Tokenizer, logprobs: bool, echoes: Sequence[str]) -> None:
+    Args:
+        model: Name of the model.
+        tokenizer: Spells the tokens of log probabilities.
+        with_logprobs: Include log probabilities.
+        echoes: Of each answer the prompt text to repeat before it, or ''.
+    """
+
+    def __init__(self, model: str, tokenizer: Tokenizer, with_logprobs: bool, echoes: Sequence[str]) -> None:
         self._head = {"id": f"cmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._tokenizer = tokenizer
-        self._logprobs = logprobs
+        self._with_logprobs = with_logprobs
         self._echoes = echoes
-        self._shown = [0] * len(echoes)
-        self._tokens = 0
+        self._text_offsets = [0] * len(echoes)
+        self._completion_tokens = 0
 
-    def whole(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+    def build_response(self, job: GenerationJob, answers: Sequence[Answer]) -> dict[str, Any]:
+        """The only object of a response that is not streamed."""
         choices = [
-            self._choice(place, self._echoes[place] + answer.text, answer.pieces, answer.end.finish_reason)
-            for place, answer in enumerate(answers)
+            self._make_choice(index, self._echoes[index] + answer.text, answer.text_deltas, answer.end.finish_reason)
+            for index, answer in enumerate(answers)
         ]
-        tokens = sum(answer.end.tokens for answer in answers)
-        return self._object(choices) | {"usage": usage(job.prompt_tokens, tokens)}
+        tokens = sum(answer.end.completion_tokens for answer in answers)
+        return self._make_object(choices) | {"usage": make_usage(job.prompt_tokens, tokens)}
 
-    def opening(self) -> list[bytes]:
-        echoed = [(place, text) for place, text in enumerate(self._echoes) if text]
-        return [event(self._object([self._choice(place, text, (), None)])) for place, text in echoed]
+    def open_stream(self) -> list[bytes]:
+        """The first events: the prompts that are echoed."""
+        echoes = [(index, text) for index, text in enumerate(self._echoes) if text]
+        return [self._make_event(index, text, (), None) for index, text in echoes]
 
-    def pieces(self, place: int, told: TextDelta | End) -> list[bytes]:
-        if isinstance(told, End):
-            self._tokens += told.tokens
-            return [event(self._object([self._choice(place, "", (), told.finish_reason)]))]
-        return [event(self._object([self._choice(place, told.text, [told], None)]))]
+    def format_event(self, index: int, event: TextDelta | AnswerEnd) -> list[bytes]:
+        """The SSE event of one answer event."""
+        if isinstance(event, AnswerEnd):
+            self._completion_tokens += event.completion_tokens
+            return [self._make_event(index, "", (), event.finish_reason)]
+        return [self._make_event(index, event.text, [event], None)]
 
-    def closing(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
-        last = self._object([]) | {"usage": usage(job.prompt_tokens, self._tokens)}
-        return [*([event(last)] if with_usage else []), DONE]
+    def close_stream(self, job: GenerationJob, with_usage: bool) -> list[bytes]:
+        """The last events: usage if it was asked for, and `[DONE]`."""
+        usage = self._make_object([]) | {"usage": make_usage(job.prompt_tokens, self._completion_tokens)}
+        return [*([encode_sse(usage)] if with_usage else []), SSE_DONE]
 
-    def _choice(self, place: int, text: str, pieces: Sequence[TextDelta], finish: str | None) -> dict[str, Any]:
-        logprobs = self._lists(place, pieces) if self._logprobs else None
-        return {"index": place, "text": text, "logprobs": logprobs, "finish_reason": finish}
+    def _make_event(self, index: int, text: str, text_deltas: Sequence[TextDelta], finish_reason: str | None) -> bytes:
+        return encode_sse(self._make_object([self._make_choice(index, text, text_deltas, finish_reason)]))
 
-    def _lists(self, place: int, pieces: Sequence[TextDelta]) -> dict[str, Any]:
-        rows = [pair for piece in pieces for pair in zip(piece.ids, piece.logprobs, strict=True)]
-        tokens = [self._text(number) for number, _ in rows]
+    def _make_choice(
+        self, index: int, text: str, text_deltas: Sequence[TextDelta], finish_reason: str | None
+    ) -> dict[str, Any]:
+        logprobs = self._make_logprobs(index, text_deltas) if self._with_logprobs else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _make_logprobs(self, index: int, text_deltas: Sequence[TextDelta]) -> dict[str, Any]:
+        rows = [pair for text_delta in text_deltas for pair in zip(text_delta.ids, text_delta.logprobs, strict=True)]
+        tokens = [self._spell(token_id) for token_id, _ in rows]
         offsets = []
         for token in tokens:
-            offsets.append(self._shown[place])
-            self._shown[place] += len(token)
+            offsets.append(self._text_offsets[index])
+            self._text_offsets[index] += len(token)
         return {
             "tokens": tokens,
-            "token_logprobs": [_finite(likely.logprob) for _, likely in rows],
-            "top_logprobs": [{self._text(id_): _finite(value) for id_, value in likely.top} for _, likely in rows],
+            "token_logprobs": [_clip_logprob(logprobs.logprob) for _, logprobs in rows],
+            "top_logprobs": [
+                {self._spell(token_id): _clip_logprob(logprob) for token_id, logprob in logprobs.top}
+                for _, logprobs in rows
+            ],
             "text_offset": offsets,
         }
 
-    def _text(self, number: int) -> str:
-        data = self._tokenizer.token_bytes(number)
+    def _spell(self, token_id: int) -> str:
+        data = self._tokenizer.token_bytes(token_id)
         try:
             return data.decode()
-        except UnicodeDecodeError:  # part of a character, in OpenAI's spelling
+        except UnicodeDecodeError:  # part of a character, as OpenAI writes it
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
-    def _object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _make_object(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "text_completion", "choices": choices}
 
 
-def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
+def make_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     return {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": tokens,
-        "total_tokens": prompt_tokens + tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
     }
 
 
-def event(data: Mapping[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def _finite(logprob: float) -> float:
-    """JSON knows no infinity; OpenAI gives this number for what cannot come."""
+def _clip_logprob(logprob: float) -> float:
+    """JSON has no infinity; OpenAI writes -9999.0 for a token that cannot come."""
     return max(logprob, -9999.0)
 
 
-def _call_id() -> str:
+def _new_call_id() -> str:
     return f"call_{uuid.uuid4().hex[:24]}"
-
-
-def _of(function: Mapping[str, Any]) -> dict[str, Any]:
-    return {"function": dict(function)}

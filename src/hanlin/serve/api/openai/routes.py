@@ -1,7 +1,4 @@
-"""OpenAI's API: chat completions, completions, embeddings and the list of models.
-
-Does not own the format (`openai_format`, `openai_answers`), the answers (`answers`) or who may come in (`security`).
-"""
+"""Routes of the OpenAI API: chat completions, completions, embeddings, models."""
 
 from __future__ import annotations
 
@@ -14,99 +11,101 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from hanlin.serve.admission import Ticket
-from hanlin.serve.api.embeddings import embedded, ids
-from hanlin.serve.api.http import Streaming, client_left, read, respond
+from hanlin.serve.admission import Slot
+from hanlin.serve.api.embeddings import compute_embeddings, encode_prompt
+from hanlin.serve.api.http import make_disconnected_response, parse_request, respond
 from hanlin.serve.api.openai.requests import ChatRequest, CompletionRequest, EmbeddingRequest
-from hanlin.serve.api.openai.responses import ChatForm, TextForm, event
-from hanlin.serve.api.tool_calls import names_of
-from hanlin.serve.registry import GenerationJob, Models, Served
-from hanlin.serve.service import Desk
+from hanlin.serve.api.openai.responses import ChatFormatter, CompletionFormatter
+from hanlin.serve.api.streaming import SSE, StreamWriter, encode_sse
+from hanlin.serve.api.tool_calls import get_tool_names
+from hanlin.serve.registry import GenerationJob, ModelRegistry, ServedModel
+from hanlin.serve.service import GenerationService
 
-_EVENTS = "text/event-stream"
 
-
-def routes(models: Models, desk: Desk) -> APIRouter:
+def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     """The routes under `/v1`."""
-    v1 = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1")
 
-    def streaming(form: ChatForm | TextForm, with_usage: bool) -> Streaming:
-        async def pieces(job: GenerationJob, ticket: Ticket) -> AsyncGenerator[bytes, None]:
-            if opening := form.opening():
-                yield b"".join(opening)
-            async with aclosing(desk.pieces(job, ticket)) as all_told:
-                async for batch in all_told:
-                    if sent := [event for place, told in batch for event in form.pieces(place, told)]:
-                        yield b"".join(sent)
-            yield b"".join(form.closing(job, with_usage))
+    def make_writer(formatter: ChatFormatter | CompletionFormatter, with_usage: bool) -> StreamWriter:
+        async def write(job: GenerationJob, slot: Slot) -> AsyncGenerator[bytes, None]:
+            if first := formatter.open_stream():
+                yield b"".join(first)
+            async with aclosing(service.stream(job, slot)) as batches:
+                async for batch in batches:
+                    if lines := [line for index, event in batch for line in formatter.format_event(index, event)]:
+                        yield b"".join(lines)
+            yield b"".join(formatter.close_stream(job, with_usage))
 
-        return Streaming(pieces, _EVENTS, lambda error: event(error.openai_body()))
+        return StreamWriter(write, SSE, lambda error: encode_sse(error.openai_body()))
 
-    @v1.post("/chat/completions", response_model=None)
-    async def chat_completions(request: Request) -> Response:
-        asked = await read(desk, ChatRequest, request)
-        served = models.named(asked.model)
-        names = names_of(asked.offered)
-        form = ChatForm(served.name, names, served.tokenizer, asked.with_logprobs, asked.choices)
+    @router.post("/chat/completions", response_model=None)
+    async def create_chat_completion(request: Request) -> Response:
+        body = await parse_request(service, ChatRequest, request)
+        model = models.get(body.model)
+        tools = body.get_tools()
+        formatter = ChatFormatter(
+            model.name, get_tool_names(tools), model.tokenizer, body.with_logprobs, answers=body.choices
+        )
 
-        def prepare() -> GenerationJob:
-            prompt = served.chat_prompt(asked.turns(), asked.offered)
-            return served.job([prompt], asked.wanted(), "messages")
+        def prepare_job() -> GenerationJob:
+            prompt = model.render_chat(body.to_messages(), tools)
+            return model.make_job([prompt], body.to_params(), "messages")
 
-        ticket = served.door.book(asked.choices)
-        stream = streaming(form, asked.with_usage) if asked.stream else None
-        return await respond(desk, request, ticket, prepare, form.whole, stream)
+        slot = model.queue.reserve(body.choices)
+        writer = make_writer(formatter, body.with_usage) if body.stream else None
+        return await respond(service, request, slot, prepare_job, formatter.build_response, writer)
 
-    @v1.post("/completions", response_model=None)
-    async def completions(request: Request) -> Response:
-        asked = await read(desk, CompletionRequest, request)
-        served = models.named(asked.model)
-        prompts = asked.prompts
-        echoes = [_shown(served, prompt) if asked.echo else "" for prompt in prompts for _ in range(asked.choices)]
-        form = TextForm(served.name, served.tokenizer, asked.with_logprobs, echoes)
+    @router.post("/completions", response_model=None)
+    async def create_completion(request: Request) -> Response:
+        body = await parse_request(service, CompletionRequest, request)
+        model = models.get(body.model)
+        prompts = body.prompts
+        echoes = [_to_text(model, prompt) if body.echo else "" for prompt in prompts for _ in range(body.choices)]
+        formatter = CompletionFormatter(model.name, model.tokenizer, body.with_logprobs, echoes)
 
-        def prepare() -> GenerationJob:
-            return served.job([ids(served, prompt) for prompt in prompts], asked.wanted(), "prompt")
+        def prepare_job() -> GenerationJob:
+            return model.make_job([encode_prompt(model, prompt) for prompt in prompts], body.to_params(), "prompt")
 
-        ticket = served.door.book(len(echoes))
-        stream = streaming(form, asked.with_usage) if asked.stream else None
-        return await respond(desk, request, ticket, prepare, form.whole, stream)
+        slot = model.queue.reserve(len(echoes))
+        writer = make_writer(formatter, body.with_usage) if body.stream else None
+        return await respond(service, request, slot, prepare_job, formatter.build_response, writer)
 
-    @v1.post("/embeddings", response_model=None)
-    async def embeddings(request: Request) -> Response:
-        asked = await read(desk, EmbeddingRequest, request)
-        served = models.named(asked.model)
-        found = await embedded(desk, request, served, asked.prompts)
-        if found is None:
-            return client_left()
-        rows, tokens = found
+    @router.post("/embeddings", response_model=None)
+    async def create_embeddings(request: Request) -> Response:
+        body = await parse_request(service, EmbeddingRequest, request)
+        model = models.get(body.model)
+        result = await compute_embeddings(service, request, model, body.prompts)
+        if result is None:
+            return make_disconnected_response()
+        embeddings, tokens = result
         data = [
-            {"object": "embedding", "index": place, "embedding": _row(row, asked.encoding_format)}
-            for place, row in enumerate(rows)
+            {"object": "embedding", "index": index, "embedding": _encode_embedding(row, body.encoding_format)}
+            for index, row in enumerate(embeddings)
         ]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": served.name, "usage": usage})
+        return JSONResponse({"object": "list", "data": data, "model": model.name, "usage": usage})
 
-    @v1.get("/models")
-    async def list_of_models() -> dict[str, Any]:
-        return {"object": "list", "data": [_card(served) for served in models.all.values()]}
+    @router.get("/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [_describe(model) for model in models.by_name.values()]}
 
-    @v1.get("/models/{model:path}")
-    async def one_model(model: str) -> dict[str, Any]:
-        return _card(models.named(model))
+    @router.get("/models/{model:path}")
+    async def retrieve_model(model: str) -> dict[str, Any]:
+        return _describe(models.get(model))
 
-    return v1
-
-
-def _shown(served: Served, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else served.tokenizer.decode(prompt)
+    return router
 
 
-def _row(row: np.ndarray, form: str | None) -> Any:
-    if form == "base64":
+def _to_text(model: ServedModel, prompt: str | list[int]) -> str:
+    return prompt if isinstance(prompt, str) else model.tokenizer.decode(prompt)
+
+
+def _encode_embedding(row: np.ndarray, encoding_format: str | None) -> Any:
+    """A row of numbers, or with `base64` its bytes as little-endian float32."""
+    if encoding_format == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode("ascii")
     return [float(value) for value in row]
 
 
-def _card(served: Served) -> dict[str, Any]:
-    return {"id": served.name, "object": "model", "created": served.since, "owned_by": "hanlin"}
+def _describe(model: ServedModel) -> dict[str, Any]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "hanlin"}
