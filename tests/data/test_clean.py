@@ -147,7 +147,7 @@ def test_repetition_is_the_share_of_characters_seen_before() -> None:
     unique = "".join(chr(0x4E00 + n) for n in range(300))
     assert repeated_ngram_fraction(unique, 10) == 0
     assert repeated_ngram_fraction(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
-    assert repeated_ngram_fraction(unique + unique[:12], 10, enough=0.5) == 0
+    assert repeated_ngram_fraction(unique + unique[:12], 10, threshold=0.5) == 0
 
 
 def test_a_long_book_is_not_judged_by_its_length() -> None:

@@ -114,7 +114,7 @@ def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path, ending: str)
         packed = target.getvalue()
     path = tmp_path / f"cut.txt{ending}"
     path.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="truncated"):
         text_of(path)
 
 

@@ -1,4 +1,5 @@
-"""From files as they are found to records: reading, cleaning, removing copies, and an account of every row.
+"""From data files to records: reading, cleaning, deduplication, and a ledger of every row.
 
-Owns documents, conversations, preferences and unpaired_preferences up to their text. Does not own token ids (`hanlin.tokens`).
+Records are documents, conversations, preferences and unpaired preferences. Token ids belong to `hanlin.chat` and
+`hanlin.train.dataset`.
 """

@@ -7,7 +7,6 @@ import re
 from html.parser import HTMLParser
 
 from hanlin.data.ledger import Drop
-from hanlin.data.text.lexicons import words
 
 _PAGE = re.compile(
     r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|body|div|p|table|span|article|section)\b", re.I | re.S
@@ -47,10 +46,13 @@ def html(text: str) -> str | Drop:
 class _PageReader(HTMLParser):
     """Collects what a page shows; block elements end a line."""
 
-    silent = words("script style head noscript template svg iframe nav footer select button")
-    blocks = words(
-        "p div br li ul ol table tr h1 h2 h3 h4 h5 h6 section article header blockquote pre dd dt dl hr form"
-    )
+    silent = frozenset((
+        "script", "style", "head", "noscript", "template", "svg", "iframe", "nav", "footer", "select", "button",
+    ))  # fmt: skip
+    blocks = frozenset((
+        "p", "div", "br", "li", "ul", "ol", "table", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article",
+        "header", "blockquote", "pre", "dd", "dt", "dl", "hr", "form",
+    ))  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -137,9 +137,9 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
     against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
     """
-    if names := BETTING_SITES.find_all(text, least=2):
+    if names := BETTING_SITES.find_all(text, minimum=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
-    hits = SPAM_PHRASES.find_all(text, least=max(different, math.ceil(per_thousand * len(text) / 1000)))
+    hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
         return Drop("advertisement", "、".join(sorted(set(hits))[:5]))
     return text

@@ -1,10 +1,8 @@
-"""Which character encoding a file has, told from its bytes, and text decoded strictly from it.
+"""Detection of a file's character encoding, and strict decoding: errors are never ignored.
 
-Owns bytes to characters. Does not own what the characters mean; nothing is ever decoded with errors ignored.
-
-A file that is UTF-8 from end to end is UTF-8: other multi-byte text practically never is. What is not is tried as
-GB18030, Big5 and UTF-16, each strictly over the whole file, and the reading with the most everyday Chinese characters
-wins. The scan runs at disk speed and is what makes the answer hold for the last byte as well as for the first.
+A file that is UTF-8 from end to end is UTF-8: other multi-byte text practically never is. Any other file is tried as
+GB18030, Big5 and UTF-16, each strictly over the whole file, and the reading with the most frequent Chinese characters
+wins. The scan runs at disk speed, and because of it the answer holds for the last byte as well as for the first.
 """
 
 from __future__ import annotations
@@ -37,14 +35,19 @@ _MAX_NUL_FRACTION = 0.01
 
 
 def detect_encoding(path: Path) -> str:
-    """The Python name of the file's encoding.
+    """Detect the encoding of a file.
 
-    A file with a few damaged bytes gets the encoding of its other bytes: decoding it says where the damage is.
-    Raises UserError when no encoding that we know makes Chinese of it, when it is no text, and when some of its lines
-    are UTF-8 and others are not.
+    A file with a few damaged bytes gets the encoding of its other bytes; decoding it then reports the damage.
+
+    Returns:
+        The name of a Python codec.
+
+    Raises:
+        UserError: No known encoding gives Chinese text, the file is no text, or some of its lines are UTF-8 and others
+            are not.
     """
-    with InputFile(path) as tape:
-        head = next(tape.chunks(), b"")
+    with InputFile(path) as input_file:
+        head = next(input_file.chunks(), b"")
     for mark, name in _BOMS:
         if head.startswith(mark):
             return name
@@ -74,96 +77,101 @@ def detect_encoding(path: Path) -> str:
     if best[1]:
         return best[2]
     hint = say(
-        "name it with `encoding` (utf-8, gb18030, big5, utf-16, ...)",
-        "请用 encoding 指明（utf-8、gb18030、big5、utf-16 等）",
+        "set `encoding` (utf-8, gb18030, big5, utf-16, ...)",
+        "请用 encoding 指定（utf-8、gb18030、big5、utf-16 等）",
     )
     message = say(
         f"unknown encoding: not UTF-8 at byte {offset}, and not Chinese in GB18030, Big5 or UTF-16",
-        f"无法判断编码：第 {offset} 字节处不是 UTF-8，按 GB18030、Big5、UTF-16 也读不出中文",
+        f"无法识别编码：第 {offset} 字节处不是 UTF-8，按 GB18030、Big5、UTF-16 解码也得不到中文",
     )
     raise UserError(message, path, hint)
 
 
 def frequent_char_fraction(text: str) -> float:
-    """How Chinese a reading of unknown bytes looks: the share of everyday characters among all beyond ASCII."""
-    beyond = [char for char in text if char > "\x7f"]
-    return sum(char in FREQUENT_CHARS for char in beyond) / len(beyond) if beyond else 0.0
+    """Fraction of frequent Chinese characters among the non-ASCII characters of a decoded text."""
+    non_ascii = [char for char in text if char > "\x7f"]
+    return sum(char in FREQUENT_CHARS for char in non_ascii) / len(non_ascii) if non_ascii else 0.0
 
 
 def score_reading(text: str) -> tuple[float, bool]:
-    """A mark that ranks readings of unknown bytes, and whether this one is Chinese at all.
+    """Score a decoding of bytes of unknown encoding.
 
-    Everyday characters tell prose; a list of names or plants has few of them, but the characters that it has are nearly
-    all common ones, while a wrong reading scatters over the rare ones.
+    Frequent characters tell prose. A list of names or plants has few of them, but nearly all of its characters are
+    common ones, while a wrong decoding scatters over the rare ones.
+
+    Returns:
+        (score to rank decodings by, whether the text is Chinese at all).
     """
-    beyond = [char for char in text if char > "\x7f"]
-    if not beyond:
+    non_ascii = [char for char in text if char > "\x7f"]
+    if not non_ascii:
         return 0.0, False
-    everyday = sum(char in FREQUENT_CHARS for char in beyond) / len(beyond)
-    common = sum(char in COMMON_CHARS for char in beyond) / len(beyond)
-    return everyday + common, everyday >= _MIN_FREQUENT_FRACTION or (
-        common >= _MIN_COMMON_FRACTION and len(beyond) >= _MIN_COMMON_CHARS
+    frequent = sum(char in FREQUENT_CHARS for char in non_ascii) / len(non_ascii)
+    common = sum(char in COMMON_CHARS for char in non_ascii) / len(non_ascii)
+    return frequent + common, frequent >= _MIN_FREQUENT_FRACTION or (
+        common >= _MIN_COMMON_FRACTION and len(non_ascii) >= _MIN_COMMON_CHARS
     )
 
 
 def find_undecodable_byte(path: Path, encoding: str) -> int | None:
-    """The offset of the first byte that is not text in this encoding, or None when all of it is."""
-    with InputFile(path) as tape:
-        for _, offset in _decode_strictly(tape, encoding):
+    """Find the offset of the first byte that cannot be decoded; None if all can."""
+    with InputFile(path) as input_file:
+        for _, offset in _decode_strictly(input_file, encoding):
             if offset is not None:
                 return offset
     return None
 
 
-def decode_chunks(tape: InputFile, encoding: str) -> Iterator[str]:
-    """The text of a file, piece by piece. Raises UserError with the offset of the first byte that is not text."""
-    for text, offset in _decode_strictly(tape, encoding):
+def decode_chunks(input_file: InputFile, encoding: str) -> Iterator[str]:
+    """Decode a file strictly, chunk by chunk. Raises UserError with the offset of the first undecodable byte."""
+    for text, offset in _decode_strictly(input_file, encoding):
         if offset is not None:
-            raise _decode_error(tape.path, encoding, offset)
+            raise _decode_error(input_file.path, encoding, offset)
         yield text
 
 
-def read_head(path: Path, encoding: str, characters: int) -> str:
-    """The start of a file, for looking at its layout only: bytes that are not text are shown as U+FFFD."""
+def read_head(path: Path, encoding: str, max_chars: int) -> str:
+    """Read the first characters of a file, to detect its layout only: undecodable bytes become U+FFFD."""
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     start = ""
-    with InputFile(path) as tape:
-        for chunk in tape.chunks():
+    with InputFile(path) as input_file:
+        for chunk in input_file.chunks():
             start += decoder.decode(chunk)
-            if len(start) >= characters:
+            if len(start) >= max_chars:
                 break
-    return start[:characters]
+    return start[:max_chars]
 
 
 def resolve_encoding(name: str, path: Path) -> str:
-    """The encoding that a person wrote, if there is such a one; UTF-16 and UTF-32 without a mark get their byte order.
+    """Resolve an encoding that a person named; UTF-16 and UTF-32 without a byte order mark get their byte order.
 
-    Raises UserError.
+    Raises:
+        UserError: There is no such text encoding, or the byte order cannot be told.
     """
     try:
-        found = codecs.lookup(name)
+        codec = codecs.lookup(name)
     except LookupError:
-        found = None
-    if found is None or found.name in _NOT_TEXT_CODECS or not getattr(found, "_is_text_encoding", True):
+        codec = None
+    if codec is None or codec.name in _NOT_TEXT_CODECS or not getattr(codec, "_is_text_encoding", True):
         hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
         raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
-    if found.name not in ("utf-16", "utf-32"):
-        return found.name
-    with InputFile(path) as tape:
-        head = next(tape.chunks(), b"")
-    if not head or any(head.startswith(mark) and marked == found.name for mark, marked in _BOMS):
-        return found.name
-    told = detect_encoding(path)
-    if told.startswith(found.name):
-        return told
-    hint = say(f"write {found.name}-le or {found.name}-be", f"请写 {found.name}-le 或 {found.name}-be")
-    raise UserError(say(f"no {found.name} byte order mark", f"没有 {found.name} 字节序标记"), path, hint)
+    if codec.name not in ("utf-16", "utf-32"):
+        return codec.name
+    with InputFile(path) as input_file:
+        head = next(input_file.chunks(), b"")
+    if not head or any(head.startswith(mark) and marked == codec.name for mark, marked in _BOMS):
+        return codec.name
+    detected = detect_encoding(path)
+    if detected.startswith(codec.name):
+        return detected
+    hint = say(f"write {codec.name}-le or {codec.name}-be", f"请改写为 {codec.name}-le 或 {codec.name}-be")
+    raise UserError(say(f"there is no {codec.name} byte order mark", f"缺少 {codec.name} 字节序标记"), path, hint)
 
 
-def _decode_strictly(tape: InputFile, encoding: str) -> Iterator[tuple[str, int | None]]:
+def _decode_strictly(input_file: InputFile, encoding: str) -> Iterator[tuple[str, int | None]]:
+    """Decode chunks as (text, None); at the first error ("", offset of the undecodable byte), then stop."""
     decoder = codecs.getincrementaldecoder(encoding)("strict")
     read = 0
-    for chunk in tape.chunks():
+    for chunk in input_file.chunks():
         pending = len(decoder.getstate()[0])
         try:
             yield decoder.decode(chunk), None
@@ -180,8 +188,8 @@ def _decode_strictly(tape: InputFile, encoding: str) -> Iterator[tuple[str, int 
 
 def _decode_error(path: Path, encoding: str, offset: int) -> UserError:
     hint = say(
-        "name the encoding with `encoding`, or drop such lines with `on_error: drop`",
-        "可用 encoding 指明编码，或用 on_error: drop 丢弃这些行",
+        "set `encoding`, or drop such lines with `on_error: drop`",
+        "请用 encoding 指定编码，或用 on_error: drop 丢弃这些行",
     )
     return UserError(
         say(f"not {encoding} text at byte {offset}", f"第 {offset} 字节处不是合法的 {encoding} 文本"), path, hint
@@ -189,7 +197,7 @@ def _decode_error(path: Path, encoding: str, offset: int) -> UserError:
 
 
 def _detect_wide_encoding(head: bytes) -> str | None:
-    """UTF-16 of mostly Latin text betrays itself by zero bytes on every other place, UTF-32 on every fourth."""
+    """Detect UTF-16 of mostly Latin text by zero bytes at every other position, UTF-32 at every fourth."""
     sample = head[: _SAMPLE_BYTES & ~3]
     if len(sample) < 8 or not len(sample) // 20 <= sample.count(0) <= 0.9 * len(sample):
         return None
@@ -215,21 +223,21 @@ def _refuse_binary(path: Path, head: bytes) -> None:
 
 
 def _refuse_mixed_encodings(path: Path, lines: list[tuple[int, bytes]]) -> None:
-    """Refuse a file of which some lines are UTF-8 and others GB18030 or Big5, as joined files are."""
-    kinds: dict[str, list[tuple[int, int]]] = {"UTF-8": [], "GB18030": [], "Big5": []}
-    for number, line in lines:
-        kind = _detect_line_encoding(line)
-        if kind:
-            kinds[kind].append((number, len(line)))
-    sizes = {kind: sum(size for _, size in found) for kind, found in kinds.items()}
-    other = max(("GB18030", "Big5"), key=lambda kind: sizes[kind])
+    """Refuse a file of which some lines are UTF-8 and others GB18030 or Big5, as concatenated files are."""
+    lines_by_encoding: dict[str, list[tuple[int, int]]] = {"UTF-8": [], "GB18030": [], "Big5": []}
+    for line_number, line in lines:
+        encoding = _detect_line_encoding(line)
+        if encoding:
+            lines_by_encoding[encoding].append((line_number, len(line)))
+    sizes = {encoding: sum(size for _, size in sample) for encoding, sample in lines_by_encoding.items()}
+    other = max(("GB18030", "Big5"), key=lambda encoding: sizes[encoding])
     total = sizes["UTF-8"] + sizes[other]
     if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIN_MIXED_FRACTION * total:
         return
-    first, second = kinds["UTF-8"][0][0], kinds[other][0][0]
+    first, second = lines_by_encoding["UTF-8"][0][0], lines_by_encoding[other][0][0]
     hint = say(
-        "convert its parts to UTF-8, or name one `encoding` and drop the other lines with `on_error: drop`",
-        "请把各部分转为 UTF-8；或用 encoding 指明其一，并用 on_error: drop 丢弃其余行",
+        "convert all of it to UTF-8, or set one `encoding` and drop the other lines with `on_error: drop`",
+        "请全部转为 UTF-8；或用 encoding 指定其中一种编码，并用 on_error: drop 丢弃其余行",
     )
     message = say(
         f"mixed encodings: line {first} is UTF-8, line {second} is {other}",
@@ -249,25 +257,25 @@ def _detect_line_encoding(line: bytes) -> str | None:
             if len(_WIDE_UTF8.findall(line)) > 2 and frequent_char_fraction(text) >= _MIN_FREQUENT_FRACTION
             else None
         )
-    marks = []
-    for kind, name in (("GB18030", "gb18030"), ("Big5", "big5hkscs")):
+    scores = []
+    for encoding, name in (("GB18030", "gb18030"), ("Big5", "big5hkscs")):
         try:
             text = line.decode(name)
         except UnicodeDecodeError:
             continue
         if frequent_char_fraction(text) >= _MIN_FREQUENT_FRACTION:
-            marks.append((score_reading(text)[0], kind))
-    return max(marks)[1] if marks else None
+            scores.append((score_reading(text)[0], encoding))
+    return max(scores)[1] if scores else None
 
 
 def _sample_non_ascii_lines(path: Path) -> list[tuple[int, bytes]]:
-    """The first lines that are not plain ASCII, with their numbers, whole, up to a sample's size."""
+    """Read the first lines that are not ASCII, up to 64 KiB, as (line number from 1, line)."""
     sample = []
     size = 0
-    with InputFile(path) as tape:
-        for number, (line, _, _) in enumerate(tape.lines(4 * _SAMPLE_BYTES), start=1):
+    with InputFile(path) as input_file:
+        for line_number, (line, _, _) in enumerate(input_file.lines(4 * _SAMPLE_BYTES), start=1):
             if not line.isascii():
-                sample.append((number, line))
+                sample.append((line_number, line))
                 size += len(line)
             if size >= _SAMPLE_BYTES:
                 break
@@ -275,7 +283,7 @@ def _sample_non_ascii_lines(path: Path) -> list[tuple[int, bytes]]:
 
 
 def _is_mostly_utf8(sample: bytes) -> bool:
-    """Whether the bytes beyond ASCII are nearly all parts of whole UTF-8 characters: UTF-8 with a few broken bytes."""
-    beyond = sum(byte > 0x7F for byte in sample)
-    whole = sum(len(match.group()) for match in _MULTIBYTE_UTF8.finditer(sample))
-    return beyond > 0 and whole >= 0.9 * beyond
+    """Whether at least 0.9 of the non-ASCII bytes are parts of valid UTF-8 characters: UTF-8 with a few bad bytes."""
+    non_ascii = sum(byte > 0x7F for byte in sample)
+    valid = sum(len(match.group()) for match in _MULTIBYTE_UTF8.finditer(sample))
+    return non_ascii > 0 and valid >= 0.9 * non_ascii

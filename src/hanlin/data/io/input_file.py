@@ -1,7 +1,4 @@
-"""A file opened for reading: unpacked on the way, a regular file that stays the same while it is read.
-
-Owns bytes. Does not own what encoding they are in (`encodings`).
-"""
+"""An input file opened for reading: decompressed on the way, and checked to stay the same while it is read."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ Chunk = TypeVar("Chunk")
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """The lines of a file that begin at byte `start` or later, and before `stop` (none: up to the end)."""
+    """The lines of a file that begin at byte `start` or later and before byte `stop` (None: up to the end)."""
 
     start: int = 0
     stop: int | None = None
@@ -37,16 +34,24 @@ WHOLE_FILE = ByteRange()
 
 
 class InputFile:
-    """A file opened for reading, unpacked on the way (gzip, bzip2, xz, zstandard by their first bytes).
+    """A file opened for reading, decompressed on the way (gzip, bzip2, xz, zstandard, told by the first bytes).
 
-    `stream` gives the unpacked bytes, `head` are the first packed ones, `position` says how far the file itself has
-    been read. Of a file that is not packed `lines` can give a span alone. Raises UserError when the file cannot be
-    opened or is no regular file (a pipe can be read only once).
+    Args:
+        path: The file.
+        byte_range: The lines that `lines` reads; other than the whole file only if it is not compressed.
+
+    Attributes:
+        stream: The decompressed bytes.
+        head: The first 6 bytes of the file itself.
+        lines_read: Lines that `lines` has read so far.
+
+    Raises:
+        UserError: The file cannot be opened or is no regular file (a pipe can be read only once).
     """
 
-    def __init__(self, path: Path, span: ByteRange = WHOLE_FILE) -> None:
+    def __init__(self, path: Path, byte_range: ByteRange = WHOLE_FILE) -> None:
         self.path = path
-        self.span = span
+        self.byte_range = byte_range
         self.lines_read = 0
         try:
             if not stat.S_ISREG(path.stat().st_mode):
@@ -58,13 +63,14 @@ class InputFile:
         except OSError as error:
             raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
         self.head = head
-        self.stream: BinaryIO = self._unpacked(head)
+        self.stream: BinaryIO = self._decompress(head)
 
     @property
     def is_compressed(self) -> bool:
+        """Whether the file is read through a decompressor."""
         return self.stream is not self._file
 
-    def _unpacked(self, head: bytes) -> BinaryIO:
+    def _decompress(self, head: bytes) -> BinaryIO:
         if head.startswith(b"\x1f\x8b"):
             return cast(BinaryIO, gzip.GzipFile(fileobj=self._file))
         if head.startswith(b"BZh"):
@@ -77,79 +83,96 @@ class InputFile:
             except ImportError as error:
                 hint = "pip install zstandard"
                 raise UserError(
-                    say("zstandard is needed to unpack it", "解压需要 zstandard"), self.path, hint
+                    say("decompressing it needs zstandard", "解压该文件需要安装 zstandard"), self.path, hint
                 ) from error
             return cast(BinaryIO, io.BufferedReader(_ZstdReader(self._file, zstandard.ZstdDecompressor()), CHUNK_SIZE))
         return self._file
 
     @property
     def position(self) -> int:
+        """How many bytes of the file itself have been read."""
         return 0 if self._file.closed else self._file.tell()
 
     def chunks(self) -> Iterator[bytes]:
-        """The unpacked bytes. Raises UserError when the packed file is broken or cut short, or changes meanwhile."""
-        return self._guarded(iter(lambda: self.stream.read(CHUNK_SIZE), b""))
+        """Read the decompressed bytes in chunks of 1 MiB.
 
-    def lines(self, longest: int) -> Iterator[tuple[bytes, int, int]]:
-        """The unpacked lines with their line ends, their lengths, and where they begin; of a line that is longer than
-        `longest` bytes only its start comes. Raises like `chunks`."""
-        return self._guarded(self._lines(longest))
+        Raises:
+            UserError: The compressed file is broken or truncated, or the file changed while it was read.
+        """
+        return self._translate_errors(iter(lambda: self.stream.read(CHUNK_SIZE), b""))
 
-    def _lines(self, longest: int) -> Iterator[tuple[bytes, int, int]]:
-        at, stop = self._first_line(), self.span.stop
-        while (stop is None or at < stop) and (line := self.stream.readline(longest)):
+    def lines(self, max_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+        """Read the decompressed lines of the byte range.
+
+        Args:
+            max_bytes: Of a longer line only the first `max_bytes` bytes are returned.
+
+        Yields:
+            (line with its line end, length in bytes, offset of its first byte).
+
+        Raises:
+            UserError: As in `chunks`.
+        """
+        return self._translate_errors(self._read_lines(max_bytes))
+
+    def _read_lines(self, max_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+        offset, stop = self._seek_first_line(), self.byte_range.stop
+        while (stop is None or offset < stop) and (line := self.stream.readline(max_bytes)):
             length = len(line)
-            if length == longest and not line.endswith(b"\n"):
+            if length == max_bytes and not line.endswith(b"\n"):
                 while rest := self.stream.readline(CHUNK_SIZE):
                     length += len(rest)
                     if rest.endswith(b"\n"):
                         break
             self.lines_read += 1
-            yield line, length, at
-            at += length
+            yield line, length, offset
+            offset += length
 
-    def _first_line(self) -> int:
-        """Go to the first line that begins in the span. Of a line without an end nothing beyond the span is read, so
-        that many spans of one endless line cost no more than reading it once."""
-        start, stop = self.span.start, self.span.stop
+    def _seek_first_line(self) -> int:
+        """Seek to the first line that begins in the byte range, and return its offset.
+
+        Of a line without an end nothing beyond the range is read, so that many ranges of one endless line cost no more
+        than reading it once.
+        """
+        start, stop = self.byte_range.start, self.byte_range.stop
         if not start:
             return 0
         assert not self.is_compressed
         self._file.seek(start - 1)
-        at = start - 1
-        while stop is None or at < stop:
-            piece = self._file.readline(CHUNK_SIZE if stop is None else min(CHUNK_SIZE, stop - at))
-            at += len(piece)
-            if not piece or piece.endswith(b"\n"):
+        offset = start - 1
+        while stop is None or offset < stop:
+            chunk = self._file.readline(CHUNK_SIZE if stop is None else min(CHUNK_SIZE, stop - offset))
+            offset += len(chunk)
+            if not chunk or chunk.endswith(b"\n"):
                 break
-        return at
+        return offset
 
     def count_lines_before(self) -> int:
-        """How many lines of the file begin before the span."""
-        count, left = 0, self.span.start
+        """Count the lines of the file that begin before the byte range."""
+        count, remaining = 0, self.byte_range.start
         with self.path.open("rb") as file:
-            while left and (piece := file.read(min(CHUNK_SIZE, left))):
-                count += piece.count(b"\n")
-                left -= len(piece)
-            file.seek(max(0, self.span.start - 1))
-            return count + (self.span.start > 0 and file.read(1) != b"\n")
+            while remaining and (chunk := file.read(min(CHUNK_SIZE, remaining))):
+                count += chunk.count(b"\n")
+                remaining -= len(chunk)
+            file.seek(max(0, self.byte_range.start - 1))
+            return count + (self.byte_range.start > 0 and file.read(1) != b"\n")
 
-    def _guarded(self, pieces: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _translate_errors(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         try:
-            yield from pieces
+            yield from chunks
         except (EOFError, zlib.error, lzma.LZMAError, OSError, _zstd_error()) as error:
-            message = say("cannot be unpacked, is it cut short?", "解压失败，文件是否不完整？")
+            message = say("cannot be decompressed; it may be truncated", "解压失败，文件可能不完整")
             raise UserError(message, f"{self.path} ({error})") from error
         self.check_unchanged()
 
     def check_unchanged(self) -> None:
-        """Raise UserError when the file is another now than when it was opened: half of it old, half new is neither."""
+        """Raise UserError if the file changed since it was opened: half old and half new is neither file."""
         try:
             same = _file_state(self.path.stat()) == self._state
         except OSError:
             same = False
         if not same:
-            hint = say("run again when nothing writes to it", "请在没有程序写入它时重新运行")
+            hint = say("run again when no program writes to it", "请等其他程序写完后再运行")
             raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self.path, hint)
 
     def __enter__(self) -> InputFile:
@@ -165,31 +188,31 @@ def _file_state(status: os.stat_result) -> tuple[int, int, int]:
 
 
 class _ZstdReader(io.RawIOBase):
-    """Unpacks zstandard frames; raises EOFError where the last one is cut short, which zstandard's own reader hides."""
+    """Decompresses zstandard frames; raises EOFError if the last one is truncated, which zstandard's reader hides."""
 
-    def __init__(self, file: BinaryIO, unpacker: Any) -> None:
+    def __init__(self, file: BinaryIO, decompressor: Any) -> None:
         self._file = file
-        self._unpacker = unpacker
+        self._decompressor = decompressor
         self._frame: Any = None
-        self._ready = b""
+        self._decompressed = b""
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, target: Any) -> int:
-        while not self._ready:
-            packed = b"" if self._frame is None else self._frame.unused_data
-            packed = packed or self._file.read(_COMPRESSED_CHUNK_SIZE)
-            if not packed:
+    def readinto(self, buffer: Any) -> int:
+        while not self._decompressed:
+            compressed = b"" if self._frame is None else self._frame.unused_data
+            compressed = compressed or self._file.read(_COMPRESSED_CHUNK_SIZE)
+            if not compressed:
                 if self._frame is not None and not self._frame.eof:
                     raise EOFError("the last frame is not complete")
                 return 0
             if self._frame is None or self._frame.eof:
-                self._frame = self._unpacker.decompressobj()
-            self._ready = self._frame.decompress(packed)
-        count = min(len(target), len(self._ready))
-        target[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
+                self._frame = self._decompressor.decompressobj()
+            self._decompressed = self._frame.decompress(compressed)
+        count = min(len(buffer), len(self._decompressed))
+        buffer[:count] = self._decompressed[:count]
+        self._decompressed = self._decompressed[count:]
         return count
 
 

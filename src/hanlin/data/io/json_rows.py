@@ -1,7 +1,6 @@
-"""Rows of JSON: one per line, the elements of one list, or values one after another; read strictly.
+"""Rows of JSON: one for each line, the elements of one list, or values one after another; read strictly.
 
-Owns what is JSON: a key that stands twice, NaN and Infinity, and nesting beyond any record are errors, each with a
-name. Does not own what a row means.
+Duplicate keys, NaN, Infinity, numbers out of range and nesting deeper than any record are errors.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from hanlin.data.io.lines import MAX_LINE_LENGTH, Row, read_record_lines
 from hanlin.data.ledger import Drop
 
 MAX_DEPTH = 100
-"""Levels of lists and objects in one row; records have fewer than ten, and deeper ones exhaust Python's stack."""
+"""Levels of nesting in one row; records have fewer than ten, and much deeper ones exhaust Python's stack."""
 _CLOSE_TO_END = 16
 
 
 class StrictDecoder:
-    """JSON text to data. Faults that still leave the end of a value known are gathered in `errors`."""
+    """Decodes JSON strictly. Errors after which the end of the value is still known are collected in `errors`."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
@@ -36,30 +35,30 @@ class StrictDecoder:
         row = dict(pairs)
         if len(row) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            self.errors.append(f"the key '{twice[:40]}' stands twice")
+            duplicate = next(name for name in names if names.count(name) > 1)
+            self.errors.append(f"duplicate key '{duplicate[:40]}'")
         return row
 
     def _constant(self, name: str) -> None:
-        self.errors.append(f"{name} is no JSON")
+        self.errors.append(f"{name} is not JSON")
 
     def _number(self, text: str) -> float:
-        number = float(text)
-        if math.isinf(number):
+        value = float(text)
+        if math.isinf(value):
             self.errors.append(f"the number {text[:40]} is too large")
-        return number
+        return value
 
-    def decode(self, text: str, at: int = 0) -> tuple[Any, int]:
-        """The value that begins at `at`, and where it ends. Raises ValueError and RecursionError like `json`."""
+    def decode(self, text: str, pos: int = 0) -> tuple[Any, int]:
+        """Decode the value that begins at `pos`; return it and its end. Raises ValueError and RecursionError."""
         self.errors.clear()
-        value, end = self._decoder.raw_decode(text, at)
-        marks = text.count("[", at, end) + text.count("{", at, end)
+        value, end = self._decoder.raw_decode(text, pos)
+        marks = text.count("[", pos, end) + text.count("{", pos, end)
         if marks > MAX_DEPTH and _depth(value) > MAX_DEPTH:
             self.errors.append("nested too deeply")
         return value, end
 
     def decode_row(self, text: str) -> Any:
-        """The one value of a text, or a Drop that says why it has none."""
+        """Decode a text that is one value, or return a Drop that says why it is not."""
         try:
             value, end = self.decode(text, len(text) - len(text.lstrip(" \t\n\r")))
         except (ValueError, RecursionError) as error:
@@ -70,7 +69,7 @@ class StrictDecoder:
 
 
 def _depth(value: Any) -> int:
-    """How deeply lists and objects stand in one another, found without recursion."""
+    """Depth of nested lists and objects, computed without recursion and at most `MAX_DEPTH + 1`."""
     depth, level = 0, [value]
     while level and depth <= MAX_DEPTH:
         inner: list[Any] = []
@@ -82,112 +81,128 @@ def _depth(value: Any) -> int:
 
 
 def describe_json_error(error: Exception) -> str:
-    """What is wrong with a text, in words that depend on no locale."""
+    """Describe a JSON error, the same in every language."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg} at column {error.colno}"
     return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
 
 
-def read_jsonl_rows(tape: InputFile, encoding: str) -> Iterator[Row]:
-    """A row for each line that is not blank; a line that is not strict JSON comes as a Drop."""
-    strict = StrictDecoder()
-    for row in read_record_lines(tape, encoding):
+def read_jsonl_rows(input_file: InputFile, encoding: str) -> Iterator[Row]:
+    """Read JSON Lines: a row for each line that is not blank; a line that is not strict JSON becomes a Drop."""
+    decoder = StrictDecoder()
+    for row in read_record_lines(input_file, encoding):
         if isinstance(row.value, Drop):
             yield row
             continue
         if not row.value.strip():
             continue
-        value = strict.decode_row(row.value)
+        value = decoder.decode_row(row.value)
         yield Row(row.line, value, row.value) if isinstance(value, Drop) else Row(row.line, value)
 
 
-def read_json_rows(path: Path, pieces: Iterator[str], is_list: bool) -> Iterator[Row]:
-    """The elements of one JSON list, or JSON values one after another, without holding more than one at a time."""
-    buffer = _TextBuffer(pieces)
+def read_json_rows(path: Path, chunks: Iterator[str], is_list: bool) -> Iterator[Row]:
+    """Read the elements of one JSON list, or JSON values one after another, holding one at a time.
+
+    Args:
+        path: The file, for messages.
+        chunks: Its text; chunks may end anywhere.
+        is_list: Whether the values are the elements of one list.
+
+    Raises:
+        UserError: The text is not JSON, with file and line.
+    """
+    buffer = _TextBuffer(chunks)
     if buffer.peek() == "\ufeff":
-        buffer.at += 1
+        buffer.pos += 1
     if not is_list:
-        yield from _read_values(path, buffer, StrictDecoder(), closed="")
+        yield from _read_values(path, buffer, StrictDecoder(), closing="")
     elif buffer.peek():
-        buffer.at += 1
-        yield from _read_values(path, buffer, StrictDecoder(), closed="]")
+        buffer.pos += 1
+        yield from _read_values(path, buffer, StrictDecoder(), closing="]")
         _expect(path, buffer, "", "text after the end of the list")
 
 
-def read_split_rows(path: Path, pieces: Iterator[str]) -> Iterator[Row]:
-    """The rows of all splits in `{"train": [...], "valid": [...]}`, without holding more than one row at a time."""
-    buffer, strict = _TextBuffer(pieces), StrictDecoder()
+def read_split_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
+    """Read the rows of all splits in `{"train": [...], "valid": [...]}`, holding one row at a time."""
+    buffer, decoder = _TextBuffer(chunks), StrictDecoder()
     if buffer.peek() == "\ufeff":
-        buffer.at += 1
+        buffer.pos += 1
     mark = "{"
     seen: set[str] = set()
     while mark != "}":
         _expect(path, buffer, "{" if not seen else ",", "no comma")
-        _expect(path, buffer, '"', "a split has no name", keep=True)
-        name, end = _read_value(path, buffer, strict)
+        _expect(path, buffer, '"', "a split has no name", consume=False)
+        name, end = _read_value(path, buffer, decoder)
         if name in seen:
-            raise _json_error(path, buffer.line_at(buffer.at), f"the key '{name}' stands twice")
+            raise _json_error(path, buffer.line_at(buffer.pos), f"duplicate key '{name}'")
         seen.add(name)
-        buffer.move(end)
+        buffer.advance(end)
         _expect(path, buffer, ":", "no colon")
-        _expect(path, buffer, "[", f"'{name}' is no list")
-        yield from _read_values(path, buffer, strict, closed="]")
+        _expect(path, buffer, "[", f"'{name}' is not a list")
+        yield from _read_values(path, buffer, decoder, closing="]")
         mark = buffer.peek()
-    buffer.at += 1
+    buffer.pos += 1
     _expect(path, buffer, "", "text after the end of the object")
 
 
-def _expect(path: Path, buffer: _TextBuffer, mark: str, otherwise: str, keep: bool = False) -> None:
-    """Step over this mark, or raise UserError."""
+def _expect(path: Path, buffer: _TextBuffer, mark: str, message: str, consume: bool = True) -> None:
+    """Check that `mark` comes next, and step over it if `consume`. Raises UserError with `message`."""
     if buffer.peek() != mark:
-        raise _json_error(path, buffer.line_at(buffer.at), otherwise)
-    buffer.at += 0 if keep else len(mark)
+        raise _json_error(path, buffer.line_at(buffer.pos), message)
+    buffer.pos += len(mark) if consume else 0
 
 
-def _read_values(path: Path, buffer: _TextBuffer, strict: StrictDecoder, closed: str) -> Iterator[Row]:
-    """Values with commas between them up to the mark that closes their list, or to the end of the file."""
-    if closed and buffer.peek() == closed:
-        buffer.at += 1
+def _read_values(path: Path, buffer: _TextBuffer, decoder: StrictDecoder, closing: str) -> Iterator[Row]:
+    """Read values with commas between them, up to the mark that closes their list or to the end of the file."""
+    if closing and buffer.peek() == closing:
+        buffer.pos += 1
         return
     while buffer.peek():
-        value, end = _read_value(path, buffer, strict)
-        if strict.errors:
-            yield Row(buffer.line_at(buffer.at), Drop("broken_json", strict.errors[0]), buffer.text[buffer.at : end])
+        value, end = _read_value(path, buffer, decoder)
+        if decoder.errors:
+            yield Row(buffer.line_at(buffer.pos), Drop("broken_json", decoder.errors[0]), buffer.text[buffer.pos : end])
         else:
-            yield Row(buffer.line_at(buffer.at), value)
-        buffer.move(end)
+            yield Row(buffer.line_at(buffer.pos), value)
+        buffer.advance(end)
         mark = buffer.peek()
-        if not closed:
-            buffer.at += mark == ","
+        if not closing:
+            buffer.pos += mark == ","
             continue
-        buffer.at += 1
-        if mark == closed:
+        buffer.pos += 1
+        if mark == closing:
             return
         if mark != ",":
-            raise _json_error(path, buffer.line_at(buffer.at - 1), "the list is not closed" if not mark else "no comma")
-    if closed:
-        raise _json_error(path, buffer.line_at(buffer.at), "the list is not closed")
+            raise _json_error(
+                path, buffer.line_at(buffer.pos - 1), "the list is not closed" if not mark else "no comma"
+            )
+    if closing:
+        raise _json_error(path, buffer.line_at(buffer.pos), "the list is not closed")
 
 
-def _read_value(path: Path, buffer: _TextBuffer, strict: StrictDecoder) -> tuple[Any, int]:
-    """The value that begins here and where it ends, read on as far as it takes."""
+def _read_value(path: Path, buffer: _TextBuffer, decoder: StrictDecoder) -> tuple[Any, int]:
+    """Read the next value, as much text as it takes; return it and where it ends in the buffer."""
     while True:
         try:
-            value, end = strict.decode(buffer.text, buffer.at)
-            if end < len(buffer.text) or not buffer.more():
+            value, end = decoder.decode(buffer.text, buffer.pos)
+            if end < len(buffer.text) or not buffer.read_more():
                 return value, end
         except json.JSONDecodeError as error:
-            if len(buffer.text) - buffer.at > MAX_LINE_LENGTH:
+            if len(buffer.text) - buffer.pos > MAX_LINE_LENGTH:
                 message = f"a value of more than {MAX_LINE_LENGTH} characters"
-                raise _json_error(path, buffer.line_at(buffer.at), message) from error
-            if not (is_truncated(error, len(buffer.text)) and buffer.more()):
+                raise _json_error(path, buffer.line_at(buffer.pos), message) from error
+            if not (is_truncated(error, len(buffer.text)) and buffer.read_more()):
                 raise _json_error(path, buffer.line_at(error.pos), error.msg) from error
         except (ValueError, RecursionError) as error:
-            raise _json_error(path, buffer.line_at(buffer.at), describe_json_error(error)) from error
+            raise _json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
 
 
 def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
-    """Whether more text could mend the error: it lies at the very end, or in a string that is not closed."""
+    """Whether more text could resolve the error: it is at the very end of the text, or in an unterminated string.
+
+    Args:
+        error: The error of a text that may go on.
+        size: Characters of the text.
+    """
     return error.pos >= size - _CLOSE_TO_END or error.msg.startswith("Unterminated string")
 
 
@@ -196,46 +211,46 @@ def _json_error(path: Path, line: int, message: str) -> UserError:
 
 
 class _TextBuffer:
-    """A window on text that comes in pieces; `at` is where reading stands, and lines are key_settings from 1."""
+    """A window on text that comes in chunks; `pos` is the next character to read, and lines are counted from 1."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
+    def __init__(self, chunks: Iterator[str]) -> None:
+        self._chunks = chunks
         self.text = ""
-        self.at = 0
+        self.pos = 0
         self._line = 1
-        self._counted = 0
+        self._counted_to = 0
 
-    def more(self) -> bool:
-        """Add about as much text as is there; False at the end of the file."""
+    def read_more(self) -> bool:
+        """Read about as much text as is unread in the buffer; False at the end of the file."""
         added = []
         size = 0
-        for piece in self._pieces:
-            added.append(piece)
-            size += len(piece)
-            if size >= max(CHUNK_SIZE, len(self.text) - self.at):
+        for chunk in self._chunks:
+            added.append(chunk)
+            size += len(chunk)
+            if size >= max(CHUNK_SIZE, len(self.text) - self.pos):
                 break
         self.text += "".join(added)
         return bool(size)
 
     def peek(self) -> str:
-        """The next character that is no white space, or nothing at the end of the file."""
+        """Skip white space; return the next character, or an empty text at the end of the file."""
         while True:
-            while self.at < len(self.text):
-                if self.text[self.at] not in " \t\n\r":
-                    return self.text[self.at]
-                self.at += 1
-            if not self.more():
+            while self.pos < len(self.text):
+                if self.text[self.pos] not in " \t\n\r":
+                    return self.text[self.pos]
+                self.pos += 1
+            if not self.read_more():
                 return ""
 
-    def move(self, at: int) -> None:
-        """Go on at `at`; what lies before is forgotten once it is large."""
-        self.at = at
-        if at >= CHUNK_SIZE:
-            self.line_at(at)
-            self.text, self.at, self._counted = self.text[at:], 0, 0
+    def advance(self, pos: int) -> None:
+        """Move to `pos`; text before it is discarded once it is large."""
+        self.pos = pos
+        if pos >= CHUNK_SIZE:
+            self.line_at(pos)
+            self.text, self.pos, self._counted_to = self.text[pos:], 0, 0
 
-    def line_at(self, at: int) -> int:
-        """The line of a place that is not before one asked for earlier."""
-        self._line += self.text.count("\n", self._counted, at)
-        self._counted = max(at, self._counted)
+    def line_at(self, pos: int) -> int:
+        """The line of a position, which must not be before that of an earlier call."""
+        self._line += self.text.count("\n", self._counted_to, pos)
+        self._counted_to = max(pos, self._counted_to)
         return self._line

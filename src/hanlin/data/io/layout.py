@@ -1,7 +1,6 @@
-"""From a file's bytes to rows: how the rows of a file lie, told from its start, and the reader for that layout.
+"""The layout of a file: which container its rows are in, told from its start, and the reader for it.
 
-Owns the choice of layout. Does not own how a layout is read (`lines`, `json_rows`, `tables`), nor what a row means
-(`documents`, `chats`, `pairs`).
+The readers are in `lines`, `json_rows` and `tables`; what a row means is decided in `hanlin.data.formats`.
 """
 
 from __future__ import annotations
@@ -36,22 +35,31 @@ _BLANK = re.compile(r"\n[ \t\u3000]*(?:\n[ \t\u3000]*)+")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the rows of a file lie: `container` is text, text_blocks, text_lines, jsonl, json_list, json_objects,
-    json_splits, csv, tsv, parquet or arrow."""
+    """How rows are stored in a file.
+
+    Attributes:
+        container: text, text_blocks, text_lines, jsonl, json_list, json_objects, json_splits, csv, tsv, parquet or
+            arrow.
+        encoding: Name of a Python codec, or `binary`.
+    """
 
     container: str
     encoding: str
 
 
 def detect_layout(file: SourceFile) -> Layout:
-    """Look at a file and say how its rows lie. Raises UserError when that cannot be told."""
-    asked = file.settings.format
+    """Detect the layout of a file from its name and its first characters.
+
+    Raises:
+        UserError: The file cannot be read, or its encoding cannot be told.
+    """
+    wanted_format = file.settings.format
     table = _detect_table(file)
     if table:
         return Layout(table, "binary")
     encoding = _choose_encoding(file)
-    if asked.startswith("text"):
-        return Layout(asked, encoding)
+    if wanted_format.startswith("text"):
+        return Layout(wanted_format, encoding)
     if file.suffix in (".csv", ".tsv"):
         return Layout(file.suffix[1:], encoding)
     head = read_head(file.path, encoding, _HEAD_CHARS).replace("\r\n", "\n").replace("\r", "\n")
@@ -59,16 +67,24 @@ def detect_layout(file: SourceFile) -> Layout:
 
 
 def is_splittable(layout: Layout) -> bool:
-    """Whether a file that is not packed can be read from the middle: a line is a row, and ends with the byte 10 alone
-    (which is part of no character in any encoding but the wide ones)."""
+    """Whether an uncompressed file can be read from the middle: each line is a row, and only line ends contain the
+    byte 10 (true of all encodings but UTF-16 and UTF-32)."""
     return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
 
 
-def read_rows(file: SourceFile, layout: Layout, tape: InputFile) -> Iterator[Row]:
-    """The rows of a file in order.
+def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterator[Row]:
+    """Read the rows of a file in order.
 
-    A broken line of JSON Lines, of CSV or of line-by-line text comes as a Drop. In the other layouts what follows a
-    break cannot be told apart, so it raises UserError (file and line, or byte).
+    A broken line of JSON Lines, CSV or line-by-line text becomes a Drop. In the other layouts the rows after an error
+    cannot be told apart.
+
+    Args:
+        file: The file, for its path.
+        layout: Its layout.
+        input_file: The opened file.
+
+    Raises:
+        UserError: The file is broken, with file and line, or byte.
     """
     kind, encoding = layout.container, layout.encoding
     if kind == "parquet":
@@ -76,24 +92,26 @@ def read_rows(file: SourceFile, layout: Layout, tape: InputFile) -> Iterator[Row
     if kind == "arrow":
         return read_arrow_rows(file.path)
     if kind == "jsonl":
-        return read_jsonl_rows(tape, encoding)
+        return read_jsonl_rows(input_file, encoding)
     if kind == "text_lines":
-        return (row for row in read_record_lines(tape, encoding) if isinstance(row.value, Drop) or row.value.strip())
+        return (
+            row for row in read_record_lines(input_file, encoding) if isinstance(row.value, Drop) or row.value.strip()
+        )
     if kind in ("json_list", "json_objects"):
-        return read_json_rows(file.path, decode_chunks(tape, encoding), is_list=kind == "json_list")
+        return read_json_rows(file.path, decode_chunks(input_file, encoding), is_list=kind == "json_list")
     if kind == "json_splits":
-        return read_split_rows(file.path, decode_chunks(tape, encoding))
+        return read_split_rows(file.path, decode_chunks(input_file, encoding))
     if kind in ("csv", "tsv"):
-        return read_csv_rows(file.path, decode_chunks(tape, encoding), "\t" if kind == "tsv" else ",")
-    return read_text_rows(decode_chunks(tape, encoding), blocks=kind == "text_blocks")
+        return read_csv_rows(file.path, decode_chunks(input_file, encoding), "\t" if kind == "tsv" else ",")
+    return read_text_rows(decode_chunks(input_file, encoding), blocks=kind == "text_blocks")
 
 
 def _detect_table(file: SourceFile) -> str | None:
-    """Which binary table the file is, by its name or by its first bytes."""
+    """Detect Parquet and Arrow by the file's name or by its first bytes."""
     if file.suffix in _TABLE_SUFFIXES:
         return _TABLE_SUFFIXES[file.suffix]
-    with InputFile(file.path) as tape:
-        head = tape.head
+    with InputFile(file.path) as input_file:
+        head = input_file.head
     return next((kind for magic, kind in _BINARY if head.startswith(magic)), None)
 
 
@@ -122,19 +140,19 @@ def _detect_json_container(start: str, suffix: str) -> str:
     if _SPLITS.match(start) and not any(map(_is_object, rest.split("\n", 5)[:5])):
         return "json_splits"
     try:
-        whole = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         if start.startswith("["):
             return "json_list"
         return "jsonl" if any(map(_is_object, rest.split("\n", 5)[:5])) else "json_objects"
     rest = rest.lstrip()
-    if not isinstance(whole, list) or rest:
+    if not isinstance(value, list) or rest:
         return "jsonl"
-    return "jsonl" if suffix in _JSONL_SUFFIXES and _is_conversation(whole) else "json_list"
+    return "jsonl" if suffix in _JSONL_SUFFIXES and _is_conversation(value) else "json_list"
 
 
 def _is_conversation(row: list[Any]) -> bool:
-    """Whether a list is one row that says something in turns, rather than a list of rows."""
+    """Whether a list is one conversation (a list of turns) instead of a list of rows."""
     return all(isinstance(turn, str) or (isinstance(turn, dict) and ("role" in turn or "from" in turn)) for turn in row)
 
 
@@ -160,12 +178,19 @@ def _starts_as_json(start: str, layout: str) -> bool:
 
 
 def detect_text_container(head: str, suffix: str) -> str:
-    """Whether plain text is one document, blocks between blank lines, or one document per line.
+    """Detect whether plain text is one document, blocks between blank lines, or one document per line.
 
-    Told from its first quarter of a million characters. A piece on its own must be long enough to be a document: 100
-    Chinese characters for the median block, 150 for the mean line (a Latin letter counts 0.4 of a Chinese character).
-    Shorter pieces are paragraphs, verses or sentences, whose order is worth keeping. So are the paragraphs of a book:
-    of a text whose lines are broken within sentences, or with chapter headings that do not open its blocks.
+    A block or line must be long enough to be a document: 100 Chinese characters for the median block, 150 for the mean
+    line (an ASCII character counts 0.4). Shorter ones are paragraphs, verses or sentences, whose order is worth
+    keeping. So are the paragraphs of a book: a text whose lines are broken within sentences, or with chapter headings
+    that do not open its blocks.
+
+    Args:
+        head: The first 262,144 characters of the text.
+        suffix: The file's suffix; Markdown and HTML are always one document.
+
+    Returns:
+        text, text_blocks or text_lines.
     """
     if suffix in (".md", ".markdown", ".html", ".htm") or _HTML.match(head):
         return "text"
@@ -193,5 +218,6 @@ def _are_documents(blocks: list[str]) -> bool:
 
 
 def _text_width(text: str) -> float:
+    """Length in Chinese characters; an ASCII character counts 0.4."""
     narrow = len(text.encode("ascii", "ignore"))
     return 0.4 * narrow + (len(text) - narrow)

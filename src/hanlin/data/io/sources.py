@@ -1,7 +1,4 @@
-"""Which files a stage reads, in a fixed order, and what each is called in records and ledgers.
-
-Owns the walk through folders. Does not own what is in the files.
-"""
+"""Which files a stage reads, in a fixed order, and the short name of each in records and ledgers."""
 
 from __future__ import annotations
 
@@ -17,19 +14,25 @@ from hanlin.core.context import Inputs
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.data.text.lexicons import words
 
-READABLE_SUFFIXES = words(
-    ".txt .text .md .markdown .html .htm .json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather"
-)
-_ROW_SUFFIXES = words(".json .jsonl .ndjson .jl .jsonlines .csv .tsv .parquet .arrow .feather")
-_METADATA_FILES = words("dataset_info.json dataset_infos.json dataset_dict.json state.json")
-COMPRESSED_SUFFIXES = words(".gz .bz2 .xz .zst .zstd")
+_ROW_SUFFIXES = frozenset((
+    ".json", ".jsonl", ".ndjson", ".jl", ".jsonlines", ".csv", ".tsv", ".parquet", ".arrow", ".feather",
+))  # fmt: skip
+READABLE_SUFFIXES = _ROW_SUFFIXES | frozenset((".txt", ".text", ".md", ".markdown", ".html", ".htm"))
+COMPRESSED_SUFFIXES = frozenset((".gz", ".bz2", ".xz", ".zst", ".zstd"))
+_METADATA_FILES = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"))
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file to read. `name` is short, without the machine's folders, and no two files of a stage share one."""
+    """A file to read.
+
+    Attributes:
+        path: Where it is.
+        name: Short, unique in the stage, and without the machine's folders.
+        source_index: Index of the entry of `sources` that names it.
+        settings: That entry.
+    """
 
     path: Path
     name: str
@@ -38,7 +41,7 @@ class SourceFile:
 
     @property
     def suffix(self) -> str:
-        """The ending that tells what is inside, in lower case: `.jsonl` of `a.jsonl.gz`."""
+        """The suffix without that of the compression, in lower case: `.jsonl` of `a.jsonl.gz`."""
         endings = [ending.lower() for ending in self.path.suffixes]
         while endings and endings[-1] in COMPRESSED_SUFFIXES:
             endings.pop()
@@ -47,62 +50,71 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class FileListing:
-    """`files` in the order of the sources; `skipped` are names found in folders that no reader is made for."""
+    """`files` in the order of the sources; `skipped` are names of files in folders that are not read."""
 
     files: tuple[SourceFile, ...]
     skipped: tuple[str, ...]
 
 
 def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
-    """Every file that the sources name: folders are walked in sorted order, packed files count by what is inside.
+    """List every file of the sources; folders are walked in sorted order.
 
-    In an artifact's folder only the records to learn from are taken, not the held-out or dropped ones. In a folder of
-    `datasets` or of a hub, what only describes the rows is skipped. Linked folders are not walked, so that no folder
-    is walked twice or forever; they are told among the skipped.
-    Raises UserError for a path that is not there and for a source without a file.
+    In an artifact's folder only the training records are taken, not the validation split or the dropped rows. In a
+    folder of `datasets` or of a hub, files that only describe the rows are skipped. Linked folders are not walked, so
+    that no folder is walked twice or forever; they are listed as skipped.
+
+    Args:
+        sources: Entries of the setting `sources`.
+        inputs: Their paths, under `sources.<index>.path`.
+
+    Raises:
+        UserError: A path does not exist, or a source has no file.
     """
     found: list[tuple[int, Path]] = []
     skipped: list[str] = []
-    for place, source in enumerate(sources):
-        before = len(found)
-        for path in inputs.paths(f"sources.{place}.path"):
+    for index, source in enumerate(sources):
+        count_before = len(found)
+        for path in inputs.paths(f"sources.{index}.path"):
             if path.is_dir():
                 for file, readable in _classify_files(_walk_folder(path)):
                     if readable:
-                        found.append((place, file))
+                        found.append((index, file))
                     else:
                         skipped.append(file.relative_to(path).as_posix())
             elif path.exists():
-                found.append((place, path))
+                found.append((index, path))
             else:
                 raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
-        if len(found) == before:
-            hint = say(
-                f"readable are {' '.join(sorted(READABLE_SUFFIXES))}", f"可读取：{' '.join(sorted(READABLE_SUFFIXES))}"
-            )
+        if len(found) == count_before:
+            suffixes = " ".join(sorted(READABLE_SUFFIXES))
+            hint = say(f"readable files: {suffixes}", f"可读取的文件：{suffixes}")
             raise UserError(say("there is no file to read", "没有可读取的文件"), source.path, hint)
     names = _make_unique_names([path for _, path in found])
     files = tuple(
-        SourceFile(path, name, place, sources[place]) for (place, path), name in zip(found, names, strict=True)
+        SourceFile(path, name, index, sources[index]) for (index, path), name in zip(found, names, strict=True)
     )
     return FileListing(files, tuple(skipped))
 
 
 def list_reference_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
-    """The records of the artifacts in `dedup_against`, those to learn from and the held-out ones; or a file of them."""
+    """List the record files of the artifacts in `dedup_against`, training and validation split, or files of records.
+
+    Raises:
+        UserError: An artifact has no file of the kind `file_name`.
+    """
     paths: list[Path] = []
     for path in inputs.paths("dedup_against"):
         found = record_files(path, Path(file_name).stem)
         if path.is_dir():
             found += path.glob(VALIDATION_FILE)
         if not found:
-            raise UserError(say(f"there is no {file_name} in it", f"其中没有 {file_name}"), path)
+            raise UserError(say(f"there is no {file_name} in this folder", f"该文件夹中没有 {file_name}"), path)
         paths += found
-    return [SourceFile(path, f"known-{number:05d}", 0, _ANY_SOURCE) for number, path in enumerate(paths)]
+    return [SourceFile(path, f"known-{index:05d}", 0, _ANY_SOURCE) for index, path in enumerate(paths)]
 
 
 def _walk_folder(folder: Path) -> list[Path]:
-    """Files below a folder, sorted by their path as text; hidden ones and those that only describe are left out."""
+    """List the files below a folder, sorted by their path as text, without hidden files and `manifest.json`."""
     records = sorted(record_files(folder))
     if records and (folder / "ledger.json").is_file():
         return records
@@ -116,14 +128,14 @@ def _walk_folder(folder: Path) -> list[Path]:
 
 
 def _classify_files(files: list[Path]) -> list[tuple[Path, bool]]:
-    """Each file of a folder, and whether it is to be read: by its name, and not beside the rows that it describes."""
+    """List each file of a folder with whether it is read: by its suffix, and unless it describes rows beside it."""
     with_rows = {file.parent for file in files if _suffix(file) in _ROW_SUFFIXES and file.name not in _METADATA_FILES}
-    sorted_out = []
+    classified = []
     for file in files:
-        card = file.name == "README.md" and any(file.parent in (folder, *folder.parents) for folder in with_rows)
-        describes = card or (file.name in _METADATA_FILES and file.parent / "state.json" in files)
-        sorted_out.append((file, _is_readable(file) and not describes and not file.is_dir()))
-    return sorted_out
+        is_card = file.name == "README.md" and any(file.parent in (folder, *folder.parents) for folder in with_rows)
+        describes = is_card or (file.name in _METADATA_FILES and file.parent / "state.json" in files)
+        classified.append((file, _is_readable(file) and not describes and not file.is_dir()))
+    return classified
 
 
 def _suffix(path: Path) -> str:
@@ -138,44 +150,53 @@ _ANY_SOURCE = Source(path=".")
 
 
 def _make_unique_names(paths: list[Path]) -> list[str]:
-    """The shortest endings of the paths that tell them apart, with a number where a file is read twice."""
+    """Name each path by its shortest unique ending, with a number if a file is read twice.
+
+    Example:
+        a/x.txt, b/x.txt, b/y.txt become a/x.txt, b/x.txt, y.txt.
+    """
     depth = [1] * len(paths)
     while True:
         names = ["/".join(path.parts[-deep:]) for path, deep in zip(paths, depth, strict=True)]
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            places.setdefault(name, []).append(place)
+        indices: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            indices.setdefault(name, []).append(index)
         clashing = [
-            place
-            for shared in places.values()
-            if len({paths[place] for place in shared}) > 1
-            for place in shared
-            if depth[place] < len(paths[place].parts)
+            index
+            for shared in indices.values()
+            if len({paths[index] for index in shared}) > 1
+            for index in shared
+            if depth[index] < len(paths[index].parts)
         ]
         if not clashing:
             break
-        for place in clashing:
-            depth[place] += 1
+        for index in clashing:
+            depth[index] += 1
     seen: dict[str, int] = {}
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:
-            names[place] = f"{name}({seen[name]})"
+            names[index] = f"{name}({seen[name]})"
     return names
 
 
 def find_files(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> FileListing:
-    """The files at these paths, folders and globs; `settings` are those of a source (format, encoding, fields, limit).
+    """List the files at paths, folders and globs.
 
-    Raises UserError where there is none.
+    Args:
+        paths: Paths, folders and globs.
+        settings: Settings of a source for all of them: format, encoding, fields, limit.
+
+    Raises:
+        UserError: A path does not exist, or a glob matches nothing.
     """
     sources: list[Source] = []
-    places: dict[str, tuple[Path, ...]] = {}
+    indices: dict[str, tuple[Path, ...]] = {}
     for path in paths:
         found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
         if not found:
             raise UserError(say("nothing matches", "没有匹配的文件"), path)
-        for one in found:
-            places[f"sources.{len(sources)}.path"] = (Path(one),)
-            sources.append(Source(path=one, **(settings or {})))
-    return list_files(sources, Inputs(places))
+        for match in found:
+            indices[f"sources.{len(sources)}.path"] = (Path(match),)
+            sources.append(Source(path=match, **(settings or {})))
+    return list_files(sources, Inputs(indices))

@@ -1,7 +1,4 @@
-"""Rows of tables: CSV and tab-separated text, Parquet, and Arrow files as `datasets` keeps them.
-
-Owns columns to fields. Does not own what a row means.
-"""
+"""Rows of tables: CSV and tab-separated text, Parquet, and Arrow files as `datasets` writes them."""
 
 from __future__ import annotations
 
@@ -21,13 +18,19 @@ _BATCH_ROWS = 1024
 _ARROW_MAGIC = b"ARROW1"
 
 
-def read_csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator[Row]:
-    """A row for each record below the header; one with other columns comes as a Drop.
+def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str) -> Iterator[Row]:
+    """Read a row for each record below the header; one with more or fewer columns becomes a Drop.
 
-    Raises UserError where quotes are broken: what follows cannot be told apart.
+    Args:
+        path: The file, for messages.
+        chunks: Its text; chunks may end anywhere.
+        delimiter: A comma or a tab.
+
+    Raises:
+        UserError: Quotes are broken, so that the rows after them cannot be told apart, or two columns have one name.
     """
     csv.field_size_limit(MAX_LINE_LENGTH)
-    reader = csv.reader(_read_csv_lines(path, pieces), delimiter=delimiter, strict=True)
+    reader = csv.reader(_read_csv_lines(path, chunks), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     line = 1
     try:
@@ -42,28 +45,28 @@ def read_csv_rows(path: Path, pieces: Iterator[str], delimiter: str) -> Iterator
                 yield Row(line, dict(zip(header, cells, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
-        hint = say("a quote in a field is written twice", "字段中的引号须写两次")
+        hint = say("double a quote inside a quoted field", "字段中的引号须写成两个")
         raise UserError(say(f"not CSV: {error}", f"不是合法 CSV：{error}"), f"{path}:{line}", hint) from error
 
 
-def _read_csv_lines(path: Path, pieces: Iterator[str]) -> Iterator[str]:
-    last = 0
-    for row in bounded_lines(normalize_newlines(pieces), MAX_LINE_LENGTH):
-        if row.line == last:
+def _read_csv_lines(path: Path, chunks: Iterator[str]) -> Iterator[str]:
+    last_line = 0
+    for row in bounded_lines(normalize_newlines(chunks), MAX_LINE_LENGTH):
+        if row.line == last_line:
             message = say(f"a line of more than {MAX_LINE_LENGTH} characters", f"一行超过 {MAX_LINE_LENGTH} 个字符")
             raise UserError(message, f"{path}:{row.line}")
-        last = row.line
+        last_line = row.line
         yield row.value + "\n"
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    twice = next((name for name in header if header.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(say(f"two columns are called '{twice}'", f"有两列都叫“{twice}”"), f"{path}:1")
+    duplicate = next((name for name in header if header.count(name) > 1), None)
+    if duplicate is not None:
+        raise UserError(say(f"two columns are called '{duplicate}'", f"有两列都叫“{duplicate}”"), f"{path}:1")
 
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file. Raises UserError when it is broken."""
+    """Read the rows of a Parquet file. Raises UserError if it is broken."""
     parquet = _import_pyarrow(path, "parquet")
 
     def batches() -> Iterator[Any]:
@@ -74,20 +77,20 @@ def read_parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def read_arrow_rows(path: Path) -> Iterator[Row]:
-    """The rows of an Arrow file, written as a stream (as `datasets` does) or for random access (Feather).
+    """Read the rows of an Arrow file, in the stream format (as `datasets` writes) or the file format (Feather).
 
-    Raises UserError when it is broken or cut short.
+    Raises UserError if it is broken or truncated.
     """
     ipc = _import_pyarrow(path, "ipc")
 
     def batches() -> Iterator[Any]:
         with path.open("rb") as file:
-            is_list = file.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
+            is_file_format = file.read(len(_ARROW_MAGIC)) == _ARROW_MAGIC
             file.seek(0)
-            if is_list:
+            if is_file_format:
                 with ipc.open_file(file) as table:
-                    for number in range(table.num_record_batches):
-                        yield table.get_batch(number)
+                    for row_number in range(table.num_record_batches):
+                        yield table.get_batch(row_number)
             else:
                 with ipc.open_stream(file) as stream:
                     yield from stream
@@ -100,7 +103,7 @@ def _import_pyarrow(path: Path, module: str) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        message = say("pyarrow is needed to read it", "读取该文件需要 pyarrow")
+        message = say("reading it needs pyarrow", "读取该文件需要安装 pyarrow")
         raise UserError(message, path, "pip install pyarrow") from error
     return getattr(pyarrow, module)
 
@@ -108,28 +111,28 @@ def _import_pyarrow(path: Path, module: str) -> Any:
 def _read_batches(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row]:
     from pyarrow import ArrowException
 
-    number = 0
+    row_number = 0
     try:
         for batch in batches:
             batch.validate(full=True)
-            twice = next((name for name in batch.schema.names if batch.schema.names.count(name) > 1), None)
-            if twice is not None:
-                raise UserError(say(f"two columns are called '{twice}'", f"有两列都叫“{twice}”"), path)
+            duplicate = next((name for name in batch.schema.names if batch.schema.names.count(name) > 1), None)
+            if duplicate is not None:
+                raise UserError(say(f"two columns are called '{duplicate}'", f"有两列都叫“{duplicate}”"), path)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 for value in batch.slice(start, _BATCH_ROWS).to_pylist():
-                    number += 1
-                    yield Row(number, {name: _to_json_value(item) for name, item in value.items()})
+                    row_number += 1
+                    yield Row(row_number, {name: _to_json_value(item) for name, item in value.items()})
     except MemoryError as error:
         raise UserError(
-            say(f"not {kind}: it asks for too much memory", f"不是合法 {kind}：所需内存过大"), path
+            say(f"not {kind}: reading it needs too much memory", f"不是合法 {kind}：读取所需内存过大"), path
         ) from error
     except (ArrowException, OSError, ValueError, TypeError, NotImplementedError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(say(f"not {kind}: {first}", f"不是合法 {kind}：{first}"), path) from error
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(say(f"not {kind}: {message}", f"不是合法 {kind}：{message}"), path) from error
 
 
 def _to_json_value(value: Any) -> Any:
-    """A cell as JSON knows it: bytes are text where they are UTF-8 and nothing else, NaN is nothing, dates are text."""
+    """Convert a cell to a JSON value: bytes to text if they are UTF-8, else to None; NaN to None; dates to text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

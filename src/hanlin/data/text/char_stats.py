@@ -1,6 +1,6 @@
-"""Measures of a text that rules and the search for copies share: code points, kinds of characters, hashes, repetition.
+"""Code points of a text and counts of its characters by kind, shared by filters and deduplication.
 
-Owns numbers, no unpaired_preference. All counts are of characters, for Chinese has no words to count.
+Everything is counted in characters, because Chinese text has no word boundaries.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 FIRST_SUPPLEMENTARY = 0x20000
-"""Tables of characters have an entry for each code point below the supplementary ideographic planes, and one for those
-planes as a whole at the end."""
+"""First code point of the supplementary ideographic planes. Character tables have one entry for each code point below
+it, and a last one for all code points from it on."""
 
 
 @lru_cache(maxsize=2)
 def code_points(text: str) -> npt.NDArray[np.uint32]:
-    """The code points of a text, one number each (half characters included)."""
+    """Code points of a text, uint32 of shape (characters,); lone surrogates included."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
 @lru_cache(maxsize=2)
 def table_indices(text: str) -> npt.NDArray[np.intp]:
-    """For each character its place in a table of `CHARACTERS` and one entries."""
+    """Index of each character in a table of `FIRST_SUPPLEMENTARY + 1` entries, intp of shape (characters,)."""
     return to_table_indices(code_points(text))
 
 
 def to_table_indices(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    """Index of each code point in such a table, same shape as `codes`."""
     return (
         np.minimum(codes, FIRST_SUPPLEMENTARY) if len(codes) and codes.max() > FIRST_SUPPLEMENTARY else codes
     ).astype(np.intp)
@@ -36,7 +37,11 @@ def to_table_indices(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
 
 @lru_cache(maxsize=4)
 def count_char_kinds(text: str) -> tuple[int, int, int, int, int, int, int]:
-    """How many characters are Han, Latin letters, other letters, digits, common punctuation, symbols, blanks."""
+    """Count characters by kind: (Han, Latin letters, other letters, digits, common punctuation, symbols, white space).
+
+    Example:
+        count_char_kinds("你好 GPT4！") == (2, 3, 0, 1, 1, 0, 1)
+    """
     return tuple(np.bincount(_char_kind_table().take(table_indices(text)), minlength=7).tolist())  # type: ignore[return-value]
 
 
@@ -45,6 +50,7 @@ _COMMON_PUNCTUATION = ".,;:?!'\"()-，。、；：？！“”‘’（）《》
 
 @cache
 def _char_kind_table() -> npt.NDArray[np.intp]:
+    """Kind (0 to 6, in the order of `count_char_kinds`) of each character, shape (FIRST_SUPPLEMENTARY + 1,)."""
     categories = "".join(unicodedata.category(chr(code))[0] for code in range(FIRST_SUPPLEMENTARY))
     of_category = {"L": 2, "M": 2, "N": 3, "Z": 6}
     kinds = np.full(FIRST_SUPPLEMENTARY + 1, 5, dtype=np.intp)

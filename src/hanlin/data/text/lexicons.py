@@ -1,6 +1,6 @@
-"""The phrases that rules look for: calls to act, selling, betting sites, refusals, assistants and their makers.
+"""Phrases that filters look for: calls to action, spam, betting sites, refusals, names and vendors of assistants.
 
-Owns words, no logic. A phrase is here because it is common on pages that teach a model nothing and rare elsewhere.
+A phrase is listed because it is common on pages that teach a model nothing and rare elsewhere.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from collections.abc import Sequence
 from hanlin.data.text.prefilter import Prefilter
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text that lists them between blanks."""
-    return frozenset(text.split())
-
-
 class Phrases:
-    """A pattern for any of some phrases, the longer ones tried first, and a sign that says where it is worth trying."""
+    """A pattern that matches any of some phrases, longest first, with a prefilter that says if it is worth running."""
 
     def __init__(self, phrases: Sequence[str], bits: int) -> None:
         ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
         self.pattern = re.compile("|".join(map(re.escape, ordered)))
         self.prefilter = Prefilter(ordered, bits)
 
-    def find_all(self, text: str, least: int = 1) -> list[str]:
-        """The phrases in a text, in order; none where there are fewer than `least`."""
-        if self.prefilter.count_candidates(text) < least:
+    def find_all(self, text: str, minimum: int = 1) -> list[str]:
+        """Find the phrases in a text, in order; an empty list if there are fewer than `minimum`."""
+        if self.prefilter.count_candidates(text) < minimum:
             return []
         hits = self.pattern.findall(text)
-        return hits if len(hits) >= least else []
+        return hits if len(hits) >= minimum else []
 
 
 def compile_phrases(text: str, *phrases: str, bits: int = 4) -> Phrases:
-    """Any of the words of a text, or of phrases with blanks in them."""
+    """Compile phrases: those that `text` lists between white space, and `phrases`, which may contain blanks.
+
+    Args:
+        text: Phrases separated by white space.
+        phrases: More phrases.
+        bits: Bits of the prefilter; more of them give fewer false candidates.
+    """
     return Phrases((*text.split(), *phrases), bits)
 
 

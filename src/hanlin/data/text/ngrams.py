@@ -1,4 +1,4 @@
-"""Rolling hashes of n-grams, and how often they repeat."""
+"""Hashes of character n-grams, and the fraction of a text that repeated n-grams cover."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ import numpy.typing as npt
 from hanlin.data.text.char_stats import code_points
 
 _WINDOW = 5_000
-
-
 _CACHE_BLOCK = 8_192
-
-
 _PRIME = 0x9E3779B97F4A7C15
 
 
-def hash_ngrams(codes: npt.NDArray[np.uint32], length: int) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of every `length` neighboring code points: a polynomial, well mixed.
+def hash_ngrams(codes: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.uint64]:
+    """Hash every n-gram of a text: a polynomial modulo 2**64, then mixed (the finalizer of splitmix64, shortened).
 
-    Built from the hashes of 1, 2, 4, 8, ... neighbors, so that the work grows with the logarithm of `length`.
+    Built from hashes of 1, 2, 4, 8, ... code points, so that the work grows with the logarithm of `n`.
+
+    Args:
+        codes: Code points, shape (characters,).
+        n: Characters in an n-gram.
+
+    Returns:
+        uint64 of shape (max(0, characters - n + 1),): entry i is the hash of `codes[i : i + n]`.
+
+    Example:
+        codes of "abcab", n = 2: hashes of ab, bc, ca, ab; the first and the last are equal.
     """
-    count = len(codes) - length + 1
+    count = len(codes) - n + 1
     if count <= 0:
         return np.empty(0, dtype=np.uint64)
-    if (
-        count > 2 * _CACHE_BLOCK
-    ):  # several passes over what fits into the processor's cache are faster than over all of it
+    if count > 2 * _CACHE_BLOCK:  # several passes over blocks that fit the CPU cache are faster
         starts = range(0, count, _CACHE_BLOCK)
-        return np.concatenate(
-            [hash_ngrams(codes[start : start + _CACHE_BLOCK + length - 1], length) for start in starts]
-        )
+        return np.concatenate([hash_ngrams(codes[start : start + _CACHE_BLOCK + n - 1], n) for start in starts])
     block, size = codes.astype(np.uint64), 1
-    hashes, done = np.zeros(count, dtype=np.uint64), 0
+    hashes, hashed = np.zeros(count, dtype=np.uint64), 0
     while True:
-        if length & size:
-            if done:
+        if n & size:
+            if hashed:
                 hashes *= _power(size)
-                hashes += block[done : done + count]
+                hashes += block[hashed : hashed + count]
             else:
                 hashes = block[:count].copy()
-            done += size
-        if done == length:
+            hashed += size
+        if hashed == n:
             break
-        longer = block[:-size] * _power(size)
-        longer += block[size:]
-        block, size = longer, 2 * size
+        doubled = block[:-size] * _power(size)
+        doubled += block[size:]
+        block, size = doubled, 2 * size
     mixed = hashes >> np.uint64(30)
     hashes ^= mixed
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
@@ -62,38 +64,41 @@ def _power(exponent: int) -> np.uint64:
     return np.uint64(pow(_PRIME, exponent, 1 << 64))
 
 
-def repeated_ngram_fraction(text: str, length: int, enough: float = 0.0) -> float:
-    """The share of characters covered by phrases of `length` characters that occurred before in the same window.
+def repeated_ngram_fraction(text: str, n: int, threshold: float = 0.0) -> float:
+    """Fraction of characters covered by n-grams that occurred before in the same window of 5,000 characters.
 
-    0 when it cannot be more than `enough`, which a count of equal phrases tells faster than where they are, and a count
-    of equal shorter phrases, of which there are at least as many, faster still.
+    Args:
+        text: Any text.
+        n: Characters in an n-gram.
+        threshold: A result that cannot exceed it is returned as 0. Counting equal n-grams is faster than locating
+            them, and counting equal shorter n-grams, of which there are at least as many, is faster still.
     """
     codes = code_points(text)
-    if len(codes) < 4 * length or _max_repeats(codes, length) * length <= enough * len(codes):
+    if len(codes) < 4 * n or _max_repeats(codes, n) * n <= threshold * len(codes):
         return 0.0
-    hashes = hash_ngrams(codes, length)
+    hashes = hash_ngrams(codes, n)
     windows = [(start, hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW)]
-    again = [_count_repeats(window) for _, window in windows]
-    if sum(again) * length <= enough * len(codes):
+    repeats = [_count_repeats(window) for _, window in windows]
+    if sum(repeats) * n <= threshold * len(codes):
         return 0.0
     covered = np.zeros(len(codes) + 1, dtype=np.int64)
-    for (start, window), count in zip(windows, again, strict=True):
+    for (start, window), count in zip(windows, repeats, strict=True):
         if count:
             order = np.argsort(window, kind="stable")
-            later = order[1:][window[order[1:]] == window[order[:-1]]] + start
-            np.add.at(covered, later, 1)
-            np.add.at(covered, later + length, -1)
+            repeat_starts = order[1:][window[order[1:]] == window[order[:-1]]] + start
+            np.add.at(covered, repeat_starts, 1)
+            np.add.at(covered, repeat_starts + n, -1)
     return float(np.count_nonzero(np.cumsum(covered[:-1])) / len(codes))
 
 
-def _max_repeats(codes: npt.NDArray[np.uint32], length: int) -> int:
-    """At least as many as there are phrases of `length` that occurred before in their window: the same of their
-    beginnings, half as long or longer, by hashes of 32 bits that are not mixed."""
-    count, block, size = len(codes) - length + 1, codes, 1
-    while 2 * size <= length:
-        longer = block[:-size] * _power32(size)
-        longer += block[size:]
-        block, size = longer, 2 * size
+def _max_repeats(codes: npt.NDArray[np.uint32], n: int) -> int:
+    """Upper bound of the repeated n-grams: repeats of their prefixes (of length n / 2 or longer), by unmixed 32-bit
+    hashes."""
+    count, block, size = len(codes) - n + 1, codes, 1
+    while 2 * size <= n:
+        doubled = block[:-size] * _power32(size)
+        doubled += block[size:]
+        block, size = doubled, 2 * size
     return sum(_count_repeats(block[start : min(start + _WINDOW, count)]) for start in range(0, count, _WINDOW))
 
 
@@ -103,5 +108,6 @@ def _power32(exponent: int) -> np.uint32:
 
 
 def _count_repeats(hashes: npt.NDArray[Any]) -> int:
+    """How many hashes equal another one that is counted already."""
     ordered = np.sort(hashes)
     return int(np.count_nonzero(ordered[1:] == ordered[:-1]))

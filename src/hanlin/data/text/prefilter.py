@@ -1,12 +1,18 @@
-"""One glance at a whole text that tells which rules have something to look for in it.
+"""A prefilter over a whole text that tells which rules have something to look for in it.
 
-Owns the glance, not what a rule makes of what it finds. Most texts hold next to nothing that a rule would change; to
-run every rule's pattern over all of them costs far more than to look once, with a few operations on whole arrays.
+Most texts contain next to nothing that a rule would change. Running every rule's pattern over all of them costs far
+more than one scan with a few operations on whole arrays.
 
-A sign is a set of strings of which three characters are looked at. Each sign owns a bit at each of three
-places of a table of characters; a string may begin where the table's entries for three neighbors, shifted onto one
-another, have a bit in common (the idea of Hyperscan's Teddy, Wang et al. 2019, section 4.3). Strings that share a bit
-mix, so the answer is never no where one of them stands, and seldom yes where none does.
+A prefilter is a set of strings, of which a window of three characters is compared. Each prefilter has one or more of
+21 bits. A table gives for each character a 64-bit mask: bits 0-20 if it may be the first character of a window, bits
+21-41 the second, bits 42-62 the third. A window may begin at position i where the three masks, shifted onto one
+another, have a bit in common (the idea of Hyperscan's Teddy, Wang et al. 2019, section 4.3):
+
+    text      a        b        c
+    mask      first    second   third
+    result    table[a] & (table[b] >> 21) & (table[c] >> 42)
+
+Strings that share a bit mix, so the answer is never no if one of them is in the text, and seldom yes if none is.
 """
 
 from __future__ import annotations
@@ -29,58 +35,61 @@ _SHIFT = np.uint64(_BITS)
 _PREFILTERS: list[Prefilter] = []
 _NEXT_BIT = count()
 
-Bits = npt.NDArray[np.uint64]
+Table = npt.NDArray[np.uint64]
 Masks = npt.NDArray[np.uint32]
 
 
 class Prefilter:
-    """Says of a text whether one of some strings may be in it.
+    """Tells whether one of some strings may be in a text; prefilters are made when their modules are imported.
 
-    A string is a sequence of places, each with all characters that may stand there: a word, or `["ab", "c"]` for ac and
-    bc. `bits` spreads many strings over so many bits. Signs are made when their modules are imported.
+    Args:
+        strings: Each a sequence of character sets, one for each position: a word, or `["ab", "c"]` for ac and bc.
+        bits: Bits to spread the strings over; more of them give fewer false candidates. All prefilters together have
+            21.
     """
 
     def __init__(self, strings: Iterable[Sequence[str]], bits: int = 1) -> None:
         self._strings = sorted({_select_window(string) for string in strings})
         self._bits = [next(_NEXT_BIT) for _ in range(bits)]
-        assert self._bits[-1] < _BITS, "no bit is left for another sign"
+        assert self._bits[-1] < _BITS, "no bit is left for another prefilter"
         self._mask = np.uint32(sum(1 << bit for bit in self._bits))
         _PREFILTERS.append(self)
 
     @classmethod
     def from_char_class(cls, characters: re.Pattern[str]) -> Prefilter:
-        """A sign of the characters that a pattern fits."""
+        """Make a prefilter of all single characters that a pattern matches."""
         return cls([["".join(characters.findall(_all_chars()))]])
 
     def may_match(self, text: str) -> bool:
-        """False where none of the strings is in the text."""
-        return bool(_scan(text).all & self._mask)
+        """False if none of the strings is in the text."""
+        return bool(_scan(text).any & self._mask)
 
     def count_candidates(self, text: str, end: int | None = None) -> int:
-        """At how many of the first `end` places one of the strings may begin; never fewer than there are."""
-        seen = _scan(text)
-        return int(np.count_nonzero(seen.at[:end] & self._mask)) if seen.all & self._mask else 0
+        """Count the positions before `end` at which one of the strings may begin; never fewer than there are."""
+        scan = _scan(text)
+        return int(np.count_nonzero(scan.masks[:end] & self._mask)) if scan.any & self._mask else 0
 
-    def fill_table(self, table: Bits) -> None:
-        size = -(-len(self._strings) // len(self._bits))
-        anything = 0
-        for number, string in enumerate(self._strings):
-            first = 1 << self._bits[number // size]
-            for place, characters in enumerate(string[:_WINDOW]):
+    def fill_table(self, table: Table) -> None:
+        """Set the bits of this prefilter's strings in a table of masks, shape (FIRST_SUPPLEMENTARY + 1,)."""
+        strings_per_bit = -(-len(self._strings) // len(self._bits))
+        any_char = 0
+        for index, string in enumerate(self._strings):
+            bit = 1 << self._bits[index // strings_per_bit]
+            for position, characters in enumerate(string[:_WINDOW]):
                 codes = np.fromiter(map(ord, characters), np.int64)
-                table[np.minimum(codes, FIRST_SUPPLEMENTARY)] |= np.uint64(first << (_BITS * place))
-            for place in range(len(string), _WINDOW):
-                anything |= first << (_BITS * place)
-        table |= np.uint64(anything)
+                table[np.minimum(codes, FIRST_SUPPLEMENTARY)] |= np.uint64(bit << (_BITS * position))
+            for position in range(len(string), _WINDOW):
+                any_char |= bit << (_BITS * position)
+        table |= np.uint64(any_char)
 
 
 def _select_window(string: Sequence[str]) -> tuple[str, ...]:
-    """Three neighbors of a string: those that are the least like English, for what is rare in Chinese is common there.
+    """The three neighbors in a string that are least like ASCII, which is rare in Chinese and common in English.
 
-    Two strings that do not overlap in a text never have them at the same place, so that counts stay right.
+    Two strings that do not overlap in a text never have their windows at the same position, so that counts stay right.
     """
-    threes = [tuple(string[at : at + _WINDOW]) for at in range(max(1, len(string) - _WINDOW + 1))]
-    return max(threes, key=lambda three: sum(not place.isascii() for place in three))
+    windows = [tuple(string[start : start + _WINDOW]) for start in range(max(1, len(string) - _WINDOW + 1))]
+    return max(windows, key=lambda window: sum(not characters.isascii() for characters in window))
 
 
 @cache
@@ -89,45 +98,50 @@ def _all_chars() -> str:
 
 
 def find_composing_chars() -> str:
-    """The characters of which a text that is not in NFC has at least one (Unicode Standard Annex 15, section 9): those
-    that NFC changes on their own, those that combine, and those that one before them may take in."""
+    """Find the characters of which a text not in NFC has at least one (Unicode Standard Annex 15, section 9).
+
+    They are the characters that NFC changes on their own, combining characters, and characters that may compose with
+    the one before them.
+    """
     candidates = [
         char for low, high in ((0x300, 0x3400), (0xF900, FIRST_SUPPLEMENTARY)) for char in map(chr, range(low, high))
     ]
     pairs = [parts for char in candidates if len(parts := unicodedata.decomposition(char).split()) == 2]
-    taken_in = {chr(int(second, 16)) for first, second in pairs if not first.startswith("<")}
+    composing = {chr(int(second, 16)) for first, second in pairs if not first.startswith("<")}
     changed = {char for char in candidates if unicodedata.combining(char) or not unicodedata.is_normalized("NFC", char)}
     hangul = set(map(chr, range(0x1161, 0x11C3)))
-    return "".join(sorted(taken_in | changed | hangul | {chr(FIRST_SUPPLEMENTARY)}))
+    return "".join(sorted(composing | changed | hangul | {chr(FIRST_SUPPLEMENTARY)}))
 
 
 class _Scan(NamedTuple):
-    at: Masks
-    all: np.uint32
+    """Masks of the windows of a text: one for each character, and all of them joined."""
+
+    masks: Masks
+    any: np.uint32
 
 
 @lru_cache(maxsize=2)
 def _scan(text: str) -> _Scan:
-    table, codes = _table(len(_PREFILTERS)), table_indices(text)
-    at = np.empty(len(codes), dtype=np.uint32)
-    for start in range(0, len(codes), _BLOCK):  # several passes over what fits into the processor's cache
-        block = codes[start : start + _BLOCK + _WINDOW - 1]
-        size = min(_BLOCK, len(codes) - start)
-        found = np.empty(size + _WINDOW - 1, dtype=np.uint64)
-        table.take(block, mode="clip", out=found[: len(block)])
-        found[len(block) :] = table[0]  # what stands after the end fits a string that is shorter than three
-        both = found[2:] >> _SHIFT
-        both &= found[1:-1]
-        both >>= _SHIFT
-        both &= found[:-2]
-        at[start : start + size] = both  # the lowest bits; what lies above them is no sign's
-    return _Scan(at, np.bitwise_or.reduce(at))
+    table, indices = _build_table(len(_PREFILTERS)), table_indices(text)
+    masks = np.empty(len(indices), dtype=np.uint32)
+    for start in range(0, len(indices), _BLOCK):  # several passes over what fits the CPU cache
+        block = indices[start : start + _BLOCK + _WINDOW - 1]
+        size = min(_BLOCK, len(indices) - start)
+        bits = np.empty(size + _WINDOW - 1, dtype=np.uint64)
+        table.take(block, mode="clip", out=bits[: len(block)])
+        bits[len(block) :] = table[0]  # behind the end: only strings shorter than a window match here
+        common = bits[2:] >> _SHIFT
+        common &= bits[1:-1]
+        common >>= _SHIFT
+        common &= bits[:-2]
+        masks[start : start + size] = common  # the lowest 21 bits; those above belong to no prefilter
+    return _Scan(masks, np.bitwise_or.reduce(masks))
 
 
 @cache
-def _table(signs: int) -> Bits:
-    """For each character the bits that it may have a part in, for each place; made anew when a sign is added."""
+def _build_table(prefilter_count: int) -> Table:
+    """Build the table of masks by character for the first prefilters; built again when one is added."""
     table = np.zeros(FIRST_SUPPLEMENTARY + 1, dtype=np.uint64)
-    for sign in _PREFILTERS[:signs]:
-        sign.fill_table(table)
+    for prefilter in _PREFILTERS[:prefilter_count]:
+        prefilter.fill_table(table)
     return table

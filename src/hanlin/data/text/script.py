@@ -1,7 +1,4 @@
-"""Traditional and simplified characters, converted by OpenCC.
-
-Owns which conversion is meant by a setting. The dictionaries are OpenCC's.
-"""
+"""Conversion between traditional and simplified Chinese with OpenCC's dictionaries."""
 
 from __future__ import annotations
 
@@ -21,7 +18,14 @@ _IDEOGRAPHS = (*range(0x3400, 0x4DC0), *range(0x4E00, 0xA000), *range(0xF900, 0x
 
 
 def load_converter(convert: str) -> Callable[[str], str]:
-    """A function that converts a text (`none`: leaves it). Raises UserError when OpenCC is not installed."""
+    """Load the function that converts a text.
+
+    Args:
+        convert: `simplified`, `traditional`, or `none` for a function that changes nothing.
+
+    Raises:
+        UserError: OpenCC is not installed.
+    """
     if convert == "none":
         return str
     try:
@@ -29,17 +33,24 @@ def load_converter(convert: str) -> Callable[[str], str]:
     except ImportError as error:
         hint = "pip install opencc"
         raise UserError(
-            say("OpenCC is needed to convert characters", "繁简转换需要 OpenCC"), "convert", hint
+            say("converting characters needs OpenCC", "繁简转换需要安装 OpenCC"), "convert", hint
         ) from error
     return cast("Callable[[str], str]", OpenCC(_TABLES[convert]).convert)
 
 
 @cache
 def build_conversion_table(convert: str) -> npt.NDArray[np.uint32]:
-    """For each code point below 0x20000 what OpenCC makes of it alone; others stay. Read-only, made in 20 ms."""
+    """Table of single-character conversions: entry c is the code point that OpenCC converts c to.
+
+    Args:
+        convert: `simplified` or `traditional`.
+
+    Returns:
+        uint32 of shape (0x20000,), read-only; built in 20 ms.
+    """
     table = np.arange(0x20000, dtype=np.uint32)
-    alone = load_converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
-    for code, char in zip(_IDEOGRAPHS, alone, strict=True):
+    converted = load_converter(convert)("\n".join(map(chr, _IDEOGRAPHS))).split("\n")
+    for code, char in zip(_IDEOGRAPHS, converted, strict=True):
         if len(char) == 1 and ord(char) < len(table):
             table[code] = ord(char)
     table.setflags(write=False)
