@@ -67,7 +67,7 @@ def main() -> None:
         folders = [Path(name) for name in sys.argv[1:]]
         if not folders:
             texts = [message.text for case in cases() for message in case.messages]
-            train_tokenizer(texts, entries=2000, template="llama3", out=Path(made) / "llama3")
+            train_tokenizer(texts, vocab_size=2000, template="llama3", out=Path(made) / "llama3")
             folders = [Path(made) / "llama3"]
         for folder in folders:
             result[folder.name] = measure(folder)

@@ -38,7 +38,7 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from hanlin.models.train_tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny_tokenizer")
-    train_tokenizer(TEXT, entries=400, template="llama3", out=folder)
+    train_tokenizer(TEXT, vocab_size=400, template="llama3", out=folder)
     return folder
 
 

@@ -48,7 +48,7 @@ def template_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cha
         if name not in made:
             texts = [message.text for message in CHAT] * 4
             folder = tmp_path_factory.mktemp("template")
-            tokenizer = train_tokenizer(texts, entries=330, template=name, out=folder)
+            tokenizer = train_tokenizer(texts, vocab_size=330, template=name, out=folder)
             made[name] = ChatTemplate.named(name, tokenizer)
         return made[name]
 

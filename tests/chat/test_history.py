@@ -32,7 +32,7 @@ def template(tiny_tokenizer: Path) -> ChatTemplate:
 @pytest.fixture(scope="module")
 def template31(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
     folder = tmp_path_factory.mktemp("llama31")
-    return ChatTemplate.load(folder, train_tokenizer(["三加四等于七"], entries=300, template="llama3.1", out=folder))
+    return ChatTemplate.load(folder, train_tokenizer(["三加四等于七"], vocab_size=300, template="llama3.1", out=folder))
 
 
 def length(template: ChatTemplate, messages: list[Message]) -> int:

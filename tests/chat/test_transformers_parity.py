@@ -72,7 +72,7 @@ def check(folder: Path, template: ChatTemplate, chats: list[list[Message]], mask
 @pytest.mark.parametrize("name", packaged())
 def test_a_saved_folder_gives_the_same_ids_and_mask_in_transformers(name: str, tmp_path: Path) -> None:
     texts = [message.text for chat in OWN_CHATS for message in chat] * 3
-    tokenizer = train_tokenizer(texts, entries=340, template=name, out=tmp_path)
+    tokenizer = train_tokenizer(texts, vocab_size=340, template=name, out=tmp_path)
     check(tmp_path, ChatTemplate.load(tmp_path, tokenizer), OWN_CHATS)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hanlin.models.folder.adapter import base_of
+from hanlin.models.folder.adapter import resolve_base
 from hanlin.pipeline.manifest import digest_of, read_manifest
 
 
@@ -27,7 +27,7 @@ def test_an_adapter_made_by_hand_finds_its_base_and_merges(tmp_path: Path, tiny_
     given = ["--model", str(tiny_model), "--data", "deep/er/my-chats"]
     hanlin(tmp_path, "sft", *given, *portions, "--out", "deep/er/my-adapter")
     adapter = tmp_path / "deep/er/my-adapter"
-    assert base_of(adapter).samefile(tiny_model)
+    assert resolve_base(adapter).samefile(tiny_model)
     manifest = read_manifest(adapter)
     assert manifest is not None and manifest.digest == digest_of(list(manifest.files))
     hanlin(tmp_path, "merge", "--adapter", "deep/er/my-adapter", "--out", "my-merged")

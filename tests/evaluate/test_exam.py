@@ -43,7 +43,7 @@ def spaced(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     """A tokenizer that has ` A` and `A` as two entries, as Llama 3 does."""
     folder = tmp_path_factory.mktemp("spaced")
     texts = [f"Answer: {letter}\n\n答案：\n\n" for letter in LETTERS] * 50
-    return train_tokenizer(texts, entries=350, template="llama3", out=folder)
+    return train_tokenizer(texts, vocab_size=350, template="llama3", out=folder)
 
 
 def test_the_letter_after_an_english_colon_is_the_token_with_a_space(spaced: Tokenizer) -> None:
@@ -59,7 +59,7 @@ def test_the_letter_after_a_chinese_colon_is_the_token_without(spaced: Tokenizer
 
 
 def test_a_letter_that_melts_into_its_colon_is_scored_with_it(tmp_path: Path) -> None:
-    melting = train_tokenizer(["：A：B：C：D"] * 50, entries=300, template="llama3", out=tmp_path)
+    melting = train_tokenizer(["：A：B：C：D"] * 50, vocab_size=300, template="llama3", out=tmp_path)
     prefix, letters = letter_ids(melting, "答案：", "")
     assert [melting.decode([*prefix, *ids]) for ids in letters] == ["答案：A", "答案：B", "答案：C", "答案：D"]
     assert [len(ids) for ids in letters] == [1, 1, 1, 1]

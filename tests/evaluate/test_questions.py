@@ -15,7 +15,7 @@ from hanlin.core.records import Message, Question, write_jsonl
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.questions import compared, judged, run
-from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, RARE
@@ -178,7 +178,7 @@ def test_a_gguf_file_gives_the_answers_of_its_model(
 
 
 def test_an_adapter_is_asked_together_with_its_base(taught_model: Path, asked: Path, tmp_path: Path) -> None:
-    adapter = attach(load_model(taught_model), LoraSettings(rank=2), seed=1)
+    adapter = attach_lora(load_model(taught_model), LoraSettings(rank=2), seed=1)
     save_adapter(adapter, tmp_path / "adapter", base=taught_model)
     Tokenizer.load(taught_model).save(tmp_path / "adapter")
     assert answered(tmp_path / "adapter", asked, tmp_path / "out")["exact_match"] == 1.0

@@ -10,7 +10,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.inference.registry import create_engine
-from hanlin.models.folder.gguf import gguf_files
+from hanlin.models.folder.gguf import find_gguf_files
 
 
 def test_auto_takes_llama_cpp_for_gguf_and_transformers_otherwise(spoken_model: Path, spoken_gguf: Path) -> None:
@@ -33,9 +33,9 @@ def test_a_folder_without_a_model_is_refused_in_words(tmp_path: Path) -> None:
 def test_gguf_files_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.gguf", "a.gguf", "c.txt"):
         (tmp_path / name).touch()
-    assert [file.name for file in gguf_files(tmp_path)] == ["a.gguf", "b.gguf"]
-    assert gguf_files(tmp_path / "b.gguf") == [tmp_path / "b.gguf"]
-    assert gguf_files(tmp_path / "c.txt") == []
+    assert [file.name for file in find_gguf_files(tmp_path)] == ["a.gguf", "b.gguf"]
+    assert find_gguf_files(tmp_path / "b.gguf") == [tmp_path / "b.gguf"]
+    assert find_gguf_files(tmp_path / "c.txt") == []
 
 
 def test_an_engine_whose_package_is_not_there_says_which() -> None:

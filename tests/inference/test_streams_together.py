@@ -20,7 +20,7 @@ from hanlin.inference.backends.transformers.engine import TransformersEngine
 from hanlin.inference.backends.transformers.kv_cache import Context, Decoder
 from hanlin.inference.decoder import Piece
 from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
-from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 
 SAMPLINGS: Sequence[dict[str, object]] = (
@@ -43,7 +43,7 @@ def merged(spoken_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     made = {}
     for seed, (name, targets) in enumerate(ADAPTED.items()):
         folder = tmp_path_factory.mktemp("adapter")
-        model = attach(load_model(spoken_model), LoraSettings(rank=4, targets=targets), seed=seed)
+        model = attach_lora(load_model(spoken_model), LoraSettings(rank=4, targets=targets), seed=seed)
         torch.manual_seed(seed)
         for key, value in model.named_parameters():
             if "lora_B" in key:

@@ -13,7 +13,7 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.inference.backends.transformers.engine import TransformersEngine
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
-from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 
 
@@ -50,7 +50,7 @@ def test_a_row_outgrows_its_first_buffers(hf: Engine) -> None:
 
 def test_an_adapter_folder_is_its_base_with_the_adapter(spoken_model: Path, tmp_path: Path) -> None:
     shutil.copytree(spoken_model, tmp_path / "base")
-    model = attach(load_model(tmp_path / "base"), LoraSettings(rank=4), seed=1)
+    model = attach_lora(load_model(tmp_path / "base"), LoraSettings(rank=4), seed=1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from random_models import MakeAdapter, train_a_little
+from random_models import MakeAdapter, perturb_trainable
 
 from hanlin.config.settings.model import LoraSettings
-from hanlin.models.adapters import attach, save_adapter
-from hanlin.models.folder.adapter import base_of
+from hanlin.models.adapters import attach_lora, save_adapter
+from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -41,10 +41,10 @@ def make_adapter(store: Path) -> MakeAdapter:
 
     def make(base: str = "untied", name: str = "adapter", **lora: object) -> Path:
         settings = LoraSettings.model_validate({"rank": 4, **lora})
-        model = train_a_little(attach(load_model(store / base), settings, seed=1))
+        model = perturb_trainable(attach_lora(load_model(store / base), settings, seed=1))
         save_adapter(model, store / name, base=store / base)
         Tokenizer.load(store / base).save(store / name)
-        assert base_of(store / name) == (store / base).resolve()
+        assert resolve_base(store / name) == (store / base).resolve()
         return store / name
 
     return make

@@ -1,4 +1,4 @@
-"""What the tests of models do with tiny random models: ask them, and move what is trainable away from its birth."""
+"""Helpers for tests with tiny random models: compute logits, and change the trainable weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MakeAdapter = Callable[..., Path]
 
 
 def logits(model: PreTrainedModel | PeftModel) -> torch.Tensor:
-    """Of `PROMPT`, in evaluation mode and without gradients."""
+    """Logits of `PROMPT`, in evaluation mode and without gradients."""
     model.eval()
     with torch.no_grad():
         return model(input_ids=PROMPT).logits.float()
 
 
-def train_a_little(model: PeftModel) -> PeftModel:
-    """Move everything trainable away from its birth, as training would: without a loop, but not to nothing."""
+def perturb_trainable(model: PeftModel) -> PeftModel:
+    """Add noise to everything trainable, as a stand-in for training."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():

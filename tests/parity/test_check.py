@@ -66,7 +66,7 @@ def test_there_are_at_least_300_conversations_without_tools_of_every_kind() -> N
 @pytest.mark.parametrize("name", packaged())
 def test_every_packaged_template_is_read_alike_by_transformers_and_llama_cpp(name: str, tmp_path: Path) -> None:
     texts = [message.text for case in cases()[::5] for message in case.messages]
-    tokenizer = train_tokenizer(texts, entries=700, template=name, out=tmp_path / "tokenizer")
+    tokenizer = train_tokenizer(texts, vocab_size=700, template=name, out=tmp_path / "tokenizer")
     assert_read_alike(tiny_gguf(ChatTemplate.named(name, tokenizer), tmp_path / "model"))
 
 

@@ -67,7 +67,7 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
     ("index", "said"),
     [
         ("{", "not JSON"),
-        ('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}', "1 of 1 weight files are not here"),
+        ('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}', "1 of 1 weight files are missing"),
     ],
 )
 def test_a_model_without_a_manifest_is_held_to_its_index(index: str, said: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from live_server import Live, live
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine, load_engine
-from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.serve.admission import Limits
 from hanlin.serve.loaded_model import EngineConfig, LoadedModel, reload_changed
@@ -200,7 +200,7 @@ def adapters(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     folder = tmp_path_factory.mktemp("adapters")
     made = {}
     for seed, name in enumerate(("red", "blue.v2")):
-        model = attach(load_model(taught_model), LoraSettings(rank=4), seed=seed)
+        model = attach_lora(load_model(taught_model), LoraSettings(rank=4), seed=seed)
         torch.manual_seed(seed)
         for key, value in model.named_parameters():
             if "lora_B" in key:

@@ -14,7 +14,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
-from hanlin.models.train_tokenizer import train, train_tokenizer
+from hanlin.models.train_tokenizer import run, train_tokenizer
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -80,7 +80,7 @@ def documents(tmp_path: Path) -> Path:
 def test_the_stage_learns_from_documents_and_measures_on_those_held_out(documents: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    metrics = train(TrainTokenizer(text=("web",), entries=300), Inputs({"text": (documents,)}), out, StageContext())
+    metrics = run(TrainTokenizer(text=("web",), entries=300), Inputs({"text": (documents,)}), out, StageContext())
     assert metrics["documents"] == len(TEXT)
     assert metrics["entries"] == len(Tokenizer.load(out)) == 300
     assert metrics["measured_on"] == "validation"
@@ -110,4 +110,4 @@ def test_a_broken_line_is_named(tmp_path: Path, line: bytes) -> None:
 
 def test_no_text_at_all_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no text"):
-        train(TrainTokenizer(text=("web",)), Inputs({"text": (tmp_path,)}), tmp_path / "out", StageContext())
+        run(TrainTokenizer(text=("web",)), Inputs({"text": (tmp_path,)}), tmp_path / "out", StageContext())

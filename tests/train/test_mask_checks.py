@@ -158,7 +158,7 @@ def test_the_two_examples_of_a_pair_have_one_record(encoded: Callable, template:
 @pytest.fixture(scope="module", params=packaged())
 def any_template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
     folder = tmp_path_factory.mktemp(request.param.replace(".", "_"))
-    train_tokenizer(list(SENTENCES), entries=320, template=request.param, out=folder)
+    train_tokenizer(list(SENTENCES), vocab_size=320, template=request.param, out=folder)
     return ChatTemplate.load(folder)
 
 
@@ -179,7 +179,7 @@ def test_every_packaged_template_keeps_its_contract(any_template: ChatTemplate, 
 
 
 def test_calls_of_tools_keep_the_contract(tmp_path: Path, encoded: Callable) -> None:
-    train_tokenizer(list(SENTENCES), entries=320, template="llama3.1", out=tmp_path / "t")
+    train_tokenizer(list(SENTENCES), vocab_size=320, template="llama3.1", out=tmp_path / "t")
     template = ChatTemplate.load(tmp_path / "t")
     call = Message("assistant", "", tool_calls=(ToolCall("weather", {"city": "北京"}),))
     turns = (Message("user", "天气？"), call, Message("tool", "晴", name="weather"), Message("assistant", "晴天。"))
@@ -190,7 +190,7 @@ def test_calls_of_tools_keep_the_contract(tmp_path: Path, encoded: Callable) -> 
 
 @pytest.mark.parametrize("change", ["missing", "doubled"])
 def test_llama_2_begins_every_exchange_exactly_once(tmp_path: Path, encoded: Callable, change: str) -> None:
-    train_tokenizer(list(SENTENCES), entries=320, template="llama2", out=tmp_path / "t")
+    train_tokenizer(list(SENTENCES), vocab_size=320, template="llama2", out=tmp_path / "t")
     template = ChatTemplate.load(tmp_path / "t")
     bos = template.tokenizer.bos_id
     turns = tuple(Message(role, "好") for _ in range(2) for role in ("user", "assistant"))

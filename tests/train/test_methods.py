@@ -21,7 +21,7 @@ from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.models.adapters import attach, save_adapter, start_of
+from hanlin.models.adapters import attach_lora, get_initial_lora_weights, save_adapter
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
@@ -110,7 +110,7 @@ def test_more_layers_than_there_are_is_refused(tmp_path: Path, inputs: Callable[
 
 
 def test_lora_plus_hurries_what_peft_hurries(tiny_model: Path) -> None:
-    model = attach(load_model(tiny_model), LoraSettings(rank=2), seed=1)
+    model = attach_lora(load_model(tiny_model), LoraSettings(rank=2), seed=1)
     trained = {id(weight): name for name, weight in model.named_parameters() if weight.requires_grad}
     ours = {
         trained[id(weight)]: group["lr_ratio"] * 1e-3
@@ -143,7 +143,7 @@ def test_a_ratio_moves_b_by_as_much_more(tmp_path: Path, inputs: Callable[..., I
 def test_pissa_changes_nothing_at_the_start(start: Any, tiny_model: Path) -> None:
     model = load_model(tiny_model)
     before = logits(model)
-    adapted = attach(model, LoraSettings(rank=4, init=start), seed=1)
+    adapted = attach_lora(model, LoraSettings(rank=4, init=start), seed=1)
     torch.testing.assert_close(logits(adapted), before, atol=1e-5, rtol=1e-5)
     assert all(weight.any() for name, weight in adapted.named_parameters() if "lora_B" in name)
 
@@ -154,13 +154,13 @@ def test_pissa_changes_nothing_at_the_start(start: Any, tiny_model: Path) -> Non
 def test_pissa_is_saved_as_peft_converts_it_and_fits_the_original_base(
     rslora: bool, tiny_model: Path, tmp_path: Path
 ) -> None:
-    adapted = attach(load_model(tiny_model), LoraSettings(rank=4, init="pissa", rslora=rslora), seed=1)
+    adapted = attach_lora(load_model(tiny_model), LoraSettings(rank=4, init="pissa", rslora=rslora), seed=1)
     adapted.peft_config["default"].init_lora_weights = True  # as PEFT's own manual has it, to keep the start
     adapted.save_pretrained(tmp_path / "start")
     adapted.peft_config["default"].init_lora_weights = "pissa"
-    start = start_of(adapted)
+    start = get_initial_lora_weights(adapted)
     trained = logits(moved(adapted))
-    save_adapter(adapted, tmp_path / "ours", base=tiny_model, start=start)
+    save_adapter(adapted, tmp_path / "ours", base=tiny_model, initial=start)
     torch.testing.assert_close(logits(load_model(tmp_path / "ours")), trained, atol=1e-4, rtol=1e-4)
     adapted.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))

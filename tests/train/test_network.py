@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from conftest import CPU
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
-from hanlin.models.adapters import attach
+from hanlin.models.adapters import attach_lora
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_dtype
 from hanlin.train.dataset.encoded import EncodedRecords
@@ -117,7 +117,7 @@ def test_it_is_transformers_own_forward(changes: dict, tmp_path: Path) -> None:
     ids=["all_projections", "two_projections", "rslora", "dora", "whole_modules"],
 )
 def test_an_adapter_is_computed_as_peft_does(lora: LoraSettings, tmp_path: Path) -> None:
-    model = attach(small_model(), lora, seed=1)
+    model = attach_lora(small_model(), lora, seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -127,7 +127,7 @@ def test_an_adapter_is_computed_as_peft_does(lora: LoraSettings, tmp_path: Path)
 
 def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
-    model = attach(small_model(), LoraSettings(rank=4, dropout=0.5), seed=1)
+    model = attach_lora(small_model(), LoraSettings(rank=4, dropout=0.5), seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -150,7 +150,7 @@ def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) 
 
 def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
-    model = attach(small_model().double(), LoraSettings(rank=2, dropout=0.5, targets=("down_proj",)), seed=1)
+    model = attach_lora(small_model().double(), LoraSettings(rank=2, dropout=0.5, targets=("down_proj",)), seed=1)
     network = TrainModel(model, CPU, "float32")
     name, weight = next((name, weight) for name, weight in network.trainable_parameters() if "lora_B" in name)
 
@@ -174,11 +174,11 @@ def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
 
 def test_dora_with_dropout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="DoRA"):
-        TrainModel(attach(small_model(), LoraSettings(rank=2, dora=True, dropout=0.1), seed=1), CPU, "float32")
+        TrainModel(attach_lora(small_model(), LoraSettings(rank=2, dora=True, dropout=0.1), seed=1), CPU, "float32")
 
 
 def test_what_is_trained_stays_float32_and_what_is_frozen_becomes_bfloat16() -> None:
-    model = attach(small_model(), LoraSettings(rank=2), seed=1)
+    model = attach_lora(small_model(), LoraSettings(rank=2), seed=1)
     TrainModel(model, CPU, "bfloat16")
     assert {weight.dtype for weight in model.parameters() if weight.requires_grad} == {torch.float32}
     assert {weight.dtype for weight in model.parameters() if not weight.requires_grad} == {torch.bfloat16}

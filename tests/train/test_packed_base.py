@@ -19,7 +19,7 @@ from hanlin.config.settings.preference import Dpo
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.models.adapters import attach
+from hanlin.models.adapters import attach_lora
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
@@ -50,7 +50,7 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
     """bitsandbytes also rounds what goes into a product with 8 bits, which is not done here: that is nearer to the
     weights."""
     store = encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations)
-    model = attach(load_model(tiny_model, packed=packed), wide(packed), seed=1)
+    model = attach_lora(load_model(tiny_model, quantization=packed), wide(packed), seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

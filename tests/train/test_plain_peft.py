@@ -78,7 +78,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
         from hanlin.models.load import load_model
 
-        base: Any = load_model(tiny_model, packed=packed)
+        base: Any = load_model(tiny_model, quantization=packed)
     else:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()

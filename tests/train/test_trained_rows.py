@@ -20,7 +20,7 @@ from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.models.adapters import attach, attach_rows
+from hanlin.models.adapters import attach_lora, attach_trainable_tokens
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.models.save import save_model
@@ -32,7 +32,7 @@ from hanlin.train.dataset.packed import PackedDataset
 
 SFT = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, "precision": "float32"}
 PAIRED = {"model": "m", "data": ("d",), "max_seq_length": 128, "batch_pairs": 4, "precision": "float32", "steps": 1}
-UNTRAINED = ("<|eot_id|>", "<|start_header_id|>")
+UNTRAINED_NORM_RATIO = ("<|eot_id|>", "<|start_header_id|>")
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SLOW = {"learning_rate": 1e-2, "steps": 3, "weight_decay": 0.5}
 
@@ -42,7 +42,9 @@ def sft(**changes: Any) -> Sft:
 
 
 def untrained_ids(model: Path) -> list[int]:
-    return sorted(number for token in UNTRAINED if (number := Tokenizer.load(model).token_id(token)) is not None)
+    return sorted(
+        number for token in UNTRAINED_NORM_RATIO if (number := Tokenizer.load(model).token_id(token)) is not None
+    )
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_full_training_goes_on_and_names_them(base_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
     metrics = stages.sft(sft(), inputs(many(conversation, 4), base_model), out, StageContext())
-    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
+    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED_NORM_RATIO)
 
 
 def test_a_trained_model_has_none(tiny_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
@@ -123,7 +125,9 @@ def test_both_matrices_must_be_trained_beside_an_adapter(
         with pytest.raises(UserError, match="never trained"):
             stages.sft(settings, given, out, StageContext())
     else:
-        assert sorted(stages.sft(settings, given, out, StageContext())["untrained_tokens"]) == sorted(UNTRAINED)
+        assert sorted(stages.sft(settings, given, out, StageContext())["untrained_tokens"]) == sorted(
+            UNTRAINED_NORM_RATIO
+        )
 
 
 @pytest.mark.parametrize("whole", ["embed_tokens", "lm_head"])
@@ -134,7 +138,7 @@ def test_of_tied_matrices_one_is_both(
     with pytest.raises(UserError, match="never trained"):
         stages.sft(sft(lora=LoraSettings(rank=2)), given, out, StageContext())
     metrics = stages.sft(sft(lora=LoraSettings(rank=2, modules_to_save=(whole,))), given, out, StageContext())
-    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
+    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED_NORM_RATIO)
 
 
 def test_a_template_without_them_needs_none(base_model: Path, out: Path, inputs: Callable[..., Inputs]) -> None:
@@ -162,7 +166,7 @@ def test_the_way_out_trains_those_rows_beside_an_adapter_that_plain_peft_loads(
     base = request.getfixturevalue("tied_base_model" if tied else "base_model")
     settings = sft(lora=LoraSettings(rank=2), trainable_tokens="untrained", **SLOW)
     metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, StageContext())
-    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED)
+    assert sorted(metrics["untrained_tokens"]) == sorted(UNTRAINED_NORM_RATIO)
     before = AutoModelForCausalLM.from_pretrained(base).state_dict()
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), out).eval()
     ids = torch.tensor([[*untrained_ids(base), 5, 6, 7]])
@@ -228,7 +232,7 @@ def test_rows_get_the_gradient_that_peft_gives_them(
     rows = PackedDataset.pack_examples(store, 128)
     ids = untrained_ids(base)
     loaded = load_model(base, trainable=True)
-    model = attach(loaded, LoraSettings(rank=2), 1, ids) if adapter else attach_rows(loaded, ids)
+    model = attach_lora(loaded, LoraSettings(rank=2), 1, ids) if adapter else attach_trainable_tokens(loaded, ids)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -25,7 +25,7 @@ from hanlin.estimate.dataset_stats import data_of
 from hanlin.estimate.flops import Disk, Speed
 from hanlin.estimate.memory import Account, Machine, Memory, Sharding
 from hanlin.estimate.shapes import ModelShape
-from hanlin.models.folder.adapter import base_of
+from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
 from hanlin.pipeline.step import Step
@@ -132,7 +132,7 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
     source = next(source for source in step.sources if source.entry.field == field)
     if source.ready and source.paths:
         folder = source.paths[0]
-        folder = base_of(folder) if is_adapter(folder) else folder
+        folder = resolve_base(folder) if is_adapter(folder) else folder
         try:
             files = check_model_folder(folder)
         except UserError as error:

@@ -27,7 +27,7 @@ from hanlin.export.quality_page import write_card
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, licenses_in
+from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, find_license_files
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import save_safetensors
 from hanlin.parity import check as contract
@@ -50,9 +50,9 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             if settings.method == "gptq":
                 _write_gptq(settings, files, inputs.paths("data"), tokenizer, out, context)
             else:
-                load_model(folder, dtype="auto", packed=settings.method).save_pretrained(out)
+                load_model(folder, dtype="auto", quantization=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
-            for text in licenses_in(folder):
+            for text in find_license_files(folder):
                 shutil.copyfile(text, out / text.name)
             (context.scratch_folder(out) / "written").touch()
     metrics: dict[str, Any] = {"format": NAMES[settings.method]}

@@ -24,8 +24,8 @@ from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import PICTURE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
-from hanlin.models.folder.gguf import choose_gguf, gguf_files
-from hanlin.models.folder.layout import CONFIG, INDEX, licenses_in
+from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
+from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
 from hanlin.parity import check as contract
 from hanlin.parity.modelfile import packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
@@ -83,7 +83,7 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
 
 
 def _read(settings: Package, folder: Path) -> _Source:
-    found = gguf_files(folder)
+    found = find_gguf_files(folder)
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
     if wants_gguf and not found:
@@ -126,7 +126,7 @@ def _weights(source: _Source) -> list[Path]:
     weights = list(source.files)
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
-    found = (*weights, source.folder / PICTURE, *licenses_in(source.folder))
+    found = (*weights, source.folder / PICTURE, *find_license_files(source.folder))
     return [path for path in found if path.is_file()]
 
 

@@ -15,7 +15,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
-from hanlin.models.folder.gguf import choose_gguf, gguf_files
+from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, is_adapter
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     if not path.exists():
         what = say("there is no such file or folder", "没有这个文件或文件夹")
         raise UserError(what, path, _hint_of_path())
-    candidates = gguf_files(path)
+    candidates = find_gguf_files(path)
     if candidates:
         return ModelLocation(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
     if file:

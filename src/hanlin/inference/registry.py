@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.models.folder.gguf import gguf_files
+from hanlin.models.folder.gguf import find_gguf_files
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ def create_engine(name: str, path: Path, *, apart: bool = False, **options: Any)
     that holds no model, and for an engine whose package is not installed.
     """
     if name == "auto":
-        name = "llama_cpp" if gguf_files(path) else "transformers"
+        name = "llama_cpp" if find_gguf_files(path) else "transformers"
     if name not in ENGINES:
         what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
         raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))

@@ -1,4 +1,4 @@
-"""Number formats of weights."""
+"""Dtypes of weights: names, lookup, and the one to measure a model in."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from hanlin.models.folder.layout import ModelFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-Packed = Literal["nf4", "int8"]
-
-
+Quantization = Literal["nf4", "int8"]
+"""How `load_model` can quantize the projections of the blocks with bitsandbytes."""
 _LARGE_MODEL = 3_000_000_000
+"""Parameters from which on a model is measured in bfloat16."""
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The number format of that name. Raises UserError when there is none."""
+    """Return the dtype of that name. Raises UserError if it is not in `DTYPES`."""
     if name not in DTYPES:
-        raise UserError(say(f"no number format '{name}'", f"没有数值格式“{name}”"), "dtype", did_you_mean(name, DTYPES))
+        raise UserError(say(f"unknown dtype '{name}'", f"未知的 dtype“{name}”"), "dtype", did_you_mean(name, DTYPES))
     return DTYPES[name]
 
 
 def exact_dtype(files: ModelFiles) -> str:
-    """The number format to measure a model in: float32 where it is small enough to be held so, else bfloat16."""
+    """Return the dtype to measure a model in: float32 below 3 billion parameters, else bfloat16 to save memory."""
     weights = sum(math.prod(entry.shape) for entry in files.tensors.values())
     return "float32" if weights < _LARGE_MODEL else "bfloat16"

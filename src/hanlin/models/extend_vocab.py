@@ -1,7 +1,7 @@
-"""A model learns new Chinese entries: tokenizer and embeddings grow together. Work of the stage `ExtendVocabulary`.
+"""The stage `extend_vocabulary`: add Chinese tokens to a tokenizer and rows for them to the model.
 
-Owns the proof that nothing else changed. Does not own learning the entries (`tokens/vocabulary_extension`) or their
-rows (`embeddings`).
+The new tokens are learned in `hanlin.tokenizer.extend`, their rows are made in `hanlin.models.embedding_rows`. This
+file verifies that nothing else changed: text without Chinese characters keeps its ids, old weights keep their bits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.embedding_rows import grow
+from hanlin.models.embedding_rows import resize_embeddings
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
@@ -31,10 +31,10 @@ from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-GROWN = ("model.embed_tokens.weight", "lm_head.weight")
+RESIZED_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
 MEASURED_DOCUMENTS = 2000
 CHINESE_SHARE = 0.3
-PROBES = (
+SAMPLE_TEXTS = (
     "The quick brown fox doesn't jump over 13 lazy dogs; it's 3.14159265 metres away (e.g. on 2024-02-29)!",
     "def f(x: float) -> float:\n    return x ** 2 + 1e-9  # naïve café, Москва, Ελλάδα, にほん, 한국\n\n\t\r\n",
     " ".join(str(number) for number in range(1000)),
@@ -44,89 +44,106 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Make the grown model in `out`, in the number format of the old one.
+    """Write the model with the extended vocabulary into `out`, in the dtype of the old model; return the metrics.
 
-    Raises UserError when the text has nothing to add, or the tokenizer is of a kind that cannot be extended; and
-    RuntimeError, before anything is saved, when text without Chinese characters would get other ids, and, after it,
-    when a weight that had to stay did not.
+    Raises:
+        UserError: The text gives no new token, or a tokenizer of this kind cannot be extended.
+        RuntimeError: Text without Chinese characters would get other ids (nothing is saved then), or a weight changed
+            that must not.
     """
     base = check_model_folder(inputs.path("model"))
     tokenizer = Tokenizer.load(base.folder)
     documents = inputs.paths("text")
-    extension = extend(tokenizer, _told(read_texts(documents), context), settings.new_entries)
+    extension = extend(tokenizer, _report_progress(read_texts(documents), context), settings.new_entries)
     if not extension.pieces:
         raise UserError(
-            say("the text gives no new entry", "文本中学不到新词条"),
+            say("the text gives no new entry", "从文本中没有学到新词条"),
             ", ".join(map(str, documents)),
-            say("it needs Chinese text that repeats itself; give more of it", "需要足够多、有重复的中文文本"),
+            say(
+                "new entries come from Chinese words that occur repeatedly; give more text",
+                "新词条来自反复出现的中文词语；请提供更多文本",
+            ),
         )
     validation = list(read_texts(documents, validation=True))
-    measured = validation or list(islice(read_texts(documents), MEASURED_DOCUMENTS))
-    checked = prove_text_unchanged(tokenizer, extension.tokenizer, [*PROBES, *measured])
+    measured_texts = validation or list(islice(read_texts(documents), MEASURED_DOCUMENTS))
+    num_segments = verify_text_unchanged(tokenizer, extension.tokenizer, [*SAMPLE_TEXTS, *measured_texts])
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
-    grow(model, extension.first_id, extension.old_ids)
+    resize_embeddings(model, extension.first_id, extension.old_ids)
     template = template_of(extension.tokenizer)
-    grown = save_model(model, out, tokenizer=extension.tokenizer, template=template)
-    kept = prove_weights_unchanged(base, grown, extension)
+    extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
+    num_tensors = verify_weights_unchanged(base, extended, extension)
     return {
         "entries": {"before": len(tokenizer), "after": len(extension.tokenizer)},
-        "vocabulary_rows": {"before": base.vocabulary_rows, "after": grown.vocabulary_rows},
+        "vocabulary_rows": {"before": base.vocabulary_rows, "after": extended.vocabulary_rows},
         "characters_per_token": {
-            "before": by_language(tokenizer, measured),
-            "after": by_language(extension.tokenizer, measured),
+            "before": measure_by_language(tokenizer, measured_texts),
+            "after": measure_by_language(extension.tokenizer, measured_texts),
         },
         "measured_on": "validation" if validation else "train",
-        "measured_documents": len(measured),
-        "stretches_without_chinese_unchanged": checked,
-        "tensors_unchanged": kept,
+        "measured_documents": len(measured_texts),
+        "non_chinese_segments_verified": num_segments,
+        "tensors_verified": num_tensors,
     }
 
 
-def by_language(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, float]:
-    """Characters per token over all texts and over those of each language (`zh`: 30 % of the letters are Chinese)."""
-    parts = {"all": texts, "zh": [text for text in texts if chinese(text)]}
-    parts["en"] = [text for text in texts if not chinese(text)]
+def measure_by_language(tokenizer: Tokenizer, texts: Sequence[str]) -> dict[str, float]:
+    """Measure characters per token over all texts, and over Chinese (see `is_chinese`) and other ones."""
+    parts = {"all": texts, "zh": [text for text in texts if is_chinese(text)]}
+    parts["en"] = [text for text in texts if not is_chinese(text)]
     return {name: round(characters_per_token(tokenizer, part), 4) for name, part in parts.items() if part}
 
 
-def chinese(text: str) -> bool:
+def is_chinese(text: str) -> bool:
+    """Whether at least 30 % of the letters of a text are Chinese characters."""
     return len(_CHINESE.findall(text)) >= CHINESE_SHARE * max(1, len(_LETTER.findall(text)))
 
 
-def prove_text_unchanged(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> int:
-    """Check that every stretch of the texts without Chinese characters keeps its ids, and that whole texts still
-    decode to themselves wherever they did; return how many stretches there were.
+def verify_text_unchanged(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> int:
+    """Verify that every segment without Chinese characters keeps its ids, and that texts still decode to themselves.
 
-    Raises RuntimeError with the first stretch that changed.
+    A text that the old tokenizer did not decode to itself need not with the new one.
+
+    Returns:
+        The number of different segments.
+
+    Raises:
+        RuntimeError: Names the first segment that changed.
     """
-    stretches: set[str] = set()
+    segments: set[str] = set()
     for text in texts:
-        stretches.update(filter(None, re.split(f"{_CHINESE.pattern}+", text)))
+        segments.update(filter(None, re.split(f"{_CHINESE.pattern}+", text)))
         ids = after.encode(text)
         if after.decode(ids) != text and before.decode(before.encode(text)) == text:
-            raise RuntimeError(f"the grown tokenizer does not decode its own ids of {text[:80]!r}")
-    ordered = sorted(stretches)
-    for stretch, old, new in zip(ordered, before.encode_many(ordered), after.encode_many(ordered), strict=True):
+            raise RuntimeError(f"the extended tokenizer does not decode its own ids of {text[:80]!r}")
+    ordered = sorted(segments)
+    for segment, old, new in zip(ordered, before.encode_many(ordered), after.encode_many(ordered), strict=True):
         if old != new:
-            raise RuntimeError(f"the grown tokenizer splits {stretch[:80]!r} otherwise: {old[:20]} became {new[:20]}")
+            raise RuntimeError(
+                f"the extended tokenizer splits {segment[:80]!r} differently: {old[:20]} became {new[:20]}"
+            )
     return len(ordered)
 
 
-def prove_weights_unchanged(before: ModelFiles, after: ModelFiles, extension: Extension) -> int:
-    """Check what was written: every tensor equals the old one bit for bit, the grown ones in their old rows, and
-    every new row is finite and not zero; return how many tensors there were. Raises RuntimeError.
+def verify_weights_unchanged(before: ModelFiles, after: ModelFiles, extension: Extension) -> int:
+    """Verify the saved files: every tensor has its old bits, resized ones in their old rows; new rows are not empty.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        RuntimeError: A tensor changed, or a new row is zero or not finite.
     """
     first = extension.first_id
     for name in after.tensors:
         old, new = _tensor(before, name), _tensor(after, name)
-        if name in GROWN:
+        if name in RESIZED_TENSORS:
             rows = new[first : first + len(extension.old_ids)].float()
             if not torch.isfinite(rows).all() or not rows.any(dim=1).all():
                 raise RuntimeError(f"a new row of {name} is empty")
             old, new = old[:first], new[:first]
         if old.dtype != new.dtype or not torch.equal(old, new):
-            raise RuntimeError(f"{name} changed while the vocabulary grew")
+            raise RuntimeError(f"{name} changed while the vocabulary was extended")
     return len(after.tensors)
 
 
@@ -135,7 +152,7 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
         return cast(torch.Tensor, file.get_tensor(name))
 
 
-def _told(texts: Iterable[str], context: StageContext) -> Iterator[str]:
+def _report_progress(texts: Iterable[str], context: StageContext) -> Iterator[str]:
     count = 0
     for count, text in enumerate(texts, start=1):
         context.progress.update(count, count, say("documents", "篇"))

@@ -1,13 +1,9 @@
-"""A Llama model with random weights over a given tokenizer: work of the stage `InitModel`.
-
-Owns the shapes and the draw of the first weights. Does not own training a tokenizer (`tokens/vocabulary`).
-"""
+"""The stage `init_model`: a Llama model with random weights for a given tokenizer."""
 
 from __future__ import annotations
 
 import gzip
 import math
-import os
 import shutil
 import zlib
 from pathlib import Path
@@ -23,28 +19,32 @@ from hanlin.chat.tokenizer_files import template_of
 from hanlin.config.settings.model import InitModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic
 from hanlin.core.i18n import say
 from hanlin.models.adapters import count_parameters
 from hanlin.models.save import save_model
 from hanlin.tokenizer.file_names import CONFIG_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-PACKED_TOKENIZER = TOKENIZER_FILE + ".gz"
+COMPRESSED_TOKENIZER = TOKENIZER_FILE + ".gz"
 CHAT_VARIANT = "instruct"
 
 
 def run(settings: InitModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Make the model folder in `out`. The weights depend on `job.seed`, the settings and the size of the tokenizer.
+    """Write the model folder into `out` and return its sizes.
 
-    The chat template is the one named in the settings, else the tokenizer folder's own, else none (a base model).
-    Raises UserError when there is no tokenizer, or when the chat template does not fit it.
+    The weights depend on `context.seed`, the settings and the size of the tokenizer alone. The chat template is the one
+    named in the settings, else the tokenizer folder's own, else none (a base model).
+
+    Raises:
+        UserError: There is no tokenizer, or the chat template does not fit it.
     """
     tokenizer = load_tokenizer(inputs.path("tokenizer"), context.scratch_folder(out) / "tokenizer")
     if settings.template is not None:
         template: ChatTemplate | None = ChatTemplate.named(settings.template, tokenizer)
     else:
         template = template_of(tokenizer)
-    model = newborn(settings, len(tokenizer), context.seed)
+    model = build_random_model(settings, len(tokenizer), context.seed)
     files = save_model(model, out, tokenizer=tokenizer, template=template, dtype=settings.dtype)
     matrices = 1 if settings.tie_embeddings else 2
     return {
@@ -57,14 +57,19 @@ def run(settings: InitModel, inputs: Inputs, out: Path, context: StageContext) -
     }
 
 
-def newborn(settings: InitModel, entries: int, seed: int) -> LlamaForCausalLM:
-    """A model for `entries` tokens in float32, its weights drawn from `seed` alone in the order of the layers.
+def build_random_model(settings: InitModel, vocab_size: int, seed: int) -> LlamaForCausalLM:
+    """Build a float32 model whose weights are drawn from `seed`, in the order of the layers.
 
-    Matrices are normal with deviation 0.02; those that write into the residual stream 1/√(2·layers) of it, so that its
-    variance at birth does not grow with depth (Radford et al. 2019, "Language Models are Unsupervised Multitask
-    Learners", section 2.3). Norms are one.
+    Matrices are normal with standard deviation `settings.initializer_range` (0.02); those that write into the residual
+    stream have 1/√(2·layers) of it, so that the variance at initialization does not grow with depth (Radford et al.
+    2019, "Language Models are Unsupervised Multitask Learners", section 2.3). Norms are one.
+
+    Args:
+        settings: Shapes of the model.
+        vocab_size: Number of tokens; the matrices have this rounded up to `settings.vocabulary_multiple` rows.
+        seed: Seed of the weights.
     """
-    rows = -(-entries // settings.vocabulary_multiple) * settings.vocabulary_multiple
+    rows = -(-vocab_size // settings.vocabulary_multiple) * settings.vocabulary_multiple
     config = LlamaConfig(
         vocab_size=rows,
         hidden_size=settings.hidden_size,
@@ -77,45 +82,49 @@ def newborn(settings: InitModel, entries: int, seed: int) -> LlamaForCausalLM:
         rms_norm_eps=1e-5,
         initializer_range=settings.initializer_range,
         tie_word_embeddings=settings.tie_embeddings,
-        bos_token_id=None,  # the folder names them, from its tokenizer
+        bos_token_id=None,  # written with the folder, from its tokenizer
         eos_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         model = LlamaForCausalLM(config)
-    source = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 1:
                 nn.init.ones_(weight)
                 continue
-            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-            depth = math.sqrt(2 * settings.layers) if writes else 1.0
-            weight.normal_(0.0, settings.initializer_range / depth, generator=source)
+            is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            depth_scale = math.sqrt(2 * settings.layers) if is_residual else 1.0
+            weight.normal_(0.0, settings.initializer_range / depth_scale, generator=generator)
     return model.eval()
 
 
 def load_tokenizer(folder: Path, unpacked: Path) -> Tokenizer:
-    """The tokenizer of a folder, also where `tokenizer.json` is packed with gzip: it is unpacked into `unpacked` then.
+    """Load the tokenizer of a folder, even if its `tokenizer.json` is compressed with gzip.
 
-    A packed tokenizer's small files may lie in a subfolder `instruct`, as Llama 3's two variants share one vocabulary.
+    Args:
+        folder: Tokenizer or model folder. The small files of a compressed tokenizer may be in a subfolder `instruct`,
+            since the two variants of Llama 3 share one vocabulary.
+        unpacked: Folder for the decompressed files; unused if nothing is compressed.
+
+    Raises:
+        UserError: The compressed file is damaged, or there is no tokenizer.
     """
-    packed = folder / PACKED_TOKENIZER
-    if (folder / TOKENIZER_FILE).is_file() or not packed.is_file():
+    compressed = folder / COMPRESSED_TOKENIZER
+    if (folder / TOKENIZER_FILE).is_file() or not compressed.is_file():
         return Tokenizer.load(folder)
     unpacked.mkdir(parents=True, exist_ok=True)
-    beside = folder if (folder / CONFIG_FILE).is_file() else folder / CHAT_VARIANT
-    for file in sorted(beside.glob("*")):
+    config_folder = folder if (folder / CONFIG_FILE).is_file() else folder / CHAT_VARIANT
+    for file in sorted(config_folder.glob("*")):
         if file.suffix in (".json", ".jinja"):
             shutil.copyfile(file, unpacked / file.name)
-    aside = unpacked / (TOKENIZER_FILE + ".writing")
     try:
-        with gzip.open(packed, "rb") as source, aside.open("wb") as target:
+        with gzip.open(compressed, "rb") as source, open_atomic(unpacked / TOKENIZER_FILE, "wb") as target:
             shutil.copyfileobj(source, target)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            say("the packed tokenizer cannot be unpacked", "打包的分词器无法解压"),
-            packed,
-            say("copy or download it again", "请重新拷贝或下载"),
+            say("the compressed tokenizer is damaged", "压缩的分词器文件已损坏"),
+            compressed,
+            say("copy or download it again", "请重新复制或下载"),
         ) from error
-    os.replace(aside, unpacked / TOKENIZER_FILE)
     return Tokenizer.load(unpacked)

@@ -1,6 +1,6 @@
-"""An adapter is added into its base, and what was written is read again and compared. Work of the stage `Merge`.
+"""The stage `merge`: add an adapter to its base weights, and verify the saved model against the adapter.
 
-Owns the proof. The sums themselves are PEFT's.
+PEFT computes the merged weights; this file verifies them, in memory and read back from disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.models.folder.adapter import base_of, check_adapter_folder
+from hanlin.models.folder.adapter import check_adapter_folder, resolve_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
@@ -31,7 +31,7 @@ from hanlin.models.save import save_model
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-QUESTIONS = (
+PROMPTS = (
     "你好，请介绍一下你自己。",
     "三加四等于几？请一步一步地算。",
     "用一句话说明什么是光合作用。",
@@ -41,170 +41,187 @@ QUESTIONS = (
     "Name three rivers and the countries they flow through.",
     "请写一个 Python 函数，返回列表中最大的数。",
 )
-EXACT = 1e-4
-"""Largest difference of logits, as a share of the largest logit, that float32 sums in another order make."""
-ROUNDED = 0.02
-"""Largest mean divergence, in nats a token, that weights rounded to 16 bits may make; a wrong merge makes tenths."""
+MAX_LOGIT_ERROR = 1e-4
+"""Largest difference of logits, relative to the largest logit, that float32 sums in another order can cause."""
+MAX_MEAN_KL = 0.02
+"""Largest mean KL divergence, in nats per token, that rounding to 16 bits may cause; a wrong merge causes tenths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How alike two models answer: logits of the same ids, over all positions."""
+    """How closely two models agree: their logits for the same ids, over all positions."""
 
     max_abs_difference: float
-    same_top_token_share: float
+    greedy_agreement: float
     mean_kl: float
     largest_logit: float
 
 
 def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Write the merged model into `out` and prove it: in float32 the merged weights answer as the adapter does, the
-    file holds exactly those weights in its number format, and the model that is read from the file answers alike.
+    """Write the merged model into `out` and verify it.
 
-    Raises UserError when adapter, base or tokenizer do not fit together, or when the number format would round the
-    adapter away; RuntimeError when a proof fails.
+    Three checks: in float32 the merged weights give the logits of the adapter; the file holds exactly those weights in
+    its dtype; the model loaded from the file gives the logits of the adapter within rounding.
+
+    Raises:
+        UserError: Adapter, base and tokenizer do not fit together, or the dtype would round the adapter away.
+        RuntimeError: A check failed; the files are removed.
     """
     folder = inputs.path("adapter")
     files = check_adapter_folder(folder)
-    base = check_model_folder(base_of(folder))
+    base = check_model_folder(resolve_base(folder))
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
     tokenizer = Tokenizer.load(folder if (folder / TOKENIZER_FILE).is_file() else base.folder)
     _check_vocabulary(tokenizer, base, folder)
     template = template_of(tokenizer)
-    prompts = rendered_prompts(tokenizer, template)
+    prompts = render_prompts(tokenizer, template)
 
-    done = _Steps(context)
+    progress = _StepProgress(context)
     adapted = load_model(folder, dtype="float32")
-    expected = logits_of(adapted, prompts)
+    expected = compute_logits(adapted, prompts)
     with cast(PeftModel, adapted).disable_adapter():
-        effect = compare(expected, logits_of(adapted, prompts))
-    done.step()
+        effect = compare(expected, compute_logits(adapted, prompts))
+    progress.step()
     merged = merge(cast(PeftModel, adapted))
-    exact = compare(expected, logits_of(merged, prompts))
-    if not exact.max_abs_difference <= EXACT * exact.largest_logit:
-        raise RuntimeError(f"merged weights answer otherwise than the adapter: {exact}")
-    done.step()
+    exact = compare(expected, compute_logits(merged, prompts))
+    if not exact.max_abs_difference <= MAX_LOGIT_ERROR * exact.largest_logit:
+        raise RuntimeError(f"the merged weights give other logits than the adapter: {exact}")
+    progress.step()
     written = save_model(merged, out, tokenizer=tokenizer, template=template, dtype=dtype)
     try:
-        lost = prove_written(merged, written, base)
-        del adapted, merged  # nothing else holds them: at no time are two whole models in memory
-        done.step()
-        rounded = prove_read(expected, out, prompts)
+        lost = verify_weights(merged, written, base)
+        del adapted, merged  # frees the memory before the saved model is loaded
+        progress.step()
+        rounded = verify_logits(expected, out, prompts)
     except Exception:
-        for file in out.iterdir():  # what failed its proof is not left for anyone to pick up
+        for file in out.iterdir():  # a model that failed a check must not be used
             if file.is_file():
                 file.unlink()
         raise
-    done.step()
+    progress.step()
     return {
         "dtype": dtype,
         "adapter_tensors": len(files.tensors),
         "max_abs_difference": rounded.max_abs_difference,
-        "same_top_token_share": rounded.same_top_token_share,
+        "greedy_agreement": rounded.greedy_agreement,
         "mean_kl": rounded.mean_kl,
         "max_abs_difference_before_rounding": exact.max_abs_difference,
         "adapter_kl": effect.mean_kl,
-        "change_lost_in_rounding": lost,
+        "rounding_loss": lost,
         "positions_compared": sum(len(prompt) for prompt in prompts),
         "tied_embeddings": bool(written.config["tie_word_embeddings"]),
     }
 
 
 def merge(adapted: PeftModel) -> PreTrainedModel:
-    """The base with the adapter added into its weights; no trace of the adapter is left.
+    """Add the adapter to the base weights and remove it.
 
-    `W + scale · B A` for LoRA, with DoRA's magnitudes where it has them, in the number format of the weights. An output
-    head trained away from tied embeddings stays a matrix of its own.
+    The weights become `W + scale · B A` for LoRA (with the magnitudes of DoRA, if it is used), in the dtype of W. An
+    output head that was trained apart from tied embeddings stays a separate matrix.
     """
     with warnings.catch_warnings():
-        # PEFT says so when a head leaves its tied embeddings; saving looks at the matrices themselves
+        # PEFT warns if a head was untied from its embeddings; saving compares the matrices themselves
         warnings.filterwarnings("ignore", message="Input and output embeddings are no longer tied")
         merged = adapted.merge_and_unload(safe_merge=True)
-    left = [name for name, _ in merged.named_parameters() if "lora_" in name or "modules_to_save" in name]
-    if left:
-        raise RuntimeError(f"not merged: {left[:3]}")
+    unmerged = [name for name, _ in merged.named_parameters() if "lora_" in name or "modules_to_save" in name]
+    if unmerged:
+        raise RuntimeError(f"not merged: {unmerged[:3]}")
     return cast(PreTrainedModel, merged).eval()
 
 
-def rendered_prompts(tokenizer: Tokenizer, template: ChatTemplate | None) -> list[list[int]]:
-    """Ids of a few prompts in both languages: as a conversation begins, or as plain text where there is no template."""
+def render_prompts(tokenizer: Tokenizer, template: ChatTemplate | None) -> list[list[int]]:
+    """Render a few prompts in both languages to ids: as chat prompts, or as plain text if there is no template."""
     if template is not None:
-        return [template.render([Message("user", question)], prompt=True).ids for question in QUESTIONS]
+        return [template.render([Message("user", question)], prompt=True).ids for question in PROMPTS]
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return [begin + tokenizer.encode(question) for question in QUESTIONS]
+    return [begin + tokenizer.encode(question) for question in PROMPTS]
 
 
 @torch.no_grad()
-def logits_of(model: PreTrainedModel, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Logits [length, vocabulary] of each prompt, in float32. Raises RuntimeError when one is not finite."""
-    found = [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
-    if not all(torch.isfinite(logits).all() for logits in found):
+def compute_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """Compute the logits [length, vocabulary] of each prompt in float32. Raises RuntimeError if one is not finite."""
+    logits = [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
+    if not all(torch.isfinite(matrix).all() for matrix in logits):
         raise RuntimeError("the model gives logits that are not finite")
-    return found
+    return logits
 
 
-def compare(expected: list[torch.Tensor], found: list[torch.Tensor]) -> Agreement:
-    """Largest difference, share of equal top tokens, and mean KL(expected ‖ found) in nats over all positions."""
-    difference = largest = divergence = 0.0
+def compare(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Agreement:
+    """Compare logits [length, vocabulary] of several prompts, over all positions.
+
+    Returns:
+        The largest difference, the share of positions with the same greedy token, the mean KL(expected ‖ actual) in
+        nats, and the largest expected logit.
+    """
+    difference = largest = kl = 0.0
     same = positions = 0
-    for one, other in zip(expected, found, strict=True):
-        told = one.log_softmax(-1)
-        divergence += (told.exp() * (told - other.log_softmax(-1))).sum().item()
-        difference = max(difference, (one - other).abs().max().item())
-        largest = max(largest, one.abs().max().item())
-        same += int((one.argmax(-1) == other.argmax(-1)).sum())
-        positions += len(one)
-    return Agreement(difference, same / positions, max(0.0, divergence / positions), largest)
+    for logits, other in zip(expected, actual, strict=True):
+        logprobs = logits.log_softmax(-1)
+        kl += (logprobs.exp() * (logprobs - other.log_softmax(-1))).sum().item()
+        difference = max(difference, (logits - other).abs().max().item())
+        largest = max(largest, logits.abs().max().item())
+        same += int((logits.argmax(-1) == other.argmax(-1)).sum())
+        positions += len(logits)
+    return Agreement(difference, same / positions, max(0.0, kl / positions), largest)
 
 
-def prove_written(merged: PreTrainedModel, written: ModelFiles, base: ModelFiles) -> float:
-    """Check that the file holds the merged weights, rounded once to its number format, and return how much of the
-    adapter's change that rounding lost: |rounding| / |change|, root sums of squares over the changed tensors.
+def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFiles) -> float:
+    """Verify that the saved tensors are the merged weights, rounded once to the dtype of the file.
 
-    Raises RuntimeError when a tensor differs, and UserError when every change was rounded away: then the file would be
-    the base again.
+    Args:
+        merged: The merged model in float32.
+        written: The saved folder.
+        base: The folder of the base model.
+
+    Returns:
+        How much of the adapter's change was lost by rounding: |rounding| / |change|, with root sums of squares over the
+        changed tensors.
+
+    Raises:
+        RuntimeError: A saved tensor differs from its rounded merged weights.
+        UserError: Every change was rounded away, so that the file would be the base again.
     """
     state = merged.state_dict()
     lost = changed = 0.0
-    base_again = True
+    equals_base = True
     for name, entry in written.tensors.items():
         with safe_open(str(entry.file), framework="pt") as file:
             stored = cast(torch.Tensor, file.get_tensor(name))
         exact, origin = state[name].detach().cpu(), _base_tensor(base, name).float()
         if not torch.equal(stored, exact.to(stored.dtype)):
-            raise RuntimeError(f"{name} was not written as it was merged")
+            raise RuntimeError(f"{name} was saved with other values than it has in memory")
         if torch.equal(exact, origin):
             continue
-        base_again = base_again and torch.equal(stored, origin.to(stored.dtype))
+        equals_base = equals_base and torch.equal(stored, origin.to(stored.dtype))
         lost += (stored.float() - exact).double().square().sum().item()
         changed += (exact - origin).double().square().sum().item()
-    if changed and base_again:
+    if changed and equals_base:
         raise UserError(
             say(
-                f"{written.dtype} rounds the whole adapter away: the merged model would be its base",
-                f"{written.dtype} 会把适配器的改动全部舍入掉：合并结果等于底座",
+                f"rounding to {written.dtype} removes the whole adapter: the merged model would equal its base",
+                f"舍入到 {written.dtype} 会抹掉适配器的全部改动：合并后的模型将与底座模型相同",
             ),
             "dtype",
-            say("set dtype: float32, or train longer", "请设 dtype: float32，或继续训练"),
+            say("set dtype: float32, or train longer", "请设置 dtype: float32，或训练更久"),
         )
     return math.sqrt(lost / changed) if changed else 0.0
 
 
-def prove_read(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> Agreement:
-    """Read the merged model from its file and compare its logits with the adapter's. Raises RuntimeError."""
+def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> Agreement:
+    """Load the saved model and compare its logits with those of the adapter. Raises RuntimeError if they differ."""
     model = load_model(folder, dtype="float32")
-    agreement = compare(expected, logits_of(model, prompts))
+    agreement = compare(expected, compute_logits(model, prompts))
     if check_model_folder(folder).dtype == "float32":
-        alike = agreement.max_abs_difference <= EXACT * agreement.largest_logit
+        matches = agreement.max_abs_difference <= MAX_LOGIT_ERROR * agreement.largest_logit
     else:
-        alike = agreement.mean_kl <= ROUNDED
-    if not alike:
-        raise RuntimeError(f"the model read from the file answers otherwise than the adapter: {agreement}")
+        matches = agreement.mean_kl <= MAX_MEAN_KL
+    if not matches:
+        raise RuntimeError(f"the saved model gives other logits than the adapter: {agreement}")
     return agreement
 
 
 def _base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
-    """A tensor of the base; the output head of a tied base is its embeddings."""
+    """Read a tensor of the base; the output head of a tied base is its embeddings."""
     entry = base.tensors.get(name) or base.tensors["model.embed_tokens.weight"]
     with safe_open(str(entry.file), framework="pt") as file:
         return cast(torch.Tensor, file.get_tensor(name if name in base.tensors else "model.embed_tokens.weight"))
@@ -215,15 +232,18 @@ def _check_vocabulary(tokenizer: Tokenizer, base: ModelFiles, adapter: Path) -> 
         raise UserError(
             say(
                 f"the adapter's tokenizer has {len(tokenizer)} entries, its base only {base.vocabulary_rows} rows",
-                f"适配器的分词器有 {len(tokenizer)} 个词条，而底座只有 {base.vocabulary_rows} 行",
+                f"适配器的分词器有 {len(tokenizer)} 个词条，而底座模型只有 {base.vocabulary_rows} 行词嵌入",
             ),
             adapter,
-            say("extend the base's vocabulary first, then train on the result", "请先扩展底座词表，再在其上训练"),
+            say(
+                "extend the vocabulary of the base first, then train on the result",
+                "请先扩展底座模型的词表，再在结果上训练",
+            ),
         )
 
 
-class _Steps:
-    """Tells how far a merge is: adapter read, merged, written, read again."""
+class _StepProgress:
+    """Reports the four steps of a merge: adapter loaded, merged, saved, loaded again."""
 
     def __init__(self, context: StageContext) -> None:
         self._context = context

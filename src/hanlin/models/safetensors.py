@@ -8,12 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from hanlin.core.files import partial_path
+
 
 def save_safetensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file at once or not at all; tensors that share memory are written each."""
-    aside = path.with_name(path.name + ".writing")
-    aside.touch()
-    rights = aside.stat().st_mode
-    save_file(tensors, str(aside), metadata={"format": "pt"})
-    aside.chmod(rights)  # the library lets nobody but the owner read
-    os.replace(aside, path)
+    """Write a safetensors file at once or not at all; the library itself opens the file, so `open_atomic` cannot."""
+    partial = partial_path(path)
+    partial.touch()
+    mode = partial.stat().st_mode
+    save_file(tensors, str(partial), metadata={"format": "pt"})
+    partial.chmod(mode)  # the library makes it readable by the owner only
+    os.replace(partial, path)

@@ -1,6 +1,6 @@
-"""A model in memory becomes a folder that any Llama engine serves: weights, configuration, tokenizer, stop ids.
+"""Save a model as a folder that any Llama engine can serve: weights, configuration, tokenizer, stop ids.
 
-Owns writing. The bytes depend on weights and tokenizer alone: no times, no paths; what an earlier try left is replaced.
+The bytes depend on weights and tokenizer alone: no times, no paths. Files of an interrupted save are replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hanlin.models.safetensors import save_safetensors
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SHARD_BYTES = 5_000_000_000
-_KEPT = (
+_CONFIG_KEYS = (
     "attention_bias", "attention_dropout", "head_dim", "hidden_act", "hidden_size", "initializer_range",
     "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads", "num_hidden_layers",
     "num_key_value_heads", "pretraining_tp", "rms_norm_eps", "rope_parameters", "transformers_version", "vocab_size",
@@ -40,40 +40,51 @@ def save_model(
     state: Mapping[str, torch.Tensor] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> ModelFiles:
-    """Write a whole, servable model folder and check it; return what then lies there.
+    """Save a complete, servable model folder and check it.
 
-    `dtype` is the number format on disk (none: the model's own). `state` stands in for the model's weights where they
-    had to be gathered from several processes. `template` replaces the one that lies in the tokenizer's folder. The
-    output head is written on its own unless it equals the embeddings of a model that says so.
+    The output head is saved as a tensor of its own unless the model is tied and it equals the embeddings.
 
-    Raises RuntimeError when a weight is missing, of a wrong shape, or not finite: nothing is saved then.
+    Args:
+        model: A Llama model.
+        folder: Where to write; it is made.
+        tokenizer: Saved with the model.
+        template: Chat template to save instead of the one in the tokenizer's folder.
+        dtype: Dtype on disk; None: the model's own.
+        state: Weights to save instead of the model's own, if they were gathered from several processes.
+        shard_bytes: Largest size of a weights file, unless a single tensor is larger.
+
+    Returns:
+        The headers of the saved folder.
+
+    Raises:
+        RuntimeError: A weight is missing, has a wrong shape, or is not finite; nothing is saved then.
     """
     weights = dict(model.state_dict() if state is None else state)
-    config = _configuration(model, weights)
-    number_format = torch_dtype(dtype or str(model.dtype).removeprefix("torch."))
-    config["dtype"] = config["torch_dtype"] = str(number_format).removeprefix("torch.")
+    config = _build_config(model, weights)
+    torch_type = torch_dtype(dtype or str(model.dtype).removeprefix("torch."))
+    config["dtype"] = config["torch_dtype"] = str(torch_type).removeprefix("torch.")
     _check(weights, llama_shapes(config))
     if template is None:
         template = template_of(tokenizer)
 
     folder.mkdir(parents=True, exist_ok=True)
     ids = named_ids(tokenizer, template)
-    _write_weights(weights, llama_shapes(config), folder, number_format, shard_bytes)
+    _write_weights(weights, llama_shapes(config), folder, torch_type, shard_bytes)
     write_sorted_json(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)
     return check_model_folder(folder)
 
 
-def _configuration(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """`config.json` as readers of any age take it: positions by transformers 5's name and by the older ones'."""
-    known = model.config.to_dict()
-    config = {name: known[name] for name in _KEPT if name in known}
-    rope = dict(known["rope_parameters"])
+def _build_config(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Build a `config.json` for old and new readers: RoPE parameters as in transformers 4 and as in 5."""
+    values = model.config.to_dict()
+    config = {name: values[name] for name in _CONFIG_KEYS if name in values}
+    rope = dict(values["rope_parameters"])
     config["rope_theta"] = rope.pop("rope_theta")
     config["rope_scaling"] = None if rope.get("rope_type", "default") == "default" else rope
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "use_cache": True}
     head, embeddings = weights.get("lm_head.weight"), weights["model.embed_tokens.weight"]
-    config["tie_word_embeddings"] = bool(known["tie_word_embeddings"]) and (
+    config["tie_word_embeddings"] = bool(values["tie_word_embeddings"]) and (
         head is None or head is embeddings or torch.equal(head, embeddings)
     )
     if config["tie_word_embeddings"]:
@@ -95,36 +106,36 @@ def _write_weights(
     weights: Mapping[str, torch.Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     folder: Path,
-    number_format: torch.dtype,
+    torch_type: torch.dtype,
     shard_bytes: int,
 ) -> None:
-    """Write the weights in the order of the layers, in files of at most `shard_bytes` (one tensor may be longer)."""
-    shards = list(_shards(shapes, number_format.itemsize, shard_bytes))
-    names = [WEIGHTS] if len(shards) == 1 else [_shard_name(place, len(shards)) for place in range(len(shards))]
+    """Write the weights in the order of the layers, in files of at most `shard_bytes` (one tensor may be larger)."""
+    shards = list(_split_into_shards(shapes, torch_type.itemsize, shard_bytes))
+    names = [WEIGHTS] if len(shards) == 1 else [_shard_name(index, len(shards)) for index in range(len(shards))]
     for stale in folder.glob("model*.safetensors*"):
         if stale.name not in names:
             stale.unlink()
-    for file, inside in zip(names, shards, strict=True):
-        tensors = {name: weights[name].detach().to("cpu", number_format).contiguous() for name in inside}
+    for file, shard in zip(names, shards, strict=True):
+        tensors = {name: weights[name].detach().to("cpu", torch_type).contiguous() for name in shard}
         save_safetensors(tensors, folder / file)
     if len(shards) > 1:
-        places = {name: file for file, inside in zip(names, shards, strict=True) for name in inside}
-        size = sum(torch.Size(shape).numel() for shape in shapes.values()) * number_format.itemsize
-        write_sorted_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+        weight_map = {name: file for file, shard in zip(names, shards, strict=True) for name in shard}
+        size = sum(torch.Size(shape).numel() for shape in shapes.values()) * torch_type.itemsize
+        write_sorted_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
-def _shards(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:
+def _split_into_shards(shapes: Mapping[str, tuple[int, ...]], itemsize: int, limit: int) -> Iterator[list[str]]:
     names: list[str] = []
     size = 0
     for name, shape in shapes.items():
-        more = torch.Size(shape).numel() * itemsize
-        if names and size + more > limit:
+        tensor_bytes = torch.Size(shape).numel() * itemsize
+        if names and size + tensor_bytes > limit:
             yield names
             names, size = [], 0
         names.append(name)
-        size += more
+        size += tensor_bytes
     yield names
 
 
-def _shard_name(place: int, count: int) -> str:
-    return f"model-{place + 1:05d}-of-{count:05d}.safetensors"
+def _shard_name(index: int, count: int) -> str:
+    return f"model-{index + 1:05d}-of-{count:05d}.safetensors"

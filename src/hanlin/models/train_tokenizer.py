@@ -1,6 +1,6 @@
-"""A new vocabulary from text, and how well a vocabulary fits a text.
+"""The stage `train_tokenizer`: a new byte-level BPE tokenizer with a chat template.
 
-Owns training from nothing. Does not own growing a vocabulary that a model already has (`vocabulary_extension`).
+Adding tokens to a tokenizer that a model already has is in `hanlin.models.extend_vocab`.
 """
 
 from __future__ import annotations
@@ -21,41 +21,52 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import train_byte_level_bpe
 
 
-def train_tokenizer(texts: Iterable[str], entries: int, template: str, out: Path) -> Tokenizer:
-    """Train a byte-level BPE tokenizer of at most `entries` entries and save it in `out` with its chat template.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, template: str, out: Path) -> Tokenizer:
+    """Train a byte-level BPE tokenizer and save it with its chat template.
 
-    Raises UserError if `entries` is too small for the bytes and the special tokens of `template`, a packaged one.
+    Args:
+        texts: Training texts, read once.
+        vocab_size: Largest number of tokens.
+        template: Name of a packaged chat template; its special tokens are added.
+        out: Folder to write; it is made.
+
+    Raises:
+        UserError: `vocab_size` is too small for the 256 bytes and the special tokens.
     """
-    tokenizer = train_byte_level_bpe(texts, entries, template_tokens(template), out)
+    tokenizer = train_byte_level_bpe(texts, vocab_size, template_tokens(template), out)
     out.mkdir(parents=True, exist_ok=True)
     ChatTemplate.named(template, tokenizer).save(out)
     return Tokenizer.load(out)
 
 
-def train(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Work of the stage `TrainTokenizer`: the tokenizer lies in `out`; the figures say how well it fits."""
+def run(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Write the tokenizer into `out`; return its size and how well it compresses the validation (or training) texts.
+
+    Raises:
+        UserError: There is no text, or `settings.entries` is too small.
+    """
     paths = inputs.paths("text")
     count = 0
 
-    def told() -> Iterator[str]:
+    def read_with_progress() -> Iterator[str]:
         nonlocal count
         for text in read_texts(paths):
             count += 1
             context.progress.update(count, count, say("documents", "篇"))
             yield text
 
-    tokenizer = train_tokenizer(told(), settings.entries, settings.template, out)
+    tokenizer = train_tokenizer(read_with_progress(), settings.entries, settings.template, out)
     if not count:
         raise UserError(
-            say("there is no text to learn a vocabulary from", "没有可用于学习词表的文本"),
+            say("there is no text to train a tokenizer on", "没有可用于训练分词器的文本"),
             ", ".join(map(str, paths)),
-            say("give documents, or .txt or .jsonl files", "请给出 documents 产物或 .txt、.jsonl 文件"),
+            say("give documents, or .txt or .jsonl files", "请提供 documents 产物，或 .txt、.jsonl 文件"),
         )
     validation = list(read_texts(paths, validation=True))
-    measured = validation or [text for _, text in zip(range(2000), read_texts(paths), strict=False)]
+    measured_texts = validation or [text for _, text in zip(range(2000), read_texts(paths), strict=False)]
     return {
         "documents": count,
         "entries": len(tokenizer),
         "measured_on": "validation" if validation else "train",
-        "characters_per_token": characters_per_token(tokenizer, measured),
+        "characters_per_token": characters_per_token(tokenizer, measured_texts),
     }

@@ -174,24 +174,24 @@ def _around(template: ChatTemplate, ids: Sequence[int], place: int) -> str:
 
 
 def consumers_of(
-    folder: Path, gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
+    folder: Path, find_gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
 ) -> list[Named]:
     """The programs that read these files: transformers the folder, llama.cpp a GGUF file, Ollama a Modelfile (with
     the folder's tokenizer), vLLM where it serves."""
     found: list[Named] = [(TransformersConsumer.name, partial(TransformersConsumer, folder))]
-    found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in gguf_files]
+    found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in find_gguf_files]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
     found += [("modelfile", partial(ModelfileConsumer, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
     return found + ([(VllmConsumer.name, partial(VllmConsumer, vllm))] if vllm else [])
 
 
-def prove(template: ChatTemplate, folder: Path, gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
+def prove(template: ChatTemplate, folder: Path, find_gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
     """The check as an export runs it: returns its figures for the manifest.
 
     Raises UserError with the first difference when a program reads the exported files otherwise than Hanlin does: what
     was trained would not be what is served.
     """
-    verdicts = check(template, consumers_of(folder, gguf_files), cases())
+    verdicts = check(template, consumers_of(folder, find_gguf_files), cases())
     for verdict in verdicts:
         if not verdict.good:
             raise broken(verdict, folder)

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.adapters import start_of
+from hanlin.models.adapters import get_initial_lora_weights
 from hanlin.models.load import load_model
 from hanlin.train.compute.model import NumberFormat, TrainModel
 from hanlin.train.optim.trainable import NeededTokens, select_trainable
@@ -36,12 +36,14 @@ def load_train_model(
         loaded = load_model(folder, trainable=True)
     else:
         loaded = load_model(
-            folder, dtype=number_format, trainable=True, packed=settings.lora.quantization, device=device
+            folder, dtype=number_format, trainable=True, quantization=settings.lora.quantization, device=device
         )
     _check(loaded, settings, folder)
     needed = needed or NeededTokens({}, {})
     trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed)
-    adapter_init = start_of(trainable) if settings.lora is not None and isinstance(trainable, PeftModel) else None
+    adapter_init = (
+        get_initial_lora_weights(trainable) if settings.lora is not None and isinstance(trainable, PeftModel) else None
+    )
     model = TrainModel(trainable, device, number_format)
     model.untrained_tokens, model.adapter_init = untrained, adapter_init
     model.neftune_alpha = settings.neftune_noise_alpha if isinstance(settings, Pretrain | Sft) else 0.0

@@ -345,7 +345,7 @@ class Run:
 
     def _save(self, model: TrainModel, settings: Training) -> None:
         if isinstance(model.hf_model, PeftModel) and settings.lora is not None:
-            save_adapter(model.hf_model, self.out, base=self.folder, start=model.adapter_init)
+            save_adapter(model.hf_model, self.out, base=self.folder, initial=model.adapter_init)
             save_tokenizer(self.tokenizer, self.template, self.out)
             return
         if trains_subset(settings):

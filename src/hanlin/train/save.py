@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from hanlin.models.adapters import token_rows
+from hanlin.models.adapters import get_trainable_tokens_layer
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def merge_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | Pe
         if weight.requires_grad and name in whole:
             whole[name] = weight.detach().to("cpu", whole[name].dtype)
     for name, module in (("model.embed_tokens.weight", causal.model.embed_tokens), ("lm_head.weight", causal.lm_head)):
-        layer = token_rows(module)
+        layer = get_trainable_tokens_layer(module)
         if layer is not None and name in whole:
             ids = torch.tensor(layer.token_indices["default"])
             rows = layer.trainable_tokens_delta["default"].detach().to("cpu", whole[name].dtype)

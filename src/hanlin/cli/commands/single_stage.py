@@ -96,7 +96,7 @@ def _copy_out(folder: Path, target: Path) -> Path:
     """Copy a whole artifact to where the person wants it; it appears there at once or not at all."""
     import shutil
 
-    from hanlin.models.folder.adapter import base_of, point_to_base
+    from hanlin.models.folder.adapter import resolve_base, rewrite_base_path
     from hanlin.models.folder.layout import is_adapter
     from hanlin.pipeline.manifest import refresh_manifest
 
@@ -105,7 +105,7 @@ def _copy_out(folder: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(folder, aside)
     if is_adapter(aside):
-        point_to_base(aside, base_of(folder))
+        rewrite_base_path(aside, resolve_base(folder))
         refresh_manifest(aside)
     if target.exists():
         target.rmdir()

@@ -94,14 +94,14 @@ def modelfile(
 
 def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
     """What is asked: the folder, the GGUF files and the Modelfile in it, and what was named beside."""
-    from hanlin.models.folder.gguf import gguf_files
+    from hanlin.models.folder.gguf import find_gguf_files
     from hanlin.parity.check import consumers_of
 
     if not model.exists():
         raise UserError(say("there is no such file or folder", "没有这个文件或文件夹"), model)
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
-    files = dict.fromkeys([*gguf_files(model), *gguf])
+    files = dict.fromkeys([*find_gguf_files(model), *gguf])
     return folder, consumers_of(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
 
 

@@ -25,7 +25,7 @@ from hanlin.export.gguf.tensors import Tensor, rope_of, tensors_of
 from hanlin.export.gguf.vocab import Vocabulary, read_vocabulary
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
-from hanlin.models.folder.gguf import gguf_files
+from hanlin.models.folder.gguf import find_gguf_files
 from hanlin.models.folder.layout import CONFIG, ModelFiles
 from hanlin.tokenizer.file_names import GENERATION_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -125,7 +125,7 @@ class Source:
 def read_source(folder: Path, importance: Path | None = None) -> Source:
     """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of, and for an
     importance matrix that cannot be read or belongs to another model."""
-    if gguf_files(folder):
+    if find_gguf_files(folder):
         what = say("this is a GGUF file already", "这已经是 GGUF 文件")
         raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
     refuse_adapter(folder)

@@ -1,4 +1,4 @@
-"""File names of a model folder, and what its headers say."""
+"""File names of a model folder, and the headers of its files."""
 
 from __future__ import annotations
 
@@ -9,35 +9,21 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config.json"
-
-
 WEIGHTS = "model.safetensors"
-
-
 INDEX = "model.safetensors.index.json"
-
-
 ADAPTER_CONFIG = "adapter_config.json"
-
-
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-
-
 BASE_RECORD = "base.json"
-
-
-SUPPORTED = {"llama": "LlamaForCausalLM"}
-
-
-WITH_EXPERTS = {"mixtral": "MixtralForCausalLM"}
-
-
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Which base model an adapter was trained on."""
+SUPPORTED_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+MOE_ARCHITECTURES = {"mixtral": "MixtralForCausalLM"}
+"""Mixture-of-experts models, which can be exported and run, but not trained."""
+DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """A tensor of a safetensors file: its dtype by the format's name, its shape, and its bytes in `file`."""
+    """A tensor of a safetensors file: dtype (`F32`, `BF16`), shape, and its bytes `start` to `end` in `file`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -48,7 +34,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A whole model folder: its configuration and every tensor by name."""
+    """A model folder: its configuration and every tensor by name."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -56,21 +42,23 @@ class ModelFiles:
 
     @property
     def dtype(self) -> str:
-        """The number format that most of the weights are in: `float32`, `bfloat16` or `float16`."""
+        """Dtype of most of the weights: `float32`, `bfloat16` or `float16`."""
         sizes: dict[str, int] = {}
         for entry in self.tensors.values():
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + math.prod(entry.shape)
-        return DTYPES[max(sizes, key=lambda name: sizes[name])]
+        return DTYPE_NAMES[max(sizes, key=lambda name: sizes[name])]
 
     @property
     def vocabulary_rows(self) -> int:
+        """Rows of the embeddings; at least as many as the tokenizer has entries."""
         return self.tensors["model.embed_tokens.weight"].shape[0]
 
 
 def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter."""
     return (Path(folder) / ADAPTER_CONFIG).is_file()
 
 
-def licenses_in(folder: Path) -> list[Path]:
-    """The texts that go wherever the model goes: `LICENSE`, `NOTICE` and the like."""
+def find_license_files(folder: Path) -> list[Path]:
+    """Return the files that must accompany every copy of the model: `LICENSE`, `NOTICE` and the like."""
     return [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(("LICEN", "NOTICE"))]

@@ -1,4 +1,4 @@
-"""Names and shapes of a Llama model's tensors, from its configuration."""
+"""Names and shapes of the tensors of a Llama model, from its configuration."""
 
 from __future__ import annotations
 
@@ -6,29 +6,45 @@ from collections.abc import Mapping
 from typing import Any
 
 PACKED_EXPERTS = "model.layers.{}.mlp.experts.gate_up_proj"
+"""Name of the tensor [experts, 2 * intermediate, hidden] in which transformers 5 keeps gate and up of all experts."""
 
 
 def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a Llama model by name, with its shape; a tied model has no tensor of its own for the head. A
-    configuration with `num_local_experts` is Mixtral's, whose experts lie apart or are packed."""
-    hidden, wide = int(config["hidden_size"]), int(config["intermediate_size"])
+    """Compute the shape of every tensor of a Llama or Mixtral model; a tied model has no `lm_head.weight`.
+
+    Args:
+        config: Content of `config.json`; with `num_local_experts` it is a Mixtral model.
+        packed_experts: The experts of a layer are one tensor (transformers 5), not separate ones.
+
+    Raises:
+        KeyError, TypeError, ValueError: The configuration lacks a size or has a wrong one.
+    """
+    hidden, intermediate = int(config["hidden_size"]), int(config["intermediate_size"])
     heads = int(config["num_attention_heads"])
-    shared = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or hidden // heads)
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    head_dim = int(config.get("head_dim") or hidden // heads)
     projections = {
-        "self_attn.q_proj": (heads * head, hidden),
-        "self_attn.k_proj": (shared * head, hidden),
-        "self_attn.v_proj": (shared * head, hidden),
-        "self_attn.o_proj": (hidden, heads * head),
+        "self_attn.q_proj": (heads * head_dim, hidden),
+        "self_attn.k_proj": (kv_heads * head_dim, hidden),
+        "self_attn.v_proj": (kv_heads * head_dim, hidden),
+        "self_attn.o_proj": (hidden, heads * head_dim),
     }
     experts = int(config.get("num_local_experts") or 0)
     if not experts:
-        projections |= {"mlp.gate_proj": (wide, hidden), "mlp.up_proj": (wide, hidden), "mlp.down_proj": (hidden, wide)}
+        projections |= {
+            "mlp.gate_proj": (intermediate, hidden),
+            "mlp.up_proj": (intermediate, hidden),
+            "mlp.down_proj": (hidden, intermediate),
+        }
     elif not packed_experts:
         projections["block_sparse_moe.gate"] = (experts, hidden)
         for expert in range(experts):
-            place = f"block_sparse_moe.experts.{expert}"
-            projections |= {f"{place}.w1": (wide, hidden), f"{place}.w2": (hidden, wide), f"{place}.w3": (wide, hidden)}
+            prefix = f"block_sparse_moe.experts.{expert}"
+            projections |= {
+                f"{prefix}.w1": (intermediate, hidden),
+                f"{prefix}.w2": (hidden, intermediate),
+                f"{prefix}.w3": (intermediate, hidden),
+            }
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (int(config["vocab_size"]), hidden)}
     for layer in range(int(config["num_hidden_layers"])):
         block = f"model.layers.{layer}."
@@ -38,8 +54,8 @@ def llama_shapes(config: Mapping[str, Any], *, packed_experts: bool = False) -> 
                 shapes[f"{block}{name}.bias"] = shape[:1]
         if experts and packed_experts:
             shapes[f"{block}mlp.gate.weight"] = (experts, hidden)
-            shapes[PACKED_EXPERTS.format(layer)] = (experts, 2 * wide, hidden)
-            shapes[f"{block}mlp.experts.down_proj"] = (experts, hidden, wide)
+            shapes[PACKED_EXPERTS.format(layer)] = (experts, 2 * intermediate, hidden)
+            shapes[f"{block}mlp.experts.down_proj"] = (experts, hidden, intermediate)
         shapes[f"{block}input_layernorm.weight"] = shapes[f"{block}post_attention_layernorm.weight"] = (hidden,)
     shapes["model.norm.weight"] = (hidden,)
     if not config.get("tie_word_embeddings"):

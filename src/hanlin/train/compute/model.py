@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.adapters import token_rows
+from hanlin.models.adapters import get_trainable_tokens_layer
 from hanlin.train.compute.attention import documents_attention
 from hanlin.train.compute.block import Norm, added, feed_forward, normalized, projected, rotated
 from hanlin.train.compute.embeddings import Embeddings, Head, PartialHead, noise
@@ -275,7 +275,7 @@ def _own(module: nn.Module) -> Any:
 
 
 def _embeddings(module: nn.Module) -> Embeddings:
-    rows = token_rows(module)
+    rows = get_trainable_tokens_layer(module)
     if rows is None:
         table = _own(module)
         return Embeddings(table.weight, table.padding_idx)
@@ -285,7 +285,7 @@ def _embeddings(module: nn.Module) -> Embeddings:
 
 
 def _head(module: nn.Module) -> Head:
-    rows = token_rows(module)
+    rows = get_trainable_tokens_layer(module)
     if rows is None:
         return Linear(_own(module).weight)
     (name,) = rows.active_adapters

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 
 from hanlin.config.settings.train import Training
-from hanlin.models.load import need_bitsandbytes
+from hanlin.models.load import require_bitsandbytes
 from hanlin.train.optim.low_rank import LowRankAdamW
 from hanlin.train.optim.schedule import parameter_groups
 
@@ -40,7 +40,7 @@ def build_optimizer(
         return LowRankAdamW(
             groups, settings.optimizer, lr=0.0, betas=settings.betas, refresh=settings.galore_update_interval
         )
-    need_bitsandbytes("optimizer")
+    require_bitsandbytes("optimizer")
     library: Any = importlib.import_module("bitsandbytes").optim
     vocabulary = [parameter for name, parameter in trained if "embed_tokens" in name or "lm_head" in name]
     if vocabulary:

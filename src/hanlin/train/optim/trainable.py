@@ -21,8 +21,8 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.models.adapters import attach, attach_rows, token_rows
-from hanlin.models.embedding_rows import Untrained, mean_of_trained, untrained_rows
+from hanlin.models.adapters import attach_lora, attach_trainable_tokens, get_trainable_tokens_layer
+from hanlin.models.embedding_rows import UntrainedIds, find_untrained_rows, mean_trained_row
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mask_checks import BLOCK_TOKENS
 
@@ -60,17 +60,17 @@ def select_trainable(
 
     Raises UserError when one of these would stay so, or when nothing is trained.
     """
-    untrained = untrained_rows(model, needed.read, needed.written)
-    found = sorted({*untrained.read, *untrained.written})
+    untrained = find_untrained_rows(model, needed.read, needed.written)
+    found = sorted({*untrained.embeddings, *untrained.lm_head})
     rows = _rows(model, settings, found)
     texts = {**needed.read, **needed.written}
     _refuse_frozen(model, settings, [texts[number] for number in _left(model, settings, untrained, rows)])
     trained: PreTrainedModel | PeftModel = model
     layers = _layers(model, settings)
     if settings.lora is not None:
-        trained = attach(model, settings.lora, seed, rows, layers)
+        trained = attach_lora(model, settings.lora, seed, rows, layers)
     elif rows:
-        trained = attach_rows(model, rows)
+        trained = attach_trainable_tokens(model, rows)
     if settings.lora is None and layers is not None:
         if not rows:
             model.requires_grad_(False)
@@ -122,15 +122,15 @@ def trains_subset(settings: Training) -> bool:
     return settings.lora is None and (settings.trainable_tokens is not None or settings.train_last_layers is not None)
 
 
-def _left(model: LlamaForCausalLM, settings: Training, untrained: Untrained, rows: Sequence[int]) -> list[int]:
+def _left(model: LlamaForCausalLM, settings: Training, untrained: UntrainedIds, rows: Sequence[int]) -> list[int]:
     """The untrained rows that stay as they are."""
     if settings.lora is None and not trains_subset(settings):
         return []
     whole = set(settings.lora.modules_to_save) if settings.lora is not None else set()
     if model.config.tie_word_embeddings and whole & {"embed_tokens", "lm_head"}:
         return []
-    left = set() if "embed_tokens" in whole else set(untrained.read)
-    left |= set() if "lm_head" in whole else set(untrained.written)
+    left = set() if "embed_tokens" in whole else set(untrained.embeddings)
+    left |= set() if "lm_head" in whole else set(untrained.lm_head)
     return sorted(left - set(rows))
 
 
@@ -166,15 +166,15 @@ def _refuse_frozen(model: LlamaForCausalLM, settings: Training, tokens: Sequence
 
 
 @torch.no_grad()
-def _start_as_mean(model: LlamaForCausalLM, untrained: Untrained, rows: Sequence[int]) -> None:
+def _start_as_mean(model: LlamaForCausalLM, untrained: UntrainedIds, rows: Sequence[int]) -> None:
     """Give trained rows that have no length the mean of all that have one: a norm that follows divides by the length,
     so that the first gradients of a row of zeros are hundreds of times those of all else."""
     places = {number: place for place, number in enumerate(rows)}
     tied = bool(model.config.tie_word_embeddings)
-    parts = ((model.model.embed_tokens, untrained.read), (model.lm_head, untrained.written))
+    parts = ((model.model.embed_tokens, untrained.embeddings), (model.lm_head, untrained.lm_head))
     for module, ids in parts[:1] if tied else parts:
-        layer = token_rows(module)
+        layer = get_trainable_tokens_layer(module)
         if layer is None or not ids:
             continue
         delta = layer.trainable_tokens_delta["default"]
-        delta[[places[number] for number in ids]] = mean_of_trained(cast(nn.Embedding, layer.get_base_layer()).weight)
+        delta[[places[number] for number in ids]] = mean_trained_row(cast(nn.Embedding, layer.get_base_layer()).weight)

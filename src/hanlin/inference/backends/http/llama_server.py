@@ -19,7 +19,7 @@ from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_a
 from hanlin.inference.backends.http.process import Program, free_port, program_path
 from hanlin.inference.backends.http.replicas import Replicas
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
-from hanlin.models.folder.gguf import gguf_files
+from hanlin.models.folder.gguf import find_gguf_files
 
 _FINISH: dict[str, FinishReason] = {"limit": "length", "eos": "stop", "word": "stop"}
 _HEALTH = "/health"
@@ -139,7 +139,7 @@ class _Words:
 
 
 def _one_file(path: Path) -> Path:
-    files = gguf_files(path)
+    files = find_gguf_files(path)
     if len(files) != 1:
         raise UserError(say("name one GGUF file", "请指定一个 GGUF 文件"), path)
     return files[0]

@@ -24,7 +24,7 @@ from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
 from hanlin.inference.score_batch import common_length, rows_of
 from hanlin.inference.tasks import ScoreTask
-from hanlin.models.folder.gguf import gguf_files
+from hanlin.models.folder.gguf import find_gguf_files
 
 
 class LlamaCppEngine(SchedulerEngine):
@@ -100,7 +100,7 @@ class LlamaCppEngine(SchedulerEngine):
 
 
 def _one_file(path: Path) -> Path:
-    files = gguf_files(path)
+    files = find_gguf_files(path)
     if not files:
         what = say("there is no GGUF file here", "这里没有 GGUF 文件")
         hint = say("make one with the stage kind `gguf`", "请先用 gguf 阶段导出")

@@ -1,4 +1,4 @@
-"""New Chinese entries: the vocabulary grows, English and digits stay, and no old weight moves by a bit."""
+"""The stage `extend_vocabulary`: new Chinese tokens; ids of English and digits and all old weights stay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
 from hanlin.models import extend_vocab
-from hanlin.models.extend_vocab import by_language, prove_text_unchanged, prove_weights_unchanged
+from hanlin.models.extend_vocab import measure_by_language, verify_text_unchanged, verify_weights_unchanged
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
@@ -31,7 +31,7 @@ CHINESE = [
     "学士们在院子里读书，春天来了又去。",
 ]
 ENGLISH = "In 2024 the Academy had 48,213 books; it's the largest library east of town."
-GROWN = ("model.embed_tokens.weight", "lm_head.weight")
+RESIZED = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 @pytest.fixture
@@ -63,17 +63,17 @@ def test_old_rows_and_all_other_weights_stay_bit_for_bit(base: Path, documents: 
     extend_model(base, documents, tmp_path / "grown")
     before, after = weights(base), weights(tmp_path / "grown")
     assert before.keys() == after.keys()
-    assert all(torch.equal(after[name][: len(old)] if name in GROWN else after[name], old)
+    assert all(torch.equal(after[name][: len(old)] if name in RESIZED else after[name], old)
                for name, old in before.items())  # fmt: skip
 
 
-def test_a_new_row_is_the_mean_of_the_rows_that_spelt_it(base: Path, documents: Path, tmp_path: Path) -> None:
+def test_a_new_row_is_the_mean_of_the_rows_of_its_old_ids(base: Path, documents: Path, tmp_path: Path) -> None:
     extend_model(base, documents, tmp_path / "grown")
     old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
     before, after = weights(base), weights(tmp_path / "grown")
     (number,) = new.encode("学士")
     assert number >= len(old)
-    for name in before.keys() & set(GROWN):
+    for name in before.keys() & set(RESIZED):
         assert torch.equal(after[name][number], before[name][old.encode("学士")].mean(0))
 
 
@@ -85,7 +85,7 @@ def test_logits_of_old_tokens_over_old_ids_are_unchanged(base: Path, documents: 
     torch.testing.assert_close(after[..., : before.shape[-1]], before, rtol=0, atol=1e-6)
 
 
-def test_a_new_entry_can_be_written_from_the_first_day(base: Path, documents: Path, tmp_path: Path) -> None:
+def test_a_new_token_can_be_generated_before_training(base: Path, documents: Path, tmp_path: Path) -> None:
     extend_model(base, documents, tmp_path / "grown")
     old, new = Tokenizer.load(base), Tokenizer.load(tmp_path / "grown")
     (number,) = new.encode("学士")
@@ -114,7 +114,7 @@ def test_prompts_of_a_conversation_without_chinese_keep_their_ids_and_stops(
     assert after.source == before.source
 
 
-def test_the_number_of_entries_and_rows_before_and_after_is_told(
+def test_the_number_of_entries_and_rows_before_and_after_is_reported(
     tiny_model: Path, documents: Path, tmp_path: Path
 ) -> None:
     metrics = extend_model(tiny_model, documents, tmp_path / "grown", new_entries=5)
@@ -122,7 +122,7 @@ def test_the_number_of_entries_and_rows_before_and_after_is_told(
     assert metrics["vocabulary_rows"]["after"] == check_model_folder(tmp_path / "grown").vocabulary_rows
 
 
-def test_held_out_chinese_needs_fewer_tokens_and_english_as_many(
+def test_chinese_validation_text_needs_fewer_tokens_and_english_as_many(
     tiny_model: Path, documents: Path, tmp_path: Path
 ) -> None:
     metrics = extend_model(tiny_model, documents, tmp_path / "grown")
@@ -133,14 +133,16 @@ def test_held_out_chinese_needs_fewer_tokens_and_english_as_many(
     assert after["all"] > before["all"]
 
 
-def test_without_held_out_documents_the_figures_are_of_the_training_text(
+def test_without_validation_documents_the_training_text_is_measured(
     tiny_model: Path, documents: Path, tmp_path: Path
 ) -> None:
     (documents / "validation.jsonl").unlink()
     assert extend_model(tiny_model, documents, tmp_path / "grown")["measured_on"] == "train"
 
 
-def test_equal_inputs_give_equal_bytes_over_leftovers_too(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+def test_equal_inputs_give_equal_bytes_even_over_files_of_an_earlier_run(
+    tiny_model: Path, documents: Path, tmp_path: Path
+) -> None:
     extend_model(tiny_model, documents, tmp_path / "one")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "model.safetensors").write_bytes(b"cut")
@@ -149,13 +151,13 @@ def test_equal_inputs_give_equal_bytes_over_leftovers_too(tiny_model: Path, docu
                for file in (tmp_path / "one").iterdir())  # fmt: skip
 
 
-def test_the_number_format_stays(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
+def test_the_dtype_stays(tiny_model: Path, documents: Path, tmp_path: Path) -> None:
     save_model(load_model(tiny_model), tmp_path / "half", tokenizer=Tokenizer.load(tiny_model), dtype="bfloat16")
     extend_model(tmp_path / "half", documents, tmp_path / "grown")
     assert check_model_folder(tmp_path / "grown").dtype == "bfloat16"
 
 
-def test_text_that_teaches_nothing_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_text_without_new_entries_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "documents").mkdir()
     write_jsonl(tmp_path / "documents" / "documents.jsonl", [Document(ENGLISH, "d0")])
     with pytest.raises(UserError, match="no new entry"):
@@ -163,27 +165,27 @@ def test_text_that_teaches_nothing_is_refused(tiny_model: Path, tmp_path: Path) 
     assert not any((tmp_path / "grown").iterdir())
 
 
-def test_a_tokenizer_that_splits_english_otherwise_is_caught(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_splits_english_differently_is_detected(tiny_model: Path, tmp_path: Path) -> None:
     changed = Path(shutil.copytree(tiny_model, tmp_path / "changed"))
     rules = json.loads((changed / "tokenizer.json").read_text(encoding="utf-8"))
     rules["model"]["merges"] = rules["model"]["merges"][:10]
     rules["model"]["ignore_merges"] = False
     (changed / "tokenizer.json").write_text(json.dumps(rules), encoding="utf-8")
-    with pytest.raises(RuntimeError, match="otherwise"):
-        prove_text_unchanged(Tokenizer.load(tiny_model), Tokenizer.load(changed), ["My name is an assistant."])
+    with pytest.raises(RuntimeError, match="differently"):
+        verify_text_unchanged(Tokenizer.load(tiny_model), Tokenizer.load(changed), ["My name is an assistant."])
 
 
-def test_a_weight_that_moved_is_caught(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_changed_weight_is_detected(tiny_model: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model)
     model.model.norm.weight.data[0] += 1e-3
     tokenizer = Tokenizer.load(tiny_model)
     after = save_model(model, tmp_path / "moved", tokenizer=tokenizer)
     nothing_new = Extension(tokenizer, len(tokenizer), (), ())
     with pytest.raises(RuntimeError, match=r"model\.norm\.weight changed"):
-        prove_weights_unchanged(check_model_folder(tiny_model), after, nothing_new)
+        verify_weights_unchanged(check_model_folder(tiny_model), after, nothing_new)
 
 
-def test_figures_are_split_by_the_share_of_chinese_letters(tiny_model: Path) -> None:
+def test_compression_is_reported_for_each_language(tiny_model: Path) -> None:
     tokenizer = Tokenizer.load(tiny_model)
-    assert by_language(tokenizer, ["学士读书。", ENGLISH]).keys() == {"all", "zh", "en"}
-    assert by_language(tokenizer, [ENGLISH]).keys() == {"all", "en"}
+    assert measure_by_language(tokenizer, ["学士读书。", ENGLISH]).keys() == {"all", "zh", "en"}
+    assert measure_by_language(tokenizer, [ENGLISH]).keys() == {"all", "en"}

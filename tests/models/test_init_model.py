@@ -1,4 +1,4 @@
-"""A new model: the shapes asked for, weights from the seed alone, and a folder that can be served at once."""
+"""The stage `init_model`: the shapes asked for, weights from the seed alone, and a folder that can be served."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_another_seed_gives_another_model(tiny_tokenizer: Path, tmp_path: Path) 
     assert not torch.equal(weights(tmp_path / "one")["lm_head.weight"], weights(tmp_path / "other")["lm_head.weight"])
 
 
-def test_making_a_model_leaves_the_random_state_of_the_process_alone(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_initializing_a_model_leaves_the_global_random_state_alone(tiny_tokenizer: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state()
     make(tiny_tokenizer, tmp_path / "new")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_leftovers_of_a_killed_try_change_nothing(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_files_of_a_killed_run_change_nothing(tiny_tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_tokenizer, tmp_path / "whole")
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "model.safetensors").write_bytes(b"cut")
@@ -109,14 +109,14 @@ def test_the_count_of_parameters_is_that_of_the_file(tiny_tokenizer: Path, tmp_p
     assert metrics["parameters"] == sum(weight.numel() for weight in weights(tmp_path / "new").values())
 
 
-def test_what_writes_into_the_residual_stream_is_smaller_at_birth(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_residual_projections_are_initialized_smaller(tiny_tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_tokenizer, tmp_path / "new", hidden_size=256)
     deviation = {name: weight.std().item() for name, weight in weights(tmp_path / "new").items()}
     assert deviation["model.layers.0.mlp.up_proj.weight"] == pytest.approx(0.02, rel=0.02)
     assert deviation["model.layers.0.mlp.down_proj.weight"] == pytest.approx(0.01, rel=0.02)
 
 
-def test_every_stop_id_is_named_on_the_first_day(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_every_stop_id_is_in_the_new_folder(tiny_tokenizer: Path, tmp_path: Path) -> None:
     metrics = make(tiny_tokenizer, tmp_path / "new")
     generation = json.loads((tmp_path / "new" / "generation_config.json").read_text(encoding="utf-8"))
     assert generation["eos_token_id"] == metrics["stop_ids"] == list(ChatTemplate.load(tiny_tokenizer).stop_ids)
@@ -133,7 +133,7 @@ def test_shapes_that_do_not_fit_are_refused(name: str, value: int) -> None:
         InitModel.model_validate({**SMALL, name: value})
 
 
-def test_a_template_by_name_stands_in_for_a_missing_one(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_a_named_template_replaces_a_missing_one(tiny_tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "bare" / name).write_bytes((tiny_tokenizer / name).read_bytes())
@@ -156,7 +156,7 @@ def pack(tokenizer: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_packed_tokenizer_is_the_same_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_a_compressed_tokenizer_is_the_same_tokenizer(tiny_tokenizer: Path, tmp_path: Path) -> None:
     make(tiny_tokenizer, tmp_path / "plain")
     make(pack(tiny_tokenizer, tmp_path / "packed"), tmp_path / "unpacked")
     assert weights(tmp_path / "plain").keys() == weights(tmp_path / "unpacked").keys()
@@ -164,15 +164,15 @@ def test_a_packed_tokenizer_is_the_same_tokenizer(tiny_tokenizer: Path, tmp_path
     assert files_of(tmp_path / "plain")["chat_template.jinja"] == files_of(tmp_path / "unpacked")["chat_template.jinja"]
 
 
-def test_a_broken_package_is_refused(tiny_tokenizer: Path, tmp_path: Path) -> None:
+def test_a_damaged_compressed_tokenizer_is_refused(tiny_tokenizer: Path, tmp_path: Path) -> None:
     packed = pack(tiny_tokenizer, tmp_path / "packed")
     whole = (packed / "tokenizer.json.gz").read_bytes()
     (packed / "tokenizer.json.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="unpacked"):
+    with pytest.raises(UserError, match="damaged"):
         make(packed, tmp_path / "new")
 
 
-def test_a_model_is_born_over_the_real_llama3_tokenizer(shared_data: Path, tmp_path: Path) -> None:
+def test_a_model_is_initialized_for_the_real_llama3_tokenizer(shared_data: Path, tmp_path: Path) -> None:
     metrics = make(shared_data / "tokenizer" / "llama3", tmp_path / "new", hidden_size=8, heads=2, template="llama3")
     assert metrics["vocabulary_rows"] == 128_256
     assert metrics["stop_ids"] == [128_001, 128_009]

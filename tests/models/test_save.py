@@ -1,4 +1,4 @@
-"""A saved model is a whole folder: weights come back, every engine finds what it needs, the bytes repeat."""
+"""A saved model is a complete folder: equal weights, everything an engine needs, reproducible bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_saved_model_comes_back_bit_for_bit(saved: Path, tiny_model: Path) -> 
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_transformers_loads_what_was_saved_without_a_word(saved: Path, tiny_model: Path) -> None:
+def test_transformers_loads_a_saved_model(saved: Path, tiny_model: Path) -> None:
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(saved)), logits(load_model(tiny_model)))
     assert len(AutoTokenizer.from_pretrained(saved)) == len(Tokenizer.load(tiny_model))
 
@@ -44,13 +44,13 @@ def test_generation_config_and_config_name_every_stop_id(saved: Path) -> None:
     assert read(saved / "config.json")["eos_token_id"] == stops
 
 
-def test_positions_are_named_as_old_and_new_readers_look_for_them(saved: Path) -> None:
+def test_rope_settings_have_the_names_of_old_and_new_readers(saved: Path) -> None:
     config = read(saved / "config.json")
     assert config["rope_theta"] == 10000.0
     assert config["rope_parameters"] == {"rope_theta": 10000.0, "rope_type": "default"}
 
 
-def test_stretched_positions_survive(tiny_model: Path, tmp_path: Path) -> None:
+def test_rope_scaling_is_saved(tiny_model: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model)
     stretched = {
         "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
@@ -61,7 +61,7 @@ def test_stretched_positions_survive(tiny_model: Path, tmp_path: Path) -> None:
     assert load_model(tmp_path / "saved").config.rope_parameters == stretched
 
 
-def test_the_number_format_on_disk_is_the_one_asked_for(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_dtype_on_disk_is_the_one_asked_for(tiny_model: Path, tmp_path: Path) -> None:
     files = save_model(
         load_model(tiny_model), tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model), dtype="bfloat16"
     )
@@ -74,7 +74,7 @@ def test_equal_models_are_equal_bytes(saved: Path, tiny_model: Path, tmp_path: P
     assert all((tmp_path / "again" / file.name).read_bytes() == file.read_bytes() for file in saved.iterdir())
 
 
-def test_shards_hold_what_one_file_holds(saved: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_shards_have_the_weights_of_one_file(saved: Path, tiny_model: Path, tmp_path: Path) -> None:
     save_model(
         load_model(tiny_model), tmp_path / "shards", tokenizer=Tokenizer.load(tiny_model), shard_bytes=100_000
     )  # fmt: skip
@@ -82,7 +82,7 @@ def test_shards_hold_what_one_file_holds(saved: Path, tiny_model: Path, tmp_path
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "shards")), logits(load_model(saved)))
 
 
-def test_leftovers_of_an_earlier_try_are_replaced(saved: Path, tiny_model: Path) -> None:
+def test_files_of_an_earlier_save_are_replaced(saved: Path, tiny_model: Path) -> None:
     whole = {file.name for file in saved.iterdir()}
     save_model(load_model(tiny_model), saved, tokenizer=Tokenizer.load(tiny_model), shard_bytes=100_000)
     (saved / "model.safetensors.writing").write_bytes(b"cut")
@@ -95,7 +95,7 @@ def test_a_tied_model_is_written_with_one_matrix(tied_model: Path) -> None:
     assert read(tied_model / "config.json")["tie_word_embeddings"] is True
 
 
-def test_a_head_that_left_its_embeddings_is_written_and_untied(tied_model: Path, tmp_path: Path) -> None:
+def test_a_head_that_differs_from_its_embeddings_is_saved_untied(tied_model: Path, tmp_path: Path) -> None:
     model = load_model(tied_model)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach() + 1)
     save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tied_model))
@@ -111,7 +111,7 @@ def test_weights_that_are_not_finite_are_not_saved(tiny_model: Path, tmp_path: P
     assert not (tmp_path / "saved").exists()
 
 
-def test_gathered_weights_stand_in_for_the_models_own(tiny_model: Path, tmp_path: Path) -> None:
+def test_gathered_weights_replace_those_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
     model = load_model(tiny_model)
     gathered = {name: weight + 1 for name, weight in model.state_dict().items()}
     save_model(model, tmp_path / "saved", tokenizer=Tokenizer.load(tiny_model), state=gathered)
@@ -127,5 +127,5 @@ def test_a_base_model_without_a_template_stops_at_its_end_of_text(tiny_model: Pa
     assert not (tmp_path / "saved" / "chat_template.jinja").exists()
 
 
-def test_whoever_may_read_the_configuration_may_read_the_weights(saved: Path) -> None:
+def test_the_weights_have_the_permissions_of_the_configuration(saved: Path) -> None:
     assert (saved / "model.safetensors").stat().st_mode == (saved / "config.json").stat().st_mode

@@ -1,4 +1,4 @@
-"""A merged model answers as its adapter does, all its tensors are used, and a failed proof leaves nothing."""
+"""A merged model has the logits of its adapter, all its tensors are used, and a failed check leaves no files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from random_models import MakeAdapter, logits, train_a_little
+from random_models import MakeAdapter, logits, perturb_trainable
 from safetensors.torch import load_file, save_file
 
 from hanlin.chat.template import ChatTemplate
@@ -17,7 +17,7 @@ from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.models import merge
-from hanlin.models.adapters import attach, save_adapter
+from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
@@ -48,7 +48,7 @@ def test_merged_logits_equal_adapter_logits(
     metrics = merge_into(adapter, tmp_path / "merged")
     torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(load_model(adapter)), rtol=0, atol=1e-5)
     assert metrics["max_abs_difference"] < 1e-5
-    assert metrics["same_top_token_share"] == 1.0
+    assert metrics["greedy_agreement"] == 1.0
 
 
 @pytest.mark.parametrize(("base", "lora"), KINDS)
@@ -74,17 +74,19 @@ def test_every_tensor_of_the_adapter_is_counted(make_adapter: MakeAdapter, tmp_p
     assert metrics["adapter_tensors"] == 2 * 7 * 2  # A and B of seven projections in two layers
 
 
-def test_a_tensor_of_the_adapter_that_finds_no_place_stops_the_merge(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_an_adapter_tensor_that_the_base_does_not_have_stops_the_merge(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     adapter = make_adapter()
     tensors = load_file(adapter / "adapter_model.safetensors")
     tensors["base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"] = torch.ones(4, 64)
     save_file(tensors, adapter / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="no place"):
+    with pytest.raises(UserError, match="of the adapter"):
         merge_into(adapter, tmp_path / "merged")
     assert not any((tmp_path / "merged").iterdir())
 
 
-def test_the_number_format_is_that_of_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+def test_the_dtype_is_that_of_the_base(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
     save_model(load_model(store / "untied"), store / "half", tokenizer=Tokenizer.load(store / "untied"),
                dtype="bfloat16")  # fmt: skip
     metrics = merge_into(make_adapter("half"), tmp_path / "merged")
@@ -92,7 +94,7 @@ def test_the_number_format_is_that_of_the_base(make_adapter: MakeAdapter, store:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_number_format_can_be_chosen(make_adapter: MakeAdapter, tmp_path: Path, dtype: str) -> None:
+def test_the_dtype_can_be_chosen(make_adapter: MakeAdapter, tmp_path: Path, dtype: str) -> None:
     merge_into(make_adapter(), tmp_path / "merged", dtype)
     assert check_model_folder(tmp_path / "merged").dtype == dtype
 
@@ -106,24 +108,26 @@ def test_merged_weights_are_rounded_once(make_adapter: MakeAdapter, tmp_path: Pa
     assert all(torch.equal(coarse[name], weight.bfloat16()) for name, weight in fine.items())
 
 
-def test_what_rounding_lost_of_the_change_is_told(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_the_rounding_loss_is_reported(make_adapter: MakeAdapter, tmp_path: Path) -> None:
     adapter = make_adapter()
-    assert merge_into(adapter, tmp_path / "fine", "float32")["change_lost_in_rounding"] == 0.0
-    assert 0.0 < merge_into(adapter, tmp_path / "coarse", "bfloat16")["change_lost_in_rounding"] < 1.0
+    assert merge_into(adapter, tmp_path / "fine", "float32")["rounding_loss"] == 0.0
+    assert 0.0 < merge_into(adapter, tmp_path / "coarse", "bfloat16")["rounding_loss"] < 1.0
 
 
 def test_an_adapter_that_rounding_would_wipe_out_is_refused(store: Path, tmp_path: Path) -> None:
     save_model(load_model(store / "untied"), store / "half", tokenizer=Tokenizer.load(store / "untied"),
                dtype="bfloat16")  # fmt: skip
-    model = attach(load_model(store / "half"), LoraSettings(alpha=1e-9), seed=1)
-    save_adapter(train_a_little(model), store / "faint", base=store / "half")
-    with pytest.raises(UserError, match="rounds the whole adapter away"):
+    model = attach_lora(load_model(store / "half"), LoraSettings(alpha=1e-9), seed=1)
+    save_adapter(perturb_trainable(model), store / "faint", base=store / "half")
+    with pytest.raises(UserError, match="removes the whole adapter"):
         merge_into(store / "faint", tmp_path / "merged")
     assert not any((tmp_path / "merged").iterdir())
 
 
 def test_an_untrained_adapter_merges_to_its_base(store: Path, tmp_path: Path) -> None:
-    save_adapter(attach(load_model(store / "untied"), LoraSettings(), seed=1), store / "new", base=store / "untied")
+    save_adapter(
+        attach_lora(load_model(store / "untied"), LoraSettings(), seed=1), store / "new", base=store / "untied"
+    )
     metrics = merge_into(store / "new", tmp_path / "merged")
     assert metrics["adapter_kl"] == 0.0
     assert torch.equal(logits(load_model(tmp_path / "merged")), logits(load_model(store / "untied")))
@@ -158,7 +162,9 @@ def test_the_merged_folder_serves_with_template_and_every_stop_id(make_adapter: 
     assert generation["eos_token_id"] == list(ChatTemplate.load(adapter).stop_ids)
 
 
-def test_equal_adapters_merge_to_equal_bytes_over_leftovers_too(make_adapter: MakeAdapter, tmp_path: Path) -> None:
+def test_equal_adapters_merge_to_equal_bytes_even_over_files_of_an_earlier_run(
+    make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
     adapter = make_adapter()
     merge_into(adapter, tmp_path / "one")
     (tmp_path / "other").mkdir()
@@ -189,34 +195,34 @@ def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
         merge_into(adapter, tmp_path / "merged")
 
 
-def test_weights_that_were_written_otherwise_are_caught(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
+def test_weights_that_differ_on_disk_are_detected(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
     merged = merge.merge(load_model(make_adapter()))
     written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     weights["model.norm.weight"] += 1e-6
     save_file(weights, tmp_path / "merged" / "model.safetensors")
-    with pytest.raises(RuntimeError, match=r"model\.norm\.weight was not written"):
-        merge.prove_written(merged, written, check_model_folder(store / "untied"))
+    with pytest.raises(RuntimeError, match=r"model\.norm\.weight was saved with other values"):
+        merge.verify_weights(merged, written, check_model_folder(store / "untied"))
 
 
-def test_a_model_that_answers_otherwise_than_the_adapter_is_caught(make_adapter: MakeAdapter, store: Path) -> None:
+def test_a_saved_model_with_other_logits_than_the_adapter_is_detected(make_adapter: MakeAdapter, store: Path) -> None:
     adapter = make_adapter()
     prompts = [[1, 2, 3, 4]]
-    expected = merge.logits_of(load_model(adapter), prompts)
-    with pytest.raises(RuntimeError, match="answers otherwise"):
-        merge.prove_read(expected, store / "untied", prompts)
+    expected = merge.compute_logits(load_model(adapter), prompts)
+    with pytest.raises(RuntimeError, match="the saved model gives other logits"):
+        merge.verify_logits(expected, store / "untied", prompts)
 
 
-def test_what_failed_its_proof_is_not_left_lying(
+def test_a_model_that_fails_a_check_is_removed(
     make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merge, "EXACT", -1.0)
-    with pytest.raises(RuntimeError, match="answer otherwise"):
+    monkeypatch.setattr(merge, "MAX_LOGIT_ERROR", -1.0)
+    with pytest.raises(RuntimeError, match="the merged weights give other logits"):
         merge_into(make_adapter(), tmp_path / "merged")
     assert not any((tmp_path / "merged").iterdir())
 
 
-def test_an_adapter_without_tokenizer_takes_that_of_its_base(
+def test_an_adapter_without_tokenizer_uses_that_of_its_base(
     make_adapter: MakeAdapter, store: Path, tmp_path: Path
 ) -> None:
     adapter = Path(shutil.copytree(make_adapter(), store / "bare"))
@@ -230,4 +236,4 @@ def test_logits_that_are_not_finite_never_pass_for_equal(store: Path) -> None:
     model = load_model(store / "untied")
     model.lm_head.weight[3] = float("nan")
     with pytest.raises(RuntimeError, match="not finite"):
-        merge.logits_of(model, [[1, 2, 3]])
+        merge.compute_logits(model, [[1, 2, 3]])

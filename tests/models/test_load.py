@@ -1,4 +1,4 @@
-"""What `load_model` gives: the weights as they are stored, in the number format asked for, ready to use or to train."""
+"""`load_model`: the stored weights, in the dtype asked for, for inference or training."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def test_both_attention_implementations_agree(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
-def test_the_number_format_is_the_one_asked_for(tiny_model: Path, name: str) -> None:
+def test_the_dtype_in_memory_is_the_one_asked_for(tiny_model: Path, name: str) -> None:
     assert {weight.dtype for weight in load_model(tiny_model, dtype=name).parameters()} == {getattr(torch, name)}
 
 
-def test_auto_keeps_the_stored_number_format(tiny_model: Path) -> None:
+def test_auto_keeps_the_stored_dtype(tiny_model: Path) -> None:
     assert load_model(tiny_model, dtype="auto").dtype == torch.float32
 
 
-def test_an_unknown_number_format_is_refused(tiny_model: Path) -> None:
+def test_an_unknown_dtype_is_refused(tiny_model: Path) -> None:
     with pytest.raises(UserError, match="bf16"):
         load_model(tiny_model, dtype="bf16")
 
 
-def test_a_model_to_use_has_no_gradients_and_no_training_mode(tiny_model: Path) -> None:
+def test_a_model_for_inference_has_no_gradients_and_no_training_mode(tiny_model: Path) -> None:
     model = load_model(tiny_model)
     assert not model.training
     assert not any(weight.requires_grad for weight in model.parameters())
 
 
-def test_a_model_to_train_has_gradients_everywhere(tiny_model: Path) -> None:
+def test_a_trainable_model_has_gradients_everywhere(tiny_model: Path) -> None:
     model = load_model(tiny_model, trainable=True)
     assert model.training
     assert all(weight.requires_grad for weight in model.parameters())
@@ -80,7 +80,7 @@ def test_an_adapter_is_found_through_a_link(make_adapter: MakeAdapter, tmp_path:
     assert torch.equal(logits(load_model(tmp_path / "link")), logits(load_model(adapter)))
 
 
-def test_an_adapter_whose_base_is_gone_says_which(make_adapter: MakeAdapter, store: Path) -> None:
+def test_an_adapter_without_its_base_names_the_missing_base(make_adapter: MakeAdapter, store: Path) -> None:
     adapter = make_adapter()
     shutil.rmtree(store / "untied")
     with pytest.raises(UserError, match=r"\.\./untied"):
@@ -118,7 +118,7 @@ def test_an_attention_that_cannot_be_used_is_refused(tiny_model: Path, name: str
         load_model(tiny_model, attention=name)
 
 
-def test_a_configuration_of_an_older_transformers_loads_alike(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_configuration_of_an_older_transformers_loads_the_same_model(tiny_model: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_model, tmp_path / "model"))
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     for name in ("rope_parameters", "head_dim", "dtype", "attention_bias", "mlp_bias"):
