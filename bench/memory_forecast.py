@@ -25,7 +25,7 @@ from hanlin.estimate.training import Estimate, estimates
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.run import run
-from hanlin.train.compute.model import NumberFormat
+from hanlin.train.compute.model import Precision
 
 SIZES = {
     "3M": {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 2000},
@@ -125,9 +125,7 @@ def make_world(root: Path) -> None:
         write_jsonl(root / f"{kind}_data" / f"{rows[0].kind}.jsonl", rows)
 
 
-def measure(
-    root: Path, kind: str, size: str, settings: dict[str, Any], precision: NumberFormat
-) -> tuple[Estimate, float]:
+def measure(root: Path, kind: str, size: str, settings: dict[str, Any], precision: Precision) -> tuple[Estimate, float]:
     """The estimate of a run, and the peak in bytes that it then had."""
     stage = {
         "kind": kind,

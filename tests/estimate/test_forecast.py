@@ -35,8 +35,8 @@ from hanlin.pipeline.plan import plan
 from hanlin.train import stages
 from hanlin.train.callbacks.checkpoint import Checkpoints
 from hanlin.train.compute import tiled_loss
-from hanlin.train.compute.lm_head_loss import piece_tokens
-from hanlin.train.compute.model import NumberFormat, TrainModel
+from hanlin.train.compute.lm_head_loss import chunk_tokens
+from hanlin.train.compute.model import Precision, TrainModel
 from hanlin.train.dataset.document_layout import MAX_MATMUL_LENGTH, DocumentLayout
 from hanlin.train.dataset.packed import MicroBatch
 from hanlin.train.distributed.context import DistContext
@@ -169,13 +169,13 @@ def weights(model: TrainModel) -> list[torch.Tensor]:
     return list(model.hf_model.parameters())
 
 
-@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_activations_are_the_bytes_that_autograd_keeps(
-    number_format: NumberFormat, tiny_model: Path, shape: ModelShape
+    precision: Precision, tiny_model: Path, shape: ModelShape
 ) -> None:
     """But for rotary angles and what belongs to a pass as a whole."""
     settings = sft(max_seq_length=256, micro_batch_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
-    model = load_train_model(tiny_model, settings, 7, CPU, number_format)
+    model = load_train_model(tiny_model, settings, 7, CPU, precision)
     batch = one_pass(4, 128, shape.entries)
     own = {weight.untyped_storage().data_ptr() for weight in weights(model)}
     kept: dict[int, int] = {}
@@ -188,7 +188,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model.loss_sum(batch)
-    foretold = account(shape, settings, machine=Machine(number_format))
+    foretold = account(shape, settings, machine=Machine(precision))
     assert foretold.portions.documents == (128.0,)
     assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
     loss.backward()
@@ -204,8 +204,8 @@ def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, sha
     settings = sft(**METHODS[method])
     for gpu in (False, True):
         found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
-        assert found == piece_tokens(entries, method == "full", gpu)
-    assert TILE_LOGITS == tiled_loss.NUMBERS
+        assert found == chunk_tokens(entries, method == "full", gpu)
+    assert TILE_LOGITS == tiled_loss.TILE_LOGITS
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "last layers"])

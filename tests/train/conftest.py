@@ -86,8 +86,8 @@ def encoded(tmp_path: Path) -> Callable[..., EncodedRecords]:
 def make_model(tiny_model: Path) -> Callable[..., TrainModel]:
     """The tiny model in training; every call gives an equal one."""
 
-    def of(settings: Training, number_format: str = "float32") -> TrainModel:
-        return load_train_model(tiny_model, settings, seed=7, device=CPU, number_format=number_format)  # type: ignore[arg-type]
+    def of(settings: Training, precision: str = "float32") -> TrainModel:
+        return load_train_model(tiny_model, settings, seed=7, device=CPU, precision=precision)  # type: ignore[arg-type]
 
     return of
 

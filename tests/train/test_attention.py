@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from conftest import CPU
 from hanlin.core.errors import UserError
-from hanlin.train.compute.attention import documents_attention
-from hanlin.train.compute.kernels import flex_documents_attention, kernel_for, varlen_attention
+from hanlin.train.compute.attention import grouped_attention
+from hanlin.train.compute.kernels import choose_kernel, flex_document_attention, varlen_attention
 from hanlin.train.compute.model import Attention
 from hanlin.train.dataset.document_layout import DocumentLayout
 
@@ -24,7 +24,7 @@ def attended(
     heads: int = 6,
     key_heads: int = 2,
     shared: list[int] | None = None,
-    attend: Attention = documents_attention,
+    attend: Attention = grouped_attention,
     backward: bool = True,
 ) -> tuple:
     """Output and gradients of a pass: by our attention, and by dense attention under a mask that is written out."""
@@ -104,7 +104,7 @@ def test_shared_tokens_lie_in_a_pass_once() -> None:
     ]
 
 
-def plain_varlen(
+def reference_varlen(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -132,7 +132,7 @@ BEHIND_PROMPTS = ([50, 61, 9, 30, 30], [0, 33, 0, 0, 30])
 
 @pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
 def test_documents_are_laid_in_line_for_kernels_that_take_any_length(shared: list[int] | None) -> None:
-    attend = functools.partial(varlen_attention, attend=plain_varlen)
+    attend = functools.partial(varlen_attention, kernel=reference_varlen)
     for ours, dense in zip(*attended(BEHIND_PROMPTS[0], shared=shared, attend=attend), strict=True):
         torch.testing.assert_close(ours, dense, atol=2e-5, rtol=2e-5)
 
@@ -141,14 +141,14 @@ def test_documents_are_laid_in_line_for_kernels_that_take_any_length(shared: lis
 @pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
 def test_flex_attention_sees_the_same_tokens(shared: list[int] | None) -> None:
     ((ours,), (dense,)) = attended(
-        BEHIND_PROMPTS[0], shared=shared, attend=flex_documents_attention, heads=4, key_heads=2, backward=False
+        BEHIND_PROMPTS[0], shared=shared, attend=flex_document_attention, heads=4, key_heads=2, backward=False
     )
     torch.testing.assert_close(ours, dense, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
-@pytest.mark.parametrize("attend", [varlen_attention, flex_documents_attention, documents_attention])
+@pytest.mark.parametrize("attend", [varlen_attention, flex_document_attention, grouped_attention])
 def test_on_a_gpu_every_kernel_gives_the_same_values_and_gradients(attend: Attention, shared: list[int] | None) -> None:
     def moved(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: DocumentLayout) -> torch.Tensor:
         return attend(query.cuda(), key.cuda(), value.cuda(), documents).cpu()
@@ -160,10 +160,12 @@ def test_on_a_gpu_every_kernel_gives_the_same_values_and_gradients(attend: Atten
 
 
 def test_a_processor_trains_with_groups_and_refuses_kernels_that_it_has_not() -> None:
-    assert kernel_for("auto", CPU, torch.float32, 64) == kernel_for("grouped", CPU, torch.bfloat16, 64) == "grouped"
-    for wished in ("varlen", "flex"):
-        with pytest.raises(UserError, match=wished):
-            kernel_for(wished, CPU, torch.bfloat16, 64)  # type: ignore[arg-type]
+    assert (
+        choose_kernel("auto", CPU, torch.float32, 64) == choose_kernel("grouped", CPU, torch.bfloat16, 64) == "grouped"
+    )
+    for requested in ("varlen", "flex"):
+        with pytest.raises(UserError, match=requested):
+            choose_kernel(requested, CPU, torch.bfloat16, 64)  # type: ignore[arg-type]
 
 
 def test_every_token_stands_in_exactly_one_group() -> None:

@@ -1,4 +1,4 @@
-"""AdamW with averages of low rank: GaLore beside its authors' own, APOLLO beside its paper's equations."""
+"""AdamW with low-rank state: GaLore against its authors' code, APOLLO against its paper's equations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.train import stages
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.optim.build import build_optimizer
-from hanlin.train.optim.low_rank import GROWTH, LowRankAdamW
+from hanlin.train.optim.low_rank import MAX_NORM_GROWTH, LowRankAdamW
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=3, learning_rate=3e-3, precision="float32"
@@ -25,11 +25,11 @@ SFT = Sft(
 SHAPES = [(12, 20), (20, 12)]
 
 
-def optimizer(
-    weight: torch.nn.Parameter, method: Any, rank: int | None, refresh: int = 2, decay: float = 0.1
+def make_optimizer(
+    weight: torch.nn.Parameter, method: Any, rank: int | None, update_interval: int = 2, decay: float = 0.1
 ) -> LowRankAdamW:
     group = {"params": [weight], "rank": rank, "weight_decay": decay}
-    return LowRankAdamW([group], method, lr=0.01, betas=(0.9, 0.95), refresh=refresh)
+    return LowRankAdamW([group], method, lr=0.01, betas=(0.9, 0.95), update_interval=update_interval)
 
 
 def gradients(shape: tuple[int, int], count: int = 6) -> list[torch.Tensor]:
@@ -37,24 +37,24 @@ def gradients(shape: tuple[int, int], count: int = 6) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=source) * (1 + number) for number in range(count)]
 
 
-def stepped(weight: torch.nn.Parameter, taken: torch.optim.Optimizer, found: list[torch.Tensor]) -> torch.Tensor:
+def run_steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, found: list[torch.Tensor]) -> torch.Tensor:
     for gradient in found:
         weight.grad = gradient.clone()
-        taken.step()
+        optimizer.step()
     return weight.detach()
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_galore_steps_as_its_authors_do(shape: tuple[int, int]) -> None:
-    """Between two choices of directions: which way round a singular vector points is arbitrary, and averages stay."""
+    """Between two choices of directions: which way round a singular vector points is arbitrary, and the moments stay."""
     galore = pytest.importorskip("galore_torch", reason="galore-torch is not installed")
     mine, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     group = {"params": [theirs], "rank": 4, "update_proj_gap": 100, "scale": 0.25, "proj_type": "std"}
     reference = galore.GaLoreAdamW([group], lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     found = gradients(shape)
-    ours = stepped(mine, optimizer(mine, "galore", 4, 100, 0.0), found)
-    torch.testing.assert_close(ours, stepped(theirs, reference, found), atol=1e-6, rtol=1e-5)
+    ours = run_steps(mine, make_optimizer(mine, "galore", 4, 100, 0.0), found)
+    torch.testing.assert_close(ours, run_steps(theirs, reference, found), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -62,7 +62,7 @@ def test_galore_of_full_rank_is_a_quarter_of_adam_seen_from_its_own_directions(s
     """With all directions but one, the first step is that of Adam on the gradient's coordinates there: signs."""
     weight = torch.nn.Parameter(torch.zeros(shape))
     (gradient,) = gradients(shape, 1)
-    found = stepped(weight, optimizer(weight, "galore", 11), [gradient])
+    found = run_steps(weight, make_optimizer(weight, "galore", 11), [gradient])
     wide = gradient if shape[0] <= shape[1] else gradient.T
     left = torch.linalg.svd(wide, full_matrices=False)[0][:, :11]
     step = left @ torch.sign(left.T @ wide)
@@ -73,48 +73,50 @@ def test_galore_of_full_rank_is_a_quarter_of_adam_seen_from_its_own_directions(s
 @pytest.mark.parametrize("shape", SHAPES)
 def test_apollo_scales_each_channel_of_the_gradient_as_adam_scales_its_projection(shape: tuple[int, int]) -> None:
     weight = torch.nn.Parameter(torch.zeros(shape))
-    taken = optimizer(weight, "apollo", 4)
+    optimizer = make_optimizer(weight, "apollo", 4)
     (gradient,) = gradients(shape, 1)
-    found = stepped(weight, taken, [gradient])
-    directions = taken.state[weight]["directions"]
+    found = run_steps(weight, optimizer, [gradient])
+    directions = optimizer.state[weight]["directions"]
     wide = gradient if shape[0] <= shape[1] else gradient.T
-    seen = directions @ wide
-    scales = torch.sign(seen).norm(dim=0) / seen.norm(dim=0)
+    projected = directions @ wide
+    scales = torch.sign(projected).norm(dim=0) / projected.norm(dim=0)
     wanted = -0.01 * wide * scales
     torch.testing.assert_close(found if shape[0] <= shape[1] else found.T, wanted, atol=1e-6, rtol=1e-4)
 
 
 def test_apollo_never_lets_a_step_grow_by_more_than_a_hundredth() -> None:
     weight = torch.nn.Parameter(torch.zeros(12, 20))
-    taken = optimizer(weight, "apollo", 4, refresh=100)
+    optimizer = make_optimizer(weight, "apollo", 4, update_interval=100)
     lengths = []
     for gradient in gradients((12, 20), 8):
         before = weight.detach().clone()
-        stepped(weight, taken, [gradient])
+        run_steps(weight, optimizer, [gradient])
         lengths.append(float((weight.detach() - before * (1 - 0.01 * 0.1)).norm()))
-    assert all(after <= GROWTH * earlier * 1.0001 for earlier, after in pairwise(lengths))
+    assert all(after <= MAX_NORM_GROWTH * earlier * 1.0001 for earlier, after in pairwise(lengths))
 
 
 def test_what_is_not_projected_steps_as_adamw() -> None:
     mine, theirs = (torch.nn.Parameter(torch.ones(12, 20)) for _ in range(2))
     found = gradients((12, 20))
     plain = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
-    torch.testing.assert_close(stepped(mine, optimizer(mine, "apollo", None), found), stepped(theirs, plain, found))
+    torch.testing.assert_close(
+        run_steps(mine, make_optimizer(mine, "apollo", None), found), run_steps(theirs, plain, found)
+    )
 
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
-def test_averages_of_the_blocks_are_of_low_rank_and_of_all_else_whole(method: Any, make_model: Callable) -> None:
+def test_state_of_the_blocks_is_low_rank_and_of_all_else_full(method: Any, make_model: Callable) -> None:
     mine: TrainModel = make_model(SFT)
     trained = list(mine.trainable_parameters())
     settings = SFT.model_copy(update={"optimizer": method, "galore_rank": 8, "weight_decay": 0.1})
-    taken = build_optimizer(settings, trained, CPU)
+    optimizer = build_optimizer(settings, trained, CPU)
     for _, weight in trained:
         weight.grad = torch.randn_like(weight)
-    taken.step()
+    optimizer.step()
     for name, weight in trained:
-        kept = taken.state[weight]["average"].numel()
+        kept = optimizer.state[weight]["exp_avg"].numel()
         assert kept == (8 * max(weight.shape) if "_proj" in name else weight.numel()), name
-        assert all(isinstance(value, torch.Tensor) for value in taken.state[weight].values())
+        assert all(isinstance(value, torch.Tensor) for value in optimizer.state[weight].values())
 
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
@@ -128,15 +130,15 @@ def test_a_run_learns(method: Any, tmp_path: Path, inputs: Callable[..., Inputs]
 def test_its_state_goes_through_a_checkpoint(method: Any, tmp_path: Path) -> None:
     found = gradients((12, 20))
     whole, broken, again = (torch.nn.Parameter(torch.ones(12, 20)) for _ in range(3))
-    wanted = stepped(whole, optimizer(whole, method, 4, 3), found)
-    first = optimizer(broken, method, 4, 3)
-    stepped(broken, first, found[:4])
+    wanted = run_steps(whole, make_optimizer(whole, method, 4, 3), found)
+    first = make_optimizer(broken, method, 4, 3)
+    run_steps(broken, first, found[:4])
     torch.save({"state": first.state_dict(), "weight": broken.detach()}, tmp_path / "kept.pt")
     kept = torch.load(tmp_path / "kept.pt", weights_only=True)
-    second = optimizer(again, method, 4, 3)
+    second = make_optimizer(again, method, 4, 3)
     again.data.copy_(kept["weight"])
     second.load_state_dict(kept["state"])
-    assert torch.equal(stepped(again, second, found[4:]), wanted)
+    assert torch.equal(run_steps(again, second, found[4:]), wanted)
 
 
 @pytest.mark.parametrize("more", [{"lora": LoraSettings()}, {"trainable_tokens": 3}])

@@ -63,12 +63,12 @@ def test_settings_at_their_defaults_make_no_earlier_result_new() -> None:
 # ------------------------------------------------------------------------------------------------------ last layers
 
 
-@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_last_layers_leave_all_else_bit_for_bit(
-    number_format: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
+    precision: str, tiny_model: Path, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
     metrics = stages.sft(
-        sft(train_last_layers=1, precision=number_format), inputs(many(conversation, 6)), tmp_path, StageContext()
+        sft(train_last_layers=1, precision=precision), inputs(many(conversation, 6)), tmp_path, StageContext()
     )
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_model, tmp_path))
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}

@@ -251,8 +251,8 @@ def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
         [0]
     )
     values = []
-    for number_format in ("float32", "bfloat16"):
-        mine = make_model(settings, number_format)
+    for precision in ("float32", "bfloat16"):
+        mine = make_model(settings, precision)
         found = NextToken().loss(mine, batch)
         found.total.backward()
         values.append(found.total.item() / found.weight)

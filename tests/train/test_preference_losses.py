@@ -254,12 +254,12 @@ def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, 
     Dpo(0.5, 0.0, reference).at_start(mine, data, np.arange(4), 100, lambda tensors: None)
 
 
-@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", [Dpo, Ipo, Kto])
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
-    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], number_format: str
+    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], precision: str
 ) -> None:
-    mine = make_model(SETTINGS, number_format)
+    mine = make_model(SETTINGS, precision)
     data = PackedDataset.from_records(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
     reference = np.concatenate([measured(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)

@@ -320,9 +320,9 @@ def test_data_without_its_file_is_named(tmp_path: Path, tiny_model: Path) -> Non
         stages.sft(SFT, Inputs({"model": (tiny_model,), "data": (tmp_path,)}), tmp_path, StageContext())
 
 
-@pytest.mark.parametrize("number_format", ["bfloat16", "auto"])
-def test_every_precision_trains(tmp_path: Path, inputs: Callable[..., Inputs], number_format: str) -> None:
-    settings = SFT.model_copy(update={"precision": number_format})
+@pytest.mark.parametrize("precision", ["bfloat16", "auto"])
+def test_every_precision_trains(tmp_path: Path, inputs: Callable[..., Inputs], precision: str) -> None:
+    settings = SFT.model_copy(update={"precision": precision})
     metrics = stages.sft(settings, inputs(many(conversation, 8)), tmp_path, StageContext())
     assert metrics["precision"] in ("float32", "bfloat16")
     assert metrics["loss"]["last"] > 0

@@ -1,4 +1,4 @@
-"""Loading the model that is trained."""
+"""Loading a model folder to train it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import get_initial_lora_weights
 from hanlin.models.load import load_model
-from hanlin.train.compute.model import NumberFormat, TrainModel
+from hanlin.train.compute.model import Precision, TrainModel
 from hanlin.train.optim.trainable import NeededTokens, select_trainable
 
 
@@ -24,27 +24,36 @@ def load_train_model(
     settings: Training,
     seed: int,
     device: torch.device,
-    number_format: NumberFormat,
+    precision: Precision,
     needed: NeededTokens | None = None,
 ) -> TrainModel:
-    """Load a model folder to train what the settings ask for. `needed` are the special tokens of the data.
+    """Load a model folder for training.
 
-    Raises UserError when the folder cannot be loaded, when its model is made for shorter rows, or is one whose
-    arithmetic is not known here; when nothing would be trained, or a special token's row stays untrained.
+    Args:
+        folder: The model.
+        settings: What is trained, and how.
+        seed: An adapter's first values follow from it.
+        device: Where the model goes.
+        precision: What matrix products are computed in.
+        needed: The special tokens of the data.
+
+    Raises:
+        UserError: The folder cannot be loaded; the model is made for shorter rows or is not computed as Llama models
+            are; nothing would be trained, or the row of a special token would stay untrained.
     """
     if settings.lora is None:
         loaded = load_model(folder, trainable=True)
     else:
         loaded = load_model(
-            folder, dtype=number_format, trainable=True, quantization=settings.lora.quantization, device=device
+            folder, dtype=precision, trainable=True, quantization=settings.lora.quantization, device=device
         )
-    _check(loaded, settings, folder)
+    _check_config(loaded, settings, folder)
     needed = needed or NeededTokens({}, {})
     trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed)
     adapter_init = (
         get_initial_lora_weights(trainable) if settings.lora is not None and isinstance(trainable, PeftModel) else None
     )
-    model = TrainModel(trainable, device, number_format)
+    model = TrainModel(trainable, device, precision)
     model.untrained_tokens, model.adapter_init = untrained, adapter_init
     model.neftune_alpha = settings.neftune_noise_alpha if isinstance(settings, Pretrain | Sft) else 0.0
     model.gradient_checkpointing = settings.gradient_checkpointing
@@ -52,25 +61,27 @@ def load_train_model(
     return model
 
 
-def _check(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
+def _check_config(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
+    """Raise UserError if rows are longer than the model allows, or if it computes something that `TrainModel` does
+    not."""
     config = cast(Any, model.config)
     limit = int(config.max_position_embeddings)
     if settings.max_seq_length > limit:
         raise UserError(
             say(
-                f"max_seq_length is {settings.max_seq_length}, but the model is made for {limit} positions",
-                f"max_seq_length 为 {settings.max_seq_length}，而模型只支持 {limit} 个位置",
+                f"max_seq_length is {settings.max_seq_length}, but the model has only {limit} positions",
+                f"max_seq_length 为 {settings.max_seq_length}，但模型只支持 {limit} 个位置",
             ),
             folder,
-            say(f"set max_seq_length to {limit} or less", f"请将 max_seq_length 设为不大于 {limit}"),
+            say(f"set max_seq_length to {limit} or less", f"请将 max_seq_length 设为 {limit} 或更小"),
         )
-    known = {"hidden_act": "silu", "attention_dropout": 0.0}
-    for name, value in known.items():
+    supported = {"hidden_act": "silu", "attention_dropout": 0.0}
+    for name, value in supported.items():
         if getattr(config, name, value) != value:
             raise UserError(
                 say(
                     f"{name} is {getattr(config, name)!r}; models of the Llama family have {value!r}",
-                    f"{name} 为 {getattr(config, name)!r}；Llama 系列模型应为 {value!r}",
+                    f"{name} 为 {getattr(config, name)!r}，而 Llama 系列模型应为 {value!r}",
                 ),
                 folder / "config.json",
             )

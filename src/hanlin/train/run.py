@@ -38,8 +38,8 @@ from hanlin.models.save import save_model
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.forgetting import PACKAGED, Probes, encoder, read_probes
 from hanlin.train.callbacks.validation import Validation, take_weights
-from hanlin.train.compute.model import NumberFormat, TrainModel
-from hanlin.train.compute.runtime import faster_dtype
+from hanlin.train.compute.model import Precision, TrainModel
+from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records, open_encoded
 from hanlin.train.dataset.mask_checks import MaskRules
@@ -210,11 +210,11 @@ class Run:
         sampler = Sampler.for_batch_size(len(rows.samples), per_step, self.context.seed)
         if dist.is_main:
             self._show_first(rows, sampler)
-        number_format = self._number_format(dist)
+        precision = self._precision(dist)
         needed = NeededTokens.of(rows.encoded, self.template) if self.chats and self.template else None
 
         def opened(device: torch.device) -> TrainModel:
-            return load_train_model(self.folder, settings, self.context.seed, device, number_format, needed)
+            return load_train_model(self.folder, settings, self.context.seed, device, precision, needed)
 
         model = opened(dist.device if self.context.mode == "ddp" else CPU)
         parameters = count_parameters(model.hf_model)
@@ -251,7 +251,7 @@ class Run:
             "changed": rows.encoded.changed,
             "rows": len(rows.samples),
             "packing_efficiency": float(rows.sample_lengths.mean()) / settings.max_seq_length,
-            "precision": number_format,
+            "precision": precision,
             "processes": dist.world_size,
             "mode": self.context.mode,
             "parameters": parameters.total,
@@ -268,7 +268,7 @@ class Run:
         if given is not None:
             width = sum(one.encoded.width for one in rows.values())
             name = "validation" if part else "rows"
-            found = read_reference(given, name, first.encoded, width, self._number_format(dist))
+            found = read_reference(given, name, first.encoded, width, self._precision(dist))
         else:
             found = np.concatenate(
                 [
@@ -293,8 +293,8 @@ class Run:
         if self.context.prepare_only:
             return {}
         dist = DistContext.initialize()
-        number_format = self._number_format(dist)
-        model = TrainModel(load_model(self.folder, dtype=number_format), dist.device, number_format)
+        precision = self._precision(dist)
+        model = TrainModel(load_model(self.folder, dtype=precision), dist.device, precision)
         model.set_attention(self.settings.attention)
         begun = time.monotonic()
         found = {}
@@ -303,26 +303,26 @@ class Run:
             values = self.reference(model, dist, "" if part == "rows" else f"{part}-", **rows)
             found[part] = values, first.encoded
         if dist.is_main:
-            write_reference(self.out, found, number_format)
+            write_reference(self.out, found, precision)
         dist.shutdown()
         encoded = found["rows"][1]
         return {
             "records": len(encoded),
             "refused": encoded.refused,
             "seconds": time.monotonic() - begun,
-            "precision": number_format,
+            "precision": precision,
             **self.figures,
         }
 
-    def _number_format(self, dist: DistContext) -> NumberFormat:
+    def _precision(self, dist: DistContext) -> Precision:
         """The number format of the run; what was chosen is kept for a resume on another machine."""
         if self.settings.precision != "auto":
             return self.settings.precision
         file = self.scratch / "precision.json"
         if dist.is_main and not file.is_file():
-            _write_text(file, json.dumps(faster_dtype(dist.device)))
+            _write_text(file, json.dumps(faster_precision(dist.device)))
         dist.barrier()
-        return cast(NumberFormat, json.loads(file.read_text(encoding="utf-8")))
+        return cast(Precision, json.loads(file.read_text(encoding="utf-8")))
 
     def _show_first(self, rows: PackedDataset, sampler: Sampler) -> None:
         """Write `first_rows.json`: the first rows that are learned from, token by token, and which tokens are learned."""

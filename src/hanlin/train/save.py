@@ -1,4 +1,4 @@
-"""Saving what was trained."""
+"""The weights to save after training a subset of a model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ from hanlin.models.adapters import get_trainable_tokens_layer
 
 @torch.no_grad()
 def merge_trained(state: Mapping[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """The weights `state` of the model that a run began with, and in their place what was trained of `model`, in their
-    number format: what was frozen is what it was, bit for bit."""
-    whole = dict(state)
-    causal = cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
-    for name, weight in causal.named_parameters():
-        if weight.requires_grad and name in whole:
-            whole[name] = weight.detach().to("cpu", whole[name].dtype)
-    for name, module in (("model.embed_tokens.weight", causal.model.embed_tokens), ("lm_head.weight", causal.lm_head)):
+    """Replace in a model's weights those that were trained; frozen ones stay as they are, bit for bit.
+
+    Args:
+        state: The state dict of the model that the run began with.
+        model: The model after training.
+
+    Returns:
+        A state dict in the dtypes of `state`, on the CPU.
+    """
+    merged = dict(state)
+    causal_lm = cast(LlamaForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+    for name, weight in causal_lm.named_parameters():
+        if weight.requires_grad and name in merged:
+            merged[name] = weight.detach().to("cpu", merged[name].dtype)
+    matrices = (("model.embed_tokens.weight", causal_lm.model.embed_tokens), ("lm_head.weight", causal_lm.lm_head))
+    for name, module in matrices:
         layer = get_trainable_tokens_layer(module)
-        if layer is not None and name in whole:
-            ids = torch.tensor(layer.token_indices["default"])
-            rows = layer.trainable_tokens_delta["default"].detach().to("cpu", whole[name].dtype)
-            whole[name] = whole[name].index_copy(0, ids, rows)
-    return whole
+        if layer is not None and name in merged:
+            token_ids = torch.tensor(layer.token_indices["default"])
+            rows = layer.trainable_tokens_delta["default"].detach().to("cpu", merged[name].dtype)
+            merged[name] = merged[name].index_copy(0, token_ids, rows)
+    return merged

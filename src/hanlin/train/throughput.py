@@ -1,8 +1,7 @@
-"""How fast this machine multiplies matrices, and how fast it trains a small model of a given width: `hanlin plan
---probe` runs this file as a process of its own.
+"""How fast this machine multiplies matrices and trains a small model: `hanlin plan --probe` runs this file as a process.
 
-Owns the measurement. What is made of it stands in `estimate`. The small model has a few blocks of the width asked for
-and a short vocabulary, and is trained by the very code of a run, on random tokens.
+The small model has a few blocks of the real width and a short vocabulary, and is trained by the very code of a run, on
+random tokens. `hanlin.estimate` makes a forecast of the figures.
 """
 
 from __future__ import annotations
@@ -23,50 +22,55 @@ from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.compute.runtime import faster_dtype
+from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.document_layout import DocumentLayout
 from hanlin.train.dataset.packed import MicroBatch
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.load import load_train_model
 
-KINDS = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
-ROUNDS = 5
-SIDE = 1024
+SETTINGS_OF_KIND = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
+CPU_MATRIX_SIZE = 1024
 """Rows and columns of the matrices that are multiplied on a CPU; on a GPU eight times as many."""
-WARM = 2
-"""Steps before the first that counts: kernels are chosen and memory is taken."""
+WARMUP_STEPS, MEASURED_STEPS = 2, 5
+"""In the first steps kernels are chosen and memory is allocated; the others count."""
 
 
-def probe(row: dict[str, Any]) -> dict[str, float]:
-    """`row` holds `kind` and `settings` of a stage, the `model`'s configuration and `tokens` of a pass.
+def measure(request: dict[str, Any]) -> dict[str, float]:
+    """Measure one stage.
 
-    Returns the rates in operations a second (`products`), the `seconds` of a forward and backward pass, and the bytes
-    that this process held before it made a model (`process`).
+    Args:
+        request: `kind` and `settings` of the stage, the `model`'s configuration, the `tokens` of a micro-batch and the
+            fraction of them that is `learned`.
+
+    Returns:
+        `products`, operations per second of a matrix product; `seconds` of a forward and backward pass; `process`, the
+        bytes that this process held before it made a model.
     """
     dist = DistContext.initialize()
-    held = float(peak_host_memory() or 0)
-    settings: Any = KINDS[row["kind"]].model_validate(row["settings"])
-    number_format = faster_dtype(dist.device) if settings.precision == "auto" else settings.precision
-    products = product_rate(dist.device, getattr(torch, number_format))
+    bytes_before = float(peak_host_memory() or 0)
+    settings: Any = SETTINGS_OF_KIND[request["kind"]].model_validate(request["settings"])
+    precision = faster_precision(dist.device) if settings.precision == "auto" else settings.precision
+    products = measure_matmul_rate(dist.device, getattr(torch, precision))
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        fresh = LlamaForCausalLM(LlamaConfig(**row["model"]))
-        fresh.to(getattr(torch, number_format)).save_pretrained(folder)
-        del fresh
-        model = load_train_model(Path(folder), settings, 0, dist.device, number_format)
-        batch = _pass(int(row["tokens"]), settings, int(row["model"]["vocab_size"]), float(row["learned"]))
-        seconds = _median(lambda: _learn(model, batch.to(dist.device), settings), dist.device)
-    return {"products": products, "seconds": seconds, "process": held}
+        hf_model = LlamaForCausalLM(LlamaConfig(**request["model"]))
+        hf_model.to(getattr(torch, precision)).save_pretrained(folder)
+        del hf_model
+        model = load_train_model(Path(folder), settings, 0, dist.device, precision)
+        vocab_size = int(request["model"]["vocab_size"])
+        batch = _random_batch(int(request["tokens"]), settings, vocab_size, float(request["learned"]))
+        seconds = _median_seconds(lambda: _train_step(model, batch.to(dist.device), settings), dist.device)
+    return {"products": products, "seconds": seconds, "process": bytes_before}
 
 
-def product_rate(device: torch.device, number_format: torch.dtype) -> float:
-    """Operations a second of one product of square matrices."""
-    side = SIDE * (8 if device.type == "cuda" else 1)
-    one, other = (torch.randn(side, side, device=device, dtype=number_format) for _ in range(2))
-    return 2.0 * side**3 / _median(lambda: one @ other, device)
+def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of one product of square matrices."""
+    size = CPU_MATRIX_SIZE * (8 if device.type == "cuda" else 1)
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2.0 * size**3 / _median_seconds(lambda: left @ right, device)
 
 
-def _learn(model: TrainModel, batch: MicroBatch, settings: Training) -> None:
+def _train_step(model: TrainModel, batch: MicroBatch, settings: Training) -> None:
     model.refresh()
     if isinstance(settings, Pretrain | Sft):
         model.loss_sum(batch).backward()
@@ -76,36 +80,37 @@ def _learn(model: TrainModel, batch: MicroBatch, settings: Training) -> None:
         parameter.grad = None
 
 
-def _pass(tokens: int, settings: Training, entries: int, learnt_share: float) -> MicroBatch:
+def _random_batch(tokens: int, settings: Training, vocab_size: int, target_fraction: float) -> MicroBatch:
     """Random tokens in documents of a few hundred, the last of each learned."""
     length = min(settings.max_seq_length, 256, tokens)
     count = max(1, tokens // length)
     tokens = count * length
-    learned = torch.arange(tokens).view(count, length)[:, length - max(1, round(length * learnt_share)) :].reshape(-1)
+    first_target = length - max(1, round(length * target_fraction))
+    target_positions = torch.arange(tokens).view(count, length)[:, first_target:].reshape(-1)
     return MicroBatch(
-        input_ids=torch.randint(0, entries, (1, tokens)),
+        input_ids=torch.randint(0, vocab_size, (1, tokens)),
         position_ids=torch.arange(length).repeat(count)[None],
-        target_positions=learned,
-        targets=torch.randint(0, entries, (len(learned),)),
-        target_counts=(len(learned) // count,) * count,
+        target_positions=target_positions,
+        targets=torch.randint(0, vocab_size, (len(target_positions),)),
+        target_counts=(len(target_positions) // count,) * count,
         documents=DocumentLayout([length] * count),
         sample_indices=tuple(range(count)),
         tokens=tokens,
     )
 
 
-def _median(work: Callable[[], object], device: torch.device) -> float:
-    taken = []
-    for turn in range(WARM + ROUNDS):
-        begun = time.perf_counter()
-        work()
+def _median_seconds(function: Callable[[], object], device: torch.device) -> float:
+    seconds = []
+    for step in range(WARMUP_STEPS + MEASURED_STEPS):
+        start = time.perf_counter()
+        function()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if turn >= WARM:
-            taken.append(time.perf_counter() - begun)
-    return statistics.median(taken)
+        if step >= WARMUP_STEPS:
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 if __name__ == "__main__":
-    rows = json.loads(sys.stdin.read())
-    print(json.dumps([probe(row) for row in rows]))
+    requests = json.loads(sys.stdin.read())
+    print(json.dumps([measure(request) for request in requests]))

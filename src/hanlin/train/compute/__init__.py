@@ -1,1 +1,1 @@
-"""The model that is trained, its layers, kernels and losses."""
+"""The model that is trained: its layers, attention kernels and losses."""

@@ -1,10 +1,10 @@
-"""The two halves of a decoder block with their gradients written out: fewer passes over memory than their pieces make.
+"""The two halves of a decoder block with their gradients written out: fewer passes over memory than autograd makes.
 
-Owns arithmetic on tokens [tokens, width]. Does not own attention (`attention`) or which module a weight comes from
-(`network`). The stream between blocks is float32; products run in the number format of their matrices' `cast`.
+Hidden states are [tokens, hidden_size] in float32 between blocks; matrix products run in the dtype of the layers'
+`compute_weight`. Attention is in `attention` and `kernels`; which module a weight comes from, in `model`.
 
 On a CPU half the time of a small model goes into what is no matrix product: casts, norms, sums of gradients. Each half
-here normalizes once, casts once, and adds up the gradients of its matrices in place.
+here normalizes once, casts once, and adds up the gradients of its linear layers in place.
 """
 
 from __future__ import annotations
@@ -19,189 +19,228 @@ from torch.nn import functional
 from hanlin.train.compute.linear import Linear
 
 
-class Norm:
+class RMSNorm:
     """y = w · x / sqrt(mean x² + ε) (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4)."""
 
     def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
         self.weight, self.epsilon = weight, epsilon
 
-    def apply(self, stream: torch.Tensor, number_format: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """The normalized stream [tokens, width] in the number format, and 1 / length [tokens, 1]."""
-        length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
-        inverse = (length * length / stream.shape[-1]).add_(self.epsilon).rsqrt_()
-        return self.again(stream, inverse, number_format), inverse
+    def forward(self, hidden_states: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalize `hidden_states` [tokens, hidden_size].
 
-    def again(self, stream: torch.Tensor, inverse: torch.Tensor, number_format: torch.dtype) -> torch.Tensor:
-        """The normalized stream once more: two products of numbers, which cost less than the memory to keep it."""
-        return (stream * inverse).mul_(self.weight.detach().float()).to(number_format)
+        Returns:
+            The result in `dtype`, and 1 / sqrt(mean x² + ε) [tokens, 1], which `recompute` and `backward` need.
+        """
+        length = torch.linalg.vector_norm(hidden_states, dim=-1, keepdim=True)
+        inverse_rms = (length * length / hidden_states.shape[-1]).add_(self.epsilon).rsqrt_()
+        return self.recompute(hidden_states, inverse_rms, dtype), inverse_rms
 
-    def gradients(
-        self, gradient: torch.Tensor, stream: torch.Tensor, inverse: torch.Tensor
+    def recompute(self, hidden_states: torch.Tensor, inverse_rms: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The normalized hidden states once more: two elementwise products, cheaper than the memory to keep them."""
+        return (hidden_states * inverse_rms).mul_(self.weight.detach().float()).to(dtype)
+
+    def backward(
+        self, grad_output: torch.Tensor, hidden_states: torch.Tensor, inverse_rms: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The gradients of the stream (float32) and of the weight."""
+        """The gradients of the hidden states (float32) and of the weight (None if it is frozen)."""
         weight = self.weight.detach().float()
-        product = stream * gradient
-        along = (product @ weight)[:, None] * inverse.pow(3).div_(stream.shape[-1])
-        to_weight = None
+        product = hidden_states * grad_output
+        along = (product @ weight)[:, None] * inverse_rms.pow(3).div_(hidden_states.shape[-1])
+        grad_weight = None
         if self.weight.requires_grad:
-            to_weight = (inverse[:, 0] @ product).to(self.weight.dtype)
-        to_stream = (gradient * weight).mul_(inverse)
-        return to_stream.addcmul_(stream, along, value=-1), to_weight
+            grad_weight = (inverse_rms[:, 0] @ product).to(self.weight.dtype)
+        grad_hidden = (grad_output * weight).mul_(inverse_rms)
+        return grad_hidden.addcmul_(hidden_states, along, value=-1), grad_weight
 
 
-class _Normalized(torch.autograd.Function):
+class _RMSNorm(torch.autograd.Function):
     """The norm alone."""
 
     @staticmethod
     def forward(
-        ctx: Any, norm: Norm, number_format: torch.dtype, stream: torch.Tensor, _: torch.Tensor
+        ctx: Any, norm: RMSNorm, dtype: torch.dtype, hidden_states: torch.Tensor, _: torch.Tensor
     ) -> torch.Tensor:
-        out, inverse = norm.apply(stream, number_format)
+        out, inverse_rms = norm.forward(hidden_states, dtype)
         ctx.norm = norm
-        ctx.save_for_backward(stream, inverse)
+        ctx.save_for_backward(hidden_states, inverse_rms)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return None, None, *ctx.norm.gradients(gradient, *ctx.saved_tensors)
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return None, None, *ctx.norm.backward(grad_output, *ctx.saved_tensors)
 
 
-class _Projected(torch.autograd.Function):
-    """The norm, and several projections of what it gives."""
+class _NormedLinears(torch.autograd.Function):
+    """The norm, and several linear layers over it."""
 
     @staticmethod
     def forward(
-        ctx: Any, norm: Norm, matrices: Sequence[Linear], training: bool, stream: torch.Tensor, *_: torch.Tensor
+        ctx: Any,
+        norm: RMSNorm,
+        linears: Sequence[Linear],
+        training: bool,
+        hidden_states: torch.Tensor,
+        *_: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
-        inputs, inverse = norm.apply(stream, matrices[0].number_format)
-        kept = [matrix.dropped(inputs, training) for matrix in matrices]
+        inputs, inverse_rms = norm.forward(hidden_states, linears[0].dtype)
+        masks = [linear.dropout_mask(inputs, training) for linear in linears]
         outs, inners = zip(
-            *(matrix.apply(inputs, left) for matrix, left in zip(matrices, kept, strict=True)), strict=True
+            *(linear.forward(inputs, mask) for linear, mask in zip(linears, masks, strict=True)), strict=True
         )
-        ctx.norm, ctx.matrices = norm, matrices
-        ctx.save_for_backward(stream, inverse, *inners, *kept)
+        ctx.norm, ctx.linears = norm, linears
+        ctx.save_for_backward(hidden_states, inverse_rms, *inners, *masks)
         return outs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        stream, inverse, *rest = ctx.saved_tensors
-        inners, kept = rest[: len(gradients)], rest[len(gradients) :]
-        inputs = ctx.norm.again(stream, inverse, ctx.matrices[0].number_format)
-        to_inputs: torch.Tensor | None = None
-        found: list[torch.Tensor | None] = []
-        for matrix, gradient, inner, left in zip(ctx.matrices, gradients, inners, kept, strict=True):
-            to_inputs, own = matrix.gradients(gradient, inputs, inner, left, to_inputs)
-            found += own
-        assert to_inputs is not None
-        to_stream, to_norm = ctx.norm.gradients(to_inputs, stream, inverse)
-        return None, None, None, to_stream, to_norm, *found
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_states, inverse_rms, *rest = ctx.saved_tensors
+        inners, masks = rest[: len(grad_outputs)], rest[len(grad_outputs) :]
+        inputs = ctx.norm.recompute(hidden_states, inverse_rms, ctx.linears[0].dtype)
+        grad_inputs: torch.Tensor | None = None
+        grads: list[torch.Tensor | None] = []
+        for linear, grad_output, inner, mask in zip(ctx.linears, grad_outputs, inners, masks, strict=True):
+            grad_inputs, own = linear.backward(grad_output, inputs, inner, mask, grad_inputs)
+            grads += own
+        assert grad_inputs is not None
+        grad_hidden, grad_norm = ctx.norm.backward(grad_inputs, hidden_states, inverse_rms)
+        return None, None, None, grad_hidden, grad_norm, *grads
 
 
-class _Added(torch.autograd.Function):
-    """A projection added to the stream."""
+class _ResidualLinear(torch.autograd.Function):
+    """A linear layer added to the hidden states."""
 
     @staticmethod
     def forward(
-        ctx: Any, matrix: Linear, training: bool, stream: torch.Tensor, inputs: torch.Tensor, *_: torch.Tensor
+        ctx: Any, linear: Linear, training: bool, hidden_states: torch.Tensor, inputs: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
-        kept = matrix.dropped(inputs, training)
-        out, inner = matrix.apply(inputs, kept)
-        ctx.matrix = matrix
-        ctx.save_for_backward(inputs, inner, kept)
-        return stream + out
+        mask = linear.dropout_mask(inputs, training)
+        out, inner = linear.forward(inputs, mask)
+        ctx.linear = linear
+        ctx.save_for_backward(inputs, inner, mask)
+        return hidden_states + out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs, inner, kept = ctx.saved_tensors
-        to_inputs, found = ctx.matrix.gradients(gradient.to(inputs.dtype), inputs, inner, kept, None)
-        return None, None, gradient, to_inputs, *found
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inputs, inner, mask = ctx.saved_tensors
+        grad_inputs, grads = ctx.linear.backward(grad_output.to(inputs.dtype), inputs, inner, mask, None)
+        return None, None, grad_output, grad_inputs, *grads
 
 
 class _FeedForward(torch.autograd.Function):
-    """x + W₃ (silu(W₁ n) · W₂ n) with n the normalized x (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
+    """x + W₃ (silu(W₁ n) · W₂ n) with n the normalized x: SwiGLU (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
     @staticmethod
     def forward(
-        ctx: Any, norm: Norm, matrices: Sequence[Linear], training: bool, stream: torch.Tensor, *_: torch.Tensor
+        ctx: Any,
+        norm: RMSNorm,
+        linears: Sequence[Linear],
+        training: bool,
+        hidden_states: torch.Tensor,
+        *_: torch.Tensor,
     ) -> torch.Tensor:
-        gate, up, down = matrices
-        inputs, inverse = norm.apply(stream, gate.number_format)
-        kept = [gate.dropped(inputs, training), up.dropped(inputs, training)]
-        opened, gate_inner = gate.apply(inputs, kept[0])
-        lifted, up_inner = up.apply(inputs, kept[1])
-        product = functional.silu(opened).mul_(lifted)
-        kept.append(down.dropped(product, training))
-        out, down_inner = down.apply(product, kept[2])
-        ctx.norm, ctx.matrices = norm, matrices
-        ctx.save_for_backward(stream, inverse, opened, lifted, gate_inner, up_inner, down_inner, *kept)
-        return stream + out
+        gate_proj, up_proj, down_proj = linears
+        inputs, inverse_rms = norm.forward(hidden_states, gate_proj.dtype)
+        masks = [gate_proj.dropout_mask(inputs, training), up_proj.dropout_mask(inputs, training)]
+        gate, gate_inner = gate_proj.forward(inputs, masks[0])
+        up, up_inner = up_proj.forward(inputs, masks[1])
+        product = functional.silu(gate).mul_(up)
+        masks.append(down_proj.dropout_mask(product, training))
+        out, down_inner = down_proj.forward(product, masks[2])
+        ctx.norm, ctx.linears = norm, linears
+        ctx.save_for_backward(hidden_states, inverse_rms, gate, up, gate_inner, up_inner, down_inner, *masks)
+        return hidden_states + out
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        stream, inverse, opened, lifted, *inners = ctx.saved_tensors
-        (gate_inner, up_inner, down_inner), kept = inners[:3], inners[3:]
-        gate, up, down = ctx.matrices
-        let_through = functional.silu(opened)
-        product = let_through * lifted
-        to_product, of_down = down.gradients(gradient.to(opened.dtype), product, down_inner, kept[2], None)
-        to_lifted = let_through.mul_(to_product)
-        to_opened = torch.ops.aten.silu_backward(to_product.mul_(lifted), opened)
-        inputs = ctx.norm.again(stream, inverse, gate.number_format)
-        to_inputs, of_gate = gate.gradients(to_opened, inputs, gate_inner, kept[0], None)
-        to_inputs, of_up = up.gradients(to_lifted, inputs, up_inner, kept[1], to_inputs)
-        to_stream, to_norm = ctx.norm.gradients(to_inputs, stream, inverse)
-        return None, None, None, to_stream.add_(gradient), to_norm, *of_gate, *of_up, *of_down
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden_states, inverse_rms, gate, up, *rest = ctx.saved_tensors
+        (gate_inner, up_inner, down_inner), masks = rest[:3], rest[3:]
+        gate_proj, up_proj, down_proj = ctx.linears
+        activated = functional.silu(gate)
+        product = activated * up
+        grad_product, of_down = down_proj.backward(grad_output.to(gate.dtype), product, down_inner, masks[2], None)
+        grad_up = activated.mul_(grad_product)
+        grad_gate = torch.ops.aten.silu_backward(grad_product.mul_(up), gate)
+        inputs = ctx.norm.recompute(hidden_states, inverse_rms, gate_proj.dtype)
+        grad_inputs, of_gate = gate_proj.backward(grad_gate, inputs, gate_inner, masks[0], None)
+        grad_inputs, of_up = up_proj.backward(grad_up, inputs, up_inner, masks[1], grad_inputs)
+        grad_hidden, grad_norm = ctx.norm.backward(grad_inputs, hidden_states, inverse_rms)
+        return None, None, None, grad_hidden.add_(grad_output), grad_norm, *of_gate, *of_up, *of_down
 
 
-class _Rotated(torch.autograd.Function):
+class _RotaryEmbedding(torch.autograd.Function):
     """Rotary positions (Su et al. 2021, arXiv:2104.09864, eq. 34) in the half-split layout of Llama's weights."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(cosine, sine)
-        return _turn(values, cosine, sine, 1)
+    def forward(ctx: Any, values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(values, cos, sin, 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        cosine, sine = ctx.saved_tensors
-        return _turn(gradient, cosine, sine, -1), None, None
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad_output, cos, sin, -1), None, None
 
 
-def _turn(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor, direction: int) -> torch.Tensor:
-    """`values` [tokens, heads, d] turned by the angles of `cosine` and `sine` [tokens, 1, d / 2], in float32."""
+def _rotate(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
+    """Rotate `values` [tokens, heads, head_dim] by the angles of `cos` and `sin` [tokens, 1, head_dim / 2], in
+    float32; `direction` is 1 or, for the gradient, -1."""
     exact = values.float()
     half = exact.shape[-1] // 2
     first, second = exact[..., :half], exact[..., half:]
     out = torch.empty_like(exact)
-    torch.mul(first, cosine, out=out[..., :half])
-    torch.mul(second, cosine, out=out[..., half:])
-    out[..., :half].addcmul_(second, sine, value=-direction)
-    out[..., half:].addcmul_(first, sine, value=direction)
+    torch.mul(first, cos, out=out[..., :half])
+    torch.mul(second, cos, out=out[..., half:])
+    out[..., :half].addcmul_(second, sin, value=-direction)
+    out[..., half:].addcmul_(first, sin, value=direction)
     return out.to(values.dtype)
 
 
-def normalized(stream: torch.Tensor, norm: Norm, number_format: torch.dtype) -> torch.Tensor:
-    """The norm of a stream [tokens, width], in a number format."""
-    return _Normalized.apply(norm, number_format, stream, norm.weight)
+def rms_norm(hidden_states: torch.Tensor, norm: RMSNorm, dtype: torch.dtype) -> torch.Tensor:
+    """Normalize hidden states [tokens, hidden_size], in `dtype`."""
+    return _RMSNorm.apply(norm, dtype, hidden_states, norm.weight)
 
 
-def projected(stream: torch.Tensor, norm: Norm, matrices: Sequence[Linear], training: bool) -> tuple[torch.Tensor, ...]:
-    """Several projections [tokens, out] of the normalized stream."""
-    weights = [weight for matrix in matrices for weight in matrix.trainable_parameters()]
-    return _Projected.apply(norm, matrices, training, stream, norm.weight, *weights)
+def norm_and_project(
+    hidden_states: torch.Tensor, norm: RMSNorm, linears: Sequence[Linear], training: bool
+) -> tuple[torch.Tensor, ...]:
+    """Normalize the hidden states and apply several linear layers to the result: query, key and value.
+
+    Args:
+        hidden_states: [tokens, hidden_size].
+        norm: The norm before the layers.
+        linears: The layers.
+        training: Whether adapters drop inputs.
+
+    Returns:
+        The output [tokens, out_features] of each layer.
+    """
+    weights = [weight for linear in linears for weight in linear.trainable_parameters()]
+    return _NormedLinears.apply(norm, linears, training, hidden_states, norm.weight, *weights)
 
 
-def rotated(values: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Queries or keys [tokens, heads, d] at their positions; `cosine` and `sine` are [tokens, 1, d / 2]."""
-    return _Rotated.apply(values, cosine, sine)
+def apply_rotary(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotate queries or keys [tokens, heads, head_dim] by their positions; `cos` and `sin` are [tokens, 1, head_dim /
+    2]."""
+    return _RotaryEmbedding.apply(values, cos, sin)
 
 
-def added(stream: torch.Tensor, inputs: torch.Tensor, matrix: Linear, training: bool) -> torch.Tensor:
-    """The stream plus a projection of `inputs`."""
-    return _Added.apply(matrix, training, stream, inputs, *matrix.trainable_parameters())
+def add_projection(hidden_states: torch.Tensor, inputs: torch.Tensor, linear: Linear, training: bool) -> torch.Tensor:
+    """The hidden states [tokens, hidden_size] plus `linear` of `inputs` [tokens, in_features]: the end of attention.
+    `training` says whether the adapter drops inputs."""
+    return _ResidualLinear.apply(linear, training, hidden_states, inputs, *linear.trainable_parameters())
 
 
-def feed_forward(stream: torch.Tensor, norm: Norm, matrices: Sequence[Linear], training: bool) -> torch.Tensor:
-    """The second half of a block; `matrices` are gate, up and down."""
-    weights = [weight for matrix in matrices for weight in matrix.trainable_parameters()]
-    return _FeedForward.apply(norm, matrices, training, stream, norm.weight, *weights)
+def feed_forward(hidden_states: torch.Tensor, norm: RMSNorm, linears: Sequence[Linear], training: bool) -> torch.Tensor:
+    """The second half of a block: the hidden states plus their feed-forward layer.
+
+    Args:
+        hidden_states: [tokens, hidden_size].
+        norm: The norm before the layer.
+        linears: gate_proj, up_proj and down_proj.
+        training: Whether adapters drop inputs.
+
+    Returns:
+        The new hidden states [tokens, hidden_size].
+    """
+    weights = [weight for linear in linears for weight in linear.trainable_parameters()]
+    return _FeedForward.apply(norm, linears, training, hidden_states, norm.weight, *weights)

@@ -1,7 +1,7 @@
-"""The two ends of a network: the table that reads tokens and the head that writes them, whole or some rows trained.
+"""The input embeddings and the output head, trained whole or in some rows only.
 
-Owns how a trained row stands in for the frozen one, and gets its gradient. Does not own the head's loss (`losses`) or
-which rows are trained (`trained_part`).
+How a trained row replaces the frozen one and gets its gradient. Which rows are trained is decided in `optim.trainable`;
+the head's loss is in `lm_head_loss`.
 """
 
 from __future__ import annotations
@@ -15,80 +15,102 @@ from torch.nn import functional
 
 
 class Head(Protocol):
-    """The output head: `weight` [entries, width] carries the gradient, `cast` are its numbers as a step uses them."""
+    """The output head.
 
-    cast: torch.Tensor
+    Attributes:
+        weight: [vocab_size, hidden_size]; carries the gradient.
+        compute_weight: The same in the dtype that a step computes in, as of the last `refresh`.
+    """
+
+    compute_weight: torch.Tensor
 
     @property
     def weight(self) -> torch.Tensor: ...
 
-    def refresh(self, number_format: torch.dtype) -> None: ...
+    def refresh(self, dtype: torch.dtype) -> None: ...
 
 
 class Embeddings:
-    """The table of embeddings [entries, width]; where `ids` are given, `rows` [ids, width] stand in for theirs."""
+    """The embedding table [vocab_size, hidden_size]; trained rows, if any, replace those of the table."""
 
     def __init__(
         self,
         weight: torch.Tensor,
-        padding: int | None,
-        ids: Sequence[int] = (),
-        rows: nn.Parameter | None = None,
+        padding_idx: int | None,
+        token_ids: Sequence[int] = (),
+        trained_rows: nn.Parameter | None = None,
     ) -> None:
-        self.weight, self.padding, self.rows = weight, padding, rows
-        self._places = torch.full((len(weight),), -1, device=weight.device)
-        if rows is not None:
-            self._places[list(ids)] = torch.arange(len(ids), device=weight.device)
+        """Make the table.
 
-    def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """The rows of `ids` [tokens], float32 [tokens, width]."""
-        found = functional.embedding(ids, self.weight, self.padding).float()
-        if self.rows is None:
-            return found
-        places = self._places[ids]
-        return torch.where(places[:, None] >= 0, self.rows[places.clamp(min=0)].float(), found)
+        Args:
+            weight: [vocab_size, hidden_size].
+            padding_idx: The id whose row gets no gradient.
+            token_ids: The ids whose rows are trained on their own.
+            trained_rows: These rows, [len(token_ids), hidden_size].
+        """
+        self.weight, self.padding_idx, self.trained_rows = weight, padding_idx, trained_rows
+        self._row_of_id = torch.full((len(weight),), -1, device=weight.device)
+        if trained_rows is not None:
+            self._row_of_id[list(token_ids)] = torch.arange(len(token_ids), device=weight.device)
+
+    def lookup(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """The embeddings of `token_ids` [tokens], float32 [tokens, hidden_size]."""
+        embedded = functional.embedding(token_ids, self.weight, self.padding_idx).float()
+        if self.trained_rows is None:
+            return embedded
+        rows = self._row_of_id[token_ids]
+        return torch.where(rows[:, None] >= 0, self.trained_rows[rows.clamp(min=0)].float(), embedded)
 
 
-def noise(positions: torch.Tensor, width: int, alpha: float) -> torch.Tensor:
-    """Uniform noise for embeddings [tokens, width], within alpha / sqrt(length · width) of a document of `length`
-    (NEFTune, Jain et al. 2023, arXiv:2310.05914, algorithm 1). `positions` [tokens] are 0 where a document begins, so
-    that what a document gets does not depend on those that it is packed with."""
-    document = (positions == 0).cumsum(0) - 1
+def neftune_noise(position_ids: torch.Tensor, hidden_size: int, alpha: float) -> torch.Tensor:
+    """Uniform noise for embeddings (NEFTune, Jain et al. 2023, arXiv:2310.05914, algorithm 1).
+
+    Args:
+        position_ids: [tokens]; 0 where a document begins, so that the noise of a document does not depend on those that
+            it is packed with.
+        hidden_size: Width of the embeddings.
+        alpha: The strength.
+
+    Returns:
+        [tokens, hidden_size], within ± alpha / sqrt(length · hidden_size) for a document of `length` tokens.
+    """
+    document = (position_ids == 0).cumsum(0) - 1
     lengths = torch.bincount(document)[document]
-    drawn = torch.empty((len(positions), width), device=positions.device).uniform_(-1, 1)
-    return drawn * (alpha / (lengths * width).sqrt())[:, None]
+    uniform = torch.empty((len(position_ids), hidden_size), device=position_ids.device).uniform_(-1, 1)
+    return uniform * (alpha / (lengths * hidden_size).sqrt())[:, None]
 
 
 class PartialHead:
     """An output head of which only some rows are trained: they are written over the frozen ones at each step.
 
-    The loss gives the gradient of the whole head (`losses`), of which the trained rows' part is taken.
+    The loss gives the gradient of the whole head, from which that of the trained rows is taken.
     """
 
-    def __init__(self, frozen: torch.Tensor, ids: Sequence[int], rows: nn.Parameter) -> None:
-        self._frozen, self._rows = frozen, rows
-        self._ids = torch.tensor(list(ids), device=frozen.device)
-        self.cast = frozen.detach()
+    def __init__(self, frozen: torch.Tensor, token_ids: Sequence[int], trained_rows: nn.Parameter) -> None:
+        """`frozen` [vocab_size, hidden_size]; `trained_rows` [len(token_ids), hidden_size]."""
+        self._frozen, self._trained_rows = frozen, trained_rows
+        self._token_ids = torch.tensor(list(token_ids), device=frozen.device)
+        self.compute_weight = frozen.detach()
 
     @property
     def weight(self) -> torch.Tensor:
-        found: torch.Tensor = _Rows.apply(self._rows, self._ids, self.cast)
-        return found
+        full: torch.Tensor = _FullHead.apply(self._trained_rows, self._token_ids, self.compute_weight)
+        return full
 
     @torch.no_grad()
-    def refresh(self, number_format: torch.dtype) -> None:
-        self.cast = self._frozen.detach().to(number_format)
-        self.cast.index_copy_(0, self._ids, self._rows.to(number_format))
+    def refresh(self, dtype: torch.dtype) -> None:
+        self.compute_weight = self._frozen.detach().to(dtype)
+        self.compute_weight.index_copy_(0, self._token_ids, self._trained_rows.to(dtype))
 
 
-class _Rows(torch.autograd.Function):
-    """A whole matrix whose gradient is that of its trained rows."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, ids: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-        ctx.ids, ctx.number_format = ids, rows.dtype
-        return whole.detach()
+class _FullHead(torch.autograd.Function):
+    """The full weight, whose gradient goes to its trained rows."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return gradient.index_select(0, ctx.ids).to(ctx.number_format), None, None
+    def forward(ctx: Any, rows: torch.Tensor, token_ids: torch.Tensor, full: torch.Tensor) -> torch.Tensor:
+        ctx.token_ids, ctx.rows_dtype = token_ids, rows.dtype
+        return full.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return grad_output.index_select(0, ctx.token_ids).to(ctx.rows_dtype), None, None

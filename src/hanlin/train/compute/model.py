@@ -1,7 +1,7 @@
-"""The model as training computes it: hidden states of a pass, the output head, and the number format of both.
+"""The model as training computes it: hidden states of a micro-batch, the output head, and the dtypes of both.
 
-Owns the forward pass in training, over the weights of transformers' Llama and PEFT's adapters. Does not own those
-modules, their names or their files (`model/`); that both compute the same is a test.
+This is the forward pass in training over the weights of transformers' Llama and PEFT's adapters. Their modules, names
+and files are in `hanlin.models`; that both compute the same is tested.
 """
 
 from __future__ import annotations
@@ -23,49 +23,60 @@ from transformers import PreTrainedModel
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.adapters import get_trainable_tokens_layer
-from hanlin.train.compute.attention import documents_attention
-from hanlin.train.compute.block import Norm, added, feed_forward, normalized, projected, rotated
-from hanlin.train.compute.embeddings import Embeddings, Head, PartialHead, noise
-from hanlin.train.compute.kernels import Kernel, flex_documents_attention, kernel_for, varlen_attention
+from hanlin.train.compute.attention import grouped_attention
+from hanlin.train.compute.block import (
+    RMSNorm,
+    add_projection,
+    apply_rotary,
+    feed_forward,
+    norm_and_project,
+    rms_norm,
+)
+from hanlin.train.compute.embeddings import Embeddings, Head, PartialHead, neftune_noise
+from hanlin.train.compute.kernels import Kernel, choose_kernel, flex_document_attention, varlen_attention
 from hanlin.train.compute.linear import DoraLinear, Linear, QuantizedLinear
-from hanlin.train.compute.lm_head_loss import cross_entropy_sum, filled, token_logprobs
+from hanlin.train.compute.lm_head_loss import cross_entropy_sum, padded_length, token_logprobs
 from hanlin.train.compute.runtime import keep_freed_memory
 from hanlin.train.dataset.document_layout import DocumentLayout
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
-NumberFormat = Literal["float32", "bfloat16"]
-Found = TypeVar("Found")
+Precision = Literal["float32", "bfloat16"]
+Result = TypeVar("Result")
 Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, DocumentLayout], torch.Tensor]
 KERNELS: dict[Kernel, Attention] = {
-    "grouped": documents_attention,
+    "grouped": grouped_attention,
     "varlen": varlen_attention,
-    "flex": flex_documents_attention,
+    "flex": flex_document_attention,
 }
-PIECE = 256
-"""Positions whose logits are there at once where a pass is only read."""
+SCORING_CHUNK = 256
+"""Positions whose logits exist at once in `logprobs_and_argmax`."""
 
 
 class _Block(NamedTuple):
     """One decoder block, of the module `layer`."""
 
     layer: nn.Module
-    before_attention: Norm
-    query_key_value: tuple[Linear, Linear, Linear]
-    output: Linear
-    before_feed_forward: Norm
-    gate_up_down: tuple[Linear, Linear, Linear]
+    input_norm: RMSNorm
+    qkv_proj: tuple[Linear, Linear, Linear]
+    o_proj: Linear
+    post_attention_norm: RMSNorm
+    gate_up_down_proj: tuple[Linear, Linear, Linear]
 
-    def refresh(self, number_format: torch.dtype) -> None:
-        for matrix in (*self.query_key_value, self.output, *self.gate_up_down):
-            matrix.refresh(number_format)
+    def refresh(self, dtype: torch.dtype) -> None:
+        for linear in (*self.qkv_proj, self.o_proj, *self.gate_up_down_proj):
+            linear.refresh(dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardedCalls:
-    """How a model computes whose weights lie in parts with all processes (`placement`).
+    """How to call a model whose weights are sharded over processes (FSDP, ZeRO-3).
 
-    The modules' own calls bring the parts together, so each process has to make them equally often: `most` is the
-    greatest of all processes' counts. `whole` calls the model, `backward` goes back through what it made.
+    The calls of the modules themselves gather the shards, so every process has to make equally many.
+
+    Attributes:
+        call_model: Calls the model with a function and its arguments, with the weights outside the blocks gathered.
+        backward: Goes back from a loss that such a call returned.
+        all_reduce_max: The greatest count of all processes.
     """
 
     call_model: Callable[..., Any]
@@ -73,201 +84,236 @@ class ShardedCalls:
     all_reduce_max: Callable[[int], int]
 
 
-def run(work: Callable[..., Found], *given: Any) -> Found:
-    """What stands in for `forward` of a module whose call brings its weights together: the work is done inside."""
-    return work(*given)
+def call_inside(function: Callable[..., Result], *args: Any) -> Result:
+    """The `forward` of a module whose call gathers its weights: `function` runs while they are there."""
+    return function(*args)
 
 
 class TrainModel:
-    """A model on its device. In bfloat16, what is trained is kept in float32 and cast once for each step (Micikevicius
-    et al. 2018, arXiv:1710.03740, section 3.1), what is frozen is kept in bfloat16, and the stream between blocks,
-    norms, rotations and losses are float32."""
+    """A Llama model on its device, with its own forward pass over documents end to end.
 
-    def __init__(self, model: PreTrainedModel | PeftModel, device: torch.device, number_format: NumberFormat) -> None:
+    In bfloat16, trained weights are kept in float32 and cast once for each step (Micikevicius et al. 2018,
+    arXiv:1710.03740, section 3.1), frozen ones are kept in bfloat16, and hidden states between blocks, norms, rotations
+    and losses are float32.
+
+    Attributes:
+        hf_model: The transformers or PEFT model that holds the weights.
+        device: Where micro-batches go.
+        dtype: What matrix products are computed in.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass instead of being kept.
+        untrained_tokens: Special tokens of the data whose rows nobody had trained; they are trained now.
+        adapter_init: What an adapter started with, if that was taken out of its base (PiSSA).
+        neftune_alpha: Strength of the noise on embeddings in training; 0 for none.
+        attention: The attention kernel.
+        sharded_calls: How to call the model if its weights are sharded.
+        layers: The modules of the decoder blocks.
+    """
+
+    def __init__(self, hf_model: PreTrainedModel | PeftModel, device: torch.device, precision: Precision) -> None:
+        """Move the model to `device` and its frozen weights to `precision`."""
         if device.type == "cpu":
             keep_freed_memory()
-        self.hf_model = model
+        self.hf_model = hf_model
         self.device = device
-        self.dtype = torch.bfloat16 if number_format == "bfloat16" else torch.float32
+        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.gradient_checkpointing = False
-        """Whether activations are computed again in the backward pass instead of being kept."""
         self.untrained_tokens: tuple[str, ...] = ()
-        """Special tokens of the data whose rows nobody had trained; they are trained now."""
         self.adapter_init: dict[str, torch.Tensor] | None = None
-        """What an adapter started with, where that was taken out of its base."""
         self.neftune_alpha = 0.0
-        """How strong the noise on embeddings is in training (`vocabulary.noise`)."""
-        self.attention: Attention = documents_attention
-        """The kernel that tokens attend by within their documents."""
+        self.attention: Attention = grouped_attention
         self.sharded_calls: ShardedCalls | None = None
-        for parameter in model.parameters():
+        for parameter in hf_model.parameters():
             if not parameter.requires_grad and parameter.is_floating_point():
                 parameter.data = parameter.data.to(self.dtype)
-        model.to(device)  # type: ignore[arg-type]
-        causal = cast(Any, model.get_base_model() if isinstance(model, PeftModel) else model)
-        self.causal, body = causal, causal.model
-        self.head_size = int(causal.config.head_dim)
+        hf_model.to(device)  # type: ignore[arg-type]
+        causal_lm = cast(Any, hf_model.get_base_model() if isinstance(hf_model, PeftModel) else hf_model)
+        self._causal_lm, body = causal_lm, causal_lm.model
+        self._head_dim = int(causal_lm.config.head_dim)
         self._rotary = body.rotary_emb
         self._blocks = [_block(layer) for layer in body.layers]
-        self._take_ends()
+        self._read_ends()
         self.refresh()
 
     @property
     def layers(self) -> list[nn.Module]:
         return [block.layer for block in self._blocks]
 
-    def _take_ends(self) -> None:
-        body = self.causal.model
+    def _read_ends(self) -> None:
+        """Take embeddings, last norm and head from the modules."""
+        body = self._causal_lm.model
         self._embeddings = _embeddings(body.embed_tokens)
         self._norm = _norm(body.norm)
-        self._head = _head(self.causal.get_output_embeddings())
+        self._head = _head(self._causal_lm.get_output_embeddings())
 
     def refresh(self) -> None:
-        """Take over the weights as the last step left them; called once before the passes of a step."""
-        if self.sharded_calls is not None:  # they are taken over when they have been brought together
+        """Cast the weights as the last step left them; called once before the micro-batches of a step."""
+        if self.sharded_calls is not None:  # they are cast when they have been gathered
             return
         self._head.refresh(self.dtype)
         for block in self._blocks:
             block.refresh(self.dtype)
 
     def shard(self, calls: ShardedCalls) -> None:
-        """Compute from now on with weights that lie in parts with all processes."""
+        """Compute from now on with weights that are sharded over all processes."""
         self.sharded_calls = calls
         for module in (self.hf_model, *self.layers):
-            module.forward = run
+            module.forward = call_inside
 
     def micro_batches(
-        self, rows: PackedDataset, units: Sequence[int] | np.ndarray, micro_batch_tokens: int
+        self, dataset: PackedDataset, indices: Sequence[int] | np.ndarray, micro_batch_tokens: int
     ) -> Iterator[MicroBatch]:
-        """The units of this process in passes, on the device. Where all processes have to go through the model equally
-        often, one with fewer passes than others does so with a unit that does not count."""
+        """Samples of this process in micro-batches, on the device.
+
+        If weights are sharded, all processes have to go through the model equally often: one with fewer micro-batches
+        than others then goes through it with a sample that does not count.
+
+        Args:
+            dataset: The samples.
+            indices: Which of them.
+            micro_batch_tokens: The most tokens of a micro-batch, unless a single sample has more.
+        """
         if self.sharded_calls is None:
-            for batch in rows.micro_batches(units, micro_batch_tokens):
+            for batch in dataset.micro_batches(indices, micro_batch_tokens):
                 yield batch.to(self.device)
             return
-        batches = list(rows.micro_batches(units, micro_batch_tokens))  # the number has to be agreed on before the first
-        more = self.sharded_calls.all_reduce_max(len(batches)) - len(batches)
+        # the number has to be agreed on before the first
+        batches = list(dataset.micro_batches(indices, micro_batch_tokens))
+        missing = self.sharded_calls.all_reduce_max(len(batches)) - len(batches)
         for batch in batches:
             yield batch.to(self.device)
-        for _ in range(more):
-            nothing = self.loss_sum(next(rows.micro_batches([0], micro_batch_tokens)).to(self.device)) * 0.0
-            if nothing.requires_grad:
-                self.backward(nothing)
+        for _ in range(missing):
+            zero = self.loss_sum(next(dataset.micro_batches([0], micro_batch_tokens)).to(self.device)) * 0.0
+            if zero.requires_grad:
+                self.backward(zero)
 
-    def backward(self, total: torch.Tensor) -> None:
-        """Add the gradients of a pass's loss to those of the step."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a micro-batch's loss to those of the step."""
         if self.sharded_calls is None:
-            total.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
         else:
-            self.sharded_calls.backward(total)
+            self.sharded_calls.backward(loss)
 
-    def set_attention(self, wished: Literal["auto", "grouped", "varlen", "flex"]) -> None:
-        """Take a kernel. Raises UserError where it cannot run."""
-        self.attention = KERNELS[kernel_for(wished, self.device, self.dtype, self.head_size)]
+    def set_attention(self, requested: Literal["auto", "grouped", "varlen", "flex"]) -> None:
+        """Choose the attention kernel. Raises UserError if it cannot run."""
+        self.attention = KERNELS[choose_kernel(requested, self.device, self.dtype, self._head_dim)]
 
     def hidden_states(self, batch: MicroBatch) -> torch.Tensor:
-        """Hidden states [n, width], in the network's number format, at the positions whose next token is learned."""
-        return self._filled(batch)[: len(batch.targets)]
+        """The last hidden states [n, hidden_size] at the batch's target positions, in the model's dtype."""
+        return self._padded_hidden_states(batch)[: len(batch.targets)]
 
-    def _filled(self, batch: MicroBatch) -> torch.Tensor:
-        """The same, and what fills them up to a size that occurs again (`losses.filled`)."""
-        stream = self._embeddings.read(batch.input_ids[0])
+    def _padded_hidden_states(self, batch: MicroBatch) -> torch.Tensor:
+        """The same, padded by repeating the last one to a length that occurs again (`padded_length`)."""
+        hidden_states = self._embeddings.lookup(batch.input_ids[0])
         if self.neftune_alpha and self.hf_model.training:
-            stream = stream + noise(batch.position_ids[0], stream.shape[1], self.neftune_alpha)
-        if self.sharded_calls is not None and torch.is_grad_enabled() and not stream.requires_grad:
-            stream.requires_grad_()  # or the first block's parts are not let go of when its backward pass is done
-        entries, trained = self._head.weight.shape[0], self._head.weight.requires_grad
-        more = filled(len(batch.target_positions), entries, trained, self.device.type != "cpu") - len(
-            batch.target_positions
-        )
-        learned = torch.cat([batch.target_positions, batch.target_positions[-1:].expand(more)])
-        cosine, sine = (
-            angles[0, :, None, : self.head_size // 2] for angles in self._rotary(stream, batch.position_ids)
-        )
+            noise = neftune_noise(batch.position_ids[0], hidden_states.shape[1], self.neftune_alpha)
+            hidden_states = hidden_states + noise
+        if self.sharded_calls is not None and torch.is_grad_enabled() and not hidden_states.requires_grad:
+            hidden_states.requires_grad_()  # or the first block's shards are not freed after its backward pass
+        positions = batch.target_positions
+        vocab_size, head_is_trained = self._head.weight.shape[0], self._head.weight.requires_grad
+        length = padded_length(len(positions), vocab_size, head_is_trained, self.device.type != "cpu")
+        positions = torch.cat([positions, positions[-1:].expand(length - len(positions))])
+        angles = self._rotary(hidden_states, batch.position_ids)
+        cos, sin = (part[0, :, None, : self._head_dim // 2] for part in angles)
+        run_block = self._run_block if self.sharded_calls is None else self._run_sharded_block
         for block in self._blocks:
-            wanted = learned if block is self._blocks[-1] else None
-            through = self._through if self.sharded_calls is None else self._through_gathered
+            args = (hidden_states, cos, sin, batch.documents, positions if block is self._blocks[-1] else None)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                stream = checkpoint(through, block, stream, cosine, sine, batch.documents, wanted, use_reentrant=False)
+                hidden_states = checkpoint(run_block, block, *args, use_reentrant=False)
             else:
-                stream = through(block, stream, cosine, sine, batch.documents, wanted)
-        return normalized(stream, self._norm, self.dtype)
+                hidden_states = run_block(block, *args)
+        return rms_norm(hidden_states, self._norm, self.dtype)
 
     def loss_sum(self, batch: MicroBatch) -> torch.Tensor:
-        """Minus the summed log-probability of a pass's targets."""
-        return self._within(self._loss_sum, batch)
+        """The sum of -log p(target) over a batch's targets, a float32 scalar."""
+        return self._with_weights(self._loss_sum, batch)
 
     def _loss_sum(self, batch: MicroBatch) -> torch.Tensor:
-        return cross_entropy_sum(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+        hidden = self._padded_hidden_states(batch)
+        return cross_entropy_sum(hidden, self._head.weight, batch.targets, self._head.compute_weight)
 
     def token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        """The log-probability of each of a pass's targets, float32 [n]."""
-        return self._within(self._token_logprobs, batch)
+        """log p of each of a batch's targets, float32 [n]."""
+        return self._with_weights(self._token_logprobs, batch)
 
     def _token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        return token_logprobs(self._filled(batch), self._head.weight, batch.targets, self._head.cast)
+        hidden = self._padded_hidden_states(batch)
+        return token_logprobs(hidden, self._head.weight, batch.targets, self._head.compute_weight)
 
     def logprobs_and_argmax(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The log-probability of each of a pass's targets, float32 [n], and the likeliest token in its place, int64
-        [n]: what greedy writing puts there. Without gradients."""
-        return self._within(self._logprobs_and_argmax, batch)
+        """log p of each of a batch's targets, float32 [n], and the most likely token there, which greedy decoding
+        would choose, int64 [n]. Without gradients."""
+        return self._with_weights(self._logprobs_and_argmax, batch)
 
     @torch.no_grad()
     def _logprobs_and_argmax(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        found, likeliest = [], []
-        for piece, targets in zip(self.hidden_states(batch).split(PIECE), batch.targets.split(PIECE), strict=True):
-            shares = (piece @ self._head.cast.T).float().log_softmax(-1)
-            found.append(shares.gather(1, targets[:, None])[:, 0])
-            likeliest.append(shares.argmax(-1))
-        return torch.cat(found), torch.cat(likeliest)
+        logprobs, most_likely = [], []
+        chunks = zip(self.hidden_states(batch).split(SCORING_CHUNK), batch.targets.split(SCORING_CHUNK), strict=True)
+        for hidden, targets in chunks:
+            log_probs = (hidden @ self._head.compute_weight.T).float().log_softmax(-1)
+            logprobs.append(log_probs.gather(1, targets[:, None])[:, 0])
+            most_likely.append(log_probs.argmax(-1))
+        return torch.cat(logprobs), torch.cat(most_likely)
 
     def trainable_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that are trained, by name, in the model's order."""
+        """The trained parameters by name, in the model's order."""
         return ((name, parameter) for name, parameter in self.hf_model.named_parameters() if parameter.requires_grad)
 
-    def _within(self, work: Callable[[MicroBatch], Found], batch: MicroBatch) -> Found:
-        """Do the work with the weights at both ends of the model there."""
+    def _with_weights(self, compute: Callable[[MicroBatch], Result], batch: MicroBatch) -> Result:
+        """Call `compute` while the weights at both ends of the model are there."""
         if self.sharded_calls is None:
-            return work(batch)
-        found: Found = self.sharded_calls.call_model(self._with_ends, work, batch)
-        return found
+            return compute(batch)
+        result: Result = self.sharded_calls.call_model(self._with_gathered_ends, compute, batch)
+        return result
 
-    def _with_ends(self, work: Callable[[MicroBatch], Found], batch: MicroBatch) -> Found:
-        self._take_ends()
+    def _with_gathered_ends(self, compute: Callable[[MicroBatch], Result], batch: MicroBatch) -> Result:
+        self._read_ends()
         self._head.refresh(self.dtype)
-        return work(batch)
+        return compute(batch)
 
-    def _through_gathered(self, block: _Block, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
-        found: torch.Tensor = block.layer(self._with_block, block.layer, stream, *rest)
-        return found
+    def _run_sharded_block(self, block: _Block, hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
+        output: torch.Tensor = block.layer(self._run_gathered_layer, block.layer, hidden_states, *args)
+        return output
 
-    def _with_block(self, layer: nn.Module, stream: torch.Tensor, *rest: Any) -> torch.Tensor:
-        block = _block(layer, passing=True)
+    def _run_gathered_layer(self, layer: nn.Module, hidden_states: torch.Tensor, *args: Any) -> torch.Tensor:
+        block = _block(layer, gathered=True)
         block.refresh(self.dtype)
-        return self._through(block, stream, *rest)
+        return self._run_block(block, hidden_states, *args)
 
-    def _through(
+    def _run_block(
         self,
         block: _Block,
-        stream: torch.Tensor,
-        cosine: torch.Tensor,
-        sine: torch.Tensor,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
         documents: DocumentLayout,
-        wanted: torch.Tensor | None,
+        positions: torch.Tensor | None,
     ) -> torch.Tensor:
-        """The stream behind a block; behind the last, only at the positions that are wanted."""
+        """Run a decoder block.
+
+        Args:
+            block: The block.
+            hidden_states: [tokens, hidden_size].
+            cos: [tokens, 1, head_dim / 2].
+            sin: The same shape.
+            documents: The documents of the micro-batch.
+            positions: In the last block, the positions that are needed; None for all.
+
+        Returns:
+            [tokens, hidden_size], or [len(positions), hidden_size].
+        """
         training = self.hf_model.training
-        found = projected(stream, block.before_attention, block.query_key_value, training)
-        query, key, value = (part.view(len(part), -1, self.head_size) for part in found)
-        query, key = rotated(query, cosine, sine), rotated(key, cosine, sine)
+        projected = norm_and_project(hidden_states, block.input_norm, block.qkv_proj, training)
+        query, key, value = (part.view(len(part), -1, self._head_dim) for part in projected)
+        query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
         attended = self.attention(query, key, value, documents).flatten(1)
-        if wanted is not None:
-            stream, attended = stream.index_select(0, wanted), attended.index_select(0, wanted)
-        stream = added(stream, attended, block.output, training)
-        return feed_forward(stream, block.before_feed_forward, block.gate_up_down, training)
+        if positions is not None:
+            hidden_states, attended = hidden_states.index_select(0, positions), attended.index_select(0, positions)
+        hidden_states = add_projection(hidden_states, attended, block.o_proj, training)
+        return feed_forward(hidden_states, block.post_attention_norm, block.gate_up_down_proj, training)
 
 
-def _own(module: nn.Module) -> Any:
+def _unwrap(module: nn.Module) -> Any:
     """The module itself, or the trained copy that PEFT keeps of it."""
     if isinstance(module, ModulesToSaveWrapper):
         return cast(Any, module.modules_to_save)[module.active_adapters[0]]
@@ -277,7 +323,7 @@ def _own(module: nn.Module) -> Any:
 def _embeddings(module: nn.Module) -> Embeddings:
     rows = get_trainable_tokens_layer(module)
     if rows is None:
-        table = _own(module)
+        table = _unwrap(module)
         return Embeddings(table.weight, table.padding_idx)
     base = cast(nn.Embedding, rows.get_base_layer())
     (name,) = rows.active_adapters
@@ -287,65 +333,65 @@ def _embeddings(module: nn.Module) -> Embeddings:
 def _head(module: nn.Module) -> Head:
     rows = get_trainable_tokens_layer(module)
     if rows is None:
-        return Linear(_own(module).weight)
+        return Linear(_unwrap(module).weight)
     (name,) = rows.active_adapters
     base = cast(nn.Linear, rows.get_base_layer())
     return PartialHead(base.weight, rows.token_indices[name], rows.trainable_tokens_delta[name])
 
 
-def _norm(module: nn.Module) -> Norm:
-    norm = _own(module)
-    return Norm(norm.weight, norm.variance_epsilon)
+def _norm(module: nn.Module) -> RMSNorm:
+    norm = _unwrap(module)
+    return RMSNorm(norm.weight, norm.variance_epsilon)
 
 
-def _matrix(module: nn.Module, passing: bool) -> Linear:
+def _linear(module: nn.Module, gathered: bool) -> Linear:
     if not isinstance(module, LoraLayer):
-        return _base_matrix(module, {}, passing)
+        return _base_linear(module, {}, gathered)
     (name,) = module.active_adapters
-    down, up = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
-    dropout = module.lora_dropout[name]
-    share = dropout.p if isinstance(dropout, nn.Dropout) else 0.0
-    adapter = {"down": down, "up": up, "scale": module.scaling[name], "dropout": share}
-    whole = _base_matrix(module.get_base_layer(), adapter, passing)
+    lora_A, lora_B = (cast(nn.Linear, parts[name]).weight for parts in (module.lora_A, module.lora_B))
+    dropout_module = module.lora_dropout[name]
+    dropout = dropout_module.p if isinstance(dropout_module, nn.Dropout) else 0.0
+    adapter = {"lora_A": lora_A, "lora_B": lora_B, "scaling": module.scaling[name], "dropout": dropout}
+    linear = _base_linear(module.get_base_layer(), adapter, gathered)
     if name not in module.lora_magnitude_vector:
-        return whole
-    if share:
+        return linear
+    if dropout:
         raise UserError(
-            say("DoRA is not trained with dropout here", "DoRA 不支持与 dropout 同时使用"),
+            say("DoRA is not supported with dropout", "DoRA 不支持与 dropout 同时使用"),
             "lora.dropout",
             say("set dropout to 0", "请将 dropout 设为 0"),
         )
-    return DoraLinear(whole, cast(Any, module.lora_magnitude_vector[name]).weight)
+    return DoraLinear(linear, cast(Any, module.lora_magnitude_vector[name]).weight)
 
 
-def _base_matrix(module: nn.Module, adapter: dict[str, Any], passing: bool) -> Linear:
-    """A linear layer, as it is or packed by bitsandbytes, with the parts of its adapter. A `passing` weight is there
+def _base_linear(module: nn.Module, adapter: dict[str, Any], gathered: bool) -> Linear:
+    """A linear layer as it is or quantized by bitsandbytes, with the tensors of its adapter. A `gathered` weight exists
     for a while only, in each direction: nothing of it may be kept from one to the other."""
     weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
-    if passing:
-        return QuantizedLinear(weight, lambda number_format: weight.detach().to(number_format), bias, **adapter)
+    if gathered:
+        return QuantizedLinear(weight, lambda dtype: weight.detach().to(dtype), bias, **adapter)
     if weight.is_floating_point():
         return Linear(weight, bias, **adapter)
     state = getattr(module, "state", None)
 
-    def unpack(number_format: torch.dtype) -> torch.Tensor:
+    def dequantize(dtype: torch.dtype) -> torch.Tensor:
         with torch.no_grad():
-            return dequantize_bnb_weight(weight, state=state).to(number_format)
+            return dequantize_bnb_weight(weight, state=state).to(dtype)
 
-    return QuantizedLinear(weight, unpack, bias, **adapter)
+    return QuantizedLinear(weight, dequantize, bias, **adapter)
 
 
-def _block(layer: Any, passing: bool = False) -> _Block:
-    attention, feed_forward_part = layer.self_attn, layer.mlp
+def _block(layer: Any, gathered: bool = False) -> _Block:
+    attention, mlp = layer.self_attn, layer.mlp
 
-    def matrices(*modules: nn.Module) -> Any:
-        return tuple(_matrix(module, passing) for module in modules)
+    def linears(*modules: nn.Module) -> Any:
+        return tuple(_linear(module, gathered) for module in modules)
 
     return _Block(
         layer,
         _norm(layer.input_layernorm),
-        matrices(attention.q_proj, attention.k_proj, attention.v_proj),
-        _matrix(attention.o_proj, passing),
+        linears(attention.q_proj, attention.k_proj, attention.v_proj),
+        _linear(attention.o_proj, gathered),
         _norm(layer.post_attention_layernorm),
-        matrices(feed_forward_part.gate_proj, feed_forward_part.up_proj, feed_forward_part.down_proj),
+        linears(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
     )

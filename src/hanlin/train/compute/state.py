@@ -1,4 +1,4 @@
-"""Copying weights and optimizer state."""
+"""What a strategy hands to a checkpoint, and how saved weights are loaded."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-Named = Iterable[tuple[str, nn.Parameter]]
-
-
 CopyTensor = Callable[[str, torch.Tensor], torch.Tensor | None]
+"""Copies a tensor, given its name in the checkpoint; returns the copy, or None in a process that does not save."""
 
 
 @torch.no_grad()
-def load_weights(weights: dict[str, torch.Tensor], trained: Named) -> None:
-    """Put saved weights into the parameters. Raises RuntimeError when they are another model's."""
-    parameters = dict(trained)
-    if parameters.keys() != weights.keys():
+def load_weights(weights: dict[str, torch.Tensor], parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Copy saved weights into the parameters of the same names.
+
+    Raises:
+        RuntimeError: The names differ: the weights are another model's.
+    """
+    by_name = dict(parameters)
+    if by_name.keys() != weights.keys():
         raise RuntimeError("the checkpoint is another model's")
     for name, value in weights.items():
-        parameters[name].copy_(value)
+        by_name[name].copy_(value)

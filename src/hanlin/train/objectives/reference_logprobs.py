@@ -66,18 +66,18 @@ def measure_reference(
     return np.concatenate(blocks)
 
 
-def write_reference(out: Path, parts: dict[str, tuple[np.ndarray, EncodedRecords]], number_format: str) -> None:
+def write_reference(out: Path, parts: dict[str, tuple[np.ndarray, EncodedRecords]], precision: str) -> None:
     """Write an artifact: for each part of the data its values and what tells that they are of this data."""
     for part, (values, _) in parts.items():
         _write_array(out / f"{part}.npy", values)
     told = {
-        "precision": number_format,
+        "precision": precision,
         "parts": {part: {"examples": _digest(encoded)} for part, (_, encoded) in parts.items()},
     }
     (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
-def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int, number_format: str) -> np.ndarray:
+def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int, precision: str) -> np.ndarray:
     """The values of a part, [units, width]. Raises UserError when they are not of these examples, were made for another
     kind of objective, or in another number format. That they are of this model, the first loss tells."""
     told: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
@@ -92,10 +92,10 @@ def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int,
     values = np.load(folder / f"{part}.npy")
     if values.shape[1] != width or len(values) * encoded.width != len(encoded.starts) - 1:
         raise _unfit(say("the reference was computed for another objective", "参考值是为另一种目标计算的"), folder)
-    if told["precision"] != number_format:
+    if told["precision"] != precision:
         what = say(
-            f"the reference was computed in {told['precision']}, and this run computes in {number_format}",
-            f"参考值以 {told['precision']} 计算，而本次运行使用 {number_format}",
+            f"the reference was computed in {told['precision']}, and this run computes in {precision}",
+            f"参考值以 {told['precision']} 计算，而本次运行使用 {precision}",
         )
         raise _unfit(what, folder)
     return values

@@ -1,1 +1,1 @@
-"""Optimizers, learning-rate schedules, what is trainable."""
+"""Optimizers, the learning-rate schedule, and which weights are trained."""

@@ -1,7 +1,7 @@
-"""AdamW for whole matrices with averages of low rank: GaLore and APOLLO, for full training in the memory of an adapter.
+"""AdamW with low-rank state, GaLore and APOLLO: full training in the memory of an adapter.
 
-Owns the two rules of a step. Its state is tensors alone, so that a checkpoint holds all of it and a resumed run goes on
-to the same bytes. Does not own which weights take part (`optimizer`).
+The state is tensors alone, so that a checkpoint holds all of it and a resumed run goes on to the same bytes. Which
+weights take part is decided in `build`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import torch
 Method = Literal["galore", "apollo"]
 GALORE_SCALE = 0.25
 """How much of a projected step is taken (alpha in algorithm 2 of GaLore; its authors' choice)."""
-GROWTH = 1.01
-"""By how much a scaled gradient may be longer than the one before (APOLLO, section 3.3, after Chen et al. 2024, Fira,
-arXiv:2410.01623)."""
+MAX_NORM_GROWTH = 1.01
+"""How many times the norm of the previous scaled gradient the next one may have (APOLLO, section 3.3, after Chen et al.
+2024, Fira, arXiv:2410.01623)."""
 
 
 class LowRankAdamW(torch.optim.Optimizer):
-    """AdamW whose two averages are those of each matrix's gradient seen through `rank` directions.
+    """AdamW whose two moments are those of each matrix's gradient projected on `rank` directions.
 
     `galore` (Zhao et al. 2024, arXiv:2403.03507, algorithm 2): the directions are the gradient's first singular
-    vectors, and the step is carried back from them. `apollo` (Zhu et al. 2024, arXiv:2412.05270, algorithm 1): they are
-    random, and say only by how much each channel of the gradient itself is scaled. Both choose new directions every
-    `refresh` steps; the averages stay.
+    vectors, and the step is projected back. `apollo` (Zhu et al. 2024, arXiv:2412.05270, algorithm 1): they are random,
+    and tell only by how much each channel of the gradient itself is scaled. Both choose new directions every
+    `update_interval` steps; the moments stay.
 
-    Groups with `rank` None, and matrices that are no wider than `rank`, take plain AdamW steps (Loshchilov & Hutter
+    Groups whose `rank` is None, and matrices that are no wider than `rank`, take plain AdamW steps (Loshchilov & Hutter
     2019, arXiv:1711.05101).
     """
 
@@ -39,86 +39,101 @@ class LowRankAdamW(torch.optim.Optimizer):
         *,
         lr: float,
         betas: tuple[float, float],
-        refresh: int,
+        update_interval: int,
         seed: int = 0,
         eps: float = 1e-8,
     ) -> None:
-        self.method, self.refresh, self.seed = method, refresh, seed
+        """Make the optimizer.
+
+        Args:
+            groups: Parameter groups with `params` and, if they differ from the defaults, `weight_decay` (0) and `rank`
+                (None).
+            method: `galore` or `apollo`.
+            lr: The learning rate of all groups.
+            betas: Decay rates of the two moments.
+            update_interval: Steps between two choices of directions.
+            seed: The random directions of APOLLO follow from it, the parameter's index and the step.
+            eps: Added to the root of the second moment.
+        """
+        self.method, self.update_interval, self.seed = method, update_interval, seed
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "rank": None})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        place = 0
+        index = 0
         for group in self.param_groups:
             for parameter in group["params"]:
-                place += 1
+                index += 1
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
                 if not state:
                     state["step"] = torch.zeros(())
-                done = int(state["step"])
+                steps_done = int(state["step"])
                 rank = group["rank"]
-                seen = parameter.grad
-                projected = rank is not None and parameter.ndim == 2 and min(parameter.shape) > rank
-                if projected:
-                    if done % self.refresh == 0:
-                        state["directions"] = self._directions(parameter.grad, rank, place, done)
-                    seen = _seen(parameter.grad, state["directions"])
+                gradient = parameter.grad
+                low_rank = rank is not None and parameter.ndim == 2 and min(parameter.shape) > rank
+                if low_rank:
+                    if steps_done % self.update_interval == 0:
+                        state["directions"] = self._choose_directions(parameter.grad, rank, index, steps_done)
+                    gradient = _project(parameter.grad, state["directions"])
                 state["step"] += 1
-                update = _adam(seen, state, done + 1, group)
-                if projected and self.method == "galore":
-                    update = _back(update, parameter.shape, state["directions"]).mul_(GALORE_SCALE)
-                elif projected:
-                    update = _scaled(parameter.grad, seen, update, state)
+                update = _adam_update(gradient, state, steps_done + 1, group)
+                if low_rank and self.method == "galore":
+                    update = _project_back(update, parameter.shape, state["directions"]).mul_(GALORE_SCALE)
+                elif low_rank:
+                    update = _scale_channels(parameter.grad, gradient, update, state)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=group["lr"])
 
-    def _directions(self, gradient: torch.Tensor, rank: int, place: int, done: int) -> torch.Tensor:
+    def _choose_directions(self, gradient: torch.Tensor, rank: int, index: int, steps_done: int) -> torch.Tensor:
         """[rank, shorter side]: orthonormal for GaLore, normal with variance 1 / rank for APOLLO."""
         wide = gradient if gradient.shape[0] <= gradient.shape[1] else gradient.T
         if self.method == "galore":
             left, _, _ = torch.linalg.svd(wide.float(), full_matrices=False)
             return left[:, :rank].T.contiguous()
-        source = torch.Generator().manual_seed((self.seed * 1_000_003 + place) * 1_000_003 + done)
-        drawn = torch.randn(rank, wide.shape[0], generator=source)
-        return drawn.to(gradient.device).div_(math.sqrt(rank))
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) * 1_000_003 + steps_done)
+        directions = torch.randn(rank, wide.shape[0], generator=generator)
+        return directions.to(gradient.device).div_(math.sqrt(rank))
 
 
-def _seen(gradient: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """The gradient through the directions of its shorter side."""
+def _project(gradient: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
+    """The gradient with its shorter side projected on the directions: [rank, n], or [n, rank]."""
     if gradient.shape[0] <= gradient.shape[1]:
         return directions @ gradient
     return gradient @ directions.T
 
 
-def _back(update: torch.Tensor, shape: torch.Size, directions: torch.Tensor) -> torch.Tensor:
+def _project_back(update: torch.Tensor, shape: torch.Size, directions: torch.Tensor) -> torch.Tensor:
+    """The reverse of `_project`, to a matrix of `shape`."""
     return directions.T @ update if shape[0] <= shape[1] else update @ directions
 
 
-def _adam(seen: torch.Tensor, state: dict[str, torch.Tensor], step: int, group: dict[str, Any]) -> torch.Tensor:
-    """Adam's step for what is seen of a gradient (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1)."""
-    first, second = group["betas"]
-    if "average" not in state:
-        state["average"], state["square"] = torch.zeros_like(seen), torch.zeros_like(seen)
-    state["average"].lerp_(seen, 1 - first)
-    state["square"].mul_(second).addcmul_(seen, seen, value=1 - second)
-    length = state["square"].sqrt().div_(math.sqrt(1 - second**step)).add_(group["eps"])
-    return (state["average"] / length).div_(1 - first**step)
-
-
-def _scaled(
-    gradient: torch.Tensor, seen: torch.Tensor, update: torch.Tensor, state: dict[str, torch.Tensor]
+def _adam_update(
+    gradient: torch.Tensor, state: dict[str, torch.Tensor], step: int, group: dict[str, Any]
 ) -> torch.Tensor:
-    """The gradient, each channel of its longer side scaled as Adam scales what is seen of it; no longer than `GROWTH`
-    times the one before."""
+    """Adam's update for a (projected) gradient (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1); `step` counts from 1."""
+    beta1, beta2 = group["betas"]
+    if "exp_avg" not in state:
+        state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    state["exp_avg"].lerp_(gradient, 1 - beta1)
+    state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+    denominator = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+    return (state["exp_avg"] / denominator).div_(1 - beta1**step)
+
+
+def _scale_channels(
+    gradient: torch.Tensor, projected: torch.Tensor, update: torch.Tensor, state: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """The gradient, each channel of its longer side scaled as Adam scales its projection; its norm is at most
+    `MAX_NORM_GROWTH` times that of the step before."""
     side = 0 if gradient.shape[0] <= gradient.shape[1] else 1
-    scales = update.norm(dim=side, keepdim=True) / (seen.norm(dim=side, keepdim=True) + 1e-8)
+    scales = update.norm(dim=side, keepdim=True) / (projected.norm(dim=side, keepdim=True) + 1e-8)
     scaled = gradient * scales
-    length = scaled.norm()
-    if "length" in state:
-        allowed = GROWTH * state["length"]
-        shorter = torch.where(length > allowed, allowed / length.clamp(min=1e-12), torch.ones_like(length))
-        scaled *= shorter
-        length = length * shorter
-    state["length"] = length
+    norm = scaled.norm()
+    if "norm" in state:
+        limit = MAX_NORM_GROWTH * state["norm"]
+        factor = torch.where(norm > limit, limit / norm.clamp(min=1e-12), torch.ones_like(norm))
+        scaled *= factor
+        norm = norm * factor
+    state["norm"] = norm
     return scaled

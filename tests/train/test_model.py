@@ -17,13 +17,13 @@ from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach_lora
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.compute.runtime import faster_dtype
+from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
 
-ENTRIES = 90
+VOCAB_SIZE = 90
 LENGTHS = (21, 7, 40)
-WHOLE = ("embed_tokens", "lm_head", "norm")
+FULL_MODULES = ("embed_tokens", "lm_head", "norm")
 
 
 def small_model(**changes: Any) -> LlamaForCausalLM:
@@ -31,7 +31,7 @@ def small_model(**changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(3)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "max_position_embeddings": 128}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=ENTRIES, **{**shape, **heads, **changes}))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, **{**shape, **heads, **changes}))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
@@ -45,13 +45,13 @@ def rows(folder: Path) -> PackedDataset:
     """Three documents in one row; the first token of each is not learned."""
     generator = np.random.default_rng(0)
     starts = np.concatenate([[0], np.cumsum(LENGTHS)])
-    ids = generator.integers(0, ENTRIES, size=starts[-1]).astype(np.int32)
+    ids = generator.integers(0, VOCAB_SIZE, size=starts[-1]).astype(np.int32)
     learn = np.ones(starts[-1], dtype=bool)
     good = np.ones(len(LENGTHS), dtype=bool)
     return PackedDataset.pack_examples(EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}), 128)
 
 
-def theirs(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:
+def reference_loss(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:
     """The summed loss of each document run alone through the library's own forward."""
     losses = [
         functional.cross_entropy(model(input_ids=ids[None]).logits[0, :-1].float(), ids[1:], reduction="sum")
@@ -60,18 +60,18 @@ def theirs(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack(losses).sum()
 
 
-def compare(model: Any, folder: Path) -> None:
+def assert_equals_reference(model: Any, folder: Path) -> None:
     data = rows(folder)
     ids = torch.from_numpy(data.encoded.ids.astype(np.int64))
-    wanted = theirs(model, ids.split(list(LENGTHS)))
+    wanted = reference_loss(model, ids.split(list(LENGTHS)))
     wanted.backward()
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
     model.zero_grad()
-    network = TrainModel(model, CPU, "float32")
-    found = network.loss_sum(data.collate([0]))
+    train_model = TrainModel(model, CPU, "float32")
+    found = train_model.loss_sum(data.collate([0]))
     found.backward()
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-5)
-    trained = dict(network.trainable_parameters())
+    trained = dict(train_model.trainable_parameters())
     assert gradients.keys() == {name for name, weight in trained.items() if weight.grad is not None}
     for name, gradient in gradients.items():
         difference = (trained[name].grad - gradient).norm() / gradient.norm()
@@ -102,7 +102,7 @@ def compare(model: Any, folder: Path) -> None:
     ids=["plain", "tied", "biases", "no_shared_heads", "wide_heads", "linear_rope", "llama3_rope"],
 )
 def test_it_is_transformers_own_forward(changes: dict, tmp_path: Path) -> None:
-    compare(small_model(**changes).train(), tmp_path)
+    assert_equals_reference(small_model(**changes).train(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_it_is_transformers_own_forward(changes: dict, tmp_path: Path) -> None:
         LoraSettings(rank=4, targets=("q_proj", "down_proj")),
         LoraSettings(rank=4, rslora=True),
         LoraSettings(rank=4, dora=True),
-        LoraSettings(rank=4, modules_to_save=WHOLE),
+        LoraSettings(rank=4, modules_to_save=FULL_MODULES),
     ],
     ids=["all_projections", "two_projections", "rslora", "dora", "whole_modules"],
 )
@@ -122,7 +122,7 @@ def test_an_adapter_is_computed_as_peft_does(lora: LoraSettings, tmp_path: Path)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.2)
-    compare(model, tmp_path)
+    assert_equals_reference(model, tmp_path)
 
 
 def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) -> None:
@@ -132,18 +132,18 @@ def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) 
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.05)
-    network = TrainModel(model, CPU, "float32")
+    train_model = TrainModel(model, CPU, "float32")
 
     def losses(seeds: Sequence[int]) -> list[float]:
         found = []
         for seed in seeds:
             torch.manual_seed(seed)
-            found.append(network.loss_sum(batch).item())
+            found.append(train_model.loss_sum(batch).item())
         return found
 
     first, again = losses(range(30)), losses(range(30))
     model.eval()
-    whole = network.loss_sum(batch).item()
+    whole = train_model.loss_sum(batch).item()
     assert first == again and len(set(first)) > 20
     assert np.mean(first) == pytest.approx(whole, rel=0.02)
 
@@ -151,13 +151,13 @@ def test_dropout_leaves_the_adapter_s_mean_and_its_seed_repeats(tmp_path: Path) 
 def test_dropout_s_gradient_is_that_of_its_value(tmp_path: Path) -> None:
     batch = rows(tmp_path).collate([0])
     model = attach_lora(small_model().double(), LoraSettings(rank=2, dropout=0.5, targets=("down_proj",)), seed=1)
-    network = TrainModel(model, CPU, "float32")
-    name, weight = next((name, weight) for name, weight in network.trainable_parameters() if "lora_B" in name)
+    train_model = TrainModel(model, CPU, "float32")
+    name, weight = next((name, weight) for name, weight in train_model.trainable_parameters() if "lora_B" in name)
 
     def loss() -> torch.Tensor:
         torch.manual_seed(5)
-        network.refresh()
-        return network.loss_sum(batch)
+        train_model.refresh()
+        return train_model.loss_sum(batch)
 
     loss().backward()
     assert weight.grad is not None, name
@@ -194,9 +194,9 @@ def test_bfloat16_gives_nearly_the_loss_of_float32(tmp_path: Path) -> None:
     ("known", "chosen"),
     [({}, "float32"), ({"amx_bf16": True}, "bfloat16"), ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16")],
 )
-def test_the_number_format_follows_from_the_processor_alone(
+def test_the_precision_follows_from_the_processor_alone(
     known: dict[str, bool], chosen: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A clock beside its threshold would tell one try of a run this and the next try that."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
-    assert faster_dtype(CPU) == chosen
+    assert faster_precision(CPU) == chosen

@@ -183,13 +183,13 @@ def test_the_way_out_trains_those_rows_beside_an_adapter_that_plain_peft_loads(
     assert (HEAD in after) is not tied
 
 
-@pytest.mark.parametrize("number_format", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_alone_they_leave_every_other_weight_bit_for_bit(
-    number_format: str, tied: bool, request: pytest.FixtureRequest, out: Path, inputs: Callable[..., Inputs]
+    precision: str, tied: bool, request: pytest.FixtureRequest, out: Path, inputs: Callable[..., Inputs]
 ) -> None:
     base = request.getfixturevalue("tied_base_model" if tied else "base_model")
-    settings = sft(trainable_tokens="untrained", **{**SLOW, "precision": number_format})
+    settings = sft(trainable_tokens="untrained", **{**SLOW, "precision": precision})
     metrics = stages.sft(settings, inputs(many(conversation, 8), base), out, StageContext())
     before, after = (load_file(folder / "model.safetensors") for folder in (base, out))
     rows = untrained_ids(base)
