@@ -25,7 +25,7 @@ from hanlin.models.adapters import attach_lora, get_initial_lora_weights, save_a
 from hanlin.models.load import load_model
 from hanlin.models.merge import run as merge
 from hanlin.train import stages
-from hanlin.train.compute.embeddings import noise
+from hanlin.train.compute.embeddings import neftune_noise
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
@@ -212,12 +212,12 @@ def test_noise_is_transformers_own(tiny_model: Path) -> None:
     torch.manual_seed(3)
     theirs = neftune_post_forward_hook(embeddings, IDS, clean.clone()) - clean
     torch.manual_seed(3)
-    torch.testing.assert_close(noise(torch.arange(IDS.shape[1]), 64, 5.0), theirs[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(neftune_noise(torch.arange(IDS.shape[1]), 64, 5.0), theirs[0], atol=1e-6, rtol=1e-4)
 
 
 def test_noise_of_a_document_does_not_know_its_neighbors() -> None:
     torch.manual_seed(3)
-    found = noise(torch.cat([torch.arange(400), torch.arange(25)]), 16, 5.0)
+    found = neftune_noise(torch.cat([torch.arange(400), torch.arange(25)]), 16, 5.0)
     long, short = found[:400].abs().max().item(), found[400:].abs().max().item()
     assert long == pytest.approx(5 / (400 * 16) ** 0.5, rel=0.01)
     assert short == pytest.approx(5 / (25 * 16) ** 0.5, rel=0.02)

@@ -213,7 +213,7 @@ def test_a_number_trains_the_rows_from_there_on(tiny_model: Path, out: Path, inp
 
 @pytest.mark.parametrize("rows", ["untrained", 10_000])
 def test_rows_that_are_not_there_are_refused(rows: Any, out: Path, inputs: Callable[..., Inputs]) -> None:
-    with pytest.raises(UserError, match="names no row"):
+    with pytest.raises(UserError, match="selects no row"):
         stages.sft(sft(trainable_tokens=rows), inputs(many(conversation, 4)), out, StageContext())
 
 
