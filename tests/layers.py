@@ -104,7 +104,7 @@ ORDER: dict[str, list[str]] = {
         "app",
         "server",
     ],
-    "cli": ["output options chat", "commands", "main"],
+    "cli": ["output options help chat", "commands", "table", "main"],
 }
 
 HEAVY = frozenset({"torch", "transformers", "peft", "accelerate"})

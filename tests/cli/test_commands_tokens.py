@@ -92,12 +92,12 @@ def test_plain_text_shows_as_pre_training_reads_it(tmp_path: Path, model: str) -
     (tmp_path / "a.txt").write_text("春天的时候院子里开满了花。", encoding="utf-8")
     (row,) = json.loads(shown(tmp_path, "a.txt", "--model", model, "--json"))["records"]
     assert [row["tokens"][place]["text"] for place in (0, -1)] == ["<|begin_of_text|>", "<|end_of_text|>"]
-    assert row["learnt_count"] == row["count"] - 1
+    assert row["learned_count"] == row["count"] - 1
 
 
 def test_an_artifact_shows_its_records_by_their_own_ids(tmp_path: Path, model: str) -> None:
     put(tmp_path, "raw.jsonl", CHATS)
-    command = [sys.executable, "-m", "hanlin", "conversations", "--sources", "raw.jsonl", "--validation-share", "0"]
+    command = [sys.executable, "-m", "hanlin", "conversations", "--sources", "raw.jsonl", "--validation-fraction", "0"]
     environment = {**os.environ, "HANLIN_HOME": str(tmp_path)}
     subprocess.run([*command, "--out", "made"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     lines = (tmp_path / "made/conversations.jsonl").read_text(encoding="utf-8").split("\n")
@@ -115,7 +115,7 @@ def test_the_page_is_whole_and_escapes_what_people_wrote(tmp_path: Path, model: 
     assert page.count("<script>") == 1  # our own
     assert not re.search(r"https?://|src=|href=", page)
     assert "a.jsonl#1" in page and "a.jsonl#2" in page and "⟨98=龘⟩" in page
-    assert page.index("of them learned") < page.index("a.jsonl#1")
+    assert page.index("learned tokens") < page.index("a.jsonl#1")
     assert not list(tmp_path.glob("*.writing"))
 
 

@@ -25,7 +25,7 @@ def test_every_package_that_the_project_can_use_is_looked_for() -> None:
     wanted = names(PROJECT["dependencies"]) + [
         name for extra in extras if extra != "dev" for name in names(extras[extra])
     ]
-    assert [name for name in wanted if name not in {finding.what for finding in doctor.examine()}] == []
+    assert [name for name in wanted if name not in {check.name for check in doctor.run_checks()}] == []
 
 
 def test_an_old_or_missing_package_is_told_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,9 +37,9 @@ def test_an_old_or_missing_package_is_told_with_its_install_line(monkeypatch: py
         return "1.0" if name == "torch" else real(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    found = {finding.what: finding for finding in doctor.examine()}
-    assert not found["torch"].good and not found["torch"].optional
-    assert found["torch"].found == "1.0, not >=2.13" and found["torch"].hint == "pip install hanlin"
-    assert not found["wandb"].good and found["wandb"].optional
-    assert found["wandb"].hint == "pip install 'hanlin[wandb]'"
+    checks = {check.name: check for check in doctor.run_checks()}
+    assert not checks["torch"].ok and not checks["torch"].optional
+    assert checks["torch"].version == "1.0, not >=2.13" and checks["torch"].hint == "pip install hanlin"
+    assert not checks["wandb"].ok and checks["wandb"].optional
+    assert checks["wandb"].hint == "pip install 'hanlin[wandb]'"
     assert CliRunner().invoke(app, ["doctor"]).exit_code == 1

@@ -16,10 +16,10 @@ import pytest
 ASKS = """
 import sys
 from pathlib import Path
-from hanlin.cli.chat.editor import reader
-ask = reader(Path(sys.argv[1]), ["/quit"])
+from hanlin.cli.chat.editor import make_editor
+read = make_editor(Path(sys.argv[1]), ["/quit"])
 for number in range(int(sys.argv[2])):
-    print("<got", ascii(ask(f"{number}> ")) + ">", flush=True)
+    print("<got", ascii(read(f"{number}> ")) + ">", flush=True)
 """
 
 

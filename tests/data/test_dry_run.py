@@ -66,7 +66,7 @@ def test_the_command_tries_all_rules_on_any_file(put: Put) -> None:
 
 def test_the_command_tries_word_lists_and_evaluation_sets(put: Put) -> None:
     words, asked = put("w.txt", "翰林院\n"), put("q.jsonl", [{"id": "q1", "question": SPRING}])
-    said = json.loads(hanlin(str(put("a.jsonl", TEXTS)), "--word-list", str(words), "--against", str(asked), "--json"))
+    said = json.loads(hanlin(str(put("a.jsonl", TEXTS)), "--blocklist", str(words), "--against", str(asked), "--json"))
     drops = {verdict["rule"]: verdict["drops"] for verdict in said["effects"]}
     assert drops["blocklist"] == 2 and drops["contaminated"] == 2
 

@@ -137,7 +137,7 @@ def test_turns_that_a_template_cannot_render_are_told_and_the_others_counted(
     assert sum(bin_["records"] for bin_ in stage["lengths"]["bins"]) == 1
     assert list(stage["lengths"]["unrendered"].values()) == [1]
     shown = page(made.out, tmp_path / "a.html", "--model", str(tiny_tokenizer), "--template", "llama3")
-    assert "not key_settings" in shown
+    assert "not counted" in shown
 
 
 def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from live_server import Live
 
-from hanlin.cli.chat.backends import Local
-from hanlin.cli.chat.repl import Chat, chat
+from hanlin.cli.chat.backends import LocalModel
+from hanlin.cli.chat.repl import ChatSession, run_chat
 from hanlin.core.errors import UserError
 from hanlin.data.formats.chats import read_messages
 from hanlin.inference.loading import LoadedEngine
@@ -35,25 +35,25 @@ class Typist:
 
     def __init__(self, *lines: str) -> None:
         self._lines: Iterator[str] = iter(lines)
-        self.shown: list[str] = []
+        self.written: list[str] = []
 
-    def ask(self, prompt: str) -> str:
+    def read_line(self, prompt: str) -> str:
         try:
             return next(self._lines)
         except StopIteration:
             raise EOFError from None
 
-    def show(self, piece: str) -> None:
-        self.shown.append(piece)
+    def write(self, piece: str) -> None:
+        self.written.append(piece)
 
     @property
     def text(self) -> str:
-        return "".join(self.shown)
+        return "".join(self.written)
 
 
 def talk(model: Path | str, *lines: str, **options) -> Typist:
     typist = Typist(*lines)
-    chat(model, ask=typist.ask, show=typist.show, **options)
+    run_chat(model, read_line=typist.read_line, write=typist.write, **options)
     return typist
 
 
@@ -62,7 +62,7 @@ def test_one_message_gets_one_answer_and_nothing_else(taught_model: Path) -> Non
 
 
 def test_characters_appear_one_by_one_and_whole(taught_model: Path) -> None:
-    assert talk(taught_model, once=LESSONS[2][0]).shown == [*RARE, "\n"]
+    assert talk(taught_model, once=LESSONS[2][0]).written == [*RARE, "\n"]
 
 
 def test_quit_ends_and_what_follows_is_not_asked(taught_model: Path) -> None:
@@ -75,24 +75,24 @@ def test_reset_makes_the_next_question_the_first(taught_model: Path) -> None:
 
 
 def test_the_answers_so_far_are_part_of_the_next_prompt(opened: LoadedEngine) -> None:
-    conversation = Chat(Local(opened, GREEDY), "你是小翰。")
-    conversation.say(LESSONS[0][0], silent)
-    conversation.say(LESSONS[1][0], silent)
+    conversation = ChatSession(LocalModel(opened, GREEDY), "你是小翰。")
+    conversation.send(LESSONS[0][0], silent)
+    conversation.send(LESSONS[1][0], silent)
     assert [message.role for message in conversation.messages] == ["system", *["user", "assistant"] * 2]
 
 
 def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(untaught: LoadedEngine) -> None:
-    conversation = Chat(Local(untaught, {"max_new_tokens": 30}), "你是小翰。")
+    conversation = ChatSession(LocalModel(untaught, {"max_new_tokens": 30}), "你是小翰。")
     for number in range(12):
-        conversation.say(f"问题{number}", silent)
-    assert conversation.forgotten > 0
+        conversation.send(f"问题{number}", silent)
+    assert conversation.dropped_turns > 0
     assert conversation.messages[0].text == "你是小翰。"
     assert conversation.messages[-2].text == "问题11"
     assert conversation.messages[1].role == "user"
 
 
 def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: LoadedEngine) -> None:
-    conversation = Chat(Local(untaught, GREEDY))
+    conversation = ChatSession(LocalModel(untaught, GREEDY))
     shown: list[str] = []
 
     def show(piece: str) -> None:
@@ -100,7 +100,7 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: LoadedEngine)
         if len(shown) == 3:
             raise KeyboardInterrupt
 
-    assert conversation.say("?", show) == "".join(shown)
+    assert conversation.send("?", show) == "".join(shown)
     assert conversation.messages[-1].text == "".join(shown)
 
 
@@ -131,17 +131,17 @@ def test_undo_takes_back_the_last_question_with_its_answer(taught_model: Path) -
 
 
 def test_retry_asks_the_last_question_again_and_forgets_the_old_answer(opened: LoadedEngine) -> None:
-    conversation = Chat(Local(opened, {"temperature": 5.0, "seed": 1, "max_new_tokens": 12}))
-    first = conversation.say(LESSONS[0][0], silent)
+    conversation = ChatSession(LocalModel(opened, {"temperature": 5.0, "seed": 1, "max_new_tokens": 12}))
+    first = conversation.send(LESSONS[0][0], silent)
     again = conversation.retry(silent)
     assert again != first
     assert [message.text for message in conversation.messages] == [LESSONS[0][0], again]
-    assert Chat(Local(opened, GREEDY)).retry(silent) is None
+    assert ChatSession(LocalModel(opened, GREEDY)).retry(silent) is None
 
 
 def test_a_system_text_can_be_set_shown_and_taken_away_during_the_talk(opened: LoadedEngine) -> None:
-    conversation = Chat(Local(opened, GREEDY))
-    conversation.say(LESSONS[0][0], silent)
+    conversation = ChatSession(LocalModel(opened, GREEDY))
+    conversation.send(LESSONS[0][0], silent)
     conversation.set_system("你是小翰。")
     assert [message.role for message in conversation.messages] == ["system", "user", "assistant"]
     conversation.set_system("")
@@ -154,10 +154,10 @@ def test_system_without_a_text_shows_it(taught_model: Path) -> None:
 
 
 def test_tokens_tells_the_length_of_the_prompt(opened: LoadedEngine) -> None:
-    conversation = Chat(Local(opened, GREEDY))
-    conversation.say(LESSONS[0][0], silent)
+    conversation = ChatSession(LocalModel(opened, GREEDY))
+    conversation.send(LESSONS[0][0], silent)
     length = len(opened.load_template().render(conversation.messages).ids)
-    assert conversation.tokens().startswith(f"{length} tokens so far")
+    assert conversation.describe_tokens().startswith(f"{length} tokens so far")
 
 
 def test_a_saved_conversation_is_a_row_that_the_data_stages_read(taught_model: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_command_that_is_unknown_is_told_and_two_slashes_begin_a_message(taugh
 def test_a_session_goes_on_where_it_was_left(taught_model: Path, state: Path) -> None:
     talk(taught_model, LESSONS[0][0], session="work", system="你是小翰。")
     again = talk(taught_model, "/undo", session="work").text
-    assert "going on after 2 turns" in again and f"undone: {LESSONS[0][0]}" in again
+    assert "continuing after 2 turns" in again and f"undone: {LESSONS[0][0]}" in again
     kept = json.loads((state / "work.json").read_text(encoding="utf-8"))
     assert [turn["role"] for turn in kept["messages"]] == ["system"]
 
@@ -187,13 +187,13 @@ def test_the_last_conversation_is_kept_for_its_owner_alone_and_resumed_when_aske
 ) -> None:
     talk(taught_model, LESSONS[0][0])
     assert (state / "last.json").stat().st_mode & 0o077 == 0
-    assert "going on after 2 turns" in talk(taught_model, resume=True).text
-    assert "going on" not in talk(taught_model).text
+    assert "continuing after 2 turns" in talk(taught_model, resume=True).text
+    assert "continuing" not in talk(taught_model).text
 
 
 def test_a_session_that_is_something_else_is_refused(taught_model: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"a": 1}', encoding="utf-8")
-    with pytest.raises(UserError, match="not a kept conversation"):
+    with pytest.raises(UserError, match="not a saved conversation"):
         talk(taught_model, session=str(tmp_path / "x.json"))
 
 

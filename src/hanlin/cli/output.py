@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,18 @@ from hanlin.core.i18n import say
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step
 
-import json
+STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
+
+
+def state_name(state: str) -> str:
+    """The state of a stage in the reader's language."""
+    names = {
+        "done": say("done", "已完成"),
+        "resume": say("resume", "续做"),
+        "run": say("run", "待运行"),
+        "stale": say("stale", "过期"),
+    }
+    return names[state]
 
 
 def print_json(data: Any) -> None:
@@ -20,32 +32,29 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]], styles: list[str] | None = None) -> None:
+    """Print a table without lines; `styles` holds a rich style for each row."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold")
-    for number, row in enumerate(rows):
-        table.add_row(*row, style=styles[number] if styles else None)
+    for index, row in enumerate(rows):
+        table.add_row(*row, style=styles[index] if styles else None)
     width = None if sys.stdout.isatty() else 140
     Console(width=width, markup=False, highlight=False).print(table)
 
 
-STATE_ZH = {"done": "已完成", "resume": "续做", "run": "待运行", "stale": "过期"}
-
-
-STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"}
-
-
-def print_steps(steps: list[Step], as_json: bool, ahead: dict[str, dict[str, Any]]) -> None:
+def print_steps(steps: list[Step], as_json: bool, estimates: dict[str, dict[str, Any]]) -> None:
+    """Print a plan: the state of each stage and why; in JSON with the estimates of training stages, by stage name."""
     if as_json:
-        rows_of_steps: list[dict[str, Any]] = []
-        for s in steps:
-            row = {"stage": s.stage.name, "kind": s.stage.kind.name, "state": s.state, "why": s.why, "key": s.key}
-            rows_of_steps.append(row | ({"estimate": ahead[s.stage.name]} if s.stage.name in ahead else {}))
-        print_json(rows_of_steps)
+        data: list[dict[str, Any]] = []
+        for step in steps:
+            name = step.stage.name
+            row = {"stage": name, "kind": step.stage.kind.name, "state": step.state, "why": step.why, "key": step.key}
+            data.append(row | ({"estimate": estimates[name]} if name in estimates else {}))
+        print_json(data)
         return
-    rows = [[s.stage.name, s.stage.kind.name, say(s.state, STATE_ZH[s.state]), s.key[:8], s.why] for s in steps]
-    heads = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
-    print_table(heads, rows, [STATE_STYLE[s.state] for s in steps])
+    rows = [[s.stage.name, s.stage.kind.name, state_name(s.state), s.key[:8], s.why] for s in steps]
+    headings = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
+    print_table(headings, rows, [STATE_STYLE[s.state] for s in steps])

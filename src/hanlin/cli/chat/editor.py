@@ -1,7 +1,4 @@
-"""How a message is typed: an editor that knows wide characters, several lines and pasted text; plain lines from a pipe.
-
-Owns the keys. Does not own what a line means (`terminal`).
-"""
+"""The line editor of the chat: wide characters, several lines, pasted text; plain lines from a pipe."""
 
 from __future__ import annotations
 
@@ -18,16 +15,21 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 
-def reader(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
-    """A function that shows a prompt and returns what was typed: Enter sends, Alt+Enter or Ctrl+J begins a new line,
-    pasted lines stay together, Tab completes a command, arrows bring back what was typed before (kept in `history`,
-    for its owner alone to read).
+def make_editor(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
+    """Make a function that shows a prompt and returns what was typed.
 
-    Where the input is no terminal, a message is a line. The function raises EOFError at the end and KeyboardInterrupt
-    at Ctrl-C.
+    Enter sends, Alt+Enter or Ctrl+J begins a new line, pasted lines stay together, Tab completes a command, and the
+    arrows bring back earlier input. If the input is no terminal, a message is a line.
+
+    Args:
+        history: File for earlier input; only its owner may read it.
+        commands: Commands that Tab completes.
+
+    Returns:
+        The function. It raises EOFError at the end of the input and KeyboardInterrupt at Ctrl-C.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        return _plain_line
+        return _read_line
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
@@ -40,24 +42,26 @@ def reader(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
         input=keyboard,
         history=FileHistory(str(history)),
         multiline=True,
-        key_bindings=_keys(),
+        key_bindings=_key_bindings(),
         completer=WordCompleter(list(commands), sentence=True),
         complete_while_typing=False,
         prompt_continuation=lambda width, line, wrapped: "" if wrapped else "· ".rjust(width),
         bottom_toolbar=lambda: say(" Enter sends · Alt+Enter new line · /help ", " 回车发送 · Alt+回车换行 · /help "),
     )
 
-    def ask(prompt: str) -> str:
+    def read(prompt: str) -> str:
         with keyboard.raw_mode():
-            _take_what_was_typed_ahead(keyboard)
+            _store_typeahead(keyboard)
             return session.prompt(prompt)
 
-    return ask
+    return read
 
 
-def _take_what_was_typed_ahead(keyboard: Input) -> None:
-    """Give the next prompt the keys that were typed before there was one. The terminal was not raw then and turned
-    Enter into a line feed, as which it would be Ctrl+J here: it is Enter again."""
+def _store_typeahead(keyboard: Input) -> None:
+    """Give the next prompt the keys that were typed before it appeared.
+
+    The terminal was not raw then and turned Enter into a line feed, which would be Ctrl+J here: it is made Enter again.
+    """
     from prompt_toolkit.input.typeahead import store_typeahead
     from prompt_toolkit.key_binding import KeyPress
     from prompt_toolkit.keys import Keys
@@ -67,14 +71,14 @@ def _take_what_was_typed_ahead(keyboard: Input) -> None:
         store_typeahead(keyboard, [enter if press.key == Keys.ControlJ else press for press in typed])
 
 
-def _plain_line(prompt: str) -> str:
+def _read_line(prompt: str) -> str:
     line = sys.stdin.readline()
     if not line:
         raise EOFError
     return line
 
 
-def _keys() -> KeyBindings:
+def _key_bindings() -> KeyBindings:
     from prompt_toolkit.key_binding import KeyBindings
 
     keys = KeyBindings()

@@ -1,6 +1,6 @@
-"""What this machine has of what Hanlin can use, and the install line for what it lacks.
+"""`hanlin doctor`: which packages, programs and hardware this machine has, and how to install what it lacks.
 
-Owns the looking; imports nothing heavy (versions are read from package metadata).
+Imports nothing heavy: versions are read from package metadata.
 """
 
 from __future__ import annotations
@@ -16,107 +16,105 @@ from dataclasses import dataclass
 import typer
 from packaging.requirements import Requirement
 
+from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
 from hanlin.core.i18n import say
 from hanlin.core.process import total_memory
 
-_FOR_WORK = "dev"
-"""The extra that only those need who change Hanlin itself."""
-_PROGRAMS = {
-    "vllm": ("HANLIN_VLLM", ("serve --engine vllm", "serve --engine vllm")),
-    "llama-server": ("", ("serve --engine llama_server", "serve --engine llama_server")),
-    "go": ("", ("template modelfile: a real check of Ollama's form", "template modelfile：真实检查 Ollama 的模板")),
-}
-"""Programs that commands can use, the variable that names one elsewhere, and what for."""
-
-
-def add_to(app: typer.Typer) -> None:
-    app.command(
-        help=say(
-            "What is installed here, what is missing, and how to get it.", "检查本机环境：装了什么，缺什么，如何补。"
-        )
-    )(doctor)
+app = new_app()
+DEVELOPMENT_EXTRA = "dev"
+"""The extra for those who change Hanlin itself."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    what: str
-    found: str
-    good: bool
+class Check:
+    """One thing that was looked for: `name`, the version or size that there is, and the `hint` if it is not enough."""
+
+    name: str
+    version: str
+    ok: bool
     hint: str = ""
     optional: bool = False
 
 
-def examine() -> list[Finding]:
-    findings = [
-        Finding(
+def run_checks() -> list[Check]:
+    """Check Python, packages, programs, GPU, processor, memory and disk of this machine."""
+    checks = [
+        Check(
             "Python",
             platform.python_version(),
             sys.version_info >= (3, 11),
             "" if sys.version_info >= (3, 11) else say("install Python 3.11 or newer", "请安装 Python 3.11 或更新版本"),
         )
     ]
-    findings += _packages()
-    findings += [_program(name) for name in _PROGRAMS]
-    findings += [_gpu(), _cores(), _memory(), _disk()]
-    return findings
+    checks += _packages()
+    checks += [
+        _program("vllm", "serve --engine vllm", os.environ.get("HANLIN_VLLM", "")),
+        _program("llama-server", "serve --engine llama_server"),
+        _program(
+            "go", say("template modelfile: a real check of Ollama's form", "template modelfile：真实检查 Ollama 的模板")
+        ),
+    ]
+    checks += [_gpu(), _processor(), _memory(), _disk()]
+    return checks
 
 
-def _packages() -> list[Finding]:
-    """What Hanlin's own metadata asks for: what is needed, then what each extra brings, with the versions it names."""
-    needed: list[Finding] = []
-    optional: list[Finding] = []
+def _packages() -> list[Check]:
+    """The packages of Hanlin's own metadata: the required ones, then those of each extra."""
+    required: list[Check] = []
+    optional: list[Check] = []
     for line in importlib.metadata.requires("hanlin") or ():
-        asked = Requirement(line)
-        extra = next((name for name in _extras() if _is_for(asked, name)), None)
-        if extra == _FOR_WORK or (extra is None and asked.marker is not None and not asked.marker.evaluate()):
+        requirement = Requirement(line)
+        extra = next((name for name in _extras() if _is_for(requirement, name)), None)
+        skipped = extra is None and requirement.marker is not None and not requirement.marker.evaluate()
+        if extra == DEVELOPMENT_EXTRA or skipped:
             continue
         install = "pip install hanlin" if extra is None else f"pip install 'hanlin[{extra}]'"
-        (needed if extra is None else optional).append(_package(asked, install, extra is not None))
-    return needed + optional
+        (required if extra is None else optional).append(_package(requirement, install, extra is not None))
+    return required + optional
 
 
 def _extras() -> list[str]:
     return importlib.metadata.metadata("hanlin").get_all("Provides-Extra") or []
 
 
-def _is_for(asked: Requirement, extra: str) -> bool:
-    marker = asked.marker
+def _is_for(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
-def _package(asked: Requirement, install: str, optional: bool) -> Finding:
+def _package(requirement: Requirement, install: str, optional: bool) -> Check:
     try:
-        version = importlib.metadata.version(asked.name)
+        version = importlib.metadata.version(requirement.name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(asked.name, "–", False, install, optional)
-    fits = asked.specifier.contains(version, prereleases=True)
-    found = version if fits else say(f"{version}, not {asked.specifier}", f"{version}，要求 {asked.specifier}")
-    return Finding(asked.name, found, fits, "" if fits else install, optional)
+        return Check(requirement.name, "–", False, install, optional)
+    fits = requirement.specifier.contains(version, prereleases=True)
+    if not fits:
+        version = say(f"{version}, not {requirement.specifier}", f"{version}，要求 {requirement.specifier}")
+    return Check(requirement.name, version, fits, "" if fits else install, optional)
 
 
-def _program(name: str) -> Finding:
-    variable, purpose = _PROGRAMS[name]
-    found = shutil.which(os.environ.get(variable) or name)
-    return Finding(name, found or "–", found is not None, "" if found else say("for ", "用于 ") + say(*purpose), True)
+def _program(name: str, purpose: str, path: str = "") -> Check:
+    """A program that a command can use; `path` names one that is not on the PATH."""
+    program = shutil.which(path or name)
+    hint = "" if program else say(f"for {purpose}", f"用于 {purpose}")
+    return Check(name, program or "–", program is not None, hint, True)
 
 
-def _gpu() -> Finding:
+def _gpu() -> Check:
     command = shutil.which("nvidia-smi")
     if command is None:
-        return Finding(
-            "GPU", say("none: everything runs on the CPU", "无：全部在 CPU 上运行"), False, "", optional=True
-        )
+        return Check("GPU", say("none; everything runs on the CPU", "无；全部在 CPU 上运行"), False, "", optional=True)
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         shown = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return Finding("GPU", say("nvidia-smi does not answer", "nvidia-smi 无响应"), False, "", optional=True)
-    return Finding("GPU", "; ".join(shown.strip().splitlines()), True)
+        return Check("GPU", say("nvidia-smi does not answer", "nvidia-smi 无响应"), False, "", optional=True)
+    return Check("GPU", "; ".join(shown.strip().splitlines()), True)
 
 
-def _cores() -> Finding:
+def _processor() -> Check:
     flags = ""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -126,30 +124,37 @@ def _cores() -> Finding:
         pass
     good = "avx2" in flags or not flags
     hint = "" if good else say("the embedded llama.cpp needs AVX2", "内置 llama.cpp 需要 AVX2")
-    return Finding(say("processor", "处理器"), f"{os.cpu_count()} × {platform.machine()} {flags}", good, hint)
+    return Check(say("processor", "处理器"), f"{os.cpu_count()} × {platform.machine()} {flags}", good, hint)
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     size = total_memory()
     if size is None:
-        return Finding(say("memory", "内存"), "?", True, optional=True)
+        return Check(say("memory", "内存"), "?", True, optional=True)
     total = size / 2**30
-    return Finding(say("memory", "内存"), f"{total:.1f} GiB", total >= 4, "" if total >= 4 else "4 GiB")
+    return Check(say("memory", "内存"), f"{total:.1f} GiB", total >= 4, "" if total >= 4 else "4 GiB")
 
 
-def _disk() -> Finding:
+def _disk() -> Check:
     free = shutil.disk_usage(".").free / 2**30
     hint = "" if free >= 5 else say("free at least 5 GiB", "请至少腾出 5 GiB")
-    return Finding(say("free disk space here", "此处可用磁盘"), f"{free:.1f} GiB", free >= 5, hint)
+    return Check(say("free disk space here", "此处可用磁盘"), f"{free:.1f} GiB", free >= 5, hint)
 
 
+@command(
+    app,
+    say(
+        "Tells how to install what is missing; exits with 1 if it is required.",
+        "指出缺什么、如何安装；缺少必需项时以 1 退出。",
+    ),
+)
 def doctor(as_json: AsJson = False) -> None:
-    findings = examine()
+    checks = run_checks()
     if as_json:
-        print_json([{"what": f.what, "found": f.found, "good": f.good, "hint": f.hint} for f in findings])
+        print_json([{"name": c.name, "version": c.version, "ok": c.ok, "hint": c.hint} for c in checks])
     else:
-        rows = [["✓" if f.good else ("–" if f.optional else "✗"), f.what, f.found, f.hint] for f in findings]
-        heads = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
-        print_table(heads, rows, ["green" if f.good else ("" if f.optional else "red") for f in findings])
-    if any(not f.good and not f.optional for f in findings):
+        rows = [["✓" if c.ok else ("–" if c.optional else "✗"), c.name, c.version, c.hint] for c in checks]
+        headings = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
+        print_table(headings, rows, ["green" if c.ok else ("" if c.optional else "red") for c in checks])
+    if any(not c.ok and not c.optional for c in checks):
         raise typer.Exit(1)

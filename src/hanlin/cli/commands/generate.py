@@ -1,7 +1,4 @@
-"""The command `hanlin generate`: a file of questions becomes a file of answers.
-
-Owns what a person types and reads. Does not own the work (`evaluate/predictions`).
-"""
+"""`hanlin generate`: a file of questions becomes a file of answers."""
 
 from __future__ import annotations
 
@@ -10,19 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from hanlin.cli.help import command, new_app
+from hanlin.cli.options import EngineName
 from hanlin.cli.output import print_json
 from hanlin.core.i18n import say
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(
-        help=say(
-            "Answer every line or record of a file; a broken-off try goes on where it stopped.",
-            "逐条回答文件中的问题；中断后可续做。",
-        )
-    )(generate)
+app = new_app()
 
 
+@command(app, say("An interrupted run resumes where it stopped.", "中断后再次运行即从断点续做。"))
 def generate(
     model: Annotated[str, typer.Argument(help=say("model, adapter or GGUF", "模型、适配器或 GGUF"))],
     data: Annotated[
@@ -37,20 +30,20 @@ def generate(
     system: Annotated[str, typer.Option(help=say("system text", "系统提示"))] = "",
     raw: Annotated[
         bool,
-        typer.Option("--raw", help=say("go on from the text, without the chat template", "不套对话模板，直接续写")),
+        typer.Option("--raw", help=say("continue the text without the chat template", "不套对话模板，直接续写")),
     ] = False,
-    cut: Annotated[
-        bool, typer.Option("--cut", help=say("cut questions that are too long", "问题过长时截断其末尾"))
+    truncate: Annotated[
+        bool, typer.Option("--truncate", help=say("cut the end of questions that are too long", "问题过长时截去末尾"))
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 400,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help=say("0 is greedy", "0 为贪心"))] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help=say("0: greedy", "0 为贪心解码"))] = None,
     top_p: Annotated[float | None, typer.Option()] = None,
     top_k: Annotated[int | None, typer.Option(min=0)] = None,
     min_p: Annotated[float | None, typer.Option()] = None,
     repetition_penalty: Annotated[float | None, typer.Option()] = None,
     presence_penalty: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    engine: Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")] = "auto",
+    engine: EngineName = "auto",
     batch: Annotated[int | None, typer.Option(min=1, help=say("answers at once", "同时生成的回答数"))] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16, auto")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1")] = None,
@@ -72,7 +65,7 @@ def generate(
     asking = Asking(
         system,
         raw,
-        cut,
+        truncate,
         max_new_tokens,
         {name: value for name, value in sampling.items() if value is not None},
         engine,
@@ -84,8 +77,8 @@ def generate(
     if as_json:
         print_json({"out": str(out), **counts})
         return
-    ended = say(
-        f"{counts['prompts']} answers, {counts['stopped']} ended by themselves, {counts['tokens']} tokens",
+    summary = say(
+        f"{counts['prompts']} answers, {counts['stopped']} stopped by themselves, {counts['tokens']} tokens",
         f"共 {counts['prompts']} 个回答，其中 {counts['stopped']} 个自行结束，{counts['tokens']} 个词元",
     )
-    typer.echo(f"{out}: {ended}")
+    typer.echo(f"{out}: {summary}")

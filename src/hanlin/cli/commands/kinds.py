@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hanlin.cli.commands import single_stage
+from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
 from hanlin.config.kinds import KINDS, kind_named
 from hanlin.core.i18n import say
 
+if TYPE_CHECKING:
+    from hanlin.config.kinds import StageKind
 
-def add_to(app: typer.Typer) -> None:
-    app.command(help=say("The kinds of stages, or the settings of one.", "列出阶段类型，或某一类型的设置。"))(kinds)
-    app.command(help=say("The JSON schema of recipes, for editors.", "配方的 JSON schema，供编辑器使用。"))(schema)
+app = new_app()
 
 
-def kinds(kind: Annotated[str, typer.Argument()] = "", as_json: AsJson = False) -> None:
+@command(app)
+def kinds(
+    kind: Annotated[str, typer.Argument(help=say("kind of stage", "阶段类型"))] = "", as_json: AsJson = False
+) -> None:
     if kind:
-        chosen = kind_named(kind)
+        stage_kind = kind_named(kind.replace("-", "_"))
         if as_json:
-            print_json(chosen.settings.model_json_schema())
+            print_json(stage_kind.settings.model_json_schema())
         else:
-            single_stage.print_settings(chosen)
+            _print_settings(stage_kind)
     elif as_json:
         print_json([{"kind": k.name, "summary": k.summary, "heavy": k.heavy} for k in KINDS.values()])
     else:
         print_table(say("kind,what it does", "类型,作用").split(","), [[k.name, k.summary] for k in KINDS.values()])
 
 
+@command(app, say("Editors use it to complete and check recipe files.", "编辑器可据此补全并检查配方文件。"))
 def schema() -> None:
     from hanlin.config.schema import json_schema
 
     print_json(json_schema())
+
+
+def _print_settings(kind: StageKind) -> None:
+    """Print every setting of a kind as an option of its command."""
+    from hanlin.config.settings_page import rows_of
+
+    typer.echo(f"hanlin {kind.name}: {kind.summary}\n")
+    rows = [[f"--{row.name.replace('_', '-')}", row.default, row.limits, row.text] for row in rows_of(kind.settings)]
+    headings = say("option,default,takes,meaning", "选项,默认,取值,含义").split(",")
+    print_table(headings, rows)

@@ -1,28 +1,18 @@
-"""What `hanlin plan` says of training stages: what each will need, what to change where it does not fit, what others
-found such training to cost.
-
-Owns the words. The numbers come from `estimate`.
-"""
+"""`hanlin plan`: the state of each stage, and what training will need. The figures come from `estimate`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hanlin.cli.output import print_table
+from hanlin.cli.help import command, new_app
+from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
+from hanlin.cli.output import print_steps, print_table
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-
-if TYPE_CHECKING:
-    from hanlin.config.recipe import Recipe
-    from hanlin.pipeline.step import Step
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
-from hanlin.cli.output import print_steps
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
@@ -31,11 +21,11 @@ if TYPE_CHECKING:
     from hanlin.estimate.training import Estimate, Unknown
     from hanlin.pipeline.step import Step
 
-SHARE_OF_ROOM = 0.95
-"""How much of a memory a process may take: the rest is others'."""
+USABLE_MEMORY = 0.95
+"""The share of a memory that a process may take; the rest is for other programs."""
 GPU_CONTEXT = 0.8e9
-"""What a GPU's driver and libraries hold beside what the allocator counts."""
-COSTS = {
+"""Bytes that a GPU's driver and libraries hold beside what the allocator counts."""
+PUBLISHED_MEMORY = {
     "full, mixed precision": (120, 240, 600, 1200, 900),
     "full, 16 bits": (60, 120, 300, 600, 400),
     "LoRA, GaLore or BAdam, 16 bits": (16, 32, 64, 160, 120),
@@ -43,31 +33,38 @@ COSTS = {
     "QLoRA, 4 bits": (6, 12, 24, 48, 30),
 }
 """GB of GPU memory that training takes by a published rule of thumb, for models of 7, 13, 30, 70 and 8x7 billion."""
-COSTS_ZH = {
-    "full, mixed precision": "全参数，混合精度",
-    "full, 16 bits": "全参数，16 位",
-    "LoRA, GaLore or BAdam, 16 bits": "LoRA、GaLore 或 BAdam，16 位",
-    "QLoRA, 8 bits": "QLoRA，8 位",
-    "QLoRA, 4 bits": "QLoRA，4 位",
-}
 SIZES = ("7B", "13B", "30B", "70B", "8x7B")
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command(
-        help=say(
-            "Say for each stage what is done, what must run, and why; and what training will need.",
-            "说明各阶段的状态：已完成、需运行及原因；并预测训练所需。",
-        )
-    )(plan)
+app = new_app()
 
 
-def look_ahead(
+def _method_name(method: str) -> str:
+    """A method of `PUBLISHED_MEMORY` in the reader's language."""
+    names = {
+        "full, mixed precision": say("full, mixed precision", "全参数，混合精度"),
+        "full, 16 bits": say("full, 16 bits", "全参数，16 位"),
+        "LoRA, GaLore or BAdam, 16 bits": say("LoRA, GaLore or BAdam, 16 bits", "LoRA、GaLore 或 BAdam，16 位"),
+        "QLoRA, 8 bits": say("QLoRA, 8 bits", "QLoRA，8 位"),
+        "QLoRA, 4 bits": say("QLoRA, 4 bits", "QLoRA，4 位"),
+    }
+    return names[method]
+
+
+def estimate_training(
     recipe: Recipe, steps: Sequence[Step], memory: str, device: str, probe: bool
 ) -> list[Estimate | Unknown]:
-    """The estimates of a plan. `memory` is how much there is (empty: this machine's), `device` `cpu`, `gpu` or `auto`.
+    """Estimate memory, time and disk of the training stages of a plan.
 
-    Raises UserError when one of these is misspelt, or the probe fails.
+    Args:
+        recipe: The recipe.
+        steps: Its plan.
+        memory: How much memory there is, such as `24GB`; empty: this machine's.
+        device: `cpu`, `gpu`, or `auto` for what this machine has.
+        probe: Measure a step of each training stage on this machine.
+
+    Raises:
+        UserError: `memory` or `device` is misspelt, or the probe fails.
     """
     from dataclasses import replace
 
@@ -76,27 +73,28 @@ def look_ahead(
     from hanlin.estimate.training import Estimate, estimates
 
     if device not in ("auto", "cpu", "gpu"):
-        raise UserError(say(f"no device '{device}'", f"没有设备“{device}”"), "--device", "auto, cpu, gpu")
+        raise UserError(say(f"there is no device '{device}'", f"没有设备“{device}”"), "--device", "auto, cpu, gpu")
     gpu = has_gpu() if device == "auto" else device == "gpu"
     room = bytes_of(memory) if memory else None if gpu else memory_here()
     if room is not None:
-        room = room * SHARE_OF_ROOM - GPU_CONTEXT if gpu else room * SHARE_OF_ROOM / recipe.launch.processes
+        room = room * USABLE_MEMORY - GPU_CONTEXT if gpu else room * USABLE_MEMORY / recipe.launch.processes
 
-    found = estimates(recipe, steps, lambda settings: machine_of(settings, gpu), room)
+    results = estimates(recipe, steps, lambda settings: machine_of(settings, gpu), room)
     if not probe:
-        return found
+        return results
     kinds = {step.stage.name: step.stage.kind.name for step in steps}
-    asked = [(kinds[one.stage], one.account) for one in found if isinstance(one, Estimate)]
-    measured = speeds(asked) if asked else []
-    names = [one.stage for one in found if isinstance(one, Estimate)]
-    speed_of = {name: speed for name, (speed, _) in zip(names, measured, strict=True)}
-    held = min((process for _, process in measured), default=0.0)  # of later ones the earlier are part
+    known = [result for result in results if isinstance(result, Estimate)]
+    measured = speeds([(kinds[estimate.stage], estimate.account) for estimate in known]) if known else []
+    speed_of = {estimate.stage: speed for estimate, (speed, _) in zip(known, measured, strict=True)}
+    process_bytes = min((process for _, process in measured), default=0.0)  # a later probe holds the earlier ones too
 
-    def here(settings: Training) -> Machine:
-        return replace(machine_of(settings, gpu), process=held + FIRST_STEPS)
+    def probed_machine(settings: Training) -> Machine:
+        return replace(machine_of(settings, gpu), process=process_bytes + FIRST_STEPS)
 
-    known = estimates(recipe, steps, here, room)
-    return [replace(one, speed=speed_of[one.stage]) if isinstance(one, Estimate) else one for one in known]
+    return [
+        replace(result, speed=speed_of[result.stage]) if isinstance(result, Estimate) else result
+        for result in estimates(recipe, steps, probed_machine, room)
+    ]
 
 
 def _as_json(estimate: Estimate | Unknown) -> dict[str, Any]:
@@ -131,81 +129,81 @@ def _as_json(estimate: Estimate | Unknown) -> dict[str, Any]:
     }
 
 
-def show(found: Sequence[Estimate | Unknown]) -> None:
-    """Print the estimates as tables, and what to change where one does not fit."""
+def print_estimates(results: Sequence[Estimate | Unknown]) -> None:
+    """Print the estimates as tables, and what to change if one does not fit."""
     from hanlin.estimate.memory import PARTS
     from hanlin.estimate.training import Estimate, Unknown
 
-    known = [one for one in found if isinstance(one, Estimate)]
+    known = [result for result in results if isinstance(result, Estimate)]
     if known:
-        typer.echo(say("\nTraining, as predicted:", "\n训练预测："))
-        heads = say(
-            "stage,parameters,trained,steps,tokens a step,step,hours,disk",
-            "阶段,参数,训练参数,步数,每步词元,每步用时,总小时,磁盘",
+        typer.echo(say("\nEstimated training:", "\n训练预估："))
+        headings = say(
+            "stage,parameters,trainable,steps,tokens per step,step time,hours,disk",
+            "阶段,参数,可训练参数,步数,每步词元,每步用时,总小时,磁盘",
         )
-        print_table(heads.split(","), [_row(one) for one in known])
-        hours = [one.hours for one in known if one.hours is not None]
+        print_table(headings.split(","), [_row(estimate) for estimate in known])
+        hours = [estimate.hours for estimate in known if estimate.hours is not None]
         if len(hours) == len(known) > 1:
-            typer.echo(say(f"together {sum(hours):.3g} hours", f"合计 {sum(hours):.3g} 小时"))
+            typer.echo(say(f"{sum(hours):.3g} hours in total", f"合计 {sum(hours):.3g} 小时"))
         typer.echo(say("\nPeak memory of a process, GB:", "\n单进程内存峰值（GB）："))
-        heads = say(
+        headings = say(
             "stage,process,weights,gradients,optimizer,activations,logits,checkpoint,peak,",
             "阶段,进程,权重,梯度,优化器,激活,logits,检查点,峰值,",
         )
         rows = [
             [
-                one.stage,
-                *(_gigabytes(one.memory.parts[part]) for part in PARTS),
-                _gigabytes(one.memory.peak),
-                _fits(one),
+                estimate.stage,
+                *(_gigabytes(estimate.memory.parts[part]) for part in PARTS),
+                _gigabytes(estimate.memory.peak),
+                _fits(estimate),
             ]
-            for one in known
+            for estimate in known
         ]
-        print_table(heads.split(","), rows, ["" if one.fits else "red" for one in known])
-    for one in found:
-        if isinstance(one, Unknown):
-            typer.echo(say(f"{one.stage}: no estimate, {one.why}", f"{one.stage}：无法预测，{one.why}"))
-        elif not one.fits:
-            _say_changes(one)
-    for one in known:
-        _say_published(one)
+        print_table(headings.split(","), rows, ["" if estimate.fits else "red" for estimate in known])
+    for result in results:
+        if isinstance(result, Unknown):
+            typer.echo(say(f"{result.stage}: no estimate, {result.why}", f"{result.stage}：无法预估，{result.why}"))
+        elif not result.fits:
+            _print_changes(result)
+    for estimate in known:
+        _print_published(estimate)
 
 
-def _row(one: Estimate) -> list[str]:
-    account, unknown = one.account, "?"
-    seconds, hours, steps = one.seconds, one.hours, account.portions.steps
+def _row(estimate: Estimate) -> list[str]:
+    account, unknown = estimate.account, "?"
+    seconds, hours, steps = estimate.seconds, estimate.hours, account.portions.steps
     return [
-        one.stage,
+        estimate.stage,
         _count(account.shape.parameters),
         _count(account.trained.total),
         unknown if steps is None else f"{steps:,}",
         f"{account.portions.step:,.0f}",
         "--probe" if seconds is None else f"{seconds:.3g} s",
         unknown if hours is None else f"{hours:.3g}",
-        f"{_gigabytes(one.disk.peak)} GB",
+        f"{_gigabytes(estimate.disk.peak)} GB",
     ]
 
 
-def _fits(one: Estimate) -> str:
-    if one.room is None:
+def _fits(estimate: Estimate) -> str:
+    if estimate.room is None:
         return ""
-    return (
-        say("fits", "放得下") if one.fits else say(f"MORE THAN {_gigabytes(one.room)}", f"超过 {_gigabytes(one.room)}")
-    )
+    limit = _gigabytes(estimate.room)
+    return say("fits", "放得下") if estimate.fits else say(f"MORE THAN {limit}", f"超过 {limit}")
 
 
-def _say_changes(one: Estimate) -> None:
+def _print_changes(estimate: Estimate) -> None:
+    limit = _gigabytes(estimate.room or 0)
     typer.echo(
         say(
-            f"\n{one.stage} does not fit {_gigabytes(one.room or 0)} GB. Change, one on top of the other:",
-            f"\n{one.stage} 放不进 {_gigabytes(one.room or 0)} GB。可依次修改：",
+            f"\n{estimate.stage} does not fit {limit} GB. Changes, each on top of those before:",
+            f"\n{estimate.stage} 放不进 {limit} GB。可依次修改：",
         )
     )
-    for change in one.changes:
+    for change in estimate.changes:
         note = say("  (another result)", "（结果会不同）") if change.another_result else ""
-        setting = " ".join(f"--set {one.stage}.{part}" for part in change.setting.split())
+        setting = " ".join(f"--set {estimate.stage}.{part}" for part in change.setting.split())
         typer.echo(f"  {setting}  → {_gigabytes(change.peak)} GB{note}")
-    if not one.changes or (one.room is not None and one.changes[-1].peak > one.room):
+    if not estimate.changes or (estimate.room is not None and estimate.changes[-1].peak > estimate.room):
         typer.echo(
             say(
                 "  that is not enough: take a smaller model, or divide it over several processes",
@@ -214,36 +212,37 @@ def _say_changes(one: Estimate) -> None:
         )
 
 
-def _say_published(one: Estimate) -> None:
-    """The published rule of thumb beside the estimate, for the sizes that it has."""
-    billions = one.account.shape.parameters / 1e9
-    near = min(range(4), key=lambda place: abs(billions - int(SIZES[place][:-1])))
+def _print_published(estimate: Estimate) -> None:
+    """Print the published rule of thumb beside the estimate, for the sizes that it has."""
+    billions = estimate.account.shape.parameters / 1e9
+    near = min(range(4), key=lambda index: abs(billions - int(SIZES[index][:-1])))
     if abs(billions / int(SIZES[near][:-1]) - 1) > 0.2:
         return
-    lora = one.account.settings.lora
+    lora = estimate.account.settings.lora
     if lora is None:
         method = "full, mixed precision"
     else:
         method = {None: "LoRA, GaLore or BAdam, 16 bits", "int8": "QLoRA, 8 bits", "nf4": "QLoRA, 4 bits"}[
             lora.quantization
         ]
+    name, gigabytes = _method_name(method), PUBLISHED_MEMORY[method][near]
     typer.echo(
         say(
-            f"{one.stage}: the published rule of thumb for {SIZES[near]}, {method}, is {COSTS[method][near]} GB",
-            f"{one.stage}：公开的经验值，{SIZES[near]}、{COSTS_ZH[method]}，为 {COSTS[method][near]} GB",
+            f"{estimate.stage}: the published rule of thumb for {SIZES[near]}, {name}, is {gigabytes} GB",
+            f"{estimate.stage}：公开的经验值，{SIZES[near]}、{name}，为 {gigabytes} GB",
         )
     )
 
 
-def show_costs() -> None:
-    """Print the published rule of thumb whole."""
+def print_published_costs() -> None:
+    """Print the published rule of thumb for every method and size."""
     typer.echo(
         say(
-            "\nGPU memory that training takes by a published rule of thumb, GB (row length and vocabulary not told):",
-            "\n公开的训练显存经验值（GB；未说明行长与词表）：",
+            "\nGPU memory of training by a published rule of thumb, GB (it names no sequence length or vocabulary):",
+            "\n公开的训练显存经验值（GB；未说明序列长度与词表）：",
         )
     )
-    rows = [[say(name, COSTS_ZH[name]), *map(str, numbers)] for name, numbers in COSTS.items()]
+    rows = [[_method_name(method), *map(str, sizes)] for method, sizes in PUBLISHED_MEMORY.items()]
     print_table([say("method", "方法"), *SIZES], rows)
     typer.echo(
         say(
@@ -266,20 +265,30 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g}" if size >= 1e7 else f"{size / 1e9:.1g}"
 
 
+@command(
+    app,
+    say(
+        "A stage is done, to resume, to run, or stale. For training stages, memory, time and disk are estimated.",
+        "阶段的状态为已完成、续做、待运行或过期；训练阶段还会预估内存、用时与磁盘。",
+    ),
+)
 def plan(
     recipe: RecipePath,
     set_: Changes = [],
     until: Until = "",
     home: Home = Path("."),
     memory: Annotated[
-        str, typer.Option(help=say("memory that there is, like 24GB (default: this machine's)", "可用内存，如 24GB"))
+        str,
+        typer.Option(
+            help=say("memory that there is, such as 24GB (default: this machine's)", "可用内存，如 24GB（默认：本机）")
+        ),
     ] = "",
-    device: Annotated[str, typer.Option(help=say("auto, cpu or gpu", "auto、cpu 或 gpu"))] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, gpu")] = "auto",
     probe: Annotated[
-        bool, typer.Option("--probe", help=say("measure this machine: step time, hours", "测量本机：每步用时与总小时"))
+        bool, typer.Option("--probe", help=say("measure the time of a step on this machine", "在本机测量每步用时"))
     ] = False,
     costs: Annotated[
-        bool, typer.Option("--costs", help=say("published costs of training beside", "并列公开的训练开销"))
+        bool, typer.Option("--costs", help=say("print published costs of training too", "一并列出公开的训练开销"))
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -287,9 +296,9 @@ def plan(
 
     checked, store = open_recipe(recipe, set_, until, home)
     steps = make_plan(checked, store)
-    ahead = look_ahead(checked, steps, memory, device, probe)
-    print_steps(steps, as_json, {one.stage: _as_json(one) for one in ahead})
+    results = estimate_training(checked, steps, memory, device, probe)
+    print_steps(steps, as_json, {result.stage: _as_json(result) for result in results})
     if not as_json:
-        show(ahead)
+        print_estimates(results)
         if costs:
-            show_costs()
+            print_published_costs()

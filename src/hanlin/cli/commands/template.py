@@ -1,7 +1,4 @@
-"""The commands `hanlin template ...`: what other programs make of a model's chat template.
-
-Owns what a person types and reads. Does not own the comparison (`contract/check`).
-"""
+"""`hanlin template ...`: what other programs make of a model's chat template. `parity/check` compares them."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hanlin.cli.help import command, new_app
+from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -17,30 +16,28 @@ from hanlin.core.i18n import say
 if TYPE_CHECKING:
     from hanlin.parity.check import Named, Verdict
 
-app = typer.Typer(no_args_is_help=True, help=say("Chat templates: check them.", "对话模板：检查。"))
+app = new_app()
 
 
-@app.callback()
-def _group() -> None:
-    """A group even while it has one command."""
-
-
-@app.command(
-    help=say(
-        "Let every program at hand read the same conversations and compare token by token. Ends with 1 on a mismatch.",
-        "让各个程序读取同一批对话并逐词元比对；不一致时以 1 退出。",
-    )
+@command(
+    app,
+    say(
+        "Compare the token ids of programs, conversation by conversation\n\n"
+        "Every program at hand reads the same conversations; exits with 1 on a mismatch.",
+        "逐段对话比对各程序的词元编号\n\n所有可用的程序读取同一批对话；不一致时以 1 退出。",
+    ),
 )
 def check(
     model: Annotated[Path, typer.Argument(help=say("folder of a model, or a GGUF file", "模型文件夹或 GGUF 文件"))],
     gguf: Annotated[
-        list[Path], typer.Option(help=say("a GGUF file to check too, may repeat", "同时检查的 GGUF 文件，可重复"))
+        list[Path], typer.Option(help=say("GGUF file to check too; may repeat", "同时检查的 GGUF 文件，可重复"))
     ] = [],
     modelfile: Annotated[
-        list[Path], typer.Option(help=say("a Modelfile of Ollama to check too", "同时检查的 Ollama Modelfile"))
+        list[Path],
+        typer.Option(help=say("Modelfile of Ollama to check too; may repeat", "同时检查的 Ollama Modelfile，可重复")),
     ] = [],
     vllm: Annotated[str, typer.Option(help=say("address of a vLLM that serves it", "提供该模型的 vLLM 地址"))] = "",
-    as_json: Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))] = False,
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.chat.template import ChatTemplate
     from hanlin.parity.cases import cases
@@ -52,16 +49,18 @@ def check(
     if as_json:
         print_json(summary(verdicts))
     else:
-        _tell(verdicts)
+        _print_verdicts(verdicts)
     if not all(verdict.good for verdict in verdicts):
         raise typer.Exit(1)
 
 
-@app.command(
-    help=say(
-        "Write the Modelfile with which Ollama serves a GGUF file as it was trained, checked where Go is installed.",
-        "为 GGUF 文件写出 Ollama 的 Modelfile，使其行为与训练一致；装有 Go 时会逐词元检查。",
-    )
+@command(
+    app,
+    say(
+        "Write the Modelfile with which Ollama serves a GGUF file\n\n"
+        "Ollama then renders chats as in training; this is checked if Go is installed.",
+        "写出 Ollama 运行 GGUF 文件所用的 Modelfile\n\nOllama 由此与训练时的渲染一致；装有 Go 时会检查。",
+    ),
 )
 def modelfile(
     model: Annotated[
@@ -69,7 +68,7 @@ def modelfile(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help=say("where to write it (default: beside the file)", "写到何处（默认：同一目录）")),
+        typer.Option(help=say("file to write (default: beside the GGUF file)", "写出的文件（默认：与 GGUF 同目录）")),
     ] = None,
     system: Annotated[str, typer.Option(help=say("system text of every chat", "每次对话的系统提示"))] = "",
 ) -> None:
@@ -80,32 +79,32 @@ def modelfile(
 
     found = find_model(*parse_model_spec(model))
     if found.kind != "gguf":
-        what = say("a Modelfile names a GGUF file, and here is none", "Modelfile 需要 GGUF 文件，而这里没有")
+        what = say("there is no GGUF file here, and a Modelfile names one", "Modelfile 需要 GGUF 文件，而这里没有")
         raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))
     weights = LlamaCppModel(found.weights, vocabulary_only=True)
     context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
     weights.close()
-    place = out or found.folder / "Modelfile"
+    path = out or found.folder / "Modelfile"
     template = ChatTemplate.load(found.folder)
-    verdict = prove_modelfile(place, found.weights, template, context=context, system=system, license=license)
-    typer.echo(str(place))
-    _tell([verdict])
+    verdict = prove_modelfile(path, found.weights, template, context=context, system=system, license=license)
+    typer.echo(str(path))
+    _print_verdicts([verdict])
 
 
 def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
-    """What is asked: the folder, the GGUF files and the Modelfile in it, and what was named beside."""
+    """The model's folder, and what reads it: the GGUF files and the Modelfile in it, and those of the options."""
     from hanlin.models.folder.gguf import find_gguf_files
     from hanlin.parity.check import consumers_of
 
     if not model.exists():
-        raise UserError(say("there is no such file or folder", "没有这个文件或文件夹"), model)
+        raise UserError(say("no such file or folder", "文件或文件夹不存在"), model)
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
     files = dict.fromkeys([*find_gguf_files(model), *gguf])
     return folder, consumers_of(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
 
 
-def _tell(verdicts: list[Verdict]) -> None:
+def _print_verdicts(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         if verdict.skipped_because is not None:
             typer.echo(

@@ -1,11 +1,11 @@
-"""The command `hanlin tokens view`: what a model would read and learn of a file's records, token by token.
+"""`hanlin tokens view`: the token ids of a file's records and their loss mask, in the terminal or on a page.
 
-Owns how tokens stand in the terminal and on their page. Does not own what a token looks like (`tokens/view`) or how a
-file is read (`data/preview`).
+How a token is shown is decided in `chat/inspect`, how a file is read in `data/report/preview`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanlin.cli.help import command, new_app
+from hanlin.cli.options import AsJson
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.version import __version__
@@ -25,28 +27,28 @@ if TYPE_CHECKING:
     from hanlin.chat.inspect import Piece, View
     from hanlin.chat.template import ChatTemplate
 
-app = typer.Typer(
-    help=say("Look at token ids and what is learned of them.", "查看词元 id 及其中学习的部分。"),
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-MOST_TOKENS = 2000
+app = new_app()
+MAX_TOKENS = 2000
 """Tokens of an example that terminal and page show; `--json` has all of them."""
+_LEARNED = "bold underline green"
+_SPECIAL = "italic magenta"
 
 
 @app.callback()
-def _root() -> None:
-    pass
+def _group() -> None:
+    """Makes a group of the one command."""
 
 
-@app.command(
-    help=say(
-        "Show the token ids of a file's records and which of them are learned. FILE: conversations, preferences or "
-        "text in any format that is read, or the folder of an artifact. Records that cannot be rendered are named and "
-        "left out; exit code 2 when none can be shown.",
-        "显示文件中各条记录的词元 id 以及哪些参与学习。FILE 可为任一可读格式的对话、偏好或文本，也可为产物文件夹。"
-        "无法渲染的记录会被指出并跳过；若没有任何一条可显示，退出码为 2。",
-    )
+@command(
+    app,
+    say(
+        "Show the token ids of a file's records and which are learned\n\n"
+        "FILE: conversations, preferences or text in any format that is read, or the folder of an artifact. Records "
+        "that cannot be rendered are named and left out; exits with 2 if none can be shown.",
+        "显示文件中各条记录的词元编号以及哪些参与学习\n\n"
+        "FILE 可为任一可读格式的对话、偏好或文本，也可为产物文件夹。无法渲染的记录会被指出并跳过；"
+        "若没有任何一条可显示，以 2 退出。",
+    ),
 )
 def view(
     file: Annotated[Path, typer.Argument(help=say("file or artifact folder", "文件或产物文件夹"), show_default=False)],
@@ -56,67 +58,61 @@ def view(
     template: Annotated[str, typer.Option(help=say("packaged chat template to use", "改用此内置对话模板"))] = "",
     html: Annotated[Path | None, typer.Option(help=say("write a page here instead", "改为写成网页"))] = None,
     limit: Annotated[int, typer.Option(min=1, help=say("records to show", "显示多少条记录"))] = 10,
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("print JSON, all tokens", "输出 JSON，含全部词元"))
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    shown = _Shown(model, template)
-    shown.read(file, limit)
+    records = _RecordViews(model, template)
+    records.read(file, limit)
     if html is not None:
-        shown.write_page(html, file)
+        records.write_page(html, file)
     if as_json:
-        rows = [{**_counts(view), **view.to_json()} for views in shown.records for view in views]
-        typer.echo(json.dumps({"records": rows, "not_shown": list(map(str, shown.problems))}, ensure_ascii=False))
+        rows = [{**_counts(view), **view.to_json()} for views in records.views for view in views]
+        typer.echo(json.dumps({"records": rows, "not_shown": list(map(str, records.errors))}, ensure_ascii=False))
         return
     if html is not None:
         typer.echo(str(html))
     else:
-        _Terminal().show(shown.records, shown.together())
-    for problem in shown.problems:
-        typer.echo(f"{say('not shown', '未显示')}: {problem}", err=True)
+        _TerminalView().show(records.views, records.total())
+    for error in records.errors:
+        typer.echo(say(f"not shown: {error}", f"未显示：{error}"), err=True)
 
 
-class _Shown:
-    """The first records of a file as views, and what kept others from being shown."""
+class _RecordViews:
+    """The first records of a file as views, and the errors of those that cannot be rendered."""
 
     def __init__(self, model: Path, template: str) -> None:
         from hanlin.tokenizer.tokenizer import Tokenizer
 
-        self.model, self._name = model, template
+        self.model, self._template_name = model, template
         self.tokenizer = Tokenizer.load(model)
         self.template: ChatTemplate | None = None
-        self.records: list[list[View]] = []
-        self.problems: list[UserError] = []
+        self.views: list[list[View]] = []
+        self.errors: list[UserError] = []
 
     def read(self, file: Path, limit: int) -> None:
-        """Views of the first `limit` records. Raises UserError when none can be shown."""
+        """Read the first `limit` records.
+
+        Raises:
+            UserError: There is no such file, or none of the records can be rendered.
+        """
         from hanlin.chat.inspect import views
-        from hanlin.chat.template import ChatTemplate
         from hanlin.core.records import Document
         from hanlin.data.report.preview import read_first_records
 
         if not file.exists():
             raise UserError(say("no such file or folder", "文件或文件夹不存在"), file)
-        for number, record in enumerate(read_first_records(file)):
-            if number >= limit:
-                break
+        for record in itertools.islice(read_first_records(file), limit):
             if isinstance(record, UserError):
-                self.problems.append(record)
+                self.errors.append(record)
                 continue
             if self.template is None and not isinstance(record, Document):
-                named = self._name
-                self.template = (
-                    ChatTemplate.named(named, self.tokenizer)
-                    if named
-                    else ChatTemplate.load(self.model, self.tokenizer)
-                )
+                self.template = self._load_template()
             try:
-                self.records.append(list(views(record, self.tokenizer, self.template)))
+                self.views.append(list(views(record, self.tokenizer, self.template)))
             except UserError as error:
-                self.problems.append(error)
-        if not self.records and self.problems:
-            first = self.problems[0]
-            count = len(self.problems)
+                self.errors.append(error)
+        if not self.views and self.errors:
+            first = self.errors[0]
+            count = len(self.errors)
             raise UserError(
                 say(
                     f"none of the first {count} records can be shown; the first: {first.what}",
@@ -125,38 +121,51 @@ class _Shown:
                 first.where,
                 first.hint,
             )
-        if not self.records:
+        if not self.views:
             raise UserError(say("there is no record in it", "其中没有任何记录"), file)
 
-    def together(self) -> View:
-        """All that is shown as one view, for its counts."""
+    def _load_template(self) -> ChatTemplate:
+        from hanlin.chat.template import ChatTemplate
+
+        if self._template_name:
+            return ChatTemplate.named(self._template_name, self.tokenizer)
+        return ChatTemplate.load(self.model, self.tokenizer)
+
+    def total(self) -> View:
+        """All records as one view, for its counts."""
         from hanlin.chat.inspect import View
 
-        name = say(f"{len(self.records)} records", f"共 {len(self.records)} 条记录")
-        return View(name, "", tuple(piece for views in self.records for view in views for piece in view.pieces))
+        count = len(self.views)
+        name = say(f"{count} records", f"共 {count} 条记录")
+        return View(name, "", tuple(piece for views in self.views for view in views for piece in view.pieces))
 
     def write_page(self, path: Path, file: Path) -> None:
-        """Write the page. Raises UserError when that is not possible."""
-        from hanlin.web.pages import render
+        """Write the page.
 
-        whole = self.together()
+        Raises:
+            UserError: The file cannot be written.
+        """
+        from hanlin.core.files import write_text
+        from hanlin.web.pages.render import render_page
+
+        total = self.total()
         values = {
             "file": file.name,
             "model": self.model.name,
             "template": "" if self.template is None else Path(self.template.place).name,
             "version": __version__,
             "totals": [
-                ("records", "条记录", f"{len(self.records):,}"),
-                ("tokens", "个词元", f"{whole.tokens:,}"),
-                ("of them learned", "其中学习", f"{whole.learned:,} ({whole.learned / max(1, whole.tokens):.0%})"),
-                ("characters per token", "每词元字符数", f"{whole.characters_per_token:.2f}"),
+                ("records", "条记录", f"{len(self.views):,}"),
+                ("tokens", "个词元", f"{total.tokens:,}"),
+                ("learned tokens", "其中学习", f"{total.learned:,} ({total.learned / max(1, total.tokens):.0%})"),
+                ("characters per token", "每词元字符数", f"{total.characters_per_token:.2f}"),
             ],
-            "records": [(views[0].record, views) for views in self.records],
-            "problems": list(map(str, self.problems)),
-            "most": MOST_TOKENS,
+            "records": [(views[0].record, views) for views in self.views],
+            "errors": list(map(str, self.errors)),
+            "max_tokens": MAX_TOKENS,
         }
         try:
-            render.write(path, render.render("tokens.html", values))
+            write_text(path, render_page("tokens.html", values))
         except OSError as error:
             raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), path) from error
 
@@ -164,14 +173,17 @@ class _Shown:
 def _counts(view: View) -> dict[str, Any]:
     return {
         "count": view.tokens,
-        "learnt_count": view.learned,
+        "learned_count": view.learned,
         "characters_per_token": round(view.characters_per_token, 4),
     }
 
 
-class _Terminal:
-    """Tokens in lines, the id of each below it. Learned ones are green, bold and underlined; where there is no color
-    (`NO_COLOR`, or no terminal) each learned stretch stands in `[[ ]]`."""
+class _TerminalView:
+    """Prints tokens in lines, the id of each below it.
+
+    Learned tokens are green, bold and underlined; without color (`NO_COLOR`, or no terminal) each run of them is in
+    `[[ ]]`.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -180,7 +192,7 @@ class _Terminal:
         self.console: Console = Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
         self.plain = self.console.no_color or not self.console.is_terminal
 
-    def show(self, records: Sequence[Sequence[View]], together: View) -> None:
+    def show(self, records: Sequence[Sequence[View]], total: View) -> None:
         self.console.print(self._legend())
         for views in records:
             for view in views:
@@ -188,7 +200,7 @@ class _Terminal:
                 self._show_head(view)
                 self._show_tokens(view)
         self.console.print()
-        self._show_head(together)
+        self._show_head(total)
 
     def _legend(self) -> Text:
         from rich.text import Text
@@ -197,13 +209,17 @@ class _Terminal:
             text = Text(say("[[learned]] · read", "[[学习]] · 只读"))
         else:
             text = Text.assemble(
-                (say("learned", "学习"), _LEARNT), " · ", say("read", "只读"), " · ", (say("special", "特殊"), _SPECIAL)
+                (say("learned", "学习"), _LEARNED),
+                " · ",
+                say("read", "只读"),
+                " · ",
+                (say("special", "特殊"), _SPECIAL),
             )
-        whites = say(
+        spaces = say(
             " · ␣ space · □ full-width space · ⏎ line end · ⇥ tab · ⟨E4⟩ a byte of a character",
             " · ␣ 空格 · □ 全角空格 · ⏎ 换行 · ⇥ 制表符 · ⟨E4⟩ 字符的一个字节",
         )
-        return text.append(whites)
+        return text.append(spaces)
 
     def _show_head(self, view: View) -> None:
         from rich.text import Text
@@ -222,55 +238,46 @@ class _Terminal:
         self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
     def _show_tokens(self, view: View) -> None:
+        from rich.cells import cell_len
         from rich.text import Text
 
-        for line in self._lines(view.pieces[:MOST_TOKENS]):
+        for line in self._lines(view.pieces[:MAX_TOKENS]):
             texts, ids = Text(), Text()
-            for shown, number, style in line:
-                size = max(_cells(shown), len(number))
-                texts.append(shown, style).append(" " * (size - _cells(shown) + 1))
-                ids.append(number.ljust(size + 1), "dim")
+            for shown, token_id, style in line:
+                width = max(cell_len(shown), len(token_id))
+                texts.append(shown, style).append(" " * (width - cell_len(shown) + 1))
+                ids.append(token_id.ljust(width + 1), "dim")
             texts.rstrip()
             ids.rstrip()
             self.console.print(texts, no_wrap=True, overflow="ignore", crop=False)
             self.console.print(ids, no_wrap=True, overflow="ignore", crop=False)
-        if view.tokens > MOST_TOKENS:
-            rest = view.tokens - MOST_TOKENS
+        if view.tokens > MAX_TOKENS:
+            rest = view.tokens - MAX_TOKENS
             self.console.print(
                 say(f"… {rest} more tokens (all with --json)", f"……另有 {rest} 个词元（--json 输出全部）")
             )
 
     def _lines(self, pieces: Sequence[Piece]) -> Iterator[list[tuple[str, str, str]]]:
         """Cells (text, id, style) in lines that fit the terminal, broken where the text itself is."""
+        from rich.cells import cell_len
+
         line: list[tuple[str, str, str]] = []
-        width = 0
-        for place, piece in enumerate(pieces):
+        used = 0
+        for index, piece in enumerate(pieces):
             shown = piece.shown
             if self.plain and piece.learned:
-                opens = place == 0 or not pieces[place - 1].learned
-                closes = place + 1 == len(pieces) or not pieces[place + 1].learned
+                opens = index == 0 or not pieces[index - 1].learned
+                closes = index + 1 == len(pieces) or not pieces[index + 1].learned
                 shown = "[[" * opens + shown + "]]" * closes
-            size = max(_cells(shown), len(str(piece.id))) + 1
-            if line and width + size > self.console.width:
+            width = max(cell_len(shown), len(str(piece.id))) + 1
+            if line and used + width > self.console.width:
                 yield line
-                line, width = [], 0
-            style = (
-                "" if self.plain else f"{_SPECIAL if piece.special else ''} {_LEARNT if piece.learned else ''}".strip()
-            )
-            line.append((shown, str(piece.id), style))
-            width += size
+                line, used = [], 0
+            styles = (_SPECIAL if piece.special else "", _LEARNED if piece.learned else "")
+            line.append((shown, str(piece.id), "" if self.plain else " ".join(styles).strip()))
+            used += width
             if piece.ends_line:
                 yield line
-                line, width = [], 0
+                line, used = [], 0
         if line:
             yield line
-
-
-_LEARNT = "bold underline green"
-_SPECIAL = "italic magenta"
-
-
-def _cells(text: str) -> int:
-    from rich.cells import cell_len
-
-    return cell_len(text)

@@ -1,1 +1,1 @@
-"""Pages that are written as files."""
+"""Rendering of pages that are written as files, and their templates."""

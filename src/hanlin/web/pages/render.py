@@ -1,18 +1,26 @@
-"""The HTML pages that commands leave behind: one file each, in both languages, with nothing from outside.
-
-Owns how a page is rendered (text of users is escaped) and written. Does not own what it shows (`report`, `commands`).
-"""
+"""Rendering of HTML pages: one file each, in both languages, without outside resources."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def render(name: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> str:
-    """The page `name` of this folder with these values. What it lacks a value for is a bug of ours."""
+def render_page(name: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> str:
+    """Render a template of this folder; texts of users are escaped.
+
+    Args:
+        name: File name of the template.
+        values: Its variables.
+        filters: Jinja filters beside the usual ones.
+
+    Returns:
+        The page.
+
+    Raises:
+        jinja2.UndefinedError: A variable of the template has no value.
+    """
     import jinja2
 
     environment = jinja2.Environment(
@@ -24,10 +32,3 @@ def render(name: str, values: Mapping[str, Any], filters: Mapping[str, Callable[
     )
     environment.filters.update(filters or {})
     return environment.get_template(name).render(**values)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a page at once or not at all."""
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(aside, path)

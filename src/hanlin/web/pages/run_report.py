@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.config.recipe import Recipe
+from hanlin.core.errors import UserError
+from hanlin.core.files import read_json, write_json, write_text
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.report import Report, _answers, changes, gather, number
 from hanlin.pipeline.step import Step
-from hanlin.web.pages import render
+from hanlin.web.pages.render import render_page
 
-_WORDS_ZH = {
+_METRIC_NAMES_ZH = {
     "chars_per_token": "每词元字符数",
     "perplexity": "困惑度",
     "exact_match": "完全正确率",
@@ -35,18 +37,18 @@ _WORDS_ZH = {
 }
 
 
-def write(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
+def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
     """Write `report.json` and `report.html`; return the report and the page's path."""
     report = gather(recipe, steps)
     folder = store.runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    render.write(folder / "report.json", json.dumps(report.data, ensure_ascii=False, indent=1) + "\n")
-    render.write(folder / "report.html", page(recipe, steps, store, report))
+    write_json(folder / "report.json", report.data)
+    write_text(folder / "report.html", render_report(recipe, steps, store, report))
     return report, folder / "report.html"
 
 
-def page(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) -> str:
-    """The report as one HTML file in both languages, with no outside resources."""
+def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) -> str:
+    """The report as one HTML page in both languages, without outside resources."""
     stages = [_stage_row(step, store) for step in steps if step.manifest]
     answers = _answers(recipe, steps, store)
     last = steps[-1] if steps else None
@@ -67,15 +69,15 @@ def page(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) ->
         "version": __version__,
         "curves": [row for row in stages if row["curve"]],
     }
-    return render.render("report.html", values, {"number": number, "en": _words_en, "zh": _words_zh})
+    return render_page("report.html", values, {"number": number, "en": _metric_name_en, "zh": _metric_name_zh})
 
 
-def _words_en(name: str) -> str:
+def _metric_name_en(name: str) -> str:
     return " · ".join(part.replace("_", " ") if part.islower() else part for part in name.split("."))
 
 
-def _words_zh(name: str) -> str:
-    return " · ".join(_WORDS_ZH.get(part, part) for part in name.split("."))
+def _metric_name_zh(name: str) -> str:
+    return " · ".join(_METRIC_NAMES_ZH.get(part, part) for part in name.split("."))
 
 
 def _stage_row(step: Step, store: Store) -> dict[str, Any]:
@@ -89,61 +91,62 @@ def _stage_row(step: Step, store: Store) -> dict[str, Any]:
         "key": step.key,
         "digest": step.manifest.digest,
         "metrics": step.manifest.metrics,
-        "ledger": _read_json(folder / "ledger.json"),
-        "rows": _read_json(folder / "first_rows.json"),
+        "ledger": _read_optional(folder / "ledger.json"),
+        "rows": _read_optional(folder / "first_rows.json"),
         "curve": _curve(folder / "metrics.jsonl"),
     }
 
 
-def _read_json(path: Path) -> Any:
+def _read_optional(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None if the file is absent or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path) or None
+    except (UserError, OSError):
         return None
 
 
-_CURVES = {"loss": ("training", "训练"), "validation_loss": ("held out", "留出")}
-
-
+_CURVES = {"loss": ("training", "训练"), "validation_loss": ("validation", "验证")}
 _PROBE = re.compile(r"probe_(.+)_loss")
 
 
 def _curve(path: Path, width: int = 560, height: int = 150) -> dict[str, Any] | None:
-    """The losses over steps (of training, of held-out records, of probes) as the points of polylines in one box of
-    `width` by `height` pixels."""
+    """The losses over steps (training, validation, probes) as points of polylines in a box of that size in pixels.
+
+    None if there are fewer than two steps.
+    """
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, ValueError):
         return None
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if _curve_words(name)]
-    found = {name: _points(rows, name) for name in names}
-    if len(found.get("loss", ())) < 2:
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if _curve_name(name)]
+    curves = {name: _points(rows, name) for name in names}
+    if len(curves.get("loss", ())) < 2:
         return None
-    values = [loss for points in found.values() for _, loss in points]
+    values = [loss for points in curves.values() for _, loss in points]
     low, spread = min(values), (max(values) - min(values)) or 1.0
     first, last = rows[0]["step"] - 1, rows[-1]["step"]
     lines = []
-    for name, points in found.items():
-        en, zh = _curve_words(name) or ("", "")
-        places = (
+    for name, points in curves.items():
+        en, zh = _curve_name(name) or ("", "")
+        coordinates = (
             f"{(step - first) / (last - first) * width:.1f},{height - (loss - low) / spread * height:.1f}"
             for step, loss in points
         )
-        lines.append({"en": en, "zh": zh, "line": " ".join(places), "start": points[0][1], "end": points[-1][1]})
+        lines.append({"en": en, "zh": zh, "line": " ".join(coordinates), "start": points[0][1], "end": points[-1][1]})
     return {"lines": lines, "first": first + 1, "last": last, "width": width, "height": height}
 
 
-def _curve_words(name: str) -> tuple[str, str] | None:
-    """How a curve is named on the page, in both languages; None for what is no loss."""
+def _curve_name(name: str) -> tuple[str, str] | None:
+    """The name of a curve on the page, in both languages; None for a metric that is no loss."""
     probe = _PROBE.fullmatch(name)
     return (f"probe: {probe[1]}", f"探针：{probe[1]}") if probe else _CURVES.get(name)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:
-    """Steps and values, thinned to about 400; what was measured at the start stands before the first step."""
-    before = rows[0].get(f"{name}_at_start")
-    found = [(rows[0]["step"] - 1, before)] if before is not None else []
-    found += [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
-    found = [(step, value) for step, value in found if math.isfinite(value)]
-    stride = max(1, len(found) // 400)
-    return found[::stride] + ([found[-1]] if (len(found) - 1) % stride else [])
+    """Steps and values, thinned to about 400; what was measured at the start comes before the first step."""
+    start = rows[0].get(f"{name}_at_start")
+    points = [(rows[0]["step"] - 1, start)] if start is not None else []
+    points += [(row["step"], row[name]) for row in rows if isinstance(row.get(name), int | float)]
+    points = [(step, value) for step, value in points if math.isfinite(value)]
+    stride = max(1, len(points) // 400)
+    return points[::stride] + ([points[-1]] if (len(points) - 1) % stride else [])

@@ -1,7 +1,4 @@
-"""The commands `hanlin data ...`: what is in a file, and one format from another.
-
-Owns what a person types and reads. Imports what a command needs inside that command.
-"""
+"""`hanlin data inspect`, `convert`: what is in a file, and one format from another."""
 
 from __future__ import annotations
 
@@ -11,75 +8,84 @@ from typing import Annotated, Any
 
 import typer
 
-from hanlin.cli.commands.data import report, rules
+from hanlin.cli.help import command
+from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-
-app = typer.Typer(
-    help=say("Look into files of data, and convert them.", "查看数据文件，转换数据格式。"),
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 
 Paths = Annotated[
     list[str], typer.Argument(help=say("files, folders or globs", "文件、文件夹或通配路径"), show_default=False)
 ]
 Format = Annotated[
-    str, typer.Option("--format", help=say("how records lie in the files; auto looks", "记录的写法；auto 自动识别"))
+    str, typer.Option("--format", help=say("format of the records; auto: detected", "记录的格式；auto 自动识别"))
 ]
-Encoding = Annotated[str, typer.Option(help=say("character encoding; auto looks", "字符编码；auto 自动识别"))]
+Encoding = Annotated[str, typer.Option(help=say("character encoding; auto: detected", "字符编码；auto 自动识别"))]
 Fields = Annotated[
     list[str],
     typer.Option(
-        "--field", help=say("our field=theirs, may repeat: prompt=问题", "我方字段=文件字段，可重复：prompt=问题")
+        "--field",
+        help=say(
+            "field=column of the file, such as prompt=问题; may repeat", "字段=文件中的列，如 prompt=问题，可重复"
+        ),
     ),
 ]
-Limit = Annotated[int, typer.Option(min=1, help=say("read only this many rows of a file", "每个文件只读前若干行"))]
-AsJson = Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))]
-_NO_LIMIT = 2**62
-rules.add_to(app)
-report.add_to(app)
+Limit = Annotated[int, typer.Option(min=1, help=say("rows to read of each file", "每个文件只读前若干行"))]
+NO_LIMIT = 2**62
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give `hanlin data` the commands `inspect` and `convert`."""
+    command(
+        app,
+        say(
+            "Show format, encoding and records of each file\n\n"
+            "Also what the stage would keep and drop, and why, with three samples.",
+            "查看每个文件的格式、编码与记录\n\n并说明阶段会保留与丢弃什么及原因，附三条样例。",
+        ),
+    )(inspect)
+    command(
+        app,
+        say(
+            "Write records in another tool's format\n\nEvery row that is left out is accounted for.",
+            "把记录写成其他工具的格式\n\n未写出的每一行都会说明原因。",
+        ),
+    )(convert)
 
 
 def _source(format_: str, encoding: str, fields: list[str], limit: int) -> dict[str, Any]:
+    """The settings of a source, as a recipe would hold them, from the options of a command."""
     settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}}
     for text in fields:
-        ours, equals, theirs = text.partition("=")
-        if not (equals and ours and theirs):
+        field, equals, column = text.partition("=")
+        if not (equals and field and column):
             hint = say("write --field prompt=问题", "请写成 --field prompt=问题")
-            raise UserError(say(f"'{text}' names no two fields", f"“{text}”没有写明两个字段"), None, hint)
-        settings["fields"][ours] = theirs
-    return settings | ({"limit": limit} if limit < _NO_LIMIT else {})
+            raise UserError(say(f"'{text}' is not field=column", f"“{text}”不是“字段=列”的形式"), "--field", hint)
+        settings["fields"][field] = column
+    return settings | ({"limit": limit} if limit < NO_LIMIT else {})
 
 
-@app.command(
-    help=say(
-        "Say for each file: format, encoding, records, what is kept and dropped and why, three samples.",
-        "逐个文件说明：格式、编码、记录数、保留与丢弃及原因、三条样例。",
-    )
-)
 def inspect(
     paths: Paths,
     format_: Format = "auto",
     encoding: Encoding = "auto",
     field: Fields = [],
-    limit: Limit = _NO_LIMIT,
+    limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.data.report.inspect import inspect as look_into
+    from hanlin.data.report.inspect import inspect as inspect_files
 
-    bad = False
+    failed = False
     rows = []
-    for row in look_into(paths, _source(format_, encoding, field, limit)):
-        bad = bad or ("error" in row and not row.get("skipped"))
+    for row in inspect_files(paths, _source(format_, encoding, field, limit)):
+        failed = failed or ("error" in row and not row.get("skipped"))
         if as_json:
             rows.append(row)
         else:
             _print_file(row)
     if as_json:
         print_json(rows)
-    if bad:
+    if failed:
         sys.exit(2)
 
 
@@ -91,7 +97,8 @@ def _print_file(row: dict[str, Any]) -> None:
     if "error" in row:
         typer.secho(f"  {row['error']}", fg=None if row.get("skipped") else "red")
         return
-    typer.echo(f"  {row['format']} · {row['encoding']} · {say('for the stage', '适用阶段')} {row['stage']}")
+    stage = say(f"for the stage {row['stage']}", f"适用于 {row['stage']} 阶段")
+    typer.echo(f"  {row['format']} · {row['encoding']} · {stage}")
     counts = say(
         f"{row['records']:,} records, {row['kept']:,} kept, {row['characters']:,} characters",
         f"{row['records']:,} 条记录，保留 {row['kept']:,} 条，{row['characters']:,} 字",
@@ -103,27 +110,21 @@ def _print_file(row: dict[str, Any]) -> None:
         typer.echo(f"  · {shorten_row(sample)}")
 
 
-@app.command(
-    help=say(
-        "Write the records of files in another tool's format, with an account of every row.",
-        "把文件中的记录写成另一种格式，并说明每一行的去向。",
-    )
-)
 def convert(
     paths: Paths,
     to: Annotated[str, typer.Option(help="messages, sharegpt, alpaca, firefly, dpo")],
-    out: Annotated[Path, typer.Option(help=say("new file, .jsonl or .json", "新文件，.jsonl 或 .json"))],
+    out: Annotated[Path, typer.Option(help=say("file to write, .jsonl or .json", "写出的文件，.jsonl 或 .json"))],
     format_: Format = "auto",
     encoding: Encoding = "auto",
     field: Fields = [],
-    limit: Limit = _NO_LIMIT,
+    limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.data.formats.convert import convert as write
+    from hanlin.data.formats.convert import convert as convert_files
     from hanlin.data.formats.writers import describe_lost_part
     from hanlin.data.ledger import describe_reason
 
-    accounts = write(paths, to, out, _source(format_, encoding, field, limit))
+    accounts = convert_files(paths, to, out, _source(format_, encoding, field, limit))
     if as_json:
         print_json([account.to_json() for account in accounts])
         return

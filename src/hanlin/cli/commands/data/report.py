@@ -1,6 +1,6 @@
-"""The command `hanlin data report`: what data stages kept, dropped and changed, on one page.
+"""`hanlin data report`: what data stages kept, dropped and changed, on one page.
 
-Owns which stages a path stands for, and the page. Does not own the figures (`data/reporting`).
+Decides which stages a path means, and draws the page; the figures come from `data/report/stats`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hanlin.cli.help import command
+from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -21,7 +23,7 @@ from hanlin.core.version import __version__
 if TYPE_CHECKING:
     from hanlin.chat.token_counts import Count
 
-MOST_FILES = 400
+MAX_FILES = 400
 """Files of a stage that the page lists, those with the most rows; `--json` has all of them."""
 _LANGUAGES = {
     "zh-Hans": ("simplified Chinese", "简体中文"),
@@ -35,14 +37,17 @@ _LANGUAGES = {
 
 def add_to(app: typer.Typer) -> None:
     """Give `hanlin data` the command `report`."""
-    app.command(
-        help=say(
-            "Write a page on what became of data: rows kept and dropped by reason, lengths, languages, licenses, "
-            "samples, near copies side by side. PATH: a data artifact, the folder runs/NAME of a recipe (all its data "
-            "stages), or any data files, which are tried with their stage's default rules.",
-            "写出一页数据报告：保留与丢弃（按原因）、长度、语言、许可证、样例、近似重复对照。PATH 可为数据产物、"
+    command(
+        app,
+        say(
+            "Write a page on what data stages kept, dropped and changed\n\n"
+            "It shows rows by reason, lengths, languages, licenses, samples, and near duplicates side by side. PATH: "
+            "a data artifact, the folder runs/NAME of a recipe (all its data stages), or any data files, which are "
+            "tried with their stage's default rules.",
+            "写出一页数据报告：保留、丢弃与改动\n\n"
+            "内容包括各原因的行数、长度、语言、许可证、样例与近似重复对照。PATH 可为数据产物、"
             "配方的 runs/名称 文件夹（含其全部数据阶段），或任意数据文件（以默认规则试运行）。",
-        )
+        ),
     )(report)
 
 
@@ -56,23 +61,22 @@ def report(
         typer.Option(help=say("folder with a tokenizer: lengths in tokens", "含分词器的文件夹：以词元计长度")),
     ] = None,
     template: Annotated[
-        str, typer.Option(help=say("packaged chat template, where the folder has none", "文件夹无模板时改用的内置模板"))
+        str,
+        typer.Option(help=say("packaged chat template, if the folder has none", "内置对话模板（文件夹无模板时使用）")),
     ] = "",
-    out: Annotated[Path, typer.Option(help=say("the page to write", "写出的网页"))] = Path("data_report.html"),
+    out: Annotated[Path, typer.Option(help=say("page to write", "写出的网页"))] = Path("data_report.html"),
     sample: Annotated[
-        int, typer.Option(min=1, help=say("kept records looked at per stage", "每个阶段查看多少条保留的记录"))
+        int, typer.Option(min=1, help=say("kept records to read of each stage", "每个阶段读取多少条保留的记录"))
     ] = 20_000,
     shown: Annotated[int, typer.Option(min=0, help=say("samples of each kind", "每类样例数"))] = 6,
-    as_json: Annotated[
-        bool, typer.Option("--json", help=say("print the figures as JSON instead", "改为输出 JSON"))
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
-    counting = None if model is None else _counting(model, template)
+    counter = None if model is None else _token_counter(model, template)
     taken = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
-    with _stages_of(path) as folders:
-        stages = [compute_stage_stats(folder, name, taken, counting) for name, folder in folders.items()]
+    with _open_stages(path) as folders:
+        stages = [compute_stage_stats(folder, name, taken, counter) for name, folder in folders.items()]
     figures = {
         "path": str(path),
         "hanlin": __version__,
@@ -82,19 +86,23 @@ def report(
     if as_json:
         print_json(figures)
         return
-    _write(out, figures)
+    _write_page(out, figures)
     typer.echo(str(out))
 
 
-def _counting(model: Path, template: str) -> Callable[[str], Count]:
+def _token_counter(model: Path, template: str) -> Callable[[str], Count]:
     from hanlin.chat.token_counts import counter
 
     return lambda records: counter(records, model, template)
 
 
 @contextmanager
-def _stages_of(path: Path) -> Iterator[Mapping[str, Path]]:
-    """The data artifacts that a path stands for, by the names of their stages, in the order in which they were made."""
+def _open_stages(path: Path) -> Iterator[Mapping[str, Path]]:
+    """The data artifacts that a path means, by the names of their stages, in the order in which they were made.
+
+    Raises:
+        UserError: There is no such path.
+    """
     from hanlin.data.report.stats import is_data_artifact
     from hanlin.pipeline.manifest import read_manifest
 
@@ -103,32 +111,32 @@ def _stages_of(path: Path) -> Iterator[Mapping[str, Path]]:
     if path.is_dir() and is_data_artifact(path):
         yield {path.name: path}
         return
-    linked = {place.name: _followed(place) for place in sorted(path.iterdir())} if path.is_dir() else {}
+    linked = {entry.name: _resolve_link(entry) for entry in sorted(path.iterdir())} if path.is_dir() else {}
     stages = {name: folder for name, folder in linked.items() if folder.is_dir() and is_data_artifact(folder)}
     if stages:
 
-        def made(name: str) -> str:
+        def start_time(name: str) -> str:
             manifest = read_manifest(stages[name])
             return "" if manifest is None else manifest.started
 
-        yield {name: stages[name] for name in sorted(stages, key=lambda name: (made(name), name))}
+        yield {name: stages[name] for name in sorted(stages, key=lambda name: (start_time(name), name))}
         return
     with tempfile.TemporaryDirectory(prefix="hanlin-report-") as folder:
-        yield _tried(path, Path(folder))
+        yield _ingest_files(path, Path(folder))
 
 
-def _followed(place: Path) -> Path:
-    """What an entry of a run's folder points at: a link, or where there are none a small file that names the place."""
-    if place.is_file() and not place.suffix and place.stat().st_size < 4096:
+def _resolve_link(entry: Path) -> Path:
+    """What an entry of a run's folder points at: a link, or on systems without links a small file with the path."""
+    if entry.is_file() and not entry.suffix and entry.stat().st_size < 4096:
         try:
-            return place.parent / place.read_text(encoding="utf-8").strip()
+            return entry.parent / entry.read_text(encoding="utf-8").strip()
         except (UnicodeDecodeError, OSError):
-            return place
-    return place
+            return entry
+    return entry
 
 
-def _tried(path: Path, scratch: Path) -> dict[str, Path]:
-    """Files that no stage made, sifted by the stages that they fit."""
+def _ingest_files(path: Path, scratch: Path) -> dict[str, Path]:
+    """Read files that no stage has read with the stages that they fit; return the results by stage."""
     from hanlin.data.io.sources import SourceFile, find_files
     from hanlin.data.report.inspect import detect_stage, run_stage
 
@@ -150,37 +158,38 @@ def _tried(path: Path, scratch: Path) -> dict[str, Path]:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def _write(out: Path, figures: Mapping[str, Any]) -> None:
+def _write_page(out: Path, figures: Mapping[str, Any]) -> None:
+    from hanlin.core.files import write_text
     from hanlin.data.ledger import REASONS
-    from hanlin.web.pages import render
+    from hanlin.web.pages.render import render_page
 
     values = {
         **figures,
-        "stages": [_shown(stage) for stage in figures["stages"]],
+        "stages": [_page_values(stage) for stage in figures["stages"]],
         "title": Path(figures["path"]).name or Path(figures["path"]).resolve().name,
         "languages": _LANGUAGES,
         "reasons": REASONS,
         "chinese": say("en", "zh") == "zh",
-        "most_files": MOST_FILES,
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        render.write(out, render.render("data_report.html", values, {"number": "{:,}".format, "share": _share}))
+        filters = {"number": "{:,}".format, "share": _percent}
+        write_text(out, render_page("data_report.html", values, filters))
     except OSError as error:
         raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), out) from error
 
 
-def _share(part: float, whole: float) -> str:
-    share = 100 * part / whole if whole else 0.0
-    return f"{share:.1f} %" if share >= 0.1 or not part else "< 0.1 %"
+def _percent(part: float, total: float) -> str:
+    percent = 100 * part / total if total else 0.0
+    return f"{percent:.1f} %" if percent >= 0.1 or not part else "< 0.1 %"
 
 
-def _shown(stage: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage with what only the page needs: the most important files, and bars."""
+def _page_values(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage with what only the page needs: the files with the most rows, and bars."""
     files = sorted(stage["files"], key=lambda row: -row["rows_in"])
     return {
         **stage,
-        "files": files[:MOST_FILES],
+        "files": files[:MAX_FILES],
         "all_files": len(files),
         "bars": _bars(stage["lengths"]["bins"]),
         "licenses": stage["licenses"] if any(stage["licenses"]) else {},
@@ -188,25 +197,25 @@ def _shown(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _bars(bins: Sequence[Mapping[str, Any]], width: int = 700, height: int = 150) -> list[dict[str, Any]]:
-    """The bars of a histogram in a box of `width` by `height`, with what they are labeled."""
-    most = max((bin_["records"] for bin_ in bins), default=0) or 1
+    """The bars of a histogram and their labels, in a box of `width` by `height` pixels."""
+    largest = max((bin_["records"] for bin_ in bins), default=0) or 1
     step = width / max(len(bins), 1)
     return [
         {
-            "x": round(place * step + 0.08 * step, 1),
-            "middle": round((place + 0.5) * step, 1),
+            "x": round(index * step + 0.08 * step, 1),
+            "middle": round((index + 0.5) * step, 1),
             "width": round(0.84 * step, 1),
-            "height": round(height * bin_["records"] / most, 1),
-            "label": _short(bin_["from"]),
+            "height": round(height * bin_["records"] / largest, 1),
+            "label": _short_number(bin_["from"]),
             **bin_,
         }
-        for place, bin_ in enumerate(bins)
+        for index, bin_ in enumerate(bins)
     ]
 
 
-def _short(number: int) -> str:
-    """16384 as 16k: the bins double, so that the rest of the number says nothing."""
-    for size, sign in ((1 << 20, "M"), (1 << 10, "k")):
-        if number >= size:
-            return f"{number // size}{sign}"
-    return str(number)
+def _short_number(value: int) -> str:
+    """16384 as 16k: the bins double, so the digits that are left out are known."""
+    for size, letter in ((1 << 20, "M"), (1 << 10, "k")):
+        if value >= size:
+            return f"{value // size}{letter}"
+    return str(value)

@@ -1,0 +1,234 @@
+"""Options of a stage's command, made from its settings class: `--lora.rank 16` is the setting `lora.rank`.
+
+Values are read as in a recipe (YAML), and checked by the settings class alone. A setting that takes several values
+takes them repeated or with commas; a path needs no `./` before it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from hanlin.cli.help import HelpCommand
+from hanlin.config.recipe_file import read_value
+from hanlin.config.settings.base import Settings, setting_info
+from hanlin.config.settings_page import Row, rows_of
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import say
+
+_METAVARS = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
+_LONGEST_METAVAR = 24
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOption:
+    """The option of one setting.
+
+    `row` describes the setting; `annotation` is its type. `many` settings take several values. `is_path` settings name
+    what a stage reads: themselves, or in the field `path_field` of the settings they hold (`sources`, in `path`).
+    """
+
+    row: Row
+    annotation: Any
+    many: bool
+    is_path: bool
+    path_field: str = ""
+
+    @property
+    def name(self) -> str:
+        """The dotted name of the setting."""
+        return self.row.name
+
+    @property
+    def flag(self) -> str:
+        """What is typed: `--lora.loraplus-lr-ratio`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def parameter(self) -> str:
+        """The name of the function's parameter, an identifier."""
+        return self.name.replace(".", "__")
+
+
+def options_of(settings: type[Settings]) -> list[SettingOption]:
+    """The options of a settings class, nested settings after the one that holds them."""
+    rows = {row.name: row for row in rows_of(settings)}
+    return list(_options(settings, rows, ""))
+
+
+def _options(settings: type[Settings], rows: Mapping[str, Row], prefix: str) -> Iterator[SettingOption]:
+    for name, field in settings.model_fields.items():
+        nested = _settings_in(field.annotation)
+        path_field = next((_path_field(inner) for inner in nested if _path_field(inner)), "")
+        many = get_origin(field.annotation) is tuple
+        is_path = bool(setting_info(field).types) or bool(path_field)
+        yield SettingOption(rows[prefix + name], field.annotation, many, is_path, path_field)
+        for inner in nested:
+            yield from _options(inner, rows, f"{prefix}{name}.")
+
+
+def _settings_in(annotation: Any) -> list[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    return [inner for argument in get_args(annotation) for inner in _settings_in(argument)]
+
+
+def _path_field(settings: type[Settings]) -> str:
+    """The first field of settings that may be written as a path alone, such as `path` of a source."""
+    name, field = next(iter(settings.model_fields.items()))
+    return name if setting_info(field).types and "_from_text" in vars(settings) else ""
+
+
+# --- options of a command ---------------------------------------------------------------------------------------------
+
+
+def parameters_of(options: Sequence[SettingOption]) -> list[inspect.Parameter]:
+    """Keyword parameters for a function that Typer makes a command of: a list of texts for each option."""
+    return [
+        inspect.Parameter(
+            option.parameter,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=[],
+            annotation=Annotated[
+                list[str],
+                typer.Option(option.flag, help=_help(option), metavar=_metavar(option), show_default=False),
+            ],
+        )
+        for option in options
+    ]
+
+
+def _metavar(option: SettingOption) -> str:
+    if option.is_path:
+        return "PATH"
+    leaves = list(_leaves(option.annotation))
+    choices = "|".join(str(leaf) for leaf in leaves if not isinstance(leaf, type))
+    names = "|".join(dict.fromkeys(_METAVARS.get(leaf, "YAML") for leaf in leaves if isinstance(leaf, type)))
+    metavar = "|".join(part for part in (choices, names) if part)
+    return metavar if len(metavar) <= _LONGEST_METAVAR else "NAME" if choices else "YAML"
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types and the literal values that an annotation is made of."""
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) is dict or not get_args(annotation):
+        if annotation not in (type(None), Ellipsis):
+            yield get_origin(annotation) or annotation
+    else:
+        for argument in get_args(annotation):
+            yield from _leaves(argument)
+
+
+def _help(option: SettingOption) -> str:
+    row, metavar = option.row, _metavar(option)
+    choices = metavar == "NAME" and " | " in row.limits
+    bounds = row.limits if choices else re.sub(r"^[^<>=]*", "", row.limits)  # the metavar names the type
+    default = row.default if row.default not in ("", "–", "()", "(…)", "{}") else ""
+    notes = [note for note in (bounds, say(f"default: {default}", f"默认：{default}") if default else "") if note]
+    return row.text + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+class StageCommand(HelpCommand):
+    """The command of a stage; its help lists nested settings in sections of their own."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            head, dot, _ = param.opts[0].removeprefix("--").partition(".")
+            title = head.replace("-", "_") if dot else say("Settings", "设置")
+            if not dot and param.name in ("out", "seed", "home", "as_json", "help"):
+                title = say("Options", "选项")
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(title, []).append(record)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def settings_from(options: Sequence[SettingOption], texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Settings as plain data, as a recipe would hold them.
+
+    Args:
+        options: The options of the settings class.
+        texts: What was typed for each option, by its parameter's name.
+
+    Raises:
+        UserError: A value is not YAML, or settings are given for what is no mapping.
+
+    Example:
+        `--data a,b --lora.rank 8` is `{"data": ["./a", "./b"], "lora": {"rank": 8}}`.
+    """
+    data: dict[str, Any] = {}
+    for option in options:
+        if typed := texts.get(option.parameter):
+            values = [value for text in typed for value in _values(option, text)]
+            keys = option.name.split(".")
+            parent = next((other for other in options if other.name == keys[0]), option)
+            _assign(data, keys, values if option.many or len(values) > 1 else values[0], parent, option.flag)
+    return data
+
+
+def _values(option: SettingOption, text: str) -> list[Any]:
+    if option.is_path:
+        whole = not option.many or text.startswith(("{", "[")) or Path(text).exists()
+        paths = [text] if whole else [part for part in text.split(",") if part]
+        values = [read_value(path, option.flag) if path.startswith(("{", "[")) else as_path(path) for path in paths]
+    elif option.many:
+        values = [read_value(part, option.flag) for part in _split(text)]
+    else:
+        return [read_value(text, option.flag)]
+    return values[0] if option.many and len(values) == 1 and isinstance(values[0], list) else values
+
+
+def as_path(text: str) -> str:
+    """A path as recipes write it: what begins with nothing else is a path from here."""
+    return text if text.startswith(("./", "../", "/", "~", "hf:")) else f"./{text}"
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at the commas that are in no bracket and no quotation: `a,[b,c]` is `a` and `[b,c]`."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        else:
+            depth += (character in "[{(") - (character in ")}]")
+        if character == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()] or [""]
+
+
+def _assign(data: dict[str, Any], keys: list[str], value: Any, parent: SettingOption, flag: str) -> None:
+    """Put a value at a dotted name; below a list (`--sources a --sources.format sharegpt`), into each of its items."""
+    head, *rest = keys
+    if not rest:
+        data[head] = value
+        return
+    below = data.setdefault(head, {})
+    items = below if isinstance(below, list) else [below]
+    for index, item in enumerate(items):
+        if isinstance(item, str) and parent.path_field:
+            item = items[index] = {parent.path_field: item}
+        if not isinstance(item, dict):
+            what = say(
+                f"{flag} needs settings in --{head}, not {item!r}", f"{flag} 要求 --{head} 为设置项，而非 {item!r}"
+            )
+            raise UserError(what, flag)
+        _assign(item, rest, value, parent, flag)
+    if not isinstance(below, list):
+        data[head] = items[0]

@@ -1,0 +1,214 @@
+"""How a command shows its help and refuses what was typed: sections, both languages, lines of at most 80 columns.
+
+Typer's plain help cuts summaries off and counts a full-width character as one column; its rich help loads rich, which
+takes longer than the rest of `hanlin --help`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.i18n import say
+
+if TYPE_CHECKING:
+    from typer.core import TyperOption
+
+WIDTH = 80
+_CLOSING = "，。；：、！？）”》】,.;:!?)"
+"""Marks that do not begin a line."""
+
+
+def cell_width(text: str) -> int:
+    """The columns that a text takes in a terminal: two for a full-width character."""
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def wrap_cells(text: str, width: int) -> list[str]:
+    """Wrap a text into lines of at most `width` columns, at spaces and between full-width characters.
+
+    Example:
+        `wrap_cells("训练 a tokenizer", 6)` is `["训练 a", "tokeni", "zer"]`.
+    """
+    lines: list[str] = []
+    line = ""
+    for word in _unbreakable(text):
+        while cell_width(word) > width:
+            lines += [line.rstrip()] if line.strip() else []
+            line, word = "", word.lstrip()
+            head = next(end for end in range(len(word), 0, -1) if cell_width(word[:end]) <= width)
+            if head == len(word):
+                break
+            lines.append(word[:head])
+            word = word[head:]
+        if line and cell_width(line + word.rstrip()) > width:
+            lines.append(line.rstrip())
+            line, word = "", word.lstrip()
+        line += word
+    return [*lines, line.rstrip()] if line.strip() or not lines else lines
+
+
+def _unbreakable(text: str) -> Iterator[str]:
+    """Words with the spaces before them; full-width characters one by one, with the marks that follow them."""
+    word = ""
+    for character in " ".join(text.split()):
+        wide = cell_width(character) == 2
+        if word and character not in _CLOSING and (character == " " or wide or cell_width(word[-1]) == 2):
+            yield word
+            word = ""
+        word += character
+    if word:
+        yield word
+
+
+class Formatter(typer.Context.formatter_class):  # type: ignore[valid-type, misc]
+    """Click's formatter of help pages, with widths in columns and headings in the reader's language."""
+
+    width: int
+    current_indent: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "max_width": WIDTH})
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, say("Usage: ", "用法：") if prefix is None else prefix)
+
+    def write_heading(self, heading: str) -> None:
+        headings = {"Arguments": say("Arguments", "参数"), "Options": say("Options", "选项")}
+        self.write(f"{'':>{self.current_indent}}{headings.get(heading, heading)}{say(':', '：')}\n")
+
+    def write_text(self, text: str) -> None:
+        indent = " " * self.current_indent
+        paragraphs = [wrap_cells(paragraph, self.width - self.current_indent) for paragraph in text.split("\n\n")]
+        self.write("\n\n".join("\n".join(indent + line for line in lines) for lines in paragraphs) + "\n")
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], col_max: int = 30, col_spacing: int = 2) -> None:
+        indent = " " * self.current_indent
+        widths = [cell_width(first) for first, _ in rows if cell_width(first) <= col_max]
+        column = max(widths, default=col_max) + col_spacing
+        for first, second in rows:
+            lines = wrap_cells(second, self.width - self.current_indent - column)
+            if cell_width(first) + col_spacing > column:
+                self.write(f"{indent}{first}\n")
+            else:
+                self.write(f"{indent}{first}{' ' * (column - cell_width(first))}{lines.pop(0)}".rstrip() + "\n")
+            for line in lines:
+                self.write(f"{indent}{' ' * column}{line}".rstrip() + "\n")
+
+
+class _Context(typer.Context):
+    formatter_class = Formatter
+
+
+class HelpCommand(TyperCommand):
+    """A command whose help is in the reader's language and which refuses words that it has no use for."""
+
+    context_class = _Context
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        return _translate(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help:
+            _show_help(ctx)
+        extra_allowed, ctx.allow_extra_args = ctx.allow_extra_args, True
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(error, "ctx", None) is None:
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
+        if rest and not extra_allowed:
+            what = say(f"'{rest[0]}' follows no option", f"“{rest[0]}”前缺少选项名")
+            raise UserError(what, ctx.command_path, say("write --option value", "请写成 --选项 值"))
+        return rest
+
+
+class HelpGroup(TyperGroup):
+    """A group of commands; what it does not know gets a suggestion."""
+
+    context_class = _Context
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        return _translate(super().get_help_option(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help:
+            _show_help(ctx)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name = args[0].replace("_", "-")
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            what = say(f"there is no command '{args[0]}'", f"没有名为“{args[0]}”的命令")
+            raise UserError(what, ctx.command_path, did_you_mean(name, self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def command_rows(self, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Sections of commands: the title of each, and names with summaries."""
+        summaries = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, (command.help or "").partition("\n")[0]) for name, command in summaries if command is not None]
+        yield say("Commands", "命令"), rows
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        sections = list(self.command_rows(ctx))
+        longest = max((len(name) for _, rows in sections for name, _ in rows), default=0)
+        for title, rows in sections:
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(longest), summary) for name, summary in rows])
+
+
+def _show_help(ctx: Any) -> None:
+    typer.echo(ctx.get_help())
+    ctx.exit()
+
+
+def _translate(option: TyperOption | None) -> TyperOption | None:
+    if option is not None:
+        option.help = say("show this page", "显示本页")
+    return option
+
+
+def new_app(help: str = "") -> typer.Typer:
+    """A group of commands with the help of this file."""
+    return typer.Typer(
+        cls=HelpGroup,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def command(app: typer.Typer, help: str = "", **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give `app` the decorated function as a command with the help of this file."""
+    return app.command(cls=HelpCommand, help=help, **options)
+
+
+def usage_error(error: typer.TyperException) -> UserError:
+    """What Typer refuses, as the one sentence in which every command refuses."""
+    context: Any = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "hanlin"
+    name, option = type(error).__name__, getattr(error, "option_name", "")
+    if name == "NoSuchOption":
+        options = [opt.lstrip("-") for param in context.command.get_params(context) for opt in param.opts]
+        near = difflib.get_close_matches(option.lstrip("-"), options, n=1)
+        hint = did_you_mean(option.lstrip("-"), near) or say(f"see `{where} --help`", f"请看 {where} --help")
+        return UserError(say(f"no option {option}", f"没有选项 {option}"), where, hint)
+    if name == "BadOptionUsage":
+        return UserError(say(f"{option} needs a value", f"{option} 缺少取值"), where)
+    param = getattr(error, "param", None)
+    if param is None:
+        return UserError(error.format_message().rstrip("."), where)
+    label = param.opts[0] if param.param_type_name == "option" else param.display_name_raw
+    if name == "MissingParameter":
+        hint = say(f"see `{where} --help`", f"请看 {where} --help")
+        return UserError(say(f"{label} is missing", f"缺少 {label}"), where, hint)
+    return UserError(say(f"not accepted: {error.message}", f"取值不可用：{error.message}"), f"{where}, {label}")
