@@ -1,9 +1,9 @@
-"""For how long a checkpoint stops the training of all weights of a model, beside writing it at once as it was before.
+"""How long a checkpoint pauses full training, compared with writing it synchronously.
 
     python bench/checkpoint_pause.py [MODEL]
 
-Both write the same state of the same model (about 150 M parameters where none is named: weights and both averages), in
-turns; that the bytes are equal is checked. The last line is one JSON object.
+Both write the same state of the same model (about 150 M parameters by default: weights and both moments), alternating;
+it is checked that the bytes are equal. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDS = 4
 SETTINGS = Pretrain(model="m", data=("d",))
 
 
-def model_of(folder: str | None) -> torch.nn.Module:
+def load_model(folder: str | None) -> torch.nn.Module:
     if folder is not None:
         return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return LlamaForCausalLM(
@@ -41,28 +41,28 @@ def model_of(folder: str | None) -> torch.nn.Module:
 
 
 def main() -> None:
-    model = TrainModel(model_of(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
+    model = TrainModel(load_model(sys.argv[1] if len(sys.argv) > 1 else None), torch.device("cpu"), "float32")
     strategy = DDP(model, SETTINGS, DistContext(0, 1, torch.device("cpu")))
     strategy.set_lr(1e-5)
     for parameter in strategy.trainable.values():
         parameter.grad = torch.full_like(parameter, 1e-3)
     strategy.step()
     pauses, writes = [], []
-    with tempfile.TemporaryDirectory() as beside, tempfile.TemporaryDirectory() as at_once:
-        ours, plain = Checkpoints(Path(beside), 1.0), Checkpoints(Path(at_once), 1.0)
-        time.sleep(0.6)  # half of the time to the first, as in a run: then its memory is taken, beside the training
-        ours.make_room(strategy)
-        ours.wait()
+    with tempfile.TemporaryDirectory() as async_folder, tempfile.TemporaryDirectory() as sync_folder:
+        async_checkpoints, sync_checkpoints = Checkpoints(Path(async_folder), 1.0), Checkpoints(Path(sync_folder), 1.0)
+        time.sleep(0.6)  # half of the time to the first, as in a run: then its memory is allocated, beside the training
+        async_checkpoints.make_room(strategy)
+        async_checkpoints.wait()
         for step in range(1, ROUNDS + 1):
-            begun = time.perf_counter()
-            ours.save(step, 0.0, strategy)
-            pauses.append(time.perf_counter() - begun)
-            ours.wait()
-            begun = time.perf_counter()
-            plain.save(step, 0.0, strategy)
-            plain.wait()
-            writes.append(time.perf_counter() - begun)
-            files = [next(Path(folder).glob(f"*{step:08d}.pt")) for folder in (beside, at_once)]
+            start_time = time.perf_counter()
+            async_checkpoints.save(step, 0.0, strategy)
+            pauses.append(time.perf_counter() - start_time)
+            async_checkpoints.wait()
+            start_time = time.perf_counter()
+            sync_checkpoints.save(step, 0.0, strategy)
+            sync_checkpoints.wait()
+            writes.append(time.perf_counter() - start_time)
+            files = [next(Path(folder).glob(f"*{step:08d}.pt")) for folder in (async_folder, sync_folder)]
             assert hashed(files[0]) == hashed(files[1])
         size = files[0].stat().st_size
     result = {

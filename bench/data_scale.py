@@ -1,12 +1,12 @@
-"""How fast a large corpus goes through the stage `corpus`, in how much memory, and where the time goes.
+"""Speed and memory of the stage `corpus` on a large corpus, and where the time goes.
 
 Synthetic Chinese documents (sentences of Zipf-distributed made-up words, 30 to a document) are written to JSON Lines,
-one in twenty an exact copy and one in twenty a near copy (a sentence replaced) of an earlier one. The stage runs in a
-process of its own, whose whole tree of processes is watched twice a second. Then a smaller corpus runs on one process,
+one in twenty an exact duplicate and one in twenty a near-duplicate (a sentence replaced) of an earlier one. The stage
+runs in a process of its own, whose process tree is sampled twice a second. Then a smaller corpus runs on one process,
 on all cores through Daft, and on a local Ray cluster of as many cores; the three must make the same bytes.
 
 The last line is one JSON object. Rates are megabytes (10^6) of the source files a second, by the clock and by the
-processor time of all processes of the stage (on a busy machine only the latter means something).
+processor time of all processes of the stage (on a busy machine only the latter is meaningful).
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ import psutil
 from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY
 
 SENTENCES = 200_000
-IN_A_DOCUMENT = 30
-COPIES = 0.05
+SENTENCES_PER_DOCUMENT = 30
+DUPLICATE_RATE = 0.05
 FILES = 4
 
 
-def sentences(seed: int) -> list[bytes]:
-    """Made-up sentences of about forty characters, as they stand in JSON."""
-    chance = np.random.default_rng(seed)
+def make_sentences(seed: int) -> list[bytes]:
+    """Made-up sentences of about forty characters, as UTF-8."""
+    rng = np.random.default_rng(seed)
     characters = np.array([char for char in CHARS_BY_FREQUENCY if "\u4e00" <= char <= "\u9fff"])
-    words = ["".join(chance.choice(characters, size=length)) for length in chance.choice([1, 2, 2, 2, 3], size=30_000)]
-    ranks = chance.zipf(1.3, size=SENTENCES * 24) % len(words)
+    words = ["".join(rng.choice(characters, size=length)) for length in rng.choice([1, 2, 2, 2, 3], size=30_000)]
+    ranks = rng.zipf(1.3, size=SENTENCES * 24) % len(words)
     ends = "。。。！？"
-    found = []
+    encoded = []
     for number in range(SENTENCES):
         chosen = [words[rank] for rank in ranks[24 * number : 24 * number + 16 + number % 9]]
         half = len(chosen) // 2
         sentence = "".join(chosen[:half]) + "，" + "".join(chosen[half:]) + ends[number % len(ends)]
-        found.append(sentence.encode("utf-8"))
-    return found
+        encoded.append(sentence.encode("utf-8"))
+    return encoded
 
 
 def write_corpus(folder: Path, size: int, seed: int = 7) -> dict[str, int]:
     """Write `size` bytes of documents; return how many there are, and how many copies among them."""
-    chance = random.Random(seed)
-    pool = sentences(seed)
+    rng = random.Random(seed)
+    pool = make_sentences(seed)
     folder.mkdir(parents=True)
     recent: deque[list[bytes]] = deque(maxlen=5_000)
     counts = {"documents": 0, "exact": 0, "near": 0}
@@ -63,16 +63,16 @@ def write_corpus(folder: Path, size: int, seed: int = 7) -> dict[str, int]:
         written = 0
         with (folder / f"part{number}.jsonl").open("wb") as file:
             while written < size // FILES:
-                kind = chance.random() if len(recent) > 100 else 1.0
-                if kind < 2 * COPIES:
-                    document = list(recent[chance.randrange(len(recent))])
-                    if kind < COPIES:
+                kind = rng.random() if len(recent) > 100 else 1.0
+                if kind < 2 * DUPLICATE_RATE:
+                    document = list(recent[rng.randrange(len(recent))])
+                    if kind < DUPLICATE_RATE:
                         counts["exact"] += 1
                     else:
-                        document[chance.randrange(len(document))] = chance.choice(pool)
+                        document[rng.randrange(len(document))] = rng.choice(pool)
                         counts["near"] += 1
                 else:
-                    document = chance.choices(pool, k=IN_A_DOCUMENT)
+                    document = rng.choices(pool, k=SENTENCES_PER_DOCUMENT)
                     recent.append(document)
                 line = b'{"text": "' + b"".join(document) + b'"}\n'
                 written += file.write(line)
@@ -91,25 +91,25 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     seconds: dict[str, float] = {}
     processor: dict[str, float] = {}  # of this process alone
 
-    def clocked(name: str, step: Any) -> Any:
-        def timed(*arguments: Any, **named: Any) -> Any:
-            begun, worked = time.perf_counter(), time.process_time()
+    def add_timer(name: str, step: Any) -> Any:
+        def timed(*arguments: Any, **keywords: Any) -> Any:
+            start_time, worked = time.perf_counter(), time.process_time()
             try:
-                return step(*arguments, **named)
+                return step(*arguments, **keywords)
             finally:
-                seconds[name] = time.perf_counter() - begun
+                seconds[name] = time.perf_counter() - start_time
                 processor[name] = time.process_time() - worked
 
         return timed
 
     steps = {"look": "_looked", "read_and_judge": "_sifted", "find_copies": "judged_together", "write": "write_records"}
     for name, function in steps.items():
-        setattr(ingest, function, clocked(name, getattr(ingest, function)))
+        setattr(ingest, function, add_timer(name, getattr(ingest, function)))
     out.mkdir(parents=True)
-    job = StageContext(progress=Progress("corpus"), cores=cores, ray=ray)
-    begun = time.perf_counter()
-    metrics = corpus.run(Corpus(sources="./x"), Inputs({"sources.0.path": (source,)}), out, job)
-    seconds["all"] = time.perf_counter() - begun
+    context = StageContext(progress=Progress("corpus"), cores=cores, ray=ray)
+    start_time = time.perf_counter()
+    metrics = corpus.run(Corpus(sources="./x"), Inputs({"sources.0.path": (source,)}), out, context)
+    seconds["all"] = time.perf_counter() - start_time
     digest = hashlib.sha256()
     for path in sorted(out.glob("*.json*")):
         with path.open("rb") as file:
@@ -124,7 +124,7 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
     os._exit(0)
 
 
-def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any]:
+def run_and_watch(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any]:
     """Run the stage in a process of its own; add its rate and the highest sum of resident memory of its processes."""
     command = [sys.executable, __file__, "--stage", str(source), str(out), "--cores", str(cores), "--ray", ray]
     peak = 0
@@ -134,10 +134,10 @@ def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any
         while process.poll() is None:
             resident = 0
             try:
-                for one in (tree, *tree.children(recursive=True)):
-                    times = one.cpu_times()
-                    worked[one.pid] = times.user + times.system
-                    resident += one.memory_info().rss
+                for child in (tree, *tree.children(recursive=True)):
+                    times = child.cpu_times()
+                    worked[child.pid] = times.user + times.system
+                    resident += child.memory_info().rss
             except psutil.NoSuchProcess:
                 pass
             peak = max(peak, resident)
@@ -159,52 +159,56 @@ def watched(source: Path, out: Path, cores: int, ray: str = "") -> dict[str, Any
     return result
 
 
-def compared(folder: Path, megabytes: int, cores: int) -> dict[str, Any]:
+def compare_executors(folder: Path, megabytes: int, cores: int) -> dict[str, Any]:
     """One process, all cores and Ray on a smaller corpus."""
     from ray.cluster_utils import Cluster
 
     write_corpus(folder / "small", megabytes * 10**6)
-    found = {"one_process": watched(folder / "small", folder / "out", 1)}
-    found["daft"] = watched(folder / "small", folder / "out", cores)
+    results = {"one_process": run_and_watch(folder / "small", folder / "out", 1)}
+    results["daft"] = run_and_watch(folder / "small", folder / "out", cores)
     node = {"num_cpus": cores, "object_store_memory": 100 << 20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
-        found["ray"] = watched(folder / "small", folder / "out", cores, cluster.address)
+        results["ray"] = run_and_watch(folder / "small", folder / "out", cores, cluster.address)
     finally:
         cluster.shutdown()
-    assert len({result["digest"] for result in found.values()}) == 1, found
-    return {"megabytes": megabytes, **found}
+    assert len({result["digest"] for result in results.values()}) == 1, results
+    return {"megabytes": megabytes, **results}
 
 
 def main() -> None:
-    reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("--gigabytes", type=float, default=4.0)
-    reader.add_argument("--small-megabytes", type=int, default=60)
-    reader.add_argument("--minutes", type=float, default=None, help="make the large corpus no larger than they allow")
-    reader.add_argument("--folder", type=Path, default=None, help="where to work; default: the system's temporary one")
-    reader.add_argument("--stage", nargs=2, type=Path, default=None, help=argparse.SUPPRESS)
-    reader.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
-    reader.add_argument("--ray", default="", help=argparse.SUPPRESS)
-    asked = reader.parse_args()
-    if asked.stage:
-        run_stage(*asked.stage, asked.cores, asked.ray)
-    result: dict[str, Any] = {"bench": "data_scale", "cores": asked.cores}
-    with tempfile.TemporaryDirectory(dir=asked.folder) as name:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=4.0)
+    parser.add_argument("--small-megabytes", type=int, default=60)
+    parser.add_argument("--minutes", type=float, default=None, help="make the large corpus no larger than they allow")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to work; default: the system's temporary folder"
+    )
+    parser.add_argument("--stage", nargs=2, type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--ray", default="", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.stage:
+        run_stage(*arguments.stage, arguments.cores, arguments.ray)
+    result: dict[str, Any] = {"bench": "data_scale", "cores": arguments.cores}
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        if asked.small_megabytes:
-            result["small"] = compared(folder, asked.small_megabytes, asked.cores)
+        if arguments.small_megabytes:
+            result["small"] = compare_executors(folder, arguments.small_megabytes, arguments.cores)
             print(result["small"])
             shutil.rmtree(folder / "small")
-        if asked.gigabytes:
-            size = asked.gigabytes
-            if asked.minutes and asked.small_megabytes:
-                judging = 0.9 * asked.cores * asked.small_megabytes / result["small"]["one_process"]["seconds"]["all"]
-                size = min(size, round(judging * asked.minutes * 0.06, 1))
-            begun = time.perf_counter()
+        if arguments.gigabytes:
+            size = arguments.gigabytes
+            if arguments.minutes and arguments.small_megabytes:
+                megabytes_per_second = (
+                    0.9 * arguments.cores * arguments.small_megabytes / result["small"]["one_process"]["seconds"]["all"]
+                )
+                size = min(size, round(megabytes_per_second * arguments.minutes * 0.06, 1))
+            start_time = time.perf_counter()
             counts = write_corpus(folder / "large", int(size * 10**9))
-            print(f"written in {time.perf_counter() - begun:.0f} s: {counts}")
+            print(f"written in {time.perf_counter() - start_time:.0f} s: {counts}")
             result["large"] = {"gigabytes": size, "planted": counts}
-            result["large"] |= watched(folder / "large", folder / "out", asked.cores)
+            result["large"] |= run_and_watch(folder / "large", folder / "out", arguments.cores)
     print(json.dumps(result))
 
 

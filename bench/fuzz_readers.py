@@ -1,8 +1,8 @@
-"""Break valid files of every format in every way, and see that the readers answer with records or with one clear error.
+"""Fuzz the readers: damage valid files of every format and check that each gives records or one clear error.
 
-`python bench/fuzz_readers.py --minutes 10 [--seed 0]`. A case is a seed: the sample, how it is broken and the file that
-comes of it follow from that number, and `--case SEED` runs one again with its traceback. Cases run in child processes,
-so that a crash of a library is a finding too. The last line is one JSON object: cases, how many were read and how many
+`python bench/fuzz_readers.py --minutes 10 [--seed 0]`. A case is a seed: the sample, its damage and the file
+follow from that number, and `--case SEED` runs one again with its traceback. Cases run in child processes,
+so a crash of a library is a finding too. The last line is one JSON object: cases, how many were read and how many
 refused, findings with their seeds.
 """
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "data")]
 
 BATCH = 400
-SECONDS_A_CASE = 20
+SECONDS_PER_CASE = 20
 MEMORY = 6 << 30
 TOKENS = [
     *(b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\n\n", b'"', b"'", b"\\", b"{", b"}", b"[", b"]"),
@@ -53,19 +53,19 @@ VALUES: list[Any] = [
 ]
 
 
-def broken(rng: random.Random, name: str, data: bytes, samples: dict[str, bytes]) -> bytes:
-    """A sample after one to five mishaps: in its structure where it is JSON, in its bytes anywhere."""
+def damage(rng: random.Random, name: str, data: bytes, samples: dict[str, bytes]) -> bytes:
+    """A sample with one to five damages: in its structure if it is JSON, in its bytes anywhere."""
     for _ in range(rng.randint(1, 5)):
         way = rng.random()
         if ".json" in name and not name.endswith((".gz", ".bz2", ".xz", ".zst")) and way < 0.5:
-            data = _restructured(rng, data)
+            data = _damage_json(rng, data)
         elif way < 0.6 and data:
-            place = rng.randrange(len(data))
-            data = data[:place] + bytes([rng.randrange(256)]) + data[place + 1 :]
+            index = rng.randrange(len(data))
+            data = data[:index] + bytes([rng.randrange(256)]) + data[index + 1 :]
         elif way < 0.8:
-            place = rng.randint(0, len(data))
+            index = rng.randint(0, len(data))
             token = rng.choice(TOKENS)
-            data = data[:place] + (token if isinstance(token, bytes) else token.encode("utf-8")) + data[place:]
+            data = data[:index] + (token if isinstance(token, bytes) else token.encode("utf-8")) + data[index:]
         elif way < 0.88:
             start, end = sorted(rng.randint(0, len(data)) for _ in "ab")
             data = data[:start] + data[end:] if rng.random() < 0.5 else data[:end] + data[start:end] + data[end:]
@@ -76,7 +76,7 @@ def broken(rng: random.Random, name: str, data: bytes, samples: dict[str, bytes]
     return data
 
 
-def _restructured(rng: random.Random, data: bytes) -> bytes:
+def _damage_json(rng: random.Random, data: bytes) -> bytes:
     try:
         text = data.decode("utf-8")
         rows = json.loads(text) if text.startswith("[\n") else [json.loads(line) for line in text.splitlines()]
@@ -85,22 +85,22 @@ def _restructured(rng: random.Random, data: bytes) -> bytes:
     listed = text.startswith("[\n")
     if not isinstance(rows, list) or not rows:
         return data
-    place = rng.randrange(len(rows))
-    rows[place] = _changed(rng, rows[place])
+    index = rng.randrange(len(rows))
+    rows[index] = _change_value(rng, rows[index])
     out = json.dumps(rows, indent=1) if listed else "".join(json.dumps(row) + "\n" for row in rows)
     if rng.random() < 0.2:
         out = out.replace('": ', '": 1, "twice": ', 1)
     return out.encode("utf-8", "surrogatepass")
 
 
-def _changed(rng: random.Random, value: Any) -> Any:
+def _change_value(rng: random.Random, value: Any) -> Any:
     if rng.random() < 0.3 or not isinstance(value, dict | list) or not value:
         return rng.choice(VALUES)
     if isinstance(value, list):
-        place = rng.randrange(len(value))
+        index = rng.randrange(len(value))
         way = rng.random()
-        middle = [] if way < 0.2 else [value[place]] * 2 if way < 0.3 else [_changed(rng, value[place])]
-        return [*value[:place], *middle, *value[place + 1 :]]
+        middle = [] if way < 0.2 else [value[index]] * 2 if way < 0.3 else [_change_value(rng, value[index])]
+        return [*value[:index], *middle, *value[index + 1 :]]
     name = rng.choice(list(value))
     way = rng.random()
     if way < 0.2:
@@ -108,11 +108,11 @@ def _changed(rng: random.Random, value: Any) -> Any:
     if way < 0.35:
         new = rng.choice(["role", "content", "value", "chosen", "label", "tools", "system", "text", "meta", "id", ""])
         return {new if key == name else key: item for key, item in value.items()}
-    return {**value, name: _changed(rng, value[name])}
+    return {**value, name: _change_value(rng, value[name])}
 
 
 def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, str]:
-    """Break one sample and read it in every way; what came of it (`read`, `refused`) and the sample's name."""
+    """Damage one sample and read it in every way; the outcome (`read`, `refused`) and the sample's name."""
     from hanlin.core.errors import UserError
     from hanlin.data.formats.convert import convert
     from hanlin.data.formats.registry import FORMATS_BY_STAGE
@@ -121,7 +121,7 @@ def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, s
     rng = random.Random(seed)
     name = rng.choice(sorted(samples))
     path = folder / name
-    path.write_bytes(broken(rng, name, samples[name], samples))
+    path.write_bytes(damage(rng, name, samples[name], samples))
     settings: dict[str, Any] = {}
     if rng.random() < 0.2:
         settings["format"] = rng.choice([known.name for formats in FORMATS_BY_STAGE.values() for known in formats])
@@ -141,7 +141,7 @@ def run_case(seed: int, samples: dict[str, bytes], folder: Path) -> tuple[str, s
 
 
 def _batch(first: int, count: int) -> None:
-    """Run cases one after another; say each seed before it runs, so that a crash has a name."""
+    """Run cases one after another; print each seed before it runs, so that a crash has a seed."""
     import format_samples
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -150,19 +150,19 @@ def _batch(first: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(first, first + count):
             print(f"case {seed}", flush=True)
-            signal.alarm(SECONDS_A_CASE)
+            signal.alarm(SECONDS_PER_CASE)
             try:
                 outcome, name = run_case(seed, samples, Path(folder))
                 print(f"{outcome} {name}")
             except Exception:
                 lines = traceback.format_exc().strip().splitlines()
-                print("found " + json.dumps({"seed": seed, "error": lines[-1], "where": lines[-3].strip()}))
+                print("findings " + json.dumps({"seed": seed, "error": lines[-1], "where": lines[-3].strip()}))
             signal.alarm(0)
     print("done", flush=True)
 
 
 def _too_slow(*_: object) -> None:
-    raise TimeoutError(f"more than {SECONDS_A_CASE} seconds")
+    raise TimeoutError(f"more than {SECONDS_PER_CASE} seconds")
 
 
 def main() -> None:
@@ -171,51 +171,51 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--case", type=int, help="run one case with its traceback")
     options.add_argument("--batch", type=int, nargs=2, help=argparse.SUPPRESS)
-    asked = options.parse_args()
-    if asked.batch:
-        _batch(*asked.batch)
+    arguments = options.parse_args()
+    if arguments.batch:
+        _batch(*arguments.batch)
         return
-    if asked.case is not None:
+    if arguments.case is not None:
         import format_samples
 
         with tempfile.TemporaryDirectory() as folder:
-            print(*run_case(asked.case, format_samples.files(), Path(folder)))
+            print(*run_case(arguments.case, format_samples.files(), Path(folder)))
         return
     counts: Counter[str] = Counter()
     names: Counter[str] = Counter()
-    found: list[dict[str, Any]] = []
-    seed, begun = asked.seed, time.monotonic()
-    while time.monotonic() - begun < 60 * asked.minutes:
+    findings: list[dict[str, Any]] = []
+    seed, start_time = arguments.seed, time.monotonic()
+    while time.monotonic() - start_time < 60 * arguments.minutes:
         command = [sys.executable, __file__, "--batch", str(seed), str(BATCH)]
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        said = done.stdout.splitlines()
-        for line in said:
+        lines = done.stdout.splitlines()
+        for line in lines:
             kind, _, rest = line.partition(" ")
             counts[kind] += 1
             if kind in ("read", "refused"):
                 names[rest] += 1
-            elif kind == "found":
-                found.append(json.loads(rest))
+            elif kind == "findings":
+                findings.append(json.loads(rest))
         seed += BATCH
-        if not said or said[-1] != "done":
-            last = next((int(line.split()[1]) for line in reversed(said) if line.startswith("case ")), seed - BATCH)
-            found.append(
+        if not lines or lines[-1] != "done":
+            last = next((int(line.split()[1]) for line in reversed(lines) if line.startswith("case ")), seed - BATCH)
+            findings.append(
                 {"seed": last, "error": f"the process ended with {done.returncode}", "where": done.stderr[-300:]}
             )
             seed = last + 1
         print(
-            f"{counts['case']} cases, {counts['read']} read, {counts['refused']} refused, {len(found)} found",
+            f"{counts['case']} cases, {counts['read']} read, {counts['refused']} refused, {len(findings)} findings",
             flush=True,
         )
     result = {
         "bench": "fuzz_readers",
-        "minutes": round((time.monotonic() - begun) / 60, 2),
-        "seeds": [asked.seed, seed],
+        "minutes": round((time.monotonic() - start_time) / 60, 2),
+        "seeds": [arguments.seed, seed],
         "cases": counts["case"],
         "read": counts["read"],
         "refused": counts["refused"],
         "samples": len(names),
-        "found": found,
+        "findings": findings,
     }
     print(json.dumps(result, ensure_ascii=False))
 

@@ -1,9 +1,9 @@
-"""What an importance matrix gains on a trained model: divergence and perplexity of each type without and with it.
+"""What an importance matrix gains on a trained model: KL divergence and perplexity of each type without and with it.
 
 HANLIN_MODEL names the folder of a trained model and HANLIN_DATA data that Hanlin made with a validation split, folders
-joined by colons (`runs/x/chats:runs/x/corpus`), Chinese and English: their training part gives the matrix, their
-validation split the quality_report. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of the
-matrix, HANLIN_TYPES the types. With HANLIN_LLAMA_CPP, the folder of llama.cpp's built tools, the bytes of each file
+joined by colons (`runs/x/chats:runs/x/corpus`), Chinese and English: the training part gives the matrix, the
+validation split is measured. HANLIN_TOKENS are the tokens measured of each language, HANLIN_CALIBRATION those of
+the matrix, HANLIN_TYPES the types. With HANLIN_LLAMA_CPP, the folder of llama.cpp's built tools, the bytes of each file
 made with the matrix are compared to what `llama-quantize --imatrix` makes of the same weights. HANLIN_WORK is a folder
 that keeps the matrix and the model's own probabilities for another run. A row is printed as soon as it is measured; the
 last line is one JSON object.
@@ -32,7 +32,7 @@ from hanlin.export.gguf.writer import write_files
 TYPES = os.environ.get("HANLIN_TYPES", "Q4_K_M,Q3_K_M,Q2_K,Q4_K_S,Q3_K_S,IQ4_XS,IQ3_M").split(",")
 
 
-def measured(source: Source, file_type: str, reference: quality.Reference, out: Path) -> dict[str, Any]:
+def measure_type(source: Source, file_type: str, reference: quality.Reference, out: Path) -> dict[str, Any]:
     """Write a file and measure it; it stays in `out`."""
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
@@ -41,9 +41,9 @@ def measured(source: Source, file_type: str, reference: quality.Reference, out: 
     return {language: row[language] for language in reference.windows}
 
 
-def differing(one: Path, other: Path) -> int:
-    """How many bytes of the tensors of two files differ. Raises SystemExit when they hold other tensors or types."""
-    ours, theirs = (gguf_format.GGUFReader(file).tensors for file in (one, other))
+def count_different_bytes(our_file: Path, their_file: Path) -> int:
+    """How many bytes of the tensors of two files differ. Raises SystemExit if they hold other tensors or types."""
+    ours, theirs = (gguf_format.GGUFReader(file).tensors for file in (our_file, their_file))
     if [(t.name, t.tensor_type) for t in ours] != [(t.name, t.tensor_type) for t in theirs]:
         raise SystemExit("the files hold other tensors")
     pairs = zip(ours, theirs, strict=True)
@@ -54,39 +54,46 @@ def main() -> None:
     model = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to the folder of a trained model"))
     named = os.environ.get("HANLIN_DATA") or sys.exit("set HANLIN_DATA to folders of data with a validation split")
     data = tuple(Path(name).absolute() for name in named.split(":"))
-    with tempfile.TemporaryDirectory() as place:
-        here, job = Path(os.environ.get("HANLIN_WORK") or place), StageContext()
+    with tempfile.TemporaryDirectory() as temp_dir:
+        here, context = Path(os.environ.get("HANLIN_WORK") or temp_dir), StageContext()
         matrix = here / "matrix"
         matrix.mkdir(parents=True, exist_ok=True)
         calibration = Imatrix(
             model="./m", data=tuple(map(str, data)), tokens=int(os.environ.get("HANLIN_CALIBRATION", "100000"))
         )
-        told_file = matrix / "told.json"
-        if not told_file.is_file():
-            told = imatrix.run(calibration, Inputs({"model": (model,), "data": data}), matrix, job)
-            told_file.write_text(json.dumps(told), encoding="utf-8")
-        told = json.loads(told_file.read_text(encoding="utf-8"))
-        print(json.dumps(told), flush=True)
-        plain, weighed = read_source(model), read_source(model, matrix)
+        metrics_file = matrix / "metrics.json"
+        if not metrics_file.is_file():
+            metrics = imatrix.run(calibration, Inputs({"model": (model,), "data": data}), matrix, context)
+            metrics_file.write_text(json.dumps(metrics), encoding="utf-8")
+        metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
+        print(json.dumps(metrics), flush=True)
+        plain, weighted = read_source(model), read_source(model, matrix)
         settings = QualityReport(
             held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
         )
-        reference = quality.prepare(settings, data, plain.files, plain.tokenizer, None, job.scratch_folder(here), job)
+        reference = quality.prepare(
+            settings, data, plain.files, plain.tokenizer, None, context.scratch_folder(here), context
+        )
         tools = os.environ.get("HANLIN_LLAMA_CPP")
         if tools:
-            write_files(("F32",), Gguf(model="./m", types=("F32",), compare=False), plain, here, job)
-        result: dict[str, Any] = {"bench": "imatrix_gain", "weights": plain.weights, "calibration": told, "types": {}}
+            write_files(("F32",), Gguf(model="./m", types=("F32",), compare=False), plain, here, context)
+        result: dict[str, Any] = {
+            "bench": "imatrix_gain",
+            "weights": plain.weights,
+            "calibration": metrics,
+            "types": {},
+        }
         for file_type in TYPES:
             row: dict[str, Any] = {
                 "bits_per_weight": plain.bits_per_weight(file_type),
-                "without": measured(plain, file_type, reference, here / "plain"),
-                "with": measured(weighed, file_type, reference, here / "weighed"),
+                "without": measure_type(plain, file_type, reference, here / "plain"),
+                "with": measure_type(weighted, file_type, reference, here / "weighted"),
             }
             row["kl_ratio"] = {
                 language: round(row["with"][language]["kl"] / row["without"][language]["kl"], 3)
                 for language in reference.windows
             }
-            made = here / "weighed" / f"model-{file_type}.gguf"
+            ours = here / "weighted" / f"model-{file_type}.gguf"
             if tools:
                 theirs = here / "theirs.gguf"
                 command = [Path(tools) / "llama-quantize", "--imatrix", matrix / "imatrix.gguf"]
@@ -95,9 +102,9 @@ def main() -> None:
                     check=True,
                     capture_output=True,
                 )
-                row["bytes_that_differ_from_llama_cpp"] = differing(made, theirs)
-            made.unlink()
-            (here / "plain" / made.name).unlink()
+                row["bytes_that_differ_from_llama_cpp"] = count_different_bytes(ours, theirs)
+            ours.unlink()
+            (here / "plain" / ours.name).unlink()
             result["types"][file_type] = row
             print(file_type, json.dumps(row), flush=True)
     print(json.dumps(result))

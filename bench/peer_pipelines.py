@@ -1,4 +1,4 @@
-"""Runs a peer's pipeline (`bench/peers`) by the Python of its own environment, offline, and watches its memory."""
+"""Runs a peer's pipeline (`bench/peers`) with the Python of its own environment, offline, and measures its memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PEERS = {"datatrove": "HANLIN_DATATROVE", "data_juicer": "HANLIN_DATA_JUICER"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UV_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def commands(folder: Path, mode: str) -> dict[str, list[str]]:
-    """How each peer that can run here is run over a folder of two JSON Lines files; says which cannot."""
-    found = {}
+def make_commands(folder: Path, mode: str) -> dict[str, list[str]]:
+    """Command of each peer that is installed, over a folder of two JSON Lines files; prints which are not."""
+    commands = {}
     for name, variable in PEERS.items():
         if python := os.environ.get(variable):
-            found[name] = [python, str(Path(__file__).parent / "peers" / f"{name}_pipeline.py"), str(folder), mode]
+            commands[name] = [python, str(Path(__file__).parent / "peers" / f"{name}_pipeline.py"), str(folder), mode]
         else:
             print(f"{name} is left out: {variable} does not name the Python of an environment that has it")
-    return found
+    return commands
 
 
 def write_halves(rows: Sequence[tuple[str, str]], folder: Path) -> float:
@@ -41,37 +41,37 @@ def write_halves(rows: Sequence[tuple[str, str]], folder: Path) -> float:
 
 
 def run(command: Sequence[str]) -> tuple[dict[str, Any], float]:
-    """What a pipeline reports (python, script, folder, mode), and the most memory that its processes held, in GB."""
+    """The report of a pipeline (`command`: python, script, folder, mode) and the peak memory of its processes in GB."""
     with tempfile.TemporaryDirectory() as work:
         process = subprocess.Popen(
             [*command[:3], work, *command[3:]], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env={**os.environ, **OFFLINE},
         )  # fmt: skip
-        most = [0.0]
-        watch = threading.Thread(target=_watch, args=(process.pid, most))
+        peak_gb = [0.0]
+        watch = threading.Thread(target=_watch, args=(process.pid, peak_gb))
         watch.start()
-        said, _ = process.communicate()
+        stdout, _ = process.communicate()
         watch.join()
     if process.returncode:
         sys.exit(f"failed with {process.returncode}: {' '.join(command)}")
-    lines = said.decode("utf-8", "replace").splitlines()
+    lines = stdout.decode("utf-8", "replace").splitlines()
     report = next((line for line in reversed(lines) if line.startswith('{"')), None)  # a peer may print after it
     if report is None:
         sys.exit(f"no report among {len(lines)} lines: {' '.join(command)}\n" + "\n".join(lines[-5:]))
-    return json.loads(report), most[0]
+    return json.loads(report), peak_gb[0]
 
 
-def _watch(pid: int, most: list[float]) -> None:
+def _watch(pid: int, peak_gb: list[float]) -> None:
     try:
         root = psutil.Process(pid)
         while root.is_running() and root.status() != psutil.STATUS_ZOMBIE:
-            held = 0
+            resident = 0
             for process in [root, *root.children(recursive=True)]:
                 try:
-                    held += process.memory_info().rss
+                    resident += process.memory_info().rss
                 except psutil.NoSuchProcess:
                     continue
-            most[0] = max(most[0], held / 1e9)
+            peak_gb[0] = max(peak_gb[0], resident / 1e9)
             time.sleep(0.1)
     except psutil.NoSuchProcess:
         return

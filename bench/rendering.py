@@ -1,6 +1,6 @@
-"""How fast conversations become ids and mask: Hanlin's renderer beside transformers' `apply_chat_template`, in turns.
+"""Rendering conversations to token ids and loss mask, compared with transformers' `apply_chat_template`, alternating.
 
-The conversations are those of the chat contract; both give the same ids and the same mask, which is checked first.
+The conversations are the cases of `hanlin.parity`; both give the same ids and the same mask, which is checked first.
 `python bench/rendering.py FOLDER...`: folders of tokenizers with a chat template (by default one with Llama 3's
 template that is trained here). The last line is one JSON object.
 """
@@ -27,10 +27,10 @@ from hanlin.parity.cases import cases
 ROUNDS = 11
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
+def measure_seconds(work: Callable[[], object]) -> float:
+    start_time = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_time
 
 
 def measure(folder: Path) -> dict[str, object]:
@@ -44,8 +44,8 @@ def measure(folder: Path) -> dict[str, object]:
     for _ in range(ROUNDS):
         taken = dict.fromkeys(rows, 0.0)
         for case in chats:  # in turns, so that what else the machine does falls on both
-            taken["hanlin"] += seconds(partial(template.render, case.messages))
-            taken["transformers"] += seconds(partial(theirs.conversation, case.messages, ()))
+            taken["hanlin"] += measure_seconds(partial(template.render, case.messages))
+            taken["transformers"] += measure_seconds(partial(theirs.conversation, case.messages, ()))
         for name, total in taken.items():
             rows[name].append(total)
     ratios = [slow / fast for fast, slow in zip(rows["hanlin"], rows["transformers"], strict=True)]
@@ -63,12 +63,12 @@ def measure(folder: Path) -> dict[str, object]:
 
 def main() -> None:
     result: dict[str, object] = {"bench": "rendering", "rounds": ROUNDS}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temp_dir:
         folders = [Path(name) for name in sys.argv[1:]]
         if not folders:
             texts = [message.text for case in cases() for message in case.messages]
-            train_tokenizer(texts, vocab_size=2000, template="llama3", out=Path(made) / "llama3")
-            folders = [Path(made) / "llama3"]
+            train_tokenizer(texts, vocab_size=2000, template="llama3", out=Path(temp_dir) / "llama3")
+            folders = [Path(temp_dir) / "llama3"]
         for folder in folders:
             result[folder.name] = measure(folder)
             print(f"{folder.name}: {result[folder.name]}")

@@ -1,4 +1,4 @@
-"""Serving beside llama.cpp's server, llama-cpp-python's server and vLLM: the same file, the same questions, in turns.
+"""Serving compared with llama.cpp's server, llama-cpp-python's server and vLLM: same file, same questions, alternating.
 
 HANLIN_MODEL names the model's folder and HANLIN_GGUF its file; without the file one of type Q4_K_M is made first.
 Peers, each left out without its own variable: HANLIN_LLAMA_CPP (the folder with `llama-server`),
@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from served import Heard, Server, ask_all, free_port, running
+from servers import Server, StreamedAnswer, ask_all, free_port, start_server
 
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import Inputs, StageContext
@@ -38,12 +38,12 @@ CONTEXT = 2048
 THREADS = int(os.environ.get("HANLIN_BENCH_THREADS", len(os.sched_getaffinity(0))))
 
 
-def question(seed: int, length: int = 24) -> str:
-    chance = random.Random(seed)
-    return "".join(chance.choice(WORDS) for _ in range(length))
+def make_question(seed: int, length: int = 24) -> str:
+    rng = random.Random(seed)
+    return "".join(rng.choice(WORDS) for _ in range(length))
 
 
-def body(model: str, text: str, tokens: int, system: str = "") -> dict[str, Any]:
+def make_body(model: str, text: str, tokens: int, system: str = "") -> dict[str, Any]:
     opening = [{"role": "system", "content": system}] if system else []
     return {
         "model": model,
@@ -54,40 +54,40 @@ def body(model: str, text: str, tokens: int, system: str = "") -> dict[str, Any]
     }
 
 
-def tokens_of(heard: Sequence[Heard], limit: int) -> int:
-    for one in heard:
-        if one.status != 200 or not one.finish:
-            raise SystemExit(f"an answer broke off: {bytes(one.raw[:300])!r}")
-    return sum(limit if one.finish == "length" else one.pieces for one in heard)
+def count_tokens(answers: Sequence[StreamedAnswer], limit: int) -> int:
+    for answer in answers:
+        if answer.status != 200 or not answer.finish:
+            raise SystemExit(f"an answer broke off: {bytes(answer.raw[:300])!r}")
+    return sum(limit if answer.finish == "length" else answer.pieces for answer in answers)
 
 
-def rate(server: Server, seeds: Sequence[int], limit: int) -> tuple[float, float, list[str]]:
+def measure_rate(server: Server, seeds: Sequence[int], limit: int) -> tuple[float, float, list[str]]:
     """Tokens a second over all streams, tokens for a second of the server's CPU time, and the texts."""
-    computed, begun = server.cpu_seconds(), time.perf_counter()
-    heard = ask_all(server.port, [body(server.model, question(seed), limit) for seed in seeds])
-    seconds = time.perf_counter() - begun
-    tokens = tokens_of(heard, limit)
-    return tokens / seconds, tokens / max(0.01, server.cpu_seconds() - computed), [one.text for one in heard]
+    computed, start_time = server.cpu_seconds(), time.perf_counter()
+    answers = ask_all(server.port, [make_body(server.model, make_question(seed), limit) for seed in seeds])
+    seconds = time.perf_counter() - start_time
+    tokens = count_tokens(answers, limit)
+    return tokens / seconds, tokens / max(0.01, server.cpu_seconds() - computed), [answer.text for answer in answers]
 
 
-def compared(ours: Server, peer: Server, seeds: Callable[[int], Sequence[int]], limit: int, rounds: int) -> dict:
+def compare(ours: Server, peer: Server, seeds: Callable[[int], Sequence[int]], limit: int, rounds: int) -> dict:
     pairs, same, count = [], 0, 0
     for number in range(rounds):
         order = (ours, peer) if number % 2 else (peer, ours)
-        told = {server.name: rate(server, seeds(number), limit) for server in order}
-        pairs.append((told[ours.name], told[peer.name]))
-        same += sum(a == b for a, b in zip(told[ours.name][2], told[peer.name][2], strict=True))
-        count += len(told[ours.name][2])
+        results = {server.name: measure_rate(server, seeds(number), limit) for server in order}
+        pairs.append((results[ours.name], results[peer.name]))
+        same += sum(a == b for a, b in zip(results[ours.name][2], results[peer.name][2], strict=True))
+        count += len(results[ours.name][2])
     return {
-        "ratio": spread([mine[0] / theirs[0] for mine, theirs in pairs]),
-        "ours": round(statistics.median(mine[0] for mine, _ in pairs), 1),
-        "peer": round(statistics.median(theirs[0] for _, theirs in pairs), 1),
-        "ratio_of_tokens_a_cpu_second": spread([mine[1] / theirs[1] for mine, theirs in pairs]),
+        "ratio": summarize([our[0] / their[0] for our, their in pairs]),
+        "ours": round(statistics.median(our[0] for our, _ in pairs), 1),
+        "peer": round(statistics.median(their[0] for _, their in pairs), 1),
+        "ratio_of_tokens_a_cpu_second": summarize([our[1] / their[1] for our, their in pairs]),
         "same_texts": f"{same}/{count}",
     }
 
 
-def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
+def summarize(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     return {
         "median": round(statistics.median(values), digits),
         "lowest": round(min(values), digits),
@@ -95,24 +95,24 @@ def spread(values: Sequence[float], digits: int = 3) -> dict[str, float]:
     }
 
 
-def shared_beginning(server: Server) -> dict[str, Any]:
+def measure_shared_prefix(server: Server) -> dict[str, Any]:
     """Seconds to the first text after a system text of about a thousand tokens, seen before or not."""
     pairs = []
     for number in range(ROUNDS):
-        system = question(10_000 + number, 800)
+        system = make_question(10_000 + number, 800)
         fresh, again = (
-            ask_all(server.port, [body(server.model, question(20_000 + 2 * number + ask), 4, system)])[0]
+            ask_all(server.port, [make_body(server.model, make_question(20_000 + 2 * number + ask), 4, system)])[0]
             for ask in (0, 1)
         )
         pairs.append((again.first, fresh.first))
     return {
-        "ratio": spread([again / fresh for again, fresh in pairs]),
+        "ratio": summarize([again / fresh for again, fresh in pairs]),
         "fresh_s": round(statistics.median(fresh for _, fresh in pairs), 3),
         "again_s": round(statistics.median(again for again, _ in pairs), 3),
     }
 
 
-def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
+def measure_server_overhead(server: Server, gguf: Path) -> dict[str, Any]:
     """What the server adds to the same engine asked directly: milliseconds to the first text and a token."""
     opened = load_engine(gguf)
     engine = create_engine("llama_cpp", gguf, apart=True, threads=THREADS)
@@ -122,44 +122,44 @@ def our_layer(server: Server, gguf: Path) -> dict[str, Any]:
     first, each = [], []
     quickest = {"direct": math.inf, "served": math.inf}
     for number in range(2 * ROUNDS):
-        text = question(30_000 + number)
+        text = make_question(30_000 + number)
         ids = tuple(template.render([Message("user", text)], prompt=True).ids)
 
         def direct(ids: tuple[int, ...] = ids) -> tuple[float, float, int]:
-            begun = time.perf_counter()
+            start_time = time.perf_counter()
             stream = engine.stream(GenerationRequest(ids, template.stop_ids, SamplingParams(max_new_tokens=limit)))
-            times = [time.perf_counter() - begun for _ in stream]
+            times = [time.perf_counter() - start_time for _ in stream]
             return times[0], (times[-1] - times[0]), len(times)
 
         def served(text: str = text) -> tuple[float, float, int]:
-            heard = ask_all(server.port, [body(server.model, text, limit)])
-            return heard[0].first, heard[0].times[-1][1] - heard[0].first, tokens_of(heard, limit)
+            answers = ask_all(server.port, [make_body(server.model, text, limit)])
+            return answers[0].first, answers[0].times[-1][1] - answers[0].first, count_tokens(answers, limit)
 
-        told = [ask() for ask in ((direct, served) if number % 2 else (served, direct))]
-        (d_first, d_rest, d_count), (s_first, s_rest, s_count) = told if number % 2 else told[::-1]
+        results = [ask() for ask in ((direct, served) if number % 2 else (served, direct))]
+        (d_first, d_rest, d_count), (s_first, s_rest, s_count) = results if number % 2 else results[::-1]
         quickest = {"direct": min(quickest["direct"], d_first), "served": min(quickest["served"], s_first)}
         if min(d_count, s_count) > 8:
             first.append(1e3 * (s_first - d_first))
             each.append(1e3 * (s_rest / (s_count - 1) - d_rest / (d_count - 1)))
     engine.close()
     least = round(1e3 * (quickest["served"] - quickest["direct"]), 3)
-    return {"first_ms": spread(first), "first_ms_quickest": least, "token_ms": spread(each)}
+    return {"first_ms": summarize(first), "first_ms_quickest": least, "token_ms": summarize(each)}
 
 
 def main() -> None:
     folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder")).resolve()
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as temp_dir:
         named = os.environ.get("HANLIN_GGUF")
-        result = measured(Path(named).resolve() if named else exported(folder, Path(made)), folder)
+        result = run_benchmarks(Path(named).resolve() if named else export_gguf(folder, Path(temp_dir)), folder)
     print(json.dumps(result))
 
 
-def exported(folder: Path, out: Path) -> Path:
+def export_gguf(folder: Path, out: Path) -> Path:
     export(Gguf(model="m", types=("Q4_K_M",), compare=False), Inputs({"model": (folder,)}), out, StageContext())
     return next(out.glob("*.gguf"))
 
 
-def measured(gguf: Path, folder: Path) -> dict[str, Any]:
+def run_benchmarks(gguf: Path, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "bench": "serve",
         "file": gguf.name,
@@ -180,11 +180,11 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
             "--threads",
             str(THREADS),
         ]
-        ours = stack.enter_context(running("hanlin", command, ours_port, gguf.stem))
-        rate(ours, [1], 8)
-        result["our_layer"] = our_layer(ours, gguf)
+        ours = stack.enter_context(start_server("hanlin", command, ours_port, gguf.stem))
+        measure_rate(ours, [1], 8)
+        result["our_layer"] = measure_server_overhead(ours, gguf)
         print("our layer", result["our_layer"], flush=True)
-        result["shared_beginning"] = shared_beginning(ours)
+        result["shared_beginning"] = measure_shared_prefix(ours)
         print("shared beginning", result["shared_beginning"], flush=True)
         if native:
             port = free_port()
@@ -198,11 +198,11 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
                 str(STREAMS),
             ]
             command += ["--ctx-size", str(STREAMS * CONTEXT), "--threads", str(THREADS)]
-            peer = stack.enter_context(running("llama-server", command, port, gguf.stem, "/health"))
-            rate(peer, [1], 8)
-            one = compared(ours, peer, lambda number: [100 + number], 96, ROUNDS)
-            many = compared(ours, peer, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 64, ROUNDS)
-            result["llama_server"] = {"one": one, "many": many, "shared_beginning": shared_beginning(peer)}
+            peer = stack.enter_context(start_server("llama-server", command, port, gguf.stem, "/health"))
+            measure_rate(peer, [1], 8)
+            one = compare(ours, peer, lambda number: [100 + number], 96, ROUNDS)
+            many = compare(ours, peer, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 64, ROUNDS)
+            result["llama_server"] = {"one": one, "many": many, "shared_beginning": measure_shared_prefix(peer)}
             result["llama_server"]["peak_mb"] = [round(server.peak_bytes() / 1e6) for server in (ours, peer)]
             print("llama-server", result["llama_server"], flush=True)
         if python:
@@ -210,30 +210,30 @@ def measured(gguf: Path, folder: Path) -> dict[str, Any]:
             command = [python, "-m", "llama_cpp.server", "--model", str(gguf), "--port", str(port)]
             command += ["--n_ctx", str(CONTEXT), "--n_threads", str(THREADS)]
             command += ["--interrupt_requests", "false"]  # else each new request breaks off the one that is answered
-            peer = stack.enter_context(running("llama-cpp-python", command, port, gguf.stem))
-            rate(peer, [1], 8)
-            many = compared(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)
+            peer = stack.enter_context(start_server("llama-cpp-python", command, port, gguf.stem))
+            measure_rate(peer, [1], 8)
+            many = compare(ours, peer, lambda n: range(5000 + STREAMS * n, 5000 + STREAMS * (n + 1)), 64, 3)
             result["llama_cpp_python"] = {"many": many, "peak_mb": [round(s.peak_bytes() / 1e6) for s in (ours, peer)]}
             print("llama-cpp-python", result["llama_cpp_python"], flush=True)
     if vllm:
-        result["vllm"] = through_us(vllm, folder, path)
+        result["vllm"] = compare_vllm(vllm, folder, path)
     return result
 
 
-def through_us(program: str, folder: Path, ours: Sequence[str]) -> dict[str, Any]:
+def compare_vllm(program: str, folder: Path, ours: Sequence[str]) -> dict[str, Any]:
     """One vLLM, asked directly and through Hanlin's server."""
     with ExitStack() as stack:
         port, our_port = free_port(), free_port()
         command = [program, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port)]
         command += ["--served-model-name", "model", "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", "2048"]
         environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": ""}
-        direct = stack.enter_context(running("vllm", command, port, "model", **environment))
+        direct = stack.enter_context(start_server("vllm", command, port, "model", **environment))
         command = [*ours, f"model={folder}", "--vllm", f"http://127.0.0.1:{port}", "--port", str(our_port)]
-        served = stack.enter_context(running("hanlin", command, our_port, "model"))
+        served = stack.enter_context(start_server("hanlin", command, our_port, "model"))
         for server in (direct, served):
-            rate(server, [1], 8)
-        one = compared(served, direct, lambda number: [100 + number], 32, ROUNDS)
-        many = compared(served, direct, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 32, ROUNDS)
+            measure_rate(server, [1], 8)
+        one = compare(served, direct, lambda number: [100 + number], 32, ROUNDS)
+        many = compare(served, direct, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 32, ROUNDS)
         return {"one": one, "many": many}
 
 

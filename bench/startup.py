@@ -1,4 +1,4 @@
-"""How long `hanlin --help` and `hanlin plan` take beside a bare Python interpreter, each in alternating runs.
+"""Start-up time of `hanlin --help` and `hanlin plan`, compared with a bare Python interpreter, alternating.
 
 The last line is one JSON object: median, lowest and highest ratio to bare Python, and the seconds.
 """
@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 15
 
 
-def seconds(command: list[str]) -> float:
-    begun = time.perf_counter()
+def measure_seconds(command: list[str]) -> float:
+    start_time = time.perf_counter()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - begun
+    return time.perf_counter() - start_time
 
 
 def main() -> None:
@@ -32,11 +32,11 @@ def main() -> None:
             "plan": [hanlin, "plan", "recipes/quickstart.yaml", "--home", home],
         }
         for command in commands.values():
-            seconds(command)  # once to warm the file cache and the bytecode
+            measure_seconds(command)  # once to warm the file cache and the bytecode
         taken: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(ROUNDS):
             for name, command in commands.items():
-                taken[name].append(seconds(command))
+                taken[name].append(measure_seconds(command))
     result: dict[str, object] = {"bench": "startup", "rounds": ROUNDS}
     for name in ("help", "plan"):
         ratios = [ours / bare for ours, bare in zip(taken[name], taken["python"], strict=True)]

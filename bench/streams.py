@@ -1,4 +1,4 @@
-"""Streams of the transformers engine: sixteen at once beside the same sixteen one after another, in turns.
+"""Sixteen streams of the transformers engine at once, compared with the same sixteen one after another, alternating.
 
 HANLIN_MODEL names the model's folder. Both must give the same ids. The last line is one JSON object.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runs import spread
+from runs import summarize
 
 from hanlin.inference.protocol import Engine, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
@@ -25,69 +25,69 @@ STREAMS = 16
 PROMPT, ANSWER = 48, 32
 
 
-def requests(seed: int, vocabulary: int) -> list[GenerationRequest]:
+def make_requests(seed: int, vocabulary: int) -> list[GenerationRequest]:
     """Random prompts without stop ids, so that each answer has its full length."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     return [
         GenerationRequest(
-            tuple(chance.randrange(vocabulary) for _ in range(PROMPT)), (), SamplingParams(max_new_tokens=ANSWER)
+            tuple(rng.randrange(vocabulary) for _ in range(PROMPT)), (), SamplingParams(max_new_tokens=ANSWER)
         )
         for _ in range(STREAMS)
     ]
 
 
-def one_after_another(engine: Engine, asked: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
-    return [tuple(engine.stream(request)) for request in asked]
+def run_one_by_one(engine: Engine, requests: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
+    return [tuple(engine.stream(request)) for request in requests]
 
 
-def at_once(engine: Engine, asked: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
-    found: dict[int, tuple[int, ...]] = {}
+def run_at_once(engine: Engine, requests: Sequence[GenerationRequest]) -> list[tuple[int, ...]]:
+    answers: dict[int, tuple[int, ...]] = {}
 
-    def ask(place: int) -> None:
-        found[place] = tuple(engine.stream(asked[place]))
+    def run_one(index: int) -> None:
+        answers[index] = tuple(engine.stream(requests[index]))
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(len(asked))]
+    threads = [threading.Thread(target=run_one, args=(index,)) for index in range(len(requests))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [found[place] for place in range(len(asked))]
+    return [answers[index] for index in range(len(requests))]
 
 
-def timed(
-    ask: Callable[[Engine, Sequence[GenerationRequest]], list[tuple[int, ...]]],
+def measure(
+    run: Callable[[Engine, Sequence[GenerationRequest]], list[tuple[int, ...]]],
     engine: Engine,
-    asked: Sequence[GenerationRequest],
+    requests: Sequence[GenerationRequest],
 ) -> tuple[float, list[tuple[int, ...]]]:
-    """Tokens a second, and the answers."""
-    begun = time.perf_counter()
-    answers = ask(engine, asked)
-    return sum(map(len, answers)) / (time.perf_counter() - begun), answers
+    """Tokens per second, and the answers."""
+    start_time = time.perf_counter()
+    answers = run(engine, requests)
+    return sum(map(len, answers)) / (time.perf_counter() - start_time), answers
 
 
 def main() -> None:
     folder = Path(os.environ.get("HANLIN_MODEL") or sys.exit("set HANLIN_MODEL to a model folder"))
     vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     engine = create_engine("transformers", folder)
-    timed(at_once, engine, requests(0, vocabulary))
+    measure(run_at_once, engine, make_requests(0, vocabulary))
     rates: dict[str, list[float]] = {"at once": [], "one after another": []}
-    for number in range(1, ROUNDS + 1):
-        asked = requests(number, vocabulary)
-        ways = [("at once", at_once), ("one after another", one_after_another)]
-        told = {}
-        for name, way in ways if number % 2 else ways[::-1]:
-            rate, told[name] = timed(way, engine, asked)
+    for round_number in range(1, ROUNDS + 1):
+        requests = make_requests(round_number, vocabulary)
+        ways = [("at once", run_at_once), ("one after another", run_one_by_one)]
+        outputs = {}
+        for name, run in ways if round_number % 2 else ways[::-1]:
+            rate, outputs[name] = measure(run, engine, requests)
             rates[name].append(rate)
             print(f"{name}: {rate:.1f} tokens a second", flush=True)
-        if told["at once"] != told["one after another"]:
+        if outputs["at once"] != outputs["one after another"]:
             raise SystemExit("the answers differ")
     engine.close()
     result = {
         "bench": "streams",
         "streams": STREAMS,
         "rounds": ROUNDS,
-        "ratio": spread([one / other for one, other in zip(*rates.values(), strict=True)]),
-        **{name.replace(" ", "_"): spread(found) for name, found in rates.items()},
+        "ratio": summarize([one / other for one, other in zip(*rates.values(), strict=True)]),
+        **{name.replace(" ", "_"): summarize(answers) for name, answers in rates.items()},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     print(json.dumps(result))

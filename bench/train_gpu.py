@@ -1,11 +1,13 @@
-"""Training of a model of the 8B shape on one GPU, beside TRL: an adapter of rank 64, the same over a base in 4 bits
-(QLoRA), and all weights; rows of 4,096 tokens, bfloat16, random weights and tokens (neither changes the speed).
+"""Training a model of the 8B shape on one GPU, compared with TRL: LoRA of rank 64, QLoRA, and all weights.
+
+Rows of 4,096 tokens, bfloat16, random weights and tokens (neither changes the speed).
 
 `python bench/train_gpu.py [--ways lora,qlora,full] [--out FOLDER]`; the folder takes the model (16 GB) and pictures of
-the profiles. HANLIN_TRL names the Python that has TRL, else this one is taken where it has it. All weights are trained
-with AdamW in 8 bits over float32 masters, by both, and need a card of 141 GB. Told are seconds a step without the first
-two, peak memory, and the share of the card's own rate of matrix products: two operations for each weight forward, two
-for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is not counted.
+the profiles. HANLIN_TRL names the Python that has TRL; by default this one if it has it. All weights are trained
+with AdamW in 8 bits over float32 masters, by both, and need a card of 141 GB. Reported are seconds per step without the
+first two, peak memory, and the share of the card's own rate of matrix products: two operations for each weight
+forward, two for the gradient of inputs, two more for that of trained weights, and attention; what is computed again is
+not counted.
 
 `--toy` does the same at a small shape on any machine: for trying the program, not for figures. The last line is one
 JSON object.
@@ -26,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from runs import answer, last_line, spread
+from runs import run_for_json, run_worker, summarize
 
 HERE = Path(__file__).parent
-WARM = 2
-"""Steps that are not key_settings: kernels are chosen and compiled in them."""
+WARMUP_STEPS = 2
+"""Steps that are not timed: kernels are chosen and compiled in them."""
 SHAPE = {
     "vocab_size": 128256,
     "hidden_size": 4096,
@@ -52,7 +54,7 @@ TOY = SHAPE | {
 }
 WAYS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 64},
-    "qlora": {"rank": 64, "packed": "nf4"},
+    "qlora": {"rank": 64, "quantization": "nf4"},
     "full": {"float32_weights": True, "checkpointing": True, "optimizer": "adamw_8bit"},
 }
 
@@ -70,8 +72,8 @@ def write_model(folder: Path, shape: dict[str, Any]) -> None:
     model.save_pretrained(folder)
 
 
-def work(asked: dict[str, Any]) -> dict[str, Any]:
-    """One of our runs, in this process."""
+def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
+    """One run of Hanlin, in this process."""
     from hanlin.config.settings.model import LoraSettings
     from hanlin.config.settings.train import Pretrain
     from hanlin.core.context import StageContext
@@ -85,12 +87,12 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     from hanlin.train.trainer import peak_memory, train
 
     dist = DistContext.initialize()
-    length, count = asked["max_seq_length"], asked["count"]
-    drawn = np.random.default_rng(0).integers(3, asked["entries"], size=(count, length + 1)).astype(np.int32)
+    length, count = options["max_seq_length"], options["count"]
+    token_ids = np.random.default_rng(0).integers(3, options["entries"], size=(count, length + 1)).astype(np.int32)
     folder = Path(tempfile.mkdtemp())
     encoded = EncodedRecords(
-        drawn.reshape(-1),
-        np.ones(drawn.size, bool),
+        token_ids.reshape(-1),
+        np.ones(token_ids.size, bool),
         np.arange(count + 1) * (length + 1),
         np.ones(count, bool),
         1,
@@ -100,40 +102,40 @@ def work(asked: dict[str, Any]) -> dict[str, Any]:
     )
     rows = PackedDataset.pack_examples(encoded, length)
     lora = None
-    if asked.get("rank"):
-        lora = LoraSettings(rank=asked["rank"], alpha=2 * asked["rank"], quantization=asked.get("packed"))
+    if options.get("rank"):
+        lora = LoraSettings(rank=options["rank"], alpha=2 * options["rank"], quantization=options.get("quantization"))
     settings = Pretrain(
         model="model",
         data=("data",),
         lora=lora,
         max_seq_length=length,
-        batch_tokens=length * asked["passes"],
+        batch_tokens=length * options["accumulation_steps"],
         micro_batch_tokens=length,
-        learning_rate=asked["rate"],
-        gradient_checkpointing=asked.get("checkpointing", False),
-        optimizer=asked.get("optimizer", "adamw"),
+        learning_rate=options["rate"],
+        gradient_checkpointing=options.get("checkpointing", False),
+        optimizer=options.get("optimizer", "adamw"),
     )
-    model = load_train_model(Path(asked["model"]), settings, 0, dist.device, asked["precision"])
-    sampler = Sampler.for_batch_size(count, asked["passes"], 0)
+    model = load_train_model(Path(options["model"]), settings, 0, dist.device, options["precision"])
+    sampler = Sampler.for_batch_size(count, options["accumulation_steps"], 0)
     seconds = []
-    for name, steps in (("warm", WARM), ("measured", asked["steps"] - WARM)):
+    for name, steps in (("warm", WARMUP_STEPS), ("measured", options["steps"] - WARMUP_STEPS)):
         out = folder / name
         (out / ".work").mkdir(parents=True)
-        several = settings.model_copy(update={"steps": steps})
-        begun = time.perf_counter()
+        step_settings = settings.model_copy(update={"steps": steps})
+        start_time = time.perf_counter()
         train(
             model,
             NextToken(),
             rows,
             sampler,
-            settings=several,
+            settings=step_settings,
             dist=dist,
             context=StageContext(0, Progress(quiet=True)),
             out=out,
         )
         if dist.device.type == "cuda":
             torch.cuda.synchronize()
-        seconds.append((time.perf_counter() - begun) / steps)
+        seconds.append((time.perf_counter() - start_time) / steps)
         curve = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         "seconds_a_step": seconds[-1],
@@ -149,23 +151,23 @@ def _kernels() -> dict[str, Any]:
     return dict(KERNELS)
 
 
-def theirs(asked: dict[str, Any], python: str) -> dict[str, Any]:
-    """A run by TRL."""
-    names = {"adamw_8bit": "paged_adamw_8bit" if torch.cuda.is_available() else "adamw_torch_fused"}
-    told = {**asked, "task": "rows", "rows_of_pass": 1}
-    if "optimizer" in told:
-        told["optimizer"] = names[told["optimizer"]]
-    found = last_line([python, str(HERE / "peers" / "with_trl.py"), json.dumps(told)], of_peer=True)
-    ends = found["step_ends"]
+def train_trl(options: dict[str, Any], python: str) -> dict[str, Any]:
+    """The same run by TRL."""
+    optimizers = {"adamw_8bit": "paged_adamw_8bit" if torch.cuda.is_available() else "adamw_torch_fused"}
+    trl_options = {**options, "task": "rows", "rows_per_micro_batch": 1}
+    if "optimizer" in trl_options:
+        trl_options["optimizer"] = optimizers[trl_options["optimizer"]]
+    report = run_for_json([python, str(HERE / "peers" / "with_trl.py"), json.dumps(trl_options)], is_peer=True)
+    ends = report["step_ends"]
     return {
-        "seconds_a_step": (ends[-1] - ends[WARM - 1]) / (len(ends) - WARM),
-        "losses": found["losses"],
-        "peak_gb": found["peak_gb"],
+        "seconds_a_step": (ends[-1] - ends[WARMUP_STEPS - 1]) / (len(ends) - WARMUP_STEPS),
+        "losses": report["losses"],
+        "peak_gb": report["peak_gb"],
     }
 
 
-def operations(shape: dict[str, Any], way: dict[str, Any], length: int) -> float:
-    """Operations of a token that the way of training cannot do without."""
+def count_flops(shape: dict[str, Any], way: dict[str, Any], length: int) -> float:
+    """Floating-point operations per token that a way of training cannot do without."""
     width, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
     keys = width * shape["num_key_value_heads"] // shape["num_attention_heads"]
     shapes = [(width, width), (width, keys), (width, keys), (width, width)]
@@ -177,22 +179,22 @@ def operations(shape: dict[str, Any], way: dict[str, Any], length: int) -> float
     return float(layers * (block + attention) + each * width * shape["vocab_size"])
 
 
-def product_rate(number_format: str, size: int) -> float:
-    """The device's rate of square matrix products, in operations a second: the best of several."""
+def measure_matmul_rate(number_format: str, size: int) -> float:
+    """The device's rate of square matrix products, in operations per second: the best of several."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    one, other = (torch.randn(size, size, device=device).to(getattr(torch, number_format)) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(getattr(torch, number_format)) for _ in range(2))
     best = float("inf")
     for _ in range(10):
-        begun = time.perf_counter()
-        one @ other
+        start_time = time.perf_counter()
+        left @ right
         if device.type == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.perf_counter() - start_time)
     return 2 * size**3 / best
 
 
-def peer() -> str | None:
-    """The Python that has TRL."""
+def find_trl_python() -> str | None:
+    """The Python that has TRL; None if there is none."""
     if os.environ.get("HANLIN_TRL"):
         return os.environ["HANLIN_TRL"]
     return sys.executable if importlib.util.find_spec("trl") else None
@@ -202,19 +204,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default="lora,qlora,full")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument(
-        "--steps", type=int, default=8, help="steps of a run, the two that are not key_settings included"
-    )
-    parser.add_argument("--row-length", type=int, default=4096)
-    parser.add_argument("--out", type=Path, default=Path("gpu_bench"))
+    parser.add_argument("--steps", type=int, default=8, help="steps of a run, including the two that are not timed")
+    parser.add_argument("--max-seq-length", type=int, default=4096)
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "hanlin_train_gpu")
     parser.add_argument("--toy", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        answer(work, arguments.worker)
+        run_worker(train_hanlin, arguments.worker)
         return
     if not (arguments.toy or torch.cuda.is_available()):
-        sys.exit("this benchmark needs a GPU; --toy tries it without one · 需要 GPU；可用 --toy 试运行")
+        sys.exit("this benchmark needs a GPU; --toy tries it without report · 需要 GPU；可用 --toy 试运行")
     shape = TOY if arguments.toy else SHAPE
     precision = "float32" if arguments.toy else "bfloat16"
     length = min(arguments.max_seq_length, 64) if arguments.toy else arguments.max_seq_length
@@ -222,7 +222,7 @@ def main() -> None:
     model = arguments.out / ("toy" if arguments.toy else "model_8b")
     if not (model / "config.json").is_file():
         write_model(model, shape)
-    rate = product_rate(precision, 1024 if arguments.toy else 8192)
+    rate = measure_matmul_rate(precision, 1024 if arguments.toy else 8192)
     result: dict[str, Any] = {
         "bench": "train_gpu",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -230,45 +230,47 @@ def main() -> None:
         "max_seq_length": length,
         "product_tflops": round(rate / 1e12, 3),
     }
-    python = peer()
+    python = find_trl_python()
     for name in arguments.ways.split(","):
         way = WAYS[name]
-        asked = {
+        options = {
             "model": str(model),
             "precision": precision,
             "max_seq_length": length,
             "rate": 1e-5,
-            "passes": 1,
+            "accumulation_steps": 1,
             **way,
         }
-        asked |= {"steps": arguments.steps, "count": arguments.steps, "entries": shape["vocab_size"]}
+        options |= {"steps": arguments.steps, "count": arguments.steps, "entries": shape["vocab_size"]}
         command = [sys.executable, __file__, "--worker"]
-        found: dict[str, list[dict[str, Any]]] = {"hanlin": [], "trl": []}
-        for number in range(arguments.rounds):
-            found["hanlin"].append(last_line([*command, json.dumps(asked)]))
+        reports: dict[str, list[dict[str, Any]]] = {"hanlin": [], "trl": []}
+        for round_number in range(arguments.rounds):
+            reports["hanlin"].append(run_for_json([*command, json.dumps(options)]))
             if python is not None:
-                found["trl"].append(theirs(asked, python))
-            for tool, runs in found.items():
-                print(f"{name} round {number + 1}: {tool} {json.dumps(runs[-1:])}", flush=True)
-        spent = operations(shape, way, length) * length * asked["passes"]
-        told: dict[str, Any] = {}
-        for tool, runs in found.items():
+                reports["trl"].append(train_trl(options, python))
+            for tool, runs in reports.items():
+                print(f"{name} round {round_number + 1}: {tool} {json.dumps(runs[-1:])}", flush=True)
+        spent = count_flops(shape, way, length) * length * options["accumulation_steps"]
+        summary: dict[str, Any] = {}
+        for tool, runs in reports.items():
             if runs:
-                seconds = statistics.median(one["seconds_a_step"] for one in runs)
-                told[tool] = {
-                    "seconds_a_step": spread([one["seconds_a_step"] for one in runs]),
-                    "tokens_per_second": round(length * asked["passes"] / seconds, 1),
+                seconds = statistics.median(report["seconds_a_step"] for report in runs)
+                summary[tool] = {
+                    "seconds_a_step": summarize([report["seconds_a_step"] for report in runs]),
+                    "tokens_per_second": round(length * options["accumulation_steps"] / seconds, 1),
                     "product_share": round(spent / seconds / rate, 3),
-                    "peak_gb": round(max(one["peak_gb"] for one in runs), 2),
+                    "peak_gb": round(max(report["peak_gb"] for report in runs), 2),
                     "loss": round(statistics.fmean(runs[0]["losses"]), 4),
                 }
-        if found["trl"]:
-            pairs = zip(found["trl"], found["hanlin"], strict=True)
-            told["times_as_long"] = spread([their["seconds_a_step"] / our["seconds_a_step"] for their, our in pairs])
+        if reports["trl"]:
+            pairs = zip(reports["trl"], reports["hanlin"], strict=True)
+            summary["times_as_long"] = summarize(
+                [their["seconds_a_step"] / our["seconds_a_step"] for their, our in pairs]
+            )
         if not arguments.toy:
             picture = str(arguments.out / f"{name}.svg")
-            last_line([*command, json.dumps({**asked, "picture": picture})])
-        result[name] = told
+            run_for_json([*command, json.dumps({**options, "picture": picture})])
+        result[name] = summary
     print(json.dumps(result))
 
 

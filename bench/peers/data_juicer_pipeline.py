@@ -1,10 +1,10 @@
 """Data-Juicer over a folder of two JSON Lines files, for `bench/data.py` and `bench/dedup_quality.py`.
 
 Run by the Python of Data-Juicer's own environment: `data_juicer_pipeline.py FOLDER WORK clean|dedup`. With `clean`:
-mended Unicode, white space, HTML, its filters of repeated and special characters, exact copies, near copies at
-Hanlin's threshold and number of num_perm (0.8, 128); with `dedup` near copies alone at its own (0.7, 256). Tokens
-are characters, five in a shingle, as it recommends for Chinese, punctuation and blanks ignored. Two processes. The last
-line is one JSON object: seconds and processor seconds without imports, and the names kept.
+Unicode repair, white space, HTML, its filters of repeated and special characters, exact duplicates, near-duplicates
+at Hanlin's threshold and `num_perm` (0.8, 128); with `dedup` near-duplicates alone at its own (0.7, 256). Tokens
+are characters, five in an n-gram, as it recommends for Chinese, punctuation and white space ignored. Two processes. The
+last line is one JSON object: seconds and processor seconds without imports, and the names kept.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def main() -> None:
     }
     (work / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     executor = DefaultExecutor(init_configs(["--config", str(work / "recipe.yaml")]))
-    begun, busy = time.perf_counter(), sum(os.times()[:4])
+    start_time, busy = time.perf_counter(), sum(os.times()[:4])
     executor.run()
-    seconds, busy = time.perf_counter() - begun, sum(os.times()[:4]) - busy
+    seconds, busy = time.perf_counter() - start_time, sum(os.times()[:4]) - busy
     with (work / "kept.jsonl").open(encoding="utf-8") as lines:
         kept = [json.loads(line)["name"] for line in lines]
     # Data-Juicer has put its log in the place of sys.stdout

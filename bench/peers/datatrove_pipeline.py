@@ -1,10 +1,10 @@
 """datatrove over a folder of two JSON Lines files, for `bench/data.py` and `bench/dedup_quality.py`.
 
 Run by the Python of datatrove's own environment: `datatrove_pipeline.py FOLDER WORK clean|dedup`. With `clean`: FTFY
-and Gopher's repetition rules, exact copies, near copies; with `dedup` near copies alone. Words are cut by jieba, which
-is what datatrove assigns to Chinese; shingles and signatures are those of its FineWeb configuration (5 words, 14 bands
-of 8 hashes). Two tasks in two processes. The last line is one JSON object: seconds and processor seconds without
-imports, and the names kept.
+and Gopher's repetition rules, exact duplicates, near-duplicates; with `dedup` near-duplicates alone. Words are cut by
+jieba, which is what datatrove assigns to Chinese; n-grams and signatures are those of its FineWeb configuration (5
+words, 14 bands of 8 hashes). Two tasks in two processes. The last line is one JSON object: seconds and processor
+seconds without imports, and the names kept.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main() -> None:
     folder, work, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     jieba.initialize()
     spacy.blank("zh")
-    begun, busy = time.perf_counter(), sum(os.times()[:4])
+    start_time, busy = time.perf_counter(), sum(os.times()[:4])
     source = folder
     if mode == "clean":
         source = work / "cleaned"
@@ -77,7 +77,7 @@ def main() -> None:
     run(work, "buckets", minhash.num_buckets, buckets)
     run(work, "cluster", 1, MinhashDedupCluster(str(work / "buckets"), str(work / "remove"), config=minhash))
     run(work, "filter", TASKS, reader, MinhashDedupFilter(str(work / "remove")), JsonlWriter(str(work / "kept")))
-    seconds, busy = time.perf_counter() - begun, sum(os.times()[:4]) - busy
+    seconds, busy = time.perf_counter() - start_time, sum(os.times()[:4]) - busy
     kept = []
     for path in sorted((work / "kept").glob("*.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:

@@ -1,7 +1,6 @@
-"""A training run, or the preprocessing alone, by LLaMA-Factory as `bench/train.py` and `bench/tokenizing.py` ask for
-it; run by the Python that has LLaMA-Factory.
+"""A training run, or the preprocessing alone, by LLaMA-Factory for `bench/train.py` and `bench/tokenizing.py`.
 
-usage: python with_llamafactory.py JSON. The last line printed is one JSON object.
+Run by the Python that has LLaMA-Factory: `with_llamafactory.py JSON`. The last line printed is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback
 
 
-def settings(asked: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Its settings for what is asked. The data lies in a folder of its own, as it wants."""
+def make_settings(options: dict[str, Any], out: Path) -> dict[str, Any]:
+    """LLaMA-Factory's settings for our options. It wants the data in a folder with a `dataset_info.json`."""
     folder = out / "data"
     folder.mkdir()
-    (folder / "chats.json").symlink_to(Path(asked["data"]).resolve())
+    (folder / "chats.json").symlink_to(Path(options["data"]).resolve())
     (folder / "dataset_info.json").write_text(json.dumps({"chats": {"file_name": "chats.json"}}), encoding="utf-8")
     return {
-        "model_name_or_path": str(in_format(Path(asked["model"]), asked["precision"], out / "model")),
+        "model_name_or_path": str(set_dtype(Path(options["model"]), options["precision"], out / "model")),
         "dataset_dir": str(folder),
         "dataset": "chats",
         "template": "llama3",
         "stage": "sft",
         "do_train": True,
         "finetuning_type": "lora",
-        "lora_rank": asked["rank"],
-        "lora_alpha": 2 * asked["rank"],
+        "lora_rank": options["rank"],
+        "lora_alpha": 2 * options["rank"],
         "lora_target": "all",
-        "cutoff_len": asked["max_seq_length"],
+        "cutoff_len": options["max_seq_length"],
         "packing": True,
         "neat_packing": True,
-        "max_samples": asked["count"],
+        "max_samples": options["count"],
         "overwrite_cache": True,
-        "preprocessing_num_workers": asked.get("processes", 1),
-        "output_dir": str(out / "made"),
-        "per_device_train_batch_size": asked["rows_of_pass"],
-        "gradient_accumulation_steps": asked["passes"],
-        "learning_rate": asked["rate"],
+        "preprocessing_num_workers": options.get("processes", 1),
+        "output_dir": str(out / "run"),
+        "per_device_train_batch_size": options["rows_per_micro_batch"],
+        "gradient_accumulation_steps": options["accumulation_steps"],
+        "learning_rate": options["rate"],
         "num_train_epochs": 1.0,
-        "bf16": asked["precision"] == "bfloat16",
+        "bf16": options["precision"] == "bfloat16",
         "use_cpu": True,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -58,9 +57,8 @@ def settings(asked: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def in_format(model: Path, precision: str, folder: Path) -> Path:
-    """The model with the number format named in its config.json: from there, and from no setting, it takes the one
-    that it computes in."""
+def set_dtype(model: Path, precision: str, folder: Path) -> Path:
+    """A copy of the model with `dtype` in its config.json: LLaMA-Factory reads the compute format there only."""
     folder.mkdir()
     for file in model.resolve().iterdir():
         (folder / file.name).symlink_to(file)
@@ -71,58 +69,58 @@ def in_format(model: Path, precision: str, folder: Path) -> Path:
     return folder
 
 
-class Clock(TrainerCallback):
+class CpuTimer(TrainerCallback):
     """Processor time at the beginning and the end of training."""
 
-    def __init__(self, worked: list[float]) -> None:
-        self.worked = worked
+    def __init__(self, cpu_start: list[float]) -> None:
+        self.cpu_start = cpu_start
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.worked.append(sum(os.times()[:4]))
+        self.cpu_start.append(sum(os.times()[:4]))
 
     on_train_end = on_train_begin
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    options = json.loads(sys.argv[1])
     out = Path(tempfile.mkdtemp())
-    wanted = settings(asked, out)
-    if asked["task"] == "tokenize":
-        print("\n" + json.dumps(tokenize(wanted)))
+    settings = make_settings(options, out)
+    if options["task"] == "tokenize":
+        print("\n" + json.dumps(tokenize(settings)))
         return
-    worked: list[float] = []
-    run_exp(wanted, callbacks=[Clock(worked)])
-    state = json.loads((out / "made" / "trainer_state.json").read_text(encoding="utf-8"))
-    told = {
-        "seconds": json.loads((out / "made" / "train_results.json").read_text(encoding="utf-8"))["train_runtime"],
-        "processor_seconds": worked[-1] - worked[0],
+    cpu_start: list[float] = []
+    run_exp(settings, callbacks=[CpuTimer(cpu_start)])
+    state = json.loads((out / "run" / "trainer_state.json").read_text(encoding="utf-8"))
+    report = {
+        "seconds": json.loads((out / "run" / "train_results.json").read_text(encoding="utf-8"))["train_runtime"],
+        "processor_seconds": cpu_start[-1] - cpu_start[0],
         "losses": [row["loss"] for row in state["log_history"] if "loss" in row],
         "target_tokens": None,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
     }
-    print("\n" + json.dumps(told))
+    print("\n" + json.dumps(report))
 
 
-def tokenize(wanted: dict[str, Any]) -> dict[str, Any]:
+def tokenize(settings: dict[str, Any]) -> dict[str, Any]:
     """Its own preprocessing, from the file to packed rows of ids and labels."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    model_args, data_args, training_args, _, _ = get_train_args(wanted)
+    model_args, data_args, training_args, _, _ = get_train_args(settings)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    begun, worked = time.perf_counter(), sum(os.times()[:4])
+    start_time, cpu_start = time.perf_counter(), sum(os.times()[:4])
     rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)["train_dataset"]
-    seconds, processor = time.perf_counter() - begun, sum(os.times()[:4]) - worked
-    learned = sum(sum(label != -100 for label in row["labels"]) for row in rows)
+    seconds, processor = time.perf_counter() - start_time, sum(os.times()[:4]) - cpu_start
+    target_tokens = sum(sum(label != -100 for label in row["labels"]) for row in rows)
     tokens = sum(sum(mask != 0 for mask in row["attention_mask"]) for row in rows)
     return {
         "seconds": seconds,
         "processor_seconds": processor,
         "rows": len(rows),
         "tokens": tokens,
-        "target_tokens": learned,
+        "target_tokens": target_tokens,
     }
 
 

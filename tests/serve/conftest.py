@@ -1,4 +1,4 @@
-"""What the tests of serving share: a model that knows some answers, one that knows none, and a server of the first."""
+"""Fixtures: a model that has learned some answers, a model of random weights, and a server of the first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 import taught_model as taught
 from hanlin.inference.loading import LoadedEngine, load_engine
@@ -38,6 +38,6 @@ def untaught(tiny_model: Path) -> Iterator[LoadedEngine]:
 
 
 @pytest.fixture()
-def server(opened: LoadedEngine) -> Iterator[Live]:
-    with live(opened) as running:
+def server(opened: LoadedEngine) -> Iterator[LiveServer]:
+    with run_server(opened) as running:
         yield running

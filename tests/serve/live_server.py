@@ -22,14 +22,14 @@ from hanlin.serve.registry import ModelRegistry, ServedModel
 
 
 @dataclass(frozen=True)
-class Live:
-    """A server on a loopback port: where it is, what it runs, and every stream that its engine was asked for."""
+class LiveServer:
+    """A running server on a loopback port. `streams` holds every stream that its engine has begun."""
 
     address: str
     engine: Engine
     streams: list[Stream]
-    served: list[ServedModel]
-    models: ModelRegistry
+    served_models: list[ServedModel]
+    registry: ModelRegistry
     loop: asyncio.AbstractEventLoop
     clients: list[openai.OpenAI]
     """Closed with the server: a connection that is only forgotten warns in whatever test comes later."""
@@ -39,8 +39,8 @@ class Live:
         return self.clients[-1]
 
 
-class Unhurried:
-    """A real stream that takes its time over each id, so that somebody can leave before its end."""
+class SlowStream:
+    """A real stream that waits before each id, so that a client can disconnect before its end."""
 
     def __init__(self, stream: Stream, pause: float) -> None:
         self._stream, self._pause = stream, pause
@@ -68,30 +68,30 @@ class Unhurried:
 
 
 @contextmanager
-def live(
+def run_server(
     opened: LoadedEngine,
-    guard: AccessPolicy | None = None,
+    policy: AccessPolicy | None = None,
     pause: float = 0.0,
     limits: Limits | None = None,
     names: Sequence[str] = ("tiny",),
     served: Sequence[ServedModel] | None = None,
-) -> Iterator[Live]:
-    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause` in seconds for each id."""
+) -> Iterator[LiveServer]:
+    """Serve an opened model under `names`, or as `served`, for the time of a test; `pause`: seconds before each id."""
     streams: list[Stream] = []
-    begin = opened.engine.stream
+    engine_stream = opened.engine.stream
 
-    def remembered(request: GenerationRequest) -> Stream:
-        streams.append(Unhurried(begin(request), pause) if pause else begin(request))
+    def stream_and_record(request: GenerationRequest) -> Stream:
+        streams.append(SlowStream(engine_stream(request), pause) if pause else engine_stream(request))
         return streams[-1]
 
-    opened.engine.stream = remembered  # type: ignore[method-assign]
-    kept = limits or Limits()
-    models = ModelRegistry(served or [ServedModel(name, opened, kept) for name in names])
-    api = create_app(models, guard, kept)
+    opened.engine.stream = stream_and_record  # type: ignore[method-assign]
+    limits = limits or Limits()
+    registry = ModelRegistry(served or [ServedModel(name, opened, limits) for name in names])
+    app = create_app(registry, policy, limits)
     loops: list[asyncio.AbstractEventLoop] = []
     clients: list[openai.OpenAI] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(api, log_level="error", timeout_graceful_shutdown=5))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5))
 
         async def run() -> None:
             loops.append(asyncio.get_running_loop())
@@ -103,11 +103,13 @@ def live(
             while not loops:
                 time.sleep(0.001)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            yield Live(address, opened.engine, streams, list(models.by_name.values()), models, loops[0], clients)
+            yield LiveServer(
+                address, opened.engine, streams, list(registry.by_name.values()), registry, loops[0], clients
+            )
         finally:
             for client in clients:
                 client.close()
             server.should_exit = True
             thread.join(20)
-            opened.engine.stream = begin  # type: ignore[method-assign]
+            opened.engine.stream = engine_stream  # type: ignore[method-assign]
     assert not thread.is_alive()

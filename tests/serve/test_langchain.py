@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live_server import Live
+from live_server import LiveServer
 
 from taught_model import LESSONS
 
@@ -15,7 +15,7 @@ langchain_openai = pytest.importorskip("langchain_openai")
 NAME = LESSONS[0]
 
 
-def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
+def test_langchain_gets_the_models_answer_every_way(server: LiveServer) -> None:
     def chat_through(**connection: Any) -> Any:
         address = f"{server.address}/v1"
         return langchain_openai.ChatOpenAI(
@@ -25,8 +25,8 @@ def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
     async def ask() -> tuple[str, str]:
         async with httpx.AsyncClient() as connection:
             chat = chat_through(http_async_client=connection)
-            whole = await chat.ainvoke(NAME[0])
-            return whole.content, "".join([part.content async for part in chat.astream(NAME[0])])
+            answer = await chat.ainvoke(NAME[0])
+            return answer.content, "".join([part.content async for part in chat.astream(NAME[0])])
 
     assert asyncio.run(ask()) == (NAME[1], NAME[1])
     shape = {
@@ -42,5 +42,5 @@ def test_langchain_gets_the_models_answer_every_way(server: Live) -> None:
         assert (answer.content, answer.response_metadata["finish_reason"]) == (NAME[1], "stop")
         assert answer.usage_metadata["output_tokens"] > 0
         assert "".join(part.content for part in chat.stream(NAME[0])) == NAME[1]
-        found = chat.with_structured_output(shape, method="json_schema").invoke("?")
-    assert found["town"] in ("east", "west")
+        place = chat.with_structured_output(shape, method="json_schema").invoke("?")
+    assert place["town"] in ("east", "west")

@@ -10,46 +10,46 @@ from collections.abc import Iterator
 import httpx
 import ollama
 import pytest
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 from hanlin.inference.loading import LoadedEngine
 from taught_model import LESSONS
 
 NAME, COUNT, ENGLISH = LESSONS[0], LESSONS[4], LESSONS[3]
-SEEDS_NAME = "Llama-3-8B-Instruct-Chinese"
+MODEL_PAGE_NAME = "Llama-3-8B-Instruct-Chinese"
 
 
 @pytest.fixture()
-def client(server: Live) -> Iterator[ollama.Client]:
-    with ollama.Client(server.address, timeout=30) as made:
-        yield made
+def client(server: LiveServer) -> Iterator[ollama.Client]:
+    with ollama.Client(server.address, timeout=30) as ollama_client:
+        yield ollama_client
 
 
-def asking(text: str) -> list:
+def user_messages(text: str) -> list:
     return [{"role": "user", "content": text}]
 
 
 def test_a_chat_is_the_models_answer(client: ollama.Client) -> None:
-    answer = client.chat("tiny", asking(NAME[0]))
+    answer = client.chat("tiny", user_messages(NAME[0]))
     assert (answer.message.content, answer.done, answer.done_reason) == (NAME[1], True, "stop")
     assert answer.eval_count and answer.prompt_eval_count and answer.total_duration
-    assert client.chat("tiny:latest", asking(NAME[0])).message.content == NAME[1]
+    assert client.chat("tiny:latest", user_messages(NAME[0])).message.content == NAME[1]
 
 
-def test_the_time_of_the_prompt_and_that_of_the_answer_make_the_whole(client: ollama.Client) -> None:
+def test_prompt_time_and_answer_time_add_up_to_the_total(client: ollama.Client) -> None:
     *_, last = client.generate("tiny", NAME[0], stream=True)
-    for told in (client.generate("tiny", NAME[0]), last):
-        assert told.prompt_eval_duration and told.eval_duration and told.total_duration
-        assert told.prompt_eval_duration + told.eval_duration == told.total_duration
+    for response in (client.generate("tiny", NAME[0]), last):
+        assert response.prompt_eval_duration and response.eval_duration and response.total_duration
+        assert response.prompt_eval_duration + response.eval_duration == response.total_duration
 
 
 def test_a_streamed_chat_is_the_same(client: ollama.Client) -> None:
-    parts = list(client.chat("tiny", asking(NAME[0]), stream=True))
+    parts = list(client.chat("tiny", user_messages(NAME[0]), stream=True))
     assert "".join(part.message.content or "" for part in parts) == NAME[1]
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
 
 
-def test_generate_asks_a_question_or_goes_on_from_raw_text(client: ollama.Client) -> None:
+def test_generate_asks_a_question_or_continues_raw_text(client: ollama.Client) -> None:
     assert client.generate("tiny", ENGLISH[0]).response == ENGLISH[1]
     assert "".join(part.response for part in client.generate("tiny", NAME[0], stream=True)) == NAME[1]
     raw = client.generate("tiny", "one two", raw=True, options={"num_predict": 3})
@@ -57,26 +57,30 @@ def test_generate_asks_a_question_or_goes_on_from_raw_text(client: ollama.Client
     assert client.generate("tiny").done_reason == "load"
 
 
-def test_options_are_honoured_or_refused(client: ollama.Client) -> None:
-    answer = client.chat("tiny", asking(COUNT[0]), options={"stop": [" four"], "temperature": 0, "num_ctx": 4096})
+def test_options_are_honored_or_refused(client: ollama.Client) -> None:
+    answer = client.chat(
+        "tiny", user_messages(COUNT[0]), options={"stop": [" four"], "temperature": 0, "num_ctx": 4096}
+    )
     assert answer.message.content == "one two three"
-    drawn = [
-        client.chat("tiny", asking("?"), options={"temperature": 2.0, "seed": 4, "num_predict": 9}).message.content
+    answers = [
+        client.chat(
+            "tiny", user_messages("?"), options={"temperature": 2.0, "seed": 4, "num_predict": 9}
+        ).message.content
         for _ in range(2)
     ]
-    assert drawn[0] == drawn[1]
+    assert answers[0] == answers[1]
     with pytest.raises(ollama.ResponseError, match="mirostat=2 is not supported"):
-        client.chat("tiny", asking("?"), options={"mirostat": 2})
+        client.chat("tiny", user_messages("?"), options={"mirostat": 2})
 
 
-def test_an_answer_has_the_form_that_was_asked_for(client: ollama.Client) -> None:
+def test_an_answer_obeys_the_format_of_the_request(client: ollama.Client) -> None:
     schema = {
         "type": "object",
         "properties": {"ok": {"type": "boolean"}},
         "required": ["ok"],
         "additionalProperties": False,
     }
-    answer = client.chat("tiny", asking("?"), format=schema)
+    answer = client.chat("tiny", user_messages("?"), format=schema)
     assert isinstance(json.loads(answer.message.content or "")["ok"], bool)
 
 
@@ -96,7 +100,7 @@ def test_what_there_is_can_be_listed_and_shown(client: ollama.Client) -> None:
     assert client.ps().models[0].context_length == 256
 
 
-def test_version_is_ours(server: Live) -> None:
+def test_version_is_ours(server: LiveServer) -> None:
     from hanlin.core.version import __version__
 
     assert httpx.get(f"{server.address}/api/version").json() == {"version": __version__}
@@ -104,34 +108,34 @@ def test_version_is_ours(server: Live) -> None:
 
 def test_errors_have_ollamas_form(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="there is no model 'llama3', only 'tiny'") as caught:
-        client.chat("llama3", asking("?"))
+        client.chat("llama3", user_messages("?"))
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="tokens long, but the model's context holds 256"):
-        client.chat("tiny", asking("长" * 300))
+        client.chat("tiny", user_messages("长" * 300))
 
 
-def test_the_asynchronous_client_streams_the_same(server: Live) -> None:
+def test_the_asynchronous_client_streams_the_same(server: LiveServer) -> None:
     async def ask() -> str:
-        async with ollama.AsyncClient(server.address) as made:
-            parts = await made.chat("tiny", asking(NAME[0]), stream=True)
+        async with ollama.AsyncClient(server.address) as async_client:
+            parts = await async_client.chat("tiny", user_messages(NAME[0]), stream=True)
             return "".join([part.message.content or "" async for part in parts])
 
     assert asyncio.run(ask()) == NAME[1]
 
 
-def test_curl_without_a_content_type_works_but_not_from_a_web_page(server: Live) -> None:
+def test_curl_without_a_content_type_works_but_not_from_a_web_page(server: LiveServer) -> None:
     data = json.dumps({"model": "tiny", "prompt": NAME[0], "stream": False})
-    said = subprocess.run(
+    done = subprocess.run(
         ["curl", "-s", f"{server.address}/api/generate", "-d", data], capture_output=True, text=True, check=True
     )
-    assert json.loads(said.stdout)["response"] == NAME[1]
+    assert json.loads(done.stdout)["response"] == NAME[1]
     headers = {"content-type": "text/plain", "origin": "https://evil.example"}
     assert httpx.post(f"{server.address}/api/generate", content=data, headers=headers).status_code == 415
 
 
 def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: LoadedEngine) -> None:
-    with live(opened, names=(SEEDS_NAME,)) as server:
-        body = {"model": SEEDS_NAME, "messages": asking(NAME[0])}
+    with run_server(opened, names=(MODEL_PAGE_NAME,)) as server:
+        body = {"model": MODEL_PAGE_NAME, "messages": user_messages(NAME[0])}
         command = [
             "curl",
             "-s",
@@ -140,9 +144,9 @@ def test_the_curl_that_the_models_page_prints_works_with_its_port(opened: Loaded
             "--header",
             "Content-Type: application/json",
         ]
-        said = subprocess.run(
+        done = subprocess.run(
             [*command, "--data", json.dumps(body, indent=4)], capture_output=True, text=True, check=True
         )
-    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert "".join(line["message"]["content"] for line in lines) == NAME[1]
     assert lines[-1]["done"] is True

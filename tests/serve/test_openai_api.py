@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine, load_engine
@@ -28,7 +28,7 @@ from taught_model import LESSONS, RARE
 NAME, RARE_ASKED, COUNT = LESSONS[0], LESSONS[2][0], LESSONS[4]
 
 
-def asking(text: str) -> list:
+def user_messages(text: str) -> list:
     return [{"role": "user", "content": text}]
 
 
@@ -39,8 +39,8 @@ def status_of(error: openai.APIStatusError) -> tuple[int, str | None, str | None
 # ------------------------------------------------------------------------------------------------- whole answers
 
 
-def test_the_first_choice_is_the_models_answer(server: Live) -> None:
-    answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+def test_the_first_choice_is_the_models_answer(server: LiveServer) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
     (choice,) = answer.choices
     assert (choice.index, choice.message.role, choice.message.content) == (0, "assistant", NAME[1])
     assert choice.finish_reason == "stop"
@@ -48,10 +48,10 @@ def test_the_first_choice_is_the_models_answer(server: Live) -> None:
     assert abs(answer.created - time.time()) < 60
 
 
-def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, opened: LoadedEngine) -> None:
+def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: LiveServer, opened: LoadedEngine) -> None:
     from hanlin.core.records import Message
 
-    answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
     prompt = len(opened.load_template().render([Message("user", NAME[0])], prompt=True).ids)
     written = len(opened.tokenizer.encode(NAME[1]))
     assert answer.usage is not None
@@ -60,41 +60,43 @@ def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: Live, op
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_an_answer_at_its_limit_says_so(server: Live, name: str) -> None:
-    answer = server.client().chat.completions.create(model="tiny", messages=asking(COUNT[0]), **{name: 3})
+def test_an_answer_at_its_limit_says_so(server: LiveServer, name: str) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(COUNT[0]), **{name: 3})
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None and answer.usage.completion_tokens == 3
 
 
-def test_a_stop_text_ends_the_answer_and_is_not_in_it(server: Live) -> None:
-    answer = server.client().chat.completions.create(model="tiny", messages=asking(COUNT[0]), stop=[" four", "zzz"])
+def test_a_stop_text_ends_the_answer_and_is_not_in_it(server: LiveServer) -> None:
+    answer = server.client().chat.completions.create(
+        model="tiny", messages=user_messages(COUNT[0]), stop=[" four", "zzz"]
+    )
     assert answer.choices[0].message.content == "one two three"
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_text_parts_are_one_text(server: Live) -> None:
+def test_text_parts_are_one_text(server: LiveServer) -> None:
     parts = [{"type": "text", "text": NAME[0][:2]}, {"type": "text", "text": NAME[0][2:]}]
     answer = server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": parts}])
     assert answer.choices[0].message.content == NAME[1]
 
 
 def test_equal_seeds_draw_equal_answers_and_other_seeds_others(untaught: LoadedEngine) -> None:
-    with live(untaught) as server:
+    with run_server(untaught) as server:
 
-        def drawn(seed: int) -> str | None:
+        def sample(seed: int) -> str | None:
             answer = server.client().chat.completions.create(
-                model="tiny", messages=asking("?"), temperature=1.0, seed=seed, max_tokens=20
+                model="tiny", messages=user_messages("?"), temperature=1.0, seed=seed, max_tokens=20
             )
             return answer.choices[0].message.content
 
-        assert drawn(1) == drawn(1) != drawn(2)
+        assert sample(1) == sample(1) != sample(2)
 
 
 # ---------------------------------------------------------------------------------------------------- streaming
 
 
-def test_a_streamed_answer_is_the_whole_answer_in_openais_order(server: Live) -> None:
-    chunks = list(server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]), stream=True))
+def test_a_streamed_answer_is_the_whole_answer_in_openais_order(server: LiveServer) -> None:
+    chunks = list(server.client().chat.completions.create(model="tiny", messages=user_messages(NAME[0]), stream=True))
     assert (chunks[0].choices[0].delta.role, chunks[0].choices[0].delta.content) == ("assistant", "")
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == NAME[1]
     assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
@@ -102,26 +104,26 @@ def test_a_streamed_answer_is_the_whole_answer_in_openais_order(server: Live) ->
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
 
 
-def test_rare_characters_are_streamed_whole(server: Live) -> None:
-    chunks = server.client().chat.completions.create(model="tiny", messages=asking(RARE_ASKED), stream=True)
+def test_rare_characters_are_streamed_whole(server: LiveServer) -> None:
+    chunks = server.client().chat.completions.create(model="tiny", messages=user_messages(RARE_ASKED), stream=True)
     pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
     assert pieces == list(RARE)
 
 
 def test_a_gguf_file_is_served_alike(taught_gguf: Path) -> None:
     opened = load_engine(taught_gguf, "Q8_0")
-    with live(opened) as server:
-        chunks = server.client().chat.completions.create(model="tiny", messages=asking(RARE_ASKED), stream=True)
+    with run_server(opened) as server:
+        chunks = server.client().chat.completions.create(model="tiny", messages=user_messages(RARE_ASKED), stream=True)
         pieces = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
-        answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+        answer = server.client().chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
     opened.engine.close()
     assert (pieces, answer.choices[0].message.content) == (list(RARE), NAME[1])
 
 
-def test_usage_comes_last_where_it_is_asked_for(server: Live) -> None:
+def test_usage_comes_last_if_it_is_requested(server: LiveServer) -> None:
     chunks = list(
         server.client().chat.completions.create(
-            model="tiny", messages=asking(NAME[0]), stream=True, stream_options={"include_usage": True}
+            model="tiny", messages=user_messages(NAME[0]), stream=True, stream_options={"include_usage": True}
         )
     )
     assert chunks[-1].choices == [] and chunks[-1].usage is not None
@@ -129,41 +131,41 @@ def test_usage_comes_last_where_it_is_asked_for(server: Live) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_the_stream_ends_with_done_and_is_plain_utf8(server: Live) -> None:
-    body = {"model": "tiny", "messages": asking(NAME[0]), "stream": True}
+def test_the_stream_ends_with_done_and_is_plain_utf8(server: LiveServer) -> None:
+    body = {"model": "tiny", "messages": user_messages(NAME[0]), "stream": True}
     answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=30)
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.endswith("data: [DONE]\n\n")
     assert "小" in answer.text
 
 
-def test_no_part_of_a_stop_text_is_streamed(server: Live) -> None:
+def test_no_part_of_a_stop_text_is_streamed(server: LiveServer) -> None:
     chunks = server.client().chat.completions.create(
-        model="tiny", messages=asking(COUNT[0]), stream=True, stop="three f"
+        model="tiny", messages=user_messages(COUNT[0]), stream=True, stop="three f"
     )
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "one two "
 
 
 def test_a_client_that_leaves_a_stream_cancels_the_generation(untaught: LoadedEngine) -> None:
-    with live(untaught) as server:
-        stream = server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True)
+    with run_server(untaught) as server:
+        stream = server.client().chat.completions.create(model="tiny", messages=user_messages("?"), stream=True)
         assert [next(iter(stream)).choices[0].delta.role, bool(next(iter(stream)).choices)] == ["assistant", True]
         stream.close()
         assert finish_of(server) == "cancelled"
 
 
 def test_a_client_that_leaves_a_whole_answer_cancels_the_generation(untaught: LoadedEngine) -> None:
-    with live(untaught, pause=0.02) as server:
-        body = {"model": "tiny", "messages": asking("?")}
+    with run_server(untaught, pause=0.02) as server:
+        body = {"model": "tiny", "messages": user_messages("?")}
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=0.05)
         assert finish_of(server) == "cancelled"
 
 
-def finish_of(server: Live) -> str | None:
+def finish_of(server: LiveServer) -> str | None:
     """Why the last generation ended, once it has."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
         if server.streams and server.streams[-1].finish_reason is not None:
             return server.streams[-1].finish_reason
         time.sleep(0.02)
@@ -171,8 +173,8 @@ def finish_of(server: Live) -> str | None:
 
 
 def test_the_server_answers_others_while_it_generates(untaught: LoadedEngine) -> None:
-    with live(untaught) as server:
-        stream = iter(server.client().chat.completions.create(model="tiny", messages=asking("?"), stream=True))
+    with run_server(untaught) as server:
+        stream = iter(server.client().chat.completions.create(model="tiny", messages=user_messages("?"), stream=True))
         next(stream)
         started = time.monotonic()
         assert httpx.get(f"{server.address}/health", timeout=5).json() == {"status": "ok"}
@@ -180,40 +182,40 @@ def test_the_server_answers_others_while_it_generates(untaught: LoadedEngine) ->
         assert list(stream)[-1].choices[0].finish_reason == "length"
 
 
-def test_parallel_clients_get_each_their_own_answer(server: Live) -> None:
+def test_parallel_clients_get_each_their_own_answer(server: LiveServer) -> None:
     answers: dict[int, str | None] = {}
 
-    def ask(place: int) -> None:
-        text = LESSONS[place % len(LESSONS)][0]
-        answer = server.client().chat.completions.create(model="tiny", messages=asking(text))
-        answers[place] = answer.choices[0].message.content
+    def ask(index: int) -> None:
+        text = LESSONS[index % len(LESSONS)][0]
+        answer = server.client().chat.completions.create(model="tiny", messages=user_messages(text))
+        answers[index] = answer.choices[0].message.content
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(10)]
+    threads = [threading.Thread(target=ask, args=(index,)) for index in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert answers == {place: LESSONS[place % len(LESSONS)][1] for place in range(10)}
+    assert answers == {index: LESSONS[index % len(LESSONS)][1] for index in range(10)}
 
 
 # ------------------------------------------------------------------------------------------------------- errors
 
 
-def refused(server: Live, **body: object) -> tuple[int, str | None, str | None]:
+def refused(server: LiveServer, **body: object) -> tuple[int, str | None, str | None]:
     with pytest.raises(openai.APIStatusError) as caught:
-        server.client().chat.completions.create(**{"model": "tiny", "messages": asking("?"), **body})
+        server.client().chat.completions.create(**{"model": "tiny", "messages": user_messages("?"), **body})
     return status_of(caught.value)
 
 
-def test_an_unknown_model_is_not_found(server: Live) -> None:
+def test_an_unknown_model_is_not_found(server: LiveServer) -> None:
     with pytest.raises(openai.NotFoundError, match="only 'tiny'") as caught:
-        server.client().chat.completions.create(model="gpt-4", messages=asking("?"))
+        server.client().chat.completions.create(model="gpt-4", messages=user_messages("?"))
     assert status_of(caught.value) == (404, "model", "model_not_found")
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: Live) -> None:
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: LiveServer) -> None:
     with pytest.raises(openai.BadRequestError, match=r"is \d{3} tokens long, but .* holds 256") as caught:
-        server.client().chat.completions.create(model="tiny", messages=asking("长" * 200))
+        server.client().chat.completions.create(model="tiny", messages=user_messages("长" * 200))
     assert status_of(caught.value) == (400, "messages", "context_length_exceeded")
 
 
@@ -236,7 +238,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(server: L
         ({"extra_body": {"temprature": 0.5}}, "temprature"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_name(server: Live, body: dict, param: str) -> None:
+def test_what_cannot_be_honored_is_refused_by_name(server: LiveServer, body: dict, param: str) -> None:
     status, named, _ = refused(server, **body)
     assert (status, named) == (400, param)
 
@@ -244,58 +246,58 @@ def test_what_cannot_be_honoured_is_refused_by_name(server: Live, body: dict, pa
 @pytest.mark.parametrize(
     "body", [{"n": 1}, {"user": "u1"}, {"presence_penalty": 0.0}, {"response_format": {"type": "text"}}, {"tools": []}]
 )
-def test_what_changes_nothing_is_taken(server: Live, body: dict) -> None:
-    answer = server.client().chat.completions.create(**{"model": "tiny", "messages": asking(NAME[0]), **body})
+def test_what_changes_nothing_is_taken(server: LiveServer, body: dict) -> None:
+    answer = server.client().chat.completions.create(**{"model": "tiny", "messages": user_messages(NAME[0]), **body})
     assert answer.choices[0].message.content == NAME[1]
 
 
-def test_turns_out_of_order_are_refused(server: Live) -> None:
+def test_turns_out_of_order_are_refused(server: LiveServer) -> None:
     assert refused(server, messages=[{"role": "assistant", "content": "?"}])[0] == 400
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"model": "tiny"}'])
-def test_a_broken_body_is_refused_in_openais_form(server: Live, body: bytes) -> None:
+def test_a_broken_body_is_refused_in_openais_form(server: LiveServer, body: bytes) -> None:
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers, timeout=10)
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_body_that_a_web_page_could_send_across_sites_is_refused(server: Live) -> None:
-    body = json.dumps({"model": "tiny", "messages": asking("?")})
+def test_a_body_that_a_web_page_could_send_across_sites_is_refused(server: LiveServer) -> None:
+    body = json.dumps({"model": "tiny", "messages": user_messages("?")})
     headers = {"content-type": "text/plain"}
     assert httpx.post(f"{server.address}/v1/chat/completions", content=body, headers=headers).status_code == 415
 
 
-def test_a_body_beyond_all_measure_is_refused_while_it_comes(server: Live) -> None:
+def test_a_huge_body_is_refused_while_it_is_read(server: LiveServer) -> None:
     headers = {"content-type": "application/json"}
     answer = httpx.post(f"{server.address}/v1/chat/completions", content=b" " * (33 * 2**20), headers=headers)
     assert answer.status_code == 413
 
 
-def test_an_unknown_address_is_told_in_openais_form(server: Live) -> None:
+def test_an_unknown_path_is_a_404_in_openais_form(server: LiveServer) -> None:
     answer = httpx.get(f"{server.address}/v1/nowhere")
     assert (answer.status_code, set(answer.json()["error"])) == (404, {"message", "type", "param", "code"})
 
 
-def test_a_failure_within_the_engine_is_told_without_its_details(opened: LoadedEngine, caplog) -> None:
-    with live(opened) as server:
+def test_a_failure_in_the_engine_is_reported_without_details(opened: LoadedEngine, caplog) -> None:
+    with run_server(opened) as server:
 
         def broken(request: object) -> None:
-            raise RuntimeError("secret place")
+            raise RuntimeError("secret path")
 
         server.engine.stream = broken
         status, body = 0, ""
         answer = httpx.post(
-            f"{server.address}/v1/chat/completions", json={"model": "tiny", "messages": asking("?")}, timeout=10
+            f"{server.address}/v1/chat/completions", json={"model": "tiny", "messages": user_messages("?")}, timeout=10
         )
         status, body = answer.status_code, answer.text
     assert (status, "secret" in body) == (500, False)
     assert answer.json()["error"]["type"] == "server_error"
 
 
-def test_a_failure_in_the_middle_of_a_stream_is_told_in_it(opened: LoadedEngine) -> None:
-    with live(opened) as server:
+def test_a_failure_in_the_middle_of_a_stream_is_its_last_event(opened: LoadedEngine) -> None:
+    with run_server(opened) as server:
         begin = server.engine.stream
 
         def breaking(request: GenerationRequest) -> Stream:
@@ -304,7 +306,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_told_in_it(opened: LoadedEngine)
             return BreakingStream(stream, ids)
 
         server.engine.stream = breaking  # type: ignore[method-assign]
-        body = {"model": "tiny", "messages": asking(COUNT[0]), "stream": True}
+        body = {"model": "tiny", "messages": user_messages(COUNT[0]), "stream": True}
         answer = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=10)
     last = answer.text.strip().split("\n\n")[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["type"] == "server_error"
@@ -337,7 +339,7 @@ class BreakingStream:
 # ------------------------------------------------------------------------------------------- models, keys, hosts
 
 
-def test_the_model_is_listed_and_found(server: Live) -> None:
+def test_the_model_is_listed_and_found(server: LiveServer) -> None:
     client = server.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").object == "model"
@@ -346,18 +348,18 @@ def test_the_model_is_listed_and_found(server: Live) -> None:
 
 
 def test_without_the_key_nothing_is_answered_but_health(opened: LoadedEngine) -> None:
-    with live(opened, AccessPolicy(("k3y",))) as server:
+    with run_server(opened, AccessPolicy(("k3y",))) as server:
         with pytest.raises(openai.AuthenticationError) as caught:
             server.client("wrong").models.list()
         assert status_of(caught.value) == (401, None, "invalid_api_key")
         with pytest.raises(openai.AuthenticationError):
-            server.client("wrong").chat.completions.create(model="tiny", messages=asking(NAME[0]))
-        answer = server.client("k3y").chat.completions.create(model="tiny", messages=asking(NAME[0]))
+            server.client("wrong").chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
+        answer = server.client("k3y").chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
         assert answer.choices[0].message.content == NAME[1]
         assert httpx.get(f"{server.address}/health").status_code == 200
 
 
-def test_a_foreign_host_name_is_refused(server: Live) -> None:
+def test_a_foreign_host_name_is_refused(server: LiveServer) -> None:
     assert httpx.get(f"{server.address}/v1/models", headers={"host": "evil.example"}).status_code == 403
 
 
@@ -378,7 +380,7 @@ def test_serve_opens_a_model_and_ends_on_interrupt(taught_model: Path) -> None:
         line = process.stdout.readline()
         assert line.startswith("serving taught at http://127.0.0.1:")
         with openai.OpenAI(base_url=line.split()[3], api_key="none", max_retries=0, timeout=60) as client:
-            answer = client.chat.completions.create(model="taught", messages=asking(NAME[0]))
+            answer = client.chat.completions.create(model="taught", messages=user_messages(NAME[0]))
         assert answer.choices[0].message.content == NAME[1]
         process.send_signal(signal.SIGINT)
         process.wait(20)

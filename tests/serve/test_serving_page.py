@@ -8,20 +8,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from live_server import Live
+from live_server import LiveServer
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "en" / "serving.md"
 LINES = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("curl ")]
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: shlex.split(line)[2 if "--location" in line else 1])
-def test_a_printed_command_works(server: Live, line: str) -> None:
+def test_a_printed_command_works(server: LiveServer, line: str) -> None:
     command = shlex.split(line.replace("http://127.0.0.1:8000", server.address).replace("MODEL", "tiny"))
-    said = subprocess.run([command[0], "-sS", "--fail", *command[1:]], capture_output=True, text=True, timeout=60)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout
+    done = subprocess.run([command[0], "-sS", "--fail", *command[1:]], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
     if "stream" not in line and "/metrics" not in line and "/api/chat" not in line:
-        assert "error" not in json.loads(said.stdout)
+        assert "error" not in json.loads(done.stdout)
 
 
 def test_the_page_shows_every_api() -> None:

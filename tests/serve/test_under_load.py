@@ -14,10 +14,10 @@ BENCH = Path(__file__).resolve().parents[2] / "bench" / "serve_load.py"
 
 @pytest.mark.slow
 def test_six_hundred_questions_of_sixty_four_clients_get_each_its_own_answer(taught_gguf: Path) -> None:
-    """The benchmark that asks 5,000, made short."""
+    """A short run of the benchmark, which sends 5,000 requests."""
     command = [sys.executable, str(BENCH), str(taught_gguf / "model-F32.gguf"), "600", "64"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["requests"], told["wrong_or_lost"]) == (600, 0), done.stdout
-    assert told["different_answers"] > 10
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["requests"], result["wrong_or_lost"]) == (600, 0), done.stdout
+    assert result["different_answers"] > 10

@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""API keys, limits of keys, and the Host check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from live_server import live
+from live_server import run_server
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine
@@ -41,7 +41,7 @@ def test_the_right_key_is_taken(header: str) -> None:
     assert AccessPolicy(("other", "k3y")).allows_key(header)
 
 
-def test_no_key_is_needed_where_none_is_set() -> None:
+def test_no_key_is_needed_if_none_is_set() -> None:
     assert AccessPolicy().allows_key(None)
 
 
@@ -66,11 +66,11 @@ def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
         "- {key: small, requests_per_minute: 2}\n- {key: one, max_parallel_requests: 1}\n- {key: free}\n",
         encoding="utf-8",
     )
-    guard = make_access_policy("127.0.0.1", ["plain"], read_keys(file))
-    with live(opened, guard, pause=0.05) as server:
+    policy = make_access_policy("127.0.0.1", ["plain"], read_keys(file))
+    with run_server(opened, policy, pause=0.05) as server:
 
-        def ask(key: str, **more: object) -> httpx.Response:
-            body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 2, **more}
+        def ask(key: str, **fields: object) -> httpx.Response:
+            body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 2, **fields}
             headers = {"authorization": f"Bearer {key}"}
             return httpx.post(f"{server.address}/v1/chat/completions", json=body, headers=headers, timeout=20)
 
@@ -81,7 +81,7 @@ def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
         assert ask("other").status_code == 401
         first = threading.Thread(target=ask, args=("one",), kwargs={"max_tokens": 40, "temperature": 2})
         first.start()
-        while server.served[0].queue.running == 0:
+        while server.served_models[0].queue.running == 0:
             time.sleep(0.005)
         assert ask("one").status_code == 429
         first.join()
@@ -91,9 +91,9 @@ def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["key: x", "- x", "- {key: 7}", "- {key: x, max_parallel_requests: 0}", "- {kex: x}", "- {key: x", "3"]
 )
-def test_a_file_of_keys_that_is_wrong_is_told_without_the_key(text: str, tmp_path: Path) -> None:
+def test_an_error_in_a_key_file_does_not_show_the_key(text: str, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(text.replace("x", "s3cret"), encoding="utf-8")
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         read_keys(file)
-    assert "s3cret" not in str(told.value) and "keys.yaml" in str(told.value)
+    assert "s3cret" not in str(error.value) and "keys.yaml" in str(error.value)

@@ -1,4 +1,4 @@
-"""Tools: told to the model, called as JSON, read from the answer while it is written, whole or cut anywhere."""
+"""Tool calls: offered to the model, written as JSON, parsed while the answer is generated, wherever it is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.inference.loading import load_engine
@@ -33,25 +33,25 @@ WEATHER = {
         },
     },
 }
-ASKED = [{"role": "user", "content": "?"}]
+MESSAGES = [{"role": "user", "content": "?"}]
 CALL = '{"name": "weather", "parameters": {"town": "}\\"{", "day": [1, {"a": 2}]}}'
 
 
 def read(pieces: list[str], names: tuple[str, ...] = ("weather",)) -> tuple[str, str, str, bool]:
     parser = ToolCallParser(names)
-    said = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
+    deltas = [part for piece in pieces for part in parser.feed(piece)] + parser.flush()
     return (
-        "".join(part.text for part in said),
-        "".join(part.name for part in said),
-        "".join(part.arguments for part in said),
+        "".join(part.text for part in deltas),
+        "".join(part.name for part in deltas),
+        "".join(part.arguments for part in deltas),
         parser.is_complete,
     )
 
 
 @given(st.lists(st.integers(0, len(CALL)), max_size=6))
 def test_a_call_is_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
-    places = [0, *sorted(cuts), len(CALL)]
-    pieces = [CALL[start:stop] for start, stop in itertools.pairwise(places)]
+    bounds = [0, *sorted(cuts), len(CALL)]
+    pieces = [CALL[start:stop] for start, stop in itertools.pairwise(bounds)]
     text, name, arguments, called = read(pieces)
     assert (text, name, called) == ("", "weather", True)
     assert json.loads(arguments) == json.loads(CALL)["parameters"]
@@ -64,7 +64,7 @@ def test_what_is_no_call_of_an_offered_tool_stays_text(answer: str) -> None:
     assert read(list(answer)) == (answer, "", "", False)
 
 
-def test_nothing_is_held_back_where_no_tool_was_offered() -> None:
+def test_nothing_is_held_back_if_no_tool_was_offered() -> None:
     assert [part.text for part in ToolCallParser(()).feed(CALL)] == [CALL]
 
 
@@ -82,36 +82,36 @@ def test_a_calls_schema_names_each_tool() -> None:
 
 
 @pytest.fixture(scope="module")
-def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A model of random weights with Llama 3.1's template and room for its words about tools."""
+def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A model of random weights with Llama 3.1's template and a context long enough for its text about tools."""
     folder = tmp_path_factory.mktemp("caller") / "caller"
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
     ChatTemplate.named("llama3.1", Tokenizer.load(folder)).save(folder)
     opened = load_engine(folder)
-    with live(opened) as server:
+    with run_server(opened) as server:
         yield server
     opened.engine.close()
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_demanded_call_comes_and_fits_its_schema(caller: Live, choice: object) -> None:
+def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: object) -> None:
     answer = caller.client().chat.completions.create(
         model="tiny",
-        messages=ASKED,
+        messages=MESSAGES,
         tools=[WEATHER],
         tool_choice=choice,  # type: ignore[call-overload]
     )
     (call,) = answer.choices[0].message.tool_calls
-    found = json.loads(call.function.arguments)
-    assert call.function.name == "weather" and found["town"] in "东西" and 1 <= found["day"] <= 7
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name == "weather" and arguments["town"] in "东西" and 1 <= arguments["day"] <= 7
     assert (answer.choices[0].finish_reason, answer.choices[0].message.content) == ("tool_calls", None)
 
 
-def test_a_streamed_call_comes_in_parts_name_first(caller: Live) -> None:
-    asked = {"model": "tiny", "messages": ASKED, "tools": [WEATHER], "tool_choice": "required", "seed": 1}
-    chunks = list(caller.client().chat.completions.create(**asked, stream=True))  # type: ignore[call-overload]
+def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
+    fields = {"model": "tiny", "messages": MESSAGES, "tools": [WEATHER], "tool_choice": "required", "seed": 1}
+    chunks = list(caller.client().chat.completions.create(**fields, stream=True))  # type: ignore[call-overload]
     parts = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert parts[0].function.name == "weather" and parts[0].id and len(parts) > 3
     assert {part.index for part in parts} == {0} and not any(part.id for part in parts[1:])
@@ -120,19 +120,19 @@ def test_a_streamed_call_comes_in_parts_name_first(caller: Live) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Live) -> None:
-    """Here the form of the answer is what makes the model choose to call."""
+def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: LiveServer) -> None:
+    """Here the response format makes the model call."""
     form = {"type": "json_schema", "json_schema": {"name": "call", "schema": build_call_schema([WEATHER])}}
     client = caller.client()
     answer = client.chat.completions.create(
         model="tiny",
-        messages=ASKED,
+        messages=MESSAGES,
         tools=[WEATHER],
         response_format=form,  # type: ignore[call-overload]
     )
     (call,) = answer.choices[0].message.tool_calls
     turns = [
-        *ASKED,
+        *MESSAGES,
         answer.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": "晴"},
     ]
@@ -140,24 +140,24 @@ def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Li
     assert after.usage and answer.usage and after.usage.prompt_tokens > answer.usage.prompt_tokens
 
 
-def test_with_tool_choice_none_the_model_is_told_of_no_tool(caller: Live) -> None:
-    asked = {"model": "tiny", "messages": ASKED, "max_tokens": 2}
+def test_with_tool_choice_none_the_model_is_offered_no_tool(caller: LiveServer) -> None:
+    fields = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2}
     client = caller.client()
-    none = client.chat.completions.create(**asked, tools=[WEATHER], tool_choice="none")  # type: ignore[call-overload]
-    plain = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+    none = client.chat.completions.create(**fields, tools=[WEATHER], tool_choice="none")  # type: ignore[call-overload]
+    plain = client.chat.completions.create(**fields)  # type: ignore[call-overload]
     assert none.usage == plain.usage
 
 
-def test_ollamas_client_gets_a_call_as_an_object(caller: Live) -> None:
+def test_ollamas_client_gets_a_call_as_an_object(caller: LiveServer) -> None:
     with ollama.Client(caller.address, timeout=30) as client:
         for stream in (False, True):
-            parts = client.chat("tiny", ASKED, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)  # type: ignore[call-overload]
+            parts = client.chat("tiny", MESSAGES, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)  # type: ignore[call-overload]
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
             assert [call.function.name for call in calls] == ["weather"]
             assert calls[0].function.arguments["town"] in "东西"
 
 
-def test_a_template_without_tools_refuses_them_by_name(server: Live) -> None:
+def test_a_template_without_tools_refuses_them_by_name(server: LiveServer) -> None:
     with pytest.raises(openai.BadRequestError, match="has no form for tools") as caught:
-        server.client().chat.completions.create(model="tiny", messages=ASKED, tools=[WEATHER])  # type: ignore[call-overload]
+        server.client().chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER])  # type: ignore[call-overload]
     assert caught.value.body["param"] == "tools"  # type: ignore[index]

@@ -1,5 +1,5 @@
-"""What OpenAI's clients may ask beside a plain answer: choices, penalties, log probabilities, forms, completions,
-embeddings, several models; whole, streamed and asynchronous."""
+"""Options of the OpenAI API: choices, penalties, log probabilities, response formats, completions, embeddings, several
+models; answer, streamed and asynchronous; the plain API and the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine, load_engine
@@ -25,7 +25,7 @@ NAME, COUNT = LESSONS[0], LESSONS[4]
 ENGLISH = LESSONS[3]
 
 
-def asking(text: str) -> list:
+def user_messages(text: str) -> list:
     return [{"role": "user", "content": text}]
 
 
@@ -38,32 +38,32 @@ def model(request: pytest.FixtureRequest, taught_model: Path, taught_gguf: Path)
 
 @pytest.fixture()
 def client(model: LoadedEngine) -> Iterator[openai.OpenAI]:
-    with live(model) as server:
+    with run_server(model) as server:
         yield server.client()
 
 
 # --------------------------------------------------------------------------------------------- choices and sampling
 
 
-def test_several_choices_are_drawn_by_seeds_of_their_own(client: openai.OpenAI) -> None:
-    def drawn(seed: int, n: int) -> list[str | None]:
+def test_each_choice_has_a_seed_of_its_own(client: openai.OpenAI) -> None:
+    def sample(seed: int, n: int) -> list[str | None]:
         answer = client.chat.completions.create(
-            model="tiny", messages=asking("?"), n=n, temperature=2.0, seed=seed, max_tokens=12
+            model="tiny", messages=user_messages("?"), n=n, temperature=2.0, seed=seed, max_tokens=12
         )
         assert [choice.index for choice in answer.choices] == list(range(n))
         assert answer.usage is not None and answer.usage.completion_tokens <= 12 * n
         return [choice.message.content for choice in answer.choices]
 
-    three = drawn(5, 3)
+    three = sample(5, 3)
     assert len(set(three)) > 1
-    assert three == drawn(5, 3)
-    assert three[1:] == drawn(6, 2)
+    assert three == sample(5, 3)
+    assert three[1:] == sample(6, 2)
 
 
 def test_streamed_choices_carry_their_index(client: openai.OpenAI) -> None:
     texts = ["", ""]
     ends: dict[int, str] = {}
-    for chunk in client.chat.completions.create(model="tiny", messages=asking(COUNT[0]), n=2, stream=True):
+    for chunk in client.chat.completions.create(model="tiny", messages=user_messages(COUNT[0]), n=2, stream=True):
         for choice in chunk.choices:
             texts[choice.index] += choice.delta.content or ""
             if choice.finish_reason:
@@ -73,18 +73,18 @@ def test_streamed_choices_carry_their_index(client: openai.OpenAI) -> None:
 
 
 def test_a_strong_bias_decides_the_answer(client: openai.OpenAI, model: LoadedEngine) -> None:
-    (number,) = model.tokenizer.encode("春")[:1]
+    (token_id,) = model.tokenizer.encode("春")[:1]
     answer = client.chat.completions.create(
-        model="tiny", messages=asking(NAME[0]), logit_bias={str(number): 100}, max_tokens=4, logprobs=True
+        model="tiny", messages=user_messages(NAME[0]), logit_bias={str(token_id): 100}, max_tokens=4, logprobs=True
     )
     assert answer.choices[0].logprobs is not None
     written = [token.bytes for token in answer.choices[0].logprobs.content or []]
-    assert written == [list(model.tokenizer.token_bytes(number))] * len(written) and written
+    assert written == [list(model.tokenizer.token_bytes(token_id))] * len(written) and written
 
 
 def test_a_frequency_penalty_ends_repetition(client: openai.OpenAI, model: LoadedEngine) -> None:
-    (number,) = model.tokenizer.encode("春")[:1]
-    biased = {"model": "tiny", "messages": asking(NAME[0]), "logit_bias": {str(number): 30}, "max_tokens": 24}
+    (token_id,) = model.tokenizer.encode("春")[:1]
+    biased = {"model": "tiny", "messages": user_messages(NAME[0]), "logit_bias": {str(token_id): 30}, "max_tokens": 24}
     same = client.chat.completions.create(**biased)  # type: ignore[call-overload]
     other = client.chat.completions.create(**biased, frequency_penalty=2.0, presence_penalty=2.0)  # type: ignore[call-overload]
     assert same.choices[0].message.content != other.choices[0].message.content
@@ -94,7 +94,9 @@ def test_a_frequency_penalty_ends_repetition(client: openai.OpenAI, model: Loade
 
 
 def test_logprobs_are_those_of_the_scored_answer(client: openai.OpenAI, model: LoadedEngine) -> None:
-    answer = client.chat.completions.create(model="tiny", messages=asking(NAME[0]), logprobs=True, top_logprobs=3)
+    answer = client.chat.completions.create(
+        model="tiny", messages=user_messages(NAME[0]), logprobs=True, top_logprobs=3
+    )
     assert answer.choices[0].logprobs is not None
     rows = answer.choices[0].logprobs.content or []
     assert b"".join(bytes(row.bytes or ()) for row in rows).decode() == NAME[1]
@@ -108,20 +110,20 @@ def test_logprobs_are_those_of_the_scored_answer(client: openai.OpenAI, model: L
 
 
 def test_streamed_logprobs_are_those_of_the_whole_answer(client: openai.OpenAI) -> None:
-    asked = {"model": "tiny", "messages": asking(NAME[0]), "logprobs": True, "top_logprobs": 2}
-    whole = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+    fields = {"model": "tiny", "messages": user_messages(NAME[0]), "logprobs": True, "top_logprobs": 2}
+    answer = client.chat.completions.create(**fields)  # type: ignore[call-overload]
     rows = []
-    for chunk in client.chat.completions.create(**asked, stream=True):  # type: ignore[call-overload]
+    for chunk in client.chat.completions.create(**fields, stream=True):  # type: ignore[call-overload]
         if chunk.choices[0].logprobs:
             rows += chunk.choices[0].logprobs.content
-    assert [row.token for row in rows] == [row.token for row in whole.choices[0].logprobs.content]
-    assert [row.logprob for row in rows] == pytest.approx([row.logprob for row in whole.choices[0].logprobs.content])
+    assert [row.token for row in rows] == [row.token for row in answer.choices[0].logprobs.content]
+    assert [row.logprob for row in rows] == pytest.approx([row.logprob for row in answer.choices[0].logprobs.content])
 
 
 # ------------------------------------------------------------------------------------------------------- completions
 
 
-def test_a_completion_goes_on_from_text_and_from_ids_alike(client: openai.OpenAI, model: LoadedEngine) -> None:
+def test_a_completion_continues_text_and_ids_alike(client: openai.OpenAI, model: LoadedEngine) -> None:
     ids = model.load_template().render([Message("user", NAME[0])], prompt=True).ids
     answer = client.completions.create(model="tiny", prompt=list(ids))
     assert (answer.object, answer.choices[0].text, answer.choices[0].finish_reason) == (
@@ -145,16 +147,16 @@ def test_a_special_token_typed_into_a_completion_stays_text(client: openai.OpenA
 
 def test_several_prompts_are_completed_in_order_with_echo_and_stream(client: openai.OpenAI) -> None:
     prompts = ["one two", "春天"]
-    whole = client.completions.create(model="tiny", prompt=prompts, n=2, max_tokens=4, temperature=0, echo=True)
-    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
-    assert [choice.text.startswith(prompts[choice.index // 2]) for choice in whole.choices] == [True] * 4
+    answer = client.completions.create(model="tiny", prompt=prompts, n=2, max_tokens=4, temperature=0, echo=True)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert [choice.text.startswith(prompts[choice.index // 2]) for choice in answer.choices] == [True] * 4
     texts = [""] * 4
     for chunk in client.completions.create(
         model="tiny", prompt=prompts, n=2, max_tokens=4, temperature=0, echo=True, stream=True
     ):
         for choice in chunk.choices:
             texts[choice.index] += choice.text
-    assert texts == [choice.text for choice in whole.choices]
+    assert texts == [choice.text for choice in answer.choices]
 
 
 # --------------------------------------------------------------------------------------------------------- embeddings
@@ -178,7 +180,7 @@ def test_both_engines_embed_alike(taught_model: Path, taught_gguf: Path) -> None
     assert rows[0] == pytest.approx(rows[1], abs=5e-3)
 
 
-# -------------------------------------------------------------------------------------------------------------- forms
+# --------------------------------------------------------------------------------------------- response formats
 
 
 SCHEMA = {
@@ -191,22 +193,22 @@ SCHEMA = {
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_an_answer_fits_the_schema(client: openai.OpenAI, temperature: float) -> None:
-    named = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
     answer = client.chat.completions.create(
         model="tiny",
-        messages=asking("?"),
-        response_format=named,
+        messages=user_messages("?"),
+        response_format=response_format,
         temperature=temperature,
         seed=3,  # type: ignore[arg-type]
     )
-    found = json.loads(answer.choices[0].message.content or "")
-    assert found["town"] in "东西" and 1 <= found["year"] <= 9 and set(found) == {"town", "year"}
+    value = json.loads(answer.choices[0].message.content or "")
+    assert value["town"] in "东西" and 1 <= value["year"] <= 9 and set(value) == {"town", "year"}
     assert answer.choices[0].finish_reason == "stop"
 
 
 def test_a_json_object_begins_as_one(client: openai.OpenAI) -> None:
     answer = client.chat.completions.create(
-        model="tiny", messages=asking("?"), response_format={"type": "json_object"}, max_tokens=30
+        model="tiny", messages=user_messages("?"), response_format={"type": "json_object"}, max_tokens=30
     )
     assert (answer.choices[0].message.content or "").lstrip().startswith("{")
 
@@ -222,12 +224,12 @@ def test_a_json_object_begins_as_one(client: openai.OpenAI) -> None:
     ids=["type", "lookahead", "remote", "large"],
 )
 def test_a_schema_that_cannot_be_used_is_refused_soon(client: openai.OpenAI, schema: dict) -> None:
-    named = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    response_format = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.with_options(timeout=10).chat.completions.create(
             model="tiny",
-            messages=asking("?"),
-            response_format=named,
+            messages=user_messages("?"),
+            response_format=response_format,
             max_tokens=5,  # type: ignore[arg-type]
         )
     assert caught.value.body["param"] == "response_format.json_schema.schema"  # type: ignore[index]
@@ -235,44 +237,47 @@ def test_a_schema_that_cannot_be_used_is_refused_soon(client: openai.OpenAI, sch
 
 @pytest.mark.parametrize("pattern", ["(.{1,3000}x){1,3000}", "(a|aa|b*)*c{2000}", "(.*a.{400}){9}"])
 def test_a_costly_pattern_costs_no_long_time(client: openai.OpenAI, pattern: str) -> None:
-    named = {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "string", "pattern": pattern}}}
-    begun = time.monotonic()
+    response_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "s", "schema": {"type": "string", "pattern": pattern}},
+    }
+    start_time = time.monotonic()
     with contextlib.suppress(openai.BadRequestError):
         client.chat.completions.create(
             model="tiny",
-            messages=asking("?"),
-            response_format=named,  # type: ignore[arg-type]
+            messages=user_messages("?"),
+            response_format=response_format,  # type: ignore[arg-type]
             max_tokens=5,
         )
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - start_time < 30
 
 
 # ------------------------------------------------------------------------------------------ several models, other ways
 
 
 def test_several_models_answer_by_their_names(opened: LoadedEngine) -> None:
-    with live(opened, names=("small", "large")) as server:
+    with run_server(opened, names=("small", "large")) as server:
         client = server.client()
         assert [model.id for model in client.models.list()] == ["small", "large"]
         for name in ("small", "large"):
-            answer = client.chat.completions.create(model=name, messages=asking(NAME[0]))
+            answer = client.chat.completions.create(model=name, messages=user_messages(NAME[0]))
             assert (answer.model, answer.choices[0].message.content) == (name, NAME[1])
         with pytest.raises(openai.NotFoundError, match="there are 'small', 'large'"):
-            client.chat.completions.create(model="medium", messages=asking("?"))
+            client.chat.completions.create(model="medium", messages=user_messages("?"))
 
 
-def test_the_asynchronous_client_gets_the_same_whole_and_streamed(server: Live) -> None:
+def test_the_asynchronous_client_gets_the_same_whole_and_streamed(server: LiveServer) -> None:
     async def ask() -> tuple[str | None, str]:
         async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as client:
-            whole = await client.chat.completions.create(model="tiny", messages=asking(NAME[0]))
-            stream = await client.chat.completions.create(model="tiny", messages=asking(NAME[0]), stream=True)
+            answer = await client.chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
+            stream = await client.chat.completions.create(model="tiny", messages=user_messages(NAME[0]), stream=True)
             pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
-        return whole.choices[0].message.content, "".join(pieces)
+        return answer.choices[0].message.content, "".join(pieces)
 
     assert asyncio.run(ask()) == (NAME[1], NAME[1])
 
 
-def test_the_plain_route_takes_a_history_or_a_prompt(server: Live, opened: LoadedEngine) -> None:
+def test_the_plain_route_takes_a_history_or_a_prompt(server: LiveServer, opened: LoadedEngine) -> None:
     history = [
         {"role": "Human", "content": COUNT[0]},
         {"role": "Assistant", "content": COUNT[1]},
@@ -289,8 +294,8 @@ def test_the_plain_route_takes_a_history_or_a_prompt(server: Live, opened: Loade
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "prompt")
 
 
-def test_metrics_count_requests_and_tokens_and_tell_no_text(server: Live) -> None:
-    answer = server.client().chat.completions.create(model="tiny", messages=asking(NAME[0]))
+def test_metrics_count_requests_and_tokens_and_hold_no_text(server: LiveServer) -> None:
+    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(NAME[0]))
     assert answer.usage is not None
     text = httpx.get(f"{server.address}/metrics").text
     assert f'hanlin_generated_tokens_total{{model="tiny"}} {float(answer.usage.completion_tokens)}' in text

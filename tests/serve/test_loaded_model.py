@@ -1,4 +1,4 @@
-"""A server whose engine is killed, whose model is exchanged, and which serves several adapters over one model."""
+"""A server whose engine crashes, whose model is reloaded, and which serves several adapters over one model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from live_server import Live, live
+from live_server import LiveServer, run_server
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
@@ -45,43 +45,43 @@ def kill(opened: LoadedEngine) -> None:
     os.kill(opened.engine._processes[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
 
 
-def test_an_engine_killed_in_the_middle_is_told_in_each_apis_form_and_is_there_again(apart: LoadedEngine) -> None:
-    with live(apart) as server:
-        os.kill(apart.engine._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]  # no answer ends before
-        heard: dict[str, object] = {}
+def test_an_engine_that_crashes_is_reported_in_each_apis_form_and_restarted(apart: LoadedEngine) -> None:
+    with run_server(apart) as server:
+        os.kill(apart.engine._processes[0].pid, signal.SIGSTOP)  # type: ignore[attr-defined]  # so that no answer ends before
+        responses: dict[str, httpx.Response] = {}
 
         def ask(name: str, path: str, body: dict) -> None:
-            heard[name] = httpx.post(server.address + path, json={**ENDLESS, **body}, timeout=30)
+            responses[name] = httpx.post(server.address + path, json={**ENDLESS, **body}, timeout=30)
 
-        asked = {
+        requests = {
             "whole": (CHAT, {}),
             "streamed": (CHAT, {"stream": True}),
             "ollama": ("/api/chat", {"stream": False}),
             "plain": ("/generate", {"history": ENDLESS["messages"], "messages": None}),
         }
-        threads = [threading.Thread(target=ask, args=(name, *what)) for name, what in asked.items()]
+        threads = [threading.Thread(target=ask, args=(name, *request)) for name, request in requests.items()]
         for thread in threads:
             thread.start()
-        while len(server.streams) < len(asked):
+        while len(server.streams) < len(requests):
             time.sleep(0.01)
         time.sleep(0.1)
         kill(apart)
         for thread in threads:
             thread.join(30)
         for name in ("whole", "plain"):
-            told = heard[name]
-            assert (told.status_code, told.json()["error"]["code"]) == (503, "engine_lost"), told.text  # type: ignore[attr-defined]
-            assert int(told.headers["retry-after"]) >= 1  # type: ignore[attr-defined]
-        assert heard["ollama"].status_code == 503 and "restarted" in heard["ollama"].json()["error"]  # type: ignore[attr-defined]
-        last = json.loads(heard["streamed"].text.strip().split("\n\n")[-1].removeprefix("data: "))  # type: ignore[attr-defined]
+            response = responses[name]
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "engine_lost"), response.text
+            assert int(response.headers["retry-after"]) >= 1
+        assert responses["ollama"].status_code == 503 and "restarted" in responses["ollama"].json()["error"]
+        last = json.loads(responses["streamed"].text.strip().split("\n\n")[-1].removeprefix("data: "))
         assert last["error"]["code"] == "engine_lost"
-        assert says(server, "tiny", LESSONS[0][0]) == LESSONS[0][1]
-        key_settings = httpx.get(f"{server.address}/metrics").text
-        assert 'hanlin_engine_restarts{model="tiny"} 1.0' in key_settings
+        assert ask_model(server, "tiny", LESSONS[0][0]) == LESSONS[0][1]
+        metrics = httpx.get(f"{server.address}/metrics").text
+        assert 'hanlin_engine_restarts{model="tiny"} 1.0' in metrics
         assert httpx.get(f"{server.address}/health").status_code == 200
 
 
-def test_a_schema_is_kept_in_the_process_apart(apart: LoadedEngine) -> None:
+def test_a_schema_is_obeyed_in_a_separate_process(apart: LoadedEngine) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "integer"}},
@@ -89,7 +89,7 @@ def test_a_schema_is_kept_in_the_process_apart(apart: LoadedEngine) -> None:
         "additionalProperties": False,
     }
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    with live(apart) as server:
+    with run_server(apart) as server:
         body = {**ENDLESS, "response_format": form, "max_tokens": 120}
         answer = httpx.post(server.address + CHAT, json=body, timeout=60).json()["choices"][0]
         if answer["finish_reason"] == "stop":
@@ -98,17 +98,17 @@ def test_a_schema_is_kept_in_the_process_apart(apart: LoadedEngine) -> None:
             assert answer["message"]["content"].lstrip().startswith("{")
 
 
-def says(server: Live, model: str, text: str) -> str:
-    asked = [{"role": "user", "content": text}]
-    done = server.client().chat.completions.create(model=model, messages=asked, max_tokens=20)  # type: ignore[arg-type]
-    return done.choices[0].message.content or ""
+def ask_model(server: LiveServer, model: str, text: str) -> str:
+    messages = [{"role": "user", "content": text}]
+    completion = server.client().chat.completions.create(model=model, messages=messages, max_tokens=20)  # type: ignore[arg-type]
+    return completion.choices[0].message.content or ""
 
 
-# ------------------------------------------------------------------------------------------------------ exchanging
+# ------------------------------------------------------------------------------------------------------ reloading
 
 
-def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf: Path, tmp_path: Path) -> None:
-    """Clients ask all the time while the link that the server was given points to another folder, three times."""
+def test_a_model_that_is_reloaded_while_it_serves_loses_no_request(taught_gguf: Path, tmp_path: Path) -> None:
+    """Clients send requests all the time while the link to the model is pointed to another folder, three times."""
     other = tmp_path / "other"
     shutil.copytree(taught_gguf, other)
     link = tmp_path / "model"
@@ -116,14 +116,14 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
     limits = Limits(parallel=4)
     loaded = LoadedModel(f"tiny={link}", {}, EngineConfig(), limits)
     loaded.load()
-    told: list[str] = []
-    with live(loaded.served[0].opened, limits=limits, served=loaded.served) as server:
+    events: list[str] = []
+    with run_server(loaded.served[0].opened, limits=limits, served=loaded.served) as server:
         stop = threading.Event()
         answers: list[str] = []
 
         def ask() -> None:
             while not stop.is_set():
-                answers.append(says(server, "tiny", LESSONS[0][0]))
+                answers.append(ask_model(server, "tiny", LESSONS[0][0]))
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
@@ -134,9 +134,9 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
             link.symlink_to(target)
             assert loaded.is_stale
             engines.append(loaded.served[0].engine)
-            asyncio.run_coroutine_threadsafe(reload_changed([loaded], server.models, told.append), server.loop).result(
-                60
-            )
+            asyncio.run_coroutine_threadsafe(
+                reload_changed([loaded], server.registry, events.append), server.loop
+            ).result(60)
             assert not loaded.is_stale
         count = len(answers)
         while len(answers) < count + 8:
@@ -144,13 +144,13 @@ def test_a_model_that_is_exchanged_while_it_serves_loses_no_request(taught_gguf:
         stop.set()
         for thread in threads:
             thread.join(30)
-    assert told == ["tiny was reloaded"] * 3
+    assert events == ["tiny was reloaded"] * 3
     assert set(answers) == {LESSONS[0][1]}
     assert all(engine._processes[0].poll() is not None for engine in engines), "an old engine was left"  # type: ignore[attr-defined]
     loaded.close()
 
 
-def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp_path: Path) -> None:
+def test_the_command_reloads_a_changed_model_on_sighup(taught_gguf: Path, tmp_path: Path) -> None:
     shutil.copytree(taught_gguf, tmp_path / "other")
     link = tmp_path / "model"
     link.symlink_to(taught_gguf)
@@ -165,8 +165,8 @@ def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp
         process.send_signal(signal.SIGHUP)
         assert process.stdout.readline() == "tiny was reloaded\n"
         body = {"model": "tiny", "messages": [{"role": "user", "content": LESSONS[0][0]}], "max_tokens": 20}
-        told = httpx.post(address + CHAT, json=body, timeout=30).json()
-        assert told["choices"][0]["message"]["content"] == LESSONS[0][1]
+        answer = httpx.post(address + CHAT, json=body, timeout=30).json()
+        assert answer["choices"][0]["message"]["content"] == LESSONS[0][1]
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
     finally:
@@ -174,7 +174,7 @@ def test_the_command_opens_a_changed_model_anew_on_sighup(taught_gguf: Path, tmp
         process.communicate()
 
 
-def test_a_model_that_does_not_open_leaves_the_old_one(taught_gguf: Path, tmp_path: Path) -> None:
+def test_a_model_that_fails_to_reload_leaves_the_old_one(taught_gguf: Path, tmp_path: Path) -> None:
     link = tmp_path / "model"
     link.symlink_to(taught_gguf)
     loaded = LoadedModel(f"tiny={link}", {}, EngineConfig(), Limits())
@@ -184,9 +184,9 @@ def test_a_model_that_does_not_open_leaves_the_old_one(taught_gguf: Path, tmp_pa
     link.unlink()
     (tmp_path / "empty").mkdir()
     link.symlink_to(tmp_path / "empty")
-    told: list[str] = []
-    asyncio.run(reload_changed([loaded], models, told.append))
-    assert len(told) == 1 and told[0].startswith("tiny was not reloaded:")
+    events: list[str] = []
+    asyncio.run(reload_changed([loaded], models, events.append))
+    assert len(events) == 1 and events[0].startswith("tiny was not reloaded:")
     assert models.get("tiny") is before[0] and loaded.served == before
     loaded.close()
 
@@ -198,7 +198,7 @@ def test_a_model_that_does_not_open_leaves_the_old_one(taught_gguf: Path, tmp_pa
 def adapters(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two adapters over the taught model that change its answers, each in another way."""
     folder = tmp_path_factory.mktemp("adapters")
-    made = {}
+    folders = {}
     for seed, name in enumerate(("red", "blue.v2")):
         model = attach_lora(load_model(taught_model), LoraSettings(rank=4), seed=seed)
         torch.manual_seed(seed)
@@ -207,36 +207,36 @@ def adapters(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> di
                 torch.nn.init.normal_(value, std=0.3)
         save_adapter(model, folder / name, base=taught_model)
         Tokenizer.load(taught_model).save(folder / name)
-        made[name] = folder / name
-    return made
+        folders[name] = folder / name
+    return folders
 
 
 def test_adapters_over_one_model_answer_as_each_does_alone(taught_model: Path, adapters: dict[str, Path]) -> None:
-    questions = [asked for asked, _ in LESSONS]
+    questions = [question for question, _ in LESSONS]
     expected = {}
     for name, folder in {"taught": taught_model, **adapters}.items():
         alone = load_engine(folder)
-        with live(alone, names=("tiny",)) as server:
-            expected[name] = [says(server, "tiny", question) for question in questions]
+        with run_server(alone, names=("tiny",)) as server:
+            expected[name] = [ask_model(server, "tiny", question) for question in questions]
         alone.engine.close()
     assert len({tuple(answers) for answers in expected.values()}) == 3, "the adapters change nothing"
     loaded = LoadedModel(str(taught_model), adapters, EngineConfig(), Limits())
     loaded.load()
-    with live(loaded.served[0].opened, served=loaded.served) as server:
+    with run_server(loaded.served[0].opened, served=loaded.served) as server:
         assert [card.id for card in server.client().models.list()] == ["taught", "red", "blue.v2"]
-        found: dict[tuple[str, int], str] = {}
+        answers: dict[tuple[str, int], str] = {}
 
-        def ask(name: str, place: int) -> None:
-            found[name, place] = says(server, name, questions[place])
+        def ask(name: str, index: int) -> None:
+            answers[name, index] = ask_model(server, name, questions[index])
 
         threads = [
-            threading.Thread(target=ask, args=(name, place)) for place in range(len(questions)) for name in expected
+            threading.Thread(target=ask, args=(name, index)) for index in range(len(questions)) for name in expected
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(60)
-    assert found == {(name, place): text for name, texts in expected.items() for place, text in enumerate(texts)}
+    assert answers == {(name, index): text for name, texts in expected.items() for index, text in enumerate(texts)}
     loaded.close()
 
 

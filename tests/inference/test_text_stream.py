@@ -1,4 +1,4 @@
-"""Stop texts: nothing of one is ever shown, nothing else is lost, however the text is cut into pieces."""
+"""Stop strings: nothing of one is ever shown, nothing else is lost, however the text is cut into pieces."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What `hanlin plan` predicts of peak memory beside what training really holds, on a grid of runs on this machine.
+"""Compares the peak memory that `hanlin plan` estimates with the measured peak, on a grid of runs on this machine.
 
-    python bench/memory_forecast.py [--precision bfloat16] [CASE...]
+    python bench/memory_estimate.py [--precision bfloat16] [CASE...]
 
 Each run is a recipe of one stage, planned and then run by the same worker as any other; the measured peak is the one in
 its metrics. Models are random, of three sizes; records are random Chinese text. The last line is one JSON object: the
-worst error, and all of them. Runs that need bitsandbytes are left out where it is not installed.
+worst error, and all of them. Runs that need bitsandbytes are left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ SMALL = {"gradient_checkpointing": True}
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full": ("sft", "3M", SHORT),
     "LoRA, long rows, recomputed": ("sft", "58M", {**LONG, **LORA, **SMALL}),
-    "full, a step in one pass": ("sft", "58M", SHORT),
-    "full, a step in two passes": ("sft", "58M", {**SHORT, "batch_tokens": 2048}),
+    "full, one micro-batch": ("sft", "58M", SHORT),
+    "full, two micro-batches": ("sft", "58M", {**SHORT, "batch_tokens": 2048}),
     "LoRA": ("sft", "58M", {**SHORT, **LORA}),
     "LoRA with dropout, head and norms whole": (
         "sft",
         "58M",
         {**SHORT, "lora": {"rank": 64, "dropout": 0.05, "modules_to_save": ["lm_head", "norm"]}},
     ),
-    "QLoRA, NF4": ("sft", "58M", {**LONG, "lora": {"rank": 16, "packed": "nf4"}}),
+    "QLoRA, NF4": ("sft", "58M", {**LONG, "lora": {"rank": 16, "quantization": "nf4"}}),
     "full, long rows": ("pretrain", "58M", LONG),
     "full, recomputed": ("pretrain", "156M", {**SHORT, **SMALL}),
     "last two layers": ("pretrain", "156M", {**LONG, "train_last_layers": 2}),
@@ -57,7 +57,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DPO, LoRA, recomputed": ("dpo", "156M", {**PAIRS, **LORA, **SMALL}),
     "ORPO, full": ("orpo", "58M", PAIRS),
     "LoRA, large vocabulary": ("sft", "156M", {**SHORT, **LORA}),
-    "LoRA, large vocabulary, long rows, eight passes": (
+    "LoRA, large vocabulary, long rows, eight micro-batches": (
         "sft",
         "156M",
         {**LONG, **LORA, "batch_tokens": 4096, "steps": 4},
@@ -69,7 +69,7 @@ LETTERS = (
 )
 
 
-def make_world(root: Path) -> None:
+def write_models_and_records(root: Path) -> None:
     """Models and records in `root`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -77,14 +77,14 @@ def make_world(root: Path) -> None:
     from hanlin.chat.template import ChatTemplate
     from hanlin.models.train_tokenizer import train_tokenizer
 
-    source = random.Random(1)
+    rng = random.Random(1)
 
-    def text(least: int, most: int) -> str:
-        return "".join(source.choice(LETTERS) for _ in range(source.randint(least, most))) + "。"
+    def make_text(min_chars: int, max_chars: int) -> str:
+        return "".join(rng.choice(LETTERS) for _ in range(rng.randint(min_chars, max_chars))) + "。"
 
-    tokenizer = train_tokenizer([text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
+    tokenizer = train_tokenizer([make_text(400, 400) for _ in range(50)], 500, "llama3", root / "tokenizer")
     # how many tokens a real vocabulary makes of a real text is not what is measured here
-    dataset_stats.CHINESE_TOKENS = ((0, len(tokenizer.encode(text(4000, 4000))) / 4001),)
+    dataset_stats.CHINESE_TOKENS = ((0, len(tokenizer.encode(make_text(4000, 4000))) / 4001),)
     stops = list(ChatTemplate.load(root / "tokenizer", tokenizer).stop_ids)
     for name, shape in SIZES.items():
         config = LlamaConfig(
@@ -100,24 +100,27 @@ def make_world(root: Path) -> None:
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(root / name)
         tokenizer.save(root / name)
 
-    def talk(number: int) -> Conversation:
+    def make_conversation(index: int) -> Conversation:
         turns = [
             message
-            for _ in range(source.randint(1, 3))
-            for message in (Message("user", text(20, 60)), Message("assistant", text(60, 220)))
+            for _ in range(rng.randint(1, 3))
+            for message in (Message("user", make_text(20, 60)), Message("assistant", make_text(60, 220)))
         ]
-        return Conversation(tuple(turns), id=f"talk-{number}")
+        return Conversation(tuple(turns), id=f"talk-{index}")
 
-    def pair(number: int) -> Preference:
-        question = (Message("user", text(30, 60)),)
+    def make_preference(index: int) -> Preference:
+        question = (Message("user", make_text(30, 60)),)
         return Preference(
-            question, Message("assistant", text(60, 220)), Message("assistant", text(60, 220)), id=f"pair-{number}"
+            question,
+            Message("assistant", make_text(60, 220)),
+            Message("assistant", make_text(60, 220)),
+            id=f"pair-{index}",
         )
 
     records: dict[str, list[Any]] = {
-        "sft": [talk(number) for number in range(120)],
-        "pretrain": [Document(text(200, 3000), id=f"text-{number}") for number in range(60)],
-        "dpo": [pair(number) for number in range(60)],
+        "sft": [make_conversation(index) for index in range(120)],
+        "pretrain": [Document(make_text(200, 3000), id=f"text-{number}") for number in range(60)],
+        "dpo": [make_preference(index) for index in range(60)],
     }
     records["orpo"] = records["dpo"]
     for kind, rows in records.items():
@@ -151,16 +154,16 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args()
-    asked = arguments.cases
+    chosen = arguments.cases
     left_out = NEEDS_BITSANDBYTES if importlib.util.find_spec("bitsandbytes") is None else set()
     errors: dict[str, float] = {}
-    heads = [*PARTS, "predicted", "measured", "error"]
-    print("| run | " + " | ".join(heads) + " |\n|---" + "|---" * len(heads) + "|")
+    columns = [*PARTS, "predicted", "measured", "error"]
+    print("| run | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_world(root)
+        write_models_and_records(root)
         for name, (kind, size, settings) in CASES.items():
-            if name in left_out or (asked and name not in asked):
+            if name in left_out or (chosen and name not in chosen):
                 continue
             estimate, measured = measure(root, kind, size, settings, arguments.precision)
             memory = estimate.memory
