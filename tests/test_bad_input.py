@@ -161,4 +161,4 @@ def test_a_machine_whose_first_machine_was_never_started(tmp_path: Path) -> None
         "stages: { world: { kind: demo_world } }\n",
     )
     said = refused(tmp_path, "run", recipe)
-    assert "machine 0 has shown no work on stage world for 1 s" in said and "launch.node_rank=0" in said
+    assert "machine 0 has not worked on stage world for 1 s" in said and "launch.node_rank=0" in said

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from hanlin.models.folder.adapter import resolve_base
-from hanlin.pipeline.manifest import digest_of, read_manifest
+from hanlin.pipeline.manifest import digest_files, read_manifest
 
 
 def hanlin(home: Path, *words: str) -> None:
@@ -29,6 +29,6 @@ def test_an_adapter_made_by_hand_finds_its_base_and_merges(tmp_path: Path, tiny_
     adapter = tmp_path / "deep/er/my-adapter"
     assert resolve_base(adapter).samefile(tiny_model)
     manifest = read_manifest(adapter)
-    assert manifest is not None and manifest.digest == digest_of(list(manifest.files))
+    assert manifest is not None and manifest.digest == digest_files(list(manifest.files))
     hanlin(tmp_path, "merge", "--adapter", "deep/er/my-adapter", "--out", "my-merged")
     assert (tmp_path / "my-merged" / "model.safetensors").is_file()

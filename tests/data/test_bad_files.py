@@ -205,11 +205,11 @@ def test_a_directory_loop(put: Put) -> None:
 
 
 def test_a_glob_through_a_directory_loop_finds_each_file_once(put: Put) -> None:
-    from hanlin.pipeline.inputs import _expand
+    from hanlin.pipeline.inputs import expand_glob
 
     folder = put("a/b/c.txt", "x").parents[1]
     (folder / "b" / "loop").symlink_to(folder, target_is_directory=True)
-    assert _expand(folder / "**" / "*.txt", "here") == (folder / "b" / "c.txt",)
+    assert expand_glob(folder / "**" / "*.txt", "here") == (folder / "b" / "c.txt",)
 
 
 @pytest.mark.parametrize("how", ["append", "replace", "delete"])

@@ -16,7 +16,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import Item, items_of, send, target_of
+from hanlin.pipeline.hub import UploadFile, list_upload_files, parse_repository, upload
 from hanlin.pipeline.manifest import Manifest
 
 
@@ -24,20 +24,20 @@ from hanlin.pipeline.manifest import Manifest
 def package(tmp_path: Path) -> Path:
     """A sealed artifact."""
     store = Store(tmp_path)
-    partial = store.partial("package", "0123")
+    partial = store.partial_folder("package", "0123")
     partial.mkdir(parents=True)
     (partial / "README.md").write_text("# 小翰\n", encoding="utf-8")
     (partial / "model-Q8_0.gguf").write_bytes(b"GGUF" + bytes(1000))
     empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
     words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
-    store.seal(partial, Manifest(kind="package", type="package", key="0123", **empty, **words))
+    store.commit(partial, Manifest(kind="package", type="package", key="0123", **empty, **words))
     return store.folder("package", "0123")
 
 
 def test_every_file_is_listed_with_its_size_and_hash_but_the_manifest(package: Path) -> None:
-    items = items_of(package)
+    items = list_upload_files(package)
     text = (package / "README.md").read_bytes()
-    assert items[0] == Item("README.md", len(text), hashlib.sha256(text).hexdigest())
+    assert items[0] == UploadFile("README.md", len(text), hashlib.sha256(text).hexdigest())
     assert [item.path for item in items] == ["README.md", "model-Q8_0.gguf"]
 
 
@@ -46,21 +46,21 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
     shutil.copytree(package, changed)
     (changed / "README.md").write_text("other", encoding="utf-8")
     with pytest.raises(UserError, match="was changed since"):
-        items_of(changed)
+        list_upload_files(changed)
     (changed / "README.md").unlink()
     with pytest.raises(UserError, match="is missing"):
-        items_of(changed)
+        list_upload_files(changed)
     for name in ("half.partial", "working/.work"):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "README.md").write_text("x", encoding="utf-8")
         with pytest.raises(UserError, match="not finished"):
-            items_of(tmp_path / name.split("/")[0])
+            list_upload_files(tmp_path / name.split("/")[0])
     empty = tmp_path / "other"
     empty.mkdir()
     (empty / "notes.txt").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match="no model or package"):
-        items_of(empty)
+        list_upload_files(empty)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_model_without_a_manifest_is_held_to_its_index(index: str, said: str, 
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     with pytest.raises(UserError, match=said):
-        items_of(tmp_path)
+        list_upload_files(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_secrets_do_not_go_up(name: str, text: str, tmp_path: Path) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match="secret") as caught:
-        items_of(folder)
+        list_upload_files(folder)
     assert text not in str(caught.value)
 
 
 def test_a_repository_is_named_by_hub_and_owner() -> None:
-    assert target_of("hf:a/b-1").name == "a/b-1"
+    assert parse_repository("hf:a/b-1").name == "a/b-1"
     for text in ("a/b", "hf:b", "hf:a/b/c", "s3:a/b", "hf:../b c"):
         with pytest.raises(UserError, match="names no repository"):
-            target_of(text)
+            parse_repository(text)
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -179,7 +179,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
 
 def test_one_commit_shows_all_files_and_drops_weights_of_another_model(package: Path, hub: type[Hub]) -> None:
-    place = send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+    place = upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
     assert place.endswith("/o/m")
     assert hub.files.keys() == {"README.md", "model-Q8_0.gguf", ".gitattributes"}
     assert hub.files["model-Q8_0.gguf"] == (package / "model-Q8_0.gguf").read_bytes()
@@ -193,12 +193,12 @@ def test_a_hub_that_does_not_answer_is_said_in_one_sentence(package: Path, hub: 
         monkeypatch.setattr(f"huggingface_hub.{module}.ENDPOINT", "http://127.0.0.1:9", raising=False)
     assert constants.ENDPOINT.endswith(":9")
     with pytest.raises(UserError, match=r"the hub refused: .*refused"):
-        send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+        upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
 
 
 def test_a_hub_that_refuses_has_not_been_changed(package: Path, hub: type[Hub]) -> None:
     hub.refuses = True
     before = dict(hub.files)
     with pytest.raises(UserError, match="the hub refused"):
-        send(package, items_of(package), target_of("hf:o/m"), private=True, tell=lambda text: None)
+        upload(package, list_upload_files(package), parse_repository("hf:o/m"), private=True, log=lambda text: None)
     assert hub.files == before

@@ -8,7 +8,7 @@ import pytest
 
 from hanlin.config.recipe import build_recipe
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.hub import items_of
+from hanlin.pipeline.hub import list_upload_files
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.run import run
 
@@ -32,4 +32,4 @@ def test_a_recipes_package_names_its_stages_and_sources_and_is_whole(tmp_path: P
     assert str(tmp_path) not in card
     root = lineage(folder)
     assert [node.kind for node in root.walk()] == ["package", "init_model", "train_tokenizer", ""]
-    assert {item.path for item in items_of(folder)} >= {"README.md", "config.json", "model.safetensors"}
+    assert {item.path for item in list_upload_files(folder)} >= {"README.md", "config.json", "model.safetensors"}

@@ -97,7 +97,7 @@ def test_a_changed_packaged_template_changes_the_key(monkeypatch: pytest.MonkeyP
 
 def test_a_missing_input_file_is_refused_by_the_plan(folder: Path, store: Store) -> None:
     (folder / "chats.json").unlink()
-    with pytest.raises(UserError, match="nothing at"):
+    with pytest.raises(UserError, match="does not exist"):
         plan(recipe_of(folder), store)
 
 
@@ -149,7 +149,7 @@ def test_an_artifact_made_from_other_bytes_is_stale_and_set_aside(store: Store) 
 def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_never_found_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    partial = store.partial("package", "0123")
+    partial = store.partial_folder("package", "0123")
     (partial / SCRATCH_FOLDER / "rows").mkdir(parents=True)
     for name in ("whole.json", "ids.npy"):
         (partial / SCRATCH_FOLDER / "rows" / name).write_text("1", encoding="utf-8")
@@ -165,9 +165,9 @@ def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_neve
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(shutil, "rmtree", killed)
-        store.seal(partial, manifest)
+        store.commit(partial, manifest)
     assert not (partial / SCRATCH_FOLDER).exists()
-    (file,) = store.seal(partial, manifest).files
+    (file,) = store.commit(partial, manifest).files
     assert file.path == "made.txt"
     assert [place.name for place in store.artifacts.iterdir()] == [store.folder("package", "0123").name]
 
@@ -204,17 +204,17 @@ def test_a_full_disk_is_said_in_one_sentence(folder: Path, store: Store, monkeyp
     def full(*_: object) -> dict[str, Any]:
         raise OSError(errno.ENOSPC, "No space left on device", "x/documents.jsonl")
 
-    monkeypatch.setattr(worker, "_work", full)
-    reply = worker._attempt({**_job(folder, store)})
+    monkeypatch.setattr(worker, "_run_work", full)
+    reply = worker._handle_request({**_request(folder, store)})
     assert reply["user_error"][0] == "the disk is full" and "documents.jsonl" in reply["user_error"][1]
     assert not [item for item in store.artifacts.glob("corpus-*") if not item.name.endswith(".partial")]
 
 
-def _job(folder: Path, store: Store) -> dict[str, Any]:
-    from hanlin.pipeline.run import _job as job_of
+def _request(folder: Path, store: Store) -> dict[str, Any]:
+    from hanlin.pipeline.run import build_request
 
     recipe = recipe_of(folder)
-    return job_of(recipe, plan(recipe, store)[0], store)
+    return build_request(recipe, plan(recipe, store)[0], store)
 
 
 def test_a_stage_is_a_command_of_its_own(folder: Path, tmp_path: Path) -> None:

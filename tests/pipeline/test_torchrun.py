@@ -13,20 +13,20 @@ from hanlin.config.settings.launch import Launch
 from hanlin.core.errors import UserError
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.run import commands
+from hanlin.pipeline.run import launch_commands
 from hanlin.web.pages.run_report import _curve
 
 TWO = Launch(nodes=2, processes=4, mode="fsdp", rendezvous="10.0.0.1:29500")
 
 
 def test_one_machine_needs_no_meeting_place() -> None:
-    words = torchrun.command(Launch(processes=2), Path("job.json"))
+    words = torchrun.launch_command(Launch(processes=2), Path("request.json"))
     assert "--standalone" in words and "--nproc-per-node=2" in words
-    assert words[-3:] == ["hanlin.pipeline.worker", "--rank", "job.json"]
+    assert words[-3:] == ["hanlin.pipeline.worker", "--rank", "request.json"]
 
 
 def test_several_machines_meet_at_the_first() -> None:
-    words = torchrun.command(TWO.model_copy(update={"node_rank": 1}), Path("job.json"))
+    words = torchrun.launch_command(TWO.model_copy(update={"node_rank": 1}), Path("request.json"))
     wanted = {"--nnodes=2", "--node-rank=1", "--master-addr=10.0.0.1", "--master-port=29500", "--nproc-per-node=4"}
     assert wanted <= set(words)
 
@@ -60,15 +60,15 @@ def test_what_is_printed_is_read_by_a_shell_and_names_every_machine(tmp_path: Pa
     }
     launch = {"nodes": 2, "processes": 4, "rendezvous": "10.0.0.1:29500"}
     recipe = build_recipe({"name": "r", "launch": launch, "stages": stages}, "r.yaml")
-    text = commands(recipe, Store(tmp_path), "tuned", "my recipe.yaml", ("launch.nodes=2",))
+    text = launch_commands(recipe, Store(tmp_path), "tuned", "my recipe.yaml", ("launch.nodes=2",))
     assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).returncode == 0
     lines = [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
     assert [f"launch.node_rank={rank}" in lines[rank] for rank in (0, 1)] == [True, True]
     assert lines[0][:5] == ["hanlin", "run", "my recipe.yaml", "--until", "tuned"]
-    assert "torch.distributed.run" in lines[2] and lines[2][-1].endswith(".partial/.work/job.json")
+    assert "torch.distributed.run" in lines[2] and lines[2][-1].endswith(".partial/.work/request.json")
     assert "#SBATCH --nodes=2" in text and "launch.node_rank=$SLURM_NODEID" in text
     with pytest.raises(UserError, match="no training stage 'chats'"):
-        commands(recipe, Store(tmp_path), "chats", "r.yaml", ())
+        launch_commands(recipe, Store(tmp_path), "chats", "r.yaml", ())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_printed_is_read_by_a_shell_and_names_every_machine(tmp_path: Pa
     ],
 )
 def test_a_lost_peer_is_told_from_a_mistake(error: Exception, known: bool) -> None:
-    assert (torchrun.lost(error) is not None) is known
+    assert (torchrun.explain_lost_peer(error) is not None) is known
 
 
 def test_the_report_draws_training_held_out_and_probes(tmp_path: Path) -> None:

@@ -93,8 +93,8 @@ def estimates(
         if isinstance(shape, str):
             found.append(Unknown(step.stage.name, shape))
             continue
-        paths = [path for source in step.sources if source.entry.field == "data" for path in source.paths]
-        ready = all(source.ready for source in step.sources if source.entry.field == "data")
+        paths = [path for source in step.inputs if source.entry.field == "data" for path in source.paths]
+        ready = all(source.ready for source in step.inputs if source.entry.field == "data")
         data = data_of(settings, paths, shape.entries) if ready else None
         processes = recipe.launch.processes * recipe.launch.nodes
         divided = recipe.launch.mode != "ddp"
@@ -129,7 +129,7 @@ def sharding_of(launch: Launch) -> Sharding:
 
 def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str:
     """The model that a stage reads through `field`; in words why it is not known."""
-    source = next(source for source in step.sources if source.entry.field == field)
+    source = next(source for source in step.inputs if source.entry.field == field)
     if source.ready and source.paths:
         folder = source.paths[0]
         folder = resolve_base(folder) if is_adapter(folder) else folder
@@ -161,7 +161,7 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
 
 def _entries(step: Step, steps: dict[str, Step]) -> int | str:
     """The entries of the tokenizer that a new model is made over."""
-    (source,) = (source for source in step.sources if source.entry.field == "tokenizer")
+    (source,) = (source for source in step.inputs if source.entry.field == "tokenizer")
     if source.ready and source.paths:
         return _entries_in(source.paths[0])
     if not source.ready:

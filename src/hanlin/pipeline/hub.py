@@ -1,7 +1,7 @@
-"""A finished folder on Hugging Face or ModelScope: what goes there, what must not, and how it never looks half done.
+"""Uploads to and downloads from Hugging Face and ModelScope: which files go up, what is refused, and in what order.
 
-Owns the list of files and what is refused. The hubs' own libraries speak to the hubs; tokens are theirs to find
-(`HF_TOKEN`, `MODELSCOPE_API_TOKEN`, or a login), and none is read or written here.
+The hubs' own libraries do the transfer and find their access token (`HF_TOKEN`, `MODELSCOPE_API_TOKEN`, or a login);
+none is read or written here.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
+from hanlin.core.files import PARTIAL_SUFFIX
 from hanlin.core.i18n import say
 from hanlin.models.folder.checks import check_safetensors, check_weights
 from hanlin.models.folder.layout import CONFIG, INDEX
-from hanlin.pipeline.artifacts import PARTIAL
-from hanlin.pipeline.manifest import MANIFEST, read_manifest, sha256_of
+from hanlin.pipeline.artifacts import PARTIAL_FOLDER
+from hanlin.pipeline.manifest import MANIFEST, read_manifest, sha256_file
 
 _SECRET_NAMES = re.compile(
     r"(^|/)(\.env(\..*)?|\.netrc|\.git-credentials|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|"
@@ -36,8 +37,8 @@ _TEXT_LIMIT = 64 << 20  # larger files are weights
 _WEIGHTS = (".safetensors", ".gguf", ".bin", INDEX)
 
 
-class Item(NamedTuple):
-    """A file that goes up: its path there, its size and its hash."""
+class UploadFile(NamedTuple):
+    """A file to upload: its path in the repository, its size and its SHA-256."""
 
     path: str
     bytes: int
@@ -45,107 +46,125 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """`hf:owner/name` or `ms:owner/name`."""
+class Repository:
+    """A repository of a hub, `hf` or `ms`; `name` is `owner/name`."""
 
     hub: str
     name: str
 
 
-def target_of(text: str) -> Target:
-    """Raises UserError for anything else."""
+def parse_repository(text: str) -> Repository:
+    """The repository that `hf:owner/name` or `ms:owner/name` names. Raises UserError for anything else."""
     match = re.fullmatch(r"(hf|ms):([\w.-]+/[\w.-]+)", text, re.ASCII)
     if match is None:
         hint = say("write hf:owner/name or ms:owner/name", "请写成 hf:用户/名称 或 ms:用户/名称")
         raise UserError(say(f"'{text}' names no repository", f"“{text}”不是仓库名"), "--to", hint)
-    return Target(match[1], match[2])
+    return Repository(match[1], match[2])
 
 
-def items_of(folder: Path) -> list[Item]:
-    """Every file that would go up, hashed. The manifest stays at home: it names paths of this machine.
+def list_upload_files(folder: Path) -> list[UploadFile]:
+    """The files of a folder to upload, hashed. The manifest is left out: it names paths of this machine.
 
-    Raises UserError when the folder is not whole (files missing, changed or half-written) or holds a secret.
+    Raises UserError if the folder is incomplete (files missing, changed or half-written) or holds a secret.
     """
     if not folder.is_dir():
         raise UserError(say("there is no such folder", "没有这个目录"), folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    half = [name for name in files if name.endswith(".writing") or name.startswith(f"{SCRATCH_FOLDER}/")]
-    if folder.resolve().name.endswith(PARTIAL) or half:
-        what = say("it is not finished", "尚未完成")
-        raise UserError(what, folder / half[0] if half else folder, say("run its stage again", "请重新运行该阶段"))
+    unfinished = [name for name in files if name.endswith(PARTIAL_SUFFIX) or name.startswith(f"{SCRATCH_FOLDER}/")]
+    if folder.resolve().name.endswith(PARTIAL_FOLDER) or unfinished:
+        what = say("the folder is not complete", "该目录尚未生成完毕")
+        raise UserError(
+            what, folder / unfinished[0] if unfinished else folder, say("run its stage again", "请重新运行该阶段")
+        )
     _refuse_secrets(folder, files)
-    items = [Item(name, path.stat().st_size, sha256_of(path)) for name, path in files.items() if name != MANIFEST]
+    items = [
+        UploadFile(name, path.stat().st_size, sha256_file(path)) for name, path in files.items() if name != MANIFEST
+    ]
     if not items:
-        raise UserError(say("there is nothing in it", "其中没有文件"), folder)
-    _check_whole(folder, items)
+        raise UserError(say("the folder is empty", "目录为空"), folder)
+    _check_complete(folder, items)
     return items
 
 
-def _check_whole(folder: Path, items: Sequence[Item]) -> None:
+def _check_complete(folder: Path, items: Sequence[UploadFile]) -> None:
     manifest = read_manifest(folder)
-    there = {item.path: item for item in items}
+    by_path = {item.path: item for item in items}
     if manifest is not None:
         for entry in manifest.files:
-            found = there.get(entry.path)
-            if found is None:
-                raise _not_whole(folder / entry.path, say("this file is missing", "缺少此文件"))
-            if (found.bytes, found.sha256) != (entry.bytes, entry.sha256):
-                raise _not_whole(
-                    folder / entry.path, say("this file was changed since it was made", "此文件在制作后被改动")
-                )
+            file = by_path.get(entry.path)
+            if file is None:
+                raise _incomplete(folder / entry.path, say("this file is missing", "缺少此文件"))
+            if (file.bytes, file.sha256) != (entry.bytes, entry.sha256):
+                raise _incomplete(folder / entry.path, say("this file has been changed", "此文件生成之后被改动过"))
         return
-    if not ({"config.json", "README.md", "Modelfile"} & there.keys()) and not any(
-        name.endswith(".gguf") for name in there
+    if not ({"config.json", "README.md", "Modelfile"} & by_path.keys()) and not any(
+        name.endswith(".gguf") for name in by_path
     ):
-        what = say("this is no model or package", "这不是模型或软件包")
+        what = say("this is neither a model nor a package", "这既不是模型，也不是打包目录")
         raise UserError(
-            what, folder, say("name a folder that `hanlin package` made", "请指定 hanlin package 产生的目录")
+            what, folder, say("name a folder that `hanlin package` made", "请指定 hanlin package 生成的目录")
         )
-    for name in there:
+    for name in by_path:
         if name.endswith(".safetensors"):
             check_safetensors(folder / name)
-    if INDEX in there:
+    if INDEX in by_path:
         check_weights(folder)
 
 
-def _not_whole(place: Path, what: str) -> UserError:
-    return UserError(what, place, say("make the folder again", "请重新制作该目录"))
+def _incomplete(path: Path, what: str) -> UserError:
+    return UserError(what, path, say("make the folder again", "请重新生成该目录"))
 
 
 def _refuse_secrets(folder: Path, files: dict[str, Path]) -> None:
     for name, path in files.items():
         if _SECRET_NAMES.search(name):
-            what = say("this may be a secret and does not go up", "此文件可能含密钥，不予上传")
-            raise UserError(what, path, say("take it out of the folder", "请将其移出目录"))
+            what = say("this may be a secret and is not uploaded", "此文件可能含有密钥，不予上传")
+            raise UserError(what, path, say("remove it from the folder", "请将其移出目录"))
         if path.is_symlink():
-            what = say("this is a link, which may lead anywhere", "这是链接，可能指向任何地方")
-            raise UserError(what, path, say("put the file itself there", "请放入文件本身"))
+            what = say("this is a symbolic link, which may lead anywhere", "这是符号链接，可能指向任意位置")
+            raise UserError(what, path, say("replace it by the file itself", "请换成文件本身"))
         if path.suffix not in (".safetensors", ".gguf") and path.stat().st_size <= _TEXT_LIMIT:
-            found = _SECRET_TEXTS.search(path.read_bytes())
-            if found is not None:
-                shown = found[0][:6].decode("ascii", "replace")
-                what = say(f"it holds what looks like a secret ({shown}...)", f"其中疑似含密钥（{shown}……）")
-                raise UserError(what, path, say("take it out", "请将其删除"))
+            secret = _SECRET_TEXTS.search(path.read_bytes())
+            if secret is not None:
+                shown = secret[0][:6].decode("ascii", "replace")
+                what = say(f"it seems to hold a secret ({shown}...)", f"其中疑似含有密钥（{shown}……）")
+                raise UserError(what, path, say("remove it", "请将其删除"))
 
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def send(folder: Path, items: Sequence[Item], target: Target, *, private: bool, tell: Say) -> str:
-    """Put the files there and look that they arrived; returns where they are. Raises UserError as the hub refuses."""
+def upload(folder: Path, items: Sequence[UploadFile], repository: Repository, *, private: bool, log: Log) -> str:
+    """Upload files and check that they arrived.
+
+    Args:
+        folder: The folder that holds them.
+        items: The files, from `list_upload_files`.
+        repository: Where they go; it is created if it does not exist.
+        private: Create it as a private one.
+        log: Called with a sentence about what is done.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: The hub refuses.
+    """
     try:
-        return (_to_hugging_face if target.hub == "hf" else _to_modelscope)(folder, items, target.name, private, tell)
+        return (_to_hugging_face if repository.hub == "hf" else _to_modelscope)(
+            folder, items, repository.name, private, log
+        )
     except UserError:
         raise
     except Exception as error:  # errors of two libraries and of their HTTP clients, which have no class in common
         what = say(f"the hub refused: {_first_line(error)}", f"上传被拒：{_first_line(error)}")
-        hint = say("look at login, name and network, then run it again", "请检查登录、名称与网络后重新运行")
-        raise UserError(what, f"{target.hub}:{target.name}", hint) from error
+        hint = say("check login, name and network, then run it again", "请检查登录状态、仓库名与网络，然后重新运行")
+        raise UserError(what, f"{repository.hub}:{repository.name}", hint) from error
 
 
-def _to_hugging_face(folder: Path, items: Sequence[Item], name: str, private: bool, tell: Say) -> str:
-    """Large files are stored first, unseen; then one commit shows all of them at once. Weights that lie there and are
-    not of this model are deleted by the same commit."""
+def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
+    """Large files are uploaded first, invisible; then one commit shows all files at once, and deletes weights in the
+    repository that do not belong to this model."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
@@ -155,7 +174,12 @@ def _to_hugging_face(folder: Path, items: Sequence[Item], name: str, private: bo
     ]
     operations: list[Any] = [CommitOperationAdd(item.path, str(folder / item.path)) for item in items]
     operations += [CommitOperationDelete(path) for path in old]
-    tell(say(f"{len(items)} files, {len(old)} old weights to delete", f"{len(items)} 个文件，删除 {len(old)} 个旧权重"))
+    log(
+        say(
+            f"{len(items)} files, {len(old)} old weight files to delete",
+            f"{len(items)} 个文件，另有 {len(old)} 个旧权重文件待删除",
+        )
+    )
     api.create_commit(name, operations, commit_message=f"{len(items)} files")
     _check_arrived(
         {path.path: path.size for path in api.list_repo_tree(name, recursive=True) if hasattr(path, "size")}, items
@@ -163,8 +187,8 @@ def _to_hugging_face(folder: Path, items: Sequence[Item], name: str, private: bo
     return f"{api.endpoint}/{name}"
 
 
-def _to_modelscope(folder: Path, items: Sequence[Item], name: str, private: bool, tell: Say) -> str:
-    """Its library commits a large folder in parts, so the file without which nothing loads goes up last of all."""
+def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
+    """Its library commits a large folder in parts, so the file without which nothing loads is uploaded last."""
     if importlib.util.find_spec("modelscope_hub") is None:
         hint = say("pip install 'hanlin[modelscope]'", "请安装：pip install 'hanlin[modelscope]'")
         raise UserError(say("modelscope-hub is not installed", "未安装 modelscope-hub"), f"ms:{name}", hint)
@@ -174,17 +198,17 @@ def _to_modelscope(folder: Path, items: Sequence[Item], name: str, private: bool
     if not api.repo_exists(name, "model"):
         api.create_repo(name, "model", visibility="private" if private else "public")
     last = next((item.path for item in items if item.path.endswith(CONFIG)), items[-1].path)
-    tell(say(f"{len(items)} files, {last} last", f"{len(items)} 个文件，{last} 最后上传"))
+    log(say(f"{len(items)} files, {last} last", f"{len(items)} 个文件，{last} 最后上传"))
     api.upload_folder(name, "model", folder, ignore_patterns=[last, MANIFEST], commit_message=f"{len(items) - 1} files")
     api.upload_file(name, "model", folder / last, path_in_repo=last, commit_message=last)
     _check_arrived({file.path: file.size for file in api.list_repo_files(name, "model")}, items)
     return f"ms:{name}"
 
 
-def _check_arrived(there: dict[str, Any], items: Sequence[Item]) -> None:
-    lost = [item.path for item in items if there.get(item.path) != item.bytes]
-    if lost:
-        raise RuntimeError(f"{len(lost)} files did not arrive whole: {', '.join(lost[:3])}")
+def _check_arrived(sizes: dict[str, Any], items: Sequence[UploadFile]) -> None:
+    missing = [item.path for item in items if sizes.get(item.path) != item.bytes]
+    if missing:
+        raise RuntimeError(f"{len(missing)} files are missing or truncated: {', '.join(missing[:3])}")
 
 
 def _first_line(error: Exception) -> str:
@@ -192,8 +216,17 @@ def _first_line(error: Exception) -> str:
 
 
 def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Fetch a pinned hub repository (`hf:owner/name@revision`), of data where a source names it and of a model
-    elsewhere; `HF_ENDPOINT` names a mirror."""
+    """Download a pinned repository (`hf:owner/name@revision`): a dataset if a source names it, else a model.
+
+    Args:
+        entry: The input entry of the reference, as JSON data.
+
+    Returns:
+        The folder, as a tuple of one path.
+
+    Raises:
+        UserError: It cannot be downloaded; `HF_ENDPOINT` names a mirror.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -202,7 +235,9 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
         kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
         return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像，或改用本地路径")
+        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像站，或改用本地路径")
         raise UserError(
-            say(f"cannot be fetched: {type(error).__name__}", f"无法下载：{type(error).__name__}"), entry["key"], hint
+            say(f"cannot be downloaded: {type(error).__name__}", f"无法下载：{type(error).__name__}"),
+            entry["key"],
+            hint,
         ) from error

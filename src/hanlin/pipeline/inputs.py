@@ -1,4 +1,4 @@
-"""What a reference comes to: files, their type and their digest."""
+"""What a reference of a stage leads to: an artifact, local files or a hub repository, with type and digest."""
 
 from __future__ import annotations
 
@@ -15,67 +15,89 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_of, read_manifest
-from hanlin.pipeline.step import Source, Step
+from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, read_manifest
+from hanlin.pipeline.step import ResolvedInput, Step
 
 
-def _source(recipe: Recipe, stage: Stage, item: Reference, before: Mapping[str, Step], store: Store) -> Source:
+def resolve_input(
+    recipe: Recipe, stage: Stage, item: Reference, earlier: Mapping[str, Step], store: Store
+) -> ResolvedInput:
+    """What a reference leads to.
+
+    Args:
+        recipe: The recipe.
+        stage: The stage that holds the reference.
+        item: The reference.
+        earlier: The steps of the stages before it, by name.
+        store: Where artifacts are.
+
+    Raises:
+        UserError: A path does not exist, or leads to something of another type.
+    """
     where = f"{stage.where}, {item.field}"
-    found = recipe.resolve(item, where)
-    entry = InputEntry(item.field, item.text, "", "", license=_licence_beside(stage.settings, item.field))
-    if found.hub:
-        key = f"hf:{found.hub}@{found.revision}"
-        return Source(replace(entry, key=key, digest=key))
-    if found.stage:
-        upstream = before[found.stage]
+    target = recipe.resolve(item, where)
+    entry = InputEntry(item.field, item.text, "", "", license=_license_of(stage.settings, item.field))
+    if target.hub:
+        key = f"hf:{target.hub}@{target.revision}"
+        return ResolvedInput(replace(entry, key=key, digest=key))
+    if target.stage:
+        upstream = earlier[target.stage]
         folder = store.folder(upstream.stage.kind.name, upstream.key)
-        key = f"{upstream.key}/{found.inside}" if found.inside else upstream.key
-        entry = replace(entry, key=key, artifact=folder.name, inside=found.inside)
+        key = f"{upstream.key}/{target.inside}" if target.inside else upstream.key
+        entry = replace(entry, key=key, artifact=folder.name, inside=target.inside)
         if upstream.state != "done" or upstream.manifest is None:
-            return Source(entry, ready=False)
-        if not found.inside:
-            return Source(replace(entry, digest=upstream.manifest.digest), (folder,))
-        files = _inside(upstream.manifest, found.inside, where)
-        return Source(replace(entry, digest=digest_of(list(files)), files=files), _expand(folder / found.inside, where))
-    assert found.path is not None
-    return _local(entry, found.path, item, where, store)
+            return ResolvedInput(entry, ready=False)
+        if not target.inside:
+            return ResolvedInput(replace(entry, digest=upstream.manifest.digest), (folder,))
+        files = _entries_inside(upstream.manifest, target.inside, where)
+        return ResolvedInput(
+            replace(entry, digest=digest_files(list(files)), files=files), expand_glob(folder / target.inside, where)
+        )
+    assert target.path is not None
+    return _resolve_local(entry, target.path, item, where, store)
 
 
-def _local(entry: InputEntry, path: Path, item: Reference, where: str, store: Store) -> Source:
-    paths = _expand(path, where)
+def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, store: Store) -> ResolvedInput:
+    paths = expand_glob(path, where)
     if len(paths) == 1 and paths[0].is_dir():
         manifest = read_manifest(paths[0])
         if manifest is not None:
             _check_type(manifest.type, item, where)
             entry = replace(entry, key=manifest.digest, digest=manifest.digest, artifact=manifest.folder_name)
-            return Source(entry, (paths[0].resolve(),))
+            return ResolvedInput(entry, (paths[0].resolve(),))
     if "files" not in item.types:
-        made = _sniff(paths[0])
-        if made is None:
+        detected = _detect_type(paths[0])
+        if detected is None:
             hint = _hint_for(item.types)
-            wanted = " / ".join(item.types)
-            raise UserError(say(f"{path} is not a {wanted}", f"{path} 不是 {wanted}"), where, hint)
-        _check_type(made, item, where)
-        if made == "model":
+            expected = " / ".join(item.types)
+            raise UserError(say(f"{path} is not of type {expected}", f"{path} 不是 {expected}"), where, hint)
+        _check_type(detected, item, where)
+        if detected == "model":
             check_model_folder(paths[0], experts=True)
     files = tuple(
         FileEntry(relative, file.stat().st_size, store.digest_file(file))
         for base in paths
-        for relative, file in _files_of(base)
+        for relative, file in _walk_files(base)
     )
-    digest = digest_of(list(files))
-    return Source(replace(entry, key=digest, digest=digest, files=files), tuple(place.resolve() for place in paths))
+    digest = digest_files(list(files))
+    return ResolvedInput(
+        replace(entry, key=digest, digest=digest, files=files), tuple(base.resolve() for base in paths)
+    )
 
 
-def _check_type(made: str, item: Reference, where: str) -> None:
-    if made not in item.types and "files" not in item.types:
-        wanted = " / ".join(item.types)
+def _check_type(detected: str, item: Reference, where: str) -> None:
+    if detected not in item.types and "files" not in item.types:
+        expected = " / ".join(item.types)
         raise UserError(
-            say(f"{item.text} is {made}, but {wanted} is needed", f"{item.text} 是 {made}，而此处需要 {wanted}"), where
+            say(
+                f"{item.text} is {detected}, but {expected} is needed",
+                f"{item.text} 是 {detected}，而此处需要 {expected}",
+            ),
+            where,
         )
 
 
-_SIGNS = (
+_TYPE_PATTERNS = (  # the first that matches a file of a folder
     ("adapter", "adapter_config.json"),
     ("model", "config.json"),
     ("gguf", "*.gguf"),
@@ -89,46 +111,45 @@ _SIGNS = (
 )
 
 
-def _sniff(path: Path) -> str | None:
-    """What type of artifact a folder that we did not make holds."""
+def _detect_type(path: Path) -> str | None:
+    """The artifact type of a folder without manifest, or None if it is not known."""
     if path.is_file():
         return "gguf" if path.suffix == ".gguf" else None
-    return next((kind for kind, sign in _SIGNS if any(path.glob(sign))), None)
+    return next((kind for kind, pattern in _TYPE_PATTERNS if any(path.glob(pattern))), None)
 
 
 def _hint_for(types: tuple[str, ...]) -> str | None:
-    converters = {"documents": "corpus"} | {
-        name: name for name in ("conversations", "preferences", "unpaired_preferences")
-    }
+    converters = {name: name for name in RECORD_KINDS} | {"documents": "corpus"}
     for name in types:
         if name in converters:
             kind = converters[name]
-            return say(f"put a `{kind}` stage before it", f"请在前面加一个 {kind} 阶段")
+            return say(f"add a `{kind}` stage before it", f"请在前面加一个 {kind} 阶段")
     return None
 
 
-def _expand(path: Path, where: str) -> tuple[Path, ...]:
+def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
+    """The paths that a glob pattern matches, sorted, or the path itself. Raises UserError if there are none."""
     if glob.has_magic(str(path)):
-        found = _each_once(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
+        matches = _without_linked_duplicates(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
     else:
-        found = (path,) if path.exists() else ()
-    if not found:
-        hint = say("relative paths start at `root` of the recipe", "相对路径以配方的 root 为起点")
-        raise UserError(say(f"nothing at {path}", f"{path} 不存在"), where, hint)
-    return found
+        matches = (path,) if path.exists() else ()
+    if not matches:
+        hint = say("relative paths start at the recipe's `root`", "相对路径以配方的 root 为起点")
+        raise UserError(say(f"{path} does not exist", f"{path} 不存在"), where, hint)
+    return matches
 
 
-def _each_once(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The paths without those that only lead to another one of them through a linked folder, as in a loop of links."""
+def _without_linked_duplicates(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The paths, each file once: of those that lead to one file through linked folders, the shortest."""
     shortest: dict[Path, Path] = {}
     for path in paths:
-        place = path.resolve()
-        if place not in shortest or len(path.parts) < len(shortest[place].parts):
-            shortest[place] = path
+        target = path.resolve()
+        if target not in shortest or len(path.parts) < len(shortest[target].parts):
+            shortest[target] = path
     return tuple(sorted(shortest.values(), key=str))
 
 
-def _files_of(base: Path) -> Iterator[tuple[str, Path]]:
+def _walk_files(base: Path) -> Iterator[tuple[str, Path]]:
     if base.is_file():
         yield base.name, base
     else:
@@ -137,7 +158,7 @@ def _files_of(base: Path) -> Iterator[tuple[str, Path]]:
                 yield f"{base.name}/{file.relative_to(base).as_posix()}", file
 
 
-def _inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...]:
+def _entries_inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...]:
     from fnmatch import fnmatchcase
 
     inside = inside.rstrip("/")
@@ -153,8 +174,8 @@ def _inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEntry, ...
     return files
 
 
-def _licence_beside(settings: Settings, field_name: str) -> str:
-    """The `license` setting that stands beside a reference, if there is one."""
+def _license_of(settings: Settings, field_name: str) -> str:
+    """The `license` setting beside a reference, or empty."""
     owner: Any = settings
     for part in field_name.split(".")[:-1]:
         owner = owner[int(part)] if part.isdigit() else getattr(owner, part)

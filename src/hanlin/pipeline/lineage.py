@@ -1,4 +1,4 @@
-"""The lineage of an artifact."""
+"""The lineage of an artifact: everything it was made from, back to the source files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from hanlin.pipeline.manifest import Manifest, read_manifest
 
 
 def lineage(folder: Path) -> LineageNode:
-    """Everything that an artifact came from, back to the source files. Raises UserError when a manifest is missing."""
+    """The lineage graph of an artifact, read from the manifests beside it.
+
+    Args:
+        folder: The artifact's folder, a link to it, or a file in it.
+
+    Raises:
+        UserError: The folder has no manifest.
+    """
     folder = folder.resolve()
     if folder.is_file():
         folder = folder.parent
@@ -20,19 +27,19 @@ def lineage(folder: Path) -> LineageNode:
     if manifest is None:
         hint = say("name a folder below artifacts/ or runs/", "请给出 artifacts/ 或 runs/ 下的文件夹")
         raise UserError(say("not an artifact", "不是产物文件夹"), folder, hint)
-    return _ancestor(manifest, folder.parent)
+    return _node_of(manifest, folder.parent)
 
 
-def _ancestor(manifest: Manifest, artifacts: Path) -> LineageNode:
+def _node_of(manifest: Manifest, artifacts: Path) -> LineageNode:
     parents: list[LineageNode] = []
     for entry in manifest.inputs:
         files = tuple(LineageNode(item.path, "file", item.sha256, entry.license) for item in entry.files)
         if entry.artifact:
-            above = read_manifest(artifacts / entry.artifact)
-            if above is None:
+            parent = read_manifest(artifacts / entry.artifact)
+            if parent is None:
                 parents.append(LineageNode(entry.artifact, "missing", entry.digest))
                 continue
-            node = _ancestor(above, artifacts)
+            node = _node_of(parent, artifacts)
             parents.append(replace(node, parents=node.parents + files) if files else node)
         elif files:
             parents.extend(files)

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: settings, inputs, files, metrics; keys and digests."""
+"""The manifest of an artifact: kind, settings, inputs, files, metrics and package versions; keys and digests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import write_text
 from hanlin.core.i18n import say
 
 MANIFEST = "manifest.json"
@@ -18,31 +19,43 @@ MANIFEST = "manifest.json"
 _KEY_DIGITS = 16
 
 
-def canonical(data: Any) -> bytes:
-    """JSON with one spelling for equal data."""
+def canonical_json(data: Any) -> bytes:
+    """The JSON text of data, equal for equal data, in UTF-8."""
     return json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
 
 
-def key_of(kind: str, version: int, settings: Mapping[str, Any], seed: int, inputs: list[tuple[str, str]]) -> str:
-    """The name of a result before it is made: what kind, how set, with which seed, from what (`inputs`: field, key)."""
+def compute_key(kind: str, version: int, settings: Mapping[str, Any], seed: int, inputs: list[tuple[str, str]]) -> str:
+    """The key of a result, which is known before it is made.
+
+    Args:
+        kind: The stage kind.
+        version: Its version.
+        settings: The settings that affect the key.
+        seed: The recipe's seed.
+        inputs: For each reference its field and the key of what it leads to, in order.
+
+    Returns:
+        16 hexadecimal digits.
+    """
     row = {"kind": kind, "version": version, "settings": settings, "seed": seed, "inputs": inputs}
-    return hashlib.sha256(canonical(row)).hexdigest()[:_KEY_DIGITS]
+    return hashlib.sha256(canonical_json(row)).hexdigest()[:_KEY_DIGITS]
 
 
-def sha256_of(path: Path) -> str:
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def digest_of(files: list[FileEntry]) -> str:
-    """One hash over names, sizes and contents; the order of the list does not count."""
+def digest_files(files: list[FileEntry]) -> str:
+    """One SHA-256 over the paths, sizes and contents of files, whatever their order."""
     rows = sorted([entry.path, entry.bytes, entry.sha256] for entry in files)
-    return hashlib.sha256(canonical(rows)).hexdigest()
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """A file inside an artifact or among a stage's sources; `path` is relative, with forward slashes."""
+    """A file of an artifact, or one that a stage read; `path` is relative, with forward slashes."""
 
     path: str
     bytes: int
@@ -53,7 +66,7 @@ class FileEntry:
 class InputEntry:
     """What a stage read through one reference: an artifact (`artifact` is its folder's name) or local files.
 
-    `reference` is the text in the recipe, kept for people; it counts for nothing.
+    `reference` is the text in the recipe, kept for people; the key does not depend on it.
     """
 
     field: str
@@ -68,7 +81,7 @@ class InputEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that is known of an artifact. `settings` are all of them, also those that do not count in the key."""
+    """What is known of an artifact. `settings` are all settings, `key_settings` those that affect the key."""
 
     kind: str
     type: str
@@ -104,7 +117,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of an artifact folder, or None where there is none."""
+    """The manifest of an artifact folder, or None if it has none. Raises UserError if it cannot be read."""
     try:
         return Manifest.from_json(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -114,14 +127,19 @@ def read_manifest(folder: Path) -> Manifest | None:
         raise UserError(say("the manifest cannot be read", "清单文件无法读取"), folder / MANIFEST, hint) from error
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest into an artifact folder; it survives a crash of the machine."""
+    text = json.dumps(manifest.to_json(), ensure_ascii=False, indent=1)
+    write_text(folder / MANIFEST, text, fsync=True)
+
+
 def refresh_manifest(folder: Path) -> None:
-    """Hash the files of a copied artifact again, after a path in one of them was set to its new place."""
+    """Hash the files of a copied artifact again, after a path in one of them was changed."""
     manifest = read_manifest(folder)
     assert manifest is not None
     files = tuple(
-        FileEntry(entry.path, (folder / entry.path).stat().st_size, sha256_of(folder / entry.path))
+        FileEntry(entry.path, (folder / entry.path).stat().st_size, sha256_file(folder / entry.path))
         for entry in manifest.files
     )
-    renewed = replace(manifest, files=files, digest=digest_of(list(files)))
-    text = json.dumps(renewed.to_json(), ensure_ascii=False, indent=1)
-    (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    renewed = replace(manifest, files=files, digest=digest_files(list(files)))
+    write_manifest(folder, renewed)

@@ -1,7 +1,4 @@
-"""From a recipe to artifacts: what is done, what must run and why, and the running itself.
-
-Owns the plan and the order. Does not own the work: every stage runs in a process of its own (`worker`).
-"""
+"""The plan of a recipe: for each stage its key, whether it is done or must run, and why."""
 
 from __future__ import annotations
 
@@ -15,106 +12,109 @@ from typing import Any
 from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Settings, key_settings, references, setting_info
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 from hanlin.pipeline.artifacts import Store
-from hanlin.pipeline.inputs import _source
-from hanlin.pipeline.manifest import Manifest, key_of
+from hanlin.pipeline.inputs import resolve_input
+from hanlin.pipeline.manifest import Manifest, compute_key
 from hanlin.pipeline.step import Step
 
 
 def plan(recipe: Recipe, store: Store) -> list[Step]:
-    """The state of every stage, in order, without running anything. Raises UserError for a file that is not there."""
+    """The state of every stage, in order, without running anything. Raises UserError if a file is missing."""
     steps: dict[str, Step] = {}
     for name, stage in recipe.stages.items():
-        steps[name] = _step(recipe, stage, steps, store)
-    store.remember_digests()
+        steps[name] = plan_stage(recipe, stage, steps, store)
+    store.save_digests()
     return list(steps.values())
 
 
-def _step(recipe: Recipe, stage: Stage, before: Mapping[str, Step], store: Store) -> Step:
-    sources = tuple(_source(recipe, stage, item, before, store) for item in references(stage.settings))
-    settings = _counted_with_resources(stage.settings)
-    key = key_of(
+def plan_stage(recipe: Recipe, stage: Stage, earlier: Mapping[str, Step], store: Store) -> Step:
+    """The state of one stage, after the steps of the stages that it reads."""
+    inputs = tuple(resolve_input(recipe, stage, item, earlier, store) for item in references(stage.settings))
+    settings = _key_settings_with_resources(stage.settings)
+    key = compute_key(
         stage.kind.name,
         stage.kind.version,
         settings,
         recipe.seed,
-        [(source.entry.field, source.entry.key) for source in sources],
+        [(item.entry.field, item.entry.key) for item in inputs],
     )
-    step = Step(stage, key, "run", "", sources, settings)
+    step = Step(stage, key, "run", "", inputs, settings)
     manifest = store.manifest(stage.kind.name, key)
-    waiting = [source.entry.reference for source in sources if not source.ready]
+    waiting = [item.entry.reference for item in inputs if not item.ready]
     if manifest is not None:
         if waiting:
-            why = say(f"{', '.join(waiting)} will be made again first", f"先要重做 {'、'.join(waiting)}")
+            names = join_list(waiting)
+            why = say(f"{names} will be made again first", f"须先重新生成 {names}")
             return replace(step, state="stale", why=why, manifest=manifest)
         changed = [
             new.reference
-            for old, new in zip(manifest.inputs, (source.entry for source in sources), strict=False)
+            for old, new in zip(manifest.inputs, (item.entry for item in inputs), strict=False)
             if old.digest != new.digest
         ]
         if changed:
-            why = say(f"was made from another {', '.join(changed)}", f"产出时所读的 {'、'.join(changed)} 已不同")
+            names = join_list(changed)
+            why = say(f"{names} changed since it was made", f"生成之后 {names} 发生了变化")
             return replace(step, state="stale", why=why, manifest=manifest)
         return replace(step, state="done", why=_when(manifest), manifest=manifest)
-    if store.partial(stage.kind.name, key).exists():
-        busy = store.busy(stage.kind.name, key)
-        why = say("is being made by another run", "另一次运行正在制作") if busy else say("was broken off", "上次中断")
+    if store.partial_folder(stage.kind.name, key).exists():
+        busy = store.is_locked(stage.kind.name, key)
+        why = say("another run is making it", "另一个进程正在生成") if busy else say("was interrupted", "上次运行中断")
         return replace(step, state="resume", why=why)
-    return replace(step, why=_why_new(recipe, stage, step, store))
+    return replace(step, why=_reason_to_run(recipe, stage, step, store))
 
 
 def _when(manifest: Manifest) -> str:
     return say(
         f"made {manifest.finished} in {manifest.seconds:.1f} s",
-        f"{manifest.finished} 完成，用时 {manifest.seconds:.1f} 秒",
+        f"{manifest.finished} 生成，用时 {manifest.seconds:.1f} 秒",
     )
 
 
-def _why_new(recipe: Recipe, stage: Stage, step: Step, store: Store) -> str:
-    """What differs from what this stage made last time."""
+def _reason_to_run(recipe: Recipe, stage: Stage, step: Step, store: Store) -> str:
+    """How a stage differs from what it made last time."""
     try:
-        last = store.linked(recipe.name, stage.name)
+        last = store.last_manifest(recipe.name, stage.name)
     except UserError:
         last = None
     if last is None:
-        return say("never made", "尚未制作")
+        return say("not made yet", "尚未生成")
     if last.kind != stage.kind.name:
-        return say(f"was a {last.kind} before", f"此前是 {last.kind}")
+        return say(f"the kind was {last.kind}", f"此前的类型是 {last.kind}")
     if last.version != stage.kind.version:
-        return say("the kind has a new version", "该类型有了新版本")
+        return say("the stage kind has a new version", "该阶段类型已有新版本")
     if last.seed != recipe.seed:
-        return say(f"seed {last.seed} → {recipe.seed}", f"种子 {last.seed} → {recipe.seed}")
-    old, new = dict(_flat(last.key_settings)), dict(_flat(step.key_settings))
+        return say(f"seed {last.seed} → {recipe.seed}", f"随机种子 {last.seed} → {recipe.seed}")
+    old, new = dict(_flatten(last.key_settings)), dict(_flatten(step.key_settings))
     changes = [
-        f"{name} {_short(old.get(name))} → {_short(new.get(name))}"
+        f"{name} {_abbreviate(old.get(name))} → {_abbreviate(new.get(name))}"
         for name in {**old, **new}
         if old.get(name) != new.get(name)
     ]
     before = {entry.reference: entry.key for entry in last.inputs}
     changes += [
-        say(f"{source.entry.reference} is another", f"{source.entry.reference} 已不同")
-        for source in step.sources
-        if before.get(source.entry.reference) != source.entry.key
+        say(f"{item.entry.reference} changed", f"{item.entry.reference} 有变化")
+        for item in step.inputs
+        if before.get(item.entry.reference) != item.entry.key
     ]
-    return "; ".join(changes[:3]) or say("its artifact is gone", "产物已不在")
+    return "; ".join(changes[:3]) or say("its artifact was deleted", "产物已被删除")
 
 
-def _flat(row: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(row: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(row, Mapping):
         for name, value in row.items():
-            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+            yield from _flatten(value, f"{prefix}.{name}" if prefix else str(name))
     else:
         yield prefix, row
 
 
-def _short(value: Any) -> str:
+def _abbreviate(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _counted_with_resources(settings: Settings) -> dict[str, Any]:
-    """The settings that count, and beside each name of a packaged text (a chat template) the hash of that text."""
+def _key_settings_with_resources(settings: Settings) -> dict[str, Any]:
+    """The settings that affect the key, and for each name of a packaged text (a chat template) that text's hash."""
     row = key_settings(settings)
     for name, info in type(settings).model_fields.items():
         resource = setting_info(info).resource

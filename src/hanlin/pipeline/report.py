@@ -1,7 +1,6 @@
-"""What a run changed, in numbers and on a page: `report.json` and `report.html` below `runs/<recipe>/`.
+"""The report of a run: figures from the manifests of its artifacts, compared with the recipe's targets.
 
-Owns the gathering of figures from manifests and their judging against the recipe's targets. Does not measure anything:
-every number was measured by a stage and lies in its manifest.
+Nothing is measured here: every measured_bound was measured by a stage and is in its manifest.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from hanlin.pipeline.step import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A target beside what was measured; `value` is None where the figure could not be read."""
+class TargetResult:
+    """A target and what was measured; `value` is None if the figure is missing."""
 
     figure: str
     value: float | None
@@ -34,18 +33,24 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """The figures of a run, the results of its targets, seconds by stage, and all of it as JSON data.
+
+    `data` is what `report.json` holds.
+    """
+
     figures: Mapping[str, Any]
-    verdicts: tuple[Verdict, ...]
+    results: tuple[TargetResult, ...]
     seconds: Mapping[str, float]
     data: Mapping[str, Any]
 
     @property
     def reached(self) -> bool:
-        return all(verdict.reached for verdict in self.verdicts)
+        """Whether all targets are reached."""
+        return all(result.reached for result in self.results)
 
 
-def gather(recipe: Recipe, steps: Sequence[Step]) -> Report:
-    """Read the figures of a finished run out of its manifests."""
+def build_report(recipe: Recipe, steps: Sequence[Step]) -> Report:
+    """The report of a run, from the manifests of the steps that are done."""
     manifests = {step.stage.name: step.manifest for step in steps if step.manifest is not None}
     figures: dict[str, Any] = {}
     for name, source in recipe.report.figures.items():
@@ -53,7 +58,7 @@ def gather(recipe: Recipe, steps: Sequence[Step]) -> Report:
             figures[name] = {part: _metric(text, manifests) for part, text in source.items()}
         else:
             figures[name] = _metric(source, manifests)
-    verdicts = tuple(_judge(target, figures) for target in recipe.report.targets)
+    results = tuple(_check_target(target, figures) for target in recipe.report.targets)
     seconds = {name: manifest.seconds for name, manifest in manifests.items()}
     data = {
         "recipe": recipe.name,
@@ -61,9 +66,9 @@ def gather(recipe: Recipe, steps: Sequence[Step]) -> Report:
         **figures,
         "targets": [
             {"figure": v.figure, "value": v.value, "sign": v.sign, "bound": v.bound, "reached": v.reached}
-            for v in verdicts
+            for v in results
         ],
-        "all_targets_reached": all(v.reached for v in verdicts),
+        "all_targets_reached": all(v.reached for v in results),
         "seconds": seconds,
         "seconds_total": round(sum(seconds.values()), 3),
         "stages": {
@@ -71,7 +76,7 @@ def gather(recipe: Recipe, steps: Sequence[Step]) -> Report:
             for name, m in manifests.items()
         },
     }
-    return Report(figures, verdicts, seconds, data)
+    return Report(figures, results, seconds, data)
 
 
 def _metric(text: str, manifests: Mapping[str, Manifest]) -> float | None:
@@ -82,7 +87,7 @@ def _metric(text: str, manifests: Mapping[str, Manifest]) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _judge(target: Target, figures: Mapping[str, Any]) -> Verdict:
+def _check_target(target: Target, figures: Mapping[str, Any]) -> TargetResult:
     def read(name: str) -> float | None:
         head, _, part = name.partition(".")
         value = figures[head]
@@ -92,16 +97,16 @@ def _judge(target: Target, figures: Mapping[str, Any]) -> Verdict:
 
     value = read(target.figure)
     sign, bound = ("≥", target.at_least) if target.at_least is not None else ("≤", target.at_most)
-    number = read(bound) if isinstance(bound, str) else bound
-    if value is None or number is None or math.isnan(value):
-        return Verdict(target.figure, value, sign, math.nan if number is None else number, False)
-    limit = number - target.tolerance if sign == "≥" else number + target.tolerance
+    measured_bound = read(bound) if isinstance(bound, str) else bound
+    if value is None or measured_bound is None or math.isnan(value):
+        return TargetResult(target.figure, value, sign, math.nan if measured_bound is None else measured_bound, False)
+    limit = measured_bound - target.tolerance if sign == "≥" else measured_bound + target.tolerance
     reached = value >= limit - 1e-12 if sign == "≥" else value <= limit + 1e-12
-    return Verdict(target.figure, value, sign, limit, reached)
+    return TargetResult(target.figure, value, sign, limit, reached)
 
 
-def number(value: Any) -> str:
-    """A measured number as people read it: shares as they are, large ones without decimals."""
+def format_number(value: Any) -> str:
+    """A measured value for people: four digits, large numbers without decimals, `–` if it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, bool):
@@ -115,12 +120,12 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def changes(step: Step) -> str:
-    """What one stage changed, in a line: its plain metrics."""
+def summarize_metrics(step: Step) -> str:
+    """The metrics of one stage in a line: those that its kind shows, up to six."""
     metrics = step.manifest.metrics if step.manifest else {}
-    wanted = step.stage.kind.shows or tuple(metrics)
+    names = step.stage.kind.shows or tuple(metrics)
     parts = []
-    for name in wanted:
+    for name in names:
         value: Any = metrics
         if name.startswith("*."):  # of each file of an export
             part = name[2:]
@@ -130,23 +135,19 @@ def changes(step: Step) -> str:
                 value = value.get(part) if isinstance(value, Mapping) else None
         label = name.removeprefix("*.").replace("_", " ").replace(".", " ")
         if isinstance(value, Mapping) and set(value) == {"before", "after"}:
-            parts.append(f"{label} {number(value['before'])} → {number(value['after'])}")
+            parts.append(f"{label} {format_number(value['before'])} → {format_number(value['after'])}")
         elif isinstance(value, Mapping) and value and all(isinstance(v, int | float) for v in value.values()):
-            parts.append(f"{label} " + " ".join(f"{k} {number(v)}" for k, v in list(value.items())[:4]))
+            parts.append(f"{label} " + " ".join(f"{k} {format_number(v)}" for k, v in list(value.items())[:4]))
         elif isinstance(value, int | float | str):
-            parts.append(f"{label} {number(value)}")
+            parts.append(f"{label} {format_number(value)}")
     return " · ".join(parts[:6])
 
 
-def answers_of(recipe: Recipe, steps: Sequence[Step], store: Store, count: int = 8) -> list[dict[str, Any]]:
-    """A few answers of the evaluation that the recipe shows, spread over its topics."""
-    return _answers(recipe, steps, store)[:count]
-
-
-def _answers(recipe: Recipe, steps: Sequence[Step], store: Store) -> list[dict[str, Any]]:
-    wanted = recipe.report.conversation
+def sample_answers(recipe: Recipe, steps: Sequence[Step], store: Store, count: int = 24) -> list[dict[str, Any]]:
+    """Up to `count` answers of the evaluation that the recipe shows, spread over its topics."""
+    evaluation = recipe.report.conversation
     for step in steps:
-        if step.stage.name == wanted and step.manifest is not None:
+        if step.stage.name == evaluation and step.manifest is not None:
             file = store.folder(step.stage.kind.name, step.key) / "answers.jsonl"
             try:
                 rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
@@ -156,5 +157,5 @@ def _answers(recipe: Recipe, steps: Sequence[Step], store: Store) -> list[dict[s
             for row in rows:
                 by_topic.setdefault(str(row.get("topic", "")), []).append(row)
             columns = list(by_topic.values())
-            return [column[depth] for depth in range(2) for column in columns if depth < len(column)][:24]
+            return [column[depth] for depth in range(2) for column in columns if depth < len(column)][:count]
     return []

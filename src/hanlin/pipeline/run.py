@@ -1,4 +1,4 @@
-"""Running a plan, stage by stage."""
+"""Running a plan: every stage that is not done, in order, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,43 +13,52 @@ from hanlin.core.i18n import say
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import InputEntry
-from hanlin.pipeline.plan import _step, plan
+from hanlin.pipeline.plan import plan, plan_stage
 from hanlin.pipeline.step import Step
-from hanlin.pipeline.worker_client import Host
+from hanlin.pipeline.worker_client import WorkerClient
 
 
 def run(
     recipe: Recipe,
     store: Store,
-    tell: Callable[[str, Step], None] = lambda event, step: None,
+    on_event: Callable[[str, Step], None] = lambda event, step: None,
 ) -> list[Step]:
-    """Make everything that is not done, one stage after another; return the steps, all done.
+    """Run every stage that is not done, one after another.
 
-    `tell` is called with "skip", "start" or "made".
-    Raises UserError when a stage refuses its input, and KeyboardInterrupt; what was made stays, the rest resumes.
+    Args:
+        recipe: The recipe.
+        store: Where its artifacts are.
+        on_event: Called with `skip`, `start` or `made` and the step.
+
+    Returns:
+        The steps, all of them done.
+
+    Raises:
+        UserError: A stage refuses its input. What was made stays; the next run resumes.
+        KeyboardInterrupt: The run was interrupted; likewise.
     """
     done: dict[str, Step] = {}
     pending = [step for step in plan(recipe, store) if step.state != "done"]
-    with Host(preload=any(step.stage.kind.heavy for step in pending)) as host:
+    with WorkerClient(preload=any(step.stage.kind.heavy for step in pending)) as worker:
         for name, stage in recipe.stages.items():
-            step = _step(recipe, stage, done, store)
+            step = plan_stage(recipe, stage, done, store)
             if step.state == "done":
-                tell("skip", step)
+                on_event("skip", step)
             else:
-                tell("start", step)
-                host.make(_job(recipe, step, store))
-                step = _step(recipe, stage, done, store)
+                on_event("start", step)
+                worker.run_stage(build_request(recipe, step, store))
+                step = plan_stage(recipe, stage, done, store)
                 if step.state != "done":
                     raise RuntimeError(f"stage {name} ran but its artifact is not there: {step.why}")
-                tell("made", step)
+                on_event("made", step)
             store.link(recipe.name, name, store.folder(stage.kind.name, step.key))
             done[name] = step
-    store.remember_digests()
+    store.save_digests()
     return list(done.values())
 
 
-def _job(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
-    """All that a worker must know to make one artifact, as JSON: the same text reruns the stage by hand."""
+def build_request(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
+    """What a worker must know to make one artifact, as JSON data."""
     stage = step.stage
     return {
         "home": str(store.home.resolve()),
@@ -61,26 +70,43 @@ def _job(recipe: Recipe, step: Step, store: Store) -> dict[str, Any]:
         "seed": recipe.seed,
         "launch": recipe.launch.model_dump(mode="json"),
         "threads": recipe.launch.threads,
-        "log": str(store.log(recipe.name, stage.name, step.key).resolve()),
+        "log": str(store.log_folder(recipe.name, stage.name, step.key).resolve()),
         "inputs": [
-            {"entry": _entry_json(source.entry), "paths": [str(path.resolve()) for path in source.paths]}
-            for source in step.sources
+            {"entry": _entry_json(item.entry), "paths": [str(path.resolve()) for path in item.paths]}
+            for item in step.inputs
         ],
     }
 
 
-def commands(recipe: Recipe, store: Store, name: str, path: str, changes: Sequence[str]) -> str:
-    """What to type on each machine to run the recipe as its `launch` says, and a script for Slurm; `name` is the
-    training stage that is shown, or empty for the first. Raises UserError when that is no training stage."""
+def launch_commands(recipe: Recipe, store: Store, name: str, path: str, changes: Sequence[str]) -> str:
+    """The commands that run a recipe on the machines of its `launch`, and a batch script for Slurm.
+
+    Args:
+        recipe: The recipe.
+        store: Where its artifacts are.
+        name: The training stage to show, or empty for the first.
+        path: The recipe's file as the user named it.
+        changes: The `--set` options of the command.
+
+    Returns:
+        Text for a shell, with comments.
+
+    Raises:
+        UserError: There is no such training stage.
+    """
     trained = [stage.name for stage in recipe.stages.values() if stage.kind.group]
-    if not trained or (name and name not in trained):
-        what = say(f"no training stage '{name}'", f"没有名为“{name}”的训练阶段") if name else None
-        raise UserError(what or say("there is no training stage", "没有训练阶段"), path, did_you_mean(name, trained))
+    if not trained:
+        raise UserError(say("the recipe has no training stage", "配方中没有训练阶段"), path)
+    if name and name not in trained:
+        what = say(f"no training stage '{name}'", f"没有名为“{name}”的训练阶段")
+        raise UserError(what, path, did_you_mean(name, trained))
     step = next(step for step in plan(recipe, store) if step.stage.name == (name or trained[0]))
-    job_file = store.partial(step.stage.kind.name, step.key).resolve() / SCRATCH_FOLDER / torchrun.JOB
+    request_file = (
+        store.partial_folder(step.stage.kind.name, step.key).resolve() / SCRATCH_FOLDER / torchrun.REQUEST_FILE
+    )
     words = ["hanlin", "run", path, *(["--until", name] if name else [])]
     words += [word for change in changes for word in ("--set", change)]
-    return torchrun.scripts(recipe.launch, words, recipe.name, job_file, str(store.home.resolve()))
+    return torchrun.launch_scripts(recipe.launch, words, recipe.name, request_file, str(store.home.resolve()))
 
 
 def _entry_json(entry: InputEntry) -> dict[str, Any]:
@@ -89,9 +115,9 @@ def _entry_json(entry: InputEntry) -> dict[str, Any]:
     return asdict(entry)
 
 
-def progress_of(step: Step, store: Store) -> dict[str, Any] | None:
-    """How far a stage has come that is being made, or was broken off."""
-    file = store.partial(step.stage.kind.name, step.key) / SCRATCH_FOLDER / "progress.json"
+def read_progress(step: Step, store: Store) -> dict[str, Any] | None:
+    """How far a stage is that is being made or was interrupted, or None if it has not said."""
+    file = store.partial_folder(step.stage.kind.name, step.key) / SCRATCH_FOLDER / "progress.json"
     try:
         row = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

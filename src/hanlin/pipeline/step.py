@@ -1,4 +1,4 @@
-"""A step of a plan: a stage, its key and its state."""
+"""A step of a plan: a stage with its key and its state."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ State = Literal["done", "resume", "run", "stale"]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What one reference comes to: its part of the key, and, once it exists, its digest and its paths."""
+class ResolvedInput:
+    """What a reference of a stage leads to.
+
+    `entry` is its part of the key and of the manifest. `paths` are known once it exists; `ready` is False while it
+    must still be made.
+    """
 
     entry: InputEntry
     paths: tuple[Path, ...] = ()
@@ -24,12 +28,16 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A stage with its key and its state; `why` says in words how that state came about."""
+    """A stage with its key and its state; `why` tells a person how that state came about.
+
+    States: `done`; `resume` (interrupted, or being made by another process); `run` (to be made); `stale` (made from
+    inputs that have changed).
+    """
 
     stage: Stage
     key: str
     state: State
     why: str
-    sources: tuple[Source, ...] = ()
+    inputs: tuple[ResolvedInput, ...] = ()
     key_settings: Mapping[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None

@@ -1,7 +1,6 @@
-"""A training stage as a group of processes, on one machine or several: the commands that start it, what became of it.
+"""A training stage as a torchrun process group, on one machine or several: how it is started and how its errors read.
 
-Owns torchrun's command line, the scripts that are printed for people, and the words for a group that broke. Does not
-own the stage's work nor its artifact (`worker`).
+The stage's work and its artifact are in `worker`.
 """
 
 from __future__ import annotations
@@ -19,113 +18,133 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.process import die_with_parent
 
-JOB = "job.json"
-PREPARED = "prepared"
-"""Beside the job when all is there that the processes of a group begin with."""
+REQUEST_FILE = "request.json"
+"""The file in a stage's scratch folder that the processes of its group read."""
+PREPARED_FILE = "prepared"
+"""Beside it as soon as the data is prepared and the group may start."""
 PORT = 29500
 _LOST = ("gloo", "nccl", "connection reset by peer", "connection closed by peer", "broken pipe", "socket")
 
 
-def command(launch: Launch, job_file: Path, python: str = sys.executable) -> list[str]:
+def launch_command(launch: Launch, request_file: Path, python: str = sys.executable) -> list[str]:
     """The command that starts this machine's processes of a group."""
-    words = [python, "-m", "torch.distributed.run", f"--nproc-per-node={launch.processes}"]
+    arguments = [python, "-m", "torch.distributed.run", f"--nproc-per-node={launch.processes}"]
     if launch.nodes == 1:
-        words.append("--standalone")
+        arguments.append("--standalone")
     else:
         assert launch.rendezvous is not None
         host, _, port = launch.rendezvous.rpartition(":")
-        words += [f"--nnodes={launch.nodes}", f"--node-rank={launch.node_rank}"]
-        words += [f"--master-addr={host.strip('[]')}", f"--master-port={port}"]
-    return [*words, "-m", "hanlin.pipeline.worker", "--rank", str(job_file)]
+        arguments += [f"--nnodes={launch.nodes}", f"--node-rank={launch.node_rank}"]
+        arguments += [f"--master-addr={host.strip('[]')}", f"--master-port={port}"]
+    return [*arguments, "-m", "hanlin.pipeline.worker", "--rank", str(request_file)]
 
 
-def run(launch: Launch, job_file: Path) -> int:
-    """Start this machine's processes and wait for them; return torchrun's exit code."""
+def run_group(launch: Launch, request_file: Path) -> int:
+    """Start this machine's processes and wait for them. Returns torchrun's exit code."""
     environment = {**os.environ, GROUP_TIMEOUT: str(launch.timeout)}
-    words = command(launch, job_file)
-    own = die_with_parent if sys.platform == "linux" else None  # one system call, safe beside threads
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment, preexec_fn=own) as group:  # noqa: PLW1509
+    command = launch_command(launch, request_file)
+    in_child = die_with_parent if sys.platform == "linux" else None  # one system call, safe with threads
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=in_child) as group:  # noqa: PLW1509
         try:
             return group.wait()
-        except KeyboardInterrupt:  # the group has heard it too, and saves
+        except KeyboardInterrupt:  # the group gets it too, and saves a checkpoint
             group.wait()
             raise
 
 
-def lost(error: BaseException) -> UserError | None:
-    """What is said when a process finds that others of its group are gone; None for any other error.
+def explain_lost_peer(error: BaseException) -> UserError | None:
+    """The message for an error that means that other processes of the group have ended; None for any other error.
 
-    Backends tell it in their own words, of which some are known here.
+    Backends have no common error class for it, so it is recognized by class names and words of the message.
     """
     named = {kind.__name__ for kind in type(error).__mro__}
     text = str(error)
-    told = "RuntimeError" in named and any(word in text.lower() for word in _LOST)
-    if not told and not named & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
+    mentions_network = "RuntimeError" in named and any(word in text.lower() for word in _LOST)
+    if not mentions_network and not named & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
         return None
     return UserError(
         say(
-            "another process of the group does not answer any more: it was ended, or its machine or network is gone",
-            "组内另一个进程不再应答：它已结束，或其机器、网络已断开",
+            "another process of the group no longer answers: it has ended, or its machine or network is down",
+            "组内另一个进程已无响应：进程已退出，或所在机器、网络已断开",
         ),
         None,
         say(
-            "run the same command again, on every machine of the group: it goes on from the last checkpoint",
-            "请在组内每台机器上再次运行同一命令，将从最近的检查点继续",
+            "run the same command again on every machine of the group: it resumes from the last checkpoint",
+            "请在组内每台机器上重新运行同一条命令，训练会从最近的检查点继续",
         ),
     )
 
 
-def machine_0_is_silent(seconds: float, stage: str, home: str) -> UserError:
-    """What another machine says that waited so long for a stage of machine 0."""
+def rank0_timeout(seconds: float, stage: str, home: str) -> UserError:
+    """The error of a machine that has waited too long for machine 0 to work on a stage."""
     return UserError(
         say(
-            f"machine 0 has shown no work on stage {stage} for {seconds:g} s: it was not started or has ended, or the "
-            "folder is not shared",
-            f"0 号机已有 {seconds:g} 秒没有处理阶段 {stage}：它未启动、已结束，或文件夹并非共用",
+            f"machine 0 has not worked on stage {stage} for {seconds:g} s: it was not started or has ended, or the folder "
+            "is not shared",
+            f"0 号机已有 {seconds:g} 秒没有处理阶段 {stage}：可能未启动或已退出，也可能文件夹没有共享",
         ),
         home,
         say(
-            "start it with launch.node_rank=0 over the same folder; launch.timeout sets how long others wait",
-            "请在同一文件夹上以 launch.node_rank=0 启动；launch.timeout 设定其他机器等待的时间",
+            "start it with launch.node_rank=0 on the same folder; launch.timeout sets how long the others wait",
+            "请在同一文件夹上以 launch.node_rank=0 启动它；其他机器的等待时间由 launch.timeout 设定",
         ),
     )
 
 
-def scripts(launch: Launch, words: Sequence[str], name: str, job_file: Path, home: str) -> str:
-    """What to type to run the command `words` on the machines of `launch`: by hand, and through Slurm as a job `name`.
-    `job_file` is the training stage's, below the shared folder `home`."""
-    nodes, own = launch.nodes, [*words, "--home", home]
-    there = launch.rendezvous or f"HOST:{PORT}"
-    meeting = launch.model_copy(update={"rendezvous": there})
-    shared = say("one line on each machine; all see the same folder", "每台机器运行一行；所有机器共用同一文件夹")
+def launch_scripts(launch: Launch, command: Sequence[str], name: str, request_file: Path, home: str) -> str:
+    """What to type to run a command on the machines of `launch`: by hand, and as a Slurm job.
+
+    Args:
+        launch: How many machines and processes.
+        command: The `hanlin run` command, word by word.
+        name: Name of the Slurm job.
+        request_file: The request of the training stage, below `home`.
+        home: The folder that all machines share.
+
+    Returns:
+        Lines for a shell, with comments.
+    """
+    nodes, run = launch.nodes, [*command, "--home", home]
+    rendezvous = launch.rendezvous or f"HOST:{PORT}"
+    with_rendezvous = launch.model_copy(update={"rendezvous": rendezvous})
+    shared = say("one line for each machine; all share the folder", "每台机器各运行一行；所有机器共享文件夹")
     first = say(
-        "machine 0 makes everything before the stage, prepares its rows, and starts its processes with torchrun",
-        "0 号机完成此前的所有阶段并准备数据行，再以 torchrun 启动进程",
+        "machine 0 makes all earlier stages, prepares the data and starts its processes with torchrun",
+        "0 号机先完成此前的所有阶段、准备好数据，再用 torchrun 启动进程",
     )
     lines = [f"# {shared}: {home}", f"# {first}"]
     if nodes == 1:
-        lines.append(shlex.join(own))
-        lines += ["# " + say("which runs", "即运行"), "#   " + shlex.join(command(meeting, job_file, "python"))]
+        lines.append(shlex.join(run))
+        lines += [
+            "# " + say("which runs", "它会运行"),
+            "#   " + shlex.join(launch_command(with_rendezvous, request_file, "python")),
+        ]
     else:
         for rank in range(nodes):
-            at = ["--set", f"launch.node_rank={rank}", "--set", f"launch.rendezvous={there}"]
-            lines.append(shlex.join([*own, *at]))
+            options = ["--set", f"launch.node_rank={rank}", "--set", f"launch.rendezvous={rendezvous}"]
+            lines.append(shlex.join([*run, *options]))
         lines.append(
             "# " + say("or, on the machines after the first, plain torchrun for this stage alone",
-                       "或在其余机器上只为此阶段直接运行 torchrun")
+                       "其余机器也可以只为此阶段直接运行 torchrun")
         )  # fmt: skip
         for rank in range(1, nodes):
-            there_too = meeting.model_copy(update={"node_rank": rank})
-            lines.append(f"{GROUP_TIMEOUT}={launch.timeout:g} " + shlex.join(command(there_too, job_file, "python")))
-    return "\n".join([*lines, "", *_slurm(launch, own, there, name)]) + "\n"
+            node = with_rendezvous.model_copy(update={"node_rank": rank})
+            lines.append(
+                f"{GROUP_TIMEOUT}={launch.timeout:g} " + shlex.join(launch_command(node, request_file, "python"))
+            )
+    return "\n".join([*lines, "", *_slurm(launch, run, rendezvous, name)]) + "\n"
 
 
-def _slurm(launch: Launch, own: list[str], there: str, name: str) -> list[str]:
-    port = there.rpartition(":")[2]
-    step = f"{shlex.join(own)} --set launch.nodes=$SLURM_NNODES --set launch.node_rank=$SLURM_NODEID"
+def _slurm(launch: Launch, run: list[str], rendezvous: str, name: str) -> list[str]:
+    port = rendezvous.rpartition(":")[2]
+    step = f"{shlex.join(run)} --set launch.nodes=$SLURM_NNODES --set launch.node_rank=$SLURM_NODEID"
     step += f" --set launch.rendezvous=$MEET:{port}"
     return [
-        "# " + say("Slurm: save from here on and submit it with sbatch", "Slurm：将以下内容存为文件，用 sbatch 提交"),
+        "# "
+        + say(
+            "Slurm: save what follows as a file and submit it with sbatch",
+            "Slurm：将以下内容保存为文件，用 sbatch 提交",
+        ),
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
         f"#SBATCH --nodes={launch.nodes}",
@@ -138,8 +157,8 @@ def _slurm(launch: Launch, own: list[str], there: str, name: str) -> list[str]:
     ]
 
 
-def result(code: int, reply: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The metrics that a group left. Raises UserError as its work raised it, RuntimeError when it failed."""
+def metrics_of_reply(code: int, reply: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The metrics in the reply of a group. Raises UserError as the stage raised it, RuntimeError if the group failed."""
     if "user_error" in reply:
         raise UserError(*reply["user_error"])
     if code != 0 or "metrics" not in reply:

@@ -1,4 +1,4 @@
-"""The parent's side of the worker process."""
+"""The parent's side of the worker: it starts the worker process and sends it one request for each stage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,17 @@ from collections.abc import Mapping
 from typing import IO, Any, Self
 
 from hanlin.core.errors import UserError
+from hanlin.core.process import end_process
+
+_SECONDS_TO_END = 10.0
 
 
-class Host:
-    """A process that makes artifacts, started on first use and ended with the block."""
+class WorkerClient:
+    """A worker process that makes artifacts, started on first use and ended with the `with` block.
+
+    Args:
+        preload: Let the worker import torch and the like while the first stages run.
+    """
 
     def __init__(self, preload: bool = False) -> None:
         self._preload = preload
@@ -28,16 +35,12 @@ class Host:
             return
         if self._process.stdin:
             self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_process(self._process, _SECONDS_TO_END, terminate=False)
         if self._process.stdout:
             self._process.stdout.close()
 
-    def make(self, job: Mapping[str, Any]) -> None:
-        """Make one artifact. Raises UserError as the work raised it; RuntimeError when the process died or failed."""
+    def run_stage(self, request: Mapping[str, Any]) -> None:
+        """Make one artifact. Raises UserError as the stage raised it; RuntimeError if the process died or failed."""
         if self._process is None or self._process.poll() is not None:
             command = [sys.executable, "-m", "hanlin.pipeline.worker", *(["--preload"] if self._preload else [])]
             self._process = subprocess.Popen(
@@ -46,17 +49,17 @@ class Host:
                 stdout=subprocess.PIPE,
                 text=True,
                 encoding="utf-8",
-                process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_reply`)
+                process_group=0 if os.name == "posix" else None,  # Ctrl-C is passed on, once (`_read_reply`)
             )
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(job, ensure_ascii=False) + "\n")
+        self._process.stdin.write(json.dumps(request, ensure_ascii=False) + "\n")
         self._process.stdin.flush()
-        line = self._reply(self._process.stdout)
+        line = self._read_reply(self._process.stdout)
         if not line:
             code = self._process.wait()
             if code in (130, -signal.SIGINT):
                 raise KeyboardInterrupt
-            raise RuntimeError(f"the worker of stage {job['stage']} ended with {code}")
+            raise RuntimeError(f"the worker of stage {request['stage']} ended with {code}")
         reply = json.loads(line)
         if "user_error" in reply:
             raise UserError(*reply["user_error"])
@@ -65,19 +68,22 @@ class Host:
         if "failed" in reply:
             raise RuntimeError(reply["failed"])
 
-    def _reply(self, answers: IO[str]) -> str:
-        """The worker's next line. Ctrl-C is passed on, and the work given time to end as it likes: a training run saves
-        what it has. Another does not wait."""
+    def _read_reply(self, replies: IO[str]) -> str:
+        """The worker's next line.
+
+        Ctrl-C is passed on, and the stage has time to end by itself: training saves a checkpoint. A second Ctrl-C does
+        not wait.
+        """
         try:
-            return answers.readline()
+            return replies.readline()
         except KeyboardInterrupt:
-            self._pass_on_interrupt()
+            self._forward_interrupt()
         try:
-            return answers.readline()
+            return replies.readline()
         except KeyboardInterrupt:
-            self._pass_on_interrupt()
+            self._forward_interrupt()
             raise
 
-    def _pass_on_interrupt(self) -> None:
+    def _forward_interrupt(self) -> None:
         if self._process is not None and self._process.poll() is None and os.name == "posix":
             os.killpg(self._process.pid, signal.SIGINT)

@@ -46,14 +46,14 @@ def run(
         ),
     ] = False,
 ) -> None:
-    from hanlin.pipeline.report import changes
-    from hanlin.pipeline.run import commands
+    from hanlin.pipeline.report import summarize_metrics
+    from hanlin.pipeline.run import launch_commands
     from hanlin.pipeline.run import run as run_recipe
     from hanlin.web.pages.run_report import write_report
 
     checked, store = open_recipe(recipe, set_, until, home)
     if print_command:
-        typer.echo(commands(checked, store, until, str(recipe), set_), nl=False)
+        typer.echo(launch_commands(checked, store, until, str(recipe), set_), nl=False)
         return
     count = len(checked.stages)
     index = {name: position for position, name in enumerate(checked.stages, start=1)}
@@ -66,7 +66,7 @@ def run(
             why = f"({step.why})" if step.why else ""
             typer.echo(f"{head}: {step.stage.kind.summary} {why}", err=True)
         elif event == "made" and step.manifest:
-            typer.echo(f"{head}: {step.manifest.seconds:.1f} s · {changes(step)}", err=True)
+            typer.echo(f"{head}: {step.manifest.seconds:.1f} s · {summarize_metrics(step)}", err=True)
 
     steps = run_recipe(checked, store, on_event)
     report, page = write_report(checked, steps, store)
@@ -78,26 +78,26 @@ def run(
 
 def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
     """Print what each stage changed, the figures beside their targets, a few answers, and what to do next."""
-    from hanlin.pipeline.report import answers_of, changes, gather, number
+    from hanlin.pipeline.report import sample_answers, summarize_metrics, build_report, format_number
 
     typer.echo("")
     headings = say("stage,seconds,what changed", "阶段,秒,变化").split(",")
-    print_table(headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", changes(s)] for s in steps if s.manifest])
-    report = gather(recipe, steps)
-    if report.verdicts:
+    print_table(headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", summarize_metrics(s)] for s in steps if s.manifest])
+    report = build_report(recipe, steps)
+    if report.results:
         typer.echo("")
         rows = [
             [
                 v.figure,
-                number(v.value),
-                f"{v.sign} {number(v.bound)}",
+                format_number(v.value),
+                f"{v.sign} {format_number(v.bound)}",
                 say("reached", "达到") if v.reached else say("NOT REACHED", "未达到"),
             ]
-            for v in report.verdicts
+            for v in report.results
         ]
         headings = say("figure,measured,target,verdict", "指标,实测,目标,结论").split(",")
-        print_table(headings, rows, ["green" if v.reached else "bold red" for v in report.verdicts])
-    answers = answers_of(recipe, steps, store, 5)
+        print_table(headings, rows, ["green" if v.reached else "bold red" for v in report.results])
+    answers = sample_answers(recipe, steps, store, 5)
     if answers:
         typer.echo(say("\nSome answers to held-out questions:", "\n对留出问题的部分回答："))
         for row in answers:
@@ -111,11 +111,11 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
 @command(app, say("Shows the progress of the stage that is running too.", "同时显示正在运行的阶段的进度。"))
 def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
     from hanlin.pipeline.plan import plan as make_plan
-    from hanlin.pipeline.run import progress_of
+    from hanlin.pipeline.run import read_progress
 
     checked, store = open_recipe(recipe, set_, "", home)
     steps = make_plan(checked, store)
-    progress = {step.stage.name: progress_of(step, store) for step in steps if step.state == "resume"}
+    progress = {step.stage.name: read_progress(step, store) for step in steps if step.state == "resume"}
     if as_json:
         print_json(
             [

@@ -73,7 +73,7 @@ def run_stage(
     """
     from hanlin.config.recipe import build_recipe
     from hanlin.pipeline.artifacts import Store
-    from hanlin.pipeline.report import changes
+    from hanlin.pipeline.report import summarize_metrics
     from hanlin.pipeline.run import run as run_recipe
 
     data = {"name": kind.name, "seed": seed, "root": ".", "stages": {kind.name: {"kind": kind.name, **settings}}}
@@ -89,7 +89,7 @@ def run_stage(
     if as_json:
         print_json({"path": str(out or folder), "metrics": step.manifest.metrics, "digest": step.manifest.digest})
     else:
-        typer.echo(f"{out or folder}\n{changes(step)}")
+        typer.echo(f"{out or folder}\n{summarize_metrics(step)}")
 
 
 def _copy_artifact(folder: Path, out: Path) -> None:

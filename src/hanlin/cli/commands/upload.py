@@ -25,14 +25,15 @@ def upload(
     public: Annotated[bool, typer.Option("--public", help=say("create a public repository", "创建公开仓库"))] = False,
     as_json: AsJson = False,
 ) -> None:
-    from hanlin.pipeline.hub import items_of, send, target_of
+    from hanlin.pipeline.hub import list_upload_files, parse_repository
+    from hanlin.pipeline.hub import upload as upload_files
 
-    target = target_of(to)
-    items = items_of(folder)
+    target = parse_repository(to)
+    items = list_upload_files(folder)
     total = sum(item.bytes for item in items)
-    address = (
-        "" if dry_run else send(folder, items, target, private=not public, tell=lambda text: typer.echo(text, err=True))
-    )
+    address = ""
+    if not dry_run:
+        address = upload_files(folder, items, target, private=not public, log=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json({"to": to, "sent": address, "bytes": total, "files": [item._asdict() for item in items]})
         return

@@ -15,7 +15,7 @@ from hanlin.core.files import read_json, write_json, write_text
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
-from hanlin.pipeline.report import Report, _answers, changes, gather, number
+from hanlin.pipeline.report import Report, sample_answers, summarize_metrics, build_report, format_number
 from hanlin.pipeline.step import Step
 from hanlin.web.pages.render import render_page
 
@@ -39,7 +39,7 @@ _METRIC_NAMES_ZH = {
 
 def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
     """Write `report.json` and `report.html`; return the report and the page's path."""
-    report = gather(recipe, steps)
+    report = build_report(recipe, steps)
     folder = store.runs / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "report.json", report.data)
@@ -50,7 +50,7 @@ def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[R
 def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: Report) -> str:
     """The report as one HTML page in both languages, without outside resources."""
     stages = [_stage_row(step, store) for step in steps if step.manifest]
-    answers = _answers(recipe, steps, store)
+    answers = sample_answers(recipe, steps, store)
     last = steps[-1] if steps else None
     tree = None
     for step in reversed(steps):
@@ -69,7 +69,7 @@ def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: R
         "version": __version__,
         "curves": [row for row in stages if row["curve"]],
     }
-    return render_page("report.html", values, {"number": number, "en": _metric_name_en, "zh": _metric_name_zh})
+    return render_page("report.html", values, {"number": format_number, "en": _metric_name_en, "zh": _metric_name_zh})
 
 
 def _metric_name_en(name: str) -> str:
@@ -87,7 +87,7 @@ def _stage_row(step: Step, store: Store) -> dict[str, Any]:
         "name": step.stage.name,
         "kind": step.stage.kind,
         "seconds": step.manifest.seconds,
-        "changes": changes(step),
+        "changes": summarize_metrics(step),
         "key": step.key,
         "digest": step.manifest.digest,
         "metrics": step.manifest.metrics,

@@ -99,7 +99,7 @@ def _read_stage(path: Path, name: str, home: Path) -> tuple[Reading, Inputs]:
         raise UserError(what, path, hint)
     step = next(step for step in plan(recipe.until(name), Store(home)) if step.stage.name == name)
     paths: dict[str, tuple[Path, ...]] = {}
-    for source in step.sources:
+    for source in step.inputs:
         if not source.ready or not source.paths:
             reference = source.entry.reference
             hint = f"hanlin run {path} --until {reference.partition('/')[0]}"
