@@ -215,6 +215,6 @@ def test_the_comparison_finds_each_difference() -> None:
     assert chinese_in_english(parse("Hanlin (翰林) asks “今天天气怎么样，能出门吗？”.")) == []
     assert chinese_in_english(parse("Rows are dropped.\n这些行会被丢弃并计数。"))
     assert chinese_in_english(parse("| rows · 行 | count |"))
-    assert english_in_chinese(parse("The rows of a table are read in order and key_settings once."))
+    assert english_in_chinese(parse("The rows of a table are read in order and counted once."))
     assert english_in_chinese(parse("- LoRA (Hu et al. 2021, arXiv:2106.09685)\n- 其余见 `hanlin kinds sft`")) == []
     assert half_width_punctuation(parse("先读取,再清洗。")) == ["line 1: 取,再"]

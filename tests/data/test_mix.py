@@ -110,13 +110,13 @@ def test_a_mix_has_the_tokens_that_were_asked_for(folders: tuple[Path, Path], ti
     budget = 2000
     metrics = mixed(folders, tiny_model, tmp_path / "m", sources=[{}, {"share": 0.2}], tokens=budget)
     tokenizer = Tokenizer.load(tiny_model)
-    key_settings: Counter[str] = Counter()
+    counted: Counter[str] = Counter()
     for document in read_jsonl(tmp_path / "m/documents.jsonl", Document):
-        key_settings[document.id[0]] += len(tokenizer.encode(document.text))
+        counted[document.id[0]] += len(tokenizer.encode(document.text))
     assert (
-        sum(key_settings.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
+        sum(counted.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
     )
-    assert key_settings["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
+    assert counted["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
 
 
 def test_every_row_is_taken_or_named_as_left_out(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_killed_run_goes_on_where_it_stood(
     with pytest.raises(KeyboardInterrupt):
         mixed(folders, tiny_model, tmp_path / "killed")
     assert not (tmp_path / "killed/documents.jsonl").exists()
-    monkeypatch.setattr(mix, "_count_chunk", None)  # nothing is key_settings twice
+    monkeypatch.setattr(mix, "_count_chunk", None)  # nothing is counted twice
     mixed(folders, tiny_model, tmp_path / "killed")
     assert calls["read"] == 30 + 60 - 28
     for name in ("documents.jsonl", "validation.jsonl", "ledger.json", "dropped.jsonl"):

@@ -105,11 +105,11 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
 ) -> None:
     settings = sft(**METHODS[method])
     model = opened(tiny_model, settings)
-    key_settings = count_parameters(model.hf_model)
+    counted = count_parameters(model.hf_model)
     assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in model.trainable_parameters())
-    assert key_settings.trainable == Trained.of(shape, settings).total
+    assert counted.trainable == Trained.of(shape, settings).total
     if settings.lora is None and settings.trainable_tokens is None:
-        assert key_settings.total == shape.parameters
+        assert counted.total == shape.parameters
     taken = build_optimizer(settings, list(model.trainable_parameters()), CPU)
     for _, weight in model.trainable_parameters():
         weight.grad = torch.ones_like(weight)

@@ -1,4 +1,4 @@
-"""Perplexity: every token key_settings once, equal to the plain computation, comparable by character across vocabularies."""
+"""Perplexity: every token counted once, equal to the plain computation, comparable by character across vocabularies."""
 
 from __future__ import annotations
 

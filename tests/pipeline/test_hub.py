@@ -45,7 +45,7 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(package, changed)
     (changed / "README.md").write_text("other", encoding="utf-8")
-    with pytest.raises(UserError, match="was changed since"):
+    with pytest.raises(UserError, match="has been changed"):
         list_upload_files(changed)
     (changed / "README.md").unlink()
     with pytest.raises(UserError, match="is missing"):
@@ -54,7 +54,7 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         (folder / "README.md").write_text("x", encoding="utf-8")
-        with pytest.raises(UserError, match="not finished"):
+        with pytest.raises(UserError, match="not complete"):
             list_upload_files(tmp_path / name.split("/")[0])
     empty = tmp_path / "other"
     empty.mkdir()

@@ -1,6 +1,6 @@
-"""How many tokens records are, key_settings with the tokenizer that will read them.
+"""How many tokens records are, counted with the tokenizer that will read them.
 
-Owns the choice of what is key_settings. Rendering is `tokens`'.
+Owns the choice of what is counted. Rendering is `tokens`'.
 """
 
 from __future__ import annotations

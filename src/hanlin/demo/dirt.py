@@ -1,4 +1,4 @@
-"""The dirt that raw text comes with, planted on purpose and key_settings, so that cleaning can be checked against it.
+"""The dirt that raw text comes with, planted on purpose and counted, so that cleaning can be checked against it.
 
 Owns every kind of dirt. Does not clean anything and knows nothing of how cleaning works.
 """

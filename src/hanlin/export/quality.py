@@ -1,7 +1,7 @@
 """The quality_report of a quantized file: how far it is from the model it was made from, on text that neither ever saw.
 
 Owns what is measured. Perplexity and divergence are llama.cpp's own (`tools/perplexity`): windows of equal length that
-follow one another, the second half of each key_settings. Does not own the table and the picture (`receipt_page`) nor which
+follow one another, the second half of each counted. Does not own the table and the picture (`receipt_page`) nor which
 file is chosen (`gguf`).
 """
 

@@ -1,4 +1,4 @@
-"""One answer as text while it is generated: ids to whole characters, stop texts honored, tokens key_settings.
+"""One answer as text while it is generated: ids to whole characters, stop texts honored, tokens counted.
 
 Does not own generation (`engines/`) or decoding (`tokens/`). Server and terminal speak through it alike.
 """

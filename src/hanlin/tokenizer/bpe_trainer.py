@@ -25,7 +25,7 @@ class Join(NamedTuple):
     right: int | None
     symbol: int
     saved: int
-    """How many tokens of the key_settings words the join saves."""
+    """How many tokens of the counted words the join saves."""
 
 
 class MergeLearner:

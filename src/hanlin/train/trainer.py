@@ -237,8 +237,8 @@ def _gradients(
     for batch in model.micro_batches(rows, units, micro_batch_tokens):
         found = objective.loss(model, batch)
         model.backward(found.total)
-        key_settings: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
-        for name, value in {**key_settings, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
+        counted: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
+        for name, value in {**counted, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
             sums[name] += float(value)
         if not math.isfinite(sums["loss"]):
             raise _no_number(rows, batch.sample_indices, scratch)

@@ -92,7 +92,7 @@ class Perplexity(Measurement):
     )
     overlap: int = setting(
         256,
-        en="how many tokens of a window repeat the one before, as context that is not key_settings again; at most half",
+        en="how many tokens of a window repeat the one before, as context that is not counted again; at most half",
         zh="窗口开头有多少词元与前一窗口重复，只作上文，不重复计分；至多一半",
         ge=0,
     )

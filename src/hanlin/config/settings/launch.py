@@ -96,7 +96,7 @@ class Launch(Settings):
             raise ValueError(say("several nodes need a rendezvous", "多台机器须设 rendezvous"))
         if self.node_rank >= self.nodes:
             raise ValueError(
-                say("node_rank is key_settings from 0, up to nodes - 1", "node_rank 从 0 计，至多为 nodes - 1")
+                say("node_rank is counted from 0, up to nodes - 1", "node_rank 从 0 计，至多为 nodes - 1")
             )
         if self.offload and self.mode == "ddp":
             raise ValueError(say("ddp divides nothing that could be offloaded", "ddp 没有可卸载的部分"))

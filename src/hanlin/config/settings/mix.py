@@ -44,7 +44,7 @@ class Mix(Settings):
     records: Literal["documents", "conversations", "preferences", "unpaired_preferences"] = setting(
         "documents", "what the sources hold", "来源中是什么记录"
     )
-    tokenizer: str = ref("tokenizer", "model", en="whose tokens are key_settings", zh="按谁的词元计数")
+    tokenizer: str = ref("tokenizer", "model", en="whose tokens are counted", zh="按谁的词元计数")
     tokens: int | None = setting(
         None,
         "tokens in all; none: as many as the sources without a fixed share hold",

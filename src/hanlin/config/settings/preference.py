@@ -14,7 +14,7 @@ class _Answers(Settings):
     overlong: Literal["drop", "error"] = setting(
         "drop",
         "what is done with a record that has an answer which, with its prompt, is longer than a row: it is dropped and "
-        "key_settings, or the run stops",
+        "counted, or the run stops",
         "记录中提示加回答超过一行时：丢弃并计数，或停止运行",
     )
 

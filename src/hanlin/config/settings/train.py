@@ -303,7 +303,7 @@ class Sft(_TokenPortions):
     )
     overlong: Literal["truncate_turns", "drop", "error"] = setting(
         "truncate_turns",
-        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and key_settings, "
+        "what is done with a conversation longer than a row: its last turns are left out, it is dropped and counted, "
         "or the run stops",
         "对话超过一行时：去掉最后几轮、丢弃并计数，或停止运行",
     )

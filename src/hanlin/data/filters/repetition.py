@@ -14,7 +14,7 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     """Drop a text when more than this share of its characters is in lines that stood above already.
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
-    fraction 0.20. Only characters are key_settings here, at 0.50: verse and plays repeat lines. Fenced code is not key_settings:
+    fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
     manuals show it again step by step.
     """
     lines = list(map(str.strip, text.split("\n")))
@@ -36,7 +36,7 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
     document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
     characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
-    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not key_settings, and a song
+    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not counted, and a song
     may repeat three quarters of itself.
     """
     han, latin, *_ = count_char_kinds(text)
@@ -55,7 +55,7 @@ _MAX_VERSE_REPETITION = 0.75
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:
     """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ！！！！).
 
-    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not key_settings, for code, tables and sums have them;
+    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, for code, tables and sums have them;
     unless the rules are most of the text.
     """
     if _fraction_in_runs(text, run, share) <= share:

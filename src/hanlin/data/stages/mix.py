@@ -2,9 +2,9 @@
 
 Owns how many tokens each source gives, which of its records, and their order. Records are taken as they are.
 
-Tokens are key_settings with the tokenizer that will read them (conversations as the chat template renders them). The order
+Tokens are counted with the tokenizer that will read them (conversations as the chat template renders them). The order
 keeps the proportions throughout, so that what a training run has seen at any step is mixed as the whole. What was
-key_settings and written is kept, so a killed run goes on where it stood and ends with the same bytes.
+counted and written is kept, so a killed run goes on where it stood and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from hanlin.core.i18n import say
 from hanlin.data.ledger import dump_json_line
 
 CHUNK = 5_000
-"""Rows that are key_settings or written together: what a killed run may have to do again."""
+"""Rows that are counted or written together: what a killed run may have to do again."""
 
 Numbers = npt.NDArray[np.int64]
 
@@ -137,7 +137,7 @@ class _Measured:
 
 
 def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, context: StageContext) -> _Measured:
-    """Count a source's tokens; what an earlier try key_settings is taken over by chunk."""
+    """Count a source's tokens; what an earlier try counted is taken over by chunk."""
     owners, starts, tokens = [], [], []
     for number, file in enumerate(files):
         size = file.stat().st_size

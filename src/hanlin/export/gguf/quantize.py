@@ -23,7 +23,7 @@ SLAB_BYTES = 4 << 20
 
 
 def stored_bytes(kind: Ggml, shape: Sequence[int]) -> int:
-    """How many bytes a tensor of this shape takes in the file, its padding not key_settings."""
+    """How many bytes a tensor of this shape takes in the file, its padding not counted."""
     rows = math.prod(shape[:-1])
     return rows * quants.row_bytes(kind, shape[-1])
 

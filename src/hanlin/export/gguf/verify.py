@@ -88,7 +88,7 @@ class TokenizerProof:
     def check(self, file: Path) -> None:
         """Raises RuntimeError, which is a fault of the export, when a text gives other ids, or llama.cpp would not stop
         at an id that ends an answer. A text that llama.cpp reads by an entry that the tokenizer cannot build
-        (`Vocabulary.unbuilt`) is key_settings instead."""
+        (`Vocabulary.unbuilt`) is counted instead."""
         model = LlamaCppModel(file, vocabulary_only=True)
         try:
             rows = len(self._vocabulary.tokens)
