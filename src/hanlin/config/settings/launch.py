@@ -95,9 +95,7 @@ class Launch(Settings):
         if self.nodes > 1 and self.rendezvous is None:
             raise ValueError(say("several nodes need a rendezvous", "多台机器须设 rendezvous"))
         if self.node_rank >= self.nodes:
-            raise ValueError(
-                say("node_rank is counted from 0, up to nodes - 1", "node_rank 从 0 计，至多为 nodes - 1")
-            )
+            raise ValueError(say("node_rank is counted from 0, up to nodes - 1", "node_rank 从 0 计，至多为 nodes - 1"))
         if self.offload and self.mode == "ddp":
             raise ValueError(say("ddp divides nothing that could be offloaded", "ddp 没有可卸载的部分"))
         return self
