@@ -59,7 +59,7 @@ def test_what_is_not_whole_is_refused(package: Path, tmp_path: Path) -> None:
     empty = tmp_path / "other"
     empty.mkdir()
     (empty / "notes.txt").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="no model or package"):
+    with pytest.raises(UserError, match="neither a model nor a package"):
         list_upload_files(empty)
 
 

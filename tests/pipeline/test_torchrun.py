@@ -84,7 +84,7 @@ def test_a_lost_peer_is_told_from_a_mistake(error: Exception, known: bool) -> No
     assert (torchrun.explain_lost_peer(error) is not None) is known
 
 
-def test_the_report_draws_training_held_out_and_probes(tmp_path: Path) -> None:
+def test_the_report_draws_training_validation_and_probes(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     rows = [
         '{"step": 1, "loss": 4.0, "probe_english_loss_at_start": 1.0}',
@@ -95,7 +95,7 @@ def test_the_report_draws_training_held_out_and_probes(tmp_path: Path) -> None:
     assert drawn is not None
     assert [(line["en"], line["start"], line["end"]) for line in drawn["lines"]] == [
         ("training", 4.0, 3.0),
-        ("held out", 3.5, 3.5),
+        ("validation", 3.5, 3.5),
         ("probe: english", 1.0, 1.5),
     ]
     assert drawn["lines"][2]["line"] == "0.0,150.0 560.0,125.0"

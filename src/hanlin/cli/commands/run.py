@@ -78,11 +78,13 @@ def run(
 
 def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) -> None:
     """Print what each stage changed, the figures beside their targets, a few answers, and what to do next."""
-    from hanlin.pipeline.report import sample_answers, summarize_metrics, build_report, format_number
+    from hanlin.pipeline.report import build_report, format_number, sample_answers, summarize_metrics
 
     typer.echo("")
     headings = say("stage,seconds,what changed", "阶段,秒,变化").split(",")
-    print_table(headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", summarize_metrics(s)] for s in steps if s.manifest])
+    print_table(
+        headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", summarize_metrics(s)] for s in steps if s.manifest]
+    )
     report = build_report(recipe, steps)
     if report.results:
         typer.echo("")

@@ -15,7 +15,7 @@ from hanlin.core.files import read_json, write_json, write_text
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
-from hanlin.pipeline.report import Report, sample_answers, summarize_metrics, build_report, format_number
+from hanlin.pipeline.report import Report, build_report, format_number, sample_answers, summarize_metrics
 from hanlin.pipeline.step import Step
 from hanlin.web.pages.render import render_page
 
