@@ -182,10 +182,10 @@ def run_benchmarks(gguf: Path, folder: Path) -> dict[str, Any]:
         ]
         ours = stack.enter_context(start_server("hanlin", command, ours_port, gguf.stem))
         measure_rate(ours, [1], 8)
-        result["our_layer"] = measure_server_overhead(ours, gguf)
-        print("our layer", result["our_layer"], flush=True)
-        result["shared_beginning"] = measure_shared_prefix(ours)
-        print("shared beginning", result["shared_beginning"], flush=True)
+        result["server_overhead"] = measure_server_overhead(ours, gguf)
+        print("server overhead", result["server_overhead"], flush=True)
+        result["shared_prefix"] = measure_shared_prefix(ours)
+        print("shared prefix", result["shared_prefix"], flush=True)
         if native:
             port = free_port()
             command = [
@@ -202,7 +202,7 @@ def run_benchmarks(gguf: Path, folder: Path) -> dict[str, Any]:
             measure_rate(peer, [1], 8)
             one = compare(ours, peer, lambda number: [100 + number], 96, ROUNDS)
             many = compare(ours, peer, lambda n: range(1000 + STREAMS * n, 1000 + STREAMS * (n + 1)), 64, ROUNDS)
-            result["llama_server"] = {"one": one, "many": many, "shared_beginning": measure_shared_prefix(peer)}
+            result["llama_server"] = {"one": one, "many": many, "shared_prefix": measure_shared_prefix(peer)}
             result["llama_server"]["peak_mb"] = [round(server.peak_bytes() / 1e6) for server in (ours, peer)]
             print("llama-server", result["llama_server"], flush=True)
         if python:

@@ -1,6 +1,6 @@
 """Many concurrent requests to `hanlin serve`: none lost, none given another's answer, memory constant.
 
-`python bench/serve_load.py [MODEL [REQUESTS [AT_ONCE]]]`; MODEL (else HANLIN_MODEL) is a folder or GGUF file. Each
+`python bench/serve_load.py [MODEL [REQUESTS [CONCURRENCY]]]`; MODEL (else HANLIN_MODEL) is a folder or GGUF file. Each
 question is sent alone before, and every answer under load must be the same. A third of the requests stream, a third go
 to Ollama's API. The last line is one JSON object.
 """
@@ -73,10 +73,10 @@ def main() -> None:
     result = {
         "bench": "serve_load",
         "requests": count,
-        "at_once": concurrency,
+        "concurrency": concurrency,
         "wrong_or_lost": len(wrong),
         "different_answers": len(set(expected)),
-        "asked_again_after_429": retries[0],
+        "retries_after_429": retries[0],
         "requests_a_second": round(count / seconds, 1),
         "memory_mb": [round(settled[0] / 1e6, 1), round(max(settled) / 1e6, 1), round(settled[-1] / 1e6, 1)],
         "cores": os.cpu_count(),

@@ -248,9 +248,9 @@ def main() -> None:
     model, data = resolve_sources(arguments, parser)
     import torch
 
-    from hanlin.train.compute.runtime import faster_dtype
+    from hanlin.train.compute.runtime import faster_precision
 
-    precision = arguments.precision or faster_dtype(torch.device("cpu"))
+    precision = arguments.precision or faster_precision(torch.device("cpu"))
     common = {"model": str(model), "precision": precision, "rate": RATE, "rank": RANK, "max_seq_length": ROW}
     common["micro_batch_tokens"] = ROW
     parts = arguments.parts.split(",")

@@ -9,6 +9,9 @@ import pytest
 from live_server import LiveServer, run_server
 
 import taught_model as taught
+from hanlin.config.settings.export import Gguf
+from hanlin.core.context import Inputs, StageContext
+from hanlin.export.gguf.export import run as export_gguf
 from hanlin.inference.loading import LoadedEngine, load_engine
 
 
@@ -35,6 +38,15 @@ def untaught(tiny_model: Path) -> Iterator[LoadedEngine]:
     model = load_engine(tiny_model)
     yield model
     model.engine.close()
+
+
+@pytest.fixture(scope="session")
+def untaught_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a folder with a GGUF file."""
+    folder = tmp_path_factory.mktemp("untaught")
+    settings = Gguf(model="m", types=("F32",), compare=False)
+    export_gguf(settings, Inputs({"model": (tiny_model,)}), folder, StageContext())
+    return folder
 
 
 @pytest.fixture()

@@ -26,18 +26,9 @@ ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "log
 
 
 @pytest.fixture(scope="module", params=["transformers", "llama_cpp"])
-def endless(
-    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LoadedEngine]:
+def endless(request: pytest.FixtureRequest, tiny_model: Path, untaught_gguf: Path) -> Iterator[LoadedEngine]:
     """A model of random weights in either engine: it goes on until the context is full."""
-    path = tiny_model
-    if request.param == "llama_cpp":
-        from hanlin.config.settings.export import Gguf
-        from hanlin.core.context import Inputs, StageContext
-        from hanlin.export.gguf.export import run
-
-        path = tmp_path_factory.mktemp("endless")
-        run(Gguf(model="m", types=("F32",), compare=False), Inputs({"model": (tiny_model,)}), path, StageContext())
+    path = untaught_gguf if request.param == "llama_cpp" else tiny_model
     opened = load_engine(path, apart=True)  # as the server opens it
     yield opened
     opened.engine.close()

@@ -159,9 +159,9 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 
 def _describe_format(model: ServedModel) -> dict[str, Any]:
-    found = model.opened.location
-    file_format = "gguf" if found.kind == "gguf" else "safetensors"
-    quantization = found.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if file_format == "gguf" else ""
+    location = model.opened.location
+    file_format = "gguf" if location.kind == "gguf" else "safetensors"
+    quantization = location.weights.stem.replace(".", "-").rsplit("-", 1)[-1] if file_format == "gguf" else ""
     return {
         "parent_model": "",
         "format": file_format,
