@@ -149,14 +149,14 @@ def test_characters_set_apart_are_closed_up_and_names_are_not() -> None:
     assert apply("ocr_debris", names) == names
 
 
-def test_a_stained_scan_is_dropped() -> None:
+def test_a_scan_with_many_ocr_errors_is_dropped() -> None:
     stained = (
         SPRING.replace("春天的", "春|天的")
         .replace("开满", "开丨满")
         .replace("读书，", "读书，。")
         .replace("文章", "文l章")
     )
-    assert apply("ocr_debris", stained) == Drop("ocr_debris", "4 stains in 38 characters")
+    assert apply("ocr_debris", stained) == Drop("ocr_debris", "4 OCR errors in 38 characters")
 
 
 @pytest.mark.parametrize(

@@ -101,5 +101,5 @@ def test_what_is_no_pair_is_dropped_with_a_reason(put: Put, row: dict[str, Any],
 
 
 def test_single_judged_answers_are_refused_in_one_sentence(put: Put) -> None:
-    with pytest.raises(UserError, match="single answers with a label"):
+    with pytest.raises(UserError, match="single answers labeled good or bad"):
         read(put("a.jsonl", [{"messages": [USER, GOOD], "label": True}]))

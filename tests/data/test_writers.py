@@ -137,8 +137,8 @@ def test_firefly_and_sharegpt_are_what_their_tools_expect(put: Put, tmp_path: Pa
 @pytest.mark.parametrize(
     ("to", "out", "said"),
     [
-        ("sharegtp", "out.jsonl", "no format 'sharegtp'"),
-        ("messages", "out.txt", "must end with"),
+        ("sharegtp", "out.jsonl", "cannot write the format 'sharegtp'"),
+        ("messages", "out.txt", "must end in"),
         ("messages", "there.jsonl", "already exists"),
         ("dpo", "out.jsonl", "unknown format"),
     ],

@@ -1,4 +1,4 @@
-"""Rules about the turns of a conversation."""
+"""Rules on the turns of a conversation, and the texts that are compared for deduplication."""
 
 from __future__ import annotations
 
@@ -17,63 +17,81 @@ from hanlin.data.text.lexicons import REFUSAL
 Turns = tuple[Message, ...]
 
 
-def guess_lost_chars(messages: Sequence[Message], wanted: str) -> tuple[Turns, dict[str, int]]:
-    """The turns, of `wanted` "guess" with the characters that wrong decoding lost filled in, and what `meta` says."""
-    if wanted != "guess":
+def guess_lost_chars(messages: Sequence[Message], mode: str) -> tuple[Turns, dict[str, int]]:
+    """Fill in the characters that a wrong decoding lost.
+
+    Args:
+        messages: The turns.
+        mode: `guess`; with any other value nothing is changed.
+
+    Returns:
+        (turns, counts for `meta`).
+    """
+    if mode != "guess":
         return tuple(messages), {}
-    filled = [guess_lost_bytes(message.text) for message in messages]
-    marks: Counter[str] = Counter()
-    for one in filled:
-        marks.update(one.meta)
-    turns = (replace(message, text=one.text) for message, one in zip(messages, filled, strict=True))
-    return tuple(turns), dict(marks)
+    guesses = [guess_lost_bytes(message.text) for message in messages]
+    counts: Counter[str] = Counter()
+    for guess in guesses:
+        counts.update(guess.meta)
+    turns = (replace(message, text=guess.text) for message, guess in zip(messages, guesses, strict=True))
+    return tuple(turns), dict(counts)
 
 
 def clean_turns(
     messages: Sequence[Message], rules: Sequence[tuple[str, TextRule]], convert: Callable[[str], str]
 ) -> tuple[Turns, tuple[str, ...]] | Drop:
-    """Every turn's text after the rules on text and the conversion of characters; the names of what changed any."""
-    after: list[Message] = []
+    """Apply rules on text and character conversion to every turn.
+
+    Args:
+        messages: The turns.
+        rules: Rules on text as (name, function).
+        convert: Converts between traditional and simplified characters; not applied to tool results.
+
+    Returns:
+        (turns, names of the rules that changed any), or the first Drop.
+    """
+    cleaned_turns: list[Message] = []
     changed: list[str] = []
     for message in messages:
         cleaned = clean_text(message.text, rules) if message.text else ("", ())
         if isinstance(cleaned, Drop):
             return cleaned
-        text, names = cleaned
+        text, rule_names = cleaned
         converted = convert(text) if message.role != "tool" else text
-        changed += [*names, "convert"] if converted != text else names
-        after.append(message if converted == message.text else replace(message, text=converted))
-    return tuple(after), tuple(dict.fromkeys(changed))
+        changed += [*rule_names, "convert"] if converted != text else rule_names
+        cleaned_turns.append(message if converted == message.text else replace(message, text=converted))
+    return tuple(cleaned_turns), tuple(dict.fromkeys(changed))
 
 
 def serialize_turns(messages: Sequence[Message]) -> str:
-    """All that makes two lists of turns the same."""
+    """Serialize turns with all that makes two lists of them equal."""
     return "\x1f".join(json.dumps(message.to_json(), ensure_ascii=False, sort_keys=True) for message in messages)
 
 
 def join_texts(messages: Sequence[Message]) -> str:
-    """The texts of turns, one after another."""
+    """Join the texts of turns with line ends."""
     return "\n".join(message.text for message in messages)
 
 
 def without_system(messages: Sequence[Message]) -> Turns:
-    """The turns without the system text: thousands of conversations may share a long one and be about other things."""
+    """The turns without system turns: thousands of conversations may share a long one and differ in topic."""
     return tuple(message for message in messages if message.role != "system")
 
 
 def join_questions(messages: Sequence[Message]) -> str:
-    """What the user says, turn by turn."""
+    """Join the texts of the user's turns."""
     return "\x1f".join(message.text for message in messages if message.role == "user")
 
 
 def count_characters(messages: Sequence[Message]) -> int:
+    """Characters of all turns."""
     return sum(len(message.text) for message in messages)
 
 
 def placeholders(messages: Turns) -> Turns | Drop:
-    """Drop a conversation in which system or assistant still say {{name}} or {{author}}.
+    """Drop a conversation with {{name}} or {{author}} left in a system or assistant turn.
 
-    Why: a model that learns it introduces itself as {{name}}. The setting `identity` fills them in.
+    Why: a model trained on it introduces itself as {{name}}. The setting `identity` fills them in.
     """
     for message in messages:
         if message.role in ("system", "assistant") and ("{{name}}" in message.text or "{{author}}" in message.text):
@@ -82,10 +100,10 @@ def placeholders(messages: Turns) -> Turns | Drop:
 
 
 def refusals(messages: Turns) -> Turns | Drop:
-    """Drop a conversation with an answer that opens with a refusal.
+    """Drop a conversation with an answer that begins with a refusal.
 
-    Only openings count: 不能 and 无法 inside an answer are ordinary words. Not in the default set, for some refusals
-    are right.
+    Only the beginning counts: 不能 and 无法 inside an answer are ordinary words. Not in the default set, because some
+    refusals are right.
     """
     for message in messages:
         if message.role == "assistant" and REFUSAL.match(message.text.lstrip()):
@@ -94,9 +112,9 @@ def refusals(messages: Turns) -> Turns | Drop:
 
 
 def unanswered_end(messages: Turns) -> Turns | Drop:
-    """Cut off what stands after the last answer (a question, a tool's result); without any answer, drop.
+    """Cut off the turns after the last answer (a question, a tool result); without any answer, drop.
 
-    Why: there is nothing to learn from it, and the answers before are worth keeping.
+    Why: there is nothing to learn from them, and the answers before are worth keeping.
     """
     end = len(messages)
     while end and not _is_answer(messages[end - 1]):
@@ -109,17 +127,17 @@ def _is_answer(message: Message) -> bool:
 
 
 def empty_turns(messages: Turns) -> Turns | Drop:
-    """Drop a conversation with a turn that says nothing; an empty system text is only taken out."""
+    """Drop a conversation with an empty turn; an empty system turn is only removed."""
     if messages and messages[0].role == "system" and not messages[0].text.strip():
         messages = messages[1:]
-    for place, message in enumerate(messages, start=1):
+    for turn_number, message in enumerate(messages, start=1):
         if not message.text.strip() and not message.tool_calls and message.role != "tool":
-            return Drop("empty_turn", f"turn {place}, {message.role}")
+            return Drop("empty_turn", f"turn {turn_number}, {message.role}")
     return messages
 
 
 def check_trainable(prompt: Sequence[Message], answer: Message) -> Drop | None:
-    """Why turns and an answer to them are nothing to learn from, if they are not."""
+    """Check that a prompt and an answer are in order and not empty; a Drop if not."""
     if not _is_answer(answer):
         return Drop("no_answer")
     ordered = turn_order((*prompt, answer))
@@ -131,17 +149,17 @@ def check_trainable(prompt: Sequence[Message], answer: Message) -> Drop | None:
 
 
 def turn_order(messages: Turns) -> Turns | Drop:
-    """Drop a conversation unless user and assistant alternate, the user first, after at most one system text; a call is
-    followed by its results and those by the assistant.
+    """Drop a conversation unless user and assistant alternate, the user first, after at most one system turn.
 
-    Why: chat templates refuse other orders or, worse, render them wrongly.
+    A turn with tool calls must be followed by tool results, and these by the assistant. Why: chat templates refuse
+    other orders or, worse, render them wrongly.
     """
-    before: str | None = None
-    for place, message in enumerate(messages, start=1):
-        if message.role not in NEXT_ROLES[before]:
-            after = {None: "start", CALLING: "call"}.get(before, before)
-            return Drop("turn_order", f"turn {place} is {message.role} after {after}")
-        before = CALLING if message.tool_calls else message.role
+    previous: str | None = None
+    for turn_number, message in enumerate(messages, start=1):
+        if message.role not in NEXT_ROLES[previous]:
+            cleaned_turns = {None: "start", CALLING: "call"}.get(previous, previous)
+            return Drop("turn_order", f"turn {turn_number} is {message.role} after {cleaned_turns}")
+        previous = CALLING if message.tool_calls else message.role
     return messages
 
 

@@ -1,4 +1,4 @@
-"""Text of an HTML page."""
+"""The text of HTML pages."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _ENTITY = re.compile(
 
 
 def html(text: str) -> str | Drop:
-    """Take the text out of a page of HTML, and entities out of plain text.
+    """Extract the text of an HTML page, and decode entities in plain text.
 
-    Why: tags and scripts are no language. What is a page is told by how it opens or by a common tag in every 100
-    characters, some of them closing; text that only speaks of tags (`<p>`, or fenced by ```) is left alone.
+    Why: tags and scripts are no language. A text is a page if it begins as one, or has a common tag in every 100
+    characters, some of them closing. Text that only mentions tags (`<p>`, or in ``` fences) is left alone.
     """
     if "<" not in text and "&" not in text:
         return text
@@ -37,19 +37,19 @@ def html(text: str) -> str | Drop:
         reader = _PageReader()
         reader.feed(text)
         reader.close()
-        return reader.text() or Drop("no_text", "a page that shows none")
+        return reader.text() or Drop("no_text", "a page without visible text")
     if not fenced and "&" in text and _ENTITY.search(text):
         return _ENTITY.sub(lambda match: entities.unescape(match.group()), text)
     return text
 
 
 class _PageReader(HTMLParser):
-    """Collects what a page shows; block elements end a line."""
+    """Collects the visible text of a page; block elements end a line."""
 
-    silent = frozenset((
+    hidden_tags = frozenset((
         "script", "style", "head", "noscript", "template", "svg", "iframe", "nav", "footer", "select", "button",
     ))  # fmt: skip
-    blocks = frozenset((
+    block_tags = frozenset((
         "p", "div", "br", "li", "ul", "ol", "table", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "section", "article",
         "header", "blockquote", "pre", "dd", "dt", "dl", "hr", "form",
     ))  # fmt: skip
@@ -60,9 +60,9 @@ class _PageReader(HTMLParser):
         self._hidden: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self.silent:
+        if tag in self.hidden_tags:
             self._hidden.append(tag)
-        elif tag in self.blocks:
+        elif tag in self.block_tags:
             self._parts.append("\n")
         elif tag == "body":
             self._hidden.clear()
@@ -70,7 +70,7 @@ class _PageReader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in self._hidden:
             del self._hidden[self._hidden.index(tag) :]
-        elif tag in self.blocks:
+        elif tag in self.block_tags:
             self._parts.append("\n")
 
     def handle_data(self, data: str) -> None:

@@ -1,7 +1,7 @@
-"""Who the assistant says it is: placeholders filled in, and other names replaced where a turn speaks of itself.
+"""The assistant's identity: placeholders are filled in, and other names replaced if a sentence is about itself.
 
-Owns where names are replaced. What is said of others stays: an answer about OpenAI's history is an answer, not an
-identity. Links and code are never touched.
+Sentences about others stay: an answer about OpenAI's history is an answer, not an identity. Links and code are never
+changed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ _SENTENCE = re.compile(r"[^。！？!?\n]*(?:[。！？!?\n]|\Z)")
 
 
 def rewrite_identity(messages: Sequence[Message], identity: Identity) -> tuple[Message, ...]:
-    """The turns with `{{name}}` and `{{author}}` filled in everywhere, and foreign names replaced in what the system
-    and the assistant say of the assistant itself."""
+    """Fill in `{{name}}` and `{{author}}` everywhere, and replace other assistants' names and vendors in sentences of
+    system and assistant turns that are about the assistant itself.
+
+    Args:
+        messages: The turns.
+        identity: Name and author; `rewrite` says whether other names are replaced.
+    """
     return tuple(replace(message, text=_rewrite_message(message, identity)) for message in messages)
 
 
@@ -33,7 +38,7 @@ def _rewrite_message(message: Message, identity: Identity) -> str:
     if not (ASSISTANT_NAMES.search(text) or ASSISTANT_VENDORS.search(text)):
         return text
     pieces = _CODE_OR_LINK.split(text)
-    always = message.role == "system"  # what a system text says of an assistant, it says of ours
+    always = message.role == "system"  # what a system turn says about an assistant is about ours
     pieces[::2] = [
         _SENTENCE.sub(lambda match: _rewrite_sentence(match[0], identity, always), piece) for piece in pieces[::2]
     ]

@@ -1,4 +1,4 @@
-"""Rules about the language of a text."""
+"""Rules on the language of a text."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from hanlin.data.text.language_id import identify_language
 
 
 def language(text: str, keep: str, shortest: int) -> str | Drop:
-    """Drop a text in another language than those in `keep` (zh-Hans zh-Hant yue en, blanks between).
+    """Drop a text in a language that is not in `keep` (zh-Hans zh-Hant yue en, separated by blanks).
 
-    A text with fewer than `shortest` letters stays: too short to tell. Why: a corpus meant as Mandarin often holds
-    Cantonese forum pages and traditional pages, and models mix what they read. Signs: characters that OpenCC would
-    simplify; the words that only written Cantonese uses (嘅 咗 唔 佢 哋 冇 喺 …), one in fifty characters and more of
-    them than of 的 這 們; for English its small words (the of and), against those of other languages (de la der und).
-    Not in the default set, which keeps all four.
+    A text with fewer than `shortest` letters stays: too short to tell. Why: a corpus meant as Mandarin often contains
+    Cantonese forum pages and traditional pages, and models mix what they read. Evidence: characters that OpenCC would
+    simplify; words that only written Cantonese uses (嘅 咗 唔 佢 哋 冇 喺 …), at least one in fifty characters and more
+    of them than of 的 這 們; for English its function words (the of and) against those of other languages (de la der
+    und). Not in the default set, which keeps all four.
     """
     han, latin, other, *_ = count_char_kinds(text)
     if han + latin + other < shortest:
         return text
-    found = identify_language(text)
-    return text if found == "none" or found in keep.replace(",", " ").split() else Drop("unwanted_language", found)
+    identified = identify_language(text)
+    return (
+        text
+        if identified == "none" or identified in keep.replace(",", " ").split()
+        else Drop("unwanted_language", identified)
+    )
 
 
 def chinese_share(text: str, share: float) -> str | Drop:
-    """Drop a text when less than this share of its letters is Chinese; four Latin letters count as one.
+    """Drop a text if less than this share of its letters is Chinese; four Latin letters count as one.
 
-    Why: pages that are Chinese by their menu alone teach little Chinese. Default 0.3, far below prose with English
-    terms in it. Not in the default set, for English is kept there (replay).
+    Why: pages of which only the menu is Chinese teach little Chinese. Default 0.3, far below prose with English terms
+    in it. Not in the default set, because English is kept there (replay).
     """
     han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin / 4 + other

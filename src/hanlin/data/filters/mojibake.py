@@ -1,11 +1,11 @@
-"""Text that was decoded with the wrong encoding: found, repaired where no byte was lost, given up otherwise.
+"""Mojibake, text that was decoded with the wrong encoding: found, and repaired if no byte was lost.
 
-Owns the two kinds that Chinese text meets: UTF-8 read as a Western code page (cp1252, Turkish cp1254, Latin-1), as
-`ä½\\xa0å¥½` for 你好, and UTF-8 read as GBK, as `浣犲ソ`. Does not own rules (`clean`).
+Two kinds occur in Chinese data: UTF-8 decoded as a Western code page (cp1252, Turkish cp1254, Latin-1), such as
+`ä½\\xa0å¥½` for 你好, and UTF-8 decoded as GBK, such as `浣犲ソ`.
 
-The Western code pages leave a few bytes undefined. Where a program dropped those, characters are gone for good, and
-what can be turned back is full of holes: such a text is worth less than none. Who wants it nevertheless gets the
-likeliest characters for the holes (`guess`), marked as what they are.
+Western code pages leave a few bytes undefined. If a program dropped those, characters are lost for good, and the
+repaired text is full of holes: it is worth less than none. `guess_lost_bytes` fills the holes with the likeliest
+characters, and `meta` says how many.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PLAUSIBLE_RANGES = (
 
 
 def _map_chars_to_bytes() -> dict[int, int]:
-    """For each character that some byte above 0x7F may have become, that byte."""
+    """Map each character that a byte above 0x7F may have been decoded to, to that byte."""
     table = {byte: byte for byte in range(0x80, 0x100)}
     for page in ("cp1252", "cp1254"):
         for byte in range(0x80, 0x100):
@@ -71,39 +71,42 @@ _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 
 
 def repair(text: str) -> tuple[str, int]:
-    """The text with every wrongly decoded run turned back, and how many characters look wrong but cannot be.
+    """Decode every wrongly decoded run again.
 
-    A run is turned back only if its bytes are whole UTF-8 and what comes out is ordinary text.
+    A run is replaced only if its bytes are valid UTF-8 and give ordinary text.
+
+    Returns:
+        (text, how many characters look wrong but cannot be repaired).
     """
     lost = sum(3 * text.count(mark) for mark in _LOSSY_MARKS) if _LOSSY_PREFILTER.may_match(text) else 0
     if _GBK_PREFILTER.count_candidates(text) * 100 > len(text):
-        turned = _decode_gbk(text)
-        return (text, len(text)) if turned is None else (turned, lost)
+        decoded = _decode_gbk(text)
+        return (text, len(text)) if decoded is None else (decoded, lost)
     start = text[:_HEAD_CHARS]
     beyond = len(start) - len(start.encode("ascii", "ignore"))
     if (
         beyond > _MIN_NON_ASCII
         and _FREQUENT_PREFILTER.count_candidates(text, _HEAD_CHARS) / beyond < _MAX_FREQUENT_FRACTION
     ):
-        turned = _decode_gbk(text)
-        if turned is not None:
-            return turned, lost
+        decoded = _decode_gbk(text)
+        if decoded is not None:
+            return decoded, lost
     if not (_PAIR_PREFILTER.may_match(text) and _PAIR.search(text)):
         return text, lost
 
-    def turn(match: re.Match[str]) -> str:
+    def decode_run(match: re.Match[str]) -> str:
         nonlocal lost
         run = match.group()
         pairs = len(_PAIR.findall(run))
-        turned = _decode_western(run) if pairs else run
-        if turned is None:
-            # A letter between quotation marks (“à”, é…) is a pair by accident, and none without them.
+        decoded = _decode_western(run) if pairs else run
+        if decoded is None:
+            # A letter between quotation marks (“à”, é…) looks like a pair by accident, but not without them.
             bare = _QUOTING.sub("", run)
             lost += len(run) if _TRIPLE.search(run) and _PAIR.search(bare) else 0
             return run
-        return turned
+        return decoded
 
-    return _RUN.sub(turn, text), lost
+    return _RUN.sub(decode_run, text), lost
 
 
 def _decode_western(run: str) -> str | None:
@@ -124,7 +127,7 @@ def _decode_gbk(text: str) -> str | None:
 # --- guesses ----------------------------------------------------------------------------------------------------------
 
 HOLE = "□"
-"""What editions of old books print for a character that cannot be read."""
+"""What editions of old books print for an illegible character."""
 _DROPPED_BYTES = bytes((0x81, 0x8D, 0x8E, 0x8F, 0x90, 0x9D, 0x9E, 0xAD))
 _ANY_RUN = re.compile(_char_class(0x80, 0xFF) + "+")
 _CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -134,7 +137,13 @@ _BIGRAM_WEIGHT = 20.0
 
 @dataclass(frozen=True, slots=True)
 class GuessedText:
-    """A text whose lost bytes were guessed: in how many characters, and how many stay holes (`HOLE`)."""
+    """A text whose lost bytes were guessed.
+
+    Attributes:
+        text: The text.
+        guessed: Characters that were guessed.
+        holes: Characters that could not be, and are `HOLE` in the text.
+    """
 
     text: str
     guessed: int
@@ -142,99 +151,104 @@ class GuessedText:
 
     @property
     def meta(self) -> dict[str, int]:
-        """What `meta` says of it; nothing where nothing was guessed."""
-        found = {"mojibake_guessed": self.guessed, "mojibake_holes": self.holes}
-        return {name: count for name, count in found.items() if count}
+        """Counts for `meta`, without those that are 0."""
+        counts = {"mojibake_guessed": self.guessed, "mojibake_holes": self.holes}
+        return {name: count for name, count in counts.items() if count}
 
 
 def guess_lost_bytes(text: str) -> GuessedText:
-    """The text with what `repair` gives up filled in, where UTF-8 was read as a Western page that dropped bytes.
+    """Guess the characters that `repair` cannot restore because a Western code page dropped bytes.
 
-    For each character with lost bytes there are at most 64 that it may have been: the one is taken that the rest of the
-    text and everyday Chinese make likeliest. A text that `repair` mends, or that was damaged otherwise, comes back as
-    `repair` leaves it.
+    A character with lost bytes has at most 64 candidates. The one is chosen that the rest of the text and the frequency
+    of Chinese characters make likeliest. A text that `repair` restores, or that was damaged in another way, is returned
+    as `repair` leaves it.
     """
-    mended, lost = repair(text)
-    if not lost or not _PAIR.search(mended):
-        return GuessedText(mended, 0, 0)
-    places = list(_iter_candidates(text))
-    whole = "".join(options for options in places if len(options) == 1)
-    seen, together = Counter(whole), Counter(pairwise(whole))
-    said: list[str] = []
+    repaired, lost = repair(text)
+    if not lost or not _PAIR.search(repaired):
+        return GuessedText(repaired, 0, 0)
+    candidates = list(_iter_candidates(text))
+    known_text = "".join(options for options in candidates if len(options) == 1)
+    counts, bigrams = Counter(known_text), Counter(pairwise(known_text))
+    chars: list[str] = []
     guessed = holes = 0
-    for options in places:
-        before = said[-1] if said else ""
+    for options in candidates:
+        previous = chars[-1] if chars else ""
         if len(options) == 1:
-            said.append(options)
+            chars.append(options)
             continue
-        weights = {char: _score_char(char, seen) + _BIGRAM_WEIGHT * together[before, char] for char in options}
-        best = max(weights, key=lambda char: weights[char], default=HOLE)
-        known = best != HOLE and (best in COMMON_CHARS or seen[best] > 0)
-        guessed += known
-        holes += not known
-        said.append(best if known else HOLE)
-    return GuessedText("".join(said), guessed, holes)
+        scores = {char: _score_char(char, counts) + _BIGRAM_WEIGHT * bigrams[previous, char] for char in options}
+        best = max(scores, key=lambda char: scores[char], default=HOLE)
+        is_known = best != HOLE and (best in COMMON_CHARS or counts[best] > 0)
+        guessed += is_known
+        holes += not is_known
+        chars.append(best if is_known else HOLE)
+    return GuessedText("".join(chars), guessed, holes)
 
 
-def _score_char(char: str, seen: Counter[str]) -> float:
+def _score_char(char: str, counts: Counter[str]) -> float:
     rank = _FREQUENCY_RANK.get(char)
     prior = 500 / (rank + 20) if rank is not None else 0.2 if char in COMMON_CHARS else 0.0
-    return 5 * seen[char] + prior
+    return 5 * counts[char] + prior
 
 
 def _iter_candidates(text: str) -> Iterator[str]:
-    """For each character of the text before it was damaged, what it was: one character, or all it may have been."""
-    at = 0
+    """Yield for each character of the undamaged text its candidates: one character, or all that it may have been."""
+    position = 0
     damaged_throughout = not _CHINESE.search(text)
     for run in _ANY_RUN.finditer(text):
-        yield from text[at : run.start()]
-        at = run.end()
+        yield from text[position : run.start()]
+        position = run.end()
         if not damaged_throughout and not _PAIR.search(_QUOTING.sub("", run.group())):
             yield from run.group()
             continue
         data = bytes(_BYTE_OF_CHAR[ord(char)] for char in run.group())
-        place = 0
-        while place < len(data):
-            if not 0xC2 <= data[place] <= 0xF4:
-                yield run.group()[place]
-                place += 1
+        offset = 0
+        while offset < len(data):
+            if not 0xC2 <= data[offset] <= 0xF4:
+                yield run.group()[offset]
+                offset += 1
                 continue
-            size = 2 if 0xC2 <= data[place] <= 0xDF else 3 if 0xE0 <= data[place] <= 0xEF else 4
-            end = place + 1
-            while end < min(place + size, len(data)) and 0x80 <= data[end] <= 0xBF:
+            size = 2 if 0xC2 <= data[offset] <= 0xDF else 3 if 0xE0 <= data[offset] <= 0xEF else 4
+            end = offset + 1
+            while end < min(offset + size, len(data)) and 0x80 <= data[end] <= 0xBF:
                 end += 1
-            yield _complete_bytes(data[place:end], size)
-            place = end
-    yield from text[at:]
+            yield _complete_bytes(data[offset:end], size)
+            offset = end
+    yield from text[position:]
 
 
-def _complete_bytes(found: bytes, size: int) -> str:
-    """The ordinary characters of `size` bytes in UTF-8 of which these bytes are left, in order."""
-    ways = {found}
-    for _ in range(size - len(found)) if size < 4 else ():
-        ways = {
-            way[:at] + bytes([lost]) + way[at:]
-            for way in ways
-            for at in range(1, len(way) + 1)
+def _complete_bytes(remaining: bytes, size: int) -> str:
+    """Find the ordinary characters of `size` bytes in UTF-8 of which these bytes are left, in order.
+
+    Args:
+        remaining: The bytes that were not dropped.
+        size: Bytes of the character.
+    """
+    sequences = {remaining}
+    for _ in range(size - len(remaining)) if size < 4 else ():
+        sequences = {
+            sequence[:position] + bytes([lost]) + sequence[position:]
+            for sequence in sequences
+            for position in range(1, len(sequence) + 1)
             for lost in _DROPPED_BYTES
         }
     options = set()
-    for way in ways:
+    for sequence in sequences:
         try:
-            char = way.decode("utf-8")
+            char = sequence.decode("utf-8")
         except UnicodeDecodeError:
             continue
         if len(char) == 1 and any(low <= ord(char) <= high for low, high in _PLAUSIBLE_RANGES):
             options.add(char)
-    return "".join(sorted(options)) if len(found) < size or not options else min(options)
+    return "".join(sorted(options)) if len(remaining) < size or not options else min(options)
 
 
 def mojibake(text: str, tolerated: float) -> str | Drop:
-    """Turn back what was decoded with the wrong encoding; drop the text when more than this share is beyond repair.
+    """Repair wrongly decoded text; drop it if more than this share of its characters cannot be repaired.
 
-    Why: a model learns `å¥½` as eagerly as 好. Default 0.005: a few stray characters in a long page may stay.
+    Why: a model learns `å¥½` as readily as 好. Default 0.005: a few stray characters in a long page may stay.
     """
-    mended, lost = repair(text)
+    repaired, lost = repair(text)
     if lost > tolerated * len(text):
         return Drop("mojibake", f"{lost} of {len(text)} characters")
-    return mended
+    return repaired

@@ -1,6 +1,6 @@
-"""Debris of scanned books and of Markdown pages: what stands around the text and inside its lines, but is none.
+"""Rules for scanned books (OCR) and for Markdown pages: they remove what is around and inside lines but is no text.
 
-Owns the signs of both. Chapter headings, lists, code and verse are text.
+Chapter headings, lists, code and verse are text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SPACED_PAIR = re.compile(rf"(?<=[{_H}，。、；：？！])[ \u3000](?=[{_H}�
 _ADJACENT_PAIR = re.compile(rf"(?<=[{_H}])[{_H}]")
 _LIST_MARK = re.compile(r"\s*(?:[|*>#+-]|\d+[.、):：]|第 ?\d+)")
 _LINE_ENDS = tuple("。！？；：…”』」）)!?;:.")
-_STAINS = re.compile(
+_OCR_ERRORS = re.compile(
     rf"(?<=[{_H}])[|¦丨\\^_{{}}■□◆●]{{1,2}}(?=[{_H}])|，。|、，|。，|；，|，、|[.,;:]{{1,2}}[，。；]|\ufffd|(?<=[{_H}])[lij](?=[{_H}])"
 )
 _MIN_LINE_CHARS = 18
@@ -30,33 +30,33 @@ _MIN_BROKEN_LINES = 5
 
 
 def ocr_debris(text: str, share: float) -> str | Drop:
-    """Take out page numbers, blanks between all characters and line ends inside sentences; drop what is too stained.
+    """Remove page numbers, blanks between all characters and line ends inside sentences; drop texts with many errors.
 
     Why: a scanned book's lines end where the paper did, and a model learns to break sentences there. Lines are joined
-    only where at least six in ten are of one length (18 characters or more) and end without punctuation, which verse,
-    lists and dialogue do not. Stains are strokes and lone small letters read into a sentence (中|国, 的l人) and
-    punctuation that never meets (，。); with more than `share` of the Chinese characters stained the text is dropped.
-    Default 0.02: one in fifty. Source: read off scans; no published rule is known to us. Not in the default set: for
-    books only.
+    only if at least six in ten have one length (18 characters or more) and end without punctuation, which is not so in
+    verse, lists and dialogue. Errors are strokes and single small letters inside a sentence (中|国, 的l人) and
+    punctuation marks that never follow each other (，。); a text with more of them than `share` of its Chinese
+    characters is dropped. Default 0.02: one in fifty. Source: observed on scans; no published rule is known to us. Not
+    in the default set: for books only.
     """
     lines = [line for line in text.split("\n") if not _PAGE_NUMBER.fullmatch(line)]
     text = "\n".join(_join_broken_lines([_remove_char_spacing(line) for line in lines]))
     han = len(_HAN.findall(text))
-    stains = len(_STAINS.findall(text))
-    if han and stains > max(2.0, share * han):
-        return Drop("ocr_debris", f"{stains} stains in {han} characters")
+    errors = len(_OCR_ERRORS.findall(text))
+    if han and errors > max(2.0, share * han):
+        return Drop("ocr_debris", f"{errors} OCR errors in {han} characters")
     return text
 
 
 def _remove_char_spacing(line: str) -> str:
-    """A line without the blanks between its characters, where at least six stand apart and hardly any together; names
-    that are set apart (王 明 李小红) are not."""
+    """Remove the blanks between the characters of a line if at least six are spaced and hardly any adjacent; lists of
+    names (王 明 李小红) are left alone."""
     apart = len(_SPACED_PAIR.findall(line))
     return _SPACED_PAIR.sub("", line) if apart >= 5 and len(_ADJACENT_PAIR.findall(line)) * 6 < apart else line
 
 
 def _join_broken_lines(lines: list[str]) -> list[str]:
-    """Lines that were broken by the width of a page, put together again."""
+    """Join lines that were broken at the width of a page."""
     lengths = Counter(len(line.strip()) for line in lines if line.strip())
     if not lengths:
         return lines
@@ -72,15 +72,15 @@ def _join_broken_lines(lines: list[str]) -> list[str]:
 
     if sum(map(is_broken, lines)) < max(_MIN_BROKEN_LINES, 0.6 * sum(lengths.values())):
         return lines
-    whole: list[str] = []
-    goes_on = False
+    joined: list[str] = []
+    is_continued = False
     for line in lines:
-        if goes_on and line.strip() and not line.startswith(("\u3000", "    ")) and not _LIST_MARK.match(line):
-            whole[-1] = whole[-1].rstrip() + line.strip()
+        if is_continued and line.strip() and not line.startswith(("\u3000", "    ")) and not _LIST_MARK.match(line):
+            joined[-1] = joined[-1].rstrip() + line.strip()
         else:
-            whole.append(line)
-        goes_on = bool(line.strip()) and is_broken(line)
-    return whole
+            joined.append(line)
+        is_continued = bool(line.strip()) and is_broken(line)
+    return joined
 
 
 _FENCE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.S)
@@ -95,31 +95,33 @@ _ONLY_LINKS = re.compile(r"[ \t]*(?:[-*+|>·•] *)*(?:\[[^\]\n]*\]\([^)\n]*\)[ 
 
 
 def markdown(text: str) -> str | Drop:
-    """Take out what Markdown holds around its text: images and badges, lines of nothing but links, comments, front
-    matter; of a link in a sentence its words stay.
+    """Remove from Markdown images and badges, lines of nothing but links, comments and front matter; of a link in a
+    sentence the words stay.
 
-    Why: addresses are long, random, and teach nothing; menus are on every page of a site. Headings, lists, tables and
-    emphasis stay, for they are how chat models write, and code is never touched. A text that is links alone is
-    dropped. Not in the default set, which is for plain text.
+    Why: URLs are long, random, and teach nothing; menus are on every page of a site. Headings, lists, tables and
+    emphasis stay, because chat models write them, and code is never changed. A text of links alone is dropped. Not in
+    the default set, which is for plain text.
     """
     if "](" not in text and "<!--" not in text and not text.startswith("---\n"):
         return text
     pieces = _FENCE.split(_FRONT_MATTER.sub("", text))
     pieces[::2] = [_strip_links(piece) for piece in pieces[::2]]
-    left = "".join(pieces)
-    return left if left.strip() else Drop("no_text", "links alone")
+    rest = "".join(pieces)
+    return rest if rest.strip() else Drop("no_text", "links alone")
 
 
 def _strip_links(piece: str) -> str:
     kept = []
     for line in _COMMENT.sub("", piece).split("\n"):
-        bare = _IMAGE.sub("", line)
-        if (bare != line and not re.sub(r"[\s\[\]()|]|https?://[^\s)]*", "", bare)) or _is_menu(bare):
+        without_images = _IMAGE.sub("", line)
+        if (without_images != line and not re.sub(r"[\s\[\]()|]|https?://[^\s)]*", "", without_images)) or _is_menu(
+            without_images
+        ):
             continue
-        kept.append(_LINK.sub(r"\1", bare))
+        kept.append(_LINK.sub(r"\1", without_images))
     return "\n".join(kept)
 
 
 def _is_menu(line: str) -> bool:
-    """Several links and nothing else; a single one is an entry of a list that people write."""
+    """Whether a line is several links and nothing else; a single one is an ordinary list entry."""
     return line.count("](") > 1 and _ONLY_LINKS.fullmatch(line) is not None

@@ -1,6 +1,6 @@
-"""Personal data in text: what identifies or reaches a person, found by form and checksum, masked or dropped.
+"""Personal data (PII) in text, found by pattern and checksum, masked or dropped.
 
-Owns the forms. Does not know names or postal addresses: they have no form that tells them from other words.
+Names and postal addresses are not found: no pattern tells them from other words.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ _HAN = re.compile("[\u4e00-\u9fff]")
 
 
 def personal_data(text: str, action: str, of: str) -> str | Drop:
-    """Replace personal data by what it was (`[手机号]`, `[phone]` in text without Chinese), or drop the text.
+    """Replace personal data by its kind (`[手机号]`, or `[phone]` in text without Chinese), or drop the text.
 
-    `action`: mask or drop. `of`: which of mobile, id_card, bank_card, email, network, qq, wechat. Why: a model repeats
-    what it read, and these numbers reach people. Numbers with a checksum must pass it: identity cards ISO 7064
-    MOD 11-2 (GB 11643-1999), with a date that was; bank cards Luhn (ISO/IEC 7812-1), with a known issuer's beginning.
-    Not personal are reserved addresses (RFC 2606, RFC 6890), the server of a link (http://1.2.3.4/), numbers inside
-    longer numbers, and QQ or 微信 as words.
-    Not in the default set: tasks on such numbers (checking their form) would be spoilt.
+    `action` is mask or drop; `of` lists kinds among mobile, id_card, bank_card, email, network, qq, wechat. Why: a
+    model repeats what it read, and these numbers reach people. Numbers with a checksum must pass it: identity cards
+    ISO 7064 MOD 11-2 (GB 11643-1999), with a valid date of birth; bank cards Luhn (ISO/IEC 7812-1), with the prefix of
+    a known issuer. Reserved addresses (RFC 2606, RFC 6890), the server of a link (http://1.2.3.4/), numbers inside
+    longer numbers, and QQ or 微信 as words are not personal data. Not in the default set: it would spoil tasks about
+    such numbers (validating them).
     """
     found: list[str] = []
     chinese = _HAN.search(text) is not None
     for name in _select_kinds(of):
-        pattern, good, zh, en = _PATTERNS[name]
+        pattern, is_valid, zh, en = _PATTERNS[name]
         label = f"[{zh if chinese else en}]"
 
-        def put(match: re.Match[str], name: str = name, good: _Check = good, label: str = label) -> str:
-            if not good(match):
+        def mask(match: re.Match[str], name: str = name, is_valid: _Check = is_valid, label: str = label) -> str:
+            if not is_valid(match):
                 return match[0]
             found.append(name)
             secret = match.groupdict().get("secret")
             return label if secret is None else match[0].replace(secret, label)
 
-        text = pattern.sub(put, text)
+        text = pattern.sub(mask, text)
     if found and action == "drop":
         return Drop("personal_data", ", ".join(dict.fromkeys(found)))
     return text
@@ -60,7 +60,7 @@ _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 def is_id_card_number(number: str) -> bool:
-    """Whether 18 characters are a Chinese identity number: a date of birth that was, and the right check character."""
+    """Whether 18 characters are a Chinese identity number: a valid date of birth, and the right check character."""
     try:
         born = date(int(number[6:10]), int(number[10:12]), int(number[12:14]))
     except ValueError:
@@ -72,8 +72,8 @@ def is_id_card_number(number: str) -> bool:
 def passes_luhn(number: str) -> bool:
     """Whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B)."""
     total = 0
-    for place, digit in enumerate(reversed(number)):
-        doubled = int(digit) * (1 + place % 2)
+    for index, digit in enumerate(reversed(number)):
+        doubled = int(digit) * (1 + index % 2)
         total += doubled - 9 * (doubled > 9)
     return total % 10 == 0
 
@@ -96,7 +96,7 @@ def _is_personal_email(match: re.Match[str]) -> bool:
 
 def _is_public_address(match: re.Match[str]) -> bool:
     if "-" in match[0] or (match[0].count(":") == 5 and len(match[0]) == 17):
-        return True  # the number of a network card
+        return True  # a MAC address
     octets = match[0].split(".")
     if len(octets) == 4 and sum(len(octet) > 1 for octet in octets) < 2:
         return False  # 3.1.4.2 is a version or the number of a section
@@ -151,5 +151,5 @@ _PATTERNS: dict[str, tuple[re.Pattern[str], _Check, str, str]] = {
         lambda match: match["secret"].lower() not in ("wechat", "weixin"), "微信号", "WeChat id",
     ),
 }  # fmt: skip
-"""For each kind of data: its form, what else must hold, and what stands in its place in both languages. `secret` names
-the part that is replaced where the rest is only a mention."""
+"""For each kind of data: its pattern, a check of the match, and the label that replaces it in both languages. The group
+`secret` is the part that is replaced if the rest is only a mention."""

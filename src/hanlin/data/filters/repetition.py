@@ -1,4 +1,4 @@
-"""Rules about repeated lines, phrases and characters."""
+"""Rules on repeated lines, phrases and characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hanlin.data.text.ngrams import repeated_ngram_fraction
 
 
 def repeated_lines(text: str, share: float) -> str | Drop:
-    """Drop a text when more than this share of its characters is in lines that stood above already.
+    """Drop a text if more than this share of its characters is in lines that occurred before.
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
     fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
@@ -21,54 +21,54 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     different = set(lines)
     if len(lines) < 3 or len(different) == len(lines):
         return text
-    total, once = sum(map(len, lines)), sum(map(len, different))
-    if total == 0 or total - once <= share * total:
+    total, unique = sum(map(len, lines)), sum(map(len, different))
+    if total == 0 or total - unique <= share * total:
         return text
     if (prose := strip_code(text)) != text:
-        judged = repeated_lines(prose, share)
-        return judged if isinstance(judged, Drop) else text
-    return Drop("repeated_lines", f"share {(total - once) / total:.2f}")
+        result = repeated_lines(prose, share)
+        return result if isinstance(result, Drop) else text
+    return Drop("repeated_lines", f"share {(total - unique) / total:.2f}")
 
 
 def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
-    """Drop a text when more than this share of its characters is in phrases of `length` characters seen shortly before.
+    """Drop a text if more than this share of its characters is in n-grams of `length` characters seen shortly before.
 
     Source: Rae et al. 2021 (Gopher), table A1, duplicate 10-gram character fraction 0.10, over *words* of a whole
     document. Here 15 Chinese characters (45 where Latin letters prevail), about 10 words, within windows of 5,000
-    characters, so that a long book is not judged by its length. Default 0.40: laws, menus and classical verse with
-    refrains stay below; at 0.10 a criminal code would go. Fenced code and drawn rules are not counted, and a song
-    may repeat three quarters of itself.
+    characters, so that the length of a long book does not count against it. Default 0.40: laws, menus and classical
+    verse with refrains stay below; at 0.10 a criminal code would be dropped. Fenced code and drawn rules are not
+    counted, and a song may repeat three quarters of itself.
     """
     han, latin, *_ = count_char_kinds(text)
-    found = repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
-    if found <= share or (found <= _MAX_VERSE_REPETITION and is_verse(text)):
+    fraction = repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
+    if fraction <= share or (fraction <= _MAX_VERSE_REPETITION and is_verse(text)):
         return text
     if (prose := strip_drawn_rules(strip_code(text))) != text:
-        judged = repeated_phrases(prose, share, length)
-        return judged if isinstance(judged, Drop) else text
-    return Drop("repeated_phrases", f"share {found:.2f}")
+        result = repeated_phrases(prose, share, length)
+        return result if isinstance(result, Drop) else text
+    return Drop("repeated_phrases", f"share {fraction:.2f}")
 
 
 _MAX_VERSE_REPETITION = 0.75
 
 
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:
-    """Drop a text when more than this share lies in runs of one character, `run` or longer (哈哈哈…, ！！！！).
+    """Drop a text if more than this share of it is in runs of one character, `run` or longer (哈哈哈…, ！！！！).
 
-    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, for code, tables and sums have them;
-    unless the rules are most of the text.
+    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, because code, tables and calculations
+    have them; unless drawn rules are most of the text.
     """
     if _fraction_in_runs(text, run, share) <= share:
         return text
-    found = _fraction_in_runs(strip_drawn_rules(text), run, share)
-    return Drop("repeated_characters", f"share {found:.2f}") if found > share else text
+    fraction = _fraction_in_runs(strip_drawn_rules(text), run, share)
+    return Drop("repeated_characters", f"share {fraction:.2f}") if fraction > share else text
 
 
-def _fraction_in_runs(text: str, run: int, enough: float) -> float:
-    """0 when it cannot be more than `enough`."""
+def _fraction_in_runs(text: str, run: int, threshold: float) -> float:
+    """Fraction of characters in runs of `run` or more; 0 if it cannot exceed `threshold`."""
     codes = code_points(text)
     same = np.count_nonzero(codes[1:] == codes[:-1])
-    if len(codes) < run or same * run <= enough * len(codes) * (run - 1):
+    if len(codes) < run or same * run <= threshold * len(codes) * (run - 1):
         return 0.0
     ends = np.flatnonzero(np.append(codes[1:] != codes[:-1], True))
     lengths = np.diff(ends, prepend=-1)

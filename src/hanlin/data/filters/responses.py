@@ -1,7 +1,4 @@
-"""Rules on the answers of a conversation: broken off, or in another language than was asked in.
-
-Owns the signs of both. Rules on roles and turns are `conversations`'.
-"""
+"""Rules on the answers of a conversation: truncated, or in another language than the question."""
 
 from __future__ import annotations
 
@@ -25,23 +22,24 @@ _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
 
 def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple[Message, ...] | Drop:
-    """Drop a conversation with an answer that breaks off in the middle.
+    """Drop a conversation with an answer that is cut off in the middle.
 
-    Signs: it ends with a comma, an opened bracket or an English word that asks for another; its last fence ``` is not
-    closed; or its last line is prose of sentences of which the last has `longest_open` characters or more and no end
-    (a number with its unit is one).
-    Why: generated data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas,
-    items of lists and verse end without punctuation and stay. Default 40. Not in the default set.
+    An answer is cut off if it ends with a comma, an opening bracket or an English word that needs another; if its last
+    ``` fence is not closed; or if its last line has several sentences of which the last has `longest_open` characters
+    or more and no end (a number with its unit is an end). Why: generated data was cut at a token limit, and a model
+    learns to stop there. Headings, names, numbers, formulas, list items and verse end without punctuation and stay.
+    Default 40. Not in the default set.
     """
-    for place, message in enumerate(messages, start=1):
+    for turn_number, message in enumerate(messages, start=1):
         if message.role != "assistant" or message.tool_calls or not message.text.strip():
             continue
-        if (sign := _find_truncation(message.text.rstrip(), longest_open)) is not None:
-            return Drop("truncated_answer", f"turn {place}: {sign}")
+        if (truncation := _find_truncation(message.text.rstrip(), longest_open)) is not None:
+            return Drop("truncated_answer", f"turn {turn_number}: {truncation}")
     return messages
 
 
 def _find_truncation(text: str, longest_open: int) -> str | None:
+    """Find why an answer is cut off, as the detail of a Drop; None if it is complete."""
     if sum(line.lstrip().startswith("```") for line in text.split("\n")) % 2:
         return "```"
     if "```" in text.rsplit("\n", 1)[-1]:
@@ -69,26 +67,26 @@ _MENTIONS_LANGUAGE = re.compile(
 def answer_language(messages: tuple[Message, ...], share: float, shortest: int) -> tuple[Message, ...] | Drop:
     """Drop a conversation with an answer in English to a question in Chinese, or the other way round.
 
-    Both are judged by their letters, code and links aside: at least `share` of each must be of its script, and
-    `shortest` letters of the answer (names, numbers, short terms have no language); English must have its small words
-    (the, is, you), which lists of names, identifiers and other languages in Latin letters lack. A question that speaks
-    of a language, of translating or of code stays, and so does one that quotes the other script. Defaults 0.8 and 20.
-    Why: the commonest complaint about a Llama chat model in Chinese is an English answer. Not in the default set.
+    Letters decide, without code and links: at least `share` of each text must be in its script, and the answer must
+    have `shortest` letters (names, numbers, short terms have no language). English must have its function words (the,
+    is, you), which lists of names, identifiers and other languages in Latin letters lack. A question that mentions a
+    language, translating or code stays, and so does one that quotes the other script. Defaults 0.8 and 20. Why: the
+    commonest complaint about a Llama chat model in Chinese is an English answer. Not in the default set.
     """
-    asked = ""
-    for place, message in enumerate(messages, start=1):
+    prompt = ""
+    for turn_number, message in enumerate(messages, start=1):
         if message.role in ("system", "user"):
-            asked = f"{asked}\n{message.text}"
-        if message.role != "assistant" or _MENTIONS_LANGUAGE.search(asked):
+            prompt = f"{prompt}\n{message.text}"
+        if message.role != "assistant" or _MENTIONS_LANGUAGE.search(prompt):
             continue
-        last = _last_question(messages[: place - 1])
+        last = _last_question(messages[: turn_number - 1])
         question, answer = _dominant_script(last, share, 4), _dominant_script(message.text, share, shortest)
         if (question == "zh" and _QUOTED.search(last)) or (
             question == "en" and len(_WORD.findall(last)) < _MIN_ENGLISH_WORDS
         ):
             continue
         if question and answer and question != answer:
-            return Drop("answer_language", f"turn {place}: {question}, {answer}")
+            return Drop("answer_language", f"turn {turn_number}: {question}, {answer}")
     return messages
 
 
@@ -97,9 +95,9 @@ def _last_question(messages: tuple[Message, ...]) -> str:
 
 
 def _dominant_script(text: str, share: float, shortest: int) -> str:
-    """`zh` or `en` where at least this share of its letters is of that script, otherwise nothing."""
+    """`zh` or `en` if at least this share of the letters is in that script, otherwise an empty text."""
     han, latin, other, *_ = count_char_kinds(_CODE.sub("", text))
-    letters = han + latin / 4 + other  # an English word has about as many letters more than a Chinese one
+    letters = han + latin / 4 + other  # an English word has about four times the letters of a Chinese one
     if han + latin + other < shortest:
         return ""
     if han >= share * letters:
@@ -108,7 +106,7 @@ def _dominant_script(text: str, share: float, shortest: int) -> str:
 
 
 def _is_english(text: str) -> bool:
-    """Whether at least one word in twelve is one that English sentences hold. Numbers of words, not of letters: names
-    are long."""
+    """Whether at least one word in twelve is an English function word. Words are counted, not letters: names are
+    long."""
     words = _WORD.findall(_CODE.sub("", text))
     return sum(word.lower() in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words))

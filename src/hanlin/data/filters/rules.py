@@ -1,4 +1,4 @@
-"""The table of text rules, and how they are applied."""
+"""The table of text rules, and applying them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from hanlin.data.filters.text import (
 from hanlin.data.ledger import Drop
 
 TextRule = Callable[[str], str | Drop]
+"""Returns a text, perhaps changed, or the reason to drop it."""
 
 
 def build_text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
-    """The functions of the rules on text among `rules`, each with its parameters set, in order."""
+    """Build the functions of the rules on text among `rules`, each with its parameters, as (name, function)."""
     return [
         (rule.name, partial(RULE_FUNCTIONS[rule.name], **rule.parameters))
         for rule in rules
@@ -37,9 +38,12 @@ def build_text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
 
 
 def clean_text(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
-    """The text after every rule, and the names of the rules that changed it; or the first Drop.
+    """Apply rules to a text in order.
 
-    Half characters (lone surrogates, from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
+    Lone surrogates (from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
+
+    Returns:
+        (text, names of the rules that changed it), or the first Drop.
     """
     try:
         text.encode("utf-8")

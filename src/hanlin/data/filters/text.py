@@ -1,8 +1,7 @@
-"""The rules that clean text: each a function of a text that returns it, perhaps changed, or a Drop with a reason.
+"""Rules on text: each a function of a text that returns it, perhaps changed, or a Drop with a reason.
 
-Owns what a rule does and why. Does not own the rules' order and default parameters (`hanlin.config.settings.data`), nor
-rules on whole conversations (`conversations`); rules with much to know have modules of their own (`personal`,
-`languages`, `scanned`). All shares are of characters, for Chinese has no words to count.
+Order and default parameters of the rules are in `hanlin.config.settings.rules`. All shares are of characters, because
+Chinese text has no word boundaries.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.lexicons import BETTING_SITES, CALLS_TO_ACTION, SPAM_PHRASES
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
-# --- rules that mend ------------------------------------------------------------------------------------------------
+# --- rules that change text -----------------------------------------------------------------------------------------
 
 
 _FULL_WIDTH = {0xFF10 + i: 0x30 + i for i in range(10)}
@@ -27,7 +26,7 @@ _COMPOSING_PREFILTER = Prefilter([[find_composing_chars()]])
 
 
 def unicode(text: str) -> str | Drop:
-    """NFC; full-width letters and digits as ASCII; radicals that stand for characters (⼈) and ligatures (ﬁ) resolved.
+    """Normalize to NFC; full-width letters and digits to ASCII; radicals used as characters (⼈) and ligatures (ﬁ) too.
 
     Why: one spelling for one thing. Not NFKC as a whole, which would turn ，！？ into ASCII and ² into 2.
     Source: Unicode Standard Annex 15.
@@ -46,9 +45,9 @@ _CONTROL_PREFILTER = Prefilter.from_char_class(re.compile(_CONTROL.pattern + "|[
 
 
 def control_characters(text: str) -> str | Drop:
-    """Take out control, invisible and private-use characters; line ends become `\\n`. Joiners of emoji stay.
+    """Remove control, invisible and private-use characters; line ends become `\\n`. Joiners of emoji stay.
 
-    Why: they carry no language, each costs tokens, and hidden direction marks can make text read otherwise than shown.
+    Why: they carry no language, each costs tokens, and hidden direction marks can make text display in another order.
     """
     if not _CONTROL_PREFILTER.may_match(text):
         return text
@@ -65,7 +64,7 @@ _EMPTY_LINES_PREFILTER = Prefilter(["\n\n\n"])
 
 
 def whitespace(text: str) -> str | Drop:
-    """Take out trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
+    """Remove trailing blanks, ideographic indents, and empty lines beyond one. ASCII indents stay: they are code."""
     if not (
         _WIDE_BLANK_PREFILTER.may_match(text)
         or _TRAILING_BLANK_PREFILTER.may_match(text)
@@ -84,34 +83,34 @@ def whitespace(text: str) -> str | Drop:
 
 
 def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
-    """Take out short lines that call to scan, click, follow or phone, and page furniture (editor, copyright, links).
+    """Remove short lines that ask to scan, click, follow or call, and boilerplate (editor, copyright, links).
 
-    Why: they stand on millions of pages and in no conversation. Default 80 characters: longer lines are sentences that
-    mention such a thing. When more than `share` of the text is such lines, there is no text around them, and it is
-    dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), for Chinese pages.
+    Why: they are on millions of pages and in no conversation. Lines longer than `longest` characters (default 80) stay:
+    they are sentences that mention such a thing. A text of which more than `share` is such lines has no content beside
+    them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), adapted to Chinese pages.
     """
     if not CALLS_TO_ACTION.prefilter.may_match(text):
         return text
     calls = CALLS_TO_ACTION.pattern.search
     left = "\n".join(line for line in text.split("\n") if len(line) > longest or not calls(line))
     called = 1 - len(left) / len(text)
-    return Drop("advertisement", f"share {called:.2f} in lines that call to act") if called > share else left
+    return Drop("advertisement", f"share {called:.2f} in lines with calls to action") if called > share else left
 
 
-# --- rules that judge -----------------------------------------------------------------------------------------------
+# --- rules that drop text -------------------------------------------------------------------------------------------
 
 
 def replacement_characters(text: str, share: float) -> str | Drop:
-    """Drop a text with more than this share of U+FFFD, the mark that a decoder left for a lost character."""
+    """Drop a text with more than this share of U+FFFD, which decoders write for undecodable bytes."""
     lost = text.count("\ufffd")
     return Drop("replacement_characters", f"{lost} of {len(text)}") if lost > share * len(text) else text
 
 
 def symbols(text: str, share: float) -> str | Drop:
-    """Drop a text when more than this share of what is not blank is neither letter, digit nor common punctuation.
+    """Drop a text if more than this share of its non-blank characters are no letters, digits or common punctuation.
 
-    Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; restated for characters at 0.4, which
-    keeps tables, code and formulas.
+    Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; here 0.4 of the characters, which keeps
+    tables, code and formulas.
     """
     han, latin, other, digit, point, symbol, _ = count_char_kinds(text)
     filled = han + latin + other + digit + point + symbol
@@ -119,9 +118,9 @@ def symbols(text: str, share: float) -> str | Drop:
 
 
 def chinese_or_english(text: str, share: float) -> str | Drop:
-    """Drop a text when less than this share of its letters is Chinese or Latin.
+    """Drop a text if less than this share of its letters is Chinese or Latin.
 
-    Why: other scripts are not this model's business, and pages that mix them are mostly machine-made.
+    Why: the model is for Chinese and English, and pages that mix other scripts in are mostly machine-made.
     """
     han, latin, other, *_ = count_char_kinds(text)
     letters = han + latin + other
@@ -131,11 +130,11 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
 
 
 def advertisements(text: str, per_thousand: float, different: int) -> str | Drop:
-    """Drop a text with this many phrases of gambling, quack medicine, sales and the like in a thousand characters.
+    """Drop a text with `per_thousand` phrases of gambling, quack medicine, sales and the like in 1,000 characters.
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
-    sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, set on marked spam
-    against encyclopedia, law and news; advertising that reads like an article is not told from one by phrases.
+    sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, chosen on labeled spam
+    against encyclopedia, law and news. Advertising that reads like an article cannot be told by phrases.
     """
     if names := BETTING_SITES.find_all(text, minimum=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))

@@ -1,7 +1,6 @@
-"""What repeats for a reason: code shown step by step, refrains of verse, rules drawn with characters, numbers.
+"""Texts that repeat for a reason: code shown step by step, refrains of verse, rules drawn with characters, numbers.
 
-Owns the signs of these. Does not own how much repetition is too much (`clean`), which asks here only about texts that
-it would otherwise drop, so that nothing here costs time on other texts.
+`repetition` asks here only about texts that it would otherwise drop, so that nothing here costs time on other texts.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ _MAX_MEAN_CLAUSE = 5.5
 
 
 def strip_code(text: str) -> str:
-    """The text around fenced code: lessons show the same code again with a line more."""
+    """Remove fenced code: lessons show the same code again with one line more."""
     return _FENCED.sub("", text) if "```" in text else text
 
 
 def is_verse(text: str) -> bool:
-    """Whether a text is a song or poem: nothing but short lines without digits, marks or addresses; or, written in
-    whole stanzas, clauses of four or five characters as in the 诗经."""
+    """Whether a text is a song or poem: only short lines without digits, symbols or addresses; or, if written in whole
+    stanzas, clauses of four or five characters as in the 诗经."""
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines or len(_NOT_VERSE.findall(text)) * 50 > len(text):
         return False
@@ -37,9 +36,9 @@ def is_verse(text: str) -> bool:
 
 
 def strip_drawn_rules(text: str) -> str:
-    """The text without indents and decimals, drawn rules (-----, ＿＿＿) cut to three characters.
+    """Remove indents and decimals, and cut drawn rules (-----, ＿＿＿) to three characters.
 
-    A text of which they are more than seven in ten characters keeps them: it is nothing else.
+    A text of which drawn rules are more than 0.7 of the characters is returned as it is: it has nothing else.
     """
     drawn = sum(len(rule[0]) for rule in _DRAWN_RULE.finditer(text))
     if 10 * drawn > 7 * len(text):

@@ -1,4 +1,4 @@
-"""What a format is: a name, a test and a reader."""
+"""What a format is: a name, a function that recognizes it, and a reader."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ _MAX_META_CHARS = 300
 
 @dataclass(frozen=True, slots=True)
 class Format(Generic[Item]):
-    """A way to write records. `recognize` looks at one row's value; `read` yields what the row holds, or Drops.
+    """A format of rows.
 
-    `judged` formats read the verdict on an answer; the others must not be given one.
+    Attributes:
+        name: As in the setting `format`.
+        recognize: Whether a row's value is in this format.
+        read: Yields the records of a row's value, or Drops.
+        unpaired: Whether the format reads a label on a single answer. Others must not get such rows: they would teach
+            bad answers.
     """
 
     name: str
@@ -30,7 +35,14 @@ class Format(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class ParsedRow(Generic[Item]):
-    """What stands at one place: `number` counts the finds from 1, `row` is what was in the file."""
+    """One record of a row, or the reason why it has none.
+
+    Attributes:
+        record_number: Counts the records and Drops of the file, from 1.
+        line: Line that the row begins on, from 1.
+        item: The record, or a Drop.
+        row: The row as it is in the file.
+    """
 
     record_number: int
     line: int
@@ -39,23 +51,28 @@ class ParsedRow(Generic[Item]):
 
 
 def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
-    """What else a row says, for `meta`: its short texts, numbers, truth values and lists of short texts."""
-    facts: dict[str, Any] = {}
+    """Collect the other fields of a row for `meta`: short texts, numbers, booleans and lists of short texts.
+
+    Args:
+        row: A row.
+        used: Fields that became part of the record.
+    """
+    meta: dict[str, Any] = {}
     for name, value in row.items():
         if name in used or name == "meta" or value in ("", None):
             continue
         short = isinstance(value, str) and len(value) <= _MAX_META_CHARS
         if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-            facts[str(name)] = value
+            meta[str(name)] = value
         elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
-            facts[str(name)] = value[:20]
+            meta[str(name)] = value[:20]
     if isinstance(row.get("meta"), Mapping):
-        facts = collect_meta(row["meta"]) | _collect_nested_texts(row["meta"]) | facts
-    return facts
+        meta = collect_meta(row["meta"]) | _collect_nested_texts(row["meta"]) | meta
+    return meta
 
 
 def _collect_nested_texts(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts that stand under a name of their own in `meta`, as a MOSS chat's inner thoughts by their turn."""
+    """Collect the objects of texts in `meta`, such as the inner thoughts of a MOSS chat by turn."""
     return {
         str(name): dict(value)
         for name, value in meta.items()
@@ -64,6 +81,6 @@ def _collect_nested_texts(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def strip_turn(text: str) -> str:
-    """A turn or question without the white space around it; the indent of a first line of code stays."""
+    """Strip the white space around a turn; the indent of a first line of code stays."""
     text = text.rstrip().lstrip("\r\n")
     return text if text.startswith(("  ", "\t")) else text.lstrip()

@@ -1,7 +1,4 @@
-"""The formats that hold conversations: how each writes turns, roles, system texts and tool calls.
-
-Owns the way from a row to messages. Does not judge what the turns say (`conversations`).
-"""
+"""Formats of conversations: how each writes turns, roles, system texts and tool calls."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ _TURN_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dia
 
 
 def _find_turn_list(value: Any) -> list[Any] | None:
-    """The turns of a row, or a row that is a list of turns, or a prompt with a completion that are both lists."""
+    """Find the list of turns in a row: a field, the row itself, or a prompt and a completion that are both lists."""
     if isinstance(value, list):
         return value
     if not isinstance(value, Mapping):
@@ -33,6 +30,8 @@ def _find_turn_list(value: Any) -> list[Any] | None:
 
 
 def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
+    """Make a function that recognizes rows with turns that have these keys."""
+
     def recognize(value: Any) -> bool:
         if isinstance(value, Mapping) and "chosen" in value:
             return False
@@ -43,7 +42,7 @@ def _has_turn_keys(*keys: str) -> Callable[[Any], bool]:
 
 
 def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
-    """ShareGPT and OpenAI shapes: a list of turns, perhaps with `system` and `tools` beside it."""
+    """Read ShareGPT and OpenAI messages: a list of turns, perhaps with `system` and `tools` beside it."""
     turns = _find_turn_list(value)
     if turns is None:
         yield Drop("other_format")
@@ -69,9 +68,15 @@ def _first_key(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return next((name for name in names if isinstance(row.get(name), str)), None)
 
 
-def join_question(row: Mapping[str, Any], asked: str, more: Sequence[str] = ("input", "context")) -> str:
-    """The question with the material it is about, one below the other."""
-    parts = [str(row[name]) for name in (asked, *more) if isinstance(row.get(name), str) and row[name].strip()]
+def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str] = ("input", "context")) -> str:
+    """Join the question and the material it is about, with line ends between.
+
+    Args:
+        row: A row.
+        field: The field of the question.
+        more_fields: Fields of the material; absent and blank ones are left out.
+    """
+    parts = [str(row[name]) for name in (field, *more_fields) if isinstance(row.get(name), str) and row[name].strip()]
     return "\n".join(strip_turn(part) for part in dict.fromkeys(parts))
 
 
@@ -86,22 +91,30 @@ def _read_history(row: Mapping[str, Any]) -> list[str] | Drop:
 
 
 def _read_question_answer(
-    row: Mapping[str, Any], question: str, answer: Any, used: Sequence[str], reply: Callable[[str], str] = str
+    row: Mapping[str, Any], question: str, answer: Any, used: Sequence[str], convert: Callable[[str], str] = str
 ) -> Iterator[ParsedChat | Drop]:
-    """A conversation from a question and its answer, or a list of everything said after the question."""
+    """Read a conversation of a question and its answer.
+
+    Args:
+        row: The row; its `history` and `system` come before the question.
+        question: The question.
+        answer: The answer, or a list of all turns after the question.
+        used: Fields that do not go to `meta`.
+        convert: Applied to the answer's texts.
+    """
     history = _read_history(row)
     if isinstance(history, Drop):
         yield history
         return
-    said = answer if isinstance(answer, list) else [answer]
+    content = answer if isinstance(answer, list) else [answer]
     if not question.strip():
         yield Drop("no_question")
-    elif not said or not isinstance(said[0], str) or not said[0].strip():
+    elif not content or not isinstance(content[0], str) or not content[0].strip():
         yield Drop("no_answer")
-    elif not all(isinstance(text, str) for text in said):
+    elif not all(isinstance(text, str) for text in content):
         yield Drop("not_text")
     else:
-        messages = alternate_roles([*history, question, *map(reply, said)])
+        messages = alternate_roles([*history, question, *map(convert, content)])
         yield ParsedChat(
             prepend_system(row.get("system"), messages), (), collect_meta(row, (*used, "history", "system", "id"))
         )
@@ -119,15 +132,17 @@ def _is_alpaca(value: Any) -> bool:
 
 
 def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
-    """{instruction, input, output, history, system}; a list as output is a conversation that goes on."""
+    """Read {instruction, input, output, history, system}; a list as output holds all turns after the question."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
     answer = next((value[name] for name in _ALPACA_ANSWER_FIELDS if value.get(name)), None)
     used = ("instruction", "input", "context", *_ALPACA_ANSWER_FIELDS)
-    told = _parse_human_assistant_text(value, answer)
-    if told is not None:
-        yield ParsedChat(prepend_system(value.get("system"), told), (), collect_meta(value, (*used, "system", "id")))
+    messages = _parse_human_assistant_text(value, answer)
+    if messages is not None:
+        yield ParsedChat(
+            prepend_system(value.get("system"), messages), (), collect_meta(value, (*used, "system", "id"))
+        )
         return
     yield from _read_question_answer(value, join_question(value, "instruction"), answer, used)
 
@@ -137,15 +152,18 @@ _BELLE = re.compile(r"\s*Human\s*[:：].*\nAssistant\s*[:：]\s*\Z", re.S)
 
 
 def _parse_human_assistant_text(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
-    """BELLE's chats of several turns: the instruction tells them, `Human:...\\nAssistant:...`, up to where the output
-    goes on."""
+    """Parse BELLE's chats of several turns, all but the last of them in the instruction.
+
+    Example:
+        instruction "Human:A\\nAssistant:B\\nHuman:C\\nAssistant:" and output "D" give the turns A, B, C, D.
+    """
     instruction = row.get("instruction")
     if not isinstance(instruction, str) or not isinstance(answer, str) or not _BELLE.match(instruction):
         return None
-    before, *pieces = _BELLE_TURN.split(instruction)
-    names, said = [name.lower() for name in pieces[::2]], [*pieces[1:-1:2], answer]
-    turns = zip(names, said, strict=True)
-    return None if before.strip() else tuple(Message(ROLE_NAMES[name], strip_turn(text)) for name, text in turns)
+    prefix, *pieces = _BELLE_TURN.split(instruction)
+    names, content = [name.lower() for name in pieces[::2]], [*pieces[1:-1:2], answer]
+    turns = zip(names, content, strict=True)
+    return None if prefix.strip() else tuple(Message(ROLE_NAMES[name], strip_turn(text)) for name, text in turns)
 
 
 def _is_prompt_response(value: Any) -> bool:
@@ -155,16 +173,18 @@ def _is_prompt_response(value: Any) -> bool:
 
 
 def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
-    """A question and an answer under any of their usual names: prompt/response, input/target, question/answer, ..."""
+    """Read a question and an answer under any of their usual names: prompt/response, input/target, ..."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
-    asked, answer = _first_key(value, _QUESTION_FIELDS), _first_key(value, _ANSWER_FIELDS)
-    if asked is None or answer is None:
-        yield Drop("no_question" if asked is None else "no_answer")
+    field, answer = _first_key(value, _QUESTION_FIELDS), _first_key(value, _ANSWER_FIELDS)
+    if field is None or answer is None:
+        yield Drop("no_question" if field is None else "no_answer")
         return
-    more = ("input",) if asked == "prompt" and answer != "input" else ()
-    yield from _read_question_answer(value, join_question(value, asked, more), value[answer], (asked, answer, *more))
+    more_fields = ("input",) if field == "prompt" and answer != "input" else ()
+    yield from _read_question_answer(
+        value, join_question(value, field, more_fields), value[answer], (field, answer, *more_fields)
+    )
 
 
 def _is_self_instruct(value: Any) -> bool:
@@ -172,7 +192,7 @@ def _is_self_instruct(value: Any) -> bool:
 
 
 def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
-    """{instruction, instances: [{input, output}]}: each instance is a conversation."""
+    """Read {instruction, instances: [{input, output}]}: each instance is a conversation."""
     instances = value.get("instances") if isinstance(value, Mapping) else None
     if not isinstance(instances, list):
         yield Drop("other_format")
@@ -191,7 +211,7 @@ def _is_math(value: Any) -> bool:
 
 
 def read_math(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Math23K: the problem is asked, the equation and its result are answered."""
+    """Read Math23K: the problem is the question, the equation and its result are the answer."""
     if not _is_math(value):
         yield Drop("other_format")
         return
@@ -209,7 +229,7 @@ def _is_firefly(value: Any) -> bool:
 
 
 def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
-    """{system, conversation: [{human, assistant}, ...]}"""
+    """Read {system, conversation: [{human, assistant}, ...]}."""
     turns = _find_turn_list(value)
     if not turns or not all(isinstance(turn, Mapping) for turn in turns):
         yield Drop("other_format")
@@ -223,7 +243,7 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
     )
 
 
-# --- text with tags, lists of sayings -------------------------------------------------------------------------------
+# --- text with tags, lists of texts ---------------------------------------------------------------------------------
 
 _TAGGED = re.compile(r"\s*(?:<s>\s*)?(Human|Assistant|System)\s*[:：]", re.I)
 _SENTENCES = re.compile(r"</s>\s*(?=<s>|\Z)")
@@ -235,7 +255,7 @@ def _is_tagged(value: Any) -> bool:
 
 
 def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
-    """One text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that open with `Human:`, `Assistant:`."""
+    """Read one text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that begin with `Human:` etc."""
     text = value.get("text") if isinstance(value, Mapping) else None
     if not isinstance(text, str):
         yield Drop("no_text")
@@ -245,6 +265,7 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
 
 
 def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
+    """Parse such a text into messages; a Drop if there is text outside the tags."""
     messages = []
     if "<s>" in text:
         pieces = [piece for piece in _SENTENCES.split(text) if piece.strip()]
@@ -252,16 +273,16 @@ def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
             match = _TAGGED.match(piece)
             if match is None or not piece.lstrip().startswith("<s>"):
                 return Drop("unparsed_tags", piece.strip()[:40])
-            said = piece[match.end() :]
-            if "<s>" in said:
-                return Drop("unparsed_tags", said[said.index("<s>") :][:40])
-            messages.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(said)))
+            content = piece[match.end() :]
+            if "<s>" in content:
+                return Drop("unparsed_tags", content[content.index("<s>") :][:40])
+            messages.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(content)))
     else:
-        before, *pieces = _OPEN_TAG.split(text)
-        if before.strip() or not pieces:
-            return Drop("unparsed_tags", before.strip()[:40])
-        for name, said in zip(pieces[::2], pieces[1::2], strict=True):
-            messages.append(Message(ROLE_NAMES[name.lower()], strip_turn(said)))
+        prefix, *pieces = _OPEN_TAG.split(text)
+        if prefix.strip() or not pieces:
+            return Drop("unparsed_tags", prefix.strip()[:40])
+        for name, content in zip(pieces[::2], pieces[1::2], strict=True):
+            messages.append(Message(ROLE_NAMES[name.lower()], strip_turn(content)))
     return tuple(messages)
 
 
@@ -276,7 +297,7 @@ def _is_dialogue(value: Any) -> bool:
 
 
 def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
-    """LCCC: a list of sayings in turn, whose words may be set apart by blanks; blanks beside Chinese are taken out."""
+    """Read LCCC: a list of texts said in turn. Words separated by blanks are joined: blanks beside Chinese go."""
     turns = _find_turn_list(value)
     if not turns or not all(isinstance(text, str) for text in turns):
         yield Drop("other_format")

@@ -1,7 +1,4 @@
-"""Files of any format become one file in the format of another tool, with an account of every row.
-
-Owns the output files. Does not own what is written for a record (`writers`) or read from a row (`chats`, `pairs`).
-"""
+"""Converting files of any format to one file in the format of another tool, with an account of every row."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import partial_path
 from hanlin.core.i18n import say
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
@@ -22,12 +20,10 @@ from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile, find_files
 from hanlin.data.ledger import Drop, dump_json_line, format_dropped_row
 
-"""The formats of each stage; what fits several is taken for the first."""
-
 
 @dataclass(slots=True)
 class ConversionStats:
-    """What became of the rows of one file. `lost_parts` counts the records that were written without a part."""
+    """Row counts of one input file; `lost_parts` counts the records that were written without a part."""
 
     path: str
     format: str
@@ -46,82 +42,91 @@ class ConversionStats:
 def convert(
     paths: Sequence[str], to: str, out: Path, settings: Mapping[str, Any] | None = None
 ) -> list[ConversionStats]:
-    """Write every record of the files into `out` (`.jsonl`, or `.json` for one list), at once or not at all.
+    """Write every record of the files to `out`, completely or not at all.
 
-    Rows that cannot be read or written stand with their reasons in `<out>.dropped.jsonl`. Raises UserError for an
-    unknown target or ending, an `out` that is there already, files that cannot be read, and a full disk.
+    Rows that cannot be read or written go to `<out>.dropped.jsonl` with their reasons; without any, there is no such
+    file.
+
+    Args:
+        paths: Files, folders and globs.
+        to: Name of an `OUTPUT_FORMATS`.
+        out: A new file, `.jsonl`, or `.json` for one list.
+        settings: Settings of a source for all files: format, encoding, fields, limit.
+
+    Raises:
+        UserError: Unknown format or suffix, `out` exists, a file cannot be read, or `out` cannot be written.
     """
     target = OUTPUT_FORMATS.get(to)
     if target is None:
         raise UserError(
-            say(f"no format '{to}' to write", f"没有可写的格式“{to}”"), None, did_you_mean(to, OUTPUT_FORMATS)
+            say(f"cannot write the format '{to}'", f"不支持写出格式“{to}”"), None, did_you_mean(to, OUTPUT_FORMATS)
         )
     if out.suffix not in (".jsonl", ".json"):
-        raise UserError(say("the name must end with .jsonl or .json", "文件名须以 .jsonl 或 .json 结尾"), out)
+        raise UserError(say("the file name must end in .jsonl or .json", "文件名须以 .jsonl 或 .json 结尾"), out)
     if out.exists():
-        raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
-    accounts = []
-    with _open_output(out) as file, _open_output(out.with_name(out.name + ".dropped.jsonl"), empty=False) as aside:
-        rows = _JsonWriter(file, is_list=out.suffix == ".json")
+        raise UserError(say("already exists", "已存在"), out, say("give the name of a new file", "请换一个新文件名"))
+    stats = []
+    with _open_output(out) as file, _open_output(out.with_name(out.name + ".dropped.jsonl"), empty=False) as dropped:
+        writer = _JsonWriter(file, is_list=out.suffix == ".json")
         for source in find_files(paths, settings).files:
-            accounts.append(_convert_file(source, target, rows, aside))
-        rows.close()
-    return accounts
+            stats.append(_convert_file(source, target, writer, dropped))
+        writer.close()
+    return stats
 
 
-def _convert_file(file: SourceFile, target: OutputFormat, rows: _JsonWriter, aside: BinaryIO) -> ConversionStats:
+def _convert_file(file: SourceFile, target: OutputFormat, writer: _JsonWriter, dropped: BinaryIO) -> ConversionStats:
     other_formats = {stage: formats for stage, formats in FORMATS_BY_STAGE.items() if stage != target.stage}
-    with InputFile(file.path) as tape:
-        opened = open_records(file, tape, FORMATS_BY_STAGE[target.stage], other_formats)
-        account = ConversionStats(str(file.path), opened.format, opened.encoding)
-        for found in opened.rows:
-            account.rows_in += 1
-            written = found.item if isinstance(found.item, Drop) else target.write(found.item)
-            if isinstance(written, Drop):
-                account.dropped[written.reason] += 1
-                line = format_dropped_row(written, f"{file.name}:{found.line}", found.row)
-                aside.write((line + "\n").encode("utf-8"))
+    with InputFile(file.path) as input_file:
+        records = open_records(file, input_file, FORMATS_BY_STAGE[target.stage], other_formats)
+        file_stats = ConversionStats(str(file.path), records.format, records.encoding)
+        for parsed in records.rows:
+            file_stats.rows_in += 1
+            result = parsed.item if isinstance(parsed.item, Drop) else target.write(parsed.item)
+            if isinstance(result, Drop):
+                file_stats.dropped[result.reason] += 1
+                line = format_dropped_row(result, f"{file.name}:{parsed.line}", parsed.row)
+                dropped.write((line + "\n").encode("utf-8"))
             else:
-                rows.add(written.row)
-                account.kept += 1
-                account.lost_parts.update(written.lost_parts)
-            if found.record_number == file.settings.limit:
+                writer.add(result.row)
+                file_stats.kept += 1
+                file_stats.lost_parts.update(result.lost_parts)
+            if parsed.record_number == file.settings.limit:
                 break
         else:
-            tape.check_unchanged()
-    return account
+            input_file.check_unchanged()
+    return file_stats
 
 
 class _JsonWriter:
-    """Rows of JSON written one below the other, as lines or as one list."""
+    """Writes JSON rows, as lines or as one list."""
 
     def __init__(self, file: BinaryIO, is_list: bool) -> None:
         self._file = file
         self._is_list = is_list
-        self._before = "[\n" if is_list else ""
+        self._separator = "[\n" if is_list else ""
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._file.write((self._before + dump_json_line(row) + ("" if self._is_list else "\n")).encode("utf-8"))
-        self._before = ",\n" if self._is_list else ""
+        self._file.write((self._separator + dump_json_line(row) + ("" if self._is_list else "\n")).encode("utf-8"))
+        self._separator = ",\n" if self._is_list else ""
 
     def close(self) -> None:
         if self._is_list:
-            self._file.write(("\n]\n" if self._before == ",\n" else "[]\n").encode("utf-8"))
+            self._file.write(("\n]\n" if self._separator == ",\n" else "[]\n").encode("utf-8"))
 
 
 @contextmanager
 def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
-    """A file that appears under its name when all of it is written; without a byte only if it may be `empty`."""
-    aside = path.with_name(path.name + ".writing")
+    """Open a file that appears at `path` when it is complete; an empty one only if `empty`."""
+    partial = partial_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with partial.open("wb") as file:
             yield file
             size = file.tell()
         if size or empty:
-            os.replace(aside, path)
+            os.replace(partial, path)
     except OSError as error:
         message = say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}")
         raise UserError(message, path) from error
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

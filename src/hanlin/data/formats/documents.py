@@ -1,6 +1,6 @@
-"""The formats that hold plain text to pre-train on: text files, and rows with a field of text.
+"""Formats of documents to pre-train on: text files, and rows with a text field.
 
-Owns which fields are text and how lines, chapters and titles become one text. Does not clean it.
+Decides which fields are text and how lines, chapters and titles become one text.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TITLE_FIELDS = ("title", "rhythmic", "chapter")
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """A text and what was said beside it."""
+    """The text of a row, and its other fields."""
 
     text: str
     meta: Mapping[str, Any]
@@ -53,14 +53,15 @@ def _find_text_field(row: Mapping[str, Any]) -> str | None:
 
 
 def read_text(value: Any) -> Iterator[ParsedText | Drop]:
+    """Read a plain text as one document."""
     yield ParsedText(value, {}) if isinstance(value, str) else Drop("other_format")
 
 
 def read_document(value: Any) -> Iterator[ParsedText | Drop]:
-    """One document: a text, or a row with one.
+    """Read one document: a text, or a row with one.
 
-    Where the text is a list of lines (poems, classics), title and author stand above it, as in a book. Elsewhere the
-    title goes to `meta`, for it usually opens the text already; name it in `fields` to put it above.
+    If the text is a list of lines (poems, classics), title and author are put above it, as in a book. Otherwise the
+    title goes to `meta`, because it usually opens the text already; name it in `fields` to put it above.
     """
     if isinstance(value, str):
         yield ParsedText(value, {})
@@ -73,8 +74,8 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     if field is None or not body:
         yield Drop("no_text", f"fields {', '.join(map(str, list(value)[:12]))}")
         return
-    ours = {"id", "text", "source", "meta"}
-    if field == "text" and "id" in value and set(value) <= ours:
+    own_fields = {"id", "text", "source", "meta"}
+    if field == "text" and "id" in value and set(value) <= own_fields:
         yield ParsedText(body, collect_meta(value, ("text", "id", "source")))
         return
     meta = collect_meta(value, (field,))
@@ -84,12 +85,12 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
 
 
 def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:
-    """Like `read_document`, with the title above the text wherever there is one and the text does not open with it."""
-    for found in read_document(value):
+    """Read as `read_document`, with the title above the text unless the text begins with it."""
+    for parsed in read_document(value):
         title = value.get("title") if isinstance(value, Mapping) else None
-        if isinstance(found, ParsedText) and isinstance(title, str) and not found.text.lstrip().startswith(title):
-            found = ParsedText(f"{title}\n{found.text}", found.meta)
-        yield found
+        if isinstance(parsed, ParsedText) and isinstance(title, str) and not parsed.text.lstrip().startswith(title):
+            parsed = ParsedText(f"{title}\n{parsed.text}", parsed.meta)
+        yield parsed
 
 
 def _collect_heading(row: Mapping[str, Any]) -> list[str]:
@@ -100,7 +101,7 @@ def _collect_heading(row: Mapping[str, Any]) -> list[str]:
 
 
 def _join_body(value: Any) -> str | None:
-    """Text, lines of text, or chapters with titles and texts of their own, as one text; None for anything else."""
+    """Join text, lines of text, or chapters with titles and texts into one text; None for anything else."""
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""The format of glaive-function-calling: one text of marked turns, the functions as JSON inside the system text.
+"""The format of glaive-function-calling: one text of marked turns, with functions as JSON in the system text.
 
-Owns the marks and its way of quoting arguments. Source: the files of glaive-function-calling-v2.
+Source: the files of glaive-function-calling-v2.
 """
 
 from __future__ import annotations
@@ -30,47 +30,50 @@ def is_glaive(value: Any) -> bool:
 
 
 def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
-    """{system, chat}: `USER:`, `ASSISTANT:`, `FUNCTION RESPONSE:` open turns, `<functioncall>` a call whose arguments
-    may stand in single quotes; functions stand in the system text as objects, one after another."""
+    """Read {system, chat}.
+
+    `USER:`, `ASSISTANT:` and `FUNCTION RESPONSE:` begin turns, `<functioncall>` a call whose arguments may be in single
+    quotes. Functions are JSON objects in the system text, one after another.
+    """
     if not is_glaive(value):
         yield Drop("other_format")
         return
     system = str(value.get("system") or "").strip().removeprefix("SYSTEM:").strip()
-    split = _FUNCTIONS.search(system)
-    tools = read_tools(_objects(system[split.start() :])) if split else ()
+    functions = _FUNCTIONS.search(system)
+    tools = read_tools(_decode_objects(system[functions.start() :])) if functions else ()
     if isinstance(tools, Drop):
         yield tools
         return
     messages: list[Message] = []
     _, *pieces = _MARK.split("\n" + value["chat"].strip())
-    for name, said in zip(pieces[::2], pieces[1::2], strict=True):
-        text, call, data = said.replace(_END, "").partition(_CALL)
-        calls: tuple[ToolCall, ...] | Drop = read_calls([_unquoted(data.strip())]) if call else ()
+    for name, content in zip(pieces[::2], pieces[1::2], strict=True):
+        text, call, data = content.replace(_END, "").partition(_CALL)
+        calls: tuple[ToolCall, ...] | Drop = read_calls([_unquote_arguments(data.strip())]) if call else ()
         if isinstance(calls, Drop):
             yield calls
             return
         messages.append(Message(_ROLES[name], strip_turn(text), calls))
-    opening = strip_turn(system[: split.start()] if split else system)
+    opening = strip_turn(system[: functions.start()] if functions else system)
     yield ParsedChat(prepend_system(opening, tuple(messages)), tools, collect_meta(value, ("system", "chat", "id")))
 
 
-def _unquoted(call: str) -> str:
-    """A call as JSON: arguments in single quotes are JSON themselves, with \\' for '."""
+def _unquote_arguments(call: str) -> str:
+    """Make a call valid JSON: arguments in single quotes are JSON themselves, with \\' for '."""
     return _QUOTED.sub(lambda match: match[1] + match[2].replace("\\'", "'"), call)
 
 
-def _objects(text: str) -> list[Any] | str:
-    """Objects of JSON one after another; the text itself where it is something else, for which there is a reason."""
-    found, decoder = [], json.JSONDecoder(parse_constant=_no_number)
+def _decode_objects(text: str) -> list[Any] | str:
+    """Decode JSON objects one after another; returns the remaining text at the first that is none."""
+    values, decoder = [], json.JSONDecoder(parse_constant=_refuse_constant)
     while text := text.lstrip(" \t\r\n,"):
         try:
             value, end = decoder.raw_decode(text)
         except (ValueError, RecursionError):
             return text
-        found.append(value)
+        values.append(value)
         text = text[end:]
-    return found
+    return values
 
 
-def _no_number(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")

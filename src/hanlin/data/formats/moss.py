@@ -1,6 +1,6 @@
 """The format of the MOSS data: turns of tagged parts, with inner thoughts, commands and their results.
 
-Owns the tags. Its tool calls are Python-like (`Calculate("1+2")`); they become calls like any other.
+Its tool calls are Python-like (`Calculate("1+2")`); they become tool calls like any other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Respon
 _END = re.compile(r"\s*<eo[a-z]>\s*\Z")
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
 _CALL = re.compile(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
-_TOOL = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
+_TOOL_LINE = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 
 def is_moss(value: Any) -> bool:
@@ -28,29 +28,29 @@ def is_moss(value: Any) -> bool:
 
 
 def read_moss(value: Any) -> Iterator[ParsedChat | Drop]:
-    """MOSS: turns of tagged parts (`<|Human|>: ...<eoh>`), as an object or as one plain text.
+    """Read turns of tagged parts (`<|Human|>: ...<eoh>`), written as an object or as one plain text.
 
-    Commands become tool calls and their results tool turns; inner thoughts, which no chat template has a place for,
-    stay in `meta` under the number of their turn.
+    Commands become tool calls and their results tool turns. Inner thoughts, which no chat template can render, go to
+    `meta` under the number of their turn.
     """
     if not is_moss(value):
         yield Drop("other_format")
         return
     system = value.get("meta_instruction") or value.get("prefix") or ""
-    turns = list(_turns(value))
+    turns = list(_split_turns(value))
     if not isinstance(system, str) or not all(isinstance(turn, dict) for turn in turns):
         yield Drop("not_text")
         return
-    tools = {match[2]: match for match in _TOOL.finditer(system)}
+    tools = {match[2]: match for match in _TOOL_LINE.finditer(system)}
     messages: list[Message] = []
     thoughts: dict[str, str] = {}
-    for number, turn in enumerate(turns, start=1):
-        calls = _calls(turn.get("Commands", ""), tools)
+    for turn_number, turn in enumerate(turns, start=1):
+        calls = _parse_calls(turn.get("Commands", ""), tools)
         if isinstance(calls, Drop):
             yield calls
             return
         if turn.get("Inner Thoughts"):
-            thoughts[str(number)] = turn["Inner Thoughts"]
+            thoughts[str(turn_number)] = turn["Inner Thoughts"]
         messages.append(Message("user", turn.get("Human", "")))
         if calls:
             results = turn.get("Results") or turn.get("Tool Responses", "")
@@ -59,16 +59,16 @@ def read_moss(value: Any) -> Iterator[ParsedChat | Drop]:
     meta = collect_meta(value, ("meta_instruction", "prefix", "plain_text", "chat", "num_turns"))
     if thoughts:
         meta["inner_thoughts"] = thoughts
-    schemas = tuple(_schema(match) for match in tools.values())
+    schemas = tuple(_build_schema(match) for match in tools.values())
     yield ParsedChat(prepend_system(system, tuple(messages)), schemas, meta)
 
 
-def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
-    """The parts of each turn by their names; what is no such thing as it is."""
+def _split_turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
+    """Yield the parts of each turn by name; None for a turn in another form."""
     if isinstance(row.get("chat"), Mapping):
-        for _, parts in sorted(row["chat"].items(), key=lambda item: _digits(item[0])):
+        for _, parts in sorted(row["chat"].items(), key=lambda item: _turn_index(item[0])):
             if isinstance(parts, Mapping) and all(isinstance(text, str | None) for text in parts.values()):
-                yield {name: _part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
+                yield {name: _strip_part(_TAG.sub("", text, count=1)) for name, text in parts.items() if text}
             else:
                 yield None
         return
@@ -79,43 +79,51 @@ def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
         if name == "Human" and turn:
             yield turn
             turn = {}
-        turn[name] = _part(text)
+        turn[name] = _strip_part(text)
     if turn:
         yield turn
 
 
-def _digits(name: str) -> int:
+def _turn_index(name: str) -> int:
     return int("".join(filter(str.isdigit, name)) or 0)
 
 
-def _part(text: str) -> str:
+def _strip_part(text: str) -> str:
     text = strip_turn(_END.sub("", text))
     return "" if text in ("None", "None.") else text
 
 
-def _calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[ToolCall, ...] | Drop:
+def _parse_calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[ToolCall, ...] | Drop:
     if not commands:
         return ()
     calls = []
     for match in _CALL.finditer(commands):
-        known = tools.get(match[1])
-        calls.append(ToolCall(match[1], _arguments(match[2].strip(), known[3] if known else "")))
+        tool = tools.get(match[1])
+        calls.append(ToolCall(match[1], _parse_arguments(match[2].strip(), tool[3] if tool else "")))
     if not calls or _CALL.sub("", commands).strip(" ,;\n\t"):
         return Drop("broken_tool_call", commands[:80])
     return tuple(calls)
 
 
-def _arguments(given: str, names: str) -> dict[str, str]:
-    """The arguments of a call, one without quotes or several with, under the names of the tool's own."""
-    known = [name.strip() for name in names.split(",") if name.strip()] or ["input"]
-    texts = [(parse_json(text), text) for text in _STRING.findall(given)] or [(None, given)]
+def _parse_arguments(arguments: str, names: str) -> dict[str, str]:
+    """Arguments of a call by the parameter names of the tool.
+
+    Args:
+        arguments: The text between the parentheses: one argument without quotes, or several with.
+        names: Parameter names of the tool, with commas between.
+    """
+    parameters = [name.strip() for name in names.split(",") if name.strip()] or ["input"]
+    texts = [(parse_json(text), text) for text in _STRING.findall(arguments)] or [(None, arguments)]
     return {
-        known[place] if place < len(known) else f"{known[-1]}_{place + 1}": raw.strip('"') if text is None else text
-        for place, (text, raw) in enumerate(texts)
+        parameters[index] if index < len(parameters) else f"{parameters[-1]}_{index + 1}": raw.strip('"')
+        if text is None
+        else text
+        for index, (text, raw) in enumerate(texts)
     }
 
 
-def _schema(match: re.Match[str]) -> dict[str, Any]:
+def _build_schema(match: re.Match[str]) -> dict[str, Any]:
+    """JSON schema of a tool that the system text describes."""
     names = [name.strip() for name in match[3].split(",") if name.strip()]
     properties = {name: {"type": "string"} for name in names}
     parameters = {"type": "object", "properties": properties, "required": names}

@@ -1,7 +1,4 @@
-"""The formats that hold preference pairs: a prompt, a chosen and a rejected answer.
-
-Owns the way from a row to a pair. Does not judge the answers (`preferences`).
-"""
+"""Formats of preference pairs: a prompt, a chosen and a rejected answer."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from hanlin.data.ledger import Drop
 
 @dataclass(frozen=True, slots=True)
 class ParsedPreference:
-    """A prompt, two answers to it, and their scores where the file gives them."""
+    """A prompt, two answers to it, and their scores (chosen, rejected) if the row has them."""
 
     prompt: tuple[Message, ...]
     chosen: Message
@@ -67,14 +64,14 @@ def _build_preference(
 
 
 def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    for better, worse in _SCORE_FIELDS:
-        if isinstance(row.get(better), int | float) and isinstance(row.get(worse), int | float):
-            return float(row[better]), float(row[worse])
+    for chosen_field, rejected_field in _SCORE_FIELDS:
+        if isinstance(row.get(chosen_field), int | float) and isinstance(row.get(rejected_field), int | float):
+            return float(row[chosen_field]), float(row[rejected_field])
     return None
 
 
 def _read_answer(value: Any) -> Message | Drop:
-    """An answer written as a turn or as text."""
+    """Read an answer written as a turn or as text."""
     turn = Message("assistant", strip_turn(value)) if isinstance(value, str) else read_turn(value)
     return turn if isinstance(turn, Drop) or turn.role == "assistant" else Drop("unknown_role", turn.role)
 
@@ -82,12 +79,12 @@ def _read_answer(value: Any) -> Message | Drop:
 def _read_preference(
     row: Mapping[str, Any], prompt: Sequence[Message] | Drop, chosen: Any, rejected: Any
 ) -> Iterator[ParsedPreference | Drop]:
-    better, worse = _read_answer(chosen), _read_answer(rejected)
-    for part in (prompt, better, worse):
+    chosen_turn, rejected_turn = _read_answer(chosen), _read_answer(rejected)
+    for part in (prompt, chosen_turn, rejected_turn):
         if isinstance(part, Drop):
             yield part
             return
-    yield _build_preference(row, prompt, better, worse)  # type: ignore[arg-type]
+    yield _build_preference(row, prompt, chosen_turn, rejected_turn)  # type: ignore[arg-type]
 
 
 def _is_paired_messages(value: Any) -> bool:
@@ -97,24 +94,26 @@ def _is_paired_messages(value: Any) -> bool:
 
 
 def read_paired_messages(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """{prompt?, chosen: [turns], rejected: [turns]}: both lists hold the same prompt, or only their answer."""
+    """Read {prompt?, chosen: [turns], rejected: [turns]}: both lists begin with the same prompt, or hold one answer."""
     if not _has_both_answers(value, list) or not value["chosen"] or not value["rejected"]:
         yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
         return
     chosen, rejected = read_turns(value["chosen"]), read_turns(value["rejected"])
-    shown = value.get("prompt")
-    given = read_turns(shown) if isinstance(shown, list) else ()
-    for part in (chosen, rejected, given):
+    prompt_field = value.get("prompt")
+    prompt_turns = read_turns(prompt_field) if isinstance(prompt_field, list) else ()
+    for part in (chosen, rejected, prompt_turns):
         if isinstance(part, Drop):
             yield part
             return
-    assert not isinstance(chosen, Drop) and not isinstance(rejected, Drop) and not isinstance(given, Drop)
+    assert not isinstance(chosen, Drop) and not isinstance(rejected, Drop) and not isinstance(prompt_turns, Drop)
     if chosen[:-1] != rejected[:-1]:
         yield Drop("different_prompts")
         return
-    prompt = chosen[:-1] if chosen[: len(given)] == given and len(chosen) > 1 else given + chosen[:-1]
-    if not prompt and isinstance(shown, str):
-        prompt = (Message("user", strip_turn(shown)),)
+    prompt = (
+        chosen[:-1] if chosen[: len(prompt_turns)] == prompt_turns and len(chosen) > 1 else prompt_turns + chosen[:-1]
+    )
+    if not prompt and isinstance(prompt_field, str):
+        prompt = (Message("user", strip_turn(prompt_field)),)
     if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         yield Drop("no_answer")
         return
@@ -136,7 +135,7 @@ def _is_paired_sharegpt(value: Any) -> bool:
 
 
 def read_paired_sharegpt(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """{conversations: [turns], chosen: turn, rejected: turn}; Hanlin's own {prompt: [turns], chosen, rejected} too."""
+    """Read {conversations: [turns], chosen: turn, rejected: turn}, also Hanlin's own {prompt, chosen, rejected}."""
     turns = _find_prompt_turns(value)
     if turns is None:
         yield Drop("other_format")
@@ -151,14 +150,15 @@ def _is_paired_alpaca(value: Any) -> bool:
 
 
 def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
-    """The two answers of an older way to write pairs: a list as output, the better one first."""
+    """Find the two answers of an older form of pairs: a list as output, the better one first."""
     output = row.get("output")
     both = isinstance(output, list) and len(output) == 2 and all(isinstance(text, str) for text in output)
     return output if both else None
 
 
 def read_paired_alpaca(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """{instruction, input, chosen, rejected}, the answers as text; or {instruction, input, output: [better, worse]}."""
+    """Read {instruction, input, chosen, rejected} with answers as text, or {instruction, input, output: [chosen,
+    rejected]}."""
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
@@ -182,14 +182,14 @@ def _is_language_pair(value: Any) -> bool:
 
 
 def read_language_pair(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """One question with a Chinese answer, which is chosen, and an English one."""
-    asked, chosen, rejected = (
+    """Read a question with a Chinese answer, which is chosen, and an English one, which is rejected."""
+    question, chosen, rejected = (
         _first_key(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
     )
-    if asked is None or chosen is None or rejected is None:
-        yield Drop("no_question" if asked is None else "no_answer")
+    if question is None or chosen is None or rejected is None:
+        yield Drop("no_question" if question is None else "no_answer")
         return
-    prompt = (Message("user", strip_turn(value[asked])),)
+    prompt = (Message("user", strip_turn(value[question])),)
     yield from _read_preference(value, prompt, value[chosen], value[rejected])
 
 
@@ -204,29 +204,29 @@ def _is_paired_answers(value: Any) -> bool:
 
 
 def read_paired_answers(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """{prompt, chosen, rejected} as texts under any of their usual names, with or without the prompt inside both texts
+    """Read {prompt, chosen, rejected} as texts under any of their usual names; the prompt may be inside both texts
     (`Human: ... Assistant: ...`)."""
-    asked, chosen, rejected = (
+    question, chosen, rejected = (
         _first_key(value, names) for names in (_QUESTION_FIELDS, _CHOSEN_FIELDS, _REJECTED_FIELDS)
     )
     if chosen is None or rejected is None:
         yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
         return
-    if asked is not None:
-        more = ("input",) if asked == "prompt" else ()
+    if question is not None:
+        more_fields = ("input",) if question == "prompt" else ()
         yield from _read_preference(
-            value, (Message("user", join_question(value, asked, more)),), value[chosen], value[rejected]
+            value, (Message("user", join_question(value, question, more_fields)),), value[chosen], value[rejected]
         )
         return
-    better, worse = parse_tagged_turns(value[chosen]), parse_tagged_turns(value[rejected])
-    if isinstance(better, Drop) or isinstance(worse, Drop):
+    chosen_turns, rejected_turns = parse_tagged_turns(value[chosen]), parse_tagged_turns(value[rejected])
+    if isinstance(chosen_turns, Drop) or isinstance(rejected_turns, Drop):
         yield Drop("no_question")
-    elif better[:-1] != worse[:-1]:
+    elif chosen_turns[:-1] != rejected_turns[:-1]:
         yield Drop("different_prompts")
-    elif better[-1].role != "assistant" or worse[-1].role != "assistant":
+    elif chosen_turns[-1].role != "assistant" or rejected_turns[-1].role != "assistant":
         yield Drop("no_answer")
     else:
-        yield _build_preference(value, better[:-1], better[-1], worse[-1])
+        yield _build_preference(value, chosen_turns[:-1], chosen_turns[-1], rejected_turns[-1])
 
 
 PREFERENCE_FORMATS: tuple[Format[ParsedPreference], ...] = (

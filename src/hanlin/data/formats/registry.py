@@ -1,4 +1,4 @@
-"""All formats, by kind of record."""
+"""All formats: by stage, and in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ FORMATS_BY_STAGE: dict[str, Sequence[Format[Any]]] = {
     "conversations": CHAT_FORMATS,
     "corpus": DOCUMENT_FORMATS,
 }
+"""Formats by the stage that reads them. The order matters: a pair looks like a chat to some formats, and a chat like a
+document."""
+ANY_FORMATS: tuple[Format[Any], ...] = (*PREFERENCE_FORMATS, *UNPAIRED_FORMATS, *CHAT_FORMATS, *DOCUMENT_FORMATS)
+"""The formats of all stages, in the order in which they are tried."""

@@ -1,7 +1,4 @@
-"""Turns of a conversation as other tools write them: roles, texts, typed parts, tool calls and tool lists.
-
-Owns the way from a foreign turn to a message. Does not own which formats there are (`chats`, `pairs`).
-"""
+"""Turns of a conversation as other tools write them, to messages: roles, texts, typed parts, tool calls, tools."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from hanlin.data.ledger import Drop
 
 @dataclass(frozen=True, slots=True)
 class ParsedChat:
-    """Turns as they were found, the tools they may call, and what else was said."""
+    """A conversation as it was read: its turns, the tools they may call, and the row's other fields."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
@@ -36,22 +33,23 @@ _CALL_ROLES = ("function_call", "tool_call")
 
 
 def read_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
-    """Turns written as {from, value}, {role, content} or {role, text}; a call that follows a text joins it."""
+    """Read turns written as {from, value}, {role, content} or {role, text}; a tool call joins the text before it."""
     messages: list[Message] = []
     for turn in turns:
         message = read_turn(turn)
         if isinstance(message, Drop):
             return message
-        before = messages[-1] if messages else None
-        if before is not None and before.role == message.role == "assistant" and message.tool_calls:
-            calls = before.tool_calls + message.tool_calls
-            messages[-1] = replace(before, text=before.text or message.text, tool_calls=calls)
+        previous = messages[-1] if messages else None
+        if previous is not None and previous.role == message.role == "assistant" and message.tool_calls:
+            calls = previous.tool_calls + message.tool_calls
+            messages[-1] = replace(previous, text=previous.text or message.text, tool_calls=calls)
         else:
             messages.append(message)
     return tuple(messages)
 
 
 def read_turn(turn: Any) -> Message | Drop:
+    """Read one turn, with its tool calls."""
     if not isinstance(turn, Mapping):
         return Drop("other_format", f"a turn is a {type(turn).__name__}")
     name = str(turn.get("role", turn.get("from", ""))).strip().lower()
@@ -64,10 +62,10 @@ def read_turn(turn: Any) -> Message | Drop:
     parts = _split_content(content)
     if isinstance(parts, Drop):
         return parts
-    text, found = parts
+    text, calls_in_content = parts
     if name in _CALL_ROLES:
-        text, found = "", [*found, text]
-    calls = read_calls([*found, *_as_list(turn.get("tool_calls")), *_as_list(turn.get("function_call"))])
+        text, calls_in_content = "", [*calls_in_content, text]
+    calls = read_calls([*calls_in_content, *_as_list(turn.get("tool_calls")), *_as_list(turn.get("function_call"))])
     if isinstance(calls, Drop):
         return calls
     return Message(role, strip_turn(text), calls, str(turn.get("name") or "") if role == "tool" else "")
@@ -78,7 +76,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _split_content(content: Any) -> tuple[str, list[Any]] | Drop:
-    """The text of a turn whose content may be a list of typed parts, and the tool calls among them."""
+    """Split the content of a turn, which may be a list of typed parts, into its text and its tool calls."""
     if isinstance(content, str):
         return content, []
     if not isinstance(content, list):
@@ -97,7 +95,7 @@ def _split_content(content: Any) -> tuple[str, list[Any]] | Drop:
 
 
 def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
-    """Tool calls written as JSON text or objects, in OpenAI's wrapping {function: {...}} or without, one or several."""
+    """Read tool calls written as JSON text or objects, with OpenAI's wrapping {function: {...}} or without."""
     calls: list[ToolCall] = []
     for item in raw:
         data = parse_json(item) if isinstance(item, str) else item
@@ -114,7 +112,7 @@ def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
 
 
 def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
-    """The list of tools, as JSON text or data, each without OpenAI's wrapping."""
+    """Read the list of tools, as JSON text or data, each without OpenAI's wrapping."""
     if isinstance(raw, str):
         if not raw.strip():
             return ()
@@ -128,19 +126,19 @@ def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
 
 
 def parse_json(text: str) -> Any:
-    """What a text of JSON says, read as strictly as a row, or None where it is none."""
+    """Parse JSON as strictly as a row; None if it is not JSON."""
     value = StrictDecoder().decode_row(text)
     return None if isinstance(value, Drop) else value
 
 
 def prepend_system(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The turns below their system text, unless they have one of their own."""
+    """Put a system turn before the turns, unless they begin with one or `system` is no text."""
     if isinstance(system, str) and system.strip() and not (messages and messages[0].role == "system"):
         return (Message("system", strip_turn(system)), *messages)
     return messages
 
 
 def alternate_roles(texts: Sequence[str]) -> tuple[Message, ...]:
-    """Texts that are said in turn, the user first."""
+    """Make messages of alternating texts, the user first."""
     roles: tuple[Role, Role] = ("user", "assistant")
-    return tuple(Message(roles[place % 2], strip_turn(text)) for place, text in enumerate(texts))
+    return tuple(Message(roles[index % 2], strip_turn(text)) for index, text in enumerate(texts))

@@ -1,7 +1,4 @@
-"""The formats that hold single answers with a verdict, as KTO learns from: those of conversations, and a label.
-
-Owns the way from a row to a judged answer. Does not judge what it says (`unpaired_preferences`).
-"""
+"""Formats of unpaired preferences, as KTO uses them: a conversation in one of several formats, and a label."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from hanlin.data.ledger import Drop
 
 @dataclass(frozen=True, slots=True)
 class ParsedUnpaired:
-    """A prompt, an answer to it, and whether that is good."""
+    """A prompt, an answer to it, and whether the answer is good."""
 
     prompt: tuple[Message, ...]
     answer: Message
@@ -31,27 +28,27 @@ _LABEL_VALUES = {"true": True, "false": False, "1": True, "0": False}
 
 
 def _find_label(value: Any) -> tuple[str, bool] | None:
-    """The field that holds the verdict, and the verdict: a truth value, or 1, 0, or the word for one (tables have no
-    truth values)."""
+    """Find the field that holds the label, and whether it says good: true, 1, "true" or their opposites (CSV has no
+    booleans)."""
     if isinstance(value, Mapping):
         for name in _LABEL_FIELDS:
             if isinstance(value.get(name), bool | int | str):
-                said = _LABEL_VALUES.get(str(value[name]).strip().lower())
-                if said is not None:
-                    return name, said
+                good = _LABEL_VALUES.get(str(value[name]).strip().lower())
+                if good is not None:
+                    return name, good
     return None
 
 
 def _read_labeled(
     value: Any, read: Callable[[Mapping[str, Any]], Iterator[ParsedChat | Drop]]
 ) -> Iterator[ParsedUnpaired | Drop]:
-    """What is read of a row without its verdict, with the verdict."""
-    found = _find_label(value)
-    if found is None:
+    """Read the conversation of a row without its label, and split it into prompt and labeled answer."""
+    label = _find_label(value)
+    if label is None:
         yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
         return
-    verdict, good = found
-    for chat in read({name: content for name, content in value.items() if name != verdict}):
+    label_field, good = label
+    for chat in read({name: content for name, content in value.items() if name != label_field}):
         if isinstance(chat, Drop):
             yield chat
         elif chat.tools:
@@ -64,16 +61,16 @@ def _read_labeled(
             yield ParsedUnpaired(chat.messages[:-1], chat.messages[-1], good, chat.meta)
 
 
-def _add_label(known: Format[ParsedChat]) -> Format[ParsedUnpaired]:
-    """A format of conversations with a verdict beside it."""
+def _add_label(chat_format: Format[ParsedChat]) -> Format[ParsedUnpaired]:
+    """Make the format of conversations in a known format with a label beside them."""
 
     def recognize(value: Any) -> bool:
-        return _find_label(value) is not None and known.recognize(value)
+        return _find_label(value) is not None and chat_format.recognize(value)
 
     def read(value: Any) -> Iterator[ParsedUnpaired | Drop]:
-        return _read_labeled(value, known.read)
+        return _read_labeled(value, chat_format.read)
 
-    return Format(f"unpaired_{known.name}", recognize, read, unpaired=True)
+    return Format(f"unpaired_{chat_format.name}", recognize, read, unpaired=True)
 
 
 def _is_record(value: Any) -> bool:
@@ -86,9 +83,9 @@ def _is_record(value: Any) -> bool:
 
 
 def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
-    """Hanlin's own {prompt: [turns], answer: turn, good: true}."""
+    """Read Hanlin's own {prompt: [turns], answer: turn, good: true}."""
 
-    def turns(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
+    def read_turn_fields(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
         prompt, answer = read_turns(row["prompt"]), read_turn(row["answer"])
         if isinstance(prompt, Drop) or isinstance(answer, Drop):
             yield prompt if isinstance(prompt, Drop) else answer  # type: ignore[misc]
@@ -97,15 +94,15 @@ def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
         yield ParsedChat((*prompt, answer), (), meta if isinstance(meta, Mapping) else {})
 
     if _is_record(value):
-        yield from _read_labeled(value, turns)
+        yield from _read_labeled(value, read_turn_fields)
     else:
         yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
 
 
 _CHAT_FORMATS_WITH_LABEL = ("sharegpt", "messages", "alpaca", "prompt_response")
-"""The formats of conversations that answers are judged in."""
+"""Formats of conversations that labeled answers are written in."""
 
 UNPAIRED_FORMATS: tuple[Format[ParsedUnpaired], ...] = (
     Format("unpaired_records", _is_record, read_record, unpaired=True),
-    *(_add_label(known) for known in CHAT_FORMATS if known.name in _CHAT_FORMATS_WITH_LABEL),
+    *(_add_label(chat_format) for chat_format in CHAT_FORMATS if chat_format.name in _CHAT_FORMATS_WITH_LABEL),
 )

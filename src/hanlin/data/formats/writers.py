@@ -1,10 +1,8 @@
-"""Records in the formats of other tools: messages, ShareGPT, Alpaca, Firefly, and DPO pairs.
+"""Writing records in the formats of other tools: messages, ShareGPT, Alpaca, Firefly, and DPO pairs.
 
-Owns how each target writes a record and what it cannot hold. Does not own files (`converting`).
-
-Nothing is written that the target's own reader does not read back as it was. What a target cannot hold has a name:
-`LEFT_OUT` are reasons for which a record is not written at all, for it would say something else without the part;
-`LOST` are parts beside the turns that a written record goes without.
+Nothing is written that the format's own reader does not read back as it was. What a format cannot hold has a name:
+`UNWRITABLE_REASONS` are reasons for which a record is not written at all, because it would say something else without
+the part; `LOST_PARTS` are parts beside the turns that a written record goes without.
 """
 
 from __future__ import annotations
@@ -25,13 +23,13 @@ UNWRITABLE_REASONS = frozenset(
     ("no_turns", "tool_turns", "system_not_first", "not_alternating", "empty_question_or_answer", "round_trip_mismatch")
 )
 LOST_PARTS: dict[str, tuple[str, str]] = {
-    "tools": ("the list of tools, which no turn calls", "工具列表（无任何轮次调用）"),
+    "tools": ("the list of tools, which no turn calls", "工具列表（没有任何轮次调用）"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenRow:
-    """A record as the target writes it, and the names of the parts that it goes without."""
+    """A record as the format writes it, and the names of the parts that it goes without (`LOST_PARTS`)."""
 
     row: dict[str, Any]
     lost_parts: tuple[str, ...] = ()
@@ -39,17 +37,23 @@ class WrittenRow:
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
-    """A format to write. `make` makes its row of what was found, or a Drop whose reason stands in `LEFT_OUT`; `read` is
-    the format's reader; `stage` names the stage whose formats can be written so."""
+    """A format to write.
+
+    Attributes:
+        name: As in `hanlin data convert --to`.
+        stage: The stage whose records can be written in it.
+        build: Builds the row of a record, or returns a Drop with a reason of `UNWRITABLE_REASONS`.
+        read: The format's reader.
+    """
 
     name: str
     stage: str
-    make: Callable[[Any], WrittenRow | Drop]
+    build: Callable[[Any], WrittenRow | Drop]
     read: Callable[[Any], Iterator[Any]]
 
     def write(self, item: Any) -> WrittenRow | Drop:
-        """The row of an item. It was read back: what comes back differs in nothing but what is said to be lost."""
-        written = self.make(item)
+        """Build the row of a record and read it back: it may differ from the record in the lost parts alone."""
+        written = self.build(item)
         if isinstance(written, Drop):
             return written
         expected = replace(item, **dict.fromkeys(written.lost_parts, ()))
@@ -57,6 +61,7 @@ class OutputFormat:
 
 
 def describe_lost_part(name: str) -> str:
+    """Describe a part of `LOST_PARTS` in the user's language."""
     return say(*LOST_PARTS[name])
 
 
@@ -68,7 +73,7 @@ def _add_meta(row: dict[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_messages(chat: ParsedChat) -> WrittenRow | Drop:
-    """{messages: [{role, content, tool_calls?, name?}], tools?, meta?}: the form of OpenAI's API and of TRL."""
+    """Write {messages: [{role, content, tool_calls?, name?}], tools?, meta?}: the form of OpenAI's API and of TRL."""
     if not chat.messages:
         return Drop("no_turns")
     row: dict[str, Any] = {"messages": [_message_row(message) for message in chat.messages]}
@@ -93,7 +98,7 @@ _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "obser
 
 
 def write_sharegpt(chat: ParsedChat) -> WrittenRow | Drop:
-    """{conversations: [{from, value}], system?, tools?, meta?}, calls as turns of their own; tools are JSON text."""
+    """Write {conversations: [{from, value}], system?, tools?, meta?}: calls are turns of their own, tools JSON text."""
     if not chat.messages:
         return Drop("no_turns")
     system, turns = _split_system(chat.messages)
@@ -121,10 +126,10 @@ def _sharegpt_turns(message: Message) -> list[dict[str, str]]:
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
-    """The system text that a field beside the turns can hold, and the turns without it."""
+    """Split off the system text that a field beside the turns can hold: (system text or "", the other turns)."""
     first = messages[0]
-    twice = len(messages) > 1 and messages[1].role == "system"
-    if first.role != "system" or not first.text.strip() or twice:
+    has_second = len(messages) > 1 and messages[1].role == "system"
+    if first.role != "system" or not first.text.strip() or has_second:
         return "", messages
     return first.text, messages[1:]
 
@@ -134,7 +139,7 @@ def _split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
 
 @dataclass(frozen=True, slots=True)
 class _QuestionAnswers:
-    """A chat as questions with their answers, below one system text."""
+    """A conversation as question and answer pairs, with one system text or none."""
 
     system: str
     pairs: list[tuple[str, str]]
@@ -142,6 +147,7 @@ class _QuestionAnswers:
 
 
 def _split_question_answers(chat: ParsedChat) -> _QuestionAnswers | Drop:
+    """Split a conversation into question and answer pairs; a Drop if it has other turns."""
     if not chat.messages:
         return Drop("no_turns")
     if any(message.tool_calls or message.role == "tool" for message in chat.messages):
@@ -160,36 +166,39 @@ def _split_question_answers(chat: ParsedChat) -> _QuestionAnswers | Drop:
 
 
 def write_alpaca(chat: ParsedChat) -> WrittenRow | Drop:
-    """{instruction, input, output, system?, history?, meta?}: the last question is asked, the turns before it are
-    history."""
-    asked = _split_question_answers(chat)
-    if isinstance(asked, Drop):
-        return asked
-    *history, (question, answer) = asked.pairs
+    """Write {instruction, input, output, system?, history?, meta?}: the last question is the instruction, the turns
+    before it are the history."""
+    split = _split_question_answers(chat)
+    if isinstance(split, Drop):
+        return split
+    *history, (question, answer) = split.pairs
     row: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
-    if asked.system:
-        row["system"] = asked.system
+    if split.system:
+        row["system"] = split.system
     if history:
         row["history"] = [list(pair) for pair in history]
-    return WrittenRow(_add_meta(row, chat.meta), asked.lost_parts)
+    return WrittenRow(_add_meta(row, chat.meta), split.lost_parts)
 
 
 def write_firefly(chat: ParsedChat) -> WrittenRow | Drop:
-    """{conversation: [{human, assistant}], system?, meta?}"""
-    asked = _split_question_answers(chat)
-    if isinstance(asked, Drop):
-        return asked
-    row: dict[str, Any] = {"conversation": [{"human": asks, "assistant": says} for asks, says in asked.pairs]}
-    if asked.system:
-        row["system"] = asked.system
-    return WrittenRow(_add_meta(row, chat.meta), asked.lost_parts)
+    """Write {conversation: [{human, assistant}], system?, meta?}."""
+    split = _split_question_answers(chat)
+    if isinstance(split, Drop):
+        return split
+    row: dict[str, Any] = {
+        "conversation": [{"human": human, "assistant": assistant} for human, assistant in split.pairs]
+    }
+    if split.system:
+        row["system"] = split.system
+    return WrittenRow(_add_meta(row, chat.meta), split.lost_parts)
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
 
 
 def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
-    """{prompt: [turns], chosen: [turn], rejected: [turn], score_chosen?, score_rejected?, meta?}, turns as messages."""
+    """Write {prompt: [turns], chosen: [turn], rejected: [turn], score_chosen?, score_rejected?, meta?}; turns are
+    messages."""
     row: dict[str, Any] = {
         "prompt": [_message_row(message) for message in pair.prompt],
         "chosen": [_message_row(pair.chosen)],

@@ -1,7 +1,7 @@
 """What cleaning rules would do to files, rule by rule, without writing anything.
 
-Owns the counting and the samples. The rules are `clean`'s, `conversations`' and `blocklists`'; what else a stage does
-(lengths, copies, the held-out share) is not tried here.
+Rules on text, on turns, blocklists and decontamination are tried. What else a stage does (length limits, deduplication,
+the validation split) is not.
 """
 
 from __future__ import annotations
@@ -22,32 +22,37 @@ from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import TURN_RULES, join_texts
 from hanlin.data.filters.rules import TextRule, build_text_rules
 from hanlin.data.formats.base import Format, ParsedRow
-from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.documents import DOCUMENT_FORMATS, ParsedText
-from hanlin.data.formats.preferences import PREFERENCE_FORMATS, ParsedPreference
+from hanlin.data.formats.documents import ParsedText
+from hanlin.data.formats.preferences import ParsedPreference
+from hanlin.data.formats.registry import ANY_FORMATS, FORMATS_BY_STAGE
 from hanlin.data.formats.turns import ParsedChat
-from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnpaired
-from hanlin.data.io.encodings import InputFile
+from hanlin.data.formats.unpaired_preferences import ParsedUnpaired
+from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import list_files
 from hanlin.data.ledger import Drop
-from hanlin.data.report.preview import ANY_FORMATS
 
 Turns = tuple[Message, ...]
 _EXCERPT_CHARS = 80
 _CONTEXT_CHARS = 20
-_FORMATS: dict[type[Reading], Sequence[Format[Any]]] = {
-    Corpus: DOCUMENT_FORMATS,
-    Conversations: CHAT_FORMATS,
-    Preferences: PREFERENCE_FORMATS,
-    UnpairedPreferences: UNPAIRED_FORMATS,
+_STAGES: dict[type[Reading], str] = {
+    Corpus: "corpus",
+    Conversations: "conversations",
+    Preferences: "preferences",
+    UnpairedPreferences: "unpaired_preferences",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RuleExample:
-    """A record that a rule would drop or change: where it stands, what was found, and a piece of the text (of a change
-    the place where it begins, before and after)."""
+    """A record that a rule would drop or change.
+
+    Attributes:
+        location: `file:line`.
+        detail: What the rule found, for a dropped record.
+        text: The beginning of the text; of a changed record from shortly before the change.
+        after: The same part after the change.
+    """
 
     location: str
     detail: str
@@ -57,7 +62,7 @@ class RuleExample:
 
 @dataclass(slots=True)
 class RuleEffect:
-    """What one rule would do: records changed, records dropped, and those among them that no earlier rule drops."""
+    """What one rule would do: records changed, records dropped, and those of them that no earlier rule drops."""
 
     rule: str
     changes: int = 0
@@ -69,7 +74,14 @@ class RuleEffect:
 
 @dataclass(slots=True)
 class DryRun:
-    """`unread` are rows that hold no record, by reason; `kept` those that no rule drops."""
+    """Counts over all rules.
+
+    Attributes:
+        rows: Rows read.
+        kept: Records that no rule drops.
+        unread: Rows that hold no record, by reason.
+        effects: The effect of each rule by name.
+    """
 
     rows: int = 0
     kept: int = 0
@@ -96,16 +108,16 @@ def dry_run(
     Raises:
         UserError: A file cannot be read or has no known format.
     """
-    formats = _FORMATS[type(settings)] if stage_formats_only else ANY_FORMATS
+    formats = FORMATS_BY_STAGE[_STAGES[type(settings)]] if stage_formats_only else ANY_FORMATS
     questions = None if settings.decontaminate is None else Questions.read(settings.decontaminate, inputs)
     steps = _build_steps(settings, inputs, questions)
     result = DryRun(effects={name: RuleEffect(name) for name, _ in steps})
-    for found, place in _read_rows(settings, inputs, formats, limit):
+    for parsed, location in _read_rows(settings, inputs, formats, limit):
         result.rows += 1
-        if isinstance(found.item, Drop):
-            result.unread[found.item.reason] += 1
+        if isinstance(parsed.item, Drop):
+            result.unread[parsed.item.reason] += 1
             continue
-        _try_rules(_Record(*_record_turns(found.item)), steps, place, result, samples)
+        _try_rules(_Record(*_record_turns(parsed.item)), steps, location, result, samples)
     return result
 
 
@@ -113,15 +125,15 @@ def _read_rows(
     settings: Reading, inputs: Inputs, formats: Sequence[Format[Any]], limit: int | None
 ) -> Iterator[tuple[ParsedRow[Any], str]]:
     for file in list_files(settings.sources, inputs).files:
-        with InputFile(file.path) as tape:
-            finds: Iterable[ParsedRow[Any]] = open_records(file, tape, formats, {}).rows
-            for found in islice(finds, limit):
-                yield found, f"{file.name}:{found.line}"
+        with InputFile(file.path) as input_file:
+            rows: Iterable[ParsedRow[Any]] = open_records(file, input_file, formats, {}).rows
+            for parsed in islice(rows, limit):
+                yield parsed, f"{file.name}:{parsed.line}"
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The turns of a record (a document is one), and whether they are a conversation that rules on turns judge."""
+    """The turns of a record (a document is one turn), and whether rules on turns apply to it."""
 
     turns: Turns
     conversation: bool
@@ -142,7 +154,7 @@ def _record_turns(item: Any) -> tuple[Turns, bool]:
 
 
 def _build_steps(settings: Reading, inputs: Inputs, questions: Questions | None) -> list[_Step]:
-    """Every rule as a function of turns, in the order in which the stages apply them."""
+    """Build every rule as a function of turns, in the order in which the stages apply them."""
     rules: tuple[Rule, ...] = getattr(settings, "rules", ())
     texts = [*build_text_rules(rules), *build_blocklist_rules(settings.blocklists, inputs)]
     steps: list[_Step] = [(name, partial(_apply_to_texts, rule)) for name, rule in texts]
@@ -169,44 +181,44 @@ def _apply_to_turns(rule: Callable[[Turns], Turns | Drop], record: _Record) -> T
 
 
 def _find_contamination(questions: Questions, record: _Record) -> Turns | Drop:
-    held = questions.found(join_texts(record.turns))
-    return Drop("contaminated", "、".join(question.id for question in held[:5])) if held else record.turns
+    matches = questions.found(join_texts(record.turns))
+    return Drop("contaminated", "、".join(question.id for question in matches[:5])) if matches else record.turns
 
 
-def _try_rules(record: _Record, steps: Sequence[_Step], place: str, result: DryRun, samples: int) -> None:
+def _try_rules(record: _Record, steps: Sequence[_Step], location: str, result: DryRun, samples: int) -> None:
     try:
         join_texts(record.turns).encode("utf-8")
     except UnicodeEncodeError:
         result.unread["broken_characters"] += 1
         return
-    lost = False
+    is_dropped = False
     for name, rule in steps:
         effect = result.effects[name]
         after = rule(record)
         if isinstance(after, Drop):
             effect.drops += 1
-            effect.first_drops += not lost
-            lost = True
+            effect.first_drops += not is_dropped
+            is_dropped = True
             if len(effect.dropped) < samples:
-                effect.dropped.append(RuleExample(place, after.detail, _excerpt(join_texts(record.turns))))
+                effect.dropped.append(RuleExample(location, after.detail, _excerpt(join_texts(record.turns))))
         elif after != record.turns:
             effect.changes += 1
             if len(effect.changed) < samples:
-                effect.changed.append(_show_change(place, join_texts(record.turns), join_texts(after)))
+                effect.changed.append(_show_change(location, join_texts(record.turns), join_texts(after)))
             record = replace(record, turns=after)
-    result.kept += not lost
+    result.kept += not is_dropped
 
 
-def _show_change(place: str, before: str, after: str) -> RuleExample:
-    same = next(
+def _show_change(location: str, before: str, after: str) -> RuleExample:
+    first_difference = next(
         (n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after))
     )
-    start = max(0, same - _CONTEXT_CHARS)
-    return RuleExample(place, "", _excerpt(before[start:]), _excerpt(after[start:]))
+    start = max(0, first_difference - _CONTEXT_CHARS)
+    return RuleExample(location, "", _excerpt(before[start:]), _excerpt(after[start:]))
 
 
 def _excerpt(text: str) -> str:
-    """The beginning of a text on one line, with what cannot be seen written out."""
+    """The beginning of a text on one line, with invisible characters written as code points."""
     shown = text[:_EXCERPT_CHARS].replace("\n", "⏎")
     shown = "".join(char if char.isprintable() else f"<U+{ord(char):04X}>" for char in shown)
     return shown + "…" * (len(text) > _EXCERPT_CHARS)

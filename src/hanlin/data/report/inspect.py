@@ -1,7 +1,6 @@
-"""What is in a file of data: its format and encoding, and what the stage for it would keep and drop, with samples.
+"""What is in a data file: its format and encoding, and what the stage for it would keep and drop, with samples.
 
-Owns the question which stage a file is for. The answer's figures come from that stage itself, run with its default
-settings into a folder that is thrown away.
+The figures come from that stage itself, run with its default settings into a temporary folder.
 """
 
 from __future__ import annotations
@@ -43,13 +42,22 @@ _FIELDS = {
 
 
 def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-    """For each file: path, stage, format, encoding, records (what was found), rows_in, kept, dropped {reason: count}
-    and up to three samples, spread over what is kept; or path and `error` for a file that cannot be read.
+    """Inspect data files.
 
-    `settings` are those of a source (format, encoding, fields, limit). Raises UserError where there is no file.
+    Args:
+        paths: Files, folders and globs.
+        settings: Settings of a source for all files: format, encoding, fields, limit.
+
+    Yields:
+        For each file path, stage, format, encoding, records, rows_in, kept, dropped {reason: count}, changed
+        {rule: count}, characters and up to three samples of kept records; or path and `error` for a file that cannot
+        be read, and `skipped` for one that has no reader.
+
+    Raises:
+        UserError: There is no file.
     """
-    found = find_files(paths, settings)
-    for file in found.files:
+    listing = find_files(paths, settings)
+    for file in listing.files:
         row: dict[str, Any] = {"path": str(file.path)}
         try:
             row |= _inspect_file(file)
@@ -58,28 +66,33 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
         except OSError as error:
             row["error"] = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
         yield row
-    for name in found.skipped:
+    for name in listing.skipped:
         yield {
             "path": name,
             "skipped": True,
-            "error": say("skipped: not a readable kind of file", "已跳过：不是可读取的文件类型"),
+            "error": say("skipped: not a data file", "已跳过：不是数据文件"),
         }
 
 
 def detect_stage(file: SourceFile) -> str:
-    """The stage whose formats the first rows of a file fit; `corpus` where none does, which says best what it saw."""
-    asked = file.settings.format
+    """Detect the stage whose formats fit the first rows of a file; `corpus` if none does: its error says most."""
+    wanted = file.settings.format
     named = next(
-        (stage for stage, formats in FORMATS_BY_STAGE.items() if any(known.name == asked for known in formats)), None
+        (
+            stage
+            for stage, formats in FORMATS_BY_STAGE.items()
+            if any(candidate.name == wanted for candidate in formats)
+        ),
+        None,
     )
     if named is not None:
         return named
-    with InputFile(file.path) as tape:
-        first = list(islice(read_rows(file, detect_layout(file), tape), SAMPLE_ROWS))
+    with InputFile(file.path) as input_file:
+        first_rows = list(islice(read_rows(file, detect_layout(file), input_file), SAMPLE_ROWS))
     for stage, formats in FORMATS_BY_STAGE.items():
         fields = {ours: theirs for ours, theirs in file.settings.fields.items() if ours in _FIELDS[stage]}
-        rows = [rename_fields(row, fields).value for row in first if not isinstance(row.value, Drop)]
-        if any(known.recognize(value) for value in rows for known in formats):
+        rows = [rename_fields(row, fields).value for row in first_rows if not isinstance(row.value, Drop)]
+        if any(candidate.recognize(value) for value in rows for candidate in formats):
             return stage
     return "corpus"
 
@@ -95,32 +108,39 @@ def _inspect_file(file: SourceFile) -> dict[str, Any]:
                 raise
         ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
         samples = _read_samples(out / _STAGES[stage][2], ledger["rows_kept"])
-    (account,) = ledger["files"]
+    (file_stats,) = ledger["files"]
     return {
         "stage": stage,
-        "format": account["format"],
-        "encoding": account["encoding"],
-        "records": account["rows_in"],
-        "rows_in": account["rows_in"],
-        "kept": account["rows_kept"],
-        "dropped": account["dropped"],
-        "changed": account["changed"],
-        "characters": account["characters"],
+        "format": file_stats["format"],
+        "encoding": file_stats["encoding"],
+        "records": file_stats["rows_in"],
+        "rows_in": file_stats["rows_in"],
+        "kept": file_stats["rows_kept"],
+        "dropped": file_stats["dropped"],
+        "changed": file_stats["changed"],
+        "characters": file_stats["characters"],
         "samples": samples,
     }
 
 
-def run_stage(stage: str, files: Sequence[SourceFile], out: Path, **more: Any) -> None:
-    """Run a stage with its default settings, and `more`, on files of any quality; nothing is held out."""
-    kind, module, _ = _STAGES[stage]
+def run_stage(stage: str, files: Sequence[SourceFile], out: Path, **overrides: Any) -> None:
+    """Run a stage with its default settings on files of any quality, without a validation split.
+
+    Args:
+        stage: Name of the stage.
+        files: Its input files.
+        out: Folder to write to.
+        overrides: Settings other than the defaults.
+    """
+    settings_type, module, _ = _STAGES[stage]
     sources = tuple(file.settings.model_copy(update={"path": str(file.path)}) for file in files)
-    options: dict[str, Any] = {"on_error": "drop", "max_dropped": 1.0, "validation_fraction": 0.0, **more}
-    inputs = Inputs({f"sources.{place}.path": (file.path,) for place, file in enumerate(files)})
-    module.run(kind(sources=sources, **options), inputs, out, StageContext(progress=Progress(quiet=True)))
+    options: dict[str, Any] = {"on_error": "drop", "max_dropped": 1.0, "validation_fraction": 0.0, **overrides}
+    inputs = Inputs({f"sources.{index}.path": (file.path,) for index, file in enumerate(files)})
+    module.run(settings_type(sources=sources, **options), inputs, out, StageContext(progress=Progress(quiet=True)))
 
 
 def _read_samples(path: Path, count: int) -> list[Any]:
     """The first record, the last and the one in the middle."""
     wanted = {0, count // 2, count - 1} if count else set()
     with path.open(encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for place, line in enumerate(lines) if place in wanted]
+        return [json.loads(line) for index, line in enumerate(lines) if index in wanted]

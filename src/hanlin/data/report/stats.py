@@ -1,7 +1,7 @@
-"""What a data stage did, in figures: the ledger, and what a sample of its kept and dropped rows shows.
+"""Statistics of a data artifact: its ledger, and a sample of its kept and dropped rows.
 
-Owns counting and sampling. The figures of the ledger are whole; languages, licenses and lengths are of a sample of kept
-records whose size is told, drawn evenly over all. Files are read line by line, so memory does not grow with them.
+The figures of the ledger are of all rows. Languages, licenses and lengths are of a uniform sample of the kept records,
+whose size is reported. Files are read line by line, so memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -33,8 +33,15 @@ _ID = re.compile(rb'\{"id": ("(?:[^"\\]|\\.)*")')
 
 @dataclass(frozen=True, slots=True)
 class SampleSizes:
-    """How much of a stage is looked at: kept records for figures, kept records shown, rows shown for each reason and
-    pairs of near copies shown."""
+    """How many rows to sample.
+
+    Attributes:
+        sample: Kept records for statistics.
+        kept: Kept records to show.
+        dropped: Dropped rows to show for each reason.
+        pairs: Pairs of near-duplicates to show.
+        seed: Seed of the sampling.
+    """
 
     sample: int = 20_000
     kept: int = 8
@@ -48,24 +55,31 @@ def is_data_artifact(folder: Path) -> bool:
 
 
 def compute_stage_stats(
-    folder: Path, name: str, taken: SampleSizes = SampleSizes(), counting: Callable[[str], Count] | None = None
+    folder: Path, name: str, sizes: SampleSizes = SampleSizes(), counting: Callable[[str], Count] | None = None
 ) -> dict[str, Any]:
-    """The figures of one data artifact. `counting` gives for the kind of records what counts their tokens; without it
-    lengths are characters.
+    """Compute the statistics of one data artifact.
 
-    Raises UserError where the folder is no data artifact, or its ledger or records cannot be read.
+    Args:
+        folder: The artifact.
+        name: Name of its stage.
+        sizes: How many rows to sample.
+        counting: Returns for a kind of records the function that counts their tokens; without it lengths are in
+            characters.
+
+    Raises:
+        UserError: The folder is no data artifact, or its ledger or records cannot be read.
     """
     ledger = _read_ledger(folder)
     records = record_kind(folder)
     if records is None:
-        raise UserError(say("there are no records in it", "其中没有数据记录"), folder)
+        raise UserError(say("there are no records in this folder", "该文件夹中没有数据记录"), folder)
     files = [_file_stats(row) for row in ledger.get("files") or ledger.get("sources") or []]
     kept = [*record_files(folder, records), folder / VALIDATION_FILE]
-    dropped = _sample_dropped(folder / DROPPED, ledger["dropped"], taken)
-    seen = _sample_kept(kept, taken, None if counting is None else counting(records), set(dropped.pairs))
-    for place, row in enumerate(files):
-        found = seen.languages_of.get(f"{place}/" if "tokens" in row else row["file"], Counter())
-        row["languages"] = dict(found.most_common())
+    dropped = _sample_dropped(folder / DROPPED, ledger["dropped"], sizes)
+    kept_sample = _sample_kept(kept, sizes, None if counting is None else counting(records), set(dropped.pairs))
+    for index, row in enumerate(files):
+        languages = kept_sample.languages_of.get(f"{index}/" if "tokens" in row else row["file"], Counter())
+        row["languages"] = dict(languages.most_common())
     return {
         "name": name,
         "records": records,
@@ -79,21 +93,22 @@ def compute_stage_stats(
         "tokens": ledger.get("tokens"),
         "files": files,
         "files_skipped": ledger.get("files_skipped", []),
-        "sample": {"records": seen.looked_at, "of": seen.total},
+        "sample": {"records": kept_sample.record_count, "of": kept_sample.total},
         "languages": {
-            name: {"records": count, "characters": seen.characters[name]}
-            for name, count in seen.languages.most_common()
+            name: {"records": count, "characters": kept_sample.characters[name]}
+            for name, count in kept_sample.languages.most_common()
         },
         "licenses": {
-            name: {"records": count, "characters": seen.licensed[name]} for name, count in seen.licenses.most_common()
+            name: {"records": count, "characters": kept_sample.license_characters[name]}
+            for name, count in kept_sample.licenses.most_common()
         },
         "lengths": {
-            **_summarize_lengths(seen.lengths, "characters" if counting is None else "tokens"),
-            "unrendered": dict(seen.unrendered.most_common()),
+            **_summarize_lengths(kept_sample.lengths, "characters" if counting is None else "tokens"),
+            "unrendered": dict(kept_sample.unrendered.most_common()),
         },
-        "kept_samples": seen.shown,
+        "kept_samples": kept_sample.shown,
         "dropped_samples": dropped.shown,
-        "near_duplicates": list(_diff_near_duplicates(dropped.pairs, seen.wanted)),
+        "near_duplicates": list(_diff_near_duplicates(dropped.pairs, kept_sample.wanted)),
     }
 
 
@@ -107,11 +122,11 @@ def _read_ledger(folder: Path) -> dict[str, Any]:
 
 
 def _file_stats(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of a reading stage, or a source of a mix, as a row of the report."""
+    """Counts of a file of a reading stage, or of a source of a mix, in one form."""
     dropped = row.get("dropped")
     if dropped is None:
-        left = row["rows_in"] - row["rows_kept"]
-        dropped = {"over_budget": left} if left else {}
+        remaining = row["rows_in"] - row["rows_kept"]
+        dropped = {"over_budget": remaining} if remaining else {}
     more = {name: row[name] for name in ("tokens", "share", "repeats") if name in row}
     return {
         "file": row.get("file", row.get("source", "")),
@@ -133,47 +148,50 @@ def _file_stats(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _DroppedSample:
+    """Dropped rows to show by reason, and near-duplicates by the id of the kept record."""
+
     shown: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pairs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _sample_dropped(path: Path, counts: Mapping[str, int], taken: SampleSizes) -> _DroppedSample:
-    """Rows of each reason to show, and near copies by the id of the record that they copy."""
-    found = _DroppedSample({reason: [] for reason in sorted(counts, key=lambda reason: -counts[reason])})
-    chance = random.Random(taken.seed)
-    wanted = {reason: set(chance.sample(range(count), min(taken.dropped, count))) for reason, count in counts.items()}
+def _sample_dropped(path: Path, counts: Mapping[str, int], sizes: SampleSizes) -> _DroppedSample:
+    """Sample dropped rows of each reason, and near-duplicates by the id of the record that they duplicate."""
+    sample = _DroppedSample({reason: [] for reason in sorted(counts, key=lambda reason: -counts[reason])})
+    rng = random.Random(sizes.seed)
+    wanted = {reason: set(rng.sample(range(count), min(sizes.dropped, count))) for reason, count in counts.items()}
     near = counts.get("near_duplicate", 0)
-    paired = set(chance.sample(range(near), min(taken.pairs, near)))
-    met: Counter[str] = Counter()
+    paired = set(rng.sample(range(near), min(sizes.pairs, near)))
+    count_by_reason: Counter[str] = Counter()
     for line in _read_lines(path):
-        opening = _REASON.match(line)
-        reason = opening[1].decode() if opening else ""
-        place = met[reason]
-        met[reason] += 1
-        shows, pairs = place in wanted.get(reason, ()), reason == "near_duplicate" and place in paired
-        if not shows and not pairs:
+        reason_match = _REASON.match(line)
+        reason = reason_match[1].decode() if reason_match else ""
+        index = count_by_reason[reason]
+        count_by_reason[reason] += 1
+        is_shown = index in wanted.get(reason, ())
+        is_paired = reason == "near_duplicate" and index in paired
+        if not is_shown and not is_paired:
             continue
         row = _parse_line(line, path)
         fields = {name: row.get(name, "") for name in ("location", "detail", "duplicate_of")}
-        if shows:
-            found.shown[reason].append({**fields, "parts": make_excerpt(row["row"]) if "row" in row else []})
-        if pairs:
-            found.pairs[row["duplicate_of"]].append({**fields, "text": to_plain_text(row["row"])})
-    return found
+        if is_shown:
+            sample.shown[reason].append({**fields, "parts": make_excerpt(row["row"]) if "row" in row else []})
+        if is_paired:
+            sample.pairs[row["duplicate_of"]].append({**fields, "text": to_plain_text(row["row"])})
+    return sample
 
 
 def _diff_near_duplicates(
     pairs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Near copies beside what they copy, the differing characters marked."""
-    for of, copies in pairs.items():
-        if of not in kept:
+    """Show near-duplicates beside the kept record, with the differing characters marked."""
+    for kept_id, copies in pairs.items():
+        if kept_id not in kept:
             continue
         for copy in copies:
-            left, right = diff_texts(kept[of]["text"], copy["text"])
+            left, right = diff_texts(kept[kept_id]["text"], copy["text"])
             yield {
-                "duplicate_of": of,
-                "kept_location": kept[of]["location"],
+                "duplicate_of": kept_id,
+                "kept_location": kept[kept_id]["location"],
                 "location": copy["location"],
                 "kept": [{"differs": differs, "text": text} for differs, text in left],
                 "dropped": [{"differs": differs, "text": text} for differs, text in right],
@@ -185,83 +203,89 @@ def _diff_near_duplicates(
 
 @dataclass(slots=True)
 class _KeptSample:
+    """Counts over the sampled kept records, records to show, and the wanted records by id."""
+
     total: int = 0
-    looked_at: int = 0
+    record_count: int = 0
     lengths: list[int] = field(default_factory=list)
     languages: Counter[str] = field(default_factory=Counter)
     characters: Counter[str] = field(default_factory=Counter)
     licenses: Counter[str] = field(default_factory=Counter)
-    licensed: Counter[str] = field(default_factory=Counter)
+    license_characters: Counter[str] = field(default_factory=Counter)
     languages_of: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unrendered: Counter[str] = field(default_factory=Counter)
     shown: list[dict[str, Any]] = field(default_factory=list)
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _sample_kept(files: Sequence[Path], taken: SampleSizes, count: Count | None, ids: set[str]) -> _KeptSample:
-    """Figures of a sample of the records in these files, some to show, and those with the wanted ids."""
-    found = _KeptSample(total=sum(1 for file in files for _ in _read_lines(file)))
-    chance = random.Random(taken.seed)
-    sample = sorted(chance.sample(range(found.total), min(taken.sample, found.total)))
-    chosen = set(sample)
-    shown = set(chance.sample(sample, min(taken.kept, len(sample))))
-    waiting: list[Mapping[str, Any]] = []
-    place = 0
+def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: Count | None, ids: set[str]) -> _KeptSample:
+    """Compute the statistics of a sample of the records, with some to show and those with the wanted ids."""
+    sample = _KeptSample(total=sum(1 for file in files for _ in _read_lines(file)))
+    rng = random.Random(sizes.seed)
+    indices = sorted(rng.sample(range(sample.total), min(sizes.sample, sample.total)))
+    sampled = set(indices)
+    shown = set(rng.sample(indices, min(sizes.kept, len(indices))))
+    batch: list[Mapping[str, Any]] = []
+    index = 0
     for file in files:
         for line in _read_lines(file):
-            named = _ID.match(line) if ids else None
-            is_wanted = named is not None and json.loads(named[1]) in ids
-            if place in chosen or is_wanted:
+            id_match = _ID.match(line) if ids else None
+            is_wanted = id_match is not None and json.loads(id_match[1]) in ids
+            if index in sampled or is_wanted:
                 row = _parse_line(line, file)
                 if is_wanted:
-                    found.wanted[row["id"]] = {"location": row.get("source", ""), "text": to_plain_text(row)}
-                if place in chosen:
-                    _add_record(row, found, place in shown)
-                    waiting.append(row)
-            place += 1
-            if count is not None and len(waiting) >= _BATCH_ROWS:
-                _add_lengths(count, waiting, file, found)
-                waiting.clear()
+                    sample.wanted[row["id"]] = {"location": row.get("source", ""), "text": to_plain_text(row)}
+                if index in sampled:
+                    _add_record(row, sample, index in shown)
+                    batch.append(row)
+            index += 1
+            if count is not None and len(batch) >= _BATCH_ROWS:
+                _add_lengths(count, batch, file, sample)
+                batch.clear()
             elif count is None:
-                found.lengths += map(count_characters, waiting)
-                waiting.clear()
-    if count is not None and waiting:
-        _add_lengths(count, waiting, files[0], found)
-    return found
+                sample.lengths += map(count_characters, batch)
+                batch.clear()
+    if count is not None and batch:
+        _add_lengths(count, batch, files[0], sample)
+    return sample
 
 
-def _add_record(row: Mapping[str, Any], found: _KeptSample, show: bool) -> None:
+def _add_record(row: Mapping[str, Any], sample: _KeptSample, show: bool) -> None:
     text = to_plain_text(row)
     language = identify_language(text[:_LANGUAGE_CHARS])
-    found.looked_at += 1
-    found.languages[language] += 1
-    found.characters[language] += len(text)
+    sample.record_count += 1
+    sample.languages[language] += 1
+    sample.characters[language] += len(text)
     license = str(row.get("meta", {}).get("license", ""))
-    found.licenses[license] += 1
-    found.licensed[license] += len(text)
+    sample.licenses[license] += 1
+    sample.license_characters[license] += len(text)
     source = str(row.get("source", ""))
-    found.languages_of[source.rpartition(":")[0]][language] += 1
-    found.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1
+    sample.languages_of[source.rpartition(":")[0]][language] += 1
+    sample.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1
     if show:
-        found.shown.append({"id": row["id"], "location": source, "language": language, "parts": make_excerpt(row)})
+        sample.shown.append({"id": row["id"], "location": source, "language": language, "parts": make_excerpt(row)})
 
 
-def _add_lengths(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, found: _KeptSample) -> None:
-    """Add the lengths of rows. Those that the template cannot render (it knows no tools) are told, not refused."""
+def _add_lengths(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, sample: _KeptSample) -> None:
+    """Add the lengths of rows. Rows that the template cannot render (it knows no tools) are counted, not refused."""
     try:
-        found.lengths += count(rows)
+        sample.lengths += count(rows)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(say(f"not such a record: {error}", f"不是此类记录：{error}"), file) from error
     except UserError as error:
         if len(rows) == 1:
-            found.unrendered[error.what] += 1
+            sample.unrendered[error.what] += 1
         else:
             for row in rows:
-                _add_lengths(count, [row], file, found)
+                _add_lengths(count, [row], file, sample)
 
 
 def _summarize_lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
-    """A histogram whose bins double: 1-7, 8-15, 16-31, ... (the last ones hold the longest), and what stands where."""
+    """Summarize lengths: total, mean, median, 90th and 99th percentile, longest, and a histogram of doubling bins.
+
+    Example:
+        bins 0-7, 8-15, 16-31, ..., each as {from, below, records}.
+    """
     if not lengths:
         return {"unit": unit, "bins": []}
     ordered = sorted(lengths)
@@ -270,9 +294,9 @@ def _summarize_lengths(lengths: Sequence[int], unit: str) -> dict[str, Any]:
         {"from": 0 if step == 2 else 2**step, "below": 2 ** (step + 1), "records": steps[step]}
         for step in range(min(steps), max(steps) + 1)
     ]
-    at = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _QUANTILES.items()}
+    quantiles = {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in _QUANTILES.items()}
     mean = sum(ordered) / len(ordered)
-    return {"unit": unit, "total": sum(ordered), "mean": mean, **at, "longest": ordered[-1], "bins": bins}
+    return {"unit": unit, "total": sum(ordered), "mean": mean, **quantiles, "longest": ordered[-1], "bins": bins}
 
 
 _QUANTILES = {"median": 0.5, "p90": 0.9, "p99": 0.99}
