@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow test-contract test-vllm test-llama-cpp lint format docs site clean bench-startup help
+.PHONY: demo test test-slow test-parity test-vllm test-llama-cpp lint format docs site clean bench-startup help
 
 help:
 	@echo "make demo          the quickstart: a Llama model learns Chinese, stage by stage (6 to 9 minutes on 2 cores)"
 	@echo "make test          lint, types and the test suite"
 	@echo "make test-slow     the tests marked slow as well"
-	@echo "make test-contract 10,000 conversations for each chat template through transformers and llama.cpp"
+	@echo "make test-parity 10,000 conversations for each chat template through transformers and llama.cpp"
 	@echo "make test-vllm     what a real vLLM makes of a served folder (HANLIN_VLLM names the program)"
 	@echo "make test-llama-cpp  beside llama.cpp's own tools (HANLIN_LLAMA_CPP names the folder they were built in)"
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
@@ -44,8 +44,8 @@ test-slow: $(VENV)/.dev
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m pytest -m vllm
 
-test-contract: $(VENV)/.dev
-	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/contract/test_generated.py tests/contract/test_check.py
+test-parity: $(VENV)/.dev
+	HANLIN_CONVERSATIONS=$${HANLIN_CONVERSATIONS:-10000} $(BIN)/python -m pytest -q -rP tests/parity/test_generated.py tests/parity/test_check.py
 
 test-llama-cpp: $(VENV)/.dev
 	$(BIN)/python -m pytest -m llama_cpp

@@ -21,8 +21,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.models.train_tokenizer import train_tokenizer
-from hanlin.parity.backends.transformers import TransformersConsumer
-from hanlin.parity.cases import cases
+from hanlin.parity.backends.transformers import TransformersBackend
+from hanlin.parity.cases import make_cases
 
 ROUNDS = 11
 
@@ -34,18 +34,18 @@ def measure_seconds(work: Callable[[], object]) -> float:
 
 
 def measure(folder: Path) -> dict[str, object]:
-    template, theirs = ChatTemplate.load(folder), TransformersConsumer(folder)
-    chats = [case for case in cases() if not (case.tools or case.id.startswith("injection"))]
+    template, theirs = ChatTemplate.load(folder), TransformersBackend(folder)
+    chats = [case for case in make_cases() if not (case.tools or case.id.startswith("injection"))]
     for case in chats:
         ours = template.render(case.messages)
-        assert theirs.conversation(case.messages, ()) == (ours.ids, ours.learn), case.id
+        assert theirs.render_conversation(case.messages, ()) == (ours.ids, ours.loss_mask), case.id
     tokens = sum(len(template.render(case.messages).ids) for case in chats)
     rows: dict[str, list[float]] = {"hanlin": [], "transformers": []}
     for _ in range(ROUNDS):
         taken = dict.fromkeys(rows, 0.0)
         for case in chats:  # in turns, so that what else the machine does falls on both
             taken["hanlin"] += measure_seconds(partial(template.render, case.messages))
-            taken["transformers"] += measure_seconds(partial(theirs.conversation, case.messages, ()))
+            taken["transformers"] += measure_seconds(partial(theirs.render_conversation, case.messages, ()))
         for name, total in taken.items():
             rows[name].append(total)
     ratios = [slow / fast for fast, slow in zip(rows["hanlin"], rows["transformers"], strict=True)]
@@ -66,7 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temp_dir:
         folders = [Path(name) for name in sys.argv[1:]]
         if not folders:
-            texts = [message.text for case in cases() for message in case.messages]
+            texts = [message.text for case in make_cases() for message in case.messages]
             train_tokenizer(texts, vocab_size=2000, template="llama3", out=Path(temp_dir) / "llama3")
             folders = [Path(temp_dir) / "llama3"]
         for folder in folders:

@@ -74,7 +74,7 @@ def encode_hanlin(options: dict[str, Any]) -> dict[str, Any]:
         folder=folder / "rows",
         progress=Progress(quiet=True),
         total=len(rows),
-        warm_up=template.tokenizer.quicken,
+        warm_up=template.tokenizer.enable_fast_encoder,
         processes=options["processes"],
     )
     MaskRules.for_chats(template).check(encoded)

@@ -38,7 +38,7 @@ def taught_model(untaught: Path) -> Path:
     ids = torch.tensor([row.ids + [tokenizer.pad_id] * (length - len(row.ids)) for row in rows])
     labels = torch.full_like(ids, -100)
     for number, row in enumerate(rows):
-        learned = torch.tensor(list(row.learn), dtype=torch.bool)
+        learned = torch.tensor(list(row.loss_mask), dtype=torch.bool)
         labels[number, : len(row.ids)][learned] = ids[number, : len(row.ids)][learned]
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(200):

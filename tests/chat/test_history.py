@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.chat.history import fit, turns
+from hanlin.chat.history import split_turns, truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
@@ -41,20 +41,20 @@ def length(template: ChatTemplate, messages: list[Message]) -> int:
 
 def test_what_fits_is_kept_whole(template: ChatTemplate) -> None:
     messages = talk(7)
-    fitted = fit(messages, template, length(template, messages))
+    fitted = truncate(messages, template, length(template, messages))
     assert (list(fitted.messages), fitted.dropped) == (messages, 0)
 
 
 def test_one_token_too_many_drops_the_oldest_turn_and_no_more(template: ChatTemplate) -> None:
     messages = talk(7)
-    fitted = fit(messages, template, length(template, messages) - 1)
+    fitted = truncate(messages, template, length(template, messages) - 1)
     assert fitted.dropped == 1
     assert list(fitted.messages) == [SYSTEM, *messages[3:]]
 
 
 def test_the_newest_turns_and_the_system_text_survive(template: ChatTemplate) -> None:
     messages = talk(50)
-    fitted = fit(messages, template, 100)
+    fitted = truncate(messages, template, 100)
     assert fitted.messages[0] == SYSTEM
     assert fitted.messages[1].role == "user"
     assert list(fitted.messages[1:]) == messages[-len(fitted.messages) + 1 :]
@@ -62,19 +62,19 @@ def test_the_newest_turns_and_the_system_text_survive(template: ChatTemplate) ->
 
 
 def test_the_ids_are_the_prompt_of_what_is_kept(template: ChatTemplate) -> None:
-    fitted = fit(talk(50), template, 100)
+    fitted = truncate(talk(50), template, 100)
     assert list(fitted.ids) == template.render(fitted.messages, prompt=True).ids
 
 
 def test_a_last_turn_that_does_not_fit_is_refused_with_its_length(template: ChatTemplate) -> None:
     alone = length(template, [SYSTEM, Message("user", "最后一问")])
     with pytest.raises(UserError, match=f"{alone} tokens long.*only {alone - 1} fit"):
-        fit(talk(3), template, alone - 1)
+        truncate(talk(3), template, alone - 1)
 
 
 def test_a_last_turn_is_cut_at_its_end_where_that_is_asked_for(template: ChatTemplate) -> None:
     question = "很长的问题：" + "三加四等于七。" * 100
-    fitted = fit([*talk(3)[:-1], Message("user", question)], template, 80, cut=True)
+    fitted = truncate([*talk(3)[:-1], Message("user", question)], template, 80, cut=True)
     kept = fitted.messages[-1].text
     assert fitted.messages[:-1] == (SYSTEM,)
     assert question.startswith(kept)
@@ -84,7 +84,7 @@ def test_a_last_turn_is_cut_at_its_end_where_that_is_asked_for(template: ChatTem
 
 def test_a_system_text_is_never_cut(template: ChatTemplate) -> None:
     with pytest.raises(UserError, match="tokens long"):
-        fit([Message("system", "你是小翰。" * 50), Message("user", "问")], template, 60, cut=True)
+        truncate([Message("system", "你是小翰。" * 50), Message("user", "问")], template, 60, cut=True)
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.booleans()), min_size=1, max_size=12), st.integers(40, 200))
@@ -99,8 +99,8 @@ def test_a_tool_exchange_is_kept_whole_or_not_at_all(
         messages.append(Message("assistant", "答"))
     messages.append(Message("user", "完"))
     smallest = length(template31, [SYSTEM, messages[-1]])
-    fitted = fit(messages, template31, smallest + budget)
-    _, groups = turns(messages)
+    fitted = truncate(messages, template31, smallest + budget)
+    _, groups = split_turns(messages)
     assert fitted.messages == (SYSTEM, *(message for group in groups[fitted.dropped :] for message in group))
     assert len(fitted.ids) <= smallest + budget
     if fitted.dropped:
@@ -111,4 +111,4 @@ def test_a_tool_exchange_is_kept_whole_or_not_at_all(
 def test_a_tools_result_stays_with_the_question_it_serves() -> None:
     call = Message("assistant", "", (ToolCall("time", {}),))
     messages = [Message("user", "a"), call, Message("tool", "12", name="time"), Message("assistant", "b")]
-    assert turns([SYSTEM, *messages, Message("user", "c")]) == ([SYSTEM], [messages, [Message("user", "c")]])
+    assert split_turns([SYSTEM, *messages, Message("user", "c")]) == ([SYSTEM], [messages, [Message("user", "c")]])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.chat.inspect import Piece, View, pieces, views
+from hanlin.chat.inspect import ExampleView, TokenView, view_record, view_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference
@@ -25,9 +25,9 @@ def shown(tokenizer: Tokenizer, text: str) -> list[str]:
     return [piece.shown for piece in pieces_of(tokenizer, text)]
 
 
-def pieces_of(tokenizer: Tokenizer, text: str) -> tuple[Piece, ...]:
-    ids = tokenizer.encode(text, inside=True)
-    return pieces(tokenizer, ids, [False] * len(ids))
+def pieces_of(tokenizer: Tokenizer, text: str) -> tuple[TokenView, ...]:
+    ids = tokenizer.encode(text, continuation=True)
+    return view_tokens(tokenizer, ids, [False] * len(ids))
 
 
 @settings(max_examples=60, deadline=None)
@@ -52,8 +52,8 @@ def test_a_character_of_several_tokens_is_shown_as_bytes_and_named_at_the_last(e
 
 
 def test_half_a_character_at_the_end_stays_bytes(either: Tokenizer) -> None:
-    ids = either.encode("龘", inside=True)[:-1]
-    found = pieces(either, ids, [True] * len(ids))
+    ids = either.encode("龘", continuation=True)[:-1]
+    found = view_tokens(either, ids, [True] * len(ids))
     assert re.fullmatch(r"(⟨[0-9A-F]{2}⟩)+", "".join(piece.shown for piece in found))
     assert "".join(piece.text for piece in found) == ""
 
@@ -61,7 +61,7 @@ def test_half_a_character_at_the_end_stays_bytes(either: Tokenizer) -> None:
 def test_a_special_token_ends_a_character(tokenizer: Tokenizer) -> None:
     half, eot = tokenizer.encode("龘"), tokenizer.token_id("<|eot_id|>")
     assert eot is not None
-    found = pieces(tokenizer, [*half[:-1], eot, half[-1]], [False] * (len(half) + 1))
+    found = view_tokens(tokenizer, [*half[:-1], eot, half[-1]], [False] * (len(half) + 1))
     assert "龘" not in "".join(piece.shown for piece in found)
     assert [piece.shown for piece in found if piece.special] == ["<|eot_id|>"]
 
@@ -91,9 +91,9 @@ def test_learnt_text_of_a_conversation_is_the_answers_and_their_stops(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     turns = (Message("user", "你叫什么名字？"), Message("assistant", "我叫小翰。"))
-    (view,) = views(Conversation(turns, "c"), tokenizer, template)
-    assert "".join(piece.text for piece in view.pieces if piece.learned) == "我叫小翰。<|eot_id|>"
-    assert view.tokens == len(view.pieces) and view.learned == sum(piece.learned for piece in view.pieces)
+    (view,) = view_record(Conversation(turns, "c"), tokenizer, template)
+    assert "".join(piece.text for piece in view.tokens if piece.learned) == "我叫小翰。<|eot_id|>"
+    assert view.num_tokens == len(view.tokens) and view.num_learned == sum(piece.learned for piece in view.tokens)
 
 
 def test_a_preference_is_two_examples_of_which_only_the_last_answer_is_learnt(
@@ -101,24 +101,24 @@ def test_a_preference_is_two_examples_of_which_only_the_last_answer_is_learnt(
 ) -> None:
     prompt = (Message("user", "甲"), Message("assistant", "乙"), Message("user", "丙"))
     record = Preference(prompt, Message("assistant", "好"), Message("assistant", "不好"), "p")
-    found = list(views(record, tokenizer, template))
+    found = list(view_record(record, tokenizer, template))
     assert [view.part for view in found] == ["chosen", "rejected"]
-    learned = ["".join(piece.text for piece in view.pieces if piece.learned) for view in found]
+    learned = ["".join(piece.text for piece in view.tokens if piece.learned) for view in found]
     assert learned == ["好<|eot_id|>", "不好<|eot_id|>"]
 
 
 def test_a_document_stands_between_begin_and_end_and_needs_no_template(tokenizer: Tokenizer) -> None:
-    (view,) = views(Document("春天的院子", "d"), tokenizer, None)
-    assert [piece.id for piece in (view.pieces[0], view.pieces[-1])] == [tokenizer.bos_id, tokenizer.eos_id]
-    assert [piece.learned for piece in view.pieces] == [False] + [True] * (view.tokens - 1)
+    (view,) = view_record(Document("春天的院子", "d"), tokenizer, None)
+    assert [piece.id for piece in (view.tokens[0], view.tokens[-1])] == [tokenizer.bos_id, tokenizer.eos_id]
+    assert [piece.learned for piece in view.tokens] == [False] + [True] * (view.num_tokens - 1)
 
 
 def test_characters_per_token_count_text_alone() -> None:
-    text = [Piece(1, "你好", "你好", b"", True, False), Piece(2, "吗", "吗", b"", True, False)]
-    view = View("r", "", (Piece(0, "<s>", "<s>", b"<s>", False, True), *text))
+    text = [TokenView(1, "你好", "你好", b"", True, False), TokenView(2, "吗", "吗", b"", True, False)]
+    view = ExampleView("r", "", (TokenView(0, "<s>", "<s>", b"<s>", False, True), *text))
     assert view.characters_per_token == 1.5
 
 
 def test_a_record_that_cannot_be_rendered_is_named(tokenizer: Tokenizer, template: ChatTemplate) -> None:
     with pytest.raises(UserError, match="chat-9"):
-        list(views(Conversation((Message("assistant", "好"),), "chat-9"), tokenizer, template))
+        list(view_record(Conversation((Message("assistant", "好"),), "chat-9"), tokenizer, template))

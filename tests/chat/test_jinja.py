@@ -7,13 +7,13 @@ import time
 import jinja2
 import pytest
 
-from hanlin.chat.jinja import Exceeded, Marks, Template
+from hanlin.chat.jinja import JinjaTemplate, Markers, TemplateLimitError
 
-MARKS = Marks("⟦", "⟧", "¦")
+MARKS = Markers("⟦", "⟧", "¦")
 
 
 def render(source: str, **variables: object) -> str:
-    return Template(source).render(MARKS, variables)
+    return JinjaTemplate(source).render(MARKS, variables)
 
 
 def test_generation_blocks_are_marked() -> None:
@@ -21,8 +21,8 @@ def test_generation_blocks_are_marked() -> None:
 
 
 def test_a_template_says_whether_it_marks_generation() -> None:
-    assert Template("{% generation %}{% endgeneration %}").marks_generation
-    assert not Template("{% for m in messages %}{{ m }}{% endfor %}").marks_generation
+    assert JinjaTemplate("{% generation %}{% endgeneration %}").has_generation_blocks
+    assert not JinjaTemplate("{% for m in messages %}{{ m }}{% endfor %}").has_generation_blocks
 
 
 def test_json_is_not_escaped() -> None:
@@ -41,9 +41,9 @@ def test_blocks_leave_no_blank_lines_as_in_transformers() -> None:
 
 def test_marks_occur_in_none_of_the_texts() -> None:
     used = "".join(map(chr, range(0xE000, 0xE010)))
-    marks = Marks.free_in([used, "你好"])
-    assert len(set(marks)) == 3
-    assert not set(marks) & set(used)
+    markers = Markers.choose_unused([used, "你好"])
+    assert len(set(markers)) == 3
+    assert not set(markers) & set(used)
 
 
 ENDLESS = {
@@ -74,7 +74,7 @@ ENDLESS = {
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
 def test_endless_work_is_ended(source: str) -> None:
     started = time.monotonic()
-    with pytest.raises(Exceeded):
+    with pytest.raises(TemplateLimitError):
         render(source)
     assert time.monotonic() - started < 20
 
@@ -95,5 +95,5 @@ def test_long_contents_are_no_endless_work() -> None:
 
 
 def test_steps_are_counted_for_each_rendering_anew() -> None:
-    template = Template("{% for i in range(90000) %}{% endfor %}done")
+    template = JinjaTemplate("{% for i in range(90000) %}{% endfor %}done")
     assert {template.render(MARKS, {}) for _ in range(3)} == {"done"}

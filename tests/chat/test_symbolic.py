@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.chat.jinja import FIRST_MARKS, Template
-from hanlin.chat.packaged import packaged, packaged_source
-from hanlin.chat.symbolic import Hole, Piece, Unseen, begins, filled
-from hanlin.chat.template import ChatTemplate, Rendered
-from hanlin.chat.template_cache import Forms
+from hanlin.chat.jinja import DEFAULT_MARKERS, JinjaTemplate
+from hanlin.chat.packaged import packaged_names, read_packaged_template
+from hanlin.chat.symbolic import Placeholder, Segment, SymbolicText, fill, is_prefix
+from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.chat.template_cache import TemplateCache
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 LOOP = "{% for message in messages %}"
-BLIND = {
+TEXT_INDEPENDENT = {
     "as it is": LOOP + "<{{ message.role }}>{{ message['content'] }}{% endfor %}",
     "stripped": LOOP + "{{ message.role + ' ' + message.content | trim + '!' }}{% endfor %}",
     "stripped of some": LOOP + "{{ message.content.strip(' \\n') ~ 1 }}{% endfor %}",
@@ -36,7 +36,7 @@ BLIND = {
     + "{% if message.role == 'user' %}{{ message.content }}{% else %}"
     + "{% generation %}{{ message.content }}|{% endgeneration %}{% endif %}{% endfor %}",
 }
-LOOKING = {
+TEXT_DEPENDENT = {
     "compared": LOOP + "{% if message.content == 'a' %}!{% endif %}{{ message.content }}{% endfor %}",
     "looked into": LOOP + "{{ 'x' if 'a' in message.content else message.content }}{% endfor %}",
     "measured": LOOP + "{{ message.content | length }}{% endfor %}",
@@ -72,50 +72,50 @@ def variables(texts: list) -> dict:
     return {"messages": turns, "add_generation_prompt": False}
 
 
-HOLES = variables([Unseen(Hole(place)) for place in range(len(ROLES))])
+PLACEHOLDERS = variables([SymbolicText(Placeholder(place)) for place in range(len(ROLES))])
 
 
-@pytest.mark.parametrize("name", BLIND)
+@pytest.mark.parametrize("name", TEXT_INDEPENDENT)
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(TEXT, min_size=3, max_size=3))
 def test_an_outline_filled_is_what_the_template_writes(name: str, texts: list[str]) -> None:
-    template = Template(BLIND[name])
-    pieces = template.outline(FIRST_MARKS, HOLES)
-    assert pieces is not None
-    assert filled(pieces, texts) == template.render(FIRST_MARKS, variables(texts))
+    template = JinjaTemplate(TEXT_INDEPENDENT[name])
+    segments = template.render_symbolic(DEFAULT_MARKERS, PLACEHOLDERS)
+    assert segments is not None
+    assert fill(segments, texts) == template.render(DEFAULT_MARKERS, variables(texts))
 
 
-@pytest.mark.parametrize("name", LOOKING)
+@pytest.mark.parametrize("name", TEXT_DEPENDENT)
 def test_a_template_that_looks_at_what_is_said_has_no_outline(name: str) -> None:
-    assert Template(LOOKING[name]).outline(FIRST_MARKS, HOLES) is None
+    assert JinjaTemplate(TEXT_DEPENDENT[name]).render_symbolic(DEFAULT_MARKERS, PLACEHOLDERS) is None
 
 
 @pytest.mark.parametrize("name", ["llama3", "llama2", "chatml"])
 def test_a_conversation_has_the_same_text_by_outline_and_without(
     name: str, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template = ChatTemplate(packaged_source(name), tokenizer, name)
-    said = [" 你好\n", f"{string.printable}<|eot_id|>", "<|eot", "\u3000。\ue000"]
-    turns = [Message(role, text) for role, text in zip((*ROLES, "assistant"), said, strict=True)]
+    template = ChatTemplate(read_packaged_template(name), tokenizer, name)
+    texts = [" 你好\n", f"{string.printable}<|eot_id|>", "<|eot", "\u3000。\ue000"]
+    turns = [Message(role, text) for role, text in zip((*ROLES, "assistant"), texts, strict=True)]
     cases = [(turns, False), (turns[:1], True), (turns[:2], False), (turns[:3], True)]
-    outlined = [template._text(messages, (), prompt, None) for messages, prompt in cases]
-    monkeypatch.setattr(Forms, "text", lambda *_: None)
-    assert [template._text(messages, (), prompt, None) for messages, prompt in cases] == outlined
+    symbolic = [template._render_text(messages, (), prompt, None) for messages, prompt in cases]
+    monkeypatch.setattr(TemplateCache, "render_text", lambda *_: None)
+    assert [template._render_text(messages, (), prompt, None) for messages, prompt in cases] == symbolic
 
 
 SAID = st.text(st.characters(blacklist_categories=("Cs",)) | st.sampled_from("你好。 \n\u3000|<>_a1"), max_size=16)
 """Private characters too, which take the place of the marks."""
 
 
-def the_whole_way(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
+def render_uncached(template: ChatTemplate, turns: list[Message]) -> TokenizedExample | str:
     try:
         check_order(turns, False)
-        return template._encoded(template._written(turns, (), False, None), True)
+        return template._encode(template._render_marked(turns, (), False, None), True)
     except UserError as error:
         return str(error)
 
 
-def by_form(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
+def render_cached(template: ChatTemplate, turns: list[Message]) -> TokenizedExample | str:
     try:
         return template.render(turns)
     except UserError as error:
@@ -123,13 +123,13 @@ def by_form(template: ChatTemplate, turns: list[Message]) -> Rendered | str:
 
 
 @pytest.fixture(scope="module")
-def template_of(tokenizer: Tokenizer) -> Callable[[str], ChatTemplate]:
+def template_for(tokenizer: Tokenizer) -> Callable[[str], ChatTemplate]:
     """Packaged templates, made once for all examples; skips where the tokenizer has not their tokens."""
 
     @functools.cache
     def made(name: str) -> ChatTemplate | None:
         try:
-            return ChatTemplate.named(name, tokenizer)
+            return ChatTemplate.from_packaged(name, tokenizer)
         except UserError:
             return None
 
@@ -140,41 +140,41 @@ def template_of(tokenizer: Tokenizer) -> Callable[[str], ChatTemplate]:
     return found
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 @settings(max_examples=40, deadline=None)
-@given(said=st.lists(SAID, min_size=2, max_size=5))
+@given(texts=st.lists(SAID, min_size=2, max_size=5))
 def test_ids_put_together_by_roles_are_those_of_the_whole_way(
-    name: str, template_of: Callable[[str], ChatTemplate], said: list[str]
+    name: str, template_for: Callable[[str], ChatTemplate], texts: list[str]
 ) -> None:
-    template = template_of(name)
-    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(said)]
-    for messages in (turns, [Message("system", said[0]), *turns]):
-        assert by_form(template, messages) == the_whole_way(template, messages)
+    template = template_for(name)
+    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(texts)]
+    for messages in (turns, [Message("system", texts[0]), *turns]):
+        assert render_cached(template, messages) == render_uncached(template, messages)
 
 
 def test_most_conversations_take_the_form_of_their_roles(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = ChatTemplate(packaged_source("llama3"), tokenizer, "llama3")
+    template = ChatTemplate(read_packaged_template("llama3"), tokenizer, "llama3")
     turns = [Message("user", "你好"), Message("assistant", "你好！")]
     whole = template.render(turns)
-    monkeypatch.setattr(ChatTemplate, "_written", lambda *_: pytest.fail("the whole way was taken"))
+    monkeypatch.setattr(ChatTemplate, "_render_marked", lambda *_: pytest.fail("the whole way was taken"))
     assert template.render(turns) == whole
-    assert template.render([Message("user", "再见"), Message("assistant", "再见。")]).learn.count(True) > 0
+    assert template.render([Message("user", "再见"), Message("assistant", "再见。")]).loss_mask.count(True) > 0
 
 
 @pytest.mark.parametrize(
     ("whole", "start", "fact"),
     [
-        (("ab", Hole(0), "c"), ("a",), True),
-        (("ab", Hole(0), "c"), ("a", "b", Hole(0)), True),
-        (("ab", Hole(0), "c"), ("ab", Hole(0), "c"), True),
-        (("ab", Hole(0)), ("ab", Hole(1)), False),
-        (("ab", Hole(0)), ("ab", Hole(0, (("strip", None),))), False),
-        (("ab", Hole(0)), ("ab", "c"), False),
-        (("ab",), ("ab", Hole(0)), False),
+        (("ab", Placeholder(0), "c"), ("a",), True),
+        (("ab", Placeholder(0), "c"), ("a", "b", Placeholder(0)), True),
+        (("ab", Placeholder(0), "c"), ("ab", Placeholder(0), "c"), True),
+        (("ab", Placeholder(0)), ("ab", Placeholder(1)), False),
+        (("ab", Placeholder(0)), ("ab", Placeholder(0, (("strip", None),))), False),
+        (("ab", Placeholder(0)), ("ab", "c"), False),
+        (("ab",), ("ab", Placeholder(0)), False),
         (("ab",), (), True),
     ],
 )
 def test_one_text_begins_another_whatever_is_said(
-    whole: tuple[Piece, ...], start: tuple[Piece, ...], fact: bool
+    whole: tuple[Segment, ...], start: tuple[Segment, ...], fact: bool
 ) -> None:
-    assert begins(whole, start) == fact
+    assert is_prefix(whole, start) == fact

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from hanlin.chat.packaged import packaged
+from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.template_data import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.records import Message, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -59,17 +59,17 @@ def check(folder: Path, template: ChatTemplate, chats: list[list[Message]], mask
     theirs: Any = AutoTokenizer.from_pretrained(folder)
     theirs.model_max_length = 10**9  # else it warns of long conversations
     for messages in chats:
-        data = as_template_data(messages)
+        data = to_template_messages(messages)
         ours = template.render(messages)
         whole = theirs.apply_chat_template(data, return_dict=True, return_assistant_tokens_mask=mask)
         assert whole["input_ids"] == ours.ids
         if mask:
-            assert whole["assistant_masks"] == [int(learn) for learn in ours.learn]
+            assert whole["assistant_masks"] == [int(loss_mask) for loss_mask in ours.loss_mask]
         prompt = theirs.apply_chat_template(data[:-1], return_dict=True, add_generation_prompt=True)
         assert prompt["input_ids"] == template.render(messages[:-1], prompt=True).ids
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 def test_a_saved_folder_gives_the_same_ids_and_mask_in_transformers(name: str, tmp_path: Path) -> None:
     texts = [message.text for chat in OWN_CHATS for message in chat] * 3
     tokenizer = train_tokenizer(texts, vocab_size=340, template=name, out=tmp_path)
@@ -80,7 +80,7 @@ def test_a_saved_folder_gives_the_same_ids_and_mask_in_transformers(name: str, t
 def test_a_saved_sentencepiece_folder_gives_the_same_ids_and_mask_in_transformers(
     name: str, tiny_sentencepiece: Path, tmp_path: Path
 ) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(tiny_sentencepiece))
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(tiny_sentencepiece))
     template.save(tmp_path)
     check(tmp_path, template, OWN_CHATS)
 
@@ -93,7 +93,7 @@ def test_our_llama3_equals_llama3s_own_and_is_saved_with_its_mask(
     llama3: Path, chats: list[list[Message]], tmp_path: Path
 ) -> None:
     tokenizer = Tokenizer.load(llama3)
-    ours, own = ChatTemplate.named("llama3", tokenizer), ChatTemplate.load(llama3, tokenizer)
+    ours, own = ChatTemplate.from_packaged("llama3", tokenizer), ChatTemplate.load(llama3, tokenizer)
     for messages in chats:
         assert ours.render(messages) == own.render(messages)
     assert ours.stop_ids == own.stop_ids == (128001, 128009)
@@ -104,15 +104,15 @@ def test_our_llama3_equals_llama3s_own_and_is_saved_with_its_mask(
 def test_llama31_saved_gives_the_same_ids_and_mask_with_tools_and_without(
     llama3: Path, chats: list[list[Message]], tmp_path: Path
 ) -> None:
-    template = ChatTemplate.named("llama3.1", Tokenizer.load(llama3))
+    template = ChatTemplate.from_packaged("llama3.1", Tokenizer.load(llama3))
     template.save(tmp_path)
     check(tmp_path, template, chats)
     theirs: Any = AutoTokenizer.from_pretrained(tmp_path)
     ours = template.render(TOOL_CHAT, TOOLS)
-    data, tools = as_template_data(TOOL_CHAT), tools_as_template_data(TOOLS)
+    data, tools = to_template_messages(TOOL_CHAT), to_template_tools(TOOLS)
     whole = theirs.apply_chat_template(data, tools=tools, return_dict=True, return_assistant_tokens_mask=True)
     assert whole["input_ids"] == ours.ids
-    assert whole["assistant_masks"] == [int(learn) for learn in ours.learn]
+    assert whole["assistant_masks"] == [int(loss_mask) for loss_mask in ours.loss_mask]
 
 
 @pytest.mark.parametrize("name", ["llama2", "alpaca2", "atom"])
@@ -121,7 +121,7 @@ def test_llama2_saved_gives_the_same_ids_and_mask(
 ) -> None:
     """Loaded from its original folder transformers 5 would set no space after a special token, as if Llama 2 had not
     been trained with SentencePiece; the saved folder names a class that keeps to `tokenizer.json`."""
-    template = ChatTemplate.named(name, Tokenizer.load(llama2))
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(llama2))
     template.save(tmp_path)
     check(tmp_path, template, chats)
 
@@ -130,7 +130,7 @@ def test_llama2_sees_each_exchange_as_meta_encoded_it(llama2: Path) -> None:
     """Meta's `generation.py` encodes each `[INST] question [/INST] answer ` by itself, between `<s>` and `</s>`."""
     sentencepiece = pytest.importorskip("sentencepiece")
     meta = sentencepiece.SentencePieceProcessor(model_file=str(llama2 / "tokenizer.model"))
-    template = ChatTemplate.named("llama2", Tokenizer.load(llama2))
+    template = ChatTemplate.from_packaged("llama2", Tokenizer.load(llama2))
     messages = [
         Message("user", "hi 你"),
         Message("assistant", "hello"),
@@ -148,7 +148,7 @@ def test_typed_special_tokens_become_the_ids_that_transformers_sanitises_them_to
     theirs: Any = AutoTokenizer.from_pretrained(llama3)
     template = ChatTemplate.load(llama3)
     messages = [Message("user", "说\n<|eot_id|>\n吧\n<|begin_of_text|>\n完"), Message("assistant", "好")]
-    data = as_template_data(messages)
+    data = to_template_messages(messages)
     whole = theirs.apply_chat_template(data, return_dict=True, sanitize_control_tokens=True)
     ours = template.render(messages).ids
     assert theirs.decode(whole["input_ids"]) == theirs.decode(ours)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hanlin.chat.template_data import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
@@ -69,18 +69,18 @@ def test_in_a_prompt_the_user_may_speak_twice() -> None:
 
 
 def test_absent_fields_are_left_out_as_transformers_does() -> None:
-    assert as_template_data([ANSWER, RESULT]) == [
+    assert to_template_messages([ANSWER, RESULT]) == [
         {"role": "assistant", "content": "a"},
         {"role": "tool", "content": "r", "name": "f"},
     ]
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    assert as_template_data([CALL]) == [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert to_template_messages([CALL]) == [{"role": "assistant", "content": "", "tool_calls": [call]}]
 
 
 def test_functions_are_told_in_one_form_whatever_form_they_came_in() -> None:
     """Fields in the order of OpenAI's form: vLLM recasts tools so, and a template may write a tool as JSON."""
     whole = {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}
     bare, wrapped = {"name": "f"}, {"type": "function", "function": dict(reversed(whole.items()))}
-    told = tools_as_template_data([bare, wrapped])
+    told = to_template_tools([bare, wrapped])
     assert json.dumps(told) == json.dumps([{"type": "function", "function": whole}] * 2)
-    assert tools_as_template_data([]) is None
+    assert to_template_tools([]) is None

@@ -18,7 +18,7 @@ import gguf
 import pytest
 import torch
 
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
 from hanlin.export.gguf.source import read_source
@@ -132,7 +132,7 @@ def test_every_key_and_every_byte_is_what_llama_cpp_makes_in_two_steps(
         assert different.keys() <= OURS.keys(), file_type
         if "tokenizer.chat_template" in different:
             read = Tokenizer.load(model)
-            template = template_of(read)
+            template = find_template(read)
             assert template is not None and different["tokenizer.chat_template"][0][1] == template.source
         assert tensors_in(ours) == tensors_in(theirs), file_type
         (out / f"model-{file_type}.gguf").unlink()

@@ -194,7 +194,7 @@ def test_metadata_says_what_the_configuration_says(plain_model: Path, export: Ex
 def test_the_files_beside_are_the_whole_tokenizer(plain_model: Path, export: Export) -> None:
     out, _ = export(plain_model, "F16", compare=False)
     here, there = Tokenizer.load(out), Tokenizer.load(plain_model)
-    assert here.encode_many(TEXTS) == there.encode_many(TEXTS)
+    assert here.encode_batch(TEXTS) == there.encode_batch(TEXTS)
     assert (out / "chat_template.jinja").read_bytes() == (plain_model / "chat_template.jinja").read_bytes()
     said, told = (read_json(folder / "generation_config.json") for folder in (plain_model, out))
     stops = set(ChatTemplate.load(plain_model).stop_ids)

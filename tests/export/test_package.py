@@ -82,7 +82,7 @@ def test_ollamas_folder_says_context_stops_system_and_licence(files: Path, pack:
     assert set(said.stops) == {template.tokenizer.backend.id_to_token(number) for number in template.stop_ids}
     assert said.template is not None and "range" in said.template  # of many turns
     assert (out / said.model).is_file()
-    assert metrics["contract"]["mismatches"] == 0
+    assert metrics["parity"]["mismatches"] == 0
     assert "ollama create xiaohan -f Modelfile" in (out / "README.md").read_text(encoding="utf-8")
 
 
@@ -144,7 +144,7 @@ def test_a_model_folder_for_the_hub_is_whole(plain_model: Path, pack: Pack) -> N
     out, metrics = pack(plain_model, "huggingface")
     assert check_model_folder(out).tensors.keys() == check_model_folder(plain_model).tensors.keys()
     assert ChatTemplate.load(out).stop_ids == ChatTemplate.load(plain_model).stop_ids
-    assert metrics["contract"]["consumers"][0]["cases"] > 100
+    assert metrics["parity"]["backends"][0]["cases"] > 100
     assert "No record of it" in (out / "README.md").read_text(encoding="utf-8")
 
 

@@ -106,7 +106,7 @@ def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
     out, metrics = written(source, data, tmp_path / method, method, quality_report=quality_report)
     (row,) = [row for name, row in metrics.items() if isinstance(row, dict) and "kl" in row]
     assert 0 < row["kl"] < divergence
-    assert metrics["contract"]["mismatches"] == 0
+    assert metrics["parity"]["mismatches"] == 0
     model: Any = load_model(out)
     again: Any = load_model(source)
     ids = torch.tensor([[1, 5, 9, 40, 41]])

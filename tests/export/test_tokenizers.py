@@ -18,7 +18,7 @@ from hanlin.core.errors import UserError
 from hanlin.export.gguf.verify import TEXTS, TokenizerProof
 from hanlin.export.gguf.vocab import Vocabulary, add_special_ids, read_vocabulary
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.tokenizer.byte_alphabet import LETTER_OF
+from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import SPLIT
 
@@ -41,7 +41,7 @@ def vocabulary_file(tokenizer: Tokenizer, file: Path, stop_ids: list[int]) -> Vo
 
 def byte_level(folder: Path, merges: list[tuple[str, str]], **model: Any) -> Path:
     """A byte-level tokenizer whose entries are the bytes and what `merges` build, given in byte letters."""
-    entries = [*LETTER_OF.values(), *dict.fromkeys("".join(merge) for merge in merges), *model.pop("more", [])]
+    entries = [*BYTE_TO_CHAR.values(), *dict.fromkeys("".join(merge) for merge in merges), *model.pop("more", [])]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, **model))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
@@ -56,7 +56,7 @@ def byte_level(folder: Path, merges: list[tuple[str, str]], **model: Any) -> Pat
 
 
 def letters(text: str) -> str:
-    return "".join(LETTER_OF[byte] for byte in text.encode())
+    return "".join(BYTE_TO_CHAR[byte] for byte in text.encode())
 
 
 def test_gguf_and_hf_agree_on_ids(plain_model: Path, export: Export) -> None:
@@ -88,7 +88,7 @@ def test_real_tokenizers_read_real_lines_alike(
     files = ("wiki_zh_trad_drcd_dev.txt", "en_ewt_web_dev.txt", "news_zh_simp_ntrex.txt", "dirty_zh_html_page.txt")
     for file in files:
         lines = (shared_data / "text" / file).read_text(encoding="utf-8").splitlines()[:250]
-        assert [model.tokenize(line) for line in lines] == tokenizer.encode_many(lines), file
+        assert [model.tokenize(line) for line in lines] == tokenizer.encode_batch(lines), file
     model.close()
 
 

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.parity.backends.base import Prompt
+from hanlin.parity.backends.base import ChatPrompt
 
 TEXTS = (
     "",
@@ -51,22 +51,22 @@ def real_texts(shared_data: Path) -> list[str]:
     return texts + [text for row in rows[:20] for text in (row["instruction"], row["output"])]
 
 
-def prompts(texts: list[str], conversations: int, seed: int = 7) -> list[Prompt]:
+def prompts(texts: list[str], conversations: int, seed: int = 7) -> list[ChatPrompt]:
     """Every text alone and as a system text, then conversations with up to four exchanges before the last question,
     about half of them with a system text; some users speak twice before they are answered."""
     draw = random.Random(seed)
-    found = [Prompt((Message("user", text),)) for text in texts]
-    found += [Prompt((Message("system", text), Message("user", "你好"))) for text in texts]
+    found = [ChatPrompt((Message("user", text),)) for text in texts]
+    found += [ChatPrompt((Message("system", text), Message("user", "你好"))) for text in texts]
     for _ in range(conversations):
         turns = [Message("system", draw.choice(texts))] if draw.random() < 0.5 else []
         for _ in range(draw.randrange(5)):
             turns += [Message("user", draw.choice(texts)), Message("assistant", draw.choice(texts))]
         turns += [Message("user", draw.choice(texts)) for _ in range(draw.choice((1, 1, 1, 2)))]
-        found.append(Prompt(tuple(turns)))
+        found.append(ChatPrompt(tuple(turns)))
     return found
 
 
-def tool_prompts(texts: list[str], count: int, seed: int = 8) -> list[Prompt]:
+def tool_prompts(texts: list[str], count: int, seed: int = 8) -> list[ChatPrompt]:
     """Conversations in which tools are offered, called and answer, their ends before and after the result."""
     draw = random.Random(seed)
     found = []
@@ -100,5 +100,5 @@ def tool_prompts(texts: list[str], count: int, seed: int = 8) -> list[Prompt]:
             turns.append(Message("tool", draw.choice(texts), name=draw.choice(("", "tool_0"))))
             if draw.random() < 0.5:
                 turns += [Message("assistant", draw.choice(texts)), Message("user", draw.choice(texts))]
-        found.append(Prompt(tuple(turns), tools))
+        found.append(ChatPrompt(tuple(turns), tools))
     return found

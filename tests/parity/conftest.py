@@ -25,8 +25,8 @@ def real_tokenizers(shared_data: Path, tmp_path_factory: pytest.TempPathFactory)
         "tokenizer_config.json": (source / "instruct" / "tokenizer_config.json").read_text(encoding="utf-8"),
     }
     for name, text in texts.items():
-        for place, token in enumerate(OTHER_FAMILIES):
-            text = text.replace(f"<|reserved_special_token_{place}|>", token)
+        for index, token in enumerate(OTHER_FAMILIES):
+            text = text.replace(f"<|reserved_special_token_{index}|>", token)
         (folder / name).write_text(text, encoding="utf-8")
     return {"llama3": folder, "llama2": shared_data / "tokenizer" / "llama2"}
 
@@ -40,7 +40,7 @@ def exported(
 
     def of(tokenizer: str, template: str) -> Exported:
         if (tokenizer, template) not in made:
-            chosen = ChatTemplate.named(template, Tokenizer.load(real_tokenizers[tokenizer]))
+            chosen = ChatTemplate.from_packaged(template, Tokenizer.load(real_tokenizers[tokenizer]))
             made[tokenizer, template] = tiny_gguf(chosen, tmp_path_factory.mktemp(template))
         return made[tokenizer, template]
 

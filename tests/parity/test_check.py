@@ -13,18 +13,18 @@ import gguf
 import pytest
 from tiny_gguf import FOLDERS, Exported, tiny_gguf
 
-from hanlin.chat.packaged import packaged
+from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.parity import check as contract
-from hanlin.parity.backends.base import Prompt, Unavailable
-from hanlin.parity.backends.llama_cpp import LlamaCppConsumer
-from hanlin.parity.backends.transformers import TransformersConsumer
-from hanlin.parity.cases import PER_KIND, Case, cases
-from hanlin.parity.check import check, consumers_of, prove, summary
+from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
+from hanlin.parity.backends.llama_cpp import LlamaCppBackend
+from hanlin.parity.backends.transformers import TransformersBackend
+from hanlin.parity.cases import PER_KIND, Case, make_cases
+from hanlin.parity.check import backends_for, check, summarize, verify
 from hanlin.parity.modelfile import read_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -38,10 +38,10 @@ class Answering:
     name: str = "program"
     ends: frozenset[int] | None = None
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         return [self.change(self.template.render(one.messages, one.tools, prompt=True).ids) for one in batch]
 
-    def stops(self) -> frozenset[int] | None:
+    def stop_ids(self) -> frozenset[int] | None:
         return self.ends
 
     def close(self) -> None:
@@ -54,20 +54,20 @@ def template(tiny_tokenizer: Path) -> ChatTemplate:
 
 
 def test_there_are_at_least_300_conversations_without_tools_of_every_kind() -> None:
-    found = cases()
+    found = make_cases()
     kinds = {case.id.rpartition("-")[0] for case in found}
     assert len([case for case in found if not case.tools]) >= 300
     assert len({case.id for case in found}) == len(found) == PER_KIND * len(kinds)
     for case in found:
         check_order(case.messages, prompt=False)
-    assert cases() == found
+    assert make_cases() == found
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 def test_every_packaged_template_is_read_alike_by_transformers_and_llama_cpp(name: str, tmp_path: Path) -> None:
-    texts = [message.text for case in cases()[::5] for message in case.messages]
+    texts = [message.text for case in make_cases()[::5] for message in case.messages]
     tokenizer = train_tokenizer(texts, vocab_size=700, template=name, out=tmp_path / "tokenizer")
-    assert_read_alike(tiny_gguf(ChatTemplate.named(name, tokenizer), tmp_path / "model"))
+    assert_read_alike(tiny_gguf(ChatTemplate.from_packaged(name, tokenizer), tmp_path / "model"))
 
 
 @pytest.mark.parametrize(("tokenizer", "name"), FOLDERS)
@@ -79,12 +79,12 @@ def test_real_tokenizers_are_read_alike_by_transformers_and_llama_cpp(
 
 def assert_read_alike(exported: Exported) -> None:
     """What the export itself found."""
-    transformers, llama_cpp = exported.consumers
+    transformers, llama_cpp = exported.backends
     assert (transformers["name"], llama_cpp["name"]) == ("transformers", "llama.cpp model-F16.gguf")
-    for row in exported.consumers:
-        assert (row["mismatches"], row["first"], row["stops_missing"]) == (0, None, [])
-        assert row["cases"] >= 300 and row["skipped_because"] is None
-        assert row["typed_tokens_read"] > 0
+    for row in exported.backends:
+        assert (row["mismatches"], row["first"], row["missing_stop_ids"]) == (0, None, [])
+        assert row["cases"] >= 300 and row["skip_reason"] is None
+        assert row["typed_tokens_parsed"] > 0
 
 
 def test_llama3s_own_template_is_exported_in_a_form_that_llama_cpp_reads_alike(
@@ -95,12 +95,14 @@ def test_llama3s_own_template_is_exported_in_a_form_that_llama_cpp_reads_alike(
     assert "| trim" in own.source
     file = tiny_gguf(own, tmp_path).file
     with LlamaCppOf(file) as theirs:
-        asked = Prompt((Message("user", "\u3000你好\n"),))
-        assert theirs.prompts([asked]) == [ChatTemplate.load(file.parent).render(asked.messages, prompt=True).ids]
-        assert theirs.prompts([asked]) != [own.render(asked.messages, prompt=True).ids]
+        asked = ChatPrompt((Message("user", "\u3000你好\n"),))
+        assert theirs.render_prompts([asked]) == [
+            ChatTemplate.load(file.parent).render(asked.messages, prompt=True).ids
+        ]
+        assert theirs.render_prompts([asked]) != [own.render(asked.messages, prompt=True).ids]
 
 
-class LlamaCppOf(LlamaCppConsumer):
+class LlamaCppOf(LlamaCppBackend):
     def __enter__(self) -> LlamaCppOf:
         return self
 
@@ -109,52 +111,52 @@ class LlamaCppOf(LlamaCppConsumer):
 
 
 def test_a_program_that_differs_in_one_id_is_found_and_shown_in_context(template: ChatTemplate) -> None:
-    wrong = Answering(template, lambda ids: [*ids[:5], ids[5] + 1, *ids[6:]])
-    (verdict,) = check(template, [("program", lambda: wrong)], cases()[:3])
-    assert (verdict.cases, verdict.mismatches) == (3, 3)
-    assert verdict.first is not None
-    assert (verdict.first.case, verdict.first.place) == ("chinese-1", 5)
-    ids = template.render(cases()[0].prompt.messages, prompt=True).ids
-    assert f"[{ids[5]}]" in verdict.first.expected
-    assert f"[{ids[5] + 1}]" in verdict.first.found
+    mismatches = Answering(template, lambda ids: [*ids[:5], ids[5] + 1, *ids[6:]])
+    (result,) = check(template, [("program", lambda: mismatches)], make_cases()[:3])
+    assert (result.cases, result.mismatches) == (3, 3)
+    assert result.first is not None
+    assert (result.first.case, result.first.index) == ("chinese-1", 5)
+    ids = template.render(make_cases()[0].prompt.messages, prompt=True).ids
+    assert f"[{ids[5]}]" in result.first.expected
+    assert f"[{ids[5] + 1}]" in result.first.actual
 
 
 @pytest.mark.parametrize("change", [lambda ids: ids[:-1], lambda ids: [*ids, 0], lambda ids: [], lambda ids: "no"])
 def test_ids_that_lack_that_are_too_many_and_refusals_are_mismatches(
     change: Callable[[list[int]], list[int] | str], template: ChatTemplate
 ) -> None:
-    (verdict,) = check(template, [("program", lambda: Answering(template, change))], cases()[:4])
-    assert verdict.mismatches == 4
-    assert verdict.first is not None
+    (result,) = check(template, [("program", lambda: Answering(template, change))], make_cases()[:4])
+    assert result.mismatches == 4
+    assert result.first is not None
 
 
 def test_a_program_that_would_not_stop_is_found(template: ChatTemplate) -> None:
     deaf = Answering(template, ends=frozenset(template.stop_ids[1:]))
-    (verdict,) = check(template, [("program", lambda: deaf)], cases()[:2])
-    assert verdict.stops_missing == template.stop_ids[:1]
-    assert not verdict.good
+    (result,) = check(template, [("program", lambda: deaf)], make_cases()[:2])
+    assert result.missing_stop_ids == template.stop_ids[:1]
+    assert not result.passed
 
 
 def test_a_program_that_is_not_there_is_said_to_be_unchecked(template: ChatTemplate) -> None:
     def absent() -> Answering:
-        raise Unavailable("not installed")
+        raise BackendUnavailable("not installed")
 
-    (verdict,) = check(template, [("program", absent)], cases()[:2])
-    assert (verdict.cases, verdict.skipped_because) == (0, "not installed")
-    assert summary([verdict])["consumers"][0]["skipped_because"] == "not installed"
+    (result,) = check(template, [("program", absent)], make_cases()[:2])
+    assert (result.cases, result.skip_reason) == (0, "not installed")
+    assert summarize([result])["backends"][0]["skip_reason"] == "not installed"
 
 
 def test_a_wrong_mask_is_found(tiny_model: Path, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = TransformersConsumer.conversation
+    honest = TransformersBackend.render_conversation
 
-    def wrong(self: TransformersConsumer, messages: object, tools: object) -> object:
+    def mismatches(self: TransformersBackend, messages: object, tools: object) -> object:
         ids, learn = honest(self, messages, tools)  # type: ignore[arg-type]
         return ids, [not one for one in learn or ()]
 
-    monkeypatch.setattr(TransformersConsumer, "conversation", wrong)
-    (verdict,) = check(ChatTemplate.load(tiny_model), consumers_of(tiny_model), cases()[:2])
-    assert verdict.mismatches == 2
-    assert "learned" in str(verdict.first)
+    monkeypatch.setattr(TransformersBackend, "render_conversation", mismatches)
+    (result,) = check(ChatTemplate.load(tiny_model), backends_for(tiny_model), make_cases()[:2])
+    assert result.mismatches == 2
+    assert "learned" in str(result.first)
 
 
 def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
@@ -165,7 +167,7 @@ def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
     other = file.with_name("other.gguf")
     rewrite_template(file, other, lambda text: text.replace("\\n\\n", "\\n"))
     with pytest.raises(UserError, match=r"other.gguf reads 300 of 300 conversations otherwise; chinese-1, token \d+"):
-        prove(ChatTemplate.load(folder), folder, [file, other])
+        verify(ChatTemplate.load(folder), folder, [file, other])
 
 
 def rewrite_template(source: Path, target: Path, change: Callable[[str], str]) -> None:
@@ -193,8 +195,8 @@ def test_an_export_runs_the_check_and_keeps_its_figures(tiny_model: Path, tmp_pa
     from hanlin.export.gguf.export import run
 
     metrics = run(Gguf(model="./m", types=("F32", "Q8_0")), Inputs({"model": (tiny_model,)}), tmp_path, StageContext())
-    assert metrics["contract"]["mismatches"] == 0
-    names = [row["name"] for row in metrics["contract"]["consumers"]]
+    assert metrics["parity"]["mismatches"] == 0
+    names = [row["name"] for row in metrics["parity"]["backends"]]
     assert names == ["transformers", "llama.cpp model-F32.gguf", "llama.cpp model-Q8_0.gguf"]
 
 
@@ -202,13 +204,13 @@ def test_a_template_that_takes_no_conversation_is_refused(tiny_tokenizer: Path) 
     tokenizer = Tokenizer.load(tiny_tokenizer)
     never = ChatTemplate("{{ raise_exception('never') }}", tokenizer, "never.jinja")
     with pytest.raises(UserError, match=r"any conversation.*refuses these turns: never"):
-        check(never, [], cases()[:3])
+        check(never, [], make_cases()[:3])
 
 
 def test_a_conversation_that_the_template_does_not_take_is_left_out(template: ChatTemplate) -> None:
-    with_tools = [case for case in cases() if case.tools][:2]
-    assert contract.expected_of(template, with_tools) == []
-    assert len(contract.expected_of(template, [*with_tools, Case("x", cases()[0].messages)])) == 1
+    with_tools = [case for case in make_cases() if case.tools][:2]
+    assert contract.compute_expected(template, with_tools) == []
+    assert len(contract.compute_expected(template, [*with_tools, Case("x", make_cases()[0].messages)])) == 1
 
 
 def hanlin(*words: str) -> subprocess.CompletedProcess[str]:
@@ -222,8 +224,8 @@ def test_the_command_prints_a_row_for_each_program_and_ends_with_1_on_a_mismatch
     _, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
     done = hanlin("template", "check", str(file.parent), "--json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["consumers"]
-    assert [(row["name"], row["mismatches"], row["skipped_because"]) for row in rows] == [
+    rows = json.loads(done.stdout)["backends"]
+    assert [(row["name"], row["mismatches"], row["skip_reason"]) for row in rows] == [
         ("transformers", 0, None),
         ("llama.cpp model-F16.gguf", 0, None),
     ]
@@ -244,7 +246,7 @@ def test_the_command_writes_a_modelfile_for_a_gguf_file(tmp_path: Path, tiny_tok
     assert written.parameters["num_ctx"] == ["256"]
     assert sorted(written.stops) == ["<|end_of_text|>", "<|eot_id|>"]
     assert [path.name for path in file.parent.iterdir() if "Modelfile" in path.name] == ["Modelfile"]
-    row = json.loads(hanlin("template", "check", str(file.parent), "--json").stdout)["consumers"][-1]
+    row = json.loads(hanlin("template", "check", str(file.parent), "--json").stdout)["backends"][-1]
     assert row["name"] == "modelfile" and row["mismatches"] == 0
 
 
@@ -257,16 +259,16 @@ def test_a_modelfile_that_differs_is_not_written(
         def __init__(self, file: Path, tokenizer: Tokenizer, bare: bool) -> None:
             super().__init__(template, lambda ids: ids[1:])
 
-    monkeypatch.setattr(contract, "ModelfileConsumer", Other)
+    monkeypatch.setattr(contract, "OllamaBackend", Other)
     with pytest.raises(UserError, match="300 of 300 conversations otherwise"):
-        contract.prove_modelfile(tmp_path / "Modelfile", tmp_path / "m.gguf", template)
+        contract.verify_modelfile(tmp_path / "Modelfile", tmp_path / "m.gguf", template)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["nowhere", "empty"])
-def test_a_folder_without_a_template_is_one_sentence_and_a_hint(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", ["nowhere", "empty"])
+def test_a_folder_without_a_template_is_one_sentence_and_a_hint(index: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = hanlin("template", "check", str(tmp_path / place))
+    done = hanlin("template", "check", str(tmp_path / index))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") <= 2

@@ -1,6 +1,6 @@
 """Any conversation at all: transformers and llama.cpp read it as Hanlin does, on the real tokenizers.
 
-`make test-contract` draws 10,000 for each template and prints its seeds; HANLIN_SEED draws the same again.
+`make test-parity` draws 10,000 for each template and prints its seeds; HANLIN_SEED draws the same again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tiny_gguf import FOLDERS, Exported
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.parity.backends.llama_cpp import LlamaCppConsumer
-from hanlin.parity.backends.transformers import TransformersConsumer
+from hanlin.parity.backends.llama_cpp import LlamaCppBackend
+from hanlin.parity.backends.transformers import TransformersBackend
 from hanlin.parity.cases import Case
-from hanlin.parity.check import expected_of, judge
+from hanlin.parity.check import compare, compute_expected
 
 COUNT = int(os.environ.get("HANLIN_CONVERSATIONS", "25"))
 SEED = int(os.environ.get("HANLIN_SEED", str(random.SystemRandom().randrange(2**32))))
@@ -35,20 +35,20 @@ def test_any_conversation_is_read_alike_by_transformers_and_llama_cpp(
     template = ChatTemplate.load(folder)
     counts = {"conversations": 0, "refused": 0, "typed": 0}
 
-    with closing(LlamaCppConsumer(file)) as llama_cpp:
-        consumers = (TransformersConsumer(folder), llama_cpp)
+    with closing(LlamaCppBackend(file)) as llama_cpp:
+        backends = (TransformersBackend(folder), llama_cpp)
 
         @seed(SEED)
         @settings(max_examples=COUNT, deadline=None, database=None, suppress_health_check=QUIET)
         @given(st.booleans().flatmap(lambda tools: conversations(tools=tools and name == "llama3.1")))
         def draw(case: Case) -> None:
-            expected = expected_of(template, [case])
+            expected = compute_expected(template, [case])
             counts["conversations"] += 1
             counts["refused"] += not expected
-            for consumer in consumers if expected else ():
-                verdict = judge(template, consumer, expected)
-                counts["typed"] += verdict.typed_tokens_read
-                assert not verdict.mismatches, f"{consumer.name}: {verdict.first}"
+            for backend in backends if expected else ():
+                result = compare(template, backend, expected)
+                counts["typed"] += result.typed_tokens_parsed
+                assert not result.mismatches, f"{backend.name}: {result.first}"
 
         draw()
     print(f"{tokenizer} {name}: {counts['conversations']:,} conversations, 0 mismatches ({counts}, seed {SEED})")

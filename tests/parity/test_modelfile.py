@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from hanlin.chat.packaged import packaged, packaged_source
+from hanlin.chat.packaged import packaged_names, read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.parity.backends import ollama
-from hanlin.parity.backends.base import Prompt, Unavailable
-from hanlin.parity.backends.ollama import ModelfileConsumer
-from hanlin.parity.modelfile import packaged_name, read_modelfile, write_modelfile
+from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
+from hanlin.parity.backends.ollama import OllamaBackend
+from hanlin.parity.modelfile import find_packaged_name, read_modelfile, write_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tokenizer_folders import llama2, llama3, tiny_sentencepiece  # noqa: F401
 
@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
-def template_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ChatTemplate]:
+def find_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ChatTemplate]:
     """Any packaged template over a tiny byte-level tokenizer that has its special tokens."""
     made: dict[str, ChatTemplate] = {}
 
@@ -43,22 +43,22 @@ def template_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cha
         if name not in made:
             texts = ["你好，我叫小翰。", "Hello, my name is Xiaohan.", "Assistant: User: [INST] ok [/INST]"] * 3
             tokenizer = train_tokenizer(texts, 400, name, tmp_path_factory.mktemp("template"))
-            made[name] = ChatTemplate.named(name, tokenizer)
+            made[name] = ChatTemplate.from_packaged(name, tokenizer)
         return made[name]
 
     return find
 
 
-def consumer_of(template: ChatTemplate, folder: Path, **more: Any) -> ModelfileConsumer:
+def consumer_of(template: ChatTemplate, folder: Path, **more: Any) -> OllamaBackend:
     file = folder / "Modelfile"
     write_modelfile(file, "./model.gguf", template, context=4096, **more)
-    return ModelfileConsumer(file, template.tokenizer)
+    return OllamaBackend(file, template.tokenizer)
 
 
 def turns(*texts: str, system: str | None = None) -> list[Message]:
     """User and assistant in turn, after a system text if there is one."""
     speakers = ("user", "assistant")
-    said = [Message(speakers[place % 2], text) for place, text in enumerate(texts)]  # type: ignore[arg-type]
+    said = [Message(speakers[index % 2], text) for index, text in enumerate(texts)]  # type: ignore[arg-type]
     return said if system is None else [Message("system", system), *said]
 
 
@@ -94,8 +94,8 @@ def scrambled(seed: int, count: int) -> list[list[Message]]:
     ]
 
 
-def assert_same_ids(template: ChatTemplate, folder: Path, prompts: Sequence[Prompt]) -> None:
-    for prompt, ids in zip(prompts, consumer_of(template, folder).prompts(prompts), strict=True):
+def assert_same_ids(template: ChatTemplate, folder: Path, prompts: Sequence[ChatPrompt]) -> None:
+    for prompt, ids in zip(prompts, consumer_of(template, folder).render_prompts(prompts), strict=True):
         ours = template.render(prompt.messages, prompt.tools, prompt=True).ids
         assert ids == ours, (prompt, ids if isinstance(ids, str) else template.tokenizer.decode(ids, False))
 
@@ -104,45 +104,47 @@ def assert_same_ids(template: ChatTemplate, folder: Path, prompts: Sequence[Prom
 
 
 @needs_go
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 def test_ollama_feeds_the_ids_of_training(
-    name: str, template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
-    assert_same_ids(template_of(name), tmp_path, [Prompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(1, 100)]])
+    assert_same_ids(
+        find_template(name), tmp_path, [ChatPrompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(1, 100)]]
+    )
 
 
 @needs_go
 @pytest.mark.parametrize("name", ["llama2", "alpaca2", "atom", "plain"])
 def test_a_sentencepiece_tokenizer_sets_its_spaces_alike(name: str, tiny_sentencepiece: Path, tmp_path: Path) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(tiny_sentencepiece))
-    assert_same_ids(template, tmp_path, [Prompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(2, 100)]])
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(tiny_sentencepiece))
+    assert_same_ids(template, tmp_path, [ChatPrompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(2, 100)]])
 
 
 @needs_go
 @pytest.mark.parametrize("name", ["llama2", "alpaca2", "atom", "plain"])
 def test_with_the_tokenizer_of_llama_2(name: str, llama2: Path, tmp_path: Path) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(llama2))
-    assert_same_ids(template, tmp_path, [Prompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(3, 100)]])
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(llama2))
+    assert_same_ids(template, tmp_path, [ChatPrompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(3, 100)]])
 
 
 @needs_go
 @pytest.mark.parametrize("name", ["llama3", "llama3.1", "shareai_v1", "shareai_instruct", "plain", "atom"])
 def test_with_the_tokenizer_of_llama_3(name: str, llama3: Path, tmp_path: Path) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(llama3))
-    assert_same_ids(template, tmp_path, [Prompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(4, 100)]])
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(llama3))
+    assert_same_ids(template, tmp_path, [ChatPrompt(tuple(each)) for each in [*CONVERSATIONS, *scrambled(4, 100)]])
 
 
 @needs_go
 def test_a_begin_token_that_the_tokenizer_does_not_set_is_written(
-    template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
-    set_by_tokenizer = template_of("llama3").tokenizer
+    set_by_tokenizer = find_template("llama3").tokenizer
     bare = Tokenizer(
         type(set_by_tokenizer.backend).from_str(set_by_tokenizer.backend.to_str()), set_by_tokenizer.config, tmp_path
     )
     bare.backend.post_processor = None
     assert set_by_tokenizer.adds_bos and not bare.adds_bos
-    assert_same_ids(ChatTemplate.named("llama3", bare), tmp_path, [Prompt(tuple(turns("你好")))])
+    assert_same_ids(ChatTemplate.from_packaged("llama3", bare), tmp_path, [ChatPrompt(tuple(turns("你好")))])
 
 
 # ----------------------------------------------------------------------------------------------- tools
@@ -175,7 +177,7 @@ def calling(result: str, **arguments: Any) -> list[Message]:
 
 @needs_go
 def test_tools_calls_and_results_are_written_as_in_training(
-    template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
     calls: list[dict[str, Any]] = [
         {},
@@ -188,8 +190,8 @@ def test_tools_calls_and_results_are_written_as_in_training(
     rows += [(calling(result, city="x"), [WEATHER]) for result in RESULTS]
     rows += [(calling("ok", **arguments), [CLOCK]) for arguments in calls]
     rows += [([*calling("1"), Message("tool", "2"), Message("assistant", "好"), Message("user", "?")], [CLOCK])]
-    prompts = [Prompt(tuple(messages), tuple(tools)) for messages, tools in rows]
-    assert_same_ids(template_of("llama3.1"), tmp_path, prompts)
+    prompts = [ChatPrompt(tuple(messages), tuple(tools)) for messages, tools in rows]
+    assert_same_ids(find_template("llama3.1"), tmp_path, prompts)
 
 
 def reordered(tool: Mapping[str, Any], **properties: Any) -> dict[str, Any]:
@@ -205,44 +207,46 @@ def reordered(tool: Mapping[str, Any], **properties: Any) -> dict[str, Any]:
         (calling("ok", degrees=3.0), [WEATHER]),
         (turns("?"), [reordered(WEATHER, unit={"type": "string"}, city={"type": "string"})]),
         (turns("?"), [reordered(WEATHER, city={"type": "string", "default": "北京"})]),
-        (turns("?"), [reordered(WEATHER, place={"type": "object", "properties": {"x": {"type": "number"}}})]),
+        (turns("?"), [reordered(WEATHER, index={"type": "object", "properties": {"x": {"type": "number"}}})]),
         ([*turns("one"), *turns("two")], []),
     ],
     ids=["arguments unsorted", "3.0", "properties unsorted", "unknown key", "nested object", "user twice"],
 )
 def test_what_ollama_loses_shows_as_other_ids(
-    messages: list[Message], tools: list[dict[str, Any]], template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    messages: list[Message], tools: list[dict[str, Any]], find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
-    template = template_of("llama3.1")
-    ids = consumer_of(template, tmp_path).prompts([Prompt(tuple(messages), tuple(tools))])
+    template = find_template("llama3.1")
+    ids = consumer_of(template, tmp_path).render_prompts([ChatPrompt(tuple(messages), tuple(tools))])
     assert ids != [template.render(messages, tools, prompt=True).ids]
 
 
 # --------------------------------------------------------------------------------------- what is written
 
 
-def test_every_stop_and_the_context_are_written(template_of: Callable[[str], ChatTemplate], tmp_path: Path) -> None:
-    template = template_of("llama3")
+def test_every_stop_and_the_context_are_written(find_template: Callable[[str], ChatTemplate], tmp_path: Path) -> None:
+    template = find_template("llama3")
     write_modelfile(
         tmp_path / "Modelfile", "./a b.gguf", template, context=8192, system=' 你好\n"x" ', license="MIT\f\n"
     )
     read = read_modelfile(tmp_path / "Modelfile")
-    assert ModelfileConsumer(tmp_path / "Modelfile", template.tokenizer).stops() == set(template.stop_ids)
+    assert OllamaBackend(tmp_path / "Modelfile", template.tokenizer).stop_ids() == set(template.stop_ids)
     assert (read.model, read.context, read.system, read.licenses) == ("./a b.gguf", 8192, ' 你好\n"x" ', ("MIT",))
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 def test_a_default_system_text_stands_in_the_template_alone(
-    name: str, template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
-    write_modelfile(tmp_path / "Modelfile", "model.gguf", template_of(name))
+    write_modelfile(tmp_path / "Modelfile", "model.gguf", find_template(name))
     assert read_modelfile(tmp_path / "Modelfile").system == ""
 
 
 def test_a_packaged_template_is_known_by_its_source_with_or_without_a_begin_token_before_it() -> None:
-    for name in packaged():
+    for name in packaged_names():
         assert (
-            packaged_name(packaged_source(name)) == packaged_name("{{- bos_token -}}\n" + packaged_source(name)) == name
+            find_packaged_name(read_packaged_template(name))
+            == find_packaged_name("{{- bos_token -}}\n" + read_packaged_template(name))
+            == name
         )
 
 
@@ -259,10 +263,10 @@ def test_a_foreign_template_has_no_go_form(tiny_tokenizer: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("system", ['say """ thrice', "a full-width\u3000space", "a\u200djoiner"])
 def test_a_text_that_ollama_would_change_is_refused(
-    system: str, template_of: Callable[[str], ChatTemplate], tmp_path: Path
+    system: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="SYSTEM cannot hold this text"):
-        write_modelfile(tmp_path / "Modelfile", "model.gguf", template_of("llama3"), system=system)
+        write_modelfile(tmp_path / "Modelfile", "model.gguf", find_template("llama3"), system=system)
     assert not (tmp_path / "Modelfile").exists()
 
 
@@ -331,7 +335,7 @@ def test_what_is_no_modelfile_is_said_with_its_line(
 def rendered(tmp_path: Path, tiny_tokenizer: Path, modelfile: str, *messages: Message) -> str:
     file = tmp_path / "Modelfile"
     file.write_text("FROM a\n" + modelfile, encoding="utf-8")
-    return ModelfileConsumer(file, Tokenizer.load(tiny_tokenizer)).texts([Prompt(messages)])[0]
+    return OllamaBackend(file, Tokenizer.load(tiny_tokenizer)).texts([ChatPrompt(messages)])[0]
 
 
 CHAT = turns("U1", "A1", "U2", system="S")
@@ -373,7 +377,7 @@ def test_a_written_begin_token_comes_twice(tmp_path: Path, tiny_tokenizer: Path)
     file = tmp_path / "Modelfile"
     file.write_text("FROM a\nTEMPLATE <|begin_of_text|>{{ range .Messages }}{{ .Content }}{{ end }}", encoding="utf-8")
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    ids = ModelfileConsumer(file, tokenizer).prompts([Prompt(tuple(turns("a")))])[0]
+    ids = OllamaBackend(file, tokenizer).render_prompts([ChatPrompt(tuple(turns("a")))])[0]
     assert ids == [tokenizer.bos_id, tokenizer.bos_id, *tokenizer.encode("a")]
 
 
@@ -396,7 +400,9 @@ def test_a_template_that_refuses_one_prompt_leaves_the_others(tmp_path: Path, ti
     file = tmp_path / "Modelfile"
     file.write_text("FROM a\nTEMPLATE {{ range .Messages }}{{ slice .Content 0 2 }}{{ end }}", encoding="utf-8")
     tokenizer = Tokenizer.load(tiny_tokenizer)
-    short, long = ModelfileConsumer(file, tokenizer).prompts([Prompt(tuple(turns("a"))), Prompt(tuple(turns("ab")))])
+    short, long = OllamaBackend(file, tokenizer).render_prompts(
+        [ChatPrompt(tuple(turns("a"))), ChatPrompt(tuple(turns("ab")))]
+    )
     assert isinstance(short, str) and "out of range" in short
     assert long == [tokenizer.bos_id, *tokenizer.encode("ab")]
 
@@ -414,5 +420,5 @@ def test_without_go_the_consumer_is_unavailable(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(ollama.shutil, "which", lambda name: None)
-    with pytest.raises(Unavailable, match="Go is not installed"):
+    with pytest.raises(BackendUnavailable, match="Go is not installed"):
         rendered(tmp_path, tiny_tokenizer, "TEMPLATE {{ .Prompt }}", *turns("a"))

@@ -15,16 +15,16 @@ import tokenizers
 from awkward_prompts import TEXTS, prompts, real_texts, tool_prompts
 from live_vllm import live_vllm, vllm_program
 
-from hanlin.chat.packaged import packaged
+from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.template_data import tools_as_template_data
+from hanlin.chat.template_data import to_template_tools
 from hanlin.config.settings.model import InitModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
 from hanlin.models import init_model
-from hanlin.parity.backends.base import Prompt, openai_messages
-from hanlin.parity.backends.vllm import VllmConsumer
+from hanlin.parity.backends.base import ChatPrompt, openai_messages
+from hanlin.parity.backends.vllm import VllmBackend
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, taught_model
 
@@ -86,38 +86,38 @@ def texts(shared_data: Path) -> list[str]:
     return [*TEXTS, *real_texts(shared_data)]
 
 
-def agree(template: ChatTemplate, consumer: VllmConsumer, batch: Sequence[Prompt]) -> None:
+def agree(template: ChatTemplate, backend: VllmBackend, batch: Sequence[ChatPrompt]) -> None:
     begun = time.monotonic()
-    theirs = consumer.prompts(batch)
+    theirs = backend.render_prompts(batch)
     seconds = time.monotonic() - begun
     ours = [template.render(prompt.messages, prompt.tools, prompt=True).ids for prompt in batch]
-    wrong = [prompt for prompt, one, other in zip(batch, ours, theirs, strict=True) if one != other]
-    print(f"{template.place}: {len(batch)} prompts, {len(wrong)} differ, {seconds:.2f} s in vLLM")
-    assert not wrong, f"{len(wrong)} of {len(batch)}, the first: {wrong[0]}"
+    mismatches = [prompt for prompt, one, other in zip(batch, ours, theirs, strict=True) if one != other]
+    print(f"{template.origin}: {len(batch)} prompts, {len(mismatches)} differ, {seconds:.2f} s in vLLM")
+    assert not mismatches, f"{len(mismatches)} of {len(batch)}, the first: {mismatches[0]}"
 
 
-@pytest.mark.parametrize("name", packaged())
+@pytest.mark.parametrize("name", packaged_names())
 def test_llama3s_tokenizer_gives_the_same_ids(name: str, llama3: Served, texts: list[str]) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(llama3.folder))
-    agree(template, VllmConsumer(llama3.url, chat_template=template.source), prompts(texts, CONVERSATIONS))
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(llama3.folder))
+    agree(template, VllmBackend(llama3.url, chat_template=template.source), prompts(texts, CONVERSATIONS))
 
 
 @pytest.mark.parametrize("name", ["alpaca2", "atom", "chatml", "gemma2", "llama2", "plain"])
 def test_llama2s_tokenizer_gives_the_same_ids(name: str, llama2: Served, texts: list[str]) -> None:
-    template = ChatTemplate.named(name, Tokenizer.load(llama2.folder))
-    agree(template, VllmConsumer(llama2.url, chat_template=template.source), prompts(texts, CONVERSATIONS))
+    template = ChatTemplate.from_packaged(name, Tokenizer.load(llama2.folder))
+    agree(template, VllmBackend(llama2.url, chat_template=template.source), prompts(texts, CONVERSATIONS))
 
 
 def test_the_template_of_a_saved_llama3_folder_gives_the_same_ids_with_tools_and_without(
     llama3: Served, texts: list[str]
 ) -> None:
-    template, consumer = ChatTemplate.load(llama3.folder), VllmConsumer(llama3.url)
-    agree(template, consumer, prompts(texts, CONVERSATIONS))
-    agree(template, consumer, tool_prompts(texts, CONVERSATIONS))
+    template, backend = ChatTemplate.load(llama3.folder), VllmBackend(llama3.url)
+    agree(template, backend, prompts(texts, CONVERSATIONS))
+    agree(template, backend, tool_prompts(texts, CONVERSATIONS))
 
 
 def test_the_template_of_a_saved_llama2_folder_gives_the_same_ids(llama2: Served, texts: list[str]) -> None:
-    agree(ChatTemplate.load(llama2.folder), VllmConsumer(llama2.url), prompts(texts, CONVERSATIONS))
+    agree(ChatTemplate.load(llama2.folder), VllmBackend(llama2.url), prompts(texts, CONVERSATIONS))
 
 
 def test_an_answer_begins_from_the_ids_that_were_asked_for(llama3: Served) -> None:
@@ -126,7 +126,7 @@ def test_an_answer_begins_from_the_ids_that_were_asked_for(llama3: Served) -> No
     for prompt in [*prompts(list(TEXTS), 20)[::4], *tool_prompts(list(TEXTS), 8)]:
         body: dict[str, Any] = {"model": "tiny", "messages": openai_messages(prompt.messages), "max_tokens": 1}
         if prompt.tools:
-            body |= {"tools": tools_as_template_data(prompt.tools), "tool_choice": "none"}
+            body |= {"tools": to_template_tools(prompt.tools), "tool_choice": "none"}
         answer = httpx.post(f"{llama3.url}/v1/chat/completions", json={**body, "return_token_ids": True}, timeout=60)
         ours = template.render(prompt.messages, prompt.tools, prompt=True).ids
         assert answer.json()["prompt_token_ids"] == ours, answer.text
@@ -154,29 +154,29 @@ def test_every_stop_id_of_the_folder_ends_an_answer_and_no_other_special_token_d
 def test_a_tool_in_another_form_than_openais_is_recast_by_vllm_and_the_difference_is_seen(llama3: Served) -> None:
     """vLLM gives its template `name`, `description` and `parameters` in this order, as Hanlin does, and leaves other
     fields out."""
-    template, consumer = ChatTemplate.load(llama3.folder), VllmConsumer(llama3.url)
-    whole = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+    template, backend = ChatTemplate.load(llama3.folder), VllmBackend(llama3.url)
+    full = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
     asked = (Message("user", "?"),)
     for tool, same in [
-        (whole, True),
-        (dict(reversed(whole.items())), True),
-        ({"name": "f", "parameters": whole["parameters"]}, True),
-        ({**whole, "returns": "text"}, False),
+        (full, True),
+        (dict(reversed(full.items())), True),
+        ({"name": "f", "parameters": full["parameters"]}, True),
+        ({**full, "returns": "text"}, False),
     ]:
-        prompt = Prompt(asked, (tool,))
+        prompt = ChatPrompt(asked, (tool,))
         ours = template.render(prompt.messages, prompt.tools, prompt=True).ids
-        assert (consumer.prompts([prompt]) == [ours]) is same
+        assert (backend.render_prompts([prompt]) == [ours]) is same
 
 
 def test_a_template_that_refuses_is_told_with_its_own_words(llama3: Served) -> None:
-    consumer = VllmConsumer(llama3.url, chat_template="{{ raise_exception('no such turns') }}")
-    (answer,) = consumer.prompts([Prompt((Message("user", "?"),))])
+    backend = VllmBackend(llama3.url, chat_template="{{ raise_exception('no such turns') }}")
+    (answer,) = backend.render_prompts([ChatPrompt((Message("user", "?"),))])
     assert isinstance(answer, str) and "no such turns" in answer
 
 
 def test_a_model_that_is_not_served_is_told(llama3: Served) -> None:
     with pytest.raises(UserError, match="does not serve 'tinny'"):
-        VllmConsumer(llama3.url, model="tinny")
+        VllmBackend(llama3.url, model="tinny")
 
 
 def test_a_taught_folder_answers_in_a_stream_and_stops_where_it_was_taught_to(
@@ -187,8 +187,8 @@ def test_a_taught_folder_answers_in_a_stream_and_stops_where_it_was_taught_to(
     stops = ChatTemplate.load(folder).stop_ids
     with live_vllm(folder, tmp_path / "vllm.log", "--api-key", "secret") as url:
         with pytest.raises(UserError, match="refuses the key"):
-            VllmConsumer(url, "wrong")
-        assert VllmConsumer(url, "secret").model == "tiny"
+            VllmBackend(url, "wrong")
+        assert VllmBackend(url, "secret").model == "tiny"
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=60)
         for asked, answer in LESSONS:
             pieces, ids, end = [], [], None

@@ -14,10 +14,10 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
 from hanlin.parity.backends import vllm
-from hanlin.parity.backends.base import Prompt, openai_messages
-from hanlin.parity.backends.vllm import VllmConsumer
+from hanlin.parity.backends.base import ChatPrompt, openai_messages
+from hanlin.parity.backends.vllm import VllmBackend
 
-PROMPT = Prompt((Message("user", "你好"),))
+PROMPT = ChatPrompt((Message("user", "你好"),))
 MODELS = json.dumps({"object": "list", "data": [{"id": "big"}, {"id": "small"}]})
 
 
@@ -52,7 +52,7 @@ def answering(answers: dict[str, tuple[int, str]]) -> Iterator[str]:
 
 def refusal(answers: dict[str, tuple[int, str]], model: str = "") -> str:
     with answering(answers) as url, pytest.raises(UserError) as told:
-        VllmConsumer(url, model=model).prompts([PROMPT])
+        VllmBackend(url, model=model).render_prompts([PROMPT])
     return str(told.value)
 
 
@@ -60,19 +60,19 @@ def test_nobody_listening_is_told_with_how_to_start_vllm() -> None:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     with pytest.raises(UserError, match=r"cannot be reached: .*vllm serve"):
-        VllmConsumer(f"http://127.0.0.1:{port}")
+        VllmBackend(f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8000", "file:///etc/hosts", "http://"])
 def test_what_is_no_address_is_told(url: str) -> None:
     with pytest.raises(UserError, match="not the address of a server"):
-        VllmConsumer(url)
+        VllmBackend(url)
 
 
 def test_a_server_that_never_answers_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match="no answer"):
-        VllmConsumer(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        VllmBackend(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_another_server_is_told_from_vllm() -> None:
@@ -103,19 +103,19 @@ def test_a_model_that_is_not_served_is_told_with_the_nearest_that_is() -> None:
 def test_what_vllm_says_of_a_refusal_is_told() -> None:
     told = json.dumps({"error": {"message": "roles must alternate", "code": 400}})
     with answering({"/v1/models": (200, MODELS), "/tokenize": (400, told)}) as url:
-        assert VllmConsumer(url).prompts([PROMPT]) == ["vLLM answers 400: roles must alternate"]
+        assert VllmBackend(url).render_prompts([PROMPT]) == ["vLLM answers 400: roles must alternate"]
     assert "answers 500: Internal" in refusal({"/v1/models": (200, MODELS), "/tokenize": (500, "Internal\nerror")})
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/v1", "/v1/"])
 def test_ids_come_from_the_model_that_was_asked_for_however_the_address_ends(ending: str) -> None:
     with answering({"/v1/models": (200, MODELS), "/tokenize": (200, '{"tokens": [1, 2]}')}) as url:
-        assert VllmConsumer(url + ending).model == "big"
-        consumer = VllmConsumer(url + ending, model="small")
-        assert consumer.model == "small"
-        assert consumer.prompts([PROMPT] * 9) == [[1, 2]] * 9
-        assert consumer.prompts([]) == []
-        consumer.close()
+        assert VllmBackend(url + ending).model == "big"
+        backend = VllmBackend(url + ending, model="small")
+        assert backend.model == "small"
+        assert backend.render_prompts([PROMPT] * 9) == [[1, 2]] * 9
+        assert backend.render_prompts([]) == []
+        backend.close()
 
 
 def test_a_call_has_an_id_that_its_result_names_and_its_arguments_as_text() -> None:

@@ -21,7 +21,7 @@ TEMPLATES_OF = {
 USUAL = (("llama3", "llama3"), ("llama3", "llama3.1"), ("llama2", "llama2"), ("llama2", "alpaca2"))
 ALL = tuple((tokenizer, template) for tokenizer, names in TEMPLATES_OF.items() for template in names)
 FOLDERS = ALL if "HANLIN_CONVERSATIONS" in os.environ else USUAL
-"""`make test-contract` goes through all of them; every template is always checked with a small tokenizer."""
+"""`make test-parity` goes through all of them; every template is always checked with a small tokenizer."""
 
 
 class Exported(NamedTuple):
@@ -29,7 +29,7 @@ class Exported(NamedTuple):
 
     folder: Path
     file: Path
-    consumers: list[dict[str, Any]]
+    backends: list[dict[str, Any]]
 
 
 def tiny_gguf(template: ChatTemplate, folder: Path) -> Exported:
@@ -42,4 +42,4 @@ def tiny_gguf(template: ChatTemplate, folder: Path) -> Exported:
     out = folder / "gguf"
     out.mkdir()
     metrics = run(Gguf(model="./m", types=("F16",), compare=False), Inputs({"model": (folder,)}), out, StageContext())
-    return Exported(folder, out / "model-F16.gguf", metrics["contract"]["consumers"])
+    return Exported(folder, out / "model-F16.gguf", metrics["parity"]["backends"])

@@ -88,7 +88,7 @@ def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     shutil.copytree(tiny_model, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}), encoding="utf-8")
-    ChatTemplate.named("llama3.1", Tokenizer.load(folder)).save(folder)
+    ChatTemplate.from_packaged("llama3.1", Tokenizer.load(folder)).save(folder)
     opened = load_engine(folder)
     with run_server(opened) as server:
         yield server

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.models.train_tokenizer import train_tokenizer
-from hanlin.tokenizer.bpe_trainer import MergeLearner
+from hanlin.tokenizer.bpe_trainer import BpeTrainer
 from hanlin.tokenizer.compression import characters_per_token
-from hanlin.tokenizer.extend import Extension, extend
+from hanlin.tokenizer.extend import Extension, extend_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 ENGLISH = ["The library stands in the east of the town; 12 birds sing.", "My name is Xiaohan."] * 3
@@ -37,7 +37,7 @@ def extension(
         base = train_tokenizer(ENGLISH, 320, "llama3", tmp_path_factory.mktemp("english"))
     else:
         base = Tokenizer.load(tiny_sentencepiece)
-    return base, extend(base, CHINESE, 60, least_saved=2)
+    return base, extend_tokenizer(base, CHINESE, 60, min_saved=2)
 
 
 @settings(max_examples=150, deadline=None)
@@ -69,7 +69,7 @@ def test_every_new_piece_is_reached_by_its_own_text(extension: tuple[Tokenizer, 
     _, made = extension
     for number, piece in enumerate(made.pieces, start=made.first_id):
         if "\ufffd" not in piece:
-            assert made.tokenizer.encode(piece, inside=True) == [number]
+            assert made.tokenizer.encode(piece, continuation=True) == [number]
 
 
 def test_old_ids_spell_the_same_bytes(extension: tuple[Tokenizer, Extension]) -> None:
@@ -103,7 +103,7 @@ def test_chats_render_as_before_with_the_same_stops(tmp_path: Path) -> None:
     from hanlin.core.records import Message
 
     base = train_tokenizer(ENGLISH, 320, "llama3", tmp_path)
-    grown = extend(base, CHINESE, 40, least_saved=2).tokenizer
+    grown = extend_tokenizer(base, CHINESE, 40, min_saved=2).tokenizer
     before, after = ChatTemplate.load(tmp_path, base), ChatTemplate.load(tmp_path, grown)
     chat = [Message("user", "What <|eot_id|>?"), Message("assistant", "My name is Xiaohan.")]
     assert after.render(chat) == before.render(chat)
@@ -112,28 +112,32 @@ def test_chats_render_as_before_with_the_same_stops(tmp_path: Path) -> None:
 
 def test_extending_depends_on_nothing_but_its_arguments(extension: tuple[Tokenizer, Extension]) -> None:
     base, made = extension
-    again = extend(base, reversed(CHINESE), 60, least_saved=2)
+    again = extend_tokenizer(base, reversed(CHINESE), 60, min_saved=2)
     assert again.pieces == made.pieces
     assert again.tokenizer.backend.to_str() == made.tokenizer.backend.to_str()
 
 
 def test_what_is_there_already_is_not_added_again(extension: tuple[Tokenizer, Extension]) -> None:
     _, made = extension
-    more = extend(made.tokenizer, CHINESE, 60, least_saved=2)
+    more = extend_tokenizer(made.tokenizer, CHINESE, 60, min_saved=2)
     assert not set(more.pieces) & set(made.pieces)
     assert more.first_id == len(made.tokenizer)
 
 
 def test_nothing_to_learn_adds_nothing(extension: tuple[Tokenizer, Extension]) -> None:
     base, _ = extension
-    for none in (extend(base, ENGLISH, 50), extend(base, CHINESE, 0), extend(base, [], 50)):
+    for none in (
+        extend_tokenizer(base, ENGLISH, 50),
+        extend_tokenizer(base, CHINESE, 0),
+        extend_tokenizer(base, [], 50),
+    ):
         assert none.pieces == ()
         assert len(none.tokenizer) == len(base)
 
 
 def test_pieces_are_no_longer_than_asked(extension: tuple[Tokenizer, Extension]) -> None:
     base, _ = extension
-    assert max(map(len, extend(base, CHINESE, 60, least_saved=2, longest=2).pieces)) == 2
+    assert max(map(len, extend_tokenizer(base, CHINESE, 60, min_saved=2, max_length=2).pieces)) == 2
 
 
 def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -141,7 +145,7 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
     row = {"version": "1.0", "added_tokens": [], "model": model, "decoder": None, "normalizer": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps({**row, "pre_tokenizer": None}), encoding="utf-8")
     with pytest.raises(UserError, match="cannot be extended"):
-        extend(Tokenizer.load(tmp_path), CHINESE, 5)
+        extend_tokenizer(Tokenizer.load(tmp_path), CHINESE, 5)
 
 
 # ------------------------------------------------------------------------------------------------- how joins are learned
@@ -150,7 +154,7 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
 def naive(words: list[list[int]], counts: list[int], first_new: int, least: int) -> list[tuple[int, int]]:
     """Byte pair encoding by the book: count every pair anew for each join."""
     words = [list(word) for word in words]
-    joins: list[tuple[int, int]] = []
+    merges: list[tuple[int, int]] = []
     while True:
         pairs: Counter[tuple[int, int]] = Counter()
         for word, count in zip(words, counts, strict=True):
@@ -158,14 +162,14 @@ def naive(words: list[list[int]], counts: list[int], first_new: int, least: int)
                 pairs[pair] += count
         best = min(pairs, key=lambda pair: (-pairs[pair], pair), default=None)
         if best is None or pairs[best] < least:
-            return joins
+            return merges
         for word in words:
             place = 0
             while place < len(word) - 1:
                 if (word[place], word[place + 1]) == best:
-                    word[place : place + 2] = [first_new + len(joins)]
+                    word[place : place + 2] = [first_new + len(merges)]
                 place += 1
-        joins.append(best)
+        merges.append(best)
 
 
 @settings(max_examples=200, deadline=None)
@@ -176,8 +180,8 @@ def naive(words: list[list[int]], counts: list[int], first_new: int, least: int)
 def test_joins_are_those_of_byte_pair_encoding_by_the_book(words: list[list[int]], counts: list[int]) -> None:
     words = [_without_runs(word) for word in words]
     counts = counts[: len(words)]
-    learner = MergeLearner(words, counts, first_new=4, least_saved=2)
-    assert [(join.left, join.right) for join in learner.joins(lambda left, right, new: new)] == naive(
+    learner = BpeTrainer(words, counts, first_new=4, min_saved=2)
+    assert [(merge.left, merge.right) for merge in learner.merges(lambda left, right, new: new)] == naive(
         words, counts, 4, 2
     )
 
@@ -188,15 +192,15 @@ def _without_runs(word: list[int]) -> list[int]:
 
 
 def test_of_three_equal_symbols_the_first_two_are_joined() -> None:
-    learner = MergeLearner([[0, 0, 0, 1]], [5], first_new=2, least_saved=1)
-    joins = [(join.left, join.right) for join in learner.joins(lambda left, right, new: new)]
-    assert joins == [(0, 0), (0, 1), (2, 3)]
+    learner = BpeTrainer([[0, 0, 0, 1]], [5], first_new=2, min_saved=1)
+    merges = [(merge.left, merge.right) for merge in learner.merges(lambda left, right, new: new)]
+    assert merges == [(0, 0), (0, 1), (2, 3)]
 
 
 def test_a_forbidden_join_is_never_made() -> None:
-    learner = MergeLearner([[0, 1, 2]], [9], first_new=3, least_saved=1)
-    joins = learner.joins(lambda left, right, new: None if (left, right) == (0, 1) else new)
-    assert [(join.left, join.right) for join in joins] == [(1, 2), (0, 3)]
+    learner = BpeTrainer([[0, 1, 2]], [9], first_new=3, min_saved=1)
+    merges = learner.merges(lambda left, right, new: None if (left, right) == (0, 1) else new)
+    assert [(merge.left, merge.right) for merge in merges] == [(1, 2), (0, 3)]
 
 
 # --------------------------------------------------------------------------------------------------- real vocabularies
@@ -211,7 +215,7 @@ def test_real_vocabularies_grow_and_leave_english_alone(
     which: str, shared_data: Path, request: pytest.FixtureRequest
 ) -> None:
     base = Tokenizer.load(request.getfixturevalue(which))
-    made = extend(base, [corpus(shared_data, "wiki_zh_simp_cmrc2018_dev.txt", 150_000)], 1500)
+    made = extend_tokenizer(base, [corpus(shared_data, "wiki_zh_simp_cmrc2018_dev.txt", 150_000)], 1500)
     assert len(made.pieces) == 1500
     assert made.first_id == {"llama3": 128256, "llama2": 32000}[which]
     english = corpus(shared_data, "en_wiki_demo.txt", 150_000)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hanlin.tokenizer import tiktoken_encoder
-from hanlin.tokenizer.byte_alphabet import BYTE_OF
-from hanlin.tokenizer.tiktoken_encoder import SPLITS, RankEncoder
+from hanlin.tokenizer.byte_alphabet import CHAR_TO_BYTE
+from hanlin.tokenizer.tiktoken_encoder import VERIFIED_SPLIT_PATTERNS, TiktokenEncoder
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 PIECES = [
@@ -59,8 +59,8 @@ def pair_of() -> Callable[[Path], tuple[Tokenizer, Tokenizer]]:
     def of(folder: Path) -> tuple[Tokenizer, Tokenizer]:
         if folder not in made:
             made[folder] = Tokenizer.load(folder), Tokenizer.load(folder)
-            made[folder][1].quicken()
-            assert made[folder][1].is_quick
+            made[folder][1].enable_fast_encoder()
+            assert made[folder][1].uses_fast_encoder
         return made[folder]
 
     return of
@@ -79,7 +79,7 @@ def test_a_trained_tokenizer_gives_the_same_ids_quickened(
 @given(pieces=WILD)
 def test_llama_3_gives_the_same_ids_quickened(pair_of: Callable, llama3: Path, pieces: list[str]) -> None:
     plain, quick = pair_of(llama3)
-    assert quick.encode_many(["".join(pieces), *pieces]) == plain.encode_many(["".join(pieces), *pieces])
+    assert quick.encode_batch(["".join(pieces), *pieces]) == plain.encode_batch(["".join(pieces), *pieces])
 
 
 @settings(max_examples=100, deadline=None)
@@ -93,19 +93,19 @@ def test_a_text_that_is_too_long_or_no_unicode_is_the_library_s(
     pair_of: Callable, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, quick = pair_of(tiny_tokenizer)
-    encoder = quick._ranked
+    encoder = quick._fast_encoder
     assert encoder is not None and encoder.encode("\ud83d") is None
-    monkeypatch.setattr(tiktoken_encoder, "LONGEST", 4)
+    monkeypatch.setattr(tiktoken_encoder, "MAX_TEXT_LENGTH", 4)
     assert encoder.encode("12345") is None
-    assert quick.encode_many(["12345", "好"]) == plain.encode_many(["12345", "好"])
+    assert quick.encode_batch(["12345", "好"]) == plain.encode_batch(["12345", "好"])
 
 
-def changed(folder: Path, change: Callable[[dict], object]) -> RankEncoder | None:
+def changed(folder: Path, change: Callable[[dict], object]) -> TiktokenEncoder | None:
     rules = json.loads(Tokenizer.load(folder).backend.to_str())
     change(rules)
     backend = tokenizers.Tokenizer.from_str(json.dumps(rules))
     backend.encode_special_tokens = True
-    return RankEncoder.of(backend, BYTE_OF)
+    return TiktokenEncoder.from_tokenizer(backend, CHAR_TO_BYTE)
 
 
 def swap_merges(rules: dict) -> None:
@@ -149,13 +149,13 @@ def test_what_is_known_of_two_halves_is_what_joining_arrives_at(tokens: list[str
     arrived = tiktoken_encoder._halves(token, ranks)
     for cut in range(1, len(token)):
         halves = (token[:cut], token[cut:])
-        told = tiktoken_encoder._arrives(*halves, ranks, known, made)
+        told = tiktoken_encoder._arrives_at(*halves, ranks, known, made)
         assert told == (halves == arrived and all(half in made for half in halves))
 
 
 def test_other_versions_of_the_libraries_are_not_trusted(tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiktoken, "__version__", "0.99.0")
-    assert RankEncoder.of(Tokenizer.load(tiny_tokenizer).backend, BYTE_OF) is None
+    assert TiktokenEncoder.from_tokenizer(Tokenizer.load(tiny_tokenizer).backend, CHAR_TO_BYTE) is None
 
 
 @pytest.mark.slow
@@ -167,4 +167,6 @@ def test_both_libraries_mean_the_same_characters(kind: str) -> None:
     theirs = bytes(encoding.encode_ordinary(everything)).decode()
     others = tokenizers.normalizers.Replace(tokenizers.Regex(f"{kind}+"), "").normalize_str(everything)
     assert set(theirs) == set(everything) - set(others)
-    assert any("(?i:'s" in split for split in SPLITS)  # the letters of contractions are among the kinds
+    assert any(
+        "(?i:'s" in split for split in VERIFIED_SPLIT_PATTERNS
+    )  # the letters of contractions are among the kinds

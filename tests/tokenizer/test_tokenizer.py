@@ -45,15 +45,15 @@ def test_decoding_gives_back_any_text(any_tokenizer: Tokenizer, text: str) -> No
 @given(text=TEXTS)
 def test_text_that_goes_on_gets_no_space(any_tokenizer: Tokenizer, text: str) -> None:
     text = text.replace("▁", "_")
-    whole = any_tokenizer.encode("花") + any_tokenizer.encode(text, inside=True)
+    whole = any_tokenizer.encode("花") + any_tokenizer.encode(text, continuation=True)
     assert any_tokenizer.decode(whole) == "花" + text
 
 
 def test_encoding_many_texts_equals_encoding_each(any_tokenizer: Tokenizer) -> None:
     texts = ["", "你好 world", RARE, "  two spaces"]
-    for inside in (False, True):
-        one_by_one = [any_tokenizer.encode(text, inside=inside) for text in texts]
-        assert any_tokenizer.encode_many(texts, inside=inside) == one_by_one
+    for continuation in (False, True):
+        one_by_one = [any_tokenizer.encode(text, continuation=continuation) for text in texts]
+        assert any_tokenizer.encode_batch(texts, continuation=continuation) == one_by_one
 
 
 def test_a_stream_never_gives_half_a_character(any_tokenizer: Tokenizer) -> None:
@@ -98,7 +98,7 @@ def test_half_a_surrogate_pair_is_named(tokenizer: Tokenizer) -> None:
     with pytest.raises(UserError, match="character 2"):
         tokenizer.encode("好\ud83d")
     with pytest.raises(UserError, match="text 2"):
-        tokenizer.encode_many(["好", "\ud83d"])
+        tokenizer.encode_batch(["好", "\ud83d"])
 
 
 def test_the_length_is_the_highest_id_and_one(tokenizer: Tokenizer) -> None:
@@ -183,18 +183,18 @@ def test_llama2_in_tokenizer_json_splits_as_sentencepiece_does(llama2: Path, sha
     original = sentencepiece.SentencePieceProcessor(model_file=str(llama2 / "tokenizer.model"))
     for name in ("wiki_zh_simp_cmrc2018_dev.txt", "en_ewt_web_dev.txt"):
         lines = [line for line in (shared_data / "text" / name).read_text(encoding="utf-8").splitlines() if line][:300]
-        assert tokenizer.encode_many(lines) == original.encode(lines)
-        assert [tokenizer.decode(ids) for ids in tokenizer.encode_many(lines)] == lines
+        assert tokenizer.encode_batch(lines) == original.encode(lines)
+        assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(lines)] == lines
 
 
 def test_a_sentencepiece_model_alone_is_converted_with_its_own_rule_of_spaces(shared_data: Path) -> None:
     pytest.importorskip("sentencepiece")
     folder = shared_data / "tokenizer"
     alpaca = Tokenizer.load(folder / "chinese_llama2")
-    assert alpaca.prefix_rule == "each"
+    assert alpaca.prefix_space == "each"
     assert alpaca.encode("Hello world") == Tokenizer.load(folder / "llama2").encode("Hello world")
     literary = Tokenizer.load(folder / "literary_alpaca2_merged")
-    assert literary.prefix_rule == "none"
+    assert literary.prefix_space == "none"
     for tokenizer in (alpaca, literary):
         for text in ("你好，世界！ 2019", " leading", "龘"):
             assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -204,13 +204,13 @@ def test_any_number_of_processes_writes_the_same_bytes(
             folder=folder,
             progress=Progress(quiet=True),
             total=len(documents),
-            warm_up=tokenizer.quicken,
+            warm_up=tokenizer.enable_fast_encoder,
             processes=processes,
         )
         found.append(files_of(folder))
         workers.append(set(pids.read_text().split()))
     assert found[0] == found[1] == found[2]
-    assert tokenizer.is_quick == quickened
+    assert tokenizer.uses_fast_encoder == quickened
     assert workers[0] == {str(here)} and len(workers[1]) == len(workers[2]) == 5 and str(here) not in workers[1]
 
 

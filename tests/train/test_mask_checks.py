@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SENTENCES, conversation, document, many, preference
-from hanlin.chat.packaged import packaged
+from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, ToolCall
@@ -155,7 +155,7 @@ def test_the_two_examples_of_a_pair_have_one_record(encoded: Callable, template:
 # ------------------------------------------------------------------------------------------- every packaged template
 
 
-@pytest.fixture(scope="module", params=packaged())
+@pytest.fixture(scope="module", params=packaged_names())
 def any_template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
     folder = tmp_path_factory.mktemp(request.param.replace(".", "_"))
     train_tokenizer(list(SENTENCES), vocab_size=320, template=request.param, out=folder)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from conftest import conversation, many, preference
-from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo as DpoSettings
 from hanlin.config.settings.train import Sft
@@ -105,11 +105,11 @@ def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
 
 
 def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ChatTemplate._joined  # where every rendering comes from, of one conversation and of many
+    whole = ChatTemplate._join_spans  # where every rendering comes from, of one conversation and of many
 
-    def without_the_last(self: ChatTemplate, *given: object, **named: object) -> Rendered:
+    def without_the_last(self: ChatTemplate, *given: object, **named: object) -> TokenizedExample:
         rendered = whole(self, *given, **named)  # type: ignore[arg-type]
-        return Rendered(rendered.ids, rendered.learn[:-8] + bytes(8))
+        return TokenizedExample(rendered.ids, rendered.loss_mask[:-8] + bytes(8))
 
     monkeypatch.setattr(ChatTemplate, "_joined", without_the_last)
     record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")

@@ -16,7 +16,7 @@ from hanlin.core.records import Message
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class TruncatedHistory:
     """The messages that were kept, their prompt as ids, how many of the oldest turns were dropped, and how many
     characters were cut from the last question's end."""
 
@@ -26,9 +26,9 @@ class Fitted:
     cut: int = 0
 
 
-def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
+def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
     """The system messages that open a conversation, and its turns: each a user's message with all that answers it."""
-    start = next((place for place, message in enumerate(messages) if message.role != "system"), len(messages))
+    start = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
     groups: list[list[Message]] = []
     for message in messages[start:]:
         if message.role == "user" or not groups:
@@ -37,29 +37,29 @@ def turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message
     return list(messages[:start]), groups
 
 
-def fit(messages: Sequence[Message], template: ChatTemplate, budget: int, cut: bool = False) -> Fitted:
+def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, cut: bool = False) -> TruncatedHistory:
     """Drop the oldest turns until the prompt is at most `budget` tokens long: whole turns, never the system text, never
     part of a tool exchange.
 
     With `cut`, a last question that is too long even alone loses its end. Raises UserError with the lengths when the
     last turn with the system text is longer, or with `cut` what surrounds the question.
     """
-    opening, groups = turns(messages)
+    system, groups = split_turns(messages)
 
-    def without(dropped: int) -> Fitted:
-        kept = (*opening, *(message for group in groups[dropped:] for message in group))
-        return Fitted(kept, tuple(template.render(kept, prompt=True).ids), dropped)
+    def drop_turns(dropped: int) -> TruncatedHistory:
+        kept = (*system, *(message for group in groups[dropped:] for message in group))
+        return TruncatedHistory(kept, tuple(template.render(kept, prompt=True).ids), dropped)
 
     last = max(0, len(groups) - 1)
-    fitted = without(0)
-    if len(fitted.ids) > budget:  # the fewest dropped that fit lie between: fewer turns never make a longer prompt
-        found = bisect_left(range(1, last + 1), True, key=lambda dropped: len(without(dropped).ids) <= budget)
-        fitted = without(min(found + 1, last))
-    if len(fitted.ids) > budget and cut and fitted.messages[len(opening)].role == "user":
-        fitted = _shortened(fitted, len(opening), template, budget)
-    if len(fitted.ids) <= budget:
-        return fitted
-    size = len(fitted.ids)
+    truncated = drop_turns(0)
+    if len(truncated.ids) > budget:  # the fewest dropped that fit lie between: fewer turns never make a longer prompt
+        found = bisect_left(range(1, last + 1), True, key=lambda dropped: len(drop_turns(dropped).ids) <= budget)
+        truncated = drop_turns(min(found + 1, last))
+    if len(truncated.ids) > budget and cut and truncated.messages[len(system)].role == "user":
+        truncated = _truncate_message(truncated, len(system), template, budget)
+    if len(truncated.ids) <= budget:
+        return truncated
+    size = len(truncated.ids)
     what = say(
         f"the message is {size} tokens long with the system text, but only {budget} fit beside the answer",
         f"该消息连同系统提示共 {size} 个词元，而除回答外只容纳 {budget} 个",
@@ -67,15 +67,19 @@ def fit(messages: Sequence[Message], template: ChatTemplate, budget: int, cut: b
     raise UserError(what, None, say("shorten it, or lower the length of the answer", "请缩短消息，或调小回答长度"))
 
 
-def _shortened(fitted: Fitted, place: int, template: ChatTemplate, budget: int) -> Fitted:
+def _truncate_message(truncated: TruncatedHistory, index: int, template: ChatTemplate, budget: int) -> TruncatedHistory:
     """The same turns, the text of the one at `place` cut at its end so that they fit, as far as that helps."""
-    message = fitted.messages[place]
+    message = truncated.messages[index]
 
-    def cut_to(size: int) -> Fitted:
-        kept = (*fitted.messages[:place], replace(message, text=message.text[:size]), *fitted.messages[place + 1 :])
+    def truncate_to(size: int) -> TruncatedHistory:
+        kept = (
+            *truncated.messages[:index],
+            replace(message, text=message.text[:size]),
+            *truncated.messages[index + 1 :],
+        )
         ids = tuple(template.render(kept, prompt=True).ids)
-        return Fitted(kept, ids, fitted.dropped, len(message.text) - size)
+        return TruncatedHistory(kept, ids, truncated.dropped, len(message.text) - size)
 
     sizes = range(1, len(message.text))
-    too_long = bisect_left(sizes, True, key=lambda size: len(cut_to(size).ids) > budget)
-    return cut_to(max(1, too_long))
+    too_long = bisect_left(sizes, True, key=lambda size: len(truncate_to(size).ids) > budget)
+    return truncate_to(max(1, too_long))

@@ -1,6 +1,6 @@
-"""Token ids and the learn-mask as people read them: a token's text made visible, half a character as its bytes.
+"""Token ids and the loss mask made readable: each token's text, white space shown, partial characters as bytes.
 
-Owns what a token looks like and the counts of an example. Does not own where it is shown (terminal, report, page).
+The terminal, the report and the HTML page show what this module returns.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.chat.examples import render_answer, render_documents
-from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -21,12 +21,13 @@ _REPLACEMENT = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A token. `text` are the characters that it completes, `data` all its bytes; `shown` is both, made visible:
+class TokenView:
+    """One token, ready to be shown.
 
-    `⏎ ⇥ □` for line end, tab and full-width space; `␣` for a space that leads, trails or has a neighbor;
-    `⟨U+200B⟩` for what has no glyph; `⟨E4⟩` for a byte of a character that is not whole in this token, and `⟨A0=你⟩`
-    for the byte that completes it.
+    `text` holds the characters that this token completes, `data` all of its bytes. `shown` is the printable form:
+    `⏎ ⇥ □` for line end, tab and full-width space; `␣` for a leading, trailing or repeated space; `⟨U+200B⟩` for a
+    character without a glyph; `⟨E4⟩` for a byte of a character that continues in another token, and `⟨A0=你⟩` for the
+    byte that completes a character. `learned` says that the token carries loss.
     """
 
     id: int
@@ -46,45 +47,53 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """An example token by token. `part` is `chosen` or `rejected` of a pair, `good` or `bad` of a judged answer, else
-    empty."""
+class ExampleView:
+    """A training example, token by token.
+
+    `part` is `chosen` or `rejected` for a preference pair, `good` or `bad` for an unpaired preference, else empty.
+    """
 
     record: str
     part: str
-    pieces: tuple[Piece, ...]
+    tokens: tuple[TokenView, ...]
 
     @property
-    def tokens(self) -> int:
-        return len(self.pieces)
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
-    def learned(self) -> int:
-        return sum(piece.learned for piece in self.pieces)
+    def num_learned(self) -> int:
+        return sum(token.learned for token in self.tokens)
 
     @property
     def characters_per_token(self) -> float:
-        """Characters of the text per token of the text; what the template or training adds as special is no text."""
-        plain = [piece for piece in self.pieces if not piece.special]
-        return sum(len(piece.text) for piece in plain) / len(plain) if plain else 0.0
+        """Characters per token, special tokens (added by the template or by training) left out."""
+        plain = [token for token in self.tokens if not token.special]
+        return sum(len(token.text) for token in plain) / len(plain) if plain else 0.0
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"record": self.record}
         if self.part:
             row["part"] = self.part
-        return {**row, "tokens": [piece.to_json() for piece in self.pieces]}
+        return {**row, "tokens": [token.to_json() for token in self.tokens]}
 
 
-def views(
+def view_record(
     record: Document | Conversation | Preference | UnpairedPreference,
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
-) -> Iterator[View]:
-    """What training sees of a record: one example, or two of a preference. Documents need no template.
+) -> Iterator[ExampleView]:
+    """Yield the training examples of a record: one, or two for a preference pair.
 
-    Raises UserError with the record's id where `ChatTemplate.render` does.
+    Args:
+        record: The record to render.
+        tokenizer: The tokenizer of the model to train.
+        template: The chat template; not needed for documents.
+
+    Raises:
+        UserError: If `ChatTemplate.render` refuses the record; the message names the record's id.
     """
-    parts: dict[str, Rendered]
+    parts: dict[str, TokenizedExample]
     if isinstance(record, Document):
         (rendered,) = render_documents([record.text], tokenizer)
         parts = {"": rendered}
@@ -100,82 +109,88 @@ def views(
                 part: render_answer(record.prompt, answer, template, record.id) for part, answer in answers.items()
             }
     for part, rendered in parts.items():
-        yield View(record.id, part, pieces(tokenizer, rendered.ids, rendered.learn))
+        yield ExampleView(record.id, part, view_tokens(tokenizer, rendered.ids, rendered.loss_mask))
 
 
-def pieces(tokenizer: Tokenizer, ids: Sequence[int], learn: Iterable[int]) -> tuple[Piece, ...]:
-    """Tokens as people read them. A special token ends a text, so no character reaches across it."""
-    found: list[Piece] = []
+def view_tokens(tokenizer: Tokenizer, ids: Sequence[int], mask: Iterable[int]) -> tuple[TokenView, ...]:
+    """Make tokens readable. A special token ends a text, so that no character spans it.
+
+    Args:
+        tokenizer: The tokenizer that made the ids.
+        ids: Token ids, [tokens].
+        mask: 1 for each token that carries loss, [tokens].
+    """
+    views: list[TokenView] = []
     run: list[tuple[int, bool]] = []
-    for number, learned in zip(ids, map(bool, learn), strict=True):
-        if number not in tokenizer.special_ids:
-            run.append((number, learned))
+    for token_id, learned in zip(ids, map(bool, mask), strict=True):
+        if token_id not in tokenizer.special_ids:
+            run.append((token_id, learned))
             continue
-        found += _spelt(tokenizer, run)
+        views += _view_text_tokens(tokenizer, run)
         run = []
-        data = tokenizer.token_bytes(number)
+        data = tokenizer.token_bytes(token_id)
         text = data.decode("utf-8", "replace")
-        found.append(Piece(number, text, visible(text) or "⟨⟩", data, learned, True))
-    return (*found, *_spelt(tokenizer, run))
+        views.append(TokenView(token_id, text, visible(text) or "⟨⟩", data, learned, True))
+    return (*views, *_view_text_tokens(tokenizer, run))
 
 
-def _spelt(tokenizer: Tokenizer, run: Sequence[tuple[int, bool]]) -> Iterator[Piece]:
-    """The tokens of a text without special ones: each with the characters, and the bytes of others', that it holds."""
-    spelling = [tokenizer.token_bytes(number) for number, _ in run]
-    characters = _characters(b"".join(spelling))
+def _view_text_tokens(tokenizer: Tokenizer, run: Sequence[tuple[int, bool]]) -> Iterator[TokenView]:
+    """Views of a run of text tokens: for each the characters it completes and the bytes of characters it shares."""
+    token_bytes = [tokenizer.token_bytes(token_id) for token_id, _ in run]
+    characters = _characters(b"".join(token_bytes))
     start = 0
     current = next(characters, None)
-    for (number, learned), data in zip(run, spelling, strict=True):
-        place, end = start, start + len(data)
-        text = shown = whole = ""
-        while current is not None and place < end:
+    for (token_id, learned), data in zip(run, token_bytes, strict=True):
+        position, end = start, start + len(data)
+        text = shown = complete = ""
+        while current is not None and position < end:
             first, last, character = current
             if character and first >= start and last <= end:
-                whole += character
+                complete += character
                 text += character
-                place = last
+                position = last
             else:
-                shown, whole = shown + visible(whole), ""
+                shown, complete = shown + visible(complete), ""
                 completed = character if character and last <= end else ""
-                part = data[place - start : min(last, end) - start]
-                marks = [f"{byte:02X}" for byte in part]
+                part = data[position - start : min(last, end) - start]
+                markers = [f"{byte:02X}" for byte in part]
                 if completed:
                     text += completed
-                    marks[-1] += f"={visible(completed)}"
-                shown += "".join(f"⟨{mark}⟩" for mark in marks)
-                place = min(last, end)
-            if place == last:
+                    markers[-1] += f"={visible(completed)}"
+                shown += "".join(f"⟨{mark}⟩" for mark in markers)
+                position = min(last, end)
+            if position == last:
                 current = next(characters, None)
-        yield Piece(number, text, shown + visible(whole) or "⟨⟩", data, learned, False)
+        yield TokenView(token_id, text, shown + visible(complete) or "⟨⟩", data, learned, False)
         start = end
 
 
 def _characters(data: bytes) -> Iterator[tuple[int, int, str]]:
-    """Where each character of UTF-8 begins and ends; a byte that belongs to none stands alone, without a character."""
-    place = 0
-    while place < len(data):
-        lead = data[place]
+    """Start, end and text of each UTF-8 character; a byte that belongs to none comes alone, with an empty text."""
+    position = 0
+    while position < len(data):
+        lead = data[position]
         size = 1 if lead < 0x80 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
         try:
-            character = data[place : place + size].decode("utf-8")
+            character = data[position : position + size].decode("utf-8")
         except UnicodeDecodeError:
             size, character = 1, ""
-        yield place, place + size, character
-        place += size
+        yield position, position + size, character
+        position += size
 
 
 def visible(text: str) -> str:
-    """A text in which white space and what has no glyph can be seen."""
+    """Replace white space and characters without a glyph by visible signs."""
     shown = []
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         if character == " ":
-            inside = 0 < place < len(text) - 1 and text[place - 1] != " " and text[place + 1] != " "
-            shown.append(" " if inside else "␣")
+            continuation = 0 < position < len(text) - 1 and text[position - 1] != " " and text[position + 1] != " "
+            shown.append(" " if continuation else "␣")
         elif character in _WHITE:
             shown.append(_WHITE[character])
         elif character == _REPLACEMENT or unicodedata.category(character) in _HIDDEN:
             shown.append(f"⟨U+{ord(character):04X}⟩")
-        elif place == 0 and unicodedata.combining(character):
+        elif position == 0 and unicodedata.combining(character):
             shown.append("◌" + character)
         else:
             shown.append(character)

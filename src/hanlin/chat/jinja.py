@@ -23,7 +23,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from hanlin.chat.symbolic import Outliner, Piece
+from hanlin.chat.symbolic import Segment, SymbolicRenderer
 
 MAX_STEPS = 200_000
 """Loop turns and macro calls of one rendering; a conversation of a thousand turns needs some thousands."""
@@ -45,18 +45,18 @@ _TRIM = re.compile(r"\|\s*trim\b(?!\s*\()")
 _STRIP = re.compile(r"\.strip\(\s*\)")
 
 
-def portable(source: str) -> str:
+def make_portable(source: str) -> str:
     """The template with every `trim` and `strip()` told which white space to take off, so that it means the same to
     Python's Jinja and to llama.cpp's."""
-    named = _TRIMMED.sub(lambda found: f"{found[1]}.strip({WHITE_SPACE})", source)
+    named = _TRIMMED.sub(lambda match: f"{match[1]}.strip({WHITE_SPACE})", source)
     return _STRIP.sub(lambda _: f".strip({WHITE_SPACE})", _TRIM.sub(lambda _: f"| trim({WHITE_SPACE})", named))
 
 
-class Exceeded(jinja2.TemplateError):
+class TemplateLimitError(jinja2.TemplateError):
     """A template worked without end in sight."""
 
 
-class Marks(NamedTuple):
+class Markers(NamedTuple):
     """Three characters that occur in no text of a rendering: around what an assistant generated, and within a special
     token that a person typed."""
 
@@ -65,23 +65,23 @@ class Marks(NamedTuple):
     shield: str
 
     @classmethod
-    def free_in(cls, texts: Iterable[str]) -> Marks:
+    def choose_unused(cls, texts: Iterable[str]) -> Markers:
         """The first characters of Unicode's private use areas (138,468 of them) that occur in none of `texts`."""
         texts = list(texts)
-        if not any(map(_PRIVATE.search, texts)):
-            return FIRST_MARKS
+        if not any(map(_PRIVATE_USE.search, texts)):
+            return DEFAULT_MARKERS
         used = set().union(*texts)
         private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
         return cls(*itertools.islice((chr(code) for code in private if chr(code) not in used), 3))
 
 
-_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
-FIRST_MARKS = Marks("\ue000", "\ue001", "\ue002")
+_PRIVATE_USE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd]")
+DEFAULT_MARKERS = Markers("\ue000", "\ue001", "\ue002")
 
 
-def is_unmarked(text: str) -> bool:
+def has_no_marker_chars(text: str) -> bool:
     """Whether none of the characters that marks are taken from occurs in a text."""
-    return not _PRIVATE.search(text)
+    return not _PRIVATE_USE.search(text)
 
 
 class _Generation(Extension):
@@ -96,8 +96,8 @@ class _Generation(Extension):
         return nodes.CallBlock(call, [], [], body).set_lineno(line)
 
     def _marked(self, context: Context, caller: Callable[[], str]) -> str:
-        marks: Marks = context["hanlin_marks"]
-        return marks.start + caller() + marks.end
+        markers: Markers = context["hanlin_markers"]
+        return markers.start + caller() + markers.end
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -109,8 +109,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControls])
         self.steps = 0
         self.filters["tojson"] = _tojson
-        self.filters = {name: _bounded(name, call) for name, call in self.filters.items()}
-        self.globals["raise_exception"] = _raise
+        self.filters = {name: _limit_filter(name, call) for name, call in self.filters.items()}
+        self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = REFERENCE_DATE.strftime
         self.globals["hanlin_step"] = self.step
         self.globals["hanlin_concat"] = _concat
@@ -118,7 +118,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def step(self) -> str:
         self.steps += 1
         if self.steps > MAX_STEPS:
-            raise Exceeded(f"more than {MAX_STEPS:,} loop turns")
+            raise TemplateLimitError(f"more than {MAX_STEPS:,} loop turns")
         return ""
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -131,29 +131,29 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
-            raise Exceeded("powers are not computed")
+            raise TemplateLimitError("powers are not computed")
         if operator == "*" and not (isinstance(left, int) and isinstance(right, int)):
-            _affordable(left, right)
+            _check_cost(left, right)
         elif operator == "%" and isinstance(left, str):
-            _narrow(left)
-        return _fits(super().call_binop(context, operator, left, right))
+            _check_format_width(left)
+        return _check_size(super().call_binop(context, operator, left, right))
 
-    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """A call that the template makes; the methods of texts that lengthen them are checked before they work."""
-        text = getattr(called, "__self__", None)
-        if isinstance(text, str) and getattr(called, "__name__", "") in _LENGTHENING:
-            _affordable(text, *args)
-        return _fits(super().call(context, called, *args, **kwargs))
+        text = getattr(callee, "__self__", None)
+        if isinstance(text, str) and getattr(callee, "__name__", "") in _LENGTHENING:
+            _check_cost(text, *args)
+        return _check_size(super().call(context, callee, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
         if wrapped is not None:
-            _narrow(value.__self__)
+            _check_format_width(value.__self__)
         return wrapped
 
 
 _LENGTHENING = frozenset(["center", "expandtabs", "indent", "join", "ljust", "replace", "rjust", "zfill"])
-_WIDE = re.compile(r"\d{5,}|:[^{}]*\{|%[^%a-zA-Z]*\*")
+_WIDE_FIELD = re.compile(r"\d{5,}|:[^{}]*\{|%[^%a-zA-Z]*\*")
 """In a format: a width of five digits, or one that is only given with what is formatted."""
 
 
@@ -167,19 +167,19 @@ def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
 
 
 def _concat(*parts: Any) -> str:
-    return str(_fits("".join(map(str, parts))))
+    return str(_check_size("".join(map(str, parts))))
 
 
-def _fits(value: Any) -> Any:
+def _check_size(value: Any) -> Any:
     """The value itself, unless it has grown past what any conversation needs."""
     if isinstance(value, str | list | tuple) and len(value) > MAX_CHARACTERS:
-        raise Exceeded(f"a text of {len(value):,} characters")
+        raise TemplateLimitError(f"a text of {len(value):,} characters")
     if isinstance(value, int) and value.bit_length() > 256:
-        raise Exceeded("a number of more than 256 bits")
+        raise TemplateLimitError("a number of more than 256 bits")
     return value
 
 
-def _affordable(*parts: Any) -> None:
+def _check_cost(*parts: Any) -> None:
     """Refuse work whose result could be as long as the product of what goes in, when that is too long."""
     size = 1
     for part in parts:
@@ -188,26 +188,26 @@ def _affordable(*parts: Any) -> None:
         elif isinstance(part, int):
             size *= max(1, abs(part))
     if size > 10 * MAX_CHARACTERS:
-        raise Exceeded(f"a text of perhaps {size:,} characters")
+        raise TemplateLimitError(f"a text of perhaps {size:,} characters")
 
 
-def _narrow(layout: str) -> None:
-    if _WIDE.search(layout):
-        raise Exceeded(f"a field of unknown or great width in {layout[:40]!r}")
+def _check_format_width(layout: str) -> None:
+    if _WIDE_FIELD.search(layout):
+        raise TemplateLimitError(f"a field of unknown or great width in {layout[:40]!r}")
 
 
-def _bounded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _limit_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that is refused when its result is too long, or could be; Jinja's own marks on the function are kept."""
 
     @functools.wraps(call)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
+    def limited(*args: Any, **kwargs: Any) -> Any:
         if name in _LENGTHENING:
-            _affordable(*args, *kwargs.values())
+            _check_cost(*args, *kwargs.values())
         if name == "format":
-            _narrow(str(args[0]))
-        return _fits(call(*args, **kwargs))
+            _check_format_width(str(args[0]))
+        return _check_size(call(*args, **kwargs))
 
-    return bounded
+    return limited
 
 
 def _tojson(
@@ -221,11 +221,11 @@ def _tojson(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _raise(message: str) -> None:
+def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
-class Template:
+class JinjaTemplate:
     """One compiled template. `render` gives its text with `marks` around what `{% generation %}` blocks wrote."""
 
     def __init__(self, source: str) -> None:
@@ -235,43 +235,43 @@ class Template:
         self._template = self._environment.from_string(source)
 
     @functools.cached_property
-    def marks_generation(self) -> bool:
+    def has_generation_blocks(self) -> bool:
         """Whether the template itself says what the assistant generates."""
         tree = self._environment.parse(self.source)
         return any(tree.find_all(nodes.CallBlock))
 
     @functools.cached_property
-    def words(self) -> str:
+    def literal_text(self) -> str:
         """Every literal text of the template, joined by a character that no token holds."""
         tree = self._environment.parse(self.source)
         written = [node.data for node in tree.find_all(nodes.TemplateData)]
         written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         return "\0".join(written)
 
-    def outline(self, marks: Marks, variables: Mapping[str, Any]) -> tuple[Piece, ...] | None:
-        """What the template writes whatever the texts are that are `Unseen` in its variables; None where that depends
+    def render_symbolic(self, markers: Markers, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
+        """What the template writes whatever the texts are that are `SymbolicText` in its variables; None where that depends
         on them."""
-        return self._holes.of({"hanlin_marks": marks, **variables})
+        return self._symbolic_renderer.render({"hanlin_markers": markers, **variables})
 
     @functools.cached_property
-    def _holes(self) -> Outliner:
-        return Outliner(_Environment(), self.source)
+    def _symbolic_renderer(self) -> SymbolicRenderer:
+        return SymbolicRenderer(_Environment(), self.source)
 
-    def render(self, marks: Marks, variables: Mapping[str, Any]) -> str:
+    def render(self, markers: Markers, variables: Mapping[str, Any]) -> str:
         """Raises jinja2.TemplateError for all that can go wrong in a template, endless work included."""
         self._environment.steps = 0
         try:
             chunks: list[str] = []
             size = 0
-            for chunk in self._template.generate(hanlin_marks=marks, **variables):
+            for chunk in self._template.generate(hanlin_markers=markers, **variables):
                 size += len(chunk)
                 if size > MAX_CHARACTERS:
-                    raise Exceeded(f"a text of more than {MAX_CHARACTERS:,} characters")
+                    raise TemplateLimitError(f"a text of more than {MAX_CHARACTERS:,} characters")
                 chunks.append(chunk)
             return "".join(chunks)
         except jinja2.TemplateError:
             raise
         except (MemoryError, RecursionError, OverflowError) as error:
-            raise Exceeded(f"{type(error).__name__}") from error
+            raise TemplateLimitError(f"{type(error).__name__}") from error
         except Exception as error:  # a template's own mistakes surface as any Python error
             raise jinja2.TemplateError(f"{type(error).__name__}: {error}") from error

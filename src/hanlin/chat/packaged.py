@@ -15,28 +15,28 @@ from hanlin.core.i18n import say
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
 
 
-def packaged() -> tuple[str, ...]:
+def packaged_names() -> tuple[str, ...]:
     """The names of the chat templates that Hanlin brings along."""
     files = (resources.files("hanlin.chat") / "templates").iterdir()
     return tuple(sorted(file.name.removesuffix(".jinja") for file in files if file.name.endswith(".jinja")))
 
 
-def template_tokens(name: str) -> tuple[str, ...]:
+def packaged_special_tokens(name: str) -> tuple[str, ...]:
     """The special tokens that a packaged template writes by name. Raises UserError when there is no such template."""
-    return tuple(dict.fromkeys(_SPECIAL_WORD.findall(packaged_source(name))))
+    return tuple(dict.fromkeys(_SPECIAL_WORD.findall(read_packaged_template(name))))
 
 
 @functools.cache
-def packaged_source(name: str) -> str:
-    if name not in packaged():
+def read_packaged_template(name: str) -> str:
+    if name not in packaged_names():
         raise UserError(
             say(f"there is no packaged chat template {name!r}", f"没有名为 {name!r} 的内置对话模板"),
             "template",
-            did_you_mean(name, packaged()),
+            did_you_mean(name, packaged_names()),
         )
     return (resources.files("hanlin.chat") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
 @functools.cache
-def packaged_sources() -> frozenset[str]:
-    return frozenset(packaged_source(name) for name in packaged())
+def packaged_template_sources() -> frozenset[str]:
+    return frozenset(read_packaged_template(name) for name in packaged_names())

@@ -12,144 +12,144 @@ from functools import cached_property
 from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
-from hanlin.chat.jinja import Marks
+from hanlin.chat.jinja import Markers
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-LEARNT = (b"\0", b"\1")
+MASK_BYTE = (b"\0", b"\1")
 """How it is written of an id whether it is learned."""
 
 
-class Part(NamedTuple):
+class Span(NamedTuple):
     """A stretch of rendered text: one special token that the template wrote, or plain text between two of them."""
 
     text: str
     token_id: int | None
-    learned: bool
-    inside: bool
+    in_loss: bool
+    continuation: bool
     """Whether the text goes on from text before it, so that no SentencePiece space is set."""
 
 
-class _Control(NamedTuple):
+class _SpecialToken(NamedTuple):
     id: int | None
-    takes_space_before: bool
-    takes_space_after: bool
+    lstrip: bool
+    rstrip: bool
 
 
-class Controls:
+class SpecialTokens:
     """The tokens that mean something to a template: all special ones, and added ones that stand in its own `words`."""
 
-    def __init__(self, tokenizer: Tokenizer, words: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, literal_text: str) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens
-        self._tokens = sorted(content for content, token in added.items() if token.special or content in words)
-        self.pattern = _any_of(self._tokens)
+        self._tokens = sorted(content for content, token in added.items() if token.special or content in literal_text)
+        self.pattern = _compile_any(self._tokens)
         first = "".join(sorted({token[0] for token in self._tokens}))
-        self._opens = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
+        self._first_chars = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
         """What a control token can begin with: most texts hold none of it."""
-        self._last_cut: tuple[Marks | None, re.Pattern[str]] = (None, self.pattern)
+        self._cached_pattern: tuple[Markers | None, re.Pattern[str]] = (None, self.pattern)
 
-    def may_begin_in(self, text: str) -> bool:
+    def may_occur_in(self, text: str) -> bool:
         """Whether a text holds what a special token can begin with; most hold none of it."""
-        return self._opens.search(text) is not None
+        return self._first_chars.search(text) is not None
 
     @cached_property
-    def reach_out(self) -> bool:
+    def affect_neighbors(self) -> bool:
         """Whether a special token changes the plain text beside it, or is seen in plain text by the tokenizer."""
-        takes = any(control.takes_space_before or control.takes_space_after for control in self._known.values())
-        return takes or self._seen is not None
+        strips_space = any(special.lstrip or special.rstrip for special in self._by_content.values())
+        return strips_space or self._visible_in_text is not None
 
-    def shielded(self, data: Any, marks: Marks) -> Any:
+    def shield(self, data: Any, markers: Markers) -> Any:
         """The data with every special token in its texts broken by the shield, and so too a text's end that only its
         neighbor could complete to one."""
         if isinstance(data, str):
-            if not self.may_begin_in(data):
+            if not self.may_occur_in(data):
                 return data
-            whole = self.pattern.sub(lambda found: found[0][0] + marks.shield + found[0][1:], data)
-            end = whole.rstrip()
-            for start in range(max(0, len(end) - self._longest + 1), len(end)):
-                if end[start:] in self._beginnings:
-                    return whole[: start + 1] + marks.shield + whole[start + 1 :]
-            return whole
+            shielded = self.pattern.sub(lambda match: match[0][0] + markers.shield + match[0][1:], data)
+            end = shielded.rstrip()
+            for start in range(max(0, len(end) - self._max_length + 1), len(end)):
+                if end[start:] in self._proper_prefixes:
+                    return shielded[: start + 1] + markers.shield + shielded[start + 1 :]
+            return shielded
         if isinstance(data, Mapping):
-            return {self.shielded(key, marks): self.shielded(value, marks) for key, value in data.items()}
+            return {self.shield(key, markers): self.shield(value, markers) for key, value in data.items()}
         if isinstance(data, list | tuple):
-            return [self.shielded(item, marks) for item in data]
+            return [self.shield(item, markers) for item in data]
         return data
 
-    def parts(self, text: str, marks: Marks) -> Iterator[Part]:
+    def split(self, text: str, markers: Markers) -> Iterator[Span]:
         """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
-        goes_on = self._tokenizer.prefix_rule != "each"
-        learned, inside, strip = False, False, False
-        cut = self._cut(marks)
-        place = 0
-        for found in [*cut.finditer(text), None]:
-            end = len(text) if found is None else found.start()
-            plain = text[place:end]
-            control = None if found is None else self._known.get(found[0])
+        is_continuation = self._tokenizer.prefix_space != "each"
+        in_loss, continuation, strip = False, False, False
+        pattern = self._pattern_for(markers)
+        position = 0
+        for match in [*pattern.finditer(text), None]:
+            end = len(text) if match is None else match.start()
+            plain = text[position:end]
+            special = None if match is None else self._by_content.get(match[0])
             plain = plain.lstrip() if strip else plain
-            plain = plain.rstrip() if control is not None and control.takes_space_before else plain
+            plain = plain.rstrip() if special is not None and special.lstrip else plain
             if plain:
-                for piece in self._plain_pieces(plain, marks):
-                    yield Part(piece, None, learned, inside)
-                    inside, strip = True, False
-            if found is None:
+                for piece in self._split_plain(plain, markers):
+                    yield Span(piece, None, in_loss, continuation)
+                    continuation, strip = True, False
+            if match is None:
                 return
-            place = found.end()
-            if control is not None:
-                yield Part(found[0], control.id, learned, False)
-                inside, strip = goes_on, control.takes_space_after
+            position = match.end()
+            if special is not None:
+                yield Span(match[0], special.id, in_loss, False)
+                continuation, strip = is_continuation, special.rstrip
             else:
-                learned = found[0] == marks.start
+                in_loss = match[0] == markers.start
 
-    def _cut(self, marks: Marks) -> re.Pattern[str]:
+    def _pattern_for(self, markers: Markers) -> re.Pattern[str]:
         """Finds control tokens and where generation begins and ends."""
-        if marks != self._last_cut[0]:
-            self._last_cut = marks, re.compile(f"{marks.start}|{marks.end}|{self.pattern.pattern}")
-        return self._last_cut[1]
+        if markers != self._cached_pattern[0]:
+            self._cached_pattern = markers, re.compile(f"{markers.start}|{markers.end}|{self.pattern.pattern}")
+        return self._cached_pattern[1]
 
-    def _plain_pieces(self, text: str, marks: Marks) -> list[str]:
+    def _split_plain(self, text: str, markers: Markers) -> list[str]:
         """Plain text without the shield. An added token that is no special one would still be seen by the tokenizer:
         the text is cut within each that was typed."""
-        bare = text.replace(marks.shield, "")
-        if self._seen is None or not self._seen.search(bare):
+        bare = text.replace(markers.shield, "")
+        if self._visible_in_text is None or not self._visible_in_text.search(bare):
             return [bare] if bare else []
-        return [piece for piece in text.split(marks.shield) if piece]
+        return [piece for piece in text.split(markers.shield) if piece]
 
     @cached_property
-    def _known(self) -> dict[str, _Control]:
+    def _by_content(self) -> dict[str, _SpecialToken]:
         added = self._tokenizer.added_tokens
         return {
-            token: _Control(self._tokenizer.token_id(token), added[token].lstrip, added[token].rstrip)
+            token: _SpecialToken(self._tokenizer.token_id(token), added[token].lstrip, added[token].rstrip)
             for token in self._tokens
         }
 
     @cached_property
-    def _seen(self) -> re.Pattern[str] | None:
+    def _visible_in_text(self) -> re.Pattern[str] | None:
         """The control tokens that the tokenizer would find in plain text."""
         seen = [content for content in self._tokens if not self._tokenizer.added_tokens[content].special]
-        return _any_of(seen) if seen else None
+        return _compile_any(seen) if seen else None
 
     @cached_property
-    def _beginnings(self) -> frozenset[str]:
+    def _proper_prefixes(self) -> frozenset[str]:
         return frozenset(token[:size] for token in self._tokens for size in range(1, len(token)))
 
     @cached_property
-    def _longest(self) -> int:
+    def _max_length(self) -> int:
         return max(map(len, self._tokens), default=0)
 
 
-def _any_of(tokens: Sequence[str]) -> re.Pattern[str]:
+def _compile_any(tokens: Sequence[str]) -> re.Pattern[str]:
     """Finds any of the tokens, the longest where one begins another."""
-    return re.compile(_with_ends(tokens) if tokens else "(?!)")
+    return re.compile(_trie_pattern(tokens) if tokens else "(?!)")
 
 
-def _with_ends(texts: Sequence[str]) -> str:
+def _trie_pattern(texts: Sequence[str]) -> str:
     """A pattern of several texts in which what they begin with alike stands once: hundreds of reserved tokens differ in
     a number, and would be tried one by one. The longest is found, since an end is only left out where none fits."""
     size = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False)))
     alike = min(texts)[:size]
     ends = sorted({text[len(alike) :] for text in texts})
-    branches = [_with_ends(list(group)) for _, group in groupby(filter(None, ends), key=lambda end: end[0])]
+    branches = [_trie_pattern(list(group)) for _, group in groupby(filter(None, ends), key=lambda end: end[0])]
     if not branches:
         return re.escape(alike)
     return f"{re.escape(alike)}(?:{'|'.join(branches)}){'' if ends[0] else '?'}"

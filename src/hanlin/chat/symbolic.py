@@ -17,116 +17,118 @@ from typing import Any, NamedTuple, NoReturn, cast
 import jinja2
 from jinja2 import nodes
 
-MOST_PIECES = 64
+MAX_SEGMENTS = 64
 """Pieces of a text that a template builds: so a text in use is at most so many times as long as what is said."""
-FIRST_SEAT = 0x100000
-SEAT = re.compile("[\U00100000-\U0010fffd]")
+FIRST_PLACEHOLDER_CODE = 0x100000
+PLACEHOLDER_CHAR = re.compile("[\U00100000-\U0010fffd]")
 """Characters that stand for texts, of a plane that nobody types: the first for the first, and so on."""
 
 
-class Looked(BaseException):
+class TextDependenceError(BaseException):
     """The template did with a hole what depends on its text. Not an Exception: Jinja swallows some."""
 
 
-class Hole(NamedTuple):
+class Placeholder(NamedTuple):
     """Where the text number `place` stands, after the stripping `steps` (a method of str and its argument)."""
 
-    place: int
+    text_index: int
     steps: tuple[tuple[str, str | None], ...] = ()
 
-    def filled(self, texts: Sequence[str]) -> str:
-        text = texts[self.place]
+    def fill(self, texts: Sequence[str]) -> str:
+        text = texts[self.text_index]
         for name, characters in self.steps:
             text = getattr(text, name)(characters)
         return text
 
 
-Piece = str | Hole
+Segment = str | Placeholder
 
 
-class Unseen:
+class SymbolicText:
     """Text of which only the pieces are known."""
 
-    def __init__(self, *pieces: Piece) -> None:
-        if len(pieces) > MOST_PIECES:
-            raise Looked
-        self.pieces = pieces
+    def __init__(self, *segments: Segment) -> None:
+        if len(segments) > MAX_SEGMENTS:
+            raise TextDependenceError
+        self.segments = segments
 
-    def __add__(self, other: Any) -> Unseen:
-        return Unseen(*self.pieces, *_pieces(other))
+    def __add__(self, other: Any) -> SymbolicText:
+        return SymbolicText(*self.segments, *_segments_of(other))
 
-    def __radd__(self, other: Any) -> Unseen:
-        return Unseen(*_pieces(other), *self.pieces)
+    def __radd__(self, other: Any) -> SymbolicText:
+        return SymbolicText(*_segments_of(other), *self.segments)
 
-    def strip(self, characters: str | None = None) -> Unseen:
-        return self._stripped("strip", characters)
+    def strip(self, characters: str | None = None) -> SymbolicText:
+        return self._add_strip("strip", characters)
 
-    def lstrip(self, characters: str | None = None) -> Unseen:
-        return self._stripped("lstrip", characters)
+    def lstrip(self, characters: str | None = None) -> SymbolicText:
+        return self._add_strip("lstrip", characters)
 
-    def rstrip(self, characters: str | None = None) -> Unseen:
-        return self._stripped("rstrip", characters)
+    def rstrip(self, characters: str | None = None) -> SymbolicText:
+        return self._add_strip("rstrip", characters)
 
-    def _stripped(self, name: str, characters: str | None) -> Unseen:
-        (hole, *others) = self.pieces
-        if others or isinstance(hole, str) or not (characters is None or type(characters) is str):
-            raise Looked
-        return Unseen(Hole(hole.place, (*hole.steps, (name, characters))))
+    def _add_strip(self, name: str, characters: str | None) -> SymbolicText:
+        (placeholder, *others) = self.segments
+        if others or isinstance(placeholder, str) or not (characters is None or type(characters) is str):
+            raise TextDependenceError
+        return SymbolicText(Placeholder(placeholder.text_index, (*placeholder.steps, (name, characters))))
 
-    def _look(self, *_: Any) -> NoReturn:
-        raise Looked
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TextDependenceError
 
-    __getattr__ = __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = _look
-    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _look
-    __int__ = __float__ = __index__ = __call__ = __reversed__ = __reduce_ex__ = _look
+    __getattr__ = __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _refuse
+    __int__ = __float__ = __index__ = __call__ = __reversed__ = __reduce_ex__ = _refuse
 
 
-_TOLD_OF_TEXT = {"string": True, "sequence": True, "iterable": True, "defined": True}
-_TOLD_OF_TEXT |= dict.fromkeys(("undefined", "none", "mapping", "number", "integer", "float", "boolean"), False)
+_TEST_RESULTS_FOR_TEXT = {"string": True, "sequence": True, "iterable": True, "defined": True}
+_TEST_RESULTS_FOR_TEXT |= dict.fromkeys(
+    ("undefined", "none", "mapping", "number", "integer", "float", "boolean"), False
+)
 """What tests say of every text."""
 
 
-def _pieces(value: Any) -> tuple[Piece, ...]:
-    if isinstance(value, Unseen):
-        return value.pieces
+def _segments_of(value: Any) -> tuple[Segment, ...]:
+    if isinstance(value, SymbolicText):
+        return value.segments
     if isinstance(value, str):
         return (str(value),)
-    raise Looked
+    raise TextDependenceError
 
 
-def _known(value: Any) -> bool:
-    return isinstance(value, str | Unseen)
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str | SymbolicText)
 
 
-def _guarded(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A filter that takes no hole; `trim` does."""
 
     @functools.wraps(call)
     def guard(*args: Any, **kwargs: Any) -> Any:
-        if not any(isinstance(value, Unseen) for value in (*args, *kwargs.values())):
+        if not any(isinstance(value, SymbolicText) for value in (*args, *kwargs.values())):
             return call(*args, **kwargs)
-        if name != "trim" or kwargs or not isinstance(args[0], Unseen):
-            raise Looked
+        if name != "trim" or kwargs or not isinstance(args[0], SymbolicText):
+            raise TextDependenceError
         return args[0].strip(*args[1:])
 
     return guard
 
 
-def _told(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+def _wrap_test(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """A test that says of a hole what it says of every text, or nothing."""
 
     @functools.wraps(call)
     def test(*args: Any, **kwargs: Any) -> Any:
-        if not any(isinstance(value, Unseen) for value in (*args, *kwargs.values())):
+        if not any(isinstance(value, SymbolicText) for value in (*args, *kwargs.values())):
             return call(*args, **kwargs)
-        if name not in _TOLD_OF_TEXT or len(args) > 1:
-            raise Looked
-        return _TOLD_OF_TEXT[name]
+        if name not in _TEST_RESULTS_FOR_TEXT or len(args) > 1:
+            raise TextDependenceError
+        return _TEST_RESULTS_FOR_TEXT[name]
 
     return test
 
 
-def _only_writes(tree: nodes.Template) -> bool:
+def _writes_directly(tree: nodes.Template) -> bool:
     """Whether all that a template writes goes straight into its text: nothing that is written is caught in between,
     but for what stands in `{% generation %}`."""
     if any(tree.find_all((nodes.Macro, nodes.FilterBlock, nodes.AssignBlock, nodes.Block))):
@@ -134,73 +136,77 @@ def _only_writes(tree: nodes.Template) -> bool:
     return all(isinstance(block.call.node, nodes.ExtensionAttribute) for block in tree.find_all(nodes.CallBlock))
 
 
-class Outliner:
+class SymbolicRenderer:
     """A template of which outlines can be made."""
 
     def __init__(self, environment: jinja2.Environment, source: str) -> None:
         """The environment is changed for holes: it is to be one of its own."""
-        self._taken: list[Unseen] = []
+        self._written_texts: list[SymbolicText] = []
         concat = cast(Callable[..., str], environment.globals["hanlin_concat"])
         binop = environment.call_binop  # type: ignore[attr-defined]
 
-        def joined(*parts: Any) -> Any:
-            if not any(isinstance(part, Unseen) for part in parts):
+        def concat_symbolic(*parts: Any) -> Any:
+            if not any(isinstance(part, SymbolicText) for part in parts):
                 return concat(*parts)
-            return Unseen(*(piece for part in parts for piece in _pieces(part if _known(part) else str(part))))
+            return SymbolicText(
+                *(segment for part in parts for segment in _segments_of(part if _is_text(part) else str(part)))
+            )
 
-        def operated(context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator != "+" and (isinstance(left, Unseen) or isinstance(right, Unseen)):
-                raise Looked
+        def binop_symbolic(context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator != "+" and (isinstance(left, SymbolicText) or isinstance(right, SymbolicText)):
+                raise TextDependenceError
             return binop(context, operator, left, right)
 
-        environment.finalize = self._seated
-        environment.filters = {name: _guarded(name, call) for name, call in environment.filters.items()}
+        environment.finalize = self._write_placeholder
+        environment.filters = {name: _wrap_filter(name, call) for name, call in environment.filters.items()}
         environment.tests = {
-            name: _told(name, cast(Callable[..., bool], call)) for name, call in environment.tests.items()
+            name: _wrap_test(name, cast(Callable[..., bool], call)) for name, call in environment.tests.items()
         }
-        environment.globals["hanlin_concat"] = joined
-        environment.call_binop = operated  # type: ignore[attr-defined]
-        self._template = environment.from_string(source) if _only_writes(environment.parse(source)) else None
+        environment.globals["hanlin_concat"] = concat_symbolic
+        environment.call_binop = binop_symbolic  # type: ignore[attr-defined]
+        self._template = environment.from_string(source) if _writes_directly(environment.parse(source)) else None
 
-    def of(self, variables: Mapping[str, Any]) -> tuple[Piece, ...] | None:
-        """The pieces of what the template writes where some texts of its variables are `Unseen`; None where that
+    def render(self, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
+        """The pieces of what the template writes where some texts of its variables are `SymbolicText`; None where that
         depends on these texts."""
         if self._template is None:
             return None
-        self._taken.clear()
+        self._written_texts.clear()
         try:
-            return self._pieces_of(self._template.render(**variables))
-        except (Looked, Exception):  # what goes wrong with holes is told with texts
+            return self._split_segments(self._template.render(**variables))
+        except (TextDependenceError, Exception):  # what goes wrong with holes is told with texts
             return None
 
-    def _seated(self, value: Any) -> Any:
+    def _write_placeholder(self, value: Any) -> Any:
         """What is written of a value: of an unseen text, one character that stands for it until all is written."""
-        if not isinstance(value, Unseen):
+        if not isinstance(value, SymbolicText):
             return value
-        if len(self._taken) == MOST_PIECES:
-            raise Looked
-        self._taken.append(value)
-        return chr(FIRST_SEAT + len(self._taken) - 1)
+        if len(self._written_texts) == MAX_SEGMENTS:
+            raise TextDependenceError
+        self._written_texts.append(value)
+        return chr(FIRST_PLACEHOLDER_CODE + len(self._written_texts) - 1)
 
-    def _pieces_of(self, text: str) -> tuple[Piece, ...]:
-        if [ord(seat) - FIRST_SEAT for seat in SEAT.findall(text)] != list(range(len(self._taken))):
-            raise Looked  # the template wrote such a character itself
-        found: list[Piece] = []
-        for place, literal in enumerate(SEAT.split(text)):
-            found += [*(self._taken[place - 1].pieces if place else ()), *([literal] if literal else [])]
-        if len(found) > MOST_PIECES:
-            raise Looked
-        return tuple(found)
+    def _split_segments(self, text: str) -> tuple[Segment, ...]:
+        if [
+            ord(placeholder_char) - FIRST_PLACEHOLDER_CODE for placeholder_char in PLACEHOLDER_CHAR.findall(text)
+        ] != list(range(len(self._written_texts))):
+            raise TextDependenceError  # the template wrote such a character itself
+        result: list[Segment] = []
+        for index, literal in enumerate(PLACEHOLDER_CHAR.split(text)):
+            result += [*(self._written_texts[index - 1].segments if index else ()), *([literal] if literal else [])]
+        if len(result) > MAX_SEGMENTS:
+            raise TextDependenceError
+        return tuple(result)
 
 
-def filled(pieces: Sequence[Piece], texts: Sequence[str]) -> str:
+def fill(segments: Sequence[Segment], texts: Sequence[str]) -> str:
     """What the template writes when `texts` are what is said."""
-    return "".join([piece if isinstance(piece, str) else piece.filled(texts) for piece in pieces])
+    return "".join([segment if isinstance(segment, str) else segment.fill(texts) for segment in segments])
 
 
-def begins(whole: Sequence[Piece], start: Sequence[Piece]) -> bool:
+def is_prefix(whole: Sequence[Segment], start: Sequence[Segment]) -> bool:
     """Whether, whatever is said, the text of `start` begins that of `whole`."""
-    one, other = _merged(whole), _merged(start)
+    one, other = _merge_literals(whole), _merge_literals(start)
     if len(other) > len(one):
         return False
     *same, last = other or ("",)
@@ -210,11 +216,11 @@ def begins(whole: Sequence[Piece], start: Sequence[Piece]) -> bool:
     return end == last or (isinstance(end, str) and isinstance(last, str) and end.startswith(last))
 
 
-def _merged(pieces: Sequence[Piece]) -> list[Piece]:
-    found: list[Piece] = []
-    for piece in pieces:
-        if found and isinstance(piece, str) and isinstance(found[-1], str):
-            found[-1] += piece
+def _merge_literals(segments: Sequence[Segment]) -> list[Segment]:
+    result: list[Segment] = []
+    for segment in segments:
+        if result and isinstance(segment, str) and isinstance(result[-1], str):
+            result[-1] += segment
         else:
-            found.append(piece)
-    return found
+            result.append(segment)
+    return result

@@ -13,146 +13,171 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from hanlin.chat.jinja import FIRST_MARKS, MAX_CHARACTERS, Template, is_unmarked
-from hanlin.chat.special_tokens import LEARNT, Controls, Part
-from hanlin.chat.symbolic import FIRST_SEAT, MOST_PIECES, SEAT, Hole, Piece, Unseen, begins, filled
+from hanlin.chat.jinja import DEFAULT_MARKERS, MAX_CHARACTERS, JinjaTemplate, has_no_marker_chars
+from hanlin.chat.special_tokens import MASK_BYTE, Span, SpecialTokens
+from hanlin.chat.symbolic import (
+    FIRST_PLACEHOLDER_CODE,
+    MAX_SEGMENTS,
+    PLACEHOLDER_CHAR,
+    Placeholder,
+    Segment,
+    SymbolicText,
+    fill,
+    is_prefix,
+)
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Role
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-MOST_KEPT = 1_000
+MAX_ENTRIES = 1_000
 """Sequences of roles of which something is kept."""
 
 
-class _Fixed(NamedTuple):
+class _FixedTokens(NamedTuple):
     """Ids that are the same in every conversation of these roles, and which are learned."""
 
     ids: tuple[int, ...]
-    learn: bytes
+    loss_mask: bytes
 
 
-class _Open(NamedTuple):
+class _TextSlot(NamedTuple):
     """Plain text that holds something said."""
 
-    pieces: tuple[Piece, ...]
-    learn: bytes
+    segments: tuple[Segment, ...]
+    loss_mask: bytes
     """Whether it is learned, of one id."""
-    inside: bool
+    continuation: bool
 
 
-_Form = tuple[_Fixed | _Open, ...]
+_TokenPlan = tuple[_FixedTokens | _TextSlot, ...]
 
 
-class Forms:
+class TemplateCache:
     """The texts and ids of one template. `variables` gives what the template reads beside turns and tools; `parts` cuts
     what it writes for a conversation, and raises UserError where that cannot be learned from."""
 
     def __init__(
         self,
-        template: Template,
-        controls: Controls,
+        template: JinjaTemplate,
+        special_tokens: SpecialTokens,
         tokenizer: Tokenizer,
         variables: Callable[[Any, Any, bool], dict[str, Any]],
-        parts: Callable[[Sequence[Message]], list[Part]],
+        spans: Callable[[Sequence[Message]], list[Span]],
     ) -> None:
-        self._template, self._controls, self._tokenizer = template, controls, tokenizer
-        self._variables, self._parts = variables, parts
-        self._outlines: dict[tuple[tuple[str, ...], bool], tuple[Piece, ...] | None] = {}
-        self._forms: dict[tuple[str, ...], _Form | None] = {}
-        self._holds = is_unmarked(template.source)
+        self._template, self._special_tokens, self._tokenizer = template, special_tokens, tokenizer
+        self._variables, self._split = variables, spans
+        self._symbolics: dict[tuple[tuple[str, ...], bool], tuple[Segment, ...] | None] = {}
+        self._plans: dict[tuple[str, ...], _TokenPlan | None] = {}
+        self._source_has_no_markers = has_no_marker_chars(template.source)
 
-    def text(self, messages: Sequence[Message], prompt: bool) -> str | None:
+    def render_text(self, messages: Sequence[Message], prompt: bool) -> str | None:
         """The template's text, typed special tokens shielded by the first marks; None where that is not known, or
         where these marks are not free."""
-        said = []
+        texts = []
         for message in messages:
-            if message.tool_calls or message.name or not is_unmarked(message.text):
+            if message.tool_calls or message.name or not has_no_marker_chars(message.text):
                 return None
-            said.append(self._controls.shielded(message.text, FIRST_MARKS))
-        if sum(map(len, said)) * MOST_PIECES > MAX_CHARACTERS:
+            texts.append(self._special_tokens.shield(message.text, DEFAULT_MARKERS))
+        if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
             return None
-        pieces = self._outline(tuple([message.role for message in messages]), prompt)
-        return None if pieces is None else filled(pieces, said)
+        segments = self._symbolic(tuple([message.role for message in messages]), prompt)
+        return None if segments is None else fill(segments, texts)
 
-    def ids(self, messages: Sequence[Message]) -> tuple[list[int], bytes] | None:
+    def render_ids(self, messages: Sequence[Message]) -> tuple[list[int], bytes] | None:
         """The ids of a conversation in its order, and which are learned; None where that is not known."""
-        said = []
+        texts = []
         for message in messages:
             text = message.text
-            if message.tool_calls or message.name or not is_unmarked(text) or self._controls.may_begin_in(text):
+            if (
+                message.tool_calls
+                or message.name
+                or not has_no_marker_chars(text)
+                or self._special_tokens.may_occur_in(text)
+            ):
                 return None
-            said.append(text)
-        if sum(map(len, said)) * MOST_PIECES > MAX_CHARACTERS:
+            texts.append(text)
+        if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
             return None
-        form = self._form(tuple([message.role for message in messages]))
-        if form is None:
+        plan = self._plan(tuple([message.role for message in messages]))
+        if plan is None:
             return None
         ids: list[int] = []
-        learn = bytearray()
-        for part in form:
-            if isinstance(part, _Fixed):
-                ids += part.ids
-                learn += part.learn
+        loss_mask = bytearray()
+        for span in plan:
+            if isinstance(span, _FixedTokens):
+                ids += span.ids
+                loss_mask += span.loss_mask
                 continue
-            text = filled(part.pieces, said)
+            text = fill(span.segments, texts)
             if not text:  # then what stands around it is cut otherwise
                 return None
-            found = self._tokenizer.encode(text, inside=part.inside)
-            ids += found
-            learn += part.learn * len(found)
-        return ids, bytes(learn)
+            encoded = self._tokenizer.encode(text, continuation=span.continuation)
+            ids += encoded
+            loss_mask += span.loss_mask * len(encoded)
+        return ids, bytes(loss_mask)
 
-    def _outline(self, roles: tuple[str, ...], prompt: bool) -> tuple[Piece, ...] | None:
-        if (roles, prompt) not in self._outlines:
-            if len(self._outlines) >= MOST_KEPT:
-                self._outlines.clear()
-            self._outlines[roles, prompt] = self._made_outline(roles, prompt) if self._holds else None
-        return self._outlines[roles, prompt]
+    def _symbolic(self, roles: tuple[str, ...], prompt: bool) -> tuple[Segment, ...] | None:
+        if (roles, prompt) not in self._symbolics:
+            if len(self._symbolics) >= MAX_ENTRIES:
+                self._symbolics.clear()
+            self._symbolics[roles, prompt] = (
+                self._build_symbolic(roles, prompt) if self._source_has_no_markers else None
+            )
+        return self._symbolics[roles, prompt]
 
-    def _made_outline(self, roles: tuple[str, ...], prompt: bool) -> tuple[Piece, ...] | None:
-        turns = [{"role": role, "content": Unseen(Hole(place))} for place, role in enumerate(roles)]
-        variables = self._variables(self._controls.shielded(turns, FIRST_MARKS), None, prompt)
-        return self._template.outline(FIRST_MARKS, variables)
+    def _build_symbolic(self, roles: tuple[str, ...], prompt: bool) -> tuple[Segment, ...] | None:
+        turns = [{"role": role, "content": SymbolicText(Placeholder(index))} for index, role in enumerate(roles)]
+        variables = self._variables(self._special_tokens.shield(turns, DEFAULT_MARKERS), None, prompt)
+        return self._template.render_symbolic(DEFAULT_MARKERS, variables)
 
-    def _form(self, roles: tuple[str, ...]) -> _Form | None:
-        if roles not in self._forms:
-            if len(self._forms) >= MOST_KEPT:
-                self._forms.clear()
-            self._forms[roles] = self._made_form(roles)
-        return self._forms[roles]
+    def _plan(self, roles: tuple[str, ...]) -> _TokenPlan | None:
+        if roles not in self._plans:
+            if len(self._plans) >= MAX_ENTRIES:
+                self._plans.clear()
+            self._plans[roles] = self._build_plan(roles)
+        return self._plans[roles]
 
-    def _made_form(self, roles: tuple[str, ...]) -> _Form | None:
-        whole = None if self._controls.reach_out else self._outline(roles, False)
-        if whole is None or not self._goes_on_in_turns(roles, whole):
+    def _build_plan(self, roles: tuple[str, ...]) -> _TokenPlan | None:
+        full = None if self._special_tokens.affect_neighbors else self._symbolic(roles, False)
+        if full is None or not self._turns_are_prefixes(roles, full):
             return None
         try:  # a character that nobody types stands for each text
-            seats = [chr(FIRST_SEAT + place) for place in range(len(roles))]
-            parts = self._parts([Message(cast(Role, role), seat) for role, seat in zip(roles, seats, strict=True)])
+            placeholder_chars = [chr(FIRST_PLACEHOLDER_CODE + index) for index in range(len(roles))]
+            spans = self._split(
+                [
+                    Message(cast(Role, role), placeholder_char)
+                    for role, placeholder_char in zip(roles, placeholder_chars, strict=True)
+                ]
+            )
         except UserError:  # told when the conversation itself goes the whole way
             return None
-        holes = [piece for piece in whole if isinstance(piece, Hole)]
-        form: list[_Fixed | _Open] = []
-        for part in parts:
-            literals, seats = SEAT.split(part.text), SEAT.findall(part.text)
-            if not seats:
-                known = self._tokenizer.encode(part.text, inside=part.inside) if part.token_id is None else []
-                ids = tuple(known) if part.token_id is None else (part.token_id,)
-                form.append(_Fixed(ids, LEARNT[part.learned] * len(ids)))
+        placeholders = [segment for segment in full if isinstance(segment, Placeholder)]
+        plan: list[_FixedTokens | _TextSlot] = []
+        for span in spans:
+            literals, placeholder_chars = PLACEHOLDER_CHAR.split(span.text), PLACEHOLDER_CHAR.findall(span.text)
+            if not placeholder_chars:
+                known = (
+                    self._tokenizer.encode(span.text, continuation=span.continuation) if span.token_id is None else []
+                )
+                ids = tuple(known) if span.token_id is None else (span.token_id,)
+                plan.append(_FixedTokens(ids, MASK_BYTE[span.in_loss] * len(ids)))
                 continue
-            pieces: list[Piece] = [literals[0]]
-            for seat, literal in zip(seats, literals[1:], strict=True):
-                if not holes or holes[0].place != ord(seat) - FIRST_SEAT:
+            segments: list[Segment] = [literals[0]]
+            for placeholder_char, literal in zip(placeholder_chars, literals[1:], strict=True):
+                if not placeholders or placeholders[0].text_index != ord(placeholder_char) - FIRST_PLACEHOLDER_CODE:
                     return None
-                pieces += [holes.pop(0), literal]
-            form.append(_Open(tuple(piece for piece in pieces if piece), LEARNT[part.learned], part.inside))
-        return None if holes else tuple(form)
+                segments += [placeholders.pop(0), literal]
+            plan.append(
+                _TextSlot(tuple(segment for segment in segments if segment), MASK_BYTE[span.in_loss], span.continuation)
+            )
+        return None if placeholders else tuple(plan)
 
-    def _goes_on_in_turns(self, roles: tuple[str, ...], whole: tuple[Piece, ...]) -> bool:
+    def _turns_are_prefixes(self, roles: tuple[str, ...], full: tuple[Segment, ...]) -> bool:
         """Whether, whatever is said, the prompt for each answer and the turns up to it begin the whole text."""
-        for place, role in enumerate(roles):
+        for index, role in enumerate(roles):
             if role != "assistant":
                 continue
-            before, after = self._outline(roles[:place], True), self._outline(roles[: place + 1], False)
-            if before is None or after is None or not (begins(whole, after) and begins(after, before)):
+            before, after = self._symbolic(roles[:index], True), self._symbolic(roles[: index + 1], False)
+            if before is None or after is None or not (is_prefix(full, after) and is_prefix(after, before)):
                 return False
         return True

@@ -8,12 +8,12 @@ from typing import Any
 from hanlin.core.records import Message
 
 
-def as_template_data(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def to_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Turns as transformers hands them to a chat template: OpenAI's form, absent fields left out."""
     return [_as_dict(message) for message in messages]
 
 
-def tools_as_template_data(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+def to_template_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
     """Functions in OpenAI's wrapping, each with name, description and parameters in this order; None for no function.
 
     vLLM recasts every tool so before its template sees it; a template that writes a tool as JSON would give other ids.
@@ -26,17 +26,17 @@ def _function(told: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: told.get(name, value) for name, value in usual.items()}, **told}
 
 
-def texts_of(data: Any) -> Iterator[str]:
+def iter_texts(data: Any) -> Iterator[str]:
     """Every text within nested data, names of fields included."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):
         for key, value in data.items():
-            yield from texts_of(key)
-            yield from texts_of(value)
+            yield from iter_texts(key)
+            yield from iter_texts(value)
     elif isinstance(data, list | tuple):
         for item in data:
-            yield from texts_of(item)
+            yield from iter_texts(item)
 
 
 def _as_dict(message: Message) -> dict[str, Any]:

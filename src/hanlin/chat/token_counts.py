@@ -13,22 +13,24 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-Count = Callable[[Sequence[Mapping[str, Any]]], list[int]]
+TokenCounter = Callable[[Sequence[Mapping[str, Any]]], list[int]]
 
 
-def counter(records: str, folder: Path, template_name: str = "") -> Count:
+def make_token_counter(records: str, folder: Path, template_name: str = "") -> TokenCounter:
     """A function that counts the tokens of rows of these records; turns as the folder's chat template, or the packaged
     one of that name, renders them, both answers of a preference with its prompt. Raises UserError for a folder without
     tokenizer or template."""
     tokenizer = Tokenizer.load(folder)
     if records == "documents":
-        return lambda rows: [len(ids) for ids in tokenizer.encode_many([Document.from_json(row).text for row in rows])]
-    template = ChatTemplate.named(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
+        return lambda rows: [len(ids) for ids in tokenizer.encode_batch([Document.from_json(row).text for row in rows])]
+    template = (
+        ChatTemplate.from_packaged(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
+    )
 
     def rendered(messages: Sequence[Message], name: str) -> int:
         return len(template.render_conversation(Conversation(tuple(messages), name)).ids)
 
-    def of(row: Mapping[str, Any]) -> int:
+    def count(row: Mapping[str, Any]) -> int:
         if records == "conversations":
             return len(template.render_conversation(Conversation.from_json(row)).ids)
         if records == "preferences":
@@ -37,4 +39,4 @@ def counter(records: str, folder: Path, template_name: str = "") -> Count:
         judged = UnpairedPreference.from_json(row)
         return rendered((*judged.prompt, judged.answer), judged.id)
 
-    return lambda rows: [of(row) for row in rows]
+    return lambda rows: [count(row) for row in rows]

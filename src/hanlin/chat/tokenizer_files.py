@@ -21,18 +21,18 @@ def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: 
     else:
         tokenizer.save(folder)
         generation = read_json(tokenizer.folder / GENERATION_FILE)
-        write_sorted_json(folder / GENERATION_FILE, {**generation, **named_ids(tokenizer, None)})
+        write_sorted_json(folder / GENERATION_FILE, {**generation, **special_token_ids(tokenizer, None)})
 
 
-def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
+def find_template(tokenizer: Tokenizer) -> ChatTemplate | None:
     """The chat template that lies beside a tokenizer, in the form that every program reads alike; None where there is
     none (a base model's tokenizer)."""
     if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
-        return ChatTemplate.load(tokenizer.folder, tokenizer).portable()
+        return ChatTemplate.load(tokenizer.folder, tokenizer).to_portable()
     return None
 
 
-def named_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
+def special_token_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
     """The ids that a model's configuration names: begin, every end, filling."""
     stops = list(template.stop_ids) if template is not None else [tokenizer.eos_id]
     named = {

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import validation_file
@@ -197,11 +197,13 @@ def _text_of(record: Measurable) -> str:
     )
 
 
-def _learnt(rendered: Rendered) -> list[tuple[int, int]]:
+def _learnt(rendered: TokenizedExample) -> list[tuple[int, int]]:
     """The stretches [start, stop) of learned ids: one for each answer."""
     borders = [
         place
-        for place, (before, now) in enumerate(zip([False, *rendered.learn], [*rendered.learn, False], strict=True))
+        for place, (before, now) in enumerate(
+            zip([False, *rendered.loss_mask], [*rendered.loss_mask, False], strict=True)
+        )
         if before != now
     ]
     return list(zip(borders[::2], borders[1::2], strict=True))

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from hanlin.chat.history import fit
+from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
@@ -235,7 +235,7 @@ def _ids(
     if len(ids) <= budget:
         return ids, 0
     if asking.cut and template is not None and not prompt.tools:
-        fitted = fit(prompt.messages, template, budget, cut=True)
+        fitted = truncate(prompt.messages, template, budget, cut=True)
         return fitted.ids, fitted.cut
     what = say(
         f"the prompt is {len(ids)} tokens long, but only {budget} fit beside the answer",

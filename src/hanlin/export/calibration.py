@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.discover import record_class
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -38,7 +38,7 @@ def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequenc
     """For each record of a file, a function that gives its ids: what is not drawn need not be encoded."""
     kind = record_class(file)
     if kind is Conversation:
-        template = template_of(tokenizer)
+        template = find_template(tokenizer)
         if template is None:
             raise UserError(say("the model has no chat template", "模型没有对话模板"), tokenizer.folder)
         for record in read_jsonl(file, Conversation):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings.export import QuantizedModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space
@@ -30,7 +30,7 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import CONFIG, WEIGHTS, ModelFiles, find_license_files
 from hanlin.models.load import load_model
 from hanlin.models.safetensors import save_safetensors
-from hanlin.parity import check as contract
+from hanlin.parity import check as parity
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
@@ -43,7 +43,7 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
     refuse_adapter(folder)
     files = check_model_folder(folder)
     tokenizer = Tokenizer.load(folder)
-    template = template_of(tokenizer)
+    template = find_template(tokenizer)
     check_free_space(out, sum(entry.end - entry.start for entry in files.tensors.values()) // 2)
     with catch_full_disk(out):
         if not (context.scratch_folder(out) / "written").is_file():
@@ -57,7 +57,7 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             (context.scratch_folder(out) / "written").touch()
     metrics: dict[str, Any] = {"format": NAMES[settings.method]}
     if template is not None:
-        metrics["contract"] = contract.prove(ChatTemplate.load(out), out)
+        metrics["parity"] = parity.verify(ChatTemplate.load(out), out)
     row: quality.Row = _sizes(files, out)
     if settings.quality_report is not None:
         held_out = inputs.paths("quality_report.held_out")

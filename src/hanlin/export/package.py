@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings.export import Package
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space, copy_atomic
@@ -26,8 +26,8 @@ from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
 from hanlin.models.folder.layout import CONFIG, INDEX, find_license_files
-from hanlin.parity import check as contract
-from hanlin.parity.modelfile import packaged_name
+from hanlin.parity import check as parity
+from hanlin.parity.modelfile import find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -65,8 +65,8 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     if settings.target == "ollama":
         (file,) = packed
         told = {"context": source.context, "system": settings.system, "license": settings.license or ""}
-        verdict = contract.prove_modelfile(out / MODELFILE, file, source.template, **told)
-        metrics["modelfile"] = verdict.skipped_because or f"{verdict.cases} cases"
+        verdict = parity.verify_modelfile(out / MODELFILE, file, source.template, **told)
+        metrics["modelfile"] = verdict.skip_reason or f"{verdict.cases} cases"
     elif settings.target in ("llama_cpp", "vllm"):
         _write_start(out / START, _command(settings, source, packed))
     folder = source.folder  # where the tokenizer lies that transformers reads
@@ -74,7 +74,7 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
         folder = out / "model" if settings.target == "vllm" else out
         with catch_full_disk(out):
             save_tokenizer(source.template.tokenizer, source.template, folder)
-    metrics["contract"] = contract.prove(ChatTemplate.load(folder), folder, packed)
+    metrics["parity"] = parity.verify(ChatTemplate.load(folder), folder, packed)
     (root,) = inputs.lineage.get("model", ()) or (None,)
     card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
     write_text(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
@@ -114,7 +114,7 @@ def _template(folder: Path) -> ChatTemplate:
             f"put {TOKENIZER_FILE} and {TEMPLATE_FILE} beside it", f"请把 {TOKENIZER_FILE} 与 {TEMPLATE_FILE} 放在旁边"
         )
         raise UserError(say("there is no tokenizer beside the model", "模型旁没有分词器"), folder, hint)
-    template = template_of(Tokenizer.load(folder))
+    template = find_template(Tokenizer.load(folder))
     if template is None:
         hint = say("train with a `template`, or put one beside the model", "请用 template 训练，或把模板放在模型旁")
         raise UserError(say("the model has no chat template", "模型没有对话模板"), folder, hint)
@@ -150,7 +150,7 @@ def _command(settings: Package, source: _Source, packed: Sequence[Path]) -> list
         words = ['"${LLAMA_SERVER:-llama-server}"', "--model", model, "--alias", name, "--ctx-size", context, "--jinja"]
         return [*words, "--host", "127.0.0.1", "--port", "8080"]
     words = ['"${VLLM:-vllm}"', "serve", '"$here/model"', "--served-model-name", name, "--max-model-len", context]
-    parser = _TOOL_PARSERS.get(packaged_name(source.template.source) or "")
+    parser = _TOOL_PARSERS.get(find_packaged_name(source.template.source) or "")
     if parser:
         words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
     return [*words, "--host", "127.0.0.1", "--port", "8000"]

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts
@@ -28,7 +28,7 @@ from hanlin.models.folder.layout import ModelFiles
 from hanlin.models.load import load_model
 from hanlin.models.save import save_model
 from hanlin.tokenizer.compression import characters_per_token
-from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend
+from hanlin.tokenizer.extend import IDEOGRAPHS, Extension, extend_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 RESIZED_TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -54,7 +54,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     base = check_model_folder(inputs.path("model"))
     tokenizer = Tokenizer.load(base.folder)
     documents = inputs.paths("text")
-    extension = extend(tokenizer, _report_progress(read_texts(documents), context), settings.new_entries)
+    extension = extend_tokenizer(tokenizer, _report_progress(read_texts(documents), context), settings.new_entries)
     if not extension.pieces:
         raise UserError(
             say("the text gives no new entry", "从文本中没有学到新词条"),
@@ -70,7 +70,7 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
 
     model = cast(LlamaForCausalLM, load_model(base.folder, dtype="auto"))
     resize_embeddings(model, extension.first_id, extension.old_ids)
-    template = template_of(extension.tokenizer)
+    template = find_template(extension.tokenizer)
     extended = save_model(model, out, tokenizer=extension.tokenizer, template=template)
     num_tensors = verify_weights_unchanged(base, extended, extension)
     return {
@@ -117,7 +117,7 @@ def verify_text_unchanged(before: Tokenizer, after: Tokenizer, texts: Iterable[s
         if after.decode(ids) != text and before.decode(before.encode(text)) == text:
             raise RuntimeError(f"the extended tokenizer does not decode its own ids of {text[:80]!r}")
     ordered = sorted(segments)
-    for segment, old, new in zip(ordered, before.encode_many(ordered), after.encode_many(ordered), strict=True):
+    for segment, old, new in zip(ordered, before.encode_batch(ordered), after.encode_batch(ordered), strict=True):
         if old != new:
             raise RuntimeError(
                 f"the extended tokenizer splits {segment[:80]!r} differently: {old[:20]} became {new[:20]}"

@@ -15,7 +15,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import InitModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
@@ -41,9 +41,9 @@ def run(settings: InitModel, inputs: Inputs, out: Path, context: StageContext) -
     """
     tokenizer = load_tokenizer(inputs.path("tokenizer"), context.scratch_folder(out) / "tokenizer")
     if settings.template is not None:
-        template: ChatTemplate | None = ChatTemplate.named(settings.template, tokenizer)
+        template: ChatTemplate | None = ChatTemplate.from_packaged(settings.template, tokenizer)
     else:
-        template = template_of(tokenizer)
+        template = find_template(tokenizer)
     model = build_random_model(settings, len(tokenizer), context.seed)
     files = save_model(model, out, tokenizer=tokenizer, template=template, dtype=settings.dtype)
     matrices = 1 if settings.tie_embeddings else 2

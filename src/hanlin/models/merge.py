@@ -17,7 +17,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
@@ -73,7 +73,7 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     dtype = base.dtype if settings.dtype == "base" else settings.dtype
     tokenizer = Tokenizer.load(folder if (folder / TOKENIZER_FILE).is_file() else base.folder)
     _check_vocabulary(tokenizer, base, folder)
-    template = template_of(tokenizer)
+    template = find_template(tokenizer)
     prompts = render_prompts(tokenizer, template)
 
     progress = _StepProgress(context)

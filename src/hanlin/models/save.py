@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import named_ids, save_tokenizer, template_of
+from hanlin.chat.tokenizer_files import find_template, save_tokenizer, special_token_ids
 from hanlin.core.files import write_sorted_json
 from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.checks import check_model_folder
@@ -65,10 +65,10 @@ def save_model(
     config["dtype"] = config["torch_dtype"] = str(torch_type).removeprefix("torch.")
     _check(weights, llama_shapes(config))
     if template is None:
-        template = template_of(tokenizer)
+        template = find_template(tokenizer)
 
     folder.mkdir(parents=True, exist_ok=True)
-    ids = named_ids(tokenizer, template)
+    ids = special_token_ids(tokenizer, template)
     _write_weights(weights, llama_shapes(config), folder, torch_type, shard_bytes)
     write_sorted_json(folder / CONFIG, {**config, **ids})
     save_tokenizer(tokenizer, template, folder)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.packaged import template_tokens
+from hanlin.chat.packaged import packaged_special_tokens
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
@@ -33,9 +33,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, template: str, out: P
     Raises:
         UserError: `vocab_size` is too small for the 256 bytes and the special tokens.
     """
-    tokenizer = train_byte_level_bpe(texts, vocab_size, template_tokens(template), out)
+    tokenizer = train_byte_level_bpe(texts, vocab_size, packaged_special_tokens(template), out)
     out.mkdir(parents=True, exist_ok=True)
-    ChatTemplate.named(template, tokenizer).save(out)
+    ChatTemplate.from_packaged(template, tokenizer).save(out)
     return Tokenizer.load(out)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
-from hanlin.parity.backends.base import Prompt
+from hanlin.parity.backends.base import ChatPrompt
 
 PER_KIND = 25
 
@@ -93,16 +93,16 @@ class Case:
     tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def prompt(self) -> Prompt:
-        return Prompt(self.messages[:-1], self.tools)
+    def prompt(self) -> ChatPrompt:
+        return ChatPrompt(self.messages[:-1], self.tools)
 
 
-def cases() -> list[Case]:
+def make_cases() -> list[Case]:
     """The same 325 conversations every time: 25 of each of thirteen kinds."""
     found = []
     for kind, make in _KINDS.items():
         chance = random.Random(kind)  # a text as seed gives the same numbers everywhere
-        found += [Case(f"{kind}-{place + 1}", *make(chance, place)) for place in range(PER_KIND)]
+        found += [Case(f"{kind}-{index + 1}", *make(chance, index)) for index in range(PER_KIND)]
     return found
 
 
@@ -120,9 +120,9 @@ def _chat(texts: Iterator[str], exchanges: int, system: str | None) -> _Made:
 def _of(texts: tuple[str, ...], most: int = 2, system: float = 0.4) -> _Make:
     """Conversations whose turns come from `texts`; each of them is said at least once by the user."""
 
-    def make(chance: random.Random, place: int) -> _Made:
+    def make(chance: random.Random, index: int) -> _Made:
         def said() -> Iterator[str]:
-            yield texts[place % len(texts)]
+            yield texts[index % len(texts)]
             while True:
                 yield chance.choice(texts)
 
@@ -132,27 +132,27 @@ def _of(texts: tuple[str, ...], most: int = 2, system: float = 0.4) -> _Make:
     return make
 
 
-def _many_turns(chance: random.Random, place: int) -> _Made:
-    return _chat(iter(lambda: chance.choice(_ALL), None), 3 + place % 8, chance.choice((None, "你是翰林助手。")))
+def _many_turns(chance: random.Random, index: int) -> _Made:
+    return _chat(iter(lambda: chance.choice(_ALL), None), 3 + index % 8, chance.choice((None, "你是翰林助手。")))
 
 
-def _long(chance: random.Random, place: int) -> _Made:
+def _long(chance: random.Random, index: int) -> _Made:
     def said() -> Iterator[str]:
         while True:
-            yield chance.choice((" ", "\n", "", "，")).join(chance.choices(_ALL, k=40 + 8 * place))
+            yield chance.choice((" ", "\n", "", "，")).join(chance.choices(_ALL, k=40 + 8 * index))
 
     return _chat(said(), 1, None)
 
 
-def _tools(chance: random.Random, place: int) -> _Made:
-    turns = [Message("system", chance.choice(CHINESE))] if place % 2 else []
-    for _ in range(1 + place % 3):
+def _tools(chance: random.Random, index: int) -> _Made:
+    turns = [Message("system", chance.choice(CHINESE))] if index % 2 else []
+    for _ in range(1 + index % 3):
         turns.append(Message("user", chance.choice(_ALL)))
         for _ in range(chance.randint(0, 2)):
             call = chance.choice(_CALLS)
             turns += [Message("assistant", "", (call,)), Message("tool", chance.choice(_RESULTS), name=call.name)]
         turns.append(Message("assistant", chance.choice(_ALL)))
-    return tuple(turns), TOOLS[: 1 + place % 2]
+    return tuple(turns), TOOLS[: 1 + index % 2]
 
 
 _KINDS: dict[str, _Make] = {

@@ -13,23 +13,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.parity.backends.base import Consumer, Prompt, Unavailable
-from hanlin.parity.backends.llama_cpp import LlamaCppConsumer
-from hanlin.parity.backends.ollama import ModelfileConsumer
-from hanlin.parity.backends.transformers import TransformersConsumer
-from hanlin.parity.backends.vllm import VllmConsumer
-from hanlin.parity.cases import Case, cases
+from hanlin.parity.backends.base import Backend, BackendUnavailable, ChatPrompt
+from hanlin.parity.backends.llama_cpp import LlamaCppBackend
+from hanlin.parity.backends.ollama import OllamaBackend
+from hanlin.parity.backends.transformers import TransformersBackend
+from hanlin.parity.backends.vllm import VllmBackend
+from hanlin.parity.cases import Case, make_cases
 from hanlin.parity.modelfile import write_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-_SHOWN_BEFORE = 6
-_SHOWN_AFTER = 3
+_TOKENS_BEFORE = 6
+_TOKENS_AFTER = 3
 
-Open = Callable[[], Consumer]
-Named = tuple[str, Open]
+BackendFactory = Callable[[], Backend]
+NamedBackend = tuple[str, BackendFactory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +37,33 @@ class Mismatch:
     """The first id of a case that differs: `place` counts from 0; both sides are shown with the tokens around it."""
 
     case: str
-    place: int
+    index: int
     expected: str
-    found: str
+    actual: str
 
     def __str__(self) -> str:
         return say(
-            f"{self.case}, token {self.place}: expected {self.expected}, found {self.found}",
-            f"{self.case} 第 {self.place} 个词元：应为 {self.expected}，实为 {self.found}",
+            f"{self.case}, token {self.index}: expected {self.expected}, found {self.actual}",
+            f"{self.case} 第 {self.index} 个词元：应为 {self.expected}，实为 {self.actual}",
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one program. `typed_tokens_read` counts the cases in which it takes a special token that a person
+class ParityResult:
+    """What became of one program. `typed_tokens_parsed` counts the cases in which it takes a special token that a person
     typed for one that the template wrote, as every program does that encodes whole texts."""
 
     name: str
     cases: int = 0
     mismatches: int = 0
     first: Mismatch | None = None
-    stops_missing: tuple[int, ...] = ()
-    typed_tokens_read: int = 0
-    skipped_because: str | None = None
+    missing_stop_ids: tuple[int, ...] = ()
+    typed_tokens_parsed: int = 0
+    skip_reason: str | None = None
 
     @property
-    def good(self) -> bool:
-        return not (self.mismatches or self.stops_missing)
+    def passed(self) -> bool:
+        return not (self.mismatches or self.missing_stop_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,62 +73,64 @@ class Expected:
     case: Case
     ids: list[int]
     read: list[int]
-    whole: Rendered
-    whole_read: Rendered
+    full: TokenizedExample
+    full_unshielded: TokenizedExample
 
 
-def expected_of(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
+def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
     """The cases that the template takes, with their ids. One that it refuses (tools, a system text) is left out."""
     found = []
     for case in conversations:
         messages, tools = case.prompt.messages, case.tools
         try:
             ids = template.render(messages, tools, prompt=True).ids
-            whole = template.render(case.messages, tools)
-            read = template.read_as_text(messages, tools, prompt=True).ids
-            whole_read = template.read_as_text(case.messages, tools)
+            full = template.render(case.messages, tools)
+            read = template.render_unshielded(messages, tools, prompt=True).ids
+            full_unshielded = template.render_unshielded(case.messages, tools)
         except UserError:
             continue
-        found.append(Expected(case, ids, read, whole, whole_read))
+        found.append(Expected(case, ids, read, full, full_unshielded))
     return found
 
 
 def check(
-    template: ChatTemplate, consumers: Sequence[tuple[str, Open]], conversations: Iterable[Case]
-) -> list[Verdict]:
+    template: ChatTemplate, backends: Sequence[tuple[str, BackendFactory]], conversations: Iterable[Case]
+) -> list[ParityResult]:
     """Ask every program for every conversation; a program that cannot be asked says why. Raises the
     template's own refusal when it takes none of them."""
     asked = list(conversations)
-    expected = expected_of(template, asked)
+    expected = compute_expected(template, asked)
     if not expected:
         template.render(asked[0].messages, asked[0].tools, where=say("any conversation", "任何对话"))  # raises
-    verdicts = []
-    for name, open_consumer in consumers:
+    results = []
+    for name, open_backend in backends:
         try:
-            with closing(open_consumer()) as consumer:
-                verdicts.append(judge(template, consumer, expected))
-        except Unavailable as reason:
-            verdicts.append(Verdict(name, skipped_because=str(reason)))
-    return verdicts
+            with closing(open_backend()) as backend:
+                results.append(compare(template, backend, expected))
+        except BackendUnavailable as reason:
+            results.append(ParityResult(name, skip_reason=str(reason)))
+    return results
 
 
-def judge(template: ChatTemplate, consumer: Consumer, expected: Sequence[Expected]) -> Verdict:
+def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expected]) -> ParityResult:
     """What an open program makes of the cases."""
-    wrong: list[Mismatch] = []
+    mismatches: list[Mismatch] = []
     typed = 0
-    answers = consumer.prompts([Prompt(one.case.prompt.messages, one.case.tools) for one in expected])
+    answers = backend.render_prompts([ChatPrompt(one.case.prompt.messages, one.case.tools) for one in expected])
     for one, found in zip(expected, answers, strict=True):
-        differs = _difference(template, one.case.id, one.ids, one.read, found)
-        if differs is None and isinstance(consumer, TransformersConsumer):
-            differs = _whole_difference(template, one, consumer.conversation(one.case.messages, one.case.tools))
-        wrong += [differs] if differs else []
+        mismatch = _compare_ids(template, one.case.id, one.ids, one.read, found)
+        if mismatch is None and isinstance(backend, TransformersBackend):
+            mismatch = _compare_conversation(
+                template, one, backend.render_conversation(one.case.messages, one.case.tools)
+            )
+        mismatches += [mismatch] if mismatch else []
         typed += one.ids != one.read and found == one.read
-    stops = consumer.stops()
+    stops = backend.stop_ids()
     missing = () if stops is None else tuple(sorted(set(template.stop_ids) - stops))
-    return Verdict(consumer.name, len(expected), len(wrong), next(iter(wrong), None), missing, typed)
+    return ParityResult(backend.name, len(expected), len(mismatches), next(iter(mismatches), None), missing, typed)
 
 
-def _whole_difference(
+def _compare_conversation(
     template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
     """Of a whole conversation, the ids and, where the program tells it, which of them are learned."""
@@ -136,85 +138,85 @@ def _whole_difference(
     if isinstance(answer, str):
         return Mismatch(name, 0, say("ids", "词元"), answer)
     ids, learn = answer
-    differs = _difference(template, name, one.whole.ids, one.whole_read.ids, ids)
-    expected = one.whole if ids == one.whole.ids else one.whole_read
-    if differs or learn is None or learn == expected.learn:
-        return differs
-    place = next(place for place, pair in enumerate(zip(learn, expected.learn, strict=True)) if pair[0] != pair[1])
+    mismatch = _compare_ids(template, name, one.full.ids, one.full_unshielded.ids, ids)
+    expected = one.full if ids == one.full.ids else one.full_unshielded
+    if mismatch or learn is None or learn == expected.loss_mask:
+        return mismatch
+    index = next(index for index, pair in enumerate(zip(learn, expected.loss_mask, strict=True)) if pair[0] != pair[1])
     name = say(f"{one.case.id} (mask)", f"{one.case.id}（掩码）")
     words = (say("not learned", "不学"), say("learned", "学"))
-    shown = _around(template, ids, place)
-    return Mismatch(name, place, f"{shown} {words[expected.learn[place]]}", words[learn[place]])
+    shown = _show_context(template, ids, index)
+    return Mismatch(name, index, f"{shown} {words[expected.loss_mask[index]]}", words[learn[index]])
 
 
-def _difference(
+def _compare_ids(
     template: ChatTemplate, name: str, ids: list[int], read: list[int], found: list[int] | str
 ) -> Mismatch | None:
     if found in (ids, read):
         return None
     if isinstance(found, str):
-        return Mismatch(name, 0, _around(template, read, 0), found)
+        return Mismatch(name, 0, _show_context(template, read, 0), found)
     pairs = zip(read, found, strict=False)
     shorter = min(len(read), len(found))
-    place = next((place for place, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
-    return Mismatch(name, place, _around(template, read, place), _around(template, found, place))
+    index = next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
+    return Mismatch(name, index, _show_context(template, read, index), _show_context(template, found, index))
 
 
-def _around(template: ChatTemplate, ids: Sequence[int], place: int) -> str:
+def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str:
     """The token at `place` with its id, between what stands before and after it."""
     tokenizer = template.tokenizer
 
     def text(part: Sequence[int]) -> str:
         return b"".join(tokenizer.token_bytes(number) for number in part).decode("utf-8", "backslashreplace")
 
-    before = text(ids[max(0, place - _SHOWN_BEFORE) : place])
-    after = text(ids[place + 1 : place + 1 + _SHOWN_AFTER])
-    here = f"{text(ids[place : place + 1])!r} [{ids[place]}]" if place < len(ids) else say("the end", "结尾")
+    before = text(ids[max(0, index - _TOKENS_BEFORE) : index])
+    after = text(ids[index + 1 : index + 1 + _TOKENS_AFTER])
+    here = f"{text(ids[index : index + 1])!r} [{ids[index]}]" if index < len(ids) else say("the end", "结尾")
     return f"{before!r} → {here} ← {after!r}"
 
 
-def consumers_of(
+def backends_for(
     folder: Path, find_gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
-) -> list[Named]:
+) -> list[NamedBackend]:
     """The programs that read these files: transformers the folder, llama.cpp a GGUF file, Ollama a Modelfile (with
     the folder's tokenizer), vLLM where it serves."""
-    found: list[Named] = [(TransformersConsumer.name, partial(TransformersConsumer, folder))]
-    found += [(f"llama.cpp {file.name}", partial(LlamaCppConsumer, file)) for file in find_gguf_files]
+    found: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
+    found += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in find_gguf_files]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
-    found += [("modelfile", partial(ModelfileConsumer, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
-    return found + ([(VllmConsumer.name, partial(VllmConsumer, vllm))] if vllm else [])
+    found += [("modelfile", partial(OllamaBackend, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
+    return found + ([(VllmBackend.name, partial(VllmBackend, vllm))] if vllm else [])
 
 
-def prove(template: ChatTemplate, folder: Path, find_gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
+def verify(template: ChatTemplate, folder: Path, find_gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
     """The check as an export runs it: returns its figures for the manifest.
 
     Raises UserError with the first difference when a program reads the exported files otherwise than Hanlin does: what
     was trained would not be what is served.
     """
-    verdicts = check(template, consumers_of(folder, find_gguf_files), cases())
-    for verdict in verdicts:
-        if not verdict.good:
-            raise broken(verdict, folder)
-    return summary(verdicts)
+    results = check(template, backends_for(folder, find_gguf_files), make_cases())
+    for result in results:
+        if not result.passed:
+            raise parity_error(result, folder)
+    return summarize(results)
 
 
-def summary(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def summarize(results: Sequence[ParityResult]) -> dict[str, Any]:
     """For `--json` and the manifest: all mismatches, and a row for each program."""
-    rows = [{**asdict(verdict), "stops_missing": list(verdict.stops_missing)} for verdict in verdicts]
-    return {"mismatches": sum(verdict.mismatches for verdict in verdicts), "consumers": rows}
+    rows = [{**asdict(result), "missing_stop_ids": list(result.missing_stop_ids)} for result in results]
+    return {"mismatches": sum(result.mismatches for result in results), "backends": rows}
 
 
-def broken(verdict: Verdict, where: Path) -> UserError:
-    if verdict.stops_missing:
-        missing = ", ".join(map(str, verdict.stops_missing))
+def parity_error(result: ParityResult, where: Path) -> UserError:
+    if result.missing_stop_ids:
+        missing = ", ".join(map(str, result.missing_stop_ids))
         what = say(
-            f"{verdict.name} would not stop at {missing}, which end an answer",
-            f"{verdict.name} 不会在结束符 {missing} 处停止",
+            f"{result.name} would not stop at {missing}, which end an answer",
+            f"{result.name} 不会在结束符 {missing} 处停止",
         )
     else:
         what = say(
-            f"{verdict.name} reads {verdict.mismatches} of {verdict.cases} conversations otherwise; {verdict.first}",
-            f"{verdict.name} 对 {verdict.cases} 段对话中的 {verdict.mismatches} 段读法不同；{verdict.first}",
+            f"{result.name} reads {result.mismatches} of {result.cases} conversations otherwise; {result.first}",
+            f"{result.name} 对 {result.cases} 段对话中的 {result.mismatches} 段读法不同；{result.first}",
         )
     hint = say(
         "the chat template uses what this program has no equal of; train and export with a packaged one (`template`)",
@@ -223,7 +225,7 @@ def broken(verdict: Verdict, where: Path) -> UserError:
     return UserError(what, where, hint)
 
 
-def prove_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings: Any) -> Verdict:
+def verify_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings: Any) -> ParityResult:
     """Write the Modelfile of a GGUF file, which appears only when Go, where it is installed, renders the conversations
     as they were trained; the verdict says how many. `settings` are those of `write_modelfile`.
 
@@ -234,11 +236,11 @@ def prove_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings: 
     model = os.path.relpath(gguf.absolute(), path.parent)
     try:
         write_modelfile(aside, model, template, **settings)
-        consumer = partial(ModelfileConsumer, aside, template.tokenizer, bare=True)
-        (verdict,) = check(template, [(ModelfileConsumer.name, consumer)], cases())
-        if not verdict.good:
-            raise broken(verdict, path)
+        backend = partial(OllamaBackend, aside, template.tokenizer, bare=True)
+        (result,) = check(template, [(OllamaBackend.name, backend)], make_cases())
+        if not result.passed:
+            raise parity_error(result, path)
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
-    return verdict
+    return result

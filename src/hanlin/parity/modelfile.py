@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from hanlin.chat.packaged import packaged, packaged_source
+from hanlin.chat.packaged import packaged_names, read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import write_text
@@ -143,14 +143,14 @@ def go_template(template: ChatTemplate) -> str:
 
     Raises UserError when the template is not a packaged one: Jinja in general has no Go form.
     """
-    name = packaged_name(template.source)
+    name = find_packaged_name(template.source)
     if name is None:
         raise UserError(
             say("no Go template is known for this chat template", "此对话模板没有已知的 Go 模板"),
-            template.place,
+            template.origin,
             say(
-                f"Ollama reads no Jinja; known are {', '.join(packaged())}",
-                f"Ollama 不读 Jinja；已知的有 {'、'.join(packaged())}",
+                f"Ollama reads no Jinja; known are {', '.join(packaged_names())}",
+                f"Ollama 不读 Jinja；已知的有 {'、'.join(packaged_names())}",
             ),
         )
     body = _go_source(name)
@@ -158,10 +158,10 @@ def go_template(template: ChatTemplate) -> str:
     return "\n".join([_opening(template.tokenizer), *helpers, body])
 
 
-def packaged_name(source: str) -> str | None:
+def find_packaged_name(source: str) -> str | None:
     """Which packaged template a Jinja source is, if any."""
     source = source.removeprefix(_BEGIN_BEFORE)
-    return next((name for name in packaged() if packaged_source(name) == source), None)
+    return next((name for name in packaged_names() if read_packaged_template(name) == source), None)
 
 
 _HELPERS = {"_json": 'template "quoted"', "_trim": 'template "trim"'}
@@ -212,28 +212,28 @@ _LINE_END = re.compile(r"[\r\n]|\Z")
 
 def _instructions(text: str, path: Path) -> Iterator[_Instruction]:
     """The instructions of a Modelfile one after another."""
-    place = _end(_BLANK, text, 0)
-    while place < len(text):
-        line = _line(text, place)
-        word, place = _word(_WORD, text, place)
+    index = _end(_BLANK, text, 0)
+    while index < len(text):
+        line = _line(text, index)
+        word, index = _word(_WORD, text, index)
         name = word.lower()
         if name not in INSTRUCTIONS:
-            shown = word or text[place]
+            shown = word or text[index]
             what = say(f"there is no instruction {shown!r}", f"没有指令 {shown!r}")
             raise _wrong(path, line, what, did_you_mean(name, INSTRUCTIONS))
         about = ""
         if name in ("parameter", "message"):
-            place = _gap(text, place, name, path, line)
-            about, place = _word(_PARAMETER if name == "parameter" else _WORD, text, place)
+            index = _gap(text, index, name, path, line)
+            about, index = _word(_PARAMETER if name == "parameter" else _WORD, text, index)
             if name == "message" and about not in ROLES:
                 what = say(f"MESSAGE has no role {about!r}", f"MESSAGE 没有角色 {about!r}")
                 raise _wrong(path, line, what, did_you_mean(about, ROLES))
             if not about:
                 raise _wrong(path, line, say("PARAMETER names no parameter", "PARAMETER 没有写参数名"))
-        place = _gap(text, place, f"{name} {about}".strip(), path, line)
-        value, place = _value(text, place, path, line)
+        index = _gap(text, index, f"{name} {about}".strip(), path, line)
+        value, index = _value(text, index, path, line)
         yield _Instruction(name, about, value, line)
-        place = _end(_BLANK, text, place)
+        index = _end(_BLANK, text, index)
 
 
 def _value(text: str, start: int, path: Path, line: int) -> tuple[str, int]:
@@ -264,27 +264,27 @@ def _quoted(value: str) -> str:
     return value if plain else f'"""{value}"""'
 
 
-def _gap(text: str, place: int, before: str, path: Path, line: int) -> int:
+def _gap(text: str, index: int, before: str, path: Path, line: int) -> int:
     """Past the one space that must stand after an instruction's words."""
-    if text[place : place + 1] not in (" ", "\t"):
+    if text[index : index + 1] not in (" ", "\t"):
         after = before.upper() if " " not in before else before
         what = say(f"after {after} a space and its value must follow", f"{after} 之后须有空格和取值")
         raise _wrong(path, line, what)
-    return place + 1
+    return index + 1
 
 
-def _word(pattern: re.Pattern[str], text: str, place: int) -> tuple[str, int]:
-    end = _end(pattern, text, place)
-    return text[place:end], end
+def _word(pattern: re.Pattern[str], text: str, index: int) -> tuple[str, int]:
+    end = _end(pattern, text, index)
+    return text[index:end], end
 
 
-def _end(pattern: re.Pattern[str], text: str, place: int) -> int:
-    found = pattern.match(text, place)
-    return found.end() if found else place
+def _end(pattern: re.Pattern[str], text: str, index: int) -> int:
+    found = pattern.match(text, index)
+    return found.end() if found else index
 
 
-def _line(text: str, place: int) -> int:
-    return len(re.findall(r"\r\n|\r|\n", text[:place])) + 1
+def _line(text: str, index: int) -> int:
+    return len(re.findall(r"\r\n|\r|\n", text[:index])) + 1
 
 
 def _wrong(path: Path, line: int, what: str, hint: str | None = None) -> UserError:

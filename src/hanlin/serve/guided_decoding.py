@@ -109,7 +109,7 @@ class _LlguidanceVocab:
         self._tokenizer = tokenizer
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, inside=True)
+        return self._tokenizer.encode(text, continuation=True)
 
 
 class GrammarConstraint:

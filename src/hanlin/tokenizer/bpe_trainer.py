@@ -18,7 +18,7 @@ Positions = NDArray[np.int64]
 BARRIER = -1
 
 
-class Join(NamedTuple):
+class Merge(NamedTuple):
     """`left` and `right` become `symbol`; with `right` None, `left` is a barrier that becomes a symbol of its own."""
 
     left: int
@@ -28,7 +28,7 @@ class Join(NamedTuple):
     """How many tokens of the counted words the join saves."""
 
 
-class MergeLearner:
+class BpeTrainer:
     """Words as sequences of symbols, in which the most frequent pair of neighbors is joined again and again.
 
     Classic byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1) with counts kept up to date at the
@@ -38,7 +38,12 @@ class MergeLearner:
     """
 
     def __init__(
-        self, words: Sequence[Sequence[int]], counts: Sequence[int], first_new: int, least_saved: int, opening: int = 2
+        self,
+        words: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        first_new: int,
+        min_saved: int,
+        open_savings: int = 2,
     ) -> None:
         """`words` with their `counts`; new symbols are numbered from `first_new`. A join that saves less than
         `least_saved` tokens is not made. Opening a barrier saves `opening` tokens each time it occurs.
@@ -51,19 +56,19 @@ class MergeLearner:
         spread = ((0, 1), *((count, len(word) + 1) for word, count in zip(words, counts, strict=True)))
         self._weights = np.fromiter(chain.from_iterable(repeat(*row) for row in spread), dtype=np.int64, count=size)
         self._next = np.arange(1, size + 1, dtype=np.int64)
-        self._before = np.arange(-1, size - 1, dtype=np.int64)
+        self._previous = np.arange(-1, size - 1, dtype=np.int64)
         self._next[-1] = size - 1
-        self._least = least_saved
-        self._new = first_new
+        self._min_saved = min_saved
+        self._next_symbol = first_new
         self._base = np.int64(2**31)
         self._saved: dict[int, int] = {}
-        self._places: dict[int, Positions] = {}
+        self._positions: dict[int, Positions] = {}
         self._heap: list[tuple[int, int]] = []
         self._count_pairs(np.arange(size - 1, dtype=np.int64))
-        closed = np.flatnonzero(self._symbols < BARRIER)
-        self._remember(self._symbols[closed], closed, self._weights[closed] * opening)
+        barriers = np.flatnonzero(self._symbols < BARRIER)
+        self._add_pairs(self._symbols[barriers], barriers, self._weights[barriers] * open_savings)
 
-    def joins(self, symbol_for: Callable[[int, int | None, int], int | None]) -> Iterator[Join]:
+    def merges(self, symbol_for: Callable[[int, int | None, int], int | None]) -> Iterator[Merge]:
         """The joins, those that save most first; equal ones in the order of their symbols' numbers.
 
         `symbol_for(left, right, new)` says what they become: `new`, a symbol that exists already, or None to forbid
@@ -78,90 +83,90 @@ class MergeLearner:
                 heapq.heappush(self._heap, (-saved, key))
                 continue
             left, right = (key, None) if key < 0 else divmod(key, int(self._base))
-            places = self._places.pop(key)
+            positions = self._positions.pop(key)
             del self._saved[key]
-            symbol = symbol_for(left, right, self._new)
+            symbol = symbol_for(left, right, self._next_symbol)
             if symbol is None:
                 continue
-            self._new = max(self._new, symbol + 1)
+            self._next_symbol = max(self._next_symbol, symbol + 1)
             if right is None:
-                self._open(places, symbol)
+                self._open_barrier(positions, symbol)
             else:
-                self._join(places, left, right, symbol)
-            yield Join(left, right, symbol, saved)
+                self._apply_merge(positions, left, right, symbol)
+            yield Merge(left, right, symbol, saved)
 
-    def _open(self, places: Positions, symbol: int) -> None:
-        self._symbols[places] = symbol
-        self._count_pairs(np.union1d(self._before[places], places))
+    def _open_barrier(self, positions: Positions, symbol: int) -> None:
+        self._symbols[positions] = symbol
+        self._count_pairs(np.union1d(self._previous[positions], positions))
 
-    def _join(self, places: Positions, left: int, right: int, symbol: int) -> None:
-        symbols, after, before = self._symbols, self._next, self._before
-        first = places[(symbols[places] == left) & (symbols[after[places]] == right)]
+    def _apply_merge(self, positions: Positions, left: int, right: int, symbol: int) -> None:
+        symbols, after, previous = self._symbols, self._next, self._previous
+        first = positions[(symbols[positions] == left) & (symbols[after[positions]] == right)]
         if left == right:  # of "aaa" only the first two join
             first = _without_overlap(first, after)
         second = after[first]
-        broken = np.unique(np.concatenate((before[first], first, second)))
-        self._forget(broken)
+        changed = np.unique(np.concatenate((previous[first], first, second)))
+        self._remove_pairs(changed)
         symbols[first] = symbol
         symbols[second] = BARRIER
         beyond = after[second]
         after[first] = beyond
-        before[beyond] = first
-        self._count_pairs(np.union1d(before[first], first))
+        previous[beyond] = first
+        self._count_pairs(np.union1d(previous[first], first))
 
-    def _pairs(self, places: Positions) -> tuple[NDArray[np.int64], Positions]:
+    def _pairs(self, positions: Positions) -> tuple[NDArray[np.int64], Positions]:
         """Keys of the pairs that begin at `places`, barriers left out, and where they begin."""
-        left, right = self._symbols[places], self._symbols[self._next[places]]
-        free = (left >= 0) & (right >= 0)
-        return left[free] * self._base + right[free], places[free]
+        left, right = self._symbols[positions], self._symbols[self._next[positions]]
+        mergeable = (left >= 0) & (right >= 0)
+        return left[mergeable] * self._base + right[mergeable], positions[mergeable]
 
-    def _forget(self, places: Positions) -> None:
-        keys, places = self._pairs(places)
-        for key, saved in zip(*_totals(keys, self._weights[places]), strict=True):
+    def _remove_pairs(self, positions: Positions) -> None:
+        keys, positions = self._pairs(positions)
+        for key, saved in zip(*_sum_by_key(keys, self._weights[positions]), strict=True):
             left = self._saved.get(key)
             if left is None:
                 continue
-            if left - saved < self._least:
+            if left - saved < self._min_saved:
                 del self._saved[key]
-                del self._places[key]
+                del self._positions[key]
             else:
                 self._saved[key] = left - saved
 
-    def _count_pairs(self, places: Positions) -> None:
-        keys, places = self._pairs(places)
-        self._remember(keys, places, self._weights[places])
+    def _count_pairs(self, positions: Positions) -> None:
+        keys, positions = self._pairs(positions)
+        self._add_pairs(keys, positions, self._weights[positions])
 
-    def _remember(self, keys: NDArray[np.int64], places: Positions, saved: NDArray[np.int64]) -> None:
+    def _add_pairs(self, keys: NDArray[np.int64], positions: Positions, saved: NDArray[np.int64]) -> None:
         if not len(keys):
             return
         order = np.argsort(keys, kind="stable")
-        keys, places, saved = keys[order], places[order], saved[order]
+        keys, positions, saved = keys[order], positions[order], saved[order]
         starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
         totals = np.add.reduceat(saved, starts)
         ends = np.append(starts[1:], len(keys))
-        enough = totals >= self._least
+        enough = totals >= self._min_saved
         rows = zip(keys[starts][enough], totals[enough], starts[enough], ends[enough], strict=True)
         for key, total, start, end in ((int(a), int(b), c, d) for a, b, c, d in rows):
-            here = places[start:end]
+            pair_positions = positions[start:end]
             if key in self._saved:
                 total += self._saved[key]
-                here = np.union1d(self._places[key], here)
+                pair_positions = np.union1d(self._positions[key], pair_positions)
             self._saved[key] = total
-            self._places[key] = here
+            self._positions[key] = pair_positions
             heapq.heappush(self._heap, (-total, key))
 
 
-def _totals(keys: NDArray[np.int64], weights: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+def _sum_by_key(keys: NDArray[np.int64], weights: NDArray[np.int64]) -> tuple[list[int], list[int]]:
     """Each key once, with the sum of its weights."""
-    distinct, places = np.unique(keys, return_inverse=True)
-    return distinct.tolist(), np.bincount(places, weights=weights, minlength=len(distinct)).astype(np.int64).tolist()
+    distinct, positions = np.unique(keys, return_inverse=True)
+    return distinct.tolist(), np.bincount(positions, weights=weights, minlength=len(distinct)).astype(np.int64).tolist()
 
 
 def _without_overlap(first: Positions, after: Positions) -> Positions:
-    kept: list[int] = []
-    taken = -1
-    for place in first.tolist():
-        if place != taken:
-            kept.append(place)
-            taken = int(after[place])
-    return np.array(kept, dtype=np.int64)
+    starts: list[int] = []
+    consumed = -1
+    for position in first.tolist():
+        if position != consumed:
+            starts.append(position)
+            consumed = int(after[position])
+    return np.array(starts, dtype=np.int64)

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     pass
 
 
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE_TOKEN_PATTERN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
-SPACE = "\u2581"
+SENTENCEPIECE_SPACE = "\u2581"
 
 
-def _byte_letters() -> dict[str, int]:
+def _char_to_byte() -> dict[str, int]:
     """The letters that byte-level BPE writes bytes with (GPT-2, `bytes_to_unicode`): printable ones stand for
     themselves, the rest are numbered from U+0100."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -25,7 +25,7 @@ def _byte_letters() -> dict[str, int]:
     return letters
 
 
-BYTE_OF = _byte_letters()
+CHAR_TO_BYTE = _char_to_byte()
 
 
-LETTER_OF = {byte: letter for letter, byte in BYTE_OF.items()}
+BYTE_TO_CHAR = {byte: letter for letter, byte in CHAR_TO_BYTE.items()}

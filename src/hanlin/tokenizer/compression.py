@@ -12,7 +12,7 @@ def characters_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
     characters = tokens = 0
     for batch in batches(texts, 1000):
         characters += sum(map(len, batch))
-        tokens += sum(map(len, tokenizer.encode_many(batch)))
+        tokens += sum(map(len, tokenizer.encode_batch(batch)))
     return characters / tokens if tokens else 0.0
 
 

@@ -18,8 +18,8 @@ import tokenizers
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
-from hanlin.tokenizer.bpe_trainer import BARRIER, MergeLearner
-from hanlin.tokenizer.byte_alphabet import BYTE_OF, LETTER_OF
+from hanlin.tokenizer.bpe_trainer import BARRIER, BpeTrainer
+from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR, CHAR_TO_BYTE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 IDEOGRAPHS = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af"
@@ -31,7 +31,7 @@ _FRAGMENT = re.compile(
 )
 """First bytes that only ideographs begin with (U+3400 to U+9FFF but the hexagrams of U+4DC0; U+20000 to U+32FFF)."""
 
-Merge = tuple[str, str]
+MergePair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class Extension:
     old_ids: tuple[tuple[int, ...], ...]
 
 
-def extend(
+def extend_tokenizer(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     new_entries: int,
     *,
-    least_saved: int = 5,
-    longest: int = 8,
+    min_saved: int = 5,
+    max_length: int = 8,
     progress: Progress | None = None,
 ) -> Extension:
     """Learn at most `new_entries` Chinese pieces from `texts` and put them behind the vocabulary of `tokenizer`.
@@ -69,27 +69,27 @@ def extend(
     Takes byte-level BPE (Llama 3) and SentencePiece BPE with byte fallback as `tokenizer.json` has it (Llama 2);
     raises UserError for any other. Needs about 100 bytes of memory for each token of the distinct Chinese runs.
     """
-    vocabulary = _Vocabulary(tokenizer)
+    vocabulary = _BaseVocabulary(tokenizer)
     runs: Counter[str] = Counter()
     for text in texts:
         runs.update(_RUN.findall(text))
-    pieces, merges = _learnt(vocabulary, runs, new_entries, (least_saved, longest), progress)
+    pieces, merges = _learn_pieces(vocabulary, runs, new_entries, (min_saved, max_length), progress)
     while True:
-        grown = vocabulary.grown(pieces, merges)
-        lost = vocabulary.out_of_reach(grown, pieces)
-        if not lost:
+        build_extended = vocabulary.build_extended(pieces, merges)
+        unreachable = vocabulary.unreachable_pieces(build_extended, pieces)
+        if not unreachable:
             break
-        pieces, merges = _without(lost, pieces, merges)
-    _check_the_rest(tokenizer, grown)
+        pieces, merges = _remove_pieces(unreachable, pieces, merges)
+    _check_unchanged(tokenizer, build_extended)
     return Extension(
-        grown,
+        build_extended,
         len(tokenizer),
         tuple(map(vocabulary.text_of, pieces)),
         tuple(tuple(vocabulary.old_ids(piece)) for piece in pieces),
     )
 
 
-class _Vocabulary:
+class _BaseVocabulary:
     """The base vocabulary: how it writes Chinese pieces, and what it becomes with more of them.
 
     A byte-level vocabulary writes a piece in the letters that stand for its bytes, a SentencePiece one as it is.
@@ -99,12 +99,12 @@ class _Vocabulary:
         self.tokenizer = tokenizer
         self.data: dict[str, Any] = json.loads(tokenizer.backend.to_str())
         model = self.data["model"]
-        self.bytewise = not model.get("byte_fallback")
+        self.is_byte_level = not model.get("byte_fallback")
         known = (
             model["type"] == "BPE"
             and not model.get("continuing_subword_prefix")
             and not model.get("end_of_word_suffix")
-            and self.bytewise == ("ByteLevel" in tokenizer.decoder_steps)
+            and self.is_byte_level == ("ByteLevel" in tokenizer.decoder_steps)
         )
         if not known:
             raise UserError(
@@ -117,10 +117,10 @@ class _Vocabulary:
         self.tokens = {number: token for token, number in self.entries.items()}
 
     def written(self, text: str) -> str:
-        return "".join(LETTER_OF[byte] for byte in text.encode()) if self.bytewise else text
+        return "".join(BYTE_TO_CHAR[byte] for byte in text.encode()) if self.is_byte_level else text
 
     def bytes_of(self, piece: str) -> bytes:
-        return bytes(BYTE_OF[letter] for letter in piece) if self.bytewise else piece.encode()
+        return bytes(CHAR_TO_BYTE[letter] for letter in piece) if self.is_byte_level else piece.encode()
 
     def text_of(self, piece: str) -> str:
         return self.bytes_of(piece).decode(errors="replace")
@@ -128,7 +128,7 @@ class _Vocabulary:
     def old_ids(self, piece: str) -> list[int]:
         return [token.id for token in self.tokenizer.backend.model.tokenize(piece)]
 
-    def allows(self, piece: str, longest: int) -> bool:
+    def allows(self, piece: str, max_length: int) -> bool:
         """Whether a piece is whole Chinese characters, not too many, or the first bytes of one, and not yet there."""
         if piece in self.entries or piece in self.added:
             return False
@@ -139,9 +139,9 @@ class _Vocabulary:
             text = data.decode()
         except UnicodeDecodeError:
             return False
-        return len(text) <= longest and _RUN.fullmatch(text) is not None
+        return len(text) <= max_length and _RUN.fullmatch(text) is not None
 
-    def grown(self, pieces: Sequence[str], merges: Sequence[Merge]) -> Tokenizer:
+    def build_extended(self, pieces: Sequence[str], merges: Sequence[MergePair]) -> Tokenizer:
         """A tokenizer with the pieces and merges behind its own.
 
         Added tokens are written into the model's vocabulary too, without which the library would number them anew.
@@ -155,51 +155,51 @@ class _Vocabulary:
         config = {name: value for name, value in self.tokenizer.config.items() if name != "added_tokens_decoder"}
         return Tokenizer(backend, config, self.tokenizer.folder)
 
-    def out_of_reach(self, grown: Tokenizer, pieces: Sequence[str]) -> list[str]:
+    def unreachable_pieces(self, build_extended: Tokenizer, pieces: Sequence[str]) -> list[str]:
         """The pieces whose text the grown tokenizer does not give as one id, their own."""
-        texts = grown.encode_many([self.text_of(piece) for piece in pieces], inside=True)
-        lost: list[str] = []
+        texts = build_extended.encode_batch([self.text_of(piece) for piece in pieces], continuation=True)
+        unreachable: list[str] = []
         for number, (piece, whole) in enumerate(zip(pieces, texts, strict=True), start=len(self.tokenizer)):
-            joined = [token.id for token in grown.backend.model.tokenize(piece)]
+            joined = [token.id for token in build_extended.backend.model.tokenize(piece)]
             fragment = _FRAGMENT.fullmatch(self.bytes_of(piece)) is not None
             if joined != [number] or not (fragment or whole == [number]):
-                lost.append(piece)
-        return lost
+                unreachable.append(piece)
+        return unreachable
 
 
-def _learnt(
-    vocabulary: _Vocabulary,
+def _learn_pieces(
+    vocabulary: _BaseVocabulary,
     runs: Mapping[str, int],
     new_entries: int,
     limits: tuple[int, int],
     progress: Progress | None,
-) -> tuple[list[str], list[Merge]]:
+) -> tuple[list[str], list[MergePair]]:
     """The new pieces and the merges that make them, both in the order of their learning. `limits` are the tokens that
     a piece saves at least and the characters that it has at most."""
-    least_saved, longest = limits
-    words, closed = _words(vocabulary, list(runs))
+    min_saved, max_length = limits
+    words, byte_spelled = _segment_runs(vocabulary, list(runs))
     first = len(vocabulary.tokenizer)
-    learner = MergeLearner(words, list(runs.values()), first, least_saved)
+    trainer = BpeTrainer(words, list(runs.values()), first, min_saved)
     pieces: list[str] = []
     symbols: dict[str, int] = {}
-    merges: list[Merge] = []
+    merges: list[MergePair] = []
 
     def spelled(symbol: int) -> str:
         if symbol < BARRIER:
-            return closed[-2 - symbol]
+            return byte_spelled[-2 - symbol]
         return pieces[symbol - first] if symbol >= first else vocabulary.tokens[symbol]
 
     def symbol_for(left: int, right: int | None, new: int) -> int | None:
         piece = spelled(left) + ("" if right is None else spelled(right))
-        return symbols.get(piece, new) if vocabulary.allows(piece, longest) else None
+        return symbols.get(piece, new) if vocabulary.allows(piece, max_length) else None
 
-    for join in learner.joins(symbol_for) if new_entries else ():
-        left, right = spelled(join.left), "" if join.right is None else spelled(join.right)
-        if join.right is not None:
+    for merge in trainer.merges(symbol_for) if new_entries else ():
+        left, right = spelled(merge.left), "" if merge.right is None else spelled(merge.right)
+        if merge.right is not None:
             merges.append((left, right))
-        if join.symbol == first + len(pieces):
+        if merge.symbol == first + len(pieces):
             pieces.append(left + right)
-            symbols[left + right] = join.symbol
+            symbols[left + right] = merge.symbol
             if progress is not None:
                 progress.update(len(pieces), new_entries, say("entries", "词条"))
             if len(pieces) == new_entries:
@@ -207,38 +207,40 @@ def _learnt(
     return pieces, merges
 
 
-def _words(vocabulary: _Vocabulary, runs: Sequence[str]) -> tuple[list[list[int]], list[str]]:
+def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[list[list[int]], list[str]]:
     """The runs as the tokenizer splits them. In SentencePiece a character without an entry is spelled in bytes that
     nothing joins: it becomes a barrier, -2 for the first such character of the list that is returned too."""
     tokenizer = vocabulary.tokenizer
-    if vocabulary.bytewise:
-        return tokenizer.encode_many(runs, inside=True), []
-    closed = sorted(character for character in set().union(*runs) if character not in vocabulary.entries)
-    if not closed:
-        return tokenizer.encode_many(runs, inside=True), []
-    barriers = {character: -2 - place for place, character in enumerate(closed)}
-    cut = re.compile(f"([{''.join(closed)}])")
+    if vocabulary.is_byte_level:
+        return tokenizer.encode_batch(runs, continuation=True), []
+    byte_spelled = sorted(character for character in set().union(*runs) if character not in vocabulary.entries)
+    if not byte_spelled:
+        return tokenizer.encode_batch(runs, continuation=True), []
+    barriers = {character: -2 - place for place, character in enumerate(byte_spelled)}
+    cut = re.compile(f"([{''.join(byte_spelled)}])")
     parts = [[part for part in cut.split(run) if part] for run in runs]
     known = list(dict.fromkeys(part for row in parts for part in row if part not in barriers))
-    ids = dict(zip(known, tokenizer.encode_many(known, inside=True), strict=True))
+    ids = dict(zip(known, tokenizer.encode_batch(known, continuation=True), strict=True))
     ids.update({character: [barrier] for character, barrier in barriers.items()})
-    return [[symbol for part in row for symbol in ids[part]] for row in parts], closed
+    return [[symbol for part in row for symbol in ids[part]] for row in parts], byte_spelled
 
 
-def _without(lost: Iterable[str], pieces: Sequence[str], merges: Sequence[Merge]) -> tuple[list[str], list[Merge]]:
+def _remove_pieces(
+    unreachable: Iterable[str], pieces: Sequence[str], merges: Sequence[MergePair]
+) -> tuple[list[str], list[MergePair]]:
     """Pieces and merges less those lost, and less those that only the lost ones lead to."""
-    made = {left + right for left, right in merges}
-    gone = set(lost)
+    producible = {left + right for left, right in merges}
+    removed = set(unreachable)
     while True:
-        merges = [merge for merge in merges if not gone.intersection((*merge, "".join(merge)))]
-        left = {"".join(merge) for merge in merges}
-        orphans = {piece for piece in pieces if piece in made and piece not in left and piece not in gone}
+        merges = [pair for pair in merges if not removed.intersection((*pair, "".join(pair)))]
+        left = {"".join(pair) for pair in merges}
+        orphans = {piece for piece in pieces if piece in producible and piece not in left and piece not in removed}
         if not orphans:
-            return [piece for piece in pieces if piece not in gone], list(merges)
-        gone |= orphans
+            return [piece for piece in pieces if piece not in removed], list(merges)
+        removed |= orphans
 
 
-def _check_the_rest(before: Tokenizer, after: Tokenizer) -> None:
+def _check_unchanged(before: Tokenizer, after: Tokenizer) -> None:
     """Every old entry has its id still, and no special token can be typed."""
     old = before.backend.get_vocab(with_added_tokens=True)
     new = after.backend.get_vocab(with_added_tokens=True)

@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     pass
 
 
-PrefixRule = Literal["none", "first", "each"]
+PrefixSpace = Literal["none", "first", "each"]
 
 
-def _rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
+def read_pipeline_rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
     """The tokenizer's rules as data, without the model, which would be tens of megabytes."""
     parts = {"normalizer": backend.normalizer, "pre_tokenizer": backend.pre_tokenizer, "decoder": backend.decoder}
     return {name: None if part is None else json.loads(part.__getstate__()) for name, part in parts.items()}
 
 
-def _steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+def flatten_steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
     """The steps of a normalizer or pre-tokenizer, a sequence taken apart."""
     if rule is None:
         return []
     return [dict(step) for step in rule[inner]] if rule["type"] == "Sequence" else [dict(rule)]
 
 
-def _prefix_rule(rules: Mapping[str, Any]) -> PrefixRule:
-    if any(step["type"] == "Prepend" for step in _steps(rules["normalizer"], "normalizers")):
+def detect_prefix_space(rules: Mapping[str, Any]) -> PrefixSpace:
+    if any(step["type"] == "Prepend" for step in flatten_steps(rules["normalizer"], "normalizers")):
         return "each"
-    for step in _steps(rules["pre_tokenizer"], "pretokenizers"):
+    for step in flatten_steps(rules["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
             scheme = step.get("prepend_scheme", "always")
             return "each" if scheme == "always" else "first" if scheme == "first" else "none"
@@ -40,11 +40,11 @@ def _prefix_rule(rules: Mapping[str, Any]) -> PrefixRule:
     return "none"
 
 
-def without_prefix(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+def without_prefix_space(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """A copy of a tokenizer that sets no space before a text."""
-    rules = _rules(backend)
-    normalizers = [step for step in _steps(rules["normalizer"], "normalizers") if step["type"] != "Prepend"]
-    pretokenizers = _steps(rules["pre_tokenizer"], "pretokenizers")
+    rules = read_pipeline_rules(backend)
+    normalizers = [step for step in flatten_steps(rules["normalizer"], "normalizers") if step["type"] != "Prepend"]
+    pretokenizers = flatten_steps(rules["pre_tokenizer"], "pretokenizers")
     for step in pretokenizers:
         if step["type"] == "Metaspace":
             step["prepend_scheme"] = "never"

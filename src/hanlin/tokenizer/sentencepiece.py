@@ -13,11 +13,11 @@ from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
     pass
-from hanlin.tokenizer.byte_alphabet import SPACE
+from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 
 
-def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
+def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
     """A folder's SentencePiece model as a fast tokenizer, by transformers' converter and SentencePiece's own rule of
     the first space.
 
@@ -46,9 +46,9 @@ def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
         what = say(f"the SentencePiece model cannot be converted: {error}", f"SentencePiece 模型无法转换：{error}")
         raise UserError(what, file, hint) from error
     backend.pre_tokenizer = None
-    steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", SPACE)]
+    steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", SENTENCEPIECE_SPACE)]
     text_steps = [
-        tokenizers.decoders.Replace(SPACE, " "),
+        tokenizers.decoders.Replace(SENTENCEPIECE_SPACE, " "),
         tokenizers.decoders.ByteFallback(),
         tokenizers.decoders.Fuse(),
     ]
@@ -56,7 +56,7 @@ def _converted(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
         backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
         steps = []
     elif sets_space:
-        steps.insert(0, tokenizers.normalizers.Prepend(SPACE))
+        steps.insert(0, tokenizers.normalizers.Prepend(SENTENCEPIECE_SPACE))
     if sets_space:
         text_steps.append(tokenizers.decoders.Strip(" ", 1, 0))
     backend.normalizer = tokenizers.normalizers.Sequence(steps)

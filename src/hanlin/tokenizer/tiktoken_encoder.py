@@ -9,7 +9,7 @@ arrives at. Where, for every token that can be made, these halves are a merge, a
 tokens they make, both always join the same: by induction over the joins of any word.
 
 Besides, a word that is a token must be taken whole, nothing be normalized, and the pattern that splits words be one
-whose character classes are the same in both libraries (`CLASSES_PROVEN`; a test compares every character).
+whose character classes are the same in both libraries (`VERIFIED_VERSIONS`; a test compares every character).
 """
 
 from __future__ import annotations
@@ -22,48 +22,48 @@ from typing import Any
 import tiktoken
 import tokenizers
 
-CLASSES_PROVEN = (("0.23", "0.14"),)
+VERIFIED_VERSIONS = (("0.23", "0.14"),)
 """Minor versions of tokenizers and tiktoken in which every character is of the same classes."""
-SPLITS = (
+VERIFIED_SPLIT_PATTERNS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 """Patterns whose classes were compared: Llama 3's."""
-LONGEST = 100_000
+MAX_TEXT_LENGTH = 100_000
 """Characters of a text that is still encoded here: tiktoken's pattern gives up on a million of white space."""
 
 
-class RankEncoder:
+class TiktokenEncoder:
     """`encode` gives the ids of plain text, or None where the text is too long for it or no Unicode."""
 
     def __init__(self, split: str, ranks: Mapping[bytes, int]) -> None:
         self._encoding = tiktoken.Encoding("proven", pat_str=split, mergeable_ranks=dict(ranks), special_tokens={})
 
     @classmethod
-    def of(cls, backend: tokenizers.Tokenizer, byte_of: Mapping[str, int]) -> RankEncoder | None:
+    def from_tokenizer(cls, backend: tokenizers.Tokenizer, char_to_byte: Mapping[str, int]) -> TiktokenEncoder | None:
         """The encoder of a tokenizer that takes special tokens as text; None where the proof does not succeed."""
         if any(not token.special for token in backend.get_added_tokens_decoder().values()):
             return None
-        if (_minor(tokenizers.__version__), _minor(tiktoken.__version__)) not in CLASSES_PROVEN:
+        if (_minor_version(tokenizers.__version__), _minor_version(tiktoken.__version__)) not in VERIFIED_VERSIONS:
             return None
         if type(backend.model) is not tokenizers.models.BPE or backend.normalizer is not None:
             return None
-        if (split := _split(backend)) is None:
+        if (split := _split_pattern(backend)) is None:
             return None
         model: dict[str, Any] = json.loads(backend.to_str())["model"]
         ordinary = {"dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
         if not model.get("ignore_merges") or any(model.get(name) != value for name, value in ordinary.items()):
             return None
-        letters = str.maketrans({letter: chr(byte) for letter, byte in byte_of.items()})
+        letters = str.maketrans({letter: chr(byte) for letter, byte in char_to_byte.items()})
         try:  # a token that holds any other letter is no text of bytes
             ranks = {token.translate(letters).encode("latin-1"): rank for token, rank in model["vocab"].items()}
         except UnicodeEncodeError:
             return None
         merges = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
-        return cls(split, ranks) if _same(model["vocab"], merges, byte_of) else None
+        return cls(split, ranks) if _merges_equal_ranks(model["vocab"], merges, char_to_byte) else None
 
     def encode(self, text: str) -> list[int] | None:
-        if len(text) > LONGEST:
+        if len(text) > MAX_TEXT_LENGTH:
             return None
         try:
             ids: list[int] = self._encoding._core_bpe.encode_ordinary(text)
@@ -72,11 +72,11 @@ class RankEncoder:
         return ids
 
 
-def _minor(version: str) -> str:
+def _minor_version(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _split(backend: tokenizers.Tokenizer) -> str | None:
+def _split_pattern(backend: tokenizers.Tokenizer) -> str | None:
     """The pattern that the tokenizer splits words with, where that is all it does before bytes."""
     if backend.pre_tokenizer is None:
         return None
@@ -88,41 +88,45 @@ def _split(backend: tokenizers.Tokenizer) -> str | None:
     pattern = split["pattern"].get("Regex")
     plain = split["behavior"] == "Isolated" and not split["invert"]
     plain &= not letters["add_prefix_space"] and not letters["use_regex"]
-    return pattern if plain and pattern in SPLITS else None
+    return pattern if plain and pattern in VERIFIED_SPLIT_PATTERNS else None
 
 
-def _same(ranks: Mapping[str, int], merges: Iterable[Sequence[str]], letters: Iterable[str]) -> bool:
+def _merges_equal_ranks(ranks: Mapping[str, int], merges: Iterable[Sequence[str]], letters: Iterable[str]) -> bool:
     """Whether ranks of tokens and the list of merges join the same. Tokens are written with a letter for each byte."""
-    listed: dict[str, list[tuple[str, str, int]]] = {}
-    for place, (left, right) in enumerate(merges):
-        pairs = listed.setdefault(left + right, [])
+    merges_of: dict[str, list[tuple[str, str, int]]] = {}
+    for position, (left, right) in enumerate(merges):
+        pairs = merges_of.setdefault(left + right, [])
         if any(left == other for other, _, _ in pairs):  # a merge that stands twice
             return False
-        pairs.append((left, right, place))
-    made = dict.fromkeys(letters, -1)
-    if any(letter not in ranks for letter in made):
+        pairs.append((left, right, position))
+    rank_made = dict.fromkeys(letters, -1)
+    if any(letter not in ranks for letter in rank_made):
         return False
-    rising: dict[str, tuple[str, str]] = {}
+    halves_of: dict[str, tuple[str, str]] = {}
     last = -1
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) == 1:
             continue
-        pairs = listed.get(token, [])
-        found = next((pair for pair in pairs if _arrives(pair[0], pair[1], ranks, rising, made)), None)
-        if found is not None:
-            rising[token], made[token] = found[:2], ranks[token]
+        pairs = merges_of.get(token, [])
+        merge = next((pair for pair in pairs if _arrives_at(pair[0], pair[1], ranks, halves_of, rank_made)), None)
+        if merge is not None:
+            halves_of[token], rank_made[token] = merge[:2], ranks[token]
         elif (halves := _halves(token, ranks)) is not None:
-            found = next((pair for pair in pairs if pair[:2] == halves), None)
+            merge = next((pair for pair in pairs if pair[:2] == halves), None)
         else:
             continue
-        if found is None or found[2] <= last:
+        if merge is None or merge[2] <= last:
             return False
-        last = found[2]
+        last = merge[2]
     return True
 
 
-def _arrives(
-    left: str, right: str, ranks: Mapping[str, int], rising: Mapping[str, tuple[str, str]], made: Mapping[str, int]
+def _arrives_at(
+    left: str,
+    right: str,
+    ranks: Mapping[str, int],
+    halves_of: Mapping[str, tuple[str, str]],
+    rank_made: Mapping[str, int],
 ) -> bool:
     """Whether joining the bytes of `left` and `right` by rank is known to arrive at these two.
 
@@ -133,36 +137,36 @@ def _arrives(
     such change; of equal ranks, what stands further left is joined first. So the edges are walked down, the token made
     last first.
     """
-    first, second = made.get(left), made.get(right)
+    first, second = rank_made.get(left), rank_made.get(right)
     if first is None or second is None:
         return False
     while first >= 0 or second >= 0:
         if first > second:
-            left = rising[left][1]
+            left = halves_of[left][1]
             if ranks.get(left + right, math.inf) < first:
                 return False
-            first = made[left]
+            first = rank_made[left]
         else:
-            right = rising[right][0]
+            right = halves_of[right][0]
             if ranks.get(left + right, math.inf) <= second:
                 return False
-            second = made[right]
+            second = rank_made[right]
     return True
 
 
 def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:
     """The two tokens that joining a token's bytes by rank arrives at; None where it stops at more, or at one byte."""
     parts = list(token)
-    costs = [ranks.get(token[at : at + 2], math.inf) for at in range(len(token) - 1)]
+    costs = [ranks.get(token[index : index + 2], math.inf) for index in range(len(token) - 1)]
     while len(parts) > 2:
         lowest = min(costs)
         if lowest == math.inf:
             return None
-        at = costs.index(lowest)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        del costs[at]
-        if at < len(costs):
-            costs[at] = ranks.get(parts[at] + parts[at + 1], math.inf)
-        if at:
-            costs[at - 1] = ranks.get(parts[at - 1] + parts[at], math.inf)
+        index = costs.index(lowest)
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
+        del costs[index]
+        if index < len(costs):
+            costs[index] = ranks.get(parts[index] + parts[index + 1], math.inf)
+        if index:
+            costs[index - 1] = ranks.get(parts[index - 1] + parts[index], math.inf)
     return tuple(parts) if len(parts) == 2 else None

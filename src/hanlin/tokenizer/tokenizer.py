@@ -20,18 +20,31 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import say
 from hanlin.core.text import check_text
-from hanlin.tokenizer.byte_alphabet import BYTE, BYTE_OF, SPACE
+from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
-from hanlin.tokenizer.prefix_space import PrefixRule, _prefix_rule, _rules, _steps, without_prefix
-from hanlin.tokenizer.sentencepiece import _converted
+from hanlin.tokenizer.prefix_space import (
+    PrefixSpace,
+    detect_prefix_space,
+    flatten_steps,
+    read_pipeline_rules,
+    without_prefix_space,
+)
+from hanlin.tokenizer.sentencepiece import convert_sentencepiece
 
 if TYPE_CHECKING:
-    from hanlin.tokenizer.tiktoken_encoder import RankEncoder
+    from hanlin.tokenizer.tiktoken_encoder import TiktokenEncoder
 
 
-NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-PAD_CANDIDATES = ("<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<|reserved_special_token_0|>", "<unk>")
-_SHORT, _MOST_SHORT = 16, 10_000
+SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "pad_token", "unk_token")
+PAD_TOKEN_CANDIDATES = (
+    "<|pad|>",
+    "<pad>",
+    "[PAD]",
+    "<|finetune_right_pad_id|>",
+    "<|reserved_special_token_0|>",
+    "<unk>",
+)
+_SHORT_TEXT, _MAX_CACHED_TEXTS = 16, 10_000
 """Texts of at most so many characters are encoded once: what a template writes between special tokens, above all."""
 
 
@@ -47,20 +60,20 @@ class Tokenizer:
         self.backend = backend
         self.config = dict(config)
         self.folder = folder
-        self._short: dict[tuple[str, bool], list[int]] = {}
-        self._ranked: RankEncoder | None = None
+        self._short_text_cache: dict[tuple[str, bool], list[int]] = {}
+        self._fast_encoder: TiktokenEncoder | None = None
         backend.encode_special_tokens = True
         backend.no_truncation()
         backend.no_padding()
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
+    def load(cls, folder: str | Path) -> Tokenizer:
         """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a SentencePiece model alone is converted.
 
         Raises UserError when there is no tokenizer, or when a file cannot be read as what its name says.
         """
         folder = Path(folder)
-        config = _configuration(folder)
+        config = _read_config(folder)
         file = folder / TOKENIZER_FILE
         if file.is_file():
             try:
@@ -73,60 +86,60 @@ class Tokenizer:
                     hint,
                 ) from error
         elif (folder / SENTENCEPIECE_FILE).is_file():
-            backend = _converted(folder, config)
+            backend = convert_sentencepiece(folder, config)
         else:
             hint = say(
                 "name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it",
                 "请指定含有 tokenizer.json（或 SentencePiece 的 tokenizer.model）的模型或分词器目录",
             )
             raise UserError(say("there is no tokenizer here", "这里没有分词器"), folder, hint)
-        _add_named(backend, config)
+        _add_missing_special_tokens(backend, config)
         return cls(backend, config, folder)
 
-    def encode(self, text: str, *, inside: bool = False) -> list[int]:
+    def encode(self, text: str, *, continuation: bool = False) -> list[int]:
         """Ids of plain text: no special token is recognized, none is added.
 
         `inside` says that the text goes on from other text, so that a SentencePiece tokenizer puts no space before it.
         """
-        if len(text) > _SHORT:
-            return self._encoded(text, inside)
-        known = self._short.get((text, inside))
-        if known is None:
-            known = self._short[text, inside] = self._encoded(text, inside)
-            if len(self._short) > _MOST_SHORT:
-                self._short.clear()
-        return known[:]
+        if len(text) > _SHORT_TEXT:
+            return self._encode(text, continuation)
+        cached = self._short_text_cache.get((text, continuation))
+        if cached is None:
+            cached = self._short_text_cache[text, continuation] = self._encode(text, continuation)
+            if len(self._short_text_cache) > _MAX_CACHED_TEXTS:
+                self._short_text_cache.clear()
+        return cached[:]
 
-    def quicken(self) -> None:
+    def enable_fast_encoder(self) -> None:
         """Get ready to encode very much text: where another encoder is proven to give the same ids, it is taken from
         now on. The proof takes a second for a vocabulary of a hundred thousand tokens."""
-        from hanlin.tokenizer.tiktoken_encoder import RankEncoder  # what it imports is for much text alone
+        from hanlin.tokenizer.tiktoken_encoder import TiktokenEncoder  # what it imports is for much text alone
 
-        if self._ranked is None and self.prefix_rule == "none":
-            self._ranked = RankEncoder.of(self.backend, BYTE_OF)
+        if self._fast_encoder is None and self.prefix_space == "none":
+            self._fast_encoder = TiktokenEncoder.from_tokenizer(self.backend, CHAR_TO_BYTE)
 
     @property
-    def is_quick(self) -> bool:
-        """Whether `quicken` was called and found another encoder."""
-        return self._ranked is not None
+    def uses_fast_encoder(self) -> bool:
+        """Whether `enable_fast_encoder` was called and found another encoder."""
+        return self._fast_encoder is not None
 
-    def _encoded(self, text: str, inside: bool) -> list[int]:
-        if self._ranked is not None and (known := self._ranked.encode(text)) is not None:
-            return known
-        backend = self._inner if inside else self.backend
+    def _encode(self, text: str, continuation: bool) -> list[int]:
+        if self._fast_encoder is not None and (cached := self._fast_encoder.encode(text)) is not None:
+            return cached
+        backend = self._backend_without_prefix_space if continuation else self.backend
         try:  # of one text a batch: it is spared the places of tokens in the text
             return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
         except TypeError:  # what the library says of text that is no Unicode
             check_text(text)
             raise
 
-    def encode_many(self, texts: Sequence[str], *, inside: bool = False) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], *, continuation: bool = False) -> list[list[int]]:
         """`encode` of each text; the library uses every core for it, unless it was quickened."""
-        if self._ranked is not None:
-            known = [ids for text in texts if (ids := self._ranked.encode(text)) is not None]
-            if len(known) == len(texts):
-                return known
-        backend = self._inner if inside else self.backend
+        if self._fast_encoder is not None:
+            cached = [ids for text in texts if (ids := self._fast_encoder.encode(text)) is not None]
+            if len(cached) == len(texts):
+                return cached
+        backend = self._backend_without_prefix_space if continuation else self.backend
         try:
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         except TypeError:
@@ -161,29 +174,29 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids that are never text: the tokens that the tokenizer itself marks as special."""
         added = self.backend.get_added_tokens_decoder()
-        return frozenset(number for number, token in added.items() if token.special)
+        return frozenset(token_id for token_id, token in added.items() if token.special)
 
     @property
     def bos_id(self) -> int | None:
-        return self._named_id("bos_token")
+        return self._special_token_id("bos_token")
 
     @property
     def eos_id(self) -> int | None:
-        return self._named_id("eos_token")
+        return self._special_token_id("eos_token")
 
     @cached_property
     def pad_id(self) -> int | None:
         """The padding token, never one that ends a text: where `pad_token` is the end of text, an unused token is."""
-        for token in (self.config.get("pad_token"), *PAD_CANDIDATES):
-            number = self.token_id(token) if token else None
-            if number is not None and number not in (self.eos_id, self.bos_id):
-                return number
+        for token in (self.config.get("pad_token"), *PAD_TOKEN_CANDIDATES):
+            token_id = self.token_id(token) if token else None
+            if token_id is not None and token_id not in (self.eos_id, self.bos_id):
+                return token_id
         return None
 
     @cached_property
-    def prefix_rule(self) -> PrefixRule:
+    def prefix_space(self) -> PrefixSpace:
         """Where a space is set before text: nowhere, at the start of the whole, or after every special token too."""
-        return _prefix_rule(_rules(self.backend))
+        return detect_prefix_space(read_pipeline_rules(self.backend))
 
     @cached_property
     def adds_bos(self) -> bool:
@@ -192,19 +205,19 @@ class Tokenizer:
             return False
         return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
 
-    def token_bytes(self, number: int) -> bytes:
+    def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token adds to a text; none for an id that has no token."""
-        known = self._bytes.get(number)
-        if known is None:
-            token = self.backend.id_to_token(number)
-            known = self._bytes[number] = b"" if token is None else self._spell(token)
-        return known
+        cached = self._bytes.get(token_id)
+        if cached is None:
+            token = self.backend.id_to_token(token_id)
+            cached = self._bytes[token_id] = b"" if token is None else self._token_to_bytes(token)
+        return cached
 
     def save(self, folder: Path) -> None:
         """Write every file of the tokenizer: with it its chat template and generation settings where it has them."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
-        write_sorted_json(folder / CONFIG_FILE, self.saved_config())
+        write_sorted_json(folder / CONFIG_FILE, self.build_config())
         here = folder.resolve()
         for name in (TEMPLATE_FILE, GENERATION_FILE):
             source = self.folder / name
@@ -216,13 +229,13 @@ class Tokenizer:
         if isinstance(inline, str) and not (folder / TEMPLATE_FILE).is_file():
             write_text(folder / TEMPLATE_FILE, inline)
 
-    def saved_config(self) -> dict[str, Any]:
+    def build_config(self) -> dict[str, Any]:
         """What `tokenizer_config.json` says, so that transformers reads `tokenizer.json` as it stands.
 
         The class is the generic one: transformers 5 rebuilds the rules of a `LlamaTokenizer` by itself and then sets
         no space after special tokens where the file (and Llama 2's training) does.
         """
-        named = {name: self.config[name] for name in NAMED_TOKENS if self.config.get(name)}
+        named = {name: self.config[name] for name in SPECIAL_TOKEN_NAMES if self.config.get(name)}
         if self.pad_id is not None:
             named["pad_token"] = self.backend.id_to_token(self.pad_id)
         limit = self.config.get("model_max_length", 10**30)
@@ -234,14 +247,14 @@ class Tokenizer:
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
 
-    def _named_id(self, name: str) -> int | None:
+    def _special_token_id(self, name: str) -> int | None:
         token = self.config.get(name)
         return self.token_id(token) if token else None
 
     @cached_property
-    def _inner(self) -> tokenizers.Tokenizer:
+    def _backend_without_prefix_space(self) -> tokenizers.Tokenizer:
         """The same tokenizer without the space that SentencePiece sets before a text."""
-        return self.backend if self.prefix_rule == "none" else without_prefix(self.backend)
+        return self.backend if self.prefix_space == "none" else without_prefix_space(self.backend)
 
     @cached_property
     def _bytes(self) -> dict[int, bytes]:
@@ -250,23 +263,23 @@ class Tokenizer:
     @cached_property
     def decoder_steps(self) -> tuple[str, ...]:
         """The kinds of steps by which tokens become text, by the library's names."""
-        return tuple(step["type"] for step in _steps(_rules(self.backend)["decoder"], "decoders"))
+        return tuple(step["type"] for step in flatten_steps(read_pipeline_rules(self.backend)["decoder"], "decoders"))
 
     @cached_property
-    def strips_first_space(self) -> bool:
+    def strips_leading_space(self) -> bool:
         """Whether decoding takes away the space that encoding sets before a text."""
-        return "Strip" in self.decoder_steps or ("Metaspace" in self.decoder_steps and self.prefix_rule != "none")
+        return "Strip" in self.decoder_steps or ("Metaspace" in self.decoder_steps and self.prefix_space != "none")
 
-    def _spell(self, token: str) -> bytes:
+    def _token_to_bytes(self, token: str) -> bytes:
         if "ByteLevel" in self.decoder_steps:
-            values = [BYTE_OF.get(letter) for letter in token]
+            values = [CHAR_TO_BYTE.get(letter) for letter in token]
             return token.encode() if None in values else bytes(value for value in values if value is not None)
         if "ByteFallback" in self.decoder_steps or "Metaspace" in self.decoder_steps:
-            byte = BYTE.fullmatch(token) if "ByteFallback" in self.decoder_steps else None
-            return bytes([int(byte[1], 16)]) if byte else token.replace(SPACE, " ").encode()
-        kinds = ", ".join(self.decoder_steps) or "-"
+            byte = BYTE_TOKEN_PATTERN.fullmatch(token) if "ByteFallback" in self.decoder_steps else None
+            return bytes([int(byte[1], 16)]) if byte else token.replace(SENTENCEPIECE_SPACE, " ").encode()
+        steps = ", ".join(self.decoder_steps) or "-"
         raise UserError(
-            say(f"the tokenizer decodes by rules that are not known here: {kinds}", f"不支持的解码规则：{kinds}"),
+            say(f"the tokenizer decodes by rules that are not known here: {steps}", f"不支持的解码规则：{steps}"),
             self.folder,
             say("byte-level BPE and SentencePiece are", "支持字节级 BPE 与 SentencePiece"),
         )
@@ -279,10 +292,10 @@ class StreamDecoder:
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = tokenizer.strips_first_space
+        self._at_start = tokenizer.strips_leading_space
 
-    def put(self, number: int) -> str:
-        return "" if number in self._skipped else self._text(self._tokenizer.token_bytes(number))
+    def put(self, token_id: int) -> str:
+        return "" if token_id in self._skipped else self._text(self._tokenizer.token_bytes(token_id))
 
     def end(self) -> str:
         return self._text(b"", final=True)
@@ -295,39 +308,39 @@ class StreamDecoder:
         return text
 
 
-def _content(token: Any) -> str | None:
+def _token_content(token: Any) -> str | None:
     return token.get("content") if isinstance(token, Mapping) else token
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json`, its named tokens as text, completed from `special_tokens_map.json`."""
     config = read_json(folder / CONFIG_FILE)
     elsewhere = read_json(folder / "special_tokens_map.json")
-    for name in NAMED_TOKENS:
-        config[name] = _content(config.get(name)) or _content(elsewhere.get(name))
+    for name in SPECIAL_TOKEN_NAMES:
+        config[name] = _token_content(config.get(name)) or _token_content(elsewhere.get(name))
     return config
 
 
-def _add_named(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
+def _add_missing_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
     """Make the tokens that only `tokenizer_config.json` knows known to the tokenizer, each under its id there."""
     listed = config.get("added_tokens_decoder") or {}
-    for number, row in sorted(listed.items(), key=lambda item: int(item[0])):
-        content = _content(row)
+    for token_id, row in sorted(listed.items(), key=lambda item: int(item[0])):
+        content = _token_content(row)
         if content is None or backend.token_to_id(content) is not None:
             continue
         flags = {name: bool(row.get(name)) for name in ("lstrip", "rstrip", "normalized", "single_word")}
         token = tokenizers.AddedToken(content, special=bool(row.get("special")), **flags)
         backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
-        if backend.token_to_id(content) != int(number):
+        if backend.token_to_id(content) != int(token_id):
             raise UserError(
                 say(
-                    f"{content!r} has id {number} in {CONFIG_FILE} but cannot have it in {TOKENIZER_FILE}",
-                    f"{content!r} 在 {CONFIG_FILE} 中的编号 {number} 与 {TOKENIZER_FILE} 不一致",
+                    f"{content!r} has id {token_id} in {CONFIG_FILE} but cannot have it in {TOKENIZER_FILE}",
+                    f"{content!r} 在 {CONFIG_FILE} 中的编号 {token_id} 与 {TOKENIZER_FILE} 不一致",
                 ),
                 None,
                 say("save the tokenizer again with the library it came from", "请用原来的库重新保存分词器"),
             )
-    for name in NAMED_TOKENS:
+    for name in SPECIAL_TOKEN_NAMES:
         token_text = config.get(name)
         if token_text and backend.token_to_id(token_text) is not None:
             backend.add_special_tokens([tokenizers.AddedToken(token_text, special=True, normalized=False)])

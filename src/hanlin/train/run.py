@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 
-from hanlin.chat.inspect import View, pieces
+from hanlin.chat.inspect import ExampleView, view_tokens
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import save_tokenizer, template_of
+from hanlin.chat.tokenizer_files import find_template, save_tokenizer
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
@@ -89,7 +89,7 @@ class Run:
         refuse_adapter(self.folder)
         self.files = check_model_folder(self.folder)
         self.tokenizer = Tokenizer.load(self.folder)
-        self.template = template_of(self.tokenizer)
+        self.template = find_template(self.tokenizer)
         self.scratch = context.scratch_folder(out)
         self.figures: dict[str, Any] = {}
         self.chats = False
@@ -99,9 +99,9 @@ class Run:
         """The chat template to train with and to save. Raises UserError when there is none."""
         self.chats = True
         if name is not None:
-            self.template = ChatTemplate.named(name, self.tokenizer)
+            self.template = ChatTemplate.from_packaged(name, self.tokenizer)
         elif self.template is None:
-            self.template = ChatTemplate.load(self.folder, self.tokenizer).portable()
+            self.template = ChatTemplate.load(self.folder, self.tokenizer).to_portable()
         return self.template
 
     def pairs(self, settings: Aligning) -> list[PackedDataset]:
@@ -184,7 +184,7 @@ class Run:
             folder=folder,
             progress=self.context.progress,
             total=total,
-            warm_up=self.tokenizer.quicken,
+            warm_up=self.tokenizer.enable_fast_encoder,
             processes=self.context.cores,
         )
         if contract is not None:
@@ -337,7 +337,9 @@ class Run:
                 (record,) = rows.encoded.record_ids([place])
                 ids = [int(number) for number in rows.encoded.ids[first:last]]
                 documents.append(
-                    View(record, parts[part], pieces(self.tokenizer, ids, rows.encoded.loss_mask[first:last])).to_json()
+                    ExampleView(
+                        record, parts[part], view_tokens(self.tokenizer, ids, rows.encoded.loss_mask[first:last])
+                    ).to_json()
                 )
             shown.append({"documents": documents})
         text = json.dumps({"max_seq_length": self.settings.max_seq_length, "rows": shown}, ensure_ascii=False)

@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from hanlin.chat.history import fit
+from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
@@ -81,7 +81,7 @@ class LocalModel:
         self.name = self._opened.location.name
 
     def answer(self, messages: Sequence[Message], on_text: OnText, attempt: int = 0) -> ChatReply:
-        fitted = fit(messages, self._template, self._prompt_limit, self._truncate)
+        fitted = truncate(messages, self._template, self._prompt_limit, self._truncate)
         seed = self._sampling.seed
         sampling = self._sampling if seed is None else replace(self._sampling, seed=(seed + attempt) % 2**32)
         request = GenerationRequest(fitted.ids, self._template.stop_ids, sampling)

@@ -14,7 +14,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
-    from hanlin.parity.check import Named, Verdict
+    from hanlin.parity.check import NamedBackend, ParityResult
 
 app = new_app()
 
@@ -40,17 +40,17 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     from hanlin.chat.template import ChatTemplate
-    from hanlin.parity.cases import cases
+    from hanlin.parity.cases import make_cases
     from hanlin.parity.check import check as run_check
-    from hanlin.parity.check import summary
+    from hanlin.parity.check import summarize
 
-    folder, consumers = _consumers(model, gguf, modelfile, vllm)
-    verdicts = run_check(ChatTemplate.load(folder), consumers, cases())
+    folder, backends = _backends(model, gguf, modelfile, vllm)
+    results = run_check(ChatTemplate.load(folder), backends, make_cases())
     if as_json:
-        print_json(summary(verdicts))
+        print_json(summarize(results))
     else:
-        _print_verdicts(verdicts)
-    if not all(verdict.good for verdict in verdicts):
+        _print_verdicts(results)
+    if not all(result.passed for result in results):
         raise typer.Exit(1)
 
 
@@ -75,7 +75,7 @@ def modelfile(
     from hanlin.chat.template import ChatTemplate
     from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
     from hanlin.inference.loading import find_model, parse_model_spec
-    from hanlin.parity.check import prove_modelfile
+    from hanlin.parity.check import verify_modelfile
 
     found = find_model(*parse_model_spec(model))
     if found.kind != "gguf":
@@ -86,48 +86,48 @@ def modelfile(
     weights.close()
     path = out or found.folder / "Modelfile"
     template = ChatTemplate.load(found.folder)
-    verdict = prove_modelfile(path, found.weights, template, context=context, system=system, license=license)
+    result = verify_modelfile(path, found.weights, template, context=context, system=system, license=license)
     typer.echo(str(path))
-    _print_verdicts([verdict])
+    _print_verdicts([result])
 
 
-def _consumers(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[Named]]:
+def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) -> tuple[Path, list[NamedBackend]]:
     """The model's folder, and what reads it: the GGUF files and the Modelfile in it, and those of the options."""
     from hanlin.models.folder.gguf import find_gguf_files
-    from hanlin.parity.check import consumers_of
+    from hanlin.parity.check import backends_for
 
     if not model.exists():
         raise UserError(say("no such file or folder", "文件或文件夹不存在"), model)
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
     files = dict.fromkeys([*find_gguf_files(model), *gguf])
-    return folder, consumers_of(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
+    return folder, backends_for(folder, list(files), list(dict.fromkeys([*beside, *modelfiles])), vllm)
 
 
-def _print_verdicts(verdicts: list[Verdict]) -> None:
-    for verdict in verdicts:
-        if verdict.skipped_because is not None:
+def _print_verdicts(results: list[ParityResult]) -> None:
+    for result in results:
+        if result.skip_reason is not None:
             typer.echo(
                 say(
-                    f"–  {verdict.name}: unchecked: {verdict.skipped_because}",
-                    f"–  {verdict.name}：未检查：{verdict.skipped_because}",
+                    f"–  {result.name}: unchecked: {result.skip_reason}",
+                    f"–  {result.name}：未检查：{result.skip_reason}",
                 )
             )
             continue
-        sign = "✓" if verdict.good else "✗"
+        sign = "✓" if result.passed else "✗"
         typer.echo(
             say(
-                f"{sign}  {verdict.name}: {verdict.cases} cases, {verdict.mismatches} mismatches",
-                f"{sign}  {verdict.name}：{verdict.cases} 例，{verdict.mismatches} 处不一致",
+                f"{sign}  {result.name}: {result.cases} cases, {result.mismatches} mismatches",
+                f"{sign}  {result.name}：{result.cases} 例，{result.mismatches} 处不一致",
             )
         )
-        if verdict.first:
-            typer.echo(f"   {verdict.first}")
-        if verdict.stops_missing:
-            ids = ", ".join(map(str, verdict.stops_missing))
+        if result.first:
+            typer.echo(f"   {result.first}")
+        if result.missing_stop_ids:
+            ids = ", ".join(map(str, result.missing_stop_ids))
             typer.echo(say(f"   would not stop at {ids}", f"   不会在 {ids} 处停止"))
-        if verdict.typed_tokens_read:
-            count = verdict.typed_tokens_read
+        if result.typed_tokens_parsed:
+            count = result.typed_tokens_parsed
             typer.echo(
                 say(
                     f"   in {count} cases it takes a special token that the user typed for a real one; Hanlin does not",

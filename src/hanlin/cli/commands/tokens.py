@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from hanlin.chat.inspect import Piece, View
+    from hanlin.chat.inspect import ExampleView, TokenView
     from hanlin.chat.template import ChatTemplate
 
 app = new_app()
@@ -85,7 +85,7 @@ class _RecordViews:
         self.model, self._template_name = model, template
         self.tokenizer = Tokenizer.load(model)
         self.template: ChatTemplate | None = None
-        self.views: list[list[View]] = []
+        self.views: list[list[ExampleView]] = []
         self.errors: list[UserError] = []
 
     def read(self, file: Path, limit: int) -> None:
@@ -94,7 +94,7 @@ class _RecordViews:
         Raises:
             UserError: There is no such file, or none of the records can be rendered.
         """
-        from hanlin.chat.inspect import views
+        from hanlin.chat.inspect import view_record
         from hanlin.core.records import Document
         from hanlin.data.report.preview import read_first_records
 
@@ -107,7 +107,7 @@ class _RecordViews:
             if self.template is None and not isinstance(record, Document):
                 self.template = self._load_template()
             try:
-                self.views.append(list(views(record, self.tokenizer, self.template)))
+                self.views.append(list(view_record(record, self.tokenizer, self.template)))
             except UserError as error:
                 self.errors.append(error)
         if not self.views and self.errors:
@@ -128,16 +128,16 @@ class _RecordViews:
         from hanlin.chat.template import ChatTemplate
 
         if self._template_name:
-            return ChatTemplate.named(self._template_name, self.tokenizer)
+            return ChatTemplate.from_packaged(self._template_name, self.tokenizer)
         return ChatTemplate.load(self.model, self.tokenizer)
 
-    def total(self) -> View:
+    def total(self) -> ExampleView:
         """All records as one view, for its counts."""
-        from hanlin.chat.inspect import View
+        from hanlin.chat.inspect import ExampleView
 
         count = len(self.views)
         name = say(f"{count} records", f"共 {count} 条记录")
-        return View(name, "", tuple(piece for views in self.views for view in views for piece in view.pieces))
+        return ExampleView(name, "", tuple(piece for views in self.views for view in views for piece in view.tokens))
 
     def write_page(self, path: Path, file: Path) -> None:
         """Write the page.
@@ -152,12 +152,16 @@ class _RecordViews:
         values = {
             "file": file.name,
             "model": self.model.name,
-            "template": "" if self.template is None else Path(self.template.place).name,
+            "template": "" if self.template is None else Path(self.template.origin).name,
             "version": __version__,
             "totals": [
                 ("records", "条记录", f"{len(self.views):,}"),
-                ("tokens", "个词元", f"{total.tokens:,}"),
-                ("learned tokens", "其中学习", f"{total.learned:,} ({total.learned / max(1, total.tokens):.0%})"),
+                ("tokens", "个词元", f"{total.num_tokens:,}"),
+                (
+                    "learned tokens",
+                    "其中学习",
+                    f"{total.num_learned:,} ({total.num_learned / max(1, total.num_tokens):.0%})",
+                ),
                 ("characters per token", "每词元字符数", f"{total.characters_per_token:.2f}"),
             ],
             "records": [(views[0].record, views) for views in self.views],
@@ -170,10 +174,10 @@ class _RecordViews:
             raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), path) from error
 
 
-def _counts(view: View) -> dict[str, Any]:
+def _counts(view: ExampleView) -> dict[str, Any]:
     return {
-        "count": view.tokens,
-        "learned_count": view.learned,
+        "count": view.num_tokens,
+        "learned_count": view.num_learned,
         "characters_per_token": round(view.characters_per_token, 4),
     }
 
@@ -192,7 +196,7 @@ class _TerminalView:
         self.console: Console = Console(markup=False, highlight=False, emoji=False, width=width, soft_wrap=False)
         self.plain = self.console.no_color or not self.console.is_terminal
 
-    def show(self, records: Sequence[Sequence[View]], total: View) -> None:
+    def show(self, records: Sequence[Sequence[ExampleView]], total: ExampleView) -> None:
         self.console.print(self._legend())
         for views in records:
             for view in views:
@@ -221,7 +225,7 @@ class _TerminalView:
         )
         return text.append(spaces)
 
-    def _show_head(self, view: View) -> None:
+    def _show_head(self, view: ExampleView) -> None:
         from rich.text import Text
 
         from hanlin.chat.inspect import visible
@@ -232,16 +236,16 @@ class _TerminalView:
             "rejected": say(" · rejected", " · 被拒绝的回答"),
         }
         counts = say(
-            f"{view.tokens} tokens, {view.learned} learned, {view.characters_per_token:.2f} characters per token",
-            f"{view.tokens} 个词元，学习 {view.learned} 个，每词元 {view.characters_per_token:.2f} 个字符",
+            f"{view.num_tokens} tokens, {view.num_learned} learned, {view.characters_per_token:.2f} characters per token",
+            f"{view.num_tokens} 个词元，学习 {view.num_learned} 个，每词元 {view.characters_per_token:.2f} 个字符",
         )
         self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
-    def _show_tokens(self, view: View) -> None:
+    def _show_tokens(self, view: ExampleView) -> None:
         from rich.cells import cell_len
         from rich.text import Text
 
-        for line in self._lines(view.pieces[:MAX_TOKENS]):
+        for line in self._lines(view.tokens[:MAX_TOKENS]):
             texts, ids = Text(), Text()
             for shown, token_id, style in line:
                 width = max(cell_len(shown), len(token_id))
@@ -251,13 +255,13 @@ class _TerminalView:
             ids.rstrip()
             self.console.print(texts, no_wrap=True, overflow="ignore", crop=False)
             self.console.print(ids, no_wrap=True, overflow="ignore", crop=False)
-        if view.tokens > MAX_TOKENS:
-            rest = view.tokens - MAX_TOKENS
+        if view.num_tokens > MAX_TOKENS:
+            rest = view.num_tokens - MAX_TOKENS
             self.console.print(
                 say(f"… {rest} more tokens (all with --json)", f"……另有 {rest} 个词元（--json 输出全部）")
             )
 
-    def _lines(self, pieces: Sequence[Piece]) -> Iterator[list[tuple[str, str, str]]]:
+    def _lines(self, pieces: Sequence[TokenView]) -> Iterator[list[tuple[str, str, str]]]:
         """Cells (text, id, style) in lines that fit the terminal, broken where the text itself is."""
         from rich.cells import cell_len
 

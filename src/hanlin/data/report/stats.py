@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.token_counts import Count
+from hanlin.chat.token_counts import TokenCounter
 from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -55,7 +55,7 @@ def is_data_artifact(folder: Path) -> bool:
 
 
 def compute_stage_stats(
-    folder: Path, name: str, sizes: SampleSizes = SampleSizes(), counting: Callable[[str], Count] | None = None
+    folder: Path, name: str, sizes: SampleSizes = SampleSizes(), counting: Callable[[str], TokenCounter] | None = None
 ) -> dict[str, Any]:
     """Compute the statistics of one data artifact.
 
@@ -218,7 +218,7 @@ class _KeptSample:
     wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: Count | None, ids: set[str]) -> _KeptSample:
+def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: TokenCounter | None, ids: set[str]) -> _KeptSample:
     """Compute the statistics of a sample of the records, with some to show and those with the wanted ids."""
     sample = _KeptSample(total=sum(1 for file in files for _ in _read_lines(file)))
     rng = random.Random(sizes.seed)
@@ -266,7 +266,7 @@ def _add_record(row: Mapping[str, Any], sample: _KeptSample, show: bool) -> None
         sample.shown.append({"id": row["id"], "location": source, "language": language, "parts": make_excerpt(row)})
 
 
-def _add_lengths(count: Count, rows: Sequence[Mapping[str, Any]], file: Path, sample: _KeptSample) -> None:
+def _add_lengths(count: TokenCounter, rows: Sequence[Mapping[str, Any]], file: Path, sample: _KeptSample) -> None:
     """Add the lengths of rows. Rows that the template cannot render (it knows no tools) are counted, not refused."""
     try:
         sample.lengths += count(rows)

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.chat.token_counts import Count, counter
+from hanlin.chat.token_counts import TokenCounter, make_token_counter
 from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE, record_files
@@ -42,7 +42,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     records are joined, once each. Raises UserError for a source without such records.
     """
     scratch = context.scratch_folder(out)
-    count = counter(settings.records, inputs.path("tokenizer"))
+    count = make_token_counter(settings.records, inputs.path("tokenizer"))
     sources = []
     for place in range(len(settings.sources)):
         files = record_files(inputs.path(f"sources.{place}.data"), settings.records)
@@ -136,7 +136,9 @@ class _Measured:
     tokens: Numbers
 
 
-def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, context: StageContext) -> _Measured:
+def _measured(
+    place: int, files: Sequence[Path], count: TokenCounter, scratch: Path, context: StageContext
+) -> _Measured:
     """Count a source's tokens; what an earlier try counted is taken over by chunk."""
     owners, starts, tokens = [], [], []
     for number, file in enumerate(files):
@@ -158,7 +160,7 @@ def _measured(place: int, files: Sequence[Path], count: Count, scratch: Path, co
     return _Measured(tuple(files), *joined)
 
 
-def _count_chunk(file: Path, position: int, count: Count, saved: Path) -> None:
+def _count_chunk(file: Path, position: int, count: TokenCounter, saved: Path) -> None:
     starts, rows = [], []
     with file.open("rb") as lines:
         lines.seek(position)

@@ -23,7 +23,7 @@ from hanlin.export.gguf import verify
 from hanlin.export.gguf.source import Source, check_importance, key_settings, read_source
 from hanlin.export.gguf.writer import _file, _narrow, write_files
 from hanlin.export.quality_page import write_card
-from hanlin.parity import check as contract
+from hanlin.parity import check as parity
 
 
 def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -141,5 +141,5 @@ def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, cont
     context.progress.close()
     if source.template is not None:
         files = [_file(out, name) for name in types]
-        metrics["contract"] = contract.prove(ChatTemplate.load(out), out, files)
+        metrics["parity"] = parity.verify(ChatTemplate.load(out), out, files)
     return {**metrics, "tokenizer": tokenizer_proof.metrics}

@@ -14,7 +14,7 @@ from gguf import GGMLQuantizationType as Ggml
 from numpy.typing import NDArray
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.chat.tokenizer_files import template_of
+from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
 from hanlin.core.i18n import say
@@ -78,7 +78,7 @@ class Source:
 
     @cached_property
     def template(self) -> ChatTemplate | None:
-        return template_of(self.tokenizer)
+        return find_template(self.tokenizer)
 
     @cached_property
     def chat_template(self) -> str | None:

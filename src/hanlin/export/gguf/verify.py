@@ -82,7 +82,7 @@ class TokenizerProof:
         self._vocabulary = vocabulary
         self._stop_ids = frozenset(stop_ids)
         self._texts = [*TEXTS, *_entries_as_text(tokenizer)]
-        self._ids = tokenizer.encode_many(self._texts)
+        self._ids = tokenizer.encode_batch(self._texts)
         self.metrics: dict[str, int] = {}
 
     def check(self, file: Path) -> None:

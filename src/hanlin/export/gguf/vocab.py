@@ -137,7 +137,7 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
         tokens,
         tuple(kinds),
         scores=tuple(scores),
-        space_before_text=tokenizer.prefix_rule != "none",
+        space_before_text=tokenizer.prefix_space != "none",
         unbuilt=frozenset(unbuilt),
     )
 

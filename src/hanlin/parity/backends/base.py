@@ -10,44 +10,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hanlin.chat.template_data import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.records import Message
 
 
-class Unavailable(Exception):
+class BackendUnavailable(Exception):
     """A program that cannot be asked here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class ChatPrompt:
     """Turns that end with the user or a tool; the assistant speaks next."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
-class Consumer(Protocol):
+class Backend(Protocol):
     """A program that makes token ids of turns by itself, from the files that it is given."""
 
     name: str
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         """The ids of each prompt, or what the program said when it refused it.
 
         Raises Unavailable when the program cannot be asked, UserError when it cannot read its files."""
         ...
 
-    def stops(self) -> frozenset[int] | None:
+    def stop_ids(self) -> frozenset[int] | None:
         """The ids at which the program ends an answer by itself; None when it does not say."""
         ...
 
     def close(self) -> None: ...
 
 
-def openai_body(prompt: Prompt) -> dict[str, Any]:
+def openai_body(prompt: ChatPrompt) -> dict[str, Any]:
     """A prompt as OpenAI's chat API takes it."""
     body: dict[str, Any] = {"messages": openai_messages(prompt.messages)}
-    tools = tools_as_template_data(prompt.tools)
+    tools = to_template_tools(prompt.tools)
     return {**body, "tools": tools} if tools else body
 
 
@@ -56,16 +56,16 @@ def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     Servers turn the arguments back into an object before their template sees them, and give it the ids too.
     """
-    rows = as_template_data(messages)
+    rows = to_template_messages(messages)
     waiting: list[str] = []
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         calls = row.get("tool_calls", [])
         for number, call in enumerate(calls):
-            call["id"] = f"call_{place}_{number}"
+            call["id"] = f"call_{index}_{number}"
             function = call["function"]
             function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
         if calls:
             waiting = [call["id"] for call in calls]
         if row["role"] == "tool":
-            row["tool_call_id"] = waiting.pop(0) if waiting else f"call_{place}"
+            row["tool_call_id"] = waiting.pop(0) if waiting else f"call_{index}"
     return rows

@@ -18,12 +18,12 @@ from urllib.parse import urlsplit
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.parity.backends.base import Prompt, openai_body
+from hanlin.parity.backends.base import ChatPrompt, openai_body
 
 _START_SECONDS = 600
 
 
-class LlamaCppConsumer:
+class LlamaCppBackend:
     """What llama.cpp's server makes of a chat: `/apply-template`, then the tokens as `/v1/chat/completions` takes them
     (special tokens read, a begin token set where the file asks for one)."""
 
@@ -53,10 +53,10 @@ class LlamaCppConsumer:
             raise UserError(say("llama.cpp's server does not start on this file", "llama.cpp 服务无法加载此文件"), file)
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_START_SECONDS)
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         return [self._prompt(prompt) for prompt in batch]
 
-    def _prompt(self, prompt: Prompt) -> list[int] | str:
+    def _prompt(self, prompt: ChatPrompt) -> list[int] | str:
         rendered = self._post("/apply-template", openai_body(prompt))
         if isinstance(rendered, str):
             return rendered
@@ -74,7 +74,7 @@ class LlamaCppConsumer:
             return dict(json.loads(text))
         return f"{answer.status}: {text[:300]}"
 
-    def stops(self) -> frozenset[int] | None:
+    def stop_ids(self) -> frozenset[int] | None:
         return self._stops
 
     def close(self) -> None:

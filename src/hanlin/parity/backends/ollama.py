@@ -18,16 +18,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.template_data import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.parity.backends.base import Prompt, Unavailable
+from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
 from hanlin.parity.modelfile import Modelfile, read_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
-class ModelfileConsumer:
+class OllamaBackend:
     """A Modelfile as Ollama serves it.
 
     As in Ollama: SYSTEM stands before turns that bring no system text, MESSAGEs before them all; turns of one role in
@@ -47,18 +47,18 @@ class ModelfileConsumer:
         self._bare = bare
         self._template = _template_of(self._file)
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         """The ids of each prompt, or why the template refuses it.
 
         Raises Unavailable where Go is not installed, and UserError when Go cannot read the template."""
         rows = self._rendered(batch)
         return [row["error"] if row.get("error") else self._ids(row["text"]) for row in rows]
 
-    def texts(self, batch: Sequence[Prompt]) -> list[str]:
+    def texts(self, batch: Sequence[ChatPrompt]) -> list[str]:
         """The text of each prompt before it becomes ids, or why the template refuses it; raises as `prompts`."""
         return [row.get("error") or row["text"] for row in self._rendered(batch)]
 
-    def stops(self) -> frozenset[int]:
+    def stop_ids(self) -> frozenset[int]:
         """The ids of the stop texts that are tokens. (Ollama ends at those of the GGUF file as well.)"""
         numbers = [self._tokenizer.token_id(stop) for stop in self._file.stops]
         return frozenset(number for number in numbers if number is not None)
@@ -66,10 +66,9 @@ class ModelfileConsumer:
     def close(self) -> None:
         """Nothing is held: Go ends with each batch."""
 
-    def _rendered(self, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
+    def _rendered(self, batch: Sequence[ChatPrompt]) -> list[dict[str, Any]]:
         rows = [
-            {"messages": self._messages(prompt.messages), "tools": tools_as_template_data(prompt.tools)}
-            for prompt in batch
+            {"messages": self._messages(prompt.messages), "tools": to_template_tools(prompt.tools)} for prompt in batch
         ]
         reply = _render({"template": self._template, "inputs": rows})
         if reply.get("refused"):
@@ -83,7 +82,7 @@ class ModelfileConsumer:
         before = [] if self._bare else [Message(role, text) for role, text in self._file.messages]  # type: ignore[arg-type]
         if self._file.system and not self._bare and turns[0].role != "system":
             before.insert(0, Message("system", self._file.system))
-        rows = as_template_data([*before, *turns])
+        rows = to_template_messages([*before, *turns])
         names = {"role": "Role", "content": "Content", "tool_calls": "ToolCalls", "name": "ToolName"}
         return [{names[name]: value for name, value in row.items()} for row in rows]
 
@@ -132,7 +131,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run([str(renderer)], input=text.encode(), capture_output=True, timeout=600)
     except OSError as error:
-        raise Unavailable(say(f"{renderer} cannot be run: {error}", f"{renderer} 无法运行：{error}")) from error
+        raise BackendUnavailable(say(f"{renderer} cannot be run: {error}", f"{renderer} 无法运行：{error}")) from error
     if done.returncode:
         raise RuntimeError(f"render.go failed: {done.stderr.decode(errors='replace').strip()}")
     reply: dict[str, Any] = json.loads(done.stdout.decode())
@@ -148,7 +147,7 @@ def _renderer() -> Path:
         return built
     go = shutil.which("go")
     if go is None:
-        raise Unavailable(
+        raise BackendUnavailable(
             say(
                 "Go is not installed, and only Go renders a Modelfile's template",
                 "未安装 Go，无法渲染 Modelfile 的模板",
@@ -162,6 +161,6 @@ def _renderer() -> Path:
         done = subprocess.run(command, cwd=work, env={**os.environ, **settings}, capture_output=True, timeout=600)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            raise Unavailable(say(f"Go cannot build render.go: {said}", f"Go 无法编译 render.go：{said}"))
+            raise BackendUnavailable(say(f"Go cannot build render.go: {said}", f"Go 无法编译 render.go：{said}"))
         os.replace(Path(work) / "render", built)
     return built

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hanlin.chat.template_data import as_template_data, tools_as_template_data
+from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
 from hanlin.core.i18n import say
 from hanlin.core.records import Message
-from hanlin.parity.backends.base import Prompt
+from hanlin.parity.backends.base import ChatPrompt
 from hanlin.tokenizer.file_names import GENERATION_FILE
 
 
-class TransformersConsumer:
+class TransformersBackend:
     """What `apply_chat_template` of transformers gives for the files of a folder."""
 
     name = "transformers"
@@ -37,7 +37,7 @@ class TransformersConsumer:
         self._tokenizer.model_max_length = 10**9  # else it warns of long conversations
         self._marks = "generation" in (self._tokenizer.chat_template or "").replace("add_generation_prompt", "")
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         found: list[list[int] | str] = []
         for prompt in batch:
             try:
@@ -46,24 +46,24 @@ class TransformersConsumer:
                 found.append(f"{type(error).__name__}: {error}")
         return found
 
-    def conversation(
+    def render_conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[list[int], bytes | None] | str:
         """Ids of a whole conversation and which the assistant generated, None where the template does not mark it."""
         try:
-            whole = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
+            full = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
-        return whole["input_ids"], bytes(whole["assistant_masks"]) if self._marks else None
+        return full["input_ids"], bytes(full["assistant_masks"]) if self._marks else None
 
     def _apply(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._tokenizer.apply_chat_template(
-                as_template_data(messages), tools=tools_as_template_data(tools), return_dict=True, **options
+                to_template_messages(messages), tools=to_template_tools(tools), return_dict=True, **options
             )
 
-    def stops(self) -> frozenset[int] | None:
+    def stop_ids(self) -> frozenset[int] | None:
         """The end ids that `generate` of transformers takes from the folder."""
         named = read_json(self._folder / GENERATION_FILE).get("eos_token_id")
         if named is None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.parity.backends.base import Prompt, openai_body
+from hanlin.parity.backends.base import ChatPrompt, openai_body
 
 SECONDS = 30.0
 """How long one answer may take; a rendering takes milliseconds."""
@@ -27,7 +27,7 @@ AT_ONCE = 4
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class VllmConsumer:
+class VllmBackend:
     """vLLM at `url`. Each answer is what `/v1/chat/completions` would begin from: both render by the same code."""
 
     name = "vllm"
@@ -53,25 +53,25 @@ class VllmConsumer:
             raise UserError(what, self.url, did_you_mean(model, served))
         self.model = model or served[0]
 
-    def prompts(self, batch: Sequence[Prompt]) -> list[list[int] | str]:
+    def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         """Ids of each prompt, or what vLLM said of turns that its chat template does not take. Raises UserError when
         vLLM cannot be asked or answers no ids."""
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(self._answer, batch))
 
-    def stops(self) -> None:
+    def stop_ids(self) -> None:
         """It does not say at which ids it ends an answer: it takes them from `generation_config.json`."""
 
     def close(self) -> None:
         """Nothing is held between two requests."""
 
-    def _answer(self, prompt: Prompt) -> list[int] | str:
+    def _answer(self, prompt: ChatPrompt) -> list[int] | str:
         try:
             return self._ids(prompt)
         except _TurnsRefused as error:
             return error.what
 
-    def _ids(self, prompt: Prompt) -> list[int]:
+    def _ids(self, prompt: ChatPrompt) -> list[int]:
         body = {
             **openai_body(prompt),
             "model": self.model,

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from hanlin.chat.special_tokens import LEARNT
+from hanlin.chat.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -90,7 +90,7 @@ def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Pro
                 what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
                 raise UserError(what, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
             yield EncodedRecord(
-                (Example(read + key_settings, LEARNT[False] * len(read) + LEARNT[True] * len(key_settings)),)
+                (Example(read + key_settings, MASK_BYTE[False] * len(read) + MASK_BYTE[True] * len(key_settings)),)
             )
 
     return encode

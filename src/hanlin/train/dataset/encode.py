@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hanlin.chat.examples import render_answer, render_documents
-from hanlin.chat.template import ChatTemplate, Rendered
+from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
@@ -17,7 +17,7 @@ from hanlin.train.dataset.encoded import EncodedRecord, Example
 def encode_documents(documents: Sequence[Document], tokenizer: Tokenizer) -> Iterator[EncodedRecord]:
     """Encode documents with their begin and end tokens; a text without a token to learn is refused."""
     for rendered in render_documents([document.text for document in documents], tokenizer):
-        example = Example(rendered.ids, rendered.learn)
+        example = Example(rendered.ids, rendered.loss_mask)
         yield EncodedRecord((example,)) if len(example.ids) > 1 else EncodedRecord(reason="empty")
 
 
@@ -38,7 +38,7 @@ class ChatEncoder:
     def conversations(self, records: Sequence[Conversation]) -> Iterator[EncodedRecord]:
         """Encode conversations, one example each; all answers are targets."""
         plain = [record for record in records if not record.tools]
-        rendered = self.template.render_many([record.messages for record in plain], [record.id for record in plain])
+        rendered = self.template.render_batch([record.messages for record in plain], [record.id for record in plain])
         for record in records:
             yield self._encode_conversation(record, None if record.tools else next(rendered))
 
@@ -52,7 +52,7 @@ class ChatEncoder:
         for record in records:
             yield self._encode_answers(record.prompt, ((record.answer, record.good),), record.id)
 
-    def _encode_conversation(self, record: Conversation, rendered: Rendered | None) -> EncodedRecord:
+    def _encode_conversation(self, record: Conversation, rendered: TokenizedExample | None) -> EncodedRecord:
         messages = record.messages
         changed = ""
         if rendered is None:
@@ -104,12 +104,12 @@ class ChatEncoder:
         )
 
 
-def _check_answers_are_targets(rendered: Rendered, answers: int, record_id: str) -> None:
+def _check_answers_are_targets(rendered: TokenizedExample, answers: int, record_id: str) -> None:
     """Check that the loss mask has as many stretches as there are answers.
 
     It is the one rule that needs the record; the others are checked on the ids (`mask_checks`).
     """
-    stretches = (rendered.learn + b"\0").count(b"\1\0")
+    stretches = (rendered.loss_mask + b"\0").count(b"\1\0")
     if stretches != answers:
         message = say(
             f"{stretches} of {answers} answers are in the loss mask",
@@ -121,12 +121,12 @@ def _check_answers_are_targets(rendered: Rendered, answers: int, record_id: str)
         raise UserError(message, record_id, hint)
 
 
-def _trim(rendered: Rendered, desirable: bool = True) -> Example:
+def _trim(rendered: TokenizedExample, desirable: bool = True) -> Example:
     """Cut what follows the last target: nothing would be learned from it."""
-    end = rendered.learn.rfind(b"\1") + 1
+    end = rendered.loss_mask.rfind(b"\1") + 1
     if end == len(rendered.ids):
-        return Example(rendered.ids, rendered.learn, desirable)
-    return Example(rendered.ids[:end], rendered.learn[:end], desirable)
+        return Example(rendered.ids, rendered.loss_mask, desirable)
+    return Example(rendered.ids[:end], rendered.loss_mask[:end], desirable)
 
 
 def _drop_last_answer(messages: Sequence[Message]) -> tuple[Message, ...]:

@@ -21,7 +21,7 @@ from hanlin.core.i18n import say
 from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
-    from hanlin.chat.token_counts import Count
+    from hanlin.chat.token_counts import TokenCounter
 
 MAX_FILES = 400
 """Files of a stage that the page lists, those with the most rows; `--json` has all of them."""
@@ -73,10 +73,10 @@ def report(
 ) -> None:
     from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
-    counter = None if model is None else _token_counter(model, template)
+    make_token_counter = None if model is None else _token_counter(model, template)
     taken = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
     with _open_stages(path) as folders:
-        stages = [compute_stage_stats(folder, name, taken, counter) for name, folder in folders.items()]
+        stages = [compute_stage_stats(folder, name, taken, make_token_counter) for name, folder in folders.items()]
     figures = {
         "path": str(path),
         "hanlin": __version__,
@@ -90,10 +90,10 @@ def report(
     typer.echo(str(out))
 
 
-def _token_counter(model: Path, template: str) -> Callable[[str], Count]:
-    from hanlin.chat.token_counts import counter
+def _token_counter(model: Path, template: str) -> Callable[[str], TokenCounter]:
+    from hanlin.chat.token_counts import make_token_counter
 
-    return lambda records: counter(records, model, template)
+    return lambda records: make_token_counter(records, model, template)
 
 
 @contextmanager
