@@ -196,7 +196,7 @@ def test_llama_2_begins_every_exchange_exactly_once(tmp_path: Path, encoded: Cal
     turns = tuple(Message(role, "好") for _ in range(2) for role in ("user", "assistant"))
     whole = template.render(turns)
     place = [number for number, id in enumerate(whole.ids) if id == bos][1]
-    ids, learn = list(whole.ids), list(whole.learn)
+    ids, learn = list(whole.ids), list(whole.loss_mask)
     if change == "missing":
         del ids[place], learn[place]
     else:

@@ -111,7 +111,7 @@ def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monk
         rendered = whole(self, *given, **named)  # type: ignore[arg-type]
         return TokenizedExample(rendered.ids, rendered.loss_mask[:-8] + bytes(8))
 
-    monkeypatch.setattr(ChatTemplate, "_joined", without_the_last)
+    monkeypatch.setattr(ChatTemplate, "_join_spans", without_the_last)
     record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")
     with pytest.raises(UserError, match="1 of 2 answers") as caught:
         list(encoder(template).conversations([record]))
