@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import Live
+from live_server import LiveServer
 
 from hanlin.cli.chat.backends import LocalModel
 from hanlin.cli.chat.repl import ChatSession, run_chat
@@ -197,7 +197,7 @@ def test_a_session_that_is_something_else_is_refused(taught_model: Path, tmp_pat
         talk(taught_model, session=str(tmp_path / "x.json"))
 
 
-def test_a_server_is_talked_to_as_a_model_is(server: Live) -> None:
+def test_a_server_is_talked_to_as_a_model_is(server: LiveServer) -> None:
     lines = talk(server.address, LESSONS[0][0], "/tokens", "/reset", LESSONS[1][0]).text.splitlines()
     assert lines[0].startswith("tiny: ")
     assert lines[1] == "我叫小翰。" and lines[2].endswith("tokens with the last answer")
@@ -205,7 +205,7 @@ def test_a_server_is_talked_to_as_a_model_is(server: Live) -> None:
     assert talk(f"{server.address}/v1", once=LESSONS[2][0]).text == f"{RARE}\n"
 
 
-def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sentence(server: Live) -> None:
+def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sentence(server: LiveServer) -> None:
     with pytest.raises(UserError, match="no model 'other'"):
         talk(server.address, name="other")
     with pytest.raises(UserError, match="cannot be reached"):
@@ -214,6 +214,6 @@ def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sent
         talk(f"{server.address}/elsewhere", once="x")
 
 
-def test_what_the_server_refuses_is_told_and_the_talk_goes_on(server: Live) -> None:
+def test_what_the_server_refuses_is_told_and_the_talk_goes_on(server: LiveServer) -> None:
     shown = talk(server.address, "长" * 300, LESSONS[0][0]).text
     assert "tokens long" in shown and "我叫小翰。" in shown
