@@ -113,9 +113,7 @@ def test_a_mix_has_the_tokens_that_were_asked_for(folders: tuple[Path, Path], ti
     counted: Counter[str] = Counter()
     for document in read_jsonl(tmp_path / "m/documents.jsonl", Document):
         counted[document.id[0]] += len(tokenizer.encode(document.text))
-    assert (
-        sum(counted.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
-    )
+    assert sum(counted.values()) == metrics["tokens"] and budget - metrics["tokens"] == metrics["tokens_short"] < 100
     assert counted["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
 
 

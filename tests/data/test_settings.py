@@ -34,7 +34,7 @@ def test_every_parameter_of_every_rule_counts_in_the_key() -> None:
     assert {"name": "symbols", "parameters": {"share": 0.4}} in rules
 
 
-def test_a_rule_named_again_is_set_in_its_place() -> None:
+def test_a_rule_named_again_replaces_the_first() -> None:
     rules = Corpus(sources="./a", rules=["default", {"symbols": {"share": 1}}]).rules
     assert [rule.name for rule in rules] == list(CORPUS_RULES)
     assert next(rule for rule in rules if rule.name == "symbols").parameters == {"share": 1.0}
@@ -56,12 +56,12 @@ def test_a_rule_named_again_is_set_in_its_place() -> None:
         ({"min_chars": 9, "max_chars": 3}, "smaller"),
     ],
 )
-def test_what_is_written_wrongly_is_refused_with_a_word_on_why(settings: dict[str, Any], said: str) -> None:
+def test_a_wrong_setting_is_refused_with_the_reason(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Corpus(**{"sources": "./a", **settings})
 
 
-def test_the_names_of_formats_and_rules_are_those_of_the_work() -> None:
+def test_the_names_of_formats_and_rules_are_those_of_their_functions() -> None:
     assert {known.name for known in documents.DOCUMENT_FORMATS} == set(sources_module.DOCUMENT_FORMAT_NAMES)
     assert [known.name for known in chats.CHAT_FORMATS] == list(sources_module.CHAT_FORMAT_NAMES)
     assert [known.name for known in preferences.PREFERENCE_FORMATS] == list(sources_module.PREFERENCE_FORMAT_NAMES)

@@ -44,7 +44,7 @@ def test_an_answer_about_itself_is_rewritten(text: str, after: str) -> None:
         "我不能保证，也无法预测。",
     ],
 )
-def test_what_is_said_of_others_in_code_or_links_stays(text: str) -> None:
+def test_names_of_others_in_code_and_in_links_stay(text: str) -> None:
     assert rewritten(text) == text
 
 
@@ -52,7 +52,7 @@ def test_the_user_is_quoted_as_is() -> None:
     assert rewritten("你是ChatGPT吗？我是OpenAI的员工。", "user") == "你是ChatGPT吗？我是OpenAI的员工。"
 
 
-def test_a_system_text_speaks_of_our_assistant() -> None:
+def test_a_system_turn_is_about_our_assistant() -> None:
     assert rewritten("MOSS is developed by Fudan University.", "system") == "小翰 is developed by 翰林院."
 
 

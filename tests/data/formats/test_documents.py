@@ -21,14 +21,14 @@ def test_text_is_found_under_its_usual_names(field: str) -> None:
     assert found == ParsedText("春眠不觉晓", {"id": 7, "url": "u"})
 
 
-def test_a_poem_has_title_and_author_above_its_lines() -> None:
+def test_a_poem_begins_with_its_title_and_author() -> None:
     found = one({"author": "孟浩然", "paragraphs": ["春眠不觉晓，", "处处闻啼鸟。"], "title": "春晓", "tags": ["唐诗"]})
     assert isinstance(found, ParsedText)
     assert found.text == "春晓\n孟浩然\n春眠不觉晓，\n处处闻啼鸟。"
     assert found.meta == {"author": "孟浩然", "title": "春晓", "tags": ["唐诗"]}
 
 
-def test_a_classic_has_its_chapter_above_its_lines() -> None:
+def test_a_classic_begins_with_its_chapter() -> None:
     found = one({"chapter": "学而篇", "paragraphs": ["子曰：", "有子曰："]})
     assert isinstance(found, ParsedText) and found.text == "学而篇\n子曰：\n有子曰："
 
@@ -49,7 +49,7 @@ def test_our_own_documents_are_read_back() -> None:
     assert found == ParsedText("春", {"license": "CC0"})
 
 
-def test_a_title_that_the_person_names_stands_above_once() -> None:
+def test_a_title_named_in_fields_is_put_above_once() -> None:
     assert [found.text for found in read_titled_document({"title": "春", "text": "花开"})] == ["春\n花开"]  # type: ignore[union-attr]
     assert [found.text for found in read_titled_document({"title": "春", "text": "春\n花开"})] == ["春\n花开"]  # type: ignore[union-attr]
 
@@ -60,5 +60,5 @@ def test_a_row_without_text_is_dropped(row: Any) -> None:
     assert isinstance(found, Drop) and found.reason == "no_text"
 
 
-def test_a_row_that_is_no_object_is_dropped() -> None:
+def test_a_row_that_is_not_an_object_is_dropped() -> None:
     assert one(7) == Drop("other_format", "int")

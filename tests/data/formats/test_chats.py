@@ -135,7 +135,7 @@ def test_every_format_gives_the_same_messages(put: Put, name: str, row: Any, mes
     assert chat.messages == messages
 
 
-def test_the_material_stands_below_the_instruction(put: Put) -> None:
+def test_the_input_follows_the_instruction(put: Put) -> None:
     _, chat = only(put, {"instruction": "翻译：", "input": "hello", "output": "你好"})
     assert chat.messages[0].text == "翻译：\nhello"
 
@@ -143,7 +143,7 @@ def test_the_material_stands_below_the_instruction(put: Put) -> None:
 @pytest.mark.parametrize(
     "row", [{"instruction": "问", "output": "答"}, {"conversation": [{"human": "问", "assistant": "答"}]}]
 )
-def test_a_system_text_beside_the_turns_opens_them(put: Put, row: dict[str, Any]) -> None:
+def test_a_system_field_becomes_the_first_turn(put: Put, row: dict[str, Any]) -> None:
     _, chat = only(put, {**row, "system": "你是助手。"})
     assert chat.messages[0] == Message("system", "你是助手。")
 
@@ -266,13 +266,13 @@ def test_glaive_calls_have_their_arguments_and_functions_leave_the_system_text(p
 @pytest.mark.parametrize(
     "functions", ['{"name": "add", ', '{"name": NaN}', '{"call": "add"}', '{"name": "add"} and more']
 )
-def test_functions_of_glaive_that_are_no_json_are_a_reason(put: Put, functions: str) -> None:
+def test_glaive_functions_that_are_not_json_are_dropped_with_a_reason(put: Put, functions: str) -> None:
     row = {"system": f"SYSTEM: Use -\n{functions}", "chat": "USER: 问\n\n\nASSISTANT: 答"}
     _, (found,) = read(put("a.jsonl", [row]))
     assert isinstance(found, Drop) and found.reason == "broken_tools"
 
 
-def test_moss_commands_become_calls_and_thoughts_stay_beside(put: Put) -> None:
+def test_moss_commands_become_calls_and_thoughts_go_to_meta(put: Put) -> None:
     _, chat = only(put, MOSS_PLUGIN)
     assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert chat.messages[2].tool_calls == (
@@ -309,7 +309,7 @@ def test_moss_commands_become_calls_and_thoughts_stay_beside(put: Put) -> None:
         (["只有一句"], "no_answer"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_dropped_with_a_reason(put: Put, row: Any, reason: str) -> None:
+def test_an_untrainable_conversation_is_dropped_with_a_reason(put: Put, row: Any, reason: str) -> None:
     _, (chat,) = read(put("a.jsonl", [row]))
     assert isinstance(chat, Drop) and chat.reason == reason
 
@@ -320,7 +320,7 @@ def test_one_row_of_another_format_does_not_stop_the_others(put: Put) -> None:
     assert [isinstance(chat, ParsedChat) for chat in chats] == [True, False, True]
 
 
-def test_fields_name_what_the_file_calls_them(put: Put) -> None:
+def test_fields_are_renamed(put: Put) -> None:
     _, chat = only(put, {"甲": "你是谁？", "乙": "我是小翰。"}, fields={"prompt": "甲", "response": "乙"})
     assert chat.messages == ASKED
 
@@ -341,7 +341,7 @@ def test_fields_are_named_in_one_line_also_those_of_turns(put: Put, row: Any, fi
     assert chat.messages == ASKED
 
 
-def test_belle_tells_a_chat_of_several_turns_in_its_instruction(put: Put) -> None:
+def test_belle_has_a_chat_of_several_turns_in_its_instruction(put: Put) -> None:
     told = "Human:你是谁？\nAssistant:我是小翰。\nHuman: 多大了？\nAssistant:"
     _, chat = only(put, {"instruction": told, "input": "", "output": "一岁。"})
     assert chat.messages == TWICE
@@ -355,7 +355,7 @@ def test_an_unknown_format_lists_fields_and_known_formats(put: Put) -> None:
     assert "sharegpt" in str(refusal.value.hint) and "alpaca" in str(refusal.value.hint)
 
 
-def test_single_judged_answers_are_refused_not_learnt(put: Put) -> None:
+def test_unpaired_answers_are_not_read_as_conversations(put: Put) -> None:
     row = {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "坏"}], "label": False}
     with pytest.raises(UserError, match="KTO"):
         read(put("a.jsonl", [row]))

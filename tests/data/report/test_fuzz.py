@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hanlin.data.report.inspect import inspect
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "bench"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "bench"))
 import fuzz_readers
 
 SAMPLES = format_samples.files()

@@ -57,7 +57,7 @@ def test_json_is_read_in_every_layout_it_comes_in(put: Put, name: str, data: str
     assert [row.value for row in rows] == ROWS
 
 
-def test_rows_know_their_line(put: Put) -> None:
+def test_rows_have_their_line_number(put: Put) -> None:
     _, rows = read(put("a.json", json.dumps(ROWS, indent=1)))
     assert [row.line for row in rows] == [2, 5, 9]
     _, rows = read(put("a.jsonl", '{"a": 1}\n\n{"a": 2}\n'))
@@ -66,7 +66,7 @@ def test_rows_know_their_line(put: Put) -> None:
 
 @given(rows=st.lists(st.recursive(st.text() | st.integers() | st.none(), st.lists, max_leaves=5), min_size=1))
 @pytest.mark.parametrize("piece", [1, 3, 50])
-def test_a_json_list_in_pieces_is_the_list(piece: int, rows: list[Any]) -> None:
+def test_a_json_list_in_chunks_is_the_list(piece: int, rows: list[Any]) -> None:
     text = json.dumps(rows, ensure_ascii=False, indent=1)
     pieces = iter([text[start : start + piece] for start in range(0, len(text), piece)])
     assert [row.value for row in read_json_rows(Path("x"), pieces, is_list=True)] == rows
@@ -203,7 +203,7 @@ PASSAGE = "春天的时候院子里开满了花，学士们坐在树下读书，
         ),
     ],
 )
-def test_plain_text_is_told_apart_by_the_length_of_its_pieces(text: str, layout: str) -> None:
+def test_the_layout_of_plain_text_follows_from_the_length_of_its_blocks(text: str, layout: str) -> None:
     assert detect_text_container(text, ".txt") == layout
 
 
@@ -220,7 +220,7 @@ def test_the_setting_overrides_what_text_looks_like(put: Put) -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_line_ends_of_every_system_are_one(put: Put, end: str) -> None:
+def test_line_ends_of_every_system_are_normalized(put: Put, end: str) -> None:
     assert [row.value for row in read(put("a.txt", f"一{end}二{end}"))[1]] == ["一\n二"]
 
 
@@ -229,7 +229,7 @@ def test_a_unicode_line_separator_does_not_end_a_line_of_json(put: Put) -> None:
     assert [row.value for row in rows] == [{"text": "一\u2028二\x85三"}]
 
 
-def test_a_very_long_text_comes_in_parts_that_lose_nothing(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_very_long_text_is_split_without_loss(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_DOCUMENT_CHARS", 50)
     said = [f"第{n}句话不长也不短。" for n in range(40)]
     _, rows = read(put("a.txt", "\n".join(said)))

@@ -18,7 +18,7 @@ Put = Callable[[str, Any], Path]
 KEYS = {"path", "stage", "format", "encoding", "records", "rows_in", "kept", "dropped", "samples"}
 
 
-def test_a_file_is_told_by_format_encoding_records_ledger_and_samples(put: Put) -> None:
+def test_inspect_reports_format_encoding_records_ledger_and_samples(put: Put) -> None:
     rows = [{"instruction": f"第{n}问？", "output": f"答{n}" if n else ""} for n in range(9)]
     (row,) = inspect([str(put("a.jsonl", rows))])
     assert set(row) >= KEYS
@@ -46,12 +46,12 @@ def test_a_bad_file_does_not_hide_the_others(put: Put) -> None:
     assert first["format"] == "text" and "not JSON" in second["error"] and "skipped" in third["error"]
 
 
-def test_rows_dropped_one_and_all_are_told_not_refused(put: Put) -> None:
+def test_a_file_of_which_every_row_is_dropped_is_reported(put: Put) -> None:
     (row,) = inspect([str(put("a.jsonl", [{"instruction": "问", "output": ""}] * 3))])
     assert row["kept"] == 0 and row["dropped"] == {"no_answer": 3} and row["samples"] == []
 
 
-def test_globs_and_settings_of_a_source_are_taken(put: Put) -> None:
+def test_globs_and_settings_of_a_source_are_accepted(put: Put) -> None:
     for name in ("a.jsonl", "b/c.jsonl", "b/d.txt"):
         put(name, [{"问题": "花？", "回答": "开了。"}, {"问题": "树？", "回答": "绿了。"}])
     folder = put("e.txt", "x").parent
@@ -66,7 +66,7 @@ def run(*words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_command_prints_json_and_says_by_its_code_that_a_file_is_bad(put: Put) -> None:
+def test_the_command_prints_json_and_its_exit_code_says_that_a_file_is_bad(put: Put) -> None:
     good, bad = put("a.jsonl", format_samples.CHAT_ROWS["alpaca"]), put("b.jsonl", '{"x": 1}\n')
     code, said = run("inspect", str(good), "--json")
     assert code == 0 and json.loads(said)[0]["kept"] == 1

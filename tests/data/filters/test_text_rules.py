@@ -65,7 +65,7 @@ def test_no_text_makes_a_rule_fail(text: str) -> None:
     assert isinstance(result, Drop) or isinstance(result[0], str)
 
 
-def test_half_a_character_is_dropped() -> None:
+def test_a_lone_surrogate_is_dropped() -> None:
     assert clean_text("好\ud83d", []) == Drop("broken_characters", "U+D83D")
 
 
@@ -77,15 +77,15 @@ def test_radicals_become_characters_and_composed_letters_one() -> None:
     assert apply("unicode", "⼈⼝ ﬁne cafe\u0301") == "人口 fine café"
 
 
-def test_control_and_invisible_characters_go_and_emoji_stay() -> None:
+def test_control_and_invisible_characters_are_removed_and_emoji_stay() -> None:
     assert apply("control_characters", "\ufeff春\u200b天\x00\r\n花\ue000开\u2028了👨‍👩‍👧") == "春天\n花开\n了👨‍👩‍👧"
 
 
-def test_indents_of_paragraphs_go_and_those_of_code_stay() -> None:
+def test_indents_of_paragraphs_are_removed_and_those_of_code_stay() -> None:
     assert apply("whitespace", "　　春天 \t\n\n\n\n    x = 1\xa0\n") == "春天\n\n    x = 1"
 
 
-def test_a_page_of_html_becomes_what_it_shows() -> None:
+def test_a_page_of_html_becomes_its_visible_text() -> None:
     page = (
         "<!DOCTYPE html><html><head><title>题</title><style>p{}</style></head><body><nav>首页</nav>"
         "<script>var a = '<p>';</script><h1>春天</h1><p>花开&nbsp;了&amp;好</p><br>再见</body></html>"
@@ -93,7 +93,7 @@ def test_a_page_of_html_becomes_what_it_shows() -> None:
     assert apply("html", page) == "春天\n花开 了&好\n再见"
 
 
-def test_a_page_that_shows_nothing_is_dropped() -> None:
+def test_a_page_without_visible_text_is_dropped() -> None:
     assert reason("html", "<html><head><title>x</title></head><body><script>f()</script></body></html>") == "no_text"
 
 
@@ -108,18 +108,18 @@ def test_text_about_html_is_left_alone(text: str) -> None:
     assert apply("html", text) == text
 
 
-def test_mojibake_is_mended_or_dropped() -> None:
+def test_mojibake_is_repaired_or_dropped() -> None:
     wrong = SPRING.encode().decode("latin-1")
     assert apply("mojibake", wrong) == SPRING
     assert reason("mojibake", "锟斤拷" * 9 + SPRING) == "mojibake"
 
 
-def test_lines_that_call_to_act_go_and_sentences_stay() -> None:
+def test_lines_with_calls_to_action_are_removed_and_sentences_stay() -> None:
     text = f"{SPRING}\n扫码关注公众号，领取福利\n责任编辑：李四\n他说扫码关注公众号是常见的做法，" + SPRING * 2
     assert apply("advertisement_lines", text) == f"{SPRING}\n他说扫码关注公众号是常见的做法，" + SPRING * 2
 
 
-def test_a_text_of_nothing_but_calls_is_an_advertisement() -> None:
+def test_a_text_of_calls_to_action_alone_is_an_advertisement() -> None:
     assert reason("advertisement_lines", "加微信领券\n扫码关注有礼\n好") == "advertisement"
 
 
@@ -143,14 +143,14 @@ def test_repeated_phrases_drop_a_text_without_line_ends() -> None:
     assert reason("repeated_phrases", spun) == "repeated_phrases"
 
 
-def test_repetition_is_the_share_of_characters_seen_before() -> None:
+def test_repeated_ngram_fraction_counts_covered_characters() -> None:
     unique = "".join(chr(0x4E00 + n) for n in range(300))
     assert repeated_ngram_fraction(unique, 10) == 0
     assert repeated_ngram_fraction(unique + unique, 10) == pytest.approx(0.5, abs=0.01)
     assert repeated_ngram_fraction(unique + unique[:12], 10, threshold=0.5) == 0
 
 
-def test_a_long_book_is_not_judged_by_its_length() -> None:
+def test_the_length_of_a_long_book_does_not_count_as_repetition() -> None:
     chapters = "".join(chr(0x4E00 + (n * 7919) % 20000) for n in range(60_000)) + "且听下回分解，欲知后事如何。" * 3
     assert apply("repeated_phrases", chapters) == chapters
 
@@ -189,7 +189,7 @@ def test_characters_are_counted_by_kind() -> None:
     assert count_char_kinds("春a я5，★ \U00020000") == (2, 1, 1, 1, 1, 1, 2)
 
 
-def test_every_reason_that_a_file_names_has_words() -> None:
+def test_every_reason_that_is_used_has_a_description() -> None:
     import re
     from pathlib import Path
 
@@ -245,7 +245,7 @@ def test_a_song_may_repeat_its_refrain() -> None:
     assert apply("repeated_phrases", poem) == poem
 
 
-def test_short_lines_that_go_round_and_round_are_no_song() -> None:
+def test_short_lines_that_repeat_again_and_again_are_no_song() -> None:
     assert reason("repeated_phrases", SONG * 12) == "repeated_phrases"
     offers = "".join(f"名称：办公桌子一张\n价格：{n} 元起价不含运费\n电话：见本页最下方\n" for n in range(20))
     assert reason("repeated_phrases", offers) == "repeated_phrases"

@@ -28,7 +28,7 @@ def test_a_folder_is_walked_in_sorted_order(put: Put) -> None:
     assert names_of(put("d.md", "x").parent) == ["c.txt.gz", "z.jsonl", "b.txt", "c.csv", "d.md"]
 
 
-def test_hidden_files_and_other_kinds_are_skipped_and_told(put: Put) -> None:
+def test_hidden_files_and_other_kinds_are_skipped_and_listed(put: Put) -> None:
     put(".git/a.txt", "x")
     put("photo.png", "x")
     folder = put("a.txt", "x").parent
@@ -36,11 +36,11 @@ def test_hidden_files_and_other_kinds_are_skipped_and_told(put: Put) -> None:
     assert [file.name for file in found.files] == ["a.txt"] and found.skipped == ("photo.png",)
 
 
-def test_a_file_that_is_named_is_read_whatever_its_ending(put: Put) -> None:
+def test_a_file_that_is_named_is_read_with_any_suffix(put: Put) -> None:
     assert names_of(put("notes.log", "x")) == ["notes.log"]
 
 
-def test_files_of_one_name_are_told_apart_without_the_machines_folders(put: Put) -> None:
+def test_files_with_one_name_get_unique_names_without_the_machines_folders(put: Put) -> None:
     assert names_of(put("a/x.txt", ""), put("b/x.txt", ""), put("b/y.txt", "")) == ["a/x.txt", "b/x.txt", "y.txt"]
 
 
@@ -49,13 +49,13 @@ def test_a_file_that_is_read_twice_gets_a_number(put: Put) -> None:
     assert names_of(path, path) == ["x.txt", "x.txt(2)"]
 
 
-def test_of_an_artifact_only_the_records_to_learn_from_are_read(put: Put) -> None:
+def test_only_the_training_records_of_an_artifact_are_read(put: Put) -> None:
     for name in ("validation.jsonl", "dropped.jsonl", "ledger.json", "manifest.json", "documents-00001.jsonl"):
         put(name, "{}")
     assert names_of(put("documents-00000.jsonl", "{}").parent) == ["documents-00000.jsonl", "documents-00001.jsonl"]
 
 
-def test_the_card_of_a_hub_dataset_is_not_taken_for_data(put: Put) -> None:
+def test_the_card_of_a_hub_dataset_is_not_read_as_data(put: Put) -> None:
     put("hub/README.md", "# 数据")
     folder = put("hub/data/train.jsonl", "{}").parents[1]
     found = list_files([Source(path="./hub")], Inputs({"sources.0.path": (folder,)}))

@@ -19,13 +19,13 @@ Put = Callable[[str, Any], Path]
 LISTED = compile_words(["赌博", "赌博网站", "ass", "C++", "Ab c"])
 
 
-def test_listed_words_drop_a_text_from_the_number_that_was_asked_for() -> None:
+def test_listed_words_drop_a_text_from_the_given_count_on() -> None:
     assert apply_blocklist("这个赌博网站", LISTED, "drop", 1) == Drop("blocklist", "赌博网站")
     assert apply_blocklist("赌博害人", LISTED, "drop", 2) == "赌博害人"
     assert apply_blocklist("赌博害人，赌博违法", LISTED, "drop", 2) == Drop("blocklist", "赌博")
 
 
-def test_a_latin_word_is_found_only_whole_and_in_any_case() -> None:
+def test_a_latin_word_matches_only_whole_and_in_any_case() -> None:
     for text in ("the class of 2020", "assess", "bass"):
         assert apply_blocklist(text, LISTED, "drop", 1) == text
     assert apply_blocklist("What an ASS!", LISTED, "drop", 1) == Drop("blocklist", "ASS")
@@ -33,7 +33,7 @@ def test_a_latin_word_is_found_only_whole_and_in_any_case() -> None:
     assert apply_blocklist("用C++写", LISTED, "drop", 1) == Drop("blocklist", "C++")
 
 
-def test_a_single_chinese_character_is_found_only_where_it_stands_alone() -> None:
+def test_a_single_chinese_character_matches_only_alone() -> None:
     pattern = compile_words(["性", "卵", "赌博"])
     for text in ("这种可能性很大，理性地看，个性也重要", "鸡卵与卵石"):
         assert apply_blocklist(text, pattern, "drop", 1) == text

@@ -68,7 +68,7 @@ def test_one_line_of_200_megabytes_is_read_past_in_seconds(put: Put, run: Run) -
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
-def test_endless_lines_of_other_layouts_are_refused(put: Put, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_overlong_lines_of_other_layouts_are_refused(put: Put, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from hanlin.data.io import tables
 
     for module in (lines, json_rows, tables):
@@ -78,7 +78,7 @@ def test_endless_lines_of_other_layouts_are_refused(put: Put, monkeypatch: pytes
     assert "more than 2000 characters" in said and f"{name}:" in said
 
 
-def test_a_text_of_one_endless_line_comes_in_parts_cut_at_sentences(put: Put) -> None:
+def test_a_text_of_one_long_line_is_split_at_sentences(put: Put) -> None:
     text = CHINESE.strip() * 200_000
     parts = [row.value for row in rows(put("a.txt", text))]
     assert "".join(parts) == text and len(parts) > 1
@@ -162,12 +162,12 @@ def test_duplicate_keys(put: Put, run: Run, name: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_nan_is_no_json(put: Put, number: str) -> None:
+def test_nan_is_not_json(put: Put, number: str) -> None:
     _, row = rows(put("a.jsonl", GOOD + f'{{"instruction": "问", "output": "答", "score": {number}}}\n'))
     assert row.value == Drop("broken_json", f"{number} is not JSON")
 
 
-def test_a_number_too_large_for_any_reader_is_no_json(put: Put) -> None:
+def test_a_number_out_of_range_is_not_json(put: Put) -> None:
     (row,) = rows(put("a.jsonl", '{"prompt": "问", "response": "答", "score": 1e999}\n'))
     assert row.value == Drop("broken_json", "the number 1e999 is too large")
 
@@ -181,7 +181,7 @@ def test_nan_in_the_arguments_of_a_call_breaks_the_call(put: Put, run: Run) -> N
     assert row["dropped"] == {"broken_tool_call": 1}
 
 
-def test_nan_in_a_table_is_nothing(put: Put, run: Run) -> None:
+def test_nan_in_a_table_is_null(put: Put, run: Run) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
@@ -241,7 +241,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     assert "not a regular file" in row["error"]
 
 
-def test_a_file_without_permission_is_said_so(put: Put) -> None:
+def test_a_file_without_permission_is_refused(put: Put) -> None:
     path = put("a.jsonl", GOOD)
     path.chmod(0)
     if os.access(path, os.R_OK):
@@ -250,7 +250,7 @@ def test_a_file_without_permission_is_said_so(put: Put) -> None:
 
 
 @pytest.mark.parametrize("name", ["base64", "undefined", "rot13", "klingon", "utf-16"])
-def test_an_encoding_that_is_none_is_refused(put: Put, name: str) -> None:
+def test_an_unknown_encoding_is_refused(put: Put, name: str) -> None:
     assert "utf-16" in refusal(put("a.txt", CHINESE.encode("gbk")), encoding=name)
 
 

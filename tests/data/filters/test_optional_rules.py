@@ -136,14 +136,14 @@ NOVEL = (
 )
 
 
-def test_lines_broken_by_the_page_are_joined_and_page_numbers_go() -> None:
+def test_lines_broken_by_the_page_are_joined_and_page_numbers_removed() -> None:
     broken = page(NOVEL, 24)
     lines = broken.split("\n")
     scanned = "\n".join([*lines[:3], "· 12 ·", *lines[3:5], "第 13 页", *lines[5:]]) + "。"
     assert apply("ocr_debris", scanned) == NOVEL + "。"
 
 
-def test_characters_set_apart_are_closed_up_and_names_are_not() -> None:
+def test_spaced_characters_are_joined_and_names_are_not() -> None:
     assert apply("ocr_debris", "翰 林 院 里 开 满 了 花 ， 学 士 们 读 书") == "翰林院里开满了花，学士们读书"
     names = "与会者：王 明 李小红 张 伟 欧阳文 赵 芳 刘建国"
     assert apply("ocr_debris", names) == names
@@ -174,7 +174,7 @@ def test_verse_lists_dialogue_and_tables_keep_their_lines(text: str) -> None:
     assert apply("ocr_debris", text) == text
 
 
-def test_the_furniture_of_markdown_goes() -> None:
+def test_images_menus_and_comments_of_markdown_are_removed() -> None:
     text = (
         "---\ntitle: 春\ndate: 2023-01-01\n---\n# 春天\n\n[![build](https://ci/x.svg)](https://ci/x)\n"
         "[首页](/) | [关于](/about) | [登录](/login)\n<!-- 广告 -->花开了，见[百科](https://example.org/a_b)。![图](a.png)\n"
@@ -188,7 +188,7 @@ def test_code_headings_lists_and_single_links_of_lists_stay() -> None:
     assert apply("markdown", "- [春天](/spring)\n") == "- 春天\n"
 
 
-def test_nothing_but_links_is_no_text() -> None:
+def test_a_text_of_links_alone_is_dropped() -> None:
     assert apply("markdown", "[a](/a) | [b](/b)\n") == Drop("no_text", "links alone")
 
 
@@ -214,7 +214,7 @@ def judged(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
         + "后来历代都沿用了这个名称并且不断扩大它的职权范围以至于成为朝廷的文书中枢而其中的学士们也",
     ],
 )
-def test_an_answer_that_breaks_off_is_dropped(answer: str) -> None:
+def test_a_truncated_answer_is_dropped(answer: str) -> None:
     dropped = judged("truncated_answers", *chat("讲讲", answer))
     assert isinstance(dropped, Drop) and dropped.reason == "truncated_answer"
 
@@ -235,7 +235,7 @@ def test_an_answer_that_breaks_off_is_dropped(answer: str) -> None:
         "先算半径。把各项的数值代入之后逐步化简并四舍五入到小数点后两位可以得到这个圆球的体积约为 35.32 立方厘米",
     ],
 )
-def test_what_ends_without_punctuation_is_not_always_broken_off(answer: str) -> None:
+def test_an_answer_without_final_punctuation_is_not_always_truncated(answer: str) -> None:
     turns = chat("讲讲", answer)
     assert judged("truncated_answers", *turns) == turns
 
@@ -314,7 +314,7 @@ def test_no_text_takes_a_rule_long(text: str) -> None:
         "I apologize, but I am unable to open links.",
     ],
 )
-def test_an_answer_that_opens_with_a_refusal_is_dropped(answer: str) -> None:
+def test_an_answer_that_begins_with_a_refusal_is_dropped(answer: str) -> None:
     dropped = refusals(chat("问", answer))
     assert isinstance(dropped, Drop) and dropped.reason == "refusal"
 

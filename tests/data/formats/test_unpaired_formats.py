@@ -52,7 +52,7 @@ def read(path: Path, **source: Any) -> tuple[str, list[ParsedUnpaired | Drop]]:
         ),
     ],
 )
-def test_every_format_gives_the_same_judged_answer(
+def test_every_format_gives_the_same_unpaired_preference(
     put: Put, name: str, row: dict[str, Any], verdict: str, good: bool
 ) -> None:
     found, (judged,) = read(put("a.jsonl", [{**row, verdict: good}]))
@@ -61,19 +61,19 @@ def test_every_format_gives_the_same_judged_answer(
     assert judged.good is good and verdict not in judged.meta
 
 
-def test_a_table_says_its_verdicts_in_words(put: Put) -> None:
+def test_labels_in_a_csv_file_are_words(put: Put) -> None:
     text = "prompt,completion,label\n你好,你好呀,True\n你好,走开,false\n你好,嗯,1\n"
     _, judged = read(put("a.csv", text))
     assert [one.good for one in judged if isinstance(one, ParsedUnpaired)] == [True, False, True]
 
 
-def test_fields_name_the_verdict(put: Put) -> None:
+def test_fields_name_the_label(put: Put) -> None:
     fields = {"prompt": "问", "response": "答", "label": "对吗"}
     _, (judged,) = read(put("a.jsonl", [{"问": "你好", "答": "你好呀", "对吗": False}]), fields=fields)
     assert isinstance(judged, ParsedUnpaired) and not judged.good
 
 
-def test_of_several_turns_the_last_answer_is_judged(put: Put) -> None:
+def test_the_label_is_of_the_last_answer(put: Put) -> None:
     row = {"messages": [USER, ANSWER, USER, {"role": "assistant", "content": "又见面了"}], "label": True}
     _, (judged,) = read(put("a.jsonl", [row]))
     assert isinstance(judged, ParsedUnpaired) and len(judged.prompt) == 3 and judged.answer.text == "又见面了"
@@ -89,7 +89,7 @@ def test_of_several_turns_the_last_answer_is_judged(put: Put) -> None:
         ({"messages": [USER, ANSWER], "label": True, "tools": [{"name": "f"}]}, "has_tools"),
     ],
 )
-def test_what_is_no_judged_answer_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
+def test_a_row_without_labeled_answer_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
     _, (_, judged) = read(put("a.jsonl", [{"messages": [USER, ANSWER], "label": True}, row]))
     assert isinstance(judged, Drop) and judged.reason == reason
 
@@ -100,7 +100,7 @@ def test_pairs_are_sent_to_their_own_stage(put: Put, run: Callable[..., Made]) -
     assert "preferences" in str(refusal.value.hint)
 
 
-def test_the_stage_keeps_the_verdict_and_drops_what_cannot_be_learnt(put: Put, run: Callable[..., Made]) -> None:
+def test_the_stage_keeps_the_label_and_drops_untrainable_rows(put: Put, run: Callable[..., Made]) -> None:
     rows = [
         {"prompt": "问", "completion": "答", "label": True},
         {"prompt": "问", "completion": "答", "label": True},
@@ -136,13 +136,13 @@ def test_a_pair_is_a_good_answer_and_a_bad_one() -> None:
     assert good.prompt == bad.prompt == PAIR.prompt and len({good.id, bad.id, "p"}) == 3
 
 
-def test_judgements_survive_their_file(tmp_path: Path) -> None:
+def test_unpaired_preferences_survive_their_file(tmp_path: Path) -> None:
     records = list(UnpairedPreference.of_pair(PAIR))
     write_jsonl(tmp_path / "unpaired_preferences.jsonl", records)
     assert list(read_jsonl(tmp_path / "unpaired_preferences.jsonl", UnpairedPreference)) == records
 
 
-def test_a_verdict_that_is_no_truth_value_is_named(tmp_path: Path) -> None:
+def test_a_label_that_is_not_a_boolean_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "unpaired_preferences.jsonl"
     answer = {"role": "assistant", "text": "答"}
     row = json.dumps({"id": "a", "prompt": [{"role": "user", "text": "问"}], "answer": answer, "good": 1})

@@ -21,7 +21,7 @@ SPAM = "欧宝体育app下载，更多请上欧宝体育官网" + "哈" * 60
 TEXTS = [{"text": SPRING}, {"text": f"{SPRING}\u200b电话13812345678"}, {"text": SPAM}]
 
 
-def test_every_rule_is_judged_by_itself(put: Put) -> None:
+def test_every_rule_is_counted_by_itself(put: Put) -> None:
     settings = Corpus(sources="./a", rules=["default", "personal_data"])
     result = dry_run(settings, Inputs({"sources.0.path": (put("a.jsonl", TEXTS),)}))
     assert (result.rows, result.kept) == (3, 2)
@@ -64,7 +64,7 @@ def test_the_command_tries_all_rules_on_any_file(put: Put) -> None:
     assert "symbols" in said
 
 
-def test_the_command_tries_word_lists_and_evaluation_sets(put: Put) -> None:
+def test_the_command_tries_blocklists_and_evaluation_sets(put: Put) -> None:
     words, asked = put("w.txt", "翰林院\n"), put("q.jsonl", [{"id": "q1", "question": SPRING}])
     said = json.loads(hanlin(str(put("a.jsonl", TEXTS)), "--blocklist", str(words), "--against", str(asked), "--json"))
     drops = {verdict["rule"]: verdict["drops"] for verdict in said["effects"]}

@@ -83,7 +83,7 @@ def test_each_reason_has_rows_to_read_with_what_was_found(corpus: Path) -> None:
     assert len(stage["kept_samples"]) == 4
 
 
-def test_near_copies_stand_beside_what_they_copy_with_the_difference_marked(corpus: Path) -> None:
+def test_near_duplicates_are_shown_beside_the_kept_record_with_differences_marked(corpus: Path) -> None:
     (stage,) = figures(corpus)["stages"]
     (pair,) = stage["near_duplicates"]
     assert (pair["kept_location"], pair["location"]) == ("a.jsonl:1", "a.jsonl:2")
@@ -104,7 +104,7 @@ def test_the_page_shows_it_in_both_languages_and_takes_nothing_from_outside(
         assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)|url\(|@import|https?://""", text)
 
 
-def test_what_a_row_says_is_shown_as_text_never_as_markup(put: Put, run: Run, tmp_path: Path) -> None:
+def test_rows_are_shown_as_text_never_as_markup(put: Put, run: Run, tmp_path: Path) -> None:
     text = "标签 <script>alert(1)</script> 与 <b>粗体</b> 写在一句话里，讲的是网页怎样显示文字，并不是网页本身。"
     made = run(Corpus, put("a.jsonl", [{"text": text}]), rules=[])
     shown = page(made.out, tmp_path / "a.html")
@@ -128,7 +128,7 @@ def test_turns_are_counted_as_a_template_renders_them(put: Put, run: Run, tiny_t
     assert stage["lengths"]["total"] > len("树？绿。") + 8  # and headers, and stop tokens
 
 
-def test_turns_that_a_template_cannot_render_are_told_and_the_others_counted(
+def test_turns_that_a_template_cannot_render_are_reported_and_the_others_counted(
     put: Put, run: Run, tiny_tokenizer: Path, tmp_path: Path
 ) -> None:
     rows = [{"instruction": "树？", "output": "绿。"}] + format_samples.CHAT_ROWS["glaive"]
@@ -152,7 +152,7 @@ def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -
     assert "不知道" in page(pairs.out, tmp_path / "p.html")
 
 
-def test_a_run_folder_stands_for_all_its_data_stages(put: Put, run: Run, tmp_path: Path, corpus: Path) -> None:
+def test_a_run_folder_gives_all_its_data_stages(put: Put, run: Run, tmp_path: Path, corpus: Path) -> None:
     chats = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), validation_fraction=0).out
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
@@ -174,14 +174,14 @@ def test_a_difference_that_is_only_a_line_end_can_be_seen(put: Put, run: Run, tm
     assert "<mark>⏎" in page(made.out, tmp_path / "a.html")
 
 
-def test_licences_are_those_that_the_records_carry_also_through_a_second_stage(put: Put, run: Run) -> None:
+def test_licenses_are_those_of_the_records_also_after_a_second_stage(put: Put, run: Run) -> None:
     first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"license": "MIT"}, dedup="none", validation_fraction=0)
     second = run(Corpus, first.out, rules=[], dedup="none", validation_fraction=0)
     (stage,) = figures(second.out)["stages"]
     assert stage["licenses"] == {"MIT": {"records": 4, "characters": stage["characters"]}}
 
 
-def test_files_that_no_stage_has_read_are_tried_and_left_as_they_are(put: Put) -> None:
+def test_files_that_no_stage_has_read_are_read_and_left_as_they_are(put: Put) -> None:
     folder = put("a.jsonl", TEXTS).parent
     put("b.jsonl", [{"instruction": "树？", "output": ""}])
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -226,7 +226,7 @@ def test_memory_does_not_grow_with_the_artifact(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"), [("ledger.json", "[]"), ("ledger.json", "{"), ("documents.jsonl", '{"id": \n')]
 )
-def test_what_is_no_artifact_or_broken_is_told_in_one_sentence(corpus: Path, name: str, content: str) -> None:
+def test_a_folder_that_is_no_artifact_is_refused_in_one_sentence(corpus: Path, name: str, content: str) -> None:
     (corpus / name).write_text(content, encoding="utf-8")
     with pytest.raises(UserError):
         compute_stage_stats(corpus, "text")

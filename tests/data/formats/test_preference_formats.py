@@ -66,7 +66,7 @@ def read(path: Path, **source: Any) -> tuple[str, list[ParsedPreference | Drop]]
         ),
     ],
 )
-def test_every_format_gives_the_same_pair(put: Put, name: str, row: dict[str, Any]) -> None:
+def test_every_format_gives_the_same_preference(put: Put, name: str, row: dict[str, Any]) -> None:
     found, (pair,) = read(put("a.jsonl", [row]))
     assert found == name and isinstance(pair, ParsedPreference)
     assert pair.prompt == (Message("user", "你好"),)
@@ -95,11 +95,11 @@ def test_fields_name_the_answers(put: Put) -> None:
         ({"instruction": "", "chosen": "甲", "rejected": "乙"}, "no_question"),
     ],
 )
-def test_what_is_no_pair_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
+def test_a_row_without_two_answers_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
     _, (pair,) = read(put("a.jsonl", [row]))
     assert isinstance(pair, Drop) and pair.reason == reason
 
 
-def test_single_judged_answers_are_refused_in_one_sentence(put: Put) -> None:
+def test_unpaired_answers_are_refused_in_one_sentence(put: Put) -> None:
     with pytest.raises(UserError, match="single answers labeled good or bad"):
         read(put("a.jsonl", [{"messages": [USER, GOOD], "label": True}]))

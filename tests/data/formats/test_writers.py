@@ -41,7 +41,7 @@ def items(path: Path, stage: str = "conversations") -> list[Any]:
 @pytest.mark.parametrize("ending", [".jsonl", ".json"])
 @pytest.mark.parametrize("to", CHAT_TARGETS)
 @pytest.mark.parametrize("name", format_samples.CHAT_ROWS)
-def test_every_format_of_chats_comes_back_from_every_target(
+def test_every_chat_format_survives_every_output_format(
     put: Put, tmp_path: Path, name: str, to: str, ending: str
 ) -> None:
     source, out = put(f"{name}.jsonl", format_samples.CHAT_ROWS[name] * 2), tmp_path / f"out{ending}"
@@ -61,7 +61,7 @@ def test_every_format_of_chats_comes_back_from_every_target(
 
 
 @pytest.mark.parametrize("name", format_samples.PAIR_ROWS)
-def test_every_format_of_pairs_comes_back_from_dpo(put: Put, tmp_path: Path, name: str) -> None:
+def test_every_preference_format_survives_dpo(put: Put, tmp_path: Path, name: str) -> None:
     source, out = put(f"{name}.jsonl", format_samples.PAIR_ROWS[name]), tmp_path / "out.jsonl"
     (account,) = convert([str(source)], "dpo", out)
     assert account.kept == 1 and items(out, "preferences") == items(source, "preferences")
@@ -85,7 +85,7 @@ CHATS = st.builds(
 
 @given(chat=CHATS)
 @pytest.mark.parametrize("to", CHAT_TARGETS)
-def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: ParsedChat) -> None:
+def test_any_chat_is_written_completely_or_the_lost_part_has_a_name(to: str, chat: ParsedChat) -> None:
     written = OUTPUT_FORMATS[to].write(chat)
     if isinstance(written, Drop):
         assert written.reason in UNWRITABLE_REASONS
@@ -97,7 +97,7 @@ def test_any_chat_is_written_whole_or_what_is_missing_has_a_name(to: str, chat: 
 
 
 @given(texts=st.lists(st.text("春花？ \n", min_size=1), min_size=2, max_size=6))
-def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> None:
+def test_every_output_format_holds_questions_with_answers(texts: list[str]) -> None:
     from hanlin.data.formats.turns import alternate_roles
 
     messages = alternate_roles(texts[: len(texts) // 2 * 2])
@@ -107,14 +107,14 @@ def test_questions_with_answers_are_held_by_every_target(texts: list[str]) -> No
             assert isinstance(written, WrittenRow), (to, written)
 
 
-def test_every_name_of_a_loss_has_words() -> None:
+def test_every_lost_part_has_a_description() -> None:
     from hanlin.data.formats.writers import describe_lost_part
     from hanlin.data.ledger import describe_reason
 
     assert all(map(describe_reason, UNWRITABLE_REASONS)) and all(map(describe_lost_part, LOST_PARTS))
 
 
-def test_what_is_left_out_can_be_read_with_its_reason(put: Put, tmp_path: Path) -> None:
+def test_rows_that_are_not_written_can_be_read_with_their_reason(put: Put, tmp_path: Path) -> None:
     rows = [*format_samples.CHAT_ROWS["sharegpt"], *format_samples.CHAT_ROWS["sharegpt_tools"]]
     out = tmp_path / "out.jsonl"
     convert([str(put("a.jsonl", rows))], "firefly", out)
@@ -154,7 +154,7 @@ def test_what_cannot_be_converted_is_refused_and_nothing_is_left(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sources", "there.jsonl"]
 
 
-def test_a_full_disk_is_said_and_nothing_is_left(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_nothing_is_left(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(put: Put, tmp_path: Path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["sources"]
 
 
-def test_real_data_loses_nothing_unnamed(shared_data: Path, tmp_path: Path) -> None:
+def test_real_data_loses_no_unnamed_part(shared_data: Path, tmp_path: Path) -> None:
     names: Sequence[str] = ("glaive_toolcall_zh_demo.json", "moss_plugin_equation.jsonl", "v1_sft_demo.jsonl")
     paths = [str(shared_data / "sft" / name) for name in names]
     for to in CHAT_TARGETS:

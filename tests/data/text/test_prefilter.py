@@ -24,7 +24,7 @@ texts = st.lists(st.sampled_from(TELLING) | st.text("".join(TELLING), max_size=4
 
 @given(texts)
 @pytest.mark.parametrize("phrases", [BETTING_SITES, CALLS_TO_ACTION, SPAM_PHRASES])
-def test_no_phrase_is_missed_nor_counted_short(phrases: Phrases, text: str) -> None:
+def test_the_prefilter_misses_no_phrase(phrases: Phrases, text: str) -> None:
     hits = phrases.pattern.findall(text)
     assert phrases.prefilter.count_candidates(text) >= len(hits)
     assert phrases.find_all(text) == hits
@@ -36,7 +36,7 @@ def test_a_text_without_a_composing_character_is_in_nfc(text: str) -> None:
 
 
 @given(texts)
-def test_rules_that_glance_first_mend_all_that_they_would_without(text: str) -> None:
+def test_rules_change_the_same_texts_with_and_without_prefilter(text: str) -> None:
     plain = unicodedata.normalize("NFC", text).translate(clean._FULL_WIDTH)
     wide = clean._COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), plain)
     assert clean.unicode(text) == wide
@@ -47,7 +47,7 @@ def test_rules_that_glance_first_mend_all_that_they_would_without(text: str) -> 
 
 
 @given(texts)
-def test_damage_of_every_kind_is_seen(text: str) -> None:
+def test_the_prefilter_sees_mojibake_of_every_kind(text: str) -> None:
     assert mojibake._PAIR_PREFILTER.may_match(text) == bool(mojibake._PAIR.search(text))
     assert mojibake._GBK_PREFILTER.count_candidates(text) == text.count("锛") + text.count("銆")
     assert mojibake._LOSSY_PREFILTER.may_match(text) or not any(mark in text for mark in mojibake._LOSSY_MARKS)

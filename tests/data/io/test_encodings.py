@@ -43,13 +43,13 @@ def text_of(path: Path) -> str:
         ("你好", "gbk"),
     ],
 )
-def test_a_text_is_read_whatever_its_encoding(tmp_path: Path, text: str, encoding: str) -> None:
+def test_a_text_is_read_in_every_encoding(tmp_path: Path, text: str, encoding: str) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode(encoding))
     assert text_of(path) == text
 
 
-def test_chinese_far_behind_a_megabyte_of_ascii_is_seen(tmp_path: Path) -> None:
+def test_chinese_after_a_megabyte_of_ascii_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "late.txt"
     path.write_bytes(b"plain line\n" * 200_000 + SIMPLIFIED.encode("gbk"))
     assert detect_encoding(path) == "gb18030"
@@ -65,7 +65,7 @@ def test_a_damaged_utf8_file_is_not_taken_for_gb18030(tmp_path: Path) -> None:
         text_of(path)
 
 
-def test_a_damaged_gb18030_file_is_named_with_the_byte(tmp_path: Path) -> None:
+def test_a_damaged_gb18030_file_is_reported_with_the_byte(tmp_path: Path) -> None:
     path = tmp_path / "damaged.txt"
     start = (SIMPLIFIED * 20).encode("gb18030")
     path.write_bytes(start + b"\xff\xff\n" + SIMPLIFIED.encode("gb18030"))
@@ -82,7 +82,7 @@ def test_what_is_no_chinese_in_any_encoding_is_refused(tmp_path: Path, data: byt
     assert refusal.value.where == str(path) and "encoding" in str(refusal.value.hint)
 
 
-def test_packed_files_are_unpacked_by_what_they_hold_not_by_their_name(tmp_path: Path) -> None:
+def test_compression_is_detected_by_content_not_by_name(tmp_path: Path) -> None:
     import bz2
     import lzma
 
@@ -92,7 +92,7 @@ def test_packed_files_are_unpacked_by_what_they_hold_not_by_their_name(tmp_path:
         assert text_of(path) == SIMPLIFIED
 
 
-def test_zstandard_is_unpacked(tmp_path: Path) -> None:
+def test_zstandard_is_decompressed(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
     path = tmp_path / "packed.txt.zst"
     path.write_bytes(zstandard.ZstdCompressor().compress(SIMPLIFIED.encode()))
@@ -100,7 +100,7 @@ def test_zstandard_is_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
-def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path, ending: str) -> None:
+def test_a_truncated_compressed_file_is_refused(tmp_path: Path, ending: str) -> None:
     data = (SIMPLIFIED * 500).encode()
     if ending == ".gz":
         packed = gzip.compress(data)
@@ -139,7 +139,7 @@ ENCODINGS = [
 @pytest.mark.parametrize(("level", "encoding"), ENCODINGS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers())
-def test_any_chinese_text_of_200_characters_tells_its_encoding(
+def test_the_encoding_of_any_200_chinese_characters_is_detected(
     tmp_path: Path, level: str, encoding: str, seed: int
 ) -> None:
     """Characters drawn evenly from the common ones: a text without any grammar, which is the hardest there is."""
@@ -153,7 +153,7 @@ REAL = {"novel_sanguo.txt": ("gbk", "gb18030"), "wiki_zh_trad_drcd_dev.txt": ("b
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_200_characters_of_real_text_tell_their_encoding(shared_data: Path, tmp_path: Path, name: str) -> None:
+def test_the_encoding_of_200_characters_of_real_text_is_detected(shared_data: Path, tmp_path: Path, name: str) -> None:
     whole = (shared_data / "text" / name).read_text(encoding="utf-8")
     rng, path = random.Random(0), tmp_path / "text.txt"
     for _ in range(60):

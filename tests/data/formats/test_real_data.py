@@ -123,13 +123,13 @@ def test_no_example_was_forgotten(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("formats", [CHAT_FORMATS, PREFERENCE_FORMATS])
-def test_judged_answers_are_sent_to_their_own_stage(shared_data: Path, formats: Sequence[Format[Any]]) -> None:
+def test_unpaired_answers_are_sent_to_their_own_stage(shared_data: Path, formats: Sequence[Format[Any]]) -> None:
     with pytest.raises(UserError, match="KTO") as refusal:
         read(shared_data / "pref" / "kto_en_demo.json", formats)
     assert "unpaired_preferences" in str(refusal.value.hint)
 
 
-def test_every_judged_answer_is_read(shared_data: Path, tmp_path: Path) -> None:
+def test_every_unpaired_preference_is_read(shared_data: Path, tmp_path: Path) -> None:
     file = shared_data / "pref" / "kto_en_demo.json"
     assert read(file, UNPAIRED_FORMATS) == ("json_list: unpaired_messages", 300, 0)
     made = run_stage(UnpairedPreferences, [file], tmp_path)
@@ -144,14 +144,14 @@ def corpus(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     return run_stage(Corpus, paths, tmp_path_factory.mktemp("corpus"))
 
 
-def test_good_text_is_hardly_touched(corpus: Made) -> None:
+def test_good_text_is_hardly_changed(corpus: Made) -> None:
     for account in corpus.ledger["files"]:
         if account["file"].startswith(("poetry", "wiki", "laws", "classic")):
             judged = sum(n for reason, n in account["dropped"].items() if "duplicate" not in reason)
             assert judged <= 0.005 * account["rows_in"] + 1, account
 
 
-def test_poems_that_stand_in_two_collections_are_found(corpus: Made) -> None:
+def test_poems_in_two_collections_are_duplicates(corpus: Made) -> None:
     copies = Counter(row["reason"] for row in corpus.dropped if "duplicate_of" in row and "tang" in row["location"])
     assert copies["duplicate"] > 20 and copies["near_duplicate"] > 20
 

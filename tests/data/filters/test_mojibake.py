@@ -32,11 +32,11 @@ def misread(text: str, page: str, lossy: bool = False) -> str:
 
 
 @pytest.mark.parametrize("page", ["latin-1", "cp1252", "cp1254"])
-def test_utf8_read_as_a_western_page_comes_back_whole(page: str) -> None:
+def test_utf8_decoded_as_a_western_page_is_repaired(page: str) -> None:
     assert repair(misread(TEXT, page)) == (TEXT, 0)
 
 
-def test_utf8_read_as_gbk_comes_back_whole_when_no_byte_was_lost() -> None:
+def test_utf8_decoded_as_gbk_is_repaired_if_no_byte_was_lost() -> None:
     text = "你好世界" * 3
     assert repair(text.encode("utf-8").decode("gb18030")) == (text, 0)
 
@@ -48,16 +48,16 @@ def test_lost_bytes_are_counted_not_guessed(page: str) -> None:
     assert lost > 0.05 * len(damaged)
 
 
-def test_gbk_mojibake_with_lost_bytes_is_given_up() -> None:
+def test_gbk_mojibake_with_lost_bytes_is_not_repaired() -> None:
     _, lost = repair(("他说：春天来了，花开了。" * 9).encode("utf-8").decode("gbk", "replace"))
     assert lost > 50
 
 
-def test_the_marks_of_bytes_lost_twice_count() -> None:
+def test_marks_of_lossy_decoding_count_as_lost() -> None:
     assert repair("前面锟斤拷锟斤拷后面")[1] == 6
 
 
-def test_a_wrong_piece_in_a_right_text_is_mended() -> None:
+def test_mojibake_inside_a_right_text_is_repaired() -> None:
     assert repair("她的未婚夫 fiancÃ© 来了。") == ("她的未婚夫 fiancé 来了。", 0)
 
 
@@ -79,14 +79,14 @@ def test_right_text_is_left_alone(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5), min_size=1))
-def test_any_chinese_text_comes_back_from_latin_1(text: str) -> None:
+def test_any_chinese_text_decoded_as_latin_1_is_repaired(text: str) -> None:
     assert repair(misread(text, "latin-1"))[0] == text
 
 
 # --- guesses ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_guess_fills_in_what_the_rest_of_the_text_makes_likely() -> None:
+def test_a_guess_takes_the_likeliest_character_of_the_text() -> None:
     text = "模型的中文能力，是中国的模型里最好的。这个模型用中文训练，中文说得很好，人们都用它写中文。"
     found = guess_lost_bytes(misread(text, "cp1254", lossy=True))
     assert found.guessed > 0 and sum(a == b for a, b in zip(found.text, text, strict=True)) >= 0.9 * len(text)
@@ -99,7 +99,7 @@ def test_what_has_no_likely_character_stays_a_hole() -> None:
 
 
 @pytest.mark.parametrize("text", [TEXT, "Le café déjà vu: «à propos», naïve É…", "Plain English.", ""])
-def test_right_text_is_not_guessed_at(text: str) -> None:
+def test_right_text_is_not_changed_by_guessing(text: str) -> None:
     assert guess_lost_bytes(text) == GuessedText(text, 0, 0)
 
 
