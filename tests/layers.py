@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, str] = {
     "serve": "core tokenizer chat models.folder inference",
     "web": "core config pipeline",
     "cli": "core config tokenizer chat models.folder data inference parity export evaluate pipeline estimate serve web",
+    "api": "core config tokenizer chat data inference pipeline web",
     "cli.commands.artifacts": "core pipeline train.callbacks.metrics_log",
 }
 

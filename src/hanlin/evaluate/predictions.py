@@ -241,7 +241,7 @@ def _ids(
         f"the prompt is {len(ids)} tokens long, but only {budget} fit beside the answer",
         f"提示共 {len(ids)} 个词元，而除回答外只容纳 {budget} 个",
     )
-    hint = say("--cut shortens it; --max-new-tokens leaves more room", "用 --cut 截断，或调小 --max-new-tokens")
+    hint = say("--truncate shortens it; --max-new-tokens leaves more room", "用 --truncate 截断，或调小 --max-new-tokens")
     raise UserError(what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), hint)
 
 

@@ -36,8 +36,8 @@ PARTIAL_FOLDER = ".partial"
 class Store:
     """All artifacts below the folder `home`, and the links `runs/<recipe>/<stage>` that lead people to them."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    def __init__(self, home: str | Path) -> None:
+        self.home = home = Path(home)
         self.artifacts = home / "artifacts"
         self.runs = home / "runs"
         self._digests: dict[str, list[Any]] | None = None

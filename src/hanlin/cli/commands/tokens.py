@@ -235,9 +235,10 @@ class _TerminalView:
             "chosen": say(" · chosen", " · 被选中的回答"),
             "rejected": say(" · rejected", " · 被拒绝的回答"),
         }
+        tokens, learned, density = view.num_tokens, view.num_learned, view.characters_per_token
         counts = say(
-            f"{view.num_tokens} tokens, {view.num_learned} learned, {view.characters_per_token:.2f} characters per token",
-            f"{view.num_tokens} 个词元，学习 {view.num_learned} 个，每词元 {view.characters_per_token:.2f} 个字符",
+            f"{tokens} tokens, {learned} learned, {density:.2f} characters per token",
+            f"{tokens} 个词元，学习 {learned} 个，每词元 {density:.2f} 个字符",
         )
         self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
