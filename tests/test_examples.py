@@ -121,4 +121,4 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, tiny_model: Path, chats: 
     (tmp_path / "runs" / "quickstart").mkdir(parents=True)
     for name in ("merged", "gguf"):
         (tmp_path / "runs" / "quickstart" / name).symlink_to(tiny_model)
-    assert "never made" in run_python("-c", code, cwd=tmp_path)
+    assert "conversations  run" in run_python("-c", code, cwd=tmp_path)

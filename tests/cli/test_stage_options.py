@@ -1,0 +1,63 @@
+"""Options of single stages: each setting of a kind, and the plain data that what was typed becomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hanlin.cli.commands.stage_options import options_of, settings_from
+from hanlin.config.kinds import KINDS
+from hanlin.config.settings_page import rows_of
+from hanlin.core.errors import UserError
+
+
+def read(kind: str, **texts: list[str]) -> dict[str, Any]:
+    return settings_from(options_of(KINDS[kind].settings), texts)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_setting_has_an_option(kind: str) -> None:
+    options = options_of(KINDS[kind].settings)
+    assert [option.name for option in options] == [row.name for row in rows_of(KINDS[kind].settings)]
+    assert all(option.parameter.isidentifier() for option in options)
+
+
+def test_a_nested_setting_is_nested_and_a_path_gets_what_recipes_want() -> None:
+    assert read("sft", data=["a"], lora__rank=["8"], model=["/m"], epochs=["1e-1"]) == {
+        "data": ["./a"],
+        "lora": {"rank": 8},
+        "model": "/m",
+        "epochs": 0.1,
+    }
+
+
+def test_a_list_is_repeated_or_written_with_commas() -> None:
+    for texts in (["Q8_0", "Q4_K_M"], ["Q8_0,Q4_K_M"], ["[Q8_0, Q4_K_M]"]):
+        assert read("gguf", types=texts) == {"types": ["Q8_0", "Q4_K_M"]}
+    assert read("sft", betas=["0.9,0.95"]) == {"betas": [0.9, 0.95]}
+    assert read("sft", data=["a,b", "hf:o/n@1"]) == {"data": ["./a", "./b", "hf:o/n@1"]}
+    rules = read("corpus", rules=["default,symbols: {share: 0.2, x: 1}"])
+    assert rules == {"rules": ["default", {"symbols": {"share": 0.2, "x": 1}}]}
+
+
+def test_a_path_with_a_comma_that_is_there_is_one_path(tmp_path: Path) -> None:
+    file = tmp_path / "a,b.txt"
+    file.write_text("x", encoding="utf-8")
+    assert read("corpus", sources=[str(file)]) == {"sources": [str(file)]}
+
+
+def test_a_setting_below_a_list_is_that_of_each_item() -> None:
+    typed = read("conversations", sources=["a.json,b.json"], sources__format=["sharegpt"])
+    assert typed == {
+        "sources": [{"path": "./a.json", "format": "sharegpt"}, {"path": "./b.json", "format": "sharegpt"}]
+    }
+    assert read("corpus", sources=["{path: x, limit: 3}"]) == {"sources": [{"path": "x", "limit": 3}]}
+
+
+def test_what_is_no_yaml_and_what_has_no_parts_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'\{' cannot be read"):
+        read("corpus", validation_fraction=["{"])
+    with pytest.raises(UserError, match=r"--lora\.rank needs settings in --lora"):
+        read("sft", lora=["8"], lora__rank=["8"])
