@@ -23,9 +23,9 @@ def test_an_adapter_made_by_hand_finds_its_base_and_merges(tmp_path: Path, tiny_
     chats = [{"instruction": f"第{n}问：你是谁？", "input": "", "output": "我是小翰。"} for n in range(4)]
     (tmp_path / "chats.json").write_text(json.dumps(chats, ensure_ascii=False), encoding="utf-8")
     hanlin(tmp_path, "conversations", "--sources", "chats.json", "--out", "deep/er/my-chats")
-    portions = ["--max-seq-length", "128", "--batch-tokens", "128", "--steps", "2", "--lora.rank", "2"]
-    given = ["--model", str(tiny_model), "--data", "deep/er/my-chats"]
-    hanlin(tmp_path, "sft", *given, *portions, "--out", "deep/er/my-adapter")
+    batching = ["--max-seq-length", "128", "--batch-tokens", "128", "--steps", "2", "--lora.rank", "2"]
+    arguments = ["--model", str(tiny_model), "--data", "deep/er/my-chats"]
+    hanlin(tmp_path, "sft", *arguments, *batching, "--out", "deep/er/my-adapter")
     adapter = tmp_path / "deep/er/my-adapter"
     assert resolve_base(adapter).samefile(tiny_model)
     manifest = read_manifest(adapter)

@@ -41,7 +41,7 @@ def model(tiny_tokenizer: Path) -> str:
     return str(tiny_tokenizer)
 
 
-def test_ids_stand_below_their_tokens_and_what_is_learnt_is_marked(tmp_path: Path, model: str) -> None:
+def test_ids_stand_below_their_tokens_and_what_is_learned_is_marked(tmp_path: Path, model: str) -> None:
     said = shown(tmp_path, put(tmp_path, "a.jsonl", CHATS), "--model", model)
     assert "\x1b" not in said
     learned = re.findall(r"\[\[.*?\]\]", said.split("a.jsonl#1")[1], re.S)
@@ -91,7 +91,7 @@ def test_preferences_show_both_answers(tmp_path: Path, model: str) -> None:
 def test_plain_text_shows_as_pre_training_reads_it(tmp_path: Path, model: str) -> None:
     (tmp_path / "a.txt").write_text("春天的时候院子里开满了花。", encoding="utf-8")
     (row,) = json.loads(shown(tmp_path, "a.txt", "--model", model, "--json"))["records"]
-    assert [row["tokens"][place]["text"] for place in (0, -1)] == ["<|begin_of_text|>", "<|end_of_text|>"]
+    assert [row["tokens"][index]["text"] for index in (0, -1)] == ["<|begin_of_text|>", "<|end_of_text|>"]
     assert row["learned_count"] == row["count"] - 1
 
 
@@ -102,9 +102,9 @@ def test_an_artifact_shows_its_records_by_their_own_ids(tmp_path: Path, model: s
     subprocess.run([*command, "--out", "made"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     lines = (tmp_path / "made/conversations.jsonl").read_text(encoding="utf-8").split("\n")
     ids = [json.loads(line)["id"] for line in lines if line]
-    for given in ("made", "made/conversations.jsonl"):
-        found = json.loads(shown(tmp_path, given, "--model", model, "--json"))["records"]
-        assert [row["record"] for row in found] == ids
+    for path in ("made", "made/conversations.jsonl"):
+        rows = json.loads(shown(tmp_path, path, "--model", model, "--json"))["records"]
+        assert [row["record"] for row in rows] == ids
 
 
 def test_the_page_is_whole_and_escapes_what_people_wrote(tmp_path: Path, model: str) -> None:

@@ -21,7 +21,7 @@ GREEDY = {"max_new_tokens": 40}
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder where sessions are kept."""
+    """The folder where sessions are saved."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "hanlin" / "chats"
 
@@ -65,7 +65,7 @@ def test_characters_appear_one_by_one_and_whole(taught_model: Path) -> None:
     assert talk(taught_model, once=LESSONS[2][0]).written == [*RARE, "\n"]
 
 
-def test_quit_ends_and_what_follows_is_not_asked(taught_model: Path) -> None:
+def test_quit_ends_and_what_follows_is_not_sent(taught_model: Path) -> None:
     assert "我叫小翰" not in talk(taught_model, "/quit", LESSONS[0][0]).text
 
 
@@ -91,7 +91,7 @@ def test_a_long_conversation_forgets_its_oldest_turns_but_never_the_system_text(
     assert conversation.messages[1].role == "user"
 
 
-def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: LoadedEngine) -> None:
+def test_an_interrupted_answer_stays_as_far_as_it_came(untaught: LoadedEngine) -> None:
     conversation = ChatSession(LocalModel(untaught, GREEDY))
     shown: list[str] = []
 
@@ -104,7 +104,7 @@ def test_an_interrupted_answer_is_kept_as_far_as_it_came(untaught: LoadedEngine)
     assert conversation.messages[-1].text == "".join(shown)
 
 
-def test_a_message_that_does_not_fit_is_told_and_the_chat_goes_on(taught_model: Path) -> None:
+def test_a_message_that_does_not_fit_is_reported_and_the_chat_goes_on(taught_model: Path) -> None:
     shown = talk(taught_model, "长" * 300, LESSONS[0][0]).text
     assert "tokens long" in shown and "我叫小翰。" in shown
 
@@ -153,7 +153,7 @@ def test_system_without_a_text_shows_it(taught_model: Path) -> None:
     assert lines[1:4] == ["(no system text)", "你是小翰。", "(no system text)"]
 
 
-def test_tokens_tells_the_length_of_the_prompt(opened: LoadedEngine) -> None:
+def test_tokens_shows_the_length_of_the_prompt(opened: LoadedEngine) -> None:
     conversation = ChatSession(LocalModel(opened, GREEDY))
     conversation.send(LESSONS[0][0], silent)
     length = len(opened.load_template().render(conversation.messages).ids)
@@ -168,7 +168,7 @@ def test_a_saved_conversation_is_a_row_that_the_data_stages_read(taught_model: P
     assert [message.text for message in chat_read.messages] == list(LESSONS[0])
 
 
-def test_a_command_that_is_unknown_is_told_and_two_slashes_begin_a_message(taught_model: Path) -> None:
+def test_a_command_that_is_unknown_is_reported_and_two_slashes_begin_a_message(taught_model: Path) -> None:
     shown = talk(taught_model, "/sytem", "//quit", "/tokens").text
     assert "there is no command /sytem (hint: did you mean /system?)" in shown
     assert "tokens so far" in shown
@@ -178,11 +178,11 @@ def test_a_session_goes_on_where_it_was_left(taught_model: Path, state: Path) ->
     talk(taught_model, LESSONS[0][0], session="work", system="你是小翰。")
     again = talk(taught_model, "/undo", session="work").text
     assert "continuing after 2 turns" in again and f"undone: {LESSONS[0][0]}" in again
-    kept = json.loads((state / "work.json").read_text(encoding="utf-8"))
-    assert [turn["role"] for turn in kept["messages"]] == ["system"]
+    saved = json.loads((state / "work.json").read_text(encoding="utf-8"))
+    assert [turn["role"] for turn in saved["messages"]] == ["system"]
 
 
-def test_the_last_conversation_is_kept_for_its_owner_alone_and_resumed_when_asked(
+def test_the_last_conversation_is_saved_for_its_owner_alone_and_resumed_when_asked(
     taught_model: Path, state: Path
 ) -> None:
     talk(taught_model, LESSONS[0][0])
@@ -214,6 +214,6 @@ def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sent
         talk(f"{server.address}/elsewhere", once="x")
 
 
-def test_what_the_server_refuses_is_told_and_the_talk_goes_on(server: LiveServer) -> None:
+def test_what_the_server_refuses_is_reported_and_the_talk_goes_on(server: LiveServer) -> None:
     shown = talk(server.address, "长" * 300, LESSONS[0][0]).text
     assert "tokens long" in shown and "我叫小翰。" in shown

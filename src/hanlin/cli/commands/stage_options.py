@@ -181,8 +181,8 @@ def settings_from(options: Sequence[SettingOption], texts: Mapping[str, Sequence
 
 def _values(option: SettingOption, text: str) -> list[Any]:
     if option.is_path:
-        whole = not option.many or text.startswith(("{", "[")) or Path(text).exists()
-        paths = [text] if whole else [part for part in text.split(",") if part]
+        is_one = not option.many or text.startswith(("{", "[")) or Path(text).exists()
+        paths = [text] if is_one else [part for part in text.split(",") if part]
         values = [read_value(path, option.flag) if path.startswith(("{", "[")) else as_path(path) for path in paths]
     elif option.many:
         values = [read_value(part, option.flag) for part in _split(text)]

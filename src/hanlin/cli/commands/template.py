@@ -77,16 +77,16 @@ def modelfile(
     from hanlin.inference.loading import find_model, parse_model_spec
     from hanlin.parity.check import verify_modelfile
 
-    found = find_model(*parse_model_spec(model))
-    if found.kind != "gguf":
+    location = find_model(*parse_model_spec(model))
+    if location.kind != "gguf":
         what = say("there is no GGUF file here, and a Modelfile names one", "Modelfile 需要 GGUF 文件，而这里没有")
         raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))
-    weights = LlamaCppModel(found.weights, vocabulary_only=True)
+    weights = LlamaCppModel(location.weights, vocabulary_only=True)
     context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
     weights.close()
-    path = out or found.folder / "Modelfile"
-    template = ChatTemplate.load(found.folder)
-    result = verify_modelfile(path, found.weights, template, context=context, system=system, license=license)
+    path = out or location.folder / "Modelfile"
+    template = ChatTemplate.load(location.folder)
+    result = verify_modelfile(path, location.weights, template, context=context, system=system, license=license)
     typer.echo(str(path))
     _print_verdicts([result])
 

@@ -124,18 +124,16 @@ def convert(
     from hanlin.data.formats.writers import describe_lost_part
     from hanlin.data.ledger import describe_reason
 
-    accounts = convert_files(paths, to, out, _source(format_, encoding, field, limit))
+    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, limit))
     if as_json:
-        print_json([account.to_json() for account in accounts])
+        print_json([stats.to_json() for stats in all_stats])
         return
-    for account in accounts:
-        typer.secho(account.path, bold=True)
-        counts = say(
-            f"{account.rows_in:,} rows, {account.kept:,} written", f"{account.rows_in:,} 行，写出 {account.kept:,} 行"
-        )
-        typer.echo(f"  {account.format} · {account.encoding} · {counts}")
-        for reason, count in sorted(account.dropped.items()):
+    for stats in all_stats:
+        typer.secho(stats.path, bold=True)
+        counts = say(f"{stats.rows_in:,} rows, {stats.kept:,} written", f"{stats.rows_in:,} 行，写出 {stats.kept:,} 行")
+        typer.echo(f"  {stats.format} · {stats.encoding} · {counts}")
+        for reason, count in sorted(stats.dropped.items()):
             typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {describe_reason(reason)}")
-        for part, count in sorted(account.lost_parts.items()):
+        for part, count in sorted(stats.lost_parts.items()):
             typer.echo(f"    {say('written without', '写出时舍去')} {count:,}  {part}: {describe_lost_part(part)}")
     typer.echo(str(out))

@@ -74,9 +74,9 @@ def report(
     from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
     make_token_counter = None if model is None else _token_counter(model, template)
-    taken = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
+    sizes = SampleSizes(sample=sample, kept=shown, dropped=shown, pairs=shown)
     with _open_stages(path) as folders:
-        stages = [compute_stage_stats(folder, name, taken, make_token_counter) for name, folder in folders.items()]
+        stages = [compute_stage_stats(folder, name, sizes, make_token_counter) for name, folder in folders.items()]
     figures = {
         "path": str(path),
         "hanlin": __version__,
