@@ -102,9 +102,8 @@ def run_stage(source: Path, out: Path, cores: int, ray: str) -> None:
 
         return timed
 
-    steps = {"look": "_looked", "read_and_judge": "_sifted", "find_copies": "judged_together", "write": "write_records"}
-    for name, function in steps.items():
-        setattr(ingest, function, add_timer(name, getattr(ingest, function)))
+    for function in ("_probe_files", "_process_splits", "deduplicate", "write_records"):
+        setattr(ingest, function, add_timer(function.lstrip("_"), getattr(ingest, function)))
     out.mkdir(parents=True)
     context = StageContext(progress=Progress("corpus"), cores=cores, ray=ray)
     start_time = time.perf_counter()

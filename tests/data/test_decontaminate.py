@@ -14,8 +14,8 @@ from hanlin.config.settings.data import Conversations, Corpus, Decontaminate, Re
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question
-from hanlin.data.dedup.decontaminate import Questions
-from hanlin.data.dedup.question_sets import Asked, read_set
+from hanlin.data.dedup.decontaminate import QuestionIndex
+from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
 from hanlin.evaluate.contamination import verdicts_of
 from hanlin.evaluate.tasks.prompts import EXAMS, Papers
 
@@ -28,8 +28,8 @@ SPRING = "春天的时候，翰林院里开满了花。学士们坐在树下读�
 
 
 def found(text: str, *asked: str, settings: Decontaminate = SETTINGS) -> list[str]:
-    questions = Questions([Asked("set", str(n), question) for n, question in enumerate(asked)], settings)
-    return [question.id for question in questions.found(text)]
+    questions = QuestionIndex([EvalQuestion("set", str(n), question) for n, question in enumerate(asked)], settings)
+    return [question.id for question in questions.find(text)]
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_phrases_of_the_exam_itself_do_not_count() -> None:
 
 def test_a_short_question_is_looked_for_whole_and_a_tiny_one_not_at_all() -> None:
     assert found("他问赵州桥是谁修建的？没人知道。", "赵州桥是谁修建的？") == ["0"]
-    questions = Questions([Asked("set", "a", "几点？")], SETTINGS)
-    assert questions.found("几点？") == []
-    assert questions.account({})["sets"][0]["unsearched"] == ["a"]
+    questions = QuestionIndex([EvalQuestion("set", "a", "几点？")], SETTINGS)
+    assert questions.find("几点？") == []
+    assert questions.report({})["sets"][0]["unsearched"] == ["a"]
 
 
 def test_a_sum_of_one_digit_is_not_looked_for_in_decimals() -> None:
@@ -92,8 +92,8 @@ def test_a_question_on_a_passage_is_looked_for_with_it(put: Put) -> None:
     rows = [
         {"passage": SPRING, "question": "根据以上陈述，可以得出以下哪项？", "options": ["花开", "花落"], "label": "A"}
     ]
-    (asked,) = read_set(put("a.jsonl", rows), "a")
-    assert asked.text.startswith(SPRING) and asked.more == "花开\n花落"
+    (asked,) = read_questions(put("a.jsonl", rows), "a")
+    assert asked.text.startswith(SPRING) and asked.choices == "花开\n花落"
     assert found("另一题：根据以上陈述，可以得出以下哪项？", asked.text) == []
     assert found(f"{SPRING}根据以上陈述", asked.text) == ["0"]
 
@@ -101,7 +101,7 @@ def test_a_question_on_a_passage_is_looked_for_with_it(put: Put) -> None:
 def test_questions_inside_paragraphs_are_read(put: Put) -> None:
     paragraph = {"context": SPRING, "qas": [{"id": "Q1", "question": ACADEMY}, {"id": "Q2", "question": BRIDGE}]}
     data = json.dumps({"version": "v1", "data": [{"paragraphs": [paragraph], "title": "春"}]}, ensure_ascii=False)
-    assert [(asked.id, asked.text) for asked in read_set(put("squad.json", data), "squad")] == [
+    assert [(asked.id, asked.text) for asked in read_questions(put("squad.json", data), "squad")] == [
         ("Q1", ACADEMY),
         ("Q2", BRIDGE),
     ]
@@ -109,9 +109,9 @@ def test_questions_inside_paragraphs_are_read(put: Put) -> None:
 
 def test_a_stock_phrase_is_looked_for_with_its_choices() -> None:
     choices = "汉朝\n唐朝\n宋朝\n周朝的初年"
-    questions = Questions([Asked("set", "a", "下列说法不正确的是", choices)], SETTINGS)
-    assert questions.found("练习：下列说法不正确的是哪一项？") == []
-    assert [asked.id for asked in questions.found(f"下列说法不正确的是（）\n{choices}")] == ["a"]
+    questions = QuestionIndex([EvalQuestion("set", "a", "下列说法不正确的是", choices)], SETTINGS)
+    assert questions.find("练习：下列说法不正确的是哪一项？") == []
+    assert [asked.id for asked in questions.find(f"下列说法不正确的是（）\n{choices}")] == ["a"]
 
 
 def question_file(put: Put) -> Path:
@@ -168,16 +168,16 @@ def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
     (folder / "test" / "history.csv").write_text(
         f",Question,A,B,C,D,Answer\n0,{ACADEMY},诏书,账簿,家信,史书,A\n1,短？,甲,乙,丙,丁,B\n", encoding="utf-8"
     )
-    asked = list(read_set(folder, "cmmlu"))
+    asked = list(read_questions(folder, "cmmlu"))
     assert [question.id for question in asked] == [q.id for q in Papers(EXAMS["cmmlu"], folder).read("test", "history")]
-    assert asked[0].text == ACADEMY and asked[0].more == "诏书\n账簿\n家信\n史书"
+    assert asked[0].text == ACADEMY and asked[0].choices == "诏书\n账簿\n家信\n史书"
 
 
 def test_an_exam_without_a_heading_is_read_too(tmp_path: Path) -> None:
     folder = tmp_path / "mmlu"
     (folder / "test").mkdir(parents=True)
     (folder / "test" / "rivers_test.csv").write_text(f'"{STREAM}",a,b,c,d,A\n', encoding="utf-8")
-    (asked,) = read_set(folder, "mmlu")
+    (asked,) = read_questions(folder, "mmlu")
     assert asked.id == Papers(EXAMS["mmlu"], folder).read("test", "rivers")[0].id == "rivers/test/0"
 
 
@@ -189,10 +189,10 @@ def test_an_exam_without_a_heading_is_read_too(tmp_path: Path) -> None:
     ],
 )
 def test_other_question_files_are_read(put: Put, row: dict[str, Any], text: str) -> None:
-    assert [(asked.id, asked.text) for asked in read_set(put("q.jsonl", [row]), "q")] == [("81", text)]
+    assert [(asked.id, asked.text) for asked in read_questions(put("q.jsonl", [row]), "q")] == [("81", text)]
 
 
 @pytest.mark.parametrize("data", ["", "{oops\n", '{"a": 1}\n'])
 def test_a_file_without_questions_is_refused(put: Put, data: str) -> None:
     with pytest.raises(UserError):
-        list(read_set(put("q.jsonl", data), "q"))
+        list(read_questions(put("q.jsonl", data), "q"))

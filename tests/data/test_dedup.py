@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from hanlin.config.settings.data import Dedup
-from hanlin.data.dedup.cluster import exact_copies, near_copies
-from hanlin.data.dedup.keys import copy_key, exact_key
-from hanlin.data.dedup.minhash import bands_and_rows, jaccard, letters, shingles, signatures
+from hanlin.data.dedup.cluster import find_exact_duplicates, find_near_duplicates
+from hanlin.data.dedup.keys import compute_dedup_key, compute_exact_key
+from hanlin.data.dedup.minhash import (
+    choose_bands,
+    compute_signatures,
+    extract_letters,
+    hash_text_ngrams,
+    jaccard_similarity,
+)
 
 DEDUP = Dedup()
 RANDOM = random.Random(7)
@@ -21,17 +27,19 @@ def text(length: int) -> str:
 
 
 def found(texts: list[str], dedup: Dedup = DEDUP, seed: int = 42) -> list[int]:
-    return near_copies(signatures(texts, dedup, seed), dedup, np.zeros(len(texts), dtype=bool)).tolist()
+    return find_near_duplicates(
+        compute_signatures(texts, dedup, seed), dedup, np.zeros(len(texts), dtype=bool)
+    ).tolist()
 
 
 def test_equal_texts_have_equal_keys_whatever_blanks_and_case() -> None:
-    assert exact_key("春 天\nABC") == exact_key("春天abc") != exact_key("春天abd")
-    assert exact_key("1+1") != exact_key("1-1")
+    assert compute_exact_key("春 天\nABC") == compute_exact_key("春天abc") != compute_exact_key("春天abd")
+    assert compute_exact_key("1+1") != compute_exact_key("1-1")
 
 
 def test_of_equal_keys_the_first_is_the_original() -> None:
-    keys = np.frombuffer(b"".join(map(exact_key, ["甲", "乙", "甲", "甲", "乙"])), dtype="<u8").reshape(-1, 2)
-    assert exact_copies(keys).tolist() == [-1, -1, 0, 0, 1]
+    keys = np.frombuffer(b"".join(map(compute_exact_key, ["甲", "乙", "甲", "甲", "乙"])), dtype="<u8").reshape(-1, 2)
+    assert find_exact_duplicates(keys).tolist() == [-1, -1, 0, 0, 1]
 
 
 def test_a_near_copy_is_found_and_the_first_stays() -> None:
@@ -62,13 +70,13 @@ def test_short_texts_are_compared_whole() -> None:
 
 def test_the_same_seed_gives_the_same_signatures() -> None:
     texts = [text(50) for _ in range(5)]
-    assert (signatures(texts, DEDUP, 1) == signatures(texts, DEDUP, 1)).all()
-    assert (signatures(texts, DEDUP, 1) != signatures(texts, DEDUP, 2)).any()
+    assert (compute_signatures(texts, DEDUP, 1) == compute_signatures(texts, DEDUP, 1)).all()
+    assert (compute_signatures(texts, DEDUP, 1) != compute_signatures(texts, DEDUP, 2)).any()
 
 
 def test_a_signature_does_not_depend_on_its_neighbors() -> None:
     texts = [text(50) for _ in range(5)]
-    assert (signatures(texts, DEDUP, 1)[3:4] == signatures(texts[3:4], DEDUP, 1)).all()
+    assert (compute_signatures(texts, DEDUP, 1)[3:4] == compute_signatures(texts[3:4], DEDUP, 1)).all()
 
 
 @pytest.mark.parametrize("across", [True, False])
@@ -76,19 +84,19 @@ def test_texts_of_all_lengths_signed_together_are_signed_as_if_alone(across: boo
     dedup = Dedup(across_scripts=across)
     texts = ["".join(map(chr, range(0x4E00, 0x9FA5)))]  # longer than a batch
     texts += ["", "！", "春", "春天来", "\U00020000", "說明書說明", "，", "春天来了", "春天来了！你好", *texts]
-    alone = [signatures([each], dedup, 1)[0] for each in texts]
-    assert (signatures(texts, dedup, 1) == alone).all()
+    alone = [compute_signatures([each], dedup, 1)[0] for each in texts]
+    assert (compute_signatures(texts, dedup, 1) == alone).all()
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
 def test_texts_at_the_threshold_meet_in_a_band(threshold: float) -> None:
-    bands, rows = bands_and_rows(threshold, 128)
+    bands, rows = choose_bands(threshold, 128)
     assert bands * rows <= 128
     assert 1 - (1 - threshold**rows) ** bands >= 0.99
 
 
 def test_letters_leave_only_what_is_read_aloud() -> None:
-    assert "".join(map(chr, letters("Ａ b，Ｃ！春 天３"))) == "abc春天3"
+    assert "".join(map(chr, extract_letters("Ａ b，Ｃ！春 天３"))) == "abc春天3"
 
 
 def test_many_near_copies_of_one_text_stay_cheap() -> None:
@@ -98,9 +106,13 @@ def test_many_near_copies_of_one_text_stay_cheap() -> None:
 
 
 def test_width_and_script_do_not_make_another_text() -> None:
-    assert copy_key("說：ＡＢＣ！", True) == copy_key("说:abc!", True)
-    assert copy_key("說：ＡＢＣ！", False) == copy_key("說:abc!", False) != copy_key("说:abc!", False)
-    assert copy_key("x²", True) != copy_key("x2", True)
+    assert compute_dedup_key("說：ＡＢＣ！", True) == compute_dedup_key("说:abc!", True)
+    assert (
+        compute_dedup_key("說：ＡＢＣ！", False)
+        == compute_dedup_key("說:abc!", False)
+        != compute_dedup_key("说:abc!", False)
+    )
+    assert compute_dedup_key("x²", True) != compute_dedup_key("x2", True)
 
 
 def test_a_text_in_the_other_script_is_a_near_copy_unless_scripts_are_kept_apart() -> None:
@@ -114,10 +126,12 @@ def test_near_the_threshold_the_shingles_decide_and_not_chance() -> None:
     for length in range(14, 26):  # so many characters replaced at the end give similarities around the threshold
         base = text(120)
         pairs += [base, base[:-length] + text(length)]
-    places = near_copies(signatures(pairs, DEDUP, 1), DEDUP, np.zeros(len(pairs), dtype=bool), pairs.__getitem__)
+    places = find_near_duplicates(
+        compute_signatures(pairs, DEDUP, 1), DEDUP, np.zeros(len(pairs), dtype=bool), pairs.__getitem__
+    )
     for place in range(0, len(pairs), 2):
-        one, other = (np.unique(shingles(pairs[place + n], DEDUP)) for n in (0, 1))
-        assert (places[place + 1] == place) == (jaccard(one, other) >= DEDUP.threshold), place
+        one, other = (np.unique(hash_text_ngrams(pairs[place + n], DEDUP)) for n in (0, 1))
+        assert (places[place + 1] == place) == (jaccard_similarity(one, other) >= DEDUP.threshold), place
 
 
 def test_a_chain_of_similar_texts_keeps_its_first_alone() -> None:

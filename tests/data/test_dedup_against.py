@@ -75,7 +75,7 @@ def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp
 def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[5:15]])
     whole = run_against(Corpus, path, (other.out,), tmp_path / "b").files()
-    monkeypatch.setattr(splits, "PIECE_BYTES", 300)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 300)
     assert run_against(Corpus, path, (other.out,), tmp_path / "c").files() == whole
 
 
@@ -117,7 +117,7 @@ def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: 
     taking = np.arange(200) % 7 > 0
 
     def sets() -> set[tuple[int, ...]]:
-        groups = cluster.candidate_groups(numbers, taking)
+        groups = cluster.find_candidates(numbers, taking)
         return {tuple(group) for group in np.split(groups.members, groups.starts[1:])}
 
     whole = sets()
@@ -127,5 +127,5 @@ def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: 
             members = tuple(np.flatnonzero((band == number) & taking).tolist())
             expected |= {members} if len(members) > 1 else set()
     assert whole == expected
-    monkeypatch.setattr(cluster, "_SORTED_AT_ONCE", 30)
+    monkeypatch.setattr(cluster, "_SORT_LIMIT", 30)
     assert sets() == expected

@@ -17,7 +17,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, read_jsonl, write_jsonl
 from hanlin.data.stages import mix
-from hanlin.data.stages.mix import allotted, picked, woven
+from hanlin.data.stages.mix import allocate, interleave, sample_rows
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
@@ -26,43 +26,43 @@ def source(**settings: Any) -> MixSource:
 
 
 def test_sources_are_mixed_by_their_size() -> None:
-    assert allotted([300, 100], [source(), source()], 200, 1.0) == pytest.approx([150, 50])
-    assert allotted([300, 100], [source(), source()], None, 1.0) == pytest.approx([300, 100])
+    assert allocate([300, 100], [source(), source()], 200, 1.0) == pytest.approx([150, 50])
+    assert allocate([300, 100], [source(), source()], None, 1.0) == pytest.approx([300, 100])
 
 
 def test_a_weight_multiplies_and_a_temperature_evens_out() -> None:
-    assert allotted([300, 100], [source(), source(weight=3)], 200, 1.0) == pytest.approx([100, 100])
-    assert allotted([900, 100], [source(), source()], 200, 2.0) == pytest.approx([150, 50])
-    assert allotted([900, 100], [source(), source()], 200, 1e9) == pytest.approx([100, 100])
+    assert allocate([300, 100], [source(), source(weight=3)], 200, 1.0) == pytest.approx([100, 100])
+    assert allocate([900, 100], [source(), source()], 200, 2.0) == pytest.approx([150, 50])
+    assert allocate([900, 100], [source(), source()], 200, 1e9) == pytest.approx([100, 100])
 
 
 def test_a_share_is_kept_whatever_the_sizes() -> None:
     english = source(share=0.1)
-    assert allotted([900, 5000], [source(), english], None, 1.0) == pytest.approx([900, 100])
-    assert allotted([900, 900, 5000], [source(), source(), english], 1000, 1.0) == pytest.approx([450, 450, 100])
+    assert allocate([900, 5000], [source(), english], None, 1.0) == pytest.approx([900, 100])
+    assert allocate([900, 900, 5000], [source(), source(), english], 1000, 1.0) == pytest.approx([450, 450, 100])
 
 
 def test_no_source_is_repeated_beyond_its_cap_and_others_stand_in() -> None:
     scarce = source(weight=100, max_repeats=2)
-    assert allotted([100, 1000], [scarce, source()], 1000, 1.0) == pytest.approx([200, 800])
-    assert allotted([100, 100], [scarce, source(max_repeats=1)], 1000, 1.0) == pytest.approx([200, 100])
-    assert allotted([100, 1000], [source(share=0.5, max_repeats=1), source()], 1000, 1.0) == pytest.approx([100, 900])
+    assert allocate([100, 1000], [scarce, source()], 1000, 1.0) == pytest.approx([200, 800])
+    assert allocate([100, 100], [scarce, source(max_repeats=1)], 1000, 1.0) == pytest.approx([200, 100])
+    assert allocate([100, 1000], [source(share=0.5, max_repeats=1), source()], 1000, 1.0) == pytest.approx([100, 900])
 
 
 def test_an_empty_source_gives_nothing() -> None:
-    assert allotted([0, 10], [source(), source()], 10, 1.0) == pytest.approx([0, 10])
+    assert allocate([0, 10], [source(), source()], 10, 1.0) == pytest.approx([0, 10])
 
 
 def test_whole_passes_come_before_a_part_of_one_and_every_pass_has_its_own_order() -> None:
     tokens = np.full(50, 10, dtype=np.int64)
-    rows = picked(tokens, 1250, "7/0")
+    rows = sample_rows(tokens, 1250, "7/0")
     assert sorted(rows[:50]) == sorted(rows[50:100]) == list(range(50)) and len(rows) == 125
     assert rows[:50].tolist() != rows[50:100].tolist()
-    assert rows.tolist() == picked(tokens, 1250, "7/0").tolist() != picked(tokens, 1250, "8/0").tolist()
+    assert rows.tolist() == sample_rows(tokens, 1250, "7/0").tolist() != sample_rows(tokens, 1250, "8/0").tolist()
 
 
 def test_the_proportions_hold_at_every_point_of_the_order() -> None:
-    order = woven([np.full(300, 10, dtype=np.int64), np.full(100, 10, dtype=np.int64)])
+    order = interleave([np.full(300, 10, dtype=np.int64), np.full(100, 10, dtype=np.int64)])
     for end in (40, 100, 200, 320):
         assert abs(int((order[:end, 0] == 1).sum()) - end / 4) <= 1
 
@@ -150,9 +150,9 @@ def test_equal_settings_give_equal_bytes_and_another_seed_another_order(
 def test_a_killed_run_goes_on_where_it_stood(
     folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mix, "CHUNK", 7)
+    monkeypatch.setattr(mix, "CHUNK_ROWS", 7)
     mixed(folders, tiny_model, tmp_path / "whole")
-    read, calls = mix._read, Counter[str]()
+    read, calls = mix._read_row, Counter[str]()
 
     def breaks(*arguments: Any) -> dict[str, Any]:
         calls["read"] += 1
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_where_it_stood(
             raise KeyboardInterrupt
         return read(*arguments)
 
-    monkeypatch.setattr(mix, "_read", breaks)
+    monkeypatch.setattr(mix, "_read_row", breaks)
     with pytest.raises(KeyboardInterrupt):
         mixed(folders, tiny_model, tmp_path / "killed")
     assert not (tmp_path / "killed/documents.jsonl").exists()

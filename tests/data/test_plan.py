@@ -69,8 +69,8 @@ def test_a_divided_file_keeps_its_ids_places_and_bytes(
 ) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
-    monkeypatch.setattr(splits, "PIECE_BYTES", size)
-    monkeypatch.setattr(process_split, "PART_ROWS", 7)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", size)
+    monkeypatch.setattr(process_split, "SHARD_ROWS", 7)
     assert run(Corpus, *paths, validation_fraction=0.1).files() == whole
 
 
@@ -85,7 +85,7 @@ def test_rows_that_hold_several_records_are_numbered_through(
     made = run(Conversations, path, validation_fraction=0)
     assert made.ledger["rows_in"] == 60 and made.kept[-1]["source"] == "a.jsonl:30"
     whole = run(Conversations, path).files()
-    monkeypatch.setattr(splits, "PIECE_BYTES", 200)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 200)
     assert run(Conversations, path).files() == whole
 
 
@@ -94,7 +94,7 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 ) -> None:
     text = lines(40) + '{"text": "x\n' + lines(10, 50)
     path = put("a.jsonl", text)
-    monkeypatch.setattr(splits, "PIECE_BYTES", 500)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 500)
     with pytest.raises(UserError) as refusal:
         run(Corpus, path)
     broken_line = text[: text.index('"x')].count("\n") + 1
@@ -107,8 +107,10 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
 
 def test_a_file_that_was_changed_after_the_look_is_refused(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put("a.jsonl", lines(9))
-    seen = splits.look
-    monkeypatch.setattr("hanlin.data.ingest.ingest.look", lambda *asked: (seen(*asked), os.utime(path, (1, 1)))[0])
+    probe = splits.probe_file
+    monkeypatch.setattr(
+        "hanlin.data.ingest.ingest.probe_file", lambda *asked: (probe(*asked), os.utime(path, (1, 1)))[0]
+    )
     with pytest.raises(UserError, match="changed"):
         run(Corpus, path)
 
@@ -125,7 +127,7 @@ from hanlin.data.stages import corpus
 from hanlin.core.errors import UserError
 from hanlin.core.context import Inputs, StageContext
 from hanlin.config.settings.data import Corpus
-executor.SMALL, splits.PIECE_BYTES, deduplicate._FEW_BUNCHES, cluster._DECIDED_AT_ONCE = 1_000, 1_500, 0, 3
+executor.SMALL_INPUT_BYTES, splits.SPLIT_BYTES, deduplicate._FEW_BATCHES, cluster._BATCH_TEXTS = 1_000, 1_500, 0, 3
 out, ray, paths = Path(sys.argv[1]), sys.argv[2], [Path(name) for name in sys.argv[3:]]
 out.mkdir(exist_ok=True)
 settings = Corpus(sources=["./x"] * len(paths), validation_fraction=0.1)
@@ -176,7 +178,7 @@ def test_many_processes_that_are_killed_go_on_to_the_same_bytes(
     out = tmp_path / "killed"
     for finished in (1, 4, 9):
         process = started(out, "", paths)
-        while process.poll() is None and len(list((out / ".work" / "parts").glob("*.json"))) < finished:
+        while process.poll() is None and len(list((out / ".work" / "shards").glob("*.json"))) < finished:
             time.sleep(0.01)
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGKILL)
         process.wait()

@@ -187,7 +187,7 @@ def sources(put: Put) -> list[Path]:
 def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
     put: Put, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
-    monkeypatch.setattr(process_split, "PART_ROWS", 12)
+    monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
     replace, count = os.replace, 0
@@ -208,10 +208,10 @@ def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
 
 
 def test_finished_parts_are_not_judged_again(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_split, "PART_ROWS", 12)
+    monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
     paths = sources(put)
     run_stage(Corpus, paths, tmp_path / "out")
-    monkeypatch.setattr(process_split._PieceReader, "_judged", None)
+    monkeypatch.setattr(process_split._SplitProcessor, "_process_row", None)
     run_stage(Corpus, paths, tmp_path / "out")
 
 
@@ -223,7 +223,7 @@ from hanlin.data.ingest import process_split, shards
 from hanlin.data.stages import corpus
 from hanlin.core.context import Inputs, StageContext
 from hanlin.config.settings.data import Corpus
-process_split.PART_ROWS = 12
+process_split.SHARD_ROWS = 12
 paths, out = [Path(name) for name in sys.argv[2:]], Path(sys.argv[1])
 whole, count = files.write_bytes, 0
 def dying(path, data, shared):
@@ -249,8 +249,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (out / "documents.jsonl").exists() and list((out / ".work" / "parts").glob("*.json"))
-    monkeypatch.setattr(process_split, "PART_ROWS", 12)
+    assert not (out / "documents.jsonl").exists() and list((out / ".work" / "shards").glob("*.json"))
+    monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
     resumed = run_stage(Corpus, paths, out, validation_fraction=0.1).files()
     assert resumed == run(Corpus, *paths, validation_fraction=0.1).files()
 
@@ -258,12 +258,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(
 def test_the_size_of_parts_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
-    monkeypatch.setattr(shards, "PART_CHARACTERS", 500)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 500)
     assert run(Corpus, *paths, validation_fraction=0.1).files() == whole
 
 
 def test_a_limit_reads_the_first_rows_of_the_source_only(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_split, "PART_ROWS", 3)
+    monkeypatch.setattr(process_split, "SHARD_ROWS", 3)
     folder = put("two/a.jsonl", ROWS[:10]).parent
     put("two/b.jsonl", ROWS[10:20])
     made = run(Corpus, folder, source={"limit": 14}, validation_fraction=0)

@@ -14,7 +14,7 @@ from typing import Any
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.resumable import Row
-from hanlin.data.dedup.decontaminate import FILE
+from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE
 
 
 def by_contamination(
@@ -63,7 +63,7 @@ def verdicts_of(folders: Sequence[Path]) -> Verdicts:
     contaminated: set[str] = set()
     checked: set[str] = set()
     for folder in folders:
-        file = folder / FILE if folder.is_dir() else folder
+        file = folder / CONTAMINATION_FILE if folder.is_dir() else folder
         if not file.is_file():
             hint = say("set `decontaminate` in that stage", "请在该阶段设置 decontaminate")
             raise UserError(say("this data was not compared with questions", "这份数据没有与题目比对过"), folder, hint)

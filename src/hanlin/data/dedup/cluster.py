@@ -1,14 +1,13 @@
-"""The search for copies over all texts of a stage: which one each text copies, of each group the first.
+"""The search for duplicates over all texts of a stage: which earlier text each one duplicates.
 
-Owns candidates and decisions. Does not own what texts are compared by (`dedup`), nor where that lies (`joining`).
+A text is known by its index in the order of the sources. Texts that agree in a band of their MinHash signatures are
+candidates; candidates that are connected with each other form a component, and nothing outside a component matters for
+it, so that components can be resolved one by one, in any order and on any machine. If the signatures of two texts are
+within three standard errors of the threshold (0.11 with 128 permutations), their n-grams are compared instead, so that
+a pair at the threshold is not found or missed by chance.
 
-Texts are known by their places in the order of the sources. Those that agree in a band of their signatures are
-candidates; candidates that hang together are a component, and no decision reaches beyond it, so that components can be
-decided one by one, in any order and on any machine. Where signatures cannot tell (within three standard errors of the
-threshold, 0.11 at 128 num_perm) the shingles themselves are compared, so that a pair at the threshold is not found
-or missed by chance.
-
-Memory: some numbers for each text, sorted band by band, and some more for those texts alone that have candidates.
+Memory: some numbers for each text, sorted band by band, and some more for the texts that have candidates.
+What texts are compared by is in `keys` and `minhash`; where it is stored, in `hanlin.data.ingest`.
 """
 
 from __future__ import annotations
@@ -22,215 +21,281 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.config.settings.data import Dedup
-from hanlin.data.dedup.keys import Numbers
-from hanlin.data.dedup.minhash import Signatures, band_keys, jaccard, shingles
+from hanlin.data.dedup.keys import Hashes
+from hanlin.data.dedup.minhash import Signatures, compute_band_keys, hash_text_ngrams, jaccard_similarity
 
-_SORTED_AT_ONCE = 1 << 25
-"""Texts whose numbers of one band are sorted together; of more, those with the same last bits (1.5 GB at the most)."""
-_DECIDED_AT_ONCE = 2_000
+_SORT_LIMIT = 1 << 25
+"""Texts whose band keys are sorted together; of more, only those with equal last bits (at most 1.5 GB of memory)."""
+_BATCH_TEXTS = 2_000
 
-Places = npt.NDArray[np.int64]
-Chosen = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
-def exact_copies(keys: Numbers) -> Places:
-    """For each of the keys (texts, 2) the place of the first equal one, or -1 where it is itself the first."""
-    order = np.lexsort((keys[:, 1], keys[:, 0]))  # keeps the order of equal ones
-    new = np.ones(len(keys), dtype=np.bool_)
-    new[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-    firsts = np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))
-    copies = np.empty(len(keys), dtype=np.int64)
-    copies[order] = np.where(new, -1, order[firsts])
-    return copies
+def find_exact_duplicates(keys: Hashes) -> Indices:
+    """For each text, find the first text with an equal key.
+
+        keys of texts 0..3: a b a b  ->  [-1, -1, 0, 1]
+
+    Args:
+        keys: Dedup keys of 128 bits, [texts, 2].
+
+    Returns:
+        The index of the first equal text, or -1 if it is the text itself; [texts].
+    """
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal keys stay in the order of the texts
+    starts_group = np.ones(len(keys), dtype=np.bool_)
+    starts_group[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    group_start = np.maximum.accumulate(np.where(starts_group, np.arange(len(keys)), 0))
+    duplicate_of = np.empty(len(keys), dtype=np.int64)
+    duplicate_of[order] = np.where(starts_group, -1, order[group_start])
+    return duplicate_of
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
-    """Texts that agree in a band: the places of each group in order, group after group, and how many each has."""
+class CandidateGroups:
+    """Groups of texts that agree in a band.
 
-    members: Places
-    sizes: Places
+        members [4 9 2 4 7], sizes [2 3]  ->  the groups {4, 9} and {2, 4, 7}
+
+    Attributes:
+        members: Indices of the texts, group after group, ascending within a group.
+        sizes: Number of texts of each group.
+    """
+
+    members: Indices
+    sizes: Indices
 
     @property
-    def starts(self) -> Places:
+    def starts(self) -> Indices:
+        """Where each group begins in `members`."""
         return np.cumsum(self.sizes) - self.sizes
 
-    def pick(self, groups: Places) -> Groups:
+    def select(self, groups: Indices) -> CandidateGroups:
+        """Return the groups of these indices, in this order."""
         sizes = self.sizes[groups]
-        inside = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return Groups(self.members[np.repeat(self.starts[groups], sizes) + inside], sizes)
+        offsets = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return CandidateGroups(self.members[np.repeat(self.starts[groups], sizes) + offsets], sizes)
 
 
-def candidate_groups(bands: Iterable[Numbers], taking: Chosen) -> Groups:
-    """The groups of all bands (each a number for every text) among the texts that take part. A group that has the same
-    members as one of an earlier band says nothing new and is left out."""
-    found: list[Groups] = []
+def find_candidates(bands: Iterable[Hashes], active: Mask) -> CandidateGroups:
+    """Group texts that have the same key in a band.
+
+    Args:
+        bands: For each band the keys of all texts, [texts].
+        active: Which texts take part, [texts].
+
+    Returns:
+        The groups of two or more texts of all bands; a group with the members of an earlier one is left out.
+    """
+    groups_of_bands: list[CandidateGroups] = []
     seen = np.empty(0, dtype=np.uint64)
-    for column in bands:
-        for hashes, places in _slices(column, taking):
-            groups = _equal(hashes, places)
+    for band in bands:
+        for keys, indices in _partition_by_low_bits(band, active):
+            groups = _group_equal_keys(keys, indices)
             if not len(groups.sizes):
                 continue
-            marks = np.add.reduceat(_mixed(groups.members), groups.starts)
-            fresh = np.sort(np.unique(marks, return_index=True)[1])
-            fresh = fresh[~np.isin(marks[fresh], seen)]
-            seen = np.concatenate([seen, marks[fresh]])
-            found.append(groups.pick(fresh))
+            set_hashes = np.add.reduceat(_mix_bits(groups.members), groups.starts)
+            new = np.sort(np.unique(set_hashes, return_index=True)[1])
+            new = new[~np.isin(set_hashes[new], seen)]
+            seen = np.concatenate([seen, set_hashes[new]])
+            groups_of_bands.append(groups.select(new))
     empty = [np.empty(0, dtype=np.int64)]
-    return Groups(
-        np.concatenate([*(groups.members for groups in found), *empty]),
-        np.concatenate([*(groups.sizes for groups in found), *empty]),
+    return CandidateGroups(
+        np.concatenate([*(groups.members for groups in groups_of_bands), *empty]),
+        np.concatenate([*(groups.sizes for groups in groups_of_bands), *empty]),
     )
 
 
-def _slices(column: Numbers, taking: Chosen) -> Iterator[tuple[Numbers, Places]]:
-    count = 1 << max(0, math.ceil(math.log2(max(1, len(column) / _SORTED_AT_ONCE))))
-    for number in range(count):
-        mine = taking if count == 1 else taking & ((column & np.uint64(count - 1)) == number)
-        places = np.flatnonzero(mine)
-        yield column[places], places
+def _partition_by_low_bits(band: Hashes, active: Mask) -> Iterator[tuple[Hashes, Indices]]:
+    """Yield keys and indices of the active texts, in partitions by the last bits of the key if there are many."""
+    count = 1 << max(0, math.ceil(math.log2(max(1, len(band) / _SORT_LIMIT))))
+    for low_bits in range(count):
+        selected = active if count == 1 else active & ((band & np.uint64(count - 1)) == low_bits)
+        indices = np.flatnonzero(selected)
+        yield band[indices], indices
 
 
-def _equal(hashes: Numbers, places: Places) -> Groups:
-    """The places of equal hashes, where there are two or more."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
+def _group_equal_keys(keys: Hashes, indices: Indices) -> CandidateGroups:
+    """Group the indices of equal keys; a key that occurs once gives no group."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
     same = ordered[1:] == ordered[:-1]
     shared = np.append(False, same) | np.append(same, False)
-    begins = np.flatnonzero(shared & ~np.append(False, same))
-    number = np.cumsum(shared & ~np.append(False, same))[shared] - 1
-    return Groups(places[order[shared]], np.bincount(number, minlength=len(begins)))
+    starts_group = shared & ~np.append(False, same)
+    group = np.cumsum(starts_group)[shared] - 1
+    return CandidateGroups(indices[order[shared]], np.bincount(group, minlength=np.count_nonzero(starts_group)))
 
 
-def _mixed(places: Places) -> Numbers:
-    """A number for each place whose sums tell sets of places apart (the finaliser of splitmix64)."""
-    mixed = places.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+def _mix_bits(indices: Indices) -> Hashes:
+    """Hash each index, so that the sums of hashes tell sets of indices apart (the finalizer of splitmix64)."""
+    mixed = indices.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def components(groups: Groups) -> Iterator[Groups]:
-    """Groups that hang together, some thousand texts' worth at a time."""
+def split_into_components(groups: CandidateGroups) -> Iterator[CandidateGroups]:
+    """Split groups into batches of whole connected components, of about 2,000 texts each."""
     if not len(groups.sizes):
         return
-    texts, index = np.unique(groups.members, return_inverse=True)
-    label = _labels(len(texts), index, np.repeat(index[groups.starts], groups.sizes))
-    of_group = label[index[groups.starts]]
-    order = np.argsort(of_group, kind="stable")
-    sizes = np.bincount(label, minlength=len(texts))  # texts of each component, at its label
-    bunch = (np.cumsum(sizes) // _DECIDED_AT_ONCE)[of_group[order]]
-    cuts = np.flatnonzero(np.diff(bunch)) + 1
+    texts, nodes = np.unique(groups.members, return_inverse=True)
+    first_nodes = nodes[groups.starts]
+    labels = label_components(len(texts), nodes, np.repeat(first_nodes, groups.sizes))
+    group_labels = labels[first_nodes]
+    order = np.argsort(group_labels, kind="stable")
+    component_sizes = np.bincount(labels, minlength=len(texts))
+    batch = (np.cumsum(component_sizes) // _BATCH_TEXTS)[group_labels[order]]
+    cuts = np.flatnonzero(np.diff(batch)) + 1
     for part in np.split(order, cuts):
-        yield groups.pick(part)
+        yield groups.select(part)
 
 
-def _labels(count: int, one: Places, other: Places) -> Places:
-    """For each of `count` nodes the least node that pairs of neighbors connect it with."""
-    label = np.arange(count)
-    while True:
-        low = np.minimum(label[one], label[other])
-        after = label.copy()
-        for ends in (one, other):
-            np.minimum.at(after, label[ends], low)
-            np.minimum.at(after, ends, low)
-        while not np.array_equal(after[after], after):
-            after = after[after]
-        if np.array_equal(after, label):
-            return label
-        label = after
+def label_components(num_nodes: int, sources: Indices, targets: Indices) -> Indices:
+    """Label the connected components of an undirected graph.
 
+    Args:
+        num_nodes: Number of nodes.
+        sources: One end of each edge, [edges].
+        targets: The other end of each edge, [edges].
 
-def decided(
-    groups: Groups, marks: Signatures, dedup: Dedup, fixed: int, text_of: Callable[[int], str] | None
-) -> tuple[Places, Places]:
-    """The texts of whole components that copy another one, and those that they copy. `marks` are the signatures of
-    all texts of the groups, in the order of their places.
-
-    With `clustering: greedy` it goes in order and compares with kept texts only: a text is not dropped for being like one
-    that was dropped. With `clustering: connected_components` all that hangs together by similar pairs is one group (a connected
-    component), and the first of it is kept. The first `fixed` places of all are kept whatever they are like. `text_of`
-    gives a text to compare shingles where the signatures are too close to the threshold to tell; without it they decide
-    alone.
+    Returns:
+        For each node the least node of its component, [nodes].
     """
-    texts, index = np.unique(groups.members, return_inverse=True)
-    groups_of: list[list[int]] = [[] for _ in texts]
-    for group, member in zip(
-        np.repeat(np.arange(len(groups.sizes)), groups.sizes).tolist(), index.tolist(), strict=True
-    ):
-        groups_of[member].append(group)
-    places = texts.tolist()
-    similar = _Similar(marks, dedup, None if text_of is None else lambda member: text_of(places[member]))
-    met: dict[int, list[int]] = {}
-    first = np.arange(len(texts), dtype=np.int64)
-    chain = dedup.clustering == "connected_components"
-    for member, mine in enumerate(groups_of):
-        others = sorted({other for group in mine for other in met.get(group, ())})
-        if places[member] < fixed and not chain:
-            others = []
-        found, same = similar.to(member, others, chain)
-        for other in found:
-            _join(first, member, other)
-        if not found or (chain and not same):  # what equals another in all bands links to nothing that it does not
-            for group in mine:
-                met.setdefault(group, []).append(member)
-    roots = np.array([_first(first, member) for member in range(len(texts))], dtype=np.int64)
-    copies = np.flatnonzero(roots != np.arange(len(texts)))
-    return texts[copies], texts[roots[copies]]
+    labels = np.arange(num_nodes)
+    while True:
+        lowest = np.minimum(labels[sources], labels[targets])
+        updated = labels.copy()
+        for ends in (sources, targets):
+            np.minimum.at(updated, labels[ends], lowest)
+            np.minimum.at(updated, ends, lowest)
+        while not np.array_equal(updated[updated], updated):
+            updated = updated[updated]
+        if np.array_equal(updated, labels):
+            return labels
+        labels = updated
 
 
-def near_copies(
-    marks: Signatures, dedup: Dedup, skip: Chosen, text_of: Callable[[int], str] | None = None, fixed: int = 0
-) -> Places:
-    """For each signature the place of the text that it copies, or -1; `skip` says which take no part."""
-    copies = np.full(len(marks), -1, dtype=np.int64)
-    for groups in components(candidate_groups(band_keys(marks, dedup).T, ~skip)):
-        mine, firsts = decided(groups, marks[np.unique(groups.members)], dedup, fixed, text_of)
-        copies[mine] = firsts
-    return copies
+def resolve_duplicates(
+    groups: CandidateGroups,
+    signatures: Signatures,
+    dedup: Dedup,
+    num_reference: int,
+    text_of: Callable[[int], str] | None,
+) -> tuple[Indices, Indices]:
+    """Decide which texts of whole components are near duplicates, and of which text.
+
+    With `clustering: greedy` texts are compared in order with kept texts only: a text is not dropped for being similar
+    to a dropped one. With `clustering: connected_components` all texts that are connected by similar pairs form one
+    group, of which the first is kept.
+
+    Args:
+        groups: Candidates: whole components.
+        signatures: Of all texts of the groups in the order of their indices, [texts, num_perm].
+        dedup: Threshold and clustering.
+        num_reference: The first texts of all, those of other stages; they are kept whatever they are similar to.
+        text_of: Returns a text by its index, to compare n-grams if signatures are too close to the threshold; None:
+            signatures decide alone.
+
+    Returns:
+        Indices of the duplicates, and of the texts that they duplicate.
+    """
+    texts, nodes = np.unique(groups.members, return_inverse=True)
+    groups_of_text: list[list[int]] = [[] for _ in texts]
+    for group, node in zip(np.repeat(np.arange(len(groups.sizes)), groups.sizes).tolist(), nodes.tolist(), strict=True):
+        groups_of_text[node].append(group)
+    indices = texts.tolist()
+    similarity = _Similarity(signatures, dedup, None if text_of is None else lambda node: text_of(indices[node]))
+    members: dict[int, list[int]] = {}
+    parents = np.arange(len(texts), dtype=np.int64)
+    is_chained = dedup.clustering == "connected_components"
+    for node, own_groups in enumerate(groups_of_text):
+        candidates = sorted({other for group in own_groups for other in members.get(group, ())})
+        if indices[node] < num_reference and not is_chained:
+            candidates = []
+        similar, has_equal = similarity.find_similar(node, candidates, find_all=is_chained)
+        for other in similar:
+            _union(parents, node, other)
+        # A text with the signature of another one has no similar texts that the other one has not.
+        if not similar or (is_chained and not has_equal):
+            for group in own_groups:
+                members.setdefault(group, []).append(node)
+    roots = np.array([_find_root(parents, node) for node in range(len(texts))], dtype=np.int64)
+    duplicates = np.flatnonzero(roots != np.arange(len(texts)))
+    return texts[duplicates], texts[roots[duplicates]]
 
 
-def _first(first: Places, place: int) -> int:
-    while first[place] != place:
-        first[place] = first[first[place]]
-        place = int(first[place])
-    return place
+def find_near_duplicates(
+    signatures: Signatures,
+    dedup: Dedup,
+    skip: Mask,
+    text_of: Callable[[int], str] | None = None,
+    num_reference: int = 0,
+) -> Indices:
+    """For each text, find the text of which it is a near duplicate.
+
+    Args:
+        signatures: MinHash signatures, [texts, num_perm].
+        dedup: Threshold, number of permutations and clustering.
+        skip: Which texts take no part, [texts].
+        text_of: As in `resolve_duplicates`.
+        num_reference: As in `resolve_duplicates`.
+
+    Returns:
+        The index of that text, or -1; [texts].
+    """
+    duplicate_of = np.full(len(signatures), -1, dtype=np.int64)
+    for groups in split_into_components(find_candidates(compute_band_keys(signatures, dedup).T, ~skip)):
+        own_signatures = signatures[np.unique(groups.members)]
+        duplicates, originals = resolve_duplicates(groups, own_signatures, dedup, num_reference, text_of)
+        duplicate_of[duplicates] = originals
+    return duplicate_of
 
 
-def _join(first: Places, one: int, other: int) -> None:
-    one, other = _first(first, one), _first(first, other)
-    first[max(one, other)] = min(one, other)
+def _find_root(parents: Indices, node: int) -> int:
+    while parents[node] != node:
+        parents[node] = parents[parents[node]]
+        node = int(parents[node])
+    return node
 
 
-class _Similar:
-    """Says which texts are at least as similar as the threshold."""
+def _union(parents: Indices, node: int, other: int) -> None:
+    node, other = _find_root(parents, node), _find_root(parents, other)
+    parents[max(node, other)] = min(node, other)
 
-    def __init__(self, marks: Signatures, dedup: Dedup, text_of: Callable[[int], str] | None) -> None:
-        self._marks, self._threshold = marks, dedup.threshold
+
+class _Similarity:
+    """Finds texts that are at least as similar as the threshold."""
+
+    def __init__(self, signatures: Signatures, dedup: Dedup, text_of: Callable[[int], str] | None) -> None:
+        self._signatures, self._threshold = signatures, dedup.threshold
         error = math.sqrt(dedup.threshold * (1 - dedup.threshold) / dedup.num_perm)
-        self._unsure = 3 * error if text_of is not None else 0.0
+        self._margin = 3 * error if text_of is not None else 0.0
 
         @lru_cache(maxsize=4096)
-        def shingles_of(place: int) -> Numbers:
+        def ngrams_of(node: int) -> Hashes:
             assert text_of is not None
-            return np.unique(shingles(text_of(place), dedup))
+            return np.unique(hash_text_ngrams(text_of(node), dedup))
 
-        self._shingles_of = shingles_of
+        self._ngrams_of = ngrams_of
 
-    def to(self, place: int, others: Sequence[int], every: bool) -> tuple[list[int], bool]:
-        """Those of `others` that are similar to the text at `place` (unless `every`: only the most similar), and
-        whether one has an equal signature."""
-        if not others:
+    def find_similar(self, node: int, candidates: Sequence[int], find_all: bool) -> tuple[list[int], bool]:
+        """Find those of `candidates` that are similar to a text, all of them or the most similar one.
+
+        Returns:
+            The similar ones, and whether any candidate has an equal signature.
+        """
+        if not candidates:
             return [], False
-        alike = (self._marks[others] == self._marks[place]).mean(axis=1)
-        found = []
-        for rank in np.argsort(-alike, kind="stable"):
-            if alike[rank] < self._threshold - self._unsure:
+        estimates = (self._signatures[candidates] == self._signatures[node]).mean(axis=1)
+        similar = []
+        for rank in np.argsort(-estimates, kind="stable"):
+            if estimates[rank] < self._threshold - self._margin:
                 break
-            other = others[int(rank)]
-            sure = alike[rank] >= self._threshold + self._unsure
-            if sure or jaccard(self._shingles_of(place), self._shingles_of(other)) >= self._threshold:
-                found.append(other)
-                if not every:
+            other = candidates[int(rank)]
+            is_certain = estimates[rank] >= self._threshold + self._margin
+            if is_certain or jaccard_similarity(self._ngrams_of(node), self._ngrams_of(other)) >= self._threshold:
+                similar.append(other)
+                if not find_all:
                     break
-        return found, bool(alike.max() == 1.0)
+        return similar, bool(estimates.max() == 1.0)

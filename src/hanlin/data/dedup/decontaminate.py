@@ -1,12 +1,11 @@
-"""Evaluation questions inside training records: found by runs of characters or words that both have.
+"""Decontamination: find evaluation questions inside training records by the n-grams that both have.
 
-Owns the reading of question sets, the index and `contamination.json`. Does not own what becomes of a record
-(`sifting`) or of a question that was found (`evaluate`).
+What becomes of a contaminated record is decided in `hanlin.data.ingest`, of a contaminated question in
+`hanlin.evaluate`.
 
-Source: Brown et al. 2020 (GPT-3, arXiv 2005.14165, appendix C) compare runs of 13 words and leave out those that are
-common; here Chinese questions are compared by runs of 13 characters (letters and digits, in one width, case and
-script), which are shorter than 13 words, so that one common run alone does not make a record contaminated unless
-`share` is 0.
+Source: Brown et al. 2020 (GPT-3, arXiv 2005.14165, appendix C) compare 13-grams of words and leave out common ones.
+Here Chinese questions are compared by 13-grams of characters (letters and digits, in one width, case and script). These
+are shorter than 13 words, so that one common n-gram alone does not make a record contaminated unless `share` is 0.
 """
 
 from __future__ import annotations
@@ -25,135 +24,170 @@ import numpy.typing as npt
 
 from hanlin.config.settings.data import Decontaminate
 from hanlin.core.context import Inputs
-from hanlin.data.dedup.minhash import letters
-from hanlin.data.dedup.question_sets import Asked, read_set
+from hanlin.data.dedup.keys import Hashes
+from hanlin.data.dedup.minhash import extract_letters
+from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import hash_ngrams
 
-FILE = "contamination.json"
-_SHORTEST = 8
-_FEWEST_DIFFERENT = 6
+CONTAMINATION_FILE = "contamination.json"
+_MIN_NGRAM = 8
+_MIN_DISTINCT_CODES = 6
 _WORD = re.compile(r"[^\W_]+")
-_FILTER = 1 << 22
+_FILTER_SIZE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
-class _Index:
-    """Runs of one length: their hashes, sorted, and for each which questions have it."""
+class _NgramTable:
+    """The n-grams of one length of all questions.
 
-    words: bool
+        hashes [h0 h1 h2], starts [0 2 3 4], owners [5 9 5 7]: h0 is in questions 5 and 9, h1 in 5, h2 in 7
+
+    Attributes:
+        of_words: N-grams of words instead of characters.
+        length: Words or characters of an n-gram.
+        hashes: Sorted hashes.
+        starts: Where the owners of each hash begin in `owners`, and one more at the end.
+        owners: Indices of questions.
+        filter: Whether any hash has this remainder modulo the size of the filter: rejects most hashes quickly.
+    """
+
+    of_words: bool
     length: int
-    hashes: npt.NDArray[np.uint64]
+    hashes: Hashes
     starts: npt.NDArray[np.int64]
     owners: npt.NDArray[np.int64]
-    seen: npt.NDArray[np.bool_]
+    filter: npt.NDArray[np.bool_]
 
-    def owners_in(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-        """The questions that own any of these runs, once for each run."""
-        hashes = np.unique(hashes[self.seen.take((hashes % _FILTER).astype(np.int64))])
+    def find_owners(self, hashes: Hashes) -> npt.NDArray[np.int64]:
+        """Return the questions that have any of these n-grams, once for each n-gram."""
+        hashes = np.unique(hashes[self.filter.take((hashes % _FILTER_SIZE).astype(np.int64))])
         if not len(hashes):
             return np.empty(0, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
-        places = places[self.hashes[places] == hashes]
+        rows = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
+        rows = rows[self.hashes[rows] == hashes]
         return np.concatenate(
-            [self.owners[self.starts[place] : self.starts[place + 1]] for place in places]
-            or [np.empty(0, dtype=np.int64)]
+            [self.owners[self.starts[row] : self.starts[row + 1]] for row in rows] or [np.empty(0, dtype=np.int64)]
         )
 
 
-class Questions:
-    """The questions of all sets, ready to be looked for."""
+class QuestionIndex:
+    """An index of the n-grams of all evaluation questions."""
 
-    def __init__(self, asked: Sequence[Asked], settings: Decontaminate) -> None:
-        self.asked, self.settings = asked, settings
-        self.total = np.zeros(len(asked), dtype=np.int64)
-        runs: dict[tuple[bool, int], list[tuple[npt.NDArray[np.uint64], int]]] = {}
-        for place, question in enumerate(asked):
-            found = self._runs(question)
-            if found is not None:
-                words, length, hashes = found
-                runs.setdefault((words, length), []).append((np.unique(hashes), place))
-        self._indices = [self._index(words, length, found) for (words, length), found in sorted(runs.items())]
+    def __init__(self, questions: Sequence[EvalQuestion], settings: Decontaminate) -> None:
+        self.questions, self.settings = questions, settings
+        self._num_ngrams = np.zeros(len(questions), dtype=np.int64)
+        ngrams: dict[tuple[bool, int], list[tuple[Hashes, int]]] = {}
+        for index, question in enumerate(questions):
+            extracted = self._extract_ngrams(question)
+            if extracted is not None:
+                of_words, length, hashes = extracted
+                ngrams.setdefault((of_words, length), []).append((np.unique(hashes), index))
+        self._tables = [
+            self._build_table(of_words, length, rows) for (of_words, length), rows in sorted(ngrams.items())
+        ]
 
     @classmethod
-    def read(cls, settings: Decontaminate, inputs: Inputs, field: str = "decontaminate.against") -> Questions:
-        """Read every set. Raises UserError for a file that holds no questions."""
+    def read(cls, settings: Decontaminate, inputs: Inputs, field: str = "decontaminate.against") -> QuestionIndex:
+        """Read every question set.
+
+        Args:
+            settings: How to compare.
+            inputs: Paths of the sets.
+            field: Under which name `inputs` has them.
+
+        Raises:
+            UserError: A file cannot be read or has no questions.
+        """
         paths = inputs.paths(field)
-        names = _names(paths)
-        return cls([asked for path, name in zip(paths, names, strict=True) for asked in read_set(path, name)], settings)
+        names = _make_unique_names(paths)
+        questions = [
+            question for path, name in zip(paths, names, strict=True) for question in read_questions(path, name)
+        ]
+        return cls(questions, settings)
 
-    def found(self, text: str) -> list[Asked]:
-        """The questions that a text holds, in the order of the sets."""
+    def find(self, text: str) -> list[EvalQuestion]:
+        """Find the questions that a text contains, in the order of the sets."""
         counts: Counter[int] = Counter()
-        by_word: npt.NDArray[np.uint32] | None = None
-        by_letter: npt.NDArray[np.uint32] | None = None
-        for index in self._indices:
-            if index.words:
-                by_word = _words(text) if by_word is None else by_word
-                hashes = hash_ngrams(by_word, index.length)
+        words: npt.NDArray[np.uint32] | None = None
+        letters: npt.NDArray[np.uint32] | None = None
+        for table in self._tables:
+            if table.of_words:
+                words = _hash_words(text) if words is None else words
+                hashes = hash_ngrams(words, table.length)
             else:
-                by_letter = letters(text) if by_letter is None else by_letter
-                hashes = hash_ngrams(by_letter, index.length)
-            counts.update(index.owners_in(hashes).tolist())
+                letters = extract_letters(text) if letters is None else letters
+                hashes = hash_ngrams(letters, table.length)
+            counts.update(table.find_owners(hashes).tolist())
         share = self.settings.share
-        places = sorted(
-            place for place, count in counts.items() if count >= max(1, math.ceil(share * int(self.total[place])))
+        indices = sorted(
+            index for index, count in counts.items() if count >= max(1, math.ceil(share * int(self._num_ngrams[index])))
         )
-        return [self.asked[place] for place in places]
+        return [self.questions[index] for index in indices]
 
-    def account(self, hits: Mapping[str, int]) -> dict[str, Any]:
-        """What `contamination.json` says: for each set the ids that were found (with how many records hold them), those
-        that were not, and those that are too short, or too common, to look for."""
+    def report(self, hits: Mapping[str, int]) -> dict[str, Any]:
+        """Build the content of `contamination.json`.
+
+        Args:
+            hits: For the `key` of a question the number of records that contain it.
+
+        Returns:
+            The settings, and for each set the ids that are contaminated (with the number of records), clean, and
+            unsearched: too short, or only of common n-grams.
+        """
         sets: dict[str, dict[str, Any]] = {}
-        for place, question in enumerate(self.asked):
+        for index, question in enumerate(self.questions):
             row = sets.setdefault(question.set, {"contaminated": {}, "clean": [], "unsearched": []})
             if hits.get(question.key):
                 row["contaminated"][question.id] = hits[question.key]
-            elif self.total[place]:
+            elif self._num_ngrams[index]:
                 row["clean"].append(question.id)
             else:
                 row["unsearched"].append(question.id)
         settings = self.settings.model_dump(mode="json", exclude={"against"})
         return {"settings": settings, "sets": [{"name": name, **row} for name, row in sets.items()]}
 
-    def _runs(self, question: Asked) -> tuple[bool, int, npt.NDArray[np.uint64]] | None:
-        """By words or not, how long, and the runs of a question. One that is shorter than a run is taken with its
-        choices (下列说法正确的是 is on every exam); without any it is one run, or none where it is shorter still. So is
-        one of a few different characters: 8+88+888+8888 is in every long decimal."""
-        for text in (question.text, f"{question.text}\n{question.more}"):
-            han, latin, *_ = count_char_kinds(text)
-            by_words = 4 * han < latin
-            codes = _words(text) if by_words else letters(text)
-            longest = self.settings.words if by_words else self.settings.characters
-            if len(codes) >= longest or not question.more:
-                break
-        length = min(len(codes), longest)
-        if length < min(_SHORTEST, longest) or len(np.unique(codes)) < min(_FEWEST_DIFFERENT, longest):
-            return None
-        return by_words, length, hash_ngrams(codes, length)
+    def _extract_ngrams(self, question: EvalQuestion) -> tuple[bool, int, Hashes] | None:
+        """Return whether the n-grams of a question are of words, their length, and their hashes.
 
-    def _index(self, words: bool, length: int, found: Sequence[tuple[npt.NDArray[np.uint64], int]]) -> _Index:
-        hashes = np.concatenate([hashes for hashes, _ in found])
-        owners = np.concatenate([np.full(len(hashes), place, dtype=np.int64) for hashes, place in found])
+        A question shorter than an n-gram is taken with its choices (下列说法正确的是 is in every exam). If it has none,
+        it is one n-gram, or None if it is too short even for that, or has few different characters: 8+88+888+8888 is in
+        every long decimal.
+        """
+        for text in (question.text, f"{question.text}\n{question.choices}"):
+            han, latin, *_ = count_char_kinds(text)
+            of_words = 4 * han < latin
+            codes = _hash_words(text) if of_words else extract_letters(text)
+            max_length = self.settings.words if of_words else self.settings.characters
+            if len(codes) >= max_length or not question.choices:
+                break
+        length = min(len(codes), max_length)
+        if length < min(_MIN_NGRAM, max_length) or len(np.unique(codes)) < min(_MIN_DISTINCT_CODES, max_length):
+            return None
+        return of_words, length, hash_ngrams(codes, length)
+
+    def _build_table(self, of_words: bool, length: int, rows: Sequence[tuple[Hashes, int]]) -> _NgramTable:
+        hashes = np.concatenate([hashes for hashes, _ in rows])
+        owners = np.concatenate([np.full(len(hashes), index, dtype=np.int64) for hashes, index in rows])
         order = np.argsort(hashes, kind="stable")
         unique, counts = np.unique(hashes[order], return_counts=True)
-        common = np.repeat(counts > self.settings.common, counts)
-        ordered, kept = owners[order][~common], counts <= self.settings.common
-        np.add.at(self.total, ordered, 1)
-        unique, counts = unique[kept], counts[kept]
-        seen = np.zeros(_FILTER, dtype=np.bool_)
-        seen[(unique % _FILTER).astype(np.int64)] = True
-        return _Index(words, length, unique, np.append(0, np.cumsum(counts)), ordered, seen)
+        is_common = np.repeat(counts > self.settings.common, counts)
+        owners, is_rare = owners[order][~is_common], counts <= self.settings.common
+        np.add.at(self._num_ngrams, owners, 1)
+        unique, counts = unique[is_rare], counts[is_rare]
+        in_filter = np.zeros(_FILTER_SIZE, dtype=np.bool_)
+        in_filter[(unique % _FILTER_SIZE).astype(np.int64)] = True
+        return _NgramTable(of_words, length, unique, np.append(0, np.cumsum(counts)), owners, in_filter)
 
 
-def _words(text: str) -> npt.NDArray[np.uint32]:
-    """The words of a text as numbers, letter case aside."""
-    found = _WORD.findall(text.casefold())
-    return np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in found], dtype=np.uint32)
+def _hash_words(text: str) -> npt.NDArray[np.uint32]:
+    """Hash the words of a text; letter case does not count."""
+    words = _WORD.findall(text.casefold())
+    return np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words], dtype=np.uint32)
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """A short name for each set, with a number where two would have the same."""
+def _make_unique_names(paths: Sequence[Path]) -> list[str]:
+    """Return a short name for each set, with a number if two have the same."""
     seen: Counter[str] = Counter()
     names = []
     for path in paths:

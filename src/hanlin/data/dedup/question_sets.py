@@ -1,4 +1,4 @@
-"""Evaluation questions to decontaminate against."""
+"""Read the questions of evaluation sets, to decontaminate against."""
 
 from __future__ import annotations
 
@@ -10,32 +10,47 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 
-_TEXTS = ("question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题")
-
-
-_IDS = ("id", "question_id", "qid", "idx")
+_TEXT_FIELDS = (
+    "question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题",
+)  # fmt: skip
+_ID_FIELDS = ("id", "question_id", "qid", "idx")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A question of an evaluation set; `id` is what the evaluation calls it, `more` its choices or the like."""
+class EvalQuestion:
+    """A question of an evaluation set.
+
+    Attributes:
+        set: Name of the set.
+        id: Id that the evaluation uses.
+        text: The question.
+        choices: Its choices, one on each line; may be empty.
+    """
 
     set: str
     id: str
     text: str
-    more: str = ""
+    choices: str = ""
 
     @property
     def key(self) -> str:
+        """Set and id."""
         return f"{self.set}\t{self.id}"
 
 
-def read_set(path: Path, name: str) -> Iterator[Asked]:
-    """The questions of a file of JSON Lines or JSON, of a CSV file, or of every such file below a folder.
+def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
+    """Read the questions of a JSON Lines, JSON or CSV file, or of every such file below a folder.
 
-    Ids are those that `evaluate` and `exam` use: the record's own, or subject, split and row. Raises UserError.
+    Ids are those of the stages `evaluate` and `exam`: the record's own, or subject, split and row.
+
+    Args:
+        path: File or folder.
+        name: Name of the set.
+
+    Raises:
+        UserError: The path does not exist, a file cannot be read, or there is no question in it.
     """
     if not path.exists():
         raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
@@ -45,81 +60,86 @@ def read_set(path: Path, name: str) -> Iterator[Asked]:
         else sorted(file for file in path.rglob("*") if file.suffix in (".csv", ".jsonl", ".json"))
     )
     files = [file for file in files if path.is_file() or file.name != "manifest.json"]
-    none = True
+    is_empty = True
     for file in files:
         try:
-            asked = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
+            questions = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
         except UnicodeDecodeError as error:
             raise UserError(say("not UTF-8", "不是 UTF-8 编码"), file) from error
         except OSError as error:
-            raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), file) from error
-        none = none and not asked
-        yield from asked
-    if none:
-        hint = say(f"rows with one of: {', '.join(_TEXTS)}", f"每行须含其一：{'、'.join(_TEXTS)}")
+            message = error.strerror
+            raise UserError(say(f"it cannot be read: {message}", f"无法读取：{message}"), file) from error
+        is_empty = is_empty and not questions
+        yield from questions
+    if is_empty:
+        fields = join_list(_TEXT_FIELDS)
+        hint = say(f"each row needs one of these fields: {fields}", f"每行须含以下字段之一：{fields}")
         raise UserError(say("there is no question in it", "其中没有题目"), path, hint)
 
 
-def _read_csv(file: Path, name: str) -> Iterator[Asked]:
-    """An exam's file: with a heading (CMMLU, C-Eval) or six columns without one (MMLU)."""
-    split = file.parent.name if file.parent.name in ("dev", "val", "test") else file.stem.rpartition("_")[2]
-    subject = file.stem.removesuffix(f"_{split}")
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        rows = [row for row in csv.reader(opened) if row]
-    heading = (
-        next((place for place, column in enumerate(rows[0]) if column.lower() == "question"), None) if rows else None
+def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
+    """Read an exam's file: with a header (CMMLU, C-Eval), or six columns without one (MMLU)."""
+    split = path.parent.name if path.parent.name in ("dev", "val", "test") else path.stem.rpartition("_")[2]
+    subject = path.stem.removesuffix(f"_{split}")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file) if row]
+    question_column = (
+        next((index for index, column in enumerate(rows[0]) if column.lower() == "question"), None) if rows else None
     )
-    first, rows = (0, rows) if heading is None else (heading, rows[1:])
-    for number, row in enumerate(rows):
+    first, rows = (0, rows) if question_column is None else (question_column, rows[1:])
+    for index, row in enumerate(rows):
         if len(row) >= first + 5:
-            yield Asked(name, f"{subject}/{split}/{number}", row[first], "\n".join(row[first + 1 : first + 5]))
+            yield EvalQuestion(name, f"{subject}/{split}/{index}", row[first], "\n".join(row[first + 1 : first + 5]))
 
 
-def _read_json(file: Path, name: str) -> Iterator[Asked]:
-    text = file.read_text(encoding="utf-8-sig")
+def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        if file.suffix == ".jsonl":
+        if path.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
     except ValueError as error:
-        raise UserError(say("not JSON", "不是合法 JSON"), file) from error
+        raise UserError(say("not JSON", "不是合法 JSON"), path) from error
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), [])
-    for number, row in enumerate(_asking(rows)):
-        asked = _question_text(row)
-        if asked:
-            own = next((str(row[key]) for key in _IDS if row.get(key) is not None), f"{file.stem}#{number + 1}")
-            yield Asked(name, own, asked, _choices(row))
+    for row_number, row in enumerate(_flatten_rows(rows), start=1):
+        question = _get_question_text(row)
+        if question:
+            default_id = f"{path.stem}#{row_number}"
+            own_id = next((str(row[key]) for key in _ID_FIELDS if row.get(key) is not None), default_id)
+            yield EvalQuestion(name, own_id, question, _get_choices(row))
 
 
-def _asking(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    """The rows that ask, also those inside the paragraphs of articles (SQuAD, CMRC)."""
+def _flatten_rows(rows: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows that may hold a question, also those inside the paragraphs of articles (SQuAD, CMRC)."""
     for row in rows:
         if not isinstance(row, dict):
             continue
-        inner = next((row[key] for key in ("paragraphs", "qas") if isinstance(row.get(key), list)), None)
-        if inner is None:
+        nested = next((row[key] for key in ("paragraphs", "qas") if isinstance(row.get(key), list)), None)
+        if nested is None:
             yield row
         else:
-            yield from _asking(inner)
+            yield from _flatten_rows(nested)
 
 
-def _choices(row: Mapping[str, Any]) -> str:
-    """The choices of a question, one below the other."""
-    given: Any = next((row[key] for key in ("options", "choices") if isinstance(row.get(key), list | dict)), [])
-    texts = given.values() if isinstance(given, dict) else given
+def _get_choices(row: Mapping[str, Any]) -> str:
+    """Return the choices of a question, one on each line."""
+    choices: Any = next((row[key] for key in ("options", "choices") if isinstance(row.get(key), list | dict)), [])
+    texts = choices.values() if isinstance(choices, dict) else choices
     return "\n".join(text for text in texts if isinstance(text, str))
 
 
-def _question_text(row: Mapping[str, Any]) -> str | None:
-    """What is asked: the user's turns of a question of ours, turns of text (MT-Bench), or a field of text, below the
-    passage that it is about (AGIEval)."""
+def _get_question_text(row: Mapping[str, Any]) -> str | None:
+    """Return the question of a row: user turns of `messages`, `turns` of text (MT-Bench), or a text field.
+
+    A passage that the question is about (AGIEval) comes before it.
+    """
     if isinstance(row.get("messages"), list):
         turns = [turn for turn in row["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
         return "\n".join(str(turn.get("text", turn.get("content", ""))) for turn in turns)
     if isinstance(row.get("turns"), list):
         return "\n".join(turn for turn in row["turns"] if isinstance(turn, str))
-    asked = next((row[key] for key in _TEXTS if isinstance(row.get(key), str)), None)
+    question = next((row[key] for key in _TEXT_FIELDS if isinstance(row.get(key), str)), None)
     passage = row.get("passage")
-    return f"{passage}\n{asked}" if asked and isinstance(passage, str) and passage.strip() else asked
+    return f"{passage}\n{question}" if question and isinstance(passage, str) and passage.strip() else question

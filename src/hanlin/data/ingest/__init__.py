@@ -1,1 +1,1 @@
-"""The common course of all reading stages: splits, shards, finalizing."""
+"""What all data stages that read files share: input splits, shards, deduplication, final files."""

@@ -1,4 +1,4 @@
-"""Duplicates over all shards, and the validation split."""
+"""Find duplicates over all shards, and select the validation split."""
 
 from __future__ import annotations
 
@@ -8,95 +8,121 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.core.context import StageContext
-from hanlin.data.dedup.cluster import Groups, Places, candidate_groups, components, decided, exact_copies
-from hanlin.data.ingest.executor import Meter, Tasks
-from hanlin.data.ingest.shard_index import Shelf
+from hanlin.data.dedup.cluster import (
+    CandidateGroups,
+    Indices,
+    Mask,
+    find_candidates,
+    find_exact_duplicates,
+    resolve_duplicates,
+    split_into_components,
+)
+from hanlin.data.ingest.executor import Executor, ProgressCounter
+from hanlin.data.ingest.shard_index import ShardIndex
 
-_BANDS = "bands"
-
-
-_FEW_BUNCHES = 8
+_BANDS_FILE = "bands"
+_FEW_BATCHES = 8
+"""Batches of components that this process has resolved before workers would have started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """For each record the place of the one that it copies, or -1; whether it is only a near copy; whether it is held
-    out; and the number of its row."""
+class DedupResult:
+    """What becomes of each record; all arrays are [records].
 
-    copies: Places
-    near: npt.NDArray[np.bool_]
-    validation: npt.NDArray[np.bool_]
-    numbers: Places
-
-
-def judged_together(shelf: Shelf, context: StageContext, small: bool) -> Verdicts:
-    """Find copies among all records, and hold some of the rest out."""
-    dedup, count = shelf.course.sieve.dedup, shelf.count
-    numbers = np.empty(count, dtype=np.int64)
-    keys = np.empty((count, 2), dtype=np.uint64)
-    sides = np.empty(count, dtype=np.uint64)
-    with (shelf.course.parts / _BANDS).open("wb") as bands:
-        for one in shelf.joined:
-            arrays = one.part.arrays()
-            mine = slice(one.first, one.first + one.count)
-            numbers[mine] = arrays["number"] + one.rows_before
-            keys[mine], sides[mine] = arrays["key"], arrays["side"]
-            for number, column in enumerate(arrays["bands"].T if "bands" in arrays else ()):
-                bands.seek(8 * (number * count + one.first))
-                bands.write(np.ascontiguousarray(column).tobytes())
-    near = np.zeros(count, dtype=np.bool_)
-    if dedup.method == "none":
-        copies = np.full(count, -1, dtype=np.int64)
-    else:
-        copies = exact_copies(keys)
-    del keys
-    if dedup.method == "minhash" and count:
-        similar = _near_copies(shelf, context, small, copies < 0)
-        near = similar >= 0
-        copies = np.where(near, similar, copies)
-        # The first of a group of equal texts may itself be a near copy: then all of them copy the same kept text.
-        of_dropped = (copies >= 0) & (copies[copies] >= 0)
-        copies[of_dropped] = copies[copies[of_dropped]]
-        near |= of_dropped
-    stays = copies < 0
-    stays[: shelf.fixed] = False
-    return Verdicts(copies, near, validation(sides, stays, shelf.course.sieve.validation_fraction), numbers)
-
-
-def _near_copies(shelf: Shelf, context: StageContext, small: bool, taking: npt.NDArray[np.bool_]) -> Places:
-    count, bands = shelf.count, shelf.course.parts / _BANDS
-    columns = bands.stat().st_size // (8 * count)
-    groups = candidate_groups(
-        (np.fromfile(bands, dtype=np.uint64, count=count, offset=8 * count * band) for band in range(columns)), taking
-    )
-    copies = np.full(count, -1, dtype=np.int64)
-    bunches = list(components(groups))
-    tasks = Tasks(context, shelf.course.parts, small or len(bunches) <= _FEW_BUNCHES)
-    for mine, firsts in tasks.each(_decide, shelf, bunches):
-        copies[mine] = firsts
-    return copies
-
-
-def _decide(shelf: Shelf, groups: Groups, meter: Meter) -> tuple[Places, Places]:
-    marks = shelf.signatures(np.unique(groups.members))
-    return decided(groups, marks, shelf.course.sieve.dedup, shelf.fixed, shelf.text)
-
-
-def validation(sides: npt.NDArray[np.uint64], stays: npt.NDArray[np.bool_], share: float) -> npt.NDArray[np.bool_]:
-    """Which of the staying records are held out: those whose content's hash lies in the lowest share of all hashes.
-
-    It depends on the content alone, so that it stays the same when files are added or come in another order. Where
-    there are two or more records, at least one is held out and at least one is not.
+    Attributes:
+        duplicate_of: Index of the record that it duplicates, or -1.
+        is_near: It is a near duplicate, not an exact one.
+        is_validation: It is in the validation split.
+        row_numbers: Number of its row in its file.
     """
-    held = np.zeros(len(sides), dtype=np.bool_)
-    places = np.flatnonzero(stays)
-    values = sides[places]
-    if share <= 0 or not len(values) or values.min() == values.max():
-        return held
-    limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
-    if not (values < limit).any():
-        limit = values.min() + np.uint64(1)
-    elif (values < limit).all():
-        limit = values.max()
-    held[places[values < limit]] = True
-    return held
+
+    duplicate_of: Indices
+    is_near: Mask
+    is_validation: Mask
+    row_numbers: Indices
+
+
+def deduplicate(index: ShardIndex, context: StageContext, in_process: bool) -> DedupResult:
+    """Find duplicates among all records, and select the validation split from the rest.
+
+    Args:
+        index: All shards.
+        context: Cores or cluster.
+        in_process: Compare near duplicates in this process.
+    """
+    spec, num_records = index.worker.spec, index.num_records
+    row_numbers = np.empty(num_records, dtype=np.int64)
+    dedup_keys = np.empty((num_records, 2), dtype=np.uint64)
+    split_keys = np.empty(num_records, dtype=np.uint64)
+    with (index.worker.shard_folder / _BANDS_FILE).open("wb") as file:
+        for offset in index.offsets:
+            arrays = offset.shard.load_arrays()
+            row_numbers[offset.records] = arrays["row"] + offset.rows_before
+            dedup_keys[offset.records], split_keys[offset.records] = arrays["dedup_key"], arrays["split_key"]
+            for band_index, band in enumerate(arrays["bands"].T if "bands" in arrays else ()):
+                file.seek(8 * (band_index * num_records + offset.first_record))
+                file.write(np.ascontiguousarray(band).tobytes())
+    is_near = np.zeros(num_records, dtype=np.bool_)
+    if spec.dedup.method == "none":
+        duplicate_of = np.full(num_records, -1, dtype=np.int64)
+    else:
+        duplicate_of = find_exact_duplicates(dedup_keys)
+    del dedup_keys
+    if spec.dedup.method == "minhash" and num_records:
+        similar_to = _find_near_duplicates(index, context, in_process, duplicate_of < 0)
+        is_near = similar_to >= 0
+        duplicate_of = np.where(is_near, similar_to, duplicate_of)
+        # The first of several equal texts may be a near duplicate: then all of them duplicate the same kept text.
+        of_dropped = (duplicate_of >= 0) & (duplicate_of[duplicate_of] >= 0)
+        duplicate_of[of_dropped] = duplicate_of[duplicate_of[of_dropped]]
+        is_near |= of_dropped
+    is_kept = duplicate_of < 0
+    is_kept[: index.num_reference] = False
+    is_validation = select_validation(split_keys, is_kept, spec.validation_fraction)
+    return DedupResult(duplicate_of, is_near, is_validation, row_numbers)
+
+
+def _find_near_duplicates(index: ShardIndex, context: StageContext, in_process: bool, active: Mask) -> Indices:
+    """For each record, find the record of which it is a near duplicate, or -1."""
+    num_records, path = index.num_records, index.worker.shard_folder / _BANDS_FILE
+    num_bands = path.stat().st_size // (8 * num_records)
+    bands = (
+        np.fromfile(path, dtype=np.uint64, count=num_records, offset=8 * num_records * band)
+        for band in range(num_bands)
+    )
+    batches = list(split_into_components(find_candidates(bands, active)))
+    duplicate_of = np.full(num_records, -1, dtype=np.int64)
+    executor = Executor(context, index.worker.shard_folder, in_process or len(batches) <= _FEW_BATCHES)
+    for duplicates, originals in executor.map(_resolve_batch, index, batches):
+        duplicate_of[duplicates] = originals
+    return duplicate_of
+
+
+def _resolve_batch(index: ShardIndex, groups: CandidateGroups, progress: ProgressCounter) -> tuple[Indices, Indices]:
+    signatures = index.load_signatures(np.unique(groups.members))
+    return resolve_duplicates(groups, signatures, index.worker.spec.dedup, index.num_reference, index.read_near_text)
+
+
+def select_validation(split_keys: npt.NDArray[np.uint64], is_kept: Mask, fraction: float) -> Mask:
+    """Select the records of the validation split: those whose key is in the lowest `fraction` of all 64-bit keys.
+
+    The split depends on the content alone, so that a record stays in it if files are added or reordered. If there are
+    two or more kept records with different keys, at least one is in each split.
+
+    Args:
+        split_keys: A hash of each record, [records].
+        is_kept: Which records can be selected, [records].
+        fraction: Share of the validation split; 0: none is selected.
+    """
+    selected = np.zeros(len(split_keys), dtype=np.bool_)
+    indices = np.flatnonzero(is_kept)
+    keys = split_keys[indices]
+    if fraction <= 0 or not len(keys) or keys.min() == keys.max():
+        return selected
+    limit = np.uint64(min(int(fraction * 2**64), 2**64 - 1))
+    if not (keys < limit).any():
+        limit = keys.min() + np.uint64(1)
+    elif (keys < limit).all():
+        limit = keys.max()
+    selected[indices[keys < limit]] = True
+    return selected

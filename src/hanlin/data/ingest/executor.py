@@ -1,8 +1,7 @@
-"""Work that is divided into tasks, done here or through Daft: on this machine's cores, or on a Ray cluster.
+"""Run tasks in this process, or through Daft on all cores of this machine or on a Ray cluster.
 
-Owns where tasks are done, how their errors come back and how far they are. Does not own what is done: that is the same
-function of the same task everywhere, so that no result depends on where it was made. Files lie in a folder that every
-worker sees; what travels is the task and a short answer.
+What a task does is the same function everywhere, so that no result depends on where it ran. Files are in a folder that
+every worker sees; only the task and a short result are sent.
 """
 
 from __future__ import annotations
@@ -24,100 +23,122 @@ from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
-SMALL = 24 << 20
-"""Bytes of text that one process has read and judged before Daft and its workers would have started."""
-_EVERY = 1.0
+SMALL_INPUT_BYTES = 24 << 20
+"""Bytes of text that one process has processed before Daft and its workers would have started."""
+_REPORT_INTERVAL = 1.0
+"""Seconds between two reports of progress."""
 
-Context = TypeVar("Context")
+Shared = TypeVar("Shared")
 Task = TypeVar("Task")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-class Meter:
-    """Counts the bytes that are done, and tells `tell` their sum."""
+class ProgressCounter:
+    """Counts bytes that are done, and passes their sum to `on_progress`."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
         self.done = 0
-        self._tell = tell
+        self._on_progress = on_progress
 
     def add(self, amount: int) -> None:
+        """Count `amount` more bytes."""
         self.done += amount
-        self._tell(self.done)
+        self._on_progress(self.done)
 
 
-class Tasks:
-    """Where tasks are done: by `job`'s cores or cluster, unless they are `small`. `folder` is seen by every worker;
-    `total` bytes are to be done, of which `before` were done by an earlier run."""
+class Executor:
+    """Runs tasks on the cores or the cluster of a stage, or in this process if they are small.
 
-    def __init__(self, job: StageContext, folder: Path, small: bool, total: int = 0, before: int = 0) -> None:
-        self._job, self._folder, self._small = job, folder, small
-        self._total, self._before = total, before
+    Args:
+        context: Cores, address of a Ray cluster, progress.
+        folder: A folder that every worker sees.
+        in_process: Run all tasks in this process.
+        total_bytes: Bytes to process; 0: no progress is reported.
+        done_bytes: Bytes that an earlier run has processed.
+    """
 
-    def each(
-        self, work: Callable[[Context, Task, Meter], Answer], context: Context, tasks: Sequence[Task]
-    ) -> Iterator[Answer]:
-        """The answers in the order of the tasks. `work` is a function of a module; it, its context, its tasks and
-        answers can be pickled. Raises what the first task (in their order) raised that failed."""
-        if self._small or len(tasks) < 2 or (not self._job.ray and self._job.cores < 2):
-            meter = Meter(lambda done: self._job.progress.update(self._before + done, self._total, "bytes"))
+    def __init__(
+        self, context: StageContext, folder: Path, in_process: bool, total_bytes: int = 0, done_bytes: int = 0
+    ) -> None:
+        self._context, self._folder, self._in_process = context, folder, in_process
+        self._total_bytes, self._done_bytes = total_bytes, done_bytes
+
+    def map(
+        self, function: Callable[[Shared, Task, ProgressCounter], Result], shared: Shared, tasks: Sequence[Task]
+    ) -> Iterator[Result]:
+        """Yield the results in the order of the tasks.
+
+        Args:
+            function: A function of a module; it, `shared`, tasks and results can be pickled.
+            shared: First argument of every call; sent once to each worker.
+            tasks: Second argument of each call.
+
+        Raises:
+            UserError, OSError, RuntimeError: As the first task (in their order) that failed.
+        """
+        if self._in_process or len(tasks) < 2 or (not self._context.ray and self._context.cores < 2):
+            progress = ProgressCounter(
+                lambda done: self._context.progress.update(self._done_bytes + done, self._total_bytes, "bytes")
+            )
             for task in tasks:
-                yield work(context, task, meter)
+                yield function(shared, task, progress)
             return
-        counts = self._folder / "done"
-        call = pickle.dumps((work, context, self._folder, counts))
+        counts = self._folder / "progress"
+        call = pickle.dumps((function, shared, self._folder, counts))
         packed = [pickle.dumps(task) for task in tasks]
-        ready: dict[int, bytes] = {}
-        given = 0
-        with self._watching(counts):
-            for place, answer in _by_daft(call, packed, self._job):
-                ready[place] = answer
-                while given in ready:
-                    yield _opened(ready.pop(given))
-                    given += 1
+        finished: dict[int, bytes] = {}
+        next_index = 0
+        with self._report_progress(counts):
+            for index, result in _run_with_daft(call, packed, self._context):
+                finished[index] = result
+                while next_index in finished:
+                    yield _unpack_result(finished.pop(next_index))
+                    next_index += 1
 
     @contextmanager
-    def _watching(self, counts: Path) -> Iterator[None]:
-        """Tell how far all workers are, while the block lasts: each keeps its own count in a file."""
+    def _report_progress(self, counts: Path) -> Iterator[None]:
+        """Report the progress of all workers during the block: each writes its own count to a file."""
         counts.mkdir(parents=True, exist_ok=True)
         for file in counts.iterdir():
             file.unlink(missing_ok=True)
-        over = threading.Event()
+        stop = threading.Event()
 
-        def watch() -> None:
-            while not over.wait(_EVERY):
-                self._job.progress.update(self._before + _sum_of(counts), self._total, "bytes")
+        def report() -> None:
+            while not stop.wait(_REPORT_INTERVAL):
+                done = self._done_bytes + _sum_counts(counts)
+                self._context.progress.update(done, self._total_bytes, "bytes")
 
-        thread = threading.Thread(target=watch, daemon=True)
-        if self._total:
+        thread = threading.Thread(target=report, daemon=True)
+        if self._total_bytes:
             thread.start()
         try:
             yield
         finally:
-            over.set()
-            if self._total:
+            stop.set()
+            if self._total_bytes:
                 thread.join()
 
 
-def _sum_of(counts: Path) -> int:
+def _sum_counts(counts: Path) -> int:
     total = 0
     for file in counts.glob("[!.]*"):
         try:
             total += int(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # it is just being replaced
+        except (OSError, ValueError):  # it is being replaced at this moment
             continue
     return total
 
 
-# --- the near side --------------------------------------------------------------------------------------------------
+# --- the parent process ---------------------------------------------------------------------------------------------
 
 
-def _by_daft(call: bytes, tasks: Sequence[bytes], job: StageContext) -> Iterator[tuple[int, bytes]]:
-    """The places of tasks and their packed answers, as they come."""
+def _run_with_daft(call: bytes, tasks: Sequence[bytes], context: StageContext) -> Iterator[tuple[int, bytes]]:
+    """Yield the indices of tasks and their pickled results, as they finish."""
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     import daft
 
-    workers = _join_cluster(job.ray) if job.ray else job.cores
+    workers = _connect_to_cluster(context.ray) if context.ray else context.cores
     workers = min(workers, len(tasks))
 
     class Worker:
@@ -125,66 +146,74 @@ def _by_daft(call: bytes, tasks: Sequence[bytes], job: StageContext) -> Iterator
             self.call = call
 
         @daft.method.batch(return_dtype=daft.DataType.binary(), batch_size=1)
-        def answer(self, tasks: Any) -> list[bytes]:
-            return [answer(self.call, task) for task in tasks.to_pylist()]
+        def run(self, tasks: Any) -> list[bytes]:
+            return [run_task(self.call, task) for task in tasks.to_pylist()]
 
     pool = daft.cls(Worker, use_process=True, max_concurrency=workers, cpus=1)
-    frame = daft.from_pydict({"place": list(range(len(tasks))), "task": list(tasks)})
-    if job.ray:
+    frame = daft.from_pydict({"index": list(range(len(tasks))), "task": list(tasks)})
+    if context.ray:
         frame = frame.into_partitions(len(tasks))
-    frame = frame.select(frame["place"], pool(call).answer(frame["task"]).alias("answer"))
+    frame = frame.select(frame["index"], pool(call).run(frame["task"]).alias("result"))
     for row in frame.iter_rows(results_buffer_size=None):
-        yield row["place"], row["answer"]
+        yield row["index"], row["result"]
 
 
-def _join_cluster(address: str) -> int:
-    """Make Daft run on this Ray cluster; return how many cores that has. Raises UserError where there is none."""
+def _connect_to_cluster(address: str) -> int:
+    """Make Daft run on a Ray cluster; return the number of its cores. Raises UserError if there is none."""
     try:
         import ray
     except ImportError as error:
-        what = say("Ray is needed for `launch.ray`", "launch.ray 需要 Ray")
+        what = say("Ray is needed for `launch.ray`", "launch.ray 需要安装 Ray")
         raise UserError(what, None, "pip install 'hanlin[ray]'") from error
     import daft
 
     if not ray.is_initialized():
         try:
-            if address != "auto":  # Ray itself would go on trying for minutes
+            if address != "auto":  # Ray itself would retry for minutes
                 host, _, port = address.removeprefix("ray://").rpartition(":")
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
-            hint = say("`ray start --head` starts one", "可用 ray start --head 启动")
-            raise UserError(say("no Ray cluster answers", "没有 Ray 集群应答"), address, hint) from error
+            hint = say("start one with `ray start --head`", "可用 ray start --head 启动集群")
+            raise UserError(say("no Ray cluster answers", "Ray 集群没有响应"), address, hint) from error
     daft.set_runner_ray(address=address, noop_if_initialized=True)
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _opened(answer: bytes) -> Any:
-    kind, value = pickle.loads(answer)
-    if kind == "answer":
+def _unpack_result(result: bytes) -> Any:
+    kind, value = pickle.loads(result)
+    if kind == "result":
         return value
     raise {"user": UserError, "os": OSError}.get(kind, RuntimeError)(*value)
 
 
-# --- the far side: one process of a worker --------------------------------------------------------------------------
+# --- a worker process -----------------------------------------------------------------------------------------------
 
-_calls: dict[bytes, tuple[Any, Any, Path, Meter]] = {}
+_prepared_calls: dict[bytes, tuple[Any, Any, Path, ProgressCounter]] = {}
 
 
-def answer(call: bytes, task: bytes) -> bytes:
-    """Do one task of a call; errors come back as words."""
+def run_task(call: bytes, task: bytes) -> bytes:
+    """Run one task of a call in a worker process; an error is returned as data.
+
+    Args:
+        call: The pickled function, its first argument and two folders.
+        task: The pickled task.
+
+    Returns:
+        The pickled result, or the kind and the arguments of an error.
+    """
     try:
-        if call not in _calls:
-            _calls.clear()
-            _calls[call] = _ready(call)
-        work, context, folder, meter = _calls[call]
+        if call not in _prepared_calls:
+            _prepared_calls.clear()
+            _prepared_calls[call] = _prepare_call(call)
+        function, shared, folder, progress = _prepared_calls[call]
         if not folder.is_dir():
-            hint = say("keep the store and the sources in a folder that every machine mounts at the same place",
+            host = socket.gethostname()
+            hint = say("keep the store and the sources in a folder that every machine mounts at the same path",
                        "请把产物库与数据放在各机器以相同路径挂载的共享文件夹中")  # fmt: skip
-            what = say(f"the machine {socket.gethostname()} does not see this folder",
-                       f"机器 {socket.gethostname()} 看不到此文件夹")  # fmt: skip
+            what = say(f"the machine {host} does not see this folder", f"机器 {host} 上看不到此文件夹")
             raise UserError(what, folder, hint)
-        return pickle.dumps(("answer", work(context, pickle.loads(task), meter)))
+        return pickle.dumps(("result", function(shared, pickle.loads(task), progress)))
     except UserError as error:
         return pickle.dumps(("user", (error.what, error.where, error.hint)))
     except OSError as error:
@@ -193,21 +222,22 @@ def answer(call: bytes, task: bytes) -> bytes:
         return pickle.dumps(("failed", (traceback.format_exc(),)))
 
 
-def _ready(call: bytes) -> tuple[Any, Any, Path, Meter]:
+def _prepare_call(call: bytes) -> tuple[Any, Any, Path, ProgressCounter]:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[name] = "1"  # before the libraries of the work are loaded: each core has a worker of its own
+        os.environ[name] = "1"  # before the libraries of the function are loaded: each core has a worker of its own
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the near side, which ends its workers
-    work, context, folder, counts = pickle.loads(call)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    function, shared, folder, counts = pickle.loads(call)
     file = counts / f"{socket.gethostname()}-{os.getpid()}"
-    told = 0.0
+    last_report = 0.0
 
-    def tell(done: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > _EVERY:
-            told = time.monotonic()
-            aside = file.with_name("." + file.name)
-            aside.write_text(str(done), encoding="utf-8")
-            os.replace(aside, file)
+    def write_count(done: int) -> None:
+        nonlocal last_report
+        if time.monotonic() - last_report > _REPORT_INTERVAL:
+            last_report = time.monotonic()
+            # Not `core.files`: every file here without a leading dot is read as a count.
+            partial = file.with_name("." + file.name)
+            partial.write_text(str(done), encoding="utf-8")
+            os.replace(partial, file)
 
-    return work, context, folder, Meter(tell)
+    return function, shared, folder, ProgressCounter(write_count)

@@ -1,11 +1,12 @@
-"""The common course of the data stages: read files row by row, judge each row, drop copies, hold out, keep account.
+"""What all data stages that read files do: read and process every row, deduplicate, split, and write the ledger.
 
-Owns which pieces the files are read in and what a stage refuses. Does not own formats or what is judged (`corpus`,
-`conversations`, `preferences`, `unpaired_preferences`), how a piece is read (`parts`), where that is done (`plan`) and how the
-parts are put together (`joining`).
+1. `splits`: probe every file, and divide it into input splits.
+2. `process_split`: process every split and write shards; on all cores or on a cluster (`executor`).
+3. `deduplicate`: find duplicates over all shards (`shard_index`), and select the validation split.
+4. `finalize`: write the final files.
 
-A run that was killed goes on after its last whole part; copies are then found over all parts. The final bytes depend
-on sources, settings and seed alone, not on how many processes or machines did the work.
+A killed run goes on after its last finished shard. The final bytes depend on sources, settings and seed alone, not on
+how many processes or machines did the work.
 """
 
 from __future__ import annotations
@@ -20,150 +21,187 @@ from typing import Any
 from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_bytes
+from hanlin.core.files import write_json
 from hanlin.core.i18n import say
-from hanlin.data.dedup.decontaminate import FILE as CONTAMINATION
-from hanlin.data.dedup.decontaminate import Questions
+from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE, QuestionIndex
 from hanlin.data.ingest import executor
-from hanlin.data.ingest.deduplicate import judged_together
-from hanlin.data.ingest.executor import Meter, Tasks
+from hanlin.data.ingest.deduplicate import deduplicate
+from hanlin.data.ingest.executor import Executor, ProgressCounter
 from hanlin.data.ingest.finalize import write_ledger, write_records
-from hanlin.data.ingest.process_split import sift_piece
-from hanlin.data.ingest.shard_index import Shelf
-from hanlin.data.ingest.shards import Part, finished_parts
-from hanlin.data.ingest.spec import Course, Sieve
-from hanlin.data.ingest.splits import Look, Piece, look
+from hanlin.data.ingest.process_split import process_split
+from hanlin.data.ingest.shard_index import ShardIndex
+from hanlin.data.ingest.shards import Shard, load_finished_shards
+from hanlin.data.ingest.spec import DatasetSpec, WorkerContext
+from hanlin.data.ingest.splits import FileProbe, InputSplit, probe_file
 from hanlin.data.io.input_file import WHOLE_FILE
 from hanlin.data.io.layout import Layout
 from hanlin.data.io.sources import FileListing, SourceFile, list_files, list_reference_files
 from hanlin.data.ledger import DUPLICATE_REASONS, FileStats, describe_reason
 
+_PROBE_SPEED = 40
+"""How many times as fast a file is probed (all of it, for its encoding) as it is processed."""
 
-def sift(
-    make: Callable[[Any, Inputs], Sieve[Any, Any]], settings: Reading, inputs: Inputs, out: Path, context: StageContext
+
+def ingest(
+    build_spec: Callable[[Any, Inputs], DatasetSpec[Any, Any]],
+    settings: Reading,
+    inputs: Inputs,
+    out: Path,
+    context: StageContext,
 ) -> dict[str, Any]:
-    """Run the stage; write its files into `out` and return its metrics. `make` is a function of a module that builds
-    the stage's sieve.
+    """Run a data stage.
 
-    Raises UserError for what cannot be read, for a source without a record, and when too much was dropped.
+    Args:
+        build_spec: A function of a module that builds the stage's spec from settings and inputs.
+        settings: Settings of the stage.
+        inputs: Its inputs.
+        out: Its folder.
+        context: Seed, cores, cluster, progress.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: A file cannot be read, a source has no record, or too many rows were dropped.
     """
     files = list_files(settings.sources, inputs)
-    course = Course(make, settings, inputs, context.seed, context.scratch_folder(out) / "parts")
-    course.parts.mkdir(exist_ok=True)
-    course.questions  # noqa: B018 - questions that cannot be read are told before anything is
-    size = sum(file.path.stat().st_size for file in files.files if file.path.exists())
-    looks = _looked(course, context, files, size)
-    known = [piece for file in list_reference_files(inputs, course.sieve.file_name) for piece in _known_pieces(file)]
-    small = size + sum(piece.bytes for piece in known) <= executor.SMALL
-    pieces = _pieces(files, looks)
-    parts = _sifted(course, context, [*known, *pieces], small)
-    _refuse_empty(settings, files, pieces, parts[len(known) :])
-    shelf = Shelf.of(course, parts, len(known))
-    verdicts = judged_together(shelf, context, small)
-    accounts = write_records(shelf, verdicts, out)
-    whole = write_ledger(accounts, files.skipped, out)
-    _check(whole, settings, files, out)
-    formats = Counter(account.format for account in accounts)
-    metrics = {**whole.counts(), "files": len(accounts), "formats": dict(sorted(formats.items()))}
-    if course.questions is not None:
-        metrics |= _write_contamination(course.questions, [part for piece in parts for part in piece], out)
+    worker = WorkerContext(build_spec, settings, inputs, context.seed, context.scratch_folder(out) / "shards")
+    worker.shard_folder.mkdir(exist_ok=True)
+    worker.questions  # noqa: B018 - an unreadable question set is reported before anything is processed
+    num_bytes = sum(file.path.stat().st_size for file in files.files if file.path.exists())
+    probes = _probe_files(worker, context, files, num_bytes)
+    reference_splits = [
+        split for file in list_reference_files(inputs, worker.spec.file_name) for split in _make_reference_splits(file)
+    ]
+    reference_bytes = sum(split.num_bytes for split in reference_splits)
+    in_process = num_bytes + reference_bytes <= executor.SMALL_INPUT_BYTES
+    splits = _make_splits(files, probes)
+    shards = _process_splits(worker, context, [*reference_splits, *splits], in_process)
+    _check_sources_have_records(settings, files, splits, shards[len(reference_splits) :])
+    index = ShardIndex.build(worker, shards, len(reference_splits))
+    result = deduplicate(index, context, in_process)
+    stats_of_files = write_records(index, result, out)
+    total = write_ledger(stats_of_files, files.skipped, out)
+    _check_dropped_share(total, settings, files, out)
+    formats = Counter(stats.format for stats in stats_of_files)
+    metrics = {**total.counts(), "files": len(stats_of_files), "formats": dict(sorted(formats.items()))}
+    if worker.questions is not None:
+        metrics |= _write_contamination(worker.questions, [shard for group in shards for shard in group], out)
     return metrics
 
 
-def _known_pieces(file: SourceFile) -> list[Piece]:
+def _make_reference_splits(file: SourceFile) -> list[InputSplit]:
     status = file.path.stat()
-    seen = Look(Layout("jsonl", "utf-8"), "", True, status.st_size, status.st_mtime_ns)
-    return [Piece(file, seen, span, f"{file.name}-{number:05d}", known=True)
-            for number, span in enumerate(seen.pieces())]  # fmt: skip
+    probe = FileProbe(Layout("jsonl", "utf-8"), "", True, status.st_size, status.st_mtime_ns)
+    return [
+        InputSplit(file, probe, byte_range, f"{file.name}-{index:05d}", is_reference=True)
+        for index, byte_range in enumerate(probe.split())
+    ]
 
 
-def _looked(course: Course, context: StageContext, files: FileListing, size: int) -> list[Look]:
-    """Each file's look; the whole of a file is looked at for its encoding, forty times as fast as it is judged."""
-    return list(Tasks(context, course.parts, size <= 40 * executor.SMALL).each(look, course, files.files))
+def _probe_files(worker: WorkerContext, context: StageContext, files: FileListing, num_bytes: int) -> list[FileProbe]:
+    in_process = num_bytes <= _PROBE_SPEED * executor.SMALL_INPUT_BYTES
+    return list(Executor(context, worker.shard_folder, in_process).map(probe_file, worker, files.files))
 
 
-def _pieces(files: FileListing, looks: Sequence[Look]) -> list[Piece]:
-    """What is sifted, in order. A file of a source with a limit is one piece: how much of it is wanted depends on the
-    files before."""
-    pieces = []
-    for number, (file, seen) in enumerate(zip(files.files, looks, strict=True)):
+def _make_splits(files: FileListing, probes: Sequence[FileProbe]) -> list[InputSplit]:
+    """Divide the files into splits, in order.
+
+    A file of a source with a limit is one split: how much of it is read depends on the files before it.
+    """
+    splits = []
+    for file_index, (file, probe) in enumerate(zip(files.files, probes, strict=True)):
         limit = file.settings.limit
-        spans = seen.pieces() if limit is None else [WHOLE_FILE]
-        pieces += [Piece(file, seen, span, f"{number:05d}-{place:05d}", limit) for place, span in enumerate(spans)]
-    return pieces
+        byte_ranges = probe.split() if limit is None else [WHOLE_FILE]
+        splits += [
+            InputSplit(file, probe, byte_range, f"{file_index:05d}-{index:05d}", limit)
+            for index, byte_range in enumerate(byte_ranges)
+        ]
+    return splits
 
 
-def _sifted(course: Course, context: StageContext, pieces: Sequence[Piece], small: bool) -> list[list[Part]]:
-    """The parts of each piece. Those with a limit are done here, in order, before the others."""
-    found: dict[int, list[Part]] = {}
-    read: Counter[int] = Counter()
-    total = sum(piece.bytes for piece in pieces)
-    meter = Meter(lambda done: context.progress.update(done, total, "bytes"))
-    for number, piece in enumerate(pieces):
-        if piece.limit is not None:
-            left = max(0, piece.limit - read[piece.file.source_index])
-            found[number] = sift_piece(course, replace(piece, limit=left), meter)
-            read[piece.file.source_index] += sum(part.account.rows_in for part in found[number])
-        elif (parts := finished_parts(course, piece)) and parts[-1].last:
-            found[number] = parts
-    left_over = [number for number in range(len(pieces)) if number not in found]
-    before = total - sum(pieces[number].bytes for number in left_over)
-    tasks = Tasks(context, course.parts, small, total, before)
-    answers = tasks.each(sift_piece, course, [pieces[number] for number in left_over])
-    found |= dict(zip(left_over, answers, strict=True))
-    return [found[number] for number in range(len(pieces))]
+def _process_splits(
+    worker: WorkerContext, context: StageContext, splits: Sequence[InputSplit], in_process: bool
+) -> list[list[Shard]]:
+    """Process all splits; those with a limit come first, in this process and in order.
+
+    Returns:
+        The shards of each split.
+    """
+    shards: dict[int, list[Shard]] = {}
+    rows_read: Counter[int] = Counter()
+    total_bytes = sum(split.num_bytes for split in splits)
+    progress = ProgressCounter(lambda done: context.progress.update(done, total_bytes, "bytes"))
+    for index, split in enumerate(splits):
+        if split.limit is not None:
+            limit = max(0, split.limit - rows_read[split.file.source_index])
+            shards[index] = process_split(worker, replace(split, limit=limit), progress)
+            rows_read[split.file.source_index] += sum(shard.stats.rows_in for shard in shards[index])
+        elif (finished := load_finished_shards(worker, split)) and finished[-1].is_last:
+            shards[index] = finished
+    remaining = [index for index in range(len(splits)) if index not in shards]
+    done_bytes = total_bytes - sum(splits[index].num_bytes for index in remaining)
+    pool = Executor(context, worker.shard_folder, in_process, total_bytes, done_bytes)
+    results = pool.map(process_split, worker, [splits[index] for index in remaining])
+    shards |= dict(zip(remaining, results, strict=True))
+    return [shards[index] for index in range(len(splits))]
 
 
-def _refuse_empty(
-    settings: Reading, files: FileListing, pieces: Sequence[Piece], parts: Sequence[Sequence[Part]]
+def _check_sources_have_records(
+    settings: Reading, files: FileListing, splits: Sequence[InputSplit], shards: Sequence[Sequence[Shard]]
 ) -> None:
     """Raise UserError for a source without a record."""
-    read: Counter[int] = Counter()
-    for piece, mine in zip(pieces, parts, strict=True):
-        read[piece.file.source_index] += sum(part.account.rows_in for part in mine)
-    for place, source in enumerate(settings.sources):
-        if not read[place]:
-            paths = [file.path for file in files.files if file.source_index == place]
+    rows_read: Counter[int] = Counter()
+    for split, shards_of_split in zip(splits, shards, strict=True):
+        rows_read[split.file.source_index] += sum(shard.stats.rows_in for shard in shards_of_split)
+    for source_index, source in enumerate(settings.sources):
+        if not rows_read[source_index]:
+            paths = [file.path for file in files.files if file.source_index == source_index]
             where = paths[0] if len(paths) == 1 else source.path
             raise UserError(say("there is no record in it", "其中没有任何记录"), where)
 
 
-def _write_contamination(questions: Questions, parts: Sequence[Part], out: Path) -> dict[str, int]:
+def _write_contamination(questions: QuestionIndex, shards: Sequence[Shard], out: Path) -> dict[str, int]:
+    """Write `contamination.json`; return the number of questions of each kind."""
     hits: Counter[str] = Counter()
-    for part in parts:
-        hits.update(part.questions)
-    account = questions.account(hits)
-    write_bytes(
-        out / CONTAMINATION, (json.dumps(account, ensure_ascii=False, indent=1) + "\n").encode("utf-8"), shared=True
-    )
+    for shard in shards:
+        hits.update(shard.questions)
+    report = questions.report(hits)
+    write_json(out / CONTAMINATION_FILE, report, shared=True)
     return {
-        "contaminated_questions": sum(len(row["contaminated"]) for row in account["sets"]),
-        "clean_questions": sum(len(row["clean"]) for row in account["sets"]),
-        "unsearched_questions": sum(len(row["unsearched"]) for row in account["sets"]),
+        "contaminated_questions": sum(len(row["contaminated"]) for row in report["sets"]),
+        "clean_questions": sum(len(row["clean"]) for row in report["sets"]),
+        "unsearched_questions": sum(len(row["unsearched"]) for row in report["sets"]),
     }
 
 
-def _check(whole: FileStats, settings: Reading, files: FileListing, out: Path) -> None:
-    """Refuse a result from which too much was dropped: a wrong format or field looks just like that."""
-    lost = sum(count for reason, count in whole.dropped.items() if reason not in DUPLICATE_REASONS)
-    if whole.rows_kept and lost <= settings.max_dropped * whole.rows_in:
+def _check_dropped_share(total: FileStats, settings: Reading, files: FileListing, out: Path) -> None:
+    """Raise UserError if too many rows were dropped, as happens with a wrong format or field; duplicates do not count.
+
+    The error names the most frequent reason and the first row that was dropped for it.
+    """
+    num_dropped = sum(count for reason, count in total.dropped.items() if reason not in DUPLICATE_REASONS)
+    if total.rows_kept and num_dropped <= settings.max_dropped * total.rows_in:
         return
-    if not lost:
-        what = say("every record is a copy of one in `dedup_against`", "每条记录都是 dedup_against 中已有记录的重复")
+    if not num_dropped:
+        what = say(
+            "every record is a duplicate of one in `dedup_against`", "每条记录都与 dedup_against 中已有的记录重复"
+        )
         raise UserError(what, settings.sources[0].path)
-    commonest = max(
-        (reason for reason in whole.dropped if reason not in DUPLICATE_REASONS), key=lambda r: whole.dropped[r]
+    main_reason = max(
+        (reason for reason in total.dropped if reason not in DUPLICATE_REASONS), key=lambda r: total.dropped[r]
     )
-    with (out / "dropped.jsonl").open(encoding="utf-8") as lines:
-        first = next(row for row in map(json.loads, lines) if row["reason"] == commonest)
-    detail = f" ({first['detail']})" if "detail" in first else ""
-    why = f"{describe_reason(commonest)}{detail}"
-    kept = f"{lost} / {whole.rows_in}"
+    dropped_path = out / "dropped.jsonl"
+    with dropped_path.open(encoding="utf-8") as lines:
+        example = next(row for row in map(json.loads, lines) if row["reason"] == main_reason)
+    detail = f" ({example['detail']})" if "detail" in example else ""
+    why = f"{describe_reason(main_reason)}{detail}"
+    share = f"{num_dropped} / {total.rows_in}"
     hint = say(
-        f"every dropped row is in {out / 'dropped.jsonl'}; `max_dropped` sets the limit",
-        f"被丢弃的行都在 {out / 'dropped.jsonl'}；上限由 max_dropped 设置",
+        f"every dropped row is in {dropped_path}; `max_dropped` sets the limit",
+        f"被丢弃的行都在 {dropped_path} 中；上限由 max_dropped 设置",
     )
-    message = say(f"too many rows are dropped ({kept}), as this one: {why}", f"丢弃的行过多（{kept}），例如此行：{why}")
-    name, _, line = first["location"].rpartition(":")
+    message = say(f"too many rows are dropped ({share}), for example: {why}", f"丢弃的行过多（{share}），例如：{why}")
+    name, _, line = example["location"].rpartition(":")
     path = next(file.path for file in files.files if file.name == name)
     raise UserError(message, f"{path}:{line}", hint)

@@ -1,4 +1,4 @@
-"""An index over all shards of a stage."""
+"""An index over all shards of a stage: where each record is, by its index among all records."""
 
 from __future__ import annotations
 
@@ -13,96 +13,127 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.dedup.cluster import Places
-from hanlin.data.ingest.shards import Part
-from hanlin.data.ingest.spec import Course
+from hanlin.data.dedup.cluster import Indices
+from hanlin.data.ingest.shards import Shard
+from hanlin.data.ingest.spec import WorkerContext
 
-PLACE = re.compile(rb'("location": "(?:[^"\\]|\\.)*:)(\d+)"')
+LOCATION = re.compile(rb'("location": "(?:[^"\\]|\\.)*:)(\d+)"')
+"""The location in a line of `dropped.jsonl`: what is before the line number, and the line number."""
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """A part with the rows and the lines of its file that lie before its piece, and the place of its first record."""
+class ShardOffset:
+    """A shard and what comes before it.
 
-    part: Part
+    Attributes:
+        shard: The shard.
+        rows_before: Rows of its file before its split.
+        lines_before: Lines of its file before its split.
+        first_record: Index of its first record among all.
+        num_records: Number of its records.
+    """
+
+    shard: Shard
     rows_before: int
     lines_before: int
-    first: int
-    count: int
+    first_record: int
+    num_records: int
+
+    @property
+    def records(self) -> slice:
+        """Its records among all."""
+        return slice(self.first_record, self.first_record + self.num_records)
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """All parts of a stage; the records of other stages come first, `fixed` in number. A record is known by its place
-    among all. `numbers` says which row of its file each is."""
+class ShardIndex:
+    """All shards of a stage; the records of other stages come first.
 
-    course: Course
-    joined: tuple[Joined, ...]
-    fixed: int
-    firsts: Places
+    Attributes:
+        worker: The stage.
+        offsets: Every shard in order.
+        num_reference: Number of records of other stages.
+        first_records: `first_record` of each shard.
+    """
+
+    worker: WorkerContext
+    offsets: tuple[ShardOffset, ...]
+    num_reference: int
+    first_records: Indices
 
     @classmethod
-    def of(cls, course: Course, pieces: Sequence[Sequence[Part]], known: int) -> Shelf:
-        """`pieces` are the parts of each piece, in order; the first `known` pieces are those of other stages."""
-        joined: list[Joined] = []
+    def build(cls, worker: WorkerContext, shards: Sequence[Sequence[Shard]], num_reference_splits: int) -> ShardIndex:
+        """Build the index.
+
+        Args:
+            worker: The stage.
+            shards: The shards of each split, in order.
+            num_reference_splits: How many splits, from the first, are those of other stages.
+        """
+        offsets: list[ShardOffset] = []
         rows: Counter[str] = Counter()
         lines: Counter[str] = Counter()
-        place = fixed = 0
-        for number, parts in enumerate(pieces):
-            for part in parts:
-                count = part.account.rows_in - sum(part.account.dropped.values())
-                own = number >= known
-                name = part.account.file
-                joined.append(Joined(part, rows[name] * own, lines[name] * own, place, count))
-                place += count
-            if number < known:
-                fixed = place
+        next_record = num_reference = 0
+        for split_index, shards_of_split in enumerate(shards):
+            is_own = split_index >= num_reference_splits
+            for shard in shards_of_split:
+                num_records = shard.stats.rows_in - sum(shard.stats.dropped.values())
+                name = shard.stats.file
+                offsets.append(ShardOffset(shard, rows[name] * is_own, lines[name] * is_own, next_record, num_records))
+                next_record += num_records
+            if is_own:
+                name = shards_of_split[0].stats.file
+                rows[name] += sum(shard.stats.rows_in for shard in shards_of_split)
+                lines[name] += shards_of_split[-1].num_lines
             else:
-                rows[parts[0].account.file] += sum(part.account.rows_in for part in parts)
-                lines[parts[0].account.file] += parts[-1].lines
-        return cls(course, tuple(joined), fixed, np.array([one.first for one in joined], dtype=np.int64))
+                num_reference = next_record
+        first_records = np.array([offset.first_record for offset in offsets], dtype=np.int64)
+        return cls(worker, tuple(offsets), num_reference, first_records)
 
     @property
-    def count(self) -> int:
-        return self.joined[-1].first + self.joined[-1].count
+    def num_records(self) -> int:
+        """Number of all records."""
+        return self.offsets[-1].records.stop
 
     @property
-    def own(self) -> list[Joined]:
-        return [one for one in self.joined if one.part.texts is None]
+    def own(self) -> list[ShardOffset]:
+        """The shards of this stage."""
+        return [offset for offset in self.offsets if offset.shard.reference_path is None]
 
-    def holder(self, place: int) -> Joined:
-        return self.joined[int(np.searchsorted(self.firsts, place, side="right")) - 1]
+    def locate(self, index: int) -> ShardOffset:
+        """Return the shard that has a record."""
+        return self.offsets[int(np.searchsorted(self.first_records, index, side="right")) - 1]
 
-    def line(self, place: int) -> bytes:
-        """The line of a record as it stands in its part."""
-        held = self.holder(place)
-        with held.part.kept.open("rb") as file:
-            file.seek(int(_begins(held.part)[place - held.first]))
+    def read_line(self, index: int) -> bytes:
+        """Read the line of a record from its shard."""
+        offset = self.locate(index)
+        with offset.shard.records_path.open("rb") as file:
+            file.seek(int(_load_line_offsets(offset.shard)[index - offset.first_record]))
             return file.readline()
 
-    def text(self, place: int) -> str:
-        sieve = self.course.sieve
-        return sieve.compared(sieve.record.from_json(json.loads(self.line(place))))
+    def read_near_text(self, index: int) -> str:
+        """Read what near duplicates of a record are compared by."""
+        spec = self.worker.spec
+        return spec.get_near_text(spec.record_type.from_json(json.loads(self.read_line(index))))
 
-    def signatures(self, places: Places) -> npt.NDArray[np.uint32]:
-        """The signatures of records whose places are in order."""
-        holders = np.searchsorted(self.firsts, places, side="right") - 1
-        cuts = np.flatnonzero(np.diff(holders)) + 1
-        return np.concatenate(
-            [
-                self.joined[int(holders[mine[0]])].part.signatures()[places[mine] - self.firsts[holders[mine[0]]]]
-                for mine in np.split(np.arange(len(places)), cuts)
-            ]
-        )
+    def load_signatures(self, indices: Indices) -> npt.NDArray[np.uint32]:
+        """Load the signatures of records whose indices ascend, [records, num_perm]."""
+        shard_of_record = np.searchsorted(self.first_records, indices, side="right") - 1
+        cuts = np.flatnonzero(np.diff(shard_of_record)) + 1
+        parts = []
+        for rows in np.split(np.arange(len(indices)), cuts):
+            offset = self.offsets[int(shard_of_record[rows[0]])]
+            parts.append(offset.shard.load_signatures()[indices[rows] - offset.first_record])
+        return np.concatenate(parts)
 
 
 @lru_cache(maxsize=512)
-def _begins_at(path: Path, changed: int) -> npt.NDArray[np.int64]:
+def _load_line_offsets_of(path: Path, mtime_ns: int) -> npt.NDArray[np.int64]:
     with np.load(path, allow_pickle=False) as data:
-        begins: npt.NDArray[np.int64] = data["at"]
-        return begins
+        offsets: npt.NDArray[np.int64] = data["offset"]
+        return offsets
 
 
-def _begins(part: Part) -> npt.NDArray[np.int64]:
-    path = part.beside(".npz")
-    return _begins_at(path, path.stat().st_mtime_ns)
+def _load_line_offsets(shard: Shard) -> npt.NDArray[np.int64]:
+    path = shard.path(".npz")
+    return _load_line_offsets_of(path, path.stat().st_mtime_ns)

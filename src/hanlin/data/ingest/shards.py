@@ -1,4 +1,4 @@
-"""Shards: what a processed split leaves on disk."""
+"""Shards: the files that a processed input split leaves on disk."""
 
 from __future__ import annotations
 
@@ -12,114 +12,148 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.core.files import open_atomic
-from hanlin.data.dedup.keys import copy_key, exact_key
-from hanlin.data.dedup.minhash import band_keys, salted, signatures
-from hanlin.data.ingest.spec import Course, Sieve
-from hanlin.data.ingest.splits import Piece
+from hanlin.core.files import open_atomic, write_bytes
+from hanlin.data.dedup.keys import compute_dedup_key, compute_exact_key
+from hanlin.data.dedup.minhash import compute_band_keys, compute_signatures, hash_key
+from hanlin.data.ingest.spec import DatasetSpec, WorkerContext
+from hanlin.data.ingest.splits import InputSplit
 from hanlin.data.ledger import FileStats
 
-PART_ROWS = 20_000
-
-
-PART_CHARACTERS = 1 << 24
-
-
-_SIGNED_AT_ONCE = 1 << 20
+SHARD_ROWS = 20_000
+SHARD_BYTES = 1 << 24
+_SIGNATURE_BATCH_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A finished part on disk: its account, for each question how many records hold it, and whether the piece is read
-    to its end; then `lines` is how many lines the piece has."""
+class Shard:
+    """A finished shard on disk: `<stem>.kept.jsonl`, `.dropped.jsonl`, `.npz`, `.signature.npy` and `.json`.
+
+    Attributes:
+        stem: Path without ending.
+        stats: Row counts.
+        questions: For each contaminated evaluation question the number of records that contain it.
+        is_last: The split is read to its end.
+        num_lines: Lines of the split up to the end of the shard.
+        reference_path: The file of the records, if they are those of another stage.
+    """
 
     stem: Path
-    account: FileStats
+    stats: FileStats
     questions: Mapping[str, int] = field(default_factory=dict)
-    last: bool = True
-    lines: int = 0
-    texts: Path | None = None
+    is_last: bool = True
+    num_lines: int = 0
+    reference_path: Path | None = None
 
-    def beside(self, ending: str) -> Path:
+    def path(self, ending: str) -> Path:
+        """Return the path of one of its files."""
         return self.stem.with_name(self.stem.name + ending)
 
     @property
-    def kept(self) -> Path:
-        """Where the lines of its records stand."""
-        return self.texts or self.beside(".kept.jsonl")
+    def records_path(self) -> Path:
+        """The file that has the lines of its records."""
+        return self.reference_path or self.path(".kept.jsonl")
 
-    def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """A row for each kept record: `number` and `line` count from the piece's beginning; `at`, `bytes` and `tail`
-        are where its line begins in `kept`, how long it is, and how many bytes follow its place; `key`, `side` and
-        `bands` are what copies are found by."""
-        with np.load(self.beside(".npz"), allow_pickle=False) as data:
+    def load_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Load the arrays, which have a row for each kept record.
+
+        `row` and `line` count from the beginning of the split; `offset` and `num_bytes` say where the line of the
+        record is in `records_path`, and `tail_bytes` how many bytes follow its line number there; `characters` is its
+        size; `dedup_key`, `split_key` and `bands` are used to deduplicate and split.
+        """
+        with np.load(self.path(".npz"), allow_pickle=False) as data:
             return {name: data[name] for name in data.files}
 
-    def signatures(self) -> npt.NDArray[np.uint32]:
-        found: npt.NDArray[np.uint32] = np.load(self.beside(".signature.npy"), mmap_mode="r", allow_pickle=False)
-        return found
+    def load_signatures(self) -> npt.NDArray[np.uint32]:
+        """Map the MinHash signatures of its records, [records, num_perm]."""
+        signatures: npt.NDArray[np.uint32] = np.load(self.path(".signature.npy"), mmap_mode="r", allow_pickle=False)
+        return signatures
+
+    def write_summary(self) -> None:
+        """Write the `.json` file; the shard is finished when it is there."""
+        stats = self.stats
+        summary = {
+            "stats": {name: getattr(stats, name) for name in type(stats).__dataclass_fields__},
+            "questions": self.questions,
+            "is_last": self.is_last,
+            "num_lines": self.num_lines,
+        }
+        write_bytes(self.path(".json"), json.dumps(summary, ensure_ascii=False).encode("utf-8"), shared=True)
 
 
-def finished_parts(course: Course, piece: Piece) -> list[Part]:
-    """The parts of a piece that an earlier run finished."""
-    parts: list[Part] = []
-    while not (parts and parts[-1].last):
-        stem = course.parts / f"{piece.name}-{len(parts):05d}"
+def load_finished_shards(worker: WorkerContext, split: InputSplit) -> list[Shard]:
+    """Load the shards of a split that an earlier run finished, in order."""
+    shards: list[Shard] = []
+    while not (shards and shards[-1].is_last):
+        stem = worker.shard_folder / f"{split.name}-{len(shards):05d}"
         try:
-            row = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
+            summary = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             break
-        account = FileStats(
-            **{**row["account"], "dropped": Counter(row["account"]["dropped"]),
-               "changed": Counter(row["account"]["changed"])}
-        )  # fmt: skip
-        texts = piece.file.path if piece.known else None
-        parts.append(Part(stem, account, row["questions"], row["last"], row["lines"], texts))
-    return parts
+        counts = summary["stats"]
+        stats = FileStats(**{**counts, "dropped": Counter(counts["dropped"]), "changed": Counter(counts["changed"])})
+        reference_path = split.file.path if split.is_reference else None
+        shards.append(
+            Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)
+        )
+    return shards
 
 
-class Columns:
-    """The arrays of a part, filled record by record; signatures are made of many texts at once, but not of all."""
+class ShardArrayBuilder:
+    """Collects the arrays of a shard record by record; signatures are computed for many texts at a time."""
 
-    def __init__(self, sieve: Sieve[Any, Any], seed: int) -> None:
-        self._sieve, self._seed = sieve, seed
+    def __init__(self, spec: DatasetSpec[Any, Any], seed: int) -> None:
+        self._spec, self._seed = spec, seed
         self._rows: list[tuple[int, int, int, int, int]] = []
-        self._keys: list[bytes] = []
-        self._sides: list[int] = []
+        self._dedup_keys: list[bytes] = []
+        self._split_keys: list[int] = []
         self._texts: list[str] = []
-        self._length = 0
-        self._signed: list[npt.NDArray[np.uint32]] = []
+        self._num_characters = 0
+        self._signatures: list[npt.NDArray[np.uint32]] = []
 
-    def add(self, record: Any, number: int, line: int, size: int, tail: int) -> None:
-        sieve = self._sieve
-        self._rows.append((number, line, size, tail, sieve.characters(record)))
-        self._keys.append(copy_key(sieve.content(record), sieve.dedup.across_scripts))
-        self._sides.append(salted(exact_key(sieve.side(record)), self._seed))
-        if sieve.dedup.method == "minhash":
-            self._texts.append(sieve.compared(record))
-            self._length += len(self._texts[-1])
-            if self._length >= _SIGNED_AT_ONCE:
-                self._sign()
+    def append(self, record: Any, row: int, line: int, num_bytes: int, tail_bytes: int) -> None:
+        """Add a record.
 
-    def _sign(self) -> None:
-        self._signed.append(signatures(self._texts, self._sieve.dedup, self._seed))
+        Args:
+            record: The record.
+            row: Number of its row in the split, from 1.
+            line: Number of its line in the split, from 1.
+            num_bytes: Length of its line in the shard.
+            tail_bytes: Bytes that follow its line number in that line.
+        """
+        spec = self._spec
+        self._rows.append((row, line, num_bytes, tail_bytes, spec.count_characters(record)))
+        self._dedup_keys.append(compute_dedup_key(spec.exact_text(record), spec.dedup.across_scripts))
+        self._split_keys.append(hash_key(compute_exact_key(spec.split_text(record)), self._seed))
+        if spec.dedup.method == "minhash":
+            self._texts.append(spec.get_near_text(record))
+            self._num_characters += len(self._texts[-1])
+            if self._num_characters >= _SIGNATURE_BATCH_CHARACTERS:
+                self._flush_texts()
+
+    def _flush_texts(self) -> None:
+        self._signatures.append(compute_signatures(self._texts, self._spec.dedup, self._seed))
         self._texts.clear()
-        self._length = 0
+        self._num_characters = 0
 
-    def write(self, part: Part, at: Sequence[int] | None = None) -> None:
-        """Write them beside the part; `at` says where lines begin, if not one after another."""
+    def write(self, shard: Shard, offsets: Sequence[int] | None = None) -> None:
+        """Write the arrays of a shard.
+
+        Args:
+            shard: The shard.
+            offsets: Where the lines of the records begin; None: one follows another.
+        """
         rows = np.array(self._rows, dtype=np.int64).reshape(-1, 5)
         arrays: dict[str, npt.NDArray[Any]] = dict(
-            zip(("number", "line", "bytes", "tail", "characters"), rows.T, strict=True)
+            zip(("row", "line", "num_bytes", "tail_bytes", "characters"), rows.T, strict=True)
         )
-        arrays["at"] = np.cumsum(rows[:, 2]) - rows[:, 2] if at is None else np.array(at, dtype=np.int64)
-        arrays["key"] = np.frombuffer(b"".join(self._keys), dtype="<u8").reshape(-1, 2)
-        arrays["side"] = np.array(self._sides, dtype=np.uint64)
-        if self._sieve.dedup.method == "minhash":
-            self._sign()
-            marks = np.concatenate(self._signed)
-            arrays["bands"] = band_keys(marks, self._sieve.dedup)
-            with open_atomic(part.beside(".signature.npy"), "wb", shared=True) as file:
-                np.save(file, marks, allow_pickle=False)
-        with open_atomic(part.beside(".npz"), "wb", shared=True) as file:
+        arrays["offset"] = np.cumsum(rows[:, 2]) - rows[:, 2] if offsets is None else np.array(offsets, dtype=np.int64)
+        arrays["dedup_key"] = np.frombuffer(b"".join(self._dedup_keys), dtype="<u8").reshape(-1, 2)
+        arrays["split_key"] = np.array(self._split_keys, dtype=np.uint64)
+        if self._spec.dedup.method == "minhash":
+            self._flush_texts()
+            signatures = np.concatenate(self._signatures)
+            arrays["bands"] = compute_band_keys(signatures, self._spec.dedup)
+            with open_atomic(shard.path(".signature.npy"), "wb", shared=True) as file:
+                np.save(file, signatures, allow_pickle=False)
+        with open_atomic(shard.path(".npz"), "wb", shared=True) as file:
             np.savez(file, allow_pickle=False, **arrays)

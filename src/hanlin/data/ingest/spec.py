@@ -1,4 +1,4 @@
-"""What a data stage reads and does, as plain data that a worker process receives."""
+"""What a data stage reads and how it processes a row, and what a worker process needs to do so."""
 
 from __future__ import annotations
 
@@ -11,74 +11,93 @@ from typing import Any, Generic, TypeVar
 from hanlin.config.settings.data import Dedup, Reading
 from hanlin.core.context import Inputs
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
-from hanlin.data.dedup.decontaminate import Questions
+from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.formats.base import Format
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
 
 Item = TypeVar("Item")
-
-
 Record = TypeVar("Record", Document, Conversation, Preference, UnpairedPreference)
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a record is called and where it stood."""
+    """Id of a record, where it was read (`file:line`), and the license of its source."""
 
     id: str
     source: str
     license: str
 
-    def meta(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        return {**found, "license": self.license} if self.license else dict(found)
+    def add_license(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metadata of a record with the license, if there is one."""
+        return {**meta, "license": self.license} if self.license else dict(meta)
 
 
 @dataclass(frozen=True, slots=True)
-class Sieve(Generic[Item, Record]):
-    """What differs between the stages.
+class DatasetSpec(Generic[Item, Record]):
+    """What differs between the data stages.
 
-    `judge` makes a record of what was found, with the names of the rules that changed it, or a Drop. `content` is what
-    makes two records copies, `text` all that a person reads of one, `near` what near copies are compared by (none: its
-    `text`), `side` what must not stand on both sides of the held-out split.
+    Attributes:
+        record_type: Class of the records.
+        file_name: File of the training split.
+        formats: Formats to try for a file, in order.
+        other_formats: Formats of other stages by kind, to point to the right stage.
+        process: Makes a record of a parsed row, with the names of the rules that changed it, or a Drop.
+        exact_text: Records with equal exact texts are duplicates.
+        full_text: All text of a record that a person reads; searched for evaluation questions.
+        split_text: Records with equal split texts are in the same split (training or validation).
+        count_characters: Size of a record for the ledger.
+        dedup: How to deduplicate.
+        validation_fraction: Share of the records in the validation split.
+        near_text: What near duplicates are compared by; None: the full text.
     """
 
-    record: type[Record]
+    record_type: type[Record]
     file_name: str
     formats: Callable[[SourceFile], Sequence[Format[Item]]]
     other_formats: Mapping[str, Sequence[Format[Any]]]
-    judge: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
-    content: Callable[[Record], str]
-    text: Callable[[Record], str]
-    side: Callable[[Record], str]
-    characters: Callable[[Record], int]
+    process: Callable[[Item, Origin], tuple[Record, tuple[str, ...]] | Drop]
+    exact_text: Callable[[Record], str]
+    full_text: Callable[[Record], str]
+    split_text: Callable[[Record], str]
+    count_characters: Callable[[Record], int]
     dedup: Dedup
     validation_fraction: float = 0.0
-    near: Callable[[Record], str] | None = None
+    near_text: Callable[[Record], str] | None = None
 
-    def compared(self, record: Record) -> str:
-        return (self.near or self.text)(record)
+    def get_near_text(self, record: Record) -> str:
+        """Return what near duplicates of a record are compared by."""
+        return (self.near_text or self.full_text)(record)
 
 
 @dataclass(frozen=True)
-class Course:
-    """All that a worker must know of a stage. `make` builds its sieve from settings and inputs, once in each worker:
-    rules do not travel. `parts` is the folder of what is written aside."""
+class WorkerContext:
+    """What a worker process needs to know of a stage.
 
-    make: Callable[[Any, Inputs], Sieve[Any, Any]]
+    Attributes:
+        build_spec: Builds the spec from settings and inputs, once in each worker: rules cannot be pickled.
+        settings: Settings of the stage.
+        inputs: Its inputs.
+        seed: Seed of signatures and of the validation split.
+        shard_folder: Where shards are written.
+    """
+
+    build_spec: Callable[[Any, Inputs], DatasetSpec[Any, Any]]
     settings: Reading
     inputs: Inputs
     seed: int
-    parts: Path
+    shard_folder: Path
 
     @cached_property
-    def sieve(self) -> Sieve[Any, Any]:
-        return self.make(self.settings, self.inputs)
+    def spec(self) -> DatasetSpec[Any, Any]:
+        """The spec of the stage."""
+        return self.build_spec(self.settings, self.inputs)
 
     @cached_property
-    def questions(self) -> Questions | None:
-        wanted = self.settings.decontaminate
-        return None if wanted is None else Questions.read(wanted, self.inputs)
+    def questions(self) -> QuestionIndex | None:
+        """The questions to decontaminate against."""
+        settings = self.settings.decontaminate
+        return None if settings is None else QuestionIndex.read(settings, self.inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}

@@ -1,62 +1,88 @@
-"""Input splits: pieces of a file that are processed by themselves."""
+"""Input splits: files, or byte ranges of them, that are processed independently of each other."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from hanlin.data.formats.detect import detect_format
-from hanlin.data.ingest.executor import Meter
-from hanlin.data.ingest.spec import Course
+from hanlin.data.ingest.executor import ProgressCounter
+from hanlin.data.ingest.spec import WorkerContext
 from hanlin.data.io.input_file import WHOLE_FILE, ByteRange, InputFile
 from hanlin.data.io.layout import Layout, is_splittable
 from hanlin.data.io.sources import SourceFile
 
-PIECE_BYTES = 1 << 24
-
-
-BREAKS = frozenset({"broken_json", "undecodable", "line_too_long", "broken_csv"})
+SPLIT_BYTES = 1 << 24
+"""Bytes of a split. It must not depend on the number of cores: a resumed run with other cores needs the same splits."""
+READ_ERRORS = frozenset({"broken_json", "undecodable", "line_too_long", "broken_csv"})
+"""Reasons of dropped rows that stop a run with `on_error: stop`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a look at a file told: its layout, which of the sieve's formats its rows have, its size and whether it can
-    be read from the middle, and what shows that it was not changed since."""
+class FileProbe:
+    """What was found out about a file before it is processed.
+
+    Attributes:
+        layout: Container and encoding.
+        format: Name of the format of its rows, one of the spec's.
+        splittable: Whether it can be read from the middle.
+        size: Bytes.
+        mtime_ns: Time of its last change, to detect later changes.
+    """
 
     layout: Layout
     format: str
-    divisible: bool
+    splittable: bool
     size: int
-    changed: int
+    mtime_ns: int
 
-    def pieces(self) -> list[ByteRange]:
-        if not self.divisible or self.size <= PIECE_BYTES:
+    def split(self) -> list[ByteRange]:
+        """Return the byte ranges to process: the whole file, or ranges of `SPLIT_BYTES`."""
+        if not self.splittable or self.size <= SPLIT_BYTES:
             return [WHOLE_FILE]
-        starts = range(0, self.size, PIECE_BYTES)
-        return [ByteRange(start, start + PIECE_BYTES if start + PIECE_BYTES < self.size else None) for start in starts]
+        starts = range(0, self.size, SPLIT_BYTES)
+        return [ByteRange(start, start + SPLIT_BYTES if start + SPLIT_BYTES < self.size else None) for start in starts]
 
 
-def look(course: Course, file: SourceFile, meter: Meter) -> Look:
-    """Find out how a file is written. Raises UserError as `how_written` does, and where it changes meanwhile."""
-    with InputFile(file.path) as tape:
-        status, packed = file.path.stat(), tape.is_compressed
-        written = detect_format(file, course.sieve.formats(file), course.sieve.other_formats)
-        tape.check_unchanged()
-    divisible = not packed and is_splittable(written.layout)
-    return Look(written.layout, written.format.name, divisible, status.st_size, status.st_mtime_ns)
+def probe_file(worker: WorkerContext, file: SourceFile, progress: ProgressCounter) -> FileProbe:
+    """Find out layout and format of a file.
+
+    Args:
+        worker: The stage.
+        file: The file.
+        progress: Unused; every function of an executor has it.
+
+    Raises:
+        UserError: As `detect_format`, or the file changed meanwhile.
+    """
+    with InputFile(file.path) as opened:
+        status, is_compressed = file.path.stat(), opened.is_compressed
+        detected = detect_format(file, worker.spec.formats(file), worker.spec.other_formats)
+        opened.check_unchanged()
+    splittable = not is_compressed and is_splittable(detected.layout)
+    return FileProbe(detected.layout, detected.format.name, splittable, status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """Lines of a file to sift, into parts whose names begin with `name`; of them `limit` rows at the most. `known` are
-    the records of another stage, which are not judged but only compared with."""
+class InputSplit:
+    """A part of a file to process.
+
+    Attributes:
+        file: The file.
+        probe: What was found out about it.
+        byte_range: Lines that begin in this range belong to the split.
+        name: Beginning of the names of its shards.
+        limit: Largest number of rows; None: all.
+        is_reference: Its records are those of another stage (`dedup_against`), which are only compared with.
+    """
 
     file: SourceFile
-    look: Look
-    span: ByteRange
+    probe: FileProbe
+    byte_range: ByteRange
     name: str
     limit: int | None = None
-    known: bool = False
+    is_reference: bool = False
 
     @property
-    def bytes(self) -> int:
-        return (self.look.size if self.span.stop is None else self.span.stop) - self.span.start
+    def num_bytes(self) -> int:
+        """Bytes of the split."""
+        return (self.probe.size if self.byte_range.stop is None else self.byte_range.stop) - self.byte_range.start

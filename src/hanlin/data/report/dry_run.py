@@ -17,7 +17,7 @@ from hanlin.config.settings.data import Conversations, Corpus, Preferences, Read
 from hanlin.config.settings.rules import Rule
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
-from hanlin.data.dedup.decontaminate import Questions
+from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import TURN_RULES, join_texts
 from hanlin.data.filters.rules import TextRule, build_text_rules
@@ -109,7 +109,7 @@ def dry_run(
         UserError: A file cannot be read or has no known format.
     """
     formats = FORMATS_BY_STAGE[_STAGES[type(settings)]] if stage_formats_only else ANY_FORMATS
-    questions = None if settings.decontaminate is None else Questions.read(settings.decontaminate, inputs)
+    questions = None if settings.decontaminate is None else QuestionIndex.read(settings.decontaminate, inputs)
     steps = _build_steps(settings, inputs, questions)
     result = DryRun(effects={name: RuleEffect(name) for name, _ in steps})
     for parsed, location in _read_rows(settings, inputs, formats, limit):
@@ -153,7 +153,7 @@ def _record_turns(item: Any) -> tuple[Turns, bool]:
     return (*item.prompt, item.answer), False
 
 
-def _build_steps(settings: Reading, inputs: Inputs, questions: Questions | None) -> list[_Step]:
+def _build_steps(settings: Reading, inputs: Inputs, questions: QuestionIndex | None) -> list[_Step]:
     """Build every rule as a function of turns, in the order in which the stages apply them."""
     rules: tuple[Rule, ...] = getattr(settings, "rules", ())
     texts = [*build_text_rules(rules), *build_blocklist_rules(settings.blocklists, inputs)]
@@ -180,8 +180,8 @@ def _apply_to_turns(rule: Callable[[Turns], Turns | Drop], record: _Record) -> T
     return rule(record.turns) if record.conversation else record.turns
 
 
-def _find_contamination(questions: Questions, record: _Record) -> Turns | Drop:
-    matches = questions.found(join_texts(record.turns))
+def _find_contamination(questions: QuestionIndex, record: _Record) -> Turns | Drop:
+    matches = questions.find(join_texts(record.turns))
     return Drop("contaminated", "、".join(question.id for question in matches[:5])) if matches else record.turns
 
 

@@ -1,7 +1,4 @@
-"""The stage `conversations`: chats of any format become checked conversations.
-
-Owns the rules on turns and how a found chat is judged. Reading, copies and the account are `sifting`'s.
-"""
+"""The stage `conversations`: turn chats of any format into checked conversations."""
 
 from __future__ import annotations
 
@@ -29,8 +26,8 @@ from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS
 from hanlin.data.formats.preferences import PREFERENCE_FORMATS
 from hanlin.data.formats.turns import ParsedChat
-from hanlin.data.ingest.ingest import sift
-from hanlin.data.ingest.spec import Origin, Sieve
+from hanlin.data.ingest.ingest import ingest
+from hanlin.data.ingest.spec import DatasetSpec, Origin
 from hanlin.data.ledger import Drop
 from hanlin.data.text.script import load_converter
 
@@ -38,13 +35,14 @@ from hanlin.data.text.script import load_converter
 def run(settings: Conversations, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write `conversations.jsonl`, `validation.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
 
-    Raises UserError like `sift`.
+    Raises:
+        UserError: As `ingest`.
     """
-    return sift(sieve, settings, inputs, out, context)
+    return ingest(build_spec, settings, inputs, out, context)
 
 
-def sieve(settings: Conversations, inputs: Inputs) -> Sieve[ParsedChat, Conversation]:
-    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
+def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedChat, Conversation]:
+    """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
     rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
     turn_rules = [
         (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
@@ -53,44 +51,43 @@ def sieve(settings: Conversations, inputs: Inputs) -> Sieve[ParsedChat, Conversa
     ]
     convert = load_converter(settings.convert)
 
-    def judge(found: ParsedChat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
-        turns, marks = guess_lost_chars(found.messages, settings.lost_characters)
+    def process(parsed: ParsedChat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
+        turns, guess_meta = guess_lost_chars(parsed.messages, settings.lost_characters)
         cleaned = clean_turns(turns, rules, convert)
         if isinstance(cleaned, Drop):
             return cleaned
         messages, changed = cleaned
         if settings.identity is not None:
-            named = rewrite_identity(messages, settings.identity)
-            if named != messages:
-                messages, changed = named, (*changed, "identity")
+            rewritten = rewrite_identity(messages, settings.identity)
+            if rewritten != messages:
+                messages, changed = rewritten, (*changed, "identity")
         for name, rule in turn_rules:
-            after = rule(messages)
-            if isinstance(after, Drop):
-                return after
-            if after != messages:
-                messages, changed = after, (*changed, name)
+            result = rule(messages)
+            if isinstance(result, Drop):
+                return result
+            if result != messages:
+                messages, changed = result, (*changed, name)
         length = count_characters(messages)
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
         return Conversation(
-            messages, origin.id, origin.source, found.tools, origin.meta({**found.meta, **marks})
+            messages, origin.id, origin.source, parsed.tools, origin.add_license({**parsed.meta, **guess_meta})
         ), changed
 
     by_question = settings.dedup_on == "question"
-    return Sieve(
-        record=Conversation,
+    return DatasetSpec(
+        record_type=Conversation,
         file_name="conversations.jsonl",
         formats=lambda file: CHAT_FORMATS,
         other_formats={"corpus": DOCUMENT_FORMATS, "preferences": PREFERENCE_FORMATS},
-        judge=judge,
-        content=lambda chat: join_questions(chat.messages) if by_question else serialize_turns(chat.messages),
-        text=lambda chat: join_texts(chat.messages),
-        near=lambda chat: join_questions(chat.messages) if by_question else join_texts(without_system(chat.messages)),
-        side=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
-        characters=lambda conversation: count_characters(conversation.messages),
+        process=process,
+        exact_text=lambda chat: join_questions(chat.messages) if by_question else serialize_turns(chat.messages),
+        full_text=lambda chat: join_texts(chat.messages),
+        near_text=lambda chat: (
+            join_questions(chat.messages) if by_question else join_texts(without_system(chat.messages))
+        ),
+        split_text=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
+        count_characters=lambda conversation: count_characters(conversation.messages),
         dedup=Dedup(method=settings.dedup, across_scripts=False),
         validation_fraction=settings.validation_fraction,
     )
-
-
-# --- rules on turns -------------------------------------------------------------------------------------------------

@@ -1,7 +1,4 @@
-"""The stage `corpus`: files of text become clean documents without copies.
-
-Owns how a found text is judged. Reading, copies and the account are `sifting`'s.
-"""
+"""The stage `corpus`: turn files of text into clean documents without duplicates."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ from hanlin.data.filters.rules import build_text_rules, clean_text
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, TITLED_FORMATS, ParsedText
 from hanlin.data.formats.preferences import PREFERENCE_FORMATS
-from hanlin.data.ingest.ingest import sift
-from hanlin.data.ingest.spec import Origin, Sieve
+from hanlin.data.ingest.ingest import ingest
+from hanlin.data.ingest.spec import DatasetSpec, Origin
 from hanlin.data.ledger import Drop
 from hanlin.data.text.script import load_converter
 
@@ -26,19 +23,22 @@ from hanlin.data.text.script import load_converter
 def run(settings: Corpus, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write `documents.jsonl`, `validation.jsonl`, `dropped.jsonl` and `ledger.json`; return the counts.
 
-    Raises UserError like `sift`.
+    Raises:
+        UserError: As `ingest`.
     """
-    return sift(sieve, settings, inputs, out, context)
+    return ingest(build_spec, settings, inputs, out, context)
 
 
-def sieve(settings: Corpus, inputs: Inputs) -> Sieve[ParsedText, Document]:
-    """How this stage reads and judges. Raises UserError for a list of words that cannot be read."""
+def build_spec(settings: Corpus, inputs: Inputs) -> DatasetSpec[ParsedText, Document]:
+    """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
     rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
     convert = load_converter(settings.convert)
 
-    def judge(found: ParsedText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
-        filled = guess_lost_bytes(found.text) if settings.lost_characters == "guess" else GuessedText(found.text, 0, 0)
-        cleaned = clean_text(filled.text, rules)
+    def process(parsed: ParsedText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
+        guessed = (
+            guess_lost_bytes(parsed.text) if settings.lost_characters == "guess" else GuessedText(parsed.text, 0, 0)
+        )
+        cleaned = clean_text(guessed.text, rules)
         if isinstance(cleaned, Drop):
             return cleaned
         text, changed = cleaned
@@ -50,18 +50,18 @@ def sieve(settings: Corpus, inputs: Inputs) -> Sieve[ParsedText, Document]:
             return Drop("too_short", f"{length} characters")
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
-        return Document(text, origin.id, origin.source, origin.meta({**found.meta, **filled.meta})), changed
+        return Document(text, origin.id, origin.source, origin.add_license({**parsed.meta, **guessed.meta})), changed
 
-    return Sieve(
-        record=Document,
+    return DatasetSpec(
+        record_type=Document,
         file_name="documents.jsonl",
         formats=lambda file: TITLED_FORMATS if "title" in file.settings.fields else DOCUMENT_FORMATS,
         other_formats={"conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS},
-        judge=judge,
-        content=lambda document: document.text,
-        text=lambda document: document.text,
-        side=lambda document: document.text,
-        characters=lambda document: len(document.text),
+        process=process,
+        exact_text=lambda document: document.text,
+        full_text=lambda document: document.text,
+        split_text=lambda document: document.text,
+        count_characters=lambda document: len(document.text),
         dedup=settings.dedup,
         validation_fraction=settings.validation_fraction,
     )

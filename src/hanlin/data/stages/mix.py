@@ -1,10 +1,8 @@
-"""The stage `mix`: records of several stages become one artifact, in proportions of tokens and a fixed order.
-
-Owns how many tokens each source gives, which of its records, and their order. Records are taken as they are.
+"""The stage `mix`: combine records of several stages in given proportions of tokens, in a fixed order.
 
 Tokens are counted with the tokenizer that will read them (conversations as the chat template renders them). The order
-keeps the proportions throughout, so that what a training run has seen at any step is mixed as the whole. What was
-counted and written is kept, so a killed run goes on where it stood and ends with the same bytes.
+keeps the proportions throughout, so that what a training run has seen at any step has the proportions of the whole.
+Counts and written rows are kept, so that a killed run resumes and ends with the same bytes.
 """
 
 from __future__ import annotations
@@ -26,160 +24,201 @@ from hanlin.config.settings.mix import Mix, MixSource
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic, partial_path, write_json, write_text
 from hanlin.core.i18n import say
 from hanlin.data.ledger import dump_json_line
 
-CHUNK = 5_000
+CHUNK_ROWS = 5_000
 """Rows that are counted or written together: what a killed run may have to do again."""
 
-Numbers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 
 def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Write `<records>.jsonl`, `validation.jsonl`, `ledger.json` and `dropped.jsonl` (the ids that no token was left for).
+    """Write `<records>.jsonl`, `validation.jsonl`, `ledger.json` and `dropped.jsonl` (ids of rows beyond the budget).
 
-    Ids get the number of their source before them, and `~2` behind where a record is taken a second time. Held-out
-    records are joined, once each. Raises UserError for a source without such records.
+    An id gets the index of its source as a prefix, and `~2` as a suffix if its record is written a second time. The
+    validation splits of the sources are joined.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        UserError: A source has no such records, or the budget is smaller than any record.
     """
     scratch = context.scratch_folder(out)
     count = make_token_counter(settings.records, inputs.path("tokenizer"))
+    folders = [inputs.path(f"sources.{index}.data") for index in range(len(settings.sources))]
     sources = []
-    for place in range(len(settings.sources)):
-        files = record_files(inputs.path(f"sources.{place}.data"), settings.records)
+    for index, folder in enumerate(folders):
+        files = record_files(folder, settings.records)
         if not files:
             what = say(f"there are no {settings.records} in it", f"其中没有 {settings.records}")
-            raise UserError(what, inputs.path(f"sources.{place}.data"), say("set `records`", "请设置 records"))
-        sources.append(_measured(place, files, count, scratch, context))
-    tokens = [int(source.tokens.sum()) for source in sources]
-    wanted = allotted(tokens, settings.sources, settings.tokens, settings.temperature)
-    picks = [
-        picked(source.tokens, target, f"{context.seed}/{place}")
-        for place, (source, target) in enumerate(zip(sources, wanted, strict=True))
+            raise UserError(what, folder, say("set `records`", "请设置 records"))
+        sources.append(_index_source(index, files, count, scratch, context))
+    available = [int(source.tokens.sum()) for source in sources]
+    targets = allocate(available, settings.sources, settings.tokens, settings.temperature)
+    samples = [
+        sample_rows(source.tokens, target, f"{context.seed}/{index}")
+        for index, (source, target) in enumerate(zip(sources, targets, strict=True))
     ]
-    order = woven([source.tokens[pick] for source, pick in zip(sources, picks, strict=True)])
+    order = interleave([source.tokens[rows] for source, rows in zip(sources, samples, strict=True)])
     if not len(order):
         raise UserError(say("the budget is smaller than any record", "预算小于任何一条记录"), "tokens")
-    _write(out / f"{settings.records}.jsonl", sources, picks, order, scratch, context)
-    _write_heldout(out, [inputs.path(f"sources.{place}.data") for place in range(len(sources))])
-    return _account(settings, sources, picks, wanted, out)
+    _write_rows(out / f"{settings.records}.jsonl", sources, samples, order, scratch, context)
+    _write_validation(out, folders)
+    return _write_ledger(settings, sources, samples, targets, out)
 
 
-# --- how much of each -------------------------------------------------------------------------------------------------
+# --- how much of each source ------------------------------------------------------------------------------------------
 
 
-def allotted(
+def allocate(
     tokens: Sequence[int], sources: Sequence[MixSource], budget: int | None, temperature: float
 ) -> list[float]:
-    """The tokens that each source gives.
+    """Allocate a budget of tokens to sources.
 
-    Sources with a `share` give that share of the budget; the others divide the rest by weight × tokens^(1/temperature)
+    Sources with a `share` get that share of the budget; the others divide the rest by weight × tokens^(1/temperature)
     (Conneau et al. 2020, arXiv 1911.02116, section 3.1, with exponent 0.3). No source gives more than `max_repeats`
-    times what it has (four repeats are nearly as good as new text: Muennighoff et al. 2023, arXiv 2305.16264); what it
-    cannot give the ones without a share give in its place, in proportion, as far as they can.
+    times its tokens (four repeats are nearly as good as new text: Muennighoff et al. 2023, arXiv 2305.16264); what it
+    lacks is taken from the sources without a share, in proportion, as far as they have it.
+
+    Args:
+        tokens: Tokens of each source.
+        sources: Their shares, weights and limits.
+        budget: Tokens in all; None: all tokens of the sources without a share.
+        temperature: 1: in proportion to size; larger: more of small sources.
+
+    Returns:
+        The tokens to take of each source.
     """
-    free = [place for place, source in enumerate(sources) if source.share is None]
-    fixed = sum(source.share or 0.0 for source in sources)
-    total = sum(tokens[place] for place in free) / (1 - fixed) if budget is None else float(budget)
-    most = [source.max_repeats * size for source, size in zip(sources, tokens, strict=True)]
-    given = [min((source.share or 0.0) * total, limit) for source, limit in zip(sources, most, strict=True)]
-    strength = {place: sources[place].weight * tokens[place] ** (1 / temperature) for place in free if tokens[place]}
-    while strength:
-        left = total - sum(given)
-        scale = left / sum(strength.values())
-        full = [place for place, size in strength.items() if size * scale >= most[place]]
-        for place in full or strength:
-            given[place] = most[place] if full else strength[place] * scale
-        strength = {place: size for place, size in strength.items() if full and place not in full}
-    return given
+    weighted = [index for index, source in enumerate(sources) if source.share is None]
+    fixed_share = sum(source.share or 0.0 for source in sources)
+    total = sum(tokens[index] for index in weighted) / (1 - fixed_share) if budget is None else float(budget)
+    limits = [source.max_repeats * size for source, size in zip(sources, tokens, strict=True)]
+    allocated = [min((source.share or 0.0) * total, limit) for source, limit in zip(sources, limits, strict=True)]
+    strengths = {
+        index: sources[index].weight * tokens[index] ** (1 / temperature) for index in weighted if tokens[index]
+    }
+    while strengths:
+        remaining = total - sum(allocated)
+        scale = remaining / sum(strengths.values())
+        full = [index for index, strength in strengths.items() if strength * scale >= limits[index]]
+        for index in full or strengths:
+            allocated[index] = limits[index] if full else strengths[index] * scale
+        strengths = {index: strength for index, strength in strengths.items() if full and index not in full}
+    return allocated
 
 
-def picked(tokens: Numbers, target: float, salt: str) -> Numbers:
-    """The places of the rows that are taken for `target` tokens: whole passes in a new order each, then the beginning
-    of one more, as far as it goes without passing the target."""
+def sample_rows(tokens: Integers, target: float, salt: str) -> Integers:
+    """Sample rows for a number of tokens: whole epochs in a new order each, then the beginning of one more.
+
+    Args:
+        tokens: Tokens of each row, [rows].
+        target: Tokens to sample; the last epoch ends before it exceeds them.
+        salt: Seed of the orders.
+
+    Returns:
+        Indices of the sampled rows; a row occurs once in each epoch.
+    """
     total = int(tokens.sum())
     if total == 0 or target <= 0:
         return np.empty(0, dtype=np.int64)
     seed = int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "little")
-    chance = np.random.Generator(np.random.PCG64(seed))
-    passes = []
-    left = target
-    while left > 0:
-        order = chance.permutation(len(tokens)).astype(np.int64)
-        passes.append(order[np.cumsum(tokens[order]) <= left + 1e-6 * total])
-        left -= total
-    return np.concatenate(passes)
+    generator = np.random.Generator(np.random.PCG64(seed))
+    epochs = []
+    remaining = target
+    while remaining > 0:
+        order = generator.permutation(len(tokens)).astype(np.int64)
+        epochs.append(order[np.cumsum(tokens[order]) <= remaining + 1e-6 * total])
+        remaining -= total
+    return np.concatenate(epochs)
 
 
-def woven(tokens: Sequence[Numbers]) -> Numbers:
-    """The order of all picked rows, (rows, 2): source and place among its picks. Each source is spread evenly, by
-    tokens, over the whole."""
-    middles = []
+def interleave(tokens: Sequence[Integers]) -> Integers:
+    """Interleave the sampled rows of all sources, each spread evenly, by tokens, over the whole.
+
+        tokens of source 0: [10 10], of source 1: [10]  ->  (0, 0), (1, 0), (0, 1)
+
+    Args:
+        tokens: For each source the tokens of its sampled rows, [samples].
+
+    Returns:
+        The order, [rows, 2]: source, and index among its sampled rows.
+    """
+    midpoints = []
     for sizes in tokens:
         ends = np.cumsum(sizes)
-        middles.append((ends - sizes / 2) / max(1, int(ends[-1]) if len(ends) else 1))
-    owners = np.concatenate([np.full(len(sizes), place, dtype=np.int64) for place, sizes in enumerate(tokens)])
-    places = np.concatenate([np.arange(len(sizes), dtype=np.int64) for sizes in tokens])
-    order = np.lexsort((places, owners, np.concatenate(middles)))
-    return np.stack([owners[order], places[order]], axis=1)
+        midpoints.append((ends - sizes / 2) / max(1, int(ends[-1]) if len(ends) else 1))
+    sources = np.concatenate([np.full(len(sizes), index, dtype=np.int64) for index, sizes in enumerate(tokens)])
+    indices = np.concatenate([np.arange(len(sizes), dtype=np.int64) for sizes in tokens])
+    order = np.lexsort((indices, sources, np.concatenate(midpoints)))
+    return np.stack([sources[order], indices[order]], axis=1)
 
 
 # --- counting ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
-    """A source's rows: in which of its files, where they begin, how many tokens they are."""
+class _SourceIndex:
+    """The rows of a source.
+
+    Attributes:
+        files: Its record files.
+        file_of_row: Index of the file of each row.
+        offsets: Where the line of each row begins in its file.
+        tokens: Tokens of each row.
+    """
 
     files: tuple[Path, ...]
-    owners: Numbers
-    starts: Numbers
-    tokens: Numbers
+    file_of_row: Integers
+    offsets: Integers
+    tokens: Integers
 
 
-def _measured(
-    place: int, files: Sequence[Path], count: TokenCounter, scratch: Path, context: StageContext
-) -> _Measured:
-    """Count a source's tokens; what an earlier try counted is taken over by chunk."""
-    owners, starts, tokens = [], [], []
-    for number, file in enumerate(files):
+def _index_source(
+    index: int, files: Sequence[Path], count: TokenCounter, scratch: Path, context: StageContext
+) -> _SourceIndex:
+    """Count the tokens of a source in chunks; chunks that an earlier run counted are loaded."""
+    file_of_row, offsets, tokens = [], [], []
+    for file_index, file in enumerate(files):
         size = file.stat().st_size
         position, chunk = 0, 0
         while position < size:
-            saved = scratch / f"tokens-{place:03d}-{number:03d}-{chunk:06d}.npz"
+            saved = scratch / f"tokens-{index:03d}-{file_index:03d}-{chunk:06d}.npz"
             if not saved.is_file():
                 _count_chunk(file, position, count, saved)
             with np.load(saved, allow_pickle=False) as data:
-                starts.append(data["starts"])
+                offsets.append(data["offsets"])
                 tokens.append(data["tokens"])
-                owners.append(np.full(len(data["tokens"]), number, dtype=np.int64))
+                file_of_row.append(np.full(len(data["tokens"]), file_index, dtype=np.int64))
                 position = int(data["end"])
             chunk += 1
             context.progress.update(position, size, "bytes")
     empty = np.empty(0, dtype=np.int64)
-    joined = [np.concatenate(parts) if parts else empty for parts in (owners, starts, tokens)]
-    return _Measured(tuple(files), *joined)
+    joined = [np.concatenate(chunks) if chunks else empty for chunks in (file_of_row, offsets, tokens)]
+    return _SourceIndex(tuple(files), *joined)
 
 
 def _count_chunk(file: Path, position: int, count: TokenCounter, saved: Path) -> None:
-    starts, rows = [], []
+    """Count the tokens of the next rows of a file from `position` on, and write them to `saved`."""
+    offsets, rows = [], []
     with file.open("rb") as lines:
         lines.seek(position)
-        for line in islice(iter(lines.readline, b""), CHUNK):
+        for line in islice(iter(lines.readline, b""), CHUNK_ROWS):
             if line.strip():
-                starts.append(position)
-                rows.append(_row(line, file))
+                offsets.append(position)
+                rows.append(_parse_row(line, file))
             position += len(line)
     try:
         tokens = count(rows)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(say(f"not such a record: {error}", f"不是此类记录：{error}"), file) from error
-    aside = saved.with_suffix(".writing")
-    with aside.open("wb") as opened:
-        np.savez(opened, starts=np.array(starts, np.int64), tokens=np.array(tokens, np.int64), end=np.int64(position))
-    os.replace(aside, saved)
+        raise UserError(say(f"not a record of this kind: {error}", f"不是此类记录：{error}"), file) from error
+    with open_atomic(saved, "wb") as target:
+        np.savez(target, offsets=np.array(offsets, np.int64), tokens=np.array(tokens, np.int64), end=np.int64(position))
 
 
-def _row(line: bytes, file: Path) -> dict[str, Any]:
+def _parse_row(line: bytes, file: Path) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
         row["id"] + ""
@@ -191,129 +230,127 @@ def _row(line: bytes, file: Path) -> dict[str, Any]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def _write(
+def _write_rows(
     path: Path,
-    sources: Sequence[_Measured],
-    picks: Sequence[Numbers],
-    order: Numbers,
+    sources: Sequence[_SourceIndex],
+    samples: Sequence[Integers],
+    order: Integers,
     scratch: Path,
     context: StageContext,
 ) -> None:
-    """Write the rows in order, going on after what an earlier try is known to have written."""
+    """Write the rows in order, going on after the rows that an earlier run has certainly written.
+
+    `core.files.open_atomic` begins anew and cannot be used here.
+    """
     if path.is_file():
         return
-    aside, state = path.with_name(path.name + ".writing"), scratch / "written.json"
+    partial, state = partial_path(path), scratch / "written.json"
     done = (
         json.loads(state.read_text(encoding="utf-8"))
-        if state.is_file() and aside.is_file()
+        if state.is_file() and partial.is_file()
         else {"rows": 0, "bytes": 0}
     )
-    times = [_times(pick) for pick in picks]
+    occurrences = [_count_occurrences(rows) for rows in samples]
     opened: dict[tuple[int, int], BinaryIO] = {}
     try:
-        with aside.open("r+b" if done["rows"] else "wb") as file:
+        with partial.open("r+b" if done["rows"] else "wb") as file:
             file.truncate(done["bytes"])
             file.seek(done["bytes"])
-            for number in range(done["rows"], len(order)):
-                owner, place = map(int, order[number])
-                row = _read(sources[owner], owner, int(picks[owner][place]), opened)
-                again = int(times[owner][place])
-                row["id"] = f"{owner}/{row['id']}" + (f"~{again}" if again > 1 else "")
+            for num_written in range(done["rows"], len(order)):
+                source, index = map(int, order[num_written])
+                row = _read_row(sources[source], source, int(samples[source][index]), opened)
+                occurrence = int(occurrences[source][index])
+                row["id"] = f"{source}/{row['id']}" + (f"~{occurrence}" if occurrence > 1 else "")
                 file.write((dump_json_line(row) + "\n").encode("utf-8"))
-                if (number + 1) % CHUNK == 0:
+                if (num_written + 1) % CHUNK_ROWS == 0:
                     file.flush()
                     os.fsync(file.fileno())
-                    _write_state(state, number + 1, file.tell())
-                    context.progress.update(number + 1, len(order), say("records", "条"))
+                    write_text(state, json.dumps({"rows": num_written + 1, "bytes": file.tell()}))
+                    context.progress.update(num_written + 1, len(order), say("records", "条"))
     finally:
-        for source in opened.values():
-            source.close()
-    os.replace(aside, path)
+        for source_file in opened.values():
+            source_file.close()
+    os.replace(partial, path)
 
 
-def _write_state(state: Path, rows: int, size: int) -> None:
-    aside = state.with_suffix(".writing")
-    aside.write_text(json.dumps({"rows": rows, "bytes": size}), encoding="utf-8")
-    os.replace(aside, state)
+def _read_row(
+    source: _SourceIndex, source_index: int, row_index: int, opened: dict[tuple[int, int], BinaryIO]
+) -> dict[str, Any]:
+    """Read a row of a source; its file is opened once and kept in `opened`."""
+    file_index = int(source.file_of_row[row_index])
+    if (source_index, file_index) not in opened:
+        opened[source_index, file_index] = source.files[file_index].open("rb")
+    opened[source_index, file_index].seek(int(source.offsets[row_index]))
+    return _parse_row(opened[source_index, file_index].readline(), source.files[file_index])
 
 
-def _read(source: _Measured, owner: int, place: int, opened: dict[tuple[int, int], BinaryIO]) -> dict[str, Any]:
-    file = int(source.owners[place])
-    if (owner, file) not in opened:
-        opened[owner, file] = source.files[file].open("rb")
-    opened[owner, file].seek(int(source.starts[place]))
-    return _row(opened[owner, file].readline(), source.files[file])
+def _count_occurrences(rows: Integers) -> Integers:
+    """For each sampled row, count its occurrences so far: `[5 3 5 5]` gives `[1 1 2 3]`."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(rows) else np.empty(0, dtype=np.int64)
+    offsets = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
+    occurrences = np.empty(len(rows), dtype=np.int64)
+    occurrences[order] = offsets + 1
+    return occurrences
 
 
-def _times(pick: Numbers) -> Numbers:
-    """For each pick whether its row is taken for the first time (1), the second (2), ..."""
-    order = np.argsort(pick, kind="stable")
-    sorted_ = pick[order]
-    first = np.flatnonzero(np.append(True, sorted_[1:] != sorted_[:-1])) if len(pick) else np.empty(0, dtype=np.int64)
-    within = np.arange(len(pick)) - np.repeat(first, np.diff(np.append(first, len(pick))))
-    times = np.empty(len(pick), dtype=np.int64)
-    times[order] = within + 1
-    return times
-
-
-def _write_heldout(out: Path, folders: Sequence[Path]) -> None:
-    lines = [line for place, folder in enumerate(folders) for line in _heldout(folder, place)]
+def _write_validation(out: Path, folders: Sequence[Path]) -> None:
+    """Join the validation splits of the sources."""
+    lines = [line for index, folder in enumerate(folders) for line in _read_validation(folder, index)]
     if lines:
-        _write_whole(out / VALIDATION_FILE, "".join(lines))
+        write_text(out / VALIDATION_FILE, "".join(lines))
 
 
-def _heldout(folder: Path, place: int) -> Iterator[str]:
+def _read_validation(folder: Path, source_index: int) -> Iterator[str]:
     file = folder / VALIDATION_FILE
     if folder.is_dir() and file.is_file():
         with file.open("rb") as lines:
             for line in lines:
-                row = _row(line, file)
-                yield dump_json_line({**row, "id": f"{place}/{row['id']}"}) + "\n"
+                row = _parse_row(line, file)
+                yield dump_json_line({**row, "id": f"{source_index}/{row['id']}"}) + "\n"
 
 
-def _account(
-    settings: Mix, sources: Sequence[_Measured], picks: Sequence[Numbers], wanted: Sequence[float], out: Path
+def _write_ledger(
+    settings: Mix,
+    sources: Sequence[_SourceIndex],
+    samples: Sequence[Integers],
+    targets: Sequence[float],
+    out: Path,
 ) -> dict[str, Any]:
-    """Write the account: each row that was in is taken, once or several times, or left out for want of tokens."""
+    """Write `ledger.json` and `dropped.jsonl`: each row of a source is written once or several times, or is dropped."""
     rows: list[dict[str, Any]] = []
-    taken = [int(source.tokens[pick].sum()) for source, pick in zip(sources, picks, strict=True)]
-    with (out / "dropped.jsonl.writing").open("w", encoding="utf-8", newline="\n") as dropped:
-        for place, (source, pick) in enumerate(zip(sources, picks, strict=True)):
-            kept = np.unique(pick)
+    tokens_written = [int(source.tokens[sample].sum()) for source, sample in zip(sources, samples, strict=True)]
+    with open_atomic(out / "dropped.jsonl") as dropped_file:
+        for index, (source, sample) in enumerate(zip(sources, samples, strict=True)):
+            kept = np.unique(sample)
             opened: dict[tuple[int, int], BinaryIO] = {}
-            for left in np.setdiff1d(np.arange(len(source.tokens)), kept):
-                name = _read(source, place, int(left), opened)["id"]
-                dropped.write(dump_json_line({"reason": "over_budget", "location": f"{place}/{name}"}) + "\n")
+            for row_index in np.setdiff1d(np.arange(len(source.tokens)), kept):
+                row_id = _read_row(source, index, int(row_index), opened)["id"]
+                dropped_file.write(dump_json_line({"reason": "over_budget", "location": f"{index}/{row_id}"}) + "\n")
             for file in opened.values():
                 file.close()
-            total = int(source.tokens.sum())
+            tokens_in = int(source.tokens.sum())
             rows.append(
                 {
-                    "source": Path(settings.sources[place].data).name,
+                    "source": Path(settings.sources[index].data).name,
                     "rows_in": len(source.tokens),
                     "rows_kept": len(kept),
-                    "rows_written": len(pick),
-                    "tokens_in": total,
-                    "tokens_wanted": round(wanted[place]),
-                    "tokens": taken[place],
-                    "share": taken[place] / max(1, sum(taken)),
-                    "repeats": taken[place] / max(1, total),
+                    "rows_written": len(sample),
+                    "tokens_in": tokens_in,
+                    "tokens_target": round(targets[index]),
+                    "tokens": tokens_written[index],
+                    "share": tokens_written[index] / max(1, sum(tokens_written)),
+                    "repeats": tokens_written[index] / max(1, tokens_in),
                 }
             )
-    os.replace(out / "dropped.jsonl.writing", out / "dropped.jsonl")
-    whole = {
+    totals = {
         name: sum(row[name] for row in rows) for name in ("rows_in", "rows_kept", "rows_written", "tokens_in", "tokens")
     }
-    left_out = whole["rows_in"] - whole["rows_kept"]
-    metrics = {**whole, "rows_dropped": left_out, "dropped": {"over_budget": left_out} if left_out else {}}
+    num_dropped = totals["rows_in"] - totals["rows_kept"]
+    metrics = {**totals, "rows_dropped": num_dropped, "dropped": {"over_budget": num_dropped} if num_dropped else {}}
     if settings.tokens is not None:
-        metrics["tokens_short"] = max(0, settings.tokens - whole["tokens"])
-    _write_whole(out / "ledger.json", json.dumps({**metrics, "sources": rows}, ensure_ascii=False, indent=1) + "\n")
-    shares = {f"{place}": {"share": row["share"], "repeats": row["repeats"]} for place, row in enumerate(rows)}
+        metrics["tokens_short"] = max(0, settings.tokens - totals["tokens"])
+    write_json(out / "ledger.json", {**metrics, "sources": rows})
+    shares = {f"{index}": {"share": row["share"], "repeats": row["repeats"]} for index, row in enumerate(rows)}
     return {**metrics, "sources": shares}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(aside, path)
