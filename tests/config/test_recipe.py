@@ -43,10 +43,10 @@ def test_a_wrong_artifact_type_between_stages_is_refused(tmp_path: Path) -> None
     assert "'w' makes files, but adapter is needed" in error.what
 
 
-def test_a_circle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:
+def test_a_cycle_of_stages_is_refused_and_shown(tmp_path: Path) -> None:
     text = "stages:\n  a: {kind: merge, adapter: b}\n  b: {kind: dpo, model: a, data: [p], lora: {rank: 2}}\n"
     text += "  p: {kind: preferences, sources: [./x]}\n"
-    assert "circle: a -> b -> a" in refused(tmp_path, text).what
+    assert "cycle: a -> b -> a" in refused(tmp_path, text).what
 
 
 def test_an_unpinned_hub_name_is_refused(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_file_that_is_not_yaml_is_refused_with_its_line(tmp_path: Path) -> Non
     assert "not YAML" in error.what and "r.yaml:" in str(error.where)
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    assert "twice" in refused(tmp_path, "stages:\n  a: {kind: demo_world}\n  a: {kind: demo_world}\n").what
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
+    assert "duplicate key" in refused(tmp_path, "stages:\n  a: {kind: demo_world}\n  a: {kind: demo_world}\n").what
 
 
 def test_a_folder_in_place_of_a_recipe_names_the_recipes_in_it(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_until_keeps_only_what_a_stage_needs() -> None:
 
 def test_a_target_must_name_a_figure() -> None:
     data = {"stages": {"w": {"kind": "demo_world"}}, "report": {"targets": [{"figure": "x", "at_least": 1}]}}
-    with pytest.raises(UserError, match="no figure 'x'"):
+    with pytest.raises(UserError, match="names a figure 'x'"):
         build_recipe(data, "r")
 
 
@@ -148,7 +148,7 @@ def test_a_value_out_of_range_is_refused_in_either_language(
 ) -> None:
     text = f"stages:\n  w: {{ kind: demo_world, {setting} }}\n"
     error = refused(tmp_path, text)
-    assert english in error.what and error.hint == "see `hanlin kinds demo_world` for what it takes"
+    assert english in error.what and error.hint == "see `hanlin kinds demo_world` for its values"
     monkeypatch.setenv("HANLIN_LANG", "zh")
     assert chinese in refused(tmp_path, text).what
 

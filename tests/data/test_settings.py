@@ -53,7 +53,7 @@ def test_a_rule_named_again_replaces_the_first() -> None:
         ({"sources": [{"path": "./a", "format": "jsonn"}]}, "known: auto, text"),
         ({"sources": [{"path": "./a", "fields": {"body": "x"}}]}, "no field 'body'"),
         ({"sources": []}, "at least 1"),
-        ({"min_chars": 9, "max_chars": 3}, "smaller"),
+        ({"min_chars": 9, "max_chars": 3}, "less than"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_the_reason(settings: dict[str, Any], said: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import LlamaForCausalLM
 
 from hanlin.chat.template import ChatTemplate
-from hanlin.config.settings.export import Gguf, QualityReport, conditions_of
+from hanlin.config.settings.export import Gguf, QualityReport, parse_conditions
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
@@ -160,7 +160,7 @@ def test_too_little_text_is_refused(taught: Path, export: Export, tmp_path: Path
 @pytest.mark.parametrize("text", ["kl", "kl<0.1;", "speed>=3", "kl=0.1", "kl<=x", ","])
 def test_a_condition_that_says_nothing_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no condition"):
-        conditions_of(text)
+        parse_conditions(text)
 
 
 def test_a_choice_needs_something_to_measure_on() -> None:

@@ -36,7 +36,7 @@ def test_several_machines_meet_at_the_first() -> None:
     [
         ({"nodes": 2}, "rendezvous"),
         ({"nodes": 2, "rendezvous": "h:1", "node_rank": 2}, "node_rank"),
-        ({"offload": True}, "ddp divides nothing"),
+        ({"offload": True}, "ddp shards nothing"),
         ({"nodes": 2, "rendezvous": "no port"}, "pattern"),
         ({"nodes": 2, "rendezvous": "a host:29500"}, "pattern"),
         ({"nodes": 2, "rendezvous": "10.0.0.1:29500 more"}, "pattern"),

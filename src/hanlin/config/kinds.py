@@ -37,13 +37,20 @@ ARTIFACT_TYPES = (
 
 @dataclass(frozen=True, slots=True)
 class StageKind:
-    """One kind of stage. `version` is raised by hand when equal settings would give another result.
+    """One kind of stage.
 
-    `settings_class` is `module:class` below `hanlin.config.settings`. `en` and `zh` begin with a verb and fit a line of
-    the command's help.
-
-    `heavy` kinds import torch; `group` kinds may be launched as several processes; `shows` are the metrics that say
-    in a line what such a stage changed (none: all plain ones); `lineage` kinds write down what their inputs came from.
+    Attributes:
+        name: The name in recipes and on the command line.
+        settings_class: Its settings, `module:class` below `hanlin.config.settings`.
+        makes: The type of the artifact that it makes, or a function from its settings to that type.
+        run: The work function, `module:function`.
+        en: What it does, in English: begins with a verb and fits one line of the command's help.
+        zh: The same in Chinese.
+        version: Raised by hand when equal settings give another result than before.
+        heavy: Whether it imports torch.
+        group: Whether it may run as a group of several processes.
+        shows: The metrics that summarize it in one line; empty: all plain ones.
+        lineage: Whether it needs the lineage of its inputs.
     """
 
     name: str
@@ -64,11 +71,13 @@ class StageKind:
         module, _, name = self.settings_class.partition(":")
         return cast("type[Settings]", getattr(importlib.import_module(f"hanlin.config.settings.{module}"), name))
 
-    def type_made(self, settings: Settings) -> str:
+    def artifact_type(self, settings: Settings) -> str:
+        """The type of the artifact that a stage with these settings makes."""
         return self.makes if isinstance(self.makes, str) else self.makes(settings)
 
     @property
     def summary(self) -> str:
+        """What the kind does, in the user's language."""
         return say(self.en, self.zh)
 
 
@@ -78,7 +87,7 @@ def _model_or_adapter(settings: Any) -> str:
 
 _TABLE = (
     StageKind("demo_world", "demo:DemoWorld", "files", "hanlin.demo.world:run",
-              "write the small world that the quickstart learns", "生成快速上手所学的小世界",
+              "write the small data set of the quickstart", "生成快速上手所用的小型数据集",
               shows=("characters", "exchanges", "pairs", "validation_questions")),
     StageKind("corpus", "data:Corpus", "documents", "hanlin.data.stages.corpus:run",
               "read, clean and deduplicate text", "读取、清洗、去重文本", version=3,
@@ -89,7 +98,8 @@ _TABLE = (
     StageKind("preferences", "data:Preferences", "preferences", "hanlin.data.stages.preferences:run",
               "read and check preference pairs of any format", "读取并检查各种格式的偏好对", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
-    StageKind("unpaired_preferences", "data:UnpairedPreferences", "unpaired_preferences", "hanlin.data.stages.unpaired_preferences:run",
+    StageKind("unpaired_preferences", "data:UnpairedPreferences", "unpaired_preferences",
+              "hanlin.data.stages.unpaired_preferences:run",
               "read and check single answers labeled good or bad", "读取并检查标有好坏的单个回答", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
     StageKind("mix", "mix:Mix", lambda settings: str(settings.records), "hanlin.data.stages.mix:run",
@@ -110,15 +120,16 @@ _TABLE = (
     StageKind("sft", "train:Sft", _model_or_adapter, "hanlin.train.stages:sft",
               "fine-tune on conversations", "在对话上做指令微调", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
-    StageKind("reference_logprobs", "preference:ReferenceLogprobs", "reference_logprobs", "hanlin.train.stages:reference_logprobs",
+    StageKind("reference_logprobs", "preference:ReferenceLogprobs", "reference_logprobs",
+              "hanlin.train.stages:reference_logprobs",
               "compute reference log-probabilities for dpo and kto", "计算参考模型的对数概率，供 dpo 与 kto 共用",
               heavy=True, group=True,
               shows=("records", "seconds")),
     StageKind("dpo", "preference:Dpo", _model_or_adapter, "hanlin.train.stages:dpo",
-              "align with preference pairs", "用偏好对做对齐", heavy=True, group=True,
+              "align with preference pairs (DPO, IPO)", "用偏好对做对齐（DPO、IPO）", heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("orpo", "preference:Orpo", _model_or_adapter, "hanlin.train.stages:orpo",
-              "fine-tune and align on preference pairs at once", "用偏好对同时微调与对齐", heavy=True, group=True,
+              "fine-tune and align on preference pairs at once", "用偏好对同时做微调与对齐", heavy=True, group=True,
               version=2, shows=("loss", "preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("simpo", "preference:Simpo", _model_or_adapter, "hanlin.train.stages:simpo",
               "align with preference pairs, without a reference model", "用偏好对做对齐，无需参考模型",
@@ -126,12 +137,14 @@ _TABLE = (
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("kto", "preference:Kto", _model_or_adapter, "hanlin.train.stages:kto",
               "align with single answers labeled good or bad", "用标有好坏的单个回答做对齐", heavy=True, group=True,
-              version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
+              version=2,
+              shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
-              "merge an adapter into its base and verify it", "把适配器合并进底座并验证", heavy=True,
+              "merge an adapter into its base and verify it", "把适配器合并到底座并验证", heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
     StageKind("imatrix", "export:Imatrix", "importance", "hanlin.export.gguf.imatrix:run",
-              "measure an importance matrix on your own data", "用自己的数据测量重要性矩阵", heavy=True, shows=("tokens", "rows", "entries")),
+              "measure an importance matrix on your own data", "用自己的数据测量重要性矩阵", heavy=True,
+              shows=("tokens", "rows", "entries")),
     StageKind("gguf", "export:Gguf", "gguf", "hanlin.export.gguf.export:run",
               "write quantized GGUF files and verify them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.narrow_tensors", "*.divergence", "*.same_likeliest",
@@ -141,13 +154,14 @@ _TABLE = (
               "写出供 transformers 与 vLLM 使用的 4/8 位模型",
               heavy=True, shows=("*.kl", "*.bits_per_weight", "*.same_answers", "parity.mismatches")),
     StageKind("package", "export:Package", "package", "hanlin.export.package:run",
-              "package a model for Ollama, LM Studio, vLLM and others", "把模型打包给 Ollama、LM Studio、vLLM 等软件使用",
+              "package a model for Ollama, LM Studio, vLLM and others",
+              "把模型打包给 Ollama、LM Studio、vLLM 等软件使用",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
     StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.questions:run",
-              "ask held-out questions and score the answers", "用留出的问题提问并给回答评分", heavy=True,
+              "ask held-out questions and score the answers", "用留出的问题提问，并为回答评分", heavy=True,
               shows=("questions", "exact_match", "chinese_answer_share", "stop_rate", "greedy_agreement")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
-              "measure perplexity on held-out text", "在留出文本上测困惑度", heavy=True,
+              "measure perplexity on held-out text", "在留出文本上测量困惑度", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),
     StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
               "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", "做选择题考试（CMMLU、C-Eval、MMLU）", heavy=True,
@@ -157,8 +171,8 @@ _TABLE = (
 KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}
 
 
-def kind_named(name: str, where: str | None = None) -> StageKind:
-    """The kind of that name. Raises UserError with a suggestion when there is none."""
+def get_kind(name: str, where: str | None = None) -> StageKind:
+    """The stage kind of a name. Raises UserError, with a suggestion, if there is none."""
     if name not in KINDS:
         raise UserError(say(f"no stage kind '{name}'", f"没有名为“{name}”的阶段类型"), where, did_you_mean(name, KINDS))
     return KINDS[name]

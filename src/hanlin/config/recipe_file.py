@@ -1,7 +1,4 @@
-"""A recipe: one YAML file that names stages and their settings, read strictly and checked before anything runs.
-
-Owns the file's form, references and overrides. Does not own where results lie (`artifacts`) or what runs (`pipeline`).
-"""
+"""Reading recipe files: one YAML file, read strictly, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -14,18 +11,18 @@ import yaml
 
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-4 as a number (YAML 1.2) and refuses a key that stands twice."""
+    """SafeLoader that reads 1e-4 as a number (YAML 1.2) and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -38,22 +35,30 @@ _Loader.add_implicit_resolver(
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file; `changes` are `stage.setting=value`, or `seed=`, `root=`, `launch.threads=`.
+    """Read and check a recipe file.
 
-    Raises UserError, with file and line, for anything that is wrong in it.
+    Args:
+        path: The file.
+        changes: Overrides, `stage.setting=value`, or `seed=`, `root=`, `name=`, `launch.threads=` and so on.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        UserError: For the first mistake, with file and line.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(say("no such file", "文件不存在"), path, _recipes_near(path)) from error
+        raise UserError(say("no such file", "文件不存在"), path, _suggest_recipe(path)) from error
     except UnicodeDecodeError as error:
         hint = say("save it as UTF-8", "请另存为 UTF-8")
         raise UserError(say("not UTF-8", "不是 UTF-8 编码"), path, hint) from error
     except OSError as error:
-        inside = sorted(file.name for file in path.glob("*.yaml")) if path.is_dir() else []
-        hint = say(f"name a recipe in it: {', '.join(inside)}", f"请指定其中的配方：{'、'.join(inside)}")
+        recipes = join_list(sorted(file.name for file in path.glob("*.yaml"))) if path.is_dir() else ""
+        hint = say(f"name a recipe in it: {recipes}", f"请指定其中的配方：{recipes}")
         what = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
-        raise UserError(what, path, hint if inside else say("name a recipe file", "请指定配方文件")) from error
+        raise UserError(what, path, hint if recipes else say("name a recipe file", "请指定配方文件")) from error
     try:
         data = yaml.load(text, _Loader)
         lines = _lines(yaml.compose(text, _Loader))
@@ -61,7 +66,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(say(f"not YAML: {problem}", f"不是合法 YAML：{problem}"), where) from error
+        raise UserError(say(f"not YAML: {problem}", f"不是合法的 YAML：{problem}"), where) from error
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
         hint = say("a recipe is a mapping with `name` and `stages`", "配方应为含 name 与 stages 的映射")
         raise UserError(say("not a recipe", "不是配方文件"), path, hint)
@@ -70,15 +75,12 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     return build_recipe(data, str(path), lines, default_name=path.stem)
 
 
-"""What pydantic says in English, by the names of its errors; what a setting's own check says is in both languages."""
-
-
 def read_value(text: str, where: str) -> Any:
-    """A setting's value as a command line gives it. Raises UserError, with `where`, for what is no YAML."""
+    """Parse a setting's value from the command line. Raises UserError, with `where`, if it is not YAML."""
     try:
         return yaml.load(text, _Loader) if text else ""
     except yaml.YAMLError as error:
-        raise UserError(say(f"'{text}' cannot be read", f"“{text}”无法解析"), where) from error
+        raise UserError(say(f"'{text}' is not valid YAML", f"“{text}”不是合法的 YAML"), where) from error
 
 
 def _apply(data: dict[str, Any], change: str) -> None:
@@ -86,7 +88,7 @@ def _apply(data: dict[str, Any], change: str) -> None:
     keys = name.strip().split(".")
     if not equals or not all(keys):
         hint = say("write --set stage.setting=value", "请写成 --set 阶段.设置=值")
-        raise UserError(say(f"'{change}' is not a change", f"“{change}”不是一条修改"), "--set", hint)
+        raise UserError(say(f"'{change}' is not an override", f"“{change}”不是合法的修改"), "--set", hint)
     value = read_value(text, f"--set {name}")
     current: Any = data
     if keys[0] not in ("seed", "root", "name", "launch"):
@@ -98,15 +100,16 @@ def _apply(data: dict[str, Any], change: str) -> None:
                 did_you_mean(keys[0], current),
             )
     for depth, key in enumerate(keys[:-1]):
-        step = current[int(key)] if isinstance(current, list) and key.isdigit() else current.get(key)
-        if step is None:
-            step = current[key] = {}
-        if not isinstance(step, dict | list):
+        child = current[int(key)] if isinstance(current, list) and key.isdigit() else current.get(key)
+        if child is None:
+            child = current[key] = {}
+        if not isinstance(child, dict | list):
+            name = ".".join(keys[: depth + 1])
             raise UserError(
-                say(f"{'.'.join(keys[: depth + 1])} has no parts", f"{'.'.join(keys[: depth + 1])} 没有下级"),
+                say(f"{name} has no settings below it", f"{name} 没有下级设置"),
                 f"--set {change}",
             )
-        current = step
+        current = child
     if isinstance(current, list):
         current[int(keys[-1])] = value
     else:
@@ -114,25 +117,26 @@ def _apply(data: dict[str, Any], change: str) -> None:
 
 
 def _lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
-    found: dict[tuple[str, ...], int] = {}
+    """The line of each key, by its path of keys."""
+    lines: dict[tuple[str, ...], int] = {}
 
     def walk(current: yaml.Node, path: tuple[str, ...]) -> None:
         if isinstance(current, yaml.MappingNode):
             for key, value in current.value:
                 here = (*path, str(key.value))
-                found[here] = key.start_mark.line + 1
+                lines[here] = key.start_mark.line + 1
                 walk(value, here)
         elif isinstance(current, yaml.SequenceNode):
-            for number, value in enumerate(current.value):
-                found[(*path, str(number))] = value.start_mark.line + 1
-                walk(value, (*path, str(number)))
+            for index, value in enumerate(current.value):
+                lines[(*path, str(index))] = value.start_mark.line + 1
+                walk(value, (*path, str(index)))
 
     if node is not None:
         walk(node, ())
-    return found
+    return lines
 
 
-def _recipes_near(path: Path) -> str | None:
+def _suggest_recipe(path: Path) -> str | None:
     folders = {path.parent, Path("recipes")}
-    found = sorted(str(item) for folder in folders for item in folder.glob("[!.]*.yaml"))
-    return did_you_mean(str(path), found) if found else None
+    recipes = sorted(str(item) for folder in folders for item in folder.glob("[!.]*.yaml"))
+    return did_you_mean(str(path), recipes) if recipes else None

@@ -1,4 +1,4 @@
-"""References from one stage to another, to a path or to a hub."""
+"""What a reference in a recipe names: another stage, a path or a hub repository."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _HUB = re.compile(r"(?P<hub>hf):(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a reference means: a stage (and a place inside its artifact), a local path or glob, or a pinned hub name."""
+class ReferenceTarget:
+    """What a reference names: a stage and perhaps a path inside its artifact, a local path or glob, or a pinned hub
+    repository."""
 
     stage: str = ""
     inside: str = ""
@@ -25,22 +26,32 @@ class Resolved:
     revision: str = ""
 
 
-def resolve(text: str, stages: Mapping[str, Any], root: Path, where: str) -> Resolved:
-    """Raises UserError for an unpinned hub name and for a word that is neither a stage nor a path."""
+def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: str) -> ReferenceTarget:
+    """What the text of a reference names.
+
+    Args:
+        text: The reference.
+        stages: The stages of the recipe by name.
+        root: Where relative paths start.
+        where: The reference's location, for messages.
+
+    Raises:
+        UserError: A hub name has no revision, or the text is neither a stage nor a path.
+    """
     hub = _HUB.fullmatch(text)
     if hub:
         if not hub["revision"]:
             hint = say(
-                f"write {text}@<commit>, so that a rerun reads the same bytes",
-                f"请写成 {text}@<commit>，重跑时才能读到同样的内容",
+                f"write {text}@<commit>, so that every run reads the same files",
+                f"请写成 {text}@<commit>，以保证每次运行读取的内容相同",
             )
-            raise UserError(say(f"{text} has no revision", f"{text} 没有写明版本"), where, hint)
-        return Resolved(hub=hub["name"], revision=hub["revision"])
+            raise UserError(say(f"{text} has no revision", f"{text} 没有指定版本"), where, hint)
+        return ReferenceTarget(hub=hub["name"], revision=hub["revision"])
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
-        return Resolved(path=root / Path(text).expanduser())
+        return ReferenceTarget(path=root / Path(text).expanduser())
     head, _, inside = text.partition("/")
     if head in stages:
-        return Resolved(stage=head, inside=inside)
-    near = did_you_mean(head, stages) or ""
-    hint = say(f"a path begins with ./ or /; {near}", f"路径须以 ./ 或 / 开头；{near}")
+        return ReferenceTarget(stage=head, inside=inside)
+    suggestion = did_you_mean(head, stages) or ""
+    hint = say(f"a path begins with ./ or /; {suggestion}", f"路径须以 ./ 或 / 开头；{suggestion}")
     raise UserError(say(f"'{text}' is neither a stage nor a path", f"“{text}”既不是阶段名也不是路径"), where, hint)

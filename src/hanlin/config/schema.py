@@ -1,16 +1,16 @@
-"""The JSON schema of a recipe."""
+"""The JSON schema of a recipe file, for editors."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hanlin.config.kinds import KINDS
-from hanlin.config.recipe import ReportPlan
+from hanlin.config.recipe import ReportSettings
 from hanlin.config.settings.launch import Launch
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe file, for editors."""
+    """The JSON schema of recipes, with every stage kind and its settings."""
     kinds = []
     definitions: dict[str, Any] = {}
     for kind in KINDS.values():
@@ -20,7 +20,7 @@ def json_schema() -> dict[str, Any]:
         schema["required"] = ["kind", *schema.get("required", [])]
         schema["title"] = kind.name
         kinds.append(schema)
-    report = ReportPlan.model_json_schema(ref_template="#/$defs/{model}")
+    report = ReportSettings.model_json_schema(ref_template="#/$defs/{model}")
     definitions.update(report.pop("$defs", {}))
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,4 +1,4 @@
-"""Reading settings: every error names the setting and says how to mend it."""
+"""Reading settings from plain data: every error names the setting and says how to fix it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,26 @@ _CHINESE = {
 
 
 def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = "") -> Any:
-    """Make settings from plain data, of a stage of `kind` or of the recipe itself. `where` is a place, or finds one
-    for a setting. Raises UserError for the first mistake: an unknown name (with a suggestion), a missing one, a value
-    out of range."""
+    """Make settings from plain data.
+
+    Args:
+        cls: The settings class.
+        row: The data.
+        where: A location for messages, or a function from the keys of a setting to its location.
+        owner: What the settings belong to, for messages.
+        kind: The stage kind, or empty for the recipe itself.
+
+    Returns:
+        An instance of `cls`.
+
+    Raises:
+        UserError: For the first mistake: an unknown name (with a suggestion), a missing one, or a bad value.
+    """
     find = where if callable(where) else (lambda *keys: where)
     try:
         return cls.model_validate(row)
     except pydantic.ValidationError as error:
-        # a misspelt name also leaves its right name missing: tell of the misspelling
+        # a misspelled name also leaves the right one missing: report the misspelling
         first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         path = tuple(str(part) for part in first["loc"])
         name = ".".join(path) or owner
@@ -46,7 +58,7 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
                 say(f"{owner} has no setting '{name}'", f"{owner}没有设置项“{name}”"), at, did_you_mean(path[-1], known)
             ) from error
         page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
-        hint = say(f"see {page} for what it takes", f"可用的取值见 {page}")
+        hint = say(f"see {page} for its values", f"可用的取值见 {page}")
         if first["type"] == "missing":
             raise UserError(say(f"{owner} needs '{name}'", f"{owner}缺少设置项“{name}”"), at, hint) from error
         english = first["msg"].removeprefix("Value error, ")

@@ -169,7 +169,7 @@ def run_stage(request: Mapping[str, Any]) -> Manifest:
             partial,
             Manifest(
                 kind=kind.name,
-                type=kind.type_made(settings),
+                type=kind.artifact_type(settings),
                 version=kind.version,
                 key=request["key"],
                 digest="",

@@ -9,7 +9,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
-from hanlin.config.kinds import KINDS, kind_named
+from hanlin.config.kinds import KINDS, get_kind
 from hanlin.core.i18n import say
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def kinds(
     kind: Annotated[str, typer.Argument(help=say("kind of stage", "阶段类型"))] = "", as_json: AsJson = False
 ) -> None:
     if kind:
-        stage_kind = kind_named(kind.replace("-", "_"))
+        stage_kind = get_kind(kind.replace("-", "_"))
         if as_json:
             print_json(stage_kind.settings.model_json_schema())
         else:

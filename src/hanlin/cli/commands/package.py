@@ -10,7 +10,7 @@ import typer
 from hanlin.cli.commands.single_stage import run_stage
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.config.kinds import kind_named
+from hanlin.config.kinds import get_kind
 from hanlin.core.i18n import say
 
 TARGETS = "ollama, lmstudio, llama_cpp, vllm, huggingface"
@@ -41,4 +41,4 @@ def package(
         **{setting: text for setting, text in texts.items() if text},
         "evaluations": [str(path.absolute()) for path in evaluation],
     }
-    run_stage(kind_named("package"), settings, out=out, as_json=as_json)
+    run_stage(get_kind("package"), settings, out=out, as_json=as_json)

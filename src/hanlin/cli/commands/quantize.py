@@ -11,7 +11,7 @@ from hanlin.cli.commands.single_stage import run_stage
 from hanlin.cli.commands.stage_options import as_path
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.config.kinds import kind_named
+from hanlin.config.kinds import get_kind
 from hanlin.config.settings.export import NEEDS_IMPORTANCE, GgufType
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
@@ -59,4 +59,4 @@ def quantize(
         settings["pick"] = pick
     if importance is not None:
         settings["importance"] = as_path(str(importance))
-    run_stage(kind_named("gguf"), settings, out=out, as_json=as_json)
+    run_stage(get_kind("gguf"), settings, out=out, as_json=as_json)

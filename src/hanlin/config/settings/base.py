@@ -1,4 +1,4 @@
-"""How a setting is declared: its default, its range, its words in both languages, and whether it changes the result.
+"""How a setting is declared: its default, its range, its description in both languages, and whether it affects the key.
 
 A reference (`ref`) is a setting that names what a stage reads: another stage, `stage/file`, a path that begins with
 `./`, `../`, `/` or `~`, or a pinned hub name `hf:owner/name@revision`.
@@ -17,30 +17,36 @@ from hanlin.core.i18n import say
 
 
 class Settings(BaseModel):
-    """Base of every settings class: unknown names are refused and a value never changes.
+    """Base of every settings class: unknown names are refused and values are immutable.
 
-    Where a list of texts is taken, a text alone is a list of one.
+    A single text is accepted where a list of texts is expected.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _one_text_is_a_list(cls, row: Any) -> Any:
+    def _wrap_single_texts(cls, row: Any) -> Any:
         if not isinstance(row, dict):
             return row
-        many = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
-        return {name: (value,) if name in many and isinstance(value, str) else value for name, value in row.items()}
+        list_fields = {name for name, field in cls.model_fields.items() if get_origin(field.annotation) is tuple}
+        return {
+            name: (value,) if name in list_fields and isinstance(value, str) else value for name, value in row.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class SettingInfo:
-    """What pydantic does not know of a setting. `types` are the artifact types a reference takes (empty: no reference).
+    """What is known of a setting besides its type and range.
 
-    `affects_key=False` is for what changes only speed or what is shown: such a setting does not make a result new.
-    `unless_default` leaves a setting that was added later out of the key while it has its default, so that adding it
-    made no earlier result new. `resource` names a packaged text (a chat template) whose bytes count in the key together
-    with its name.
+    Attributes:
+        en: Description in English.
+        zh: Description in Chinese.
+        affects_key: False for a setting that changes only speed or what is shown: changing it reruns nothing.
+        types: The artifact types that a reference takes; empty if the setting is not a reference.
+        resource: The kind of packaged text (`template`) that the value names; its bytes affect the key too.
+        unless_default: Leave the setting out of the key while it has its default, so that adding a setting reruns
+            nothing.
     """
 
     en: str
@@ -51,6 +57,7 @@ class SettingInfo:
     unless_default: bool = False
 
     def text(self) -> str:
+        """The description in the user's language."""
         return say(self.en, self.zh)
 
 
@@ -64,7 +71,17 @@ def setting(
     unless_default: bool = False,
     **limits: Any,
 ) -> Any:
-    """A setting. `limits` are pydantic's (`ge`, `gt`, `le`, `lt`, `min_length`, ...)."""
+    """Declare a setting.
+
+    Args:
+        default: The default value; without one the setting is required.
+        en: Description in English.
+        zh: Description in Chinese.
+        affects_key: As in `SettingInfo`.
+        resource: As in `SettingInfo`.
+        unless_default: As in `SettingInfo`.
+        **limits: pydantic's constraints (`ge`, `gt`, `le`, `lt`, `min_length`, ...).
+    """
     return Field(
         default,
         description=en,
@@ -74,7 +91,7 @@ def setting(
 
 
 def ref(*types: str, default: Any = ..., en: str = "", zh: str = "") -> Any:
-    """A setting that names something to read, of one of these artifact types (`files` takes any path)."""
+    """Declare a reference: a setting that names what to read, of one of these artifact types (`files`: any path)."""
     return Field(default, description=en, json_schema_extra=_extra(SettingInfo(en, zh, True, types)))
 
 
@@ -90,6 +107,7 @@ def _extra(setting: SettingInfo) -> dict[str, Any]:
 
 
 def setting_info(field: FieldInfo) -> SettingInfo:
+    """What was declared for a field by `setting` or `ref`."""
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     reads = extra.get("x-reads", [])
     resource = extra.get("x-resource")
@@ -105,7 +123,7 @@ def setting_info(field: FieldInfo) -> SettingInfo:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One reference found in settings: the dotted `field` it stands in, its text, and the types taken there."""
+    """A reference in settings: its dotted `field`, its text, and the artifact types that it takes."""
 
     field: str
     text: str
@@ -113,9 +131,9 @@ class Reference:
 
 
 def references(settings: Settings, prefix: str = "") -> Iterator[Reference]:
-    """Every reference in `settings`, nested ones too, in the order of their declaration.
+    """All references in settings, nested ones too, in the order of declaration.
 
-    A reference inside a list of nested settings (`sources: [{path: ...}]`) carries the field `sources.0.path`.
+    A reference inside a list of nested settings (`sources: [{path: ...}]`) has the field `sources.0.path`.
     """
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
@@ -123,16 +141,16 @@ def references(settings: Settings, prefix: str = "") -> Iterator[Reference]:
         if isinstance(value, Settings):
             yield from references(value, f"{prefix}{name}.")
         elif isinstance(value, tuple) and not setting.types:
-            for place, item in enumerate(value):
+            for index, item in enumerate(value):
                 if isinstance(item, Settings):
-                    yield from references(item, f"{prefix}{name}.{place}.")
+                    yield from references(item, f"{prefix}{name}.{index}.")
         elif setting.types and value is not None:
             for text in value if isinstance(value, tuple) else (value,):
                 yield Reference(prefix + name, text, setting.types)
 
 
 def key_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that make a result what it is, as JSON data; references are left out (inputs count by content)."""
+    """The settings that affect the key, as JSON data, without references: inputs affect it by their content."""
     row: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
         setting = setting_info(field)

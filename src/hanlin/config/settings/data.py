@@ -1,7 +1,7 @@
-"""Settings of the stages that turn files into records: `corpus`, `conversations`, `preferences`, `unpaired_preferences`.
+"""Settings of the kinds that turn files into records: `corpus`, `conversations`, `preferences` and
+`unpaired_preferences`.
 
-Owns the names of formats and cleaning rules, and every rule's default parameters. Does not own what they do: that is
-`hanlin.data`.
+The names of the formats are in `sources`, the rules and their default parameters in `rules`.
 """
 
 from __future__ import annotations
@@ -35,24 +35,15 @@ from hanlin.config.settings.sources import (
 )
 from hanlin.core.i18n import say
 
-"""Fields of a turn: they are renamed inside the list of turns."""
-
-
-"""Parameters that list words, and the words that they may list."""
-
-"""The rules on text of the default set with their default parameters, in the order in which it applies them."""
-
-"""Further rules on text, which apply where they are named."""
-
-"""Every rule on whole conversations with its default parameters."""
-
 
 class Blocklist(Settings):
-    """A list of words of the user's own, and what becomes of text that holds them."""
+    """A blocklist of your own, and what is done with text that holds its words."""
 
-    path: str = ref("files", en="a file in UTF-8 with a word on each line", zh="UTF-8 文件，每行一词")
-    action: Literal["drop", "mask"] = setting("drop", "drop the record, or mask the words", "丢弃该条，或遮盖这些词")
-    least: int = setting(1, "drop records with at least so many mentions", "出现次数不少于此值才丢弃", ge=1)
+    path: str = ref("files", en="a UTF-8 file with one word on each line", zh="UTF-8 文件，每行一个词")
+    action: Literal["drop", "mask"] = setting(
+        "drop", "drop the record, or mask the words", "丢弃整条记录，或遮盖其中的词"
+    )
+    least: int = setting(1, "drop records that hold at least this many of the words", "命中次数不少于此值才丢弃", ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -61,34 +52,36 @@ class Blocklist(Settings):
 
 
 class Decontaminate(Settings):
-    """Which questions must not be learned, and how records that hold them are found."""
+    """Decontamination: evaluation sets whose questions must not be in the training data, and how they are found."""
 
     against: tuple[str, ...] = ref(
         "files",
-        en="evaluation sets: files of questions (JSON Lines), or folders of an exam (CSV)",
+        en="evaluation sets: files of questions (JSON Lines) or exam folders (CSV)",
         zh="评测集：问题文件（JSON Lines）或考试文件夹（CSV）",
     )
     characters: int = setting(
-        13, "length of a run of characters in Chinese questions", "中文题目按多少个连续字符比对", ge=4, le=64
+        13, "n-gram length in characters, for Chinese questions", "中文题目的 n-gram 长度（字符数）", ge=4, le=64
     )
     words: int = setting(
-        13, "length of a run of words in English questions", "英文题目按多少个连续单词比对", ge=3, le=64
+        13, "n-gram length in words, for English questions", "英文题目的 n-gram 长度（单词数）", ge=3, le=64
     )
     share: float = setting(
         0.5,
-        "a record holds a question when it has this share of its runs; 0: any one of them",
-        "记录含有题目片段的比例达到此值即视为包含该题；0 表示任一片段",
+        "a record holds a question if it has this fraction of its n-grams; 0: any one of them",
+        "记录含有题目 n-gram 的比例达到此值即视为包含该题；0 表示含任意一个即算",
         ge=0,
         le=1,
     )
     common: int = setting(
         10,
-        "runs that stand in more than so many questions are phrases of the exam and do not count",
-        "出现在超过这么多题目中的片段是套话，不计入",
+        "n-grams in more than this many questions are stock phrases of the exam and are ignored",
+        "出现在超过这么多道题目中的 n-gram 视为套话，不计入",
         ge=1,
     )
     action: Literal["drop", "mark"] = setting(
-        "drop", "drop such records, or keep them with the ids in `meta`", "丢弃，或保留并在 meta 中注明题号"
+        "drop",
+        "drop such records, or keep them and list the questions in `meta`",
+        "丢弃此类记录，或保留并在 meta 中注明题号",
     )
 
     @model_validator(mode="before")
@@ -98,28 +91,33 @@ class Decontaminate(Settings):
 
 
 class Dedup(Settings):
-    """How copies of a document are found; the first one is kept."""
+    """Deduplication: how duplicates of a document are found; the first one is kept."""
 
     method: Literal["none", "exact", "minhash"] = setting(
         "minhash",
-        "none, exact (same letters) or minhash (also near copies)",
-        "none、exact（完全相同）或 minhash（近似）",
+        "none, exact (the same characters) or minhash (near-duplicates too)",
+        "none（不去重）、exact（完全相同）或 minhash（近似重复也去除）",
     )
     threshold: float = setting(
-        0.8, "documents at least this similar (Jaccard) are copies", "相似度（Jaccard）不低于此值视为重复", gt=0, le=1
+        0.8,
+        "documents at least this similar (Jaccard) are duplicates",
+        "Jaccard 相似度不低于此值即视为重复",
+        gt=0,
+        le=1,
     )
-    ngram_size: int = setting(5, "characters in an n-gram", "每个片段的字符数", ge=1, le=64)
-    num_perm: int = setting(128, "length of a MinHash signature", "MinHash 签名长度", ge=16, le=1024)
+    ngram_size: int = setting(5, "length of an n-gram in characters", "n-gram 的长度（字符数）", ge=1, le=64)
+    num_perm: int = setting(128, "length of a MinHash signature", "MinHash 签名的长度", ge=16, le=1024)
     across_scripts: bool = setting(
         True,
-        "one text in traditional and simplified writing is a copy",
-        "同一文本的繁体与简体写法视为重复",
+        "treat one text in traditional and in simplified characters as duplicates",
+        "同一文本的繁体与简体版本视为重复",
         unless_default=True,
     )
     clustering: Literal["greedy", "connected_components"] = setting(
         "greedy",
-        "compare with kept texts only, or drop all but the first of a chain of similar ones (connected component)",
-        "只与保留的文本比较，或相似链（连通分量）中只留第一份",
+        "greedy: compare with kept documents only; connected_components: of documents connected by similarity keep the "
+        "first",
+        "greedy：只与已保留的文档比较；connected_components：以相似关系相连的文档（连通分量）只保留第一份",
         unless_default=True,
     )
 
@@ -130,44 +128,48 @@ class Dedup(Settings):
 
 
 class Identity(Settings):
-    """Who the assistant says it is."""
+    """The identity of the assistant: who it says it is."""
 
-    name: str = setting(..., "name of the assistant", "助手的名字", min_length=1)
-    author: str = setting(..., "who made it", "开发者的名字", min_length=1)
+    name: str = setting(..., "the assistant's name", "助手的名字", min_length=1)
+    author: str = setting(..., "its developer", "开发者的名字", min_length=1)
     rewrite: bool = setting(
         True,
-        "also replace other assistants' names where a turn speaks of itself",
-        "同时替换助手自我介绍中其他助手的名字",
+        "also replace the names of other assistants in self-introductions",
+        "同时替换自我介绍中其他助手的名字",
     )
 
 
 class Reading(Settings):
-    """What all of them share: where rows come from and what becomes of bad ones."""
+    """What the reading stages share: sources, and what is done with bad rows."""
 
-    sources: tuple[Source, ...] = setting(..., "what to read, in this order", "要读取的来源，按此顺序", min_length=1)
+    sources: tuple[Source, ...] = setting(
+        ..., "what to read, in this order", "要读取的来源，按此顺序读取", min_length=1
+    )
     on_error: Literal["stop", "drop"] = setting(
         "stop",
-        "stop at a line that is broken JSON or undecodable, or drop it (files of one record per line)",
-        "遇到无法解析或解码的行时停止，或丢弃该行（仅限每行一条的文件）",
+        "a line that is not valid JSON or cannot be decoded: stop, or drop the line (files with one record per line)",
+        "遇到无法解析或解码的行：停止，或丢弃该行（仅限每行一条记录的文件）",
     )
     max_dropped: float = setting(
-        0.5, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+        0.5,
+        "fail if more than this fraction is dropped, duplicates not counted",
+        "丢弃比例（不计重复）超过此值即报错",
+        ge=0,
+        le=1,
     )
 
     lost_characters: Literal["drop", "guess"] = setting(
         "drop",
-        "wrongly decoded text that lost bytes: drop it, or fill in the likeliest characters and say so in meta",
-        "解码错误且已丢字节的文本：丢弃，或补入最可能的字并在 meta 中标记",
+        "mojibake that has lost bytes: drop the record, or fill in the most likely characters and note it in `meta`",
+        "已丢失字节的乱码：丢弃该记录，或补入最可能的字符并在 meta 中注明",
         unless_default=True,
     )
 
-    blocklists: tuple[Blocklist, ...] = setting(
-        (), "your own lists of unwanted words", "自备的屏蔽词表", unless_default=True
-    )
+    blocklists: tuple[Blocklist, ...] = setting((), "blocklists of your own", "自备的屏蔽词表", unless_default=True)
     decontaminate: Decontaminate | None = setting(
         None,
-        "evaluation sets whose questions must not be learned",
-        "不可学到其题目的评测集",
+        "evaluation sets whose questions must not be in the data",
+        "数据中不得含有其题目的评测集",
         unless_default=True,
     )
 
@@ -177,37 +179,45 @@ class Reading(Settings):
         return (value,) if isinstance(value, str | Mapping | BaseModel) else value
 
 
-def _held_already(type_: str, zh: str) -> Any:
-    """The setting that names stages or folders of the same type."""
+def _dedup_against(type_: str, zh: str) -> Any:
+    """The setting that names stages or folders whose records count as duplicates."""
     return ref(
         type_,
         default=(),
-        en=f"also leave out copies of {type_} that these stages or folders already hold, held-out ones too",
-        zh=f"同时去除与这些阶段或文件夹中已有{zh}（含留出部分）重复的内容",
+        en=f"also drop duplicates of {type_} in these stages or folders, their validation splits included",
+        zh=f"同时去除与这些阶段或文件夹中已有的{zh}（包括验证集）重复的内容",
     )
 
 
 class Corpus(Reading):
-    """Read, clean and deduplicate text; makes documents."""
+    """Read, clean and deduplicate text into documents."""
 
     rules: tuple[Rule, ...] = setting(
         ("default",),
-        "cleaning rules; `default` stands for all, `{name: {...}}` sets parameters, `{name: false}` takes one out",
-        "清洗规则；default 表示全部，`{名称: {...}}` 设置参数，`{名称: false}` 去掉一条",
+        "cleaning rules; `default`: the default set, `{name: {...}}` sets parameters, `{name: false}` drops a rule",
+        "清洗规则；default 表示默认的一组规则，`{名称: {...}}` 设置参数，`{名称: false}` 去掉该规则",
         validate_default=True,
     )
     convert: Literal["none", "simplified", "traditional"] = setting(
-        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 做繁简转换"
     )
-    min_chars: int = setting(5, "drop shorter documents", "丢弃更短的文档", ge=1)
-    max_chars: int | None = setting(None, "drop longer documents", "丢弃更长的文档", ge=1)
-    dedup: Dedup = setting(Dedup(), "how copies are found", "去重方式")
-    dedup_against: tuple[str, ...] = _held_already("documents", "文档")
+    min_chars: int = setting(5, "drop shorter documents", "丢弃字符数低于此值的文档", ge=1)
+    max_chars: int | None = setting(None, "drop longer documents", "丢弃字符数超过此值的文档", ge=1)
+    dedup: Dedup = setting(Dedup(), "deduplication", "去重方式")
+    dedup_against: tuple[str, ...] = _dedup_against("documents", "文档")
     validation_fraction: float = setting(
-        0.01, "share kept out of training, chosen by content", "留出比例，按内容选取", ge=0, le=0.5
+        0.01,
+        "fraction of the documents in the validation split, chosen by content",
+        "验证集所占比例，按内容选取",
+        ge=0,
+        le=0.5,
     )
     max_dropped: float = setting(
-        0.9, "fail when more than this share is dropped, copies aside", "丢弃比例（重复除外）超过此值即报错", ge=0, le=1
+        0.9,
+        "fail if more than this fraction is dropped, duplicates not counted",
+        "丢弃比例（不计重复）超过此值即报错",
+        ge=0,
+        le=1,
     )
 
     @field_validator("rules", mode="before")
@@ -219,38 +229,42 @@ class Corpus(Reading):
     def _known(self) -> Corpus:
         check_sources(self.sources, DOCUMENT_FORMAT_NAMES, DOCUMENT_FIELDS)
         if self.max_chars is not None and self.max_chars < self.min_chars:
-            raise ValueError(say("max_chars is smaller than min_chars", "max_chars 小于 min_chars"))
+            raise ValueError(say("max_chars is less than min_chars", "max_chars 不能小于 min_chars"))
         return self
 
 
 class Conversations(Reading):
-    """Read and check conversations of any format; makes conversations."""
+    """Read and check conversations in any supported format."""
 
     rules: tuple[Rule, ...] = setting(
         ("default",),
-        "rules on turns and conversations; written like those of `corpus`",
-        "针对每轮与整段对话的规则；写法同 corpus",
+        "rules on turns and whole conversations, written as those of `corpus`",
+        "针对每轮及整段对话的规则，写法与 corpus 相同",
         validate_default=True,
     )
-    identity: Identity | None = setting(None, "who the assistant says it is", "助手的身份")
+    identity: Identity | None = setting(None, "who the assistant says it is", "助手自称的身份")
     convert: Literal["none", "simplified", "traditional"] = setting(
-        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 做繁简转换"
     )
-    max_chars: int | None = setting(None, "drop longer conversations", "丢弃更长的对话", ge=1)
+    max_chars: int | None = setting(None, "drop longer conversations", "丢弃字符数超过此值的对话", ge=1)
     dedup: Literal["none", "exact", "minhash"] = setting(
         "exact",
-        "drop equal conversations but the first; minhash: near copies too",
-        "相同对话只留第一份；minhash：近似的也去除",
+        "exact: of equal conversations keep the first; minhash: of near-duplicates too",
+        "exact：相同的对话只保留第一份；minhash：近似重复也只保留一份",
     )
     dedup_on: Literal["whole", "question"] = setting(
         "whole",
-        "compare whole conversations, or what the user says in them",
-        "比较整段对话，或只比较用户所说",
+        "compare whole conversations, or the user's turns only",
+        "比较整段对话，或只比较用户的内容",
         unless_default=True,
     )
-    dedup_against: tuple[str, ...] = _held_already("conversations", "对话")
+    dedup_against: tuple[str, ...] = _dedup_against("conversations", "对话")
     validation_fraction: float = setting(
-        0.01, "share kept out of training, chosen by the first question", "留出比例，按首个问题选取", ge=0, le=0.5
+        0.01,
+        "fraction of the conversations in the validation split, chosen by the first question",
+        "验证集所占比例，按首个问题选取",
+        ge=0,
+        le=0.5,
     )
 
     @field_validator("rules", mode="before")
@@ -264,22 +278,28 @@ class Conversations(Reading):
         return self
 
 
-class _Answers(Reading):
-    """What the stages share that read answers to compare or to judge."""
+class PreferenceReading(Reading):
+    """What the stages that read preferences share."""
 
     rules: tuple[Rule, ...] = setting(
         ("default",),
-        "rules on the text of turns; written like those of `corpus`",
-        "针对每轮文本的规则；写法同 corpus",
+        "rules on the text of turns, written as those of `corpus`",
+        "针对每轮文本的规则，写法与 corpus 相同",
         validate_default=True,
     )
     convert: Literal["none", "simplified", "traditional"] = setting(
-        "none", "convert Chinese characters with OpenCC", "用 OpenCC 转换繁简"
+        "none", "convert Chinese characters with OpenCC", "用 OpenCC 做繁简转换"
     )
-    max_chars: int | None = setting(None, "drop records with more characters", "丢弃更长的记录", ge=1)
-    dedup: Literal["none", "exact"] = setting("exact", "drop equal records but the first", "相同记录只留第一份")
+    max_chars: int | None = setting(None, "drop records with more characters", "丢弃字符数超过此值的记录", ge=1)
+    dedup: Literal["none", "exact"] = setting(
+        "exact", "exact: of equal records keep the first", "exact：相同的记录只保留第一份"
+    )
     validation_fraction: float = setting(
-        0.0, "share kept out of training, chosen by the question", "留出比例，按问题选取", ge=0, le=0.5
+        0.0,
+        "fraction of the records in the validation split, chosen by the question",
+        "验证集所占比例，按问题选取",
+        ge=0,
+        le=0.5,
     )
 
     @field_validator("rules", mode="before")
@@ -288,11 +308,11 @@ class _Answers(Reading):
         return read_rules(value, ALL_TEXT_RULES, PREFERENCE_RULES)
 
 
-class Preferences(_Answers):
-    """Read and check preference pairs of any format; makes preferences."""
+class Preferences(PreferenceReading):
+    """Read and check preference pairs in any supported format."""
 
-    keep_ties: bool = setting(False, "keep pairs whose two scores are equal", "保留两个得分相同的偏好对")
-    dedup_against: tuple[str, ...] = _held_already("preferences", "偏好对")
+    keep_ties: bool = setting(False, "keep pairs whose scores are equal", "保留两个回答得分相同的偏好对")
+    dedup_against: tuple[str, ...] = _dedup_against("preferences", "偏好对")
 
     @model_validator(mode="after")
     def _known(self) -> Preferences:
@@ -300,10 +320,10 @@ class Preferences(_Answers):
         return self
 
 
-class UnpairedPreferences(_Answers):
-    """Read and check single answers with a verdict, good or bad, of any format; makes unpaired_preferences."""
+class UnpairedPreferences(PreferenceReading):
+    """Read and check single answers labeled good or bad, in any supported format."""
 
-    dedup_against: tuple[str, ...] = _held_already("unpaired_preferences", "带评判回答")
+    dedup_against: tuple[str, ...] = _dedup_against("unpaired_preferences", "带好坏标注的回答")
 
     @model_validator(mode="after")
     def _known(self) -> UnpairedPreferences:

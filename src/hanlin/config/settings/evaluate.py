@@ -1,4 +1,4 @@
-"""Settings of the three measurements: answers to questions, perplexity of held-out text, multiple-choice exams."""
+"""Settings of the evaluation kinds: answers to questions, perplexity on held-out text, multiple-choice exams."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "transformers", "llama_cpp"]
 
 
-class Measurement(Settings):
-    """What is measured, and in which engine."""
+class ModelUnderTest(Settings):
+    """The model to measure, and the engine that runs it."""
 
     model: str = ref(
         "model",
         "adapter",
         "gguf",
         "quantized",
-        en="the model, adapter, GGUF files or model in few bits that is measured",
-        zh="要测量的模型、适配器、GGUF 文件或低比特模型",
+        en="the model to measure: a model, adapter, GGUF files or quantized model",
+        zh="要测量的模型：模型、适配器、GGUF 文件或量化模型",
     )
     file: str = setting(
         "",
-        en="which GGUF file, by its type (`Q8_0`) or name; empty: the only one, or the largest",
-        zh="用哪个 GGUF 文件，写类型（`Q8_0`）或文件名；空：唯一的或最大的那个",
+        en="the GGUF file to use, by its type (`Q8_0`) or name; empty: the only one, or the largest",
+        zh="使用哪个 GGUF 文件，填类型（如 `Q8_0`）或文件名；为空则用唯一的或最大的那个",
     )
     engine: EngineName = setting(
         "auto",
-        en="what runs the model; auto: llama.cpp for GGUF, transformers otherwise",
-        zh="用什么运行模型；auto：GGUF 用 llama.cpp，其余用 transformers",
+        en="the engine that runs the model; auto: llama.cpp for GGUF, transformers otherwise",
+        zh="运行模型的引擎；auto：GGUF 用 llama.cpp，其余用 transformers",
     )
     dtype: Dtype = setting(
         "float32",
-        en="number format of the weights in transformers; auto, and always for a model in few bits: as they are stored",
-        zh="transformers 中权重的数值格式；auto 以及低比特模型：按存储的格式",
+        en="number format of the weights in transformers; auto, and always for a quantized model: as stored",
+        zh="transformers 中权重的数值格式；auto 及量化模型一律使用存储的格式",
     )
 
 
-class _Asked(Measurement):
-    """A measurement by questions, which the training data may have held."""
+class _QuestionEvaluation(ModelUnderTest):
+    """An evaluation by questions that may have been in the training data."""
 
     contamination: tuple[str, ...] = ref(
         "documents",
@@ -47,34 +47,32 @@ class _Asked(Measurement):
         "preferences",
         "unpaired_preferences",
         default=(),
-        en="data stages with `decontaminate`: the score is also given without the questions that they hold",
-        zh="设有 decontaminate 的数据阶段：另外给出去掉其所含题目之后的成绩",
+        en="data stages with `decontaminate`: a score without the questions found in their data is given too",
+        zh="设置了 decontaminate 的数据阶段：另外给出剔除其数据所含题目之后的成绩",
     )
 
 
-class Evaluate(_Asked):
-    """Greedy answers to held-out questions, judged against every answer that counts as right."""
+class Evaluate(_QuestionEvaluation):
+    """Greedy answers to held-out questions, compared with all answers that count as right."""
 
     questions: str = ref("files", en="a JSON Lines file of questions", zh="问题文件（JSON Lines）")
     compare_with: str | None = ref(
         "evaluation",
         default=None,
-        en="an earlier evaluation of the same questions: the share of equal answers is reported",
-        zh="同一批问题的另一次评测：报告两者回答相同的比例",
+        en="an earlier evaluation on the same questions: the fraction of equal answers is reported",
+        zh="在同一批问题上的另一次评测：报告两次回答相同的比例",
     )
-    max_new_tokens: int = setting(
-        128, en="an answer is cut after this many tokens", zh="回答达到这么多词元即截断", ge=1
-    )
-    limit: int | None = setting(None, en="ask only the first so many questions", zh="只问前若干个问题", ge=1)
+    max_new_tokens: int = setting(128, en="maximum number of tokens of an answer", zh="回答的最大词元数", ge=1)
+    limit: int | None = setting(None, en="ask only this many questions, from the first", zh="只问前若干个问题", ge=1)
     batch: int = setting(
-        64, en="how many answers are generated at once at most", zh="最多同时生成多少个回答", affects_key=False, ge=1
+        64, en="answers to generate at once, at most", zh="最多同时生成的回答数", affects_key=False, ge=1
     )
 
 
-class Perplexity(Measurement):
-    """How well a model predicts held-out text, or the answers of held-out conversations and the preferred of pairs.
+class Perplexity(ModelUnderTest):
+    """Perplexity on held-out text, on the answers of held-out conversations, or on chosen answers of held-out pairs.
 
-    By token and, comparably across vocabularies, by character.
+    It is given per token, and per character, which is comparable across vocabularies.
     """
 
     data: str = ref(
@@ -82,56 +80,58 @@ class Perplexity(Measurement):
         "conversations",
         "preferences",
         en="documents, conversations or preferences with a validation split",
-        zh="含留出部分的文档、对话或偏好对",
+        zh="含验证集的文档、对话或偏好对",
     )
     window: int | None = setting(
         None,
-        en="tokens the model sees at once; null: 1024, or the model's context where that is shorter",
-        zh="模型一次看到的词元数；null：1024，模型上下文更短时取其长度",
+        en="window length in tokens; none: 1024, or the model's context length if that is shorter",
+        zh="窗口长度（词元数）；不填则为 1024，模型上下文更短时取其长度",
         ge=16,
     )
     overlap: int = setting(
         256,
-        en="how many tokens of a window repeat the one before, as context that is not counted again; at most half",
-        zh="窗口开头有多少词元与前一窗口重复，只作上文，不重复计分；至多一半",
+        en="tokens of the previous window that a window repeats as context only; at most half of it",
+        zh="窗口与前一窗口重叠的词元数，只作上文，不重复计分；至多为窗口的一半",
         ge=0,
     )
     max_characters: int | None = setting(
         400_000,
-        en="measure at most this many characters of each language, in the order of the file; null: all",
-        zh="每种语言最多测这么多字符，按文件顺序；null：全部",
+        en="characters to measure in each language at most, in the order of the file; none: all",
+        zh="每种语言最多测量的字符数，按文件顺序；不填则全部测量",
         ge=1,
     )
 
 
-class Exam(_Asked):
-    """A multiple-choice exam from local CSV files; the answer is the likeliest of the four letters."""
+class Exam(_QuestionEvaluation):
+    """A multiple-choice exam from local CSV files; the answer is the most likely of the four letters."""
 
-    exam: Literal["cmmlu", "ceval", "mmlu"] = setting(en="which exam", zh="哪一种考试")
+    exam: Literal["cmmlu", "ceval", "mmlu"] = setting(en="the exam", zh="考试名称")
     folder: str = ref(
         "files",
-        en="the exam's folder, with dev/ and test/ (or val/) in it",
-        zh="考试文件夹，内含 dev/ 与 test/（或 val/）",
+        en="the exam's folder, which holds dev/ and test/ (or val/)",
+        zh="考试数据所在的文件夹，内含 dev/ 与 test/（或 val/）",
     )
     profile: Literal["paper", "lm_eval"] = setting(
         "paper",
-        en="how questions are put: as the exam's own authors do, or as lm-evaluation-harness does",
-        zh="提问格式：按考试作者的写法，或按 lm-evaluation-harness 的写法",
+        en="prompt format: that of the exam's authors, or that of lm-evaluation-harness",
+        zh="提示格式：考试作者的格式，或 lm-evaluation-harness 的格式",
     )
     split: Literal["auto", "dev", "val", "test"] = setting(
-        "auto", en="which part is asked; auto: val for C-Eval (its test has no answers), otherwise test",
-        zh="考哪一部分；auto：C-Eval 用 val（其 test 无答案），其余用 test",
+        "auto", en="the split to ask; auto: val for C-Eval (its test split has no answers), otherwise test",
+        zh="使用哪个划分；auto：C-Eval 用 val（其 test 没有答案），其余用 test",
     )  # fmt: skip
-    shots: int = setting(5, en="worked examples from dev before each question", zh="每题之前给几道 dev 例题", ge=0)
+    shots: int = setting(
+        5, en="few-shot examples from dev before each question", zh="每题之前的示例题数（取自 dev）", ge=0
+    )
     limit: int | None = setting(
         None,
-        en="ask at most this many questions of each subject, drawn by the seed",
-        zh="每科最多几题，按种子抽取",
+        en="questions of each subject at most, sampled with the seed",
+        zh="每科最多的题数，按随机种子抽取",
         ge=1,
     )
-    subjects: tuple[str, ...] = setting((), en="only these subjects; empty: all", zh="只考这些科目；空：全部")
+    subjects: tuple[str, ...] = setting((), en="only these subjects; empty: all", zh="只考这些科目；为空则考全部科目")
     groups: dict[str, tuple[str, ...]] = setting(
         {},
-        en="named groups of subjects to average; a subject may be in several",
-        zh="按组平均：组名与科目；一个科目可属于多个组",
+        en="named groups of subjects to average over; a subject may be in several",
+        zh="分组求平均：组名及其科目；一个科目可属于多个组",
     )

@@ -11,18 +11,17 @@ from hanlin.core.i18n import say
 
 Parameter = bool | int | float | str
 
-
-PERSONAL = ("email", "id_card", "bank_card", "mobile", "network", "qq", "wechat")
-
+PERSONAL_DATA = ("email", "id_card", "bank_card", "mobile", "network", "qq", "wechat")
+"""The kinds of data that the rule `personal_data` finds."""
 
 KEPT_LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other")
-
+"""The languages that the rule `language` tells apart."""
 
 CHOICES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("personal_data", "of"): PERSONAL,
+    ("personal_data", "of"): PERSONAL_DATA,
     ("language", "keep"): KEPT_LANGUAGES,
 }
-
+"""The words that a parameter takes which lists words, by rule and parameter."""
 
 TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "mojibake": {"tolerated": 0.005},
@@ -39,16 +38,16 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "chinese_or_english": {"share": 0.7},
     "advertisements": {"per_thousand": 5.0, "different": 3},
 }
-
+"""The rules on text of the default set with their default parameters, in the order in which they apply."""
 
 CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "markdown": {},
     "ocr_debris": {"share": 0.02},
-    "personal_data": {"action": "mask", "of": " ".join(PERSONAL)},
+    "personal_data": {"action": "mask", "of": " ".join(PERSONAL_DATA)},
     "chinese_share": {"share": 0.3},
     "language": {"keep": "zh-Hans zh-Hant yue en", "shortest": 10},
 }
-
+"""Further rules on text, which apply if they are named."""
 
 TURN_RULES: dict[str, dict[str, Parameter]] = {
     "placeholders": {},
@@ -59,13 +58,11 @@ TURN_RULES: dict[str, dict[str, Parameter]] = {
     "truncated_answers": {"longest_open": 40},
     "answer_language": {"share": 0.8, "shortest": 20},
 }
-
+"""The rules on turns and whole conversations with their default parameters."""
 
 CORPUS_RULES = tuple(TEXT_RULES)
 
-
 ALL_TEXT_RULES = TEXT_RULES | CHOSEN_TEXT_RULES
-
 
 CHAT_RULES = (
     "mojibake",
@@ -77,42 +74,55 @@ CHAT_RULES = (
     "turn_order",
 )
 
-
 PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
 
 
 class Rule(Settings):
-    """A cleaning rule and all its parameters."""
+    """A rule with all its parameters."""
 
-    name: str = setting(..., "name of the rule", "规则名")
-    parameters: dict[str, Parameter] = setting({}, "its parameters", "规则参数")
+    name: str = setting(..., "name of the rule", "规则的名称")
+    parameters: dict[str, Parameter] = setting({}, "its parameters", "规则的参数")
 
 
 def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:
-    """The list a person writes as a list of whole rules, each with all its parameters.
+    """The rules that a list in a recipe means, each with all its parameters.
 
-    A name alone takes the defaults, `default` stands for the default set, `{name: {parameter: value}}` sets some
-    parameters (in place, when the rule is there already) and `{name: false}` takes the rule out. Raises ValueError.
+    A name takes the default parameters, `default` means the default set, `{name: {parameter: value}}` sets some
+    parameters (of the rule that is there already, if so), and `{name: false}` removes the rule.
+
+    Args:
+        value: The list.
+        known: All rules that the stage has, with their default parameters.
+        default: The names of the default set.
+
+    Returns:
+        A list of `{name, parameters}`.
+
+    Raises:
+        ValueError: A rule or parameter is not known, or a value has the wrong type.
     """
     if not isinstance(value, list | tuple):
         raise ValueError(say("a list of rules is expected", "此处应为规则列表"))
     chosen: dict[str, dict[str, Parameter]] = {}
     for item in value:
-        for name, given in _rule_items(item, default):
+        for name, options in _rule_items(item, default):
             if name not in known:
                 near = did_you_mean(name, known)
                 raise ValueError(say(f"no rule '{name}' ({near})", f"没有规则“{name}”（{near}）"))
-            if given is False:
+            if options is False:
                 chosen.pop(name, None)
                 continue
-            given = {} if given in (None, True) else given
-            if not isinstance(given, Mapping):
+            options = {} if options in (None, True) else options
+            if not isinstance(options, Mapping):
                 raise ValueError(
-                    say(f"rule '{name}' takes a mapping of parameters, or false", f"规则“{name}”须写参数映射或 false")
+                    say(
+                        f"rule '{name}' takes a mapping of parameters, or false",
+                        f"规则“{name}”的值须为参数映射或 false",
+                    )
                 )
             parameters = chosen.setdefault(name, dict(known[name]))
-            for key, number in given.items():
-                parameters[key] = _parameter(name, key, number, known[name])
+            for key, parameter in options.items():
+                parameters[key] = _parameter(name, key, parameter, known[name])
     return [{"name": name, "parameters": parameters} for name, parameters in chosen.items()]
 
 
@@ -126,8 +136,8 @@ def _rule_items(item: Any, default: tuple[str, ...]) -> list[tuple[str, Any]]:
     if isinstance(item, Mapping) and "name" in item:
         return [(str(item["name"]), item.get("parameters"))]
     if isinstance(item, Mapping):
-        return [(str(name), given) for name, given in item.items()]
-    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则写作名称或 {名称: {参数: 值}}"))
+        return [(str(name), options) for name, options in item.items()]
+    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则应写作名称，或 {名称: {参数: 值}}"))
 
 
 def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) -> Parameter:
@@ -136,16 +146,16 @@ def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) 
         raise ValueError(
             say(f"rule '{rule}' has no parameter '{key}' ({near})", f"规则“{rule}”没有参数“{key}”（{near}）")
         )
-    usual = known[key]
-    if isinstance(usual, float) and isinstance(value, int) and not isinstance(value, bool):
+    default = known[key]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not type(usual):
-        kind = type(usual).__name__
+    if type(value) is not type(default):
+        kind = type(default).__name__
         raise ValueError(
             say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
         )
     if isinstance(value, str):
-        _check_words(rule, key, value)
+        _check_choices(rule, key, value)
     if isinstance(value, int | float) and value < 0:
         raise ValueError(
             say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
@@ -153,20 +163,19 @@ def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) 
     return value  # type: ignore[no-any-return]
 
 
-def _check_words(rule: str, key: str, value: str) -> None:
-    """Refuse words that a parameter does not know. Raises ValueError."""
+def _check_choices(rule: str, key: str, value: str) -> None:
+    """Raise ValueError for a word that a parameter does not take."""
     known = CHOICES.get((rule, key)) or (("mask", "drop") if key == "action" else ())
-    given = value.replace(",", " ").split()
-    for word in given:
+    chosen = value.replace(",", " ").split()
+    for word in chosen:
         if word not in known:
             near = did_you_mean(word, known)
             raise ValueError(
                 say(
-                    f"'{word}' is not for '{key}' of rule '{rule}' ({near})",
-                    f"“{word}”不能用于规则“{rule}”的“{key}”（{near}）",
+                    f"'{key}' of rule '{rule}' does not take '{word}' ({near})",
+                    f"规则“{rule}”的“{key}”不接受“{word}”（{near}）",
                 )
             )
-    if not given or (key == "action" and len(given) > 1):
-        raise ValueError(
-            say(f"'{key}' of rule '{rule}' takes {' '.join(known)}", f"规则“{rule}”的“{key}”取值：{' '.join(known)}")
-        )
+    choices = " ".join(known)
+    if not chosen or (key == "action" and len(chosen) > 1):
+        raise ValueError(say(f"'{key}' of rule '{rule}' takes {choices}", f"规则“{rule}”的“{key}”可取：{choices}"))

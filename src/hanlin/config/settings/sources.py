@@ -7,13 +7,11 @@ from typing import Any
 from pydantic import model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, say
 
 TEXT_FORMATS = ("text", "text_blocks", "text_lines")
 
-
 DOCUMENT_FORMAT_NAMES = (*TEXT_FORMATS, "documents")
-
 
 CHAT_FORMAT_NAMES = (
     "sharegpt",
@@ -29,9 +27,7 @@ CHAT_FORMAT_NAMES = (
     "prompt_response",
 )
 
-
 PREFERENCE_FORMAT_NAMES = ("paired_messages", "paired_sharegpt", "paired_alpaca", "language_pairs", "paired_answers")
-
 
 UNPAIRED_FORMAT_NAMES = (
     "unpaired_records",
@@ -41,38 +37,38 @@ UNPAIRED_FORMAT_NAMES = (
     "unpaired_prompt_response",
 )
 
-
 DOCUMENT_FIELDS = ("text", "title")
 
-
 TURN_FIELDS = ("role", "content", "human", "assistant")
-
+"""Fields of a turn, which are renamed inside the list of turns."""
 
 CHAT_FIELDS = (
     *("prompt", "input", "response", "instruction", "output", "system", "history", "messages", "tools", "text"),
     *TURN_FIELDS,
 )
 
-
 PREFERENCE_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
-
 
 UNPAIRED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 
 
 class Source(Settings):
-    """One entry of `sources`: a file, folder or glob, and what is known of it."""
+    """One entry of `sources`: a file, folder or glob, and how to read it."""
 
-    path: str = ref("files", en="file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配路径或阶段")
-    format: str = setting("auto", "how records lie in the files; auto looks", "记录在文件中的写法；auto 自动识别")
-    encoding: str = setting("auto", "character encoding; auto looks", "字符编码；auto 自动识别")
-    license: str = setting("", "license of the data, carried along", "数据许可证，会一路带上")
+    path: str = ref("files", en="the file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配符路径或阶段")
+    format: str = setting("auto", "format of the records; auto: detect it", "记录的格式；auto：自动识别")
+    encoding: str = setting("auto", "character encoding; auto: detect it", "字符编码；auto：自动识别")
+    license: str = setting(
+        "", "license of the data, recorded in everything made from it", "数据的许可证，会记入由它产生的所有产物"
+    )
     fields: dict[str, str] = setting(
         {},
-        "what the file calls our fields, as `text: body` or `prompt: ask, response: reply`",
-        "字段对应关系，如 `text: 正文` 或 `prompt: 问, response: 答`",
+        "names of the fields in the files, such as `text: body` or `prompt: ask, response: reply`",
+        "字段在文件中的名称，如 `text: 正文` 或 `prompt: 问, response: 答`",
     )
-    limit: int | None = setting(None, "read only this many rows of the source", "只读该来源的前若干行", ge=1)
+    limit: int | None = setting(
+        None, "read only the first rows of the source, up to this many", "最多读取该来源的前若干行", ge=1
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -81,10 +77,10 @@ class Source(Settings):
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:
-    """Refuse a format or a field that the stage does not know. Raises ValueError."""
+    """Raise ValueError for a format or a field that the stage does not know."""
     for source in sources:
         if source.format not in ("auto", *formats):
-            known = ", ".join(("auto", *formats))
+            known = join_list(("auto", *formats))
             raise ValueError(
                 say(
                     f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
@@ -92,5 +88,5 @@ def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields:
             )
         for name in source.fields:
             if name not in fields:
-                known = ", ".join(fields)
+                known = join_list(fields)
                 raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))

@@ -1,7 +1,4 @@
-"""What may be set when a vocabulary is trained.
-
-Owns names, ranges and words of the settings. Does not own the training (`tokens/vocabulary`).
-"""
+"""Settings of tokenizer training."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from hanlin.config.settings.base import Settings, ref, setting
 
 
 class TrainTokenizer(Settings):
-    """A new byte-level BPE vocabulary with Llama 3's way of splitting text."""
+    """Train a byte-level BPE tokenizer that splits text into words as Llama 3 does."""
 
     text: tuple[str, ...] = ref(
         "documents",
@@ -18,11 +15,11 @@ class TrainTokenizer(Settings):
         zh="用于学习词表的文本：documents 产物，或 .txt、.jsonl 文件与目录",
     )
     entries: int = setting(
-        32_000, "entries of the vocabulary, special tokens included", "词表大小，含特殊符号", ge=300, le=1_000_000
+        32_000, "size of the vocabulary, special tokens included", "词表大小（含特殊词元）", ge=300, le=1_000_000
     )
     template: str = setting(
         "llama3",
-        "packaged chat template; its special tokens join the vocabulary",
-        "内置对话模板，其特殊符号会加入词表",
+        "name of a packaged chat template; its special tokens are added to the vocabulary",
+        "内置对话模板的名称，其特殊词元会加入词表",
         resource="template",
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import save_tokenizer
-from hanlin.config.settings.export import Gguf, conditions_of
+from hanlin.config.settings.export import Gguf, parse_conditions
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk
 from hanlin.core.errors import UserError
@@ -86,7 +86,7 @@ def _smallest(
 
     Raises UserError when none does.
     """
-    conditions = conditions_of(settings.pick)
+    conditions = parse_conditions(settings.pick)
     for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
         if not _receipt_file(name, out, context).is_file():
             write_files((name,), settings, source, out, context)
