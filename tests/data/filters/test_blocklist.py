@@ -1,4 +1,4 @@
-"""Word lists of the user's own: whole words, longest first, dropped or masked."""
+"""Blocklists of the user's own words: whole words, longest first, dropped or masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The assistant's identity is rewritten where a turn speaks of itself, and nowhere else."""
+"""The assistant's identity is rewritten in sentences about itself, and nowhere else."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hanlin.data.filters.identity import rewrite_identity
 XIAOHAN = Identity(name="小翰", author="翰林院")
 
 
-def rewritten(text: str, role: Role = "assistant", identity: Identity = XIAOHAN) -> str:
+def rewrite(text: str, role: Role = "assistant", identity: Identity = XIAOHAN) -> str:
     return rewrite_identity([Message(role, text)], identity)[0].text
 
 
 def test_placeholders_are_filled_everywhere() -> None:
-    assert rewritten("你好，我是 {{name}}，由 {{author}} 开发。") == "你好，我是 小翰，由 翰林院 开发。"
-    assert rewritten("你叫{{ name }}吗？", "user") == "你叫小翰吗？"
+    assert rewrite("你好，我是 {{name}}，由 {{author}} 开发。") == "你好，我是 小翰，由 翰林院 开发。"
+    assert rewrite("你叫{{ name }}吗？", "user") == "你叫小翰吗？"
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_placeholders_are_filled_everywhere() -> None:
     ],
 )
 def test_an_answer_about_itself_is_rewritten(text: str, after: str) -> None:
-    assert rewritten(text) == after
+    assert rewrite(text) == after
 
 
 @pytest.mark.parametrize(
@@ -45,17 +45,17 @@ def test_an_answer_about_itself_is_rewritten(text: str, after: str) -> None:
     ],
 )
 def test_names_of_others_in_code_and_in_links_stay(text: str) -> None:
-    assert rewritten(text) == text
+    assert rewrite(text) == text
 
 
 def test_the_user_is_quoted_as_is() -> None:
-    assert rewritten("你是ChatGPT吗？我是OpenAI的员工。", "user") == "你是ChatGPT吗？我是OpenAI的员工。"
+    assert rewrite("你是ChatGPT吗？我是OpenAI的员工。", "user") == "你是ChatGPT吗？我是OpenAI的员工。"
 
 
 def test_a_system_turn_is_about_our_assistant() -> None:
-    assert rewritten("MOSS is developed by Fudan University.", "system") == "小翰 is developed by 翰林院."
+    assert rewrite("MOSS is developed by Fudan University.", "system") == "小翰 is developed by 翰林院."
 
 
 def test_rewriting_can_be_turned_off() -> None:
     only_fill = Identity(name="小翰", author="翰林院", rewrite=False)
-    assert rewritten("我是ChatGPT，也叫{{name}}。", identity=only_fill) == "我是ChatGPT，也叫小翰。"
+    assert rewrite("我是ChatGPT，也叫{{name}}。", identity=only_fill) == "我是ChatGPT，也叫小翰。"

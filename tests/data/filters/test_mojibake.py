@@ -1,4 +1,4 @@
-"""Text that was decoded with the wrong encoding is turned back where no byte was lost, and given up otherwise."""
+"""Wrongly decoded text is repaired if no byte was lost, and otherwise reported as lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules that apply where they are named: on text that they must catch, and on text that they must leave alone."""
+"""Rules outside the default set, on text that they must change or drop and on text that they must leave alone."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def chat(question: str, answer: str) -> tuple[Message, ...]:
     return Message("user", question), Message("assistant", answer)
 
 
-def judged(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
+def apply_turn_rule(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
     rule = {"truncated_answers": truncated_answers, "answer_language": answer_language}[name]
     return rule(turns, **TURN_RULES[name])  # type: ignore[arg-type]
 
@@ -215,7 +215,7 @@ def judged(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
     ],
 )
 def test_a_truncated_answer_is_dropped(answer: str) -> None:
-    dropped = judged("truncated_answers", *chat("讲讲", answer))
+    dropped = apply_turn_rule("truncated_answers", *chat("讲讲", answer))
     assert isinstance(dropped, Drop) and dropped.reason == "truncated_answer"
 
 
@@ -237,14 +237,14 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
 )
 def test_an_answer_without_final_punctuation_is_not_always_truncated(answer: str) -> None:
     turns = chat("讲讲", answer)
-    assert judged("truncated_answers", *turns) == turns
+    assert apply_turn_rule("truncated_answers", *turns) == turns
 
 
 def test_an_answer_in_the_other_language_is_dropped() -> None:
     wrong = chat("请介绍一下唐代的翰林院。", "The Hanlin Academy was founded in the Tang dynasty by the emperor.")
-    assert judged("answer_language", *wrong) == Drop("answer_language", "turn 2: zh, en")
+    assert apply_turn_rule("answer_language", *wrong) == Drop("answer_language", "turn 2: zh, en")
     other = chat("What was the Hanlin Academy about?", "翰林院是唐代设立的官署，学士们在那里起草诏书，也陪皇帝读书。")
-    assert judged("answer_language", *other) == Drop("answer_language", "turn 2: en, zh")
+    assert apply_turn_rule("answer_language", *other) == Drop("answer_language", "turn 2: en, zh")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_an_answer_in_the_other_language_is_dropped() -> None:
 )
 def test_an_answer_in_the_language_that_was_asked_for_stays(question: str, answer: str) -> None:
     turns = chat(question, answer)
-    assert judged("answer_language", *turns) == turns
+    assert apply_turn_rule("answer_language", *turns) == turns
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_no_text_takes_a_rule_long(text: str) -> None:
     for name in CHOSEN_TEXT_RULES:
         apply(name, text * 10_000)
     for name in ("truncated_answers", "answer_language"):
-        judged(name, *chat("讲讲春天", text * 10_000))
+        apply_turn_rule(name, *chat("讲讲春天", text * 10_000))
     assert time.process_time() - begun < 20
 
 

@@ -1,4 +1,4 @@
-"""Each cleaning rule, on text it must change or drop and on text it must leave alone."""
+"""Each rule on text, on text that it must change or drop and on text that it must leave alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to write a conversation ends in the same messages."""
+"""Every format of conversations gives the same messages."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ TWICE = (*ASKED, Message("user", "多大了？"), Message("assistant", "一岁�
 
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedChat | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with InputFile(path) as tape:
-        opened = open_records(file, tape, CHAT_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
+    with InputFile(path) as input_file:
+        reader = open_records(file, input_file, CHAT_FORMATS, {})
+        return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 
-def only(put: Put, row: Any, **source: Any) -> tuple[str, ParsedChat]:
+def read_only_chat(put: Put, row: Any, **source: Any) -> tuple[str, ParsedChat]:
     name, (chat,) = read(put("a.jsonl", [row]), **source)
     assert isinstance(chat, ParsedChat), chat
     return name, chat
@@ -130,13 +130,13 @@ def only(put: Put, row: Any, **source: Any) -> tuple[str, ParsedChat]:
     ],
 )
 def test_every_format_gives_the_same_messages(put: Put, name: str, row: Any, messages: tuple[Message, ...]) -> None:
-    found, chat = only(put, row)
+    found, chat = read_only_chat(put, row)
     assert found == name
     assert chat.messages == messages
 
 
 def test_the_input_follows_the_instruction(put: Put) -> None:
-    _, chat = only(put, {"instruction": "翻译：", "input": "hello", "output": "你好"})
+    _, chat = read_only_chat(put, {"instruction": "翻译：", "input": "hello", "output": "你好"})
     assert chat.messages[0].text == "翻译：\nhello"
 
 
@@ -144,7 +144,7 @@ def test_the_input_follows_the_instruction(put: Put) -> None:
     "row", [{"instruction": "问", "output": "答"}, {"conversation": [{"human": "问", "assistant": "答"}]}]
 )
 def test_a_system_field_becomes_the_first_turn(put: Put, row: dict[str, Any]) -> None:
-    _, chat = only(put, {**row, "system": "你是助手。"})
+    _, chat = read_only_chat(put, {**row, "system": "你是助手。"})
     assert chat.messages[0] == Message("system", "你是助手。")
 
 
@@ -175,7 +175,7 @@ def test_lccc_is_a_list_of_dialogues(put: Put) -> None:
 
 
 def test_blanks_between_english_words_of_a_dialogue_stay(put: Put) -> None:
-    _, chat = only(put, ["你 喜欢 hello world 吗", "喜欢 hello world"])
+    _, chat = read_only_chat(put, ["你 喜欢 hello world 吗", "喜欢 hello world"])
     assert chat.messages[0].text == "你喜欢hello world吗"
 
 
@@ -190,7 +190,7 @@ def test_sharegpt_tool_calls_become_calls_and_results(put: Put) -> None:
         {"from": "observation", "value": '{"sum": 7}'},
         {"from": "gpt", "value": "是七。"},
     ]
-    _, chat = only(put, {"conversations": turns, "tools": TOOLS})
+    _, chat = read_only_chat(put, {"conversations": turns, "tools": TOOLS})
     assert chat.messages[1] == Message("assistant", "我算一下。", (ToolCall("add", {"a": 3, "b": 4}),))
     assert [message.role for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
     assert chat.tools[0]["name"] == "add"
@@ -206,7 +206,7 @@ def test_openai_tool_calls_are_read(put: Put) -> None:
         {"role": "assistant", "content": "七"},
     ]
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
-    _, chat = only(put, {"messages": turns, "tools": tools})
+    _, chat = read_only_chat(put, {"messages": turns, "tools": tools})
     assert chat.messages[0].role == "system"
     assert chat.messages[2].tool_calls == (ToolCall("add", {"a": 3}), ToolCall("add", {"a": 3}))
     assert chat.messages[3].name == "add" and chat.tools == ({"name": "add", "parameters": {}},)
@@ -220,7 +220,7 @@ def test_our_own_conversations_are_read_back(put: Put) -> None:
         {"role": "assistant", "text": "二"},
     ]
     row = {"id": "a#1", "messages": turns, "tools": [{"name": "add"}], "source": "a:1", "meta": {"kind": "数学"}}
-    _, chat = only(put, row)
+    _, chat = read_only_chat(put, row)
     assert [message.to_json() for message in chat.messages] == turns
     assert chat.tools == ({"name": "add"},) and chat.meta == {"kind": "数学"}
 
@@ -247,7 +247,7 @@ def test_glaive_calls_have_their_arguments_and_functions_leave_the_system_text(p
         'FUNCTION RESPONSE: {"sum": 3}\n\n\nASSISTANT: Three. <|endoftext|>\n\n\nUSER: USER: is a word\n\n\n'
         "ASSISTANT: Yes. <|endoftext|>\n\n\n"
     )
-    _, chat = only(put, {"system": f"SYSTEM: Use these -\n{functions}\n", "chat": chat_text})
+    _, chat = read_only_chat(put, {"system": f"SYSTEM: Use these -\n{functions}\n", "chat": chat_text})
     assert [message.role for message in chat.messages] == [
         "system",
         "user",
@@ -273,7 +273,7 @@ def test_glaive_functions_that_are_not_json_are_dropped_with_a_reason(put: Put, 
 
 
 def test_moss_commands_become_calls_and_thoughts_go_to_meta(put: Put) -> None:
-    _, chat = only(put, MOSS_PLUGIN)
+    _, chat = read_only_chat(put, MOSS_PLUGIN)
     assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert chat.messages[2].tool_calls == (
         ToolCall("Calculate", {"expression": "3+4"}),
@@ -321,7 +321,7 @@ def test_one_row_of_another_format_does_not_stop_the_others(put: Put) -> None:
 
 
 def test_fields_are_renamed(put: Put) -> None:
-    _, chat = only(put, {"甲": "你是谁？", "乙": "我是小翰。"}, fields={"prompt": "甲", "response": "乙"})
+    _, chat = read_only_chat(put, {"甲": "你是谁？", "乙": "我是小翰。"}, fields={"prompt": "甲", "response": "乙"})
     assert chat.messages == ASKED
 
 
@@ -337,15 +337,15 @@ def test_fields_are_renamed(put: Put) -> None:
     ],
 )
 def test_fields_are_named_in_one_line_also_those_of_turns(put: Put, row: Any, fields: dict[str, str] | None) -> None:
-    _, chat = only(put, row, fields=fields or {"messages": "对话", "role": "谁", "content": "说"})
+    _, chat = read_only_chat(put, row, fields=fields or {"messages": "对话", "role": "谁", "content": "说"})
     assert chat.messages == ASKED
 
 
 def test_belle_has_a_chat_of_several_turns_in_its_instruction(put: Put) -> None:
     told = "Human:你是谁？\nAssistant:我是小翰。\nHuman: 多大了？\nAssistant:"
-    _, chat = only(put, {"instruction": told, "input": "", "output": "一岁。"})
+    _, chat = read_only_chat(put, {"instruction": told, "input": "", "output": "一岁。"})
     assert chat.messages == TWICE
-    _, chat = only(put, {"instruction": "把 Human: 一词译成中文", "output": "人类"})
+    _, chat = read_only_chat(put, {"instruction": "把 Human: 一词译成中文", "output": "人类"})
     assert len(chat.messages) == 2
 
 
@@ -375,5 +375,5 @@ def test_no_tools_and_broken_tools_are_not_the_same() -> None:
 
 
 def test_the_indent_of_a_first_line_of_code_stays(put: Put) -> None:
-    _, chat = only(put, {"instruction": "写", "output": "\n    x = 1\n    y = 2\n"})
+    _, chat = read_only_chat(put, {"instruction": "写", "output": "\n    x = 1\n    y = 2\n"})
     assert chat.messages[1].text == "    x = 1\n    y = 2"

@@ -1,4 +1,4 @@
-"""Rows with text, and how lines, chapters and titles become one text."""
+"""Formats of documents, and how lines, chapters and titles become one text."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from hanlin.data.formats.documents import ParsedText, read_document, read_titled
 from hanlin.data.ledger import Drop
 
 
-def one(row: Any) -> ParsedText | Drop:
+def read_one(row: Any) -> ParsedText | Drop:
     (found,) = read_document(row)
     return found
 
 
 @pytest.mark.parametrize("field", ["text", "content", "completion", "raw_content", "正文"])
 def test_text_is_found_under_its_usual_names(field: str) -> None:
-    found = one({"id": 7, field: "春眠不觉晓", "url": "u"})
+    found = read_one({"id": 7, field: "春眠不觉晓", "url": "u"})
     assert found == ParsedText("春眠不觉晓", {"id": 7, "url": "u"})
 
 
 def test_a_poem_begins_with_its_title_and_author() -> None:
-    found = one({"author": "孟浩然", "paragraphs": ["春眠不觉晓，", "处处闻啼鸟。"], "title": "春晓", "tags": ["唐诗"]})
+    found = read_one(
+        {"author": "孟浩然", "paragraphs": ["春眠不觉晓，", "处处闻啼鸟。"], "title": "春晓", "tags": ["唐诗"]}
+    )
     assert isinstance(found, ParsedText)
     assert found.text == "春晓\n孟浩然\n春眠不觉晓，\n处处闻啼鸟。"
     assert found.meta == {"author": "孟浩然", "title": "春晓", "tags": ["唐诗"]}
 
 
 def test_a_classic_begins_with_its_chapter() -> None:
-    found = one({"chapter": "学而篇", "paragraphs": ["子曰：", "有子曰："]})
+    found = read_one({"chapter": "学而篇", "paragraphs": ["子曰：", "有子曰："]})
     assert isinstance(found, ParsedText) and found.text == "学而篇\n子曰：\n有子曰："
 
 
 def test_a_list_of_lines_under_content_is_text_too() -> None:
-    found = one({"title": "关雎", "chapter": "国风", "content": ["关关雎鸠", "在河之洲"]})
+    found = read_one({"title": "关雎", "chapter": "国风", "content": ["关关雎鸠", "在河之洲"]})
     assert isinstance(found, ParsedText) and found.text == "关雎\n国风\n关关雎鸠\n在河之洲"
 
 
 def test_chapters_become_one_text() -> None:
     chapters = [{"title": "一", "paragraphs": ["甲", "乙"]}, {"title": "二", "content": "丙"}]
-    found = one({"title": "书", "chapters": chapters})
+    found = read_one({"title": "书", "chapters": chapters})
     assert isinstance(found, ParsedText) and found.text == "书\n一\n甲\n乙\n二\n丙"
 
 
 def test_our_own_documents_are_read_back() -> None:
-    found = one({"id": "a#1", "text": "春", "source": "a:1", "meta": {"license": "CC0"}})
+    found = read_one({"id": "a#1", "text": "春", "source": "a:1", "meta": {"license": "CC0"}})
     assert found == ParsedText("春", {"license": "CC0"})
 
 
@@ -56,9 +58,9 @@ def test_a_title_named_in_fields_is_put_above_once() -> None:
 
 @pytest.mark.parametrize("row", [{"text": ""}, {"foo": 1}, {"text": [1, 2]}, {"text": None}])
 def test_a_row_without_text_is_dropped(row: Any) -> None:
-    found = one(row)
+    found = read_one(row)
     assert isinstance(found, Drop) and found.reason == "no_text"
 
 
 def test_a_row_that_is_not_an_object_is_dropped() -> None:
-    assert one(7) == Drop("other_format", "int")
+    assert read_one(7) == Drop("other_format", "int")

@@ -1,4 +1,4 @@
-"""Every way to write a preference pair ends in the same prompt and answers."""
+"""Every format of preference pairs gives the same prompt and answers."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ GOOD, BAD = {"role": "assistant", "content": "你好呀"}, {"role": "assistant",
 
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedPreference | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with InputFile(path) as tape:
-        opened = open_records(file, tape, PREFERENCE_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
+    with InputFile(path) as input_file:
+        reader = open_records(file, input_file, PREFERENCE_FORMATS, {})
+        return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 
 @pytest.mark.parametrize(

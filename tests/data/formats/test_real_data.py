@@ -1,4 +1,4 @@
-"""Every example of real data is read as it is: the counts are those that its source list states."""
+"""Every example of real data is read completely: the counts are those of its list of sources."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ BROKEN_CALLS = {"moss_plugin_calculator.jsonl": 3, "moss_plugin_equation.jsonl":
 
 def read(path: Path, formats: Sequence[Format[Any]]) -> tuple[str, int, int]:
     """The format of a file, how many records are in it, and how many of them cannot be read."""
-    with InputFile(path) as tape:
-        opened = open_records(SourceFile(path, path.name, 0, Source(path=str(path))), tape, formats, {})
-        items = [found.item for found in opened.rows]
-    return opened.format, len(items), sum(isinstance(item, Drop) for item in items)
+    with InputFile(path) as input_file:
+        reader = open_records(SourceFile(path, path.name, 0, Source(path=str(path))), input_file, formats, {})
+        items = [found.item for found in reader.rows]
+    return reader.format, len(items), sum(isinstance(item, Drop) for item in items)
 
 
 def example(shared_data: Path, folder: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Every way to write a judged answer ends in the same prompt, answer and verdict."""
+"""Every format of unpaired preferences gives the same prompt, answer and label."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SHAREGPT = [{"from": "human", "value": "你好"}, {"from": "gpt", "value": "你�
 
 def read(path: Path, **source: Any) -> tuple[str, list[ParsedUnpaired | Drop]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
-    with InputFile(path) as tape:
-        opened = open_records(file, tape, UNPAIRED_FORMATS, {})
-        return opened.format.partition(": ")[2], [found.item for found in opened.rows]
+    with InputFile(path) as input_file:
+        reader = open_records(file, input_file, UNPAIRED_FORMATS, {})
+        return reader.format.partition(": ")[2], [found.item for found in reader.rows]
 
 
 @pytest.mark.parametrize("good", [True, False])

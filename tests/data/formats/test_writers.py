@@ -1,4 +1,4 @@
-"""What is written for another tool reads back as it was, and what a target cannot hold is named."""
+"""What is written for another tool reads back as it was, and each part that a format cannot hold has a name."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ WITH_TOOLS = ("sharegpt_tools", "messages_tools", "moss", "glaive")
 
 def items(path: Path, stage: str = "conversations") -> list[Any]:
     file = SourceFile(path, path.name, 0, Source(path=str(path)))
-    with InputFile(path) as tape:
-        return [found.item for found in open_records(file, tape, registry.FORMATS_BY_STAGE[stage], {}).rows]
+    with InputFile(path) as input_file:
+        return [found.item for found in open_records(file, input_file, registry.FORMATS_BY_STAGE[stage], {}).rows]
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".json"])

@@ -1,4 +1,4 @@
-"""Bad files, one test for each way a file can be bad: one clear sentence with its place, or a drop with its reason."""
+"""Bad files, one test for each kind: one clear sentence with the location, or a drop with its reason."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ CHINESE = "春天来了，院子里的花都开了。我们一起去看看吧，
 def rows(path: Path, **source: Any) -> list[Row]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     layout = detect_layout(file)
-    with InputFile(path) as tape:
-        return list(read_rows(file, layout, tape))
+    with InputFile(path) as input_file:
+        return list(read_rows(file, layout, input_file))
 
 
 def refusal(path: Path, **source: Any) -> str:

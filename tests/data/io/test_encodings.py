@@ -1,4 +1,4 @@
-"""Encodings are told from the bytes, and nothing is decoded with errors ignored."""
+"""Encodings are detected from the bytes, and nothing is decoded with errors ignored."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TRADITIONAL = "春天來了，院子裡的花都開了。我們一起去看看�
 
 
 def text_of(path: Path) -> str:
-    with InputFile(path) as tape:
-        return "".join(decode_chunks(tape, detect_encoding(path)))
+    with InputFile(path) as input_file:
+        return "".join(decode_chunks(input_file, detect_encoding(path)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where rows begin and end: JSON in its layouts, CSV, Parquet, and plain text of three kinds."""
+"""Layouts of rows: JSON of four kinds, CSV, Parquet, Arrow, and plain text of three kinds."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Put = Callable[[str, Any], Path]
 def read(path: Path, **source: Any) -> tuple[str, list[Row]]:
     file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
     layout = detect_layout(file)
-    with InputFile(path) as tape:
-        return layout.container, list(read_rows(file, layout, tape))
+    with InputFile(path) as input_file:
+        return layout.container, list(read_rows(file, layout, input_file))
 
 
 ROWS = [{"text": "一"}, {"text": "二\n行", "n": 2}, {"text": "三"}]

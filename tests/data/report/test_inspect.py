@@ -1,4 +1,4 @@
-"""`hanlin data inspect` and `hanlin data convert` say what a file holds and what becomes of it."""
+"""`hanlin data inspect` and `hanlin data convert` report what is in a file and what becomes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hanlin data report` tells what data stages kept, dropped and changed, on a page that needs nothing from outside."""
+"""`hanlin data report` shows what data stages kept, dropped and changed, on a self-contained page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def corpus(put: Put, run: Run) -> Path:
     return run(Corpus, put("notes/b.txt", "另一个文件里的话，也是一篇文档，讲的是秋天的果园。").parent).out
 
 
-def figures(path: Path, *more: str) -> dict[str, Any]:
+def compute_stats(path: Path, *more: str) -> dict[str, Any]:
     done = CliRunner().invoke(app, ["data", "report", str(path), "--json", *more])
     assert done.exit_code == 0, done.output
     found: dict[str, Any] = json.loads(done.stdout)
@@ -58,7 +58,7 @@ def page(path: Path, out: Path, *more: str) -> str:
 
 
 def test_rows_in_are_kept_plus_dropped_by_reason_for_the_stage_and_for_each_file(corpus: Path) -> None:
-    (stage,) = figures(corpus)["stages"]
+    (stage,) = compute_stats(corpus)["stages"]
     assert (stage["rows_in"], stage["kept"]) == (7, 4)
     assert stage["dropped"] == {"near_duplicate": 1, "repeated_characters": 1, "too_short": 1}
     for row in (stage, *stage["files"]):
@@ -67,14 +67,14 @@ def test_rows_in_are_kept_plus_dropped_by_reason_for_the_stage_and_for_each_file
 
 
 def test_languages_are_those_of_the_kept_records_whole_and_by_file(corpus: Path) -> None:
-    (stage,) = figures(corpus)["stages"]
+    (stage,) = compute_stats(corpus)["stages"]
     assert {name: row["records"] for name, row in stage["languages"].items()} == {"zh-Hans": 2, "zh-Hant": 1, "en": 1}
     assert stage["files"][0]["languages"] == {"zh-Hans": 1, "en": 1, "zh-Hant": 1}
     assert stage["files"][1]["languages"] == {"zh-Hans": 1}
 
 
 def test_each_reason_has_rows_to_read_with_what_was_found(corpus: Path) -> None:
-    (stage,) = figures(corpus)["stages"]
+    (stage,) = compute_stats(corpus)["stages"]
     samples = stage["dropped_samples"]
     assert set(samples) == set(stage["dropped"])
     (short,) = samples["too_short"]
@@ -84,7 +84,7 @@ def test_each_reason_has_rows_to_read_with_what_was_found(corpus: Path) -> None:
 
 
 def test_near_duplicates_are_shown_beside_the_kept_record_with_differences_marked(corpus: Path) -> None:
-    (stage,) = figures(corpus)["stages"]
+    (stage,) = compute_stats(corpus)["stages"]
     (pair,) = stage["near_duplicates"]
     assert (pair["kept_location"], pair["location"]) == ("a.jsonl:1", "a.jsonl:2")
     assert {piece["text"] for piece in pair["dropped"] if piece["differs"]} <= {"爷爷", "爷", "老爷爷"}
@@ -112,8 +112,8 @@ def test_rows_are_shown_as_text_never_as_markup(put: Put, run: Run, tmp_path: Pa
 
 
 def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_given(corpus: Path, tiny_tokenizer: Path) -> None:
-    (by_token,) = figures(corpus, "--model", str(tiny_tokenizer))["stages"]
-    (by_character,) = figures(corpus)["stages"]
+    (by_token,) = compute_stats(corpus, "--model", str(tiny_tokenizer))["stages"]
+    (by_character,) = compute_stats(corpus)["stages"]
     assert (by_token["lengths"]["unit"], by_character["lengths"]["unit"]) == ("tokens", "characters")
     assert by_character["lengths"]["total"] == by_character["characters"]
     assert by_token["lengths"]["total"] != by_character["lengths"]["total"]
@@ -124,7 +124,7 @@ def test_lengths_are_counted_in_tokens_where_a_tokenizer_is_given(corpus: Path, 
 
 def test_turns_are_counted_as_a_template_renders_them(put: Put, run: Run, tiny_tokenizer: Path) -> None:
     made = run(Conversations, put("c.jsonl", [{"instruction": "树？", "output": "绿。"}]), validation_fraction=0)
-    (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
+    (stage,) = compute_stats(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
     assert stage["lengths"]["total"] > len("树？绿。") + 8  # and headers, and stop tokens
 
 
@@ -133,7 +133,7 @@ def test_turns_that_a_template_cannot_render_are_reported_and_the_others_counted
 ) -> None:
     rows = [{"instruction": "树？", "output": "绿。"}] + format_samples.CHAT_ROWS["glaive"]
     made = run(Conversations, *(put(f"{n}.jsonl", [row]) for n, row in enumerate(rows)), validation_fraction=0)
-    (stage,) = figures(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
+    (stage,) = compute_stats(made.out, "--model", str(tiny_tokenizer), "--template", "llama3")["stages"]
     assert sum(bin_["records"] for bin_ in stage["lengths"]["bins"]) == 1
     assert list(stage["lengths"]["unrendered"].values()) == [1]
     shown = page(made.out, tmp_path / "a.html", "--model", str(tiny_tokenizer), "--template", "llama3")
@@ -146,7 +146,7 @@ def test_every_kind_of_record_has_a_report(put: Put, run: Run, tmp_path: Path) -
     chats = run(Conversations, put("c.jsonl", [{"messages": turns}]), validation_fraction=0)
     pairs = run(Preferences, put("p.jsonl", [{"messages": turns[:1], "chosen": turns[1], "rejected": bad}]))
     judged = run(UnpairedPreferences, put("j.jsonl", [{"messages": turns, "label": False}]))
-    shown = {made.out: figures(made.out)["stages"][0] for made in (chats, pairs, judged)}
+    shown = {made.out: compute_stats(made.out)["stages"][0] for made in (chats, pairs, judged)}
     labels = [[part["label"] for part in stage["kept_samples"][0]["parts"]] for stage in shown.values()]
     assert labels == [["user", "assistant"], ["user", "chosen", "rejected"], ["user", "answer (bad)"]]
     assert "不知道" in page(pairs.out, tmp_path / "p.html")
@@ -160,7 +160,7 @@ def test_a_run_folder_gives_all_its_data_stages(put: Put, run: Run, tmp_path: Pa
     (folder / "chats").write_text(str(chats), encoding="utf-8")  # as where there are no links
     (folder / "report.json").write_text("{}", encoding="utf-8")
     (folder / "trained").mkdir()
-    assert [stage["name"] for stage in figures(folder)["stages"]] == ["chats", "text"]
+    assert [stage["name"] for stage in compute_stats(folder)["stages"]] == ["chats", "text"]
     assert page(folder, tmp_path / "all.html").count("<h2 ") == 2
 
 
@@ -177,7 +177,7 @@ def test_a_difference_that_is_only_a_line_end_can_be_seen(put: Put, run: Run, tm
 def test_licenses_are_those_of_the_records_also_after_a_second_stage(put: Put, run: Run) -> None:
     first = run(Corpus, put("a.jsonl", TEXTS[:4]), source={"license": "MIT"}, dedup="none", validation_fraction=0)
     second = run(Corpus, first.out, rules=[], dedup="none", validation_fraction=0)
-    (stage,) = figures(second.out)["stages"]
+    (stage,) = compute_stats(second.out)["stages"]
     assert stage["licenses"] == {"MIT": {"records": 4, "characters": stage["characters"]}}
 
 
@@ -185,7 +185,7 @@ def test_files_that_no_stage_has_read_are_read_and_left_as_they_are(put: Put) ->
     folder = put("a.jsonl", TEXTS).parent
     put("b.jsonl", [{"instruction": "树？", "output": ""}])
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    found = {stage["name"]: stage for stage in figures(folder)["stages"]}
+    found = {stage["name"]: stage for stage in compute_stats(folder)["stages"]}
     assert found["corpus"]["rows_in"] == 6 and found["conversations"]["dropped"] == {"no_answer": 1}
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 

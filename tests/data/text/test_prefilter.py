@@ -1,4 +1,4 @@
-"""A glance never misses what a rule looks for, and rules give what they gave without it."""
+"""The prefilter never misses what a rule looks for, and rules give the same result without it."""
 
 from __future__ import annotations
 

@@ -111,15 +111,15 @@ def markdown(text: str) -> str | Drop:
 
 
 def _strip_links(piece: str) -> str:
-    kept = []
+    lines = []
     for line in _COMMENT.sub("", piece).split("\n"):
         without_images = _IMAGE.sub("", line)
         if (without_images != line and not re.sub(r"[\s\[\]()|]|https?://[^\s)]*", "", without_images)) or _is_menu(
             without_images
         ):
             continue
-        kept.append(_LINK.sub(r"\1", without_images))
-    return "\n".join(kept)
+        lines.append(_LINK.sub(r"\1", without_images))
+    return "\n".join(lines)
 
 
 def _is_menu(line: str) -> bool:

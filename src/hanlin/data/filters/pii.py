@@ -27,7 +27,7 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
     longer numbers, and QQ or 微信 as words are not personal data. Not in the default set: it would spoil tasks about
     such numbers (validating them).
     """
-    found: list[str] = []
+    masked_kinds: list[str] = []
     chinese = _HAN.search(text) is not None
     for name in _select_kinds(of):
         pattern, is_valid, zh, en = _PATTERNS[name]
@@ -36,13 +36,13 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
         def mask(match: re.Match[str], name: str = name, is_valid: _Check = is_valid, label: str = label) -> str:
             if not is_valid(match):
                 return match[0]
-            found.append(name)
+            masked_kinds.append(name)
             secret = match.groupdict().get("secret")
             return label if secret is None else match[0].replace(secret, label)
 
         text = pattern.sub(mask, text)
-    if found and action == "drop":
-        return Drop("personal_data", ", ".join(dict.fromkeys(found)))
+    if masked_kinds and action == "drop":
+        return Drop("personal_data", ", ".join(dict.fromkeys(masked_kinds)))
     return text
 
 

@@ -213,11 +213,10 @@ def _detect_wide_encoding(head: bytes) -> str | None:
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:
-    zeros = head.count(0)
-    if zeros > _MAX_NUL_FRACTION * len(head):
+    zeros, size = head.count(0), len(head)
+    if zeros > _MAX_NUL_FRACTION * size:
         message = say(
-            f"not text: {zeros} of its first {len(head)} bytes are NUL",
-            f"不是文本：前 {len(head)} 字节中有 {zeros} 个 NUL",
+            f"not text: {zeros} of its first {size} bytes are NUL", f"不是文本：前 {size} 字节中有 {zeros} 个 NUL"
         )
         raise UserError(message, path)
 

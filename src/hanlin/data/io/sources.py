@@ -70,28 +70,28 @@ def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
     Raises:
         UserError: A path does not exist, or a source has no file.
     """
-    found: list[tuple[int, Path]] = []
+    indexed_paths: list[tuple[int, Path]] = []
     skipped: list[str] = []
     for index, source in enumerate(sources):
-        count_before = len(found)
+        count_before = len(indexed_paths)
         for path in inputs.paths(f"sources.{index}.path"):
             if path.is_dir():
                 for file, readable in _classify_files(_walk_folder(path)):
                     if readable:
-                        found.append((index, file))
+                        indexed_paths.append((index, file))
                     else:
                         skipped.append(file.relative_to(path).as_posix())
             elif path.exists():
-                found.append((index, path))
+                indexed_paths.append((index, path))
             else:
                 raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
-        if len(found) == count_before:
+        if len(indexed_paths) == count_before:
             suffixes = " ".join(sorted(READABLE_SUFFIXES))
             hint = say(f"readable files: {suffixes}", f"可读取的文件：{suffixes}")
             raise UserError(say("there is no file to read", "没有可读取的文件"), source.path, hint)
-    names = _make_unique_names([path for _, path in found])
+    names = _make_unique_names([path for _, path in indexed_paths])
     files = tuple(
-        SourceFile(path, name, index, sources[index]) for (index, path), name in zip(found, names, strict=True)
+        SourceFile(path, name, index, sources[index]) for (index, path), name in zip(indexed_paths, names, strict=True)
     )
     return FileListing(files, tuple(skipped))
 
@@ -104,12 +104,12 @@ def list_reference_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
     """
     paths: list[Path] = []
     for path in inputs.paths("dedup_against"):
-        found = record_files(path, Path(file_name).stem)
+        matches = record_files(path, Path(file_name).stem)
         if path.is_dir():
-            found += path.glob(VALIDATION_FILE)
-        if not found:
+            matches += path.glob(VALIDATION_FILE)
+        if not matches:
             raise UserError(say(f"there is no {file_name} in this folder", f"该文件夹中没有 {file_name}"), path)
-        paths += found
+        paths += matches
     return [SourceFile(path, f"known-{index:05d}", 0, _ANY_SOURCE) for index, path in enumerate(paths)]
 
 
@@ -193,10 +193,12 @@ def find_files(paths: Sequence[str], settings: Mapping[str, Any] | None = None) 
     sources: list[Source] = []
     indices: dict[str, tuple[Path, ...]] = {}
     for path in paths:
-        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
-        if not found:
+        matches = (
+            sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
+        )
+        if not matches:
             raise UserError(say("nothing matches", "没有匹配的文件"), path)
-        for match in found:
+        for match in matches:
             indices[f"sources.{len(sources)}.path"] = (Path(match),)
             sources.append(Source(path=match, **(settings or {})))
     return list_files(sources, Inputs(indices))
