@@ -60,14 +60,14 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
 # ---------------------------------------------------------------------------------------------------- limits of keys
 
 
-def test_a_key_has_its_own_limits(opened: LoadedEngine, tmp_path: Path) -> None:
+def test_a_key_has_its_own_limits(untaught: LoadedEngine, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(
         "- {key: small, requests_per_minute: 2}\n- {key: one, max_parallel_requests: 1}\n- {key: free}\n",
         encoding="utf-8",
     )
     policy = make_access_policy("127.0.0.1", ["plain"], read_keys(file))
-    with run_server(opened, policy, pause=0.05) as server:
+    with run_server(untaught, policy, pause=0.05) as server:
 
         def ask(key: str, **fields: object) -> httpx.Response:
             body = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "max_tokens": 2, **fields}
