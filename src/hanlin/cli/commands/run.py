@@ -103,11 +103,19 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
     if answers:
         typer.echo(say("\nSome answers to held-out questions:", "\n对留出问题的部分回答："))
         for row in answers:
-            typer.echo(f"  {say('user', '用户')}: {row['question']}\n  {say('model', '模型')}: {row['answer']}")
+            question, answer = row["question"], row["answer"]
+            typer.echo(
+                say(f"  user: {question}\n  model: {answer}", f"  用户：{question}\n  模型：{answer}"),
+            )
     typer.echo(say(f"\nreport: {page}", f"\n报告：{page}"))
     if recipe.report.chat:
         model = store.runs / recipe.name / recipe.report.chat
-        typer.echo(say("next:   ", "下一步：") + f"hanlin chat {model}   ·   hanlin serve {model}")
+        typer.echo(
+            say(
+                f"next:   hanlin chat {model}   ·   hanlin serve {model}",
+                f"下一步：hanlin chat {model}   ·   hanlin serve {model}",
+            )
+        )
 
 
 @command(app, say("Shows the progress of the stage that is running too.", "同时显示正在运行的阶段的进度。"))

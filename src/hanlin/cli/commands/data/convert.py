@@ -105,7 +105,8 @@ def _print_file(row: dict[str, Any]) -> None:
     )
     typer.echo(f"  {counts}")
     for reason, count in row["dropped"].items():
-        typer.echo(f"    {say('dropped', '丢弃')} {count:,}  {reason}: {describe_reason(reason)}")
+        why = describe_reason(reason)
+        typer.echo(say(f"    dropped {count:,}  {reason}: {why}", f"    丢弃 {count:,}  {reason}：{why}"))
     for sample in row["samples"]:
         typer.echo(f"  · {shorten_row(sample)}")
 
@@ -133,7 +134,11 @@ def convert(
         counts = say(f"{stats.rows_in:,} rows, {stats.kept:,} written", f"{stats.rows_in:,} 行，写出 {stats.kept:,} 行")
         typer.echo(f"  {stats.format} · {stats.encoding} · {counts}")
         for reason, count in sorted(stats.dropped.items()):
-            typer.echo(f"    {say('left out', '未写出')} {count:,}  {reason}: {describe_reason(reason)}")
+            why = describe_reason(reason)
+            typer.echo(say(f"    left out {count:,}  {reason}: {why}", f"    未写出 {count:,}  {reason}：{why}"))
         for part, count in sorted(stats.lost_parts.items()):
-            typer.echo(f"    {say('written without', '写出时舍去')} {count:,}  {part}: {describe_lost_part(part)}")
+            what = describe_lost_part(part)
+            typer.echo(
+                say(f"    written without {count:,}  {part}: {what}", f"    写出时舍去 {count:,}  {part}：{what}")
+            )
     typer.echo(str(out))

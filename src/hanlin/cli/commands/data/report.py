@@ -17,7 +17,7 @@ from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import chinese, say
 from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _write_page(out: Path, figures: Mapping[str, Any]) -> None:
         "title": Path(figures["path"]).name or Path(figures["path"]).resolve().name,
         "languages": _LANGUAGES,
         "reasons": REASONS,
-        "chinese": say("en", "zh") == "zh",
+        "chinese": chinese(),
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
