@@ -115,7 +115,7 @@ def measure_shared_prefix(server: Server) -> dict[str, Any]:
 def measure_server_overhead(server: Server, gguf: Path) -> dict[str, Any]:
     """What the server adds to the same engine asked directly: milliseconds to the first text and a token."""
     opened = load_engine(gguf)
-    engine = create_engine("llama_cpp", gguf, apart=True, threads=THREADS)
+    engine = create_engine("llama_cpp", gguf, separate_process=True, threads=THREADS)
     template = opened.load_template()
     opened.engine.close()
     limit = 64

@@ -52,7 +52,7 @@ def cpp(spoken_gguf: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def cpp_apart(spoken_gguf: Path) -> Iterator[Engine]:
     """llama.cpp in a process of its own."""
-    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", separate_process=True, cache_type="f32")
     yield engine
     engine.close()
 

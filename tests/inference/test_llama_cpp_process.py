@@ -14,7 +14,7 @@ import pytest
 
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.llama_cpp.process_child import _Sender
-from hanlin.inference.backends.llama_cpp.process_messages import End
+from hanlin.inference.backends.llama_cpp.process_messages import CallResult
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 
@@ -24,7 +24,7 @@ ENDLESS = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=900))
 
 @pytest.fixture()
 def apart(spoken_gguf: Path) -> Iterator[Engine]:
-    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", apart=True, cache_type="f32")
+    engine = create_engine("llama_cpp", spoken_gguf / "model-F32.gguf", separate_process=True, cache_type="f32")
     yield engine
     engine.close()
 
@@ -85,7 +85,7 @@ def test_a_file_that_llama_cpp_does_not_take_is_refused_in_the_same_words(tmp_pa
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(UserError, match="cannot load this file"):
-        create_engine("llama_cpp", broken, apart=True)
+        create_engine("llama_cpp", broken, separate_process=True)
 
 
 def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
@@ -103,14 +103,14 @@ def test_a_closed_engine_leaves_no_process(apart: Engine) -> None:
 def test_an_engine_that_is_closed_while_it_is_started_again_is_closed(
     apart: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, closing = apart._start, threading.Thread(target=apart.close)  # type: ignore[attr-defined]
+    start, closing = apart._spawn, threading.Thread(target=apart.close)  # type: ignore[attr-defined]
 
     def start_slowly() -> object:
         closing.start()
         time.sleep(0.3)
         return start()
 
-    monkeypatch.setattr(apart, "_start", start_slowly)
+    monkeypatch.setattr(apart, "_spawn", start_slowly)
     kill(apart)
     apart._listener.join(20)  # type: ignore[attr-defined]
     closing.join(20)
@@ -120,7 +120,7 @@ def test_an_engine_that_is_closed_while_it_is_started_again_is_closed(
 def test_a_process_that_cannot_be_started_is_told_and_tried_again(
     apart: Engine, cpp: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, tries = apart._start, []  # type: ignore[attr-defined]
+    start, tries = apart._spawn, []  # type: ignore[attr-defined]
 
     def start_at_last() -> object:
         tries.append(1)
@@ -128,7 +128,7 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
             raise OSError("no memory")
         return start()
 
-    monkeypatch.setattr(apart, "_start", start_at_last)
+    monkeypatch.setattr(apart, "_spawn", start_at_last)
     kill(apart)
     short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
     told = []
@@ -179,11 +179,11 @@ def test_the_end_of_an_answer_and_what_was_told_before_a_new_request_wait_for_no
     wire = Wire(monkeypatch)
     sender = _Sender(wire)  # type: ignore[arg-type]
     steps(sender, wire, 0.001, 3)
-    sender.hurry()
+    sender.flush_next_step()
     steps(sender, wire, 0.001, 1, first=3)
     assert wire.messages == [[(1, 0)], [(1, 1), (1, 2), (1, 3)]]
     steps(sender, wire, 0.001, 1, first=4)
-    sender.put(1, End("stop"))
+    sender.put(1, CallResult("stop"))
     sender.after_step()
     assert [number for number, _ in wire.messages[-1]] == [1, 1]
-    assert isinstance(wire.messages[-1][-1][1], End)
+    assert isinstance(wire.messages[-1][-1][1], CallResult)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.inference.backends.http.process import Program, free_port
+from hanlin.inference.backends.http.process import ServerProcess, free_port
 from hanlin.inference.backends.http.replicas import Replica
 from hanlin.inference.protocol import Completion, Engine, EngineUnavailableError, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
@@ -46,8 +46,8 @@ def test_a_program_that_is_closed_while_it_is_started_again_leaves_no_process(
 ) -> None:
     port = free_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
-    program = Program(command, {}, Replica(f"http://127.0.0.1:{port}"))
-    program.wait_until_well("/")
+    program = ServerProcess(command, {}, Replica(f"http://127.0.0.1:{port}"))
+    program.wait_until_healthy("/")
     start, started = program._start, []
 
     def start_and_close() -> subprocess.Popen[bytes]:

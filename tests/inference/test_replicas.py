@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from hanlin.core.errors import UserError
-from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import EngineUnavailableError
 
 
@@ -54,28 +54,28 @@ def prompts(count: int) -> list[list[int]]:
 
 
 def test_prompts_that_begin_alike_go_to_one_server_and_others_are_spread() -> None:
-    replicas = Replicas(addresses(3), "/health")
+    replicas = ReplicaPool(addresses(3), "/health")
     chosen = []
     for prompt in prompts(60):
-        taken = [replicas.take([*prompt] * 8 + [end]) for end in (1, 2)]
+        taken = [replicas.acquire([*prompt] * 8 + [end]) for end in (1, 2)]
         assert taken[0] is taken[1]
         for replica in taken:
-            replicas.give_back(replica)
+            replicas.release(replica)
         chosen.append(taken[0].address)
     assert min(chosen.count(address) for address in addresses(3)) >= 8
     replicas.close()
 
 
 def test_a_server_with_much_to_do_gets_no_more_of_its_own_prompts() -> None:
-    replicas = Replicas(addresses(2), "/health")
-    loads = [replicas.take([7] * 300) for _ in range(40)]
+    replicas = ReplicaPool(addresses(2), "/health")
+    loads = [replicas.acquire([7] * 300) for _ in range(40)]
     assert abs(loads.count(replicas.all[0]) - loads.count(replicas.all[1])) <= 10
     replicas.close()
 
 
 def test_a_server_that_is_gone_is_left_out_and_comes_back() -> None:
     with server() as stays, server() as port:
-        replicas = Replicas([f"http://127.0.0.1:{stays}", f"http://127.0.0.1:{port}/v1"], "/health")
+        replicas = ReplicaPool([f"http://127.0.0.1:{stays}", f"http://127.0.0.1:{port}/v1"], "/health")
         gone = replicas.all[1]
         assert replicas.healthy == 2
         wanted = next(prompt for prompt in prompts(200) if _of(replicas, prompt) is gone)
@@ -83,7 +83,7 @@ def test_a_server_that_is_gone_is_left_out_and_comes_back() -> None:
     # both have ended: the first is put up again at its own port
     until(lambda: replicas.healthy == 0)
     with pytest.raises(EngineUnavailableError):
-        replicas.take(wanted)
+        replicas.acquire(wanted)
     with server(stays):
         until(lambda: replicas.healthy == 1)
         assert _of(replicas, wanted) is replicas.all[0]
@@ -93,13 +93,13 @@ def test_a_server_that_is_gone_is_left_out_and_comes_back() -> None:
     replicas.close()
 
 
-def _of(replicas: Replicas, prompt: list[int]) -> object:
-    taken = replicas.take(prompt)
-    replicas.give_back(taken)
+def _of(replicas: ReplicaPool, prompt: list[int]) -> object:
+    taken = replicas.acquire(prompt)
+    replicas.release(taken)
     return taken
 
 
 @pytest.mark.parametrize("address", ["ftp://x", "http://", "//"])
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="no address of a server"):
-        Replicas([address], "/health")
+        ReplicaPool([address], "/health")

@@ -18,12 +18,12 @@ LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
 
 def draws(count: int = 4000, **settings: object) -> dict[int, float]:
     chooser = Sampler(SamplingParams(temperature=1.0, seed=0, **settings), ())  # type: ignore[arg-type]
-    counts = Counter(chooser.choose(LOGITS) for _ in range(count))
+    counts = Counter(chooser.sample(LOGITS) for _ in range(count))
     return {number: counts[number] / count for number in sorted(counts)}
 
 
 def test_at_temperature_zero_the_likeliest_of_equal_ones_the_lowest() -> None:
-    assert Sampler(SamplingParams(), ()).choose(np.array([1.0, 3.0, 3.0], np.float32)) == 1
+    assert Sampler(SamplingParams(), ()).sample(np.array([1.0, 3.0, 3.0], np.float32)) == 1
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -45,12 +45,12 @@ def test_a_bias_is_added_to_a_logit() -> None:
 def test_presence_and_frequency_penalties_count_the_answer_alone() -> None:
     sampling = SamplingParams(presence_penalty=0.5, frequency_penalty=0.3)
     chooser = Sampler(sampling, (0, 0, 0))
-    assert [chooser.choose(LOGITS) for _ in range(5)] == [0, 1, 0, 0, 2]
+    assert [chooser.sample(LOGITS) for _ in range(5)] == [0, 1, 0, 0, 2]
 
 
 def test_log_probabilities_are_of_the_logits_as_they_came() -> None:
     chooser = Sampler(SamplingParams(logit_bias=((2, 100.0),), top_logprobs=2), ())
-    assert chooser.choose(LOGITS) == 2
+    assert chooser.sample(LOGITS) == 2
     (likely,) = chooser.logprobs
     assert likely.logprob == pytest.approx(np.log(0.15))
     assert [number for number, _ in likely.top] == [0, 1]
@@ -69,12 +69,12 @@ def test_a_constraint_has_the_last_word() -> None:
 
     only = Only()
     chooser = Sampler(SamplingParams(temperature=1.0, seed=0, logit_bias=((0, 100.0),)), (), only)
-    assert [chooser.choose(LOGITS) for _ in range(5)] == [2] * 5 == only.took_ids
+    assert [chooser.sample(LOGITS) for _ in range(5)] == [2] * 5 == only.took_ids
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30])
 def test_the_smallest_temperature_is_greedy(temperature: float) -> None:
-    assert Sampler(SamplingParams(temperature=temperature, seed=0), ()).choose(LOGITS) == 0
+    assert Sampler(SamplingParams(temperature=temperature, seed=0), ()).sample(LOGITS) == 0
 
 
 def test_top_p_keeps_the_fewest_that_reach_it() -> None:
@@ -84,20 +84,20 @@ def test_top_p_keeps_the_fewest_that_reach_it() -> None:
 
 def test_a_low_temperature_sharpens() -> None:
     chooser = Sampler(SamplingParams(temperature=0.05, seed=0), ())
-    assert {chooser.choose(LOGITS) for _ in range(200)} == {0}
+    assert {chooser.sample(LOGITS) for _ in range(200)} == {0}
 
 
 def test_ids_of_the_prompt_and_the_answer_are_penalised() -> None:
     logits = np.array([2.0, 1.9, -1.0, 1.8], np.float32)
     chooser = Sampler(SamplingParams(repetition_penalty=2.0), (0,))
-    assert [chooser.choose(logits) for _ in range(3)] == [1, 3, 0]
+    assert [chooser.sample(logits) for _ in range(3)] == [1, 3, 0]
     assert logits.tolist() == np.array([2.0, 1.9, -1.0, 1.8], np.float32).tolist()
 
 
 def test_an_equal_seed_gives_equal_draws_and_none_fresh_ones() -> None:
     def answer(seed: int | None) -> list[int]:
         chooser = Sampler(SamplingParams(temperature=1.0, seed=seed), ())
-        return [chooser.choose(LOGITS) for _ in range(60)]
+        return [chooser.sample(LOGITS) for _ in range(60)]
 
     assert answer(5) == answer(5)
     assert answer(5) != answer(6)
@@ -116,7 +116,7 @@ def test_what_is_drawn_is_always_an_id_that_is_allowed(
 ) -> None:
     logits = np.array(values, np.float32)
     chooser = Sampler(SamplingParams(temperature=temperature, top_p=top_p, top_k=top_k, seed=1), ())
-    number = chooser.choose(logits)
+    number = chooser.sample(logits)
     assert 0 <= number < len(values)
     if top_k:
         assert (logits > logits[number]).sum() < top_k
@@ -165,4 +165,4 @@ def test_a_draw_among_the_likeliest_is_the_draw_among_all(settings: dict, spread
             kept = min(kept, int((weights[order] >= settings["min_p"]).sum()))
         chance = np.random.default_rng(seed).random()
         drawn = int(np.searchsorted(summed[:kept], chance * summed[kept - 1], side="right"))
-        assert chooser.choose(logits) == numbers[order[min(drawn, kept - 1)]]
+        assert chooser.sample(logits) == numbers[order[min(drawn, kept - 1)]]

@@ -5,26 +5,26 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hanlin.inference.score_batch import common_length, rows_of
+from hanlin.inference.score_batch import build_score_rows, common_length
 
 IDS = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple)
 
 
 def test_four_letters_after_one_question_share_a_row() -> None:
-    rows = rows_of([((1, 2, 3), (letter,)) for letter in (7, 8, 9, 10)])
+    rows = build_score_rows([((1, 2, 3), (letter,)) for letter in (7, 8, 9, 10)])
     assert [row.ids for row in rows] == [(1, 2, 3)]
     assert rows[0].positions == [2]
 
 
 def test_a_longer_answer_carries_a_shorter_one() -> None:
-    rows = rows_of([((1, 2), (3,)), ((1, 2), (4, 5, 6))])
+    rows = build_score_rows([((1, 2), (3,)), ((1, 2), (4, 5, 6))])
     assert [row.ids for row in rows] == [(1, 2, 4, 5)]
     assert rows[0].positions == [1, 2, 3]
 
 
 @given(st.lists(st.tuples(IDS, IDS), max_size=12))
 def test_each_pair_is_scored_once_where_its_ids_stand(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> None:
-    rows = rows_of(pairs)
+    rows = build_score_rows(pairs)
     scored = [(place, start, continuation, row) for row in rows for place, start, continuation in row.scored]
     assert sorted(place for place, *_ in scored) == list(range(len(pairs)))
     for place, start, continuation, row in scored:

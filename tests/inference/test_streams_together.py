@@ -17,8 +17,8 @@ from random_requests import CONTEXT, requests_of
 from hanlin.config.settings.model import LoraSettings, Projection
 from hanlin.core.errors import UserError
 from hanlin.inference.backends.transformers.engine import TransformersEngine
-from hanlin.inference.backends.transformers.kv_cache import Context, Decoder
-from hanlin.inference.decoder import Piece
+from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder, TransformersKVCache
+from hanlin.inference.decoder import BatchItem
 from hanlin.inference.protocol import Completion, Engine, GenerationRequest, SamplingParams
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
@@ -128,20 +128,20 @@ def test_an_unknown_adapter_is_refused_and_breaks_no_answer(adapted: Transformer
 def test_logits_of_pieces_are_the_models(spoken_model: Path) -> None:
     """Sequences in any places, in any pieces, beside any others: within 1e-4 of the model on the sequence alone."""
     model = load_model(spoken_model)
-    context = Context(Decoder(model, torch.device("cpu"), None), sequences=6, length=64)
+    context = TransformersKVCache(TransformersDecoder(model, torch.device("cpu"), None), sequences=6, length=64)
     chance = random.Random(5)
     for _ in range(6):
         texts = {place: [chance.randrange(10, 390) for _ in range(chance.randrange(1, 60))] for place in range(6)}
         found: dict[int, list[np.ndarray]] = {place: [] for place in texts}
         done = dict.fromkeys(texts, 0)
         while open_ := [place for place in texts if done[place] < len(texts[place])]:
-            pieces = []
+            items = []
             for place in chance.sample(open_, chance.randrange(1, len(open_) + 1)):
                 ids = texts[place][done[place] :][: chance.choice((1, 1, 2, 7, 30))]
-                pieces.append(Piece(place, done[place], ids, range(len(ids))))
+                items.append(BatchItem(place, done[place], ids, range(len(ids))))
                 done[place] += len(ids)
-            for piece, logits in zip(pieces, context.decode(pieces), strict=True):
-                found[piece.sequence].extend(logits)
+            for item, logits in zip(items, context.decode(items), strict=True):
+                found[item.sequence].extend(logits)
         for place, ids in texts.items():
             with torch.no_grad():
                 expected = model(torch.tensor([ids])).logits[0].numpy()
@@ -151,13 +151,13 @@ def test_logits_of_pieces_are_the_models(spoken_model: Path) -> None:
 
 def test_a_long_prompt_does_not_hold_up_a_running_answer(spoken_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[list[int]] = []
-    decode = Context.decode
+    decode = TransformersKVCache.decode
 
-    def watched(self: Context, pieces: Sequence[Piece]) -> list[np.ndarray]:
-        steps.append([len(piece.ids) for piece in pieces])
-        return decode(self, pieces)
+    def watched(self: TransformersKVCache, items: Sequence[BatchItem]) -> list[np.ndarray]:
+        steps.append([len(item.ids) for item in items])
+        return decode(self, items)
 
-    monkeypatch.setattr(Context, "decode", watched)
+    monkeypatch.setattr(TransformersKVCache, "decode", watched)
     engine = TransformersEngine(spoken_model)
     long = tuple(10 + number % 300 for number in range(CONTEXT - 8))
     engine.generate([GenerationRequest(long, (), SamplingParams(max_new_tokens=1))])  # makes the places long
@@ -185,13 +185,13 @@ def test_a_cancelled_answer_frees_its_place_for_one_that_waits(spoken_model: Pat
 
 def test_places_take_no_more_memory_than_they_may(spoken_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    context = Decoder.context
+    context = TransformersDecoder.new_kv_cache
 
-    def watched(self: Decoder, *, sequences: int, length: int) -> Context:
+    def watched(self: TransformersDecoder, *, sequences: int, length: int) -> TransformersKVCache:
         made.append(sequences * length * self.cache_bytes_per_token)
         return context(self, sequences=sequences, length=length)
 
-    monkeypatch.setattr(Decoder, "context", watched)
+    monkeypatch.setattr(TransformersDecoder, "new_kv_cache", watched)
     requests = requests_of(12)
     answers = []
     for cache_bytes in (1 << 21, 1 << 30):

@@ -11,7 +11,7 @@ from hanlin.inference.text_stream import StopStringMatcher
 def passed(pieces: list[str], stops: tuple[str, ...]) -> tuple[str, bool, list[str]]:
     passing = StopStringMatcher(stops)
     shown = [passing.put(piece) for piece in pieces]
-    return "".join(shown) + passing.end(), passing.hit, shown
+    return "".join(shown) + passing.end(), passing.matched, shown
 
 
 def test_half_a_stop_text_is_held_back_until_it_is_known_what_it_is() -> None:

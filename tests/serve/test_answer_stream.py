@@ -29,7 +29,7 @@ ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "log
 def endless(request: pytest.FixtureRequest, tiny_model: Path, untaught_gguf: Path) -> Iterator[LoadedEngine]:
     """A model of random weights in either engine: it goes on until the context is full."""
     path = untaught_gguf if request.param == "llama_cpp" else tiny_model
-    opened = load_engine(path, apart=True)  # as the server opens it
+    opened = load_engine(path, separate_process=True)  # as the server opens it
     yield opened
     opened.engine.close()
 

@@ -36,7 +36,7 @@ ENDLESS = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "tem
 
 @pytest.fixture()
 def apart(taught_gguf: Path) -> Iterator[LoadedEngine]:
-    opened = load_engine(taught_gguf, "F32", apart=True)
+    opened = load_engine(taught_gguf, "F32", separate_process=True)
     yield opened
     opened.engine.close()
 

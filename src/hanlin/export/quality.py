@@ -30,7 +30,7 @@ from hanlin.core.i18n import say
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.inference.decoder import Piece
+from hanlin.inference.decoder import BatchItem
 from hanlin.inference.protocol import Completion, GenerationRequest, SamplingParams
 from hanlin.inference.registry import create_engine
 from hanlin.inference.sampler import log_softmax
@@ -154,17 +154,17 @@ def _asking(path: Path, longest: int) -> Iterator[Ask]:
         return
     model = LlamaCppModel(path)
     try:
-        context = model.context(sequences=1, length=longest, batch=longest, cache_type="f32")
+        kv_cache = model.new_kv_cache(sequences=1, length=longest, batch=longest, cache_type="f32")
         try:
 
             def ask_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
-                context.forget(0, 0)
-                (logits,) = context.decode([Piece(0, 0, ids, positions)])
+                kv_cache.truncate(0, 0)
+                (logits,) = kv_cache.decode([BatchItem(0, 0, ids, positions)])
                 return logits
 
             yield ask_file
         finally:
-            context.close()
+            kv_cache.close()
     finally:
         model.close()
 

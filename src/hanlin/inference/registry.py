@@ -25,17 +25,17 @@ ENGINES = {
 FOR_GGUF = {"llama_cpp", "llama_server"}
 
 
-APART = {"llama_cpp": "hanlin.inference.backends.llama_cpp.process:LlamaCppProcess"}
+SEPARATE_PROCESS_ENGINES = {"llama_cpp": "hanlin.inference.backends.llama_cpp.process:LlamaCppProcess"}
 
 
 _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 
-def create_engine(name: str, path: Path, *, apart: bool = False, **options: Any) -> Engine:
+def create_engine(name: str, path: Path, *, separate_process: bool = False, **options: Any) -> Engine:
     """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
     to transformers).
 
-    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `apart`, an
+    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `separate_process`, an
     engine that can bring down its process gets one of its own, and is started again when that has ended. `options` are
     the engine's own (see its class); all take `context_length`. Raises UserError for an unknown engine, for a path
     that holds no model, and for an engine whose package is not installed.
@@ -45,7 +45,9 @@ def create_engine(name: str, path: Path, *, apart: bool = False, **options: Any)
     if name not in ENGINES:
         what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
         raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
-    module, _, attribute = (APART.get(name, ENGINES[name]) if apart else ENGINES[name]).partition(":")
+    module, _, attribute = (
+        SEPARATE_PROCESS_ENGINES.get(name, ENGINES[name]) if separate_process else ENGINES[name]
+    ).partition(":")
     try:
         engine = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hanlin.inference.protocol import Constraint, SamplingParams, TokenLogprobs
 
-_FAR = -12.0  # in natural logarithm below the likeliest id
-_MOST_SORTED = 8192
-_COLDEST = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
+_MIN_LOG_RATIO = -12.0  # in natural logarithm below the likeliest id
+_MAX_SORTED = 8192
+_MIN_TEMPERATURE = 1e-4  # colder, the likeliest id alone is ever drawn, and a division could overflow
 
 
 class Sampler:
@@ -39,7 +39,7 @@ class Sampler:
         self.logprobs: list[TokenLogprobs] = []
 
     @property
-    def plain(self) -> bool:
+    def is_greedy(self) -> bool:
         """Whether the likeliest id is always the choice, so that an engine may take it where the logits lie."""
         return (
             self._random is None
@@ -50,37 +50,37 @@ class Sampler:
             and self._sampling.top_logprobs is None
         )
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
+    def sample(self, logits: NDArray[np.float32]) -> int:
         """The next id from `logits` [vocabulary], which stay as they are."""
-        changed = self._changed(logits)
-        number = int(changed.argmax()) if self._random is None else self._draw(changed, self._random)
+        adjusted = self._adjust_logits(logits)
+        token_id = int(adjusted.argmax()) if self._random is None else self._draw(adjusted, self._random)
         if self._seen is not None:
-            self._seen.add(number)
+            self._seen.add(token_id)
         if self._counts is not None:
-            self._counts[number] += 1
+            self._counts[token_id] += 1
         if self._constraint is not None:
-            self._constraint.accept_token(number)
+            self._constraint.accept_token(token_id)
         if self._sampling.top_logprobs is not None:
-            self.logprobs.append(_likely(logits, number, self._sampling.top_logprobs))
-        return number
+            self.logprobs.append(_token_logprobs(logits, token_id, self._sampling.top_logprobs))
+        return token_id
 
-    def _changed(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _adjust_logits(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """The logits after bias, penalties and constraint."""
         sampling = self._sampling
         if not (sampling.logit_bias or self._seen or self._counts or self._constraint is not None):
             return logits
         logits = logits.copy()
-        for number, bias in sampling.logit_bias:
-            if number < logits.size:
-                logits[number] += np.float32(bias)
+        for token_id, bias in sampling.logit_bias:
+            if token_id < logits.size:
+                logits[token_id] += np.float32(bias)
         if self._seen:
             seen = np.fromiter(self._seen, np.int64, len(self._seen))
             penalty = np.float32(sampling.repetition_penalty)
             logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
         if self._counts:
-            held = np.fromiter(self._counts.keys(), np.int64, len(self._counts))
-            times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
-            logits[held] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * times
+            token_ids = np.fromiter(self._counts.keys(), np.int64, len(self._counts))
+            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            logits[token_ids] -= np.float32(sampling.presence_penalty) + np.float32(sampling.frequency_penalty) * counts
         if self._constraint is not None:
             allowed = self._constraint.allowed_tokens()[: logits.size]
             logits[: allowed.size][~allowed] = -np.inf
@@ -89,54 +89,54 @@ class Sampler:
 
     def _draw(self, logits: NDArray[np.float32], random: np.random.Generator) -> int:
         sampling = self._sampling
-        numbers = None
+        candidate_ids = None
         if 0 < sampling.top_k < logits.size:
-            numbers = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
-            logits = logits[numbers]
-        scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _COLDEST)
+            candidate_ids = np.sort(np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k])
+            logits = logits[candidate_ids]
+        scaled = (logits.astype(np.float64) - logits.max()) / max(sampling.temperature, _MIN_TEMPERATURE)
         weights = np.exp(scaled)
-        chance = random.random()
+        uniform = random.random()
         # sorting a whole vocabulary costs more than a small model's step: the likeliest ids nearly always suffice
-        near = np.flatnonzero(scaled > _FAR)
-        place = None
-        if len(near) < min(len(weights), _MOST_SORTED):
-            place = self._place(near, weights, chance, float(weights.sum()))
-        if place is None:
-            place = self._place(np.arange(len(weights)), weights, chance, None)
-        assert place is not None
-        return place if numbers is None else int(numbers[place])
+        likely = np.flatnonzero(scaled > _MIN_LOG_RATIO)
+        index = None
+        if len(likely) < min(len(weights), _MAX_SORTED):
+            index = self._draw_index(likely, weights, uniform, float(weights.sum()))
+        if index is None:
+            index = self._draw_index(np.arange(len(weights)), weights, uniform, None)
+        assert index is not None
+        return index if candidate_ids is None else int(candidate_ids[index])
 
-    def _place(
-        self, among: NDArray[np.int64], weights: NDArray[np.float64], chance: float, total: float | None
+    def _draw_index(
+        self, candidates: NDArray[np.int64], weights: NDArray[np.float64], uniform: float, total: float | None
     ) -> int | None:
         """The place that `chance` in [0, 1) falls on, `among` being all places, or the likeliest: then `total` is what
         all weigh, and the answer None when the others are needed."""
         sampling = self._sampling
-        order = among[np.argsort(-weights[among], kind="stable")]
-        summed = np.cumsum(weights[order])
-        kept = everything = len(order)
+        order = candidates[np.argsort(-weights[candidates], kind="stable")]
+        cumulative = np.cumsum(weights[order])
+        num_kept = num_candidates = len(order)
         if sampling.top_p < 1:  # the fewest ids that together reach top_p
-            reached = int(np.searchsorted(summed, sampling.top_p * (summed[-1] if total is None else total)))
-            kept = min(kept, reached + 1)
+            reached = int(np.searchsorted(cumulative, sampling.top_p * (cumulative[-1] if total is None else total)))
+            num_kept = min(num_kept, reached + 1)
         if sampling.min_p > 0:  # those at least `min_p` as likely as the likeliest
-            kept = min(kept, max(1, int((weights[order] >= sampling.min_p * weights[order[0]]).sum())))
-        whole = summed[kept - 1]
-        if total is not None and kept == everything:  # perhaps the next ones are to be kept too
+            num_kept = min(num_kept, max(1, int((weights[order] >= sampling.min_p * weights[order[0]]).sum())))
+        mass = cumulative[num_kept - 1]
+        if total is not None and num_kept == num_candidates:  # perhaps the next ones are to be kept too
             if sampling.top_p < 1 or sampling.min_p > 0:
                 return None
-            whole = total
-        drawn = int(np.searchsorted(summed[:kept], chance * whole, side="right"))
-        if total is not None and drawn >= kept:
+            mass = total
+        drawn = int(np.searchsorted(cumulative[:num_kept], uniform * mass, side="right"))
+        if total is not None and drawn >= num_kept:
             return None
-        return int(order[min(drawn, kept - 1)])
+        return int(order[min(drawn, num_kept - 1)])
 
 
-def _likely(logits: NDArray[np.float32], number: int, count: int) -> TokenLogprobs:
+def _token_logprobs(logits: NDArray[np.float32], token_id: int, count: int) -> TokenLogprobs:
     logprobs = log_softmax(logits)
     count = min(count, logits.size)
     best = np.argpartition(-logits, count - 1)[:count] if count else np.empty(0, np.int64)
     order = best[np.lexsort((best, -logits[best]))]
-    return TokenLogprobs(float(logprobs[number]), tuple((int(place), float(logprobs[place])) for place in order))
+    return TokenLogprobs(float(logprobs[token_id]), tuple((int(index), float(logprobs[index])) for index in order))
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

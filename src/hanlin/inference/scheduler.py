@@ -14,28 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.inference.decoder import Context, Model, Piece
+from hanlin.inference.decoder import BatchItem, DecoderModel, KVCache
 from hanlin.inference.score_batch import common_length
 from hanlin.inference.tasks import Task
 
-_SHORTEST_SLOT = 512
-_PROMPT_IDS_A_STEP = 512  # beside answers in progress, so that a long prompt does not hold them up
-_LOGITS_BYTES_A_STEP = 64 << 20
+_MIN_SLOT_LENGTH = 512
+_PREFILL_TOKENS_PER_STEP = 512  # beside answers in progress, so that a long prompt does not hold them up
+_MAX_LOGITS_BYTES_PER_STEP = 64 << 20
 
 
 class _Slot:
     """A sequence of the context: the ids whose keys and values it holds, as which adapter made them, and the task that
     has it now."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.held: list[int] = []
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.token_ids: list[int] = []
         self.adapter: str | None = None
         self.task: Task | None = None
 
-    def common(self, task: Task) -> int:
+    def common_prefix_length(self, task: Task) -> int:
         """How much of a task's sequence it holds already."""
-        return common_length(self.held, task.sequence) if self.adapter == task.adapter else 0
+        return common_length(self.token_ids, task.sequence) if self.adapter == task.adapter else 0
 
 
 class Scheduler:
@@ -43,15 +43,15 @@ class Scheduler:
     and made anew, larger, when a longer one comes."""
 
     def __init__(
-        self, model: Model, *, name: str, parallel: int, cache_bytes: int, bytes_an_id: int, **settings: Any
+        self, model: DecoderModel, *, name: str, parallel: int, cache_bytes: int, bytes_per_token: int, **settings: Any
     ) -> None:
         """`parallel` sequences at once, or fewer where their keys and values, `bytes_an_id` each, would take more than
         `cache_bytes`, though never fewer than one. `settings` are the context's own; `name` is the thread's."""
         self._model = model
-        self._parallel, self._cache_bytes, self._bytes_an_id = parallel, cache_bytes, max(1, bytes_an_id)
+        self._parallel, self._cache_bytes, self._bytes_per_token = parallel, cache_bytes, max(1, bytes_per_token)
         self._settings = settings
-        self._logits_a_step = max(parallel, _LOGITS_BYTES_A_STEP // (4 * model.vocabulary_size))
-        self._context: Context | None = None
+        self._max_logit_rows = max(parallel, _MAX_LOGITS_BYTES_PER_STEP // (4 * model.vocabulary_size))
+        self._kv_cache: KVCache | None = None
         self._slots: list[_Slot] = []
         self._waiting: deque[Task] = deque()
         self._wake = threading.Condition()
@@ -81,15 +81,15 @@ class Scheduler:
     def _run(self) -> None:
         try:
             while self._step():
-                self._told()
+                self._notify()
         finally:
-            self._end_all(None)
-            self._told()
-            if self._context is not None:
-                self._context.close()
+            self._finish_all(None)
+            self._notify()
+            if self._kv_cache is not None:
+                self._kv_cache.close()
             self._model.close()
 
-    def _told(self) -> None:
+    def _notify(self) -> None:
         if self.after_step is not None:
             self.after_step()
 
@@ -104,114 +104,116 @@ class Scheduler:
                 self._drop_cancelled()
                 self._admit()
             except BaseException as error:  # whoever waits must hear of it
-                self._end_all(error)
+                self._finish_all(error)
         try:
             self._decode()
         except BaseException as error:
             with self._wake:
-                self._end_all(error)
+                self._finish_all(error)
                 for slot in self._slots:
-                    slot.held = []
-                if self._context is not None:
-                    self._context.close()
-                    self._context, self._slots = None, []
+                    slot.token_ids = []
+                if self._kv_cache is not None:
+                    self._kv_cache.close()
+                    self._kv_cache, self._slots = None, []
         return True
 
-    def _end_all(self, error: BaseException | None) -> None:
+    def _finish_all(self, error: BaseException | None) -> None:
         for slot in self._slots:
             if slot.task is not None:
-                slot.task.end(error)
+                slot.task.finish(error)
                 slot.task = None
         while self._waiting:
-            self._waiting.popleft().end(error)
+            self._waiting.popleft().finish(error)
 
     def _drop_cancelled(self) -> None:
         for slot in self._slots:
             if slot.task is not None and slot.task.cancelled:
-                slot.task.end(None)
+                slot.task.finish(None)
                 slot.task = None
         for task in [task for task in self._waiting if task.cancelled]:
             self._waiting.remove(task)
-            task.end(None)
+            task.finish(None)
 
     def _admit(self) -> None:
         """Give free slots to what waits, first come first served, each where the most of its beginning still lies."""
         while self._waiting:
             task = self._waiting[0]
-            if self._context is None or task.longest > self._context.length:
+            if self._kv_cache is None or task.max_length > self._kv_cache.length:
                 if any(slot.task for slot in self._slots):
                     return  # until the slots are free and can be made larger
-                self._enlarge(max(waiting.longest for waiting in self._waiting))
+                self._grow_cache(max(waiting.max_length for waiting in self._waiting))
             free = [slot for slot in self._slots if slot.task is None]
             if not free:
                 return
-            slot = max(free, key=lambda slot: (slot.common(task), -len(slot.held), -slot.number))
+            slot = max(free, key=lambda slot: (slot.common_prefix_length(task), -len(slot.token_ids), -slot.index))
             slot.task = self._waiting.popleft()
             self._rewind(slot)
 
-    def _enlarge(self, length: int) -> None:
-        if self._context is not None:
-            self._context.close()
-            self._context, self._slots = None, []
-        size = _SHORTEST_SLOT
+    def _grow_cache(self, length: int) -> None:
+        if self._kv_cache is not None:
+            self._kv_cache.close()
+            self._kv_cache, self._slots = None, []
+        size = _MIN_SLOT_LENGTH
         while size < length:
             size *= 2
         size = max(length, min(size, self._model.trained_context))
-        sequences = max(1, min(self._parallel, self._cache_bytes // (size * self._bytes_an_id)))
-        self._context = self._model.context(sequences=sequences, length=size, **self._settings)
-        self._slots = [_Slot(number) for number in range(sequences)]
+        sequences = max(1, min(self._parallel, self._cache_bytes // (size * self._bytes_per_token)))
+        self._kv_cache = self._model.new_kv_cache(sequences=sequences, length=size, **self._settings)
+        self._slots = [_Slot(index) for index in range(sequences)]
 
     def _rewind(self, slot: _Slot) -> None:
         """Keep of a slot what its task's sequence begins with, up to the first position whose logits are wanted."""
-        assert slot.task is not None and self._context is not None
+        assert slot.task is not None and self._kv_cache is not None
         sequence = slot.task.sequence
         first_wanted = slot.task.positions(0, len(sequence))[0]
-        kept = min(slot.common(slot.task), first_wanted)
+        reused = min(slot.common_prefix_length(slot.task), first_wanted)
         slot.adapter = slot.task.adapter
-        if kept < len(slot.held):
-            self._context.forget(slot.number, kept)
-            del slot.held[kept:]
+        if reused < len(slot.token_ids):
+            self._kv_cache.truncate(slot.index, reused)
+            del slot.token_ids[reused:]
 
     def _decode(self) -> None:
         active = [slot for slot in self._slots if slot.task is not None]
-        if not active or self._context is None:
+        if not active or self._kv_cache is None:
             return
-        active.sort(key=lambda slot: len(slot.task.sequence) - len(slot.held) if slot.task else 0)
-        writing = any(slot.task and len(slot.task.sequence) - len(slot.held) == 1 for slot in active)
-        ids_left = min(self._context.batch, len(active) + _PROMPT_IDS_A_STEP) if writing else self._context.batch
-        logits_left = self._logits_a_step
-        pieces, wanted = [], []
+        active.sort(key=lambda slot: len(slot.task.sequence) - len(slot.token_ids) if slot.task else 0)
+        decoding = any(slot.task and len(slot.task.sequence) - len(slot.token_ids) == 1 for slot in active)
+        tokens_left = (
+            min(self._kv_cache.batch, len(active) + _PREFILL_TOKENS_PER_STEP) if decoding else self._kv_cache.batch
+        )
+        logits_left = self._max_logit_rows
+        items, requests = [], []
         for slot in active:
             assert slot.task is not None
-            start = len(slot.held)
-            stop = min(len(slot.task.sequence), start + ids_left)
+            start = len(slot.token_ids)
+            stop = min(len(slot.task.sequence), start + tokens_left)
             positions = slot.task.positions(start, stop)
             if len(positions) > logits_left:
                 stop = positions[logits_left]
                 positions = positions[:logits_left]
             if stop == start:
                 continue
-            ids_left -= stop - start
+            tokens_left -= stop - start
             logits_left -= len(positions)
             offsets = [position - start for position in positions]
-            pieces.append(Piece(slot.number, start, slot.task.sequence[start:stop], offsets, slot.task.adapter))
-            wanted.append((slot, positions))
-        results = self._context.decode(pieces)
-        for (slot, positions), piece, logits in zip(wanted, pieces, results, strict=True):
-            slot.held.extend(piece.ids)
-            self._after(slot, positions, logits)
+            items.append(BatchItem(slot.index, start, slot.task.sequence[start:stop], offsets, slot.task.adapter))
+            requests.append((slot, positions))
+        results = self._kv_cache.decode(items)
+        for (slot, positions), item, logits in zip(requests, items, results, strict=True):
+            slot.token_ids.extend(item.ids)
+            self._handle_result(slot, positions, logits)
 
-    def _after(self, slot: _Slot, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+    def _handle_result(self, slot: _Slot, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         task = slot.task
         assert task is not None
         sequence = task.sequence
-        whole = len(slot.held) == len(sequence)
+        complete = len(slot.token_ids) == len(sequence)
         if positions:
-            task.take(positions, logits)
-        if not whole:
+            task.process_logits(positions, logits)
+        if not complete:
             return
-        if not task.more():
+        if not task.advance():
             slot.task = None
-            task.end(None)
+            task.finish(None)
         elif task.sequence is not sequence:  # another one; an answer's own has only grown
             self._rewind(slot)

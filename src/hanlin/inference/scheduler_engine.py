@@ -15,7 +15,7 @@ from hanlin.inference.protocol import Completion, FinishReason, GenerationReques
 from hanlin.inference.request_checks import max_completion_tokens
 from hanlin.inference.sampler import Sampler
 from hanlin.inference.scheduler import Scheduler
-from hanlin.inference.tasks import GenerationTask, Sink
+from hanlin.inference.tasks import GenerationTask, TokenSink
 
 
 class SchedulerEngine:
@@ -32,7 +32,7 @@ class SchedulerEngine:
         for task in tasks:
             task.finished = finished
         try:
-            self.begin(tasks)
+            self.submit(tasks)
             written = 0
             for done in range(1, len(tasks) + 1):
                 task, error = finished.get()
@@ -48,28 +48,30 @@ class SchedulerEngine:
 
     def stream(self, request: GenerationRequest) -> TokenStream:
         tasks = self.tasks([request], [SimpleQueue()])
-        self.begin(tasks)
+        self.submit(tasks)
         return TokenStream(tasks[0])
 
-    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[Sink]) -> list[GenerationTask]:
+    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[TokenSink]) -> list[GenerationTask]:
         """What `begin` runs: the ids of each answer go to its sink, then None or the error that ended it."""
         tasks = []
         for request, sink in zip(requests, sinks, strict=True):
-            room = max_completion_tokens(request, self.context_length, self.vocabulary)
-            chooser = Sampler(request.sampling, request.prompt_ids, request.constraint)
-            tasks.append(GenerationTask(request.prompt_ids, room, request.stop_ids, chooser, sink, request.adapter))
+            max_new_tokens = max_completion_tokens(request, self.context_length, self.vocabulary)
+            sampler = Sampler(request.sampling, request.prompt_ids, request.constraint)
+            tasks.append(
+                GenerationTask(request.prompt_ids, max_new_tokens, request.stop_ids, sampler, sink, request.adapter)
+            )
         return tasks
 
-    def begin(self, tasks: Sequence[GenerationTask]) -> None:
+    def submit(self, tasks: Sequence[GenerationTask]) -> None:
         """Answer together, so that the order and company are the same each time."""
         self._scheduler.submit(tasks)
 
-    def after_step(self, call: Callable[[], None]) -> None:
+    def set_step_callback(self, call: Callable[[], None]) -> None:
         """Have `call` run, in the thread that puts ids into sinks, when all ids of a step are put."""
         self._scheduler.after_step = call
 
 
-class Answer(Protocol):
+class TokenQueue(Protocol):
     """One answer as a stream reads it; setting `cancelled` ends it soon."""
 
     cancelled: bool
@@ -90,13 +92,13 @@ class Answer(Protocol):
 class TokenStream:
     """The ids of one answer; see `Stream`."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, source: TokenQueue) -> None:
+        self._source = source
         self._ended = False
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        return self._answer.finish_reason if self._ended else None
+        return self._source.finish_reason if self._ended else None
 
     def __iter__(self) -> Iterator[int]:
         return self
@@ -104,26 +106,26 @@ class TokenStream:
     def __next__(self) -> int:
         if self._ended:
             raise StopIteration
-        number = self._answer.ids.get()
-        if isinstance(number, int):
-            return number
-        self._answer.ids.put(None)  # for another thread that waits here
+        token_id = self._source.ids.get()
+        if isinstance(token_id, int):
+            return token_id
+        self._source.ids.put(None)  # for another thread that waits here
         self._ended = True
-        if number is not None:
-            raise number
+        if token_id is not None:
+            raise token_id
         raise StopIteration
 
     @property
     def logprobs(self) -> Sequence[TokenLogprobs]:
-        return self._answer.logprobs
+        return self._source.logprobs
 
     def cancel(self) -> None:
-        self._answer.cancelled = True
+        self._source.cancelled = True
 
     def close(self) -> None:
-        self._answer.cancelled = True
-        self._answer.ended.wait()  # until the scheduler has let go of it
+        self._source.cancelled = True
+        self._source.ended.wait()  # until the scheduler has let go of it
         self._ended = True
 
     def __del__(self) -> None:
-        self._answer.cancelled = True
+        self._source.cancelled = True

@@ -20,33 +20,33 @@ class ScoreRow:
     @property
     def positions(self) -> list[int]:
         """Every position whose logits are wanted, ascending."""
-        wanted = {start + place for _, start, continuation in self.scored for place in range(len(continuation))}
-        return sorted(wanted)
+        positions = {start + index for _, start, continuation in self.scored for index in range(len(continuation))}
+        return sorted(positions)
 
 
-def rows_of(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[ScoreRow]:
+def build_score_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[ScoreRow]:
     """The rows for `pairs`, in lexicographic order of their ids, so that rows with a common beginning are neighbors.
 
     The last id of a continuation need not be run. A pair whose ids begin another pair's needs no row of its own: the
     four one-letter answers to a question share one.
     """
-    inputs = []
-    for place, (prefix, continuation) in enumerate(pairs):
+    entries = []
+    for index, (prefix, continuation) in enumerate(pairs):
         ids = (*prefix, *continuation[:-1])
-        inputs.append((ids, place, len(prefix) - 1, tuple(continuation)))
-    inputs.sort(key=lambda row: (row[0], row[1]), reverse=True)
+        entries.append((ids, index, len(prefix) - 1, tuple(continuation)))
+    entries.sort(key=lambda row: (row[0], row[1]), reverse=True)
     rows: list[ScoreRow] = []
-    for ids, place, start, continuation in inputs:
+    for ids, index, start, continuation in entries:
         if not rows or rows[-1].ids[: len(ids)] != ids:
             rows.append(ScoreRow(ids))
-        rows[-1].scored.append((place, start, continuation))
+        rows[-1].scored.append((index, start, continuation))
     rows.reverse()
     return rows
 
 
-def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     """How many ids at their beginning two sequences share."""
-    shortest = min(len(one), len(other))
-    if one[:shortest] == other[:shortest]:
+    shortest = min(len(first), len(second))
+    if first[:shortest] == second[:shortest]:
         return shortest
-    return next(place for place in range(shortest) if one[place] != other[place])
+    return next(index for index in range(shortest) if first[index] != second[index])

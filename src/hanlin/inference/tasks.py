@@ -21,7 +21,7 @@ class Task(Protocol):
 
     sequence: list[int]
     """All ids that are to be run so far."""
-    longest: int
+    max_length: int
     """How many ids the sequence can become."""
     cancelled: bool
     adapter: str | None
@@ -29,20 +29,20 @@ class Task(Protocol):
     def positions(self, start: int, stop: int) -> list[int]:
         """The positions in [start, stop) whose logits are wanted."""
 
-    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+    def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         """Receive logits [positions, vocabulary], a view that holds until the next step."""
 
-    def more(self) -> bool:
+    def advance(self) -> bool:
         """Called when the whole sequence was run: whether it is longer now, or `sequence` is another list."""
 
-    def end(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         """The last call: the work is done, was cancelled, or broke."""
 
 
-class Sink(Protocol):
+class TokenSink(Protocol):
     """Where the ids of an answer go; put from the scheduler's thread, which must not wait."""
 
-    def put(self, told: int | BaseException | None) -> None: ...
+    def put(self, item: int | BaseException | None) -> None: ...
 
 
 class GenerationTask:
@@ -51,28 +51,28 @@ class GenerationTask:
     def __init__(
         self,
         prompt: Sequence[int],
-        room: int,
+        max_new_tokens: int,
         stop_ids: Sequence[int],
-        chooser: Sampler,
-        ids: Sink,
+        sampler: Sampler,
+        ids: TokenSink,
         adapter: str | None = None,
     ) -> None:
         self.adapter = adapter
         self.sequence = list(prompt)
-        self.longest = len(prompt) + room
+        self.max_length = len(prompt) + max_new_tokens
         self.cancelled = False
         self.finish_reason: FinishReason | None = None
         self.ids = ids
         self.ended = threading.Event()
-        self._broken: Exception | None = None
+        self._error: Exception | None = None
         self.finished: SimpleQueue[tuple[GenerationTask, BaseException | None]] | None = None
         self._prompt_length = len(prompt)
         self._stop_ids = frozenset(stop_ids)
-        self._chooser = chooser
+        self._sampler = sampler
 
     @property
     def logprobs(self) -> Sequence[TokenLogprobs]:
-        return self._chooser.logprobs
+        return self._sampler.logprobs
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -82,27 +82,27 @@ class GenerationTask:
         last = len(self.sequence) - 1
         return [last] if start <= last < stop else []
 
-    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+    def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         try:
-            number = self._chooser.choose(logits[0])
+            token_id = self._sampler.sample(logits[0])
         except Exception as error:  # an answer's own trouble is not that of those beside it
-            self._broken, self.finish_reason = error, "cancelled"
+            self._error, self.finish_reason = error, "cancelled"
             return
-        if number in self._stop_ids:
+        if token_id in self._stop_ids:
             self.finish_reason = "stop"
             return
-        self.sequence.append(number)
-        self.ids.put(number)
-        if len(self.sequence) == self.longest:
+        self.sequence.append(token_id)
+        self.ids.put(token_id)
+        if len(self.sequence) == self.max_length:
             self.finish_reason = "length"
 
-    def more(self) -> bool:
+    def advance(self) -> bool:
         return self.finish_reason is None
 
-    def end(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         if self.finish_reason is None:
             self.finish_reason = "cancelled"
-        error = error or self._broken
+        error = error or self._error
         self.ended.set()
         self.ids.put(error)
         if self.finished is not None:
@@ -116,7 +116,7 @@ class ScoreTask:
 
     def __init__(self, rows: Sequence[ScoreRow], scores: list[Score | None]) -> None:
         self.cancelled = False
-        self.longest = max(len(row.ids) for row in rows)
+        self.max_length = max(len(row.ids) for row in rows)
         self.finished: SimpleQueue[BaseException | None] = SimpleQueue()
         self._rows = deque(rows)
         self._scores = scores
@@ -128,32 +128,32 @@ class ScoreTask:
         self._wanted = row.positions
         # of each wanted position, by the ids that follow it in some continuation
         self._logprobs: dict[tuple[int, int], float] = {}
-        self._likeliest: dict[int, int] = {}
+        self._argmax: dict[int, int] = {}
         self._following: dict[int, set[int]] = {position: set() for position in self._wanted}
         for _, start, continuation in row.scored:
-            for place, number in enumerate(continuation):
-                self._following[start + place].add(number)
+            for index, token_id in enumerate(continuation):
+                self._following[start + index].add(token_id)
 
     def positions(self, start: int, stop: int) -> list[int]:
         return [position for position in self._wanted if start <= position < stop]
 
-    def take(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
+    def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         for position, row in zip(positions, logits, strict=True):
             logprobs = log_softmax(row)
-            self._likeliest[position] = int(row.argmax())
-            for number in self._following[position]:
-                self._logprobs[position, number] = float(logprobs[number])
+            self._argmax[position] = int(row.argmax())
+            for token_id in self._following[position]:
+                self._logprobs[position, token_id] = float(logprobs[token_id])
 
-    def more(self) -> bool:
-        for place, start, continuation in self._rows.popleft().scored:
-            steps = [(start + offset, number) for offset, number in enumerate(continuation)]
-            self._scores[place] = Score(
+    def advance(self) -> bool:
+        for index, start, continuation in self._rows.popleft().scored:
+            steps = [(start + offset, token_id) for offset, token_id in enumerate(continuation)]
+            self._scores[index] = Score(
                 sum(self._logprobs[step] for step in steps),
-                all(self._likeliest[position] == number for position, number in steps),
+                all(self._argmax[position] == token_id for position, token_id in steps),
             )
         if self._rows:
             self._begin()
         return bool(self._rows)
 
-    def end(self, error: BaseException | None) -> None:
+    def finish(self, error: BaseException | None) -> None:
         self.finished.put(error)

@@ -19,33 +19,33 @@ class StopStringMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._held = ""
-        self.hit = False
+        self._pending_text = ""
+        self.matched = False
 
     def put(self, text: str) -> str:
         """The part of all text so far that can be shown now and was not yet; `hit` says that a stop text has come."""
-        if self.hit:
+        if self.matched:
             return ""
-        self._held += text
-        places = [place for place in map(self._held.find, self._stops) if place >= 0]
-        if places:
-            self.hit = True
-            shown, self._held = self._held[: min(places)], ""
-            return shown
-        keep = max((self._overlap(stop) for stop in self._stops), default=0)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
-        return shown
+        self._pending_text += text
+        indices = [index for index in map(self._pending_text.find, self._stops) if index >= 0]
+        if indices:
+            self.matched = True
+            released, self._pending_text = self._pending_text[: min(indices)], ""
+            return released
+        held_back = max((self._overlap(stop) for stop in self._stops), default=0)
+        cut = len(self._pending_text) - held_back
+        released, self._pending_text = self._pending_text[:cut], self._pending_text[cut:]
+        return released
 
     def end(self) -> str:
         """What was held back in vain."""
-        shown, self._held = self._held, ""
-        return shown
+        released, self._pending_text = self._pending_text, ""
+        return released
 
     def _overlap(self, stop: str) -> int:
         """How long a beginning of `stop` the held text ends with."""
-        longest = min(len(stop) - 1, len(self._held))
-        return next((size for size in range(longest, 0, -1) if self._held.endswith(stop[:size])), 0)
+        longest = min(len(stop) - 1, len(self._pending_text))
+        return next((size for size in range(longest, 0, -1) if self._pending_text.endswith(stop[:size])), 0)
 
 
 class TextDelta(NamedTuple):
@@ -71,7 +71,7 @@ class TextStream:
         self._decoder = tokenizer.stream_decoder()
         self._stops = StopStringMatcher(stops)
         self._cancelled = threading.Event()
-        self._with_likely = request.sampling.top_logprobs is not None
+        self._with_logprobs = request.sampling.top_logprobs is not None
         self._pending: list[int] = []
         self.prompt_tokens = len(request.prompt_ids)
         self.tokens = 0
@@ -80,60 +80,62 @@ class TextStream:
     def __iter__(self) -> Iterator[TextDelta]:
         """The pieces; the text of none of them is empty."""
         with closing(self._stream):
-            for number in self._stream:
+            for token_id in self._stream:
                 if self._cancelled.is_set():
                     self.finish_reason = "cancelled"
                     return
-                if piece := self._took(number):
-                    yield piece
+                if delta := self._add_token(token_id):
+                    yield delta
                 if self.finish_reason is not None:
                     return
-        if rest := self._end():
+        if rest := self._finish():
             yield rest
 
-    def subscribe(self, tell: Callable[[TextDelta | BaseException | None], None]) -> bool:
+    def subscribe(self, on_delta: Callable[[TextDelta | BaseException | None], None]) -> bool:
         """Instead of iterating: `tell` each piece and at last None, or the error that ended it, in the thread in which
         the engine hears of it, so that no thread waits. False, and nothing is done, when the engine has none."""
         if not isinstance(self._stream, SubscribableStream):
             return False
 
-        def hear(told: int | BaseException | None) -> None:
+        def on_token(item: int | BaseException | None) -> None:
             try:
-                if self.finish_reason is not None or (isinstance(told, int) and self._cancelled.is_set()):
+                if self.finish_reason is not None or (isinstance(item, int) and self._cancelled.is_set()):
                     return
-                if isinstance(told, BaseException):
-                    tell(told)
+                if isinstance(item, BaseException):
+                    on_delta(item)
                     return
-                if piece := self._end() if told is None else self._took(told):
-                    tell(piece)
+                if delta := self._finish() if item is None else self._add_token(item):
+                    on_delta(delta)
                 if self.finish_reason is not None:
                     self._stream.cancel()
-                    tell(None)
+                    on_delta(None)
             except Exception as error:  # the thread is that of every answer
-                tell(error)
+                on_delta(error)
 
-        self._stream.subscribe(hear)
+        self._stream.subscribe(on_token)
         return True
 
-    def _took(self, number: int) -> TextDelta | None:
+    def _add_token(self, token_id: int) -> TextDelta | None:
         self.tokens += 1
-        if self._with_likely:
-            self._pending.append(number)
-        text = self._stops.put(self._decoder.put(number))
-        piece = self._piece(text) if text else None
-        if self._stops.hit:
+        if self._with_logprobs:
+            self._pending.append(token_id)
+        text = self._stops.put(self._decoder.put(token_id))
+        delta = self._make_delta(text) if text else None
+        if self._stops.matched:
             self.finish_reason = "stop"
-        return piece
+        return delta
 
-    def _end(self) -> TextDelta | None:
+    def _finish(self) -> TextDelta | None:
         # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
         rest = self._stops.put(self._decoder.end()) + self._stops.end()
-        piece = self._piece(rest) if rest else None
+        delta = self._make_delta(rest) if rest else None
         finish_reason: FinishReason = self._stream.finish_reason or "cancelled"
-        self.finish_reason = "cancelled" if self._cancelled.is_set() else "stop" if self._stops.hit else finish_reason
-        return piece
+        self.finish_reason = (
+            "cancelled" if self._cancelled.is_set() else "stop" if self._stops.matched else finish_reason
+        )
+        return delta
 
-    def _piece(self, text: str) -> TextDelta:
+    def _make_delta(self, text: str) -> TextDelta:
         ids, self._pending = tuple(self._pending), []
         return TextDelta(text, ids, tuple(self._stream.logprobs[self.tokens - len(ids) : self.tokens]) if ids else ())
 

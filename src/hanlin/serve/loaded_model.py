@@ -61,7 +61,7 @@ class LoadedModel:
         """
         path, gguf_choice = parse_model_spec(self._path)
         file_stamps = self._read_file_stamps(path)
-        options = {"batch": self._limits.parallel, "apart": True, **self._engine_config.options}
+        options = {"batch": self._limits.parallel, "separate_process": True, **self._engine_config.options}
         if self._adapters:
             options["adapters"] = self._adapters
         opened = load_engine(path, gguf_choice, self._engine_config.name, **options)

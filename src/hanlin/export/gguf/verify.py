@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hanlin.export.gguf.vocab import Vocabulary
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
-from hanlin.inference.decoder import Piece
+from hanlin.inference.decoder import BatchItem
 from hanlin.inference.sampler import log_softmax
 from hanlin.models.folder.layout import ModelFiles
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -164,18 +164,18 @@ def compare_probabilities(file: Path, file_type: str, reference: Reference) -> d
     model = LlamaCppModel(file)
     try:
         longest = max(map(len, reference.texts))
-        context = model.context(sequences=1, length=longest, cache_type="f32")
+        kv_cache = model.new_kv_cache(sequences=1, length=longest, cache_type="f32")
         try:
             divergences, same, count = [], 0, 0
             for ids, expected in zip(reference.texts, reference.logprobs, strict=True):
-                context.forget(0, 0)
-                (logits,) = context.decode([Piece(0, 0, ids, range(len(ids)))])
+                kv_cache.truncate(0, 0)
+                (logits,) = kv_cache.decode([BatchItem(0, 0, ids, range(len(ids)))])
                 found = log_softmax(logits)
                 divergences.append((np.exp(expected) * (expected - found)).sum(axis=-1))
                 same += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())
                 count += len(ids)
         finally:
-            context.close()
+            kv_cache.close()
     finally:
         model.close()
     mean = float(np.concatenate(divergences).mean())

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
-from hanlin.inference.backends.http.process import Program
-from hanlin.inference.backends.http.replicas import Replica, Replicas
+from hanlin.inference.backends.http.process import ServerProcess
+from hanlin.inference.backends.http.replicas import Replica, ReplicaPool
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -34,15 +34,15 @@ from hanlin.inference.protocol import (
 from hanlin.inference.request_checks import check_pair, max_completion_tokens
 
 KEY_VARIABLE = "HANLIN_ENGINE_KEY"
-_AT_ONCE = 64
+_MAX_CONCURRENT = 64
 
 
-Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 """Asks a server at a path with a body; the whole answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StreamEvent:
     """What one event of a stream says: ids, how likely each was where that was asked, and the end."""
 
     ids: Sequence[int] = ()
@@ -55,16 +55,16 @@ class Dialect(Protocol):
 
     name: str
     health: str
-    generates: str
+    completion_path: str
     """The path that streams an answer."""
 
-    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
+    def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
         """Raises UserError for what this server cannot do."""
 
-    def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
+    def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
         """What an event says; `memo` is kept from one event of an answer to the next, `ask` asks the same server."""
 
-    def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
+    def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
         """Raises UserError where this server does not score."""
 
 
@@ -74,18 +74,18 @@ class HttpEngine:
     def __init__(
         self,
         dialect: Dialect,
-        replicas: Replicas,
+        replicas: ReplicaPool,
         *,
         context_length: int,
         vocabulary: int,
         key: str = "",
-        programs: Sequence[Program] = (),
+        programs: Sequence[ServerProcess] = (),
     ) -> None:
         self.name = dialect.name
         self.context_length = context_length
         self.replicas = replicas
         self._dialect, self._vocabulary = dialect, vocabulary
-        self._headers = headers_of(key)
+        self._headers = request_headers(key)
         self._programs = programs
 
     @property
@@ -100,42 +100,42 @@ class HttpEngine:
         for request in requests:
             max_completion_tokens(request, self.context_length, self._vocabulary)
         written = 0
-        replies = []
-        with ThreadPoolExecutor(max(1, min(len(requests), _AT_ONCE))) as threads:
-            for reply in threads.map(self._whole, requests):
-                replies.append(reply)
-                written += len(reply.ids)
+        completions = []
+        with ThreadPoolExecutor(max(1, min(len(requests), _MAX_CONCURRENT))) as threads:
+            for completion in threads.map(self._complete, requests):
+                completions.append(completion)
+                written += len(completion.ids)
                 if progress is not None:
-                    done = len(replies)
+                    done = len(completions)
                     progress.update(done, len(requests), "answers", force=done == len(requests), tokens=written)
-        return replies
+        return completions
 
-    def _whole(self, request: GenerationRequest) -> Completion:
+    def _complete(self, request: GenerationRequest) -> Completion:
         stream = self.stream(request)
         ids = tuple(stream)
         return Completion(ids, stream.finish_reason or "cancelled")
 
     def stream(self, request: GenerationRequest) -> HttpStream:
-        room = max_completion_tokens(request, self.context_length, self._vocabulary)
-        body = self._dialect.body(request, room)
-        replica, connection, answer = self._ask(self._dialect.generates, body, request.prompt_ids, None)
-        return HttpStream(self, self._dialect, request, replica, connection, answer)
+        max_new_tokens = max_completion_tokens(request, self.context_length, self._vocabulary)
+        body = self._dialect.request_body(request, max_new_tokens)
+        replica, connection, response = self._post(self._dialect.completion_path, body, request.prompt_ids, None)
+        return HttpStream(self, self._dialect, request, replica, connection, response)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self._vocabulary)
-        with ThreadPoolExecutor(max(1, min(len(pairs), _AT_ONCE))) as threads:
+        with ThreadPoolExecutor(max(1, min(len(pairs), _MAX_CONCURRENT))) as threads:
             return list(threads.map(lambda pair: self._score(*pair), pairs))
 
     def _score(self, prefix: Sequence[int], continuation: Sequence[int]) -> Score:
         def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
-            replica, connection, answer = self._ask(path, body, prefix, None)
+            replica, connection, response = self._post(path, body, prefix, None)
             try:
-                return dict(json.loads(answer.read()))
+                return dict(json.loads(response.read()))
             except (OSError, ValueError, http.client.HTTPException) as error:
                 raise EngineUnavailableError(f"{replica.address} broke off: {error}") from error
             finally:
-                self._drop(replica, connection)
+                self._release(replica, connection)
 
         return self._dialect.score(prefix, continuation, ask)
 
@@ -150,7 +150,7 @@ class HttpEngine:
         for program in self._programs:
             program.close()
 
-    def _ask(
+    def _post(
         self, path: str, body: dict[str, Any], prompt: Sequence[int], timeout: float | None
     ) -> tuple[Replica, http.client.HTTPConnection, http.client.HTTPResponse]:
         """The beginning of an answer from a healthy server.
@@ -160,30 +160,30 @@ class HttpEngine:
         data = json.dumps(body).encode()
         tried: list[Replica] = []
         while True:
-            replica = self.replicas.take(prompt, tried)
+            replica = self.replicas.acquire(prompt, tried)
             connection = None
             try:
                 connection = replica.connection(timeout)
                 connection.request("POST", replica.path + path, data, self._headers)
-                answer = connection.getresponse()
-                if answer.status == 200:
-                    return replica, connection, answer
-                told = answer.read(2000).decode("utf-8", "replace")
-                if 400 <= answer.status < 500 and answer.status not in (401, 403, 408, 429):
-                    raise UserError(say(f"the engine refuses this: {told[:300]}", f"引擎拒绝此请求：{told[:300]}"))
-                raise OSError(f"status {answer.status}: {told[:200]}")
+                response = connection.getresponse()
+                if response.status == 200:
+                    return replica, connection, response
+                text = response.read(2000).decode("utf-8", "replace")
+                if 400 <= response.status < 500 and response.status not in (401, 403, 408, 429):
+                    raise UserError(say(f"the engine refuses this: {text[:300]}", f"引擎拒绝此请求：{text[:300]}"))
+                raise OSError(f"status {response.status}: {text[:200]}")
             except (OSError, http.client.HTTPException):
-                self._drop(replica, connection)
-                self.replicas.failed(replica)
+                self._release(replica, connection)
+                self.replicas.mark_unhealthy(replica)
                 tried.append(replica)
             except BaseException:
-                self._drop(replica, connection)
+                self._release(replica, connection)
                 raise
 
-    def _drop(self, replica: Replica, connection: http.client.HTTPConnection | None) -> None:
+    def _release(self, replica: Replica, connection: http.client.HTTPConnection | None) -> None:
         if connection is not None:
             connection.close()
-        self.replicas.give_back(replica)
+        self.replicas.release(replica)
 
 
 class HttpStream:
@@ -196,38 +196,38 @@ class HttpStream:
         request: GenerationRequest,
         replica: Replica,
         connection: http.client.HTTPConnection,
-        answer: http.client.HTTPResponse,
+        response: http.client.HTTPResponse,
     ) -> None:
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[TokenLogprobs] = []
         self._engine, self._dialect, self._replica = engine, dialect, replica
-        self._connection, self._answer = connection, answer
+        self._connection, self._answer = connection, response
         self._socket = connection.sock
-        self._stops = frozenset(request.stop_ids)
-        self._waiting: list[int] = []
-        self._memo: dict[str, int] = {}
-        self._ending: FinishReason | None = None
+        self._stop_ids = frozenset(request.stop_ids)
+        self._pending: list[int] = []
+        self._state: dict[str, int] = {}
+        self._final_reason: FinishReason | None = None
         self._cancelled = False
         self._lock = threading.Lock()
-        self._left = False
+        self._released = False
 
     def __iter__(self) -> Iterator[int]:
         return self
 
     def __next__(self) -> int:
-        while not self._waiting:
+        while not self._pending:
             if self.finish_reason is not None:
                 raise StopIteration
-            if self._cancelled or self._ending is not None:
-                self._end("cancelled" if self._cancelled else self._ending or "stop")
+            if self._cancelled or self._final_reason is not None:
+                self._finish("cancelled" if self._cancelled else self._final_reason or "stop")
                 raise StopIteration
             self._read()
-        number = self._waiting.pop(0)
-        if number in self._stops:
-            self._waiting.clear()
-            self._end("stop")
+        token_id = self._pending.pop(0)
+        if token_id in self._stop_ids:
+            self._pending.clear()
+            self._finish("stop")
             raise StopIteration
-        return number
+        return token_id
 
     def _read(self) -> None:
         try:
@@ -239,27 +239,27 @@ class HttpStream:
             event = json.loads(line[5:])
             if "error" in event:
                 raise OSError(str(event["error"])[:200])
-            part = self._dialect.part(event, self._memo, self._ask)
+            event_data = self._dialect.parse_event(event, self._state, self._post)
         except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
             if self._cancelled:  # its socket was taken away
                 return
-            self._end("cancelled")
+            self._finish("cancelled")
             raise EngineUnavailableError(f"{self._replica.address} broke off: {error}") from error
-        self.logprobs.extend(part.logprobs)
-        self._waiting.extend(part.ids)
-        self._ending = part.finish_reason
+        self.logprobs.extend(event_data.logprobs)
+        self._pending.extend(event_data.ids)
+        self._final_reason = event_data.finish_reason
 
-    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server that writes this answer says to something else."""
-        return ask_once(self._replica, path, body, self._engine._headers)
+        return fetch_json(self._replica, path, body, self._engine._headers)
 
-    def _end(self, finish: FinishReason) -> None:
+    def _finish(self, finish: FinishReason) -> None:
         self.finish_reason = finish
         with self._lock:
-            if self._left:
+            if self._released:
                 return
-            self._left = True
-        self._engine._drop(self._replica, self._connection)
+            self._released = True
+        self._engine._release(self._replica, self._connection)
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -271,14 +271,14 @@ class HttpStream:
     def close(self) -> None:
         if self.finish_reason is None:
             self.cancel()
-            self._end("cancelled")
+            self._finish("cancelled")
 
     def __del__(self) -> None:
         if self.finish_reason is None:
             self.close()
 
 
-def ask_once(
+def fetch_json(
     replica: Replica, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float = 30.0
 ) -> dict[str, Any]:
     """A whole answer in JSON. Raises OSError."""
@@ -286,23 +286,23 @@ def ask_once(
     try:
         data = None if body is None else json.dumps(body).encode()
         connection.request("GET" if data is None else "POST", replica.path + path, data, dict(headers))
-        answer = connection.getresponse()
-        told = answer.read()
-        if answer.status != 200:
-            raise OSError(f"status {answer.status}: {told[:200].decode('utf-8', 'replace')}")
-        return dict(json.loads(told))
+        response = connection.getresponse()
+        text = response.read()
+        if response.status != 200:
+            raise OSError(f"status {response.status}: {text[:200].decode('utf-8', 'replace')}")
+        return dict(json.loads(text))
     except (http.client.HTTPException, ValueError) as error:
         raise OSError(str(error)) from error
     finally:
         connection.close()
 
 
-def first_answer(replicas: Replicas, path: str, key: str) -> dict[str, Any]:
+def fetch_from_any(replicas: ReplicaPool, path: str, key: str) -> dict[str, Any]:
     """What the first server that answers says of itself at `path`. Raises UserError when none does."""
     problem = ""
     for replica in replicas.all:
         try:
-            return ask_once(replica, path, None, headers_of(key))
+            return fetch_json(replica, path, None, request_headers(key))
         except OSError as error:
             problem = f"{replica.address}: {error}"
     replicas.close()
@@ -310,10 +310,10 @@ def first_answer(replicas: Replicas, path: str, key: str) -> dict[str, Any]:
     raise UserError(what, hint=say(f"a key goes into {KEY_VARIABLE}", f"密钥请放入环境变量 {KEY_VARIABLE}"))
 
 
-def headers_of(key: str) -> dict[str, str]:
+def request_headers(key: str) -> dict[str, str]:
     return {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
 
-def key_for_elsewhere() -> str:
+def api_key_from_env() -> str:
     """The key that servers which were not started here want."""
     return os.environ.get(KEY_VARIABLE, "")

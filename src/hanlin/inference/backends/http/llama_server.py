@@ -15,9 +15,9 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
-from hanlin.inference.backends.http.process import Program, free_port, program_path
-from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
+from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
+from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Score
 from hanlin.models.folder.gguf import find_gguf_files
 
@@ -42,38 +42,46 @@ class LlamaServer(HttpEngine):
         threads: int | None = None,
         arguments: Sequence[str] = (),
     ) -> None:
-        programs: list[Program] = []
-        key = key_for_elsewhere()
-        addresses = [place for place in at if "://" in place]
-        started = [place for place in at if "://" not in place]
+        programs: list[ServerProcess] = []
+        key = api_key_from_env()
+        addresses = [server for server in at if "://" in server]
+        started = [server for server in at if "://" not in server]
         if started:
             if addresses:
                 what = say("name either programs or addresses of llama-server", "llama-server 请只给程序或只给地址")
                 raise UserError(what, hint=" ".join(at))
             key = secrets.token_urlsafe(16)
             addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
-        replicas = Replicas(addresses, _HEALTH, well=not started)
+        replicas = ReplicaPool(addresses, _HEALTH, is_healthy=not started)
         try:
-            for place, replica in zip(started, replicas.all, strict=False):
+            for server, replica in zip(started, replicas.all, strict=False):
                 port = replica.address.rpartition(":")[2]
-                command = [program_path(place), "--model", str(_one_file(path)), "--host", "127.0.0.1", "--port", port]
+                command = [
+                    program_path(server),
+                    "--model",
+                    str(_single_gguf_file(path)),
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    port,
+                ]
                 context = parallel * context_length if context_length else 0
                 command += ["--parallel", str(parallel), "--ctx-size", str(context)]
                 command += ["--threads", str(threads)] if threads else []
-                programs.append(Program([*command, *arguments], {"LLAMA_API_KEY": key}, replica))
+                programs.append(ServerProcess([*command, *arguments], {"LLAMA_API_KEY": key}, replica))
             for program in programs:
-                program.wait_until_well(_HEALTH)
-            known = first_answer(replicas, "/props", key)
-            models = first_answer(replicas, "/v1/models", key)
+                program.wait_until_healthy(_HEALTH)
+            properties = fetch_from_any(replicas, "/props", key)
+            models = fetch_from_any(replicas, "/v1/models", key)
         except BaseException:
             replicas.close()
             for program in programs:
                 program.close()
             raise
-        of_one = int(known.get("default_generation_settings", {}).get("n_ctx") or 0)
+        of_one = int(properties.get("default_generation_settings", {}).get("n_ctx") or 0)
         meta = models["data"][0].get("meta") or {}
         super().__init__(
-            _Words(of_one),
+            LlamaServerDialect(of_one),
             replicas,
             context_length=min(of_one, context_length or of_one),
             vocabulary=int(meta.get("n_vocab") or 2**31),
@@ -82,17 +90,17 @@ class LlamaServer(HttpEngine):
         )
 
 
-class _Words:
+class LlamaServerDialect:
     """See `Dialect`."""
 
     name = "llama_server"
     health = _HEALTH
-    generates = "/completion"
+    completion_path = "/completion"
 
     def __init__(self, context: int) -> None:
-        self._context = context
+        self._context_length = context
 
-    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
+    def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         if sampling.top_logprobs is not None:
             raise UserError(say("llama-server gives no log probabilities here", "llama-server 引擎不提供对数概率"))
@@ -101,13 +109,13 @@ class _Words:
             "stream": True,
             "return_tokens": True,
             "cache_prompt": True,
-            "n_predict": room,
+            "n_predict": max_new_tokens,
             "temperature": sampling.temperature,
             "top_k": sampling.top_k,
             "top_p": sampling.top_p,
             "min_p": sampling.min_p,
             "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": self._context,
+            "repeat_last_n": self._context_length,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
@@ -121,24 +129,24 @@ class _Words:
             body["json_schema"] = dict(request.constraint.schema)
         return body
 
-    def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
+    def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
         if event.get("stop"):
-            return Part(finish_reason=_FINISH.get(str(event.get("stop_type")), "stop"))
+            return StreamEvent(finish_reason=_FINISH.get(str(event.get("stop_type")), "stop"))
         ids = list(event.get("tokens") or ())
         count = int(event.get("tokens_predicted") or 0)
-        if ids and count - memo.get("count", 0) > 1:
+        if ids and count - state.get("count", 0) > 1:
             # while a character was half written the server sent nothing, and now the last of its ids alone
             spelled = {"content": event["content"], "add_special": False, "parse_special": False}
-            ids = ask("/tokenize", spelled)["tokens"]
-        memo["count"] = count
-        return Part(ids)
+            ids = post("/tokenize", spelled)["tokens"]
+        state["count"] = count
+        return StreamEvent(ids)
 
-    def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
+    def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
         what = say("llama-server scores no given text", "llama-server 不能为给定文本打分")
         raise UserError(what, hint=say("use the engine llama_cpp", "请用引擎 llama_cpp"))
 
 
-def _one_file(path: Path) -> Path:
+def _single_gguf_file(path: Path) -> Path:
     files = find_gguf_files(path)
     if len(files) != 1:
         raise UserError(say("name one GGUF file", "请指定一个 GGUF 文件"), path)

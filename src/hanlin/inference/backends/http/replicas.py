@@ -22,8 +22,8 @@ from hanlin.inference.protocol import EngineUnavailableError
 _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_CHECKS = 1.0
 _SECONDS_TO_CONNECT = 5.0
-_PREFIX = 256
-_SLACK = 4
+_HASHED_PREFIX_TOKENS = 256
+_MAX_EXTRA_REQUESTS = 4
 
 
 class Replica:
@@ -37,18 +37,18 @@ class Replica:
         self.address = f"{parts.scheme}://{parts.netloc}"
         self.path = parts.path.rstrip("/").removesuffix("/v1")
         self.healthy = True
-        self.open = 0
+        self.in_flight = 0
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._netloc = parts.netloc
 
     def connection(self, timeout: float | None) -> http.client.HTTPConnection:
         """A new connection; `timeout` bounds each wait for bytes, not the connecting. Raises OSError."""
-        made = self._kind(self._netloc, timeout=_SECONDS_TO_CONNECT)
-        made.connect()
-        made.sock.settimeout(timeout)
-        return made
+        connection = self._kind(self._netloc, timeout=_SECONDS_TO_CONNECT)
+        connection.connect()
+        connection.sock.settimeout(timeout)
+        return connection
 
-    def well(self, path: str) -> bool:
+    def is_healthy(self, path: str) -> bool:
         try:
             connection = self.connection(_SECONDS_TO_CONNECT)
             try:
@@ -60,68 +60,70 @@ class Replica:
             return False
 
 
-class Replicas:
+class ReplicaPool:
     """The servers of one model. A thread looks after each of them at `health`; one that does not answer is left out
     until it does."""
 
-    def __init__(self, addresses: Sequence[str], health: str, well: bool = True) -> None:
+    def __init__(self, addresses: Sequence[str], health: str, is_healthy: bool = True) -> None:
         """`well`: whether they answer already; what is only being started does not."""
         self.all = [Replica(address) for address in addresses]
         for replica in self.all:
-            replica.healthy = well
+            replica.healthy = is_healthy
         self._lock = threading.Lock()
-        self._ended = threading.Event()
-        threading.Thread(target=_look_after, args=(weakref.ref(self), health, self._ended), daemon=True).start()
+        self._closed = threading.Event()
+        threading.Thread(target=_check_health, args=(weakref.ref(self), health, self._closed), daemon=True).start()
 
     @property
     def healthy(self) -> int:
         return sum(replica.healthy for replica in self.all)
 
-    def take(self, prompt: Sequence[int], tried: Collection[Replica] = ()) -> Replica:
+    def acquire(self, prompt: Sequence[int], tried: Collection[Replica] = ()) -> Replica:
         """The server for a prompt; `give_back` it. Raises EngineUnavailableError when none is well.
 
         Prompts that begin alike go to one server, which still holds their keys and values (rendezvous hashing, Thaler
         and Ravishankar 1998), unless it has more than a quarter and a few requests above the least loaded one.
         """
         with self._lock:
-            fit = [replica for replica in self.all if replica.healthy and replica not in tried]
-            if not fit:
+            candidates = [replica for replica in self.all if replica.healthy and replica not in tried]
+            if not candidates:
                 raise EngineUnavailableError("no server of this model can be reached")
-            least = min(replica.open for replica in fit)
-            fit = [replica for replica in fit if replica.open <= 1.25 * least + _SLACK]
-            start = np.asarray(prompt[:_PREFIX], np.int64).tobytes()
-            chosen = max(fit, key=lambda replica: _mixed(start, replica.address))
-            chosen.open += 1
+            min_in_flight = min(replica.in_flight for replica in candidates)
+            candidates = [
+                replica for replica in candidates if replica.in_flight <= 1.25 * min_in_flight + _MAX_EXTRA_REQUESTS
+            ]
+            start = np.asarray(prompt[:_HASHED_PREFIX_TOKENS], np.int64).tobytes()
+            chosen = max(candidates, key=lambda replica: _rendezvous_weight(start, replica.address))
+            chosen.in_flight += 1
             return chosen
 
-    def give_back(self, replica: Replica) -> None:
+    def release(self, replica: Replica) -> None:
         with self._lock:
-            replica.open -= 1
+            replica.in_flight -= 1
 
-    def failed(self, replica: Replica) -> None:
+    def mark_unhealthy(self, replica: Replica) -> None:
         """It did not answer: leave it out until it is well again."""
         if replica.healthy:
             replica.healthy = False
             _LOG.error("%s does not answer and is left out until it does", replica.address)
 
     def close(self) -> None:
-        self._ended.set()
+        self._closed.set()
 
 
-def _mixed(start: bytes, address: str) -> bytes:
+def _rendezvous_weight(start: bytes, address: str) -> bytes:
     return hashlib.blake2b(start, key=address.encode()[:64], digest_size=8).digest()
 
 
-def _look_after(known: weakref.ref[Replicas], health: str, ended: threading.Event) -> None:
-    while not ended.wait(_SECONDS_BETWEEN_CHECKS):
-        replicas = known()
+def _check_health(pool_ref: weakref.ref[ReplicaPool], health: str, closed: threading.Event) -> None:
+    while not closed.wait(_SECONDS_BETWEEN_CHECKS):
+        replicas = pool_ref()
         if replicas is None:
             return
         for replica in replicas.all:
-            well = replica.well(health)
-            if well and not replica.healthy:
+            is_healthy = replica.is_healthy(health)
+            if is_healthy and not replica.healthy:
                 _LOG.warning("%s answers again", replica.address)
                 replica.healthy = True
-            elif not well:
-                replicas.failed(replica)
+            elif not is_healthy:
+                replicas.mark_unhealthy(replica)
         del replicas

@@ -15,9 +15,9 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.http.client import Ask, HttpEngine, Part, first_answer, key_for_elsewhere
-from hanlin.inference.backends.http.process import Program, free_port, program_path
-from hanlin.inference.backends.http.replicas import Replicas
+from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
+from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
+from hanlin.inference.backends.http.replicas import ReplicaPool
 from hanlin.inference.protocol import FinishReason, GenerationRequest, Score, TokenLogprobs
 from hanlin.models.folder.layout import CONFIG
 
@@ -50,11 +50,11 @@ class VllmEngine(HttpEngine):
         batch: int | None = None,
     ) -> None:
         places = list(at) or [os.environ.get(PROGRAM_VARIABLE) or "vllm"]
-        addresses = [place for place in places if "://" in place]
-        started = [place for place in places if "://" not in place] * replicas
+        addresses = [server for server in places if "://" in server]
+        started = [server for server in places if "://" not in server] * replicas
         if started and addresses:
             raise UserError(say("name either programs or addresses of vLLM", "vLLM 请只给程序或只给地址"))
-        key = key_for_elsewhere()
+        key = api_key_from_env()
         if started:
             key = secrets.token_urlsafe(16)
             addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
@@ -67,32 +67,32 @@ class VllmEngine(HttpEngine):
         ):
             options += [option, str(value)] if value > 1 else []
         if adapters:
-            options += ["--enable-lora", "--max-lora-rank", str(_rank(adapters)), "--lora-modules"]
+            options += ["--enable-lora", "--max-lora-rank", str(_max_lora_rank(adapters)), "--lora-modules"]
             options += [f"{name}={folder.resolve()}" for name, folder in adapters.items()]
-        known = Replicas(addresses, _HEALTH, well=not started)
-        programs: list[Program] = []
+        pool = ReplicaPool(addresses, _HEALTH, is_healthy=not started)
+        programs: list[ServerProcess] = []
         try:
             devices = tensor_parallel * pipeline_parallel
-            for number, (place, replica) in enumerate(zip(started, known.all, strict=False)):
-                command = [program_path(place), "serve", str(path.resolve()), "--host", "127.0.0.1"]
+            for token_id, (server, replica) in enumerate(zip(started, pool.all, strict=False)):
+                command = [program_path(server), "serve", str(path.resolve()), "--host", "127.0.0.1"]
                 command += ["--port", replica.address.rpartition(":")[2], *options, *arguments]
                 environment = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
                 if len(started) > 1:
-                    environment |= _devices(number, devices)
-                programs.append(Program(command, environment, replica))
+                    environment |= _device_environment(token_id, devices)
+                programs.append(ServerProcess(command, environment, replica))
             for program in programs:
-                program.wait_until_well(_HEALTH)
-            model = first_answer(known, "/v1/models", key)["data"][0]
+                program.wait_until_healthy(_HEALTH)
+            model = fetch_from_any(pool, "/v1/models", key)["data"][0]
         except BaseException:
-            known.close()
+            pool.close()
             for program in programs:
                 program.close()
             raise
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         longest = int(model.get("max_model_len") or config["max_position_embeddings"])
         super().__init__(
-            _Words(str(model["id"])),
-            known,
+            VllmDialect(str(model["id"])),
+            pool,
             context_length=min(longest, context_length or longest),
             vocabulary=int(config["vocab_size"]),
             key=key,
@@ -100,17 +100,17 @@ class VllmEngine(HttpEngine):
         )
 
 
-class _Words:
+class VllmDialect:
     """See `Dialect`."""
 
     name = "vllm"
     health = _HEALTH
-    generates = _COMPLETIONS
+    completion_path = _COMPLETIONS
 
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def body(self, request: GenerationRequest, room: int) -> dict[str, Any]:
+    def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": request.adapter or self._model,
@@ -119,7 +119,7 @@ class _Words:
             "return_token_ids": True,
             "add_special_tokens": False,
             "skip_special_tokens": False,
-            "max_tokens": room,
+            "max_tokens": max_new_tokens,
             "stop_token_ids": list(request.stop_ids),
             # the request says where an answer ends; only a grammar needs vLLM's own end to be able to stop
             "ignore_eos": request.constraint is None,
@@ -134,24 +134,24 @@ class _Words:
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         if sampling.logit_bias:
-            body["logit_bias"] = {str(number): bias for number, bias in sampling.logit_bias}
+            body["logit_bias"] = {str(token_id): bias for token_id, bias in sampling.logit_bias}
         if sampling.top_logprobs is not None:
             body |= {"logprobs": sampling.top_logprobs, "return_tokens_as_token_ids": True}
         if request.constraint is not None:
             body["structured_outputs"] = {"json": dict(request.constraint.schema)}
         return body
 
-    def part(self, event: dict[str, Any], memo: dict[str, int], ask: Ask) -> Part:
+    def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
         if not event.get("choices"):
-            return Part()
+            return StreamEvent()
         choice = event["choices"][0]
         finish_reason: FinishReason | None = {"stop": "stop", "length": "length", None: None}.get(
             choice["finish_reason"], "cancelled"
         )  # type: ignore[assignment]
         ids = list(choice.get("token_ids") or ())
-        return Part(ids, _likely(choice["logprobs"]) if choice.get("logprobs") else (), finish_reason)
+        return StreamEvent(ids, _parse_logprobs(choice["logprobs"]) if choice.get("logprobs") else (), finish_reason)
 
-    def score(self, prefix: Sequence[int], continuation: Sequence[int], ask: Ask) -> Score:
+    def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
         body = {
             "model": self._model,
             "prompt": [*prefix, *continuation],
@@ -160,21 +160,21 @@ class _Words:
             "prompt_logprobs": 1,
             "add_special_tokens": False,
         }
-        rows = ask(_COMPLETIONS, body)["choices"][0]["prompt_logprobs"][len(prefix) :]
-        told = [row[str(number)] for row, number in zip(rows, continuation, strict=True)]
-        return Score(sum(one["logprob"] for one in told), all(one["rank"] == 1 for one in told))
+        rows = post(_COMPLETIONS, body)["choices"][0]["prompt_logprobs"][len(prefix) :]
+        rows = [row[str(token_id)] for row, token_id in zip(rows, continuation, strict=True)]
+        return Score(sum(row["logprob"] for row in rows), all(row["rank"] == 1 for row in rows))
 
 
-def _likely(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:
+def _parse_logprobs(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:
     found = []
-    for place, logprob in enumerate(logprobs["token_logprobs"]):
-        top = (logprobs["top_logprobs"] or [])[place] if logprobs.get("top_logprobs") else {}
+    for server, logprob in enumerate(logprobs["token_logprobs"]):
+        top = (logprobs["top_logprobs"] or [])[server] if logprobs.get("top_logprobs") else {}
         pairs = [(int(name.removeprefix("token_id:")), value) for name, value in (top or {}).items()]
         found.append(TokenLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
     return found
 
 
-def _rank(adapters: Mapping[str, Path]) -> int:
+def _max_lora_rank(adapters: Mapping[str, Path]) -> int:
     """The highest rank among adapters, up to the next that vLLM knows."""
     ranks = [
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"] for folder in adapters.values()
@@ -182,7 +182,7 @@ def _rank(adapters: Mapping[str, Path]) -> int:
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= max(ranks))
 
 
-def _devices(number: int, count: int) -> dict[str, str]:
+def _device_environment(token_id: int, count: int) -> dict[str, str]:
     """The GPUs of one of several vLLMs: the next `count` of those that may be used; nothing without a GPU."""
     import torch
 
@@ -190,11 +190,11 @@ def _devices(number: int, count: int) -> dict[str, str]:
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
-    own = every[number * count : (number + 1) * count]
+    own = every[token_id * count : (token_id + 1) * count]
     if len(own) < count:
         what = say(
-            f"there are {len(every)} GPUs, too few for a replica number {number + 1} of {count}",
-            f"只有 {len(every)} 块 GPU，不够第 {number + 1} 个副本使用 {count} 块",
+            f"there are {len(every)} GPUs, too few for a replica number {token_id + 1} of {count}",
+            f"只有 {len(every)} 块 GPU，不够第 {token_id + 1} 个副本使用 {count} 块",
         )
         raise UserError(what, "replicas")
     return {"CUDA_VISIBLE_DEVICES": ",".join(own)}

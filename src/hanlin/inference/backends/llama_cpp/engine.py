@@ -22,7 +22,7 @@ from hanlin.inference.protocol import Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
-from hanlin.inference.score_batch import common_length, rows_of
+from hanlin.inference.score_batch import build_score_rows, common_length
 from hanlin.inference.tasks import ScoreTask
 from hanlin.models.folder.gguf import find_gguf_files
 
@@ -49,7 +49,7 @@ class LlamaCppEngine(SchedulerEngine):
         cache_bytes: int = 2 << 30,
         gpu_layers: int = -1,
     ) -> None:
-        self._model = LlamaCppModel(_one_file(path), gpu_layers=gpu_layers)
+        self._model = LlamaCppModel(_single_gguf_file(path), gpu_layers=gpu_layers)
         self.context_length = min(context_length or self._model.trained_context, self._model.trained_context)
         self.vocabulary = self._model.vocabulary_size
         self._scheduler = Scheduler(
@@ -57,7 +57,7 @@ class LlamaCppEngine(SchedulerEngine):
             name="llama.cpp",
             parallel=parallel,
             cache_bytes=cache_bytes,
-            bytes_an_id=self._model.cache_bytes_per_token * (2 if cache_type == "f32" else 1),
+            bytes_per_token=self._model.cache_bytes_per_token * (2 if cache_type == "f32" else 1),
             threads=threads,
             cache_type=cache_type,
         )
@@ -70,7 +70,7 @@ class LlamaCppEngine(SchedulerEngine):
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: list[Score | None] = [None] * len(pairs)
-        tasks = [ScoreTask(rows, scores) for rows in _neighbors(rows_of(pairs))]
+        tasks = [ScoreTask(rows, scores) for rows in _group_by_prefix(build_score_rows(pairs))]
         try:
             self._scheduler.submit(tasks)
             for task in tasks:
@@ -80,10 +80,10 @@ class LlamaCppEngine(SchedulerEngine):
         finally:
             for task in tasks:
                 task.cancelled = True
-        found = [score for score in scores if score is not None]
-        if len(found) < len(pairs):
+        results = [score for score in scores if score is not None]
+        if len(results) < len(pairs):
             raise RuntimeError("the engine was closed while it scored")
-        return found
+        return results
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. In a context of its own for each call, so that answers in progress keep theirs."""
@@ -99,7 +99,7 @@ class LlamaCppEngine(SchedulerEngine):
             self._closing()
 
 
-def _one_file(path: Path) -> Path:
+def _single_gguf_file(path: Path) -> Path:
     files = find_gguf_files(path)
     if not files:
         what = say("there is no GGUF file here", "这里没有 GGUF 文件")
@@ -112,7 +112,7 @@ def _one_file(path: Path) -> Path:
     return files[0]
 
 
-def _neighbors(rows: list) -> Iterator[list]:
+def _group_by_prefix(rows: list) -> Iterator[list]:
     """Groups of rows that are worth running behind one another: at least half of each is the beginning of the next."""
     group: list = []
     for row in rows:

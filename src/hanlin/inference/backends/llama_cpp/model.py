@@ -16,7 +16,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.process import available_cores
 from hanlin.inference.backends.llama_cpp.binding import KV_TYPES, Batch, P, library
-from hanlin.inference.decoder import Piece
+from hanlin.inference.decoder import BatchItem
 
 _FLASH_ATTENTION_OFF = 0
 
@@ -34,18 +34,18 @@ _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_vo
 
 
 @contextmanager
-def _complaints() -> Iterator[list[str]]:
+def _capture_errors() -> Iterator[list[str]]:
     """Collects what llama.cpp logs as errors, which is silent otherwise."""
-    said: list[str] = []
+    errors: list[str] = []
 
-    def hear(level: int, text: bytes | None, _: object) -> None:
+    def on_log(level: int, text: bytes | None, _: object) -> None:
         if level == _LOG_ERROR and text:
-            said.append(text.decode("utf-8", "replace").strip())
+            errors.append(text.decode("utf-8", "replace").strip())
 
-    callback = _LogCallback(hear)
+    callback = _LogCallback(on_log)
     library().llama_log_set(ctypes.cast(callback, P), None)
     try:
-        yield said
+        yield errors
     finally:
         library().llama_log_set(ctypes.cast(ctypes.pythonapi.Py_IsInitialized, P), None)
 
@@ -67,10 +67,10 @@ class LlamaCppModel:
         params = self._library.llama_model_default_params()
         params.vocab_only = vocabulary_only
         params.n_gpu_layers = gpu_layers
-        with _complaints() as said:
+        with _capture_errors() as errors:
             self._handle = self._library.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
-            reason = said[0] if said else "?"
+            reason = errors[0] if errors else "?"
             what = say(f"llama.cpp cannot load this file: {reason}", f"llama.cpp 无法加载此文件：{reason}")
             raise UserError(what, path, say("export it again", "请重新导出"))
         self._vocabulary = self._library.llama_model_get_vocab(self._handle)
@@ -87,14 +87,14 @@ class LlamaCppModel:
         return self._id(self._library.llama_vocab_eos)
 
     def _id(self, ask: Callable[[int], int]) -> int | None:
-        number = int(ask(self._vocabulary))
-        return None if number < 0 else number
+        token_id = int(ask(self._vocabulary))
+        return None if token_id < 0 else token_id
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Every id at which a program over llama.cpp ends an answer by itself."""
         ends = self._library.llama_vocab_is_eog
-        return frozenset(number for number in range(self.vocabulary_size) if ends(self._vocabulary, number))
+        return frozenset(token_id for token_id in range(self.vocabulary_size) if ends(self._vocabulary, token_id))
 
     @property
     def cache_bytes_per_token(self) -> int:
@@ -118,16 +118,16 @@ class LlamaCppModel:
         count = self._library.llama_tokenize(self._vocabulary, data, len(data), ids.ctypes.data, len(ids), False, False)
         if count < 0:
             raise RuntimeError(f"llama_tokenize needs {-count} places for {len(data)} bytes")
-        return [int(number) for number in ids[:count]]
+        return [int(token_id) for token_id in ids[:count]]
 
-    def context(self, **settings: Any) -> Context:
-        return Context(self, **settings)
+    def new_kv_cache(self, **settings: Any) -> LlamaCppKVCache:
+        return LlamaCppKVCache(self, **settings)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """The mean of the last layer's hidden states of each row of ids, of length 1; [texts, width]."""
         if not texts:
             return np.empty((0, 0), np.float32)
-        context = Context(self, sequences=1, length=max(map(len, texts)), batch=512, hidden=True)
+        context = LlamaCppKVCache(self, sequences=1, length=max(map(len, texts)), batch=512, hidden=True)
         try:
             means = np.stack([context.mean_hidden(ids) for ids in texts])
         finally:
@@ -140,7 +140,7 @@ class LlamaCppModel:
             self._handle = None
 
 
-class Context:
+class LlamaCppKVCache:
     """Working memory of a model: the keys and values of `sequences` sequences of up to `length` ids each.
 
     One thread at a time may use it.
@@ -174,10 +174,10 @@ class Context:
         params.type_k = params.type_v = KV_TYPES[cache_type]
         if cache_type == "f32":
             params.flash_attn_type = _FLASH_ATTENTION_OFF  # which rounds keys and values to float16
-        with _complaints() as said:
+        with _capture_errors() as errors:
             self._handle = self._library.llama_init_from_model(model._handle, params)
         if not self._handle:
-            reason = said[0] if said else "?"
+            reason = errors[0] if errors else "?"
             what = say(f"llama.cpp cannot make room for this model: {reason}", f"llama.cpp 无法分配内存：{reason}")
             raise UserError(
                 what, model.path, say("lower context_length or parallel", "调小 context_length 或 parallel")
@@ -193,41 +193,41 @@ class Context:
         arrays = (self._token, None, self._position, self._ones, self._lists, self._output)
         self._arrays = Batch(0, *(None if array is None else array.ctypes.data for array in arrays))
 
-    def forget(self, sequence: int, start: int) -> None:
+    def truncate(self, sequence: int, start: int) -> None:
         """Drop what a sequence holds from position `start` on."""
         if not self._library.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise RuntimeError(f"llama.cpp cannot drop part of sequence {sequence}")
 
     def mean_hidden(self, ids: Sequence[int]) -> NDArray[np.float64]:
         """The mean of the last layer's hidden states [width] of a sequence that is run alone."""
-        self.forget(0, 0)
+        self.truncate(0, 0)
         width = int(self._library.llama_model_n_embd(self._model._handle))
         total = np.zeros(width)
         for start in range(0, len(ids), self.batch):
             part = ids[start : start + self.batch]
-            self._run([Piece(0, start, part, range(len(part)))])
-            for place in range(len(part)):
-                row = self._library.llama_get_embeddings_ith(self._handle, place)
+            self._run([BatchItem(0, start, part, range(len(part)))])
+            for index in range(len(part)):
+                row = self._library.llama_get_embeddings_ith(self._handle, index)
                 total += np.ctypeslib.as_array(row, shape=(width,))
         return total / len(ids)
 
-    def decode(self, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
+    def decode(self, items: Sequence[BatchItem]) -> list[NDArray[np.float32]]:
         """Run ids through the model and return logits [outputs, vocabulary] of each piece, in order.
 
         All pieces together hold at most `batch` ids. The arrays are views that the next call overwrites.
         """
-        self._run(pieces)
+        self._run(items)
         results = []
         count = 0
-        for _, _, ids, wanted, _ in pieces:
+        for _, _, ids, wanted, _ in items:
             results.append(self._logits([count + offset for offset in wanted]))
             count += len(ids)
         return results
 
-    def _run(self, pieces: Sequence[Piece]) -> None:
+    def _run(self, items: Sequence[BatchItem]) -> None:
         count = 0
         self._output[:] = 0
-        for sequence, position, ids, wanted, _ in pieces:
+        for sequence, position, ids, wanted, _ in items:
             end = count + len(ids)
             self._token[count:end] = ids
             self._position[count:end] = range(position, position + len(ids))
@@ -244,8 +244,8 @@ class Context:
         width = self._model.vocabulary_size
         if not rows:
             return np.empty((0, width), np.float32)
-        found = [self._row_at(self._library.llama_get_logits_ith(self._handle, row)) for row in rows]
-        return found[0][None] if len(rows) == 1 else np.stack(found)
+        logits = [self._row_at(self._library.llama_get_logits_ith(self._handle, row)) for row in rows]
+        return logits[0][None] if len(rows) == 1 else np.stack(logits)
 
     def _row_at(self, address: int) -> NDArray[np.float32]:
         """A view of one row of logits; `np.ctypeslib.as_array` would make a type each time."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from hanlin.core.process import end_process
 from hanlin.core.progress import Progress
-from hanlin.inference.backends.llama_cpp.process_messages import End
+from hanlin.inference.backends.llama_cpp.process_messages import CallResult
 from hanlin.inference.protocol import (
     Completion,
     EngineUnavailableError,
@@ -39,7 +39,7 @@ from hanlin.inference.request_checks import check_pair, check_text_ids, max_comp
 from hanlin.inference.scheduler_engine import TokenStream
 
 _LOG = logging.getLogger(__name__)
-_LONGEST_PAUSE = 30.0
+_MAX_RESTART_DELAY = 30.0
 _SECONDS_TO_END = 10.0
 _CHILD = "hanlin.inference.backends.llama_cpp.process_child"
 
@@ -56,17 +56,17 @@ class LlamaCppProcess:
     def __init__(self, path: Path, **options: Any) -> None:
         self._command = pickle.dumps((path, options))
         self.restarts = 0
-        self._numbers = itertools.count()
-        self._asked: dict[int, _Asked] = {}
+        self._call_ids = itertools.count()
+        self._pending: dict[int, _PendingCall] = {}
         self._state = threading.Condition()
         self._closed = False
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._closing = weakref.finalize(self, _end, self._processes)
-        self._connection = self._start()
-        self.context_length, self._vocabulary = self._greet()
+        self._closing = weakref.finalize(self, _terminate, self._processes)
+        self._connection = self._spawn()
+        self.context_length, self._vocabulary = self._handshake()
         self._sending = threading.Lock()
         self._alive = True
-        self._trouble = ""
+        self._start_error = ""
         self._listener = threading.Thread(target=self._listen, name="llama.cpp process", daemon=True)
         self._listener.start()
 
@@ -98,7 +98,7 @@ class LlamaCppProcess:
     def stream(self, request: GenerationRequest) -> TokenStream:
         task = self._task(request)
         self._send("answer", [task])
-        return _ProcessStream(task)
+        return _SubscribableTokenStream(task)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
         for prefix, continuation in pairs:
@@ -119,30 +119,30 @@ class LlamaCppProcess:
 
     # ------------------------------------------------------------------------------------------------- asking
 
-    def _task(self, request: GenerationRequest) -> _Asked:
+    def _task(self, request: GenerationRequest) -> _PendingCall:
         max_completion_tokens(request, self.context_length, self._vocabulary)
-        return _Asked(next(self._numbers), request, self)
+        return _PendingCall(next(self._call_ids), request, self)
 
     def _call(self, method: str, argument: object) -> Any:
-        task = _Asked(next(self._numbers), argument, self)
+        task = _PendingCall(next(self._call_ids), argument, self)
         self._send(method, [task])
         task.ended.wait()
         if task.error is not None:
             raise task.error
         return task.result
 
-    def _send(self, kind: str, tasks: Sequence[_Asked]) -> None:
+    def _send(self, kind: str, tasks: Sequence[_PendingCall]) -> None:
         """Waits while the process is started again; raises EngineUnavailableError when it does not start,
         RuntimeError when the engine is closed."""
         with self._state:
-            self._state.wait_for(lambda: self._alive or self._closed or self._trouble)
+            self._state.wait_for(lambda: self._alive or self._closed or self._start_error)
             if self._closed:
                 raise RuntimeError("the engine is closed")
             if not self._alive:
-                raise EngineUnavailableError(f"llama.cpp does not start again: {self._trouble}")
+                raise EngineUnavailableError(f"llama.cpp does not start again: {self._start_error}")
             for task in tasks:
-                self._asked[task.number] = task
-        self._write((kind, [(task.number, task.asked) for task in tasks]))
+                self._pending[task.call_id] = task
+        self._write((kind, [(task.call_id, task.argument) for task in tasks]))
 
     def _write(self, message: object) -> None:
         try:
@@ -151,62 +151,64 @@ class LlamaCppProcess:
         except OSError:  # the process is gone: the listener hears it too, and tells whoever waits
             pass
 
-    def cancel(self, number: int) -> None:
-        if number in self._asked:
-            self._write(("cancel", number))
+    def cancel(self, call_id: int) -> None:
+        if call_id in self._pending:
+            self._write(("cancel", call_id))
 
     # ------------------------------------------------------------------------------------------------- listening
 
-    def _start(self) -> Connection:
-        process, connection = _start()
+    def _spawn(self) -> Connection:
+        process, connection = _spawn()
         self._processes[:] = [process]
         return connection
 
-    def _greet(self) -> tuple[int, int]:
+    def _handshake(self) -> tuple[int, int]:
         """Open the model in the process that was just started; its context length and vocabulary."""
         try:
             self._connection.send_bytes(self._command)
-            told = self._connection.recv()
+            item = self._connection.recv()
         except (EOFError, OSError) as error:
-            _end(self._processes)
+            _terminate(self._processes)
             raise EngineUnavailableError(
                 f"llama.cpp ended while it loaded the model ({self._processes[0].returncode})"
             ) from error
-        if isinstance(told, BaseException):
-            _end(self._processes)
-            raise told
-        return told  # type: ignore[no-any-return]
+        if isinstance(item, BaseException):
+            _terminate(self._processes)
+            raise item
+        return item  # type: ignore[no-any-return]
 
     def _listen(self) -> None:
-        begun = time.monotonic()
-        pause = 0.0
+        started = time.monotonic()
+        delay = 0.0
         while True:
             try:
-                for number, told in self._connection.recv():
-                    self._hear(number, told)
+                for call_id, item in self._connection.recv():
+                    self._dispatch(call_id, item)
                 continue
             except (EOFError, OSError):
                 pass
-            if not self._lost():
+            if not self._handle_exit():
                 return
-            pause = 0.0 if time.monotonic() - begun > max(pause, 1.0) else min(_LONGEST_PAUSE, max(0.5, 2 * pause))
-            begun = time.monotonic()
-            if not self._start_again(pause):
+            delay = (
+                0.0 if time.monotonic() - started > max(delay, 1.0) else min(_MAX_RESTART_DELAY, max(0.5, 2 * delay))
+            )
+            started = time.monotonic()
+            if not self._restart(delay):
                 return
 
-    def _hear(self, number: int, told: Any) -> None:
-        task = self._asked.get(number)
+    def _dispatch(self, call_id: int, item: Any) -> None:
+        task = self._pending.get(call_id)
         if task is None:
             return
-        if isinstance(told, End):
-            del self._asked[number]
-        task.hear(told)
+        if isinstance(item, CallResult):
+            del self._pending[call_id]
+        task.receive(item)
 
-    def _lost(self) -> bool:
+    def _handle_exit(self) -> bool:
         """Tell whoever waits; whether the process is to be started again."""
         with self._state:
             self._alive = False
-            lost, self._asked = list(self._asked.values()), {}
+            lost, self._pending = list(self._pending.values()), {}
             closed = self._closed
         self._connection.close()
         self._processes[0].kill()
@@ -214,40 +216,42 @@ class LlamaCppProcess:
         if not closed:
             _LOG.error("llama.cpp's process ended (%s) with %s requests open; it is started again", code, len(lost))
         for task in lost:
-            task.hear(
-                End("cancelled", None if closed else EngineUnavailableError(f"llama.cpp's process ended ({code})"))
+            task.receive(
+                CallResult(
+                    "cancelled", None if closed else EngineUnavailableError(f"llama.cpp's process ended ({code})")
+                )
             )
         return not closed
 
-    def _start_again(self, pause: float) -> bool:
+    def _restart(self, delay: float) -> bool:
         while True:
             try:
                 with self._state:
-                    if self._state.wait_for(lambda: self._closed, pause):
+                    if self._state.wait_for(lambda: self._closed, delay):
                         return False
-                    self._connection = self._start()  # before anybody can close: nobody would end it later
+                    self._connection = self._spawn()  # before anybody can close: nobody would end it later
                 self.restarts += 1
-                self._greet()
+                self._handshake()
             except Exception as error:
                 if self._closed:
                     return False
                 _LOG.error("llama.cpp does not start again", exc_info=error)
                 with self._state:
-                    self._trouble = str(error) or type(error).__name__
+                    self._start_error = str(error) or type(error).__name__
                     self._state.notify_all()
-                pause = min(_LONGEST_PAUSE, max(0.5, 2 * pause))
+                delay = min(_MAX_RESTART_DELAY, max(0.5, 2 * delay))
                 continue
             with self._state:
-                self._alive, self._trouble = True, ""
+                self._alive, self._start_error = True, ""
                 self._state.notify_all()
             return True
 
 
-class _Asked:
+class _PendingCall:
     """What the process was asked, and what came of it so far; for an answer, what `TokenStream` reads."""
 
-    def __init__(self, number: int, asked: Any, engine: LlamaCppProcess) -> None:
-        self.number, self.asked = number, asked
+    def __init__(self, call_id: int, argument: Any, engine: LlamaCppProcess) -> None:
+        self.call_id, self.argument = call_id, argument
         self.ids: Any = SimpleQueue()
         self.logprobs: list[TokenLogprobs] = []
         self.count = 0
@@ -256,7 +260,7 @@ class _Asked:
         self.error: BaseException | None = None
         self.result: Any = None
         self._engine = weakref.ref(engine)
-        self._telling = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def cancelled(self) -> bool:
@@ -266,72 +270,72 @@ class _Asked:
     def cancelled(self, _: bool) -> None:
         engine = self._engine()
         if engine is not None and not self.ended.is_set():
-            engine.cancel(self.number)
+            engine.cancel(self.call_id)
 
-    def hear(self, told: int | tuple[int, TokenLogprobs] | End) -> None:
-        if isinstance(told, int):
+    def receive(self, item: int | tuple[int, TokenLogprobs] | CallResult) -> None:
+        if isinstance(item, int):
             self.count += 1
-            self._tell(told)
-        elif isinstance(told, End):
-            self.finish_reason, self.error, self.result = told.finish_reason, told.error, told.result
-            constraint = getattr(self.asked, "constraint", None)
+            self._put(item)
+        elif isinstance(item, CallResult):
+            self.finish_reason, self.error, self.result = item.finish_reason, item.error, item.result
+            constraint = getattr(self.argument, "constraint", None)
             if constraint is not None:
-                constraint.failed = told.failed
+                constraint.failed = item.failed
             self.ended.set()
-            self._tell(told.error)
+            self._put(item.error)
         else:
-            self.logprobs.append(told[1])
-            self.hear(told[0])
+            self.logprobs.append(item[1])
+            self.receive(item[0])
 
-    def _tell(self, told: int | BaseException | None) -> None:
-        with self._telling:
-            self.ids.put(told)
+    def _put(self, item: int | BaseException | None) -> None:
+        with self._lock:
+            self.ids.put(item)
 
-    def tell_to(self, hear: Callable[[int | BaseException | None], None]) -> None:
-        with self._telling:
+    def redirect(self, receive: Callable[[int | BaseException | None], None]) -> None:
+        with self._lock:
             while not self.ids.empty():
-                hear(self.ids.get())
-            self.ids = _Hearing(hear)
+                receive(self.ids.get())
+            self.ids = _CallbackQueue(receive)
 
 
-class _Hearing:
+class _CallbackQueue:
     """A queue that nothing waits in."""
 
-    def __init__(self, hear: Callable[[int | BaseException | None], None]) -> None:
-        self.put = hear
+    def __init__(self, receive: Callable[[int | BaseException | None], None]) -> None:
+        self.put = receive
 
 
-class _ProcessStream(TokenStream):
+class _SubscribableTokenStream(TokenStream):
     """See `Stream`, and `SubscribableStream`: ids are handed on by the thread that hears the process."""
 
-    def __init__(self, task: _Asked) -> None:
+    def __init__(self, task: _PendingCall) -> None:
         super().__init__(task)
-        self._asked = task
+        self._pending = task
 
-    def subscribe(self, hear: Callable[[int | BaseException | None], None]) -> None:
-        def heard(told: int | BaseException | None) -> None:
-            self._ended = self._ended or not isinstance(told, int)
-            hear(told)
+    def subscribe(self, receive: Callable[[int | BaseException | None], None]) -> None:
+        def on_item(item: int | BaseException | None) -> None:
+            self._ended = self._ended or not isinstance(item, int)
+            receive(item)
 
-        self._asked.tell_to(heard)
+        self._pending.redirect(on_item)
 
 
-def _start() -> tuple[subprocess.Popen[bytes], Connection]:
-    ours, theirs = Pipe()
-    with theirs:
+def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
+    parent_end, child_end = Pipe()
+    with child_end:
         # a session of its own: Ctrl-C in the terminal is for the server, which lets answers end
         process = subprocess.Popen(
-            [sys.executable, "-c", f"from {_CHILD} import main; main({theirs.fileno()})"],
-            pass_fds=[theirs.fileno()],
+            [sys.executable, "-c", f"from {_CHILD} import main; main({child_end.fileno()})"],
+            pass_fds=[child_end.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
         )
-    return process, ours
+    return process, parent_end
 
 
-def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+def _terminate(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         end_process(process, _SECONDS_TO_END)
 

@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from hanlin.inference.backends.llama_cpp.engine import LlamaCppEngine
-from hanlin.inference.backends.llama_cpp.process_messages import End
+from hanlin.inference.backends.llama_cpp.process_messages import CallResult
 from hanlin.inference.protocol import GenerationRequest
 from hanlin.inference.tasks import GenerationTask
 
-_SECONDS_BETWEEN_MESSAGES = 0.02
+_MIN_SEND_INTERVAL = 0.02
 
 
 class _Sender:
@@ -31,51 +31,51 @@ class _Sender:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._told: deque[tuple[int, Any]] = deque()
+        self._queue: deque[tuple[int, Any]] = deque()
         self._sending = threading.Lock()
-        self._hurried = False
-        self._sent = 0.0
+        self._urgent = False
+        self._last_sent = 0.0
 
-    def put(self, number: int, told: Any) -> None:
-        self._told.append((number, told))
-        if isinstance(told, End):
-            self._hurried = True
+    def put(self, call_id: int, item: Any) -> None:
+        self._queue.append((call_id, item))
+        if isinstance(item, CallResult):
+            self._urgent = True
 
-    def hurry(self) -> None:
+    def flush_next_step(self) -> None:
         """Have the next step's ids, and those told before, sent at once."""
-        self._hurried = True
+        self._urgent = True
 
     def after_step(self) -> None:
-        if self._hurried or time.monotonic() - self._sent > _SECONDS_BETWEEN_MESSAGES:
+        if self._urgent or time.monotonic() - self._last_sent > _MIN_SEND_INTERVAL:
             self.send()
 
     def send(self) -> None:
         with self._sending:
-            self._hurried = False
-            told = [self._told.popleft() for _ in range(len(self._told))]
-            if told:
+            self._urgent = False
+            item = [self._queue.popleft() for _ in range(len(self._queue))]
+            if item:
                 with suppress(OSError):  # who asked is gone: the thread that receives hears it too
-                    self._connection.send_bytes(pickle.dumps(told))
-                self._sent = time.monotonic()
+                    self._connection.send_bytes(pickle.dumps(item))
+                self._last_sent = time.monotonic()
 
 
-class _Outlet:
+class _ProcessSink:
     """Takes the ids of one answer to the sender; a sink as `LlamaCppEngine.begin` wants one."""
 
-    def __init__(self, number: int, request: GenerationRequest, sender: _Sender) -> None:
-        self._number, self._request, self._sender = number, request, sender
+    def __init__(self, call_id: int, request: GenerationRequest, sender: _Sender) -> None:
+        self._number, self._request, self._sender = call_id, request, sender
         self._with_likely = request.sampling.top_logprobs is not None
         self.task: GenerationTask | None = None
 
-    def put(self, told: int | BaseException | None) -> None:
+    def put(self, item: int | BaseException | None) -> None:
         assert self.task is not None
-        if not isinstance(told, int):
+        if not isinstance(item, int):
             failed = getattr(self._request.constraint, "failed", "")
-            self._sender.put(self._number, End(self.task.finish_reason, told and _sendable(told), None, failed))
+            self._sender.put(self._number, CallResult(self.task.finish_reason, item and _picklable(item), None, failed))
         elif self._with_likely:
-            self._sender.put(self._number, (told, self.task.logprobs[-1]))
+            self._sender.put(self._number, (item, self.task.logprobs[-1]))
         else:
-            self._sender.put(self._number, told)
+            self._sender.put(self._number, item)
 
 
 def _serve(connection: Connection) -> None:
@@ -84,41 +84,41 @@ def _serve(connection: Connection) -> None:
     try:
         engine = LlamaCppEngine(path, **options)
     except BaseException as error:
-        connection.send(_sendable(error))
+        connection.send(_picklable(error))
         return
     connection.send((engine.context_length, engine.vocabulary))
     sender = _Sender(connection)
-    engine.after_step(sender.after_step)
+    engine.set_step_callback(sender.after_step)
     answers: dict[int, GenerationTask] = {}
     while True:
-        kind, asked = connection.recv()
-        sender.hurry()
+        kind, payload = connection.recv()
+        sender.flush_next_step()
         if kind == "answer":
-            outlets = [_Outlet(number, request, sender) for number, request in asked]
-            tasks = engine.tasks([request for _, request in asked], outlets)
-            for outlet, task in zip(outlets, tasks, strict=True):
-                outlet.task = task
-            answers = {number: task for number, task in answers.items() if not task.ended.is_set()}
-            answers.update((number, task) for (number, _), task in zip(asked, tasks, strict=True))
-            engine.begin(tasks)
+            sinks = [_ProcessSink(call_id, request, sender) for call_id, request in payload]
+            tasks = engine.tasks([request for _, request in payload], sinks)
+            for sink, task in zip(sinks, tasks, strict=True):
+                sink.task = task
+            answers = {call_id: task for call_id, task in answers.items() if not task.ended.is_set()}
+            answers.update((call_id, task) for (call_id, _), task in zip(payload, tasks, strict=True))
+            engine.submit(tasks)
         elif kind == "cancel":
-            if asked in answers:
-                answers[asked].cancelled = True
+            if payload in answers:
+                answers[payload].cancelled = True
         else:
-            ((number, argument),) = asked
-            threading.Thread(target=_call, args=(getattr(engine, kind), argument, number, sender), daemon=True).start()
+            ((call_id, argument),) = payload
+            threading.Thread(target=_call, args=(getattr(engine, kind), argument, call_id, sender), daemon=True).start()
 
 
-def _call(method: Any, argument: Any, number: int, sender: _Sender) -> None:
+def _call(method: Any, argument: Any, call_id: int, sender: _Sender) -> None:
     try:
-        told = End(result=method(argument))
+        item = CallResult(result=method(argument))
     except BaseException as error:
-        told = End(error=_sendable(error))
-    sender.put(number, told)
+        item = CallResult(error=_picklable(error))
+    sender.put(call_id, item)
     sender.send()
 
 
-def _sendable(error: BaseException) -> BaseException:
+def _picklable(error: BaseException) -> BaseException:
     try:
         pickle.loads(pickle.dumps(error))
         return error

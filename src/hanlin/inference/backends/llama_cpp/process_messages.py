@@ -7,7 +7,7 @@ from typing import Any
 from hanlin.inference.protocol import FinishReason
 
 
-class End:
+class CallResult:
     """The last that is told of what was asked."""
 
     def __init__(

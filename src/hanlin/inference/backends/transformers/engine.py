@@ -18,20 +18,20 @@ from transformers import PreTrainedModel
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-from hanlin.inference.backends.transformers.kv_cache import Decoder
+from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
 from hanlin.inference.scheduler import Scheduler
 from hanlin.inference.scheduler_engine import SchedulerEngine
-from hanlin.inference.score_batch import ScoreRow, rows_of
-from hanlin.inference.tasks import GenerationTask, Sink
+from hanlin.inference.score_batch import ScoreRow, build_score_rows
+from hanlin.inference.tasks import GenerationTask, TokenSink
 from hanlin.models.folder.adapter import check_base
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import is_adapter
 from hanlin.models.load import load_model
 
-_IDS_A_BATCH = 16_384  # of rows to score; what a layer holds for them at once
-_LOGITS_BYTES = 256 << 20
+_MAX_TOKENS_PER_BATCH = 16_384  # of rows to score; what a layer holds for them at once
+_MAX_LOGITS_BYTES = 256 << 20
 
 
 class TransformersEngine(SchedulerEngine):
@@ -70,7 +70,7 @@ class TransformersEngine(SchedulerEngine):
         self._adapters = Adapters(loaded, path, adapters) if adapters else None
         loaded.to(self._device)
         model = cast(PreTrainedModel, loaded.get_base_model() if hasattr(loaded, "get_base_model") else loaded)
-        self._decoder = Decoder(model, self._device, self._adapters)
+        self._decoder = TransformersDecoder(model, self._device, self._adapters)
         self.vocabulary = self._decoder.vocabulary_size
         self.context_length = min(context_length or self._decoder.trained_context, self._decoder.trained_context)
         self._scheduler = Scheduler(
@@ -78,12 +78,12 @@ class TransformersEngine(SchedulerEngine):
             name="transformers",
             parallel=batch,
             cache_bytes=cache_bytes,
-            bytes_an_id=self._decoder.cache_bytes_per_token,
+            bytes_per_token=self._decoder.cache_bytes_per_token,
         )
         # at the latest when the interpreter ends: a thread inside torch must not outlive it
         self._closing = weakref.finalize(self, self._scheduler.close)
 
-    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[Sink]) -> list[GenerationTask]:
+    def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[TokenSink]) -> list[GenerationTask]:
         if self._adapters is not None:
             for request in requests:
                 self._adapters.check(request.adapter)
@@ -94,15 +94,15 @@ class TransformersEngine(SchedulerEngine):
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: dict[int, Score] = {}
-        rows = sorted(rows_of(pairs), key=lambda row: len(row.ids))
+        rows = sorted(build_score_rows(pairs), key=lambda row: len(row.ids))
         start = 0
         while start < len(rows):
             stop = start + 1
-            while stop < len(rows) and (stop + 1 - start) * len(rows[stop].ids) <= _IDS_A_BATCH:
+            while stop < len(rows) and (stop + 1 - start) * len(rows[stop].ids) <= _MAX_TOKENS_PER_BATCH:
                 stop += 1
             scores.update(self._score_rows(rows[start:stop]))
             start = stop
-        return [scores[place] for place in range(len(pairs))]
+        return [scores[index] for index in range(len(pairs))]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """See `Engine.embed`. One text after another: padding would cost more than a batch gains on few texts."""
@@ -110,7 +110,7 @@ class TransformersEngine(SchedulerEngine):
         for ids in texts:
             check_text_ids(ids, self.context_length, self.vocabulary)
         for ids in texts:
-            with self._decoder.turn:
+            with self._decoder.lock:
                 hidden = self._decoder.hidden(input_ids=torch.tensor([ids], device=self._device), use_cache=False)
             rows.append(torch.nn.functional.normalize(hidden[0].float().mean(dim=0), dim=0).cpu().numpy())
         return np.stack(rows) if rows else np.empty((0, 0), np.float32)
@@ -123,19 +123,19 @@ class TransformersEngine(SchedulerEngine):
         """Rows are padded on the right, where causal attention never looks."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for number, row in enumerate(rows):
-            ids[number, : len(row.ids)] = torch.tensor(row.ids)
+        for row_index, row in enumerate(rows):
+            ids[row_index, : len(row.ids)] = torch.tensor(row.ids)
         steps = [
-            (number, start + offset, wanted, place)
-            for number, row in enumerate(rows)
-            for place, start, continuation in row.scored
+            (row_index, start + offset, wanted, index)
+            for row_index, row in enumerate(rows)
+            for index, start, continuation in row.scored
             for offset, wanted in enumerate(continuation)
         ]
         sums: dict[int, float] = {}
         greedy: dict[int, bool] = {}
-        with self._decoder.turn:
+        with self._decoder.lock:
             hidden = self._decoder.hidden(input_ids=ids.to(self._device), use_cache=False)
-            size = max(1, _LOGITS_BYTES // (4 * self.vocabulary))
+            size = max(1, _MAX_LOGITS_BYTES // (4 * self.vocabulary))
             for first in range(0, len(steps), size):
                 part = steps[first : first + size]
                 where, at, wanted_ids = (torch.tensor(column) for column in list(zip(*part, strict=True))[:3])
@@ -143,10 +143,10 @@ class TransformersEngine(SchedulerEngine):
                 chosen = logits.gather(1, wanted_ids.to(self._device)[:, None])[:, 0]
                 logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
                 likeliest = logits.argmax(dim=-1).tolist()
-                for (_, _, wanted, place), logprob, best in zip(part, logprobs, likeliest, strict=True):
-                    sums[place] = sums.get(place, 0.0) + logprob
-                    greedy[place] = greedy.get(place, True) and best == wanted
-        return {place: Score(sums[place], greedy[place]) for place in sums}
+                for (_, _, wanted, index), logprob, best in zip(part, logprobs, likeliest, strict=True):
+                    sums[index] = sums.get(index, 0.0) + logprob
+                    greedy[index] = greedy.get(index, True) and best == wanted
+        return {index: Score(sums[index], greedy[index]) for index in sums}
 
 
 class Adapters:
@@ -162,19 +162,19 @@ class Adapters:
             raise UserError(what, base, say("name its base", "请指定其底座模型"))
         files = check_model_folder(base)
         # PEFT's names hold no dots, people's do
-        self._inner = {name: f"adapter{number}" for number, name in enumerate(folders)}
+        self._peft_names = {name: f"adapter{row_index}" for row_index, name in enumerate(folders)}
         adapted: Any = model
         for name, folder in folders.items():
             check_base(folder, files)
-            adapted = load_adapter(adapted, folder, name=self._inner[name])
+            adapted = load_adapter(adapted, folder, name=self._peft_names[name])
         self._model = adapted
         self._active: str | None = next(iter(folders))
-        self._model.set_adapter(self._inner[self._active])
+        self._model.set_adapter(self._peft_names[self._active])
         self.switch(None)
 
     def check(self, name: str | None) -> None:
         """Raises UserError for the name of none that there is."""
-        if name is not None and name not in self._inner:
+        if name is not None and name not in self._peft_names:
             raise UserError(say(f"no adapter is called '{name}'", f"没有名为“{name}”的适配器"))
 
     def switch(self, name: str | None) -> None:
@@ -187,5 +187,5 @@ class Adapters:
         else:
             if self._active is None:
                 self._model.base_model.enable_adapter_layers()
-            self._model.set_adapter(self._inner[name])
+            self._model.set_adapter(self._peft_names[name])
         self._active = name

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
-from hanlin.inference.decoder import Piece
+from hanlin.inference.decoder import BatchItem
 
-_IDS_A_STEP = 2048
+_MAX_TOKENS_PER_STEP = 2048
 
 
 class Adapters(Protocol):
@@ -27,13 +27,13 @@ class Adapters(Protocol):
     def switch(self, name: str | None) -> None: ...
 
 
-class Decoder:
+class TransformersDecoder:
     """A causal model on a device as the loop runs it; see `batching.Model`. Threads take turns by `turn`: two calls at
     once would share the same cores, and an adapter acts for all of the model."""
 
     def __init__(self, model: PreTrainedModel, device: torch.device, adapters: Adapters | None) -> None:
         self.device = device
-        self.turn = threading.Lock()
+        self.lock = threading.Lock()
         self._decoder: Any = model.get_decoder()
         self._head: Any = model.get_output_embeddings()
         self._adapters = adapters
@@ -45,8 +45,8 @@ class Decoder:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         self.cache_bytes_per_token = 2 * self.layers * int(heads * width) * model.dtype.itemsize
 
-    def context(self, *, sequences: int, length: int) -> Context:
-        return Context(self, sequences=sequences, length=length)
+    def new_kv_cache(self, *, sequences: int, length: int) -> TransformersKVCache:
+        return TransformersKVCache(self, sequences=sequences, length=length)
 
     @torch.inference_mode()
     def hidden(self, adapter: str | None = None, **inputs: Any) -> torch.Tensor:
@@ -63,131 +63,131 @@ class Decoder:
         return cast(torch.Tensor, self._head(hidden).float())
 
     def close(self) -> None:
-        with self.turn:
+        with self.lock:
             self._decoder = self._head = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-class Context:
+class TransformersKVCache:
     """Keys and values of `sequences` sequences of up to `length` ids each; see `batching.Context`."""
 
-    def __init__(self, decoder: Decoder, *, sequences: int, length: int) -> None:
-        self.length, self.batch = length, max(_IDS_A_STEP, sequences)
+    def __init__(self, decoder: TransformersDecoder, *, sequences: int, length: int) -> None:
+        self.length, self.batch = length, max(_MAX_TOKENS_PER_STEP, sequences)
         self._decoder = decoder
-        self._layers = [_Places(sequences, length) for _ in range(decoder.layers)]
+        self._layers = [_KVCacheLayer(sequences, length) for _ in range(decoder.layers)]
         self._cache = Cache(layers=list(self._layers))
 
-    def forget(self, sequence: int, start: int) -> None:
+    def truncate(self, sequence: int, start: int) -> None:
         """Nothing to do: the mask hides what lies behind a sequence's end until it is overwritten."""
 
     @torch.inference_mode()
-    def decode(self, pieces: Sequence[Piece]) -> list[NDArray[np.float32]]:
+    def decode(self, items: Sequence[BatchItem]) -> list[NDArray[np.float32]]:
         """See `batching.Context.decode`. Pieces of one adapter and of similar length share a call of the model."""
-        results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in pieces]
-        for group in _groups(pieces):
-            with self._decoder.turn:
-                logits = self._run([pieces[place] for place in group])
+        results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in items]
+        for group in _group_items(items):
+            with self._decoder.lock:
+                logits = self._run([items[place] for place in group])
             first = 0
             for place in group:
-                count = len(pieces[place].wanted)
+                count = len(items[place].wanted)
                 results[place] = logits[first : first + count]
                 first += count
         return results
 
-    def _run(self, pieces: Sequence[Piece]) -> NDArray[np.float32]:
+    def _run(self, items: Sequence[BatchItem]) -> NDArray[np.float32]:
         """The wanted logits [positions, vocabulary] of pieces of one adapter, one behind another. Rows are padded on
         the right; nothing of the padding is kept."""
         device = self._decoder.device
-        longest = max(len(piece.ids) for piece in pieces)
-        ids = np.zeros((len(pieces), longest), np.int64)
-        positions = np.zeros((len(pieces), longest), np.int64)
-        real = np.zeros((len(pieces), longest), np.bool_)
-        for row, piece in enumerate(pieces):
-            size = len(piece.ids)
-            ids[row, :size] = piece.ids
-            positions[row, :size] = np.arange(piece.start, piece.start + size)
+        longest = max(len(item.ids) for item in items)
+        ids = np.zeros((len(items), longest), np.int64)
+        positions = np.zeros((len(items), longest), np.int64)
+        real = np.zeros((len(items), longest), np.bool_)
+        for row, item in enumerate(items):
+            size = len(item.ids)
+            ids[row, :size] = item.ids
+            positions[row, :size] = np.arange(item.start, item.start + size)
             real[row, :size] = True
-        sequences = np.array([piece.sequence for piece in pieces])
+        sequences = np.array([item.sequence for item in items])
         rows, columns = real.nonzero()
-        known = int(positions.max()) + 1
-        at = _Where(
-            sequences=_slice(sequences, device),
-            known=known,
+        length_seen = int(positions.max()) + 1
+        index = _CacheIndex(
+            sequences=_as_slice(sequences, device),
+            length_seen=length_seen,
             rows=torch.from_numpy(rows).to(device),
             columns=torch.from_numpy(columns).to(device),
-            into=torch.from_numpy(sequences[rows]).to(device),
+            slots=torch.from_numpy(sequences[rows]).to(device),
             positions=torch.from_numpy(positions[rows, columns]).to(device),
         )
         for layer in self._layers:
-            layer.at = at
+            layer.index = index
         places = torch.from_numpy(positions).to(device)
         # padding counts as position 0, which every row holds: attention without any weight would be no number
-        mask = torch.arange(known, device=device)[None, None, None, :] <= places[:, None, :, None]
+        mask = torch.arange(length_seen, device=device)[None, None, None, :] <= places[:, None, :, None]
         hidden = self._decoder.hidden(
-            pieces[0].adapter,
+            items[0].adapter,
             input_ids=torch.from_numpy(ids).to(device),
             position_ids=places,
             attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
         )
-        wanted = [(row, offset) for row, piece in enumerate(pieces) for offset in piece.wanted]
+        wanted = [(row, offset) for row, item in enumerate(items) for offset in item.wanted]
         if not wanted:
             return np.empty((0, self._decoder.vocabulary_size), np.float32)
-        which, offsets = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
-        return cast(NDArray[np.float32], self._decoder.logits(hidden[which, offsets]).cpu().numpy())
+        rows_wanted, offsets = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
+        return cast(NDArray[np.float32], self._decoder.logits(hidden[rows_wanted, offsets]).cpu().numpy())
 
     def close(self) -> None:
         for layer in self._layers:
             layer.free()
 
 
-class _Where:
+class _CacheIndex:
     """Of one call: the sequences that its rows are, how many positions they see, and where its new ids belong."""
 
     def __init__(
         self,
         sequences: slice | torch.Tensor,
-        known: int,
+        length_seen: int,
         rows: torch.Tensor,
         columns: torch.Tensor,
-        into: torch.Tensor,
+        slots: torch.Tensor,
         positions: torch.Tensor,
     ) -> None:
-        self.sequences, self.known = sequences, known
-        self.rows, self.columns, self.into, self.positions = rows, columns, into, positions
+        self.sequences, self.length_seen = sequences, length_seen
+        self.rows, self.columns, self.slots, self.positions = rows, columns, slots, positions
 
 
-class _Places(DynamicLayer):
+class _KVCacheLayer(DynamicLayer):
     """Keys and values of one layer [sequences, heads, length, width]. A call writes its new ids and sees a view; only
     where its sequences do not lie side by side are theirs copied for it."""
 
-    at: _Where
+    index: _CacheIndex
 
     def __init__(self, sequences: int, length: int) -> None:
         super().__init__()
         self._shape = (sequences, length)
-        self._held: list[torch.Tensor] = []
+        self._buffers: list[torch.Tensor] = []
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        at = self.at
-        if not self._held:
+        index = self.index
+        if not self._buffers:
             sequences, length = self._shape
-            self._held = [
+            self._buffers = [
                 _zeros((sequences, states.shape[1], length, states.shape[3]), states)
                 for states in (key_states, value_states)
             ]
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
-        for held, states in zip(self._held, (key_states, value_states), strict=True):
-            held[at.into, :, at.positions] = states[at.rows, :, at.columns]
-        self.keys, self.values = (held[at.sequences, :, : at.known] for held in self._held)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[index.slots, :, index.positions] = states[index.rows, :, index.columns]
+        self.keys, self.values = (buffer[index.sequences, :, : index.length_seen] for buffer in self._buffers)
         return self.keys, self.values
 
     def free(self) -> None:
-        self._held = []
+        self._buffers = []
         self.keys = self.values = None
 
 
@@ -199,7 +199,7 @@ def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
 
 
-def _slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.Tensor:
+def _as_slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.Tensor:
     """The same sequences as a slice where they lie side by side: indexing with it copies nothing."""
     first = int(sequences[0])
     if (sequences == np.arange(first, first + len(sequences))).all():
@@ -207,16 +207,16 @@ def _slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.
     return torch.from_numpy(sequences).to(device)
 
 
-def _groups(pieces: Sequence[Piece]) -> Iterator[list[int]]:
+def _group_items(items: Sequence[BatchItem]) -> Iterator[list[int]]:
     """Places of pieces of one adapter, none more than twice as long as another, in the order of their sequences."""
-    order = sorted(range(len(pieces)), key=lambda place: (pieces[place].adapter or "", len(pieces[place].ids)))
+    order = sorted(range(len(items)), key=lambda place: (items[place].adapter or "", len(items[place].ids)))
     group: list[int] = []
     for place in order:
         if group:
-            first, piece = pieces[group[0]], pieces[place]
-            if piece.adapter != first.adapter or len(piece.ids) > 2 * len(first.ids):
-                yield sorted(group, key=lambda member: pieces[member].sequence)
+            first, item = items[group[0]], items[place]
+            if item.adapter != first.adapter or len(item.ids) > 2 * len(first.ids):
+                yield sorted(group, key=lambda member: items[member].sequence)
                 group = []
         group.append(place)
     if group:
-        yield sorted(group, key=lambda member: pieces[member].sequence)
+        yield sorted(group, key=lambda member: items[member].sequence)
