@@ -1,4 +1,4 @@
-"""What a backend implements: a model, its context, and the pieces of a batch."""
+"""What a backend implements for the scheduler: a model, its KV cache, and the items of a batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from numpy.typing import NDArray
 
 
 class BatchItem(NamedTuple):
-    """Ids of one sequence that a step runs: the position of the first, the offsets of those whose logits are wanted,
-    and the adapter that acts on the model for them."""
+    """Tokens of one sequence that a step runs.
+
+    Attributes:
+        sequence: Slot of the KV cache.
+        start: Position of the first token.
+        ids: The token ids.
+        wanted: Offsets into `ids` of the tokens whose logits are returned.
+        adapter: Name of the LoRA adapter to apply, or None.
+
+    A step that prefills slot 0 and decodes one token in slot 2:
+
+        BatchItem(sequence=0, start=0, ids=[7, 8, 9], wanted=[2])  -> logits [1, vocabulary]
+        BatchItem(sequence=2, start=5, ids=[4], wanted=[0])        -> logits [1, vocabulary]
+    """
 
     sequence: int
     start: int
@@ -21,28 +33,31 @@ class BatchItem(NamedTuple):
 
 
 class KVCache(Protocol):
-    """Keys and values of sequences of up to `length` ids each; a step runs at most `batch` ids."""
+    """Keys and values of several sequences of up to `length` tokens each; a step runs at most `batch` tokens."""
 
     length: int
     batch: int
 
     def truncate(self, sequence: int, start: int) -> None:
-        """Drop what a sequence holds from position `start` on."""
+        """Drop the keys and values of a sequence from position `start` on."""
 
     def decode(self, items: Sequence[BatchItem]) -> Sequence[NDArray[np.float32]]:
-        """Run pieces of different sequences; the wanted logits [positions, vocabulary] of each, until the next call."""
+        """Run items of different sequences.
+
+        Returns the wanted logits [positions, vocabulary] of each, valid until the next call.
+        """
 
     def close(self) -> None: ...
 
 
 class DecoderModel(Protocol):
-    """What a scheduler runs. It sees to it itself where others run it too."""
+    """A model that the scheduler runs. It synchronizes its own calls if others use it too."""
 
     vocabulary_size: int
     trained_context: int
 
     @property
     def new_kv_cache(self) -> Callable[..., KVCache]:
-        """Makes a context for so many `sequences` of that `length`; what else it takes is the model's own."""
+        """Make a KV cache for `sequences` sequences of `length` tokens; further arguments are the model's own."""
 
     def close(self) -> None: ...

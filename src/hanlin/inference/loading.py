@@ -1,7 +1,4 @@
-"""From what a person names (a model folder, an adapter, GGUF files) to an open engine with its tokenizer and template.
-
-Does not run anything: that is the engine's. Both measuring and serving begin here.
-"""
+"""Load an engine, its tokenizer and its chat template from what a user names: a model, an adapter, GGUF files."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ Kind = Literal["model", "adapter", "gguf"]
 
 @dataclass(frozen=True, slots=True)
 class ModelLocation:
-    """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and what it is."""
+    """Where the weights are (a folder or one GGUF file), where the tokenizer files are, and the kind of the model."""
 
     weights: Path
     folder: Path
@@ -32,15 +29,15 @@ class ModelLocation:
 
     @property
     def name(self) -> str:
-        """What a person would call it: the file's name, or the folder's as it was named, be it a link to another."""
+        """The name to show: the file's stem, or the folder's name as it was given, even if it is a link."""
         return self.weights.stem if self.kind == "gguf" else self.weights.absolute().name
 
 
 def find_model(path: Path, file: str = "") -> ModelLocation:
-    """What lies at `path`: a model folder, an adapter folder, a GGUF file, or a folder of GGUF files.
+    """Find out what is at `path`: a model folder, an adapter folder, a GGUF file, or a folder of GGUF files.
 
-    `file` chooses among GGUF files by type (`Q8_0`) or name; without it the only one is taken, or the largest (the
-    one that lost least). Raises UserError when there is nothing to run, or `file` fits none or several.
+    `file` chooses among GGUF files by type (`Q8_0`) or name. Without it the only one is taken, or the largest, which
+    lost least. Raises UserError if there is nothing to run, or `file` matches none or several.
     """
     if not path.exists():
         what = say("there is no such file or folder", "没有这个文件或文件夹")
@@ -59,7 +56,7 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
 
 
 def parse_model_spec(text: str | Path) -> tuple[Path, str]:
-    """`folder:Q8_0` as a path and the GGUF file chosen there; a path that exists as it stands chooses nothing."""
+    """Split `folder:Q8_0` into the path and the chosen GGUF file. A path that exists is taken as it is."""
     path = Path(text).expanduser()
     match = re.fullmatch(r"(.+):([\w.-]{2,})", str(text))
     if match is None or path.exists():
@@ -69,14 +66,14 @@ def parse_model_spec(text: str | Path) -> tuple[Path, str]:
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine and the tokenizer of the model it runs."""
+    """An engine and the tokenizer of its model."""
 
     engine: Engine
     tokenizer: Tokenizer
     location: ModelLocation
 
     def load_template(self) -> ChatTemplate:
-        """The chat template that lies beside the model. Raises UserError when there is none."""
+        """Load the chat template of the model's folder. Raises UserError if there is none."""
         return ChatTemplate.load(self.location.folder, self.tokenizer)
 
 
@@ -89,10 +86,18 @@ def load_engine(
     dtype: str | None = None,
     **options: Any,
 ) -> LoadedEngine:
-    """Find a model, read its tokenizer, load it into an engine. Raises UserError as its parts do.
+    """Find a model, read its tokenizer and load it into an engine.
 
-    `batch` is how many answers are generated at once at most, `dtype` the number format of the weights, which a GGUF
-    file brings with it; None leaves either to the engine. `options` are the engine's own.
+    Args:
+        path: A model or adapter folder, a GGUF file, or a folder of GGUF files.
+        file: The GGUF file to take, see `find_model`.
+        engine: Name of the engine, or `auto`.
+        batch: Maximum number of answers generated at once; None leaves it to the engine.
+        dtype: Number format of the weights; ignored for GGUF files, which have their own. None leaves it to the engine.
+        **options: Further options of the engine.
+
+    Raises:
+        UserError: If there is no model, or the engine cannot run it.
     """
     found = find_model(path, file)
     if engine in ENGINES and (engine in FOR_GGUF) != (found.kind == "gguf"):

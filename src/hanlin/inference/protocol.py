@@ -1,6 +1,7 @@
-"""What an engine is: it generates and scores from token ids, never from text, so each engine gets the same prompt.
+"""The engine protocol: an engine generates and scores from token ids, never from text.
 
-Does not own a model runtime: those are the `*_engine` files, each imported only when it is opened.
+Every engine therefore gets the same prompt. The engines are in `inference/backends`; each is imported only when it is
+opened.
 """
 
 from __future__ import annotations
@@ -24,19 +25,26 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class EngineUnavailableError(Exception):
-    """What computed has ended in the middle of its work, or cannot be reached. Asking again later may help."""
+    """The process or server that computes has ended, or cannot be reached. A later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next id is chosen: greedily at temperature 0, else drawn after `top_k` (0: all), `top_p` and `min_p`.
+    """How the next token is chosen: greedily at temperature 0, else sampled after `top_k` (0: all), `top_p` and
+    `min_p`.
 
-    `repetition_penalty` divides the positive and multiplies the negative logits of ids that the prompt or the answer
-    holds (Keskar et al. 2019, CTRL, section 4.1). `presence_penalty` is taken once, `frequency_penalty` for each time,
-    from the logit of an id that the answer holds (OpenAI's definition). `logit_bias` is added to ids' logits. `seed`
-    None draws a fresh one. `max_new_tokens` is an upper limit; the end of the model's context is another. With
-    `top_logprobs` a stream says how likely each id was and which that many ids were likeliest. Raises UserError for a
-    value out of range.
+    Attributes:
+        repetition_penalty: Divides positive and multiplies negative logits of tokens that the prompt or the answer
+            holds (Keskar et al. 2019, CTRL, section 4.1).
+        presence_penalty: Subtracted once from the logit of a token that the answer holds (OpenAI's definition).
+        frequency_penalty: Subtracted for each time that the answer holds the token.
+        logit_bias: (token id, bias) pairs; each bias is added to the token's logit.
+        seed: Seed of the random numbers; None draws a fresh one.
+        max_new_tokens: An upper limit; the end of the model's context is another.
+        top_logprobs: If set, the stream reports each token's log probability and this many of the likeliest tokens.
+
+    Raises:
+        UserError: If a value is out of range.
     """
 
     temperature: float = 0.0
@@ -69,10 +77,11 @@ class SamplingParams:
 
 
 class Constraint(Protocol):
-    """Which ids may come next in one answer. It must not raise: it would break the answers beside it.
+    """Which tokens may come next in one answer, for guided decoding.
 
-    `failed` says why it ended the answer where it could not go on. An engine in another process gets a copy (it can be
-    pickled) or, where it has its own grammars, the JSON `schema` that it stands for.
+    Its methods must not raise: that would break the answers in the same batch. `failed` says why the constraint ended
+    the answer, if it could not go on. An engine in another process gets a pickled copy, or the JSON `schema` if it has
+    grammars of its own.
     """
 
     failed: str
@@ -81,17 +90,17 @@ class Constraint(Protocol):
     def schema(self) -> Mapping[str, Any]: ...
 
     def allowed_tokens(self) -> NDArray[np.bool_]:
-        """Of each id, up to some size, whether it may come; ids beyond may not."""
+        """A mask [vocabulary or less]: True for each token that may come next. Tokens beyond its end may not."""
 
     def accept_token(self, token_id: int) -> None:
-        """The id that was chosen."""
+        """Advance by the token that was chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A prompt as ids, every id that ends the answer, and what the answer must obey; a constraint serves once.
+    """A prompt as token ids, the ids that end the answer, and how to sample. A constraint serves one request only.
 
-    `adapter` is the name of one that the engine was opened with; without, the model itself answers.
+    `adapter` is the name of a LoRA adapter that the engine was opened with; without it the base model answers.
     """
 
     prompt_ids: tuple[int, ...]
@@ -103,7 +112,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Of a chosen id: its natural log probability before sampling, and the likeliest ids with theirs."""
+    """The natural log probability of a generated token before sampling, and those of the likeliest tokens."""
 
     logprob: float
     top: tuple[tuple[int, float], ...]
@@ -111,7 +120,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The generated ids without the stop id, and why they end."""
+    """The generated token ids, without the stop token, and why generation ended."""
 
     ids: tuple[int, ...]
     finish_reason: FinishReason
@@ -119,22 +128,27 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Of a continuation given a prefix: the sum of its ids' natural log probabilities, and if each is the likeliest."""
+    """How likely a continuation is: the sum of its tokens' natural log probabilities, and whether each is the
+    argmax.
+    """
 
     logprob: float
     greedy: bool
 
 
 class Stream(Protocol):
-    """The ids of one answer as they come, without the stop id. Closing it early cancels the generation."""
+    """The token ids of one answer as they are generated, without the stop token.
+
+    Closing it early cancels the answer.
+    """
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        """Why the answer ended; None until it has."""
+        """Why the answer ended; None while it is generated."""
 
     @property
     def logprobs(self) -> Sequence[TokenLogprobs]:
-        """Of each id that was given, in order, how likely it was, where `top_logprobs` was asked for."""
+        """One entry for each token that was yielded, in order, if `top_logprobs` was requested."""
 
     def __iter__(self) -> Iterator[int]: ...
 
@@ -144,23 +158,30 @@ class Stream(Protocol):
         """End the answer soon, from any thread, without waiting for it."""
 
     def close(self) -> None:
-        """End the answer and wait until what it held is free. From any thread, also while another waits for an id."""
+        """End the answer and wait until its resources are free.
+
+        From any thread, even while another waits for a token.
+        """
 
 
 @runtime_checkable
 class SubscribableStream(Protocol):
-    """A stream that can also hand on what comes, instead of being iterated."""
+    """A stream that can push its tokens to a callback instead of being iterated."""
 
-    def subscribe(self, hear: Callable[[int | BaseException | None], None]) -> None:
-        """Give each id to `hear`, at last None or the error that ended it, what has come already first. It is called
-        in one thread after the other, never at once, and must neither wait nor raise."""
+    def subscribe(self, callback: Callable[[int | BaseException | None], None]) -> None:
+        """Call `callback` with each token id, then with None, or with the error that ended the answer.
+
+        Tokens that were generated before come first. Calls come from several threads but never at once; the callback
+        must neither wait nor raise.
+        """
 
 
 class Engine(Protocol):
-    """A loaded model. `context_length` is the most ids, prompt and answer together, that one request may hold.
+    """A loaded model.
 
-    Several threads may call an engine at once. An answer does not depend on what else is generated beside it, as far
-    as the runtime's arithmetic allows.
+    `context_length` is the maximum number of tokens, prompt and answer together, of one request. Several threads may
+    call an engine at once. An answer does not depend on the other answers in its batch, as far as the runtime's
+    arithmetic allows.
     """
 
     @property
@@ -170,15 +191,20 @@ class Engine(Protocol):
     def context_length(self) -> int: ...
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
-        """One reply for each request, in order. Raises UserError for a prompt that is empty or too long."""
+        """Generate one completion for each request, in order.
+
+        Raises UserError for a prompt that is empty or too long.
+        """
 
     def stream(self, request: GenerationRequest) -> Stream: ...
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """For each (prefix ids, continuation ids) pair, neither empty, how likely the continuation is."""
+        """Score each (prefix ids, continuation ids) pair, neither empty."""
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Of each row of ids the mean of the last layer's hidden states, of length 1; [texts, width]."""
+        """Embed each row of token ids: the mean of the last layer's hidden states, scaled to length 1; [texts,
+        hidden size].
+        """
 
     def close(self) -> None:
-        """Free the model; the engine answers nothing afterwards."""
+        """Free the model. The engine cannot be used afterwards."""

@@ -1,4 +1,4 @@
-"""The backends by name, and which one opens a model."""
+"""Which engines exist, by name, and which one opens a model."""
 
 from __future__ import annotations
 
@@ -32,13 +32,17 @@ _PACKAGE_OF = {"transformers": "transformers", "llama_cpp": "xllamacpp"}
 
 
 def create_engine(name: str, path: Path, *, separate_process: bool = False, **options: Any) -> Engine:
-    """Load what lies at `path` into an engine: a name of `ENGINES`, or `auto` (GGUF goes to llama.cpp, what is no GGUF
-    to transformers).
+    """Load the model at `path` into an engine.
 
-    `path` is a model folder, an adapter folder, a GGUF file, or a folder that holds one GGUF file. With `separate_process`, an
-    engine that can bring down its process gets one of its own, and is started again when that has ended. `options` are
-    the engine's own (see its class); all take `context_length`. Raises UserError for an unknown engine, for a path
-    that holds no model, and for an engine whose package is not installed.
+    Args:
+        name: A name in `ENGINES`, or `auto`: llama.cpp for GGUF files, transformers for everything else.
+        path: A model folder, an adapter folder, a GGUF file, or a folder with one GGUF file.
+        separate_process: Run an engine that can crash its process in a process of its own, which is restarted if it
+            ends.
+        **options: Options of the engine, see its class; all take `context_length`.
+
+    Raises:
+        UserError: If the engine is unknown, the path holds no model, or the engine's package is not installed.
     """
     if name == "auto":
         name = "llama_cpp" if find_gguf_files(path) else "transformers"

@@ -14,10 +14,11 @@ from hanlin.inference.protocol import GenerationRequest
 
 
 def max_completion_tokens(request: GenerationRequest, context_length: int, vocabulary: int) -> int:
-    """How many ids may be generated for `request` before the context is full; at most what it asks for.
+    """How many tokens may be generated for a request: what it asks for, at most what the context leaves.
 
-    Raises UserError when the prompt is empty, leaves no room at all, or holds an id outside the vocabulary: a prompt
-    is never cut silently.
+    Raises:
+        UserError: If the prompt is empty, fills the context, or holds an id outside the vocabulary. A prompt is never
+            truncated silently.
     """
     prompt = request.prompt_ids
     if not prompt:
@@ -37,7 +38,7 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
 
 
 def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:
-    """Raises UserError unless the pair can be scored: both parts hold ids of the vocabulary and fit the context."""
+    """Raise UserError unless both parts of the pair hold ids of the vocabulary and fit the context together."""
     if not prefix or not continuation:
         raise UserError(say("a prefix and a continuation need at least one token each", "前缀与续写都至少要有一个词元"))
     check_ids(prefix, vocabulary)
@@ -52,7 +53,7 @@ def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_lengt
 
 
 def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> None:
-    """Raises UserError unless `ids` can be run as one text: some ids of the vocabulary that fit the context."""
+    """Raise UserError unless `ids` is not empty, within the vocabulary and fits the context."""
     if not ids:
         raise UserError(say("the text is empty", "文本为空"))
     check_ids(ids, vocabulary)
@@ -65,7 +66,7 @@ def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> 
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
-    """Raises UserError when an id is not in the vocabulary: the prompt was made by another tokenizer."""
+    """Raise UserError if an id is not in the vocabulary, as when another tokenizer made the prompt."""
     outside = max(ids) if max(ids) >= vocabulary else min(ids)
     if not 0 <= outside < vocabulary:
         what = say(

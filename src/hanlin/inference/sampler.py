@@ -1,7 +1,6 @@
-"""How an id is chosen from logits: the one place for every engine that has the logits itself.
+"""The sampler: choose the next token from logits, for every engine that has the logits itself.
 
-Owns greedy choice, penalties and drawing, so that equal logits and an equal seed give equal answers on each engine.
-Does not own where an answer ends.
+Equal logits and an equal seed give equal answers on each engine. What ends an answer is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ _MIN_TEMPERATURE = 1e-4  # colder, the likeliest id alone is ever drawn, and a d
 
 
 class Sampler:
-    """Chooses the ids of one answer, one after another.
+    """Samples the tokens of one answer, one after another.
 
     The order is bias, repetition penalty, presence and frequency penalties, constraint, temperature, `top_k`, `top_p`,
-    `min_p`; among what transformers has, its order. Of ids with equal logits the lowest comes first.
+    `min_p`; where transformers has the same step, its order. Of tokens with equal logits the lowest id comes first.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Sampler:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the likeliest id is always the choice, so that an engine may take it where the logits lie."""
+        """Whether the choice is always the argmax, so that an engine may take it on the device."""
         return (
             self._random is None
             and self._seen is None
@@ -51,7 +50,7 @@ class Sampler:
         )
 
     def sample(self, logits: NDArray[np.float32]) -> int:
-        """The next id from `logits` [vocabulary], which stay as they are."""
+        """Choose the next token from `logits` [vocabulary], which are not modified."""
         adjusted = self._adjust_logits(logits)
         token_id = int(adjusted.argmax()) if self._random is None else self._draw(adjusted, self._random)
         if self._seen is not None:
@@ -109,8 +108,11 @@ class Sampler:
     def _draw_index(
         self, candidates: NDArray[np.int64], weights: NDArray[np.float64], uniform: float, total: float | None
     ) -> int | None:
-        """The place that `chance` in [0, 1) falls on, `among` being all places, or the likeliest: then `total` is what
-        all weigh, and the answer None when the others are needed."""
+        """The index that `uniform` in [0, 1) falls on.
+
+        `candidates` are all indices, or only the likeliest; then `total` is the sum of all weights, and None is
+        returned if the other candidates are needed to decide.
+        """
         sampling = self._sampling
         order = candidates[np.argsort(-weights[candidates], kind="stable")]
         cumulative = np.cumsum(weights[order])

@@ -1,7 +1,7 @@
-"""Continuous batching: a thread that runs every open answer and score of a model through one decode step after another.
+"""Continuous batching: one thread runs all open tasks of a model, one decode step after another.
 
-Owns which sequences share a step, and the reuse of what a slot still holds. Does not own choosing ids (`sampling`) or
-the model, which is llama.cpp's (`llama_cpp_library`) or transformers' (`transformers_context`).
+It decides which sequences share a step and reuses the prefix that a slot's KV cache already holds. Sampling is
+`sampler`; the models are in `backends`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ _MAX_LOGITS_BYTES_PER_STEP = 64 << 20
 
 
 class _Slot:
-    """A sequence of the context: the ids whose keys and values it holds, as which adapter made them, and the task that
-    has it now."""
+    """A sequence of the KV cache: the tokens whose keys and values it holds, the adapter that made them, its current
+    task.
+    """
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -34,19 +35,31 @@ class _Slot:
         self.task: Task | None = None
 
     def common_prefix_length(self, task: Task) -> int:
-        """How much of a task's sequence it holds already."""
+        """How many tokens of the task's sequence the slot already holds."""
         return common_length(self.token_ids, task.sequence) if self.adapter == task.adapter else 0
 
 
 class Scheduler:
-    """Runs tasks on a model in its own thread. The context is made when first needed, for the longest task that waits,
-    and made anew, larger, when a longer one comes."""
+    """Runs tasks on a model in its own thread.
+
+    The KV cache is allocated for the longest waiting task when it is first needed, and again, larger, when a longer
+    task comes.
+    """
 
     def __init__(
         self, model: DecoderModel, *, name: str, parallel: int, cache_bytes: int, bytes_per_token: int, **settings: Any
     ) -> None:
-        """`parallel` sequences at once, or fewer where their keys and values, `bytes_an_id` each, would take more than
-        `cache_bytes`, though never fewer than one. `settings` are the context's own; `name` is the thread's."""
+        """Start the scheduler's thread.
+
+        Args:
+            model: The model to run.
+            name: Name of the thread.
+            parallel: Maximum number of sequences in a step. Fewer, but at least one, if their keys and values would
+                exceed `cache_bytes`.
+            cache_bytes: Maximum size of the KV cache.
+            bytes_per_token: Size of the keys and values of one token.
+            **settings: Further arguments of `DecoderModel.new_kv_cache`.
+        """
         self._model = model
         self._parallel, self._cache_bytes, self._bytes_per_token = parallel, cache_bytes, max(1, bytes_per_token)
         self._settings = settings
@@ -62,7 +75,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Queue tasks at once, so that their order and company are the same each time."""
+        """Queue tasks together, so that their order and their batches are the same every time."""
         with self._wake:
             if self._closed:
                 raise RuntimeError("the engine is closed")
@@ -70,7 +83,7 @@ class Scheduler:
             self._wake.notify()
 
     def close(self) -> None:
-        """End every task as cancelled and free the model."""
+        """Cancel every task and free the model."""
         with self._wake:
             if self._closed:
                 return
@@ -94,7 +107,7 @@ class Scheduler:
             self.after_step()
 
     def _step(self) -> bool:
-        """Admit what waits and decode once; waits for work when there is none. False when the scheduler is closed."""
+        """Admit waiting tasks and decode once; wait if there is no work. False when the scheduler is closed."""
         with self._wake:
             while not (self._closed or self._waiting or any(slot.task for slot in self._slots)):
                 self._wake.wait()
@@ -135,7 +148,9 @@ class Scheduler:
             task.finish(None)
 
     def _admit(self) -> None:
-        """Give free slots to what waits, first come first served, each where the most of its beginning still lies."""
+        """Assign free slots to waiting tasks, first come first served, each to the slot with the longest shared
+        prefix.
+        """
         while self._waiting:
             task = self._waiting[0]
             if self._kv_cache is None or task.max_length > self._kv_cache.length:
@@ -162,7 +177,9 @@ class Scheduler:
         self._slots = [_Slot(index) for index in range(sequences)]
 
     def _rewind(self, slot: _Slot) -> None:
-        """Keep of a slot what its task's sequence begins with, up to the first position whose logits are wanted."""
+        """Truncate a slot to the prefix that its task reuses, at most up to the first position whose logits are
+        needed.
+        """
         assert slot.task is not None and self._kv_cache is not None
         sequence = slot.task.sequence
         first_wanted = slot.task.positions(0, len(sequence))[0]

@@ -1,7 +1,4 @@
-"""Answers over a scheduler: what every engine has in common that runs its model in a loop of its own.
-
-Owns requests, replies and streams. Does not own the loop (`batching`) or choosing ids (`sampling`).
-"""
+"""The part that all engines with an own scheduler share: requests, completions and streams."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from hanlin.inference.tasks import GenerationTask, TokenSink
 
 
 class SchedulerEngine:
-    """Half an engine: `generate` and `stream` over its scheduler."""
+    """Base class that implements `generate` and `stream` over `_scheduler`."""
 
     context_length: int
     vocabulary: int
     _scheduler: Scheduler
 
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
-        """See `Engine.generate`. At temperature 0 the likeliest id, of equal ones the lowest."""
+        """See `Engine.generate`. At temperature 0 the likeliest token is taken, the lowest id among equal ones."""
         finished: SimpleQueue[tuple[GenerationTask, BaseException | None]] = SimpleQueue()
         tasks = self.tasks(requests, [SimpleQueue() for _ in requests])
         for task in tasks:
@@ -52,7 +49,9 @@ class SchedulerEngine:
         return TokenStream(tasks[0])
 
     def tasks(self, requests: Sequence[GenerationRequest], sinks: Sequence[TokenSink]) -> list[GenerationTask]:
-        """What `begin` runs: the ids of each answer go to its sink, then None or the error that ended it."""
+        """Make the tasks for `submit`: the tokens of each answer go to its sink, then None or the error that ended
+        it.
+        """
         tasks = []
         for request, sink in zip(requests, sinks, strict=True):
             max_new_tokens = max_completion_tokens(request, self.context_length, self.vocabulary)
@@ -63,16 +62,16 @@ class SchedulerEngine:
         return tasks
 
     def submit(self, tasks: Sequence[GenerationTask]) -> None:
-        """Answer together, so that the order and company are the same each time."""
+        """Queue tasks together, so that their order and their batches are the same every time."""
         self._scheduler.submit(tasks)
 
     def set_step_callback(self, call: Callable[[], None]) -> None:
-        """Have `call` run, in the thread that puts ids into sinks, when all ids of a step are put."""
+        """Call `call` in the scheduler's thread after each step, when all of its tokens are in their sinks."""
         self._scheduler.after_step = call
 
 
 class TokenQueue(Protocol):
-    """One answer as a stream reads it; setting `cancelled` ends it soon."""
+    """One answer as a stream reads it. Setting `cancelled` ends it soon."""
 
     cancelled: bool
 
@@ -90,7 +89,7 @@ class TokenQueue(Protocol):
 
 
 class TokenStream:
-    """The ids of one answer; see `Stream`."""
+    """The token ids of one answer; see `Stream`."""
 
     def __init__(self, source: TokenQueue) -> None:
         self._source = source

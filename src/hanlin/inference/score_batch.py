@@ -1,7 +1,4 @@
-"""Pairs of prefix and continuation laid out as the fewest rows of ids whose logits score them all.
-
-Owns the layout. Does not own running the rows, which each engine does in its own way.
-"""
+"""Lay (prefix, continuation) pairs out as the fewest rows of token ids whose logits score them all."""
 
 from __future__ import annotations
 
@@ -11,24 +8,28 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ScoreRow:
-    """Ids to run, and for each pair scored in it: the pair's place, the position before its first continuation id, and
-    the continuation."""
+    """Token ids to run, and the pairs scored in them: (pair index, position before the first continuation id,
+    continuation).
+    """
 
     ids: tuple[int, ...]
     scored: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
 
     @property
     def positions(self) -> list[int]:
-        """Every position whose logits are wanted, ascending."""
+        """Every position whose logits are needed, ascending."""
         positions = {start + index for _, start, continuation in self.scored for index in range(len(continuation))}
         return sorted(positions)
 
 
 def build_score_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[ScoreRow]:
-    """The rows for `pairs`, in lexicographic order of their ids, so that rows with a common beginning are neighbors.
+    """Build the rows for `pairs`, in lexicographic order, so that rows with a shared prefix are neighbors.
 
-    The last id of a continuation need not be run. A pair whose ids begin another pair's needs no row of its own: the
-    four one-letter answers to a question share one.
+    The last token of a continuation need not be run. A pair whose tokens are a prefix of another pair's needs no row of
+    its own: the four one-letter answers to a question share one row.
+
+        pairs: ([1, 2], [3]), ([1, 2], [4]), ([1, 2], [3, 5])
+        rows:  ids [1, 2, 3], which scores all three
     """
     entries = []
     for index, (prefix, continuation) in enumerate(pairs):
@@ -45,7 +46,7 @@ def build_score_rows(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> li
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids at their beginning two sequences share."""
+    """Length of the common prefix of two sequences."""
     shortest = min(len(first), len(second))
     if first[:shortest] == second[:shortest]:
         return shortest

@@ -1,4 +1,4 @@
-"""Tasks of the scheduler: generating an answer, scoring a text."""
+"""Tasks of the scheduler: generating an answer, scoring texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from hanlin.inference.score_batch import ScoreRow
 
 
 class Task(Protocol):
-    """Work on one sequence: ids to run, positions whose logits are wanted, and what to do with them."""
+    """Work on one sequence: the tokens to run, the positions whose logits are needed, and what to do with the
+    logits.
+    """
 
     sequence: list[int]
     """All ids that are to be run so far."""
@@ -27,26 +29,26 @@ class Task(Protocol):
     adapter: str | None
 
     def positions(self, start: int, stop: int) -> list[int]:
-        """The positions in [start, stop) whose logits are wanted."""
+        """The positions in [start, stop) whose logits are needed."""
 
     def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
-        """Receive logits [positions, vocabulary], a view that holds until the next step."""
+        """Receive logits [positions, vocabulary], a view that is valid until the next step."""
 
     def advance(self) -> bool:
-        """Called when the whole sequence was run: whether it is longer now, or `sequence` is another list."""
+        """Called when the whole sequence was run. True if there is more: the sequence has grown or was replaced."""
 
     def finish(self, error: BaseException | None) -> None:
-        """The last call: the work is done, was cancelled, or broke."""
+        """The last call: the work is done, was cancelled, or failed with `error`."""
 
 
 class TokenSink(Protocol):
-    """Where the ids of an answer go; put from the scheduler's thread, which must not wait."""
+    """Receives the tokens of an answer from the scheduler's thread; `put` must not wait."""
 
     def put(self, item: int | BaseException | None) -> None: ...
 
 
 class GenerationTask:
-    """One answer being written. Its ids go to `ids` as they come; then follows None, or the error that ended it."""
+    """One answer that is generated. Its tokens go to `ids`, then None, or the error that ended it."""
 
     def __init__(
         self,
@@ -110,7 +112,7 @@ class GenerationTask:
 
 
 class ScoreTask:
-    """Rows to be scored one after another in one slot, so that a common beginning is run once."""
+    """Rows to score one after another in one slot, so that a shared prefix is run once."""
 
     adapter: str | None = None
 

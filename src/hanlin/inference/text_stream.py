@@ -1,6 +1,6 @@
-"""One answer as text while it is generated: ids to whole characters, stop texts honored, tokens counted.
+"""The text of one answer while it is generated: tokens to whole characters, stop strings, token counts.
 
-Does not own generation (`engines/`) or decoding (`tokens/`). Server and terminal speak through it alike.
+The server and the terminal chat both use it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 class StopStringMatcher:
-    """Passes text on until one of `stops` occurs in it. What could still become a stop text is held back."""
+    """Passes text on until one of the stop strings occurs. Text that may become a stop string is held back.
+
+    stops ["。\\n"]: put("好。") -> "好", put("再") -> "。再", put("。\\n") -> "" and `matched`
+    """
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
@@ -23,7 +26,7 @@ class StopStringMatcher:
         self.matched = False
 
     def put(self, text: str) -> str:
-        """The part of all text so far that can be shown now and was not yet; `hit` says that a stop text has come."""
+        """Add text; returns the part that can be shown now. `matched` becomes True when a stop string has occurred."""
         if self.matched:
             return ""
         self._pending_text += text
@@ -38,18 +41,18 @@ class StopStringMatcher:
         return released
 
     def end(self) -> str:
-        """What was held back in vain."""
+        """The text that was still held back."""
         released, self._pending_text = self._pending_text, ""
         return released
 
     def _overlap(self, stop: str) -> int:
-        """How long a beginning of `stop` the held text ends with."""
+        """Length of the longest proper prefix of `stop` that the pending text ends with."""
         longest = min(len(stop) - 1, len(self._pending_text))
         return next((size for size in range(longest, 0, -1) if self._pending_text.endswith(stop[:size])), 0)
 
 
 class TextDelta(NamedTuple):
-    """Text that can be shown, and where log probabilities were asked for, the ids that it came with and theirs."""
+    """New text, and the token ids and log probabilities that belong to it if these were requested."""
 
     text: str
     ids: tuple[int, ...] = ()
@@ -57,11 +60,11 @@ class TextDelta(NamedTuple):
 
 
 class TextStream:
-    """The text of one answer in pieces, as the engine generates it. One thread iterates it, once, and closes it.
+    """The text of one answer in deltas, as the engine generates it. One thread iterates it, once, and closes it.
 
-    `cancel`, from any thread, ends it at once, also while it waits. `finish_reason` is `stop` at a stop id or stop
-    text, `length` at the limit, `cancelled` when it was; None until the end. `tokens` counts the ids generated, stop ids
-    apart.
+    `cancel`, from any thread, ends it at once, even while it waits. `finish_reason` is `stop` at a stop token or stop
+    string, `length` at the limit, `cancelled` if cancelled, and None until the end. `tokens` counts the generated
+    tokens without stop tokens.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class TextStream:
         self.finish_reason: FinishReason | None = None
 
     def __iter__(self) -> Iterator[TextDelta]:
-        """The pieces; the text of none of them is empty."""
+        """Yield the deltas; none has an empty text."""
         with closing(self._stream):
             for token_id in self._stream:
                 if self._cancelled.is_set():
@@ -92,8 +95,11 @@ class TextStream:
             yield rest
 
     def subscribe(self, on_delta: Callable[[TextDelta | BaseException | None], None]) -> bool:
-        """Instead of iterating: `tell` each piece and at last None, or the error that ended it, in the thread in which
-        the engine hears of it, so that no thread waits. False, and nothing is done, when the engine has none."""
+        """Instead of iterating, call `on_delta` with each delta, then with None or the error that ended the answer.
+
+        The calls come from the thread in which the engine receives tokens, so that no thread waits. Returns False, and
+        does nothing, if the engine's stream cannot do that.
+        """
         if not isinstance(self._stream, SubscribableStream):
             return False
 

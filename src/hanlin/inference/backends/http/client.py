@@ -1,6 +1,6 @@
-"""An engine that is a server elsewhere, or several of them: token ids over HTTP, and the stream of what comes back.
+"""An engine that is one or several HTTP servers: token ids are sent, events are streamed back.
 
-Owns the way. Does not own any server's words (a `Dialect` each) or which server is asked (`replicas`).
+What each kind of server expects is a `Dialect`; which server gets a request is chosen in `replicas`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PostJson = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """What one event of a stream says: ids, how likely each was where that was asked, and the end."""
+    """What one event of a stream holds: token ids, their log probabilities if requested, and the finish reason."""
 
     ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprobs] = ()
@@ -51,7 +51,7 @@ class StreamEvent:
 
 
 class Dialect(Protocol):
-    """How one kind of server is spoken to."""
+    """How to talk to one kind of server."""
 
     name: str
     health: str
@@ -59,17 +59,17 @@ class Dialect(Protocol):
     """The path that streams an answer."""
 
     def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
-        """Raises UserError for what this server cannot do."""
+        """The body of a generation request. Raises UserError for what this server cannot do."""
 
     def parse_event(self, event: dict[str, Any], state: dict[str, int], post: PostJson) -> StreamEvent:
-        """What an event says; `memo` is kept from one event of an answer to the next, `ask` asks the same server."""
+        """Parse one event. `state` is kept from one event of an answer to the next; `post` asks the same server."""
 
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
-        """Raises UserError where this server does not score."""
+        """Score a continuation. Raises UserError if this server does not score."""
 
 
 class HttpEngine:
-    """See `Engine`. A request that no server has begun to answer goes to another one when the first is lost."""
+    """See `Engine`. A request that no server has begun to answer goes to another server if the first is lost."""
 
     def __init__(
         self,
@@ -281,7 +281,7 @@ class HttpStream:
 def fetch_json(
     replica: Replica, path: str, body: dict[str, Any] | None, headers: Mapping[str, str], timeout: float = 30.0
 ) -> dict[str, Any]:
-    """A whole answer in JSON. Raises OSError."""
+    """Fetch one JSON response. Raises OSError."""
     connection = replica.connection(timeout)
     try:
         data = None if body is None else json.dumps(body).encode()
@@ -298,7 +298,7 @@ def fetch_json(
 
 
 def fetch_from_any(replicas: ReplicaPool, path: str, key: str) -> dict[str, Any]:
-    """What the first server that answers says of itself at `path`. Raises UserError when none does."""
+    """Fetch `path` from the first server that answers. Raises UserError if none does."""
     problem = ""
     for replica in replicas.all:
         try:

@@ -1,9 +1,9 @@
-"""Any `llama-server` as the engine of a GGUF file: a native or GPU build that a person has, or one that runs elsewhere.
+"""Any `llama-server` as the engine of a GGUF file: a native or GPU build, or one that runs elsewhere.
 
-Owns its words and its start. Sources: `tools/server/README.md` of llama.cpp (`/completion`, `/props`, `/tokenize`).
+Sources: `tools/server/README.md` of llama.cpp (`/completion`, `/props`, `/tokenize`).
 
-What differs from the embedded engine: the server ends answers at its own end tokens as well as at the request's; seeds
-draw other answers; presence and frequency penalties count the prompt too; no log probabilities and no scores.
+Differences from the embedded engine: the server ends answers at its own end tokens as well as at the request's; seeds
+give other answers; presence and frequency penalties count the prompt too; no log probabilities and no scores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Servers of other programs that are started here (vLLM, llama-server), kept running and ended with the engine.
-
-Owns the processes and their ports. Does not own what is asked of them (`http_engine`).
-"""
+"""Server processes that Hanlin starts (vLLM, llama-server), restarts if they end, and ends with the engine."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ _MAX_RESTART_DELAY = 60.0
 
 
 def program_path(program: str) -> str:
-    """Where a program lies. Raises UserError when there is none of that name."""
+    """The full path of a program. Raises UserError if there is none of that name."""
     path = shutil.which(os.path.expanduser(program))
     if path is None:
         what = say(f"there is no program '{program}'", f"没有程序“{program}”")
@@ -43,9 +40,9 @@ def free_port() -> int:
 
 
 class ServerProcess:
-    """A server that was started here and is started again whenever it ends by itself, after a growing pause.
+    """A server process that is restarted whenever it ends by itself, after a growing delay.
 
-    `command` and `environment` make it listen at `replica`. What it prints goes to the file `log`.
+    `command` and `environment` make it listen at `replica`. Its output goes to the file `log`.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], replica: Replica) -> None:
@@ -63,8 +60,10 @@ class ServerProcess:
         self._closing = weakref.finalize(self, _close, self._running, self._closed, self.log)
 
     def wait_until_healthy(self, health: str) -> None:
-        """Raises UserError with the last that it said when it ends instead, or takes half an hour; from then on it is
-        kept running."""
+        """Wait until the server answers; from then on it is restarted if it ends.
+
+        Raises UserError with the end of its log if it exits, or is not ready within half an hour.
+        """
         begun = time.monotonic()
         while not self.replica.is_healthy(health):
             code = self._running[0].poll()

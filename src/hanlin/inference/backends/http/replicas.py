@@ -1,7 +1,4 @@
-"""Several servers of one model behind one engine: which of them gets a request, and which are well.
-
-Owns the choice and the health checks. Does not own what is asked (`http_engine`) or the processes (`programs`).
-"""
+"""Several servers of one model behind one engine: load balancing and health checks."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ _MAX_EXTRA_REQUESTS = 4
 
 
 class Replica:
-    """One server: its address, whether it answers, and how many requests it has in hand."""
+    """One server: its address, whether it is healthy, and its number of requests in flight."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address if "//" in address else f"http://{address}")
@@ -42,7 +39,7 @@ class Replica:
         self._netloc = parts.netloc
 
     def connection(self, timeout: float | None) -> http.client.HTTPConnection:
-        """A new connection; `timeout` bounds each wait for bytes, not the connecting. Raises OSError."""
+        """Open a connection; `timeout` limits each wait for bytes, not the connecting. Raises OSError."""
         connection = self._kind(self._netloc, timeout=_SECONDS_TO_CONNECT)
         connection.connect()
         connection.sock.settimeout(timeout)
@@ -61,11 +58,10 @@ class Replica:
 
 
 class ReplicaPool:
-    """The servers of one model. A thread looks after each of them at `health`; one that does not answer is left out
-    until it does."""
+    """The servers of one model. A thread checks each of them at `health`; unhealthy ones get no requests."""
 
     def __init__(self, addresses: Sequence[str], health: str, is_healthy: bool = True) -> None:
-        """`well`: whether they answer already; what is only being started does not."""
+        """`is_healthy` says whether the servers answer already; servers that are only being started do not."""
         self.all = [Replica(address) for address in addresses]
         for replica in self.all:
             replica.healthy = is_healthy
@@ -78,10 +74,10 @@ class ReplicaPool:
         return sum(replica.healthy for replica in self.all)
 
     def acquire(self, prompt: Sequence[int], tried: Collection[Replica] = ()) -> Replica:
-        """The server for a prompt; `give_back` it. Raises EngineUnavailableError when none is well.
+        """Choose the server for a prompt; call `release` afterwards. Raises EngineUnavailableError if none is healthy.
 
-        Prompts that begin alike go to one server, which still holds their keys and values (rendezvous hashing, Thaler
-        and Ravishankar 1998), unless it has more than a quarter and a few requests above the least loaded one.
+        Prompts with the same beginning go to one server, which still holds their keys and values (rendezvous hashing,
+        Thaler and Ravishankar 1998), unless it has more than a quarter and a few requests above the least loaded one.
         """
         with self._lock:
             candidates = [replica for replica in self.all if replica.healthy and replica not in tried]
@@ -101,7 +97,7 @@ class ReplicaPool:
             replica.in_flight -= 1
 
     def mark_unhealthy(self, replica: Replica) -> None:
-        """It did not answer: leave it out until it is well again."""
+        """Leave out a server that did not answer until it is healthy again."""
         if replica.healthy:
             replica.healthy = False
             _LOG.error("%s does not answer and is left out until it does", replica.address)

@@ -1,7 +1,7 @@
-"""vLLM as the engine of a model folder: started in its own environment, several times if wanted, or running elsewhere.
+"""vLLM as the engine of a model folder: started in its own environment, several times if wanted, or already running.
 
-Owns its words and its start. Sources: vLLM's OpenAI-compatible server (`/v1/completions` with token ids, its extra
-parameters `stop_token_ids`, `return_token_ids`, `prompt_logprobs`, `structured_outputs`) and `vllm serve --help`.
+Sources: vLLM's OpenAI-compatible server (`/v1/completions` with token ids, its extra parameters `stop_token_ids`,
+`return_token_ids`, `prompt_logprobs`, `structured_outputs`) and `vllm serve --help`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The engine over llama.cpp: GGUF files, quantized or not, on CPU or GPU.
 
-Owns files, scores and embeddings. Does not own batching (`batching`) or the library's calls (`llama_cpp_library`).
-llama.cpp's own server is not used: it streams no id while a character is half written, scores no given continuation,
-and ends answers by a list of its own instead of the request's.
+llama.cpp's own server is not used here: it streams no token while a character is incomplete, does not score a given
+continuation, and ends answers by its own list of stop tokens instead of the request's.
 """
 
 from __future__ import annotations
@@ -28,12 +27,16 @@ from hanlin.models.folder.gguf import find_gguf_files
 
 
 class LlamaCppEngine(SchedulerEngine):
-    """A GGUF file in llama.cpp.
+    """A GGUF file run by llama.cpp.
 
-    `context_length`: the most ids of a request, no more than the model was trained for. `parallel`: how many sequences
-    share a step at most; fewer where their keys and values would take more than `cache_bytes`. `threads`: None takes
-    one for a small model, otherwise every core that the process may use. `cache_type`: `f16`, or `f32` for the most
-    exact results. `gpu_layers`: how many layers lie on a GPU that the wheel was built for; -1: all.
+    Args:
+        path: The GGUF file, or a folder with one.
+        context_length: Maximum tokens of a request, at most those of the model.
+        parallel: Maximum number of sequences in a step; fewer if their KV cache would exceed `cache_bytes`.
+        threads: None takes one for a small model, otherwise every core that the process may use.
+        cache_type: `f16`, or `f32` for the most exact results.
+        cache_bytes: Maximum size of the KV cache.
+        gpu_layers: How many layers are on a GPU that the wheel was built for; -1: all.
     """
 
     name = "llama_cpp"
@@ -66,7 +69,7 @@ class LlamaCppEngine(SchedulerEngine):
         self._closing = weakref.finalize(self, self._scheduler.close)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """See `Engine.score`. Pairs with a common beginning are put behind one another in one slot."""
+        """See `Engine.score`. Pairs with a shared prefix run one after another in one slot."""
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: list[Score | None] = [None] * len(pairs)
@@ -86,7 +89,7 @@ class LlamaCppEngine(SchedulerEngine):
         return results
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """See `Engine.embed`. In a context of its own for each call, so that answers in progress keep theirs."""
+        """See `Engine.embed`. In a context of its own for each call, so that running answers keep theirs."""
         for ids in texts:
             check_text_ids(ids, self.context_length, self.vocabulary)
         with self._embedding:
@@ -113,7 +116,7 @@ def _single_gguf_file(path: Path) -> Path:
 
 
 def _group_by_prefix(rows: list) -> Iterator[list]:
-    """Groups of rows that are worth running behind one another: at least half of each is the beginning of the next."""
+    """Groups of rows worth running one after another: at least half of each is a prefix of the next."""
     group: list = []
     for row in rows:
         if group and 2 * common_length(group[-1].ids, row.ids) < len(row.ids):

@@ -1,4 +1,4 @@
-"""A model and its context through llama.cpp's C functions."""
+"""A model and its KV cache through llama.cpp's C functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LogCallback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_vo
 
 @contextmanager
 def _capture_errors() -> Iterator[list[str]]:
-    """Collects what llama.cpp logs as errors, which is silent otherwise."""
+    """Collect what llama.cpp logs as errors; its log is silent otherwise."""
     errors: list[str] = []
 
     def on_log(level: int, text: bytes | None, _: object) -> None:
@@ -141,9 +141,9 @@ class LlamaCppModel:
 
 
 class LlamaCppKVCache:
-    """Working memory of a model: the keys and values of `sequences` sequences of up to `length` ids each.
+    """A `llama_context`: keys and values of `sequences` sequences of up to `length` tokens each; see `KVCache`.
 
-    One thread at a time may use it.
+    Only one thread at a time may use it.
     """
 
     def __init__(
@@ -194,12 +194,12 @@ class LlamaCppKVCache:
         self._arrays = Batch(0, *(None if array is None else array.ctypes.data for array in arrays))
 
     def truncate(self, sequence: int, start: int) -> None:
-        """Drop what a sequence holds from position `start` on."""
+        """Drop the keys and values of a sequence from position `start` on."""
         if not self._library.llama_memory_seq_rm(self._memory, sequence, start, -1):
             raise RuntimeError(f"llama.cpp cannot drop part of sequence {sequence}")
 
     def mean_hidden(self, ids: Sequence[int]) -> NDArray[np.float64]:
-        """The mean of the last layer's hidden states [width] of a sequence that is run alone."""
+        """Mean of the last layer's hidden states [hidden size] of a sequence that is run alone."""
         self.truncate(0, 0)
         width = int(self._library.llama_model_n_embd(self._model._handle))
         total = np.zeros(width)
@@ -212,9 +212,9 @@ class LlamaCppKVCache:
         return total / len(ids)
 
     def decode(self, items: Sequence[BatchItem]) -> list[NDArray[np.float32]]:
-        """Run ids through the model and return logits [outputs, vocabulary] of each piece, in order.
+        """Run tokens through the model; returns the logits [wanted, vocabulary] of each item, in order.
 
-        All pieces together hold at most `batch` ids. The arrays are views that the next call overwrites.
+        All items together hold at most `batch` tokens. The arrays are views that the next call overwrites.
         """
         self._run(items)
         results = []

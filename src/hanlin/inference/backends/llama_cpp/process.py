@@ -1,7 +1,7 @@
-"""The llama.cpp engine in a process of its own: what brings llama.cpp down does not bring down who asked it.
+"""The llama.cpp engine in a process of its own, so that a crash of llama.cpp does not end the caller.
 
-Owns the process, its start and its start again, and the way of requests and ids between the two. Does not own
-generation: in there is a `LlamaCppEngine`.
+This is the parent: it starts and restarts the process and carries requests and tokens between the two. The child is
+`process_child`, which runs a `LlamaCppEngine`.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _CHILD = "hanlin.inference.backends.llama_cpp.process_child"
 
 
 class LlamaCppProcess:
-    """A GGUF file in llama.cpp, in a process of its own; options as `LlamaCppEngine` has.
+    """A GGUF file in llama.cpp in a process of its own; takes the options of `LlamaCppEngine`.
 
-    When the process ends by itself, what it was asked raises `EngineUnavailableError`, and it is started again at
-    once, after a pause that doubles while it does not stay up for as long.
+    If the process ends by itself, open requests raise `EngineUnavailableError` and it is restarted, after a delay that
+    doubles as long as it does not stay up.
     """
 
     name = "llama_cpp"

@@ -1,8 +1,4 @@
-"""The engine over transformers: the model in full precision, many answers at a time.
-
-Owns scores, embeddings and adapters. Does not own loading (`model.loading`), batching (`batching`) or the model's
-working memory (`transformers_context`).
-"""
+"""The engine over transformers: the model in full precision, many answers at a time."""
 
 from __future__ import annotations
 
@@ -35,19 +31,21 @@ _MAX_LOGITS_BYTES = 256 << 20
 
 
 class TransformersEngine(SchedulerEngine):
-    """A model folder, or an adapter folder with its base, in transformers.
+    """A model folder, or an adapter folder with its base, run by transformers.
 
-    `device`: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU where there is one. `dtype`: `float32`, `bfloat16`,
-    `float16`, or `auto` for the one stored. `batch`: how many answers are written at once at most; fewer where their
-    keys and values would take more than `cache_bytes`. `context_length`: the most ids of a request, no more than the
-    model was made for.
+    Answers depend on the other answers in a batch only by rounding: each has a slot and positions of its own and
+    attends to nothing else. In float32 rounding changes a greedy answer only if two tokens are equally likely to six
+    digits.
 
-    Answers do not depend on their neighbors but for rounding: each has a place of its own, sees nothing else, and
-    keeps its own positions. In float32 the rounding changes a greedy answer only where two ids are equally likely to
-    six digits.
-
-    `adapters`: LoRA folders over the model at `path`, by the name that requests know them by. All lie in memory beside
-    one base; in each step the answers of one adapter share a call of the model, and it switches from one to another.
+    Args:
+        path: The folder.
+        device: `cpu`, `cuda`, `cuda:1`, ...; None takes a GPU if there is one.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the stored one.
+        batch: Maximum number of answers generated at once; fewer if their KV cache would exceed `cache_bytes`.
+        cache_bytes: Maximum size of the KV cache.
+        context_length: Maximum tokens of a request, at most those of the model.
+        adapters: LoRA folders over the model at `path`, by the name that requests use. All are in memory beside one
+            base; in each step the answers of one adapter share a call of the model.
     """
 
     name = "transformers"
@@ -90,7 +88,7 @@ class TransformersEngine(SchedulerEngine):
         return super().tasks(requests, sinks)
 
     def score(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[Score]:
-        """See `Engine.score`. Logits are computed only where a continuation needs them."""
+        """See `Engine.score`. Logits are computed only for positions that a continuation needs."""
         for prefix, continuation in pairs:
             check_pair(prefix, continuation, self.context_length, self.vocabulary)
         scores: dict[int, Score] = {}
@@ -105,7 +103,7 @@ class TransformersEngine(SchedulerEngine):
         return [scores[index] for index in range(len(pairs))]
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """See `Engine.embed`. One text after another: padding would cost more than a batch gains on few texts."""
+        """See `Engine.embed`. One text at a time: padding would cost more than a batch gains on few texts."""
         rows = []
         for ids in texts:
             check_text_ids(ids, self.context_length, self.vocabulary)
@@ -120,7 +118,7 @@ class TransformersEngine(SchedulerEngine):
 
     @torch.inference_mode()
     def _score_rows(self, rows: Sequence[ScoreRow]) -> dict[int, Score]:
-        """Rows are padded on the right, where causal attention never looks."""
+        """Score rows padded on the right, where causal attention never looks."""
         longest = max(len(row.ids) for row in rows)
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         for row_index, row in enumerate(rows):
@@ -150,7 +148,7 @@ class TransformersEngine(SchedulerEngine):
 
 
 class Adapters:
-    """LoRA adapters over one base, one of them active at a time, or none. Raises UserError as `load_adapter` does."""
+    """LoRA adapters over one base, at most one of them active. Raises UserError as `load_adapter` does."""
 
     def __init__(self, model: PreTrainedModel, base: Path, folders: Mapping[str, Path]) -> None:
         from hanlin.models.adapters import load_adapter
@@ -173,12 +171,12 @@ class Adapters:
         self.switch(None)
 
     def check(self, name: str | None) -> None:
-        """Raises UserError for the name of none that there is."""
+        """Raise UserError if there is no adapter of this name."""
         if name is not None and name not in self._peft_names:
             raise UserError(say(f"no adapter is called '{name}'", f"没有名为“{name}”的适配器"))
 
     def switch(self, name: str | None) -> None:
-        """Make the adapter of that name act, or none. Raises UserError for an unknown one."""
+        """Activate the adapter of this name, or none. Raises UserError for an unknown name."""
         if name == self._active:
             return
         self.check(name)

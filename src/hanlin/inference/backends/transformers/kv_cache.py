@@ -1,6 +1,6 @@
-"""The working memory of a transformers model: a place for the keys and values of each sequence that is running.
+"""The KV cache of a transformers model: a slot of keys and values for each running sequence.
 
-Owns how pieces of several sequences become one call of the model. Does not own which pieces share a step (`batching`).
+A step of the scheduler becomes few calls of the model here, on items padded to one length.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ _MAX_TOKENS_PER_STEP = 2048
 
 
 class Adapters(Protocol):
-    """What acts on top of the model, switched by name between two calls."""
+    """LoRA adapters of the model, switched by name between two calls."""
 
     def switch(self, name: str | None) -> None: ...
 
 
 class TransformersDecoder:
-    """A causal model on a device as the loop runs it; see `batching.Model`. Threads take turns by `turn`: two calls at
-    once would share the same cores, and an adapter acts for all of the model."""
+    """A causal model on a device as the scheduler runs it; see `DecoderModel`.
+
+    Calls are serialized by `lock`: two at once would share the same cores, and an adapter applies to the whole model.
+    """
 
     def __init__(self, model: PreTrainedModel, device: torch.device, adapters: Adapters | None) -> None:
         self.device = device
@@ -50,7 +52,7 @@ class TransformersDecoder:
 
     @torch.inference_mode()
     def hidden(self, adapter: str | None = None, **inputs: Any) -> torch.Tensor:
-        """Hidden states [rows, ids, width]; the head that belongs to them is the adapter's until the next call."""
+        """Hidden states [rows, tokens, hidden size]. The output head stays that of the adapter until the next call."""
         if self._decoder is None:
             raise RuntimeError("the engine is closed")
         if self._adapters is not None:
@@ -59,7 +61,7 @@ class TransformersDecoder:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Of hidden states [positions, width] the logits [positions, vocabulary] in float32."""
+        """Logits [positions, vocabulary] in float32 of hidden states [positions, hidden size]."""
         return cast(torch.Tensor, self._head(hidden).float())
 
     def close(self) -> None:
@@ -70,7 +72,7 @@ class TransformersDecoder:
 
 
 class TransformersKVCache:
-    """Keys and values of `sequences` sequences of up to `length` ids each; see `batching.Context`."""
+    """Keys and values of `sequences` slots of up to `length` tokens each; see `KVCache`."""
 
     def __init__(self, decoder: TransformersDecoder, *, sequences: int, length: int) -> None:
         self.length, self.batch = length, max(_MAX_TOKENS_PER_STEP, sequences)
@@ -79,11 +81,11 @@ class TransformersKVCache:
         self._cache = Cache(layers=list(self._layers))
 
     def truncate(self, sequence: int, start: int) -> None:
-        """Nothing to do: the mask hides what lies behind a sequence's end until it is overwritten."""
+        """Nothing to do: the mask hides what is beyond a sequence's end until it is overwritten."""
 
     @torch.inference_mode()
     def decode(self, items: Sequence[BatchItem]) -> list[NDArray[np.float32]]:
-        """See `batching.Context.decode`. Pieces of one adapter and of similar length share a call of the model."""
+        """See `KVCache.decode`. Items of one adapter and of similar length share a call of the model."""
         results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in items]
         for group in _group_items(items):
             with self._decoder.lock:
@@ -96,8 +98,10 @@ class TransformersKVCache:
         return results
 
     def _run(self, items: Sequence[BatchItem]) -> NDArray[np.float32]:
-        """The wanted logits [positions, vocabulary] of pieces of one adapter, one behind another. Rows are padded on
-        the right; nothing of the padding is kept."""
+        """The wanted logits [positions, vocabulary] of items of one adapter, concatenated.
+
+        Rows are padded on the right; nothing of the padding is stored.
+        """
         device = self._decoder.device
         longest = max(len(item.ids) for item in items)
         ids = np.zeros((len(items), longest), np.int64)
@@ -144,7 +148,7 @@ class TransformersKVCache:
 
 
 class _CacheIndex:
-    """Of one call: the sequences that its rows are, how many positions they see, and where its new ids belong."""
+    """Indices of one call: the slots of its rows, the length they attend to, and where the new tokens are written."""
 
     def __init__(
         self,
@@ -160,8 +164,11 @@ class _CacheIndex:
 
 
 class _KVCacheLayer(DynamicLayer):
-    """Keys and values of one layer [sequences, heads, length, width]. A call writes its new ids and sees a view; only
-    where its sequences do not lie side by side are theirs copied for it."""
+    """Keys and values of one layer, [slots, heads, length, head size].
+
+    A call writes its new tokens and gets a view. Keys and values are copied only if the slots of the call are not
+    contiguous.
+    """
 
     index: _CacheIndex
 
@@ -192,15 +199,18 @@ class _KVCacheLayer(DynamicLayer):
 
 
 def _zeros(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """Zeros, for whatever is masked is still multiplied by a weight of 0. In main memory the system gives pages when
-    they are first written, which those of torch's own zeros are at once."""
+    """Zeros, since masked values are still multiplied by a weight of 0.
+
+    In main memory the system allocates pages when they are first written; those of torch's own zeros are allocated at
+    once.
+    """
     if like.device.type != "cpu":
         return like.new_zeros(shape)
     return torch.from_numpy(np.zeros(math.prod(shape) * like.itemsize, np.uint8)).view(like.dtype).view(shape)
 
 
 def _as_slice(sequences: NDArray[np.int64], device: torch.device) -> slice | torch.Tensor:
-    """The same sequences as a slice where they lie side by side: indexing with it copies nothing."""
+    """The same slots as a slice if they are contiguous: indexing with a slice copies nothing."""
     first = int(sequences[0])
     if (sequences == np.arange(first, first + len(sequences))).all():
         return slice(first, first + len(sequences))
@@ -208,7 +218,7 @@ def _as_slice(sequences: NDArray[np.int64], device: torch.device) -> slice | tor
 
 
 def _group_items(items: Sequence[BatchItem]) -> Iterator[list[int]]:
-    """Places of pieces of one adapter, none more than twice as long as another, in the order of their sequences."""
+    """Groups of item indices of one adapter, none more than twice as long as another, ordered by slot."""
     order = sorted(range(len(items)), key=lambda place: (items[place].adapter or "", len(items[place].ids)))
     group: list[int] = []
     for place in order:
