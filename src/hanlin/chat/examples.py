@@ -1,8 +1,4 @@
-"""A document or a preference as the token ids that training sees.
-
-Owns the ends of documents and which answer of a pair is learned. Does not own turns (`chat_template`) or what is refused
-(`train/objectives`).
-"""
+"""Documents and preference answers as the token ids and loss masks of training."""
 
 from __future__ import annotations
 
@@ -17,8 +13,10 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[TokenizedExample]:
-    """Begin token, text, end token of each text; everything after the begin token is learned, the end of the text too.
-    A text without a token has no ids."""
+    """Begin token, text and end token of each text. All but the begin token carries loss, the end token too.
+
+    A text without a token gives an empty example.
+    """
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     for ids in tokenizer.encode_batch(texts):
@@ -33,10 +31,11 @@ def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Tok
 def render_answer(
     turns: Sequence[Message], answer: Message, template: ChatTemplate, record_id: str
 ) -> TokenizedExample:
-    """Turns that end with the user or a tool, and an answer to them: of the whole, this answer alone is learned.
+    """Render turns that end with the user or a tool, and an answer to them; only this answer carries loss.
 
-    Raises UserError with the record's id where `ChatTemplate.render` does, and when the template writes the turns
-    otherwise before an answer than in a prompt.
+    Raises:
+        UserError: As `ChatTemplate.render` does, with the record's id, and if the template writes the turns otherwise
+            before an answer than in a prompt.
     """
     prompt = template.render(turns, prompt=True, where=record_id).ids
     rendered = template.render((*turns, answer), where=record_id)

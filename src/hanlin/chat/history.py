@@ -1,7 +1,4 @@
-"""What of a long conversation still fits a model's context: the newest turns, whole, and always the system text.
-
-Does not own what a turn looks like in ids (`chat_template`).
-"""
+"""Truncate a long conversation to a model's context: keep the system messages and the newest turns."""
 
 from __future__ import annotations
 
@@ -17,8 +14,11 @@ from hanlin.core.records import Message
 
 @dataclass(frozen=True, slots=True)
 class TruncatedHistory:
-    """The messages that were kept, their prompt as ids, how many of the oldest turns were dropped, and how many
-    characters were cut from the last question's end."""
+    """The messages that were kept, their prompt as token ids, and what was left out.
+
+    `dropped` counts the oldest turns that were left out, `cut` the characters removed from the end of the last
+    question.
+    """
 
     messages: tuple[Message, ...]
     ids: tuple[int, ...]
@@ -27,7 +27,7 @@ class TruncatedHistory:
 
 
 def split_turns(messages: Sequence[Message]) -> tuple[list[Message], list[list[Message]]]:
-    """The system messages that open a conversation, and its turns: each a user's message with all that answers it."""
+    """Split a conversation into its leading system messages and its turns: a user message with all that answers it."""
     start = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
     groups: list[list[Message]] = []
     for message in messages[start:]:
@@ -68,7 +68,7 @@ def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, c
 
 
 def _truncate_message(truncated: TruncatedHistory, index: int, template: ChatTemplate, budget: int) -> TruncatedHistory:
-    """The same turns, the text of the one at `place` cut at its end so that they fit, as far as that helps."""
+    """The same turns, with the end of the message at `index` cut off so that they fit, if that is enough."""
     message = truncated.messages[index]
 
     def truncate_to(size: int) -> TruncatedHistory:

@@ -1,7 +1,6 @@
-"""Jinja as chat templates use it, in a sandbox and with bounded work: text in, marked text out.
+"""Jinja for chat templates, in a sandbox and with limits on its work.
 
-Owns the language: its filters, its `{% generation %}` block and its limits. Does not own what the text means
-(`chat_template`).
+It adds transformers' filters and its `{% generation %}` block. What the text means is in `template`.
 """
 
 from __future__ import annotations
@@ -46,19 +45,23 @@ _STRIP = re.compile(r"\.strip\(\s*\)")
 
 
 def make_portable(source: str) -> str:
-    """The template with every `trim` and `strip()` told which white space to take off, so that it means the same to
-    Python's Jinja and to llama.cpp's."""
+    """Give every `trim` and `strip()` an explicit set of white space.
+
+    Python's Jinja and llama.cpp's strip different characters by default; with the argument they agree.
+    """
     named = _TRIMMED.sub(lambda match: f"{match[1]}.strip({WHITE_SPACE})", source)
     return _STRIP.sub(lambda _: f".strip({WHITE_SPACE})", _TRIM.sub(lambda _: f"| trim({WHITE_SPACE})", named))
 
 
 class TemplateLimitError(jinja2.TemplateError):
-    """A template worked without end in sight."""
+    """A template exceeded the limits on its work."""
 
 
 class Markers(NamedTuple):
-    """Three characters that occur in no text of a rendering: around what an assistant generated, and within a special
-    token that a person typed."""
+    """Three characters that occur in no text of a rendering.
+
+    `start` and `end` surround what an assistant generated; `shield` breaks a special token that a user typed.
+    """
 
     start: str
     end: str
@@ -80,12 +83,12 @@ DEFAULT_MARKERS = Markers("\ue000", "\ue001", "\ue002")
 
 
 def has_no_marker_chars(text: str) -> bool:
-    """Whether none of the characters that marks are taken from occurs in a text."""
+    """Whether a text holds no character of the private use areas, from which markers are taken."""
     return not _PRIVATE_USE.search(text)
 
 
 class _Generation(Extension):
-    """`{% generation %}...{% endgeneration %}`: between is what the assistant says, its end of turn included."""
+    """`{% generation %}...{% endgeneration %}` surrounds what the assistant generates, its end of turn included."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja declares it so)
 
@@ -101,7 +104,7 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox that counts: each loop turn and macro call is a step, each text that is built has a largest size."""
+    """A sandbox with limits: each loop iteration and macro call is counted, and each text has a maximum size."""
 
     intercepted_binops = frozenset(["*", "**", "+", "%"])
 
@@ -122,7 +125,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return ""
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """The tree of a template, each loop and macro body begun by a count, each `~` turned into a bounded call."""
+        """Parse a template, with a counter in each loop and macro body and each `~` turned into a limited call."""
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all((nodes.For, nodes.Macro)):
             body: list[nodes.Node] = loop.body  # type: ignore[attr-defined]
@@ -139,7 +142,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _check_size(super().call_binop(context, operator, left, right))
 
     def call(self, context: Context, callee: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """A call that the template makes; the methods of texts that lengthen them are checked before they work."""
+        """A call that the template makes. Methods that lengthen a text are checked before they run."""
         text = getattr(callee, "__self__", None)
         if isinstance(text, str) and getattr(callee, "__name__", "") in _LENGTHENING:
             _check_cost(text, *args)
@@ -171,7 +174,7 @@ def _concat(*parts: Any) -> str:
 
 
 def _check_size(value: Any) -> Any:
-    """The value itself, unless it has grown past what any conversation needs."""
+    """Return the value, unless it is larger than any conversation needs."""
     if isinstance(value, str | list | tuple) and len(value) > MAX_CHARACTERS:
         raise TemplateLimitError(f"a text of {len(value):,} characters")
     if isinstance(value, int) and value.bit_length() > 256:
@@ -180,7 +183,7 @@ def _check_size(value: Any) -> Any:
 
 
 def _check_cost(*parts: Any) -> None:
-    """Refuse work whose result could be as long as the product of what goes in, when that is too long."""
+    """Refuse an operation whose result could be as long as the product of its inputs, if that is too long."""
     size = 1
     for part in parts:
         if isinstance(part, str | list | tuple | dict):
@@ -197,7 +200,7 @@ def _check_format_width(layout: str) -> None:
 
 
 def _limit_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that is refused when its result is too long, or could be; Jinja's own marks on the function are kept."""
+    """A filter that is refused if its result is, or could be, too long. Jinja's marks on the function are kept."""
 
     @functools.wraps(call)
     def limited(*args: Any, **kwargs: Any) -> Any:
@@ -226,7 +229,7 @@ def _raise_exception(message: str) -> None:
 
 
 class JinjaTemplate:
-    """One compiled template. `render` gives its text with `marks` around what `{% generation %}` blocks wrote."""
+    """One compiled template. `render` returns its text with markers around what `{% generation %}` blocks wrote."""
 
     def __init__(self, source: str) -> None:
         """Raises jinja2.TemplateSyntaxError."""
@@ -242,15 +245,14 @@ class JinjaTemplate:
 
     @functools.cached_property
     def literal_text(self) -> str:
-        """Every literal text of the template, joined by a character that no token holds."""
+        """All literal text of the template, joined by a character that no token holds."""
         tree = self._environment.parse(self.source)
         written = [node.data for node in tree.find_all(nodes.TemplateData)]
         written += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
         return "\0".join(written)
 
     def render_symbolic(self, markers: Markers, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
-        """What the template writes whatever the texts are that are `SymbolicText` in its variables; None where that depends
-        on them."""
+        """What the template writes for any text, see `SymbolicRenderer.render`."""
         return self._symbolic_renderer.render({"hanlin_markers": markers, **variables})
 
     @functools.cached_property
@@ -258,7 +260,7 @@ class JinjaTemplate:
         return SymbolicRenderer(_Environment(), self.source)
 
     def render(self, markers: Markers, variables: Mapping[str, Any]) -> str:
-        """Raises jinja2.TemplateError for all that can go wrong in a template, endless work included."""
+        """Render the template. Raises jinja2.TemplateError for everything that can go wrong, endless work included."""
         self._environment.steps = 0
         try:
             chunks: list[str] = []

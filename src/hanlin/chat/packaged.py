@@ -1,7 +1,4 @@
-"""The chat templates that Hanlin brings along, by name.
-
-Owns their texts (`templates/*.jinja`). Does not own what they mean (`chat_template`).
-"""
+"""The chat templates that come with Hanlin (`templates/*.jinja`), by name."""
 
 from __future__ import annotations
 
@@ -16,18 +13,19 @@ _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
 
 
 def packaged_names() -> tuple[str, ...]:
-    """The names of the chat templates that Hanlin brings along."""
+    """Names of the packaged chat templates."""
     files = (resources.files("hanlin.chat") / "templates").iterdir()
     return tuple(sorted(file.name.removesuffix(".jinja") for file in files if file.name.endswith(".jinja")))
 
 
 def packaged_special_tokens(name: str) -> tuple[str, ...]:
-    """The special tokens that a packaged template writes by name. Raises UserError when there is no such template."""
+    """The special tokens that a packaged template writes. Raises UserError if there is no such template."""
     return tuple(dict.fromkeys(_SPECIAL_WORD.findall(read_packaged_template(name))))
 
 
 @functools.cache
 def read_packaged_template(name: str) -> str:
+    """Source of a packaged template. Raises UserError if there is no such template."""
     if name not in packaged_names():
         raise UserError(
             say(f"there is no packaged chat template {name!r}", f"没有名为 {name!r} 的内置对话模板"),

@@ -1,8 +1,4 @@
-"""Special tokens in texts: broken where a person typed one, found where a template wrote one.
-
-Owns what a control token is and where plain text is cut. Does not own templates (`chat_template`) or plain text
-(`tokenizer`).
-"""
+"""Special tokens in text: shielded if a user typed them, split off if the template wrote them."""
 
 from __future__ import annotations
 
@@ -20,7 +16,11 @@ MASK_BYTE = (b"\0", b"\1")
 
 
 class Span(NamedTuple):
-    """A stretch of rendered text: one special token that the template wrote, or plain text between two of them."""
+    """A span of rendered text: one special token that the template wrote, or plain text between two of them.
+
+    `in_loss` says whether its tokens carry loss. `continuation` says that text comes before it, so that no
+    SentencePiece space is added.
+    """
 
     text: str
     token_id: int | None
@@ -36,7 +36,13 @@ class _SpecialToken(NamedTuple):
 
 
 class SpecialTokens:
-    """The tokens that mean something to a template: all special ones, and added ones that stand in its own `words`."""
+    """The tokens that a template treats as special: all special ones, and added ones in its own literal text.
+
+    Nobody can type a special token. A typed one is broken by a character that occurs nowhere else:
+
+        typed      <|eot_id|>         -> shielded  <¦|eot_id|>   -> plain text, the ids of its characters
+        template   <|eot_id|>         -> one span with its token id
+    """
 
     def __init__(self, tokenizer: Tokenizer, literal_text: str) -> None:
         self._tokenizer = tokenizer
@@ -49,18 +55,21 @@ class SpecialTokens:
         self._cached_pattern: tuple[Markers | None, re.Pattern[str]] = (None, self.pattern)
 
     def may_occur_in(self, text: str) -> bool:
-        """Whether a text holds what a special token can begin with; most hold none of it."""
+        """Whether a text holds a character that a special token begins with; most texts hold none."""
         return self._first_chars.search(text) is not None
 
     @cached_property
     def affect_neighbors(self) -> bool:
-        """Whether a special token changes the plain text beside it, or is seen in plain text by the tokenizer."""
+        """Whether a special token changes the plain text beside it, or the tokenizer finds it in plain text."""
         strips_space = any(special.lstrip or special.rstrip for special in self._by_content.values())
         return strips_space or self._visible_in_text is not None
 
     def shield(self, data: Any, markers: Markers) -> Any:
-        """The data with every special token in its texts broken by the shield, and so too a text's end that only its
-        neighbor could complete to one."""
+        """Break every special token in the texts of `data`, and the end of a text that could become one with what
+        follows.
+
+        Returns the same nested data with shielded texts.
+        """
         if isinstance(data, str):
             if not self.may_occur_in(data):
                 return data
@@ -77,7 +86,7 @@ class SpecialTokens:
         return data
 
     def split(self, text: str, markers: Markers) -> Iterator[Span]:
-        """Special tokens that the template wrote, and the plain text between, cut where generation begins and ends."""
+        """Split rendered text into special tokens and plain text, also where generated stretches begin and end."""
         is_continuation = self._tokenizer.prefix_space != "each"
         in_loss, continuation, strip = False, False, False
         pattern = self._pattern_for(markers)
@@ -102,14 +111,17 @@ class SpecialTokens:
                 in_loss = match[0] == markers.start
 
     def _pattern_for(self, markers: Markers) -> re.Pattern[str]:
-        """Finds control tokens and where generation begins and ends."""
+        """A pattern that finds special tokens and the ends of generated stretches."""
         if markers != self._cached_pattern[0]:
             self._cached_pattern = markers, re.compile(f"{markers.start}|{markers.end}|{self.pattern.pattern}")
         return self._cached_pattern[1]
 
     def _split_plain(self, text: str, markers: Markers) -> list[str]:
-        """Plain text without the shield. An added token that is no special one would still be seen by the tokenizer:
-        the text is cut within each that was typed."""
+        """Plain text without the shield.
+
+        The tokenizer would still find an added token that is not special, so the text is cut within each one that was
+        typed.
+        """
         bare = text.replace(markers.shield, "")
         if self._visible_in_text is None or not self._visible_in_text.search(bare):
             return [bare] if bare else []
@@ -125,7 +137,7 @@ class SpecialTokens:
 
     @cached_property
     def _visible_in_text(self) -> re.Pattern[str] | None:
-        """The control tokens that the tokenizer would find in plain text."""
+        """Finds the tokens that the tokenizer would recognize in plain text."""
         seen = [content for content in self._tokens if not self._tokenizer.added_tokens[content].special]
         return _compile_any(seen) if seen else None
 
@@ -139,13 +151,16 @@ class SpecialTokens:
 
 
 def _compile_any(tokens: Sequence[str]) -> re.Pattern[str]:
-    """Finds any of the tokens, the longest where one begins another."""
+    """A pattern that finds any of the tokens, the longest one if one is a prefix of another."""
     return re.compile(_trie_pattern(tokens) if tokens else "(?!)")
 
 
 def _trie_pattern(texts: Sequence[str]) -> str:
-    """A pattern of several texts in which what they begin with alike stands once: hundreds of reserved tokens differ in
-    a number, and would be tried one by one. The longest is found, since an end is only left out where none fits."""
+    """A pattern of texts that shares their prefixes.
+
+    Hundreds of reserved tokens differ only in a number and would be tried one by one. The longest match is found, since
+    an ending is left out only if none matches.
+    """
     size = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(texts), max(texts), strict=False)))
     alike = min(texts)[:size]
     ends = sorted({text[len(alike) :] for text in texts})

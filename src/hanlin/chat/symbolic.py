@@ -1,10 +1,13 @@
-"""What a template writes for turns of any text: the template is run on holes in place of the texts.
+"""Run a chat template on placeholders instead of texts, to learn what it writes for any text.
 
-Owns the holes and what may be done with one unseen. Does not own the language (`template_language`).
+A placeholder may be concatenated, stripped of white space and written out. If the template does anything else with it
+(compares it, indexes it, takes its length, splits it), its output depends on the text: then there is no symbolic
+result, and each conversation is rendered on its own. A symbolic result is exact: it has the same steps, with other
+texts.
 
-A hole can be added to text, stripped of white space and written out. Whatever else a template does with it (compare it,
-look into it, measure it, take it apart) would make what it writes depend on the text: then there is no outline, and
-each conversation is rendered for itself. What is left is exact: the same steps, with other texts.
+    template:  "<user>" + message.content.strip() + "</user>"
+    symbolic:  ("<user>", Placeholder(0, (("strip", None),)), "</user>")
+    fill(..., [" hi "]) -> "<user>hi</user>"
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ PLACEHOLDER_CHAR = re.compile("[\U00100000-\U0010fffd]")
 
 
 class TextDependenceError(BaseException):
-    """The template did with a hole what depends on its text. Not an Exception: Jinja swallows some."""
+    """The template did something that depends on the text. Not an Exception, since Jinja swallows some of those."""
 
 
 class Placeholder(NamedTuple):
-    """Where the text number `place` stands, after the stripping `steps` (a method of str and its argument)."""
+    """The text with index `text_index`, after stripping `steps`: (name of a str method, its argument)."""
 
     text_index: int
     steps: tuple[tuple[str, str | None], ...] = ()
@@ -45,7 +48,7 @@ Segment = str | Placeholder
 
 
 class SymbolicText:
-    """Text of which only the pieces are known."""
+    """Text of which only the segments are known: literals and placeholders."""
 
     def __init__(self, *segments: Segment) -> None:
         if len(segments) > MAX_SEGMENTS:
@@ -101,7 +104,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _wrap_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that takes no hole; `trim` does."""
+    """A filter that refuses symbolic text, except for `trim`."""
 
     @functools.wraps(call)
     def guard(*args: Any, **kwargs: Any) -> Any:
@@ -115,7 +118,7 @@ def _wrap_filter(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_test(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A test that says of a hole what it says of every text, or nothing."""
+    """A test that answers for symbolic text if the answer is the same for every text, and refuses otherwise."""
 
     @functools.wraps(call)
     def test(*args: Any, **kwargs: Any) -> Any:
@@ -129,18 +132,20 @@ def _wrap_test(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _writes_directly(tree: nodes.Template) -> bool:
-    """Whether all that a template writes goes straight into its text: nothing that is written is caught in between,
-    but for what stands in `{% generation %}`."""
+    """Whether all output of a template goes straight into its text.
+
+    Nothing that is written may be captured in between, except by `{% generation %}`.
+    """
     if any(tree.find_all((nodes.Macro, nodes.FilterBlock, nodes.AssignBlock, nodes.Block))):
         return False
     return all(isinstance(block.call.node, nodes.ExtensionAttribute) for block in tree.find_all(nodes.CallBlock))
 
 
 class SymbolicRenderer:
-    """A template of which outlines can be made."""
+    """Renders a template on symbolic text."""
 
     def __init__(self, environment: jinja2.Environment, source: str) -> None:
-        """The environment is changed for holes: it is to be one of its own."""
+        """Prepare the template. The environment is modified, so it must not be shared."""
         self._written_texts: list[SymbolicText] = []
         concat = cast(Callable[..., str], environment.globals["hanlin_concat"])
         binop = environment.call_binop  # type: ignore[attr-defined]
@@ -167,8 +172,10 @@ class SymbolicRenderer:
         self._template = environment.from_string(source) if _writes_directly(environment.parse(source)) else None
 
     def render(self, variables: Mapping[str, Any]) -> tuple[Segment, ...] | None:
-        """The pieces of what the template writes where some texts of its variables are `SymbolicText`; None where that
-        depends on these texts."""
+        """Render with variables that hold `SymbolicText`.
+
+        Returns the segments of the output, or None if the output depends on the texts.
+        """
         if self._template is None:
             return None
         self._written_texts.clear()
@@ -178,7 +185,7 @@ class SymbolicRenderer:
             return None
 
     def _write_placeholder(self, value: Any) -> Any:
-        """What is written of a value: of an unseen text, one character that stands for it until all is written."""
+        """What is written for a value: for symbolic text, one character that stands for it until rendering is done."""
         if not isinstance(value, SymbolicText):
             return value
         if len(self._written_texts) == MAX_SEGMENTS:
@@ -200,12 +207,12 @@ class SymbolicRenderer:
 
 
 def fill(segments: Sequence[Segment], texts: Sequence[str]) -> str:
-    """What the template writes when `texts` are what is said."""
+    """The text of `segments` with `texts` put into the placeholders."""
     return "".join([segment if isinstance(segment, str) else segment.fill(texts) for segment in segments])
 
 
 def is_prefix(whole: Sequence[Segment], start: Sequence[Segment]) -> bool:
-    """Whether, whatever is said, the text of `start` begins that of `whole`."""
+    """Whether the text of `start` is a prefix of that of `whole` for all possible texts."""
     one, other = _merge_literals(whole), _merge_literals(start)
     if len(other) > len(one):
         return False

@@ -1,7 +1,6 @@
-"""The one renderer: a conversation to token ids, which of them are learned, and the ids that end an answer.
+"""The chat template: a conversation to token ids, the loss mask, and the ids that end an answer.
 
-Owns what a chat template means. Does not own the language it is written in (`template_language`) or text without turns
-(`tokenizer`).
+There is one renderer; training, evaluation, the server and the HTML pages all use it.
 """
 
 from __future__ import annotations
@@ -42,14 +41,18 @@ ENCODE_BATCH_SIZE = 256
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """Token ids of a conversation; `learn[i]` is 1 where the model is taught to write `ids[i]`, and 0 elsewhere."""
+    """Token ids of a conversation and their loss mask: `loss_mask[i]` is 1 if the model is trained to write `ids[i]`.
+
+    text       <user> hi </user> <assistant> hello <eot>
+    loss_mask    0    0     0         0        1     1
+    """
 
     ids: list[int]
     loss_mask: bytes
 
 
 class _MarkedText(NamedTuple):
-    """TokenizedExample text with the marks that stand in it."""
+    """Rendered text and the markers in it."""
 
     text: str
     markers: Markers
@@ -58,18 +61,25 @@ class _MarkedText(NamedTuple):
 class ChatTemplate:
     """A Jinja chat template bound to a tokenizer.
 
-    A conversation is rendered once, as text in which every special token that a person typed is broken by a character
-    that occurs nowhere else. What is then still a special token was written by the template and becomes its id; the
-    text between is encoded as plain text, each assistant turn on its own. So nobody can type a special token, and the
-    ids before an answer in training are the ids of the prompt in use.
+    A conversation is rendered once, as text in which every special token that a user typed is broken by a character
+    that occurs nowhere else. Whatever is still a special token was written by the template and becomes its id; the text
+    between is encoded as plain text, each assistant turn on its own. So nobody can type a special token, and the ids
+    before an answer in training are those of the prompt at inference.
     """
 
     def __init__(
         self, source: str, tokenizer: Tokenizer, origin: str | Path, extra_stop_ids: Sequence[int] = ()
     ) -> None:
-        """`origin` names the template in messages; `extra_stop_ids` are more ids that end an answer.
+        """Compile the template.
 
-        Raises UserError when `source` is not Jinja.
+        Args:
+            source: The Jinja source.
+            tokenizer: The tokenizer that encodes its text.
+            origin: File or name of the template, for messages.
+            extra_stop_ids: Further ids that end an answer.
+
+        Raises:
+            UserError: If `source` is not Jinja.
         """
         self.tokenizer = tokenizer
         self.origin = origin
@@ -81,9 +91,9 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
-        """The chat template that lies in a model or tokenizer folder, with the stop ids of its generation settings.
+        """Load the chat template of a model or tokenizer folder, with the stop ids of its generation settings.
 
-        Raises UserError when the folder has no template, or one that is not Jinja.
+        Raises UserError if the folder has no template, or one that is not Jinja.
         """
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)
@@ -111,7 +121,10 @@ class ChatTemplate:
 
     @classmethod
     def from_packaged(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
-        """A packaged template. Raises UserError when there is none of the name or the tokenizer lacks its tokens."""
+        """Load a template that comes with Hanlin.
+
+        Raises UserError if it is unknown or the tokenizer lacks its tokens.
+        """
         source = read_packaged_template(name)
         wanted = list(packaged_special_tokens(name))
         wanted += [name for name in ("bos_token", "eos_token") if name in source and f"{name} is defined" not in source]
@@ -133,8 +146,10 @@ class ChatTemplate:
         return self._template.source
 
     def to_portable(self) -> ChatTemplate:
-        """The template to train with and to export: one that other programs' Jinja reads alike
-        (`template_language.portable`). Packaged templates are such."""
+        """The template to train with and to export: one that other programs' Jinja renders alike, see `make_portable`.
+
+        Packaged templates are portable already.
+        """
         source = make_portable(self.source)
         return (
             self if source == self.source else ChatTemplate(source, self.tokenizer, self.origin, self._extra_stop_ids)
@@ -147,11 +162,16 @@ class ChatTemplate:
         prompt: bool = False,
         where: str | None = None,
     ) -> TokenizedExample:
-        """Ids of a conversation, and which are learned: what the assistant says, its end of turn included.
+        """Token ids of a conversation and their loss mask: the assistant's turns carry loss, their end tokens included.
 
-        With `prompt` the ids end where the assistant's next answer begins, and none is learned. `where` names the
-        record in messages. Raises UserError when the turns are out of order, when the template refuses them, or when
-        an answer would not learn to stop.
+        Args:
+            messages: The turns.
+            tools: Tools that the assistant may call.
+            prompt: End where the assistant's next answer begins; then nothing carries loss.
+            where: Name of the record, for messages.
+
+        Raises:
+            UserError: If the turns are out of order, the template refuses them, or an answer would not learn to stop.
         """
         check_order(messages, prompt, where)
         if not (tools or prompt) and (found := self._cache.render_ids(messages)) is not None:
@@ -159,10 +179,10 @@ class ChatTemplate:
         return self._encode(self._render_marked(messages, tools, prompt, where), not prompt, where)
 
     def render_batch(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[TokenizedExample]:
-        """`render` of many conversations without tools; `names` names each in messages.
+        """`render` of many conversations without tools; `names` are their names in messages.
 
-        Texts of some conversations are encoded together, by the tokenizers library on every core, while those of the
-        next are written here. With a quickened tokenizer one thread is faster than the two.
+        The texts of some conversations are encoded together, by the tokenizers library on every core, while those of
+        the next are rendered. With a fast encoder, one thread is faster than two.
         """
         if self.tokenizer.uses_fast_encoder:
             yield from (self.render(messages, where=name) for messages, name in zip(turns, names, strict=True))
@@ -203,8 +223,9 @@ class ChatTemplate:
     def _render_marked(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
     ) -> _MarkedText:
-        """The text of a conversation, whose order was checked, with marks around what is generated, proven to be
-        learnable."""
+        """The text of a conversation whose order was checked, with markers around what is generated, checked for
+        training.
+        """
         self._check_tools(messages, tools, where)
         marked = self._render_text(messages, tools, prompt, where)
         if self._template.has_generation_blocks:
@@ -221,21 +242,25 @@ class ChatTemplate:
     def render_unshielded(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), prompt: bool = False
     ) -> TokenizedExample:
-        """What a program gets that encodes the template's whole text, special tokens on, as most others do: there, a
-        special token that a person typed is one. For comparing with such programs; never for training or serving.
+        """Render as most programs do: the template's whole text is encoded with special tokens on.
 
-        The order of turns is not checked, and what is learned is known only where the template itself marks it."""
+        A special token that a user typed is then one. This is for comparing with such programs, never for training or
+        serving. The order of turns is not checked, and the loss mask is known only if the template marks it itself.
+        """
         return self._encode(self._render_text(messages, tools, prompt, None, shield=False), not prompt)
 
     def render_conversation(self, conversation: Conversation) -> TokenizedExample:
-        """`render` of a record, which is named in what goes wrong."""
+        """`render` of a record, which is named in messages."""
         where = f"{conversation.source}#{conversation.id}" if conversation.source else conversation.id
         return self.render(conversation.messages, conversation.tools, where=where)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer: what the template closes the assistant's turns with, the tokenizer's end of
-        text, and those of the model's generation settings."""
+        """Every id that ends an answer.
+
+        These are the tokens that the template closes assistant turns with, the tokenizer's end of text, and those of
+        the model's generation settings.
+        """
         eos = self.tokenizer.eos_id
         found = {*self.turn_end_ids, *self._extra_stop_ids, *(() if eos is None else (eos,))}
         if not found:
@@ -248,9 +273,9 @@ class ChatTemplate:
 
     @cached_property
     def turn_end_ids(self) -> tuple[int, ...]:
-        """The ids that the template itself closes the assistant's turns with: the ones an answer learns.
+        """The ids that the template itself closes assistant turns with; an answer learns them.
 
-        Found by rendering two small conversations, one of them with a tool, as far as the template knows them.
+        Found by rendering two small conversations, one of them with a tool call if the template supports tools.
         """
         call = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
         plain = [Message("user", "?"), Message("assistant", "!")]
@@ -292,7 +317,7 @@ class ChatTemplate:
         markers: Markers | None = None,
         shield: bool = True,
     ) -> _MarkedText:
-        """The template's text for these turns, typed special tokens shielded, generated stretches marked."""
+        """The template's text for these turns, typed special tokens shielded and generated stretches marked."""
         if shield and not tools and markers in (None, DEFAULT_MARKERS):
             cached = self._cache.render_text(messages, prompt)
             if cached is not None:
@@ -326,10 +351,10 @@ class ChatTemplate:
         prompt: bool,
         where: str | None,
     ) -> _MarkedText:
-        """The marks that a template without `{% generation %}` leaves out, derived and proven on this conversation.
+        """Derive the markers that a template without `{% generation %}` lacks, and check them on this conversation.
 
-        An answer begins where the prompt for it ends, and it ends with the last special token that its own turn
-        writes. Both are prefixes of the whole text, or the template cannot be learned from turn by turn.
+        An answer begins where the prompt for it ends, and it ends with the last special token of its own turn. Both
+        must be prefixes of the full text; otherwise the template cannot be trained on turn by turn.
         """
         text, markers = full
         spans: list[tuple[int, int]] = []
@@ -348,7 +373,9 @@ class ChatTemplate:
     def _check_markers(
         self, full: _MarkedText, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None
     ) -> None:
-        """Check a template's own marks: one stretch for each answer, begun where the prompt for that answer ends."""
+        """Check a template's own markers: one stretch for each answer, which begins where the prompt for that answer
+        ends.
+        """
         text, markers = full
         answers = _assistant_indices(messages)
         starts = [found.end() for found in re.finditer(markers.start, text)]
@@ -370,7 +397,7 @@ class ChatTemplate:
                 raise self._prefix_error(index, where)
 
     def _check_tools(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None) -> None:
-        """Refuse tools and calls that the template would leave out in silence."""
+        """Refuse tools and tool calls that the template would silently leave out."""
         unread = self._unsupported_fields
         if (tools and "tools" in unread) or (
             "tool_calls" in unread and any(message.tool_calls for message in messages)
@@ -450,7 +477,7 @@ class ChatTemplate:
     # --------------------------------------------------------------------------------------------------- what it knows
 
     def _set_source(self, source: str) -> None:
-        """Render by this source from now on."""
+        """Use this source from now on."""
 
         def spans(messages: Sequence[Message]) -> list[Span]:
             found = list(self._special_tokens.split(*self._render_marked(messages, (), False, None)))

@@ -1,11 +1,10 @@
-"""What a chat template makes of turns whatever is said in them: its text by their roles, and the ids around the texts.
+"""A cache of what a chat template makes of each sequence of roles: its text, and the token ids around the messages.
 
-Owns what is kept for a sequence of roles, and the proof that it holds for any text. Does not own what the template
-writes (`outline`), where special tokens lie (`controls`), or what must be true of a conversation (`chat_template`).
+Conversations differ in their texts and seldom in their roles. So a template is rendered symbolically, split at its
+special tokens and checked for its loss mask once for each sequence of roles; afterwards only texts are filled in. If a
+text could matter for more than its own place, the cache returns None and the conversation is rendered in full.
 
-Conversations differ in their texts and seldom in their roles, so a template is run, cut at its special tokens and
-proven to be learnable once for each sequence of roles; then texts are put in. Where what is said could matter for more
-than the place that it stands in, nothing is told here and the conversation goes the whole way.
+    roles ("user", "assistant") -> [_FixedTokens(<user>), _TextSlot(text 0), _FixedTokens(</user><assistant>), ...]
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ MAX_ENTRIES = 1_000
 
 
 class _FixedTokens(NamedTuple):
-    """Ids that are the same in every conversation of these roles, and which are learned."""
+    """Token ids that are the same in every conversation with these roles, and their loss mask."""
 
     ids: tuple[int, ...]
     loss_mask: bytes
 
 
 class _TextSlot(NamedTuple):
-    """Plain text that holds something said."""
+    """Plain text that holds a message. `loss_mask` is that of one of its tokens."""
 
     segments: tuple[Segment, ...]
     loss_mask: bytes
@@ -53,8 +52,15 @@ _TokenPlan = tuple[_FixedTokens | _TextSlot, ...]
 
 
 class TemplateCache:
-    """The texts and ids of one template. `variables` gives what the template reads beside turns and tools; `parts` cuts
-    what it writes for a conversation, and raises UserError where that cannot be learned from."""
+    """Texts and token ids of one template.
+
+    Args:
+        template: The compiled template.
+        special_tokens: Finds special tokens in its output.
+        tokenizer: Encodes plain text.
+        variables: Returns the template's variables for (messages, tools, add_generation_prompt).
+        spans: Renders a conversation and splits it; raises UserError if it cannot be trained on.
+    """
 
     def __init__(
         self,
@@ -71,8 +77,10 @@ class TemplateCache:
         self._source_has_no_markers = has_no_marker_chars(template.source)
 
     def render_text(self, messages: Sequence[Message], prompt: bool) -> str | None:
-        """The template's text, typed special tokens shielded by the first marks; None where that is not known, or
-        where these marks are not free."""
+        """The template's text for a conversation, typed special tokens shielded by the default markers.
+
+        None if that is not known from the roles alone, or if these markers occur in a text.
+        """
         texts = []
         for message in messages:
             if message.tool_calls or message.name or not has_no_marker_chars(message.text):
@@ -84,7 +92,7 @@ class TemplateCache:
         return None if segments is None else fill(segments, texts)
 
     def render_ids(self, messages: Sequence[Message]) -> tuple[list[int], bytes] | None:
-        """The ids of a conversation in its order, and which are learned; None where that is not known."""
+        """Token ids and loss mask of a conversation; None if they are not known from the roles alone."""
         texts = []
         for message in messages:
             text = message.text
@@ -173,7 +181,7 @@ class TemplateCache:
         return None if placeholders else tuple(plan)
 
     def _turns_are_prefixes(self, roles: tuple[str, ...], full: tuple[Segment, ...]) -> bool:
-        """Whether, whatever is said, the prompt for each answer and the turns up to it begin the whole text."""
+        """Whether, for all texts, the prompt of each answer and the turns up to it are prefixes of the full text."""
         for index, role in enumerate(roles):
             if role != "assistant":
                 continue

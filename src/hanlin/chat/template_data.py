@@ -1,4 +1,4 @@
-"""A conversation as the data that a chat template reads."""
+"""A conversation in the form that chat templates read."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from hanlin.core.records import Message
 
 
 def to_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Turns as transformers hands them to a chat template: OpenAI's form, absent fields left out."""
+    """Messages as transformers passes them to a chat template: OpenAI's form, absent fields left out."""
     return [_as_dict(message) for message in messages]
 
 
 def to_template_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
-    """Functions in OpenAI's wrapping, each with name, description and parameters in this order; None for no function.
+    """Tools in OpenAI's form, each with name, description and parameters in this order; None if there are none.
 
-    vLLM recasts every tool so before its template sees it; a template that writes a tool as JSON would give other ids.
+    vLLM rewrites every tool like this before its template sees it; a template that writes a tool as JSON would give
+    other ids otherwise.
     """
     return [{"type": "function", "function": _function(tool.get("function", tool))} for tool in tools] or None
 
@@ -27,7 +28,7 @@ def _function(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def iter_texts(data: Any) -> Iterator[str]:
-    """Every text within nested data, names of fields included."""
+    """Every text within nested data, keys included."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):

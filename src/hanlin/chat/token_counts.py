@@ -1,7 +1,4 @@
-"""How many tokens records are, counted with the tokenizer that will read them.
-
-Owns the choice of what is counted. Rendering is `tokens`'.
-"""
+"""Count the tokens of records with the tokenizer that will read them."""
 
 from __future__ import annotations
 
@@ -17,9 +14,19 @@ TokenCounter = Callable[[Sequence[Mapping[str, Any]]], list[int]]
 
 
 def make_token_counter(records: str, folder: Path, template_name: str = "") -> TokenCounter:
-    """A function that counts the tokens of rows of these records; turns as the folder's chat template, or the packaged
-    one of that name, renders them, both answers of a preference with its prompt. Raises UserError for a folder without
-    tokenizer or template."""
+    """Make a function that counts the tokens of rows.
+
+    Args:
+        records: The kind of the rows: `documents`, `conversations`, `preferences` or `unpaired_preferences`.
+        folder: The tokenizer's folder.
+        template_name: A packaged chat template; empty takes the folder's own.
+
+    Returns:
+        A function from rows to their numbers of tokens. A preference counts its prompt with each of its two answers.
+
+    Raises:
+        UserError: If the folder has no tokenizer or no template.
+    """
     tokenizer = Tokenizer.load(folder)
     if records == "documents":
         return lambda rows: [len(ids) for ids in tokenizer.encode_batch([Document.from_json(row).text for row in rows])]

@@ -1,6 +1,6 @@
-"""What lies beside a model's weights: its tokenizer, its chat template and every id that ends an answer.
+"""The tokenizer, the chat template and the stop ids beside a model's weights: read and written together.
 
-Owns reading and writing them together. Needs no weights and no torch.
+No weights and no torch are needed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: Path) -> None:
-    """Write tokenizer, chat template and `generation_config.json` with every stop id (what else it said is kept)."""
+    """Write tokenizer, chat template and `generation_config.json` with every stop id; its other entries are kept."""
     if template is not None:
         template.save(folder)
     else:
@@ -25,15 +25,14 @@ def save_tokenizer(tokenizer: Tokenizer, template: ChatTemplate | None, folder: 
 
 
 def find_template(tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The chat template that lies beside a tokenizer, in the form that every program reads alike; None where there is
-    none (a base model's tokenizer)."""
+    """The portable chat template in the tokenizer's folder; None if there is none, as for a base model."""
     if (tokenizer.folder / TEMPLATE_FILE).is_file() or tokenizer.config.get("chat_template"):
         return ChatTemplate.load(tokenizer.folder, tokenizer).to_portable()
     return None
 
 
 def special_token_ids(tokenizer: Tokenizer, template: ChatTemplate | None) -> dict[str, Any]:
-    """The ids that a model's configuration names: begin, every end, filling."""
+    """The token ids of a model's configuration: bos, eos (one or several) and pad."""
     stops = list(template.stop_ids) if template is not None else [tokenizer.eos_id]
     named = {
         "bos_token_id": tokenizer.bos_id,

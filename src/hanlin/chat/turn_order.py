@@ -1,7 +1,4 @@
-"""The order that turns may stand in, and the form that a chat template sees them in.
-
-Owns what is a conversation at all, whatever the template. Does not own records on disk (`records`).
-"""
+"""The order of turns that every conversation must have, whatever its template."""
 
 from __future__ import annotations
 
@@ -17,8 +14,8 @@ from hanlin.core.text import check_text, is_valid_unicode
 def check_order(messages: Sequence[Message], prompt: bool, where: str | None = None) -> None:
     """Raise UserError unless the turns alternate as they must.
 
-    A prompt ends with the user or a tool, everything else with the assistant; in a prompt the user may also speak
-    twice in a row, as people do.
+    A prompt ends with the user or a tool, everything else with the assistant. In a prompt the user may also write twice
+    in a row, as people do.
     """
     before: str | None = None
     for place, message in enumerate(messages, start=1):

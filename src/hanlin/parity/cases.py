@@ -1,7 +1,4 @@
-"""The conversations that the chat contract is checked on: every kind of text that templates and tokenizers disagree on.
-
-Owns the texts and how they are joined to turns. Does not own what is compared (`check`).
-"""
+"""The conversations of the parity check: every kind of text that templates and tokenizers disagree on."""
 
 from __future__ import annotations
 
@@ -86,7 +83,7 @@ _ALL = (*CHINESE, *ENGLISH, *EMOJI, *RARE, *TRADITIONAL, *RIGHT_TO_LEFT, *CODE)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A whole conversation, which ends with an answer; without its last turn it is a prompt."""
+    """A conversation that ends with an answer; without its last turn it is a prompt."""
 
     id: str
     messages: tuple[Message, ...]

@@ -1,6 +1,6 @@
-"""The check of the chat contract: every program that reads a model's template is asked for the same turns.
+"""The parity check: every program that reads a model's chat template must give the same token ids.
 
-Owns the comparison and its words. Does not own the turns (`cases`) or the programs (one module each).
+The conversations are `cases`; the programs are `backends`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NamedBackend = tuple[str, BackendFactory]
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """The first id of a case that differs: `place` counts from 0; both sides are shown with the tokens around it."""
+    """The first token of a case that differs; both sides are shown with the tokens around it."""
 
     case: str
     index: int
@@ -50,8 +50,11 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class ParityResult:
-    """What became of one program. `typed_tokens_parsed` counts the cases in which it takes a special token that a person
-    typed for one that the template wrote, as every program does that encodes whole texts."""
+    """The result for one program.
+
+    `typed_tokens_parsed` counts the cases in which it takes a special token that a user typed for a real one, as every
+    program does that encodes whole texts.
+    """
 
     name: str
     cases: int = 0
@@ -68,7 +71,9 @@ class ParityResult:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a case must give: `ids` by Hanlin, `read` where typed special tokens are read as such."""
+    """What a case must give: `ids` by Hanlin, `read` if typed special tokens are parsed, and both for the full
+    conversation.
+    """
 
     case: Case
     ids: list[int]
@@ -78,7 +83,7 @@ class Expected:
 
 
 def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
-    """The cases that the template takes, with their ids. One that it refuses (tools, a system text) is left out."""
+    """The cases that the template takes, with their ids. A case that it refuses (tools, a system text) is left out."""
     found = []
     for case in conversations:
         messages, tools = case.prompt.messages, case.tools
@@ -96,8 +101,10 @@ def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> l
 def check(
     template: ChatTemplate, backends: Sequence[tuple[str, BackendFactory]], conversations: Iterable[Case]
 ) -> list[ParityResult]:
-    """Ask every program for every conversation; a program that cannot be asked says why. Raises the
-    template's own refusal when it takes none of them."""
+    """Run every program on every conversation; a program that cannot run here is skipped with the reason.
+
+    Raises the template's own error if it takes none of the conversations.
+    """
     asked = list(conversations)
     expected = compute_expected(template, asked)
     if not expected:
@@ -113,7 +120,7 @@ def check(
 
 
 def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expected]) -> ParityResult:
-    """What an open program makes of the cases."""
+    """Compare what an open program makes of the cases."""
     mismatches: list[Mismatch] = []
     typed = 0
     answers = backend.render_prompts([ChatPrompt(one.case.prompt.messages, one.case.tools) for one in expected])
@@ -133,7 +140,7 @@ def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expecte
 def _compare_conversation(
     template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
-    """Of a whole conversation, the ids and, where the program tells it, which of them are learned."""
+    """Compare the ids of a full conversation, and the loss mask if the program returns one."""
     name = say(f"{one.case.id} (whole)", f"{one.case.id}（整段）")
     if isinstance(answer, str):
         return Mismatch(name, 0, say("ids", "词元"), answer)
@@ -163,7 +170,7 @@ def _compare_ids(
 
 
 def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str:
-    """The token at `place` with its id, between what stands before and after it."""
+    """The token at `index` with its id, between the tokens around it."""
     tokenizer = template.tokenizer
 
     def text(part: Sequence[int]) -> str:
@@ -178,8 +185,11 @@ def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str
 def backends_for(
     folder: Path, find_gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
 ) -> list[NamedBackend]:
-    """The programs that read these files: transformers the folder, llama.cpp a GGUF file, Ollama a Modelfile (with
-    the folder's tokenizer), vLLM where it serves."""
+    """The programs that read these files.
+
+    transformers reads the folder, llama.cpp a GGUF file, Ollama a Modelfile (with the folder's tokenizer), and vLLM the
+    model that it serves at the address `vllm`.
+    """
     found: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
     found += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in find_gguf_files]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
@@ -188,9 +198,9 @@ def backends_for(
 
 
 def verify(template: ChatTemplate, folder: Path, find_gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
-    """The check as an export runs it: returns its figures for the manifest.
+    """The check as an export runs it; returns its figures for the manifest.
 
-    Raises UserError with the first difference when a program reads the exported files otherwise than Hanlin does: what
+    Raises UserError with the first difference if a program reads the exported files otherwise than Hanlin does: what
     was trained would not be what is served.
     """
     results = check(template, backends_for(folder, find_gguf_files), make_cases())
@@ -226,10 +236,10 @@ def parity_error(result: ParityResult, where: Path) -> UserError:
 
 
 def verify_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings: Any) -> ParityResult:
-    """Write the Modelfile of a GGUF file, which appears only when Go, where it is installed, renders the conversations
-    as they were trained; the verdict says how many. `settings` are those of `write_modelfile`.
+    """Write the Modelfile of a GGUF file; it appears only if its rendering is equal to the training's.
 
-    Raises UserError like `write_modelfile`, and with the first difference.
+    Go renders the conversations if it is installed; the result says how many. `settings` are those of
+    `write_modelfile`. Raises UserError like `write_modelfile`, and with the first difference.
     """
     path = path.absolute()
     aside = path.with_name(path.name + ".writing")

@@ -1,7 +1,6 @@
-"""Ollama's Modelfile: read by Ollama's own grammar, and written for a model whose chat template is a packaged one.
+"""Ollama's Modelfile: read by Ollama's own grammar, and written for a model with a packaged chat template.
 
-Owns the file and the Go form of each packaged template (`go_templates/`). Does not own how Ollama renders it
-(`modelfile_consumer`).
+Each packaged template has a Go form in `go_templates/`. How Ollama renders it is `backends/ollama`.
 """
 
 from __future__ import annotations
@@ -141,7 +140,7 @@ def write_modelfile(
 def go_template(template: ChatTemplate) -> str:
     """The Go form of a packaged chat template, with the begin and end tokens of its tokenizer.
 
-    Raises UserError when the template is not a packaged one: Jinja in general has no Go form.
+    Raises UserError if the template is not a packaged one: Jinja in general has no Go form.
     """
     name = find_packaged_name(template.source)
     if name is None:
@@ -159,7 +158,7 @@ def go_template(template: ChatTemplate) -> str:
 
 
 def find_packaged_name(source: str) -> str | None:
-    """Which packaged template a Jinja source is, if any."""
+    """The name of the packaged template with this Jinja source, or None."""
     source = source.removeprefix(_BEGIN_BEFORE)
     return next((name for name in packaged_names() if read_packaged_template(name) == source), None)
 

@@ -1,6 +1,6 @@
-"""Byte pair encoding that goes on from a given segmentation: which neighbors to join next, by what that saves.
+"""A byte pair encoding trainer that continues from a given segmentation.
 
-Owns the counting. Does not know what a symbol means: who asks says which joins are allowed.
+It counts and merges; the caller says which merges are allowed, so it knows nothing about what a symbol means.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BARRIER = -1
 
 
 class Merge(NamedTuple):
-    """`left` and `right` become `symbol`; with `right` None, `left` is a barrier that becomes a symbol of its own."""
+    """`left` and `right` become `symbol`. If `right` is None, `left` is a barrier that becomes a symbol of its own."""
 
     left: int
     right: int | None
@@ -29,12 +29,12 @@ class Merge(NamedTuple):
 
 
 class BpeTrainer:
-    """Words as sequences of symbols, in which the most frequent pair of neighbors is joined again and again.
+    """Words as sequences of symbols, in which the most frequent pair of neighbors is merged again and again.
 
-    Classic byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1) with counts kept up to date at the
-    places that a join changes, so that a join costs what it touches. Symbols are numbers from 0; negative numbers are
-    barriers that nothing joins. A barrier below -1 may be opened: it then becomes a symbol, as a character that so far
-    was spelled in bytes becomes a token.
+    Classic byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909, algorithm 1), with counts updated only where a
+    merge changes something, so that a merge costs what it touches. Symbols are numbers from 0. Negative numbers are
+    barriers that nothing merges with; a barrier below -1 may be opened, as when a character that was spelled in bytes
+    becomes a token.
     """
 
     def __init__(
@@ -45,8 +45,14 @@ class BpeTrainer:
         min_saved: int,
         open_savings: int = 2,
     ) -> None:
-        """`words` with their `counts`; new symbols are numbered from `first_new`. A join that saves less than
-        `least_saved` tokens is not made. Opening a barrier saves `opening` tokens each time it occurs.
+        """Count the pairs of all words.
+
+        Args:
+            words: Words as sequences of symbols.
+            counts: How often each word occurs, [words].
+            first_new: The number of the first new symbol.
+            min_saved: Merges that save fewer tokens are not made.
+            open_savings: Tokens that opening a barrier saves each time it occurs.
 
         Memory: about 60 bytes for each symbol of `words`.
         """
@@ -69,10 +75,9 @@ class BpeTrainer:
         self._add_pairs(self._symbols[barriers], barriers, self._weights[barriers] * open_savings)
 
     def merges(self, symbol_for: Callable[[int, int | None, int], int | None]) -> Iterator[Merge]:
-        """The joins, those that save most first; equal ones in the order of their symbols' numbers.
+        """Yield the merges, those that save most first; equal ones in the order of their symbols.
 
-        `symbol_for(left, right, new)` says what they become: `new`, a symbol that exists already, or None to forbid
-        the join for good.
+        `symbol_for(left, right, new)` returns what they become: `new`, an existing symbol, or None to forbid the merge.
         """
         while self._heap:
             priority, key = heapq.heappop(self._heap)
@@ -157,7 +162,7 @@ class BpeTrainer:
 
 
 def _sum_by_key(keys: NDArray[np.int64], weights: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """Each key once, with the sum of its weights."""
+    """Each distinct key with the sum of its weights."""
     distinct, positions = np.unique(keys, return_inverse=True)
     return distinct.tolist(), np.bincount(positions, weights=weights, minlength=len(distinct)).astype(np.int64).tolist()
 

@@ -1,4 +1,4 @@
-"""The alphabet of byte-level BPE: one letter for each byte."""
+"""The alphabet of byte-level BPE: one printable character for each byte."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ SENTENCEPIECE_SPACE = "\u2581"
 
 
 def _char_to_byte() -> dict[str, int]:
-    """The letters that byte-level BPE writes bytes with (GPT-2, `bytes_to_unicode`): printable ones stand for
-    themselves, the rest are numbered from U+0100."""
+    """The characters that byte-level BPE writes bytes with (`bytes_to_unicode` of GPT-2).
+
+    Printable bytes stand for themselves, the others are numbered from U+0100.
+    """
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
     letters = {chr(byte): byte for byte in shown}

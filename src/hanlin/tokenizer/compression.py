@@ -8,7 +8,7 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 def characters_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """Characters of the texts for each of their tokens; more is better, and 0 says that there was no text."""
+    """Average characters per token of the texts: higher is better; 0 if there are no texts."""
     characters = tokens = 0
     for batch in batches(texts, 1000):
         characters += sum(map(len, batch))
@@ -17,7 +17,7 @@ def characters_per_token(tokenizer: Tokenizer, texts: Iterable[str]) -> float:
 
 
 def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The texts in lists of `size`, the last one shorter."""
+    """Group the texts into lists of `size`; the last one may be shorter."""
     batch: list[str] = []
     for text in texts:
         batch.append(text)

@@ -1,7 +1,6 @@
-"""Chinese pieces for a vocabulary that a model already knows: learned from text, put behind all that is there.
+"""Extend an existing vocabulary by Chinese pieces learned from text, appended after all existing entries.
 
-Owns the promise that nothing but Chinese text is split otherwise afterwards. Does not own the embeddings of the new
-entries (`model/vocabulary_growth`).
+Nothing but Chinese text is split otherwise afterwards. The embeddings of the new entries are `models/extend_vocab`.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ MergePair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A tokenizer with more entries than the one it came from.
+    """A tokenizer with more entries than its base.
 
     `pieces` are the texts of the new entries in the order of their ids, the first of which is `first_id`; `old_ids[i]`
     are the ids that spelled `pieces[i]` before. A byte-level piece may be the first bytes of a character, which read as
-    U+FFFD: a character that was spelled in three bytes is joined by way of its first two.
+    U+FFFD: a character that was spelled in three bytes is merged by way of its first two.
     """
 
     tokenizer: Tokenizer
@@ -58,16 +57,25 @@ def extend_tokenizer(
     max_length: int = 8,
     progress: Progress | None = None,
 ) -> Extension:
-    """Learn at most `new_entries` Chinese pieces from `texts` and put them behind the vocabulary of `tokenizer`.
+    """Learn at most `new_entries` Chinese pieces from `texts` and append them to the vocabulary of `tokenizer`.
 
-    Learning goes on where the tokenizer stops: runs of Chinese characters, split as it splits them, are joined further
-    by byte pair encoding. A piece has at most `longest` characters and saves at least `least_saved` tokens of the
-    texts. All new merges rank behind all old ones and join Chinese characters only, so every other text is split as
-    before; new ids follow the highest old one. A piece whose text the finished tokenizer does not give as its single
-    id is left out, as is one that the vocabulary has already. The result depends on the arguments alone.
+    Learning continues where the tokenizer stops: runs of Chinese characters, split as it splits them, are merged
+    further by byte pair encoding. All new merges rank after all old ones and join Chinese characters only, so every
+    other text is split as before; new ids follow the highest old one. A piece that the finished tokenizer does not
+    encode as its single id is left out, as is one that exists already. The result depends on the arguments alone.
 
-    Takes byte-level BPE (Llama 3) and SentencePiece BPE with byte fallback as `tokenizer.json` has it (Llama 2);
-    raises UserError for any other. Needs about 100 bytes of memory for each token of the distinct Chinese runs.
+    Args:
+        tokenizer: Byte-level BPE (Llama 3) or SentencePiece BPE with byte fallback in `tokenizer.json` (Llama 2).
+        texts: What to learn from.
+        new_entries: Maximum number of new pieces.
+        min_saved: Tokens of `texts` that a piece must save at least.
+        max_length: Maximum characters of a piece.
+        progress: Where to report progress.
+
+    Raises:
+        UserError: If the tokenizer is of another kind.
+
+    Memory: about 100 bytes for each token of the distinct Chinese runs.
     """
     vocabulary = _BaseVocabulary(tokenizer)
     runs: Counter[str] = Counter()
@@ -90,9 +98,9 @@ def extend_tokenizer(
 
 
 class _BaseVocabulary:
-    """The base vocabulary: how it writes Chinese pieces, and what it becomes with more of them.
+    """The base vocabulary: how it writes Chinese pieces, and how it is extended.
 
-    A byte-level vocabulary writes a piece in the letters that stand for its bytes, a SentencePiece one as it is.
+    A byte-level vocabulary writes a piece in the characters that stand for its bytes, a SentencePiece one as it is.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -129,7 +137,7 @@ class _BaseVocabulary:
         return [token.id for token in self.tokenizer.backend.model.tokenize(piece)]
 
     def allows(self, piece: str, max_length: int) -> bool:
-        """Whether a piece is whole Chinese characters, not too many, or the first bytes of one, and not yet there."""
+        """Whether a piece is new and is whole Chinese characters, not too many, or the first bytes of one."""
         if piece in self.entries or piece in self.added:
             return False
         data = self.bytes_of(piece)
@@ -142,9 +150,9 @@ class _BaseVocabulary:
         return len(text) <= max_length and _RUN.fullmatch(text) is not None
 
     def build_extended(self, pieces: Sequence[str], merges: Sequence[MergePair]) -> Tokenizer:
-        """A tokenizer with the pieces and merges behind its own.
+        """A tokenizer with the pieces and merges appended.
 
-        Added tokens are written into the model's vocabulary too, without which the library would number them anew.
+        Added tokens are written into the model's vocabulary too; the library would renumber them otherwise.
         """
         model = dict(self.data["model"])
         first = len(self.tokenizer)
@@ -156,7 +164,7 @@ class _BaseVocabulary:
         return Tokenizer(backend, config, self.tokenizer.folder)
 
     def unreachable_pieces(self, build_extended: Tokenizer, pieces: Sequence[str]) -> list[str]:
-        """The pieces whose text the grown tokenizer does not give as one id, their own."""
+        """The pieces that the extended tokenizer does not encode as their own single id."""
         texts = build_extended.encode_batch([self.text_of(piece) for piece in pieces], continuation=True)
         unreachable: list[str] = []
         for number, (piece, whole) in enumerate(zip(pieces, texts, strict=True), start=len(self.tokenizer)):
@@ -174,8 +182,10 @@ def _learn_pieces(
     limits: tuple[int, int],
     progress: Progress | None,
 ) -> tuple[list[str], list[MergePair]]:
-    """The new pieces and the merges that make them, both in the order of their learning. `limits` are the tokens that
-    a piece saves at least and the characters that it has at most."""
+    """The new pieces and the merges that make them, both in the order of learning.
+
+    `limits` are (minimum saved tokens, maximum characters) of a piece.
+    """
     min_saved, max_length = limits
     words, byte_spelled = _segment_runs(vocabulary, list(runs))
     first = len(vocabulary.tokenizer)
@@ -208,8 +218,11 @@ def _learn_pieces(
 
 
 def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[list[list[int]], list[str]]:
-    """The runs as the tokenizer splits them. In SentencePiece a character without an entry is spelled in bytes that
-    nothing joins: it becomes a barrier, -2 for the first such character of the list that is returned too."""
+    """The runs as the tokenizer splits them.
+
+    In SentencePiece a character without an entry is spelled in bytes that nothing merges: it becomes a barrier, -2 for
+    the first character of the returned list.
+    """
     tokenizer = vocabulary.tokenizer
     if vocabulary.is_byte_level:
         return tokenizer.encode_batch(runs, continuation=True), []
@@ -228,7 +241,7 @@ def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[lis
 def _remove_pieces(
     unreachable: Iterable[str], pieces: Sequence[str], merges: Sequence[MergePair]
 ) -> tuple[list[str], list[MergePair]]:
-    """Pieces and merges less those lost, and less those that only the lost ones lead to."""
+    """Remove unreachable pieces and their merges, and the pieces that only those merges lead to."""
     producible = {left + right for left, right in merges}
     removed = set(unreachable)
     while True:
@@ -241,7 +254,7 @@ def _remove_pieces(
 
 
 def _check_unchanged(before: Tokenizer, after: Tokenizer) -> None:
-    """Every old entry has its id still, and no special token can be typed."""
+    """Raise UserError unless every old entry keeps its id and no special token can be typed."""
     old = before.backend.get_vocab(with_added_tokens=True)
     new = after.backend.get_vocab(with_added_tokens=True)
     special = [token for token, added in after.added_tokens.items() if added.special]

@@ -1,4 +1,4 @@
-"""What `generation_config.json` says: stop ids and sampling defaults."""
+"""Read `generation_config.json`: stop ids and sampling defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hanlin.tokenizer.file_names import GENERATION_FILE
 
 
 def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
-    """The end ids that a model's generation settings name, or its configuration where it has none."""
+    """The end ids of a model's generation settings, or of its configuration if it has no such settings."""
     for name in (GENERATION_FILE, "config.json"):
         settings = read_json(folder / name)
         if settings:
@@ -20,9 +20,9 @@ def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
 
 
 def read_sampling_params(folder: Path) -> dict[str, Any]:
-    """How the model's own `generation_config.json` wants it sampled; greedily where that does not say `do_sample`.
+    """The sampling defaults of the model's `generation_config.json`; greedy unless it says `do_sample`.
 
-    Keys are those of `SamplingParams`.
+    Keys are fields of `SamplingParams`.
     """
     config = read_json(folder / GENERATION_FILE)
     if not config.get("do_sample"):

@@ -1,4 +1,4 @@
-"""The space that some tokenizers put before a text."""
+"""The space that some tokenizers add before a text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ def read_pipeline_rules(backend: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def flatten_steps(rule: Mapping[str, Any] | None, inner: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, a sequence taken apart."""
+    """The steps of a normalizer, pre-tokenizer or decoder; a sequence is flattened."""
     if rule is None:
         return []
     return [dict(step) for step in rule[inner]] if rule["type"] == "Sequence" else [dict(rule)]
 
 
 def detect_prefix_space(rules: Mapping[str, Any]) -> PrefixSpace:
+    """Whether a space is added before text: `none`, `first` (at the start only) or `each` (after special tokens
+    too).
+    """
     if any(step["type"] == "Prepend" for step in flatten_steps(rules["normalizer"], "normalizers")):
         return "each"
     for step in flatten_steps(rules["pre_tokenizer"], "pretokenizers"):
@@ -41,7 +44,7 @@ def detect_prefix_space(rules: Mapping[str, Any]) -> PrefixSpace:
 
 
 def without_prefix_space(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """A copy of a tokenizer that sets no space before a text."""
+    """A copy of a tokenizer that adds no space before a text."""
     rules = read_pipeline_rules(backend)
     normalizers = [step for step in flatten_steps(rules["normalizer"], "normalizers") if step["type"] != "Prepend"]
     pretokenizers = flatten_steps(rules["pre_tokenizer"], "pretokenizers")

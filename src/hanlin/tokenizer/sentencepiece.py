@@ -18,15 +18,17 @@ from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 
 
 def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """A folder's SentencePiece model as a fast tokenizer, by transformers' converter and SentencePiece's own rule of
-    the first space.
+    """Convert a folder's SentencePiece model to a fast tokenizer, with SentencePiece's own rule for the first space.
 
-    The converter always sets a space before the very first text and nowhere else. SentencePiece does as its model
-    says; it knows no special tokens within a text, so a model trained with it saw the space before each piece between
-    them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
-    pieces' scores. Where many pieces have one score, as in vocabularies that were merged with a score of 0,
-    SentencePiece takes the leftmost and `tokenizer.json` cannot say so: ids then differ here and there from
-    SentencePiece's, and agree with those of every engine that reads the converted file.
+    transformers' converter always adds a space before the very first text and nowhere else. SentencePiece does as its
+    model says; it knows no special tokens within a text, so a model trained with it saw the space before each piece
+    between them (`legacy: false` in the configuration says that it was trained the other way). Merges are ranked by the
+    pieces' scores. If many pieces have one score, as in vocabularies that were merged with a score of 0, SentencePiece
+    takes the leftmost and `tokenizer.json` cannot express that: ids then differ here and there from SentencePiece's,
+    and agree with those of every engine that reads the converted file.
+
+    Raises:
+        UserError: If the package sentencepiece is missing, or the file is not such a model.
     """
     file = folder / SENTENCEPIECE_FILE
     try:

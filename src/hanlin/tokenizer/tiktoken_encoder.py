@@ -1,15 +1,13 @@
-"""Byte-level BPE by ranks of tokens, three times as fast as by a list of merges, where both are proven to be the same.
+"""Encode byte-level BPE with tiktoken, three times as fast as by merges, if both are proven to give the same ids.
 
-Owns the proof and the encoder. Does not own which texts are encoded (`tokenizer`).
+`tokenizer.json` ranks merges. tiktoken (after Llama 3's own `tokenizer.model`) ranks tokens, and merges the leftmost
+two neighbors that make the token of the lowest rank. Merges within a stretch that no merge crosses are those that the
+stretch alone would see, in the same order. So a token is only ever made of the two halves that merging its own bytes
+arrives at. If, for every token that can be made, these halves are a merge, and such merges are in the order of the
+tokens they make, both always merge the same: by induction over the merges of any word.
 
-`tokenizer.json` ranks merges; tiktoken (after Llama 3's own `tokenizer.model`) ranks tokens, and joins the leftmost two
-neighbors that make the token of the lowest rank. Joins within a stretch that no join crosses are those that the
-stretch alone would see, in the same order. So a token is only ever made of the two halves that joining its own bytes
-arrives at. Where, for every token that can be made, these halves are a merge, and such merges stand in the order of the
-tokens they make, both always join the same: by induction over the joins of any word.
-
-Besides, a word that is a token must be taken whole, nothing be normalized, and the pattern that splits words be one
-whose character classes are the same in both libraries (`VERIFIED_VERSIONS`; a test compares every character).
+Besides, a word that is a token must be taken whole, nothing may be normalized, and the pattern that splits words must
+be one whose character classes are the same in both libraries (`VERIFIED_VERSIONS`; a test compares every character).
 """
 
 from __future__ import annotations
@@ -34,14 +32,14 @@ MAX_TEXT_LENGTH = 100_000
 
 
 class TiktokenEncoder:
-    """`encode` gives the ids of plain text, or None where the text is too long for it or no Unicode."""
+    """Encodes plain text. `encode` returns None if the text is too long for it or is not Unicode."""
 
     def __init__(self, split: str, ranks: Mapping[bytes, int]) -> None:
         self._encoding = tiktoken.Encoding("proven", pat_str=split, mergeable_ranks=dict(ranks), special_tokens={})
 
     @classmethod
     def from_tokenizer(cls, backend: tokenizers.Tokenizer, char_to_byte: Mapping[str, int]) -> TiktokenEncoder | None:
-        """The encoder of a tokenizer that takes special tokens as text; None where the proof does not succeed."""
+        """The encoder of a tokenizer that takes special tokens as text; None if the proof does not succeed."""
         if any(not token.special for token in backend.get_added_tokens_decoder().values()):
             return None
         if (_minor_version(tokenizers.__version__), _minor_version(tiktoken.__version__)) not in VERIFIED_VERSIONS:
@@ -77,7 +75,7 @@ def _minor_version(version: str) -> str:
 
 
 def _split_pattern(backend: tokenizers.Tokenizer) -> str | None:
-    """The pattern that the tokenizer splits words with, where that is all it does before bytes."""
+    """The pattern that the tokenizer splits words with, if that is all it does before bytes; else None."""
     if backend.pre_tokenizer is None:
         return None
     rule = json.loads(backend.pre_tokenizer.__getstate__())
@@ -92,7 +90,10 @@ def _split_pattern(backend: tokenizers.Tokenizer) -> str | None:
 
 
 def _merges_equal_ranks(ranks: Mapping[str, int], merges: Iterable[Sequence[str]], letters: Iterable[str]) -> bool:
-    """Whether ranks of tokens and the list of merges join the same. Tokens are written with a letter for each byte."""
+    """Whether ranks of tokens and the list of merges merge the same.
+
+    Tokens are written with a character for each byte.
+    """
     merges_of: dict[str, list[tuple[str, str, int]]] = {}
     for position, (left, right) in enumerate(merges):
         pairs = merges_of.setdefault(left + right, [])
@@ -155,7 +156,7 @@ def _arrives_at(
 
 
 def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:
-    """The two tokens that joining a token's bytes by rank arrives at; None where it stops at more, or at one byte."""
+    """The two tokens that merging a token's bytes by rank arrives at; None if it stops at more, or at one byte."""
     parts = list(token)
     costs = [ranks.get(token[index : index + 2], math.inf) for index in range(len(token) - 1)]
     while len(parts) > 2:

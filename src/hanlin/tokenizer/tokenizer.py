@@ -1,7 +1,6 @@
-"""A tokenizer folder as an object: text to ids, ids to text at once or as they come, and the files it is saved as.
+"""The tokenizer of a folder: encode text, decode ids at once or as a stream, and save its files.
 
-Owns the rule that text never turns into special tokens. Does not own conversations (`chat_template`) or training a
-vocabulary (`vocabulary`).
+Text never becomes special tokens. Conversations are `chat/template`.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ _SHORT_TEXT, _MAX_CACHED_TEXTS = 16, 10_000
 class Tokenizer:
     """A tokenizer of the `tokenizers` library with the names of its special tokens.
 
-    `encode` takes every text as plain text: `<|eot_id|>` typed by a person becomes the ids of its letters. Special
-    tokens are set by id, by who renders a conversation. `decode` is defined as what `stream_decoder` gives, so an
-    answer reads the same whether it is shown while it is written or afterwards.
+    `encode` takes every text as plain text: a typed `<|eot_id|>` becomes the ids of its characters. Special tokens are
+    set by id, by the chat template. `decode` is defined as the output of `stream_decoder`, so an answer reads the same
+    while it is generated and afterwards.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any], folder: Path) -> None:
@@ -68,9 +67,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a SentencePiece model alone is converted.
+        """Read `tokenizer.json` and `tokenizer_config.json` of a folder; a lone SentencePiece model is converted.
 
-        Raises UserError when there is no tokenizer, or when a file cannot be read as what its name says.
+        Raises UserError if there is no tokenizer, or a file is not what its name says.
         """
         folder = Path(folder)
         config = _read_config(folder)
@@ -97,9 +96,9 @@ class Tokenizer:
         return cls(backend, config, folder)
 
     def encode(self, text: str, *, continuation: bool = False) -> list[int]:
-        """Ids of plain text: no special token is recognized, none is added.
+        """Token ids of plain text: no special token is recognized, none is added.
 
-        `inside` says that the text goes on from other text, so that a SentencePiece tokenizer puts no space before it.
+        With `continuation` the text follows other text, so that a SentencePiece tokenizer adds no space before it.
         """
         if len(text) > _SHORT_TEXT:
             return self._encode(text, continuation)
@@ -111,8 +110,10 @@ class Tokenizer:
         return cached[:]
 
     def enable_fast_encoder(self) -> None:
-        """Get ready to encode very much text: where another encoder is proven to give the same ids, it is taken from
-        now on. The proof takes a second for a vocabulary of a hundred thousand tokens."""
+        """Prepare to encode much text: use tiktoken from now on if it is proven to give the same ids.
+
+        The proof takes a second for a vocabulary of a hundred thousand tokens.
+        """
         from hanlin.tokenizer.tiktoken_encoder import TiktokenEncoder  # what it imports is for much text alone
 
         if self._fast_encoder is None and self.prefix_space == "none":
@@ -120,7 +121,7 @@ class Tokenizer:
 
     @property
     def uses_fast_encoder(self) -> bool:
-        """Whether `enable_fast_encoder` was called and found another encoder."""
+        """Whether `enable_fast_encoder` was called and its proof succeeded."""
         return self._fast_encoder is not None
 
     def _encode(self, text: str, continuation: bool) -> list[int]:
@@ -134,7 +135,7 @@ class Tokenizer:
             raise
 
     def encode_batch(self, texts: Sequence[str], *, continuation: bool = False) -> list[list[int]]:
-        """`encode` of each text; the library uses every core for it, unless it was quickened."""
+        """`encode` of each text; the library uses every core for it, unless the fast encoder is in use."""
         if self._fast_encoder is not None:
             cached = [ids for text in texts if (ids := self._fast_encoder.encode(text)) is not None]
             if len(cached) == len(texts):
@@ -148,7 +149,7 @@ class Tokenizer:
             raise
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids, special tokens left out; bytes that are no UTF-8 become U+FFFD."""
+        """Text of ids, special tokens left out; invalid UTF-8 becomes U+FFFD."""
         stream = self.stream_decoder(skip_special)
         return "".join([*map(stream.put, ids), stream.end()])
 
@@ -167,12 +168,12 @@ class Tokenizer:
 
     @cached_property
     def added_tokens(self) -> dict[str, tokenizers.AddedToken]:
-        """Every token that stands outside the model's own vocabulary or is matched before it, by content."""
+        """Tokens outside the model's own vocabulary, or matched before it, by content."""
         return {token.content: token for token in self.backend.get_added_tokens_decoder().values()}
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
-        """Ids that are never text: the tokens that the tokenizer itself marks as special."""
+        """Ids that are never text: the tokens that the tokenizer marks as special."""
         added = self.backend.get_added_tokens_decoder()
         return frozenset(token_id for token_id, token in added.items() if token.special)
 
@@ -186,7 +187,9 @@ class Tokenizer:
 
     @cached_property
     def pad_id(self) -> int | None:
-        """The padding token, never one that ends a text: where `pad_token` is the end of text, an unused token is."""
+        """The padding token, never one that ends a text: if `pad_token` is the end of text, an unused token is
+        taken.
+        """
         for token in (self.config.get("pad_token"), *PAD_TOKEN_CANDIDATES):
             token_id = self.token_id(token) if token else None
             if token_id is not None and token_id not in (self.eos_id, self.bos_id):
@@ -195,18 +198,18 @@ class Tokenizer:
 
     @cached_property
     def prefix_space(self) -> PrefixSpace:
-        """Where a space is set before text: nowhere, at the start of the whole, or after every special token too."""
+        """Where a space is added before text, see `detect_prefix_space`."""
         return detect_prefix_space(read_pipeline_rules(self.backend))
 
     @cached_property
     def adds_bos(self) -> bool:
-        """Whether the tokenizer's own rule sets its begin token before a text."""
+        """Whether the tokenizer's own rule adds its begin token before a text."""
         if self.bos_id is None:
             return False
         return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes that a token adds to a text; none for an id that has no token."""
+        """The bytes that a token adds to a text; empty for an id without a token."""
         cached = self._bytes.get(token_id)
         if cached is None:
             token = self.backend.id_to_token(token_id)
@@ -214,7 +217,7 @@ class Tokenizer:
         return cached
 
     def save(self, folder: Path) -> None:
-        """Write every file of the tokenizer: with it its chat template and generation settings where it has them."""
+        """Write every file of the tokenizer, with its chat template and generation settings if it has them."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
         write_sorted_json(folder / CONFIG_FILE, self.build_config())
@@ -230,10 +233,10 @@ class Tokenizer:
             write_text(folder / TEMPLATE_FILE, inline)
 
     def build_config(self) -> dict[str, Any]:
-        """What `tokenizer_config.json` says, so that transformers reads `tokenizer.json` as it stands.
+        """The content of `tokenizer_config.json` with which transformers reads `tokenizer.json` unchanged.
 
-        The class is the generic one: transformers 5 rebuilds the rules of a `LlamaTokenizer` by itself and then sets
-        no space after special tokens where the file (and Llama 2's training) does.
+        The class is the generic one: transformers 5 rebuilds the rules of a `LlamaTokenizer` by itself and then adds no
+        space after special tokens, where the file (and Llama 2's training) does.
         """
         named = {name: self.config[name] for name in SPECIAL_TOKEN_NAMES if self.config.get(name)}
         if self.pad_id is not None:
@@ -253,7 +256,7 @@ class Tokenizer:
 
     @cached_property
     def _backend_without_prefix_space(self) -> tokenizers.Tokenizer:
-        """The same tokenizer without the space that SentencePiece sets before a text."""
+        """The same tokenizer without the space that SentencePiece adds before a text."""
         return self.backend if self.prefix_space == "none" else without_prefix_space(self.backend)
 
     @cached_property
@@ -262,12 +265,12 @@ class Tokenizer:
 
     @cached_property
     def decoder_steps(self) -> tuple[str, ...]:
-        """The kinds of steps by which tokens become text, by the library's names."""
+        """The kinds of steps of the decoder, by the library's names."""
         return tuple(step["type"] for step in flatten_steps(read_pipeline_rules(self.backend)["decoder"], "decoders"))
 
     @cached_property
     def strips_leading_space(self) -> bool:
-        """Whether decoding takes away the space that encoding sets before a text."""
+        """Whether decoding removes the space that encoding adds before a text."""
         return "Strip" in self.decoder_steps or ("Metaspace" in self.decoder_steps and self.prefix_space != "none")
 
     def _token_to_bytes(self, token: str) -> bytes:
@@ -286,7 +289,7 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Text of ids as they come. A character leaves only when it is whole; `end` gives what is left."""
+    """Decodes ids as they come. A character is returned only when it is complete; `end` returns the rest."""
 
     def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
         self._tokenizer = tokenizer
@@ -313,7 +316,7 @@ def _token_content(token: Any) -> str | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """`tokenizer_config.json`, its named tokens as text, completed from `special_tokens_map.json`."""
+    """`tokenizer_config.json` with special tokens as text, completed from `special_tokens_map.json`."""
     config = read_json(folder / CONFIG_FILE)
     elsewhere = read_json(folder / "special_tokens_map.json")
     for name in SPECIAL_TOKEN_NAMES:
@@ -322,7 +325,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _add_missing_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
-    """Make the tokens that only `tokenizer_config.json` knows known to the tokenizer, each under its id there."""
+    """Add the tokens that only `tokenizer_config.json` knows, each with its id there."""
     listed = config.get("added_tokens_decoder") or {}
     for token_id, row in sorted(listed.items(), key=lambda item: int(item[0])):
         content = _token_content(row)

@@ -1,7 +1,4 @@
-"""Programs that read a model's chat template: what the check asks of each.
-
-Owns the protocol. Does not own a program (one module each) or what is compared (`check`).
-"""
+"""The interface of the programs that read a model's chat template."""
 
 from __future__ import annotations
 
@@ -15,30 +12,31 @@ from hanlin.core.records import Message
 
 
 class BackendUnavailable(Exception):
-    """A program that cannot be asked here; the text says why."""
+    """A program cannot run here; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """Turns that end with the user or a tool; the assistant speaks next."""
+    """Turns that end with the user or a tool; the assistant is next."""
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
 class Backend(Protocol):
-    """A program that makes token ids of turns by itself, from the files that it is given."""
+    """A program that turns conversations into token ids by itself, from the files that it is given."""
 
     name: str
 
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
-        """The ids of each prompt, or what the program said when it refused it.
+        """The ids of each prompt, or the program's message if it refused it.
 
-        Raises Unavailable when the program cannot be asked, UserError when it cannot read its files."""
+        Raises BackendUnavailable if the program cannot run, UserError if it cannot read its files.
+        """
         ...
 
     def stop_ids(self) -> frozenset[int] | None:
-        """The ids at which the program ends an answer by itself; None when it does not say."""
+        """The ids at which the program ends an answer by itself; None if it does not say."""
         ...
 
     def close(self) -> None: ...
@@ -52,9 +50,9 @@ def openai_body(prompt: ChatPrompt) -> dict[str, Any]:
 
 
 def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Turns as OpenAI's API takes them: a call has an id and its arguments as JSON text, a result names its call.
+    """Messages as OpenAI's API takes them: a call has an id and its arguments as JSON text, a result names its call.
 
-    Servers turn the arguments back into an object before their template sees them, and give it the ids too.
+    Servers turn the arguments back into an object before their template sees them, and pass it the ids too.
     """
     rows = to_template_messages(messages)
     waiting: list[str] = []

@@ -1,6 +1,6 @@
-"""llama.cpp as a reader of a GGUF file: the template and the tokenizer in the file, by llama.cpp's own code.
+"""llama.cpp on a GGUF file: the template and the tokenizer in the file, by llama.cpp's own code.
 
-Owns the questions. Does not own the process that answers (`llama_cpp_host`).
+The server runs in a process of its own, `llama_cpp_server`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A process that answers for llama.cpp: its own server on a GGUF file, until the process that asked lets go.
+"""The process that runs llama.cpp's own server on a GGUF file until its parent closes its input.
 
-Owns the process. Does not own the questions (`llama_cpp_consumer`). It is a process of its own because the server's
-threads outlive a fork badly, and because a template that brings llama.cpp down must not bring down an export.
+It is a process of its own because the server's threads survive a fork badly, and because a template that crashes
+llama.cpp must not end an export.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Ollama as a consumer: the ids of the prompt that it would feed its llama.cpp for a chat request.
+"""Ollama: the ids of the prompt that it would feed its llama.cpp for a chat request.
 
-Owns what Ollama does around the template. Does not own the Modelfile's grammar (`modelfile`) or what text/template
-means: Go itself renders, by `render.go`.
+This module does what Ollama does around the template. Go itself renders the template, by `render.go`.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 class OllamaBackend:
     """A Modelfile as Ollama serves it.
 
-    As in Ollama: SYSTEM stands before turns that bring no system text, MESSAGEs before them all; turns of one role in
-    a row are joined by a blank line; the text is never trimmed; special tokens in it are read, whoever wrote them; the
-    begin token is set where the tokenizer sets one, and set again where the template wrote it too. Unlike Ollama,
-    nothing is cut away from a conversation that is longer than `num_ctx`.
+    As in Ollama: SYSTEM comes before turns without a system text, MESSAGEs before them all; turns of one role in a row
+    are joined by a blank line; the text is never trimmed; special tokens in it are parsed, whoever wrote them; the
+    begin token is added if the tokenizer adds one, even if the template wrote it too. Unlike Ollama, nothing is cut
+    from a conversation that is longer than `num_ctx`.
     """
 
     name = "modelfile"

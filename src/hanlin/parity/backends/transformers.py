@@ -1,7 +1,4 @@
-"""transformers as a reader of a model folder: `AutoTokenizer` and its `apply_chat_template`.
-
-Owns the call. Does not own what is compared (`check`).
-"""
+"""transformers on a model folder: `AutoTokenizer` and its `apply_chat_template`."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ class TransformersBackend:
     def render_conversation(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
     ) -> tuple[list[int], bytes | None] | str:
-        """Ids of a whole conversation and which the assistant generated, None where the template does not mark it."""
+        """Ids of a full conversation, and its assistant mask if the template marks it."""
         try:
             full = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
         except Exception as error:

@@ -1,7 +1,4 @@
-"""A running vLLM as a consumer: the ids that its own `/tokenize` gives to the turns of a chat.
-
-Owns OpenAI's form of a request and what can go wrong on the way. Does not start vLLM.
-"""
+"""A running vLLM: the ids that its own `/tokenize` gives to the turns of a chat. vLLM is not started here."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class VllmBackend:
-    """vLLM at `url`. Each answer is what `/v1/chat/completions` would begin from: both render by the same code."""
+    """vLLM at `url`. Its `/tokenize` renders by the same code as `/v1/chat/completions`."""
 
     name = "vllm"
 
