@@ -21,7 +21,7 @@ from hanlin.config.recipe import build_recipe
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate import dataset_stats
 from hanlin.estimate.memory import PARTS, Machine
-from hanlin.estimate.training import Estimate, estimates
+from hanlin.estimate.training import Estimate, estimate_training
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.run import run
@@ -142,7 +142,7 @@ def measure(root: Path, kind: str, size: str, settings: dict[str, Any], precisio
     recipe = build_recipe({"name": "run", "root": str(root), "launch": {"threads": 1}, "stages": {"s": stage}}, "bench")
     with tempfile.TemporaryDirectory(dir=root) as home:
         store = Store(Path(home))
-        (estimate,) = estimates(recipe, plan(recipe, store), lambda settings: Machine(precision))
+        (estimate,) = estimate_training(recipe, plan(recipe, store), lambda settings: Machine(precision))
         assert isinstance(estimate, Estimate)
         (step,) = run(recipe, store)
         assert step.manifest is not None

@@ -11,7 +11,7 @@ import pytest
 from hanlin.config.recipe import Recipe
 from hanlin.config.settings.train import Sft, Training
 from hanlin.estimate.memory import Machine
-from hanlin.estimate.training import Estimate, estimates
+from hanlin.estimate.training import Estimate, estimate_training
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.pipeline.run import run
@@ -36,7 +36,7 @@ def test_every_recipe_plans_with_a_forecast_of_its_memory(
 ) -> None:
     checked = small_world(recipe, tmp_path / "root", tiny_model, tiny_tokenizer)
     steps = plan(checked, Store(tmp_path / "home"))
-    found = estimates(checked, steps, lambda settings: Machine("bfloat16", gpu=True))
+    found = estimate_training(checked, steps, lambda settings: Machine("bfloat16", gpu=True))
     training = [step.stage.name for step in steps if isinstance(step.stage.settings, Training)]
     assert [one.stage for one in found] == training
     for one in found:

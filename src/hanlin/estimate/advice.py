@@ -1,6 +1,6 @@
-"""What to change when a training stage does not fit its memory: settings, one after another, with the peak after each.
+"""Settings to change when a training stage does not fit its memory, one after another, with the peak after each.
 
-Owns the order of the changes: first those that change nothing of the result, then those that change it least.
+First come changes that leave the result as it is, then those that change it least.
 """
 
 from __future__ import annotations
@@ -11,47 +11,57 @@ from typing import Any
 
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.estimate.batch_plan import DataShape, Portions
-from hanlin.estimate.memory import Account
+from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
+from hanlin.estimate.memory import TrainingSetup
 
-WORTH = 0.01
-"""A change that saves a smaller share of the peak is not proposed."""
-LEAST_ROW = 512
+LEAST_SAVING = 0.01
+"""Changes that save a smaller fraction of the peak are not suggested."""
+SHORTEST_SEQUENCE = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A setting, as `--set` takes it after the stage's name, the predicted peak once it is made too, and whether the
-    result is another."""
+class SettingChange:
+    """A setting as `--set` takes it after the stage's name, the estimated peak after it, and whether it changes the
+    result."""
 
     setting: str
     peak: float
-    another_result: bool
+    changes_result: bool
 
 
-def changes(
-    account: Account, data: DataShape | None, room: float, processes: int = 1, divided: bool = False
-) -> list[Change]:
-    """Changes, each on top of those before, until the stage fits `room` bytes or nothing is left to change. Where a
-    group divides the model (`divided`), what it could not divide is not proposed."""
-    found: list[Change] = []
-    for form, another in _WAYS:
-        if divided and form in _UNDIVIDED:
+def suggest_changes(
+    setup: TrainingSetup, data: DatasetStats | None, memory_limit: float, processes: int = 1, sharded: bool = False
+) -> list[SettingChange]:
+    """Changes, each on top of those before, until a stage fits or nothing is left to change.
+
+    Args:
+        setup: The stage.
+        data: Its data, if known.
+        memory_limit: Bytes that a process may take.
+        processes: Processes that share a step.
+        sharded: Whether they shard the model; then nothing is suggested that they could not shard.
+
+    Returns:
+        The changes, in the order in which to make them.
+    """
+    found: list[SettingChange] = []
+    for form, another in _OPTIONS:
+        if sharded and form in _UNSHARDED:
             continue
-        for values in form(account.settings):
-            peak = account.memory().peak
-            if peak <= room:
+        for values in form(setup.settings):
+            peak = setup.memory().peak
+            if peak <= memory_limit:
                 return found
-            settings = account.settings.model_copy(update=values)
-            tried = replace(account, settings=settings, portions=Portions.of(settings, data, processes))
+            settings = setup.settings.model_copy(update=values)
+            tried = replace(setup, settings=settings, batch=BatchPlan.of(settings, data, processes))
             after = tried.memory().peak
-            if after < peak * (1 - WORTH):
-                account = tried
-                found.append(Change(_written(values), after, another))
+            if after < peak * (1 - LEAST_SAVING):
+                setup = tried
+                found.append(SettingChange(_as_options(values), after, another))
     return found
 
 
-def _written(values: dict[str, Any]) -> str:
+def _as_options(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, LoraSettings):
@@ -66,7 +76,7 @@ def _written(values: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _smaller_passes(settings: Training) -> Iterator[dict[str, Any]]:
+def _smaller_micro_batches(settings: Training) -> Iterator[dict[str, Any]]:
     size = settings.micro_batch_tokens
     least = settings.max_seq_length if isinstance(settings, Pretrain | Sft) else min(settings.max_seq_length, 256)
     while size > least:
@@ -74,17 +84,17 @@ def _smaller_passes(settings: Training) -> Iterator[dict[str, Any]]:
         yield {"micro_batch_tokens": size}
 
 
-def _recomputed(settings: Training) -> Iterator[dict[str, Any]]:
+def _gradient_checkpointing(settings: Training) -> Iterator[dict[str, Any]]:
     if not settings.gradient_checkpointing:
         yield {"gradient_checkpointing": True}
 
 
-def _eight_bits(settings: Training) -> Iterator[dict[str, Any]]:
+def _optimizer_in_8_bits(settings: Training) -> Iterator[dict[str, Any]]:
     if settings.optimizer == "adamw":
         yield {"optimizer": "adamw_8bit"}
 
 
-def _packed(settings: Training) -> Iterator[dict[str, Any]]:
+def _quantized_base(settings: Training) -> Iterator[dict[str, Any]]:
     lora = settings.lora
     if lora is not None and lora.quantization is None and not lora.dora and lora.init == "zero":
         yield {"lora": lora.model_copy(update={"quantization": "nf4"})}
@@ -99,21 +109,21 @@ def _adapter(settings: Training) -> Iterator[dict[str, Any]]:
         yield {"lora": LoraSettings(rank=64, alpha=128.0)}
 
 
-def _shorter_rows(settings: Training) -> Iterator[dict[str, Any]]:
+def _shorter_sequences(settings: Training) -> Iterator[dict[str, Any]]:
     length = settings.max_seq_length
-    while length > LEAST_ROW:
-        length = max(LEAST_ROW, length // 2)
+    while length > SHORTEST_SEQUENCE:
+        length = max(SHORTEST_SEQUENCE, length // 2)
         yield {"max_seq_length": length, "micro_batch_tokens": min(settings.micro_batch_tokens, length)}
 
 
-_WAYS: tuple[tuple[Callable[[Training], Iterator[dict[str, Any]]], bool], ...] = (
-    (_smaller_passes, False),
-    (_recomputed, False),
-    (_eight_bits, True),
-    (_packed, True),
+_OPTIONS: tuple[tuple[Callable[[Training], Iterator[dict[str, Any]]], bool], ...] = (
+    (_smaller_micro_batches, False),
+    (_gradient_checkpointing, False),
+    (_optimizer_in_8_bits, True),
+    (_quantized_base, True),
     (_adapter, True),
-    (_packed, True),
-    (_shorter_rows, True),
+    (_quantized_base, True),
+    (_shorter_sequences, True),
 )
-_UNDIVIDED = (_eight_bits, _packed)
+_UNSHARDED = (_optimizer_in_8_bits, _quantized_base)
 """Ways to what `train.placement` does not divide."""

@@ -1,7 +1,4 @@
-"""How much of the data goes through a model at once, in a step and in all: from settings and what is known of the data.
-
-Owns the counting of tokens. The data itself is looked at in `samples`.
-"""
+"""Tokens of a micro-batch, of an optimizer step and of a whole stage, from settings and what is known of the data."""
 
 from __future__ import annotations
 
@@ -12,14 +9,14 @@ from typing import Self
 from hanlin.config.settings.preference import Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
 
-FILL = 0.95
-"""Share of a packed row that is tokens."""
-LEARNT = {Pretrain: 1.0, Sft: 0.7}
-"""Share of tokens that are learned where the data tells nothing."""
+PACKING_EFFICIENCY = 0.95
+"""Assumed fraction of a packed sequence that is tokens and not padding."""
+TARGET_FRACTION = {Pretrain: 1.0, Sft: 0.7}
+"""Fraction of tokens with loss if the data is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class DataShape:
+class DatasetStats:
     """What is known of a stage's data: how many units it has (documents, conversations, pairs, answers), the tokens of
     one on average, all its answers included, and the share of them that is learned. `documents` are the tokens of those
     looked at, as attention sees them: each answer of a pair with its prompt."""
@@ -35,25 +32,27 @@ class DataShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Portions:
+class BatchPlan:
     """Tokens of a pass on one process, passes of a step on one process, tokens of a step over all processes, the share
     of them that is learned, the steps of the stage (None: the data is not known yet), and the tokens of some of its
     documents."""
 
-    at_once: int
-    passes: int
-    step: float
+    micro_batch_tokens: int
+    accumulation_steps: int
+    step_tokens: float
     learned: float
     steps: int | None
     documents: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, settings: Training, data: DataShape | None, processes: int = 1) -> Self:
+    def of(cls, settings: Training, data: DatasetStats | None, processes: int = 1) -> Self:
         if isinstance(settings, Pretrain | Sft):
             rows = max(1, settings.batch_tokens // settings.max_seq_length)
             units, unit = rows, float(settings.max_seq_length)
-            units_in_all = None if data is None else math.ceil(data.total / (settings.max_seq_length * FILL))
-            filled = FILL
+            units_in_all = (
+                None if data is None else math.ceil(data.total / (settings.max_seq_length * PACKING_EFFICIENCY))
+            )
+            filled = PACKING_EFFICIENCY
         else:
             units = settings.batch_answers if isinstance(settings, Kto) else settings.batch_pairs  # type: ignore[attr-defined]
             longest = settings.max_seq_length * (1 if isinstance(settings, Kto) else 2)
@@ -62,13 +61,20 @@ class Portions:
             filled = 1.0
         if units_in_all is not None:
             units = min(units, units_in_all)
-        mine = math.ceil(units / processes)
-        at_once = math.ceil(min(max(settings.micro_batch_tokens, unit), mine * unit))
-        learned = data.learned if data is not None else LEARNT.get(type(settings), 0.5)
+        own_units = math.ceil(units / processes)
+        micro_batch_tokens = math.ceil(min(max(settings.micro_batch_tokens, unit), own_units * unit))
+        learned = data.learned if data is not None else TARGET_FRACTION.get(type(settings), 0.5)
         steps = settings.steps
         if steps is None and units_in_all is not None:
             per_epoch = max(1, round(units_in_all / units))
             steps = max(1, round(settings.epochs * per_epoch))
         seen = data.documents if data is not None else ()
         documents = tuple(min(tokens, settings.max_seq_length) for tokens in seen) or (settings.max_seq_length / 2,)
-        return cls(at_once, math.ceil(mine * unit / at_once), units * unit * filled, learned, steps, documents)
+        return cls(
+            micro_batch_tokens,
+            math.ceil(own_units * unit / micro_batch_tokens),
+            units * unit * filled,
+            learned,
+            steps,
+            documents,
+        )

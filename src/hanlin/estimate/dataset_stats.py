@@ -1,7 +1,4 @@
-"""How much data a training stage has, from the first records of its files: no tokenizer, so tokens are an estimate.
-
-Owns the look at files. What becomes of the numbers is `portions`' matter.
-"""
+"""Statistics of a training stage's data, from the first records of its files; token counts are estimated."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from typing import Any
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.discover import VALIDATION_FILE, record_files
-from hanlin.estimate.batch_plan import DataShape
+from hanlin.estimate.batch_plan import DatasetStats
 
 SAMPLE = 1 << 20
 """Bytes of a file that are read."""
@@ -32,9 +29,17 @@ OTHER_TOKENS = 0.27
 Row = Mapping[str, Any]
 
 
-def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShape | None:
-    """What the data at `paths` (artifact folders, or files of records) holds; None where nothing can be read.
-    `entries` are those of the vocabulary."""
+def sample_dataset(settings: Training, paths: Iterable[Path], entries: int) -> DatasetStats | None:
+    """Estimate the statistics of a stage's data from a sample.
+
+    Args:
+        settings: The settings of the training stage.
+        paths: Artifact folders or files of records.
+        entries: The vocabulary size.
+
+    Returns:
+        The statistics, or None if nothing can be read.
+    """
     kinds = {Pretrain: ("documents",), Sft: ("conversations",), Kto: ("unpaired_preferences", "preferences")}
     read_kinds = kinds.get(type(settings), ("preferences",))
     files = [file for path in paths for file in record_files(path, *read_kinds) if file.name != VALIDATION_FILE]
@@ -52,7 +57,7 @@ def data_of(settings: Training, paths: Iterable[Path], entries: int) -> DataShap
     if not units or not tokens:
         return None
     whole = sum(file.stat().st_size for file in files)
-    return DataShape(round(units * whole / read), tokens / units, min(1.0, learned / tokens), tuple(documents))
+    return DatasetStats(round(units * whole / read), tokens / units, min(1.0, learned / tokens), tuple(documents))
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -72,7 +77,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
-    """The texts that go through a model for a record, and whether each is learned: a pair's answers share one prompt."""
+    """The texts of a record that go through the model, and whether each has loss: a pair's answers share a prompt."""
     if isinstance(settings, Pretrain):
         yield str(row.get("text", "")), True
     elif isinstance(settings, Sft):

@@ -1,7 +1,4 @@
-"""How much a training stage computes and writes: floating-point operations, time, bytes on disk.
-
-Owns those counts. How fast a machine is comes from a probe (`probe`).
-"""
+"""What a training stage computes and writes: floating-point operations and bytes on disk."""
 
 from __future__ import annotations
 
@@ -10,13 +7,12 @@ from dataclasses import dataclass
 
 from hanlin.config.settings.preference import Dpo, Kto
 from hanlin.config.settings.train import Pretrain, Sft
-from hanlin.estimate.memory import Account
+from hanlin.estimate.memory import TrainingSetup
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What a machine was seen to do, in floating-point operations a second: in a plain product of matrices, and in a
-    small training step of the same kind."""
+    """Measured floating-point operations per second: of a plain matrix product, and of a small training step."""
 
     products: float
     training: float
@@ -27,8 +23,8 @@ class Speed:
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
-    """Bytes that a stage writes: the artifact, the checkpoints while it runs, and the encoded rows."""
+class DiskUsage:
+    """Bytes that a stage writes: the artifact, checkpoints while it runs, and encoded records."""
 
     artifact: float
     checkpoints: float
@@ -39,14 +35,14 @@ class Disk:
         return self.artifact + self.checkpoints + self.rows
 
 
-def step_operations(account: Account) -> float:
+def step_operations(setup: TrainingSetup) -> float:
     """Floating-point operations of one optimizer step over all processes.
 
     Two for each weight that a token goes through forward, two more to carry the gradient back, and two where the weight
     itself is trained (Kaplan et al. 2020, arXiv:2001.08361, section 2.1); the head works where something is learned.
     """
-    shape, settings, trained = account.shape, account.settings, account.trained
-    step, learned = account.portions.step, account.portions.learned
+    shape, settings, trained = setup.shape, setup.settings, setup.trained
+    step, learned = setup.batch.step_tokens, setup.batch.learned
     unseen = shape.matrices - sum(math.prod(shape.projections[name]) for name in ("q_proj", "k_proj", "v_proj"))
     body = (
         shape.layers * shape.matrices - (1 - learned) * unseen
@@ -57,33 +53,33 @@ def step_operations(account: Account) -> float:
     own = body if lora is not None and lora.dora else trained.matrices + trained.adapter
     through = body + trained.adapter
     forward = 2.0 * through + attention
-    back = account.layers_back() / shape.layers
+    back = setup.layers_back() / shape.layers
     again = back if settings.gradient_checkpointing else 0.0
     operations = step * ((1 + again) * forward + 2 * back * (through + attention) + 2.0 * own)
     pairs = not isinstance(settings, Pretrain | Sft)
-    head = 2.0 * shape.table * (2 + pairs + bool(account.head_gradient()))
+    head = 2.0 * shape.table * (2 + pairs + bool(setup.head_gradient()))
     operations += step * learned * head
     if isinstance(settings, Kto):  # the reference point
         operations += step * (forward + learned * 2.0 * shape.table)
     return operations
 
 
-def reference_operations(account: Account, tokens: float) -> float:
+def reference_operations(setup: TrainingSetup, tokens: float) -> float:
     """Those of the reference pass over data of so many tokens, where the stage makes one itself."""
-    if not isinstance(account.settings, Dpo | Kto) or account.settings.reference is not None:
+    if not isinstance(setup.settings, Dpo | Kto) or setup.settings.reference is not None:
         return 0.0
-    shape, learned = account.shape, account.portions.learned
+    shape, learned = setup.shape, setup.batch.learned
     forward = 2.0 * shape.layers * shape.matrices + learned * 2.0 * shape.table
-    return tokens * forward * (2 if isinstance(account.settings, Kto) else 1)
+    return tokens * forward * (2 if isinstance(setup.settings, Kto) else 1)
 
 
-def disk(account: Account, tokens: float | None) -> Disk:
+def disk_usage(setup: TrainingSetup, tokens: float | None) -> DiskUsage:
     """What the stage writes; `tokens` are those of its data, where they are known."""
-    settings, trained = account.settings, account.trained
-    artifact = float(account.shape.files)
+    settings, trained = setup.settings, setup.trained
+    artifact = float(setup.shape.files)
     if settings.lora is not None:
         pissa = 2 if settings.lora.init != "zero" else 1
         artifact = 4.0 * (trained.total + (pissa - 1) * trained.adapter)
     kept = settings.save_total_limit + 1  # the newest is written before the oldest goes
     best = 4.0 * trained.total * (2 if settings.save_best else 0)
-    return Disk(artifact, kept * account.checkpoint() + best, 0.0 if tokens is None else 5.0 * tokens)
+    return DiskUsage(artifact, kept * setup.checkpoint() + best, 0.0 if tokens is None else 5.0 * tokens)

@@ -1,10 +1,7 @@
-"""The most memory that one process of a training stage holds, as a sum of named terms.
+"""The peak memory of one process of a training stage, as a sum of named terms, in bytes.
 
-Owns the arithmetic of bytes: each term is one method of `Account`, so that what changes in training changes one of
-them here. Does not own counting (`shapes`), how much goes through the model at once (`portions`), or advice (`advice`).
-
-Every number is in bytes. The terms follow what training keeps (`train.network`, `train.blocks`, `train.losses`); the
-few that only a measurement can tell stand at the top, and `make bench-memory-estimate` measures the sum.
+Each term is a method of `TrainingSetup`. They follow what training keeps (`train.compute`, `train.distributed`). The
+few constants that only a measurement can give are at the top, and `make bench-memory-estimate` measures the sum.
 """
 
 from __future__ import annotations
@@ -16,8 +13,8 @@ from typing import Literal, get_args
 
 from hanlin.config.settings.model import Projection
 from hanlin.config.settings.train import Pretrain, Sft, Training
-from hanlin.estimate.batch_plan import Portions
-from hanlin.estimate.shapes import ModelShape, Trained
+from hanlin.estimate.batch_plan import BatchPlan
+from hanlin.estimate.shapes import ModelShape, TrainableCounts
 
 PROCESS = 0.42e9
 """A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
@@ -49,7 +46,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Over how many processes each part of training is divided: DDP divides none, ZeRO-2 gradients and optimizer,
+    """Over how many processes each part of training is sharded: DDP divides none, ZeRO-2 gradients and optimizer,
     ZeRO-3 and FSDP weights too."""
 
     weights: int = 1
@@ -59,8 +56,8 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What bytes depend on beside settings: the number format of the arithmetic, whether it is a GPU (whose account
-    holds nothing that lies in the machine's own memory) and the bytes of an idle worker."""
+    """What memory depends on besides settings: the number format of the computation, whether it runs on a GPU (then
+    main memory does not count) and the bytes of an idle worker process."""
 
     number_format: Literal["float32", "bfloat16"] = "float32"
     gpu: bool = False
@@ -72,8 +69,8 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes by part at the moment when most is held."""
+class MemoryEstimate:
+    """Bytes by part at the moment of the peak."""
 
     parts: Mapping[Part, float]
 
@@ -83,27 +80,30 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Account:
-    """A training stage as bytes. The moments at which most may be held are the turn from forward to backward, when all
-    activations are there, and the end of the backward pass, when all gradients are."""
+class TrainingSetup:
+    """A training stage: model, settings, batch, machine and sharding, and the memory that follows.
+
+    The peak is at the turn from forward to backward pass, when all activations exist, at the end of the backward pass,
+    when all gradients exist, or while the model is loaded.
+    """
 
     shape: ModelShape
     settings: Training
-    portions: Portions
+    batch: BatchPlan
     machine: Machine = field(default_factory=Machine)
     sharding: Sharding = field(default_factory=Sharding)
 
     @property
-    def trained(self) -> Trained:
-        return Trained.of(self.shape, self.settings)
+    def trained(self) -> TrainableCounts:
+        return TrainableCounts.of(self.shape, self.settings)
 
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryEstimate:
         moments = (self._turn(), self._end(), self._loading())
-        return Memory(max(moments, key=lambda parts: sum(parts.values())))
+        return MemoryEstimate(max(moments, key=lambda parts: sum(parts.values())))
 
     def _turn(self) -> dict[Part, float]:
         """The end of the forward pass: every activation, the gradients of the passes before, and the head's loss."""
-        before = self.gradients() if self.portions.passes > 1 else 0.0
+        before = self.gradients() if self.batch.accumulation_steps > 1 else 0.0
         return {
             **self._standing(),
             "gradients": before + self.head_gradient(),
@@ -113,11 +113,11 @@ class Account:
 
     def _end(self) -> dict[Part, float]:
         """The end of the backward pass: every gradient, and those of the vocabulary twice where they are added up."""
-        twice = self.embedding_gradient() if self.portions.passes > 1 else 0.0
+        twice = self.embedding_gradient() if self.batch.accumulation_steps > 1 else 0.0
         return {
             **self._standing(),
             "gradients": self.gradients() + twice,
-            "activations": self.stream() * self.portions.at_once,
+            "activations": self.stream() * self.batch.micro_batch_tokens,
             "logits": 0.0,
         }
 
@@ -150,8 +150,8 @@ class Account:
         """Kernels that are kept beside those of the first passes."""
         if self.machine.number_format == "float32":
             return 0.0
-        steps = self.portions.steps or KERNELS_PASSES
-        return KERNELS * max(0, min(steps * self.portions.passes, KERNELS_PASSES) - 2)
+        steps = self.batch.steps or KERNELS_PASSES
+        return KERNELS * max(0, min(steps * self.batch.accumulation_steps, KERNELS_PASSES) - 2)
 
     def weights(self) -> float:
         """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
@@ -232,8 +232,8 @@ class Account:
             return 0.0
         longest = SHARES_KEPT[self.machine.number_format]
         filled, shares = 0.0, 0.0
-        for tokens in sorted((tokens for tokens in self.portions.documents if tokens <= longest), reverse=True):
-            if filled >= self.portions.at_once:
+        for tokens in sorted((tokens for tokens in self.batch.documents if tokens <= longest), reverse=True):
+            if filled >= self.batch.micro_batch_tokens:
                 break
             filled, shares = filled + tokens, shares + tokens * tokens
         return PADDING**2 * self.shape.heads * shares / max(filled, 1.0)
@@ -272,11 +272,11 @@ class Account:
     def activations(self) -> float:
         """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
         more by what makes it. The second half of the last block sees only what is learned."""
-        layers, tokens = self.layers_back(), self.portions.at_once
+        layers, tokens = self.layers_back(), self.batch.micro_batch_tokens
         block = self.of_attention() + self.of_feed_forward()
         if self.settings.gradient_checkpointing:
             return tokens * ((layers + 1) * self.stream() + min(2, layers) * block)
-        unseen = (1 - self.portions.learned) * self.of_feed_forward()
+        unseen = (1 - self.batch.learned) * self.of_feed_forward()
         return tokens * (layers * block - unseen + self.stream())
 
     def backward_of_a_block(self) -> float:
@@ -285,7 +285,7 @@ class Account:
         number, lora = self.machine.number, self.settings.lora
         packed = lora is not None and lora.quantization is not None
         whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
-        return self.portions.at_once * (4 * number * self.shape.wide + 3 * self.stream()) + whole
+        return self.batch.micro_batch_tokens * (4 * number * self.shape.wide + 3 * self.stream()) + whole
 
     def piece_tokens(self) -> int:
         """Tokens that the head is worked through with at once."""
@@ -297,7 +297,7 @@ class Account:
     def logits(self) -> float:
         """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
         frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states."""
-        learned = max(1, round(self.portions.at_once * self.portions.learned))
+        learned = max(1, round(self.batch.micro_batch_tokens * self.batch.learned))
         number = self.machine.number
         if not (self.machine.gpu or self.head_gradient()):
             tokens = min(self.piece_tokens(), learned)

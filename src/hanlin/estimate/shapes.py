@@ -1,7 +1,4 @@
-"""The shape of a Llama model, and how many numbers of it a training stage trains.
-
-Owns counting. Does not own bytes (`memory`) or where a stage's model comes from (`lineage`).
-"""
+"""The shape of a Llama model, and how many of its parameters a training stage trains."""
 
 from __future__ import annotations
 
@@ -113,7 +110,7 @@ class ModelShape:
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainableCounts:
     """How many numbers a stage trains, by what they are. `matrices` and `norms` are the model's own, `embeddings` and
     `head` whole matrices (copies of the frozen ones beside an adapter), `rows` single rows of both, `adapter` the
     matrices A and B, and `lengths` what DoRA adds. A tied model has its table in `embeddings` alone."""
@@ -128,7 +125,7 @@ class Trained:
 
     @classmethod
     def of(cls, shape: ModelShape, settings: Training) -> Self:
-        """What the settings train. Rows that only the data's tokens decide (`trainable_tokens: untrained`) are few: none."""
+        """What the settings train. Rows that depend on the data (`trainable_tokens: untrained`) are few and not counted."""
         layers = min(settings.train_last_layers or shape.layers, shape.layers)
         norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden
         rows = 0

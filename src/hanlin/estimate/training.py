@@ -1,7 +1,7 @@
-"""A estimate for each training stage of a plan: the model that it will find, its data, and what follows from both.
+"""Estimates of the training stages of a plan: memory, time and disk, from settings, model and data.
 
-Owns the way from a recipe to the numbers of `memory`, `work` and `advice`. A model that an earlier stage makes is taken
-from that stage's settings, one that lies there from its configuration and file headers.
+A model that an earlier stage will make is known from that stage's settings, an existing one from its configuration and
+file headers.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.estimate import flops
-from hanlin.estimate.advice import Change, changes
-from hanlin.estimate.batch_plan import DataShape, Portions
-from hanlin.estimate.dataset_stats import data_of
-from hanlin.estimate.flops import Disk, Speed
-from hanlin.estimate.memory import Account, Machine, Memory, Sharding
+from hanlin.estimate.advice import SettingChange, suggest_changes
+from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
+from hanlin.estimate.dataset_stats import sample_dataset
+from hanlin.estimate.flops import DiskUsage, Speed
+from hanlin.estimate.memory import Machine, MemoryEstimate, Sharding, TrainingSetup
 from hanlin.estimate.shapes import ModelShape
 from hanlin.models.folder.adapter import resolve_base
 from hanlin.models.folder.checks import check_model_folder
@@ -33,24 +33,27 @@ from hanlin.pipeline.step import Step
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a stage will need. `data` is None where the data is not there yet; `room` is the memory that it may take,
-    and `changes` make it fit; `operations` are those of a step in one process; `seconds` of a step and `hours` of the
-    stage are there after a probe."""
+    """What a training stage will need.
+
+    `data` is None if the data does not exist yet. `memory_limit` is the memory that a process may take, and `changes`
+    make the stage fit it. `operations` are those of an optimizer step in one process. `seconds` of a step and `hours`
+    of the stage are known after `speed` has been measured.
+    """
 
     stage: str
-    account: Account
-    memory: Memory
-    data: DataShape | None
+    setup: TrainingSetup
+    memory: MemoryEstimate
+    data: DatasetStats | None
     operations: float
-    disk: Disk
+    disk: DiskUsage
     processes: int = 1
-    room: float | None = None
-    changes: tuple[Change, ...] = ()
+    memory_limit: float | None = None
+    changes: tuple[SettingChange, ...] = ()
     speed: Speed | None = None
 
     @property
     def fits(self) -> bool:
-        return self.room is None or self.memory.peak <= self.room
+        return self.memory_limit is None or self.memory.peak <= self.memory_limit
 
     @property
     def seconds(self) -> float | None:
@@ -59,66 +62,75 @@ class Estimate:
     @property
     def hours(self) -> float | None:
         """Of the whole stage, the reference pass of DPO and KTO included."""
-        steps = self.account.portions.steps
+        steps = self.setup.batch.steps
         if self.speed is None or self.seconds is None or steps is None:
             return None
         before = 0.0
         if self.data is not None:
-            before = flops.reference_operations(self.account, self.data.total) / self.speed.training / self.processes
+            before = flops.reference_operations(self.setup, self.data.total) / self.speed.training / self.processes
         return (steps * self.seconds + before) / 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
-    """A training stage of which nothing can be said, and why."""
+class UnknownEstimate:
+    """A training stage that cannot be estimated, and why."""
 
     stage: str
     why: str
 
 
-def estimates(
+def estimate_training(
     recipe: Recipe,
     steps: Sequence[Step],
-    machine_of: Callable[[Training], Machine],
-    room: float | None = None,
-) -> list[Estimate | Unknown]:
-    """One for each training stage that is not done. `room` are the bytes that a process may take."""
+    detect_machine: Callable[[Training], Machine],
+    memory_limit: float | None = None,
+) -> list[Estimate | UnknownEstimate]:
+    """The estimates of the training stages of a plan that are not done.
+
+    Args:
+        recipe: The recipe.
+        steps: Its plan.
+        detect_machine: The machine that a stage will run on.
+        memory_limit: Bytes that a process may take; None: no limit is known.
+    """
     by_name = {step.stage.name: step for step in steps}
-    found: list[Estimate | Unknown] = []
+    results: list[Estimate | UnknownEstimate] = []
     for step in steps:
         settings = step.stage.settings
         if not isinstance(settings, Training) or step.state == "done":
             continue
         shape = shape_of(step, "model", by_name)
         if isinstance(shape, str):
-            found.append(Unknown(step.stage.name, shape))
+            results.append(UnknownEstimate(step.stage.name, shape))
             continue
         paths = [path for source in step.inputs if source.entry.field == "data" for path in source.paths]
         ready = all(source.ready for source in step.inputs if source.entry.field == "data")
-        data = data_of(settings, paths, shape.entries) if ready else None
+        data = sample_dataset(settings, paths, shape.entries) if ready else None
         processes = recipe.launch.processes * recipe.launch.nodes
-        divided = recipe.launch.mode != "ddp"
-        portions = Portions.of(settings, data, processes)
-        account = Account(shape, settings, portions, machine_of(settings), sharding_of(recipe.launch))
-        memory = account.memory()
-        found.append(
+        sharded = recipe.launch.mode != "ddp"
+        batch = BatchPlan.of(settings, data, processes)
+        setup = TrainingSetup(shape, settings, batch, detect_machine(settings), sharding_of(recipe.launch))
+        memory = setup.memory()
+        results.append(
             Estimate(
                 step.stage.name,
-                account,
+                setup,
                 memory,
                 data,
-                flops.step_operations(account) / processes,
-                flops.disk(account, None if data is None else data.total),
+                flops.step_operations(setup) / processes,
+                flops.disk_usage(setup, None if data is None else data.total),
                 processes,
-                room,
-                () if room is None or memory.peak <= room else tuple(changes(account, data, room, processes, divided)),
+                memory_limit,
+                ()
+                if memory_limit is None or memory.peak <= memory_limit
+                else tuple(suggest_changes(setup, data, memory_limit, processes, sharded)),
             )
         )
-    return found
+    return results
 
 
 def sharding_of(launch: Launch) -> Sharding:
-    """How a group divides a model among its processes."""
+    """How a process group shards the model, by the launch mode."""
     processes = launch.processes * launch.nodes
     if launch.mode == "ddp":
         return Sharding()
@@ -128,7 +140,7 @@ def sharding_of(launch: Launch) -> Sharding:
 
 
 def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str:
-    """The model that a stage reads through `field`; in words why it is not known."""
+    """The shape of the model that a stage reads through `field`, or a sentence on why it is not known."""
     source = next(source for source in step.inputs if source.entry.field == field)
     if source.ready and source.paths:
         folder = source.paths[0]
@@ -144,7 +156,7 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
 
 
 def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
-    """The model that a stage is still to make."""
+    """The shape of the model that a stage will make."""
     settings = step.stage.settings
     if isinstance(settings, InitModel):
         entries = _entries(step, steps)
@@ -156,11 +168,11 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         return shape if isinstance(shape, str) else shape.with_entries(shape.entries + settings.new_entries)
     if isinstance(settings, Training):
         return shape_of(step, "model", steps)
-    return say(f"what {step.stage.name} makes is not known before", f"{step.stage.name} 的产物无法预知")
+    return say(f"the output of {step.stage.name} is not known in advance", f"{step.stage.name} 的产物无法预知")
 
 
 def _entries(step: Step, steps: dict[str, Step]) -> int | str:
-    """The entries of the tokenizer that a new model is made over."""
+    """The vocabulary size of the tokenizer of a new model."""
     (source,) = (source for source in step.inputs if source.entry.field == "tokenizer")
     if source.ready and source.paths:
         return _entries_in(source.paths[0])
@@ -168,11 +180,11 @@ def _entries(step: Step, steps: dict[str, Step]) -> int | str:
         maker = steps[source.entry.reference.partition("/")[0]].stage.settings
         if isinstance(maker, TrainTokenizer):
             return maker.entries
-    return say("the tokenizer's entries are not known yet", "尚不知分词器的词条数")
+    return say("the size of the tokenizer is not known yet", "分词器的词表大小尚不可知")
 
 
 def _entries_in(folder: Path) -> int | str:
-    """The entries of a tokenizer folder, from `tokenizer.json`, packed or not."""
+    """The vocabulary size of a tokenizer folder, from `tokenizer.json`, gzipped or not."""
     import gzip
 
     file, packed = folder / "tokenizer.json", folder / "tokenizer.json.gz"
@@ -181,5 +193,5 @@ def _entries_in(folder: Path) -> int | str:
         row = json.loads(raw)
         numbers = [len(row["model"]["vocab"]) - 1, *(int(token["id"]) for token in row.get("added_tokens", ()))]
     except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return say(f"{folder} holds no tokenizer.json to count", f"{folder} 中没有可统计的 tokenizer.json")
+        return say(f"{folder} has no readable tokenizer.json", f"{folder} 中没有可读取的 tokenizer.json")
     return max(numbers) + 1

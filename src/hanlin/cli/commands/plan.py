@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
     from hanlin.config.settings.train import Training
     from hanlin.estimate.memory import Machine
-    from hanlin.estimate.training import Estimate, Unknown
+    from hanlin.estimate.training import Estimate, UnknownEstimate
     from hanlin.pipeline.step import Step
 
 USABLE_MEMORY = 0.95
@@ -53,7 +53,7 @@ def _method_name(method: str) -> str:
 
 def estimate_training(
     recipe: Recipe, steps: Sequence[Step], memory: str, device: str, probe: bool
-) -> list[Estimate | Unknown]:
+) -> list[Estimate | UnknownEstimate]:
     """Estimate memory, time and disk of the training stages of a plan.
 
     Args:
@@ -68,54 +68,58 @@ def estimate_training(
     """
     from dataclasses import replace
 
-    from hanlin.estimate.machine import bytes_of, has_gpu, machine_of, memory_here, speeds
+    from hanlin.estimate.machine import detect_machine, has_gpu, machine_memory, measure_speeds, parse_memory_size
     from hanlin.estimate.memory import FIRST_STEPS
-    from hanlin.estimate.training import Estimate, estimates
+    from hanlin.estimate.training import Estimate, estimate_training
 
     if device not in ("auto", "cpu", "gpu"):
         raise UserError(say(f"there is no device '{device}'", f"没有设备“{device}”"), "--device", "auto, cpu, gpu")
     gpu = has_gpu() if device == "auto" else device == "gpu"
-    room = bytes_of(memory) if memory else None if gpu else memory_here()
-    if room is not None:
-        room = room * USABLE_MEMORY - GPU_CONTEXT if gpu else room * USABLE_MEMORY / recipe.launch.processes
+    memory_limit = parse_memory_size(memory) if memory else None if gpu else machine_memory()
+    if memory_limit is not None:
+        memory_limit = (
+            memory_limit * USABLE_MEMORY - GPU_CONTEXT
+            if gpu
+            else memory_limit * USABLE_MEMORY / recipe.launch.processes
+        )
 
-    results = estimates(recipe, steps, lambda settings: machine_of(settings, gpu), room)
+    results = estimate_training(recipe, steps, lambda settings: detect_machine(settings, gpu), memory_limit)
     if not probe:
         return results
     kinds = {step.stage.name: step.stage.kind.name for step in steps}
     known = [result for result in results if isinstance(result, Estimate)]
-    measured = speeds([(kinds[estimate.stage], estimate.account) for estimate in known]) if known else []
+    measured = measure_speeds([(kinds[estimate.stage], estimate.setup) for estimate in known]) if known else []
     speed_of = {estimate.stage: speed for estimate, (speed, _) in zip(known, measured, strict=True)}
     process_bytes = min((process for _, process in measured), default=0.0)  # a later probe holds the earlier ones too
 
     def probed_machine(settings: Training) -> Machine:
-        return replace(machine_of(settings, gpu), process=process_bytes + FIRST_STEPS)
+        return replace(detect_machine(settings, gpu), process=process_bytes + FIRST_STEPS)
 
     return [
         replace(result, speed=speed_of[result.stage]) if isinstance(result, Estimate) else result
-        for result in estimates(recipe, steps, probed_machine, room)
+        for result in estimate_training(recipe, steps, probed_machine, memory_limit)
     ]
 
 
-def _as_json(estimate: Estimate | Unknown) -> dict[str, Any]:
-    from hanlin.estimate.training import Unknown
+def _as_json(estimate: Estimate | UnknownEstimate) -> dict[str, Any]:
+    from hanlin.estimate.training import UnknownEstimate
 
-    if isinstance(estimate, Unknown):
+    if isinstance(estimate, UnknownEstimate):
         return {"unknown": estimate.why}
-    account = estimate.account
+    setup = estimate.setup
     return {
-        "parameters": account.shape.parameters,
-        "trainable_parameters": account.trained.total,
+        "parameters": setup.shape.parameters,
+        "trainable_parameters": setup.trained.total,
         "memory": {part: round(size) for part, size in estimate.memory.parts.items()},
         "peak_memory": round(estimate.memory.peak),
         "fits": estimate.fits,
         "changes": [
-            {"setting": c.setting, "peak_memory": round(c.peak), "another_result": c.another_result}
+            {"setting": c.setting, "peak_memory": round(c.peak), "changes_result": c.changes_result}
             for c in estimate.changes
         ],
-        "micro_batch_tokens": account.portions.at_once,
-        "step_tokens": round(account.portions.step),
-        "steps": account.portions.steps,
+        "micro_batch_tokens": setup.batch.micro_batch_tokens,
+        "step_tokens": round(setup.batch.step_tokens),
+        "steps": setup.batch.steps,
         "data_tokens": None if estimate.data is None else round(estimate.data.total),
         "step_operations": round(estimate.operations),
         "step_seconds": estimate.seconds,
@@ -129,10 +133,10 @@ def _as_json(estimate: Estimate | Unknown) -> dict[str, Any]:
     }
 
 
-def print_estimates(results: Sequence[Estimate | Unknown]) -> None:
+def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
     """Print the estimates as tables, and what to change if one does not fit."""
     from hanlin.estimate.memory import PARTS
-    from hanlin.estimate.training import Estimate, Unknown
+    from hanlin.estimate.training import Estimate, UnknownEstimate
 
     known = [result for result in results if isinstance(result, Estimate)]
     if known:
@@ -161,7 +165,7 @@ def print_estimates(results: Sequence[Estimate | Unknown]) -> None:
         ]
         print_table(headings.split(","), rows, ["" if estimate.fits else "red" for estimate in known])
     for result in results:
-        if isinstance(result, Unknown):
+        if isinstance(result, UnknownEstimate):
             typer.echo(say(f"{result.stage}: no estimate, {result.why}", f"{result.stage}：无法预估，{result.why}"))
         elif not result.fits:
             _print_changes(result)
@@ -170,14 +174,14 @@ def print_estimates(results: Sequence[Estimate | Unknown]) -> None:
 
 
 def _row(estimate: Estimate) -> list[str]:
-    account, unknown = estimate.account, "?"
-    seconds, hours, steps = estimate.seconds, estimate.hours, account.portions.steps
+    setup, unknown = estimate.setup, "?"
+    seconds, hours, steps = estimate.seconds, estimate.hours, setup.batch.steps
     return [
         estimate.stage,
-        _count(account.shape.parameters),
-        _count(account.trained.total),
+        _count(setup.shape.parameters),
+        _count(setup.trained.total),
         unknown if steps is None else f"{steps:,}",
-        f"{account.portions.step:,.0f}",
+        f"{setup.batch.step_tokens:,.0f}",
         "--probe" if seconds is None else f"{seconds:.3g} s",
         unknown if hours is None else f"{hours:.3g}",
         f"{_gigabytes(estimate.disk.peak)} GB",
@@ -185,14 +189,14 @@ def _row(estimate: Estimate) -> list[str]:
 
 
 def _fits(estimate: Estimate) -> str:
-    if estimate.room is None:
+    if estimate.memory_limit is None:
         return ""
-    limit = _gigabytes(estimate.room)
+    limit = _gigabytes(estimate.memory_limit)
     return say("fits", "放得下") if estimate.fits else say(f"MORE THAN {limit}", f"超过 {limit}")
 
 
 def _print_changes(estimate: Estimate) -> None:
-    limit = _gigabytes(estimate.room or 0)
+    limit = _gigabytes(estimate.memory_limit or 0)
     typer.echo(
         say(
             f"\n{estimate.stage} does not fit {limit} GB. Changes, each on top of those before:",
@@ -200,10 +204,12 @@ def _print_changes(estimate: Estimate) -> None:
         )
     )
     for change in estimate.changes:
-        note = say("  (another result)", "（结果会不同）") if change.another_result else ""
+        note = say("  (another result)", "（结果会不同）") if change.changes_result else ""
         setting = " ".join(f"--set {estimate.stage}.{part}" for part in change.setting.split())
         typer.echo(f"  {setting}  → {_gigabytes(change.peak)} GB{note}")
-    if not estimate.changes or (estimate.room is not None and estimate.changes[-1].peak > estimate.room):
+    if not estimate.changes or (
+        estimate.memory_limit is not None and estimate.changes[-1].peak > estimate.memory_limit
+    ):
         typer.echo(
             say(
                 "  that is not enough: take a smaller model, or divide it over several processes",
@@ -214,11 +220,11 @@ def _print_changes(estimate: Estimate) -> None:
 
 def _print_published(estimate: Estimate) -> None:
     """Print the published rule of thumb beside the estimate, for the sizes that it has."""
-    billions = estimate.account.shape.parameters / 1e9
+    billions = estimate.setup.shape.parameters / 1e9
     near = min(range(4), key=lambda index: abs(billions - int(SIZES[index][:-1])))
     if abs(billions / int(SIZES[near][:-1]) - 1) > 0.2:
         return
-    lora = estimate.account.settings.lora
+    lora = estimate.setup.settings.lora
     if lora is None:
         method = "full, mixed precision"
     else:

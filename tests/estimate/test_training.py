@@ -20,14 +20,14 @@ from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
-from hanlin.estimate.advice import changes
-from hanlin.estimate.batch_plan import DataShape, Portions
-from hanlin.estimate.dataset_stats import data_of
-from hanlin.estimate.flops import disk, reference_operations, step_operations
-from hanlin.estimate.machine import bytes_of, speeds
-from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Account, Machine, Sharding
-from hanlin.estimate.shapes import ModelShape, Trained
-from hanlin.estimate.training import Estimate, Unknown, estimates
+from hanlin.estimate.advice import suggest_changes
+from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
+from hanlin.estimate.dataset_stats import sample_dataset
+from hanlin.estimate.flops import disk_usage, reference_operations, step_operations
+from hanlin.estimate.machine import measure_speeds, parse_memory_size
+from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Machine, Sharding, TrainingSetup
+from hanlin.estimate.shapes import ModelShape, TrainableCounts
+from hanlin.estimate.training import Estimate, UnknownEstimate, estimate_training
 from hanlin.models.adapters import count_parameters
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
@@ -68,8 +68,8 @@ def sft(**changes: Any) -> Sft:
     return Sft(**{"model": "m", "data": ("d",), "max_seq_length": 128, "batch_tokens": 512, **changes})
 
 
-def account(shape: ModelShape, settings: Training, data: DataShape | None = None, **more: Any) -> Account:
-    return Account(shape, settings, Portions.of(settings, data), **more)
+def setup_of(shape: ModelShape, settings: Training, data: DatasetStats | None = None, **more: Any) -> TrainingSetup:
+    return TrainingSetup(shape, settings, BatchPlan.of(settings, data), **more)
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,10 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
     settings = sft(**METHODS[method])
     model = opened(tiny_model, settings)
     counted = count_parameters(model.hf_model)
-    assert Trained.of(shape, settings).total == sum(weight.numel() for _, weight in model.trainable_parameters())
-    assert counted.trainable == Trained.of(shape, settings).total
+    assert TrainableCounts.of(shape, settings).total == sum(
+        weight.numel() for _, weight in model.trainable_parameters()
+    )
+    assert counted.trainable == TrainableCounts.of(shape, settings).total
     if settings.lora is None and settings.trainable_tokens is None:
         assert counted.total == shape.parameters
     taken = build_optimizer(settings, list(model.trainable_parameters()), CPU)
@@ -120,7 +122,7 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
         for value in state.values()
         if isinstance(value, torch.Tensor) and value.numel() > 1
     )
-    assert account(shape, settings).optimizer() == pytest.approx(held, rel=0.001)
+    assert setup_of(shape, settings).optimizer() == pytest.approx(held, rel=0.001)
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "galore"])
@@ -143,12 +145,12 @@ def test_a_checkpoint_copies_the_bytes_that_are_foretold(
         *(value for state in saved.optimizer_state["state"].values() for value in state.values()),
     ]
     held = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor) and value.numel() > 1)
-    foretold = account(shape, settings)
+    foretold = setup_of(shape, settings)
     assert foretold.checkpoint() == pytest.approx(held, rel=0.001)
     if method == "full":
         assert foretold.checkpoint() == 12 * foretold.trained.total
     assert foretold.memory().parts["checkpoint"] == foretold.checkpoint()
-    assert account(shape, settings, machine=Machine(gpu=True)).memory().parts["checkpoint"] == 0
+    assert setup_of(shape, settings, machine=Machine(gpu=True)).memory().parts["checkpoint"] == 0
 
 
 def test_the_shape_of_llama_3_has_its_8_billion_numbers() -> None:
@@ -162,7 +164,7 @@ def test_weights_in_float32_are_the_bytes_that_the_network_keeps(
     settings = sft(**METHODS[method])
     model = opened(tiny_model, settings)
     storages = {weight.untyped_storage().data_ptr(): weight.untyped_storage().nbytes() for weight in weights(model)}
-    assert account(shape, settings).weights() == pytest.approx(sum(storages.values()), rel=0.01)
+    assert setup_of(shape, settings).weights() == pytest.approx(sum(storages.values()), rel=0.01)
 
 
 def weights(model: TrainModel) -> list[torch.Tensor]:
@@ -188,8 +190,8 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model.loss_sum(batch)
-    foretold = account(shape, settings, machine=Machine(precision))
-    assert foretold.portions.documents == (128.0,)
+    foretold = setup_of(shape, settings, machine=Machine(precision))
+    assert foretold.batch.documents == (128.0,)
     assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
     loss.backward()
 
@@ -203,7 +205,7 @@ def test_shares_are_kept_of_documents_as_long_as_attention_keeps_them() -> None:
 def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, shape: ModelShape) -> None:
     settings = sft(**METHODS[method])
     for gpu in (False, True):
-        found = account(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
+        found = setup_of(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
         assert found == chunk_tokens(entries, method == "full", gpu)
     assert TILE_LOGITS == tiled_loss.TILE_LOGITS
 
@@ -221,15 +223,15 @@ def test_operations_are_those_that_torch_counts(
     more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
         model.loss_sum(batch).backward()
-    portions = Portions(512, 1, 512.0, 1.0, 1)
-    predicted = step_operations(Account(shape, settings, portions))
+    batch = BatchPlan(512, 1, 512.0, 1.0, 1)
+    predicted = step_operations(TrainingSetup(shape, settings, batch))
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)
 
 
 def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
-    alone = account(shape, sft())
-    two = account(shape, sft(), sharding=Sharding(1, 4, 4))
-    three = account(shape, sft(), sharding=Sharding(4, 4, 4))
+    alone = setup_of(shape, sft())
+    two = setup_of(shape, sft(), sharding=Sharding(1, 4, 4))
+    three = setup_of(shape, sft(), sharding=Sharding(4, 4, 4))
     assert two.gradients() == alone.gradients() / 4 and two.optimizer() == alone.optimizer() / 4
     assert two.weights() == alone.weights() and three.weights() == alone.weights() / 4
     assert alone.memory().peak > two.memory().peak > three.memory().peak
@@ -239,9 +241,9 @@ def test_zero_divides_what_it_divides(shape: ModelShape) -> None:
 def test_a_model_is_read_whole_before_it_is_divided() -> None:
     """So that many processes of an adapter hold most while they load."""
     adapter = sft(max_seq_length=512, micro_batch_tokens=512, lora=LoraSettings(rank=4))
-    divided = account(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
-    whole = account(LLAMA3_8B, adapter).weights()
-    assert divided.memory().parts["weights"] == whole + LLAMA3_8B.files
+    sharded = setup_of(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
+    whole = setup_of(LLAMA3_8B, adapter).weights()
+    assert sharded.memory().parts["weights"] == whole + LLAMA3_8B.files
 
 
 # ---------------------------------------------------------------------------------------------------------- data
@@ -279,22 +281,22 @@ def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
         settings = Dpo(model="m", data=("d",))
         wanted = sum(len(tokenizer.encode(a).ids) + 2 * len(tokenizer.encode(b).ids) + 15 for a, b in pairs)
     write_jsonl(tmp_path / f"{records[0].kind}.jsonl", records)
-    found = data_of(settings, [tmp_path], 128_256)
+    found = sample_dataset(settings, [tmp_path], 128_256)
     assert found is not None and found.units == len(records)
     assert found.total == pytest.approx(wanted, rel=1 / 3)
 
 
 def test_data_that_is_not_there_is_not_known(tmp_path: Path) -> None:
-    assert data_of(sft(), [tmp_path], 1000) is None
-    assert Portions.of(sft(), None).steps is None
-    assert Portions.of(sft(steps=7), None).steps == 7
+    assert sample_dataset(sft(), [tmp_path], 1000) is None
+    assert BatchPlan.of(sft(), None).steps is None
+    assert BatchPlan.of(sft(steps=7), None).steps == 7
 
 
 def test_a_step_of_fewer_rows_than_a_pass_takes_is_one_pass() -> None:
-    assert Portions.of(sft(batch_tokens=256, micro_batch_tokens=4096), None).at_once == 256
-    more = Portions.of(sft(batch_tokens=1024, micro_batch_tokens=256), None)
-    assert (more.at_once, more.passes) == (256, 4)
-    assert Portions.of(sft(batch_tokens=1024, micro_batch_tokens=256), None, processes=4).passes == 1
+    assert BatchPlan.of(sft(batch_tokens=256, micro_batch_tokens=4096), None).micro_batch_tokens == 256
+    more = BatchPlan.of(sft(batch_tokens=1024, micro_batch_tokens=256), None)
+    assert (more.micro_batch_tokens, more.accumulation_steps) == (256, 4)
+    assert BatchPlan.of(sft(batch_tokens=1024, micro_batch_tokens=256), None, processes=4).accumulation_steps == 1
 
 
 def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:
@@ -306,11 +308,11 @@ def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Pa
     settings = Pretrain(
         model="m", data=("d",), max_seq_length=64, batch_tokens=256, precision="float32", lora=LoraSettings(rank=4)
     )
-    known = data_of(settings, [data], shape.entries)
+    known = sample_dataset(settings, [data], shape.entries)
     assert known is not None
     metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, StageContext())
-    assert Portions.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
-    told = disk(account(shape, settings, known), known.total)
+    assert BatchPlan.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
+    told = disk_usage(setup_of(shape, settings, known), known.total)
     assert told.artifact == pytest.approx((out / "adapter_model.safetensors").stat().st_size, rel=0.1)
 
 
@@ -319,27 +321,27 @@ def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Pa
 
 def test_advice_makes_8_billion_numbers_fit_a_card_of_24_gigabytes() -> None:
     settings = sft(max_seq_length=2048, batch_tokens=32_768, precision="bfloat16")
-    room = 24e9 * 0.95
-    whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
+    memory_limit = 24e9 * 0.95
+    whole = setup_of(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
     assert whole.memory().peak > 100e9
-    found = changes(whole, None, room)
+    found = suggest_changes(whole, None, memory_limit)
     peaks = [whole.memory().peak, *(change.peak for change in found)]
-    assert peaks == sorted(peaks, reverse=True) and peaks[-1] <= room < peaks[-2]
+    assert peaks == sorted(peaks, reverse=True) and peaks[-1] <= memory_limit < peaks[-2]
     told = [change.setting for change in found]
     assert told[:2] == ["micro_batch_tokens=2048", "gradient_checkpointing=true"]
     assert told[-1] == "lora.rank=64 lora.alpha=128"
-    (last, *_) = reversed(changes(whole, None, 12e9))
+    (last, *_) = reversed(suggest_changes(whole, None, 12e9))
     assert last.setting == "lora.quantization=nf4" and last.peak < 12e9
-    harmless = [change.another_result for change in found]
+    harmless = [change.changes_result for change in found]
     assert harmless == sorted(harmless), "what leaves the result as it is comes first"
 
 
 def test_what_advice_says_can_be_set_as_it_stands() -> None:
     settings = sft(max_seq_length=2048, batch_tokens=32_768, precision="bfloat16")
-    whole = account(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
+    whole = setup_of(LLAMA3_8B, settings, machine=Machine("bfloat16", gpu=True))
     row: dict[str, Any] = {"kind": "sft", **settings.model_dump(mode="json", exclude_none=True)}
     row.pop("data")
-    for change in changes(whole, None, 10e9):
+    for change in suggest_changes(whole, None, 10e9):
         for part in change.setting.split():
             name, value = part.split("=")
             target = row
@@ -352,31 +354,31 @@ def test_what_advice_says_can_be_set_as_it_stands() -> None:
 
 
 def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
-    whole = account(LLAMA3_8B, sft(max_seq_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
-    told = " ".join(change.setting for change in changes(whole, None, 1e9, divided=True))
+    whole = setup_of(LLAMA3_8B, sft(max_seq_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
+    told = " ".join(change.setting for change in suggest_changes(whole, None, 1e9, sharded=True))
     assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
 
 
 def test_a_reference_of_its_own_stage_is_not_computed_again(shape: ModelShape) -> None:
     alone, given = (Dpo(model="m", data=("d",), reference=reference) for reference in (None, "measured"))
-    assert reference_operations(account(shape, alone), 1000.0) > 0
-    assert reference_operations(account(shape, given), 1000.0) == 0
+    assert reference_operations(setup_of(shape, alone), 1000.0) > 0
+    assert reference_operations(setup_of(shape, given), 1000.0) == 0
 
 
 def test_nothing_is_advised_where_all_fits(shape: ModelShape) -> None:
-    assert changes(account(shape, sft()), None, 1e12) == []
+    assert suggest_changes(setup_of(shape, sft()), None, 1e12) == []
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("24GB", 24e9), ("16GiB", 16 * 2**30), ("80G", 80e9), ("1.5 TB", 1.5e12), ("500MB", 5e8)]
 )
 def test_amounts_of_memory_are_read_as_people_write_them(text: str, size: float) -> None:
-    assert bytes_of(text) == size
+    assert parse_memory_size(text) == size
 
 
 def test_another_word_for_memory_is_refused() -> None:
-    with pytest.raises(UserError, match="no amount of memory"):
-        bytes_of("much")
+    with pytest.raises(UserError, match="not an amount of memory"):
+        parse_memory_size("much")
 
 
 # ----------------------------------------------------------------------------------------------------------- plan
@@ -394,12 +396,12 @@ def test_a_model_that_an_earlier_stage_makes_has_the_shape_of_its_settings(tmp_p
         "second": {"kind": "pretrain", "model": "whole", "data": ["text"]},
     }
     recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
-    found = estimates(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    found = estimate_training(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
     assert [one.stage for one in found] == ["first", "second"]
     for one in found:
         assert isinstance(one, Estimate)
-        assert (one.account.shape.entries, one.account.shape.layers, one.account.shape.wide) == (600, 3, 256)
-        assert one.account.portions.steps is None
+        assert (one.setup.shape.entries, one.setup.shape.layers, one.setup.shape.wide) == (600, 3, 256)
+        assert one.setup.batch.steps is None
 
 
 def test_a_model_that_is_not_on_this_machine_is_said_to_be_unknown(tmp_path: Path) -> None:
@@ -409,8 +411,8 @@ def test_a_model_that_is_not_on_this_machine_is_said_to_be_unknown(tmp_path: Pat
         "first": {"kind": "pretrain", "model": "hf:owner/name@abc123", "data": ["text"]},
     }
     recipe = build_recipe({"name": "r", "stages": made}, "r.yaml")
-    (one,) = estimates(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
-    assert isinstance(one, Unknown) and "hf:owner/name@abc123" in one.why
+    (one,) = estimate_training(recipe, plan(recipe, Store(tmp_path / "home")), lambda settings: Machine())
+    assert isinstance(one, UnknownEstimate) and "hf:owner/name@abc123" in one.why
 
 
 def planned(*words: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -439,11 +441,11 @@ def test_a_plan_that_does_not_fit_says_what_to_set(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_probe_tells_the_seconds_of_a_step(shape: ModelShape, tmp_path: Path) -> None:
-    asked: list[tuple[str, Account]] = [
-        ("sft", account(shape, sft())),
-        ("sft", account(shape, sft(lora=LoraSettings(rank=4), trainable_tokens=390))),
-        ("kto", account(shape, Kto(model="m", data=("d",), max_seq_length=128))),
+    asked: list[tuple[str, TrainingSetup]] = [
+        ("sft", setup_of(shape, sft())),
+        ("sft", setup_of(shape, sft(lora=LoraSettings(rank=4), trainable_tokens=390))),
+        ("kto", setup_of(shape, Kto(model="m", data=("d",), max_seq_length=128))),
     ]
-    for speed, process in speeds(asked):
+    for speed, process in measure_speeds(asked):
         assert 0 < speed.share < 1
         assert 0.2e9 < process < 2e9
