@@ -125,7 +125,7 @@ class TrainableCounts:
 
     @classmethod
     def of(cls, shape: ModelShape, settings: Training) -> Self:
-        """What the settings train. Rows that depend on the data (`trainable_tokens: untrained`) are few and not counted."""
+        """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not counted."""
         layers = min(settings.train_last_layers or shape.layers, shape.layers)
         norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden
         rows = 0
