@@ -1,4 +1,4 @@
-"""Run a stage of the data room on files, and read back what it made."""
+"""Run a data stage on files, and read back what it wrote."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES: dict[type[Reading], tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage left in its folder, and the metrics that it returned."""
+    """The folder of a stage that was run, and the metrics that it returned."""
 
     out: Path
     metrics: dict[str, Any]

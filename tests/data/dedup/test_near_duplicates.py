@@ -1,4 +1,4 @@
-"""Copies: the first occurrence stays, near copies are found by MinHash, and nothing depends on chance."""
+"""Duplicates: the first text stays, near duplicates are found by MinHash, and nothing depends on chance."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ def test_of_equal_keys_the_first_is_the_original() -> None:
     assert find_exact_duplicates(keys).tolist() == [-1, -1, 0, 0, 1]
 
 
-def test_a_near_copy_is_found_and_the_first_stays() -> None:
+def test_a_near_duplicate_is_found_and_the_first_text_stays() -> None:
     base = text(400)
     assert found([base, text(400), base[:200] + "改" + base[200:], base[5:]]) == [-1, -1, 0, 0]
 
 
-def test_punctuation_width_and_case_do_not_hide_a_copy() -> None:
+def test_punctuation_width_and_case_do_not_hide_a_duplicate() -> None:
     base = text(100)
     loud = "，".join(base[start : start + 10] for start in range(0, 100, 10)) + "！ＡＢＣ"
     assert found([base + "abc", loud]) == [-1, 0]
 
 
-def test_a_text_like_a_dropped_one_only_is_kept() -> None:
+def test_a_text_similar_only_to_a_dropped_one_is_kept() -> None:
     base = text(300)
     middle, far = base[30:], base[60:]
     strict = Dedup(threshold=0.85)
@@ -80,7 +80,7 @@ def test_a_signature_does_not_depend_on_its_neighbors() -> None:
 
 
 @pytest.mark.parametrize("across", [True, False])
-def test_texts_of_all_lengths_signed_together_are_signed_as_if_alone(across: bool) -> None:
+def test_signatures_of_a_batch_equal_signatures_of_each_text(across: bool) -> None:
     dedup = Dedup(across_scripts=across)
     texts = ["".join(map(chr, range(0x4E00, 0x9FA5)))]  # longer than a batch
     texts += ["", "！", "春", "春天来", "\U00020000", "說明書說明", "，", "春天来了", "春天来了！你好", *texts]
@@ -89,17 +89,17 @@ def test_texts_of_all_lengths_signed_together_are_signed_as_if_alone(across: boo
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.8, 0.9])
-def test_texts_at_the_threshold_meet_in_a_band(threshold: float) -> None:
+def test_texts_at_the_threshold_agree_in_a_band(threshold: float) -> None:
     bands, rows = choose_bands(threshold, 128)
     assert bands * rows <= 128
     assert 1 - (1 - threshold**rows) ** bands >= 0.99
 
 
-def test_letters_leave_only_what_is_read_aloud() -> None:
+def test_letters_leave_out_punctuation_and_blanks() -> None:
     assert "".join(map(chr, extract_letters("Ａ b，Ｃ！春 天３"))) == "abc春天3"
 
 
-def test_many_near_copies_of_one_text_stay_cheap() -> None:
+def test_many_near_duplicates_of_one_text_stay_cheap() -> None:
     base = text(300)
     texts = [base[:n] + "改" + base[n:] for n in range(300)] * 5
     assert sum(place < 0 for place in found(texts)) == 1
@@ -115,13 +115,13 @@ def test_width_and_script_do_not_make_another_text() -> None:
     assert compute_dedup_key("x²", True) != compute_dedup_key("x2", True)
 
 
-def test_a_text_in_the_other_script_is_a_near_copy_unless_scripts_are_kept_apart() -> None:
+def test_a_text_in_the_other_script_is_a_near_duplicate_unless_scripts_are_kept_apart() -> None:
     simple, traditional = "春天的时候学士们坐在树下读书谈论文章", "春天的時候學士們坐在樹下讀書談論文章"
     assert found([simple, traditional]) == [-1, 0]
     assert found([simple, traditional], Dedup(across_scripts=False)) == [-1, -1]
 
 
-def test_near_the_threshold_the_shingles_decide_and_not_chance() -> None:
+def test_near_the_threshold_the_ngrams_decide_and_not_chance() -> None:
     pairs = []
     for length in range(14, 26):  # so many characters replaced at the end give similarities around the threshold
         base = text(120)

@@ -1,4 +1,4 @@
-"""Questions of an evaluation inside training records: found whatever the punctuation, width or script, and not else."""
+"""Decontamination: evaluation questions in training records are found despite punctuation, width and script."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def test_an_english_question_is_found_by_words() -> None:
         "唐代翰林院最初设立的时候，规模很小。",
     ],
 )
-def test_text_on_the_same_matter_is_no_question(text: str) -> None:
+def test_text_on_the_same_topic_is_not_contaminated(text: str) -> None:
     assert found(text, BRIDGE, ACADEMY) == []
 
 
-def test_any_run_counts_when_the_share_is_none() -> None:
+def test_one_ngram_is_enough_when_the_share_is_zero() -> None:
     text = "唐代翰林院最初设立的时候主，规模很小。"
     assert found(text, ACADEMY, settings=Decontaminate(against="./x", share=0)) == ["0"]
 
@@ -76,19 +76,19 @@ def test_phrases_of_the_exam_itself_do_not_count() -> None:
     assert found("下列有关该现象的叙述中最为恰当的一项是什么", asked[0]) == ["0"]
 
 
-def test_a_short_question_is_looked_for_whole_and_a_tiny_one_not_at_all() -> None:
+def test_a_short_question_is_one_ngram_and_a_tiny_one_is_unsearched() -> None:
     assert found("他问赵州桥是谁修建的？没人知道。", "赵州桥是谁修建的？") == ["0"]
     questions = QuestionIndex([EvalQuestion("set", "a", "几点？")], SETTINGS)
     assert questions.find("几点？") == []
     assert questions.report({})["sets"][0]["unsearched"] == ["a"]
 
 
-def test_a_sum_of_one_digit_is_not_looked_for_in_decimals() -> None:
+def test_a_question_of_few_distinct_characters_is_unsearched() -> None:
     assert found("每件商品的平均价格是 88.88888888888889 元", "8+88+888+8888+88888=．") == []
     assert found("算一算：12+345+6789+98765+4321=？", "12+345+6789+98765+4321=？") == ["0"]
 
 
-def test_a_question_on_a_passage_is_looked_for_with_it(put: Put) -> None:
+def test_a_passage_belongs_to_its_question(put: Put) -> None:
     rows = [
         {"passage": SPRING, "question": "根据以上陈述，可以得出以下哪项？", "options": ["花开", "花落"], "label": "A"}
     ]
@@ -107,7 +107,7 @@ def test_questions_inside_paragraphs_are_read(put: Put) -> None:
     ]
 
 
-def test_a_stock_phrase_is_looked_for_with_its_choices() -> None:
+def test_a_stock_phrase_is_searched_with_its_choices() -> None:
     choices = "汉朝\n唐朝\n宋朝\n周朝的初年"
     questions = QuestionIndex([EvalQuestion("set", "a", "下列说法不正确的是", choices)], SETTINGS)
     assert questions.find("练习：下列说法不正确的是哪一项？") == []
@@ -132,7 +132,7 @@ def stage(kind: type[Reading], out: Path, source: Path, against: Path, **setting
     return Made(out, metrics)
 
 
-def test_contaminated_rows_go_to_the_ledger_and_the_questions_to_a_file(put: Put, tmp_path: Path) -> None:
+def test_contaminated_rows_are_dropped_and_the_questions_reported(put: Put, tmp_path: Path) -> None:
     source = put("a.jsonl", [{"text": f"试题：{ACADEMY}"}, {"text": SPRING}, {"text": f"{SPRING}又问：{ACADEMY}"}])
     made = stage(Corpus, tmp_path / "out", source, question_file(put))
     assert made.texts == [SPRING] and made.ledger["dropped"] == {"contaminated": 2}
@@ -153,7 +153,7 @@ def test_rows_can_be_marked_instead(put: Put, tmp_path: Path) -> None:
     assert [row.get("meta") for row in made.kept] == [{"contaminated": ["q1"]}, None]
 
 
-def test_the_verdicts_are_handed_on_and_an_unknown_question_is_refused(put: Put, tmp_path: Path) -> None:
+def test_the_evaluation_reads_the_report_and_refuses_an_unknown_question(put: Put, tmp_path: Path) -> None:
     made = stage(Corpus, tmp_path / "out", put("a.jsonl", [{"text": ACADEMY}, {"text": SPRING}]), question_file(put))
     assert verdicts_of([made.out]).split(["q1", "q2"], "x") == ({"q1"}, {"q2"})
     with pytest.raises(UserError, match="q9"):
@@ -173,7 +173,7 @@ def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
     assert asked[0].text == ACADEMY and asked[0].choices == "诏书\n账簿\n家信\n史书"
 
 
-def test_an_exam_without_a_heading_is_read_too(tmp_path: Path) -> None:
+def test_an_exam_without_a_header_is_read_too(tmp_path: Path) -> None:
     folder = tmp_path / "mmlu"
     (folder / "test").mkdir(parents=True)
     (folder / "test" / "rivers_test.csv").write_text(f'"{STREAM}",a,b,c,d,A\n', encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The stage `mix`: proportions of tokens, caps on repeats, a fixed order, and a killed run that goes on in place."""
+"""The stage `mix`: proportions of tokens, limits on repeats, a fixed order, and resuming a killed run."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_a_weight_multiplies_and_a_temperature_evens_out() -> None:
     assert allocate([900, 100], [source(), source()], 200, 1e9) == pytest.approx([100, 100])
 
 
-def test_a_share_is_kept_whatever_the_sizes() -> None:
+def test_a_share_does_not_depend_on_sizes() -> None:
     english = source(share=0.1)
     assert allocate([900, 5000], [source(), english], None, 1.0) == pytest.approx([900, 100])
     assert allocate([900, 900, 5000], [source(), source(), english], 1000, 1.0) == pytest.approx([450, 450, 100])
 
 
-def test_no_source_is_repeated_beyond_its_cap_and_others_stand_in() -> None:
+def test_no_source_is_repeated_beyond_its_limit_and_others_fill_in() -> None:
     scarce = source(weight=100, max_repeats=2)
     assert allocate([100, 1000], [scarce, source()], 1000, 1.0) == pytest.approx([200, 800])
     assert allocate([100, 100], [scarce, source(max_repeats=1)], 1000, 1.0) == pytest.approx([200, 100])
@@ -53,7 +53,7 @@ def test_an_empty_source_gives_nothing() -> None:
     assert allocate([0, 10], [source(), source()], 10, 1.0) == pytest.approx([0, 10])
 
 
-def test_whole_passes_come_before_a_part_of_one_and_every_pass_has_its_own_order() -> None:
+def test_whole_epochs_come_before_a_part_of_one_and_every_epoch_has_its_own_order() -> None:
     tokens = np.full(50, 10, dtype=np.int64)
     rows = sample_rows(tokens, 1250, "7/0")
     assert sorted(rows[:50]) == sorted(rows[50:100]) == list(range(50)) and len(rows) == 125
@@ -106,7 +106,7 @@ def mixed(folders: tuple[Path, ...], tokenizer: Path, out: Path, seed: int = 42,
     return mix.run(chosen, Inputs(paths), out, StageContext(seed=seed))
 
 
-def test_a_mix_has_the_tokens_that_were_asked_for(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
+def test_a_mix_has_the_tokens_of_its_budget(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
     budget = 2000
     metrics = mixed(folders, tiny_model, tmp_path / "m", sources=[{}, {"share": 0.2}], tokens=budget)
     tokenizer = Tokenizer.load(tiny_model)
@@ -117,7 +117,9 @@ def test_a_mix_has_the_tokens_that_were_asked_for(folders: tuple[Path, Path], ti
     assert counted["1"] / metrics["tokens"] == pytest.approx(0.2, abs=0.03)
 
 
-def test_every_row_is_taken_or_named_as_left_out(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
+def test_every_row_is_written_or_listed_as_dropped(
+    folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path
+) -> None:
     metrics = mixed(folders, tiny_model, tmp_path / "m", sources=[{}, {"share": 0.05}])
     ledger = json.loads((tmp_path / "m/ledger.json").read_text(encoding="utf-8"))
     ids = {document.id.partition("~")[0] for document in read_jsonl(tmp_path / "m/documents.jsonl", Document)}
@@ -128,9 +130,7 @@ def test_every_row_is_taken_or_named_as_left_out(folders: tuple[Path, Path], tin
     assert sum(name.startswith("0/") for name in ids) == 20
 
 
-def test_a_record_taken_again_has_an_id_of_its_own(
-    folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path
-) -> None:
+def test_a_repeated_record_has_an_id_of_its_own(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:
     mixed(folders, tiny_model, tmp_path / "m", sources=[{"weight": 3}, {"max_repeats": 0.5}])
     ids = [document.id for document in read_jsonl(tmp_path / "m/documents.jsonl", Document)]
     assert len(set(ids)) == len(ids) and any(name.endswith("~2") for name in ids)
@@ -147,7 +147,7 @@ def test_equal_settings_give_equal_bytes_and_another_seed_another_order(
     assert first == same != other and sorted(first) == sorted(other)
 
 
-def test_a_killed_run_goes_on_where_it_stood(
+def test_a_killed_mix_resumes_to_the_same_bytes(
     folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mix, "CHUNK_ROWS", 7)
@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_where_it_stood(
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_conversations_count_as_the_template_renders_them(tiny_model: Path, tmp_path: Path) -> None:
+def test_conversations_are_counted_as_the_template_renders_them(tiny_model: Path, tmp_path: Path) -> None:
     chats = [
         Conversation((Message("user", "你是谁？"), Message("assistant", "我是小翰。" * n)), f"c#{n}") for n in (1, 2)
     ]

@@ -1,4 +1,4 @@
-"""Copies across stages: what another stage already holds is left out, and named by its id there."""
+"""`dedup_against`: duplicates of another stage's records are dropped, with the id of the record there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def other(tmp_path: Path) -> Made:
     return run_stage(Corpus, [path], tmp_path / "other", validation_fraction=0.3)
 
 
-def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_path: Path, other: Made) -> None:
+def test_duplicates_of_another_stage_are_dropped_with_its_ids(tmp_path: Path, other: Made) -> None:
     rows = [TEXTS[3], TEXTS[12], TEXTS[4][:-2] + "改了", TEXTS[12], TEXTS[13]]
     made = run_against(Corpus, put(tmp_path, "b.jsonl", [{"text": row} for row in rows]), (other.out,), tmp_path / "b")
     assert made.texts == [TEXTS[12], TEXTS[13]]
@@ -54,7 +54,7 @@ def test_exact_and_near_copies_of_another_stage_are_left_out_with_its_ids(tmp_pa
     assert made.ledger["rows_in"] == made.ledger["rows_kept"] + made.ledger["rows_dropped"] == 5
 
 
-def test_what_another_stage_held_out_is_left_out_too(tmp_path: Path, other: Made) -> None:
+def test_duplicates_of_another_stage_s_validation_split_are_dropped_too(tmp_path: Path, other: Made) -> None:
     assert other.validation
     rows = [{"text": row["text"]} for row in other.validation]
     path = put(tmp_path, "b.jsonl", [*rows, {"text": TEXTS[15]}])
@@ -63,7 +63,7 @@ def test_what_another_stage_held_out_is_left_out_too(tmp_path: Path, other: Made
     assert [row["duplicate_of"] for row in made.dropped] == [row["id"] for row in other.validation]
 
 
-def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp_path: Path) -> None:
+def test_a_text_is_compared_with_every_record_of_the_other_stage(tmp_path: Path) -> None:
     near = [TEXTS[0], TEXTS[0][6:], TEXTS[0][12:]]  # each is near the next, the first not near the last
     other = run_stage(Corpus, [put(tmp_path, "a.jsonl", [{"text": t} for t in near])], tmp_path / "a", dedup="none",
                       validation_fraction=0)  # fmt: skip
@@ -72,20 +72,20 @@ def test_a_text_is_compared_with_all_that_the_other_stage_holds_alike_or_not(tmp
     assert [row["duplicate_of"] for row in made.dropped] == ["a.jsonl#2"]
 
 
-def test_pieces_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_splits_of_the_other_stage_change_nothing(tmp_path: Path, other: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[5:15]])
     whole = run_against(Corpus, path, (other.out,), tmp_path / "b").files()
     monkeypatch.setattr(splits, "SPLIT_BYTES", 300)
     assert run_against(Corpus, path, (other.out,), tmp_path / "c").files() == whole
 
 
-def test_a_stage_of_copies_alone_is_refused(tmp_path: Path, other: Made) -> None:
+def test_a_stage_of_duplicates_alone_is_refused(tmp_path: Path, other: Made) -> None:
     path = put(tmp_path, "b.jsonl", [{"text": text} for text in TEXTS[:5]])
     with pytest.raises(UserError, match="dedup_against"):
         run_against(Corpus, path, (other.out,), tmp_path / "b")
 
 
-def test_conversations_and_preferences_have_it_too(tmp_path: Path) -> None:
+def test_conversations_and_preferences_can_be_compared_with_another_stage(tmp_path: Path) -> None:
     chats = [{"instruction": f"第{n}问？", "output": TEXTS[n]} for n in range(4)]
     pairs = [{"prompt": f"第{n}问？", "chosen": TEXTS[n], "rejected": "不。"} for n in range(4)]
     for kind, rows in ((Conversations, chats), (Preferences, pairs)):
@@ -110,21 +110,21 @@ def test_a_recipe_names_stages_of_the_same_type() -> None:
         build_recipe({"stages": stages}, "test")
 
 
-def test_numbers_of_one_band_sorted_in_slices_give_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_band_sorted_in_partitions_gives_the_same_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
     numbers = np.random.default_rng(3).integers(0, 40, size=(5, 200)).astype(np.uint64)
-    taking = np.arange(200) % 7 > 0
+    active = np.arange(200) % 7 > 0
 
     def sets() -> set[tuple[int, ...]]:
-        groups = cluster.find_candidates(numbers, taking)
+        groups = cluster.find_candidates(numbers, active)
         return {tuple(group) for group in np.split(groups.members, groups.starts[1:])}
 
     whole = sets()
     expected = set()
     for band in numbers:
         for number in np.unique(band):
-            members = tuple(np.flatnonzero((band == number) & taking).tolist())
+            members = tuple(np.flatnonzero((band == number) & active).tolist())
             expected |= {members} if len(members) > 1 else set()
     assert whole == expected
     monkeypatch.setattr(cluster, "_SORT_LIMIT", 30)

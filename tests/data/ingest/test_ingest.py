@@ -1,4 +1,4 @@
-"""The course of a stage: every row accounted for, the same bytes after a kill, bad input in one sentence."""
+"""Data stages: every row is accounted for, a killed run ends with the same bytes, bad input gives one sentence."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ CHATS = [{"instruction": f"第{n}问？", "output": passage(n, 9)} for n in rang
 PAIRS = [{"prompt": f"第{n}问？", "chosen": passage(n, 9), "rejected": "No."} for n in range(9)]
 
 
-def accounted(made: Made) -> None:
-    """The invariant of a ledger: rows in = rows kept + rows dropped by named reason, in all and in each file."""
+def check_ledger(made: Made) -> None:
+    """Check the invariant of a ledger: rows in = rows kept + rows dropped by named reason, in all and in each file."""
     kept, dropped = len(made.kept) + len(made.validation), made.dropped
     for account in (made.ledger, *made.ledger["files"]):
         assert account["rows_in"] == account["rows_kept"] + account["rows_dropped"]
@@ -67,7 +67,7 @@ def accounted(made: Made) -> None:
 def test_rows_in_equal_rows_kept_plus_dropped(put: Put, run: Run, kind: Any, rows: list[Any]) -> None:
     made = run(kind, put("a.jsonl", rows))
     assert made.ledger["rows_in"] == len(rows)
-    accounted(made)
+    check_ledger(made)
 
 
 @given(
@@ -83,7 +83,7 @@ def test_no_text_is_lost_whatever_it_is(
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, ROWS[0]["text"]]), encoding="utf-8")
     made = run_stage(Corpus, [path], folder / "out", validation_fraction=share, max_dropped=1.0)
     assert made.ledger["rows_in"] == len(texts) + 1
-    accounted(made)
+    check_ledger(made)
 
 
 def test_no_dropped_row_without_a_reason(put: Put, run: Run) -> None:
@@ -97,7 +97,7 @@ def test_a_dropped_row_is_readable_as_it_was(put: Put, run: Run) -> None:
     assert short["row"] == {"text": "短"} and short["location"] == "a.jsonl:62"
 
 
-def test_a_copy_names_the_record_that_it_copies(put: Put, run: Run) -> None:
+def test_a_duplicate_names_the_record_that_it_duplicates(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", MIXED), validation_fraction=0)
     copies = [row for row in made.dropped if "duplicate_of" in row]
     assert [(row["reason"], row["duplicate_of"]) for row in copies] == [
@@ -109,12 +109,12 @@ def test_a_copy_names_the_record_that_it_copies(put: Put, run: Run) -> None:
     assert all(row["duplicate_of"] in ids for row in copies)
 
 
-def test_copies_are_found_across_files(put: Put, run: Run) -> None:
+def test_duplicates_are_found_across_files(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", ROWS[:5]), put("b.jsonl", [ROWS[2], *ROWS[5:8]]), validation_fraction=0)
     assert [(row["location"], row["duplicate_of"]) for row in made.dropped] == [("b.jsonl:1", "a.jsonl#3")]
 
 
-def test_a_record_says_where_it_stood_and_under_which_licence(put: Put, run: Run) -> None:
+def test_a_record_has_its_location_and_license(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", ROWS[:2]), source={"license": "CC0"}, validation_fraction=0)
     assert made.kept[1] == {
         "id": "a.jsonl#2",
@@ -125,27 +125,27 @@ def test_a_record_says_where_it_stood_and_under_which_licence(put: Put, run: Run
     assert made.ledger["files"][0]["license"] == "CC0"
 
 
-# --- held out ---------------------------------------------------------------------------------------------------
+# --- validation split ---------------------------------------------------------------------------------------------
 
 
-def test_held_out_documents_never_stand_in_training(put: Put, run: Run) -> None:
+def test_validation_documents_are_never_in_the_training_split(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", [*MIXED, *ROWS]), validation_fraction=0.2)
     assert made.validation and not {row["text"] for row in made.validation} & set(made.texts)
 
 
-def test_the_held_out_side_depends_on_content_not_on_order(put: Put, run: Run) -> None:
+def test_the_validation_split_depends_on_content_not_on_order(put: Put, run: Run) -> None:
     one = run(Corpus, put("a.jsonl", ROWS), validation_fraction=0.2)
     other = run(Corpus, put("b.jsonl", ROWS[::-1]), validation_fraction=0.2)
     assert {row["text"] for row in one.validation} == {row["text"] for row in other.validation}
 
 
-def test_a_held_out_document_stays_so_when_data_is_added(put: Put, run: Run) -> None:
+def test_a_validation_document_stays_one_when_data_is_added(put: Put, run: Run) -> None:
     some = run(Corpus, put("a.jsonl", ROWS[:30]), validation_fraction=0.2)
     more = run(Corpus, put("b.jsonl", ROWS), validation_fraction=0.2)
     assert {row["text"] for row in some.validation} <= {row["text"] for row in more.validation}
 
 
-def test_the_seed_chooses_the_held_out_side(put: Put, run: Run) -> None:
+def test_the_seed_chooses_the_validation_split(put: Put, run: Run) -> None:
     path = put("a.jsonl", ROWS)
     sides = [
         {r["text"] for r in run(Corpus, path, validation_fraction=0.2, job=StageContext(seed=s)).validation}
@@ -154,20 +154,20 @@ def test_the_seed_chooses_the_held_out_side(put: Put, run: Run) -> None:
     assert sides[0] != sides[1]
 
 
-def test_conversations_with_one_question_are_on_one_side(put: Put, run: Run) -> None:
+def test_conversations_with_the_same_question_are_in_one_split(put: Put, run: Run) -> None:
     rows = [{"instruction": f"第{n % 10}问？", "output": passage(n, 9)} for n in range(60)]
     made = run(Conversations, put("a.jsonl", rows), validation_fraction=0.3)
     sides = [{row["messages"][0]["text"] for row in side} for side in (made.kept, made.validation)]
     assert sides[0] and sides[1] and not sides[0] & sides[1]
 
 
-def test_a_share_of_two_records_holds_one_out(put: Put, run: Run) -> None:
+def test_of_two_records_one_is_in_the_validation_split(put: Put, run: Run) -> None:
     for share in (0.0001, 0.5):
         made = run(Corpus, put("a.jsonl", ROWS[:2]), validation_fraction=share)
         assert (len(made.kept), len(made.validation)) == (1, 1)
 
 
-def test_without_a_share_there_is_no_held_out_file(put: Put, run: Run) -> None:
+def test_without_a_fraction_there_is_no_validation_file(put: Put, run: Run) -> None:
     made = run(Corpus, put("a.jsonl", ROWS), validation_fraction=0)
     assert sorted(made.files()) == ["documents.jsonl", "dropped.jsonl", "ledger.json"]
 
@@ -184,7 +184,7 @@ def sources(put: Put) -> list[Path]:
 
 
 @pytest.mark.parametrize("moment", [1, 2, 3, 4, 9, 15, 30, 41, 42])
-def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
+def test_a_run_stopped_at_any_write_resumes_to_the_same_bytes(
     put: Put, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
 ) -> None:
     monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
@@ -207,7 +207,7 @@ def test_a_run_that_was_stopped_at_any_write_goes_on_to_the_same_bytes(
     assert {name: data for name, data in again.files().items() if not name.endswith(".writing")} == whole
 
 
-def test_finished_parts_are_not_judged_again(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_shards_are_not_processed_again(put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_split, "SHARD_ROWS", 12)
     paths = sources(put)
     run_stage(Corpus, paths, tmp_path / "out")
@@ -255,7 +255,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(
     assert resumed == run(Corpus, *paths, validation_fraction=0.1).files()
 
 
-def test_the_size_of_parts_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_of_shards_changes_nothing(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
     monkeypatch.setattr(shards, "SHARD_BYTES", 500)
@@ -292,7 +292,7 @@ def test_an_empty_json_list_is_refused(put: Put, run: Run) -> None:
     assert "no record" in refused(run, put("a.json", "[]")).what
 
 
-def test_an_empty_file_among_others_is_told_in_the_ledger(put: Put, run: Run) -> None:
+def test_an_empty_file_among_others_is_in_the_ledger(put: Put, run: Run) -> None:
     put("folder/a.txt", "")
     made = run(Corpus, put("folder/b.jsonl", ROWS[:5]).parent)
     assert [account["rows_in"] for account in made.ledger["files"]] == [0, 5]
@@ -306,7 +306,7 @@ def test_broken_json_stops_at_its_line_or_is_dropped(put: Put, run: Run) -> None
     assert made.ledger["dropped"] == {"broken_json": 1} and made.dropped[0]["row"] == '{"text": "x'
 
 
-def test_a_wrong_byte_stops_at_its_place_or_is_dropped(put: Put, run: Run) -> None:
+def test_an_undecodable_byte_stops_the_run_or_its_line_is_dropped(put: Put, run: Run) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS[:5]).encode()
     path = put("a.jsonl", lines + b'{"text": "\xff"}\n')
     error = refused(run, path)
@@ -315,7 +315,7 @@ def test_a_wrong_byte_stops_at_its_place_or_is_dropped(put: Put, run: Run) -> No
     assert made.ledger["dropped"] == {"undecodable": 1} and "\\xff" in made.dropped[0]["row"]
 
 
-def test_a_wrong_byte_in_plain_text_names_the_byte(put: Put, run: Run) -> None:
+def test_an_undecodable_byte_in_plain_text_is_named(put: Put, run: Run) -> None:
     text = passage(1, 400).encode()
     error = refused(run, put("a.txt", text + b"\xff" + text))
     assert f"byte {len(text)}" in error.what
@@ -343,12 +343,12 @@ def test_when_nothing_is_left_the_run_stops_whatever_the_limit(put: Put, run: Ru
     assert "too short" in error.what
 
 
-def test_copies_do_not_count_as_lost(put: Put, run: Run) -> None:
+def test_duplicates_do_not_count_against_the_limit(put: Put, run: Run) -> None:
     made = run(Conversations, put("a.jsonl", [CHATS[0]] * 50 + [CHATS[1]]), max_dropped=0.1, validation_fraction=0)
     assert made.ledger["dropped"] == {"duplicate": 49}
 
 
-def test_data_of_another_stage_is_pointed_there(put: Put, run: Run) -> None:
+def test_data_of_another_stage_gets_a_hint_to_that_stage(put: Put, run: Run) -> None:
     assert "`conversations`" in str(refused(run, put("a.jsonl", CHATS)).hint)
     assert "`preferences`" in str(refused(run, put("b.jsonl", PAIRS), kind=Conversations).hint)
     assert "`corpus`" in str(refused(run, put("c.jsonl", ROWS), kind=Conversations).hint)
@@ -358,13 +358,13 @@ def test_a_missing_file_is_refused(run: Run, tmp_path: Path) -> None:
     assert "no such file" in refused(run, tmp_path / "none.txt").what
 
 
-def test_people_are_spoken_to_in_their_language(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_in_the_language_of_the_user(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANLIN_LANG", "zh")
     assert "没有任何记录" in refused(run, put("a.txt", "")).what
     assert "丢弃的行过多" in refused(run, put("b.jsonl", [{"text": "短"}])).what
 
 
-def test_the_language_of_the_person_changes_no_byte(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_language_of_the_user_changes_no_byte(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put("a.jsonl", MIXED)
     english = run(Corpus, path).files()
     monkeypatch.setenv("HANLIN_LANG", "zh")

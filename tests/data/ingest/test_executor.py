@@ -1,4 +1,4 @@
-"""One plan everywhere: pieces of files, one process, many, a killed run and a cluster end with the same bytes."""
+"""Input splits, one process, many, a killed run and a cluster end with the same bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sources(put: Put) -> list[Path]:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 9, 10, 11, 30])
-def test_the_spans_of_a_file_hold_each_line_once(put: Put, stop: int) -> None:
+def test_the_byte_ranges_of_a_file_have_each_line_once(put: Put, stop: int) -> None:
     path = put("a.txt", b"one\n\ntwo\r\na longer line\nx\nno end")
     with InputFile(path) as whole:
         expected = list(whole.lines(100))
@@ -64,7 +64,7 @@ def test_the_spans_of_a_file_hold_each_line_once(put: Put, stop: int) -> None:
 
 
 @pytest.mark.parametrize("size", [200, 5_000])
-def test_a_divided_file_keeps_its_ids_places_and_bytes(
+def test_a_divided_file_keeps_its_ids_locations_and_bytes(
     put: Put, run: Run, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     paths = sources(put)
@@ -74,9 +74,7 @@ def test_a_divided_file_keeps_its_ids_places_and_bytes(
     assert run(Corpus, *paths, validation_fraction=0.1).files() == whole
 
 
-def test_rows_that_hold_several_records_are_numbered_through(
-    put: Put, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_records_of_one_row_are_numbered_in_order(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"instruction": f"第{n}问？", "instances": [{"input": i, "output": passage(n, 9)} for i in "甲乙"]}
         for n in range(30)
@@ -105,7 +103,9 @@ def test_a_broken_line_of_a_divided_file_is_named_by_its_line(
     assert str(broken.index(b"\xff")) in refusal.value.what
 
 
-def test_a_file_that_was_changed_after_the_look_is_refused(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_changed_after_it_was_probed_is_refused(
+    put: Put, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = put("a.jsonl", lines(9))
     probe = splits.probe_file
     monkeypatch.setattr(
@@ -159,7 +159,7 @@ def test_many_processes_make_the_bytes_of_one(put: Put, run: Run, tmp_path: Path
     assert files(tmp_path / "many") == one.files()
 
 
-def test_what_another_process_cannot_read_is_told_with_file_and_line(put: Put, tmp_path: Path) -> None:
+def test_an_error_in_another_process_names_file_and_line(put: Put, tmp_path: Path) -> None:
     text = lines(90) + '{"text": "x\n' + lines(90, 100)
     path = put("a.jsonl", text)
     with started(tmp_path / "many", "", [path], stdout=subprocess.PIPE) as process:
@@ -170,9 +170,7 @@ def test_what_another_process_cannot_read_is_told_with_file_and_line(put: Put, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_many_processes_that_are_killed_go_on_to_the_same_bytes(
-    put: Put, run: Run, tmp_path: Path, whole_group: bool
-) -> None:
+def test_many_killed_processes_resume_to_the_same_bytes(put: Put, run: Run, tmp_path: Path, whole_group: bool) -> None:
     paths = sources(put)
     whole = run(Corpus, *paths, validation_fraction=0.1).files()
     out = tmp_path / "killed"

@@ -1,4 +1,4 @@
-"""What is particular to each of the three stages, from files to records."""
+"""What differs between the data stages, from files to records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_lengths_are_bounded(put: Put, run: Run) -> None:
     assert made.ledger["dropped"] == {"too_long": 1, "too_short": 1}
 
 
-def test_characters_are_converted_and_copies_found_across_scripts(put: Put, run: Run) -> None:
+def test_characters_are_converted_and_duplicates_found_across_scripts(put: Put, run: Run) -> None:
     pytest.importorskip("opencc")
     traditional = "春天的時候，翰林院裡開滿了花。學士們坐在樹下讀書，談論古今的文章。"
     path = put("a.jsonl", [{"text": SPRING}, {"text": traditional}])
@@ -74,7 +74,7 @@ def test_simplified_text_is_not_spoilt_by_conversion_to_simplified(put: Put, run
     assert run(Corpus, put("a.txt", text), convert="simplified").texts == [text]
 
 
-def test_dedup_has_three_ways(put: Put, run: Run) -> None:
+def test_dedup_has_three_methods(put: Put, run: Run) -> None:
     path = put("a.jsonl", [{"text": SPRING * 3}, {"text": SPRING * 3}, {"text": SPRING * 3 + "完。"}])
     kept = {
         way: run(Corpus, path, dedup=way, rules=[], validation_fraction=0).ledger["rows_kept"]
@@ -83,7 +83,7 @@ def test_dedup_has_three_ways(put: Put, run: Run) -> None:
     assert kept == {"none": 3, "exact": 2, "minhash": 1}
 
 
-def test_a_big5_file_beside_a_packed_utf8_file_is_one_corpus(put: Put, run: Run) -> None:
+def test_a_big5_file_and_a_compressed_utf8_file_are_one_corpus(put: Put, run: Run) -> None:
     traditional = "春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少？這首詩寫於唐代。"
     one, other = put("a.txt", traditional.encode("big5")), put("b.txt.gz", gzip.compress(SPRING.encode()))
     made = run(Corpus, one, other, validation_fraction=0)
@@ -167,7 +167,7 @@ def test_identity_fills_placeholders_and_is_counted(put: Put, run: Run) -> None:
     assert made.ledger["changed"] == {"identity": 1}
 
 
-def test_tools_and_calls_survive_the_road(put: Put, run: Run) -> None:
+def test_tools_and_calls_survive_the_stage(put: Put, run: Run) -> None:
     row = {
         "conversations": [
             {"from": "human", "value": "三加四？"},
@@ -242,7 +242,7 @@ def test_our_own_files_pass_through_a_second_time_unchanged(put: Put, run: Run) 
         ]
 
 
-def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put: Put, run: Run) -> None:
+def test_conversations_can_be_compared_by_their_questions_and_as_near_duplicates(put: Put, run: Run) -> None:
     asked = "请问春天的时候翰林院里的学士们都在树下做些什么呢"
     answer = "他们坐在树下读书，谈论古今的文章，也写下自己的诗句，有时候还要替皇帝起草诏书。"
     rows = [
@@ -261,7 +261,7 @@ def test_conversations_can_be_compared_by_their_questions_and_as_near_copies(put
     }  # fmt: skip
 
 
-def test_a_long_system_text_that_many_share_makes_them_no_near_copies(put: Put, run: Run) -> None:
+def test_a_shared_long_system_text_makes_no_near_duplicates(put: Put, run: Run) -> None:
     system = "".join(f"第{n}条：助手应当如实回答，说明理由，不作无根据的猜测。" for n in range(30))
     asked = [("三加四是几？", "三加四等于七。"), ("月亮为什么会有圆缺？", "因为我们看到的亮面在变。")]
     rows = [{"system": system, "instruction": ask, "output": answer} for ask, answer in asked]
