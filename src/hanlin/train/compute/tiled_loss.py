@@ -3,8 +3,9 @@
 With v all tokens but the target t, log p(t) = -log(1 + sum exp(z_v - z_t)), and the gradient of -log p(t) with respect
 to the hidden state is (1 - p(t)) (sum q_v W_v - W_t), where q are the probabilities among the others: an answer that is
 nearly certain keeps all digits of both. Sums over v are taken tile by tile, as FlashAttention sums over keys (Dao et
-al. 2022, arXiv:2205.14135, section 3.1): the logits of many tokens are computed, exponentiated, summed and multiplied with
-the same tile of the head before they leave the processor's cache, and the whole head is read once for all these tokens.
+al. 2022, arXiv:2205.14135, section 3.1): the logits of many tokens are computed, exponentiated, summed and multiplied
+with the same tile of the head before they leave the processor's cache, and the whole head is read once for all these
+tokens.
 
 Trained heads and GPUs are in `lm_head_loss`.
 """
