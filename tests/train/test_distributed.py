@@ -28,8 +28,8 @@ needs_deepspeed = pytest.mark.skipif(
 )
 STEPS = 20
 WHOLE = Sft(
-    model="m", data=("d",), max_seq_length=128, batch_tokens=384, micro_batch_tokens=128, steps=STEPS, learning_rate=1e-3,
-    precision="float32", save_every_seconds=1e-6, save_total_limit=2 * STEPS,
+    model="m", data=("d",), max_seq_length=128, batch_tokens=384, micro_batch_tokens=128, steps=STEPS,
+    learning_rate=1e-3, precision="float32", save_every_seconds=1e-6, save_total_limit=2 * STEPS,
 )  # fmt: skip
 FORMS = {"whole": WHOLE, "lora": WHOLE.model_copy(update={"lora": LoraSettings(rank=4)})}
 MODES: dict[str, dict[str, Any]] = {

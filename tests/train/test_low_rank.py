@@ -47,7 +47,7 @@ def run_steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, foun
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_galore_steps_as_its_authors_do(shape: tuple[int, int]) -> None:
-    """Between two choices of directions: which way round a singular vector points is arbitrary, and the moments stay."""
+    """Between two choices of directions: which way a singular vector points is arbitrary, and the moments stay."""
     galore = pytest.importorskip("galore_torch", reason="galore-torch is not installed")
     mine, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     group = {"params": [theirs], "rank": 4, "update_proj_gap": 100, "scale": 0.25, "proj_type": "std"}

@@ -1,7 +1,7 @@
-"""How fast this machine multiplies matrices and trains a small model: `hanlin plan --probe` runs this file as a process.
+"""How fast this machine multiplies matrices and trains a small model. `hanlin plan --probe` runs this as a process.
 
 The small model has a few blocks of the real width and a short vocabulary, and is trained by the very code of a run, on
-random tokens. `hanlin.estimate` makes a forecast of the figures.
+random tokens. `hanlin.estimate` estimates whole runs from the figures.
 """
 
 from __future__ import annotations

@@ -111,7 +111,8 @@ def _project_back(update: torch.Tensor, shape: torch.Size, directions: torch.Ten
 def _adam_update(
     gradient: torch.Tensor, state: dict[str, torch.Tensor], step: int, group: dict[str, Any]
 ) -> torch.Tensor:
-    """Adam's update for a (projected) gradient (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1); `step` counts from 1."""
+    """Adam's update for a (projected) gradient (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1); `step`
+    counts from 1."""
     beta1, beta2 = group["betas"]
     if "exp_avg" not in state:
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)

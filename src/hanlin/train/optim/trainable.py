@@ -171,8 +171,8 @@ def _check_none_left(model: LlamaForCausalLM, settings: Training, tokens: Sequen
             "set `trainable_tokens: untrained` to train these rows, and no others, as well; or "
             f"`lora.modules_to_save: {modules}` to train both matrices in full; or use a template without these "
             "tokens, such as `plain`",
-            f"请设 trainable_tokens: untrained，额外训练这几行；或设 lora.modules_to_save: {modules}，完整训练两个矩阵；"
-            "或改用不含这些词元的对话模板，例如 plain",
+            f"请设 trainable_tokens: untrained，额外训练这几行；或设 lora.modules_to_save: {modules}，"
+            "完整训练两个矩阵；或改用不含这些词元的对话模板，例如 plain",
         )
     raise UserError(what, None, hint)
 
