@@ -62,12 +62,12 @@ def write_gguf(model: Path, out: Path, file_type: str) -> None:
     """In a child process: what the stage `gguf` does until the file is written."""
     from hanlin.config.settings.export import Gguf
     from hanlin.core.context import StageContext
-    from hanlin.export.gguf.source import read_source
+    from hanlin.export.gguf.source import load_source
     from hanlin.export.gguf.writer import write_files
 
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
-    write_files((file_type,), settings, read_source(model), out, StageContext())
+    write_files((file_type,), settings, load_source(model), out, StageContext())
 
 
 def make_model(folder: Path, tokenizer: Path) -> None:

@@ -26,18 +26,18 @@ from hanlin.config.settings.export import Gguf, Imatrix, QualityReport
 from hanlin.core.context import Inputs, StageContext
 from hanlin.export import quality
 from hanlin.export.gguf import imatrix
-from hanlin.export.gguf.source import Source, read_source
+from hanlin.export.gguf.source import GgufSource, load_source
 from hanlin.export.gguf.writer import write_files
 
 TYPES = os.environ.get("HANLIN_TYPES", "Q4_K_M,Q3_K_M,Q2_K,Q4_K_S,Q3_K_S,IQ4_XS,IQ3_M").split(",")
 
 
-def measure_type(source: Source, file_type: str, reference: quality.Reference, out: Path) -> dict[str, Any]:
+def measure_type(source: GgufSource, file_type: str, reference: quality.QualityReference, out: Path) -> dict[str, Any]:
     """Write a file and measure it; it stays in `out`."""
     out.mkdir(exist_ok=True)
     settings = Gguf(model="./m", types=(file_type,), compare=False)  # type: ignore[arg-type]
     write_files((file_type,), settings, source, out, StageContext())
-    row = quality.measure(out / f"model-{file_type}.gguf", reference, StageContext())
+    row = quality.measure_quality(out / f"model-{file_type}.gguf", reference, StageContext())
     return {language: row[language] for language in reference.windows}
 
 
@@ -67,11 +67,11 @@ def main() -> None:
             metrics_file.write_text(json.dumps(metrics), encoding="utf-8")
         metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
         print(json.dumps(metrics), flush=True)
-        plain, weighted = read_source(model), read_source(model, matrix)
+        plain, weighted = load_source(model), load_source(model, matrix)
         settings = QualityReport(
             held_out=tuple(map(str, data)), prompts=0, tokens=int(os.environ.get("HANLIN_TOKENS", "8192"))
         )
-        reference = quality.prepare(
+        reference = quality.prepare_reference(
             settings, data, plain.files, plain.tokenizer, None, context.scratch_folder(here), context
         )
         tools = os.environ.get("HANLIN_LLAMA_CPP")

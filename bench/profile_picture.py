@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::linear")
-HEAD = ("_SummedLoss", "_TokenLogProbabilities")
+HEAD = ("_CrossEntropySum", "_TokenLogprobs")
 COLORS = {
     "head: products · 输出头矩阵乘": "#1f77b4",
     "head: softmax and the rest · 输出头其余": "#aec7e8",

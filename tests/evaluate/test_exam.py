@@ -12,8 +12,8 @@ from hanlin.config.settings.evaluate import Exam
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.resumable import read_rows
-from hanlin.evaluate.tasks.exam import letter_ids, run, scored
-from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, Papers
+from hanlin.evaluate.tasks.exam import letter_ids, run, score_exam
+from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamFolder
 from hanlin.models.load import load_model
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ SHORT = Exam(model="m", exam="mmlu", folder="f", shots=1)
 
 
 @pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two subjects of an exam in MMLU's layout, with two worked examples each."""
     folder = tmp_path_factory.mktemp("mmlu")
     for split, count in (("dev", 2), ("test", 9)):
@@ -33,9 +33,9 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def taken(model: Path, papers: Path, out: Path, settings: Exam = SHORT, seed: int = 42) -> dict:
+def taken(model: Path, exam_folder: Path, out: Path, settings: Exam = SHORT, seed: int = 42) -> dict:
     out.mkdir(exist_ok=True)
-    return run(settings, Inputs({"model": (model,), "folder": (papers,)}), out, StageContext(seed=seed))
+    return run(settings, Inputs({"model": (model,), "folder": (exam_folder,)}), out, StageContext(seed=seed))
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,12 @@ def test_the_prompt_begins_with_one_begin_token(spaced: Tokenizer) -> None:
     assert prefix.count(spaced.bos_id) == 1
 
 
-def test_the_likeliest_letter_is_that_of_the_models_own_logits(tiny_model: Path, papers: Path, tmp_path: Path) -> None:
-    taken(tiny_model, papers, tmp_path / "out")
+def test_the_likeliest_letter_is_that_of_the_models_own_logits(
+    tiny_model: Path, exam_folder: Path, tmp_path: Path
+) -> None:
+    taken(tiny_model, exam_folder, tmp_path / "out")
     model, tokenizer = load_model(tiny_model), Tokenizer.load(tiny_model)
-    reader, profile = Papers(EXAMS["mmlu"], papers), EXAMS["mmlu"].profiles["paper"]
+    reader, profile = ExamFolder(EXAMS["mmlu"], exam_folder), EXAMS["mmlu"].profiles["paper"]
     questions = {question.id: question for question in reader.read("test", "towns")}
     rows = [row for row in read_rows(tmp_path / "out/answers.jsonl") if row["subject"] == "towns"]
     assert [row["id"] for row in rows] == list(questions)
@@ -90,8 +92,8 @@ def test_the_likeliest_letter_is_that_of_the_models_own_logits(tiny_model: Path,
         assert row["given"] == max(LETTERS, key=row["logprobs"].__getitem__)
 
 
-def test_a_random_model_is_near_chance(tiny_model: Path, papers: Path, tmp_path: Path) -> None:
-    metrics = taken(tiny_model, papers, tmp_path / "out")
+def test_a_random_model_is_near_chance(tiny_model: Path, exam_folder: Path, tmp_path: Path) -> None:
+    metrics = taken(tiny_model, exam_folder, tmp_path / "out")
     assert metrics["near_chance"] is True
     assert (metrics["questions"], metrics["subjects"], metrics["too_long"]) == (18, 2, 0)
     assert (metrics["profile"], metrics["split"], metrics["shots"]) == ("mmlu/paper/1", "test", 1)
@@ -99,12 +101,12 @@ def test_a_random_model_is_near_chance(tiny_model: Path, papers: Path, tmp_path:
 
 
 def test_a_killed_exam_resumes_to_the_same_bytes(
-    tiny_model: Path, papers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, exam_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hanlin.evaluate.tasks import exam
 
-    monkeypatch.setattr(exam, "_CHUNK", 5)
-    whole = taken(tiny_model, papers, tmp_path / "whole")
+    monkeypatch.setattr(exam, "_CHUNK_SIZE", 5)
+    whole = taken(tiny_model, exam_folder, tmp_path / "whole")
     asked, answer = [], exam.answer
 
     def dies(opened, profile, items):
@@ -115,18 +117,18 @@ def test_a_killed_exam_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(exam, "answer", dies)
     with pytest.raises(KeyboardInterrupt):
-        taken(tiny_model, papers, tmp_path / "killed")
+        taken(tiny_model, exam_folder, tmp_path / "killed")
     assert not (tmp_path / "killed/answers.jsonl").exists()
     monkeypatch.setattr(exam, "answer", answer)
-    assert taken(tiny_model, papers, tmp_path / "killed") == whole
+    assert taken(tiny_model, exam_folder, tmp_path / "killed") == whole
     assert (tmp_path / "killed/answers.jsonl").read_bytes() == (tmp_path / "whole/answers.jsonl").read_bytes()
 
 
-def test_the_limit_draws_questions_by_the_seed(tiny_model: Path, papers: Path, tmp_path: Path) -> None:
+def test_the_limit_draws_questions_by_the_seed(tiny_model: Path, exam_folder: Path, tmp_path: Path) -> None:
     settings = SHORT.model_copy(update={"limit": 3})
     drawn = {}
     for name, seed in (("one", 1), ("again", 1), ("two", 2)):
-        taken(tiny_model, papers, tmp_path / name, settings, seed)
+        taken(tiny_model, exam_folder, tmp_path / name, settings, seed)
         drawn[name] = [row["id"] for row in read_rows(tmp_path / name / "answers.jsonl")]
     assert drawn["one"] == drawn["again"] != drawn["two"]
     assert len(drawn["one"]) == 6
@@ -134,10 +136,10 @@ def test_the_limit_draws_questions_by_the_seed(tiny_model: Path, papers: Path, t
 
 
 def test_equal_prompts_have_an_equal_hash_and_other_prompts_another(
-    tiny_model: Path, papers: Path, tmp_path: Path
+    tiny_model: Path, exam_folder: Path, tmp_path: Path
 ) -> None:
     def hashed(**changed: object) -> str:
-        return taken(tiny_model, papers, tmp_path / "out", Exam.model_validate({**SHORT.model_dump(), **changed}))[
+        return taken(tiny_model, exam_folder, tmp_path / "out", Exam.model_validate({**SHORT.model_dump(), **changed}))[
             "prompts_sha256"
         ]
 
@@ -163,21 +165,21 @@ def test_a_question_that_does_not_fit_at_all_counts_as_wrong(tiny_model: Path, t
     assert (metrics["too_long"], metrics["micro_accuracy"]) == (1, 0.0)
 
 
-def test_more_examples_than_dev_has_are_refused(tiny_model: Path, papers: Path, tmp_path: Path) -> None:
+def test_more_examples_than_dev_has_are_refused(tiny_model: Path, exam_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="5 worked examples are wanted, but dev has 2 for sums"):
-        taken(tiny_model, papers, tmp_path / "out", SHORT.model_copy(update={"shots": 5}))
+        taken(tiny_model, exam_folder, tmp_path / "out", SHORT.model_copy(update={"shots": 5}))
 
 
-def test_a_group_of_an_unknown_subject_is_refused(tiny_model: Path, papers: Path, tmp_path: Path) -> None:
+def test_a_group_of_an_unknown_subject_is_refused(tiny_model: Path, exam_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean sums"):
-        taken(tiny_model, papers, tmp_path / "out", SHORT.model_copy(update={"groups": {"all": ("sum",)}}))
+        taken(tiny_model, exam_folder, tmp_path / "out", SHORT.model_copy(update={"groups": {"all": ("sum",)}}))
 
 
 def test_a_gguf_file_finds_the_letters_as_likely_as_its_model_does(
-    taught_model: Path, taught_gguf: Path, papers: Path, tmp_path: Path
+    taught_model: Path, taught_gguf: Path, exam_folder: Path, tmp_path: Path
 ) -> None:
-    taken(taught_model, papers, tmp_path / "model")
-    taken(taught_gguf, papers, tmp_path / "gguf", SHORT.model_copy(update={"file": "F32"}))
+    taken(taught_model, exam_folder, tmp_path / "model")
+    taken(taught_gguf, exam_folder, tmp_path / "gguf", SHORT.model_copy(update={"file": "F32"}))
     rows = zip(read_rows(tmp_path / "model/answers.jsonl"), read_rows(tmp_path / "gguf/answers.jsonl"), strict=True)
     for model, gguf in rows:
         assert gguf["logprobs"] == pytest.approx(model["logprobs"], abs=0.05)
@@ -192,29 +194,29 @@ def rows_of(**subjects: list[bool]) -> list[dict]:
 
 
 def test_macro_averages_subjects_and_micro_questions() -> None:
-    metrics = scored(rows_of(a=[True] * 9 + [False], b=[False, False]))
+    metrics = score_exam(rows_of(a=[True] * 9 + [False], b=[False, False]))
     assert metrics["micro_accuracy"] == pytest.approx(9 / 12)
     assert metrics["macro_accuracy"] == pytest.approx((0.9 + 0.0) / 2)
 
 
 def test_a_subject_may_count_in_several_groups() -> None:
     rows = rows_of(a=[True, True], b=[False, True], c=[False, False])
-    metrics = scored(rows, {"x": ("a", "b"), "y": ("b", "c")})
+    metrics = score_exam(rows, {"x": ("a", "b"), "y": ("b", "c")})
     assert metrics["by_group"] == {"x": 0.75, "y": 0.25}
 
 
 def test_a_score_well_above_guessing_is_not_near_chance() -> None:
-    assert scored(rows_of(a=[True] * 40 + [False] * 60))["near_chance"] is False
-    assert scored(rows_of(a=[True] * 30 + [False] * 70))["near_chance"] is True
+    assert score_exam(rows_of(a=[True] * 40 + [False] * 60))["near_chance"] is False
+    assert score_exam(rows_of(a=[True] * 30 + [False] * 70))["near_chance"] is True
 
 
 def test_an_exam_is_also_scored_without_the_questions_that_the_data_holds(
-    tiny_model: Path, papers: Path, tmp_path: Path
+    tiny_model: Path, exam_folder: Path, tmp_path: Path
 ) -> None:
     ids = [f"{subject}/test/{row}" for subject in ("sums", "towns") for row in range(9)]
     found = {"sets": [{"name": "mmlu", "contaminated": {ids[0]: 1, ids[9]: 1}, "clean": ids[1:], "unsearched": []}]}
     (tmp_path / "contamination.json").write_text(json.dumps(found), encoding="utf-8")
-    paths = {"model": (tiny_model,), "folder": (papers,), "contamination": (tmp_path / "contamination.json",)}
+    paths = {"model": (tiny_model,), "folder": (exam_folder,), "contamination": (tmp_path / "contamination.json",)}
     (tmp_path / "out").mkdir()
     metrics = run(SHORT, Inputs(paths), tmp_path / "out", StageContext())
     rows = read_rows(tmp_path / "out/answers.jsonl")

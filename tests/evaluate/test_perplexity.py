@@ -17,7 +17,15 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.core.resumable import read_rows
-from hanlin.evaluate.perplexity import Sample, answer_sample, measure, run, text_sample, windows_of, within
+from hanlin.evaluate.perplexity import (
+    Sample,
+    answer_sample,
+    limit_characters,
+    run,
+    score_samples,
+    split_windows,
+    text_sample,
+)
 from hanlin.inference.loading import load_engine
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -66,7 +74,7 @@ def test_every_token_is_scored_once_and_no_window_is_too_long(
     stride = data.draw(st.integers(window - window // 2, window - 1))
     ids = list(range(1000, 1000 + start + length))
     place = start
-    for context, scored in windows_of(ids, start, start + length, window, stride):
+    for context, scored in split_windows(ids, start, start + length, window, stride):
         assert context[0] == ids[0] and len(context) + len(scored) <= window
         assert list(context[1:]) == ids[max(1, place - len(context) + 1) : place]
         assert list(scored) == ids[place : place + len(scored)]
@@ -75,7 +83,7 @@ def test_every_token_is_scored_once_and_no_window_is_too_long(
 
 
 def test_later_windows_see_as_much_as_fits() -> None:
-    first, second = list(windows_of(range(50), 1, 41, 32, 24))
+    first, second = list(split_windows(range(50), 1, 41, 32, 24))
     assert first == ((0,), tuple(range(1, 25)))
     assert second == ((0, *range(10, 25)), tuple(range(25, 41)))
 
@@ -84,19 +92,19 @@ def test_later_windows_see_as_much_as_fits() -> None:
 
 
 def test_the_figures_equal_a_plain_forward_pass(tiny_model: Path) -> None:
-    opened = load_engine(tiny_model)
-    sample = text_sample(opened.tokenizer, ZH)
-    (row,) = measure(opened, [sample], 256, 255)
-    assert sample.ids[0] == opened.tokenizer.bos_id
+    loaded = load_engine(tiny_model)
+    sample = text_sample(loaded.tokenizer, ZH)
+    (row,) = score_samples(loaded, [sample], 256, 255)
+    assert sample.ids[0] == loaded.tokenizer.bos_id
     assert row["nats"] == pytest.approx(plain_nats(tiny_model, list(sample.ids), 1, len(sample.ids)), abs=2e-3)
     assert row["tokens"] == len(sample.ids) - 1
 
 
 def test_what_is_measured_together_changes_nothing(tiny_model: Path) -> None:
-    opened = load_engine(tiny_model)
-    samples = [text_sample(opened.tokenizer, document) for document in (ZH, EN)]
-    together = measure(opened, samples, 32, 24)
-    alone = [row for sample in samples for row in measure(opened, [sample], 32, 24)]
+    loaded = load_engine(tiny_model)
+    samples = [text_sample(loaded.tokenizer, document) for document in (ZH, EN)]
+    together = score_samples(loaded, samples, 32, 24)
+    alone = [row for sample in samples for row in score_samples(loaded, [sample], 32, 24)]
     assert [row["nats"] for row in together] == pytest.approx([row["nats"] for row in alone], abs=1e-3)
 
 
@@ -126,7 +134,7 @@ def test_languages_are_told_apart_and_add_up(tiny_model: Path, corpus: Path, tmp
 
 def test_the_limit_counts_characters_of_each_language_and_cuts_the_last() -> None:
     documents = [Document("甲" * 30, "1"), Document("abc " * 10, "2"), Document("乙" * 30, "3"), Document("丙", "4")]
-    kept = list(within(documents, 40))
+    kept = list(limit_characters(documents, 40))
     assert [(document.id, len(document.text)) for document in kept] == [("1", 30), ("2", 40), ("3", 10)]
 
 
@@ -143,17 +151,17 @@ def test_of_a_conversation_the_answers_and_their_ends_are_measured(taught_model:
     template = ChatTemplate.load(taught_model)
     turns = (*LEARNT[0].messages, *LEARNT[1].messages)
     sample = answer_sample(template, Conversation(turns, "c"))
-    said = [list(sample.ids[start:stop]) for start, stop in sample.stretches]
+    said = [list(sample.ids[start:stop]) for start, stop in sample.spans]
     ends = [template.tokenizer.token_id("<|eot_id|>")]
     assert said == [[*template.tokenizer.encode(answer), *ends] for _, answer in LESSONS[:2]]
     assert sample.text == LESSONS[0][1] + LESSONS[1][1]
 
 
 def test_answers_are_measured_given_all_that_was_said_before(tiny_model: Path) -> None:
-    opened = load_engine(tiny_model)
-    sample = answer_sample(opened.load_template(), Conversation((*LEARNT[0].messages, *LEARNT[3].messages), "c"))
-    (row,) = measure(opened, [sample], 256, 255)
-    wanted = sum(plain_nats(tiny_model, list(sample.ids), start, stop) for start, stop in sample.stretches)
+    loaded = load_engine(tiny_model)
+    sample = answer_sample(loaded.load_template(), Conversation((*LEARNT[0].messages, *LEARNT[3].messages), "c"))
+    (row,) = score_samples(loaded, [sample], 256, 255)
+    wanted = sum(plain_nats(tiny_model, list(sample.ids), start, stop) for start, stop in sample.spans)
     assert row["nats"] == pytest.approx(wanted, abs=2e-3)
 
 
@@ -197,7 +205,7 @@ def test_documents_without_a_held_out_part_are_refused(tiny_model: Path, tmp_pat
 
 def test_an_empty_held_out_part_is_refused(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:
     (corpus / "validation.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match="nothing is held out"):
+    with pytest.raises(UserError, match="no records to score"):
         measured(tiny_model, corpus, tmp_path / "out")
 
 
@@ -220,10 +228,10 @@ def test_a_model_whose_weights_are_not_numbers_is_refused(tiny_model: Path, corp
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][:] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"zh1: .*not numbers"):
+    with pytest.raises(UserError, match=r"zh1: .*not finite"):
         measured(broken, corpus, tmp_path / "out")
 
 
 def test_a_sample_of_nothing_predicted_takes_no_part(tiny_model: Path) -> None:
-    (row,) = measure(load_engine(tiny_model), [Sample("x", [1], [], "")], 32, 24)
+    (row,) = score_samples(load_engine(tiny_model), [Sample("x", [1], [], "")], 32, 24)
     assert (row["tokens"], row["nats"]) == (0, 0.0)

@@ -15,12 +15,12 @@ import pytest
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.evaluate import predictions
-from hanlin.evaluate.predictions import Asking, predict, read_prompts
+from hanlin.evaluate.predictions import PredictSettings, predict, read_prompts
 from hanlin.inference.loading import load_engine
 from taught_model import LESSONS
 
 QUIET = Progress(quiet=True)
-ASKING = Asking(max_new_tokens=40)
+ASKING = PredictSettings(max_new_tokens=40)
 
 
 def write_json(path: Path, data: object) -> Path:
@@ -86,7 +86,7 @@ def test_a_record_without_a_question_is_named_by_its_line(tmp_path: Path) -> Non
 
 
 def test_raw_text_is_gone_on_from_without_a_template(taught_model: Path, lines: Path, tmp_path: Path) -> None:
-    predict(taught_model, lines, tmp_path / "raw.json", Asking(raw=True, max_new_tokens=8), QUIET)
+    predict(taught_model, lines, tmp_path / "raw.json", PredictSettings(raw=True, max_new_tokens=8), QUIET)
     rows = json.loads((tmp_path / "raw.json").read_text(encoding="utf-8"))
     assert [row["Output"] for row in rows] != [answer for _, answer in LESSONS]
 
@@ -97,7 +97,7 @@ def test_a_prompt_that_is_too_long_is_refused_by_its_line_or_cut(taught_model: P
     with pytest.raises(UserError, match="tokens long") as raised:
         predict(taught_model, file, tmp_path / "out.json", ASKING, QUIET)
     assert raised.value.where == "line 2"
-    predict(taught_model, file, tmp_path / "out.json", Asking(max_new_tokens=40, cut=True), QUIET)
+    predict(taught_model, file, tmp_path / "out.json", PredictSettings(max_new_tokens=40, cut=True), QUIET)
     rows = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert "cut" not in rows[0] and rows[1]["cut"] > 0
 
@@ -105,10 +105,10 @@ def test_a_prompt_that_is_too_long_is_refused_by_its_line_or_cut(taught_model: P
 def test_random_choices_depend_on_the_seed_and_the_place_alone(tiny_model: Path, lines: Path, tmp_path: Path) -> None:
     outs = []
     for number, batch in enumerate((None, 2)):
-        asking = Asking(
+        prediction = PredictSettings(
             max_new_tokens=8, sampling={"temperature": 1.0}, options={} if batch is None else {"batch": batch}
         )
-        predict(tiny_model, lines, tmp_path / f"{number}.json", asking, QUIET)
+        predict(tiny_model, lines, tmp_path / f"{number}.json", prediction, QUIET)
         outs.append((tmp_path / f"{number}.json").read_bytes())
     assert outs[0] == outs[1]
 
@@ -116,7 +116,7 @@ def test_random_choices_depend_on_the_seed_and_the_place_alone(tiny_model: Path,
 def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
     taught_model: Path, lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictions, "_CHUNK", 2)
+    monkeypatch.setattr(predictions, "_CHUNK_SIZE", 2)
     predict(taught_model, lines, tmp_path / "whole.json", ASKING, QUIET)
     asked: list[int] = []
 
@@ -124,13 +124,13 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
         opened = load_engine(*arguments, **options)
         generate = opened.engine.generate
 
-        def key_settings(requests, progress=None):
+        def counting_generate(requests, progress=None):
             asked.append(len(requests))
             if len(asked) == 2:
                 raise KeyboardInterrupt
             return generate(requests, progress)
 
-        monkeypatch.setattr(opened.engine, "generate", key_settings)
+        monkeypatch.setattr(opened.engine, "generate", counting_generate)
         return opened
 
     monkeypatch.setattr(predictions, "load_engine", breaking)
@@ -138,7 +138,7 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
         predict(taught_model, lines, tmp_path / "broken.json", ASKING, QUIET)
     assert not (tmp_path / "broken.json").exists()
     with pytest.raises(UserError, match="another model, data or settings"):
-        predict(taught_model, lines, tmp_path / "broken.json", Asking(max_new_tokens=39), QUIET)
+        predict(taught_model, lines, tmp_path / "broken.json", PredictSettings(max_new_tokens=39), QUIET)
     predict(taught_model, lines, tmp_path / "broken.json", ASKING, QUIET)
     assert asked == [2, 2, 2, 1]
     assert (tmp_path / "broken.json").read_bytes() == (tmp_path / "whole.json").read_bytes()

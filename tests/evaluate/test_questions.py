@@ -14,7 +14,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question, write_jsonl
 from hanlin.core.resumable import read_rows
 from hanlin.evaluate.tasks import questions
-from hanlin.evaluate.tasks.questions import compared, judged, run
+from hanlin.evaluate.tasks.questions import compare_answers, run, score_answers
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -87,9 +87,9 @@ def test_a_model_that_knows_nothing_is_wrong_and_never_stops(tiny_model: Path, a
 def test_a_killed_evaluation_resumes_to_the_same_bytes(
     taught_model: Path, asked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "_CHUNK", 2)
+    monkeypatch.setattr(questions, "_CHUNK_SIZE", 2)
     whole = answered(taught_model, asked, tmp_path / "whole")
-    ask, chunks = questions.ask, []
+    ask, chunks = questions.ask_questions, []
 
     def dies(opened, template, chunk, limit):
         if len(chunks) == 1:
@@ -97,10 +97,10 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(
         chunks.append(chunk)
         return ask(opened, template, chunk, limit)
 
-    monkeypatch.setattr(questions, "ask", dies)
+    monkeypatch.setattr(questions, "ask_questions", dies)
     with pytest.raises(KeyboardInterrupt):
         answered(taught_model, asked, tmp_path / "killed")
-    monkeypatch.setattr(questions, "ask", ask)
+    monkeypatch.setattr(questions, "ask_questions", ask)
     assert answered(taught_model, asked, tmp_path / "killed") == whole
     assert (tmp_path / "killed/answers.jsonl").read_bytes() == (tmp_path / "whole/answers.jsonl").read_bytes()
 
@@ -126,7 +126,7 @@ def test_another_model_gives_other_greedy_answers(
 
 def test_an_evaluation_of_other_questions_is_refused() -> None:
     with pytest.raises(UserError, match="none of these questions"):
-        compared([{"id": "q1", "answer": "a"}], {"other": "a"})
+        compare_answers([{"id": "q1", "answer": "a"}], {"other": "a"})
 
 
 def test_the_limit_asks_the_first_questions(taught_model: Path, asked: Path, tmp_path: Path) -> None:
@@ -138,8 +138,8 @@ def test_an_answer_of_digits_has_no_language_but_an_empty_one_is_held_against_th
         common = {"question_language": "zh", "exact": False, "finish": "stop", "ids": [1], "topic": ""}
         return {**common, "language": language, "answer": answer}
 
-    assert judged([row("zh", "七"), row("none", "7")])["chinese_answer_share"] == 1.0
-    assert judged([row("zh", "七"), row("none", " ")])["chinese_answer_share"] == 0.5
+    assert score_answers([row("zh", "七"), row("none", "7")])["chinese_answer_share"] == 1.0
+    assert score_answers([row("zh", "七"), row("none", " ")])["chinese_answer_share"] == 0.5
 
 
 def test_a_folder_in_place_of_a_file_of_questions_is_refused_and_its_files_named(

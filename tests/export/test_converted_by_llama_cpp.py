@@ -21,7 +21,7 @@ import torch
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
-from hanlin.export.gguf.source import read_source
+from hanlin.export.gguf.source import load_source
 from hanlin.export.gguf.writer import write_files
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -119,7 +119,7 @@ def test_every_key_and_every_byte_is_what_llama_cpp_makes_in_two_steps(
     types = ("F32", *TYPES, *(OF_EXPERTS if "num_local_experts" in config else ()))
     out = tmp_path / "ours"
     out.mkdir()
-    write_files(types, Gguf(model="./m", types=types), read_source(model), out, StageContext())
+    write_files(types, Gguf(model="./m", types=types), load_source(model), out, StageContext())
     whole = tmp_path / "whole.gguf"
     call(sys.executable, converter, model, "--outtype", "f32", "--outfile", whole)
     ours, theirs = gguf.GGUFReader(out / "model-F32.gguf"), gguf.GGUFReader(whole)

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.files import read_json
-from hanlin.export.gguf.tensors import rotary_factors
+from hanlin.export.gguf.tensors import rope_factors
 from hanlin.export.gguf.verify import TEXTS
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -94,8 +94,8 @@ def test_query_and_key_rows_are_interleaved_within_each_head(plain_model: Path, 
 )
 def test_a_float32_file_has_the_models_probabilities(make_model: Make, export: Export, config: dict[str, Any]) -> None:
     _, metrics = export(make_model(**config), "F32")
-    assert metrics["F32"]["divergence"] < 1e-8
-    assert metrics["F32"]["same_likeliest"] == 1.0
+    assert metrics["F32"]["kl"] < 1e-8
+    assert metrics["F32"]["same_top_token"] == 1.0
     assert metrics["F32"]["positions"] > 100
 
 
@@ -105,8 +105,8 @@ def test_a_model_of_experts_has_the_probabilities_of_transformers(
 ) -> None:
     model = make_model(num_local_experts=experts, num_experts_per_tok=2, packed_experts=packed, intermediate_size=96)
     out, metrics = export(model, "F32", "Q8_0")
-    assert metrics["F32"]["divergence"] < 1e-8
-    assert metrics["Q8_0"]["divergence"] < 5e-2
+    assert metrics["F32"]["kl"] < 1e-8
+    assert metrics["Q8_0"]["kl"] < 5e-2
     found = metadata_of(out / "model-F32.gguf")
     assert (found["llama.expert_count"], found["llama.expert_used_count"]) == (experts, 2)
     assert found["general.architecture"] == "llama"
@@ -119,8 +119,8 @@ def test_rows_that_a_type_cannot_hold_get_another_and_the_manifest_says_how_many
     kinds = {name: tensor.tensor_type.name for name, tensor in tensors_in(out / "model-Q4_K_M.gguf").items()}
     assert kinds["blk.0.attn_q.weight"] == "Q5_0"  # rows of 96: no blocks of 256, but of 32
     assert kinds["blk.0.ffn_down.weight"] == "F16"  # rows of 80: neither
-    narrow = metrics["Q4_K_M"]["narrow_tensors_became"]
-    assert sum(narrow.values()) == metrics["Q4_K_M"]["narrow_tensors"] == 16
+    narrow = metrics["Q4_K_M"]["fallback_types"]
+    assert sum(narrow.values()) == metrics["Q4_K_M"]["fallback_tensors"] == 16
     assert narrow["F16"] == 2
 
 
@@ -162,7 +162,7 @@ def test_llama_31s_rotary_factors_are_those_of_transformers() -> None:
         "original_max_position_embeddings": 8192,
     }
     config = LlamaConfig(hidden_size=4096, num_attention_heads=32, rope_parameters=rope)
-    factors = rotary_factors(config.to_dict())
+    factors = rope_factors(config.to_dict())
     assert factors is not None
     plain = 500000.0 ** -(np.arange(0, 128, 2) / 128)
     expected = LlamaRotaryEmbedding(config).inv_freq.numpy()
@@ -227,5 +227,5 @@ def test_files_shrink_with_their_bits(make_model: Make, export: Export) -> None:
     assert bits == sorted(bits, reverse=True)
     assert metrics["F32"]["bits_per_weight"] == 32
     assert 8.5 <= metrics["Q8_0"]["bits_per_weight"] < 8.6
-    divergences = [metrics[name]["divergence"] for name in ("F32", "F16", "Q8_0", "Q4_K_M", "Q2_K")]
+    divergences = [metrics[name]["kl"] for name in ("F32", "F16", "Q8_0", "Q4_K_M", "Q2_K")]
     assert divergences == sorted(divergences)

@@ -21,10 +21,10 @@ from hanlin.config.settings.export import NEEDS_IMPORTANCE, QualityReport
 from hanlin.core.context import StageContext
 from hanlin.core.records import Document, write_jsonl
 from hanlin.export import quality
-from hanlin.export.gguf.imatrix import collect
-from hanlin.export.gguf.imatrix_file import read_importance, write_importance
+from hanlin.export.gguf.imatrix import collect_imatrix
+from hanlin.export.gguf.imatrix_file import read_imatrix, write_imatrix
 from hanlin.export.gguf.quant_types import FILE_TYPES
-from hanlin.export.gguf.source import read_source
+from hanlin.export.gguf.source import load_source
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.llama_cpp
@@ -99,7 +99,7 @@ def test_every_tensor_has_the_bytes_of_llama_quantize(
     matrix = None
     if weighed:
         matrix = tmp_path / "imatrix.gguf"
-        write_importance(matrix, collect(model, rows_as_llama_cpp_cuts_them(model, text_of(6)), WINDOW, ("text",)))
+        write_imatrix(matrix, collect_imatrix(model, rows_as_llama_cpp_cuts_them(model, text_of(6)), WINDOW, ("text",)))
     out, _ = export(model, *types, compare=False, importance=matrix)
     for name in types[1:]:
         reference = tmp_path / "reference.gguf"
@@ -120,26 +120,26 @@ def test_the_matrix_is_llama_imatrixs_on_the_same_tokens(
     words = ["-c", WINDOW, "-b", WINDOW, "-t", 1, "-fa", "off", "--output-format", form]
     made = tmp_path / f"theirs.{form}"
     call(tools / "llama-imatrix", "-m", out / "model-F32.gguf", "-f", tmp_path / "text.txt", "-o", made, *words)
-    theirs = read_importance(made)
-    ours = collect(model, rows_as_llama_cpp_cuts_them(model, text), WINDOW, (str(tmp_path / "text.txt"),))
+    theirs = read_imatrix(made)
+    ours = collect_imatrix(model, rows_as_llama_cpp_cuts_them(model, text), WINDOW, (str(tmp_path / "text.txt"),))
     assert ours.used.keys() == theirs.used.keys()
     assert ours.chunks == theirs.chunks
     for name, used in ours.used.items():
-        weights = theirs.weights(name, len(used.squares))
+        weights = theirs.weights(name, len(used.in_sum2))
         assert weights is not None
-        one, other = used.squares, weights[0]
+        one, other = used.in_sum2, weights[0]
         assert np.dot(one, other) / np.linalg.norm(one) / np.linalg.norm(other) > 0.9999, name
         assert np.allclose(one / used.count, other, rtol=1e-2), name
-    write_importance(tmp_path / f"again.{form}", theirs)
+    write_imatrix(tmp_path / f"again.{form}", theirs)
     if form == "dat":
         assert (tmp_path / "again.dat").read_bytes() == made.read_bytes()
-    write_importance(tmp_path / f"ours.{form}", ours)  # and llama.cpp reads what is written here
+    write_imatrix(tmp_path / f"ours.{form}", ours)  # and llama.cpp reads what is written here
     back = tmp_path / "back.gguf"
     call(tools / "llama-imatrix", "-m", "none", "--in-file", tmp_path / f"ours.{form}", "-o", back)
-    read = read_importance(back)
+    read = read_imatrix(back)
     for name, used in ours.used.items():
-        weights = read.weights(name, len(used.squares))
-        assert weights is not None and np.allclose(weights, used.squares / used.count, rtol=1e-5), name
+        weights = read.weights(name, len(used.in_sum2))
+        assert weights is not None and np.allclose(weights, used.in_sum2 / used.count, rtol=1e-5), name
 
 
 def test_perplexity_and_divergence_are_llama_perplexitys(
@@ -150,9 +150,11 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     write_jsonl(tmp_path / "validation.jsonl", [Document(text, "d")])
     out, _ = export(model, "F32", "Q4_K_M", "Q3_K_M", "Q2_K", compare=False)
-    source = read_source(model)
+    source = load_source(model)
     settings = QualityReport(held_out=("./d",), window=WINDOW, tokens=WINDOW * 16)
-    reference = quality.prepare(settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, StageContext())
+    reference = quality.prepare_reference(
+        settings, (tmp_path,), source.files, source.tokenizer, None, tmp_path, StageContext()
+    )
     ((language, windows),) = reference.windows.items()
     base = ["--kl-divergence-base", tmp_path / "base", "-f", tmp_path / "text.txt", "-c", WINDOW, "-b", WINDOW]
     base += ["-t", 1, "--chunks", len(windows)]
@@ -162,7 +164,7 @@ def test_perplexity_and_divergence_are_llama_perplexitys(
     for name in ("Q4_K_M", "Q3_K_M", "Q2_K"):
         file = out / f"model-{name}.gguf"
         said = said_by(tools / "llama-perplexity", "Same top p: ", *base, "-m", file, "--kl-divergence")
-        row = quality.measure(file, reference, StageContext())[language]
+        row = quality.measure_quality(file, reference, StageContext())[language]
         assert row["source_perplexity"] == pytest.approx(float(found[1]), rel=0.01)
         for figure, pattern in (("perplexity", r"Mean PPL\(Q\)"), ("kl", "Mean    KLD")):
             number = re.search(pattern + r"\s*:\s*([\d.]+)", said)

@@ -165,7 +165,7 @@ def test_programs_take_their_own_form_of_model_only(files: Path, plain_model: Pa
         pack(plain_model, "ollama")
     with pytest.raises(UserError, match="takes a model folder"):
         pack(files, "vllm")
-    with pytest.raises(UserError, match="no GGUF file fits 'Q2_K'"):
+    with pytest.raises(UserError, match="no GGUF file matches 'Q2_K'"):
         pack(files, "llama_cpp", file="Q2_K")
     with pytest.raises(ValidationError, match="pattern"):
         Package(model="./m", target="ollama", name="../up")

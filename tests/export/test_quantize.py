@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Ggml
 
-from hanlin.export.gguf.quant_types import FILE_TYPES, Shape, tensor_type
-from hanlin.export.gguf.quantize import Quantizer, to_bytes
+from hanlin.export.gguf.quant_types import FILE_TYPES, QuantShape, tensor_type
+from hanlin.export.gguf.quantize import Quantizer, encode_rows
 
-LLAMA_3_8B = Shape(layers=32, heads=32, shared_heads=8, tied=False)
+LLAMA_3_8B = QuantShape(layers=32, heads=32, kv_heads=8, tied=False)
 ROWS = np.random.default_rng(0).standard_normal((6, 512)).astype(np.float32)
 
 
-def types_of_a_model(file_type: str, shape: Shape) -> dict[str, int]:
+def types_of_a_model(file_type: str, shape: QuantShape) -> dict[str, int]:
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     names = ["token_embd.weight"] + ([] if shape.tied else ["output.weight"])
     names += [f"blk.{layer}.{part}.weight" for layer in range(shape.layers) for part in parts]
@@ -44,7 +44,7 @@ def test_llama_3_8b_gets_the_types_that_llama_cpp_gives_it(file_type: str, expec
 
 
 def test_tied_embeddings_get_the_type_of_the_output() -> None:
-    tied = Shape(layers=16, heads=32, shared_heads=8, tied=True)
+    tied = QuantShape(layers=16, heads=32, kv_heads=8, tied=True)
     assert tensor_type("token_embd.weight", "Q4_K_M", tied, 2048, 2) == Ggml.Q6_K
     assert tensor_type("token_embd.weight", "Q4_K_M", LLAMA_3_8B, 4096, 2) == Ggml.Q4_K
 
@@ -73,7 +73,7 @@ def test_rows_that_do_not_fit_a_types_blocks_take_a_near_type(file_type: str, co
 
 @pytest.mark.parametrize("kind", [Ggml.Q8_0, Ggml.Q4_0, Ggml.Q4_1, Ggml.Q5_0, Ggml.Q5_1, Ggml.F16, Ggml.BF16])
 def test_simple_types_have_the_bytes_of_the_formats_own_definition(kind: Ggml) -> None:
-    assert to_bytes(kind, ROWS).tobytes() == gguf.quants.quantize(ROWS, kind).tobytes()
+    assert encode_rows(kind, ROWS).tobytes() == gguf.quants.quantize(ROWS, kind).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,18 @@ def test_simple_types_have_the_bytes_of_the_formats_own_definition(kind: Ggml) -
     [(Ggml.Q6_K, 0.05), (Ggml.Q5_K, 0.1), (Ggml.Q4_K, 0.2), (Ggml.IQ4_XS, 0.25), (Ggml.Q3_K, 0.45), (Ggml.Q2_K, 1.0)],
 )
 def test_k_types_give_back_what_they_were_given_within_their_bits(kind: Ggml, largest: float) -> None:
-    back = gguf.quants.dequantize(to_bytes(kind, ROWS), kind)
+    back = gguf.quants.dequantize(encode_rows(kind, ROWS), kind)
     assert np.sqrt(((back - ROWS) ** 2).mean()) < largest
 
 
 def test_slabs_are_the_whole_tensor_whatever_the_threads() -> None:
     rows = np.random.default_rng(1).standard_normal((40_000, 512)).astype(np.float32)
-    whole = to_bytes(Ggml.Q4_0, rows).tobytes()
+    whole = encode_rows(Ggml.Q4_0, rows).tobytes()
     for threads in (1, 3):
         quantizer = Quantizer(threads)
-        slabs = [slab.tobytes() for slab in quantizer.slabs(Ggml.Q4_0, rows.shape, lambda a, b: rows[a:b])]
+        quantize_chunks = [
+            chunk.tobytes() for chunk in quantizer.quantize_chunks(Ggml.Q4_0, rows.shape, lambda a, b: rows[a:b])
+        ]
         quantizer.close()
-        assert len(slabs) > 1
-        assert b"".join(slabs) == whole
+        assert len(quantize_chunks) > 1
+        assert b"".join(quantize_chunks) == whole

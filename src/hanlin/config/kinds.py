@@ -147,7 +147,7 @@ _TABLE = (
               shows=("tokens", "rows", "entries")),
     StageKind("gguf", "export:Gguf", "gguf", "hanlin.export.gguf.export:run",
               "write quantized GGUF files and verify them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
-              shows=("picked", "*.kl", "*.bits_per_weight", "*.narrow_tensors", "*.divergence", "*.same_likeliest",
+              shows=("picked", "*.kl", "*.bits_per_weight", "*.same_top_token", "*.fallback_tensors",
                      "parity.mismatches")),
     StageKind("quantized_model", "export:QuantizedModel", "quantized", "hanlin.export.hf:run",
               "write a 4- or 8-bit model for transformers and vLLM",

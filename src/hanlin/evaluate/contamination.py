@@ -1,6 +1,6 @@
-"""What a score is on questions that the training data does not hold, beside those that it holds.
+"""Scores on questions that the training data contains and on those that it does not.
 
-Does not own how such questions are found (`data/decontaminate`).
+Data stages find such questions (`data.dedup.decontaminate`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,27 @@ from hanlin.core.resumable import Row
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE
 
 
-def by_contamination(
+def split_by_contamination(
     rows: Sequence[Row], folders: Sequence[Path], figure: str, score: Callable[[Sequence[Row]], float | None]
 ) -> dict[str, Any]:
-    """Mark each row `contaminated` or not, and give the figure for both kinds (none where there is no such question).
+    """Mark each row `contaminated` or not, and compute the figure for both groups.
 
-    Nothing where no folder is given. Raises UserError for a question that the data was not compared with.
+    Args:
+        rows: Answers with their `id`; changed in place.
+        folders: Artifacts of data stages with `decontaminate`; if there are none, nothing is done.
+        figure: The figure's name.
+        score: Computes it.
+
+    Returns:
+        The number of questions of each group, and `<figure>_contaminated` and `<figure>_clean` (None if a group is
+        empty).
+
+    Raises:
+        UserError: A question was not looked for in the data.
     """
     if not folders:
         return {}
-    held, free = verdicts_of(folders).split([row["id"] for row in rows], "contamination")
+    held, free = load_contamination(folders).split([row["id"] for row in rows], "contamination")
     for row in rows:
         row["contaminated"] = row["id"] in held
     metrics: dict[str, Any] = {"contaminated_questions": len(held), "clean_questions": len(free)}
@@ -37,14 +48,14 @@ def by_contamination(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
-    """Which questions of an evaluation the training data holds, as the data stages found."""
+class Contamination:
+    """Which questions of an evaluation the training data contains, as the data stages found."""
 
     contaminated: frozenset[str]
     checked: frozenset[str]
 
     def split(self, ids: Sequence[str], where: Path | str) -> tuple[set[str], set[str]]:
-        """The contaminated and the clean ones of these ids. Raises UserError when one was never looked for."""
+        """The contaminated and the clean ones of these ids. Raises UserError if one was never looked for."""
         missing = [name for name in ids if name not in self.checked]
         if missing:
             hint = say(
@@ -58,8 +69,8 @@ class Verdicts:
         }
 
 
-def verdicts_of(folders: Sequence[Path]) -> Verdicts:
-    """What the data stages in these folders found, together. Raises UserError for a stage that looked for nothing."""
+def load_contamination(folders: Sequence[Path]) -> Contamination:
+    """What the data stages in these folders found, together. Raises UserError for a stage without `decontaminate`."""
     contaminated: set[str] = set()
     checked: set[str] = set()
     for folder in folders:
@@ -70,4 +81,4 @@ def verdicts_of(folders: Sequence[Path]) -> Verdicts:
         for row in json.loads(file.read_text(encoding="utf-8"))["sets"]:
             contaminated |= set(row["contaminated"])
             checked |= {*row["contaminated"], *row["clean"], *row["unsearched"]}
-    return Verdicts(frozenset(contaminated), frozenset(checked))
+    return Contamination(frozenset(contaminated), frozenset(checked))

@@ -1,7 +1,7 @@
-"""How well a model predicts what it never saw: held-out text, or the answers in held-out conversations and pairs.
+"""The stage `perplexity`: how well a model predicts held-out text, or the answers in held-out conversations and pairs.
 
-Tokens of different vocabularies are different things, so only the figures by character and byte compare models across
-vocabularies; the text is therefore cut by characters, never by tokens. Does not own likelihoods (`engines/`).
+Tokens of different vocabularies are different things, so only the figures per character and per byte compare models
+across vocabularies; the text is therefore cut by characters, never by tokens.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,59 +27,60 @@ from hanlin.core.text import Language, answer_language
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-_CHUNK = 64
-_USUAL_WINDOW = 1024
-_LARGEST_EXPONENT = 700.0  # of a finite double
+_CHUNK_SIZE = 64
+_DEFAULT_WINDOW = 1024
+_MAX_EXPONENT = 700.0  # of a finite double
 
-Measurable = Document | Conversation | Preference
+ScoredRecord = Document | Conversation | Preference
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A record as the model sees it: its ids, and the stretches [start, stop) of them that are predicted."""
+    """A record as the model sees it: its token ids, and the spans [start, stop) of them that are scored."""
 
     id: str
     ids: Sequence[int]
-    stretches: Sequence[tuple[int, int]]
+    spans: Sequence[tuple[int, int]]
     text: str
-    """What the stretches say."""
+    """The text of the spans."""
 
 
 def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Measure the held-out records and write `perplexity.jsonl`, a row for each; return `summed` of them.
+    """Score the validation records and write `perplexity.jsonl`, a row for each; return their `aggregate`.
 
-    Raises UserError when nothing is held out, when a window is longer than the model's context, when conversations
-    are measured and the model has no chat template, and when the model's logits are not numbers.
+    Raises:
+        UserError: The file has no records, a window is longer than the model's context, conversations are scored and
+            the model has no chat template, or the model's logits are not finite.
     """
     file = validation_file(inputs.path("data"))
-    measured = list(within(_records(file), settings.max_characters))
+    measured = list(limit_characters(_records(file), settings.max_characters))
     if not measured:
-        raise UserError(say("nothing is held out in this file", "文件中没有留出内容"), file)
-    opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
+        raise UserError(say("this file has no records to score", "文件中没有可评测的记录"), file)
+    loaded = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
-        window = _window(settings.window, opened.engine.context_length)
+        window = _window(settings.window, loaded.engine.context_length)
         stride = window - min(settings.overlap, window // 2)
         sample = (
-            partial(text_sample, opened.tokenizer)
+            partial(text_sample, loaded.tokenizer)
             if isinstance(measured[0], Document)
-            else partial(answer_sample, opened.load_template())
+            else partial(answer_sample, loaded.load_template())
         )
 
-        def work(chunk: Sequence[Measurable]) -> list[Row]:
-            return measure(opened, [sample(record) for record in chunk], window, stride)
+        def work(chunk: Sequence[ScoredRecord]) -> list[Row]:
+            return score_samples(loaded, [sample(record) for record in chunk], window, stride)
 
         rows = process_in_chunks(
-            measured, _CHUNK, context.scratch_folder(out), work, context.progress, unit=say("records", "条")
+            measured, _CHUNK_SIZE, context.scratch_folder(out), work, context.progress, unit=say("records", "条")
         )
-        engine_name = opened.engine.name
+        engine_name = loaded.engine.name
     finally:
-        opened.engine.close()
+        loaded.engine.close()
     write_rows(out / "perplexity.jsonl", rows)
-    return {"engine": engine_name, **summed(rows)}
+    return {"engine": engine_name, **aggregate(rows)}
 
 
 def text_sample(tokenizer: Tokenizer, document: Document) -> Sample:
-    """All of a document is predicted, after a begin token (the end of text where a tokenizer has no other)."""
+    """All of a document is scored, after a begin token (the end-of-text token if the tokenizer has no other)."""
     begin = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     if begin is None:
         what = say("the tokenizer has no token to begin a text with", "分词器没有可作文本开头的词元")
@@ -88,26 +90,27 @@ def text_sample(tokenizer: Tokenizer, document: Document) -> Sample:
 
 
 def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> Sample:
-    """What a chat model learns is predicted: a conversation's answers, or a pair's preferred one, with their ends."""
+    """The tokens that a chat model learns are scored: a conversation's answers, or a pair's chosen one, with their stop
+    tokens."""
     if isinstance(record, Conversation):
         rendered = template.render_conversation(record)
-        stretches = _learnt(rendered)
+        spans = _target_spans(rendered)
     else:
         rendered = template.render([*record.prompt, record.chosen], where=record.id)
-        stretches = _learnt(rendered)[-1:]
-    said = [number for start, stop in stretches for number in rendered.ids[start:stop]]
-    return Sample(record.id, rendered.ids, stretches, template.tokenizer.decode(said))
+        spans = _target_spans(rendered)[-1:]
+    said = [number for start, stop in spans for number in rendered.ids[start:stop]]
+    return Sample(record.id, rendered.ids, spans, template.tokenizer.decode(said))
 
 
-def measure(opened: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
-    """One row for each sample: its language, its lengths, and −log p of what is predicted in nats."""
+def score_samples(loaded: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
+    """One row for each sample: its language, its lengths, and −log p of its spans in nats."""
     cut = [
         (place, pair)
         for place, sample in enumerate(samples)
-        for start, stop in sample.stretches
-        for pair in windows_of(sample.ids, start, stop, window, stride)
+        for start, stop in sample.spans
+        for pair in split_windows(sample.ids, start, stop, window, stride)
     ]
-    scores = opened.engine.score([pair for _, pair in cut])
+    scores = loaded.engine.score([pair for _, pair in cut])
     nats, tokens = [0.0] * len(samples), [0] * len(samples)
     for (place, (_, scored)), score in zip(cut, scores, strict=True):
         nats[place] -= score.logprob
@@ -115,7 +118,7 @@ def measure(opened: LoadedEngine, samples: Sequence[Sample], window: int, stride
     rows = []
     for sample, value, count in zip(samples, nats, tokens, strict=True):
         if not math.isfinite(value):
-            what = say("the model's logits for this record are not numbers", "模型对该条记录给出的 logits 不是数值")
+            what = say("the model's logits for this record are not finite", "模型对该条记录给出的 logits 不是有限数")
             raise UserError(what, sample.id, say("measure in float32", "请用 float32 测量"))
         rows.append(
             {
@@ -130,12 +133,20 @@ def measure(opened: LoadedEngine, samples: Sequence[Sample], window: int, stride
     return rows
 
 
-def windows_of(
+def split_windows(
     ids: Sequence[int], start: int, stop: int, window: int, stride: int
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut ids[start:stop] into pieces of at most `stride`, each with what stands before it: (context, scored) pairs.
+    """Cut ids[start:stop] into parts of at most `stride` and give each its context.
 
-    A pair is at most `window` ids long. Its context begins with the first id of all, whatever had to be left out after.
+    Args:
+        ids: All ids of the record.
+        start: The first id to score.
+        stop: The id behind the last to score.
+        window: The most ids of context and part together.
+        stride: The most ids of a part.
+
+    Yields:
+        (context, scored) pairs. The context begins with the first id of all, whatever is left out after it.
     """
     for place in range(start, stop, stride):
         end = min(stop, place + stride)
@@ -143,8 +154,8 @@ def windows_of(
         yield (ids[0], *ids[first:place]), tuple(ids[place:end])
 
 
-def within(records: Iterable[Measurable], limit: int | None) -> Iterator[Measurable]:
-    """Records until `limit` characters of their language are reached; a document that passes it is cut there."""
+def limit_characters(records: Iterable[ScoredRecord], limit: int | None) -> Iterator[ScoredRecord]:
+    """Records until `limit` characters of their language are reached; a document that exceeds it is cut there."""
     used: dict[Language, int] = {}
     for record in records:
         text = _text_of(record)
@@ -158,17 +169,17 @@ def within(records: Iterable[Measurable], limit: int | None) -> Iterator[Measura
         yield replace(record, text=text[:left]) if isinstance(record, Document) else record
 
 
-def summed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures over all records, and under `zh` and `en` over those of each language."""
-    metrics: dict[str, Any] = _figures(rows)
+def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures over all records, and under `zh` and `en` those of each language."""
+    metrics: dict[str, Any] = _aggregate_rows(rows)
     for language in ("zh", "en"):
         own = [row for row in rows if row["language"] == language]
         if own:
-            metrics[language] = _figures(own)
+            metrics[language] = _aggregate_rows(own)
     return metrics
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _aggregate_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     tokens, characters, size = (sum(row[name] for row in rows) for name in ("tokens", "characters", "bytes"))
     nats = sum(row["nats"] for row in rows)
     return {
@@ -177,7 +188,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "characters": characters,
         "bytes": size,
         "characters_per_token": characters / tokens,
-        "perplexity": math.exp(min(nats / tokens, _LARGEST_EXPONENT)),
+        "perplexity": math.exp(min(nats / tokens, _MAX_EXPONENT)),
         "nats_per_token": nats / tokens,
         "nats_per_character": nats / max(1, characters),
         "bits_per_character": nats / max(1, characters) / math.log(2),
@@ -185,7 +196,7 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _text_of(record: Measurable) -> str:
+def _text_of(record: ScoredRecord) -> str:
     """What is measured of a record, as nearly as it is known before it is rendered."""
     if isinstance(record, Document):
         return record.text
@@ -197,8 +208,8 @@ def _text_of(record: Measurable) -> str:
     )
 
 
-def _learnt(rendered: TokenizedExample) -> list[tuple[int, int]]:
-    """The stretches [start, stop) of learned ids: one for each answer."""
+def _target_spans(rendered: TokenizedExample) -> list[tuple[int, int]]:
+    """The spans [start, stop) of ids that are training targets: one for each answer."""
     borders = [
         place
         for place, (before, now) in enumerate(
@@ -211,7 +222,7 @@ def _learnt(rendered: TokenizedExample) -> list[tuple[int, int]]:
 
 def _window(wanted: int | None, longest: int) -> int:
     if wanted is None:
-        return min(_USUAL_WINDOW, longest)
+        return min(_DEFAULT_WINDOW, longest)
     if wanted > longest:
         what = say(
             f"a window of {wanted} tokens is longer than the model's context of {longest}",
@@ -221,7 +232,7 @@ def _window(wanted: int | None, longest: int) -> int:
     return wanted
 
 
-def _records(file: Path) -> Iterator[Measurable]:
+def _records(file: Path) -> Iterator[ScoredRecord]:
     """The records of a file, of the kind that its first line is."""
     with file.open("rb") as lines:
         first = next((line for line in lines if line.strip()), b"{}")

@@ -1,8 +1,4 @@
-"""Answer every line or record of a file and write the answers to another, going on where a killed try stopped.
-
-Owns what counts as a prompt in a file and the form of the answers. Does not own formats of files (`data`), how a
-conversation becomes ids (`tokens/chat_template`) or generation (`engines/`).
-"""
+"""Batch prediction: answer every line or record of a file and write the answers to another, resuming a killed run."""
 
 from __future__ import annotations
 
@@ -39,13 +35,13 @@ from hanlin.tokenizer.generation_config import read_sampling_params
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SEED = 42
-_CHUNK = 64
+_CHUNK_SIZE = 64
 _QUESTIONS = ("instruction", "prompt", "question", "query", "input", "text", "问题")
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked at `line` (from 1) of a file; `text` is the last thing that the user says."""
+    """A prompt at `line` (from 1) of a file; `text` is the last user message."""
 
     line: int
     text: str
@@ -54,10 +50,18 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """How a file is answered. With `raw` a model goes on from each text as it stands, without its chat template; with
-    `cut` a question that is too long loses its end instead of stopping everything. Fields of `sampling` that are not
-    set follow the model's generation settings."""
+class PredictSettings:
+    """How a file is answered.
+
+    Attributes:
+        system: A system message for prompts that have none.
+        raw: Whether the model continues each text as it is, without its chat template.
+        cut: Whether the end of a prompt that is too long is cut off; otherwise it is an error.
+        max_new_tokens: The longest answer.
+        sampling: Sampling parameters; those that are not set follow the model's generation settings.
+        engine: The inference engine.
+        options: Its options.
+    """
 
     system: str = ""
     raw: bool = False
@@ -68,7 +72,7 @@ class Asking:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def predict(model: str | Path, data: Path, out: Path, asking: Asking, progress: Progress) -> dict[str, Any]:
+def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings, progress: Progress) -> dict[str, Any]:
     """Write to `out` (`.json`: one list; `.jsonl`) an answer for each prompt of `data`, in order; return the counts.
 
     What a try has made lies in `OUT.partial/`; the same call goes on from there and ends with the same bytes: a random
@@ -81,17 +85,17 @@ def predict(model: str | Path, data: Path, out: Path, asking: Asking, progress: 
         raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
     if not out.absolute().parent.is_dir():
         raise UserError(say("there is no such folder", "没有这个文件夹"), out.absolute().parent)
-    prompts = read_prompts(data, "" if asking.raw else asking.system)
+    prompts = read_prompts(data, "" if settings.raw else settings.system)
     path, choice = parse_model_spec(model)
     weights = find_model(path, choice).weights
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(exist_ok=True)
     try:
         with FileLock(partial / "lock", timeout=0):
-            _same_as_before(partial, _mark(weights, prompts, asking))
-            answered = load_engine(path, choice, asking.engine, **asking.options)
+            _check_same_inputs(partial, _inputs_hash(weights, prompts, settings))
+            answered = load_engine(path, choice, settings.engine, **settings.options)
             try:
-                rows = _answers(answered, prompts, asking, partial, progress)
+                rows = _answers(answered, prompts, settings, partial, progress)
             finally:
                 answered.engine.close()
             _write(out, rows)
@@ -116,7 +120,7 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     for file in find_files([str(data)], settings).files:
         with InputFile(file.path) as tape:
             for row in read_rows(file, detect_layout(file), tape):
-                found = list(_asked(row))
+                found = list(_questions_of(row))
                 wrong = next((item for item in found if isinstance(item, Drop)), None)
                 if wrong is not None or not found:
                     reason = describe_reason(wrong.reason if wrong else "no_question")
@@ -131,7 +135,7 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     return prompts
 
 
-def _asked(row: FileRow) -> Iterator[ParsedChat | Drop]:
+def _questions_of(row: FileRow) -> Iterator[ParsedChat | Drop]:
     """What a row asks: its conversation up to the last question."""
     value = row.value
     if isinstance(value, Drop):
@@ -143,7 +147,7 @@ def _asked(row: FileRow) -> Iterator[ParsedChat | Drop]:
     known = next((known for known in CHAT_FORMATS if known.recognize(value)), None)
     found = list(known.read(value)) if known is not None else []
     if not found or any(isinstance(item, Drop) and item.reason == "no_answer" for item in found):
-        found = [_question_alone(value)]
+        found = [_lone_question(value)]
     for item in found:
         if isinstance(item, Drop):
             yield item
@@ -155,7 +159,7 @@ def _asked(row: FileRow) -> Iterator[ParsedChat | Drop]:
         yield replace(item, messages=turns) if asks else Drop("no_question")
 
 
-def _question_alone(value: Any) -> ParsedChat | Drop:
+def _lone_question(value: Any) -> ParsedChat | Drop:
     if not isinstance(value, Mapping):
         return Drop("other_format", type(value).__name__)
     name = next((name for name in _QUESTIONS if isinstance(value.get(name), str) and value[name].strip()), None)
@@ -168,22 +172,22 @@ def _question_alone(value: Any) -> ParsedChat | Drop:
 
 
 def _answers(
-    model: LoadedEngine, prompts: Sequence[Prompt], asking: Asking, scratch: Path, progress: Progress
+    model: LoadedEngine, prompts: Sequence[Prompt], settings: PredictSettings, scratch: Path, progress: Progress
 ) -> list[Row]:
     defaults = read_sampling_params(model.location.folder)
-    base = SamplingParams(**{**defaults, **asking.sampling, "max_new_tokens": asking.max_new_tokens})
+    base = SamplingParams(**{**defaults, **settings.sampling, "max_new_tokens": settings.max_new_tokens})
     seed = SEED if base.seed is None else base.seed
-    template = None if asking.raw else model.load_template()
-    stops = _ends(model) if template is None else template.stop_ids
+    template = None if settings.raw else model.load_template()
+    stops = _stop_ids(model) if template is None else template.stop_ids
     room = model.engine.context_length
-    encoded = [_ids(prompt, model.tokenizer, template, asking, room) for prompt in prompts]
+    encoded = [_ids(prompt, model.tokenizer, template, settings, room) for prompt in prompts]
     places = range(len(prompts))
 
     def answered(chunk: Sequence[int]) -> list[Row]:
         requests = [
             GenerationRequest(encoded[place][0], stops, replace(base, seed=(seed + place) % 2**32)) for place in chunk
         ]
-        part = _Part(progress, chunk[0], len(prompts))
+        part = _ChunkProgress(progress, chunk[0], len(prompts))
         replies = model.engine.generate(requests, part)
         return [
             {
@@ -197,19 +201,19 @@ def _answers(
             for place, reply in zip(chunk, replies, strict=True)
         ]
 
-    return process_in_chunks(places, _CHUNK, scratch, answered, progress, unit=say("answers", "个回答"))
+    return process_in_chunks(places, _CHUNK_SIZE, scratch, answered, progress, unit=say("answers", "个回答"))
 
 
-def _ends(model: LoadedEngine) -> tuple[int, ...]:
-    """The ids that end a text where no template says them: the tokenizer's and the generation settings'."""
+def _stop_ids(model: LoadedEngine) -> tuple[int, ...]:
+    """The ids that end a text without a chat template: the tokenizer's and the generation settings'."""
     named = read_json(model.location.folder / GENERATION_FILE).get("eos_token_id")
     listed = named if isinstance(named, list) else [named]
     ends = (model.tokenizer.eos_id, *listed)
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
 
 
-class _Part(Progress):
-    """The progress of one chunk, told as that of the whole."""
+class _ChunkProgress(Progress):
+    """Reports the progress of one chunk as that of the whole file."""
 
     def __init__(self, whole: Progress, before: int, total: int) -> None:
         super().__init__(quiet=True)
@@ -220,10 +224,10 @@ class _Part(Progress):
 
 
 def _ids(
-    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, asking: Asking, room: int
+    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, settings: PredictSettings, room: int
 ) -> tuple[tuple[int, ...], int]:
     """The prompt as ids, and how many characters of its end were cut off."""
-    budget = room - min(asking.max_new_tokens, room // 2)
+    budget = room - min(settings.max_new_tokens, room // 2)
     if template is None:
         begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
         ids = (*begin, *tokenizer.encode(prompt.text))
@@ -234,7 +238,7 @@ def _ids(
             raise UserError(error.what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), error.hint) from error
     if len(ids) <= budget:
         return ids, 0
-    if asking.cut and template is not None and not prompt.tools:
+    if settings.cut and template is not None and not prompt.tools:
         fitted = truncate(prompt.messages, template, budget, cut=True)
         return fitted.ids, fitted.cut
     what = say(
@@ -248,29 +252,31 @@ def _ids(
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def _mark(weights: Path, prompts: Sequence[Prompt], asking: Asking) -> str:
-    """What the answers depend on, hashed: two tries with the same mark may share their finished parts."""
+def _inputs_hash(weights: Path, prompts: Sequence[Prompt], settings: PredictSettings) -> str:
+    """Hash of all that the answers depend on: two runs with the same hash may share their finished parts."""
     files = sorted(weights.iterdir()) if weights.is_dir() else [weights]
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-    row = [str(weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(asking)]
+    row = [str(weights.resolve()), states, [asdict(prompt) for prompt in prompts], asdict(settings)]
     return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
 
 
-def _same_as_before(partial: Path, mark: str) -> None:
-    """Raises UserError when the answers that lie in `partial` were made by another call."""
+def _check_same_inputs(partial: Path, mark: str) -> None:
+    """Raise UserError if the answers in `partial` are of a run with other inputs."""
     file = partial / "mark"
     begun = any(partial.glob("rows-*.jsonl"))
     if begun and (not file.is_file() or file.read_text(encoding="utf-8") != mark):
-        what = say("an unfinished try with another model, data or settings lies here", "此处有设置不同的未完成结果")
+        what = say(
+            "an unfinished run with another model, data or settings is here", "此处有模型、数据或设置不同的未完成结果"
+        )
         raise UserError(what, partial, say("delete it, or name another --out", "请删除它，或换一个 --out"))
     file.write_text(mark, encoding="utf-8")
 
 
 def _write(out: Path, rows: Sequence[Row]) -> None:
-    aside = out.with_name(out.name + ".writing")
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
+    tmp_path = out.with_name(out.name + ".writing")
+    with tmp_path.open("w", encoding="utf-8", newline="\n") as file:
         if out.suffix == ".json":
             file.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
         else:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(aside, out)
+    os.replace(tmp_path, out)

@@ -1,7 +1,4 @@
-"""Small measures that are shared: whether an answer is right, and how sure a share is.
-
-Does not generate anything; the language of a text is told by `language`.
-"""
+"""Whether an answer is correct, and how certain a fraction is."""
 
 from __future__ import annotations
 
@@ -13,15 +10,15 @@ from dataclasses import dataclass
 Z_95 = 1.959963984540054
 
 
-def normalized(text: str) -> str:
-    """A text as answers are compared: compatibility forms made equal (NFKC: full-width digits, ...), ends stripped."""
+def normalize_answer(text: str) -> str:
+    """Normalize an answer for comparison: NFKC (full-width digits become ASCII), white space at the ends removed."""
     return unicodedata.normalize("NFKC", text).strip()
 
 
-def is_right(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether an answer equals one of those that count as right, both normalized."""
-    given = normalized(answer)
-    return any(given == normalized(text) for text in accepted)
+def is_correct(answer: str, accepted: Iterable[str]) -> bool:
+    """Whether an answer equals one of the accepted ones, both normalized."""
+    given = normalize_answer(answer)
+    return any(given == normalize_answer(text) for text in accepted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +30,8 @@ class Interval:
         return self.low <= value <= self.high
 
 
-def wilson(hits: int, total: int) -> Interval:
-    """The 95 % score interval of a share (Wilson 1927): honest also near 0 and 1 and for few trials."""
+def wilson_interval(hits: int, total: int) -> Interval:
+    """The 95 % score interval of a fraction (Wilson 1927): valid also near 0 and 1 and for few trials."""
     if total == 0:
         return Interval(0.0, 1.0)
     share, spread = hits / total, Z_95**2 / total
@@ -44,13 +41,14 @@ def wilson(hits: int, total: int) -> Interval:
 
 
 def standard_error(hits: int, total: int) -> float:
-    """Of a mean of `total` zeros and ones, `hits` of them ones: the sample's standard deviation over √total."""
+    """Standard error of the mean of `total` zeros and ones, `hits` of them ones: the sample's standard deviation over
+    √total."""
     if total < 2:
         return 0.0
     share = hits / total
     return math.sqrt(share * (1 - share) / (total - 1))
 
 
-def share(hits: Sequence[bool]) -> float | None:
-    """The part that is true; None of nothing."""
+def fraction(hits: Sequence[bool]) -> float | None:
+    """The fraction that is true; None for an empty sequence."""
     return sum(hits) / len(hits) if hits else None

@@ -14,7 +14,7 @@ from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 
-def rows_of(
+def load_calibration_rows(
     paths: Sequence[Path], tokenizer: Tokenizer, window: int, tokens: int, seed: int
 ) -> Iterator[tuple[int, ...]]:
     """Rows of at most `window` ids until there are `tokens`: records of all files in an order drawn by `seed`."""

@@ -1,7 +1,7 @@
-"""A model folder in fewer bits that transformers and vLLM load as it stands: GPTQ, or bitsandbytes' int8 and NF4.
+"""The stage `quantized_model`: a model folder in fewer bits that transformers and vLLM load as it is.
 
-Owns the forms on disk and their proof: each is loaded again and measured against its source. GPTQ's integers are packed
-by the library compressed-tensors, whose format both programs read. Does not own the rounding (`gptq`, bitsandbytes).
+GPTQ, or bitsandbytes' int8 and NF4. Each is loaded again and measured against its source. GPTQ's integers are packed by
+the library compressed-tensors, whose format both programs read; the algorithm is in `gptq`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.export import gptq, quality
-from hanlin.export.calibration import rows_of
+from hanlin.export.calibration import load_calibration_rows
 from hanlin.export.quality_page import write_card
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
@@ -33,7 +33,7 @@ from hanlin.models.safetensors import save_safetensors
 from hanlin.parity import check as parity
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
+FORMAT_NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
 
 
 def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
@@ -55,23 +55,23 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             for text in find_license_files(folder):
                 shutil.copyfile(text, out / text.name)
             (context.scratch_folder(out) / "written").touch()
-    metrics: dict[str, Any] = {"format": NAMES[settings.method]}
+    metrics: dict[str, Any] = {"format": FORMAT_NAMES[settings.method]}
     if template is not None:
         metrics["parity"] = parity.verify(ChatTemplate.load(out), out)
-    row: quality.Row = _sizes(files, out)
+    row: quality.Row = _size_metrics(files, out)
     if settings.quality_report is not None:
         held_out = inputs.paths("quality_report.held_out")
-        reference = quality.prepare(
+        reference = quality.prepare_reference(
             settings.quality_report, held_out, files, tokenizer, template, context.scratch_folder(out), context
         )
-        row |= quality.measure(out, reference, context)
-        write_card(out, settings.name, settings.license, {NAMES[settings.method]: row})
+        row |= quality.measure_quality(out, reference, context)
+        write_card(out, settings.name, settings.license, {FORMAT_NAMES[settings.method]: row})
     else:
         load_model(out)  # it can be read
-    return {**metrics, NAMES[settings.method]: row}
+    return {**metrics, FORMAT_NAMES[settings.method]: row}
 
 
-def _sizes(files: ModelFiles, out: Path) -> dict[str, float]:
+def _size_metrics(files: ModelFiles, out: Path) -> dict[str, float]:
     weights = sum(torch.Size(entry.shape).numel() for entry in files.tensors.values())
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     return {"bytes": size, "bits_per_weight": round(8 * size / weights, 3)}
@@ -99,7 +99,7 @@ def _write_gptq(
             )
             raise UserError(what, "group_size", say("set 64 or 32", "请设为 64 或 32"))
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    rows = list(rows_of(data, tokenizer, window, settings.tokens, context.seed))
+    rows = list(load_calibration_rows(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     grids = gptq.quantize_layers(
         model, rows, settings.group_size, lambda done, of: context.progress.update(done, of, "layers")

@@ -1,7 +1,4 @@
-"""The model card of a package, in both languages, made from what is known of the model: its lineage and measurements.
-
-Owns the card's words and tables. Does not own the lineage (`artifacts`) or the quality_reports (`quality_report`).
-"""
+"""The model card of a package, in both languages, made from the model's lineage and measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 
 from hanlin.config.settings.export import Package
 from hanlin.core.context import LineageNode
-from hanlin.export.quality_page import table
+from hanlin.export.quality_page import format_table
 
 _DATA = ("documents", "conversations", "preferences", "unpaired_preferences")
 _SHOWN_FILES = 8
@@ -19,7 +16,7 @@ _SHOWN_FILES = 8
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card is made from. `root` is the packaged artifact's lineage, None where nothing is known of it."""
+    """What a card is made from. `root` is the packaged artifact's lineage, None if it is unknown."""
 
     settings: Package
     context: int
@@ -38,10 +35,10 @@ class Card:
         return next((parent for node in stages for parent in node.parents if parent.type == "hub"), None)
 
 
-def model_card(card: Card, picture: str = "") -> str:
+def model_card(card: Card, chart: str = "") -> str:
     """`README.md`: front matter that hubs read, then what it is, how to run it, and what it came from."""
     return "\n".join(
-        [*_front(card), *_opening(card), *_usage(card), *_made(card), *_data(card), *_measured(card, picture)]
+        [*_front(card), *_opening(card), *_usage(card), *_made(card), *_data(card), *_measured(card, chart)]
     )
 
 
@@ -125,7 +122,7 @@ def _data(card: Card) -> Iterator[str]:
     yield ""
 
 
-def _measured(card: Card, picture: str) -> Iterator[str]:
+def _measured(card: Card, chart: str) -> Iterator[str]:
     if card.evaluations:
         yield from ("## Evaluation · 评测", "", "| measurement 评测 | figure 指标 | value 数值 |", "|---|---|---|")
         for node in card.evaluations:
@@ -133,24 +130,24 @@ def _measured(card: Card, picture: str) -> Iterator[str]:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     yield f"| {node.kind} | {name} | {value:.4g} |"
         yield ""
-    rows = receipts_of(card.root)
+    rows = quality_reports_of(card.root)
     if rows:
-        yield from ("## QualityReport · 凭据", "")
+        yield from ("## Quality · 质量报告", "")
         yield "How far each file is from the model it was made from, on held-out text (KL in nats). "
         yield "各文件在留出内容上与原模型的差距（KL 以奈特计）。"
-        yield from ("", *table(rows), "")
-        if picture:
-            yield from (f"![bits per weight and divergence · 每权重比特数与散度]({picture})", "")
+        yield from ("", *format_table(rows), "")
+        if chart:
+            yield from (f"![bits per weight and divergence · 每权重比特数与散度]({chart})", "")
 
 
-def receipts_of(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:
-    """The quality_reports in the packaged artifact's manifest, by type."""
+def quality_reports_of(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:
+    """The quality reports in the packaged artifact's manifest, by type."""
     if root is None:
         return {}
     return {
         name: row
         for name, row in root.metrics.items()
-        if isinstance(row, Mapping) and "kl" in row and "bits_per_weight" in row
+        if isinstance(row, Mapping) and "perplexity_ratio" in row and "bits_per_weight" in row
     }
 
 

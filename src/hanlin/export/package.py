@@ -1,7 +1,5 @@
-"""A model in the folder that another program takes as it stands: Ollama, LM Studio, llama.cpp, vLLM, Hugging Face.
-
-Owns what lies in each folder. Does not own the model card (`model_card`), the Modelfile (`contract/modelfile`) or the
-check (`contract/check`); an artifact appears only when that has passed.
+"""The stage `package`: a model in the folder that another program takes as it is (Ollama, LM Studio, llama.cpp, vLLM,
+Hugging Face). The artifact appears only when the parity check has passed.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
 from hanlin.core.i18n import say
 from hanlin.export.model_card import Card, model_card
-from hanlin.export.quality_page import PICTURE
+from hanlin.export.quality_page import CHART_FILE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
@@ -31,13 +29,13 @@ from hanlin.parity.modelfile import find_packaged_name
 from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-CARD, START, MODELFILE = "README.md", "start.sh", "Modelfile"
+CARD_FILE, START, MODELFILE = "README.md", "start.sh", "Modelfile"
 _TOOL_PARSERS = {"llama3.1": "llama3_json"}
 """vLLM's name of the form in which a packaged template writes calls of tools."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _PackagedModel:
     """What is packaged: the GGUF files chosen, or none of a model folder."""
 
     folder: Path
@@ -77,12 +75,12 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     metrics["parity"] = parity.verify(ChatTemplate.load(folder), folder, packed)
     (root,) = inputs.lineage.get("model", ()) or (None,)
     card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
-    write_text(out / CARD, model_card(card, picture=PICTURE if (out / PICTURE).is_file() else ""))
+    write_text(out / CARD_FILE, model_card(card, chart=CHART_FILE if (out / CHART_FILE).is_file() else ""))
     kept = [path for path in out.rglob("*") if path.is_file() and job.scratch_folder(out) not in path.parents]
     return {**metrics, "files": len(kept), "bytes": sum(path.stat().st_size for path in kept)}
 
 
-def _read(settings: Package, folder: Path) -> _Source:
+def _read(settings: Package, folder: Path) -> _PackagedModel:
     found = find_gguf_files(folder)
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
@@ -97,7 +95,7 @@ def _read(settings: Package, folder: Path) -> _Source:
     if not found:
         packed = is_quantized(folder)
         config = check_quantized_folder(folder) if packed else check_model_folder(folder, experts=True).config
-        return _Source(folder, (), _template(folder), int(config["max_position_embeddings"]))
+        return _PackagedModel(folder, (), _template(folder), int(config["max_position_embeddings"]))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
         found = [choose_gguf(found, folder, settings.file)]
     lengths = []
@@ -105,7 +103,7 @@ def _read(settings: Package, folder: Path) -> _Source:
         model = LlamaCppModel(file, vocabulary_only=True)
         lengths.append(int(model.meta("llama.context_length") or 0))
         model.close()
-    return _Source(folder, tuple(found), _template(folder), min(lengths))
+    return _PackagedModel(folder, tuple(found), _template(folder), min(lengths))
 
 
 def _template(folder: Path) -> ChatTemplate:
@@ -121,17 +119,17 @@ def _template(folder: Path) -> ChatTemplate:
     return template
 
 
-def _weights(source: _Source) -> list[Path]:
-    """The files to copy: GGUF files, or weights and configuration; licenses and the quality_report's picture with them."""
+def _weights(source: _PackagedModel) -> list[Path]:
+    """The files to copy: GGUF files, or weights and configuration; licenses and the quality report's chart."""
     weights = list(source.files)
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
-    found = (*weights, source.folder / PICTURE, *find_license_files(source.folder))
+    found = (*weights, source.folder / CHART_FILE, *find_license_files(source.folder))
     return [path for path in found if path.is_file()]
 
 
-def _place(settings: Package, source: _Source, path: Path) -> Path:
-    """Where a file stands in the package."""
+def _place(settings: Package, source: _PackagedModel, path: Path) -> Path:
+    """Where a file goes in the package."""
     match settings.target:
         case "vllm" if path.suffix in (".safetensors", ".json"):
             return Path("model", path.name)
@@ -142,7 +140,7 @@ def _place(settings: Package, source: _Source, path: Path) -> Path:
             return Path(path.name)
 
 
-def _command(settings: Package, source: _Source, packed: Sequence[Path]) -> list[str]:
+def _command(settings: Package, source: _PackagedModel, packed: Sequence[Path]) -> list[str]:
     """The words that start the server; `$here` is the package."""
     name, context = shlex.quote(settings.name), str(source.context)
     if settings.target == "llama_cpp":

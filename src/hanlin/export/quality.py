@@ -1,8 +1,7 @@
-"""The quality_report of a quantized file: how far it is from the model it was made from, on text that neither ever saw.
+"""The quality report of a quantized model: how far it is from the model it was made from, on held-out text.
 
-Owns what is measured. Perplexity and divergence are llama.cpp's own (`tools/perplexity`): windows of equal length that
-follow one another, the second half of each counted. Does not own the table and the picture (`receipt_page`) nor which
-file is chosen (`gguf`).
+Perplexity and KL divergence are measured as llama.cpp does (`tools/perplexity`): windows of equal length follow one
+another, and the second half of each counts. The report's table and chart are in `quality_page`.
 """
 
 from __future__ import annotations
@@ -38,17 +37,23 @@ from hanlin.models.folder.layout import ModelFiles
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 LANGUAGES = ("zh", "en")
-_SHORTEST_WINDOW = 32
-_ROWS = 64  # of logits at once
+_MIN_WINDOW = 32
+_ROWS_AT_ONCE = 64  # of logits at once
 _CHARACTERS_PER_TOKEN = 8  # more than a tokenizer has on average, so that enough text is read
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
-    """What the source model says: `windows` of ids by language, its log probabilities of their second halves in
-    `folder`, and its greedy `replies` to `requests`."""
+class QualityReference:
+    """What the source model gives on the held-out data.
+
+    Attributes:
+        windows: Windows of token ids by language.
+        folder: Where its log-probabilities of their second halves are.
+        requests: The held-out questions.
+        replies: Its greedy answers to them.
+    """
 
     windows: dict[str, list[tuple[int, ...]]]
     folder: Path
@@ -56,11 +61,11 @@ class Reference:
     replies: tuple[Completion, ...]
 
     def logprobs(self, language: str, place: int) -> NDArray[np.float32]:
-        """Of one window, [measured positions, vocabulary]."""
+        """Those of one window, float32 [scored positions, vocab_size]."""
         return np.load(self.folder / f"{language}-{place}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 
-def prepare(
+def prepare_reference(
     settings: QualityReport,
     held_out: Sequence[Path],
     files: ModelFiles,
@@ -68,11 +73,21 @@ def prepare(
     template: ChatTemplate | None,
     scratch: Path,
     job: StageContext,
-) -> Reference:
-    """Ask the source model once, for all files. What an earlier try left in `scratch` is not asked again.
+) -> QualityReference:
+    """Run the source model once, for all files; what an earlier try left in `scratch` is not computed again.
 
-    Raises UserError when nothing is held out in Chinese or English, too little for one window, or more than fits the
-    disk: of each measured token a log probability for every entry of the vocabulary is kept.
+    Args:
+        settings: Window length, tokens and prompts.
+        held_out: Data artifacts with a validation split.
+        files: The source model.
+        tokenizer: Its tokenizer.
+        template: Its chat template, if it has one.
+        scratch: Where results are kept.
+        job: Reports progress.
+
+    Raises:
+        UserError: The validation splits hold too little Chinese or English for one window, or the log-probabilities,
+            one for each measured token and vocabulary entry, do not fit the disk.
     """
     window = min(settings.window, int(files.config["max_position_embeddings"]))
     records = [record for path in held_out for record in _records(validation_file(path))]
@@ -83,24 +98,25 @@ def prepare(
     }
     if not windows:
         what = say(
-            f"too little is held out, in Chinese or English, for {_SHORTEST_WINDOW} tokens",
-            f"留出的中英文内容不足 {_SHORTEST_WINDOW} 个词元",
+            f"the validation split has fewer than {_MIN_WINDOW} tokens of Chinese or English",
+            f"验证集的中英文内容不足 {_MIN_WINDOW} 个词元",
         )
-        raise UserError(what, held_out[0], say("hold more out", "请增大 validation_fraction"))
+        raise UserError(what, held_out[0], say("increase validation_fraction", "请增大 validation_fraction"))
     requests = tuple(_requests(records, template, settings, window)) if template is not None else ()
     folder = scratch / "quality_report"
     folder.mkdir(exist_ok=True)
     _write_logprobs(files, windows, folder, job)
-    return Reference(windows, folder, requests, _replies(files, requests, folder))
+    return QualityReference(windows, folder, requests, _replies(files, requests, folder))
 
 
-def measure(file: Path, reference: Reference, job: StageContext) -> Row:
-    """The quality_report of one GGUF file or of a folder in fewer bits; figures without a language are the worse of both.
+def measure_quality(file: Path, reference: QualityReference, job: StageContext) -> Row:
+    """Measure one GGUF file or quantized model folder.
 
-    `kl` is the mean divergence KL(source ‖ file) in nats; `perplexity_ratio` the file's perplexity by the source's;
-    `same_top_token` how often both name the same likeliest id. Where questions were held out: `same_answers`, the share
-    of greedy answers that are the source's id by id, `stop_rate`, and `tokens_per_second` of one answer at a time on
-    this machine.
+    Returns:
+        Figures, the worse of both languages, and those of each language: `kl`, the mean divergence KL(source ‖ file) in
+        nats; `perplexity_ratio`, the file's perplexity divided by the source's; `same_top_token`, how often both have
+        the same most likely token. If there are held-out questions also `same_answers`, the fraction of greedy answers
+        that equal the source's id by id, `stop_rate`, and `tokens_per_second` of one answer at a time on this machine.
     """
     by_language = _by_language(file, reference, job)
     rows = by_language.values()
@@ -115,13 +131,13 @@ def measure(file: Path, reference: Reference, job: StageContext) -> Row:
     return row
 
 
-def failing(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
-    """The conditions that a file does not reach. Raises UserError for a figure that was not measured."""
+def find_unmet(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
+    """The conditions that a file does not meet. Raises UserError for a figure that was not measured."""
     for condition in conditions:
         if condition.figure not in row:
             what = say(
-                f"'{condition.figure}' was not measured: no conversations are held out",
-                f"未测量“{condition.figure}”：没有留出对话",
+                f"'{condition.figure}' was not measured: the validation split holds no conversations",
+                f"未测量“{condition.figure}”：验证集中没有对话",
             )
             raise UserError(
                 what,
@@ -131,12 +147,12 @@ def failing(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
     return [condition for condition in conditions if not condition.holds(row[condition.figure])]
 
 
-Ask = Callable[[Sequence[int], range], NDArray[np.float32]]
+LogitsFunction = Callable[[Sequence[int], range], NDArray[np.float32]]
 """Gives the logits [positions, vocabulary] of some positions of a window of ids."""
 
 
 @contextmanager
-def _asking(path: Path, longest: int) -> Iterator[Ask]:
+def _open_logits(path: Path, longest: int) -> Iterator[LogitsFunction]:
     """A GGUF file as llama.cpp runs it, or a model folder as transformers does."""
     if path.is_dir():
         import torch
@@ -145,39 +161,39 @@ def _asking(path: Path, longest: int) -> Iterator[Ask]:
 
         network: Any = load_model(path)
 
-        def ask_network(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+        def logits_of_network(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
             with torch.inference_mode():
                 logits = network(torch.tensor([list(ids)], device=network.device), use_cache=False).logits[0]
             return logits[positions.start : positions.stop].float().cpu().numpy()  # type: ignore[no-any-return]
 
-        yield ask_network
+        yield logits_of_network
         return
     model = LlamaCppModel(path)
     try:
         kv_cache = model.new_kv_cache(sequences=1, length=longest, batch=longest, cache_type="f32")
         try:
 
-            def ask_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
+            def logits_of_file(ids: Sequence[int], positions: range) -> NDArray[np.float32]:
                 kv_cache.truncate(0, 0)
                 (logits,) = kv_cache.decode([BatchItem(0, 0, ids, positions)])
                 return logits
 
-            yield ask_file
+            yield logits_of_file
         finally:
             kv_cache.close()
     finally:
         model.close()
 
 
-def _by_language(path: Path, reference: Reference, job: StageContext) -> dict[str, Row]:
+def _by_language(path: Path, reference: QualityReference, job: StageContext) -> dict[str, Row]:
     total, done = sum(map(len, reference.windows.values())), 0
     longest = max(len(ids) for windows in reference.windows.values() for ids in windows)
     found: dict[str, Row] = {}
-    with _asking(path, longest) as ask:
+    with _open_logits(path, longest) as ask:
         for language, windows in reference.windows.items():
             sums = _Sums()
             for place, ids in enumerate(windows):
-                sums.add(ask(ids, measured(len(ids))), ids, reference.logprobs(language, place))
+                sums.add(ask(ids, scored_positions(len(ids))), ids, reference.logprobs(language, place))
                 done += 1
                 job.progress.update(done, total, say("windows", "窗口"))
             found[language] = sums.figures()
@@ -193,12 +209,12 @@ class _Sums:
     count: int = 0
 
     def add(self, logits: NDArray[np.float32], ids: Sequence[int], expected: NDArray[np.float32]) -> None:
-        positions = measured(len(ids))
+        positions = scored_positions(len(ids))
         targets = np.array(ids)[positions.start + 1 : positions.stop + 1]
-        for start in range(0, len(targets), _ROWS):
-            source = np.asarray(expected[start : start + _ROWS])
-            found = log_softmax(logits[start : start + _ROWS])
-            rows, wanted = np.arange(len(source)), targets[start : start + _ROWS]
+        for start in range(0, len(targets), _ROWS_AT_ONCE):
+            source = np.asarray(expected[start : start + _ROWS_AT_ONCE])
+            found = log_softmax(logits[start : start + _ROWS_AT_ONCE])
+            rows, wanted = np.arange(len(source)), targets[start : start + _ROWS_AT_ONCE]
             self.nats -= float(found[rows, wanted].sum(dtype=np.float64))
             self.source_nats -= float(source[rows, wanted].sum(dtype=np.float64))
             self.divergence += float((np.exp(source) * (source - found)).sum(dtype=np.float64))
@@ -215,12 +231,12 @@ class _Sums:
         }
 
 
-def measured(length: int) -> range:
-    """The positions of a window whose next id is measured: those of the second half, but for the last."""
+def scored_positions(length: int) -> range:
+    """The positions of a window whose next token is scored: those of the second half, but for the last."""
     return range(length // 2, length - 1)
 
 
-def _answers(path: Path, reference: Reference) -> Row:
+def _answers(path: Path, reference: QualityReference) -> Row:
     engine = (
         create_engine("transformers", path, batch=1) if path.is_dir() else create_engine("llama_cpp", path, parallel=1)
     )
@@ -235,7 +251,7 @@ def _answers(path: Path, reference: Reference) -> Row:
         "answers": len(pairs),
         "same_answers": sum(one == other for one, other in pairs) / len(pairs),
         "stop_rate": sum(reply.finish_reason == "stop" for reply in replies) / len(pairs),
-        "source_stop_share": sum(reply.finish_reason == "stop" for reply in reference.replies) / len(pairs),
+        "source_stop_rate": sum(reply.finish_reason == "stop" for reply in reference.replies) / len(pairs),
         "tokens_per_second": round(sum(len(reply.ids) + 1 for reply in replies) / seconds, 1),
     }
 
@@ -256,19 +272,19 @@ def _write_logprobs(
     ]
     if not left:
         return
-    check_free_space(folder, sum(4 * len(measured(len(ids))) * files.vocabulary_rows for ids, _ in left))
+    check_free_space(folder, sum(4 * len(scored_positions(len(ids))) * files.vocabulary_rows for ids, _ in left))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     for done, (ids, target) in enumerate(left):
-        positions = measured(len(ids))
+        positions = scored_positions(len(ids))
         with torch.inference_mode():
             hidden = model.get_decoder()(torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state
             logits = model.get_output_embeddings()(hidden[0, positions.start : positions.stop])
             logprobs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
-        aside = target.with_name(target.name + ".writing")
-        with aside.open("wb") as file:
+        tmp_path = target.with_name(target.name + ".writing")
+        with tmp_path.open("wb") as file:
             np.save(file, logprobs, allow_pickle=False)
-        aside.replace(target)
+        tmp_path.replace(target)
         job.progress.update(done + 1, len(left), say("windows of the source", "原模型窗口"))
     job.progress.close()
 
@@ -334,7 +350,7 @@ def _windows(
     ids = [*begin, *tokenizer.encode("\n".join(texts))] if texts else []
     ids = [*ids[: tokens - min(len(rendered), tokens // 2)], *rendered][:tokens]
     size = min(window, len(ids))
-    if size < _SHORTEST_WINDOW:
+    if size < _MIN_WINDOW:
         return
     for start in range(0, len(ids) - size + 1, size):
         yield (*begin, *ids[start + len(begin) : start + size])

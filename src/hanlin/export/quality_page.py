@@ -1,7 +1,4 @@
-"""Receipts for people: a table and a picture beside the files, and the model card that holds both.
-
-Owns their form. Does not own the figures (`quality_report`).
-"""
+"""Quality reports for people: a table and a chart beside the files, and the model card that holds both."""
 
 from __future__ import annotations
 
@@ -13,16 +10,23 @@ from typing import Any
 
 from hanlin.core.files import write_text
 
-CARD, PICTURE = "README.md", "quality_report.svg"
+CARD_FILE, CHART_FILE = "README.md", "quality_report.svg"
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 360, 70, 50
-_SMALLEST = 1e-7  # nats, on a logarithmic scale that has no zero
+_MIN_KL = 1e-7  # nats, on a logarithmic scale that has no zero
 
 
 def write_card(
     folder: Path, name: str, license: str | None, rows: Mapping[str, Mapping[str, Any]], note: str = ""
 ) -> None:
-    """Write `README.md`, a model card, and `quality_report.svg`. `rows` are quality_reports by type; those with `kept` False were
-    measured and not kept."""
+    """Write `README.md`, a model card, and `quality_report.svg`.
+
+    Args:
+        folder: Where they go.
+        name: The model's name.
+        license: Its license, for the front matter.
+        rows: Quality reports by type; files whose report has `kept` False were measured and deleted.
+        note: A line below the table.
+    """
     front = ["---", *([f"license: {license}"] if license else []), "library_name: gguf", "---"]
     text = [
         *front,
@@ -30,10 +34,10 @@ def write_card(
         "",
         "How far each file is from the model it was made from, on held-out text. 各文件在留出内容上与原模型的差距。",
         "",
-        *table(rows),
+        *format_table(rows),
         "",
         *([note, ""] if note else []),
-        f"![bits per weight and divergence · 每权重比特数与散度]({PICTURE})",
+        f"![bits per weight and divergence · 每权重比特数与散度]({CHART_FILE})",
         "",
         "KL: mean Kullback-Leibler divergence from the source in nats. Same token: how often both name the same "
         "likeliest token. Same answers: greedy answers equal token by token. Tokens/s: one answer at a time on the "
@@ -42,11 +46,11 @@ def write_card(
         "KL：与原模型的平均 KL 散度（奈特）。相同词元：两者最可能词元相同的比例。相同回答：贪心回答逐词元相同的比例。"
         "词元/秒：在制作文件的机器上逐个回答的速度。",
     ]
-    write_text(folder / PICTURE, picture(rows))
-    write_text(folder / CARD, "\n".join(text) + "\n")
+    write_text(folder / CHART_FILE, draw_chart(rows))
+    write_text(folder / CARD_FILE, "\n".join(text) + "\n")
 
 
-def table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def format_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The lines of a Markdown table, the largest file first."""
     languages = [language for language in ("zh", "en") if any(language in row for row in rows.values())]
     heads = ["type 类型", "MB", "bits/weight 每权重比特"]
@@ -72,12 +76,12 @@ def _source_cells(row: Mapping[str, Any], languages: Sequence[str], asked: bool)
     cells = ["source 原模型", "", ""]
     for language in languages:
         cells += [f"{row[language]['source_perplexity']:.3f}", "", ""]
-    return cells + (["", f"{row['source_stop_share']:.0%}", ""] if asked else [])
+    return cells + (["", f"{row['source_stop_rate']:.0%}", ""] if asked else [])
 
 
-def picture(rows: Mapping[str, Mapping[str, Any]]) -> str:
+def draw_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """An SVG: bits per weight to the right, divergence upwards on a logarithmic scale, a dot for each file."""
-    points = sorted((row["bits_per_weight"], max(row["kl"], _SMALLEST), name) for name, row in rows.items())
+    points = sorted((row["bits_per_weight"], max(row["kl"], _MIN_KL), name) for name, row in rows.items())
     widest = max(point[0] for point in points) * 1.1
     low = math.floor(math.log10(min(point[1] for point in points)))
     high = max(math.ceil(math.log10(max(point[1] for point in points))), low + 1)

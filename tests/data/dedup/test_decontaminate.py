@@ -16,8 +16,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question
 from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
-from hanlin.evaluate.contamination import verdicts_of
-from hanlin.evaluate.tasks.prompts import EXAMS, Papers
+from hanlin.evaluate.contamination import load_contamination
+from hanlin.evaluate.tasks.prompts import EXAMS, ExamFolder
 
 Put = Callable[[str, Any], Path]
 ACADEMY = "唐代翰林院最初设立的时候，主要负责起草什么样的文书？"
@@ -155,11 +155,11 @@ def test_rows_can_be_marked_instead(put: Put, tmp_path: Path) -> None:
 
 def test_the_evaluation_reads_the_report_and_refuses_an_unknown_question(put: Put, tmp_path: Path) -> None:
     made = stage(Corpus, tmp_path / "out", put("a.jsonl", [{"text": ACADEMY}, {"text": SPRING}]), question_file(put))
-    assert verdicts_of([made.out]).split(["q1", "q2"], "x") == ({"q1"}, {"q2"})
+    assert load_contamination([made.out]).split(["q1", "q2"], "x") == ({"q1"}, {"q2"})
     with pytest.raises(UserError, match="q9"):
-        verdicts_of([made.out]).split(["q9"], "x")
+        load_contamination([made.out]).split(["q9"], "x")
     with pytest.raises(UserError, match="not compared"):
-        verdicts_of([tmp_path])
+        load_contamination([tmp_path])
 
 
 def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
@@ -169,7 +169,9 @@ def test_ids_of_an_exam_are_those_that_the_exam_uses(tmp_path: Path) -> None:
         f",Question,A,B,C,D,Answer\n0,{ACADEMY},诏书,账簿,家信,史书,A\n1,短？,甲,乙,丙,丁,B\n", encoding="utf-8"
     )
     asked = list(read_questions(folder, "cmmlu"))
-    assert [question.id for question in asked] == [q.id for q in Papers(EXAMS["cmmlu"], folder).read("test", "history")]
+    assert [question.id for question in asked] == [
+        q.id for q in ExamFolder(EXAMS["cmmlu"], folder).read("test", "history")
+    ]
     assert asked[0].text == ACADEMY and asked[0].choices == "诏书\n账簿\n家信\n史书"
 
 
@@ -178,7 +180,7 @@ def test_an_exam_without_a_header_is_read_too(tmp_path: Path) -> None:
     (folder / "test").mkdir(parents=True)
     (folder / "test" / "rivers_test.csv").write_text(f'"{STREAM}",a,b,c,d,A\n', encoding="utf-8")
     (asked,) = read_questions(folder, "mmlu")
-    assert asked.id == Papers(EXAMS["mmlu"], folder).read("test", "rivers")[0].id == "rivers/test/0"
+    assert asked.id == ExamFolder(EXAMS["mmlu"], folder).read("test", "rivers")[0].id == "rivers/test/0"
 
 
 @pytest.mark.parametrize(

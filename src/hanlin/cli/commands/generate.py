@@ -50,7 +50,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help=say("print the counts as JSON", "以 JSON 输出计数"))] = False,
 ) -> None:
     from hanlin.core.progress import Progress
-    from hanlin.evaluate.predictions import Asking, predict
+    from hanlin.evaluate.predictions import PredictSettings, predict
 
     sampling = {
         "temperature": temperature,
@@ -62,7 +62,7 @@ def generate(
         "seed": seed,
     }
     options: dict[str, Any] = {"batch": batch, "dtype": dtype, "device": device}
-    asking = Asking(
+    asking = PredictSettings(
         system,
         raw,
         truncate,

@@ -1,7 +1,4 @@
-"""Take a multiple-choice exam: for each question the letter that the model finds likeliest, and what a score is worth.
-
-Does not own the papers (`exam_papers`) or how likelihoods are computed (`engines/`).
-"""
+"""The stage `exam`: multiple-choice questions, answered with the most likely letter, and how certain the score is."""
 
 from __future__ import annotations
 
@@ -18,26 +15,26 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
-from hanlin.evaluate.contamination import by_contamination
-from hanlin.evaluate.scoring import share, standard_error, wilson
-from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamQuestion, Papers, Profile
+from hanlin.evaluate.contamination import split_by_contamination
+from hanlin.evaluate.scoring import fraction, standard_error, wilson_interval
+from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamFolder, ExamQuestion, Profile
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 CHANCE = 1 / len(LETTERS)
-_CHUNK = 64
+_CHUNK_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question as it is put: the whole prompt text for each number of shots that may fit, most shots first."""
+    """A question with its full prompt for each number of shots that may fit, most shots first."""
 
     question: ExamQuestion
     prompts: tuple[str, ...]
 
 
 def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Answer every question and write `answers.jsonl`; return the scores that `scored` describes.
+    """Answer every question and write `answers.jsonl`; return the scores that `score_exam` describes.
 
     `accuracy` is the average that the exam's own authors report.
 
@@ -46,14 +43,14 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
     kind = EXAMS[settings.exam]
     profile = kind.profiles[settings.profile]
     split = kind.split if settings.split == "auto" else settings.split
-    papers = Papers(kind, inputs.path("folder"))
-    subjects = papers.subjects(split, settings.subjects)
-    _refuse_unknown_groups(settings.groups, subjects)
+    exam_folder = ExamFolder(kind, inputs.path("folder"))
+    subjects = exam_folder.subjects(split, settings.subjects)
+    _check_groups(settings.groups, subjects)
     items = [
-        item for subject in subjects for item in _items(papers, split, subject, settings, context.seed)
+        item for subject in subjects for item in _items(exam_folder, split, subject, settings, context.seed)
     ]  # fmt: skip
     if not items:
-        raise UserError(say("there is no question in these files", "文件中没有题目"), papers.folder)
+        raise UserError(say("there is no question in these files", "文件中没有题目"), exam_folder.folder)
     opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
 
@@ -61,15 +58,17 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
             return answer(opened, profile, chunk)
 
         rows = process_in_chunks(
-            items, _CHUNK, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
+            items, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
         )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
     average = f"{kind.average}_accuracy"
-    apart = by_contamination(rows, inputs.paths("contamination"), "accuracy", lambda some: float(scored(some)[average]))
+    apart = split_by_contamination(
+        rows, inputs.paths("contamination"), "accuracy", lambda some: float(score_exam(some)[average])
+    )
     write_rows(out / "answers.jsonl", rows)
-    scores = scored(rows, settings.groups)
+    scores = score_exam(rows, settings.groups)
     return {
         "accuracy": scores[average],
         **apart,
@@ -131,8 +130,8 @@ def answer(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> lis
     return rows
 
 
-def scored(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
-    """Accuracy with what it is worth. `micro_accuracy` is over questions, `macro_accuracy` the mean of the subjects'.
+def score_exam(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Accuracy and how certain it is. `micro_accuracy` is over questions, `macro_accuracy` the mean of the subjects'.
 
     Each has its standard error (of the macro mean: √Σ se² / subjects). The 95 % interval is Wilson's, of the micro
     accuracy; `near_chance` says that it holds 25 %, the score of guessing. A group averages its subjects.
@@ -141,13 +140,13 @@ def scored(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]
     for row in rows:
         by_subject.setdefault(row["subject"], []).append(row["right"])
     right = [row["right"] for row in rows]
-    interval = wilson(sum(right), len(right))
+    interval = wilson_interval(sum(right), len(right))
     accuracy = {subject: sum(hits) / len(hits) for subject, hits in by_subject.items()}
     errors = [standard_error(sum(hits), len(hits)) for hits in by_subject.values()]
     metrics: dict[str, Any] = {
         "questions": len(rows),
         "subjects": len(by_subject),
-        "micro_accuracy": share(right),
+        "micro_accuracy": fraction(right),
         "micro_standard_error": standard_error(sum(right), len(right)),
         "macro_accuracy": sum(accuracy.values()) / len(accuracy),
         "macro_standard_error": math.sqrt(sum(error**2 for error in errors)) / len(errors),
@@ -168,9 +167,9 @@ def scored(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]
     return metrics
 
 
-def _items(papers: Papers, split: str, subject: str, settings: Exam, seed: int) -> list[Item]:
-    questions = papers.read(split, subject)
-    examples = papers.read("dev", subject) if settings.shots else []
+def _items(exam_folder: ExamFolder, split: str, subject: str, settings: Exam, seed: int) -> list[Item]:
+    questions = exam_folder.read(split, subject)
+    examples = exam_folder.read("dev", subject) if settings.shots else []
     if split == "dev":  # a question must not stand among its own examples
         pool = {question.id: [shot for shot in examples if shot.id != question.id] for question in questions}
     else:
@@ -178,7 +177,7 @@ def _items(papers: Papers, split: str, subject: str, settings: Exam, seed: int) 
     if settings.limit is not None and settings.limit < len(questions):
         drawn = random.Random(f"{seed}/{subject}").sample(range(len(questions)), settings.limit)
         questions = [questions[place] for place in sorted(drawn)]
-    name, profile = papers.kind.subject_name(subject), papers.kind.profiles[settings.profile]
+    name, profile = exam_folder.kind.subject_name(subject), exam_folder.kind.profiles[settings.profile]
     items = []
     for question in questions:
         shots = pool[question.id][: settings.shots]
@@ -187,13 +186,13 @@ def _items(papers: Papers, split: str, subject: str, settings: Exam, seed: int) 
                 f"{settings.shots} worked examples are wanted, but dev has {len(shots)} for {subject}",
                 f"需要 {settings.shots} 道例题，但 {subject} 的 dev 只有 {len(shots)} 道",
             )
-            raise UserError(what, papers.folder, say("lower `shots`", "请调小 shots"))
+            raise UserError(what, exam_folder.folder, say("lower `shots`", "请调小 shots"))
         prompts = tuple(profile.prompt(name, shots[left_out:], question) for left_out in range(len(shots) + 1))
         items.append(Item(question, prompts))
     return items
 
 
-def _refuse_unknown_groups(groups: Mapping[str, Sequence[str]], subjects: Sequence[str]) -> None:
+def _check_groups(groups: Mapping[str, Sequence[str]], subjects: Sequence[str]) -> None:
     for name, members in groups.items():
         for subject in members:
             if subject not in subjects:

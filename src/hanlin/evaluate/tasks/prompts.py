@@ -1,7 +1,6 @@
-"""The papers of an exam: which files hold a subject's questions, in which layout, and the text that puts a question.
+"""Exams and their prompts: which files hold a subject's questions, in which layout, and how a question is asked.
 
-Does not own scoring. A profile is a named, versioned way to put questions, since scores of one exam under two of them
-are two different figures.
+A profile is a named, versioned way to ask, since scores of one exam under two of them are two different figures.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class ExamQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How questions are put: a heading, each question with `question` before it and `cue` after its choices, then
+    """How questions are asked: a heading, each question with `question` before it and `cue` after its choices, then
     `gap` and the letter. `{subject}` in the heading is the subject's name as the exam writes it."""
 
     name: str
@@ -41,20 +40,20 @@ class Profile:
     cue: str
     gap: str
 
-    def put(self, question: ExamQuestion) -> str:
-        """A question up to the place where the gap and the letter follow."""
+    def format_question(self, question: ExamQuestion) -> str:
+        """A question up to where the gap and the letter follow."""
         lines = [f"{self.question}{question.text.strip()}"]
         lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, question.choices, strict=True)]
         return "\n".join([*lines, self.cue])
 
     def prompt(self, name: str, shots: Sequence[ExamQuestion], question: ExamQuestion) -> str:
         """Heading, worked examples and the question, blank lines between."""
-        examples = [f"{self.put(shot)}{self.gap}{shot.answer}" for shot in shots]
-        return "\n\n".join([self.heading.format(subject=name), *examples, self.put(question)])
+        examples = [f"{self.format_question(shot)}{self.gap}{shot.answer}" for shot in shots]
+        return "\n\n".join([self.heading.format(subject=name), *examples, self.format_question(question)])
 
 
 @dataclass(frozen=True, slots=True)
-class ExamKind:
+class ExamFormat:
     """An exam: how its files are laid out, which split is asked by default, what its subjects are called.
 
     `average` is how its authors sum it up: over subjects (macro) or over questions (micro). `columns` None: no heading.
@@ -72,8 +71,8 @@ _MMLU_HEADING = "The following are multiple choice questions (with answers) abou
 
 # Sources: CMMLU, haonan-li/CMMLU src/mp_utils.py; C-Eval, arXiv:2305.08322 figure 4; MMLU, arXiv:2009.03300 section 4;
 # lm_eval: EleutherAI/lm-evaluation-harness 0.4.13, tasks cmmlu, ceval-valid, mmlu (its gap before a letter is a space)
-EXAMS: dict[str, ExamKind] = {
-    "cmmlu": ExamKind(
+EXAMS: dict[str, ExamFormat] = {
+    "cmmlu": ExamFormat(
         columns=("Question", *LETTERS, "Answer"),
         split="test",
         average="macro",
@@ -83,7 +82,7 @@ EXAMS: dict[str, ExamKind] = {
             "lm_eval": Profile("cmmlu/lm_eval/0.4", _CMMLU_HEADING, "", "答案：", " "),
         },
     ),
-    "ceval": ExamKind(
+    "ceval": ExamFormat(
         columns=("question", *LETTERS, "answer"),
         split="val",
         average="macro",
@@ -97,7 +96,7 @@ EXAMS: dict[str, ExamKind] = {
             ),
         },
     ),
-    "mmlu": ExamKind(
+    "mmlu": ExamFormat(
         columns=None,
         split="test",
         average="micro",
@@ -110,10 +109,10 @@ EXAMS: dict[str, ExamKind] = {
 }
 
 
-class Papers:
+class ExamFolder:
     """An exam's folder: CSV files `test/anatomy.csv`, `test/anatomy_test.csv`, or both without the inner folder."""
 
-    def __init__(self, kind: ExamKind, folder: Path) -> None:
+    def __init__(self, kind: ExamFormat, folder: Path) -> None:
         self.kind, self.folder = kind, folder
 
     def subjects(self, split: str, wanted: Sequence[str] = ()) -> list[str]:

@@ -1,7 +1,4 @@
-"""Ask held-out questions, greedily, and judge the answers: right, in the question's language, and ended by themselves.
-
-Does not own how a conversation becomes ids (`tokens/chat_template`) or how ids are generated (`engines/`).
-"""
+"""The stage `evaluate`: held-out questions, answered greedily and scored."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ from hanlin.core.progress import Progress
 from hanlin.core.records import Question, read_jsonl
 from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
 from hanlin.core.text import answer_language
-from hanlin.evaluate.contamination import by_contamination
-from hanlin.evaluate.scoring import is_right, share, wilson
+from hanlin.evaluate.contamination import split_by_contamination
+from hanlin.evaluate.scoring import fraction, is_correct, wilson_interval
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 
 ANSWERS = "answers.jsonl"
-_CHUNK = 64
+_CHUNK_SIZE = 64
 
 
 def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Answer every question and write `answers.jsonl`; return the shares that `judged` describes.
+    """Answer every question and write `answers.jsonl`; return the figures that `score_answers` describes.
 
     Raises UserError when there is no question, when a prompt does not fit the model's context, or when `compare_with`
     holds none of the questions.
@@ -37,8 +34,8 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     questions = list(read_jsonl(file, Question))[: settings.limit]
     if not questions:
         raise UserError(say("there is no question in this file", "文件中没有问题"), file)
-    _refuse_repeated_ids(questions, file)
-    earlier = _earlier_answers(inputs.optional_path("compare_with"))
+    _check_unique_ids(questions, file)
+    earlier = _load_earlier_answers(inputs.optional_path("compare_with"))
     opened = load_engine(
         inputs.path("model"), settings.file, settings.engine, batch=settings.batch, dtype=settings.dtype
     )
@@ -46,25 +43,27 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
         template = opened.load_template()
 
         def answered(chunk: Sequence[Question]) -> list[Row]:
-            return ask(opened, template, chunk, settings.max_new_tokens)
+            return ask_questions(opened, template, chunk, settings.max_new_tokens)
 
         rows = process_in_chunks(
-            questions, _CHUNK, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
+            questions, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
         )
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
-    metrics = {"engine": engine_name, **judged(rows)}
-    metrics |= by_contamination(
-        rows, inputs.paths("contamination"), "exact_match", lambda some: share([row["exact"] for row in some])
+    metrics = {"engine": engine_name, **score_answers(rows)}
+    metrics |= split_by_contamination(
+        rows, inputs.paths("contamination"), "exact_match", lambda some: fraction([row["exact"] for row in some])
     )
     write_rows(out / ANSWERS, rows)
     if earlier is not None:
-        metrics |= compared(rows, earlier)
+        metrics |= compare_answers(rows, earlier)
     return metrics
 
 
-def ask(opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int) -> list[Row]:
+def ask_questions(
+    opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Question], max_new_tokens: int
+) -> list[Row]:
     """One row for each question: its greedy answer as text and ids, why it ended, whether it is right, its language."""
     sampling = SamplingParams(max_new_tokens=max_new_tokens)
     requests = []
@@ -93,7 +92,7 @@ def ask(opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Questi
                 "answers": list(question.answers),
                 "answer": text,
                 "language": answer_language(text),
-                "exact": is_right(text, question.answers),
+                "exact": is_correct(text, question.answers),
                 "finish": reply.finish_reason,
                 "ids": list(reply.ids),
             }
@@ -101,18 +100,18 @@ def ask(opened: LoadedEngine, template: ChatTemplate, questions: Sequence[Questi
     return rows
 
 
-def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the answers are worth, each figure a share of those it is about, with their number beside it.
+def score_answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Score the answers; each figure is a fraction of the answers that it is about, with their number beside it.
 
     `exact_match` has a 95 % Wilson interval. `chinese_answer_share` is over Chinese questions and
     `english_kept_share`, its mirror, over English ones; an answer of digits alone has no language and is left out of
     both, an empty answer counts against them.
     """
     right = [row["exact"] for row in rows]
-    interval = wilson(sum(right), len(right))
+    interval = wilson_interval(sum(right), len(right))
     metrics: dict[str, Any] = {
         "questions": len(rows),
-        "exact_match": share(right),
+        "exact_match": fraction(right),
         "exact_match_low": interval.low,
         "exact_match_high": interval.high,
     }
@@ -122,25 +121,25 @@ def judged(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             row["language"] == language for row in asked if row["language"] != "none" or not row["answer"].strip()
         ]
         if asked:
-            metrics |= {name: share(spoken), f"{language}_questions": len(asked)}
-    metrics["stop_rate"] = share([row["finish"] == "stop" for row in rows])
+            metrics |= {name: fraction(spoken), f"{language}_questions": len(asked)}
+    metrics["stop_rate"] = fraction([row["finish"] == "stop" for row in rows])
     metrics["tokens_per_answer"] = sum(len(row["ids"]) for row in rows) / len(rows)
     topics = sorted({row["topic"] for row in rows if row["topic"]})
     if topics:
         by_topic = {topic: [row["exact"] for row in rows if row["topic"] == topic] for topic in topics}
         metrics["by_topic"] = {
-            topic: {"questions": len(hits), "exact_match": share(hits)} for topic, hits in by_topic.items()
+            topic: {"questions": len(hits), "exact_match": fraction(hits)} for topic, hits in by_topic.items()
         }
     return metrics
 
 
-def compared(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str]) -> dict[str, Any]:
+def compare_answers(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str]) -> dict[str, Any]:
     """How many answers are, letter for letter, those that `earlier` (question id → answer) holds."""
     same = [row["answer"] == earlier[row["id"]] for row in rows if row["id"] in earlier]
     if not same:
         what = say("the evaluation to compare with holds none of these questions", "所比较的评测中没有这些问题")
         raise UserError(what, "compare_with")
-    return {"greedy_agreement": share(same), "compared": len(same)}
+    return {"greedy_agreement": fraction(same), "compared": len(same)}
 
 
 def _question_file(path: Path) -> Path:
@@ -152,7 +151,7 @@ def _question_file(path: Path) -> Path:
     raise UserError(say("this is a folder, not a file of questions", "这是文件夹，不是问题文件"), path, hint)
 
 
-def _refuse_repeated_ids(questions: Sequence[Question], file: Path) -> None:
+def _check_unique_ids(questions: Sequence[Question], file: Path) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
@@ -162,7 +161,7 @@ def _refuse_repeated_ids(questions: Sequence[Question], file: Path) -> None:
         seen.add(question.id)
 
 
-def _earlier_answers(folder: Path | None) -> dict[str, str] | None:
+def _load_earlier_answers(folder: Path | None) -> dict[str, str] | None:
     if folder is None:
         return None
     file = folder / ANSWERS if folder.is_dir() else folder

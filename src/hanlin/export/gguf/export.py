@@ -1,7 +1,5 @@
-"""A model folder written as GGUF files, tensor by tensor, straight from its safetensors; each file is then proven.
-
-Owns the order of the work, the files and their metadata. Does not own the tensors (`llama_tensors`), their types
-(`mixtures`) and bytes (`quantize`), the tokenizer (`vocabulary`) or the proof (`proof`).
+"""The stage `gguf`: writes a model folder as GGUF files, tensor by tensor straight from its safetensors, and verifies
+each file.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ from hanlin.core.files import read_json, write_sorted_json
 from hanlin.core.i18n import say
 from hanlin.export import quality
 from hanlin.export.gguf import verify
-from hanlin.export.gguf.source import Source, check_importance, key_settings, read_source
-from hanlin.export.gguf.writer import _file, _narrow, write_files
+from hanlin.export.gguf.source import GgufSource, check_imatrix, count_names, load_source
+from hanlin.export.gguf.writer import count_fallback_tensors, gguf_path, write_files
 from hanlin.export.quality_page import write_card
 from hanlin.parity import check as parity
 
@@ -29,19 +27,21 @@ from hanlin.parity import check as parity
 def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write `model-<TYPE>.gguf` for each type, with the tokenizer's files beside them.
 
-    A file stands under its name only when it is whole, so that a killed run goes on with the types that lack; equal
-    input gives equal bytes. Peak memory is a few slabs of `quantize.SLAB_BYTES`, whatever the model's size; the
-    comparison of probabilities loads the model itself as well. Raises UserError for a model that cannot be written and
-    for a full disk.
+    A file gets its name only when it is complete, so that a killed run goes on with the types that are missing; equal
+    input gives equal bytes. Peak memory is a few chunks of `quantize.CHUNK_BYTES`, whatever the model's size; the
+    comparison of probabilities loads the model itself as well.
+
+    Raises:
+        UserError: The model cannot be written, no type reaches `pick`, or the disk is full.
     """
-    source = read_source(inputs.path("model"), inputs.optional_path("importance"))
+    source = load_source(inputs.path("model"), inputs.optional_path("importance"))
     for name in settings.types:
-        check_importance(source, name)
+        check_imatrix(source, name)
     held_out = inputs.paths("quality_report.held_out")
     if settings.quality_report is None:
         write_files(settings.types, settings, source, out, context)
-        return _prove(settings.types, settings, source, out, context)
-    reference = quality.prepare(
+        return _verify_files(settings.types, settings, source, out, context)
+    reference = quality.prepare_reference(
         settings.quality_report,
         held_out,
         source.files,
@@ -53,17 +53,17 @@ def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dic
     quality_reports: dict[str, quality.Row] = {}
     kept: tuple[str, ...] = settings.types
     if settings.pick:
-        kept = (_smallest(settings, source, reference, quality_reports, out, context),)
+        kept = (_pick_smallest(settings, source, reference, quality_reports, out, context),)
     else:
         write_files(kept, settings, source, out, context)
-    quality_reports |= {name: _receipt(name, source, reference, out, context) for name in kept}
-    metrics = _prove(kept, settings, source, out, context)
+    quality_reports |= {name: _measure_once(name, source, reference, out, context) for name in kept}
+    metrics = _verify_files(kept, settings, source, out, context)
     for chosen in kept:
         metrics[chosen] |= quality_reports[chosen]
-    passed_over = {name: {**row, "kept": False} for name, row in quality_reports.items() if name not in kept}
+    rejected = {name: {**row, "kept": False} for name, row in quality_reports.items() if name not in kept}
     if settings.pick:
-        metrics |= {"picked": kept[0], "passed_over": passed_over}
-    rows = {**passed_over, **{name: quality_reports[name] for name in kept}}
+        metrics |= {"picked": kept[0], "rejected": rejected}
+    rows = {**rejected, **{name: quality_reports[name] for name in kept}}
     write_card(out, settings.name, settings.license, rows, _note(settings, kept))
     return metrics
 
@@ -74,72 +74,74 @@ def _note(settings: Gguf, kept: Sequence[str]) -> str:
     return f"{kept[0]} is the smallest that reaches `{settings.pick}`. {kept[0]} 是达到该条件的最小类型。"
 
 
-def _smallest(
+def _pick_smallest(
     settings: Gguf,
-    source: Source,
-    reference: quality.Reference,
+    source: GgufSource,
+    reference: quality.QualityReference,
     quality_reports: dict[str, quality.Row],
     out: Path,
     context: StageContext,
 ) -> str:
-    """Make the types from the smallest up until one passes; the others are measured, remembered and deleted.
-
-    Raises UserError when none does.
-    """
+    """Make the types from the smallest up until one meets the conditions of `pick`; the others are measured and
+    deleted, their reports stay. Raises UserError if none does."""
     conditions = parse_conditions(settings.pick)
-    for name in sorted(settings.types, key=lambda name: sum(source.sizes(name))):
-        if not _receipt_file(name, out, context).is_file():
+    for name in sorted(settings.types, key=lambda name: sum(source.tensor_sizes(name))):
+        if not _report_file(name, out, context).is_file():
             write_files((name,), settings, source, out, context)
-        quality_reports[name] = _receipt(name, source, reference, out, context)
-        if not quality.failing(quality_reports[name], conditions):
+        quality_reports[name] = _measure_once(name, source, reference, out, context)
+        if not quality.find_unmet(quality_reports[name], conditions):
             write_files((name,), settings, source, out, context)
             return name
-        _file(out, name).unlink(missing_ok=True)
+        gguf_path(out, name).unlink(missing_ok=True)
     shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in quality_reports.items())
-    what = say(f"none of the types reaches {settings.pick}: {shown}", f"没有类型达到 {settings.pick}：{shown}")
-    raise UserError(what, "pick", say("ask for less, or name larger types", "请放宽条件，或加入更大的类型"))
+    what = say(f"no type meets {settings.pick}: {shown}", f"没有类型满足 {settings.pick}：{shown}")
+    raise UserError(what, "pick", say("relax the condition, or add larger types", "请放宽条件，或加入更大的类型"))
 
 
-def _receipt_file(name: str, out: Path, context: StageContext) -> Path:
+def _report_file(name: str, out: Path, context: StageContext) -> Path:
     return context.scratch_folder(out) / f"quality_report-{name}.json"
 
 
-def _receipt(name: str, source: Source, reference: quality.Reference, out: Path, context: StageContext) -> quality.Row:
-    """The quality_report of a file, measured once."""
-    file = _receipt_file(name, out, context)
+def _measure_once(
+    name: str, source: GgufSource, reference: quality.QualityReference, out: Path, context: StageContext
+) -> quality.Row:
+    """The quality report of a file; it is kept, so that a resumed run does not measure it again."""
+    file = _report_file(name, out, context)
     if not file.is_file():
         row = {
-            "bytes": _file(out, name).stat().st_size,
+            "bytes": gguf_path(out, name).stat().st_size,
             "bits_per_weight": source.bits_per_weight(name),
-            **quality.measure(_file(out, name), reference, context),
+            **quality.measure_quality(gguf_path(out, name), reference, context),
         }
         write_sorted_json(file, row)
     return read_json(file)
 
 
-def _prove(types: Sequence[str], settings: Gguf, source: Source, out: Path, context: StageContext) -> dict[str, Any]:
+def _verify_files(
+    types: Sequence[str], settings: Gguf, source: GgufSource, out: Path, context: StageContext
+) -> dict[str, Any]:
     with catch_full_disk(out):
         save_tokenizer(source.tokenizer, source.template, out)
-    reference = verify.reference_of(source.files, source.tokenizer) if settings.compare else None
-    tokenizer_proof = verify.TokenizerProof(source.tokenizer, source.vocabulary, source.stop_ids)
+    reference = verify.compute_source_logprobs(source.files, source.tokenizer) if settings.compare else None
+    tokenizer_check = verify.TokenizerCheck(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
     for place, name in enumerate(types):
         context.progress.update(place, len(types), "files")
-        file = _file(out, name)
-        tokenizer_proof.check(file)
+        file = gguf_path(out, name)
+        tokenizer_check.check(file)
         row: dict[str, Any] = {
             "bytes": file.stat().st_size,
             "bits_per_weight": source.bits_per_weight(name),
-            "tensors": key_settings(kind.name for kind in source.kinds(name)),
+            "tensors": count_names(kind.name for kind in source.tensor_types(name)),
         }
-        narrow = _narrow(source, name)
+        narrow = count_fallback_tensors(source, name)
         if narrow:
-            row |= {"narrow_tensors": sum(narrow.values()), "narrow_tensors_became": narrow}
+            row |= {"fallback_tensors": sum(narrow.values()), "fallback_types": narrow}
         if reference is not None:
-            row |= verify.compare_probabilities(file, name, reference)
+            row |= verify.compare_logprobs(file, name, reference)
         metrics[name] = row
     context.progress.close()
     if source.template is not None:
-        files = [_file(out, name) for name in types]
+        files = [gguf_path(out, name) for name in types]
         metrics["parity"] = parity.verify(ChatTemplate.load(out), out, files)
-    return {**metrics, "tokenizer": tokenizer_proof.metrics}
+    return {**metrics, "tokenizer": tokenizer_check.metrics}

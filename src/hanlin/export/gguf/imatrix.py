@@ -1,7 +1,7 @@
-"""What a model's matrices are given while it reads a person's own data: the importance matrix of a model folder.
+"""The stage `imatrix`: the inputs of a model's matrices while it reads your own data, summed into an importance matrix.
 
-Owns which ids are read and the sums over them. Does not own the file's formats (`importance`) or what quantizers make
-of it. The sums are llama.cpp's `llama-imatrix`'s: of squares, by input column, over every position.
+The sums are those of llama.cpp's `llama-imatrix`: of squares, by input column, over every position. The file formats
+are in `imatrix_file`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
-from hanlin.export.calibration import rows_of
-from hanlin.export.gguf.imatrix_file import Importance, Used, write_importance
-from hanlin.export.gguf.tensors import PARTS
+from hanlin.export.calibration import load_calibration_rows
+from hanlin.export.gguf.imatrix_file import ImportanceMatrix, InputSums, write_imatrix
+from hanlin.export.gguf.tensors import TENSOR_NAMES
 from hanlin.models.dtypes import exact_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
@@ -53,27 +53,27 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> 
     files = check_model_folder(folder)
     tokenizer = Tokenizer.load(folder)
     window = min(settings.window, int(files.config["max_position_embeddings"]))
-    rows = list(rows_of(inputs.paths("data"), tokenizer, window, settings.tokens, context.seed))
+    rows = list(load_calibration_rows(inputs.paths("data"), tokenizer, window, settings.tokens, context.seed))
     datasets = tuple(Path(name).name for name in settings.data)
-    importance = collect(
+    imatrix = collect_imatrix(
         folder, rows, window, datasets, saved=context.scratch_folder(out) / "sums.npz", progress=context.progress
     )
-    for name, used in importance.used.items():
-        if not np.isfinite(used.squares).all():
-            what = say(f"the inputs of '{name}' are no numbers", f"“{name}”的输入不是数值")
+    for name, used in imatrix.used.items():
+        if not np.isfinite(used.in_sum2).all():
+            what = say(f"the inputs of '{name}' are NaN or infinite", f"“{name}”的输入中有 NaN 或无穷值")
             raise UserError(
-                what, folder, say("the training diverged: take an earlier model", "训练已发散：请使用更早的模型")
+                what, folder, say("the training diverged: use an earlier model", "训练已发散：请使用更早的模型")
             )
-    write_importance(out / f"imatrix.{settings.format}", importance)
+    write_imatrix(out / f"imatrix.{settings.format}", imatrix)
     return {
         "tokens": sum(map(len, rows)),
         "rows": len(rows),
-        "entries": len(importance.used),
-        "chunks": importance.chunks,
+        "entries": len(imatrix.used),
+        "chunks": imatrix.chunks,
     }
 
 
-def collect(
+def collect_imatrix(
     folder: Path,
     rows: Sequence[Sequence[int]],
     chunk_size: int,
@@ -81,10 +81,16 @@ def collect(
     *,
     saved: Path | None = None,
     progress: Progress | None = None,
-) -> Importance:
+) -> ImportanceMatrix:
     """The importance matrix of a model folder over `rows` of ids, each read alone from its beginning.
 
-    It goes on from the sums in `saved`, where they are, and keeps them there.
+    Args:
+        folder: The model.
+        rows: Token ids.
+        chunk_size: What llama.cpp calls a chunk, in tokens; it is written to the file.
+        datasets: Names of the data, written to the file.
+        saved: A file that the sums are saved to now and then, and resumed from.
+        progress: Where progress is reported.
     """
     sums = _Sums(len(rows))
     if saved is not None:
@@ -93,7 +99,7 @@ def collect(
     model = load_model(folder, dtype=exact_dtype(check_model_folder(folder)))
     model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
     total, read = sum(map(len, rows)), sum(map(len, rows[: sums.rows]))
-    with _listening(model, sums.add):
+    with _input_hooks(model, sums.add):
         for row in rows[sums.rows :]:
             _read(model, row)
             sums.rows += 1
@@ -102,7 +108,7 @@ def collect(
                 sums.write(saved)
             progress.update(read, total, "tokens")
     progress.close()
-    return sums.importance(chunk_size, datasets)
+    return sums.imatrix(chunk_size, datasets)
 
 
 def _read(model: Any, row: Sequence[int]) -> None:
@@ -129,25 +135,25 @@ class _Sums:
         self.squares[name], self.values[name] = squares, values
         self.counts[name] = self.counts.get(name, 0) + len(flat)
 
-    def importance(self, chunk_size: int, datasets: tuple[str, ...]) -> Importance:
+    def imatrix(self, chunk_size: int, datasets: tuple[str, ...]) -> ImportanceMatrix:
         used = {}
         for name, squares in self.squares.items():
             layer, _, part = name.partition(".")
             both = (squares.float().cpu().numpy(), self.values[name].float().cpu().numpy())
             for sharing in _SAME_INPUT[part]:
-                used[f"blk.{layer}.{PARTS[sharing]}.weight"] = Used(both[0], self.counts[name], both[1])
+                used[f"blk.{layer}.{TENSOR_NAMES[sharing]}.weight"] = InputSums(both[0], self.counts[name], both[1])
         most = max(self.counts.values(), default=0)
-        return Importance(used, datasets, (most + chunk_size // 2) // chunk_size, chunk_size)
+        return ImportanceMatrix(used, datasets, (most + chunk_size // 2) // chunk_size, chunk_size)
 
     def write(self, file: Path) -> None:
         names = list(self.squares)
         arrays = {f"squares/{name}": self.squares[name].cpu().numpy() for name in names}
         arrays |= {f"values/{name}": self.values[name].cpu().numpy() for name in names}
         arrays |= {f"count/{name}": np.array(self.counts[name]) for name in names}
-        aside = file.with_name(file.name + ".writing")
-        with aside.open("wb") as target:
+        tmp_path = file.with_name(file.name + ".writing")
+        with tmp_path.open("wb") as target:
             np.savez(target, allow_pickle=False, rows=np.array([self.rows, self.expected]), **arrays)
-        os.replace(aside, file)
+        os.replace(tmp_path, file)
 
     def read(self, file: Path) -> None:
         """Go on from what an earlier try saved; a file that a crash of the machine left half there counts as none."""
@@ -171,16 +177,16 @@ class _Sums:
 
 
 @contextmanager
-def _listening(model: Any, hear: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+def _input_hooks(model: Any, on_input: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Calls `hear("<layer>.<part>", inputs)` whenever a matrix of the model is used."""
     handles = []
     for layer, block in enumerate(model.get_decoder().layers):
         for part in _SAME_INPUT:
 
-            def heard(_: object, given: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
-                hear(name, given[0])
+            def hook(_: object, given: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
+                on_input(name, given[0])
 
-            handles.append(block.get_submodule(part).register_forward_pre_hook(heard))
+            handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
     try:
         yield
     finally:

@@ -1,6 +1,5 @@
-"""An importance matrix: how strongly each column of each matrix was used, in llama.cpp's two file formats.
+"""An importance matrix: how strongly each column of each matrix is used, in llama.cpp's two file formats.
 
-Owns the sums, what quantizers make of them, and both formats. Does not own how they are collected (`activations`).
 Source: llama.cpp, `tools/imatrix/imatrix.cpp` and `common/imatrix-loader.cpp`.
 """
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 
-MATRIX_FILES = ("imatrix.gguf", "imatrix.dat")
+IMATRIX_FILES = ("imatrix.gguf", "imatrix.dat")
 """What a matrix is called in an artifact, in the new format and in the old."""
 
 _LARGEST_NAME = 1 << 10
@@ -28,22 +27,27 @@ _LARGEST_COUNT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
-    """The inputs of one matrix, summed over `count` positions: their squares [columns] and, where known, themselves.
+class InputSums:
+    """The inputs of one matrix, summed over positions. Of stacked experts the columns of each follow one another.
 
-    Of stacked experts the columns of each follow one another, and `by_expert` says over how many positions each is."""
+    Attributes:
+        in_sum2: The sums of their squares [columns].
+        count: Positions.
+        in_sum: The sums of the inputs themselves, if known.
+        expert_counts: Of stacked experts, the positions of each.
+    """
 
-    squares: NDArray[np.float32]
+    in_sum2: NDArray[np.float32]
     count: int
-    sums: NDArray[np.float32] | None = None
-    by_expert: tuple[int, ...] = ()
+    in_sum: NDArray[np.float32] | None = None
+    expert_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Importance:
+class ImportanceMatrix:
     """`used` by each tensor's name in a GGUF file. `datasets` says what was read, in `chunks` of `chunk_size` ids."""
 
-    used: Mapping[str, Used]
+    used: Mapping[str, InputSums]
     datasets: tuple[str, ...]
     chunks: int
     chunk_size: int
@@ -57,17 +61,17 @@ class Importance:
         used = self.used.get(name)
         if used is None:
             return None
-        if len(used.squares) != parts * columns:
+        if len(used.in_sum2) != parts * columns:
             if name == "token_embd.weight":
                 return None  # of a tied output matrix, measured elsewhere
             what = say(
-                f"the importance matrix has {len(used.squares)} columns for '{name}', the model {parts * columns}",
-                f"重要性矩阵中“{name}”有 {len(used.squares)} 列，模型有 {parts * columns} 列",
+                f"the importance matrix has {len(used.in_sum2)} columns for '{name}', the model {parts * columns}",
+                f"重要性矩阵中“{name}”有 {len(used.in_sum2)} 列，模型有 {parts * columns} 列",
             )
             hint = say("it was collected on another model", "它来自另一个模型")
             raise UserError(what, None, hint)
-        counts = np.array(used.by_expert or (used.count,) * parts, np.float32)[:, None]
-        means = used.squares.reshape(parts, columns) / np.maximum(counts, 1)
+        counts = np.array(used.expert_counts or (used.count,) * parts, np.float32)[:, None]
+        means = used.in_sum2.reshape(parts, columns) / np.maximum(counts, 1)
         return np.where(counts > 0, means, np.float32(1.0)).astype(np.float32)
 
     def metadata(self, file: str) -> dict[str, str | int]:
@@ -78,46 +82,48 @@ class Importance:
         return {**row, "quantize.imatrix.entries_count": len(self.used), "quantize.imatrix.chunks_count": self.chunks}
 
 
-def read_importance(path: Path) -> Importance:
+def read_imatrix(path: Path) -> ImportanceMatrix:
     """Read either format, told apart by the file's first bytes. Raises UserError when it is neither, or is damaged."""
     if not path.is_file():
         raise UserError(say("there is no such importance matrix", "没有这个重要性矩阵文件"), path)
     try:
         with path.open("rb") as file:
-            found = _read_gguf(path) if file.read(4) == b"GGUF" else _read_old(path)
+            found = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
         what = say("not an importance matrix of llama.cpp", "不是 llama.cpp 的重要性矩阵文件")
         raise UserError(what, path, say("make one with `imatrix`", "请用 imatrix 阶段制作")) from error
     for name, used in found.used.items():
-        if used.count < 0 or not np.isfinite(used.squares).all() or (used.squares < 0).any():
-            what = say(f"its values for '{name}' are no sums of squares", f"“{name}”的数值不是平方和")
+        if used.count < 0 or not np.isfinite(used.in_sum2).all() or (used.in_sum2 < 0).any():
+            what = say(f"its values for '{name}' are not sums of squares", f"“{name}”的数值不是平方和")
             raise UserError(what, path)
     return found
 
 
-def write_importance(path: Path, importance: Importance) -> None:
-    """Write the matrix, in the old format where the name ends in `.dat`, at once or not at all; equal matrices give
+def write_imatrix(path: Path, imatrix: ImportanceMatrix) -> None:
+    """Write the matrix, in the old format if the name ends in `.dat`, at once or not at all; equal matrices give
     equal bytes."""
-    aside = path.with_name(path.name + ".writing")
+    tmp_path = path.with_name(path.name + ".writing")
     if path.suffix == ".dat":
-        with aside.open("wb") as file:
-            _write_old(file, importance)
+        with tmp_path.open("wb") as file:
+            _write_legacy(file, imatrix)
     else:
-        _write_gguf(aside, importance)
-    os.replace(aside, path)
+        _write_gguf(tmp_path, imatrix)
+    os.replace(tmp_path, path)
 
 
-def _read_gguf(path: Path) -> Importance:
+def _read_gguf(path: Path) -> ImportanceMatrix:
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: np.array(tensor.data, np.float32).reshape(-1) for tensor in reader.tensors}
     used = {}
-    for place, squares in tensors.items():
+    for place, in_sum2 in tensors.items():
         name, dot, kind = place.rpartition(".")
         if dot and kind == "in_sum2":
             counts = tuple(round(float(count)) for count in tensors[f"{name}.counts"])
-            if len(squares) % len(counts):
+            if len(in_sum2) % len(counts):
                 raise ValueError("counts of other experts")
-            used[name] = Used(squares, max(counts), tensors.get(f"{name}.in_sum"), counts if len(counts) > 1 else ())
+            used[name] = InputSums(
+                in_sum2, max(counts), tensors.get(f"{name}.in_sum"), counts if len(counts) > 1 else ()
+            )
     if not used:
         raise ValueError("no sums in it")
 
@@ -125,63 +131,63 @@ def _read_gguf(path: Path) -> Importance:
         return reader.fields[key].contents()
 
     datasets = tuple(str(text) for text in value("imatrix.datasets"))
-    return Importance(used, datasets, int(value("imatrix.chunk_count")), int(value("imatrix.chunk_size")))
+    return ImportanceMatrix(used, datasets, int(value("imatrix.chunk_count")), int(value("imatrix.chunk_size")))
 
 
-def _write_gguf(path: Path, importance: Importance) -> None:
+def _write_gguf(path: Path, imatrix: ImportanceMatrix) -> None:
     writer = gguf.GGUFWriter(path, "")
     writer.kv_data[0].clear()  # such a file has no architecture
     writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", list(importance.datasets))
-    writer.add_uint32("imatrix.chunk_count", importance.chunks)
-    writer.add_uint32("imatrix.chunk_size", importance.chunk_size)
-    for name, used in sorted(importance.used.items()):
-        counts = np.array(used.by_expert or (used.count,), np.float32)[:, None]
-        writer.add_tensor(f"{name}.in_sum2", used.squares.reshape(len(counts), -1))
+    writer.add_array("imatrix.datasets", list(imatrix.datasets))
+    writer.add_uint32("imatrix.chunk_count", imatrix.chunks)
+    writer.add_uint32("imatrix.chunk_size", imatrix.chunk_size)
+    for name, used in sorted(imatrix.used.items()):
+        counts = np.array(used.expert_counts or (used.count,), np.float32)[:, None]
+        writer.add_tensor(f"{name}.in_sum2", used.in_sum2.reshape(len(counts), -1))
         writer.add_tensor(f"{name}.counts", counts)
-        if used.sums is not None:
-            writer.add_tensor(f"{name}.in_sum", used.sums.reshape(len(counts), -1))
+        if used.in_sum is not None:
+            writer.add_tensor(f"{name}.in_sum", used.in_sum.reshape(len(counts), -1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def _read_old(path: Path) -> Importance:
+def _read_legacy(path: Path) -> ImportanceMatrix:
     """Each entry holds means times the number of chunks, then that number; the size of a chunk is not told."""
     used = {}
     with path.open("rb") as file:
-        for _ in range(_number(file, _LARGEST_COUNT)):
-            name = file.read(_number(file, _LARGEST_NAME)).decode("utf-8")
+        for _ in range(_read_int(file, _LARGEST_COUNT)):
+            name = file.read(_read_int(file, _LARGEST_NAME)).decode("utf-8")
             (chunks,) = struct.unpack("<i", file.read(4))
-            columns = _number(file, 1 << 28)
-            squares = np.frombuffer(file.read(4 * columns), np.float32)
-            if len(squares) != columns:
+            columns = _read_int(file, 1 << 28)
+            in_sum2 = np.frombuffer(file.read(4 * columns), np.float32)
+            if len(in_sum2) != columns:
                 raise ValueError("cut off")
-            used[name] = Used(squares, max(chunks, 1))
+            used[name] = InputSums(in_sum2, max(chunks, 1))
         rest = file.read(4)
         total = struct.unpack("<i", rest)[0] if rest else 0
         datasets: tuple[str, ...] = ()
         if rest and (length := file.read(4)):
             datasets = (file.read(struct.unpack("<i", length)[0]).decode("utf-8"),)
-    return Importance(used, datasets, total, 0)
+    return ImportanceMatrix(used, datasets, total, 0)
 
 
-def _number(file: BinaryIO, limit: int) -> int:
+def _read_int(file: BinaryIO, limit: int) -> int:
     (number,) = struct.unpack("<i", file.read(4))
     if not 0 < number <= limit:
         raise ValueError(f"{number} where 1 to {limit} may stand")
     return int(number)
 
 
-def _write_old(file: BinaryIO, importance: Importance) -> None:
+def _write_legacy(file: BinaryIO, imatrix: ImportanceMatrix) -> None:
     """Where the size of a chunk is unknown, the matrix came from this format and its counts are chunks already."""
-    file.write(struct.pack("<i", len(importance.used)))
-    for name, used in sorted(importance.used.items()):
-        chunks = -(-used.count // importance.chunk_size) if importance.chunk_size else used.count
+    file.write(struct.pack("<i", len(imatrix.used)))
+    for name, used in sorted(imatrix.used.items()):
+        chunks = -(-used.count // imatrix.chunk_size) if imatrix.chunk_size else used.count
         chunks = max(chunks, 1)
         text = name.encode()
-        file.write(struct.pack("<i", len(text)) + text + struct.pack("<ii", chunks, len(used.squares)))
-        file.write((used.squares / np.float32(max(used.count, 1)) * np.float32(chunks)).tobytes())
-    dataset = (importance.datasets[-1] if importance.datasets else "").encode()
-    file.write(struct.pack("<ii", importance.chunks, len(dataset)) + dataset)
+        file.write(struct.pack("<i", len(text)) + text + struct.pack("<ii", chunks, len(used.in_sum2)))
+        file.write((used.in_sum2 / np.float32(max(used.count, 1)) * np.float32(chunks)).tobytes())
+    dataset = (imatrix.datasets[-1] if imatrix.datasets else "").encode()
+    file.write(struct.pack("<ii", imatrix.chunks, len(dataset)) + dataset)

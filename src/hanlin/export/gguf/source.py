@@ -18,11 +18,11 @@ from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
 from hanlin.core.i18n import say
-from hanlin.export.gguf.imatrix_file import MATRIX_FILES, Importance, read_importance
-from hanlin.export.gguf.quant_types import Shape, needs_importance, tensor_type
-from hanlin.export.gguf.quantize import stored_bytes
-from hanlin.export.gguf.tensors import Tensor, rope_of, tensors_of
-from hanlin.export.gguf.vocab import Vocabulary, read_vocabulary
+from hanlin.export.gguf.imatrix_file import IMATRIX_FILES, ImportanceMatrix, read_imatrix
+from hanlin.export.gguf.quant_types import QuantShape, requires_imatrix, tensor_type
+from hanlin.export.gguf.quantize import tensor_bytes
+from hanlin.export.gguf.tensors import GgufTensor, list_tensors, rope_parameters
+from hanlin.export.gguf.vocab import GgufVocabulary, build_vocabulary
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.gguf import find_gguf_files
@@ -34,32 +34,32 @@ _GENERATION = re.compile(r"(?P<open>\{%[-+]?\s*)(?P<end>end)?generation(?P<close
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model folder, read and checked: all that its GGUF files are made of."""
+class GgufSource:
+    """A model folder, read and checked: all that its GGUF files are made from."""
 
     files: ModelFiles
     tokenizer: Tokenizer
-    importance: Importance | None = None
+    imatrix: ImportanceMatrix | None = None
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return read_vocabulary(self.tokenizer, self.files.vocabulary_rows)
+    def vocabulary(self) -> GgufVocabulary:
+        return build_vocabulary(self.tokenizer, self.files.vocabulary_rows)
 
     @cached_property
-    def tensors(self) -> tuple[Tensor, ...]:
-        return tuple(tensors_of(self.files))
+    def tensors(self) -> tuple[GgufTensor, ...]:
+        return tuple(list_tensors(self.files))
 
     @property
     def experts(self) -> int:
         return int(self.files.config.get("num_local_experts") or 0)
 
     @cached_property
-    def shape(self) -> Shape:
+    def shape(self) -> QuantShape:
         config = self.files.config
         heads = int(config["num_attention_heads"])
         shared = int(config.get("num_key_value_heads") or heads)
         tied = bool(config.get("tie_word_embeddings"))
-        return Shape(int(config["num_hidden_layers"]), heads, shared, tied, self.experts)
+        return QuantShape(int(config["num_hidden_layers"]), heads, shared, tied, self.experts)
 
     @property
     def weights(self) -> int:
@@ -93,7 +93,7 @@ class Source:
             self.template.source,
         )
 
-    def kinds(self, file_type: str) -> list[Ggml]:
+    def tensor_types(self, file_type: str) -> list[Ggml]:
         """The type of each tensor in a file of this type."""
         return [
             tensor_type(
@@ -102,32 +102,40 @@ class Source:
                 self.shape,
                 tensor.shape[-1],
                 len(tensor.shape),
-                calibrated=self.importance is not None,
+                has_imatrix=self.imatrix is not None,
             )
             for tensor in self.tensors
         ]
 
-    def weights_of(self, tensor: Tensor) -> NDArray[np.float32] | None:
-        """What the importance matrix, where there is one, says of the columns of each of a tensor's parts."""
-        if self.importance is None:
+    def imatrix_weights(self, tensor: GgufTensor) -> NDArray[np.float32] | None:
+        """The importance of the columns of each part of a tensor [parts, columns]; None without a matrix."""
+        if self.imatrix is None:
             return None
-        return self.importance.weights(tensor.name, tensor.shape[-1], len(tensor.parts))
+        return self.imatrix.weights(tensor.name, tensor.shape[-1], len(tensor.parts))
 
     def bits_per_weight(self, file_type: str) -> float:
-        return round(8 * sum(self.sizes(file_type)) / self.weights, 3)
+        return round(8 * sum(self.tensor_sizes(file_type)) / self.weights, 3)
 
-    def sizes(self, file_type: str) -> list[int]:
+    def tensor_sizes(self, file_type: str) -> list[int]:
         """The bytes of each tensor in a file of this type."""
-        pairs = zip(self.tensors, self.kinds(file_type), strict=True)
-        return [stored_bytes(kind, tensor.shape) for tensor, kind in pairs]
+        pairs = zip(self.tensors, self.tensor_types(file_type), strict=True)
+        return [tensor_bytes(kind, tensor.shape) for tensor, kind in pairs]
 
 
-def read_source(folder: Path, importance: Path | None = None) -> Source:
-    """Raises UserError for a folder that is no Llama model, or one that llama.cpp has no equal of, and for an
-    importance matrix that cannot be read or belongs to another model."""
+def load_source(folder: Path, imatrix: Path | None = None) -> GgufSource:
+    """Read and check a model folder.
+
+    Args:
+        folder: The model.
+        imatrix: An importance matrix: a file, or an artifact of kind `imatrix`.
+
+    Raises:
+        UserError: It is no Llama model or one that llama.cpp cannot compute; the importance matrix cannot be read or
+            belongs to another model.
+    """
     if find_gguf_files(folder):
         what = say("this is a GGUF file already", "这已经是 GGUF 文件")
-        raise UserError(what, folder, say("name the model folder it was made from", "请指定转换前的模型目录"))
+        raise UserError(what, folder, say("give the model folder that it was made from", "请指定转换前的模型目录"))
     refuse_adapter(folder)
     files = check_model_folder(folder, experts=True)
     activation = files.config.get("hidden_act", "silu")
@@ -136,32 +144,32 @@ def read_source(folder: Path, importance: Path | None = None) -> Source:
             f"llama.cpp's Llama has no activation {activation!r}", f"llama.cpp 的 Llama 没有激活函数 {activation!r}"
         )
         raise UserError(what, folder / CONFIG, say("supported: silu", "支持：silu"))
-    matrix = None if importance is None else read_importance(_matrix_file(importance))
-    source = Source(files, Tokenizer.load(folder), matrix)
-    rope_of(files.config)
+    matrix = None if imatrix is None else read_imatrix(_imatrix_file(imatrix))
+    source = GgufSource(files, Tokenizer.load(folder), matrix)
+    rope_parameters(files.config)
     source.vocabulary  # noqa: B018 an unknown tokenizer must show before anything is written
-    if matrix is not None and not any(source.weights_of(tensor) is not None for tensor in source.tensors):
-        what = say("the importance matrix names no tensor of this model", "重要性矩阵中没有该模型的任何张量")
-        raise UserError(what, importance, say("it was collected on another model", "它来自另一个模型"))
+    if matrix is not None and not any(source.imatrix_weights(tensor) is not None for tensor in source.tensors):
+        what = say("the importance matrix has no tensor of this model", "重要性矩阵中没有该模型的任何张量")
+        raise UserError(what, imatrix, say("it was collected on another model", "它来自另一个模型"))
     return source
 
 
-def _matrix_file(path: Path) -> Path:
+def _imatrix_file(path: Path) -> Path:
     """The matrix in an artifact of kind `imatrix`, or the file itself."""
-    inside = [path / name for name in MATRIX_FILES] if path.is_dir() else [path]
+    inside = [path / name for name in IMATRIX_FILES] if path.is_dir() else [path]
     return next((file for file in inside if file.is_file()), inside[0])
 
 
-def check_importance(source: Source, file_type: str) -> None:
-    """Raises UserError when a tensor of a file of this type needs an importance matrix and has none."""
-    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
-        if needs_importance(tensor.name, kind, file_type) and source.weights_of(tensor) is None:
+def check_imatrix(source: GgufSource, file_type: str) -> None:
+    """Raise UserError if a tensor of a file of this type needs an importance matrix and has none."""
+    for tensor, kind in zip(source.tensors, source.tensor_types(file_type), strict=True):
+        if requires_imatrix(tensor.name, kind, file_type) and source.imatrix_weights(tensor) is None:
             what = say(
-                f"{file_type} needs an importance matrix: '{tensor.name}' would be garbage without",
+                f"{file_type} needs an importance matrix: '{tensor.name}' would be garbage without one",
                 f"{file_type} 需要重要性矩阵：否则“{tensor.name}”将失真严重",
             )
             raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
 
 
-def key_settings(names: Iterator[str]) -> dict[str, int]:
+def count_names(names: Iterator[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))

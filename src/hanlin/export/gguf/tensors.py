@@ -1,7 +1,7 @@
 """The tensors of a Llama model as a GGUF file has them: their names, their order, and their rows as float32.
 
-Owns what differs between transformers' Llama and llama.cpp's: names, the order of query and key rows, rotary factors,
-where the experts of a Mixtral-shaped model lie. Does not own their types or bytes in the file (`quantize`).
+This is what differs between transformers' Llama and llama.cpp's: names, the order of query and key rows, RoPE factors,
+where the experts of a Mixtral-shaped model are.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hanlin.inference.backends.llama_cpp import quants
 from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import PACKED_EXPERTS
 
-PARTS = {
+TENSOR_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -39,7 +39,7 @@ _KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredRows:
     """Rows `first` to `first + rows` of a stored tensor seen as a matrix; a vector is one row. Of queries and keys with
     `heads` they are read in llama.cpp's order."""
 
@@ -54,10 +54,10 @@ class Stored:
         if not self.heads:
             return self._stored(start, stop)
         if self.rows == 1:
-            return self._stored(start, stop)[:, _rotary_order(self.columns, self.heads)]
+            return self._stored(start, stop)[:, _rope_row_order(self.columns, self.heads)]
         size = self.rows // self.heads
         first, last = start // size, -(-stop // size)  # whole heads
-        order = _rotary_order((last - first) * size, last - first)
+        order = _rope_row_order((last - first) * size, last - first)
         return self._stored(first * size, last * size)[order[start - first * size : stop - first * size]]
 
     def _stored(self, start: int, stop: int) -> NDArray[np.float32]:
@@ -70,8 +70,8 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """Rows that no file holds."""
+class ComputedRows:
+    """Computed rows, which no file holds."""
 
     values: NDArray[np.float32]
 
@@ -80,13 +80,13 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class GgufTensor:
     """A tensor of the file: its name, its shape [rows, columns] or [size], and the one part that its numbers come from;
     of experts [experts, rows, columns], with a part for each."""
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[Stored | Made, ...]
+    parts: tuple[StoredRows | ComputedRows, ...]
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -98,7 +98,7 @@ class Tensor:
         return math.prod(self.shape)
 
 
-def tensors_of(files: ModelFiles) -> list[Tensor]:
+def list_tensors(files: ModelFiles) -> list[GgufTensor]:
     """Every tensor in the order of a file that llama.cpp's quantizer writes: those outside the layers, then layer by
     layer, each by name."""
     found = [*_outside(files.config, files.tensors)]
@@ -107,28 +107,28 @@ def tensors_of(files: ModelFiles) -> list[Tensor]:
     return found
 
 
-def _outside(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Iterator[Tensor]:
+def _outside(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Iterator[GgufTensor]:
     head = {} if config.get("tie_word_embeddings") else _HEAD
-    found = [_one(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
-    factors = rotary_factors(config)
+    found = [_plain_tensor(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
+    factors = rope_factors(config)
     if factors is not None:
-        found.append(Tensor("rope_freqs.weight", factors.shape, (Made(factors),)))
+        found.append(GgufTensor("rope_freqs.weight", factors.shape, (ComputedRows(factors),)))
     yield from sorted(found, key=lambda tensor: tensor.name)
 
 
-def _layer(files: ModelFiles, layer: int) -> Iterator[Tensor]:
+def _layer(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     heads = int(files.config["num_attention_heads"])
     turned = {"attn_q": heads, "attn_k": int(files.config.get("num_key_value_heads") or heads)}
-    for part, name in PARTS.items():
+    for part, name in TENSOR_NAMES.items():
         for kind in ("weight", "bias"):
             entry = files.tensors.get(f"model.layers.{layer}.{part}.{kind}")
             if entry is not None:
-                yield _one(f"blk.{layer}.{name}.{kind}", entry, turned.get(name, 0))
+                yield _plain_tensor(f"blk.{layer}.{name}.{kind}", entry, turned.get(name, 0))
     if files.config.get("num_local_experts"):
         yield from _experts(files, layer)
 
 
-def _experts(files: ModelFiles, layer: int) -> Iterator[Tensor]:
+def _experts(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     """A layer's experts, each kind of matrix stacked. Packed, an expert's gate rows come before its up rows."""
     count, hidden = int(files.config["num_local_experts"]), int(files.config["hidden_size"])
     wide = int(files.config["intermediate_size"])
@@ -141,28 +141,28 @@ def _experts(files: ModelFiles, layer: int) -> Iterator[Tensor]:
     for matrix, (name, rows, columns) in shapes.items():
         if both is None:
             place = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
-            parts = [Stored(files.tensors[place.format(expert)], 0, rows, columns) for expert in range(count)]
+            parts = [StoredRows(files.tensors[place.format(expert)], 0, rows, columns) for expert in range(count)]
         elif matrix == "w2":
             entry = files.tensors[f"model.layers.{layer}.mlp.experts.down_proj"]
-            parts = [Stored(entry, expert * rows, rows, columns) for expert in range(count)]
+            parts = [StoredRows(entry, expert * rows, rows, columns) for expert in range(count)]
         else:
             before = wide if matrix == "w3" else 0
-            parts = [Stored(both, 2 * wide * expert + before, rows, columns) for expert in range(count)]
-        yield Tensor(f"blk.{layer}.{name}.weight", (count, rows, columns), tuple(parts))
+            parts = [StoredRows(both, 2 * wide * expert + before, rows, columns) for expert in range(count)]
+        yield GgufTensor(f"blk.{layer}.{name}.weight", (count, rows, columns), tuple(parts))
 
 
-def _one(name: str, entry: TensorEntry, heads: int = 0) -> Tensor:
+def _plain_tensor(name: str, entry: TensorEntry, heads: int = 0) -> GgufTensor:
     rows, columns = (1, entry.shape[0]) if len(entry.shape) == 1 else entry.shape
-    return Tensor(name, entry.shape, (Stored(entry, 0, rows, columns, heads),))
+    return GgufTensor(name, entry.shape, (StoredRows(entry, 0, rows, columns, heads),))
 
 
-def _rotary_order(rows: int, heads: int) -> NDArray[np.int64]:
+def _rope_row_order(rows: int, heads: int) -> NDArray[np.int64]:
     """Which stored row each row of the file is. transformers turns element i of a head together with i + half,
     llama.cpp 2i with 2i + 1; so the rows of queries and keys are interleaved."""
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
 
 
-def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """The rotary settings in one form: transformers 5 has `rope_parameters`, 4 `rope_scaling` and `rope_theta`."""
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     rope.setdefault("rope_type", rope.pop("type", "default"))
@@ -174,14 +174,14 @@ def rope_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def rotary_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
+def rope_factors(config: Mapping[str, Any]) -> NDArray[np.float32] | None:
     """By what Llama 3.1's scaling divides each rotary frequency, [head size / 2]; None for other models.
 
     Low frequencies, whose wave is longer than the context of the first training, are divided by `factor`, high ones by
     1, those between by what lies between (transformers, `_compute_llama3_parameters`). In torch's float32, as
     llama.cpp's converter computes them, to the last bit.
     """
-    rope = rope_of(config)
+    rope = rope_parameters(config)
     if rope["rope_type"] != "llama3":
         return None
     import torch  # for its rounding alone: most models are written without it

@@ -1,7 +1,4 @@
-"""The proof of a GGUF file: loaded by llama.cpp, it gives the ids, the ends and the probabilities of its source.
-
-Owns the texts that are compared and the limits that must hold. Does not own writing the file (`gguf`).
-"""
+"""Verifying a GGUF file: loaded by llama.cpp, it has the ids, the stop tokens and the probabilities of its source."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hanlin.export.gguf.vocab import Vocabulary
+from hanlin.export.gguf.vocab import GgufVocabulary
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.decoder import BatchItem
 from hanlin.inference.sampler import log_softmax
@@ -65,30 +62,30 @@ TEXTS = (
 """Text of every kind that tokenizers disagree on: punctuation, digits, white space, code, rare characters, typed
 special tokens."""
 
-_COMPARED = 8
-_COMPARED_IDS = 32
-_LARGEST_DIVERGENCE = {"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2, "Q8_0": 5e-2}
+_COMPARED_TEXTS = 8
+_COMPARED_TOKENS = 32
+_MAX_KL = {"F32": 1e-6, "F16": 2e-3, "BF16": 2e-2, "Q8_0": 5e-2}
 """Mean Kullback-Leibler divergence in nats above which a file of a nearly lossless type is a fault of the export."""
 
 
-class TokenizerProof:
-    """What the source's tokenizer makes of every text, computed once for all files of an export.
+class TokenizerCheck:
+    """Compares token ids, computed once for all files of an export, with those of llama.cpp.
 
     The first file is compared on every text, each entry of the vocabulary among them; the others, whose tokenizer is
     written from the same data, on `TEXTS`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, vocabulary: Vocabulary, stop_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocabulary: GgufVocabulary, stop_ids: Sequence[int]) -> None:
         self._vocabulary = vocabulary
         self._stop_ids = frozenset(stop_ids)
-        self._texts = [*TEXTS, *_entries_as_text(tokenizer)]
+        self._texts = [*TEXTS, *_vocabulary_as_text(tokenizer)]
         self._ids = tokenizer.encode_batch(self._texts)
         self.metrics: dict[str, int] = {}
 
     def check(self, file: Path) -> None:
-        """Raises RuntimeError, which is a fault of the export, when a text gives other ids, or llama.cpp would not stop
+        """Raise RuntimeError, which is a fault of the export, if a text gives other ids, or llama.cpp would not stop
         at an id that ends an answer. A text that llama.cpp reads by an entry that the tokenizer cannot build
-        (`Vocabulary.unbuilt`) is counted instead."""
+        (`GgufVocabulary.unreachable_ids`) is counted instead."""
         model = LlamaCppModel(file, vocabulary_only=True)
         try:
             rows = len(self._vocabulary.tokens)
@@ -106,19 +103,19 @@ class TokenizerProof:
             self.metrics = {
                 "texts": count,
                 "ids": sum(map(len, self._ids)),
-                "texts_read_otherwise": otherwise,
+                "texts_tokenized_differently": otherwise,
                 "stop_ids": len(self._stop_ids),
                 "vocabulary": rows,
             }
 
     def _differs(self, model: LlamaCppModel, text: str, ids: list[int]) -> bool:
         found = model.tokenize(text)
-        if found != ids and self._vocabulary.unbuilt.isdisjoint(found):
+        if found != ids and self._vocabulary.unreachable_ids.isdisjoint(found):
             raise RuntimeError(f"{model.path.name}: llama.cpp reads {text!r} as {found}, the tokenizer as {ids}")
         return found != ids
 
 
-def _entries_as_text(tokenizer: Tokenizer) -> list[str]:
+def _vocabulary_as_text(tokenizer: Tokenizer) -> list[str]:
     """Every entry of the vocabulary that is whole text, some in a row: entries that were added must be found again."""
     words = []
     for number in range(len(tokenizer)):
@@ -131,15 +128,15 @@ def _entries_as_text(tokenizer: Tokenizer) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class SourceLogprobs:
     """Texts as ids and the source model's next-token log probabilities [ids, vocabulary] of each."""
 
     texts: tuple[tuple[int, ...], ...]
     logprobs: tuple[NDArray[np.float32], ...]
 
 
-def reference_of(files: ModelFiles, tokenizer: Tokenizer) -> Reference:
-    """What the source model itself says: its log probabilities, computed in float32 where the model is small enough."""
+def compute_source_logprobs(files: ModelFiles, tokenizer: Tokenizer) -> SourceLogprobs:
+    """Compute the source model's log-probabilities, in float32 if the model is small enough."""
     import torch
 
     from hanlin.models.dtypes import exact_dtype
@@ -147,19 +144,24 @@ def reference_of(files: ModelFiles, tokenizer: Tokenizer) -> Reference:
 
     model = load_model(files.folder, dtype=exact_dtype(files))
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    limit = min(_COMPARED_IDS, int(files.config["max_position_embeddings"]))
-    texts = tuple(tuple([*begin, *tokenizer.encode(text)][:limit]) for text in TEXTS[:_COMPARED])
+    limit = min(_COMPARED_TOKENS, int(files.config["max_position_embeddings"]))
+    texts = tuple(tuple([*begin, *tokenizer.encode(text)][:limit]) for text in TEXTS[:_COMPARED_TEXTS])
     with torch.inference_mode():
         logprobs = tuple(
             torch.log_softmax(model(torch.tensor([ids])).logits[0].float(), dim=-1).numpy() for ids in texts
         )
-    return Reference(texts, logprobs)
+    return SourceLogprobs(texts, logprobs)
 
 
-def compare_probabilities(file: Path, file_type: str, reference: Reference) -> dict[str, Any]:
-    """Mean divergence KL(source ‖ file) in nats and how often both name the same likeliest token.
+def compare_logprobs(file: Path, file_type: str, reference: SourceLogprobs) -> dict[str, Any]:
+    """Compare a file's next-token probabilities with its source's.
 
-    Raises RuntimeError when a nearly lossless type differs by more than its rounding can.
+    Returns:
+        `kl`, the mean divergence KL(source ‖ file) in nats; `same_top_token`, how often both have the same most likely
+        token; and the number of `positions`.
+
+    Raises:
+        RuntimeError: A nearly lossless type differs by more than its rounding can.
     """
     model = LlamaCppModel(file)
     try:
@@ -179,7 +181,7 @@ def compare_probabilities(file: Path, file_type: str, reference: Reference) -> d
     finally:
         model.close()
     mean = float(np.concatenate(divergences).mean())
-    limit = _LARGEST_DIVERGENCE.get(file_type)
+    limit = _MAX_KL.get(file_type)
     if not np.isfinite(mean) or (limit is not None and mean > limit):
         raise RuntimeError(f"{file.name}: its probabilities differ from the model's by {mean:.3g} nats (limit {limit})")
-    return {"divergence": max(0.0, mean), "same_likeliest": same / count, "positions": count}
+    return {"kl": max(0.0, mean), "same_top_token": same / count, "positions": count}

@@ -1,7 +1,7 @@
 """A tokenizer as GGUF metadata: tokens, their types, merges or scores, and which ids begin and end a text.
 
-Owns the translation of `tokenizer.json` into what llama.cpp's two tokenizers of Llama models read. Does not own the
-check that both give the same ids (`proof`).
+`tokenizer.json` becomes what llama.cpp's two tokenizers of Llama models read; `verify` checks that both give the same
+ids.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _SPACE, _SPACES_SCORE = "\u2581", -1e9
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """What GGUF says of a tokenizer. Byte-level BPE has `merges`, SentencePiece has `scores`."""
+class GgufVocabulary:
+    """A tokenizer as GGUF describes it. Byte-level BPE has `merges`, SentencePiece has `scores`."""
 
     model: str
     pre: str
@@ -53,7 +53,7 @@ class Vocabulary:
     merges: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     space_before_text: bool = False
-    unbuilt: frozenset[int] = frozenset()
+    unreachable_ids: frozenset[int] = frozenset()
     """Entries of several characters that no merge builds: `tokenizer.json` never gives them, SentencePiece and
     llama.cpp do. A merged Chinese vocabulary has such an entry where one of its characters is none itself."""
 
@@ -70,7 +70,7 @@ class Vocabulary:
             writer.add_add_space_prefix(False)
 
 
-def read_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
+def build_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     """The vocabulary of `tokenizer`, filled with unused tokens to the `rows` of the embedding matrix.
 
     Raises UserError when the tokenizer splits or builds words in a way that llama.cpp does not have.
@@ -90,7 +90,7 @@ def read_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     )
 
 
-def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_Rule], rows: int) -> Vocabulary:
+def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_Rule], rows: int) -> GgufVocabulary:
     model = data["model"]
     if data["normalizer"] is not None:
         kind = data["normalizer"]["type"]
@@ -106,10 +106,10 @@ def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_
         raise _unsupported(tokenizer, say("it splits text by another rule", "切分文本的规则不同"))
     tokens, types = _tokens(tokenizer, model["vocab"], rows)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
-    return Vocabulary("gpt2", names[rule], tokens, types, merges=merges)
+    return GgufVocabulary("gpt2", names[rule], tokens, types, merges=merges)
 
 
-def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> Vocabulary:
+def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> GgufVocabulary:
     """SentencePiece joins the pair whose piece has the highest score; `tokenizer.json` the pair whose merge comes
     first. So a piece's score is minus its rank, the place of its first merge."""
     model = data["model"]
@@ -125,20 +125,20 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
             raise _unsupported(tokenizer, say("it lacks tokens for single bytes", "缺少单字节词元"))
         kinds[number] = TokenType.BYTE
     single = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
-    unbuilt = {
+    unreachable_ids = {
         number for text, number in model["vocab"].items() if len(text) > 1 and text not in built and text not in single
     }
     unknown = model["vocab"].get(model.get("unk_token"))
     if unknown is not None:
         kinds[unknown] = TokenType.UNKNOWN
-    return Vocabulary(
+    return GgufVocabulary(
         "llama",
         "default",
         tokens,
         tuple(kinds),
         scores=tuple(scores),
         space_before_text=tokenizer.prefix_space != "none",
-        unbuilt=frozenset(unbuilt),
+        unreachable_ids=frozenset(unreachable_ids),
     )
 
 

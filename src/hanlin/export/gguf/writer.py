@@ -20,51 +20,51 @@ from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
-from hanlin.export.gguf.quantize import Quantizer, stored_bytes
-from hanlin.export.gguf.source import Source, key_settings
-from hanlin.export.gguf.tensors import Made, Stored, rope_of
+from hanlin.export.gguf.quantize import Quantizer, tensor_bytes
+from hanlin.export.gguf.source import GgufSource, count_names
+from hanlin.export.gguf.tensors import ComputedRows, StoredRows, rope_parameters
 from hanlin.export.gguf.vocab import add_special_ids
 
 _ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT
 
 
-_LARGEST_FLOAT16 = 65504.0
+_MAX_FLOAT16 = 65504.0
 
 
-def write_files(types: Sequence[str], settings: Gguf, source: Source, out: Path, context: StageContext) -> None:
-    """Write `model-<TYPE>.gguf` for each type that is not there yet; nothing is proven."""
-    left = [name for name in types if not _file(out, name).is_file()]
-    total = sum(sum(source.sizes(name)) for name in left)
+def write_files(types: Sequence[str], settings: Gguf, source: GgufSource, out: Path, context: StageContext) -> None:
+    """Write `model-<TYPE>.gguf` for each type that is not there yet, without verifying it."""
+    left = [name for name in types if not gguf_path(out, name).is_file()]
+    total = sum(sum(source.tensor_sizes(name)) for name in left)
     check_free_space(out, total)
     done = 0
     quantizer = Quantizer()
     try:
         for name in left:
             with catch_full_disk(out):
-                aside = context.scratch_folder(out) / _file(out, name).name
-                write_header(aside, source, name, settings)
-                for size in write_tensors(aside, source, name, quantizer):
+                tmp_path = context.scratch_folder(out) / gguf_path(out, name).name
+                write_header(tmp_path, source, name, settings)
+                for size in write_tensors(tmp_path, source, name, quantizer):
                     done += size
                     context.progress.update(done, total, "bytes")
-                os.replace(aside, _file(out, name))
+                os.replace(tmp_path, gguf_path(out, name))
     finally:
         quantizer.close()
         context.progress.close()
 
 
-def _narrow(source: Source, file_type: str) -> dict[str, int]:
-    """How many tensors have rows that are no multiple of the blocks that the type wants, by what they became."""
-    usual = FILE_TYPES[file_type].usual
-    block = gguf.GGML_QUANT_SIZES[usual][0]
-    pairs = zip(source.tensors, source.kinds(file_type), strict=True)
-    return key_settings(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
+def count_fallback_tensors(source: GgufSource, file_type: str) -> dict[str, int]:
+    """How many tensors have rows that are no multiple of the type's blocks, by the fallback type that they get."""
+    default_type = FILE_TYPES[file_type].default_type
+    block = gguf.GGML_QUANT_SIZES[default_type][0]
+    pairs = zip(source.tensors, source.tensor_types(file_type), strict=True)
+    return count_names(kind.name for tensor, kind in pairs if len(tensor.shape) > 1 and tensor.shape[-1] % block)
 
 
-def _file(out: Path, file_type: str) -> Path:
+def gguf_path(out: Path, file_type: str) -> Path:
     return out / f"model-{file_type}.gguf"
 
 
-def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> None:
+def write_header(path: Path, source: GgufSource, file_type: str, settings: Gguf) -> None:
     """Write all of a file but its tensors' bytes: metadata, tokenizer, and the names, shapes and types of tensors.
 
     The keys are those that llama.cpp's `convert_hf_to_gguf.py` writes for `llama`, and then its quantizer. For Mixtral
@@ -82,8 +82,8 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
     writer.add_embedding_length(int(config["hidden_size"]))
     writer.add_feed_forward_length(int(config["intermediate_size"]))
     writer.add_head_count(source.shape.heads)
-    writer.add_head_count_kv(source.shape.shared_heads)
-    _add_rope(writer, rope_of(config))
+    writer.add_head_count_kv(source.shape.kv_heads)
+    _add_rope(writer, rope_parameters(config))
     writer.add_layer_norm_rms_eps(float(config.get("rms_norm_eps", 1e-6)))
     if source.experts:
         writer.add_expert_count(source.experts)
@@ -94,20 +94,20 @@ def write_header(path: Path, source: Source, file_type: str, settings: Gguf) -> 
         writer.add_value_length(head_size)
     writer.add_vocab_size(source.files.vocabulary_rows)
     writer.add_rope_dimension_count(head_size)
-    writer.add_file_type(FILE_TYPES[file_type].number)
+    writer.add_file_type(FILE_TYPES[file_type].ftype)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     source.vocabulary.add_to(writer)
     add_special_ids(writer, source.tokenizer, source.stop_ids)
     if source.chat_template:
         writer.add_chat_template(source.chat_template)
-    if source.importance is not None and FILE_TYPES[file_type].usual not in UNQUANTIZED:
-        for key, value in source.importance.metadata(Path(settings.importance or "").name).items():
+    if source.imatrix is not None and FILE_TYPES[file_type].default_type not in UNQUANTIZED:
+        for key, value in source.imatrix.metadata(Path(settings.importance or "").name).items():
             if isinstance(value, int):
                 writer.add_uint32(key, value)
             else:
                 writer.add_string(key, value)
-    for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
-        size = stored_bytes(kind, tensor.shape)
+    for tensor, kind in zip(source.tensors, source.tensor_types(file_type), strict=True):
+        size = tensor_bytes(kind, tensor.shape)
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
     writer.write_header_to_file(path)
     writer.write_kv_data_to_file()
@@ -134,7 +134,7 @@ class _Writer(gguf.GGUFWriter):
         return head + struct.pack("<IQ", item, len(val)) + packed
 
 
-def _size_label(source: Source) -> str:
+def _size_label(source: GgufSource) -> str:
     """`8B`, or `8x7B` of experts, as llama.cpp's converter counts them (`gguf.size_label`)."""
     of_experts = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
     others = source.weights - of_experts
@@ -143,7 +143,7 @@ def _size_label(source: Source) -> str:
 
 
 def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
-    """Llama 3.1's scaling is no metadata but a tensor of factors (`llama_tensors.rotary_factors`)."""
+    """Llama 3.1's scaling is no metadata but a tensor of factors (`tensors.rope_factors`)."""
     writer.add_rope_freq_base(float(rope["rope_theta"]))
     kinds = {"linear": gguf.RopeScalingType.LINEAR, "yarn": gguf.RopeScalingType.YARN}
     if rope["rope_type"] not in kinds:
@@ -157,37 +157,37 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:
                 getattr(writer, f"add_rope_scaling_yarn_{name}")(float(rope[name]))
 
 
-def write_tensors(path: Path, source: Source, file_type: str, quantizer: Quantizer) -> Iterator[int]:
-    """Append every tensor to the file, each at a multiple of the alignment; yields the bytes of each slab written."""
+def write_tensors(path: Path, source: GgufSource, file_type: str, quantizer: Quantizer) -> Iterator[int]:
+    """Append every tensor to the file, each at a multiple of the alignment; yields the size of each chunk written."""
     with path.open("ab") as file:
-        for tensor, kind in zip(source.tensors, source.kinds(file_type), strict=True):
+        for tensor, kind in zip(source.tensors, source.tensor_types(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
-            importance = source.weights_of(tensor)
+            imatrix = source.imatrix_weights(tensor)
             for place, part in enumerate(tensor.parts):
-                read = _Checked(tensor.name, part, kind)
-                weights = None if importance is None else importance[place]
-                for slab in quantizer.slabs(kind, tensor.matrix, read, weights):
-                    file.write(slab.data)
-                    yield slab.nbytes
+                read = _CheckedRows(tensor.name, part, kind)
+                weights = None if imatrix is None else imatrix[place]
+                for chunk in quantizer.quantize_chunks(kind, tensor.matrix, read, weights):
+                    file.write(chunk.data)
+                    yield chunk.nbytes
         file.write(bytes(-file.tell() % _ALIGNMENT))
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """A tensor's rows, refused where the file's type cannot hold them."""
+class _CheckedRows:
+    """Reads a tensor's rows; raises UserError if they are not finite or too large for the type."""
 
     name: str
-    part: Stored | Made
+    part: StoredRows | ComputedRows
     kind: Ggml
 
     def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
         rows, name = self.part.read(start, stop), self.name
         if not np.isfinite(rows).all():
-            what = say(f"'{name}' holds values that are no numbers", f"“{name}”中有非数值（NaN 或无穷）")
+            what = say(f"'{name}' holds NaN or infinite values", f"“{name}”中有 NaN 或无穷值")
             raise UserError(
-                what, None, say("the training diverged: take an earlier model", "训练已发散：请使用更早的模型")
+                what, None, say("the training diverged: use an earlier model", "训练已发散：请使用更早的模型")
             )
-        if self.kind == Ggml.F16 and rows.size and np.abs(rows).max() > _LARGEST_FLOAT16:
+        if self.kind == Ggml.F16 and rows.size and np.abs(rows).max() > _MAX_FLOAT16:
             what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
             raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
         return rows

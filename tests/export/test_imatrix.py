@@ -20,18 +20,18 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.export.gguf import imatrix
-from hanlin.export.gguf.imatrix import collect, run
-from hanlin.export.gguf.imatrix_file import Importance, Used, read_importance, write_importance
-from hanlin.export.gguf.quant_types import FILE_TYPES, Shape, needs_importance, tensor_type
-from hanlin.export.gguf.quantize import to_bytes
+from hanlin.export.gguf.imatrix import collect_imatrix, run
+from hanlin.export.gguf.imatrix_file import ImportanceMatrix, InputSums, read_imatrix, write_imatrix
+from hanlin.export.gguf.quant_types import FILE_TYPES, QuantShape, requires_imatrix, tensor_type
+from hanlin.export.gguf.quantize import encode_rows
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
 RANDOM = np.random.default_rng(0)
-MATRIX = Importance(
+MATRIX = ImportanceMatrix(
     {
-        "blk.0.attn_q.weight": Used(np.array([4.0, 8.0], np.float32), 4, np.array([1.0, -1.0], np.float32)),
-        "blk.0.ffn_down.weight": Used(np.array([2.0, 6.0, 1.0], np.float32), 2),
+        "blk.0.attn_q.weight": InputSums(np.array([4.0, 8.0], np.float32), 4, np.array([1.0, -1.0], np.float32)),
+        "blk.0.ffn_down.weight": InputSums(np.array([2.0, 6.0, 1.0], np.float32), 2),
     },
     ("对话.jsonl",),
     1,
@@ -42,23 +42,23 @@ ROWS = [[1, 5, 7, 9, 11, 13], [1, 40, 41]]
 
 @pytest.mark.parametrize("name", ["imatrix.gguf", "imatrix.dat"])
 def test_a_matrix_that_is_written_and_read_weighs_columns_alike(tmp_path: Path, name: str) -> None:
-    write_importance(tmp_path / name, MATRIX)
-    back = read_importance(tmp_path / name)
+    write_imatrix(tmp_path / name, MATRIX)
+    back = read_imatrix(tmp_path / name)
     assert (back.datasets, back.chunks) == (MATRIX.datasets, 1)
     for tensor, used in MATRIX.used.items():
-        weights = back.weights(tensor, len(used.squares))
+        weights = back.weights(tensor, len(used.in_sum2))
         assert weights is not None
-        assert np.array_equal(weights[0], used.squares / used.count), tensor
+        assert np.array_equal(weights[0], used.in_sum2 / used.count), tensor
 
 
 def test_the_new_format_keeps_every_sum(tmp_path: Path) -> None:
-    write_importance(tmp_path / "one.gguf", MATRIX)
-    write_importance(tmp_path / "two.gguf", read_importance(tmp_path / "one.gguf"))
+    write_imatrix(tmp_path / "one.gguf", MATRIX)
+    write_imatrix(tmp_path / "two.gguf", read_imatrix(tmp_path / "one.gguf"))
     assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
 
 
 def test_the_old_format_is_means_times_chunks_as_llama_cpp_lays_it_out(tmp_path: Path) -> None:
-    write_importance(tmp_path / "imatrix.dat", MATRIX)
+    write_imatrix(tmp_path / "imatrix.dat", MATRIX)
     name = b"blk.0.attn_q.weight"
     entry = struct.pack("<i", len(name)) + name + struct.pack("<ii2f", 1, 2, 1.0, 2.0)
     assert (tmp_path / "imatrix.dat").read_bytes().startswith(struct.pack("<i", 2) + entry)
@@ -68,11 +68,11 @@ def test_the_old_format_is_means_times_chunks_as_llama_cpp_lays_it_out(tmp_path:
 def test_a_file_that_is_no_matrix_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "imatrix").write_bytes(content)
     with pytest.raises(UserError, match="importance matrix"):
-        read_importance(tmp_path / "imatrix")
+        read_imatrix(tmp_path / "imatrix")
 
 
 def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
-    found = collect(plain_model, ROWS, 4)
+    found = collect_imatrix(plain_model, ROWS, 4)
     model = LlamaForCausalLM.from_pretrained(plain_model)
     outputs = [model.model(torch.tensor([row]), output_hidden_states=True).hidden_states for row in ROWS]
     first = torch.cat([model.model.layers[0].input_layernorm(states[0][0]) for states in outputs]).detach()
@@ -80,10 +80,10 @@ def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
     for part in ("attn_q", "attn_k", "attn_v"):
         used = found.used[f"blk.0.{part}.weight"]
         assert used.count == 9
-        assert np.allclose(used.squares, first.square().sum(0), rtol=1e-4)
+        assert np.allclose(used.in_sum2, first.square().sum(0), rtol=1e-4)
         assert used.sums is not None and np.allclose(used.sums, first.sum(0), rtol=1e-3, atol=1e-4)
-    assert np.array_equal(found.used["blk.1.ffn_up.weight"].squares, found.used["blk.1.ffn_gate.weight"].squares)
-    assert len(found.used["blk.1.ffn_down.weight"].squares) == 128
+    assert np.array_equal(found.used["blk.1.ffn_up.weight"].in_sum2, found.used["blk.1.ffn_gate.weight"].in_sum2)
+    assert len(found.used["blk.1.ffn_down.weight"].in_sum2) == 128
 
 
 def data_folder(folder: Path, count: int) -> Path:
@@ -155,21 +155,21 @@ def test_columns_that_matter_are_rounded_more_carefully(kind: Ggml) -> None:
     flat = np.ones(512, np.float32)
 
     def error(importance: np.ndarray) -> float:
-        back = gguf.quants.dequantize(to_bytes(kind, rows, importance), kind)
+        back = gguf.quants.dequantize(encode_rows(kind, rows, importance), kind)
         return float((weights * (back - rows) ** 2).sum())
 
     assert error(weights) < error(flat)
 
 
 def test_the_types_that_need_a_matrix_are_known_beforehand() -> None:
-    shape = Shape(layers=32, heads=32, shared_heads=8, tied=False)
+    shape = QuantShape(layers=32, heads=32, kv_heads=8, tied=False)
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     tensors = [f"blk.{layer}.{part}.weight" for layer in range(32) for part in parts]
     needing = {
         name
         for name in FILE_TYPES
         for tensor in tensors
-        if needs_importance(tensor, tensor_type(tensor, name, shape, 4096, 2), name)
+        if requires_imatrix(tensor, tensor_type(tensor, name, shape, 4096, 2), name)
     }
     assert needing == set(NEEDS_IMPORTANCE)
     assert set(get_args(GgufType)) == set(FILE_TYPES)
@@ -182,7 +182,7 @@ def test_types_below_three_bits_are_refused_without_a_matrix(make_model: Make, e
 
 
 def test_a_matrix_of_another_model_is_refused(make_model: Make, export: Export, tmp_path: Path) -> None:
-    write_importance(tmp_path / "imatrix.gguf", MATRIX)
+    write_imatrix(tmp_path / "imatrix.gguf", MATRIX)
     with pytest.raises(UserError, match="columns"):
         export(make_model(), "Q4_0", compare=False, importance=tmp_path / "imatrix.gguf")
 

@@ -15,8 +15,8 @@ from gguf import GGUFWriter
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from hanlin.core.errors import UserError
-from hanlin.export.gguf.verify import TEXTS, TokenizerProof
-from hanlin.export.gguf.vocab import Vocabulary, add_special_ids, read_vocabulary
+from hanlin.export.gguf.verify import TEXTS, TokenizerCheck
+from hanlin.export.gguf.vocab import GgufVocabulary, add_special_ids, build_vocabulary
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -26,9 +26,9 @@ Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
 
 
-def vocabulary_file(tokenizer: Tokenizer, file: Path, stop_ids: list[int]) -> Vocabulary:
+def vocabulary_file(tokenizer: Tokenizer, file: Path, stop_ids: list[int]) -> GgufVocabulary:
     """A GGUF file without tensors."""
-    vocabulary = read_vocabulary(tokenizer, len(tokenizer))
+    vocabulary = build_vocabulary(tokenizer, len(tokenizer))
     writer = GGUFWriter(None, "llama")
     vocabulary.add_to(writer)
     add_special_ids(writer, tokenizer, stop_ids)
@@ -62,7 +62,7 @@ def letters(text: str) -> str:
 def test_gguf_and_hf_agree_on_ids(plain_model: Path, export: Export) -> None:
     _, metrics = export(plain_model, "F32", compare=False)
     assert metrics["tokenizer"]["texts"] > len(TEXTS)
-    assert metrics["tokenizer"]["texts_read_otherwise"] == 0
+    assert metrics["tokenizer"]["texts_tokenized_differently"] == 0
 
 
 @pytest.fixture(scope="session")
@@ -81,9 +81,9 @@ def test_real_tokenizers_read_real_lines_alike(
     tokenizer = Tokenizer.load(folder)
     stop_ids = [128001, 128009] if name == "llama3" else [2]
     vocabulary = vocabulary_file(tokenizer, tmp_path / "v.gguf", stop_ids)
-    proof = TokenizerProof(tokenizer, vocabulary, stop_ids)
+    proof = TokenizerCheck(tokenizer, vocabulary, stop_ids)
     proof.check(tmp_path / "v.gguf")
-    assert proof.metrics["texts_read_otherwise"] == 0
+    assert proof.metrics["texts_tokenized_differently"] == 0
     model = LlamaCppModel(tmp_path / "v.gguf", vocabulary_only=True)
     files = ("wiki_zh_trad_drcd_dev.txt", "en_ewt_web_dev.txt", "news_zh_simp_ntrex.txt", "dirty_zh_html_page.txt")
     for file in files:
@@ -95,10 +95,10 @@ def test_real_tokenizers_read_real_lines_alike(
 def test_an_entry_that_only_sentencepiece_can_build_is_counted_not_hidden(shared_data: Path, tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(shared_data / "tokenizer" / "chinese_llama2")
     vocabulary = vocabulary_file(tokenizer, tmp_path / "v.gguf", [2])
-    proof = TokenizerProof(tokenizer, vocabulary, [2])
+    proof = TokenizerCheck(tokenizer, vocabulary, [2])
     proof.check(tmp_path / "v.gguf")
-    assert len(vocabulary.unbuilt) >= 1
-    assert proof.metrics["texts_read_otherwise"] == 1
+    assert len(vocabulary.unreachable_ids) >= 1
+    assert proof.metrics["texts_tokenized_differently"] == 1
 
 
 def test_words_built_by_merges_alone_are_read_alike(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_difference_is_a_fault_that_stops_the_export(tiny_tokenizer: Path, tmp
     vocabulary = vocabulary_file(tokenizer, tmp_path / "v.gguf", [])
     other = Tokenizer.load(byte_level(tmp_path / "t", [("a", "b")]))
     with pytest.raises(RuntimeError, match=r"llama\.cpp reads"):
-        TokenizerProof(other, vocabulary, []).check(tmp_path / "v.gguf")
+        TokenizerCheck(other, vocabulary, []).check(tmp_path / "v.gguf")
     with pytest.raises(RuntimeError, match="does not end an answer"):
-        TokenizerProof(tokenizer, vocabulary, [300]).check(tmp_path / "v.gguf")
+        TokenizerCheck(tokenizer, vocabulary, [300]).check(tmp_path / "v.gguf")
 
 
 def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> None:
@@ -159,11 +159,11 @@ def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> None:
     backend.normalizer = normalizers.NFC()
     backend.save(str(folder / "tokenizer.json"))
     with pytest.raises(UserError, match=r"normalizes text \(NFC\)"):
-        read_vocabulary(Tokenizer.load(folder), 300)
+        build_vocabulary(Tokenizer.load(folder), 300)
     backend.normalizer = None
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\p{Han}|\P{Han}+"), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     backend.save(str(folder / "tokenizer.json"))
     with pytest.raises(UserError, match="splits text by another rule"):
-        read_vocabulary(Tokenizer.load(folder), 300)
+        build_vocabulary(Tokenizer.load(folder), 300)

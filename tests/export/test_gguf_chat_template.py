@@ -10,7 +10,7 @@ import gguf
 import jinja2
 import pytest
 
-from hanlin.export.gguf.source import Source
+from hanlin.export.gguf.source import GgufSource
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -48,5 +48,6 @@ def test_trimming_of_white_space_is_kept(plain_model: Path, tmp_path: Path, befo
     tokenizer.save(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{- bos_token -}}" + before, encoding="utf-8")
     assert (
-        Source(check_model_folder(plain_model), Tokenizer.load(tmp_path)).chat_template == "{{- bos_token -}}" + after
+        GgufSource(check_model_folder(plain_model), Tokenizer.load(tmp_path)).chat_template
+        == "{{- bos_token -}}" + after
     )

@@ -14,7 +14,7 @@ from hanlin.config.settings.export import QualityReport, QuantizedModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Document, write_jsonl
-from hanlin.export.gptq import quantize_layers, round_matrix, to_grid
+from hanlin.export.gptq import quantize_layers, quantize_weight, round_to_grid
 from hanlin.export.hf import run
 from hanlin.models.load import load_model
 
@@ -50,14 +50,14 @@ def written(source: Path, data: Path, out: Path, method: str, **settings: Any) -
 def nearest(weight: torch.Tensor, group: int) -> torch.Tensor:
     groups = weight.reshape(len(weight), -1, group)
     scale = (2 * groups.abs().amax(-1) / 15).to(torch.bfloat16).float()
-    return torch.stack([to_grid(groups[..., place], scale) for place in range(group)], -1).reshape(weight.shape)
+    return torch.stack([round_to_grid(groups[..., place], scale) for place in range(group)], -1).reshape(weight.shape)
 
 
 def test_gptq_changes_what_a_matrix_gives_less_than_rounding_to_the_nearest_does() -> None:
     torch.manual_seed(0)
     inputs = torch.randn(512, 64) @ torch.randn(64, 64)  # columns that hang together
     weight = torch.randn(48, 64)
-    rounded = round_matrix(weight, inputs.T @ inputs, 32)
+    rounded = quantize_weight(weight, inputs.T @ inputs, 32)
     error = (inputs @ (rounded.weight - weight).T).square().mean()
     plain = (inputs @ (nearest(weight, 32) - weight).T).square().mean()
     assert error < 0.7 * plain
@@ -69,13 +69,13 @@ def test_gptq_changes_what_a_matrix_gives_less_than_rounding_to_the_nearest_does
 def test_gptq_on_inputs_that_do_not_hang_together_is_rounding_to_the_nearest() -> None:
     torch.manual_seed(0)
     weight = torch.randn(16, 64)
-    assert torch.allclose(round_matrix(weight, torch.eye(64), 32).weight, nearest(weight, 32), atol=1e-6)
+    assert torch.allclose(quantize_weight(weight, torch.eye(64), 32).weight, nearest(weight, 32), atol=1e-6)
 
 
 def test_a_column_that_nothing_uses_is_dropped_and_breaks_nothing() -> None:
     squares = torch.eye(64)
     squares[5, 5] = 0.0
-    rounded = round_matrix(torch.randn(16, 64), squares, 32)
+    rounded = quantize_weight(torch.randn(16, 64), squares, 32)
     assert torch.isfinite(rounded.weight).all() and not rounded.weight[:, 5].any()
 
 
@@ -91,21 +91,21 @@ def test_a_layer_is_rounded_on_what_the_rounded_layers_before_it_give(source: Pa
 
 
 @pytest.mark.parametrize(
-    ("method", "divergence"),
+    ("method", "max_kl"),
     [
         ("gptq", 0.5),
         pytest.param("nf4", 0.5, marks=pytest.mark.slow),
         pytest.param("int8", 0.05, marks=pytest.mark.slow),
     ],
 )
-def test_transformers_reads_the_folder_and_the_receipt_says_what_it_cost(
-    method: str, divergence: float, source: Path, data: Path, tmp_path: Path
+def test_transformers_reads_the_folder_and_the_quality_report_says_what_it_cost(
+    method: str, kl: float, source: Path, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("compressed_tensors" if method == "gptq" else "bitsandbytes")
     quality_report = QualityReport(held_out=("./h",), window=64, tokens=256, prompts=0)
     out, metrics = written(source, data, tmp_path / method, method, quality_report=quality_report)
     (row,) = [row for name, row in metrics.items() if isinstance(row, dict) and "kl" in row]
-    assert 0 < row["kl"] < divergence
+    assert 0 < row["kl"] < kl
     assert metrics["parity"]["mismatches"] == 0
     model: Any = load_model(out)
     again: Any = load_model(source)

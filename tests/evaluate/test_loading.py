@@ -36,7 +36,7 @@ def test_a_gguf_file_may_be_named_itself(quants: Path) -> None:
 
 
 def test_a_type_that_is_not_there_is_refused_with_what_is(quants: Path) -> None:
-    with pytest.raises(UserError, match=r"no GGUF file fits 'Q6_K' .*model-Q4_0.gguf, model-Q4_K_M.gguf"):
+    with pytest.raises(UserError, match=r"no GGUF file matches 'Q6_K' .*model-Q4_0.gguf, model-Q4_K_M.gguf"):
         find_model(quants, "Q6_K")
 
 

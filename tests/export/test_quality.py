@@ -18,8 +18,8 @@ from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, write_jsonl
 from hanlin.export.gguf import export as export_gguf
-from hanlin.export.quality import measured, prepare
-from hanlin.export.quality_page import picture, table
+from hanlin.export.quality import prepare_reference, scored_positions
+from hanlin.export.quality_page import draw_chart, format_table
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.tokenizer.tokenizer import Tokenizer
 from taught_model import LESSONS, taught_model
@@ -48,7 +48,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return texts, chats
 
 
-def test_a_receipt_measures_each_file_against_the_source(
+def test_a_quality_report_measures_each_file_against_the_source(
     taught: Path, held_out: tuple[Path, Path], export: Export
 ) -> None:
     out, metrics = export(taught, "F32", "Q8_0", "Q4_0", held_out=held_out, quality_report=SETTINGS, compare=False)
@@ -71,7 +71,7 @@ def test_what_is_kept_of_the_source_must_fit_the_disk(
     monkeypatch.setattr("hanlin.core.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=10_000))
     tokenizer = Tokenizer.load(taught)
     with pytest.raises(UserError, match=r"the disk has 0\.00 GB free"):
-        prepare(SETTINGS, held_out, check_model_folder(taught), tokenizer, None, tmp_path, StageContext())
+        prepare_reference(SETTINGS, held_out, check_model_folder(taught), tokenizer, None, tmp_path, StageContext())
     assert not list(tmp_path.rglob("*.npy"))
 
 
@@ -81,7 +81,7 @@ def test_perplexity_is_of_the_second_half_of_each_window(
     tokenizer = Tokenizer.load(taught)
     template = ChatTemplate.load(taught, tokenizer)
     files = check_model_folder(taught)
-    reference = prepare(SETTINGS, held_out, files, tokenizer, template, tmp_path, StageContext())
+    reference = prepare_reference(SETTINGS, held_out, files, tokenizer, template, tmp_path, StageContext())
     model = LlamaForCausalLM.from_pretrained(taught)
     for language in ("zh", "en"):
         for place, ids in enumerate(reference.windows[language]):
@@ -90,14 +90,16 @@ def test_perplexity_is_of_the_second_half_of_each_window(
             logits = model(torch.tensor([ids])).logits[0]
             expected = torch.log_softmax(logits, -1)[32:63].detach().numpy()
             assert abs(reference.logprobs(language, place) - expected).max() < 1e-4
-    assert list(measured(64)) == list(range(32, 63))
+    assert list(scored_positions(64)) == list(range(32, 63))
     assert len(reference.windows["zh"]) == 3
 
 
 def test_questions_end_where_the_last_answer_begins(taught: Path, held_out: tuple[Path, Path], tmp_path: Path) -> None:
     tokenizer = Tokenizer.load(taught)
     template = ChatTemplate.load(taught, tokenizer)
-    reference = prepare(SETTINGS, held_out, check_model_folder(taught), tokenizer, template, tmp_path, StageContext())
+    reference = prepare_reference(
+        SETTINGS, held_out, check_model_folder(taught), tokenizer, template, tmp_path, StageContext()
+    )
     prompt = template.render([Message("user", LESSONS[0][0])], prompt=True).ids
     assert list(reference.requests[0].prompt_ids) == prompt
     assert tokenizer.decode(reference.replies[0].ids) == LESSONS[0][1]
@@ -113,12 +115,12 @@ def test_pick_keeps_the_smallest_type_that_passes(taught: Path, held_out: tuple[
     passing = [name for name in types if all_of_them[name]["kl"] <= bound]
     assert metrics["picked"] == min(passing, key=lambda name: all_of_them[name]["bytes"]) == "Q8_0"
     assert sorted(file.name for file in out.glob("*.gguf")) == ["model-Q8_0.gguf"]
-    assert set(metrics["passed_over"]) == {"Q4_0", "Q5_0"}
+    assert set(metrics["rejected"]) == {"Q4_0", "Q5_0"}
     assert "| (Q4_0) |" in (out / "README.md").read_text(encoding="utf-8")
 
 
 def test_nothing_is_picked_when_nothing_passes(taught: Path, held_out: tuple[Path, Path], export: Export) -> None:
-    with pytest.raises(UserError, match="none of the types reaches kl<=1e-9"):
+    with pytest.raises(UserError, match="no type meets kl<=1e-9"):
         export(taught, "Q4_0", held_out=held_out, quality_report=SETTINGS, compare=False, pick="kl<=1e-9")
 
 
@@ -127,7 +129,7 @@ def test_a_killed_choice_goes_on_without_measuring_again(
 ) -> None:
     out = tmp_path / "out"
     settings: dict[str, Any] = {"held_out": held_out, "quality_report": SETTINGS, "compare": False, "pick": "kl<=1e-4"}
-    measure = export_gguf.quality.measure
+    measure = export_gguf.quality.measure_quality
     files = []
 
     def killed(file: Path, *rest: Any) -> Any:
@@ -153,7 +155,7 @@ def test_answers_cannot_be_a_condition_without_questions(
 
 def test_too_little_text_is_refused(taught: Path, export: Export, tmp_path: Path) -> None:
     write_jsonl(tmp_path / "validation.jsonl", [Document("很短。", "z")])
-    with pytest.raises(UserError, match="too little is held out"):
+    with pytest.raises(UserError, match="fewer than 32 tokens"):
         export(taught, "Q8_0", held_out=(tmp_path,), quality_report=SETTINGS, compare=False)
 
 
@@ -171,8 +173,8 @@ def test_a_choice_needs_something_to_measure_on() -> None:
 def test_the_table_and_the_picture_hold_every_file() -> None:
     part = {"perplexity": 10.0, "source_perplexity": 9.0, "kl": 0.01, "same_top_token": 0.95}
     rows = {name: {"bytes": 10**6, "bits_per_weight": 4.5, "kl": 0.01, "zh": part} for name in ("Q4_0", "Q4_1")}
-    lines = table(rows)
+    lines = format_table(rows)
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 2 + 1 + 2
-    assert picture(rows).count("<circle") == 2
-    assert "nan" not in picture({"F32": {**rows["Q4_0"], "kl": 0.0}})
+    assert draw_chart(rows).count("<circle") == 2
+    assert "nan" not in draw_chart({"F32": {**rows["Q4_0"], "kl": 0.0}})
