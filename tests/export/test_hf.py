@@ -99,13 +99,13 @@ def test_a_layer_is_rounded_on_what_the_rounded_layers_before_it_give(source: Pa
     ],
 )
 def test_transformers_reads_the_folder_and_the_quality_report_says_what_it_cost(
-    method: str, kl: float, source: Path, data: Path, tmp_path: Path
+    method: str, max_kl: float, source: Path, data: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("compressed_tensors" if method == "gptq" else "bitsandbytes")
     quality_report = QualityReport(held_out=("./h",), window=64, tokens=256, prompts=0)
     out, metrics = written(source, data, tmp_path / method, method, quality_report=quality_report)
     (row,) = [row for name, row in metrics.items() if isinstance(row, dict) and "kl" in row]
-    assert 0 < row["kl"] < kl
+    assert 0 < row["kl"] < max_kl
     assert metrics["parity"]["mismatches"] == 0
     model: Any = load_model(out)
     again: Any = load_model(source)

@@ -20,7 +20,7 @@ from hanlin.export.gguf.vocab import GgufVocabulary, add_special_ids, build_voca
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR
 from hanlin.tokenizer.tokenizer import Tokenizer
-from hanlin.tokenizer.train import SPLIT
+from hanlin.tokenizer.train import SPLIT_PATTERN
 
 Make = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]
@@ -45,7 +45,7 @@ def byte_level(folder: Path, merges: list[tuple[str, str]], **model: Any) -> Pat
     vocabulary = {entry: number for number, entry in enumerate(entries)}
     backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, **model))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(SPLIT_PATTERN), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<|end_of_text|>"])

@@ -210,13 +210,8 @@ def _text_of(record: ScoredRecord) -> str:
 
 def _target_spans(rendered: TokenizedExample) -> list[tuple[int, int]]:
     """The spans [start, stop) of ids that are training targets: one for each answer."""
-    borders = [
-        place
-        for place, (before, now) in enumerate(
-            zip([False, *rendered.loss_mask], [*rendered.loss_mask, False], strict=True)
-        )
-        if before != now
-    ]
+    mask = [False, *rendered.loss_mask, False]
+    borders = [index for index, (before, now) in enumerate(pairwise(mask)) if before != now]
     return list(zip(borders[::2], borders[1::2], strict=True))
 
 
