@@ -81,7 +81,7 @@ def test_the_sums_are_of_what_each_matrix_is_given(plain_model: Path) -> None:
         used = found.used[f"blk.0.{part}.weight"]
         assert used.count == 9
         assert np.allclose(used.in_sum2, first.square().sum(0), rtol=1e-4)
-        assert used.sums is not None and np.allclose(used.sums, first.sum(0), rtol=1e-3, atol=1e-4)
+        assert used.in_sum is not None and np.allclose(used.in_sum, first.sum(0), rtol=1e-3, atol=1e-4)
     assert np.array_equal(found.used["blk.1.ffn_up.weight"].in_sum2, found.used["blk.1.ffn_gate.weight"].in_sum2)
     assert len(found.used["blk.1.ffn_down.weight"].in_sum2) == 128
 

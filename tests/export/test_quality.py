@@ -138,7 +138,7 @@ def test_a_killed_choice_goes_on_without_measuring_again(
             raise KeyboardInterrupt
         return measure(file, *rest)
 
-    monkeypatch.setattr(export_gguf.quality, "measure", killed)
+    monkeypatch.setattr(export_gguf.quality, "measure_quality", killed)
     with pytest.raises(KeyboardInterrupt):
         export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)
     _, metrics = export(taught, "F32", "Q5_0", "Q4_0", out=out, **settings)
