@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hanlin.config.settings.train import Pretrain
-from hanlin.train.callbacks.checkpoint import Checkpoints, hashed
+from hanlin.train.callbacks.checkpoint import Checkpointer, sha256_of
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
@@ -49,9 +49,12 @@ def main() -> None:
     strategy.step()
     pauses, writes = [], []
     with tempfile.TemporaryDirectory() as async_folder, tempfile.TemporaryDirectory() as sync_folder:
-        async_checkpoints, sync_checkpoints = Checkpoints(Path(async_folder), 1.0), Checkpoints(Path(sync_folder), 1.0)
+        async_checkpoints, sync_checkpoints = (
+            Checkpointer(Path(async_folder), 1.0),
+            Checkpointer(Path(sync_folder), 1.0),
+        )
         time.sleep(0.6)  # half of the time to the first, as in a run: then its memory is allocated, beside the training
-        async_checkpoints.make_room(strategy)
+        async_checkpoints.preallocate(strategy)
         async_checkpoints.wait()
         for step in range(1, ROUNDS + 1):
             start_time = time.perf_counter()
@@ -63,7 +66,7 @@ def main() -> None:
             sync_checkpoints.wait()
             writes.append(time.perf_counter() - start_time)
             files = [next(Path(folder).glob(f"*{step:08d}.pt")) for folder in (async_folder, sync_folder)]
-            assert hashed(files[0]) == hashed(files[1])
+            assert sha256_of(files[0]) == sha256_of(files[1])
         size = files[0].stat().st_size
     result = {
         "bench": "checkpoint_pause",

@@ -84,7 +84,7 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
     from hanlin.train.distributed.context import DistContext
     from hanlin.train.load import load_train_model
     from hanlin.train.objectives.next_token import NextToken
-    from hanlin.train.trainer import peak_memory, train
+    from hanlin.train.trainer import peak_memory_gb, train
 
     dist = DistContext.initialize()
     length, count = options["max_seq_length"], options["count"]
@@ -140,7 +140,7 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "seconds_a_step": seconds[-1],
         "losses": [row["loss"] for row in curve],
-        "peak_gb": peak_memory(dist.device),
+        "peak_gb": peak_memory_gb(dist.device),
         "attention": next(name for name, kernel in _kernels().items() if kernel is model.attention),
     }
 

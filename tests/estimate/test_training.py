@@ -33,7 +33,7 @@ from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.plan import plan
 from hanlin.train import stages
-from hanlin.train.callbacks.checkpoint import Checkpoints
+from hanlin.train.callbacks.checkpoint import Checkpointer
 from hanlin.train.compute import tiled_loss
 from hanlin.train.compute.lm_head_loss import chunk_tokens
 from hanlin.train.compute.model import Precision, TrainModel
@@ -135,10 +135,10 @@ def test_a_checkpoint_copies_the_bytes_that_are_foretold(
     for weight in strategy.trainable.values():
         weight.grad = torch.ones_like(weight)
     strategy.step()
-    checkpoints = Checkpoints(tmp_path, 60.0)
+    checkpoints = Checkpointer(tmp_path, 60.0)
     checkpoints.save(1, 0.0, strategy)
     checkpoints.wait()
-    saved = checkpoints.newest()
+    saved = checkpoints.load_newest()
     assert saved is not None
     tensors = [
         *saved.weights.values(),

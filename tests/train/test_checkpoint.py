@@ -26,7 +26,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.train import stages, trainer
 from hanlin.train.callbacks import checkpoint
-from hanlin.train.callbacks.checkpoint import LIST, Checkpoints
+from hanlin.train.callbacks.checkpoint import LIST_FILE, Checkpointer
 from hanlin.train.distributed.ddp import DDP
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -49,13 +49,13 @@ def made(value: float) -> DDP:
     return holder
 
 
-def save(checkpoints: Checkpoints, step: int, seconds: float = 1.0) -> None:
+def save(checkpoints: Checkpointer, step: int, seconds: float = 1.0) -> None:
     checkpoints.save(step, seconds, made(step))
     checkpoints.wait()
 
 
-def newest_step(checkpoints: Checkpoints) -> int | None:
-    found = checkpoints.newest()
+def newest_step(checkpoints: Checkpointer) -> int | None:
+    found = checkpoints.load_newest()
     return None if found is None else found.step
 
 
@@ -65,45 +65,45 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path, told: list[str]) -> Checkpoints:
-    return Checkpoints(tmp_path, 60.0, 2, told.append)
+def checkpoints(tmp_path: Path, told: list[str]) -> Checkpointer:
+    return Checkpointer(tmp_path, 60.0, 2, log=told.append)
 
 
-def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpoints: Checkpoints) -> None:
+def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpoints: Checkpointer) -> None:
     for step in (1, 2, 3):
         save(checkpoints, step, 10.0 * step)
-    found = checkpoints.newest()
+    found = checkpoints.load_newest()
     assert found is not None and (found.step, found.seconds) == (3, 30.0)
     assert torch.equal(found.weights["w"], made(3).trainable["w"])
     again = made(0)
     again.load_optimizer_state(found.optimizer_state)
     assert again.optimizer.state[again.trainable["w"]]["step"] == 1
     names = sorted(path.name for path in checkpoints.folder.iterdir())
-    assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST]
+    assert names == ["checkpoint-00000002.pt", "checkpoint-00000003.pt", LIST_FILE]
 
 
 def test_the_first_copy_lies_where_room_was_made_for_it(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, 0.0)
+    checkpoints = Checkpointer(tmp_path, 0.0)
     holder = made(7)
-    checkpoints.make_room(holder)
+    checkpoints.preallocate(holder)
     checkpoints.wait()
-    places = {name: held.data_ptr() for name, held in checkpoints._copies._held.items()}
+    places = {name: held.data_ptr() for name, held in checkpoints._copies._buffers.items()}
     checkpoints.save(1, 1.0, holder)
     checkpoints.wait()
     assert len(places) >= 3  # the weight and both averages
-    assert {name: held.data_ptr() for name, held in checkpoints._copies._held.items()} == places
-    found = checkpoints.newest()
+    assert {name: held.data_ptr() for name, held in checkpoints._copies._buffers.items()} == places
+    found = checkpoints.load_newest()
     assert found is not None and torch.equal(found.weights["w"], holder.trainable["w"])
 
 
-def test_no_room_is_made_long_before_the_first_copy(checkpoints: Checkpoints) -> None:
-    checkpoints.make_room(made(7))
-    assert checkpoints._copies._held == {}
+def test_no_room_is_made_long_before_the_first_copy(checkpoints: Checkpointer) -> None:
+    checkpoints.preallocate(made(7))
+    assert checkpoints._copies._buffers == {}
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
-    damage: str, checkpoints: Checkpoints, told: list[str]
+    damage: str, checkpoints: Checkpointer, told: list[str]
 ) -> None:
     for step in (1, 2):
         save(checkpoints, step)
@@ -118,29 +118,29 @@ def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
     assert len(told) == 1 and "step 2 is damaged" in told[0]
 
 
-def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpoints, told: list[str]) -> None:
+def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpointer, told: list[str]) -> None:
     save(checkpoints, 1)
     (checkpoints.folder / "checkpoint-00000001.pt").write_bytes(b"")
     assert newest_step(checkpoints) is None
     assert told
 
 
-def test_a_file_that_no_list_names_does_not_count(checkpoints: Checkpoints) -> None:
+def test_a_file_that_no_list_names_does_not_count(checkpoints: Checkpointer) -> None:
     """A kill between the file and the list."""
     save(checkpoints, 1)
-    rows = (checkpoints.folder / LIST).read_bytes()
+    rows = (checkpoints.folder / LIST_FILE).read_bytes()
     save(checkpoints, 2)
-    (checkpoints.folder / LIST).write_bytes(rows)
+    (checkpoints.folder / LIST_FILE).write_bytes(rows)
     assert newest_step(checkpoints) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints) -> None:
+def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpointer) -> None:
     save(checkpoints, 1)
     (checkpoints.folder / "checkpoint.writing").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         save(checkpoints, 2)
-    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint-00000001.pt", LIST]
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["checkpoint-00000001.pt", LIST_FILE]
     assert newest_step(checkpoints) == 1
 
 
@@ -148,7 +148,7 @@ def test_a_full_disk_stops_and_keeps_the_last_good_one(checkpoints: Checkpoints)
 def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_is_room(
     tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.MIN_INTERVAL_RATIO", 0.0)
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update={"save_total_limit": 3, "steps": 20})
     whole, small = tmp_path / "whole", tmp_path / "small"
@@ -162,9 +162,11 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_i
     try:
         with pytest.raises(OSError, match="No space left"):
             stages.sft(settings, given, small, StageContext())
-        listed = json.loads((small / ".work" / LIST).read_text(encoding="utf-8"))
+        listed = json.loads((small / ".work" / LIST_FILE).read_text(encoding="utf-8"))
         assert 1 <= len(listed) <= 2
-        assert [row["sha256"] for row in listed] == [checkpoint.hashed(small / ".work" / row["file"]) for row in listed]
+        assert [row["sha256"] for row in listed] == [
+            checkpoint.sha256_of(small / ".work" / row["file"]) for row in listed
+        ]
         assert not list((small / ".work").glob("*.writing"))
         subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(small)], check=True)
         stages.sft(settings, given, small, StageContext())
@@ -174,20 +176,20 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint_and_goes_on_when_there_i
         subprocess.run(["umount", "-l", str(small)], check=True)  # the rows are still mapped
 
 
-def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpointer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file holds what was when it was begun, and the next copy waits for it."""
     may_write = threading.Event()
-    written = checkpoint.write_hashed
+    written = checkpoint.save_with_sha256
 
     def slowly(state: dict[str, Any], file: Path) -> str:
         assert may_write.wait(60)
         return written(state, file)
 
-    monkeypatch.setattr(checkpoint, "write_hashed", slowly)
+    monkeypatch.setattr(checkpoint, "save_with_sha256", slowly)
     holder = made(1)
     before = holder.trainable["w"].detach().clone()
     checkpoints.save(1, 1.0, holder)
-    assert newest_step(checkpoints) is None and not checkpoints.due()
+    assert newest_step(checkpoints) is None and not checkpoints.is_due()
     with torch.no_grad():
         holder.trainable["w"].fill_(5.0)
     threading.Timer(0.2, may_write.set).start()
@@ -195,7 +197,7 @@ def test_training_goes_on_while_a_copy_is_written(checkpoints: Checkpoints, monk
     first = torch.load(checkpoints.folder / "checkpoint-00000001.pt", weights_only=True)
     assert torch.equal(first["weights"]["w"], before)
     checkpoints.wait()
-    found = checkpoints.newest()
+    found = checkpoints.load_newest()
     assert found is not None and found.step == 2 and torch.equal(found.weights["w"], torch.full((4,), 5.0))
 
 
@@ -217,9 +219,11 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_AFTER", 0.0)
-    monkeypatch.setattr(checkpoint.Background, "start", lambda self, write: write())  # so that no step goes without
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.MIN_INTERVAL_RATIO", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(
+        checkpoint.BackgroundWriter, "start", lambda self, write: write()
+    )  # so that no step goes without
     given = inputs(many(conversation, 12))
     settings = SFT.model_copy(update=more)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -243,17 +247,17 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_weights(
 
 def test_a_gradient_explodes_when_it_is_far_beyond_what_was_usual() -> None:
     usual = [2.0] * 40
-    assert not trainer.exploded(1500.0, usual, 1.0) and trainer.exploded(2500.0, usual, 1.0)
-    assert not trainer.exploded(2500.0, usual[:10], 1.0)  # too few to know
-    assert not trainer.exploded(1.0, [1e-4] * 40, 1.0)  # it is below the limit to which all are shortened
+    assert not trainer.grad_norm_spiked(1500.0, usual, 1.0) and trainer.grad_norm_spiked(2500.0, usual, 1.0)
+    assert not trainer.grad_norm_spiked(2500.0, usual[:10], 1.0)  # too few to know
+    assert not trainer.grad_norm_spiked(1.0, [1e-4] * 40, 1.0)  # it is below the limit to which all are shortened
 
 
 def test_an_exploding_gradient_stops_the_run_and_keeps_the_records(
     tmp_path: Path, inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "NORMS", 5)
-    monkeypatch.setattr(trainer, "EXPLOSION", 1e-3)
-    with pytest.raises(UserError, match="gradient of step 2") as caught:
+    monkeypatch.setattr(trainer, "GRAD_NORM_WINDOW", 5)
+    monkeypatch.setattr(trainer, "GRAD_NORM_SPIKE", 1e-3)
+    with pytest.raises(UserError, match="gradient norm of step 2") as caught:
         stages.sft(
             SFT.model_copy(update={"max_grad_norm": 1e-3}), inputs(many(conversation, 12)), tmp_path, StageContext()
         )
@@ -298,7 +302,7 @@ stages:
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
     assert "saved after step" in said
-    (listed,) = tmp_path.rglob(LIST)
+    (listed,) = tmp_path.rglob(LIST_FILE)
     saved = json.loads(listed.read_text(encoding="utf-8"))[0]["step"]
     assert 0 < saved < 300
     if to == "its_group":

@@ -97,7 +97,7 @@ def stopped_after(out: Path, step: int, to: Path) -> None:
 
 @pytest.fixture
 def given(inputs: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch) -> Inputs:
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.MIN_INTERVAL_RATIO", 0.0)
     return inputs(many(conversation, 24))
 
 
@@ -170,7 +170,7 @@ def test_what_cannot_be_divided_is_refused(tmp_path: Path, given: Inputs) -> Non
     settings = WHOLE.model_copy(update={"optimizer": "adamw_8bit"})
     with pytest.raises(UserError, match="adamw_8bit does not work with sharded"):
         stages.sft(settings, given, tmp_path, StageContext(mode="fsdp", prepare_only=True))
-    assert not (tmp_path / ".work" / "rows").exists(), "before anything is tokenized"
+    assert not (tmp_path / ".work" / "train").exists(), "before anything is tokenized"
 
 
 def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
@@ -178,6 +178,6 @@ def test_rows_are_prepared_before_a_group_begins_and_not_in_it(
 ) -> None:
     monkeypatch.setenv("RANK", "0")  # as a cluster may set it for the command that starts the group
     assert stages.sft(WHOLE, given, tmp_path, StageContext(prepare_only=True)) == {}
-    assert (tmp_path / ".work" / "rows" / "index.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
+    assert (tmp_path / ".work" / "train" / "index.json").is_file() and not (tmp_path / "metrics.jsonl").exists()
     with pytest.raises(FileNotFoundError, match="index"):
         stages.sft(WHOLE, given, tmp_path / "another", StageContext())

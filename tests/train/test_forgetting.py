@@ -17,7 +17,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train import stages
-from hanlin.train.callbacks.forgetting import PACKAGED, read_probes
+from hanlin.train.callbacks.forgetting import DEFAULT_PROBES, read_probes
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=6, learning_rate=1e-3, precision="float32",
@@ -42,7 +42,7 @@ def curve(out: Path) -> list[dict[str, float]]:
 
 
 def test_the_packaged_probes_are_english_and_right_arithmetic() -> None:
-    probes = read_probes(PACKAGED)
+    probes = read_probes(DEFAULT_PROBES)
     assert {probe.topic for probe in probes} == {"english", "arithmetic"}
     assert all(probe.text.isascii() and probe.answer.isascii() for probe in probes)
     sums = [probe for probe in probes if probe.text.endswith(" =")]
@@ -91,7 +91,7 @@ def test_probes_tell_what_plain_transformers_tells(
         for topic, values in losses.items():
             mean = sum(values) / len(values)
             assert rows[place][f"probe_{topic}_loss{suffix}"] == pytest.approx(mean, rel=1e-4)
-        assert rows[place][f"probe_sums_right{suffix}"] == sum(right) / len(right)
+        assert rows[place][f"probe_sums_accuracy{suffix}"] == sum(right) / len(right)
     assert metrics["probe_english_loss"]["before"] == rows[0]["probe_english_loss_at_start"]
     assert metrics["probe_english_loss"]["after"] == rows[-1]["probe_english_loss"]
 

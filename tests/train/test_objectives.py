@@ -22,7 +22,7 @@ from hanlin.core.records import Conversation, Message, Preference
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.packed import PackedDataset
-from hanlin.train.objectives.answer_logprobs import pair_log_probabilities
+from hanlin.train.objectives.answer_logprobs import compute_pair_logprobs
 from hanlin.train.objectives.next_token import NextToken
 from hanlin.train.objectives.pairwise import Dpo
 
@@ -230,7 +230,7 @@ def test_dpo_starts_at_log_two(
     mine = make_model(DPO.model_copy(update={"lora": lora}))
     with torch.no_grad():
         reference = torch.cat(
-            [pair_log_probabilities(mine, batch).sums for batch in rows.micro_batches(range(6), 100)]
+            [compute_pair_logprobs(mine, batch).sums for batch in rows.micro_batches(range(6), 100)]
         ).numpy()
     mine.hf_model.train()
     found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
@@ -240,7 +240,7 @@ def test_dpo_starts_at_log_two(
 @pytest.mark.parametrize(("loss", "exact"), [(0.6950, False), (0.69317, True), (0.0, False)])
 def test_a_first_loss_that_is_not_log_two_stops_the_run(loss: float, exact: bool) -> None:
     with pytest.raises(UserError, match="log 2"):
-        Dpo(0.1, 0.0, np.zeros((1, 2), np.float32)).check_start({"preference_loss": loss}, exact)
+        Dpo(0.1, 0.0, np.zeros((1, 2), np.float32)).check_first_loss({"preference_loss": loss}, exact)
 
 
 def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(

@@ -25,7 +25,12 @@ from hanlin.train.dataset.mismatched import MismatchedRecords
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.ddp import DDP
-from hanlin.train.objectives.answer_logprobs import Answers, answer_log_probabilities, measured, pair_log_probabilities
+from hanlin.train.objectives.answer_logprobs import (
+    AnswerLogprobs,
+    compute_answer_logprobs,
+    compute_logprobs,
+    compute_pair_logprobs,
+)
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, PairObjective, SimPo
@@ -146,7 +151,7 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
 def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: float) -> Kto:
     weights = {"beta": 0.2, "desirable_weight": 1.5, "undesirable_weight": 0.7, **changes}
     mismatched = PackedDataset.from_records(MismatchedRecords.from_encoded(store, 256))
-    return Kto(**weights, good=store.desirable, reference=reference, mismatched=mismatched)
+    return Kto(**weights, desirable=store.desirable, reference=reference, mismatched=mismatched)
 
 
 def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
@@ -155,7 +160,7 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     mine = make_model(SETTINGS)
     reference = REFERENCE.copy()
     reference[:, 1] -= 60  # the policy finds foreign answers likelier than its reference did: the point is not cut at 0
-    objective = kto_of(answers, reference).of_step(mine, np.arange(4), 256, lambda tensors: None)
+    objective = kto_of(answers, reference).prepare_step(mine, np.arange(4), 256, lambda tensors: None)
     found = objective.loss(mine, PackedDataset.from_records(answers).collate(ALL))
     found.total.backward()
 
@@ -175,7 +180,7 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     value = torch.where(good, 1.5 * torch.sigmoid(0.2 * (ratio - point)), 0.7 * torch.sigmoid(0.2 * (point - ratio)))
     expected = (torch.where(good, 1.5, 0.7) - value).sum()
     expected.backward()
-    assert point > 1 and objective.point == pytest.approx(point.item(), rel=1e-5)
+    assert point > 1 and objective.reference_point == pytest.approx(point.item(), rel=1e-5)
     assert found.weight == 4
     assert found.total.item() == pytest.approx(expected.item(), abs=1e-5)
     assert_same_gradients(mine, theirs)
@@ -183,13 +188,13 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
 
 def test_a_reference_point_below_zero_counts_as_zero(make_model: Callable, answers: EncodedRecords) -> None:
     reference = np.zeros((4, 2), np.float32)  # the policy finds everything less likely than certain
-    objective = kto_of(answers, reference).of_step(make_model(SETTINGS), np.arange(4), 256, lambda tensors: None)
-    assert objective.point == 0.0
+    objective = kto_of(answers, reference).prepare_step(make_model(SETTINGS), np.arange(4), 256, lambda tensors: None)
+    assert objective.reference_point == 0.0
 
 
 def test_odds_of_an_answer_that_is_certain_are_finite() -> None:
     sums = torch.zeros((1, 2), requires_grad=True)
-    rewards = Orpo(0.1).rewards(Answers(sums, torch.ones(1, 2)), (0,))
+    rewards = Orpo(0.1).rewards(AnswerLogprobs(sums, torch.ones(1, 2)), (0,))
     rewards.sum().backward()
     assert rewards.isfinite().all() and sums.grad is not None and sums.grad.isfinite().all()
 
@@ -210,7 +215,7 @@ def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_s
                     weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
         mine.refresh()
         batch = rows.collate(ALL)
-        sums = answer_log_probabilities(mine, batch).sums
+        sums = compute_answer_logprobs(mine, batch).sums
         Dpo(0.3, 0.0, REFERENCE).loss(mine, batch).total.backward()
         found.append((batch.tokens, sums.detach(), gradients(mine)))
     (tokens, sums, gradient), (apart, sums_apart, gradient_apart) = found
@@ -230,8 +235,8 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
     singles = PackedDataset.from_records(answers), kto_of(answers).mismatched
     with torch.no_grad():
-        of_pairs = pair_log_probabilities(mine, PackedDataset.from_records(pairs).collate(ALL)).sums.numpy()
-        of_answers = [answer_log_probabilities(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
+        of_pairs = compute_pair_logprobs(mine, PackedDataset.from_records(pairs).collate(ALL)).sums.numpy()
+        of_answers = [compute_answer_logprobs(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
     mine.hf_model.train()
     known = {
         math.log(2): (Dpo(0.1, 0.0, of_pairs), Dpo(0.1, 0.3, of_pairs)),
@@ -241,17 +246,17 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     for start, objectives in known.items():
         for objective in objectives:
             rows = PackedDataset.from_records(answers if isinstance(objective, Kto) else pairs)
-            now = objective.at_start(mine, rows, np.arange(4), 100, lambda tensors: None)
+            now = objective.calibrate_reference(mine, rows, np.arange(4), 100, lambda tensors: None)
             found = [now.loss(mine, batch) for batch in mine.micro_batches(rows, range(4), 100)]
             loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
             assert loss == pytest.approx(start, rel=1e-15)
-            now.check_start({"preference_loss": loss}, exact=True)
+            now.check_first_loss({"preference_loss": loss}, exact=True)
 
 
 def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, pairs: EncodedRecords) -> None:
     mine, data = make_model(SETTINGS, "bfloat16"), PackedDataset.from_records(pairs)
-    reference = measured(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
-    Dpo(0.5, 0.0, reference).at_start(mine, data, np.arange(4), 100, lambda tensors: None)
+    reference = compute_logprobs(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
+    Dpo(0.5, 0.0, reference).calibrate_reference(mine, data, np.arange(4), 100, lambda tensors: None)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -262,12 +267,12 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
     mine = make_model(SETTINGS, precision)
     data = PackedDataset.from_records(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
-    reference = np.concatenate([measured(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
+    reference = np.concatenate([compute_logprobs(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
 
     def started(off: float) -> Objective:
         given = reference + off * np.array([1.0, -1.0])
         objective = kto_of(answers, given) if form is Kto else form(0.1, 0.0, given)
-        return objective.at_start(mine, data, np.arange(4), 100, lambda tensors: None)
+        return objective.calibrate_reference(mine, data, np.arange(4), 100, lambda tensors: None)
 
     now = started(1e-7)
     found = [now.loss(mine, batch) for batch in mine.micro_batches(data, range(4), 100)]
@@ -287,12 +292,12 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
 )
 def test_another_first_loss_stops_the_run(objective: Objective, loss: float, text: str) -> None:
     with pytest.raises(UserError, match=text):
-        objective.check_start({"preference_loss": loss}, False)
+        objective.check_first_loss({"preference_loss": loss}, False)
 
 
 @pytest.mark.parametrize("objective", [SimPo(2.0, 1.0), Orpo(0.1)])
 def test_without_a_reference_any_first_loss_may_be(objective: Objective) -> None:
-    objective.check_start({"preference_loss": 3.0}, True)
+    objective.check_first_loss({"preference_loss": 3.0}, True)
 
 
 # ------------------------------------------------------------------------------- how a step is divided changes nothing
@@ -308,10 +313,10 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
     found = []
     for micro_batch_tokens in (10_000, 1):
         mine = make_model(SETTINGS)
-        now = objective.of_step(mine, np.arange(4), micro_batch_tokens, lambda tensors: None)
-        sums = trainer._gradients(mine, now, rows, np.arange(4), micro_batch_tokens)
+        now = objective.prepare_step(mine, np.arange(4), micro_batch_tokens, lambda tensors: None)
+        sums = trainer.compute_gradients(mine, now, rows, np.arange(4), micro_batch_tokens)
         unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
-        DDP(mine, unbounded, DistContext(0, 1, CPU)).reduce_and_clip_grads(sums, objective.weighs)
+        DDP(mine, unbounded, DistContext(0, 1, CPU)).reduce_and_clip_grads(sums, objective.weight_name)
         found.append((sums, gradients(mine)))
     (whole, gradient), (parts, gradient_of_parts) = found
     assert whole == pytest.approx(parts, rel=1e-5)
@@ -321,16 +326,20 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
 
 def test_the_reference_point_is_the_same_for_every_process(make_model: Callable, answers: EncodedRecords) -> None:
     mine, objective = make_model(SETTINGS), kto_of(answers, REFERENCE - 40)
-    alone = objective.of_step(mine, np.arange(4), 100, lambda tensors: None).point
+    alone = objective.prepare_step(mine, np.arange(4), 100, lambda tensors: None).reference_point
     told: list[torch.Tensor] = []
     for rank in range(3):  # of three, with four answers
-        objective.of_step(mine, np.arange(4)[rank::3], 100, lambda tensors: told.extend(t.clone() for t in tensors))
+        objective.prepare_step(
+            mine, np.arange(4)[rank::3], 100, lambda tensors: told.extend(t.clone() for t in tensors)
+        )
     total = torch.stack(told).sum(0)
     points = [
-        objective.of_step(mine, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None)
+        objective.prepare_step(
+            mine, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None
+        )
         for rank in range(3)
     ]
-    assert [now.point for now in points] == [pytest.approx(alone, rel=1e-6)] * 3 and alone > 1
+    assert [now.reference_point for now in points] == [pytest.approx(alone, rel=1e-6)] * 3 and alone > 1
 
 
 def test_measuring_the_reference_point_leaves_no_gradient_and_goes_on_training(
@@ -338,7 +347,7 @@ def test_measuring_the_reference_point_leaves_no_gradient_and_goes_on_training(
 ) -> None:
     mine = make_model(SETTINGS)
     mine.hf_model.train()
-    kto_of(answers).of_step(mine, np.arange(4), 100, lambda tensors: None)
+    kto_of(answers).prepare_step(mine, np.arange(4), 100, lambda tensors: None)
     assert mine.hf_model.training and gradients(mine) == {}
 
 

@@ -155,11 +155,11 @@ def test_a_reference_of_anything_else_is_refused(
             stages.dpo(DPO, with_reference(given, folder), tmp_path, StageContext())
     validation = Inputs(given.by_field)
     write_jsonl(validation.by_field["data"][0] / VALIDATION_FILE, many(preference, 2))
-    with pytest.raises(UserError, match="held-out"):
+    with pytest.raises(UserError, match="validation split"):
         settings = DPO.model_copy(update={"eval_steps": 1})
         known = referred(given)
         told = json.loads((known / "reference.json").read_text(encoding="utf-8"))
-        del told["parts"]["validation"]
+        del told["splits"]["validation"]
         (known / "reference.json").write_text(json.dumps(told), encoding="utf-8")
         stages.dpo(settings, with_reference(validation, known), tmp_path / "again", StageContext())
 
@@ -188,7 +188,7 @@ def test_kto_learns_from_judged_answers_and_from_pairs(
     metrics = stages.kto(settings, inputs(records), tmp_path, StageContext())
     rows = rows_of(tmp_path / "metrics.jsonl")
     assert rows[0]["preference_loss"] == pytest.approx(0.5, abs=1e-5) and rows[0]["reference_point"] < 1e-4
-    assert metrics["good_answers"] == metrics["bad_answers"] == 8 and metrics["records"] == 16
+    assert metrics["desirable_answers"] == metrics["undesirable_answers"] == 8 and metrics["records"] == 16
     assert rows[-1]["preference_loss"] < 0.4 and metrics["accuracy"]["last"] == 1.0
     assert max(row["reference_point"] for row in rows) > 0
 
@@ -197,7 +197,7 @@ def test_judged_answers_and_pairs_are_learnt_together(tmp_path: Path, inputs: Ca
     given, more = inputs(many(unpaired_preference, 5)), inputs(many(preference, 3))
     files = (*given.by_field["data"], *(folder / "preferences.jsonl" for folder in more.by_field["data"]))
     metrics = stages.kto(KTO, Inputs({**given.by_field, "data": files}), tmp_path, StageContext())
-    assert (metrics["good_answers"], metrics["bad_answers"]) == (6, 5)
+    assert (metrics["desirable_answers"], metrics["undesirable_answers"]) == (6, 5)
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ def test_rows_that_break_the_contract_stop_the_run_before_its_first_step(
     made, again = tmp_path / "made", tmp_path / "again"
     made.mkdir()
     stages.sft(SFT.model_copy(update={"steps": 1}), given, made, StageContext())
-    shutil.copytree(made / ".work" / "rows", again / ".work" / "rows")
-    learn = np.load(again / ".work" / "rows" / "loss_mask.npy", mmap_mode="r+")
-    learn[np.load(again / ".work" / "rows" / "starts.npy")[3] - 1] = False  # the stop token of the third record
+    shutil.copytree(made / ".work" / "train", again / ".work" / "train")
+    learn = np.load(again / ".work" / "train" / "loss_mask.npy", mmap_mode="r+")
+    learn[np.load(again / ".work" / "train" / "starts.npy")[3] - 1] = False  # the stop token of the third record
     learn.flush()
     with pytest.raises(UserError, match="no stop token as its last target") as caught:
         stages.sft(SFT, given, again, StageContext())

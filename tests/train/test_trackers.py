@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,12 +15,21 @@ from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.train import stages
-from hanlin.train.callbacks.trackers import Watch
+from hanlin.train.callbacks.trackers import Trackers
 
 SFT = Sft(
     model="m", data=("d",), max_seq_length=128, batch_tokens=512, steps=4, learning_rate=1e-3, precision="float32"
 )
 ROW = {"step": 1, "tokens": 100, "loss": 2.0, "learning_rate": 0.1, "grad_norm": 1.0}
+
+
+@contextmanager
+def opened(trackers: Trackers) -> Iterator[Trackers]:
+    trackers.open()
+    try:
+        yield trackers
+    finally:
+        trackers.close()
 
 
 def told(folder: Path) -> list[dict[str, float]]:
@@ -40,20 +50,20 @@ def test_every_step_tells_speed_and_memory_beside_the_result(tmp_path: Path, inp
 
 def test_a_resumed_run_tells_each_step_once(tmp_path: Path) -> None:
     job = StageContext(log=tmp_path)
-    with Watch(job, tmp_path, SFT, 0, writes=True) as watch:
+    with opened(Trackers(job, tmp_path, SFT, 0, writes=True)) as trackers:
         for step in (1, 2, 3):
-            watch.add({**ROW, "step": step}, 2.0 * step, 1.0)
-    with Watch(job, tmp_path, SFT, 2, writes=True) as watch:
-        watch.add({**ROW, "step": 3}, 5.0, 1.0)
+            trackers.add({**ROW, "step": step}, 2.0 * step, 1.0)
+    with opened(Trackers(job, tmp_path, SFT, 2, writes=True)) as trackers:
+        trackers.add({**ROW, "step": 3}, 5.0, 1.0)
     assert [(row["step"], row["tokens_per_second"]) for row in told(tmp_path)] == [(1, 50.0), (2, 50.0), (3, 100.0)]
 
 
 def test_tensorboard_is_told_every_step_while_it_happens(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = SFT.model_copy(update={"report_to": ("tensorboard",)})
-    with Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
-        watch.add(ROW, 2.0, 1.0)
-        watch.add({**ROW, "step": 2, "loss": 1.0}, 3.0, 1.0)
+    with opened(Trackers(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True)) as trackers:
+        trackers.add(ROW, 2.0, 1.0)
+        trackers.add({**ROW, "step": 2, "loss": 1.0}, 3.0, 1.0)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 2.0), (2, 1.0)]
@@ -66,7 +76,7 @@ def test_a_tracker_that_is_not_installed_is_named(name: str, tmp_path: Path) -> 
         pytest.skip(f"{name} is installed")
     settings = SFT.model_copy(update={"report_to": (name,)})
     with pytest.raises(UserError, match=f"{name} is not installed"):
-        Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True).__enter__()
+        Trackers(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True).open()
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab"])
@@ -77,7 +87,7 @@ def test_an_offline_tracker_keeps_what_it_is_told_here(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("SWANLAB_MODE", "offline")
     settings = SFT.model_copy(update={"report_to": (name,)})
-    with Watch(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True) as watch:
-        watch.add(ROW, 2.0, 1.0)
+    with opened(Trackers(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True)) as trackers:
+        trackers.add(ROW, 2.0, 1.0)
     kept = [file for file in (tmp_path / name).rglob("*") if file.is_file() and file.stat().st_size]
     assert kept

@@ -82,7 +82,7 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
         encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128
     )
     mine = make_model(SFT)
-    sums = trainer._gradients(
+    sums = trainer.compute_gradients(
         mine, NextToken(), rows, Sampler.for_batch_size(len(rows.samples), 4, 1).step_indices(0), 512
     )
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})

@@ -21,7 +21,7 @@ from hanlin.train.dataset.encode import ChatEncoder
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.mismatched import MismatchedRecords
 from hanlin.train.dataset.packed import PackedDataset
-from hanlin.train.objectives.answer_logprobs import answer_log_probabilities
+from hanlin.train.objectives.answer_logprobs import compute_answer_logprobs
 from hanlin.train.objectives.base import LossSum
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, SimPo
@@ -106,7 +106,7 @@ def assert_same(found: LossSum, mine: TrainModel, loss: torch.Tensor, policy: to
 def reference_of(make_model: Callable[..., TrainModel], *rows: PackedDataset) -> np.ndarray:
     mine = make_model(SETTINGS)
     with torch.no_grad():
-        found = [answer_log_probabilities(mine, part.collate(range(COUNT))).sums for part in rows]
+        found = [compute_answer_logprobs(mine, part.collate(range(COUNT))).sums for part in rows]
     return torch.cat([part.view(COUNT, -1) for part in found], 1).numpy()
 
 
@@ -155,7 +155,7 @@ def test_kto(
         PackedDataset.from_records(MismatchedRecords.from_encoded(store, 256)),
     )
     objective = Kto(BETA, 1.3, 0.8, store.desirable, reference_of(make_model, rows, mismatched), mismatched)
-    now = objective.of_step(mine, np.arange(COUNT), 100, lambda tensors: None)
+    now = objective.prepare_step(mine, np.arange(COUNT), 100, lambda tensors: None)
     (point,) = trainer._metrics["eval"]["kl"]
     print(f"reference point {now.point:.7f} / {point:.7f}")
     assert now.point == pytest.approx(point, abs=1e-5) and point > 0

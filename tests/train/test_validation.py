@@ -74,7 +74,7 @@ def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
     store = encoded(many(conversation, 5), ChatEncoder(template, 128, "drop").conversations)
     mine = make_model(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
     mine.hf_model.train()
-    found = Validation(PackedDataset.pack_examples(store, 128), NextToken(), 1, None, False).measure(
+    found = Validation(PackedDataset.pack_examples(store, 128), NextToken(), 1, None).measure(
         mine, DistContext(0, 1, CPU), 128
     )
     total = count = 0.0
@@ -105,8 +105,8 @@ def test_measuring_changes_nothing_that_is_learnt(tmp_path: Path, split: Callabl
 def test_training_stops_when_nothing_gets_better_and_the_best_weights_are_saved(
     killed: bool, tmp_path: Path, split: Callable[..., Inputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.WORTH", 0.0)
-    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_AFTER", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.MIN_INTERVAL_RATIO", 0.0)
+    monkeypatch.setattr("hanlin.train.callbacks.checkpoint.FIRST_SAVE_SECONDS", 0.0)
     given = split(many(conversation, 12), 4)
     settings = Sft(**SFT, steps=200, early_stopping_patience=2, save_best=True, save_every_seconds=1e-6)
     out, short = tmp_path / "out", tmp_path / "short"

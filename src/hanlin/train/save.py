@@ -1,8 +1,9 @@
-"""The weights to save after training a subset of a model."""
+"""Saving what was trained: an adapter, or a full model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -10,7 +11,49 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
-from hanlin.models.adapters import get_trainable_tokens_layer
+from hanlin.chat.template import ChatTemplate
+from hanlin.chat.tokenizer_files import save_tokenizer
+from hanlin.config.settings.train import Training
+from hanlin.models.adapters import get_trainable_tokens_layer, save_adapter
+from hanlin.models.folder.checks import ModelFiles
+from hanlin.models.load import load_model
+from hanlin.models.save import save_model
+from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.optim.trainable import trains_subset
+
+
+def save_trained(
+    model: TrainModel,
+    out: Path,
+    base_folder: Path,
+    settings: Training,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    base_files: ModelFiles,
+) -> None:
+    """Save an adapter if `lora` is set, else a model in the dtype of the base.
+
+    Args:
+        model: The trained model, with full weights.
+        out: The folder to write.
+        base_folder: The model that the run started from.
+        settings: The settings of the stage.
+        tokenizer: Saved beside the weights.
+        template: The chat template to save, if there is one.
+        base_files: What is known of the base.
+    """
+    if isinstance(model.hf_model, PeftModel) and settings.lora is not None:
+        save_adapter(model.hf_model, out, base=base_folder, initial=model.adapter_init)
+        save_tokenizer(tokenizer, template, out)
+        return
+    if trains_subset(settings):
+        base = load_model(base_folder, dtype="auto")
+        state = merge_trained(base.state_dict(), model.hf_model)
+        save_model(base, out, tokenizer=tokenizer, template=template, state=state)
+        return
+    assert not isinstance(model.hf_model, PeftModel)
+    save_model(model.hf_model, out, tokenizer=tokenizer, template=template, dtype=base_files.dtype)
 
 
 @torch.no_grad()

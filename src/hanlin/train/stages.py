@@ -1,7 +1,4 @@
-"""The work of the training stages: `Pretrain`, `Sft`, `Dpo`, `Orpo`, `Simpo` and `Kto`.
-
-Owns the sequence of a run: encode, load, train, save. What each of these is, is said in its own file.
-"""
+"""The training stages, one function for each kind."""
 
 from __future__ import annotations
 
@@ -13,88 +10,100 @@ import numpy as np
 from hanlin.config.settings import preference
 from hanlin.config.settings.train import Pretrain, Sft
 from hanlin.core.context import Inputs, StageContext
-from hanlin.core.records import Conversation, Document
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.dataset.encode import ChatEncoder, encode_documents
-from hanlin.train.dataset.mask_checks import MaskRules
+from hanlin.train.dataset.mismatched import MismatchedRecords
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.next_token import NextToken
 from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, SimPo
-from hanlin.train.run import Run
+from hanlin.train.run import TrainingRun
 
-"""Makes the objective over some rows; the text begins the names of what is kept for them."""
-"""Rows or pairs of the first step that `first_rows.json` shows."""
+PairSettings = preference.Dpo | preference.Orpo | preference.Simpo | preference.ReferenceLogprobs
+AnswerSettings = preference.Kto | preference.ReferenceLogprobs
 
 
 def pretrain(settings: Pretrain, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn every token of documents. Writes a model, or an adapter where `lora` is set, and returns the metrics."""
-    run = Run(settings, inputs, out, context)
-    contract = MaskRules.for_documents(run.tokenizer)
-    parts = run.encode(Document, lambda batch: encode_documents(batch, run.tokenizer), contract)
-    rows = [PackedDataset.pack_documents(encoded, settings.max_seq_length) for encoded in parts]
-    return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
+    """Train on every token of documents. Writes a model, or an adapter if `lora` is set; returns the metrics."""
+    run = TrainingRun(settings, inputs, out, context)
+    splits = [PackedDataset.pack_documents(encoded, settings.max_seq_length) for encoded in run.data.documents()]
+    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
 def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn the assistant's turns of conversations. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, context)
-    template = run.use_template(settings.template)
-    encoder = ChatEncoder(template, settings.max_seq_length, settings.overlong)
-    parts = run.encode(Conversation, encoder.conversations, MaskRules.for_chats(template))
-    rows = [PackedDataset.pack_examples(encoded, settings.max_seq_length) for encoded in parts]
-    return run.train(rows, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
+    """Train on the assistant's turns of conversations. Writes a model, or an adapter if `lora` is set."""
+    run = TrainingRun(settings, inputs, out, context)
+    encoded_splits = run.data.conversations(settings.template, settings.max_seq_length, settings.overlong)
+    splits = [PackedDataset.pack_examples(encoded, settings.max_seq_length) for encoded in encoded_splits]
+    return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
 
 def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn preferences against the model as it is at the start. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, context)
+    """Train on preferences against the model as it is at the start. Writes a model, or an adapter if `lora` is set."""
+    run = TrainingRun(settings, inputs, out, context)
     form = Ipo if settings.loss == "ipo" else Dpo
 
-    def objective(model: TrainModel, dist: DistContext, rows: PackedDataset, part: str) -> Objective:
-        reference = run.reference(model, dist, part, pairs=rows)
+    def make_objective(model: TrainModel, dist: DistContext, dataset: PackedDataset, split: str) -> Objective:
+        reference = run.reference_logprobs(model, dist, split, pairs=dataset)
         return form(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
 
-    return run.train(run.pairs(settings), settings.batch_pairs, objective)
+    return run.train(_pair_splits(run, settings), settings.batch_pairs, make_objective)
 
 
 def orpo(settings: preference.Orpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn chosen answers and the odds of preferring them. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, context)
-    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: Orpo(settings.orpo_lambda))
+    """Train on chosen answers and the odds of preferring them. Writes a model, or an adapter if `lora` is set."""
+    run = TrainingRun(settings, inputs, out, context)
+    return run.train(_pair_splits(run, settings), settings.batch_pairs, lambda *_: Orpo(settings.orpo_lambda))
 
 
 def simpo(settings: preference.Simpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn preferences by mean log-probabilities. Writes a model, or an adapter where `lora` is set."""
-    run = Run(settings, inputs, out, context)
-    return run.train(run.pairs(settings), settings.batch_pairs, lambda *_: SimPo(settings.beta, settings.gamma))
+    """Train on preferences by mean log-probabilities. Writes a model, or an adapter if `lora` is set."""
+    run = TrainingRun(settings, inputs, out, context)
+    objective = SimPo(settings.beta, settings.gamma)
+    return run.train(_pair_splits(run, settings), settings.batch_pairs, lambda *_: objective)
 
 
 def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
-    """Learn from judged answers against the model as it is at the start. Writes a model, or an adapter where `lora` is
-    set. Raises UserError when there are fewer than two answers."""
-    run = Run(settings, inputs, out, context)
-    parts = run.answers(settings)
-    mismatched = {rows["answers"].encoded.folder: rows["mismatched"] for rows in parts}
-    good = np.asarray(parts[0]["answers"].encoded.desirable)
-    run.figures |= {"good_answers": int(good.sum()), "bad_answers": int((~good).sum())}
+    """Train on good and bad answers against the model as it is at the start. Writes a model, or an adapter if `lora` is
+    set. Raises UserError if there are fewer than two answers."""
+    run = TrainingRun(settings, inputs, out, context)
+    splits = _answer_splits(run, settings)
+    mismatched_by_folder = {datasets["answers"].encoded.folder: datasets["mismatched"] for datasets in splits}
+    desirable = np.asarray(splits[0]["answers"].encoded.desirable)
+    run.metrics |= {"desirable_answers": int(desirable.sum()), "undesirable_answers": int((~desirable).sum())}
 
-    def objective(model: TrainModel, dist: DistContext, rows: PackedDataset, part: str) -> Objective:
-        others = mismatched[rows.encoded.folder]
-        reference = run.reference(model, dist, part, answers=rows, mismatched=others)
-        verdicts = np.asarray(rows.encoded.desirable)
-        return Kto(settings.beta, settings.desirable_weight, settings.undesirable_weight, verdicts, reference, others)
+    def make_objective(model: TrainModel, dist: DistContext, dataset: PackedDataset, split: str) -> Objective:
+        mismatched = mismatched_by_folder[dataset.encoded.folder]
+        reference = run.reference_logprobs(model, dist, split, answers=dataset, mismatched=mismatched)
+        labels = np.asarray(dataset.encoded.desirable)
+        return Kto(settings.beta, settings.desirable_weight, settings.undesirable_weight, labels, reference, mismatched)
 
-    return run.train([rows["answers"] for rows in parts], settings.batch_answers, objective)
+    return run.train([datasets["answers"] for datasets in splits], settings.batch_answers, make_objective)
 
 
 def reference_logprobs(
     settings: preference.ReferenceLogprobs, inputs: Inputs, out: Path, context: StageContext
 ) -> dict[str, Any]:
-    """Measure what `dpo` or `kto` compares a model with while it is aligned. Writes the numbers."""
-    run = Run(settings, inputs, out, context)
+    """Compute the log-probabilities that `dpo` or `kto` compares a model with while it is trained, and write them."""
+    run = TrainingRun(settings, inputs, out, context)
     if settings.objective == "kto":
-        return run.write_reference(run.answers(settings))
-    return run.write_reference([{"pairs": rows} for rows in run.pairs(settings)])
+        return run.write_reference_logprobs(_answer_splits(run, settings))
+    return run.write_reference_logprobs([{"pairs": dataset} for dataset in _pair_splits(run, settings)])
+
+
+def _pair_splits(run: TrainingRun, settings: PairSettings) -> list[PackedDataset]:
+    """The preference pairs of each split, each a sample."""
+    encoded_splits = run.data.preferences(settings.max_seq_length, settings.overlong)
+    return [PackedDataset.from_records(encoded) for encoded in encoded_splits]
+
+
+def _answer_splits(run: TrainingRun, settings: AnswerSettings) -> list[dict[str, PackedDataset]]:
+    """For each split, the answers, each a sample, and their prompts with answers to other prompts."""
+    splits = []
+    for encoded in run.data.unpaired_preferences(settings.max_seq_length, settings.overlong):
+        mismatched = MismatchedRecords.from_encoded(encoded, settings.max_seq_length)
+        splits.append(
+            {"answers": PackedDataset.from_records(encoded), "mismatched": PackedDataset.from_records(mismatched)}
+        )
+    return splits

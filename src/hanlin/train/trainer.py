@@ -1,11 +1,8 @@
-"""The one training loop: passes become sums, sums of all passes and processes become one step.
+"""The training loop: micro-batches become sums, the sums of all micro-batches and processes become one optimizer step.
 
-Owns steps, and what a run stops at. Does not own what is optimized (`objectives`), in what order the data comes
-(`rows`), how fast is learned (`schedule`), or which process holds what (`placement`).
-
-An objective returns a sum of losses and the weight it is of. Gradients of sums add up over passes and processes and
-are divided once by the weight of all, so how a step is divided into passes, packed into rows or spread over processes
-cannot change what is optimized.
+An objective returns a sum of losses and the weight that it is a sum over. Gradients of sums add up over micro-batches
+and processes and are divided once, by the weight of all, so how a step is divided into micro-batches, packed into rows
+or spread over processes cannot change what is optimized.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +25,12 @@ from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
 from hanlin.core.process import peak_host_memory
-from hanlin.train.callbacks.checkpoint import Checkpoints
-from hanlin.train.callbacks.forgetting import Probes
+from hanlin.train.callbacks.base import Callback, TrainerState
+from hanlin.train.callbacks.checkpoint import Checkpointer
 from hanlin.train.callbacks.interrupt import Interrupt
-from hanlin.train.callbacks.metrics_log import FILE as CURVE_FILE
-from hanlin.train.callbacks.metrics_log import Curve
-from hanlin.train.callbacks.trackers import Watch
-from hanlin.train.callbacks.validation import LOSS, Validation, best_step, summary
+from hanlin.train.callbacks.metrics_log import METRICS_FILE, MetricsLog
+from hanlin.train.callbacks.progress import ProgressLine
+from hanlin.train.callbacks.trackers import Trackers
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.state import load_weights
 from hanlin.train.dataset.packed import PackedDataset
@@ -44,238 +41,264 @@ from hanlin.train.distributed.strategy import open_strategy
 from hanlin.train.objectives.base import Objective
 from hanlin.train.optim.schedule import learning_rate_at
 
-NORMS = 100
-"""Gradients whose usual length a new one is compared with."""
-EXPLOSION = 1000.0
+GRAD_NORM_WINDOW = 100
+"""Steps before a step whose gradient norms its own is compared with."""
+GRAD_NORM_SPIKE = 1000.0
+"""A gradient norm of more than this many times the usual one stops the run."""
 
 
-class Start(NamedTuple):
-    """Where a run begins or goes on: `steps` are done, in `seconds`."""
+class StartingPoint(NamedTuple):
+    """Where a run starts or resumes.
+
+    Attributes:
+        strategy: The model divided among processes, with its optimizer.
+        checkpointer: Writes the checkpoints.
+        step: Steps done.
+        seconds: The time that they took.
+    """
 
     strategy: Strategy
-    checkpoints: Checkpoints
-    steps: int
+    checkpointer: Checkpointer
+    step: int
     seconds: float
 
 
-def begin(model: TrainModel, settings: Training, dist: DistContext, context: StageContext, out: Path) -> Start:
-    """Put the network where the run stands, and divide it among the processes in the form that the job was launched
-    in."""
-    scratch = context.scratch_folder(out)
-    tell = context.progress.log if dist.is_main else lambda sentence: None
-    checkpoints = Checkpoints(scratch, settings.save_every_seconds, settings.save_total_limit, tell, dist.is_main)
-    reached = checkpoints.newest()
-    if reached is not None:
-        load_weights(reached.weights, model.trainable_parameters())
+def start_or_resume(
+    model: TrainModel, settings: Training, dist: DistContext, context: StageContext, out: Path
+) -> StartingPoint:
+    """Load the newest checkpoint if there is one, and divide the model among the processes.
+
+    Args:
+        model: The model as it is at the start of the run.
+        settings: The settings of the stage.
+        dist: The processes.
+        context: Has the mode of the launch, and takes messages.
+        out: The stage's folder.
+    """
+    checkpointer = Checkpointer(
+        context.scratch_folder(out),
+        settings.save_every_seconds,
+        settings.save_total_limit,
+        settings.save_best,
+        log=context.progress.log if dist.is_main else lambda sentence: None,
+        writes=dist.is_main,
+    )
+    checkpoint = checkpointer.load_newest()
+    if checkpoint is not None:
+        load_weights(checkpoint.weights, model.trainable_parameters())
     strategy = open_strategy(model, settings, dist, context)
-    if reached is None:
-        return Start(strategy, checkpoints, 0, 0.0)
-    strategy.load_optimizer_state(reached.optimizer_state)
-    return Start(strategy, checkpoints, reached.step, reached.seconds)
+    if checkpoint is None:
+        return StartingPoint(strategy, checkpointer, 0, 0.0)
+    strategy.load_optimizer_state(checkpoint.optimizer_state)
+    return StartingPoint(strategy, checkpointer, checkpoint.step, checkpoint.seconds)
 
 
 def train(
     model: TrainModel,
     objective: Objective,
-    rows: PackedDataset,
+    dataset: PackedDataset,
     sampler: Sampler,
     *,
     settings: Training,
     dist: DistContext,
     context: StageContext,
     out: Path,
-    validation: Validation | None = None,
-    probes: Probes | None = None,
-    begun: Start | None = None,
+    callbacks: Sequence[Callback] = (),
+    start: StartingPoint | None = None,
 ) -> dict[str, Any]:
-    """Train until the settings' last step and return the run's metrics; goes on from a checkpoint where there is one.
+    """Train until the last step of the settings; resumes from a checkpoint if there is one.
 
-    Writes `metrics.jsonl` into `out`. Raises UserError when a loss or a gradient is no number, naming the records, or
-    when the first loss cannot be right.
+    Args:
+        model: The model to train.
+        objective: The loss.
+        dataset: The samples.
+        sampler: Which of them each step learns from.
+        settings: The settings of the stage.
+        dist: The processes.
+        context: Seed, progress and folders.
+        out: The stage's folder; `metrics.jsonl` is written there.
+        callbacks: Measure while the run lasts, and may stop it; those of every run are added.
+        start: What `start_or_resume` returned, if the caller needed it before.
+
+    Returns:
+        The metrics of the run.
+
+    Raises:
+        UserError: A loss or a gradient is NaN or infinite, with the ids of the records; or the first loss is wrong.
+        KeyboardInterrupt: Ctrl-C, when a checkpoint is saved.
     """
-    strategy, checkpoints, done, before = begun or begin(model, settings, dist, context, out)
-    steps = sampler.total_steps(settings.epochs, settings.steps)
+    start = start or start_or_resume(model, settings, dist, context, out)
+    strategy, micro_batch_tokens = start.strategy, settings.micro_batch_tokens
+    total_steps = sampler.total_steps(settings.epochs, settings.steps)
     scratch = context.scratch_folder(out)
-    tell = context.progress.log if dist.is_main else lambda sentence: None
-    clock = time.monotonic() - before
+    started_at = time.monotonic() - start.seconds
+    callbacks = [
+        *callbacks,
+        Trackers(context, out, settings, start.step, writes=dist.is_main),
+        ProgressLine(context.progress),
+        start.checkpointer,
+        Interrupt(context.progress),
+    ]
     model.hf_model.train()
-    with (
-        Curve(out / CURVE_FILE, done, writes=dist.is_main) as curve,
-        Watch(context, out, settings, done, writes=dist.is_main) as watch,
-        checkpoints,
-        Interrupt() as interrupt,
-    ):
-        for step in range(done, steps):
-            if _is_enough(validation, probes, curve.rows, tell):
+    with MetricsLog(out / METRICS_FILE, start.step, writes=dist.is_main) as log, ExitStack() as stack:
+        state = TrainerState(model, strategy, dist, log, total_steps, micro_batch_tokens, start.step)
+        state.shown_metrics = tuple(name for callback in callbacks for name in callback.shown_metrics)
+        for callback in callbacks:
+            callback.on_train_begin(state)
+            stack.push(lambda kind, error, trace, callback=callback: callback.on_train_end(error))
+        for step in range(start.step, total_steps):
+            if any(callback.should_stop(state) for callback in callbacks):
                 break
-            _seed(context.seed, step, dist.rank)
-            rate = learning_rate_at(step, steps, settings)
-            strategy.set_lr(rate)
-            measured = (
-                probes.at_start(model, dist, settings.micro_batch_tokens) if probes is not None and step == 0 else {}
-            )
-            units = sampler.step_indices(step)
-            mine = units[dist.rank :: dist.world_size]
+            _seed_random_numbers(context.seed, step, dist.rank)
+            learning_rate = learning_rate_at(step, total_steps, settings)
+            strategy.set_lr(learning_rate)
+            measured = _merge(callback.on_step_begin(state) for callback in callbacks)
+            indices = sampler.step_indices(step)
+            local_indices = indices[dist.rank :: dist.world_size]
             model.refresh()
             if step == 0:
-                now = objective.at_start(model, rows, mine, settings.micro_batch_tokens, dist.all_reduce_sum)
+                step_objective = objective.calibrate_reference(
+                    model, dataset, local_indices, micro_batch_tokens, dist.all_reduce_sum
+                )
             else:
-                now = objective.of_step(model, mine, settings.micro_batch_tokens, dist.all_reduce_sum)
-            sums = _gradients(model, now, rows, mine, settings.micro_batch_tokens, scratch)
-            sums |= {"interrupted": float(interrupt.wished), "due": float(checkpoints.due())}
-            norm = strategy.reduce_and_clip_grads(sums, objective.weighs)
-            if not math.isfinite(norm):
-                raise _no_number(rows, units, scratch)
-            if exploded(norm, [row["grad_norm"] for row in curve.rows[-NORMS:]], settings.max_grad_norm):
-                raise _exploded(rows, units, scratch, step, norm)
-            means = {name: sums[name] / sums[objective.weighs] for name in ("loss", *objective.measures)}
+                step_objective = objective.prepare_step(model, local_indices, micro_batch_tokens, dist.all_reduce_sum)
+            sums = compute_gradients(model, step_objective, dataset, local_indices, micro_batch_tokens, scratch)
+            requests = _merge(callback.requests() for callback in callbacks)
+            sums |= {name: float(value) for name, value in requests.items()}
+            grad_norm = strategy.reduce_and_clip_grads(sums, objective.weight_name)
+            _check_grad_norm(grad_norm, log, settings.max_grad_norm, dataset, indices, scratch)
+            means = {name: sums[name] / sums[objective.weight_name] for name in ("loss", *objective.metric_names)}
             if step == 0:
-                objective.check_start(means, exact=dist.device.type == "cpu")
+                objective.check_first_loss(means, exact=dist.device.type == "cpu")
             strategy.step()
-            place = {"step": step + 1, "epoch": (step + 1) / sampler.steps_per_epoch}
-            counts = {name: int(sums[name]) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))}
-            if validation is not None and validation.due(step + 1, steps):
-                measured |= validation.measure(model, dist, settings.micro_batch_tokens)
-            if probes is not None and probes.due(step + 1, steps):
-                measured |= probes.measure(model, dist, settings.micro_batch_tokens)
-            row = {**place, **means, "learning_rate": rate, "grad_norm": norm, **counts, **measured}
-            curve.add(row)
-            seconds = time.monotonic() - clock
-            memory = peak_memory(dist.device)
-            watch.add(row, seconds, memory)
-            if dist.is_main:
-                speed = curve.total("tokens") / max(seconds, 1e-9)
-                watched = (LOSS, *(probes.shown if probes is not None else ()))
-                known = {name: value for name in watched if (value := curve.last(name)) is not None}
-                context.progress.update(
-                    step + 1,
-                    steps,
-                    say("steps", "步"),
-                    force=False,
-                    **{"loss": curve.recent("loss"), **known, "tokens_per_second": speed, "memory_gb": memory},
-                )
-            if dist.world_size == 1:
-                checkpoints.make_room(strategy)
-            best = best_step(curve.rows)
-            best_now = settings.save_best and LOSS in measured and best == step + 1
-            if sums["due"] or sums["interrupted"] or best_now:
-                curve.settle()
-                whole = bool(sums["due"] or sums["interrupted"])
-                checkpoints.save(step + 1, seconds, strategy, best, best_now=best_now, whole=whole)
-            if sums["interrupted"]:
-                checkpoints.wait()
-                dist.barrier()  # a launcher ends all when one has ended
-                tell(
-                    say(
-                        f"saved after step {step + 1}; run again to go on",
-                        f"已在第 {step + 1} 步后保存，再次运行即可继续",
-                    )
-                )
-                raise KeyboardInterrupt
-    seconds = time.monotonic() - clock
+            state.step = step + 1
+            state.requests = frozenset(name for name in requests if sums[name])
+            measured |= _merge(callback.evaluate(state) for callback in callbacks)
+            progress = {"step": state.step, "epoch": state.step / sampler.steps_per_epoch}
+            counts = {name: int(sums[name]) for name in _count_names(objective)}
+            log.append(
+                {**progress, **means, "learning_rate": learning_rate, "grad_norm": grad_norm, **counts, **measured}
+            )
+            state.seconds, state.peak_memory_gb = time.monotonic() - started_at, peak_memory_gb(dist.device)
+            for callback in callbacks:
+                callback.on_step_end(state)
+    seconds = time.monotonic() - started_at
     return {
-        **{name: curve.ends(name) for name in ("loss", *objective.measures)},
-        **summary(curve.rows),
-        **(probes.summary(curve.rows) if probes is not None else {}),
-        "steps": len(curve.rows),
-        "epochs": len(curve.rows) / sampler.steps_per_epoch,
-        **{name: curve.total(name) for name in dict.fromkeys(("tokens", "target_tokens", objective.weighs))},
+        **{name: log.first_and_last(name) for name in ("loss", *objective.metric_names)},
+        **_merge(callback.summarize(log) for callback in callbacks),
+        "steps": len(log.rows),
+        "epochs": len(log.rows) / sampler.steps_per_epoch,
+        **{name: log.total(name) for name in _count_names(objective)},
         "seconds": seconds,
-        "peak_memory_gb": peak_memory(dist.device),
-        "tokens_per_second": curve.total("tokens") / max(seconds, 1e-9),
+        "peak_memory_gb": peak_memory_gb(dist.device),
+        "tokens_per_second": log.total("tokens") / max(seconds, 1e-9),
     }
 
 
-def _is_enough(
-    validation: Validation | None, probes: Probes | None, curve: Sequence[Mapping[str, Any]], tell: Any
-) -> bool:
-    """Whether what was measured says that training shall end."""
-    if validation is not None and not validation.patient(curve):
-        return True
-    worse = probes.worse(curve) if probes is not None else None
-    if worse is not None:
-        tell(worse)
-    return worse is not None
+def compute_gradients(
+    model: TrainModel,
+    objective: Objective,
+    dataset: PackedDataset,
+    indices: np.ndarray,
+    micro_batch_tokens: int,
+    scratch: Path | None = None,
+) -> dict[str, float]:
+    """Add the gradients of the summed loss of some samples to those of the model.
+
+    Args:
+        model: The model.
+        objective: The loss.
+        dataset: The samples.
+        indices: Those that this process learns from in this step [n].
+        micro_batch_tokens: The most tokens of a micro-batch.
+        scratch: Where the ids of the records are written if the loss is not finite.
+
+    Returns:
+        Sums over these samples, by name: the loss, the objective's weight and metrics, `tokens`, `target_tokens`.
+
+    Raises:
+        UserError: The loss of a micro-batch is not finite, with the ids of its records.
+    """
+    sums = dict.fromkeys(("loss", objective.weight_name, *objective.metric_names, "tokens", "target_tokens"), 0.0)
+    for batch in model.micro_batches(dataset, indices, micro_batch_tokens):
+        loss = objective.loss(model, batch)
+        model.backward(loss.total)
+        values: dict[str, Any] = {"loss": loss.total.detach(), **loss.metrics, objective.weight_name: loss.weight}
+        for name, value in {**values, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
+            sums[name] += float(value)
+        if not math.isfinite(sums["loss"]):
+            raise _not_finite_error(dataset, batch.sample_indices, scratch)
+    return sums
 
 
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Random numbers of a step (dropout) follow from seed, step and rank, so that no state of theirs is saved."""
+def _count_names(objective: Objective) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(("tokens", "target_tokens", objective.weight_name)))
+
+
+def _merge(parts: Any) -> dict[str, Any]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _seed_random_numbers(seed: int, step: int, rank: int) -> None:
+    """The random numbers of a step (dropout) follow from seed, step and rank, so that a checkpoint holds no state of
+    them."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU where there is one, else
-    in all."""
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU if there is one, else in
+    main memory."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 1e9
     return float(peak_host_memory() or 0) / 1e9
 
 
-def exploded(norm: float, before: Sequence[float], max_norm: float) -> bool:
-    """Whether a gradient is so long that something is broken: more than `EXPLOSION` times what was usual in the steps
-    before, of which there must be some, and than the limit to which gradients are shortened."""
-    if len(before) < NORMS // 5:
-        return False
-    return norm > EXPLOSION * max(statistics.median(before), max_norm)
+def grad_norm_spiked(norm: float, norms_before: Sequence[float], max_grad_norm: float) -> bool:
+    """Whether a gradient norm is so great that something is broken.
 
-
-def _gradients(
-    model: TrainModel,
-    objective: Objective,
-    rows: PackedDataset,
-    units: np.ndarray,
-    micro_batch_tokens: int,
-    scratch: Path | None = None,
-) -> dict[str, float]:
-    """Add the gradients of the units' summed loss to the model's; return what else was summed, by name.
-
-    Raises UserError with the records of the pass when its loss is no number.
+    That is, more than `GRAD_NORM_SPIKE` times both the usual norm of the steps before, of which there must be some, and
+    the norm to which gradients are clipped.
     """
-    names = tuple(dict.fromkeys(("loss", objective.weighs, *objective.measures, "tokens", "target_tokens")))
-    sums = dict.fromkeys(names, 0.0)
-    for batch in model.micro_batches(rows, units, micro_batch_tokens):
-        found = objective.loss(model, batch)
-        model.backward(found.total)
-        counted: dict[str, Any] = {"loss": found.total.detach(), **found.metrics, objective.weighs: found.weight}
-        for name, value in {**counted, "tokens": batch.tokens, "target_tokens": len(batch.targets)}.items():
-            sums[name] += float(value)
-        if not math.isfinite(sums["loss"]):
-            raise _no_number(rows, batch.sample_indices, scratch)
-    return sums
+    if len(norms_before) < GRAD_NORM_WINDOW // 5:
+        return False
+    return norm > GRAD_NORM_SPIKE * max(statistics.median(norms_before), max_grad_norm)
 
 
-def _no_number(rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
-    """Said when a loss or gradient is infinite or no number, with the first of the records that it came from."""
+def _check_grad_norm(
+    norm: float, log: MetricsLog, max_grad_norm: float, dataset: PackedDataset, indices: np.ndarray, scratch: Path
+) -> None:
+    if not math.isfinite(norm):
+        raise _not_finite_error(dataset, indices, scratch)
+    if grad_norm_spiked(norm, [row["grad_norm"] for row in log.rows[-GRAD_NORM_WINDOW:]], max_grad_norm):
+        step = len(log.rows) + 1
+        raise UserError(
+            say(
+                f"the gradient norm of step {step} is {norm:.3g}, more than {GRAD_NORM_SPIKE:.0f} times the usual one",
+                f"第 {step} 步的梯度范数为 {norm:.3g}，超过此前水平的 {GRAD_NORM_SPIKE:.0f} 倍",
+            ),
+            _write_record_ids(dataset, indices, scratch),
+            say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
+        )
+
+
+def _not_finite_error(dataset: PackedDataset, indices: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
     return UserError(
-        say("the loss or its gradient is not a finite number", "损失或梯度不是有限数"),
-        _kept_records(rows, units, scratch),
+        say("the loss or its gradient is NaN or infinite, not a finite number", "损失或梯度为 NaN 或 Inf"),
+        _write_record_ids(dataset, indices, scratch),
         say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
     )
 
 
-def _exploded(
-    rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path, step: int, norm: float
-) -> UserError:
-    return UserError(
-        say(
-            f"the gradient of step {step + 1} is {norm:.3g} long, {EXPLOSION:.0f} times what it was before",
-            f"第 {step + 1} 步的梯度长 {norm:.3g}，超过此前的 {EXPLOSION:.0f} 倍",
-        ),
-        _kept_records(rows, units, scratch),
-        say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
-    )
-
-
-def _kept_records(rows: PackedDataset, units: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
-    """Keep the ids of the records that a run stopped at, all of them, in `stopped_at.json`; return words for them."""
-    names = rows.record_ids([int(unit) for unit in units])
+def _write_record_ids(dataset: PackedDataset, indices: Sequence[int] | np.ndarray, scratch: Path | None) -> str:
+    """Write the ids of the records that a run stopped at into `stopped_at.json`; return a phrase for an error."""
+    names = dataset.record_ids([int(index) for index in indices])
+    shown = ", ".join(names[:20])
     if scratch is None:
-        return say(f"records {', '.join(names)}", f"记录 {', '.join(names)}")
+        shown = ", ".join(names)
+        return say(f"records {shown}", f"记录 {shown}")
     file = scratch / f"stopped_at{os.environ.get('RANK', '')}.json"
     file.write_text(json.dumps({"records": names}, ensure_ascii=False), encoding="utf-8")
     if len(names) <= 20:
-        shown = ", ".join(names)
         return say(f"records {shown}", f"记录 {shown}")
-    shown = ", ".join(names[:20])
     return say(f"records {shown} … (all: {file})", f"记录 {shown} …（全部见 {file}）")

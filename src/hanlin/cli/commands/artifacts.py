@@ -47,8 +47,7 @@ def tensorboard(
         "tensorboard"
     ),
 ) -> None:
-    from hanlin.train.callbacks.metrics_log import FILE
-    from hanlin.train.callbacks.metrics_log import tensorboard as write_events
+    from hanlin.train.callbacks.metrics_log import METRICS_FILE, write_tensorboard
 
-    write_events(artifact / FILE, out / artifact.name)
+    write_tensorboard(artifact / METRICS_FILE, out / artifact.name)
     typer.echo(f"tensorboard --logdir {out}")

@@ -1,8 +1,7 @@
-"""Where a killed run goes on from: weights, optimizer and step in files that are whole or not there.
+"""Checkpoints: weights, optimizer state and step in files that are complete or absent.
 
-Owns the files, and that training need not wait for them. That nothing else needs saving is by design: the order of the
-data, the learning rate and the random numbers of a step are functions of seed and step (`rows.Order`, `schedule`,
-`loop`).
+Nothing else needs saving: the order of the data, the learning rate and the random numbers of a step are functions of
+seed and step (`dataset.sampler`, `optim.schedule`, `trainer`).
 """
 
 from __future__ import annotations
@@ -16,32 +15,45 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, Protocol, Self, cast
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 import torch
 
+from hanlin.core.errors import UserError
+from hanlin.core.files import PARTIAL_SUFFIX, write_text
 from hanlin.core.i18n import say
-from hanlin.train.compute.state import CopyTensor
+from hanlin.train.callbacks.base import Callback, TrainerState
+from hanlin.train.callbacks.interrupt import INTERRUPT
+from hanlin.train.callbacks.validation import VALIDATION_LOSS, best_step
+from hanlin.train.compute.model import TrainModel
+from hanlin.train.compute.state import CopyTensor, load_weights
 
-FIRST_AFTER = 20.0
+FIRST_SAVE_SECONDS = 20.0
 """Seconds to the first checkpoint of a run: early, so that a mistake found soon costs little to go on from."""
-WORTH = 20.0
-"""Checkpoints are at least so many times as far apart as they stop the training, however often they are asked for."""
-LIST = "checkpoints.json"
-"""The checkpoints that are whole, the newest first, each with the hash of its bytes."""
+MIN_INTERVAL_RATIO = 20.0
+"""Checkpoints are at least this many times as far apart as one stops the training, whatever the settings ask for."""
+LIST_FILE = "checkpoints.json"
+"""The complete checkpoints, the newest first, each with the SHA-256 of its bytes."""
+_DUE = "checkpoint"
 
 
-class Holder(Protocol):
-    """What holds weights and averages, in whatever parts (`placement`); all processes of a group have to ask it."""
+class StateSource(Protocol):
+    """What has weights and optimizer state, sharded or not (`distributed.base.Strategy`); every process calls it."""
 
-    def weights(self, keep: CopyTensor) -> dict[str, Any]: ...
+    def weights(self, copy: CopyTensor) -> dict[str, Any]: ...
 
-    def optimizer_state(self, keep: CopyTensor) -> dict[str, Any]: ...
+    def optimizer_state(self, copy: CopyTensor) -> dict[str, Any]: ...
 
 
 class Checkpoint(NamedTuple):
-    """What is reached after `step` steps, in whole tensors; `seconds` is the time that all tries took together."""
+    """A run after some steps.
+
+    Attributes:
+        step: Steps done.
+        seconds: The time that all tries took together.
+        weights: The trained parameters, as full tensors by name.
+        optimizer_state: The state of the optimizer.
+    """
 
     step: int
     seconds: float
@@ -49,258 +61,303 @@ class Checkpoint(NamedTuple):
     optimizer_state: dict[str, Any]
 
 
-@dataclass(slots=True)
-class Checkpoints:
-    """The last `keep` checkpoints of a run in `folder`. One counts when it stands in the list, which is replaced as a
-    whole after its file: until then those before it stay.
+@dataclass
+class Checkpointer(Callback):
+    """Writes the last checkpoints of a run, and its best weights.
 
-    Training stops only while weights and averages are copied into this process's memory: a thread writes the copy, and
-    the next copy waits for it. Frozen weights are not saved: they are read from the model that the run began with.
-    `tell` is given sentences. With `writes` false it takes part in bringing the parts together, and writes nothing.
+    A checkpoint counts once it is in the list, which is replaced as a whole after the checkpoint's file is complete:
+    until then those before it stay. Training stops only while weights and optimizer state are copied into the memory
+    of this process: a thread writes the copy, and the next copy waits for it. Frozen weights are not saved: they are
+    read from the model that the run started from.
+
+    Attributes:
+        folder: Where the files are written.
+        save_every_seconds: Seconds between two checkpoints.
+        save_total_limit: How many checkpoints are kept.
+        save_best: Whether the weights of the step with the least validation loss are kept.
+        log: Takes sentences for the user.
+        writes: Whether this process writes; the others take part in gathering sharded tensors.
+        pause_seconds: For how long the last checkpoint stopped the training.
     """
 
     folder: Path
-    every: float
-    keep: int = 2
-    tell: Callable[[str], None] = lambda sentence: None
+    save_every_seconds: float
+    save_total_limit: int = 2
+    save_best: bool = False
+    log: Callable[[str], None] = lambda sentence: None
     writes: bool = True
-    stopped: float = 0.0
-    """Seconds for which the last one stopped the training."""
-    _due: float = field(init=False)
-    _room_from: float = field(init=False)
-    _copies: Copied = field(init=False)
-    _background: Background = field(init=False)
+    pause_seconds: float = 0.0
+    _due_at: float = field(init=False)
+    _preallocate_at: float = field(init=False)
+    _copies: HostCopies = field(init=False)
+    _writer: BackgroundWriter = field(init=False)
 
     def __post_init__(self) -> None:
-        first = min(self.every, FIRST_AFTER)
-        self._due, self._room_from = time.monotonic() + first, time.monotonic() + first / 2
-        self._copies, self._background = Copied(), Background()
+        first = min(self.save_every_seconds, FIRST_SAVE_SECONDS)
+        self._due_at, self._preallocate_at = time.monotonic() + first, time.monotonic() + first / 2
+        self._copies, self._writer = HostCopies(), BackgroundWriter()
 
-    def __enter__(self) -> Self:
-        return self
+    def requests(self) -> dict[str, bool]:
+        return {_DUE: self.is_due()}
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Until all is written; another error that ends the run is not hidden by one of writing."""
+    def on_step_end(self, state: TrainerState) -> None:
+        """Save if a checkpoint is due, the run is interrupted, or the weights are the best so far."""
+        if state.dist.world_size == 1:
+            self.preallocate(state.strategy)
+        best = best_step(state.log.rows)
+        is_best = self.save_best and VALIDATION_LOSS in state.log.rows[-1] and best == state.step
+        is_full = bool(state.requests & {_DUE, INTERRUPT})
+        if is_full or is_best:
+            state.log.sync()
+            self.save(state.step, state.seconds, state.strategy, best, is_best=is_best, is_full=is_full)
+        if INTERRUPT in state.requests:
+            self.wait()
+
+    def on_train_end(self, error: BaseException | None) -> None:
+        """Wait until all is written; an error that ended the run is not hidden by one of writing."""
         try:
             self.wait()
         except OSError:
             if error is None:
                 raise
 
-    def due(self) -> bool:
-        self._background.check()
-        return self.writes and time.monotonic() >= self._due
+    def is_due(self) -> bool:
+        """Whether it is time for a checkpoint. Raises OSError if the last one could not be written."""
+        self._writer.raise_error()
+        return self.writes and time.monotonic() >= self._due_at
 
-    def make_room(self, holder: Holder) -> None:
-        """Take, beside the training, the memory of the first copy when that is near: a system clears a gigabyte for the
-        first time in about a second, and training would stop for it. Not for a group: it brings the parts together."""
-        if not self.writes or time.monotonic() < self._room_from:
+    def preallocate(self, source: StateSource) -> None:
+        """Allocate, beside the training, the memory of the first copy when that is near.
+
+        A system clears a gigabyte for the first time in about a second, and training would stop for it. Not for a
+        process group: it would gather the shards.
+        """
+        if not self.writes or time.monotonic() < self._preallocate_at:
             return
-        self._room_from = math.inf
-        forms: list[tuple[str, torch.Size, torch.dtype]] = []
+        self._preallocate_at = math.inf
+        shapes: list[tuple[str, torch.Size, torch.dtype]] = []
 
-        def note(name: str, tensor: torch.Tensor) -> None:
-            forms.append((name, tensor.shape, tensor.dtype))
+        def note_shape(name: str, tensor: torch.Tensor) -> None:
+            shapes.append((name, tensor.shape, tensor.dtype))
 
-        holder.weights(note)
-        holder.optimizer_state(note)
-        self._background.start(lambda: self._copies.make_room(forms))
+        source.weights(note_shape)
+        source.optimizer_state(note_shape)
+        self._writer.start(lambda: self._copies.preallocate(shapes))
 
     def save(
         self,
         step: int,
         seconds: float,
-        holder: Holder,
+        source: StateSource,
         best: int | None = None,
         *,
-        best_now: bool = False,
-        whole: bool = True,
+        is_best: bool = False,
+        is_full: bool = True,
     ) -> None:
-        """Copy what is reached after `step` steps and begin to write it; `best` is the step whose weights are the best
-        so far, `best_now` says that it is this one, whose weights are then kept; without `whole` nothing else is.
+        """Copy the state of the run and begin to write it.
 
-        Raises OSError when the last one could not be written, and then leaves nothing of that.
+        Args:
+            step: Steps done.
+            seconds: The time that all tries took together.
+            source: What has the weights and the optimizer state.
+            best: The step with the best weights so far.
+            is_best: Whether it is this one, whose weights are then kept in a file of their own.
+            is_full: Whether a checkpoint is written; if not, only the best weights are.
+
+        Raises:
+            OSError: The last one could not be written; nothing of its file is left.
         """
-        begun = time.monotonic()
-        self._room_from = math.inf
-        self._background.wait()
-        keep = self._copies.keep if self.writes else _nothing
-        weights = holder.weights(keep)
-        optimizer_state = holder.optimizer_state(keep) if whole else {}
+        started = time.monotonic()
+        self._preallocate_at = math.inf
+        self._writer.wait()
+        copy: CopyTensor = self._copies.copy if self.writes else _copy_nothing
+        weights = source.weights(copy)
+        optimizer_state = source.optimizer_state(copy) if is_full else {}
         if not self.writes:
             return
 
         def write() -> None:
-            if best_now:
-                keep_weights(self.folder, step, weights)
-            if whole:
+            if is_best:
+                save_best_weights(self.folder, step, weights)
+            if is_full:
                 self._write(Checkpoint(step, seconds, weights, optimizer_state), best)
-                self._due = time.monotonic() + max(self.every, WORTH * self.stopped)
+                interval = max(self.save_every_seconds, MIN_INTERVAL_RATIO * self.pause_seconds)
+                self._due_at = time.monotonic() + interval
 
-        self.stopped = time.monotonic() - begun
-        self._due = math.inf if whole else self._due  # before the thread, which may be done at once
-        self._background.start(write)
+        self.pause_seconds = time.monotonic() - started
+        self._due_at = math.inf if is_full else self._due_at  # before the thread, which may be done at once
+        self._writer.start(write)
 
     def wait(self) -> None:
-        """Until all is written. Raises OSError when it could not be."""
-        self._background.wait()
+        """Wait until all is written. Raises OSError if it could not be."""
+        self._writer.wait()
 
-    def _write(self, reached: Checkpoint, best: int | None) -> None:
+    def _write(self, checkpoint: Checkpoint, best: int | None) -> None:
         state = {
-            "step": reached.step,
-            "seconds": reached.seconds,
-            "weights": reached.weights,
-            "optimizer": reached.optimizer_state,
+            "step": checkpoint.step,
+            "seconds": checkpoint.seconds,
+            "weights": checkpoint.weights,
+            "optimizer": checkpoint.optimizer_state,
         }
-        file = self.folder / f"checkpoint-{reached.step:08d}.pt"
-        digest = write_hashed(state, file)
-        kept = [row for row in self._listed() if row["file"] != file.name][: self.keep - 1]
-        rows = [{"file": file.name, "step": reached.step, "sha256": digest, "best": best}, *kept]
-        write_aside(self.folder / LIST, json.dumps(rows))
+        file = self.folder / f"checkpoint-{checkpoint.step:08d}.pt"
+        digest = save_with_sha256(state, file)
+        others = [row for row in self._read_list() if row["file"] != file.name][: self.save_total_limit - 1]
+        rows = [{"file": file.name, "step": checkpoint.step, "sha256": digest, "best": best}, *others]
+        write_text(self.folder / LIST_FILE, json.dumps(rows), fsync=True)
         for old in set(self.folder.glob("checkpoint-*.pt")) - {self.folder / row["file"] for row in rows}:
             old.unlink()
-        forget_weights(self.folder, [row["best"] for row in rows if row["best"] is not None])
+        remove_best_weights(self.folder, [row["best"] for row in rows if row["best"] is not None])
 
-    def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None when there is none."""
-        for row in self._listed():
+    def load_newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is complete; None if there is none."""
+        for row in self._read_list():
             file = self.folder / row["file"]
-            if hashed(file) == row["sha256"]:
+            if sha256_of(file) == row["sha256"]:
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
                 return Checkpoint(int(state["step"]), float(state["seconds"]), state["weights"], state["optimizer"])
-            self.tell(
+            step = row["step"]
+            self.log(
                 say(
-                    f"the checkpoint of step {row['step']} is damaged; the one before is taken",
-                    f"第 {row['step']} 步的检查点已损坏，改用前一个",
+                    f"the checkpoint of step {step} is damaged; the one before it is used",
+                    f"第 {step} 步的检查点已损坏，改用前一个",
                 )
             )
         return None
 
-    def _listed(self) -> list[dict[str, Any]]:
-        """The list; empty where it is not there or cannot be read, which is told."""
-        file = self.folder / LIST
+    def _read_list(self) -> list[dict[str, Any]]:
+        """The list of checkpoints; empty if there is none, or if it cannot be read, which is logged."""
+        file = self.folder / LIST_FILE
         if not file.is_file():
             return []
         try:
             return [{"file": str(row["file"]), **row} for row in json.loads(file.read_text(encoding="utf-8"))]
         except (ValueError, TypeError, KeyError):
-            self.tell(say("the list of checkpoints is damaged; the run starts anew", "检查点清单已损坏，重新开始训练"))
+            self.log(say("the list of checkpoints is damaged; training starts again", "检查点清单已损坏，重新开始训练"))
             return []
 
 
-class Copied:
-    """Copies of tensors in this process's memory, into the same places each time."""
+class HostCopies:
+    """Copies of tensors in the memory of this process, in the same buffers each time."""
 
     def __init__(self) -> None:
-        self._held: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
 
-    def keep(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        held = self._held.get(name)
-        if held is None or held.shape != tensor.shape or held.dtype != tensor.dtype:
-            held = self._held[name] = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
-        return held.copy_(tensor.detach())
+    def copy(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
+            buffer = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+            self._buffers[name] = buffer
+        return buffer.copy_(tensor.detach())
 
-    def make_room(self, forms: Iterable[tuple[str, torch.Size, torch.dtype]]) -> None:
-        for name, shape, number_format in forms:
-            self._held[name] = torch.empty(shape, dtype=number_format).zero_()  # written, or it is no memory yet
-
-
-def _nothing(name: str, tensor: torch.Tensor) -> None:
-    """Another process keeps it."""
+    def preallocate(self, shapes: Iterable[tuple[str, torch.Size, torch.dtype]]) -> None:
+        for name, shape, dtype in shapes:
+            self._buffers[name] = torch.empty(shape, dtype=dtype).zero_()  # written, or it is no memory yet
 
 
-class Background:
-    """One piece of work at a time beside the training; what goes wrong with it is raised by whoever asks next."""
+def _copy_nothing(name: str, tensor: torch.Tensor) -> None:
+    """Another process copies it."""
+
+
+class BackgroundWriter:
+    """Runs one job at a time in a thread; its error is raised by the next call."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def start(self, work: Callable[[], None]) -> None:
-        def attempt() -> None:
+    def start(self, job: Callable[[], None]) -> None:
+        def run_job() -> None:
             try:
-                work()
+                job()
             except BaseException as error:
                 self._error = error
 
-        self._thread = threading.Thread(target=attempt, daemon=True)
+        self._thread = threading.Thread(target=run_job, daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Until it is done."""
+        """Wait until the job is done."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.check()
+        self.raise_error()
 
-    def check(self) -> None:
-        """Raise what went wrong, once."""
+    def raise_error(self) -> None:
+        """Raise the error of a job, once."""
         error, self._error = self._error, None
         if error is not None:
             raise error
 
 
-def keep_weights(folder: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
-    """Write the weights of the step that is the best so far. Those before stay until a checkpoint needs them no more
-    (`forget_weights`)."""
-    file = best_file(folder, step)
-    write_aside(file.with_suffix(".sha256"), write_hashed(weights, file))
+def save_best_weights(folder: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
+    """Write the weights of the step that is the best so far. Those of steps before stay until no checkpoint needs them
+    (`remove_best_weights`)."""
+    file = best_weights_file(folder, step)
+    write_text(file.with_suffix(".sha256"), save_with_sha256(weights, file), fsync=True)
 
 
-def forget_weights(folder: Path, needed: Sequence[int]) -> None:
-    """Remove the weights of all steps but those `needed`."""
-    kept = {best_file(folder, step).stem for step in needed}
+def remove_best_weights(folder: Path, needed: Sequence[int]) -> None:
+    """Remove the best weights of all steps but those `needed`."""
+    stems = {best_weights_file(folder, step).stem for step in needed}
     for file in folder.glob("best-*"):
-        if file.stem not in kept:
+        if file.stem not in stems:
             file.unlink()
 
 
-def best_file(folder: Path, step: int) -> Path:
+def load_best_weights(folder: Path, step: int, model: TrainModel) -> None:
+    """Load the best weights, which are those of `step`, into the model. Raises UserError if their file is damaged."""
+    file = best_weights_file(folder, step)
+    digest_file = file.with_suffix(".sha256")
+    if not digest_file.is_file() or sha256_of(file) != digest_file.read_text(encoding="utf-8"):
+        raise UserError(
+            say("the best weights are damaged", "最佳权重文件已损坏"),
+            file,
+            say("remove the stage's .work folder and run again", "请删除该阶段的 .work 目录后重新运行"),
+        )
+    load_weights(torch.load(file, map_location="cpu", weights_only=True), model.trainable_parameters())
+
+
+def best_weights_file(folder: Path, step: int) -> Path:
+    """Where the weights of a step are kept that was the best."""
     return folder / f"best-{step:08d}.pt"
 
 
-def write_aside(file: Path, text: str) -> None:
-    """Replace a small file as a whole."""
-    aside = file.with_name(file.name + ".writing")
-    with aside.open("w", encoding="utf-8", newline="\n") as written:
-        written.write(text)
-        written.flush()
-        os.fsync(written.fileno())
-    os.replace(aside, file)
+def save_with_sha256(state: dict[str, Any], file: Path) -> str:
+    """Write `state` with `torch.save`, at once or not at all.
 
+    Returns:
+        The SHA-256 of the file's bytes.
 
-def write_hashed(state: dict[str, Any], file: Path) -> str:
-    """Write `state` at once or not at all, and return the SHA-256 of the file's bytes.
-
-    Raises OSError when the disk is full; nothing of the file is left then.
+    Raises:
+        OSError: The disk is full; nothing of the file is left.
     """
-    aside = file.with_name("checkpoint.writing")
+    partial = file.with_name("checkpoint" + PARTIAL_SUFFIX)
     try:
-        with aside.open("wb") as raw:
-            writer = _Hashing(raw)
+        with partial.open("wb") as raw:
+            writer = _HashingWriter(raw)
             try:
                 torch.save(state, cast(IO[bytes], writer))
-            except RuntimeError as error:  # torch's own words for what the file system said
+            except RuntimeError as error:  # torch's own message for the error of the file system
                 raise writer.error or error from error
             raw.flush()
             os.fsync(raw.fileno())
-        os.replace(aside, file)
+        os.replace(partial, file)
     except OSError:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     return writer.digest.hexdigest()
 
 
-def hashed(file: Path) -> str | None:
-    """The SHA-256 of a file's bytes; None when it is not there."""
+def sha256_of(file: Path) -> str | None:
+    """The SHA-256 of a file's bytes; None if it does not exist."""
     if not file.is_file():
         return None
     with file.open("rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-class _Hashing:
-    """A file that is hashed as it is written."""
+class _HashingWriter:
+    """A file that is hashed while it is written."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         self._raw = raw

@@ -1,14 +1,13 @@
 """What a model could do before, measured while it learns something else: English and arithmetic in Chinese training.
 
-Owns the probes and their measuring, so that forgetting is seen while it happens. Does not own the loss on records like
-those that are learned (`validation`).
+The loss on records like those that are trained on is `validation`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,21 +19,31 @@ from hanlin.chat.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.callbacks.base import Callback, TrainerState
+from hanlin.train.callbacks.metrics_log import MetricsLog
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecord, EncodedRecords, Example
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 
-PACKAGED = Path(__file__).with_name("probes.jsonl")
-"""English sentences and sums, written for this: taken where a recipe names no file of its own."""
+DEFAULT_PROBES = Path(__file__).with_name("probes.jsonl")
+"""English sentences and sums, used if a recipe names no file of its own."""
 _TOPIC = re.compile(r"[a-z][a-z0-9_]*")
 AT_START = "_at_start"
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A text that is read, or a question and the answer that is expected word for word; `topic` is what it tells of."""
+    """A text to read, or a question whose answer is known word for word.
+
+    Attributes:
+        id: File and line.
+        topic: What it measures, such as `english`.
+        text: The text, or the question.
+        answer: The answer; empty for a text.
+    """
 
     id: str
     topic: str
@@ -43,151 +52,171 @@ class Probe:
 
 
 def read_probes(file: Path) -> list[Probe]:
-    """The probes of a JSON Lines file, rows of `topic` with `text`, or with `question` and `answer`.
+    """Read a JSON Lines file of probes, rows of `topic` with `text`, or with `question` and `answer`.
 
-    Raises UserError with the line that is none of these.
+    Raises UserError with the line that is neither.
     """
     probes = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+    for line_number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if line.strip():
-            probes.append(_probe(line, f"{file}:{number}"))
+            probes.append(_parse_probe(line, f"{file}:{line_number}"))
     if not probes:
-        raise UserError(say("there is no probe here", "这里没有探针"), file, None)
+        raise UserError(say("there is no probe in this file", "文件中没有探针"), file, None)
     return probes
 
 
-def _probe(line: str, where: str) -> Probe:
+def _parse_probe(line: str, location: str) -> Probe:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(say("not JSON", "不是 JSON"), where, None) from error
-    given = {name: row.get(name) for name in ("topic", "text", "question", "answer")} if isinstance(row, dict) else {}
-    words = {name: value for name, value in given.items() if isinstance(value, str) and value}
-    if words.keys() not in ({"topic", "text"}, {"topic", "question", "answer"}) or not _TOPIC.fullmatch(words["topic"]):
+        raise UserError(say("not JSON", "不是 JSON"), location, None) from error
+    fields = {name: row.get(name) for name in ("topic", "text", "question", "answer")} if isinstance(row, dict) else {}
+    texts = {name: value for name, value in fields.items() if isinstance(value, str) and value}
+    if texts.keys() not in ({"topic", "text"}, {"topic", "question", "answer"}) or not _TOPIC.fullmatch(texts["topic"]):
         raise UserError(
             say("not a probe", "不是探针"),
-            where,
+            location,
             say(
                 'write {"topic": "english", "text": ...} or {"topic": "arithmetic", "question": ..., "answer": ...}',
                 '请写成 {"topic": "english", "text": …} 或 {"topic": "arithmetic", "question": …, "answer": …}',
             ),
         )
-    return Probe(where, words["topic"], words.get("text") or words["question"], words.get("answer", ""))
+    return Probe(location, texts["topic"], texts.get("text") or texts["question"], texts.get("answer", ""))
 
 
-def encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[EncodedRecord]]:
-    """Makes probes token ids, of which a text counts whole, as far as a row reaches, and of a question the answer
-    alone. Raises UserError for a question that with its answer is longer than a row."""
+def probe_encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[EncodedRecord]]:
+    """A function that encodes probes: all of a text is a target, as far as a row reaches, and of a question the answer
+    alone. It raises UserError for a question that is longer than a row with its answer."""
 
     def encode(probes: Sequence[Probe]) -> Iterator[EncodedRecord]:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
         for probe in probes:
-            read = begin + (tokenizer.encode(probe.text) if probe.answer else [])
-            key_settings = tokenizer.encode(probe.answer or probe.text)
+            prompt = begin + (tokenizer.encode(probe.text) if probe.answer else [])
+            targets = tokenizer.encode(probe.answer or probe.text)
             if not probe.answer:
-                key_settings = key_settings[: max_seq_length + 1 - len(read)]
-            if not read + key_settings[1:] or len(read) + len(key_settings) - 1 > max_seq_length:
-                what = say("the probe is too short, or longer than a row", "探针过短或超过一行")
-                raise UserError(what, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
-            yield EncodedRecord(
-                (Example(read + key_settings, MASK_BYTE[False] * len(read) + MASK_BYTE[True] * len(key_settings)),)
-            )
+                targets = targets[: max_seq_length + 1 - len(prompt)]
+            if not prompt + targets[1:] or len(prompt) + len(targets) - 1 > max_seq_length:
+                message = say("the probe is too short, or longer than a row", "探针过短，或超过一行")
+                raise UserError(message, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
+            loss_mask = MASK_BYTE[False] * len(prompt) + MASK_BYTE[True] * len(targets)
+            yield EncodedRecord((Example(prompt + targets, loss_mask),))
 
     return encode
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """Probes as rows, one to a unit. `every` so many steps, before the first and after the last, they are measured.
+@dataclass(frozen=True)
+class ForgettingProbes(Callback):
+    """Measures probes before the first step, every so many steps and after the last.
 
-    Told of each topic are `probe_TOPIC_loss`, minus the mean log-probability of a token, and, where it has questions,
-    `probe_TOPIC_right`, the share that is answered word for word by writing the likeliest token each time.
+    The metrics of each topic are `probe_TOPIC_loss`, minus the mean log-probability of a token, and, if it has
+    questions, `probe_TOPIC_accuracy`, the share that greedy decoding answers word for word.
+
+    Attributes:
+        dataset: The probes, one to a sample.
+        topics: The topic of each.
+        is_question: Whether each is a question.
+        probe_every: Steps between two measurements.
+        probe_limit: Training stops if the loss of a topic has grown by more than this; None: never.
+        progress: Where the user is told.
     """
 
-    rows: PackedDataset
+    dataset: PackedDataset
     topics: tuple[str, ...]
-    """Of each unit."""
-    asks: tuple[bool, ...]
-    """Whether a unit is a question."""
-    every: int
-    limit: float | None
+    is_question: tuple[bool, ...]
+    probe_every: int
+    probe_limit: float | None
+    progress: Progress
 
     @classmethod
-    def of(cls, probes: Iterable[Probe], encoded: EncodedRecords, settings: Training) -> Self:
+    def from_settings(
+        cls, probes: Iterable[Probe], encoded: EncodedRecords, settings: Training, progress: Progress
+    ) -> Self:
         assert settings.probe_every is not None
-        topics, asks = zip(*((probe.topic, bool(probe.answer)) for probe in probes), strict=True)
-        return cls(PackedDataset.from_records(encoded), topics, asks, settings.probe_every, settings.probe_limit)
+        topics, is_question = zip(*((probe.topic, bool(probe.answer)) for probe in probes), strict=True)
+        dataset = PackedDataset.from_records(encoded)
+        return cls(dataset, topics, is_question, settings.probe_every, settings.probe_limit, progress)
 
     @property
-    def shown(self) -> tuple[str, ...]:
-        """The names of what is measured."""
+    def shown_metrics(self) -> tuple[str, ...]:
         names = []
         for topic in dict.fromkeys(self.topics):
-            asks = any(asks for of, asks in zip(self.topics, self.asks, strict=True) if of == topic)
-            names += [_loss(topic), *([_right(topic)] if asks else [])]
+            pairs = zip(self.topics, self.is_question, strict=True)
+            has_questions = any(is_question for other, is_question in pairs if other == topic)
+            names += [_loss_name(topic), *([_accuracy_name(topic)] if has_questions else [])]
         return tuple(names)
 
-    def due(self, step: int, steps: int) -> bool:
-        return step % self.every == 0 or step == steps
+    def on_step_begin(self, state: TrainerState) -> dict[str, float]:
+        """Before the first step, measure what the model can do; the metrics' names end in `_at_start`."""
+        if state.step > 0:
+            return {}
+        metrics = self.measure(state.model, state.dist, state.micro_batch_tokens)
+        return {name + AT_START: value for name, value in metrics.items()}
 
-    def at_start(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
-        """What is measured before anything was learned, which the first row of the curve tells beside its own."""
-        return {name + AT_START: value for name, value in self.measure(model, dist, micro_batch_tokens).items()}
+    def evaluate(self, state: TrainerState) -> dict[str, float]:
+        if state.step % self.probe_every != 0 and state.step != state.total_steps:
+            return {}
+        return self.measure(state.model, state.dist, state.micro_batch_tokens)
 
     @torch.no_grad()
     def measure(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
+        """The metrics of the model as it is now."""
         model.refresh()
         training = model.hf_model.training
         model.hf_model.eval()
         topics = list(dict.fromkeys(self.topics))
-        # of each topic: minus the log-probabilities, tokens, questions answered right, questions
+        # for each topic: minus the log-probabilities, tokens, questions answered correctly, questions
         sums = torch.zeros((len(topics), 4), dtype=torch.float64, device=model.device)
-        mine = np.arange(len(self.rows.samples))[dist.rank :: dist.world_size]
-        for batch in model.micro_batches(self.rows, mine, micro_batch_tokens):
-            found, likeliest = model.logprobs_and_argmax(batch)
+        indices = np.arange(len(self.dataset.samples))[dist.rank :: dist.world_size]
+        for batch in model.micro_batches(self.dataset, indices, micro_batch_tokens):
+            logprobs, argmax = model.logprobs_and_argmax(batch)
             counts = list(batch.target_counts)
-            hits = (likeliest == batch.targets).split(counts)
-            for unit, part, hit in zip(batch.sample_indices, found.double().split(counts), hits, strict=True):
-                asks = self.asks[unit]
-                told = [-part.sum(), len(part), float(asks and bool(hit.all())), float(asks)]
-                sums[topics.index(self.topics[unit])] += sums.new_tensor([float(value) for value in told])
+            hits = (argmax == batch.targets).split(counts)
+            for index, part, hit in zip(batch.sample_indices, logprobs.double().split(counts), hits, strict=True):
+                is_question = self.is_question[index]
+                values = [-part.sum(), len(part), float(is_question and bool(hit.all())), float(is_question)]
+                sums[topics.index(self.topics[index])] += sums.new_tensor([float(value) for value in values])
         model.hf_model.train(training)
         dist.all_reduce_sum([sums])
-        measured = {}
-        for topic, (loss, tokens, right, questions) in zip(topics, sums.tolist(), strict=True):
-            measured[_loss(topic)] = loss / tokens
+        metrics = {}
+        for topic, (loss, tokens, correct, questions) in zip(topics, sums.tolist(), strict=True):
+            metrics[_loss_name(topic)] = loss / tokens
             if questions:
-                measured[_right(topic)] = right / questions
-        return measured
+                metrics[_accuracy_name(topic)] = correct / questions
+        return metrics
 
-    def worse(self, curve: Sequence[Mapping[str, Any]]) -> str | None:
-        """A sentence when a topic's loss has grown by more than the limit since the start; None while all is well."""
-        if self.limit is None or not curve:
+    def should_stop(self, state: TrainerState) -> bool:
+        message = self.describe_regression(state.log)
+        if message is not None and state.dist.is_main:
+            self.progress.log(message)
+        return message is not None
+
+    def describe_regression(self, log: MetricsLog) -> str | None:
+        """A sentence if the loss of a topic has grown by more than the limit since the start, else None."""
+        if self.probe_limit is None or not log.rows:
             return None
         for topic in dict.fromkeys(self.topics):
-            name = _loss(topic)
-            before, now = curve[0].get(name + AT_START), curve[-1].get(name)
-            if before is not None and now is not None and now > before + self.limit:
+            name = _loss_name(topic)
+            before, now = log.rows[0].get(name + AT_START), log.rows[-1].get(name)
+            if before is not None and now is not None and now > before + self.probe_limit:
                 return say(
-                    f"stopped: the loss on the probes of {topic} went from {before:.3f} to {now:.3f}, "
-                    f"more than probe_limit {self.limit:g}",
-                    f"已停止：{topic} 探针的损失由 {before:.3f} 升至 {now:.3f}，超过 probe_limit {self.limit:g}",
+                    f"stopped: the loss on the probes of {topic} rose from {before:.3f} to {now:.3f}, "
+                    f"more than probe_limit {self.probe_limit:g}",
+                    f"已停止：{topic} 探针的损失由 {before:.3f} 升至 {now:.3f}，超过 probe_limit {self.probe_limit:g}",
                 )
         return None
 
-    def summary(self, curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the metrics of a run say of its probes."""
-        found: dict[str, Any] = {}
-        for name in self.shown:
-            values = [float(row[name]) for row in curve if name in row]
-            if values and name + AT_START in curve[0]:
-                found[name] = {"before": float(curve[0][name + AT_START]), "after": values[-1]}
-        return found
+    def summarize(self, log: MetricsLog) -> dict[str, Any]:
+        metrics: dict[str, Any] = {}
+        for name in self.shown_metrics:
+            values = [float(row[name]) for row in log.rows if name in row]
+            if values and name + AT_START in log.rows[0]:
+                metrics[name] = {"before": float(log.rows[0][name + AT_START]), "after": values[-1]}
+        return metrics
 
 
-def _loss(topic: str) -> str:
+def _loss_name(topic: str) -> str:
     return f"probe_{topic}_loss"
 
 
-def _right(topic: str) -> str:
-    return f"probe_{topic}_right"
+def _accuracy_name(topic: str) -> str:
+    return f"probe_{topic}_accuracy"

@@ -1,40 +1,65 @@
-"""Ctrl-C in a training run: the first lets the step end, so that it can be saved; another ends at once.
-
-Owns the signal while a loop runs. Does not own what is saved (`checkpoint`).
-"""
+"""Ctrl-C in a training run: the first lets the step end, so that it can be saved; another ends the run at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Any
 
-AGAIN = 1.0
-"""Seconds after which another signal is another wish: a terminal and a launcher may both pass on the first."""
+from hanlin.core.i18n import say
+from hanlin.core.progress import Progress
+from hanlin.train.callbacks.base import Callback, TrainerState
+
+INTERRUPT = "interrupt"
+"""The request to save and end the run."""
+SECOND_SIGNAL_SECONDS = 1.0
+"""Seconds after which another signal ends the run at once: a terminal and a launcher may both pass on the first."""
 
 
-class Interrupt:
-    """`wished` becomes true at the first Ctrl-C while the context is open. Elsewhere than in the main thread, where
-    Python delivers no signals, it stays false."""
+class Interrupt(Callback):
+    """Asks for a checkpoint at the first Ctrl-C and then ends the run with KeyboardInterrupt.
 
-    def __init__(self) -> None:
-        self.wished = False
-        self._at = 0.0
-        self._before: Any = None
+    Elsewhere than in the main thread, where Python delivers no signals, it does nothing. It comes after the
+    checkpointer in the trainer's list.
 
-    def __enter__(self) -> Self:
+    Args:
+        progress: Where the user is told.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.requested = False
+        self._progress = progress
+        self._received_at = 0.0
+        self._handler_before: Any = None
+
+    def on_train_begin(self, state: TrainerState) -> None:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._heard)
-        return self
+            self._handler_before = signal.signal(signal.SIGINT, self._on_signal)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    def on_train_end(self, error: BaseException | None) -> None:
+        if self._handler_before is not None:
+            signal.signal(signal.SIGINT, self._handler_before)
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def requests(self) -> dict[str, bool]:
+        return {INTERRUPT: self.requested}
+
+    def on_step_end(self, state: TrainerState) -> None:
+        if INTERRUPT not in state.requests:
+            return
+        state.dist.barrier()  # a launcher ends all processes when one has ended
+        if state.dist.is_main:
+            self._progress.log(
+                say(
+                    f"saved after step {state.step}; run again to go on",
+                    f"已在第 {state.step} 步后保存，再次运行即可继续",
+                )
+            )
+        raise KeyboardInterrupt
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.wished and now - self._at > AGAIN:
+        if self.requested and now - self._received_at > SECOND_SIGNAL_SECONDS:
             raise KeyboardInterrupt
-        self.wished, self._at = True, now
+        self.requested, self._received_at = True, now

@@ -1,7 +1,7 @@
-"""The loss on records that are not learned from, measured while a run lasts: its best weights, and when it may stop.
+"""The loss on the validation split, measured while a run lasts: early stopping, and which weights are the best.
 
-Owns the measuring and what follows from it. What was best, and for how long nothing was better, is read from the run's
-curve, so that there is no state to save but the best weights themselves.
+Which step was best, and for how long nothing was better, is read from the run's metrics, so that there is no state to
+save but the best weights themselves (`checkpoint`).
 """
 
 from __future__ import annotations
@@ -9,100 +9,93 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from hanlin.config.settings.train import Training
-from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
-from hanlin.train.callbacks.checkpoint import best_file, hashed
+from hanlin.train.callbacks.base import Callback, TrainerState
+from hanlin.train.callbacks.metrics_log import MetricsLog
 from hanlin.train.compute.model import TrainModel
-from hanlin.train.compute.state import load_weights
 from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 
-LOSS = "validation_loss"
+VALIDATION_LOSS = "validation_loss"
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """Rows that are not learned from and the objective over them. `every` so many steps, and after the last, they are
-    measured; the run stops when `patience` measurements in a row brought no smaller loss."""
+@dataclass(frozen=True)
+class Validation(Callback):
+    """Measures the objective on samples that are not trained on.
 
-    rows: PackedDataset
+    Attributes:
+        dataset: The samples.
+        objective: The objective over them.
+        eval_steps: Measure after every so many steps, and after the last.
+        early_stopping_patience: Stop when this many measurements in a row brought no smaller loss; None: never.
+    """
+
+    dataset: PackedDataset
     objective: Objective
-    every: int
-    patience: int | None
-    keeps_best: bool
+    eval_steps: int
+    early_stopping_patience: int | None
+
+    @property
+    def shown_metrics(self) -> tuple[str, ...]:
+        return (VALIDATION_LOSS,)
 
     @classmethod
-    def of(cls, rows: PackedDataset, objective: Objective, settings: Training) -> Validation:
+    def from_settings(cls, dataset: PackedDataset, objective: Objective, settings: Training) -> Validation:
         assert settings.eval_steps is not None
-        return cls(rows, objective, settings.eval_steps, settings.early_stopping_patience, settings.save_best)
+        return cls(dataset, objective, settings.eval_steps, settings.early_stopping_patience)
 
-    def due(self, step: int, steps: int) -> bool:
-        return step % self.every == 0 or step == steps
+    def evaluate(self, state: TrainerState) -> dict[str, float]:
+        if state.step % self.eval_steps != 0 and state.step != state.total_steps:
+            return {}
+        return self.measure(state.model, state.dist, state.micro_batch_tokens)
 
     def measure(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
-        """The mean loss and the objective's other means after a step, by their names in the curve. Dropout and noise
-        are off, and each record counts as in training."""
+        """The mean loss and the objective's other means, by their names in the log. Dropout and noise are off, and each
+        record counts as in training."""
         model.refresh()
         training = model.hf_model.training
         model.hf_model.eval()
-        mine = np.arange(len(self.rows.samples))[dist.rank :: dist.world_size]
-        names = ("loss", *self.objective.measures)
+        indices = np.arange(len(self.dataset.samples))[dist.rank :: dist.world_size]
+        names = ("loss", *self.objective.metric_names)
         sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=model.device)
         with torch.no_grad():
-            now = self.objective.of_step(model, mine, micro_batch_tokens, dist.all_reduce_sum)
-            for batch in model.micro_batches(self.rows, mine, micro_batch_tokens):
-                found = now.loss(model, batch)
-                told = [found.total, *(found.metrics[name] for name in self.objective.measures)]
+            objective = self.objective.prepare_step(model, indices, micro_batch_tokens, dist.all_reduce_sum)
+            for batch in model.micro_batches(self.dataset, indices, micro_batch_tokens):
+                loss = objective.loss(model, batch)
+                values = [loss.total, *(loss.metrics[name] for name in self.objective.metric_names)]
                 sums += torch.stack(
-                    [*(value.double().to(model.device) for value in told), sums.new_tensor(found.weight)]
+                    [*(value.double().to(model.device) for value in values), sums.new_tensor(loss.weight)]
                 )
         model.hf_model.train(training)
         dist.all_reduce_sum([sums])
         return {f"validation_{name}": float(value / sums[-1]) for name, value in zip(names, sums, strict=False)}
 
-    def patient(self, curve: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the run may go on."""
-        losses = [row[LOSS] for row in curve if LOSS in row]
-        return self.patience is None or len(losses) - 1 - _first_least(losses) < self.patience
+    def should_stop(self, state: TrainerState) -> bool:
+        losses = [row[VALIDATION_LOSS] for row in state.log.rows if VALIDATION_LOSS in row]
+        patience = self.early_stopping_patience
+        return patience is not None and len(losses) - 1 - _argmin(losses) >= patience
+
+    def summarize(self, log: MetricsLog) -> dict[str, Any]:
+        step = best_step(log.rows)
+        if step is None:
+            return {}
+        losses = {int(row["step"]): float(row[VALIDATION_LOSS]) for row in log.rows if VALIDATION_LOSS in row}
+        ends = {"first": next(iter(losses.values())), "best": losses[step], "last": list(losses.values())[-1]}
+        return {VALIDATION_LOSS: ends, "best_step": step}
 
 
-def best_step(curve: Sequence[Mapping[str, Any]]) -> int | None:
-    """The step after which the held-out loss was least, the first of them; None before any was measured."""
-    measured = [row for row in curve if LOSS in row]
-    return int(measured[_first_least([row[LOSS] for row in measured])]["step"]) if measured else None
+def best_step(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The first step with the least validation loss; None before any was measured."""
+    measured = [row for row in rows if VALIDATION_LOSS in row]
+    return int(measured[_argmin([row[VALIDATION_LOSS] for row in measured])]["step"]) if measured else None
 
 
-def _first_least(losses: Sequence[float]) -> int:
-    """The place of the first least loss; one that is no number is never the least."""
-    return min(range(len(losses)), key=lambda place: (math.isnan(losses[place]), losses[place]), default=-1)
-
-
-def summary(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the metrics of a run say of its held-out loss."""
-    step = best_step(curve)
-    if step is None:
-        return {}
-    losses = {int(row["step"]): float(row[LOSS]) for row in curve if LOSS in row}
-    ends = {"first": next(iter(losses.values())), "best": losses[step], "last": list(losses.values())[-1]}
-    return {LOSS: ends, "best_step": step}
-
-
-def take_weights(folder: Path, step: int, model: TrainModel) -> None:
-    """Put the weights of a step back. Raises UserError when their file is damaged."""
-    file = best_file(folder, step)
-    known = file.with_suffix(".sha256")
-    if not known.is_file() or hashed(file) != known.read_text(encoding="utf-8"):
-        raise UserError(
-            say("the best weights are damaged", "最佳权重文件已损坏"),
-            file,
-            say("remove the stage's .work folder and run again", "请删除该阶段的 .work 目录后重新运行"),
-        )
-    load_weights(torch.load(file, map_location="cpu", weights_only=True), model.trainable_parameters())
+def _argmin(losses: Sequence[float]) -> int:
+    """The index of the first least loss; NaN is never the least; -1 if there are none."""
+    return min(range(len(losses)), key=lambda index: (math.isnan(losses[index]), losses[index]), default=-1)

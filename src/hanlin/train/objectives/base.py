@@ -1,9 +1,4 @@
-"""What is optimized, as values: how a record becomes examples, and how a pass through the model becomes a sum of losses
-and the weight that the sum is of.
-
-Owns encoding, what every objective is to the loop, and the loss on plain tokens. Does not own losses on preferences
-(`alignment`), the loop that divides sums by weights, nor the head's arithmetic (`losses`).
-"""
+"""What an objective is to the training loop: from a micro-batch to a sum of losses and its weight."""
 
 from __future__ import annotations
 
@@ -20,43 +15,64 @@ from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """`total` is a sum over `weight` things (tokens, pairs), never a mean: sums add up over passes, steps' parts and
-    processes, and are divided once, by the weight of all. `metrics` are sums over the same things."""
+    """A sum of losses, never a mean: sums add up over micro-batches and processes and are divided once.
+
+    Attributes:
+        total: The sum, with gradient.
+        weight: Of how many things (tokens, pairs, answers) it is the sum.
+        metrics: Sums of other values over the same things, by name.
+    """
 
     total: torch.Tensor
     weight: float
     metrics: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-AddUp = Callable[[Sequence[torch.Tensor]], None]
-"""Replaces each tensor by its sum over all processes."""
+AllReduceSum = Callable[[Sequence[torch.Tensor]], None]
+"""Replaces each tensor by its sum over all processes, in place."""
 
 
 class Objective(Protocol):
-    """What the loop needs to know of what it optimizes."""
+    """What the training loop knows of what it optimizes."""
 
-    weighs: ClassVar[str]
+    weight_name: ClassVar[str]
     """What the weight counts: `target_tokens`, `pairs` or `answers`."""
-    measures: ClassVar[tuple[str, ...]]
+    metric_names: ClassVar[tuple[str, ...]]
     """The names of `LossSum.metrics`."""
 
-    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Objective:
-        """The objective as it is for one step; itself, unless something is measured before anything is learned.
+    def prepare_step(
+        self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
+    ) -> Objective:
+        """The objective of one step; itself, unless something is measured before the step's gradients.
 
-        `units` are what this process learns from in the step, and `add_up` sums over all processes: what is measured
-        follows from the step's data alone, however they are divided.
+        What is measured follows from the data of the step alone, however it is divided among processes.
+
+        Args:
+            model: The model with the weights that the step starts from.
+            indices: The samples that this process learns from in the step [n].
+            micro_batch_tokens: The most tokens of a micro-batch.
+            all_reduce_sum: Sums over processes.
         """
 
-    def at_start(
-        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    def calibrate_reference(
+        self,
+        model: TrainModel,
+        dataset: PackedDataset,
+        indices: np.ndarray,
+        micro_batch_tokens: int,
+        all_reduce_sum: AllReduceSum,
     ) -> Objective:
-        """The objective as it is for the very first step, before anything is learned; arguments as for `of_step`.
+        """The objective of the very first step; arguments as for `prepare_step`, and the samples.
 
-        Raises UserError when the network is not the model that the objective measures it against.
+        Raises UserError if the model is not the one that the reference was computed with.
         """
 
     def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum: ...
 
-    def check_start(self, means: Mapping[str, float], exact: bool) -> None:
-        """Raise UserError when the very first means (`loss` and the measures) cannot be right; `exact`: the same pass
-        gives the same numbers each time."""
+    def check_first_loss(self, means: Mapping[str, float], exact: bool) -> None:
+        """Raise UserError if the means of the very first step (`loss` and the metrics) cannot be right.
+
+        Args:
+            means: The means, by name.
+            exact: Whether the same micro-batch gives the same numbers each time.
+        """

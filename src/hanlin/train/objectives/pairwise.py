@@ -1,7 +1,6 @@
-"""What is optimized on preferences, as values: DPO and IPO, ORPO, SimPO over pairs, KTO over single judged answers.
+"""The losses over preference pairs: DPO and IPO, ORPO, SimPO.
 
-Owns how log-probabilities of answers become rewards, and rewards become a sum of losses. Does not own encoding
-(`objectives`), which prompt meets which answer (`mismatched`), or when reference values are computed (`stages`).
+Log-probabilities of answers become rewards, and rewards a sum of losses. KTO, which takes single answers, is `kto`.
 """
 
 from __future__ import annotations
@@ -19,33 +18,28 @@ from torch.nn import functional
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 from hanlin.train.objectives.answer_logprobs import (
-    EXACT,
-    NEAR,
-    NEARLY_CERTAIN,
-    Answers,
-    Start,
-    _rounded,
-    measured,
-    pair_log_probabilities,
+    EXACT_TOLERANCE,
+    INEXACT_TOLERANCE,
+    MAX_MEAN_LOGPROB,
+    AnswerLogprobs,
+    ExpectedLoss,
+    compute_logprobs,
+    compute_pair_logprobs,
+    first_loss_tolerance,
 )
-from hanlin.train.objectives.base import AddUp, LossSum
-
-"""How near a first loss has to be whose reference was measured in the same passes: sums of float64 alone differ."""
-"""And where the same pass may give other numbers the next time."""
-"""And where it was measured in others, with a `beta` of 0.1 or less; a greater one magnifies what is rounded."""
-"""Mean log-probabilities count as at most this: the odds of a certain answer are infinite."""
+from hanlin.train.objectives.base import AllReduceSum, LossSum
 
 
 class PairObjective(ABC):
-    """What the objectives over pairs share: every answer has a reward, every pair a loss of its two rewards' difference
-    (the margin), and the weight is the pairs.
+    """What the losses over pairs have in common; the weight is the number of pairs.
 
-    The loss of a pair is `preference_weight` times that, and `sft_weight` times the mean -log p of the chosen
-    answer's tokens. A pair's loss never depends on the pairs beside it.
+    Every answer has a reward, and every pair a preference loss of the difference of its two rewards (the margin). The
+    loss of a pair is `preference_weight` times that, and `sft_weight` times the mean -log p of the tokens of the chosen
+    answer. It never depends on the other pairs.
     """
 
-    weighs: ClassVar[str] = "pairs"
-    measures: ClassVar[tuple[str, ...]] = (
+    weight_name: ClassVar[str] = "pairs"
+    metric_names: ClassVar[tuple[str, ...]] = (
         "preference_loss",
         "accuracy",
         "margin",
@@ -56,23 +50,31 @@ class PairObjective(ABC):
     sft_weight: float = 0.0
 
     @abstractmethod
-    def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
+    def rewards(self, answers: AnswerLogprobs, indices: tuple[int, ...]) -> torch.Tensor:
         """The reward of each answer, [pairs, 2]."""
 
     @abstractmethod
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
-        """The loss of each pair whose chosen answer's reward is greater by `margin` [pairs]."""
+        """The preference loss of each pair; `margin` is the reward of the chosen answer minus that of the rejected one
+        [pairs]."""
 
-    def of_step(self, model: TrainModel, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp) -> Self:
+    def prepare_step(
+        self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
+    ) -> Self:
         return self
 
-    def at_start(
-        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    def calibrate_reference(
+        self,
+        model: TrainModel,
+        dataset: PackedDataset,
+        indices: np.ndarray,
+        micro_batch_tokens: int,
+        all_reduce_sum: AllReduceSum,
     ) -> Self:
         return self
 
     def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
-        answers = pair_log_probabilities(model, batch)
+        answers = compute_pair_logprobs(model, batch)
         rewards = self.rewards(answers, batch.sample_indices)
         margin = rewards[:, 0] - rewards[:, 1]
         losses = self.losses(margin)
@@ -81,28 +83,32 @@ class PairObjective(ABC):
             losses = losses * self.preference_weight
         if self.sft_weight:
             losses = losses - self.sft_weight * answers.means[:, 0]
-        known = rewards.detach()
-        sums = (preference, (margin > 0).sum(), margin.detach().sum(), known[:, 0].sum(), known[:, 1].sum())
-        return LossSum(losses.sum(), float(len(batch.sample_indices)), dict(zip(self.measures, sums, strict=True)))
+        values = rewards.detach()
+        sums = (preference, (margin > 0).sum(), margin.detach().sum(), values[:, 0].sum(), values[:, 1].sum())
+        return LossSum(losses.sum(), float(len(batch.sample_indices)), dict(zip(self.metric_names, sums, strict=True)))
 
     @property
-    def start(self) -> Start | None:
-        """What the first preference loss has to be; without a reference, any finite one may be the first."""
+    def expected_first_loss(self) -> ExpectedLoss | None:
+        """What the first preference loss has to be; None without a reference: then any finite one may be the first."""
         return None
 
-    def check_start(self, means: Mapping[str, float], exact: bool) -> None:
-        if self.start is not None:
-            self.start.check(means["preference_loss"], EXACT if exact else NEAR)
+    def check_first_loss(self, means: Mapping[str, float], exact: bool) -> None:
+        if self.expected_first_loss is not None:
+            self.expected_first_loss.check(means["preference_loss"], EXACT_TOLERANCE if exact else INEXACT_TOLERANCE)
 
 
 @dataclass(frozen=True)
 class Dpo(PairObjective):
     """Direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290, eq. 7).
 
-    `reference` [pairs, 2] holds the summed log-probabilities of the chosen and the rejected answer under the model as
-    it was at the start. `label_smoothing` is the share of pairs assumed to be labeled the wrong way round (Mitchell
-    2023, "A note on DPO with noisy preferences"). `sft_weight` adds the mean -log p of a chosen answer's tokens, so
-    that aligning does not unlearn it (Pang et al. 2024, arXiv:2404.19733, eq. 1).
+    Attributes:
+        beta: Scale of the log-ratios.
+        label_smoothing: The share of pairs assumed to be labeled the wrong way round (Mitchell 2023, "A note on DPO
+            with noisy preferences").
+        reference: Summed log-probabilities of the chosen and the rejected answer under the model as it was at the
+            start, float64 [pairs, 2].
+        sft_weight: Weight of the mean -log p of the chosen answer's tokens, so that training does not unlearn it (Pang
+            et al. 2024, arXiv:2404.19733, eq. 1).
     """
 
     beta: float
@@ -110,34 +116,42 @@ class Dpo(PairObjective):
     reference: np.ndarray
     sft_weight: float = 0.0
 
-    def at_start(
-        self, model: TrainModel, rows: PackedDataset, units: np.ndarray, micro_batch_tokens: int, add_up: AddUp
+    def calibrate_reference(
+        self,
+        model: TrainModel,
+        dataset: PackedDataset,
+        indices: np.ndarray,
+        micro_batch_tokens: int,
+        all_reduce_sum: AllReduceSum,
     ) -> Self:
-        """With the reference of these units measured once more, in the passes that learn from them: products of other
-        shapes round otherwise, and a policy that equals its reference starts where it must, to the last bit. What was
-        measured before has to be the same but for such rounding."""
-        found = measured(model, rows, units, micro_batch_tokens)
-        rewards = self.rewards(found, tuple(units))
-        self.start.check(_mean(self.losses(rewards[:, 0] - rewards[:, 1]), add_up), _rounded(model, self.beta))
-        return replace(self, reference=replaced(self.reference, units, found.sums))
+        """Measure the reference of these samples once more, in the micro-batches that learn from them.
 
-    def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
-        return self.beta * (answers.sums - of_units(self.reference, units, answers.sums))
+        Matrix products of other shapes round differently; so a policy that equals its reference starts at the expected
+        loss to the last bit. What was measured before has to be the same but for such rounding.
+        """
+        logprobs = compute_logprobs(model, dataset, indices, micro_batch_tokens)
+        rewards = self.rewards(logprobs, tuple(indices))
+        loss = mean_over_processes(self.losses(rewards[:, 0] - rewards[:, 1]), all_reduce_sum)
+        self.expected_first_loss.check(loss, first_loss_tolerance(model, self.beta))
+        return replace(self, reference=replace_reference(self.reference, indices, logprobs.sums))
+
+    def rewards(self, answers: AnswerLogprobs, indices: tuple[int, ...]) -> torch.Tensor:
+        return self.beta * (answers.sums - select_reference(self.reference, indices, answers.sums))
 
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
-        losses = self.curve(margin) * (1 - self.label_smoothing)
+        losses = self.pair_loss(margin) * (1 - self.label_smoothing)
         if self.label_smoothing:
-            losses = losses + self.curve(-margin) * self.label_smoothing
+            losses = losses + self.pair_loss(-margin) * self.label_smoothing
         return losses
 
-    def curve(self, margin: torch.Tensor) -> torch.Tensor:
-        """The loss of a pair that is surely labeled the right way round."""
+    def pair_loss(self, margin: torch.Tensor) -> torch.Tensor:
+        """The loss of a pair that is labeled the right way round."""
         return -functional.logsigmoid(margin)
 
     @property
-    def start(self) -> Start:
-        """Every margin is 0 at the start, whatever share of labels is mistrusted."""
-        return Start(math.log(2), "log 2")
+    def expected_first_loss(self) -> ExpectedLoss:
+        """Every margin is 0 at the start, whatever `label_smoothing` is."""
+        return ExpectedLoss(math.log(2), "log 2")
 
 
 @dataclass(frozen=True)
@@ -149,15 +163,15 @@ class Ipo(Dpo):
     were had with; rewards are `beta` times these, so (margin - 1/2)^2 / beta^2 is the paper's square.
     """
 
-    def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
-        return super().rewards(answers, units) / answers.lengths
+    def rewards(self, answers: AnswerLogprobs, indices: tuple[int, ...]) -> torch.Tensor:
+        return super().rewards(answers, indices) / answers.lengths
 
-    def curve(self, margin: torch.Tensor) -> torch.Tensor:
+    def pair_loss(self, margin: torch.Tensor) -> torch.Tensor:
         return ((margin - 0.5) / self.beta) ** 2
 
     @property
-    def start(self) -> Start:
-        return Start(0.25 / self.beta**2, "1 / (4 beta^2)")
+    def expected_first_loss(self) -> ExpectedLoss:
+        return ExpectedLoss(0.25 / self.beta**2, "1 / (4 beta^2)")
 
 
 @dataclass(frozen=True)
@@ -168,7 +182,7 @@ class SimPo(PairObjective):
     beta: float
     gamma: float
 
-    def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
+    def rewards(self, answers: AnswerLogprobs, indices: tuple[int, ...]) -> torch.Tensor:
         return self.beta * answers.means
 
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
@@ -182,35 +196,35 @@ class Orpo(PairObjective):
     reference.
 
     An answer's reward is its log odds (eq. 4), of the mean log-probability of its tokens. The plain loss is a mean over
-    each answer, then over pairs, and prompts are not learned; TRL's is one mean over all tokens of a batch, those of the
+    each answer, then over pairs, and prompts are no targets; TRL's is one mean over all tokens of a batch, those of the
     prompts included.
     """
 
     preference_weight: float
     sft_weight: float = 1.0
 
-    def rewards(self, answers: Answers, units: tuple[int, ...]) -> torch.Tensor:
-        certain = answers.means.clamp(max=NEARLY_CERTAIN)
-        return certain - torch.log(-torch.expm1(certain))
+    def rewards(self, answers: AnswerLogprobs, indices: tuple[int, ...]) -> torch.Tensor:
+        means = answers.means.clamp(max=MAX_MEAN_LOGPROB)
+        return means - torch.log(-torch.expm1(means))
 
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
         return -functional.logsigmoid(margin)
 
 
-def _mean(values: torch.Tensor, add_up: AddUp) -> float:
-    """The mean over all processes' values [n], without gradient."""
+def mean_over_processes(values: torch.Tensor, all_reduce_sum: AllReduceSum) -> float:
+    """The mean over the values [n] of all processes, without gradient."""
     sums = torch.stack([values.detach().double().sum(), torch.full((), len(values), device=values.device).double()])
-    add_up([sums])
+    all_reduce_sum([sums])
     return float(sums[0] / sums[1])
 
 
-def replaced(reference: np.ndarray, units: np.ndarray, found: torch.Tensor) -> np.ndarray:
-    """A copy of the reference with what was found of the units."""
-    whole = reference.copy()
-    whole[units] = found.cpu().numpy()
-    return whole
+def replace_reference(reference: np.ndarray, indices: np.ndarray, logprobs: torch.Tensor) -> np.ndarray:
+    """A copy of the reference [samples, answers] with new values of some samples."""
+    changed = reference.copy()
+    changed[indices] = logprobs.cpu().numpy()
+    return changed
 
 
-def of_units(reference: np.ndarray, units: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-    """The reference values of a pass's units."""
-    return torch.from_numpy(reference[list(units)]).to(like.device)
+def select_reference(reference: np.ndarray, indices: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+    """The reference values of the samples of a micro-batch, on the device of `like`."""
+    return torch.from_numpy(reference[list(indices)]).to(like.device)

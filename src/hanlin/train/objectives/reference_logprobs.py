@@ -1,14 +1,12 @@
-"""Log-probabilities of answers under the model as it is before it is aligned: measured once, kept, read again.
+"""Log-probabilities of answers under the model before preference training: computed once, kept, read again.
 
-Owns the measuring, in blocks that outlive a kill, and the artifact of kind `reference`. Does not own what an objective
-makes of the numbers (`alignment`).
+They are computed in blocks that survive a kill, and are the artifact of kind `reference_logprobs`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,94 +14,129 @@ import numpy as np
 import torch
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic, write_json
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
-from hanlin.train.objectives.answer_logprobs import measured
+from hanlin.train.objectives.answer_logprobs import compute_logprobs
 
 if TYPE_CHECKING:
     from hanlin.train.distributed.context import DistContext
 
-BLOCK = 256
-"""Units whose reference is written at once: what a killed run may have to compute again."""
-FILE = "reference.json"
+BLOCK_SAMPLES = 256
+"""Samples whose log-probabilities are written at once: what a killed run may have to compute again."""
+INDEX_FILE = "reference.json"
 
 
-def measure_reference(
+def compute_reference_logprobs(
     model: TrainModel,
     dist: DistContext,
-    rows: PackedDataset,
+    dataset: PackedDataset,
     *,
     folder: Path,
     name: str,
     micro_batch_tokens: int,
     progress: Progress,
 ) -> np.ndarray:
-    """Summed log-probabilities of all answers under a network, float64 [units, answers of a unit]. Blocks are kept in
-    `folder` under `name`, and taken from there."""
+    """Compute the summed log-probabilities of all answers.
+
+    Args:
+        model: The model before training.
+        dist: The processes.
+        dataset: The samples.
+        folder: Where blocks are kept, and taken from if they are there.
+        name: The beginning of their file names.
+        micro_batch_tokens: The most tokens of a micro-batch.
+        progress: Shows how far it is.
+
+    Returns:
+        float64 [samples, answers of a sample].
+    """
     folder.mkdir(exist_ok=True)
     blocks = []
-    for start in range(0, len(rows.samples), BLOCK):
-        units = range(start, min(start + BLOCK, len(rows.samples)))
+    for start in range(0, len(dataset.samples), BLOCK_SAMPLES):
+        indices = range(start, min(start + BLOCK_SAMPLES, len(dataset.samples)))
         file = folder / f"{name}-{start:08d}.npy"
-        known = torch.tensor([float(file.is_file())], device=dist.device)
-        dist.all_reduce_sum([known])
-        if float(known) < dist.world_size:
-            found = torch.zeros((len(units), rows.encoded.width), dtype=torch.float64, device=dist.device)
-            found[dist.rank :: dist.world_size] = measured(
-                model, rows, units[dist.rank :: dist.world_size], micro_batch_tokens
+        exists = torch.tensor([float(file.is_file())], device=dist.device)
+        dist.all_reduce_sum([exists])
+        if float(exists) < dist.world_size:
+            logprobs = torch.zeros((len(indices), dataset.encoded.width), dtype=torch.float64, device=dist.device)
+            logprobs[dist.rank :: dist.world_size] = compute_logprobs(
+                model, dataset, indices[dist.rank :: dist.world_size], micro_batch_tokens
             ).sums
-            dist.all_reduce_sum([found])
+            dist.all_reduce_sum([logprobs])
             if dist.is_main:
-                _write_array(file, found.cpu().numpy())
-            blocks.append(found.cpu().numpy())
+                _write_array(file, logprobs.cpu().numpy())
+            blocks.append(logprobs.cpu().numpy())
         else:
             blocks.append(np.load(file))
         if dist.is_main:
-            progress.update(units[-1] + 1, len(rows.samples), say(f"reference {name}", "参考值"))
+            progress.update(indices[-1] + 1, len(dataset.samples), say(f"reference {name}", f"参考值 {name}"))
     return np.concatenate(blocks)
 
 
-def write_reference(out: Path, parts: dict[str, tuple[np.ndarray, EncodedRecords]], precision: str) -> None:
-    """Write an artifact: for each part of the data its values and what tells that they are of this data."""
-    for part, (values, _) in parts.items():
-        _write_array(out / f"{part}.npy", values)
-    told = {
-        "precision": precision,
-        "parts": {part: {"examples": _digest(encoded)} for part, (_, encoded) in parts.items()},
-    }
-    (out / FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8", newline="\n")
+def write_reference_logprobs(out: Path, splits: dict[str, tuple[np.ndarray, EncodedRecords]], precision: str) -> None:
+    """Write the artifact: the values of each split, and digests of the examples that they belong to.
+
+    Args:
+        out: The stage's folder.
+        splits: For each split its values [samples, width] and its examples.
+        precision: The precision that they were computed in.
+    """
+    for split, (values, _) in splits.items():
+        _write_array(out / f"{split}.npy", values)
+    digests = {split: {"examples": _digest(encoded)} for split, (_, encoded) in splits.items()}
+    write_json(out / INDEX_FILE, {"precision": precision, "splits": digests})
 
 
-def read_reference(folder: Path, part: str, encoded: EncodedRecords, width: int, precision: str) -> np.ndarray:
-    """The values of a part, [units, width]. Raises UserError when they are not of these examples, were made for another
-    kind of objective, or in another number format. That they are of this model, the first loss tells."""
-    told: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    if part not in told["parts"]:
-        raise _unfit(say("it holds nothing of the held-out records", "其中没有留出记录的参考值"), folder)
-    if told["parts"][part]["examples"] != _digest(encoded):
-        what = say(
-            "the reference was computed of other records, or of another template or max_seq_length",
-            "参考值来自别的记录、别的对话模板或别的 max_seq_length",
+def read_reference_logprobs(
+    folder: Path, split: str, encoded: EncodedRecords, width: int, precision: str
+) -> np.ndarray:
+    """Read the values of a split; that they are of this model is checked by the first loss.
+
+    Args:
+        folder: The artifact.
+        split: `train` or `validation`.
+        encoded: The examples of the split.
+        width: Answers of a sample.
+        precision: The precision of the run.
+
+    Returns:
+        float64 [samples, width].
+
+    Raises:
+        UserError: The values are not of these examples, or were computed for another objective or in another
+            precision.
+    """
+    index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+    if split not in index["splits"]:
+        raise _mismatch_error(say("it does not cover the validation split", "其中没有验证集的参考值"), folder)
+    if index["splits"][split]["examples"] != _digest(encoded):
+        message = say(
+            "the reference was computed from other records, or with another template or max_seq_length",
+            "参考值来自其他记录，或使用了其他对话模板或 max_seq_length",
         )
-        raise _unfit(what, folder)
-    values = np.load(folder / f"{part}.npy")
+        raise _mismatch_error(message, folder)
+    values = np.load(folder / f"{split}.npy")
     if values.shape[1] != width or len(values) * encoded.width != len(encoded.starts) - 1:
-        raise _unfit(say("the reference was computed for another objective", "参考值是为另一种目标计算的"), folder)
-    if told["precision"] != precision:
-        what = say(
-            f"the reference was computed in {told['precision']}, and this run computes in {precision}",
-            f"参考值以 {told['precision']} 计算，而本次运行使用 {precision}",
+        raise _mismatch_error(
+            say("the reference was computed for another objective", "参考值是为另一种训练目标计算的"), folder
         )
-        raise _unfit(what, folder)
+    stored_precision = index["precision"]
+    if stored_precision != precision:
+        message = say(
+            f"the reference was computed in {stored_precision}, and this run computes in {precision}",
+            f"参考值以 {stored_precision} 计算，而本次运行使用 {precision}",
+        )
+        raise _mismatch_error(message, folder)
     return values
 
 
-def _unfit(what: str, folder: Path) -> UserError:
+def _mismatch_error(message: str, folder: Path) -> UserError:
     return UserError(
-        what,
+        message,
         folder,
         say(
             "give its stage the same model, data, max_seq_length, overlong and precision; or leave `reference` out",
@@ -113,16 +146,14 @@ def _unfit(what: str, folder: Path) -> UserError:
 
 
 def _digest(encoded: EncodedRecords) -> str:
-    """Tells examples apart: their tokens, which of them are learned, and which answers are good."""
+    """A digest of examples: their tokens, loss masks and labels."""
     end = int(encoded.starts[-1])
-    found = hashlib.sha256()
-    for numbers in (encoded.starts, encoded.desirable, encoded.ids[:end], encoded.loss_mask[:end]):
-        found.update(np.ascontiguousarray(numbers).tobytes())
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for array in (encoded.starts, encoded.desirable, encoded.ids[:end], encoded.loss_mask[:end]):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _write_array(path: Path, values: np.ndarray) -> None:
-    aside = path.with_name(path.name + ".writing")
-    with aside.open("wb") as file:
+    with open_atomic(path, "wb") as file:
         np.save(file, values)
-    os.replace(aside, path)
