@@ -1,4 +1,4 @@
-"""The files that speak for the project: citation, contributing guides, issue templates."""
+"""Citation, contributing guides and issue templates agree with the code and with each other."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def is_path(span: str) -> bool:
     return " " not in span and bool(re.search(r"/|\.(py|toml|yml|md)$", span))
 
 
-def exists(span: str) -> bool:
-    """Whether a path is there, below the repository or the package; `<name>` stands for any name."""
+def matches(span: str) -> list[Path]:
+    """Files and folders that a path means, below the repository or the package; `<name>` is any name."""
     pattern = re.sub(r"<\w+>", "*", span).rstrip("/")
-    return any(list(folder.glob(pattern)) for folder in (ROOT, ROOT / "src" / "hanlin"))
+    return [path for folder in (ROOT, ROOT / "src" / "hanlin") for path in folder.glob(pattern)]
 
 
 def test_the_citation_names_the_version_of_the_package() -> None:
@@ -56,7 +56,16 @@ def test_both_contributing_guides_name_the_same_files_in_each_row() -> None:
 
 @pytest.mark.parametrize("row", rows(read(GUIDES[0]))[1:], ids=lambda row: row.split("|")[1].strip())
 def test_every_path_of_how_to_add_exists(row: str) -> None:
-    assert [span for span in code_spans(row) if is_path(span) and not exists(span)] == []
+    assert [span for span in code_spans(row) if is_path(span) and not matches(span)] == []
+
+
+@pytest.mark.parametrize("row", rows(read(GUIDES[0]))[1:], ids=lambda row: row.split("|")[1].strip())
+def test_every_name_of_how_to_add_is_in_a_file_of_its_row(row: str) -> None:
+    """Tables, classes and functions are where the guide says: `TURN_RULES` in a file that the same row names."""
+    paths = [path for span in code_spans(row) if is_path(span) for path in matches(span) if path.is_file()]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    names = [span for span in code_spans(row) if re.fullmatch(r"[A-Za-z]\w*_\w+|[A-Z]\w+", span)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_every_make_target_that_a_guide_names_exists() -> None:
