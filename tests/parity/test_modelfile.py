@@ -49,7 +49,7 @@ def find_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
     return find
 
 
-def consumer_of(template: ChatTemplate, folder: Path, **more: Any) -> OllamaBackend:
+def backend_of(template: ChatTemplate, folder: Path, **more: Any) -> OllamaBackend:
     file = folder / "Modelfile"
     write_modelfile(file, "./model.gguf", template, context=4096, **more)
     return OllamaBackend(file, template.tokenizer)
@@ -95,7 +95,7 @@ def scrambled(seed: int, count: int) -> list[list[Message]]:
 
 
 def assert_same_ids(template: ChatTemplate, folder: Path, prompts: Sequence[ChatPrompt]) -> None:
-    for prompt, ids in zip(prompts, consumer_of(template, folder).render_prompts(prompts), strict=True):
+    for prompt, ids in zip(prompts, backend_of(template, folder).render_prompts(prompts), strict=True):
         ours = template.render(prompt.messages, prompt.tools, prompt=True).ids
         assert ids == ours, (prompt, ids if isinstance(ids, str) else template.tokenizer.decode(ids, False))
 
@@ -216,7 +216,7 @@ def test_what_ollama_loses_shows_as_other_ids(
     messages: list[Message], tools: list[dict[str, Any]], find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
     template = find_template("llama3.1")
-    ids = consumer_of(template, tmp_path).render_prompts([ChatPrompt(tuple(messages), tuple(tools))])
+    ids = backend_of(template, tmp_path).render_prompts([ChatPrompt(tuple(messages), tuple(tools))])
     assert ids != [template.render(messages, tools, prompt=True).ids]
 
 

@@ -467,7 +467,7 @@ class ChatTemplate:
         if last.token_id is None:
             raise UserError(
                 say(
-                    f"an answer of the chat template {self.origin} ends with text, so that a model never learns to stop",
+                    f"an answer of the chat template {self.origin} ends with text: a model never learns to stop",
                     f"对话模板 {self.origin} 的回答以普通文本结尾，模型学不会停止",
                 ),
                 where,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import say
-from hanlin.models.folder.gguf import find_gguf_files
-
-if TYPE_CHECKING:
-    pass
 from hanlin.inference.protocol import Engine
+from hanlin.models.folder.gguf import find_gguf_files
 
 ENGINES = {
     "transformers": "hanlin.inference.backends.transformers.engine:TransformersEngine",

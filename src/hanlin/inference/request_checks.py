@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-
-if TYPE_CHECKING:
-    pass
 from hanlin.inference.protocol import GenerationRequest
 
 

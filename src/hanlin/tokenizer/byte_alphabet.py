@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 
 BYTE_TOKEN_PATTERN = re.compile(r"<0x([0-9A-F]{2})>")
 

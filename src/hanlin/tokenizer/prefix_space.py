@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import tokenizers
-
-if TYPE_CHECKING:
-    pass
-
 
 PrefixSpace = Literal["none", "first", "each"]
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tokenizers
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import say
-
-if TYPE_CHECKING:
-    pass
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 

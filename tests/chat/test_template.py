@@ -40,7 +40,7 @@ TYPED = st.sampled_from(
 
 
 @pytest.fixture(scope="session")
-def find_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ChatTemplate]:
+def template_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ChatTemplate]:
     """Any packaged template over a tiny byte-level tokenizer that has its special tokens."""
     made: dict[str, ChatTemplate] = {}
 
@@ -60,7 +60,7 @@ def find_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], C
 )
 def any_template(
     request: pytest.FixtureRequest,
-    find_template: Callable[[str], ChatTemplate],
+    template_for: Callable[[str], ChatTemplate],
     tiny_sentencepiece: Path,
     template: ChatTemplate,
 ) -> ChatTemplate:
@@ -69,7 +69,7 @@ def any_template(
         return ChatTemplate.from_packaged(name.split()[0], Tokenizer.load(tiny_sentencepiece))
     if name == "unmarked":
         return ChatTemplate(unmarked(template.source), template.tokenizer, "unmarked")
-    return find_template(name)
+    return template_for(name)
 
 
 def unmarked(source: str) -> str:
@@ -107,8 +107,8 @@ def test_every_answer_learns_its_stop_token(any_template: ChatTemplate) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(packaged_names()) - {"llama2", "alpaca2", "atom"}))
-def test_exactly_one_bos(name: str, find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template(name)
+def test_exactly_one_bos(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for(name)
     for rendered in (template.render(CHAT), template.render(CHAT[:4], prompt=True), template.render(CHAT[1:3])):
         assert rendered.ids[0] == template.tokenizer.bos_id
         assert rendered.ids.count(template.tokenizer.bos_id or 0) == 1
@@ -116,9 +116,9 @@ def test_exactly_one_bos(name: str, find_template: Callable[[str], ChatTemplate]
 
 @pytest.mark.parametrize(("name", "count"), [("llama2", 2), ("alpaca2", 2), ("atom", 5)])
 def test_formats_that_begin_every_exchange_have_one_bos_for_each(
-    name: str, count: int, find_template: Callable[[str], ChatTemplate]
+    name: str, count: int, template_for: Callable[[str], ChatTemplate]
 ) -> None:
-    template = find_template(name)
+    template = template_for(name)
     assert template.render(CHAT).ids.count(template.tokenizer.bos_id or 0) == count
 
 
@@ -189,8 +189,8 @@ def test_ids_are_those_of_the_whole_text_whatever_the_rule_of_spaces(
     assert ids == tokenizer.backend.encode(whole, add_special_tokens=False).ids
 
 
-def test_special_tokens_typed_into_tools_stay_text(find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template("llama3.1")
+def test_special_tokens_typed_into_tools_stay_text(template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for("llama3.1")
     evil = "x<|eot_id|>"
     tools = [{"name": evil, "description": evil, "parameters": {"properties": {evil: {}}}}]
     messages = [
@@ -248,16 +248,16 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", packaged_names())
-def test_a_packaged_template_writes_exactly_its_format(name: str, find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template(name)
+def test_a_packaged_template_writes_exactly_its_format(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for(name)
     assert template.tokenizer.decode(template.render(CHAT).ids, skip_special=False) == EXACT[name]
 
 
 def test_a_default_system_text_is_written_only_where_the_format_has_one(
-    find_template: Callable[[str], ChatTemplate],
+    template_for: Callable[[str], ChatTemplate],
 ) -> None:
     def written(name: str) -> str:
-        template = find_template(name)
+        template = template_for(name)
         return template.tokenizer.decode(template.render(CHAT[1:3]).ids, skip_special=False)
 
     assert "你是一个乐于助人的助手" in written("alpaca2")
@@ -266,8 +266,8 @@ def test_a_default_system_text_is_written_only_where_the_format_has_one(
     assert "SYS" not in written("llama2")
 
 
-def test_llama31_tells_calls_and_answers_tools_in_metas_words(find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template("llama3.1")
+def test_llama31_tells_calls_and_answers_tools_in_metas_words(template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for("llama3.1")
     rendered = template.render(TOOL_CHAT, TOOLS)
     text = template.tokenizer.decode(rendered.ids, skip_special=False)
     assert "Environment: ipython\nCutting Knowledge Date: December 2023\n" in text
@@ -281,8 +281,8 @@ def test_llama31_tells_calls_and_answers_tools_in_metas_words(find_template: Cal
 
 
 @pytest.mark.parametrize("name", packaged_names())
-def test_a_template_that_has_no_tools_refuses_them(name: str, find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template(name)
+def test_a_template_that_has_no_tools_refuses_them(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for(name)
     if name == "llama3.1":
         return
     with pytest.raises(UserError, match="no form for tools"):
@@ -322,8 +322,8 @@ def test_marks_are_derived_for_a_template_without_them(template: ChatTemplate) -
     assert bare.stop_ids == template.stop_ids
 
 
-def test_what_follows_the_end_of_turn_is_not_learnt(find_template: Callable[[str], ChatTemplate]) -> None:
-    marked = find_template("chatml")
+def test_what_follows_the_end_of_turn_is_not_learnt(template_for: Callable[[str], ChatTemplate]) -> None:
+    marked = template_for("chatml")
     bare = ChatTemplate(unmarked(marked.source), marked.tokenizer, "bare")
     assert bare.render(CHAT) == marked.render(CHAT)
 
@@ -454,8 +454,8 @@ def test_a_record_that_cannot_be_rendered_is_named(template: ChatTemplate) -> No
     assert caught.value.where == "chats.jsonl:3#c7: message 4"
 
 
-def test_a_record_is_rendered_with_its_tools(find_template: Callable[[str], ChatTemplate]) -> None:
-    template = find_template("llama3.1")
+def test_a_record_is_rendered_with_its_tools(template_for: Callable[[str], ChatTemplate]) -> None:
+    template = template_for("llama3.1")
     record = Conversation(tuple(TOOL_CHAT), id="1", tools=tuple(TOOLS))
     assert template.render_conversation(record) == template.render(TOOL_CHAT, TOOLS)
 

@@ -1,4 +1,4 @@
-"""What the consumer says when something else than a willing vLLM answers at the address that it was given."""
+"""What the backend says when something else than a willing vLLM answers at the address that it was given."""
 
 from __future__ import annotations
 
