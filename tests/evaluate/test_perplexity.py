@@ -34,7 +34,7 @@ from taught_model import LESSONS
 ZH = Document("翰林院在城东，春天的时候院子里开满了花。" * 3, "zh1")
 EN = Document("The library stands in the east of the town. " * 3, "en1")
 SETTINGS = Perplexity(model="m", data="d", window=32, overlap=8)
-LEARNT = [
+LEARNED = [
     Conversation((Message("user", asked), Message("assistant", answer)), f"c{place}")
     for place, (asked, answer) in enumerate(LESSONS)
 ]
@@ -149,7 +149,7 @@ def test_two_runs_write_the_same_bytes(tiny_model: Path, corpus: Path, tmp_path:
 
 def test_of_a_conversation_the_answers_and_their_ends_are_measured(taught_model: Path) -> None:
     template = ChatTemplate.load(taught_model)
-    turns = (*LEARNT[0].messages, *LEARNT[1].messages)
+    turns = (*LEARNED[0].messages, *LEARNED[1].messages)
     sample = answer_sample(template, Conversation(turns, "c"))
     said = [list(sample.ids[start:stop]) for start, stop in sample.spans]
     ends = [template.tokenizer.token_id("<|eot_id|>")]
@@ -159,14 +159,14 @@ def test_of_a_conversation_the_answers_and_their_ends_are_measured(taught_model:
 
 def test_answers_are_measured_given_all_that_was_said_before(tiny_model: Path) -> None:
     loaded = load_engine(tiny_model)
-    sample = answer_sample(loaded.load_template(), Conversation((*LEARNT[0].messages, *LEARNT[3].messages), "c"))
+    sample = answer_sample(loaded.load_template(), Conversation((*LEARNED[0].messages, *LEARNED[3].messages), "c"))
     (row,) = score_samples(loaded, [sample], 256, 255)
     wanted = sum(plain_nats(tiny_model, list(sample.ids), start, stop) for start, stop in sample.spans)
     assert row["nats"] == pytest.approx(wanted, abs=2e-3)
 
 
 def test_a_model_is_not_surprised_by_what_it_has_learnt(taught_model: Path, tiny_model: Path, tmp_path: Path) -> None:
-    chats = held_out(tmp_path / "chats", LEARNT)
+    chats = held_out(tmp_path / "chats", LEARNED)
     settings = SETTINGS.model_copy(update={"window": None})
     assert measured(taught_model, chats, tmp_path / "taught", settings)["perplexity"] < 1.1
     assert measured(tiny_model, chats, tmp_path / "untaught", settings)["perplexity"] > 100
@@ -174,13 +174,13 @@ def test_a_model_is_not_surprised_by_what_it_has_learnt(taught_model: Path, tiny
 
 def test_of_a_pair_the_preferred_answer_is_measured_and_no_earlier_one(taught_model: Path) -> None:
     template = ChatTemplate.load(taught_model)
-    prompt = (*LEARNT[0].messages, Message("user", "三加四等于几？"))
+    prompt = (*LEARNED[0].messages, Message("user", "三加四等于几？"))
     sample = answer_sample(template, Preference(prompt, Message("assistant", "七"), Message("assistant", "八"), "p"))
     assert sample.text == "七"
 
 
 def test_pairs_are_measured_from_their_held_out_file(taught_model: Path, tmp_path: Path) -> None:
-    asked, answer = LEARNT[1].messages
+    asked, answer = LEARNED[1].messages
     pairs = held_out(tmp_path / "pairs", [Preference((asked,), answer, Message("assistant", "八"), "p")])
     metrics = measured(taught_model, pairs, tmp_path / "out", SETTINGS.model_copy(update={"window": None}))
     assert metrics["perplexity"] < 1.1
@@ -189,7 +189,7 @@ def test_pairs_are_measured_from_their_held_out_file(taught_model: Path, tmp_pat
 def test_conversations_need_a_chat_template(tiny_model: Path, tmp_path: Path) -> None:
     base = shutil.copytree(tiny_model, tmp_path / "base")
     (base / "chat_template.jinja").unlink()
-    chats = held_out(tmp_path / "chats", LEARNT)
+    chats = held_out(tmp_path / "chats", LEARNED)
     with pytest.raises(UserError, match="no chat template"):
         measured(base, chats, tmp_path / "out")
 

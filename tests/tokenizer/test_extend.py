@@ -148,7 +148,7 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
         extend_tokenizer(Tokenizer.load(tmp_path), CHINESE, 5)
 
 
-# ------------------------------------------------------------------------------------------------ how merges are learned
+# ----------------------------------------------------------------------------------------------- how merges are learned
 
 
 def naive(words: list[list[int]], counts: list[int], first_new: int, least: int) -> list[tuple[int, int]]:
