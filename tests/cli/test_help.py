@@ -90,3 +90,18 @@ def test_lines_break_at_spaces_and_between_full_width_characters() -> None:
     assert wrap_cells("训练 a tokenizer", 6) == ["训练 a", "tokeni", "zer"]
     assert wrap_cells("一二三，四", 6) == ["一二", "三，四"]
     assert wrap_cells("", 6) == [""]
+
+
+def test_an_interrupt_is_told_in_a_sentence_with_exit_code_130() -> None:
+    code = (
+        "import sys; sys.argv = ['hanlin', 'schema']\n"
+        "import hanlin.config.schema as schema\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "schema.json_schema = interrupted\n"
+        "from hanlin.cli.main import main\n"
+        "main()\n"
+    )
+    environment = {**os.environ, "HANLIN_LANG": "en"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stderr == "\nstopped; the same command goes on from here\n"
