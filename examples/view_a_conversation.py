@@ -17,9 +17,8 @@ else:
     conversation = hanlin.Conversation(turns, id="example")
 
 rendered = template.render_conversation(conversation)
-for token_id, learned in zip(rendered.ids, rendered.learn, strict=True):
+for token_id, learned in zip(rendered.ids, rendered.loss_mask, strict=True):
     text = tokenizer.decode([token_id], skip_special=False)
     print(f"{token_id:>7}  {'learned' if learned else 'read':<7}  {text!r}")
-print(
-    f"{sum(rendered.learn)} of {len(rendered.ids)} tokens are learned; an answer ends with one of {template.stop_ids}"
-)
+print(f"{sum(rendered.loss_mask)} of {len(rendered.ids)} tokens are learned")
+print(f"an answer ends with one of {template.stop_ids}")
