@@ -1,6 +1,6 @@
-"""What a person did not expect, said in one sentence: what is wrong, where, and how to mend it.
+"""Errors that a user can fix: one sentence on what is wrong, where, and how to fix it.
 
-A `UserError` ends a command with exit code 2 and no traceback; anything else that escapes is a bug of ours.
+A `UserError` ends a command with exit code 2 and without a traceback; any other exception is a bug in Hanlin.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from hanlin.core.i18n import say
 
 
 class UserError(Exception):
-    """Bad input: `what` is wrong, `where` it stands (file, line, record id, setting), and a `hint` that mends it."""
+    """Bad input.
+
+    Args:
+        what: What is wrong.
+        where: Its location: file, line, record id or setting.
+        hint: How to fix it.
+    """
 
     def __init__(self, what: str, where: str | Path | None = None, hint: str | None = None) -> None:
         super().__init__(what)
@@ -30,7 +36,7 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint that names the nearest known word, or all of them when none is near."""
+    """A hint for a misspelled name: the nearest known one, or all of them if none is near; None if there are none."""
     words = sorted(known)
     near = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
     if near:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 
 def chinese() -> bool:
-    """Whether to speak Chinese: `HANLIN_LANG` decides (`zh` or `en`), otherwise the locale of the environment."""
+    """Whether messages are in Chinese: by `HANLIN_LANG` (`zh` or `en`), else by the locale of the environment."""
     chosen = os.environ.get("HANLIN_LANG")
     if not chosen:
         chosen = next((os.environ[name] for name in ("LC_ALL", "LC_MESSAGES", "LANG") if os.environ.get(name)), "")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hanlin.core.files import write_text
 from hanlin.core.i18n import say
 
 
 @dataclass(slots=True)
 class Progress:
-    """Says how far something long has come: a line on the terminal and, where a path is given, a small JSON file.
+    """Shows the progress of long work: a line on the terminal and, if `file` is set, a small JSON file.
 
-    Both are renewed at most once in `every` seconds, so that calling `at` for each row costs nothing.
+    Both are updated at most once in `every` seconds, so `update` may be called for every row.
     """
 
     name: str = ""
@@ -29,7 +29,15 @@ class Progress:
     _width: int = 0
 
     def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
-        """`done` of `total` units; `figures` (loss, tokens a second) stand beside. Pace counts from the first call."""
+        """Report that `done` of `total` units are done.
+
+        Args:
+            done: Units done; the rate is measured from the first call on.
+            total: Units in all.
+            unit: Their name, for the terminal.
+            force: Show it even if the last update was a moment ago.
+            **figures: Further numbers to show (loss, tokens per second).
+        """
         now = time.monotonic()
         if self._first is None:
             self._first, self._started = done, now
@@ -43,10 +51,8 @@ class Progress:
         if self.file is not None:
             row = {"name": self.name, "done": done, "total": total, "unit": unit, "rate": rate, "left": left, **figures}
             try:
-                aside = self.file.with_name(self.file.name + ".writing")
-                aside.write_text(json.dumps(row), encoding="utf-8")
-                os.replace(aside, self.file)
-            except OSError:  # to be told of progress is not worth a failure; a full disk shows itself at the work
+                write_text(self.file, json.dumps(row))
+            except OSError:  # progress is not worth a failure; a full disk shows in the work itself
                 pass
         if not self.quiet:
             shown = " · ".join(f"{key} {value:.4g}" for key, value in figures.items())
@@ -64,13 +70,14 @@ class Progress:
             sys.stderr.flush()
 
     def log(self, sentence: str) -> None:
-        """Say something that a person should know, on a line of its own."""
+        """Show a sentence on a line of its own."""
         if not self.quiet:
             self._clear()
             sys.stderr.write(f"  {self.name}: {sentence}\n" if self.name else f"  {sentence}\n")
             sys.stderr.flush()
 
     def close(self) -> None:
+        """Clear the line on the terminal and start over."""
         self._clear()
         self._first, self._width = None, 0
 

@@ -1,18 +1,18 @@
-"""The records that flow between stages, and their one form on disk: JSON Lines in UTF-8.
+"""The records that stages exchange, and their form on disk: JSON Lines in UTF-8.
 
-Owns what makes a record valid. Does not own foreign formats (`data/formats`) or token ids (`tokens/`).
+Other formats are read by `data.formats`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic
 from hanlin.core.i18n import say
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -21,7 +21,7 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text to pre-train on. `source` says which file and place it came from; `meta` holds what else was known."""
+    """A text for pre-training. `source` is the file and line it came from; `meta` holds anything else known of it."""
 
     text: str
     id: str
@@ -39,7 +39,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function that the assistant asks to be called; `arguments` is a JSON object."""
+    """A call of a function by the assistant; `arguments` is a JSON object."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -47,7 +47,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. An assistant turn may carry tool calls; a tool turn carries a result and may name its tool."""
+    """One turn of a conversation. An assistant turn may call tools; a tool turn holds a result and may name it."""
 
     role: Role
     text: str
@@ -66,7 +66,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns between a user and an assistant, perhaps opened by one system text. `tools` are JSON-schema functions."""
+    """A conversation of user and assistant, perhaps with a system message first. `tools` are JSON-schema functions."""
 
     messages: tuple[Message, ...]
     id: str
@@ -94,7 +94,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A prompt (turns that end with the user) and two answers to it, the first preferred."""
+    """A prompt (turns that end with the user) and two answers to it, the preferred one first."""
 
     prompt: tuple[Message, ...]
     chosen: Message
@@ -136,7 +136,7 @@ class UnpairedPreference:
 
     @classmethod
     def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
-        """A pair as two unpaired_preferences: the chosen answer is good, the rejected one is not."""
+        """A preference pair as two records: the chosen answer is good, the rejected one is not."""
         return (
             cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta),
             cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta),
@@ -195,31 +195,29 @@ def _compact(row: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, records: Iterable[Record]) -> int:
-    """Write records to `path` at once or not at all; return how many there were."""
-    aside = path.with_name(path.name + ".writing")
+    """Write records to `path` at once or not at all. Returns how many there were."""
     count = 0
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
+    with open_atomic(path) as file:
         for record in records:
             file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
             count += 1
-    os.replace(aside, path)
     return count
 
 
 def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
     """Read what `write_jsonl` wrote, one record at a time.
 
-    Raises UserError with file and line when a line is not UTF-8, not JSON, or not such a record.
+    Raises UserError with file and line if a line is not UTF-8, not JSON, or not such a record.
     """
     try:
         file = path.open("rb")
     except OSError as error:
         raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
     with file:
-        for number, line in enumerate(file, start=1):
+        for line_number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path}:{number}"
+            where = f"{path}:{line_number}"
             try:
                 yield record.from_json(json.loads(line.decode("utf-8")))
             except UnicodeDecodeError as error:
@@ -228,7 +226,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                 raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
             except (KeyError, TypeError, AttributeError) as error:
                 hint = say(
-                    "convert other formats with a `corpus`, `conversations`, `preferences` or `unpaired_preferences` stage",
+                    "convert other formats first: stages `corpus`, `conversations`, `preferences`, `unpaired_preferences`",
                     "其他格式请先用 corpus、conversations、preferences 或 unpaired_preferences 阶段转换",
                 )
                 what = say(f"not a record of `{record.kind}`: {error}", f"不是 {record.kind} 记录：{error}")

@@ -1,18 +1,18 @@
-"""Long lists worked through in chunks that survive a kill: each chunk is a file, written whole or not at all.
+"""Long lists processed in chunks that survive a kill: the rows of each chunk are a file, written at once or not at all.
 
-Does not know what a row means. Chunk borders do not depend on what was done before, so a resumed run asks the engine
-exactly what an unbroken one asks.
+Chunk boundaries do not depend on what was done before, so a resumed run makes exactly the same requests as an
+uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic
 from hanlin.core.i18n import say
 from hanlin.core.progress import Progress
 
@@ -29,11 +29,23 @@ def process_in_chunks(
     *,
     unit: str,
 ) -> list[Row]:
-    """One row for each item, in order. `work` makes the rows of up to `size` items; finished chunks are read back."""
+    """Make one row for each item, in order; finished chunks of an earlier run are read back.
+
+    Args:
+        items: All items.
+        size: Items in a chunk.
+        scratch: Folder for the files of finished chunks.
+        work: Makes the rows of a chunk, one for each item.
+        progress: Is updated after each chunk.
+        unit: Name of the items, for the progress.
+
+    Returns:
+        The rows of all items.
+    """
     rows: list[Row] = []
-    for number, start in enumerate(range(0, len(items), size)):
+    for index, start in enumerate(range(0, len(items), size)):
         chunk = items[start : start + size]
-        file = scratch / f"rows-{number:05d}.jsonl"
+        file = scratch / f"rows-{index:05d}.jsonl"
         done = _read_back(file, len(chunk))
         if done is None:
             done = work(chunk)
@@ -45,15 +57,13 @@ def process_in_chunks(
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write JSON rows, one a line, at once or not at all."""
-    aside = path.with_name(path.name + ".writing")
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
+    with open_atomic(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    os.replace(aside, path)
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read what `write_rows` wrote. Raises UserError with file and line where a line is not a JSON object."""
+    """Read what `write_rows` wrote. Raises UserError with file and line if a line is not a JSON object."""
     rows: list[Row] = []
     try:
         with path.open(encoding="utf-8") as file:
@@ -71,7 +81,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _read_back(file: Path, count: int) -> list[Row] | None:
-    """The rows of a chunk that an earlier try finished; None where it did not, or a crash of the machine emptied it."""
+    """The rows of a chunk that an earlier run finished, or None if it did not or a crash of the machine damaged it."""
     if not file.is_file():
         return None
     try:

@@ -22,9 +22,9 @@ _CJK_SINGLE = (0x3005, 0x3007)  # 々 and 〇, written like characters though Un
 
 
 def answer_language(text: str) -> Language:
-    """`zh` when Chinese characters are at least half of the letters, else `en` when Latin letters are, else `other`.
+    """`zh` if Chinese characters are at least half of the letters, else `en` if Latin letters are, else `other`.
 
-    Digits and punctuation count for nothing; a text without any letter has the language `none`.
+    Digits and punctuation do not count; the language of a text without letters is `none`.
     """
     chinese = latin = letters = 0
     for letter in text:
@@ -48,6 +48,7 @@ def _is_chinese(code: int) -> bool:
 
 
 def is_valid_unicode(text: str) -> bool:
+    """Whether a text can be encoded: it holds no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -56,11 +57,13 @@ def is_valid_unicode(text: str) -> bool:
 
 
 def check_text(text: str, where: str | None = None) -> None:
-    """Raise UserError when a text holds half a surrogate pair: no encoding can write it."""
+    """Raise UserError if a text holds half of a surrogate pair, which no encoding can write."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        place = error.start + 1
-        what = say(f"character {place} of the text is half a surrogate pair", f"文本第 {place} 个字符是半个代理对")
-        hint = say("it comes from a broken \\u escape: clean the text", "这来自损坏的 \\u 转义：请清洗文本")
+        position = error.start + 1
+        what = say(
+            f"character {position} of the text is half of a surrogate pair", f"文本第 {position} 个字符是不成对的代理项"
+        )
+        hint = say("it comes from a broken \\u escape: clean the text", "这通常来自损坏的 \\u 转义，请清洗文本")
         raise UserError(what, where, hint) from error
