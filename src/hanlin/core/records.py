@@ -226,7 +226,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
                 raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
             except (KeyError, TypeError, AttributeError) as error:
                 hint = say(
-                    "convert other formats first: stages `corpus`, `conversations`, `preferences`, `unpaired_preferences`",
+                    "convert other formats by `corpus`, `conversations`, `preferences` or `unpaired_preferences`",
                     "其他格式请先用 corpus、conversations、preferences 或 unpaired_preferences 阶段转换",
                 )
                 what = say(f"not a record of `{record.kind}`: {error}", f"不是 {record.kind} 记录：{error}")
