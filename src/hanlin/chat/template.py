@@ -70,16 +70,9 @@ class ChatTemplate:
     def __init__(
         self, source: str, tokenizer: Tokenizer, origin: str | Path, extra_stop_ids: Sequence[int] = ()
     ) -> None:
-        """Compile the template.
+        """Compile a Jinja `source`; raises UserError if it is not Jinja.
 
-        Args:
-            source: The Jinja source.
-            tokenizer: The tokenizer that encodes its text.
-            origin: File or name of the template, for messages.
-            extra_stop_ids: Further ids that end an answer.
-
-        Raises:
-            UserError: If `source` is not Jinja.
+        `origin` is its file or name, for messages; `extra_stop_ids` are further ids that end an answer.
         """
         self.tokenizer = tokenizer
         self.origin = origin
@@ -91,10 +84,7 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
-        """Load the chat template of a model or tokenizer folder, with the stop ids of its generation settings.
-
-        Raises UserError if the folder has no template, or one that is not Jinja.
-        """
+        """Load a folder's chat template and stop ids. Raises UserError if it has no template, or one that is not Jinja."""
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)
         file = folder / TEMPLATE_FILE
@@ -146,10 +136,7 @@ class ChatTemplate:
         return self._template.source
 
     def to_portable(self) -> ChatTemplate:
-        """The template to train with and to export: one that other programs' Jinja renders alike, see `make_portable`.
-
-        Packaged templates are portable already.
-        """
+        """The template to train with and to export, which other programs render alike; see `make_portable`."""
         source = make_portable(self.source)
         return (
             self if source == self.source else ChatTemplate(source, self.tokenizer, self.origin, self._extra_stop_ids)
@@ -256,11 +243,7 @@ class ChatTemplate:
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer.
-
-        These are the tokens that the template closes assistant turns with, the tokenizer's end of text, and those of
-        the model's generation settings.
-        """
+        """Every id that ends an answer: those of the template, the tokenizer and the model's generation settings."""
         eos = self.tokenizer.eos_id
         found = {*self.turn_end_ids, *self._extra_stop_ids, *(() if eos is None else (eos,))}
         if not found:
@@ -273,10 +256,7 @@ class ChatTemplate:
 
     @cached_property
     def turn_end_ids(self) -> tuple[int, ...]:
-        """The ids that the template itself closes assistant turns with; an answer learns them.
-
-        Found by rendering two small conversations, one of them with a tool call if the template supports tools.
-        """
+        """The ids that the template closes assistant turns with, found by rendering two small conversations."""
         call = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
         plain = [Message("user", "?"), Message("assistant", "!")]
         found: set[int] = set()
