@@ -22,6 +22,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EN, ZH = ROOT / "docs" / "en", ROOT / "docs" / "zh"
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
 HAN = r"\u3400-\u4dbf\u4e00-\u9fff"
 FULL_WIDTH = "，。、；：？！（）"
@@ -74,7 +75,7 @@ def parse(text: str) -> Page:
 
 
 def without_comment(line: str) -> str:
-    """A line of code without a comment (`# ...`, `// ...`, at its start or behind a space)."""
+    """A line of code without a comment (`# ...`, `// ...`, at its start or after a space)."""
     return re.sub(r"(^|\s)(#|//)(\s.*)?$", "", line).rstrip()
 
 
@@ -123,7 +124,7 @@ def without_quotes(text: str) -> str:
 
 
 def chinese_in_english(page: Page) -> list[str]:
-    """Lines of an English page that hold Chinese sentences, or a second language behind a dot (`text · 文本`)."""
+    """Lines of an English page that hold Chinese sentences, or a second language after a dot (`text · 文本`)."""
     matches = []
     for number, sort, text in paragraphs(page):
         plain = without_quotes(without_code(text))
@@ -146,7 +147,7 @@ def english_in_chinese(page: Page) -> list[str]:
 
 
 def half_width_punctuation(page: Page) -> list[str]:
-    """Lines of a Chinese page where a half-width mark stands between two Chinese characters."""
+    """Lines of a Chinese page with a half-width mark between two Chinese characters."""
     matches = []
     for number, _, text in paragraphs(page):
         mark = re.search(rf"[{HAN}][,;:?!] ?[{HAN}]", without_code(text))
@@ -180,7 +181,7 @@ def test_every_page_exists_in_both_languages() -> None:
 def test_headings_have_the_same_levels(name: str) -> None:
     english, chinese = both(name)
     for left, right in zip(english.headings, chinese.headings, strict=False):
-        assert left.split()[0] == right.split()[0], f"{left!r} stands where the Chinese page has {right!r}"
+        assert left.split()[0] == right.split()[0], f"{left!r} is where the Chinese page has {right!r}"
     assert len(english.headings) == len(chinese.headings)
 
 
@@ -205,6 +206,11 @@ def test_each_page_keeps_to_its_language(name: str) -> None:
     assert chinese_in_english(english) == []
     assert english_in_chinese(chinese) == []
     assert half_width_punctuation(chinese) == []
+
+
+@pytest.mark.parametrize("file", DECISIONS, ids=lambda file: file.stem)
+def test_decisions_are_in_english(file: Path) -> None:
+    assert chinese_in_english(parse(file.read_text(encoding="utf-8"))) == []
 
 
 def test_the_comparison_finds_each_difference() -> None:
