@@ -31,7 +31,8 @@ FRAGMENTS_OF_PAIRS = 1.4
 PADDING = 1.1
 """Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
 SHARES_KEPT = {"float32": 96, "bfloat16": 1024}
-"""On a CPU, tokens of the longest document of which attention keeps every share (`train.attention.LONGEST_PRODUCT`)."""
+"""On a CPU, tokens of the longest document of which attention keeps every probability: `MAX_MATMUL_LENGTH` of
+`train.dataset.document_layout`."""
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
 TILE_TOKENS, TILE_LOGITS = 2048, 3 << 20
