@@ -1,4 +1,4 @@
-"""Generated pages are current, both READMEs are equal in form, and every command that they show exists."""
+"""Generated pages are current, links lead somewhere, and commands, benchmarks and paths that pages name exist."""
 
 from __future__ import annotations
 
@@ -67,6 +67,48 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8"))
     lost = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not lost
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of each `hanlin` command in a page's code, without comments and what follows `--`."""
+    text = page.read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)).replace("\\\n", " ")
+    lines = re.findall(r"^(hanlin .+)$", blocks, re.M) + re.findall(r"`(hanlin [^`]+)`", text)
+    return [re.split(r"\s#|\s--\s", line)[0].split()[1:] for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
+    from typer import Context
+    from typer.main import get_command
+
+    from hanlin.cli.main import app
+
+    root = get_command(app)
+    wrong = []
+    for words in commands_of(page):
+        command, rest = root, list(words)
+        while rest and hasattr(command, "get_command"):
+            if not re.fullmatch(r"[a-z][a-z-]*", rest[0]):
+                break
+            command = command.get_command(Context(command), name := rest.pop(0))
+            if command is None:
+                wrong.append(f"hanlin {' '.join(words)}: no command {name}")
+                break
+        if command is None:
+            continue
+        known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+        options = {word.split("=")[0].replace("_", "-") for word in rest if re.match(r"--?[a-z]", word)}
+        missing = options - known - {"--help", "-h"}
+        if missing:
+            wrong.append(f"hanlin {' '.join(words)}: no option {' '.join(sorted(missing))}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`((?:src|tests|bench|docs|examples|recipes)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_every_benchmark_that_a_page_names_is_there() -> None:
