@@ -115,3 +115,42 @@ def test_every_benchmark_that_a_page_names_is_there() -> None:
     named = {name for page in PAGES for name in re.findall(r"make bench-([a-z_-]+)", page.read_text(encoding="utf-8"))}
     assert "data" in named
     assert [name for name in sorted(named) if not (ROOT / "bench" / f"{name.replace('-', '_')}.py").is_file()] == []
+
+
+def table_names(page: str, heading: str, column: int) -> set[str]:
+    """Code spans in one column of the tables below a heading of an English page."""
+    text = (ROOT / "docs" / "en" / page).read_text(encoding="utf-8")
+    section = re.split(rf"^## {re.escape(heading)}$", text, maxsplit=1, flags=re.M)[1].split("\n## ")[0]
+    cells = [line.split("|")[column] for line in section.splitlines() if line.startswith("| ")]
+    return {name for cell in cells for name in re.findall(r"`([a-z_]+)`", cell)}
+
+
+def test_the_page_of_rules_lists_those_that_apply_only_if_they_are_named() -> None:
+    from hanlin.config.settings.rules import CHAT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
+
+    assert table_names("data_rules.md", "Rules", 1) == {*CHOSEN_TEXT_RULES, *TURN_RULES} - {*CHAT_RULES}
+
+
+def test_the_page_of_results_names_rules_and_reasons_of_the_ledger() -> None:
+    from hanlin.config.settings.rules import ALL_TEXT_RULES, TURN_RULES
+    from hanlin.data.ledger import REASONS
+
+    names = table_names("data_on_real_text.md", "Counts and false positives", 1)
+    assert len(names) > 15
+    assert names - {*REASONS, *ALL_TEXT_RULES, *TURN_RULES} == set()
+
+
+def test_the_page_of_formats_lists_every_format_and_what_cannot_be_written() -> None:
+    from hanlin.config.settings import sources
+    from hanlin.data.formats.writers import OUTPUT_FORMATS, UNWRITABLE_REASONS
+
+    formats = {
+        *sources.DOCUMENT_FORMAT_NAMES,
+        *sources.CHAT_FORMAT_NAMES,
+        *sources.PREFERENCE_FORMAT_NAMES,
+        *sources.UNPAIRED_FORMAT_NAMES,
+    }
+    containers = {"text", "text_blocks", "text_lines"}
+    assert formats - containers == table_names("data_formats.md", "Reading", 2) - {"format"} - containers
+    assert table_names("data_formats.md", "Writing", 1) == {*OUTPUT_FORMATS}
+    assert table_names("data_formats.md", "Writing", 3) - {"tools"} <= {*UNWRITABLE_REASONS}
