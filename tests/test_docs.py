@@ -107,8 +107,12 @@ def test_every_command_of_a_page_exists_with_its_options(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
-    named = re.findall(r"`((?:src|tests|bench|docs|examples|recipes)/[\w./-]+)`", page.read_text(encoding="utf-8"))
-    assert [path for path in named if not (ROOT / path).exists()] == []
+    """Paths below the repository or, as in the architecture page, below `src/hanlin/`."""
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|bench|docs|examples|recipes)/[\w./-]+)`", text)
+    named += re.findall(r"(?<![\w/.<-])((?:[a-z_]+/)+\w+\.(?:py|go))\b", text)
+    roots = (ROOT, ROOT / "src" / "hanlin")
+    assert [path for path in named if not any((root / path).exists() for root in roots)] == []
 
 
 def test_every_benchmark_that_a_page_names_is_there() -> None:
