@@ -16,6 +16,8 @@ help:
 	@echo "make bench-export  GGUF beside llama.cpp's two steps (HANLIN_LLAMA_CPP as above, HANLIN_MODEL a model folder)"
 	@echo "make bench-imatrix_gain  what an importance matrix gains (HANLIN_MODEL a trained model, HANLIN_DATA its data)"
 	@echo "make bench-NAME    a benchmark of bench/; its last line is one JSON object"
+	@echo "make messages      collect the messages of the code and compile their translations"
+	@echo "make coverage      the test suite with branch coverage"
 	@echo "make docs          write the generated pages again"
 	@echo "make site          build the documentation site into site/; any warning is an error"
 
@@ -62,6 +64,12 @@ docs: $(VENV)/.run
 
 site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+messages: $(VENV)/.dev
+	$(BIN)/python scripts/messages.py
+
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --cov --cov-report=term:skip-covered -m "not slow and not gpu and not vllm and not llama_cpp"
 
 bench-%: $(VENV)/.dev
 	$(BIN)/python bench/$(subst -,_,$*).py

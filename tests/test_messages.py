@@ -1,0 +1,94 @@
+"""Every message of the code has one Chinese translation with the same placeholders, and the catalog holds no other."""
+
+from __future__ import annotations
+
+import re
+import string
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import messages  # noqa: E402
+
+from hanlin.core.i18n import join_list, language, tr, translate  # noqa: E402
+
+COLLECTED = messages.collect()
+TRANSLATED = messages.translations()
+CHINESE = re.compile(r"[\u3400-\u9fff]")
+SAME_IN_BOTH = re.compile(r"[\W\d_a-z]*", re.I)
+"""Names, commands, formats: a message without a sentence may be its own translation."""
+
+
+def placeholders(text: str) -> set[str]:
+    """Names of the fields of a format string, and how each is shown."""
+    return {
+        f"{name}!{conversion or ''}:{spec}" for _, name, spec, conversion in string.Formatter().parse(text) if name
+    }
+
+
+def is_formatted(message: str) -> bool:
+    return re.search(r"\{\w[^{}]*\}", message) is not None
+
+
+def test_the_code_holds_messages() -> None:
+    assert len(COLLECTED) > 900
+
+
+def test_no_message_lacks_a_translation() -> None:
+    missing = [message for message in COLLECTED if not TRANSLATED.get(message)]
+    assert not missing, "run `make messages` and translate them"
+
+
+def test_no_translation_is_left_of_a_message_that_is_gone() -> None:
+    assert not TRANSLATED.keys() - COLLECTED.keys(), "run `make messages`"
+
+
+@pytest.mark.parametrize("message", sorted(message for message in COLLECTED if is_formatted(message)))
+def test_a_translation_has_the_placeholders_of_its_message(message: str) -> None:
+    ours, theirs = placeholders(message), placeholders(TRANSLATED[message])
+    plural = {name for name in ours if name.startswith(("plural", "verb"))}
+    assert ours - plural == theirs - plural
+
+
+def test_a_translation_is_chinese() -> None:
+    odd = [
+        message
+        for message, text in TRANSLATED.items()
+        if not CHINESE.search(text) and not (text == message and len(message.split()) < 4)
+    ]
+    assert not odd
+
+
+def test_chinese_sentences_have_full_width_punctuation() -> None:
+    half = re.compile(r"[\u3400-\u9fff][,;:!?](?=[\s\u3400-\u9fff]|$)")
+    assert not [text for text in TRANSLATED.values() if half.search(text)]
+
+
+def test_no_chinese_sentence_stands_in_the_code() -> None:
+    """Outside the packages whose matter is Chinese text, a literal of Chinese is a message that left the catalog."""
+    allowed = ("demo/", "data/", "evaluate/", "parity/", "export/", "models/merge", "train/dataset/mask_checks")
+    found = []
+    for file in sorted(messages.SOURCE.rglob("*.py")):
+        name = file.relative_to(messages.SOURCE).as_posix()
+        if name.startswith(allowed):
+            continue
+        code = re.sub(r'""".*?"""|#[^\n]*', "", file.read_text(encoding="utf-8"), flags=re.S)
+        found += [f"{name}: {text}" for text in re.findall(r"\"([^\"\n]*[\u3400-\u9fff]{4,}[^\"\n]*)\"", code)]
+    assert not found
+
+
+def test_the_reader_chooses_the_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = next(message for message in COLLECTED if not is_formatted(message) and " " in message)
+    monkeypatch.setenv("HANLIN_LANG", "zh")
+    assert (language(), tr(message), join_list("ab")) == ("zh", TRANSLATED[message], "a、b")
+    monkeypatch.setenv("HANLIN_LANG", "en")
+    assert (language(), tr(message), join_list("ab")) == ("en", message, "a, b")
+
+
+def test_a_message_without_values_keeps_its_braces() -> None:
+    assert tr("{not a placeholder}") == "{not a placeholder}"
+    assert translate("", "zh") == ""
