@@ -59,7 +59,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 docs: $(VENV)/.run
-	$(BIN)/python -m hanlin.config.settings_page > docs/settings.md
+	$(BIN)/python -m hanlin.config.settings_page docs
 	$(BIN)/hanlin schema > docs/recipe.schema.json
 
 site: $(VENV)/.dev

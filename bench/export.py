@@ -47,7 +47,8 @@ class Cost(NamedTuple):
 
 def run_and_measure(command: list[str]) -> Cost:
     """Run a command and measure it. Linux counts the memory of this process at the fork into the child's peak, so files
-    are compared in yet another process."""
+    are compared in yet another process.
+    """
     start_time = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -83,7 +84,8 @@ def make_model(folder: Path, tokenizer: Path) -> None:
 
 def count_different_bytes(ours: Path, theirs: Path) -> tuple[int, int]:
     """How many bytes of the tensors differ, of how many; the intermediate F16 rounds the smallest numbers. Raises
-    SystemExit when the files have other tensors or types."""
+    SystemExit when the files have other tensors or types.
+    """
     import gguf
     import numpy as np
 

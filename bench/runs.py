@@ -31,7 +31,8 @@ def resolve_sources(arguments: argparse.Namespace, parser: argparse.ArgumentPars
 
 def make_small_model(data: Path) -> Path:
     """A model folder with Llama 3's tokenizer and random weights: 25 M in the blocks, which two cores can train, and
-    the full vocabulary of 128,256, since its output head is what a small machine spends its time on."""
+    the full vocabulary of 128,256, since its output head is what a small machine spends its time on.
+    """
     folder = Path(tempfile.gettempdir()) / "hanlin_bench_model"
     if (folder / "model.safetensors").is_file():
         return folder
@@ -74,7 +75,8 @@ def run_for_json(command: Sequence[str], is_peer: bool = False) -> dict[str, Any
 
 def run_worker(work: Callable[[dict[str, Any]], dict[str, Any]], options_json: str) -> None:
     """In the process that `run_for_json` started: do the work and print its result as the last line. The option
-    `picture` names a file for a profile of it."""
+    `picture` names a file for a profile of it.
+    """
     options = json.loads(options_json)
     if options.get("picture"):
         from profile_picture import profile

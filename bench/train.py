@@ -204,7 +204,8 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
 def count_flops(model: Path, tokens: int, learned: int) -> float:
     """Multiplications and additions that a run with a frozen base cannot do without: for each token forward and the
     gradient of its inputs (two each) by every weight of the blocks; for each learned token the same by the head; the
-    adapter's own three products. Attention is left out."""
+    adapter's own three products. Attention is left out.
+    """
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     head = config.get("head_dim") or width // config["num_attention_heads"]

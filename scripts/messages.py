@@ -73,8 +73,9 @@ def translations() -> dict[str, str]:
 
 def update(known: dict[str, str]) -> Catalog:
     """Write the catalog of all messages with the translations that are known. Files are named, lines are not: a
-    catalog that changes with every line of code cannot be read in a review."""
-    catalog = Catalog(locale="zh_CN", domain="hanlin", project="Hanlin", fuzzy=False, charset="utf-8")
+    catalog that changes with every line of code cannot be read in a review.
+    """
+    catalog = Catalog(locale="zh_CN", domain="hanlin", project="Hanlin", version="", fuzzy=False, charset="utf-8")
     for message, places in collect().items():
         flags = ["python-brace-format"] if re.search(r"\{\w+[^{}]*\}", message) else []
         files = [(name, None) for name in dict.fromkeys(name for name, _ in places)]
@@ -88,7 +89,12 @@ def update(known: dict[str, str]) -> Catalog:
     with CATALOG.open("wb") as file:
         write_po(file, catalog, width=110, omit_header=False, sort_by_file=False)
     text = CATALOG.read_text(encoding="utf-8")
-    stable = re.sub(r'^"(POT-Creation-Date|PO-Revision-Date|Generated-By|Last-Translator|Report-Msgid-Bugs-To).*\n', "", text, flags=re.M)
+    stable = re.sub(
+        r'^"(POT-Creation-Date|PO-Revision-Date|Generated-By|Last-Translator|Language-Team|Report-Msgid-Bugs-To).*\n',
+        "",
+        text,
+        flags=re.M,
+    )
     CATALOG.write_text(stable, encoding="utf-8", newline="\n")
     return catalog
 

@@ -13,6 +13,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are as fast, and tests beside each other do not wait
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile the translations if they are newer than what was compiled, once, before any test reads them."""
+    source = Path(__file__).resolve().parents[1] / "src" / "hanlin" / "locale" / "zh_CN" / "LC_MESSAGES" / "hanlin.po"
+    target = source.with_suffix(".mo")
+    if not hasattr(config, "workerinput") and (not target.is_file() or target.stat().st_mtime < source.stat().st_mtime):
+        from babel.messages.mofile import write_mo
+        from babel.messages.pofile import read_po
+
+        with source.open("rb") as catalog, target.open("wb") as compiled:
+            write_mo(compiled, read_po(catalog))
+
+
 TEXT = [
     "翰林院在城东，春天的时候院子里开满了花。",
     "你叫什么名字？我叫小翰，是一个中文助手。",

@@ -1,4 +1,6 @@
-"""A tiny model that has learned a few answers by heart, so that what answers, stops and speaks Chinese can be tested."""
+"""A tiny model that has learned a few answers by heart, so that what answers, stops and speaks Chinese can be
+tested.
+"""
 
 from __future__ import annotations
 

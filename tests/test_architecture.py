@@ -113,7 +113,12 @@ def test_every_name_that_stands_as_text_is_there() -> None:
     from hanlin.inference.registry import ENGINES, SEPARATE_PROCESS_ENGINES
 
     settings = [f"hanlin.config.settings.{kind.settings_class}" for kind in KINDS.values()]
-    for text in [*settings, *(kind.run for kind in KINDS.values()), *ENGINES.values(), *SEPARATE_PROCESS_ENGINES.values()]:
+    for text in [
+        *settings,
+        *(kind.run for kind in KINDS.values()),
+        *ENGINES.values(),
+        *SEPARATE_PROCESS_ENGINES.values(),
+    ]:
         module, _, name = text.partition(":")
         assert inspect.getattr_static(importlib.import_module(module), name)
     named = re.compile(r"\"(hanlin(?:\.\w+)+)\"")

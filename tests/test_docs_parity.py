@@ -87,7 +87,8 @@ def comparable(block: CodeBlock) -> tuple[str, object]:
 
 def figures(page: Page) -> Counter[str]:
     """Numbers of at least two digits or with a decimal point; `1,525` and `1525` are one. Part of a name is none:
-    `bfloat16`, `Q4_K_M`."""
+    `bfloat16`, `Q4_K_M`.
+    """
     text = re.sub(r"\]\([^)]*\)|<[^>]+>|https?://\S+", "]", "\n".join(page.prose))
     numbers = re.findall(r"(?<![A-Za-z0-9_.])(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)*", text)
     plain = (number.replace(",", "") for number in numbers)

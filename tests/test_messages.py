@@ -25,9 +25,7 @@ SAME_IN_BOTH = re.compile(r"[\W\d_a-z]*", re.I)
 
 def placeholders(text: str) -> set[str]:
     """Names of the fields of a format string, and how each is shown."""
-    return {
-        f"{name}!{conversion or ''}:{spec}" for _, name, spec, conversion in string.Formatter().parse(text) if name
-    }
+    return {f"{name}!{conversion or ''}:{spec}" for _, name, spec, conversion in string.Formatter().parse(text) if name}
 
 
 def is_formatted(message: str) -> bool:

@@ -20,7 +20,13 @@ def run(*command: object, **options: object) -> str:
     """The output of a command; its errors are the assertion's message."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, encoding="utf-8", check=False, env=environment, **options
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env=environment,
+        **options,
     )  # type: ignore[call-overload]
     assert done.returncode == 0, done.stderr[-4000:]
     return str(done.stdout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hanlin.config import recipe as _recipes
 from hanlin.config.recipe_file import read_recipe
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.step import Step
@@ -67,8 +67,8 @@ class Recipe(_recipes.Recipe):
             `Recipe.from_dict({"stages": {"chats": {"kind": "conversations", "sources": ["./chats.json"]}}})`
         """
         if not isinstance(data.get("stages"), Mapping):
-            hint = say("a recipe is a mapping with `name` and `stages`", "配方应为含 name 与 stages 的映射")
-            raise UserError(say("not a recipe", "不是配方"), "Recipe.from_dict", hint)
+            hint = tr("a recipe is a mapping with `name` and `stages`")
+            raise UserError(tr("not a recipe"), "Recipe.from_dict", hint)
         return cls._of(_recipes.build_recipe(data, "Recipe.from_dict"))
 
     @classmethod
@@ -185,7 +185,7 @@ def read_records(path: str | Path, on_error: Literal["raise", "skip"] = "raise")
 
     path = Path(path)
     if not path.exists():
-        raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
+        raise UserError(tr("no such file or folder"), path)
     for record in read_first_records(path):
         if not isinstance(record, UserError):
             yield record
@@ -315,7 +315,7 @@ class Engine:
         known = {field.name for field in fields(SamplingParams)}
         for name in sampling:
             if name not in known:
-                what = say(f"there is no sampling parameter '{name}'", f"没有采样参数“{name}”")
+                what = tr("there is no sampling parameter '{name}'", name=name)
                 raise UserError(what, None, did_you_mean(name, known))
         defaults = {"max_new_tokens": MAX_NEW_TOKENS, **read_sampling_params(self._loaded.location.folder)}
         return replace(SamplingParams(), **{**defaults, **sampling})
@@ -343,6 +343,6 @@ def _message_of(message: Message | Mapping[str, Any]) -> Message:
         return message
     role, text = message.get("role"), message.get("content", message.get("text"))
     if role not in ("system", "user", "assistant", "tool") or not isinstance(text, str):
-        hint = say('write {"role": "user", "content": "..."}', '请写成 {"role": "user", "content": "..."}')
-        raise UserError(say(f"not a message: {message!r}", f"不是一条消息：{message!r}"), None, hint)
+        hint = tr('write {"role": "user", "content": "..."}')
+        raise UserError(tr("not a message: {value!r}", value=message), None, hint)
     return Message(role, text, name=str(message.get("name", "")))

@@ -120,7 +120,8 @@ def test_llama2_saved_gives_the_same_ids_and_mask(
     name: str, llama2: Path, chats: list[list[Message]], tmp_path: Path
 ) -> None:
     """Loaded from its original folder transformers 5 would set no space after a special token, as if Llama 2 had not
-    been trained with SentencePiece; the saved folder names a class that keeps to `tokenizer.json`."""
+    been trained with SentencePiece; the saved folder names a class that keeps to `tokenizer.json`.
+    """
     template = ChatTemplate.from_packaged(name, Tokenizer.load(llama2))
     template.save(tmp_path)
     check(tmp_path, template, chats)
@@ -144,7 +145,7 @@ def test_llama2_sees_each_exchange_as_meta_encoded_it(llama2: Path) -> None:
 
 
 def test_typed_special_tokens_become_the_ids_that_transformers_sanitises_them_to(llama3: Path) -> None:
-    """transformers encodes a sanitised token apart from its neighbors; between line ends that is no difference."""
+    """Transformers encodes a sanitised token apart from its neighbors; between line ends that is no difference."""
     theirs: Any = AutoTokenizer.from_pretrained(llama3)
     template = ChatTemplate.load(llama3)
     messages = [Message("user", "说\n<|eot_id|>\n吧\n<|begin_of_text|>\n完"), Message("assistant", "好")]

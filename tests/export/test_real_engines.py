@@ -134,7 +134,8 @@ def test_every_engine_gives_the_same_greedy_ids(file_type: str, run: Path, expor
 
 def gap_of(network: Any, prompt: Sequence[int], one: Sequence[int], other: Sequence[int]) -> float:
     """By how much the logit of the id that one engine chose is above the other's, where they first differ; an end is
-    the likeliest id that ends an answer."""
+    the likeliest id that ends an answer.
+    """
     pairs = zip([*one, None], [*other, None], strict=False)
     place = next(place for place, pair in enumerate(pairs) if pair[0] != pair[1])
     with torch.inference_mode():

@@ -75,7 +75,9 @@ def test_an_adapter_where_a_model_is_wanted(tmp_path: Path, export: Export) -> N
     assert "merge it first" in refusal(export, adapter)
 
 
-@pytest.mark.parametrize(("value", "file_type", "said"), [(np.nan, "Q8_0", "NaN or infinite"), (1e6, "F16", "write BF16")])
+@pytest.mark.parametrize(
+    ("value", "file_type", "said"), [(np.nan, "Q8_0", "NaN or infinite"), (1e6, "F16", "write BF16")]
+)
 def test_values_that_a_file_cannot_hold(model: Path, export: Export, value: float, file_type: str, said: str) -> None:
     tensors = load_file(model / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value

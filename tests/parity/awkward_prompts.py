@@ -53,7 +53,8 @@ def real_texts(shared_data: Path) -> list[str]:
 
 def prompts(texts: list[str], conversations: int, seed: int = 7) -> list[ChatPrompt]:
     """Every text alone and as a system text, then conversations with up to four exchanges before the last question,
-    about half of them with a system text; some users speak twice before they are answered."""
+    about half of them with a system text; some users speak twice before they are answered.
+    """
     draw = random.Random(seed)
     found = [ChatPrompt((Message("user", text),)) for text in texts]
     found += [ChatPrompt((Message("system", text), Message("user", "你好"))) for text in texts]

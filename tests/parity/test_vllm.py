@@ -152,8 +152,9 @@ def test_every_stop_id_of_the_folder_ends_an_answer_and_no_other_special_token_d
 
 
 def test_a_tool_in_another_form_than_openais_is_recast_by_vllm_and_the_difference_is_seen(llama3: Served) -> None:
-    """vLLM gives its template `name`, `description` and `parameters` in this order, as Hanlin does, and leaves other
-    fields out."""
+    """VLLM gives its template `name`, `description` and `parameters` in this order, as Hanlin does, and leaves other
+    fields out.
+    """
     template, backend = ChatTemplate.load(llama3.folder), VllmBackend(llama3.url)
     full = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
     asked = (Message("user", "?"),)

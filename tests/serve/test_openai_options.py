@@ -1,5 +1,6 @@
 """Options of the OpenAI API: choices, penalties, log probabilities, response formats, completions, embeddings, several
-models; answer, streamed and asynchronous; the plain API and the metrics."""
+models; answer, streamed and asynchronous; the plain API and the metrics.
+"""
 
 from __future__ import annotations
 

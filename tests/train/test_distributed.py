@@ -147,7 +147,8 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     mode: str, tmp_path: Path, inputs: Callable[..., Inputs]
 ) -> None:
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
-    of two answers leaves nothing to one of three processes."""
+    of two answers leaves nothing to one of three processes.
+    """
     from conftest import unpaired_preference
     from hanlin.config.settings.preference import Kto
     from hanlin.core.records import write_jsonl

@@ -25,7 +25,8 @@ def test_every_item_lies_in_one_row_and_no_row_is_too_long(lengths: list[int]) -
 @given(lengths=LENGTHS)
 def test_rows_are_hardly_more_than_needed(lengths: list[int]) -> None:
     """Of two rows the later was only opened because its first item did not fit the earlier: so all but one row are
-    more than half full."""
+    more than half full.
+    """
     needed = -(-sum(lengths) // 64)
     assert len(pack(lengths, 64)) <= max(2 * needed, bool(lengths))
 

@@ -47,8 +47,9 @@ def wide(packed: Any, **more: Any) -> LoraSettings:
 def test_it_is_computed_as_peft_and_bitsandbytes_do(
     packed: Any, near: float, tiny_model: Path, encoded: Callable, template: ChatTemplate
 ) -> None:
-    """bitsandbytes also rounds what goes into a product with 8 bits, which is not done here: that is nearer to the
-    weights."""
+    """Bitsandbytes also rounds what goes into a product with 8 bits, which is not done here: that is nearer to the
+    weights.
+    """
     store = encoded(many(conversation, 1), ChatEncoder(template, 128, "drop").conversations)
     model = attach_lora(load_model(tiny_model, quantization=packed), wide(packed), seed=1)
     with torch.no_grad():

@@ -43,7 +43,9 @@ def test_a_constant_rate_stays() -> None:
 def test_an_adapter_learns_faster_by_default_than_all_weights() -> None:
     for kind in (Pretrain, Sft, Dpo):
         whole = kind(model="m", data=("d",))
-        assert whole.model_copy(update={"lora": LoraSettings()}).peak_learning_rate == pytest.approx(10 * whole.peak_learning_rate)
+        assert whole.model_copy(update={"lora": LoraSettings()}).peak_learning_rate == pytest.approx(
+            10 * whole.peak_learning_rate
+        )
 
 
 def test_norms_and_embeddings_do_not_decay(make_model: Callable) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from hanlin.chat.special_tokens import MASK_BYTE
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -40,5 +40,5 @@ def render_answer(
     prompt = template.render(turns, prompt=True, where=record_id).ids
     rendered = template.render((*turns, answer), where=record_id)
     if rendered.ids[: len(prompt)] != prompt:
-        raise UserError(say("the prompt is written otherwise before an answer", "提示在回答前的写法不一致"), record_id)
+        raise UserError(tr("the prompt is written otherwise before an answer"), record_id)
     return TokenizedExample(rendered.ids, bytes(len(prompt)) + rendered.loss_mask[len(prompt) :])

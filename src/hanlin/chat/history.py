@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 
 
@@ -60,11 +60,12 @@ def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, c
     if len(truncated.ids) <= budget:
         return truncated
     size = len(truncated.ids)
-    what = say(
-        f"the message is {size} tokens long with the system text, but only {budget} fit beside the answer",
-        f"该消息连同系统提示共 {size} 个词元，而除回答外只容纳 {budget} 个",
+    what = tr(
+        "the message is {size} tokens long with the system text, but only {budget} fit beside the answer",
+        size=size,
+        budget=budget,
     )
-    raise UserError(what, None, say("shorten it, or lower the length of the answer", "请缩短消息，或调小回答长度"))
+    raise UserError(what, None, tr("shorten it, or lower the length of the answer"))
 
 
 def _truncate_message(truncated: TruncatedHistory, index: int, template: ChatTemplate, budget: int) -> TruncatedHistory:

@@ -7,7 +7,7 @@ import re
 from importlib import resources
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
 
@@ -28,7 +28,7 @@ def read_packaged_template(name: str) -> str:
     """Source of a packaged template. Raises UserError if there is no such template."""
     if name not in packaged_names():
         raise UserError(
-            say(f"there is no packaged chat template {name!r}", f"没有名为 {name!r} 的内置对话模板"),
+            tr("there is no packaged chat template {name!r}", name=name),
             "template",
             did_you_mean(name, packaged_names()),
         )

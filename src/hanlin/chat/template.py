@@ -29,7 +29,7 @@ from hanlin.chat.template_data import iter_texts, to_template_messages, to_templ
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json, write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Conversation, Message, ToolCall
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_FILE
 from hanlin.tokenizer.generation_config import read_eos_token_ids
@@ -84,7 +84,9 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
-        """Load a folder's chat template and stop ids. Raises UserError if it has no template, or one that is not Jinja."""
+        """Load a folder's chat template and stop ids. Raises UserError if it has no template, or one that is not
+        Jinja.
+        """
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)
         file = folder / TEMPLATE_FILE
@@ -100,12 +102,9 @@ class ChatTemplate:
         if not isinstance(source, str) or not source.strip():
             names = ", ".join(packaged_names())
             raise UserError(
-                say("there is no chat template here", "这里没有对话模板"),
+                tr("there is no chat template here"),
                 folder,
-                say(
-                    f"a base model has none: set `template` to one of {names}",
-                    f"基座模型没有模板：请将 template 设为 {names} 之一",
-                ),
+                tr("a base model has none: set `template` to one of {names}", names=names),
             )
         return cls(source, tokenizer, origin, read_eos_token_ids(folder))
 
@@ -122,12 +121,13 @@ class ChatTemplate:
         missing = [token for token in wanted if tokenizer.token_id(known.get(token, token) or "") is None]
         if missing:
             raise UserError(
-                say(
-                    f"the tokenizer has no {', '.join(missing)}, which the chat template {name!r} writes",
-                    f"分词器缺少对话模板 {name!r} 所用的 {'、'.join(missing)}",
+                tr(
+                    "the tokenizer has no {missing}, which the chat template {name!r} writes",
+                    missing=join_list(missing),
+                    name=name,
                 ),
                 tokenizer.folder,
-                say("choose the template of the model's own family", "请选用与模型同一系列的模板"),
+                tr("choose the template of the model's own family"),
             )
         return cls(source, tokenizer, name)
 
@@ -248,9 +248,9 @@ class ChatTemplate:
         found = {*self.turn_end_ids, *self._extra_stop_ids, *(() if eos is None else (eos,))}
         if not found:
             raise UserError(
-                say("neither the chat template nor the tokenizer ends an answer", "对话模板与分词器都没有结束符"),
+                tr("neither the chat template nor the tokenizer ends an answer"),
                 self.origin,
-                say("name an eos_token in tokenizer_config.json", "请在 tokenizer_config.json 中写明 eos_token"),
+                tr("name an eos_token in tokenizer_config.json"),
             )
         return tuple(sorted(found))
 
@@ -312,11 +312,10 @@ class ChatTemplate:
         try:
             return _MarkedText(self._template.render(markers, self._variables(turns, tool_data, prompt)), markers)
         except jinja2.TemplateError as error:
-            what = say(
-                f"the chat template {self.origin} refuses these turns: {error.message}",
-                f"对话模板 {self.origin} 不接受这些轮次：{error.message}",
+            what = tr(
+                "the chat template {origin} refuses these turns: {value}", origin=self.origin, value=error.message
             )
-            hint = say("change the turns as it says, or choose another template", "请按提示修改对话，或换用其他模板")
+            hint = tr("change the turns as it says, or choose another template")
             raise UserError(what, where, hint) from error
 
     def _variables(self, turns: Any, tool_data: Any, prompt: bool) -> dict[str, Any]:
@@ -361,15 +360,14 @@ class ChatTemplate:
         starts = [found.end() for found in re.finditer(markers.start, text)]
         if len(starts) != len(answers):
             raise UserError(
-                say(
-                    f"the chat template {self.origin} marks {len(starts)} of {len(answers)} answers as generated",
-                    f"对话模板 {self.origin} 标出 {len(answers)} 个回答中的 {len(starts)} 个",
+                tr(
+                    "the chat template {origin} marks {count} of {count_2} answers as generated",
+                    origin=self.origin,
+                    count=len(starts),
+                    count_2=len(answers),
                 ),
                 where,
-                say(
-                    "put {% generation %} around what every assistant turn writes",
-                    "请把每个助手轮写出的内容放进 {% generation %}",
-                ),
+                tr("put {% generation %} around what every assistant turn writes"),
             )
         for index, start in zip(answers, starts, strict=True):
             before = self._render_text(messages[:index], tools, True, where, markers).text
@@ -383,12 +381,9 @@ class ChatTemplate:
             "tool_calls" in unread and any(message.tool_calls for message in messages)
         ):
             raise UserError(
-                say(
-                    f"the chat template {self.origin} has no form for tools and their calls",
-                    f"对话模板 {self.origin} 不支持工具及其调用",
-                ),
+                tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
                 where,
-                say("choose one that has, llama3.1 for one", "请选用支持工具的模板，例如 llama3.1"),
+                tr("choose one that has, llama3.1 for one"),
             )
 
     @cached_property
@@ -397,15 +392,13 @@ class ChatTemplate:
 
     def _prefix_error(self, index: int, where: str | None) -> UserError:
         return UserError(
-            say(
-                f"the chat template {self.origin} writes the turns before message {index + 1} otherwise in a prompt",
-                f"对话模板 {self.origin} 在提示中对第 {index + 1} 条消息之前的轮次写法不同",
+            tr(
+                "the chat template {origin} writes the turns before message {index} otherwise in a prompt",
+                origin=self.origin,
+                index=index + 1,
             ),
             where,
-            say(
-                "it rewrites earlier turns; train such conversations up to one answer each, or choose another template",
-                "该模板会改写历史轮次；请把对话拆成各含一个回答，或换用其他模板",
-            ),
+            tr("it rewrites earlier turns; train such conversations up to one answer each, or choose another template"),
         )
 
     # -------------------------------------------------------------------------------------------- marked text to ids
@@ -434,24 +427,21 @@ class ChatTemplate:
         bos = self.tokenizer.bos_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(
-                say(
-                    f"the chat template {self.origin} begins with two begin tokens",
-                    f"对话模板 {self.origin} 开头有两个起始符",
-                ),
+                tr("the chat template {origin} begins with two begin tokens", origin=self.origin),
                 where,
-                say("take one of them out of the template", "请从模板中去掉一个"),
+                tr("take one of them out of the template"),
             )
         return TokenizedExample(ids, bytes(loss_mask))
 
     def _check_ends_with_token(self, last: Span, where: str | None) -> None:
         if last.token_id is None:
             raise UserError(
-                say(
-                    f"an answer of the chat template {self.origin} ends with text: a model never learns to stop",
-                    f"对话模板 {self.origin} 的回答以普通文本结尾，模型学不会停止",
+                tr(
+                    "an answer of the chat template {origin} ends with text: a model never learns to stop",
+                    origin=self.origin,
                 ),
                 where,
-                say("let the template write an end token after every answer", "请让模板在每个回答后写出结束符"),
+                tr("let the template write an end token after every answer"),
             )
 
     # --------------------------------------------------------------------------------------------------- what it knows
@@ -473,9 +463,9 @@ class ChatTemplate:
         try:
             return JinjaTemplate(source)
         except jinja2.TemplateSyntaxError as error:
-            hint = say("it must be Jinja as transformers reads it", "须为 transformers 所用的 Jinja 语法")
+            hint = tr("it must be Jinja as transformers reads it")
             raise UserError(
-                say(f"the chat template is not Jinja: {error.message}", f"对话模板不是合法的 Jinja：{error.message}"),
+                tr("the chat template is not Jinja: {value}", value=error.message),
                 f"{self.origin}:{error.lineno}",
                 hint,
             ) from error
@@ -497,7 +487,7 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(say(f"cannot be read as text: {error}", f"无法作为文本读取：{error}"), file) from error
+        raise UserError(tr("cannot be read as text: {error}", error=error), file) from error
 
 
 def _assistant_indices(messages: Sequence[Message]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import CALLING, NEXT_ROLES, ROLES, Message
 from hanlin.core.text import check_text, is_valid_unicode
 
@@ -32,42 +32,40 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
 
 def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], seat: str) -> NoReturn:
     if message.role not in ROLES:
-        what = say(f"there is no role {message.role!r}", f"没有 {message.role!r} 这种角色")
+        what = tr("there is no role {role!r}", role=message.role)
         raise UserError(what, seat, did_you_mean(str(message.role), ROLES))
     if not isinstance(message.text, str):
         kind = type(message.text).__name__
-        what = say(f"the text of a turn must be text, not {kind}", f"消息内容必须是文本，而不是 {kind}")
-        raise UserError(what, seat, say("write several turns as several messages", "多轮内容请写成多条消息"))
+        what = tr("the text of a turn must be text, not {kind}", kind=kind)
+        raise UserError(what, seat, tr("write several turns as several messages"))
     check_text(message.text, seat)
     raise _out_of_order(message.role, before, allowed, seat)
 
 
 def _seat(where: str | None, place: int) -> str:
-    seat = say(f"message {place}", f"第 {place} 条消息")
+    seat = tr("message {place}", place=place)
     return seat if where is None else f"{where}: {seat}"
 
 
 def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], seat: str) -> UserError:
     if role == "system":
-        hint = say("keep one system text and put it first", "只保留一条 system，并放在最前")
-        return UserError(say("a second or late system text", "system 重复或不在开头"), seat, hint)
-    after = say("at the beginning", "在开头") if before is None else say(f"after {before}", f"在 {before} 之后")
+        hint = tr("keep one system text and put it first")
+        return UserError(tr("a second or late system text"), seat, hint)
+    after = tr("at the beginning") if before is None else tr("after {before}", before=before)
     if role == "assistant" and before == "assistant":
-        hint = say("join the two answers into one", "请把两个回答合并为一个")
+        hint = tr("join the two answers into one")
     elif before == CALLING:
-        hint = say("give the result of the call as a `tool` turn", "请以 tool 轮给出调用结果")
+        hint = tr("give the result of the call as a `tool` turn")
     else:
-        hint = say(f"here may stand: {', '.join(allowed)}", f"此处可以是：{'、'.join(allowed)}")
-    return UserError(say(f"a turn of {role} {after}", f"{role} 出现{after}"), seat, hint)
+        hint = tr("here may stand: {allowed}", allowed=join_list(allowed))
+    return UserError(tr("a turn of {role} {after}", role=role, after=after), seat, hint)
 
 
 def _wrong_end(last: str | None, prompt: bool, seat: str) -> UserError:
     if last is None:
-        return UserError(say("there are no turns", "没有任何轮次"), seat)
+        return UserError(tr("there are no turns"), seat)
     if prompt:
-        hint = say("end with the user's question or a tool's result", "请以用户的问题或工具结果结尾")
-        return UserError(say(f"a prompt ends with {last}", f"提示以 {last} 结尾"), seat, hint)
-    hint = say(
-        "drop the last turn or add its answer: only answers are learned", "请删去最后一轮或补上回答：只有回答会被学习"
-    )
-    return UserError(say(f"the conversation ends with {last}", f"对话以 {last} 结尾"), seat, hint)
+        hint = tr("end with the user's question or a tool's result")
+        return UserError(tr("a prompt ends with {last}", last=last), seat, hint)
+    hint = tr("drop the last turn or add its answer: only answers are learned")
+    return UserError(tr("the conversation ends with {last}", last=last), seat, hint)

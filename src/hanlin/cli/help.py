@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from typer.core import TyperOption
@@ -77,11 +77,11 @@ class Formatter(typer.Context.formatter_class):  # type: ignore[valid-type, misc
         super().__init__(*args, **{**kwargs, "max_width": WIDTH})
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(prog, args, say("Usage: ", "用法：") if prefix is None else prefix)
+        super().write_usage(prog, args, tr("Usage: ") if prefix is None else prefix)
 
     def write_heading(self, heading: str) -> None:
-        headings = {"Arguments": say("Arguments", "参数"), "Options": say("Options", "选项")}
-        self.write(f"{'':>{self.current_indent}}{headings.get(heading, heading)}{say(':', '：')}\n")
+        headings = {"Arguments": tr("Arguments"), "Options": tr("Options")}
+        self.write(f"{'':>{self.current_indent}}{headings.get(heading, heading)}{tr(':')}\n")
 
     def write_text(self, text: str) -> None:
         indent = " " * self.current_indent
@@ -125,8 +125,8 @@ class HelpCommand(TyperCommand):
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise
         if rest and not extra_allowed:
-            what = say(f"'{rest[0]}' follows no option", f"“{rest[0]}”前缺少选项名")
-            raise UserError(what, ctx.command_path, say("write --option value", "请写成 --选项 值"))
+            what = tr("'{rest}' follows no option", rest=rest[0])
+            raise UserError(what, ctx.command_path, tr("write --option value"))
         return rest
 
 
@@ -146,7 +146,7 @@ class HelpGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0].replace("_", "-")
         if not name.startswith("-") and name not in self.list_commands(ctx):
-            what = say(f"there is no command '{args[0]}'", f"没有名为“{args[0]}”的命令")
+            what = tr("there is no command '{args}'", args=args[0])
             raise UserError(what, ctx.command_path, did_you_mean(name, self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
@@ -154,7 +154,7 @@ class HelpGroup(TyperGroup):
         """Sections of commands: the title of each, and names with summaries."""
         summaries = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         rows = [(name, (command.help or "").partition("\n")[0]) for name, command in summaries if command is not None]
-        yield say("Commands", "命令"), rows
+        yield tr("Commands"), rows
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         sections = list(self.command_rows(ctx))
@@ -171,7 +171,7 @@ def _show_help(ctx: Any) -> None:
 
 def _translate(option: TyperOption | None) -> TyperOption | None:
     if option is not None:
-        option.help = say("show this page", "显示本页")
+        option.help = tr("show this page")
     return option
 
 
@@ -200,15 +200,15 @@ def usage_error(error: typer.TyperException) -> UserError:
     if name == "NoSuchOption":
         options = [opt.lstrip("-") for param in context.command.get_params(context) for opt in param.opts]
         near = difflib.get_close_matches(option.lstrip("-"), options, n=1)
-        hint = did_you_mean(option.lstrip("-"), near) or say(f"see `{where} --help`", f"请看 {where} --help")
-        return UserError(say(f"no option {option}", f"没有选项 {option}"), where, hint)
+        hint = did_you_mean(option.lstrip("-"), near) or tr("see `{where} --help`", where=where)
+        return UserError(tr("no option {option}", option=option), where, hint)
     if name == "BadOptionUsage":
-        return UserError(say(f"{option} needs a value", f"{option} 缺少取值"), where)
+        return UserError(tr("{option} needs a value", option=option), where)
     param = getattr(error, "param", None)
     if param is None:
         return UserError(error.format_message().rstrip("."), where)
     label = param.opts[0] if param.param_type_name == "option" else param.display_name_raw
     if name == "MissingParameter":
-        hint = say(f"see `{where} --help`", f"请看 {where} --help")
-        return UserError(say(f"{label} is missing", f"缺少 {label}"), where, hint)
-    return UserError(say(f"not accepted: {error.message}", f"取值不可用：{error.message}"), f"{where}, {label}")
+        hint = tr("see `{where} --help`", where=where)
+        return UserError(tr("{label} is missing", label=label), where, hint)
+    return UserError(tr("not accepted: {value}", value=error.message), f"{where}, {label}")

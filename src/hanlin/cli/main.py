@@ -13,14 +13,14 @@ import typer
 from hanlin.cli.help import usage_error
 from hanlin.cli.table import RootGroup
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 
 INTERRUPTED = 130
 app = typer.Typer(
     cls=RootGroup,
     name="hanlin",
-    help=say("Make Llama models good at Chinese: one recipe, one command", "让 Llama 学好中文：一份配方，一条命令"),
+    help=tr("Make Llama models good at Chinese: one recipe, one command"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -42,7 +42,7 @@ def _print_version(requested: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help=say("print the version", "输出版本号")),
+        typer.Option("--version", callback=_print_version, is_eager=True, help=tr("print the version")),
     ] = False,
 ) -> None:
     pass
@@ -62,16 +62,16 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:
-        typer.echo(say("\nstopped; the same command goes on from here", "\n已停止；再次运行同一命令即可续做"), err=True)
+        typer.echo(tr("\nstopped; the same command goes on from here"), err=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _refuse(error: UserError) -> None:
     """Print an error and its hint, and end with exit code 2."""
     sentence = error.what if error.where is None else f"{error.where}: {error.what}"
-    typer.secho(f"{say('error', '错误')}: {sentence}", fg="red", err=True)
+    typer.secho(f"{tr('error')}: {sentence}", fg="red", err=True)
     if error.hint:
-        typer.echo(f"  {say('hint', '提示')}: {error.hint}", err=True)
+        typer.echo(f"  {tr('hint')}: {error.hint}", err=True)
     sys.exit(2)
 
 

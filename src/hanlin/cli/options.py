@@ -7,21 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
     from hanlin.pipeline.artifacts import Store
 
-RecipePath = Annotated[Path, typer.Argument(help=say("recipe file (YAML)", "配方文件（YAML）"), show_default=False)]
-Changes = Annotated[
-    list[str], typer.Option("--set", help=say("stage.setting=value; may repeat", "阶段.设置=值，可重复"))
-]
-Until = Annotated[str, typer.Option(help=say("last stage to run", "做到此阶段为止"))]
-AsJson = Annotated[bool, typer.Option("--json", help=say("print JSON", "输出 JSON"))]
+RecipePath = Annotated[Path, typer.Argument(help=tr("recipe file (YAML)"), show_default=False)]
+Changes = Annotated[list[str], typer.Option("--set", help=tr("stage.setting=value; may repeat"))]
+Until = Annotated[str, typer.Option(help=tr("last stage to run"))]
+AsJson = Annotated[bool, typer.Option("--json", help=tr("print JSON"))]
 Home = Annotated[
     Path,
-    typer.Option(envvar="HANLIN_HOME", help=say("folder of artifacts/ and runs/", "artifacts/ 与 runs/ 所在文件夹")),
+    typer.Option(envvar="HANLIN_HOME", help=tr("folder of artifacts/ and runs/")),
 ]
 EngineName = Annotated[str, typer.Option(help="auto, transformers, llama_cpp, llama_server, vllm")]
 

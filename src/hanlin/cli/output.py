@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.pipeline.step import Step
@@ -19,10 +19,10 @@ STATE_STYLE = {"done": "green", "resume": "yellow", "run": "", "stale": "yellow"
 def state_name(state: str) -> str:
     """The state of a stage in the reader's language."""
     names = {
-        "done": say("done", "已完成"),
-        "resume": say("resume", "续做"),
-        "run": say("run", "待运行"),
-        "stale": say("stale", "过期"),
+        "done": tr("done"),
+        "resume": tr("resume"),
+        "run": tr("run"),
+        "stale": tr("stale"),
     }
     return names[state]
 
@@ -56,5 +56,5 @@ def print_steps(steps: list[Step], as_json: bool, estimates: dict[str, dict[str,
         print_json(data)
         return
     rows = [[s.stage.name, s.stage.kind.name, state_name(s.state), s.key[:8], s.why] for s in steps]
-    headings = say("stage,kind,state,key,why", "阶段,类型,状态,键,原因").split(",")
+    headings = tr("stage,kind,state,key,why").split(",")
     print_table(headings, rows, [STATE_STYLE[s.state] for s in steps])

@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.cli.help import HelpGroup
 from hanlin.config.kinds import KINDS
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,86 +37,84 @@ def sections() -> tuple[Section, ...]:
     """Every command, in the order in which the help lists them."""
     return (
         Section(
-            say("Pipeline", "流程"),
+            tr("Pipeline"),
             (
-                Entry("plan", say("Show what each stage would do, and why", "查看各阶段将做什么及原因"), "plan"),
-                Entry("run", say("Run a recipe, or resume an interrupted run", "运行配方，中断后可续做"), "run"),
-                Entry("status", say("Show the progress of a recipe", "查看配方的进度"), "run"),
-                Entry("report", say("Write the report of a recipe again", "重新生成配方的报告"), "run"),
-                Entry("lineage", say("Show what an artifact was made from", "查看产物的来源"), "artifacts"),
+                Entry("plan", tr("Show what each stage would do, and why"), "plan"),
+                Entry("run", tr("Run a recipe, or resume an interrupted run"), "run"),
+                Entry("status", tr("Show the progress of a recipe"), "run"),
+                Entry("report", tr("Write the report of a recipe again"), "run"),
+                Entry("lineage", tr("Show what an artifact was made from"), "artifacts"),
             ),
         ),
         Section(
-            say("Data", "数据"),
+            tr("Data"),
             (
                 *_kinds("corpus", "conversations", "preferences", "unpaired_preferences", "mix"),
-                Entry(
-                    "data", say("Inspect, convert and report on data files", "查看、转换数据文件并出报告"), "data.app"
-                ),
+                Entry("data", tr("Inspect, convert and report on data files"), "data.app"),
                 *_kinds("demo_world"),
             ),
         ),
         Section(
-            say("Train", "训练"),
+            tr("Train"),
             (
                 *_kinds("train_tokenizer", "init_model", "extend_vocabulary", "pretrain", "sft"),
                 *_kinds("reference_logprobs", "dpo", "orpo", "simpo", "kto", "merge"),
                 Entry(
                     "tensorboard",
-                    say("Write a training run's metrics for TensorBoard", "把训练指标写成 TensorBoard 事件文件"),
+                    tr("Write a training run's metrics for TensorBoard"),
                     "artifacts",
                 ),
             ),
         ),
         Section(
-            say("Export", "导出"),
+            tr("Export"),
             (
                 Entry(
                     "quantize",
-                    say("Write GGUF files, or pick the smallest that passes", "写出 GGUF 文件，或选出达标的最小者"),
+                    tr("Write GGUF files, or pick the smallest that passes"),
                     "quantize",
                 ),
                 *_kinds("gguf", "imatrix", "quantized_model"),
                 Entry("package", _summary("package"), "package"),
                 Entry(
                     "upload",
-                    say("Upload a folder to Hugging Face or ModelScope", "上传文件夹到 Hugging Face 或 ModelScope"),
+                    tr("Upload a folder to Hugging Face or ModelScope"),
                     "upload",
                 ),
             ),
         ),
         Section(
-            say("Evaluate", "评测"),
+            tr("Evaluate"),
             (
                 *_kinds("evaluate", "perplexity", "exam"),
-                Entry("generate", say("Answer every question of a file", "逐条回答文件中的问题"), "generate"),
+                Entry("generate", tr("Answer every question of a file"), "generate"),
             ),
         ),
         Section(
-            say("Serve", "服务"),
+            tr("Serve"),
             (
-                Entry("chat", say("Chat with a model in the terminal", "在终端里与模型对话"), "chat"),
+                Entry("chat", tr("Chat with a model in the terminal"), "chat"),
                 Entry(
                     "serve",
-                    say("Serve models with OpenAI's and Ollama's APIs", "以 OpenAI 与 Ollama 接口提供模型服务"),
+                    tr("Serve models with OpenAI's and Ollama's APIs"),
                     "serve",
                 ),
             ),
         ),
         Section(
-            say("Inspect", "查看"),
+            tr("Inspect"),
             (
-                Entry("doctor", say("Check what this machine has and lacks", "检查本机环境"), "doctor"),
+                Entry("doctor", tr("Check what this machine has and lacks"), "doctor"),
                 Entry(
                     "kinds",
-                    say("List the kinds of stages, or the settings of one", "列出阶段类型，或某类型的设置"),
+                    tr("List the kinds of stages, or the settings of one"),
                     "kinds",
                 ),
-                Entry("schema", say("Print the JSON schema of recipes", "输出配方的 JSON Schema"), "kinds"),
-                Entry("template", say("Compare chat templates across programs", "比对各程序中的对话模板"), "template"),
+                Entry("schema", tr("Print the JSON schema of recipes"), "kinds"),
+                Entry("template", tr("Compare chat templates across programs"), "template"),
                 Entry(
                     "tokens",
-                    say("Show token ids and which of them are learned", "查看词元编号及参与学习的部分"),
+                    tr("Show token ids and which of them are learned"),
                     "tokens",
                 ),
             ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.settings.base import Settings
@@ -57,8 +57,7 @@ class StageKind:
     settings_class: str
     makes: str | Callable[[Any], str]
     run: str
-    en: str
-    zh: str
+    description: str
     version: int = 1
     heavy: bool = False
     group: bool = False
@@ -78,7 +77,7 @@ class StageKind:
     @property
     def summary(self) -> str:
         """What the kind does, in the user's language."""
-        return say(self.en, self.zh)
+        return tr(self.description)
 
 
 def _model_or_adapter(settings: Any) -> str:
@@ -87,84 +86,81 @@ def _model_or_adapter(settings: Any) -> str:
 
 _TABLE = (
     StageKind("demo_world", "demo:DemoWorld", "files", "hanlin.demo.world:run",
-              "write the small data set of the quickstart", "生成快速上手所用的小型数据集",
+              "write the small data set of the quickstart",
               shows=("characters", "exchanges", "pairs", "validation_questions")),
     StageKind("corpus", "data:Corpus", "documents", "hanlin.data.stages.corpus:run",
-              "read, clean and deduplicate text", "读取、清洗、去重文本", version=3,
+              "read, clean and deduplicate text", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "characters", "dropped")),
     StageKind("conversations", "data:Conversations", "conversations", "hanlin.data.stages.conversations:run",
-              "read and check conversations of any format", "读取并检查各种格式的对话", version=3,
+              "read and check conversations of any format", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
     StageKind("preferences", "data:Preferences", "preferences", "hanlin.data.stages.preferences:run",
-              "read and check preference pairs of any format", "读取并检查各种格式的偏好对", version=3,
+              "read and check preference pairs of any format", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
     StageKind("unpaired_preferences", "data:UnpairedPreferences", "unpaired_preferences",
               "hanlin.data.stages.unpaired_preferences:run",
-              "read and check single answers labeled good or bad", "读取并检查标有好坏的单个回答", version=3,
+              "read and check single answers labeled good or bad", version=3,
               shows=("rows_in", "rows_kept", "rows_validation", "dropped")),
     StageKind("mix", "mix:Mix", lambda settings: str(settings.records), "hanlin.data.stages.mix:run",
               "mix sources by tokens: shares, temperature, budget",
-              "按词元数混合来源：占比、温度、总量",
               shows=("rows_written", "tokens", "dropped", "sources.*.share")),
     StageKind("train_tokenizer", "tokenizer:TrainTokenizer", "tokenizer", "hanlin.models.train_tokenizer:run",
-              "train a byte-level BPE tokenizer", "训练字节级 BPE 分词器", shows=("entries", "characters_per_token")),
+              "train a byte-level BPE tokenizer", shows=("entries", "characters_per_token")),
     StageKind("init_model", "model:InitModel", "model", "hanlin.models.init_model:run",
-              "make a Llama model with random weights", "新建随机权重的 Llama 模型", heavy=True,
+              "make a Llama model with random weights", heavy=True,
               shows=("parameters", "vocabulary_entries")),
     StageKind("extend_vocabulary", "model:ExtendVocabulary", "model", "hanlin.models.extend_vocab:run",
-              "add Chinese entries to a model's vocabulary", "为模型词表增加中文词条并扩展嵌入", heavy=True,
+              "add Chinese entries to a model's vocabulary", heavy=True,
               shows=("entries", "characters_per_token.before", "characters_per_token.after")),
     StageKind("pretrain", "train:Pretrain", _model_or_adapter, "hanlin.train.stages:pretrain",
-              "train on plain text", "在纯文本上（继续）预训练", heavy=True, group=True,
+              "train on plain text", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
     StageKind("sft", "train:Sft", _model_or_adapter, "hanlin.train.stages:sft",
-              "fine-tune on conversations", "在对话上做指令微调", heavy=True, group=True,
+              "fine-tune on conversations", heavy=True, group=True,
               version=2, shows=("loss", "validation_loss", "steps", "target_tokens", "tokens_per_second")),
     StageKind("reference_logprobs", "preference:ReferenceLogprobs", "reference_logprobs",
               "hanlin.train.stages:reference_logprobs",
-              "compute reference log-probabilities for dpo and kto", "计算参考模型的对数概率，供 dpo 与 kto 共用",
+              "compute reference log-probabilities for dpo and kto",
               heavy=True, group=True,
               shows=("records", "seconds")),
     StageKind("dpo", "preference:Dpo", _model_or_adapter, "hanlin.train.stages:dpo",
-              "align with preference pairs (DPO, IPO)", "用偏好对做对齐（DPO、IPO）", heavy=True, group=True,
+              "align with preference pairs (DPO, IPO)", heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("orpo", "preference:Orpo", _model_or_adapter, "hanlin.train.stages:orpo",
-              "fine-tune and align on preference pairs at once", "用偏好对同时做微调与对齐", heavy=True, group=True,
+              "fine-tune and align on preference pairs at once", heavy=True, group=True,
               version=2, shows=("loss", "preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("simpo", "preference:Simpo", _model_or_adapter, "hanlin.train.stages:simpo",
-              "align with preference pairs, without a reference model", "用偏好对做对齐，无需参考模型",
+              "align with preference pairs, without a reference model",
               heavy=True, group=True,
               version=2, shows=("preference_loss", "validation_loss", "accuracy", "margin", "steps")),
     StageKind("kto", "preference:Kto", _model_or_adapter, "hanlin.train.stages:kto",
-              "align with single answers labeled good or bad", "用标有好坏的单个回答做对齐", heavy=True, group=True,
+              "align with single answers labeled good or bad", heavy=True, group=True,
               version=2,
               shows=("preference_loss", "validation_loss", "accuracy", "margin", "reference_point", "steps")),
     StageKind("merge", "model:Merge", "model", "hanlin.models.merge:run",
-              "merge an adapter into its base and verify it", "把适配器合并到底座并验证", heavy=True,
+              "merge an adapter into its base and verify it", heavy=True,
               shows=("adapter_tensors", "max_abs_difference", "greedy_agreement")),
     StageKind("imatrix", "export:Imatrix", "importance", "hanlin.export.gguf.imatrix:run",
-              "measure an importance matrix on your own data", "用自己的数据测量重要性矩阵", heavy=True,
+              "measure an importance matrix on your own data", heavy=True,
               shows=("tokens", "rows", "entries")),
     StageKind("gguf", "export:Gguf", "gguf", "hanlin.export.gguf.export:run",
-              "write quantized GGUF files and verify them", "写出量化的 GGUF 文件并验证", version=4, heavy=True,
+              "write quantized GGUF files and verify them", version=4, heavy=True,
               shows=("picked", "*.kl", "*.bits_per_weight", "*.same_top_token", "*.fallback_tensors",
                      "parity.mismatches")),
     StageKind("quantized_model", "export:QuantizedModel", "quantized", "hanlin.export.hf:run",
               "write a 4- or 8-bit model for transformers and vLLM",
-              "写出供 transformers 与 vLLM 使用的 4/8 位模型",
               heavy=True, shows=("*.kl", "*.bits_per_weight", "*.same_answers", "parity.mismatches")),
     StageKind("package", "export:Package", "package", "hanlin.export.package:run",
               "package a model for Ollama, LM Studio, vLLM and others",
-              "把模型打包给 Ollama、LM Studio、vLLM 等软件使用",
               heavy=True, lineage=True, shows=("target", "files", "bytes", "parity.mismatches")),
     StageKind("evaluate", "evaluate:Evaluate", "evaluation", "hanlin.evaluate.tasks.questions:run",
-              "ask held-out questions and score the answers", "用留出的问题提问，并为回答评分", heavy=True,
+              "ask held-out questions and score the answers", heavy=True,
               shows=("questions", "exact_match", "chinese_answer_share", "stop_rate", "greedy_agreement")),
     StageKind("perplexity", "evaluate:Perplexity", "evaluation", "hanlin.evaluate.perplexity:run",
-              "measure perplexity on held-out text", "在留出文本上测量困惑度", heavy=True,
+              "measure perplexity on held-out text", heavy=True,
               shows=("perplexity", "bits_per_character", "tokens")),
     StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
-              "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", "做选择题考试（CMMLU、C-Eval、MMLU）", heavy=True,
+              "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", heavy=True,
               shows=("questions", "accuracy", "near_chance")),
 )  # fmt: skip
 
@@ -174,5 +170,5 @@ KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}
 def get_kind(name: str, where: str | None = None) -> StageKind:
     """The stage kind of a name. Raises UserError, with a suggestion, if there is none."""
     if name not in KINDS:
-        raise UserError(say(f"no stage kind '{name}'", f"没有名为“{name}”的阶段类型"), where, did_you_mean(name, KINDS))
+        raise UserError(tr("no stage kind '{name}'", name=name), where, did_you_mean(name, KINDS))
     return KINDS[name]

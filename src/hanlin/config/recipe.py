@@ -14,7 +14,7 @@ from hanlin.config.settings.base import Reference, Settings, references, setting
 from hanlin.config.settings.launch import Launch
 from hanlin.config.validation import read_settings
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -22,24 +22,21 @@ _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Target(Settings):
     """A target of a figure; the report shows whether it is reached."""
 
-    figure: str = setting(..., "name of the figure, dotted if it is nested", "指标名称（嵌套的用点分隔）")
-    at_least: float | str | None = setting(None, "a number, or the name of another figure", "数值，或另一指标的名称")
-    at_most: float | str | None = setting(None, "a number, or the name of another figure", "数值，或另一指标的名称")
-    tolerance: float = setting(0.0, "how far the figure may miss the bound", "允许偏离界限的幅度", ge=0)
+    figure: str = setting(..., "name of the figure, dotted if it is nested")
+    at_least: float | str | None = setting(None, "a number, or the name of another figure")
+    at_most: float | str | None = setting(None, "a number, or the name of another figure")
+    tolerance: float = setting(0.0, "how far the figure may miss the bound", ge=0)
 
 
 class ReportSettings(Settings):
     """Which metrics the report shows. A figure is `stage.metric`, or a mapping of such."""
 
-    figures: dict[str, str | dict[str, str]] = setting({}, "figures by name", "各指标的名称与来源")
-    targets: tuple[Target, ...] = setting((), "targets of the figures", "指标须达到的目标")
-    conversation: str | None = setting(
-        None, "an `evaluate` stage whose answers are shown", "要展示回答的 evaluate 阶段"
-    )
+    figures: dict[str, str | dict[str, str]] = setting({}, "figures by name")
+    targets: tuple[Target, ...] = setting((), "targets of the figures")
+    conversation: str | None = setting(None, "an `evaluate` stage whose answers are shown")
     chat: str | None = setting(
         None,
         "a stage whose model is suggested for chatting when the run ends",
-        "运行结束时建议用来对话的模型所在的阶段",
     )
 
     def restricted_to(self, stages: set[str]) -> ReportSettings:
@@ -100,9 +97,7 @@ class Recipe:
     def until(self, name: str) -> Recipe:
         """The recipe with one stage and what that needs. Raises UserError if there is no such stage."""
         if name not in self.stages:
-            raise UserError(
-                say(f"no stage '{name}'", f"没有名为“{name}”的阶段"), self.name, did_you_mean(name, self.stages)
-            )
+            raise UserError(tr("no stage '{name}'", name=name), self.name, did_you_mean(name, self.stages))
         needed: set[str] = set()
         queue = [name]
         while queue:
@@ -146,13 +141,13 @@ def build_recipe(
     for name in data:
         if name not in known:
             raise UserError(
-                say(f"a recipe has no '{name}'", f"配方没有“{name}”这一项"),
+                tr("a recipe has no '{name}'", name=name),
                 location(name),
                 did_you_mean(str(name), known),
             )
     seed = data.get("seed", 42)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise UserError(say("seed must be an integer, 0 or more", "seed 须为不小于 0 的整数"), location("seed"))
+        raise UserError(tr("seed must be an integer, 0 or more"), location("seed"))
     root = Path(str(data.get("root", "."))).expanduser()
     launch = read_settings(Launch, data.get("launch") or {}, location("launch"), "launch")
     report = read_settings(ReportSettings, data.get("report") or {}, location("report"), "report")
@@ -160,17 +155,15 @@ def build_recipe(
     for name, row in data["stages"].items():
         at = location("stages", name)
         if not isinstance(name, str) or not _STAGE_NAME.fullmatch(name):
-            hint = say("letters, digits and _ only", "仅限字母、数字和下划线")
-            raise UserError(say(f"'{name}' is not a valid stage name", f"“{name}”不能用作阶段名"), at, hint)
+            hint = tr("letters, digits and _ only")
+            raise UserError(tr("'{name}' is not a valid stage name", name=name), at, hint)
         if not isinstance(row, dict) or "kind" not in row:
-            hint = say("write `kind:` and its settings", "请写出 kind: 及其设置项")
-            raise UserError(say(f"stage '{name}' has no kind", f"阶段“{name}”没有 kind"), at, hint)
+            hint = tr("write `kind:` and its settings")
+            raise UserError(tr("stage '{name}' has no kind", name=name), at, hint)
         kind = get_kind(str(row["kind"]), location("stages", name, "kind"))
         rest = {key: value for key, value in row.items() if key != "kind"}
         stage_location = _StageLocation(location, ("stages", name))
-        settings = read_settings(
-            kind.settings, rest, stage_location, say(f"stage '{name}'", f"阶段“{name}”"), kind.name
-        )
+        settings = read_settings(kind.settings, rest, stage_location, tr("stage '{name}'", name=name), kind.name)
         stages[name] = Stage(name, kind, settings, at)
     recipe = Recipe(str(data.get("name", default_name)), seed, root, launch, stages, report)
     _check_types(recipe, location)
@@ -202,9 +195,13 @@ def _check_types(recipe: Recipe, location: Any) -> None:
             if made not in item.types and "files" not in item.types:
                 expected = " / ".join(item.types)
                 raise UserError(
-                    say(
-                        f"stage '{stage.name}', {item.field}: '{source}' makes {made}, but {expected} is needed",
-                        f"阶段“{stage.name}”的 {item.field}：“{source}”产出 {made}，而此处需要 {expected}",
+                    tr(
+                        "stage '{name}', {field}: '{source}' makes {made}, but {expected} is needed",
+                        name=stage.name,
+                        field=item.field,
+                        source=source,
+                        made=made,
+                        expected=expected,
                     ),
                     at,
                 )
@@ -220,7 +217,7 @@ def _sort_stages(recipe: Recipe) -> dict[str, Stage]:
         if name in path:
             cycle = " -> ".join([*path[path.index(name) :], name])
             raise UserError(
-                say(f"stages depend on each other in a cycle: {cycle}", f"阶段之间循环依赖：{cycle}"),
+                tr("stages depend on each other in a cycle: {cycle}", cycle=cycle),
                 recipe.stages[name].where,
             )
         path.append(name)
@@ -243,10 +240,7 @@ def _check_report(recipe: Recipe, where: str) -> None:
             if stage not in recipe.stages or not dot or not metric:
                 hint = did_you_mean(stage, recipe.stages)
                 raise UserError(
-                    say(
-                        f"figure '{figure}': '{text}' is not stage.metric",
-                        f"指标“{figure}”：“{text}”不是“阶段.度量”的形式",
-                    ),
+                    tr("figure '{figure}': '{text}' is not stage.metric", figure=figure, text=text),
                     where,
                     hint,
                 )
@@ -254,12 +248,10 @@ def _check_report(recipe: Recipe, where: str) -> None:
         for name in (target.figure, target.at_least, target.at_most):
             if isinstance(name, str) and name not in named:
                 raise UserError(
-                    say(f"a target names a figure '{name}' that does not exist", f"目标引用的指标“{name}”不存在"),
+                    tr("a target names a figure '{name}' that does not exist", name=name),
                     where,
                     did_you_mean(name, named),
                 )
     for name in (recipe.report.conversation, recipe.report.chat):
         if name is not None and name not in recipe.stages:
-            raise UserError(
-                say(f"no stage '{name}'", f"没有名为“{name}”的阶段"), where, did_you_mean(name, recipe.stages)
-            )
+            raise UserError(tr("no stage '{name}'", name=name), where, did_you_mean(name, recipe.stages))

@@ -11,7 +11,7 @@ import yaml
 
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 
 
 class _Loader(yaml.SafeLoader):
@@ -50,15 +50,15 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(say("no such file", "文件不存在"), path, _suggest_recipe(path)) from error
+        raise UserError(tr("no such file"), path, _suggest_recipe(path)) from error
     except UnicodeDecodeError as error:
-        hint = say("save it as UTF-8", "请另存为 UTF-8")
-        raise UserError(say("not UTF-8", "不是 UTF-8 编码"), path, hint) from error
+        hint = tr("save it as UTF-8")
+        raise UserError(tr("not UTF-8"), path, hint) from error
     except OSError as error:
         recipes = join_list(sorted(file.name for file in path.glob("*.yaml"))) if path.is_dir() else ""
-        hint = say(f"name a recipe in it: {recipes}", f"请指定其中的配方：{recipes}")
-        what = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
-        raise UserError(what, path, hint if recipes else say("name a recipe file", "请指定配方文件")) from error
+        hint = tr("name a recipe in it: {recipes}", recipes=recipes)
+        what = tr("cannot be read: {strerror}", strerror=error.strerror)
+        raise UserError(what, path, hint if recipes else tr("name a recipe file")) from error
     try:
         data = yaml.load(text, _Loader)
         lines = _lines(yaml.compose(text, _Loader))
@@ -66,10 +66,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(say(f"not YAML: {problem}", f"不是合法的 YAML：{problem}"), where) from error
+        raise UserError(tr("not YAML: {problem}", problem=problem), where) from error
     if not isinstance(data, dict) or not isinstance(data.get("stages"), dict):
-        hint = say("a recipe is a mapping with `name` and `stages`", "配方应为含 name 与 stages 的映射")
-        raise UserError(say("not a recipe", "不是配方文件"), path, hint)
+        hint = tr("a recipe is a mapping with `name` and `stages`")
+        raise UserError(tr("not a recipe"), path, hint)
     for change in changes:
         _apply(data, change)
     return build_recipe(data, str(path), lines, default_name=path.stem)
@@ -80,22 +80,22 @@ def read_value(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader) if text else ""
     except yaml.YAMLError as error:
-        raise UserError(say(f"'{text}' is not valid YAML", f"“{text}”不是合法的 YAML"), where) from error
+        raise UserError(tr("'{text}' is not valid YAML", text=text), where) from error
 
 
 def _apply(data: dict[str, Any], change: str) -> None:
     name, equals, text = change.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        hint = say("write --set stage.setting=value", "请写成 --set 阶段.设置=值")
-        raise UserError(say(f"'{change}' is not an override", f"“{change}”不是合法的修改"), "--set", hint)
+        hint = tr("write --set stage.setting=value")
+        raise UserError(tr("'{change}' is not an override", change=change), "--set", hint)
     value = read_value(text, f"--set {name}")
     current: Any = data
     if keys[0] not in ("seed", "root", "name", "launch"):
         current = data["stages"]
         if keys[0] not in current or len(keys) < 2:
             raise UserError(
-                say(f"no stage '{keys[0]}'", f"没有名为“{keys[0]}”的阶段"),
+                tr("no stage '{keys}'", keys=keys[0]),
                 f"--set {change}",
                 did_you_mean(keys[0], current),
             )
@@ -106,7 +106,7 @@ def _apply(data: dict[str, Any], change: str) -> None:
         if not isinstance(child, dict | list):
             name = ".".join(keys[: depth + 1])
             raise UserError(
-                say(f"{name} has no settings below it", f"{name} 没有下级设置"),
+                tr("{name} has no settings below it", name=name),
                 f"--set {change}",
             )
         current = child

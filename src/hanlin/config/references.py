@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 _HUB = re.compile(r"(?P<hub>hf):(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?")
 
@@ -17,7 +17,8 @@ _HUB = re.compile(r"(?P<hub>hf):(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+)
 @dataclass(frozen=True, slots=True)
 class ReferenceTarget:
     """What a reference names: a stage and perhaps a path inside its artifact, a local path or glob, or a pinned hub
-    repository."""
+    repository.
+    """
 
     stage: str = ""
     inside: str = ""
@@ -41,11 +42,8 @@ def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: s
     hub = _HUB.fullmatch(text)
     if hub:
         if not hub["revision"]:
-            hint = say(
-                f"write {text}@<commit>, so that every run reads the same files",
-                f"请写成 {text}@<commit>，以保证每次运行读取的内容相同",
-            )
-            raise UserError(say(f"{text} has no revision", f"{text} 没有指定版本"), where, hint)
+            hint = tr("write {text}@<commit>, so that every run reads the same files", text=text)
+            raise UserError(tr("{text} has no revision", text=text), where, hint)
         return ReferenceTarget(hub=hub["name"], revision=hub["revision"])
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
         return ReferenceTarget(path=root / Path(text).expanduser())
@@ -53,5 +51,5 @@ def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: s
     if head in stages:
         return ReferenceTarget(stage=head, inside=inside)
     suggestion = did_you_mean(head, stages) or ""
-    hint = say(f"a path begins with ./ or /; {suggestion}", f"路径须以 ./ 或 / 开头；{suggestion}")
-    raise UserError(say(f"'{text}' is neither a stage nor a path", f"“{text}”既不是阶段名也不是路径"), where, hint)
+    hint = tr("a path begins with ./ or /; {suggestion}", suggestion=suggestion)
+    raise UserError(tr("'{text}' is neither a stage nor a path", text=text), where, hint)

@@ -16,7 +16,10 @@ def json_schema() -> dict[str, Any]:
     for kind in KINDS.values():
         schema = kind.settings.model_json_schema(ref_template="#/$defs/{model}")
         definitions.update(schema.pop("$defs", {}))
-        schema["properties"] = {"kind": {"const": kind.name, "description": kind.en}, **schema.get("properties", {})}
+        schema["properties"] = {
+            "kind": {"const": kind.name, "description": kind.description},
+            **schema.get("properties", {}),
+        }
         schema["required"] = ["kind", *schema.get("required", [])]
         schema["title"] = kind.name
         kinds.append(schema)

@@ -5,10 +5,12 @@ Owns how a setting is described; the settings themselves stand in `settings/`.
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -16,23 +18,24 @@ from pydantic_core import PydanticUndefined
 
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.base import Settings, setting_info
+from hanlin.core.i18n import Language, translate
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
+    """A setting as a row of the page; nested settings have dotted names."""
+
     name: str
     default: str
     limits: str
-    en: str
-    zh: str
-    text: str
+    description: str
 
 
 def rows_of(settings: type[Settings], prefix: str = "") -> Iterator[Row]:
     """A row for each setting; nested settings follow the one that holds them, with a dotted name."""
     for name, field in settings.model_fields.items():
         setting = setting_info(field)
-        yield Row(prefix + name, _default(field), _limits(field), setting.en, setting.zh, setting.text())
+        yield Row(prefix + name, _default(field), _limits(field), setting.description)
         for nested in _nested(field.annotation):
             yield from rows_of(nested, f"{prefix}{name}.")
 
@@ -81,34 +84,40 @@ def _type(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
-def markdown() -> str:
-    """`docs/settings.md`: every kind, every setting, in both languages."""
-    lines = [
-        "# Settings · 设置",
-        "",
-        "Made by `python -m hanlin.config.settings_page > docs/settings.md`; do not edit. · 由上述命令生成，请勿手改。",
-        "",
-        "A setting marked ⚡ changes only speed or what is shown, never the result."
-        " · 标 ⚡ 的设置只影响速度或显示，不影响结果。",
-        "",
-    ]
+_TEXTS: dict[Language, tuple[str, str, str]] = {
+    "en": (
+        "# Settings",
+        "Every setting of every stage kind; `make docs` writes this page.",
+        "| setting | default | takes | meaning |",
+    ),
+    "zh": ("# 设置", "每个阶段类型的全部设置；本页由 `make docs` 生成。", "| 设置 | 默认值 | 取值 | 含义 |"),
+}
+_SPEED_ONLY: dict[Language, str] = {
+    "en": "A setting marked ⚡ changes only speed or what is shown, never the result.",
+    "zh": "标 ⚡ 的设置只影响速度或显示，不影响结果。",
+}
+
+
+def markdown(language: Language) -> str:
+    """`docs/<language>/settings.md`: every setting of every kind, in one language."""
+    title, origin, head = _TEXTS[language]
+    lines = [title, "", origin, "", _SPEED_ONLY[language], ""]
     for kind in KINDS.values():
-        lines += [
-            f"## {kind.name}",
-            "",
-            f"{kind.en} · {kind.zh}",
-            "",
-            "| setting | default | takes | meaning |",
-            "|---|---|---|---|",
-        ]
+        lines += [f"## {kind.name}", "", translate(kind.description, language), "", head, "|---|---|---|---|"]
         speed = {name for name, field in kind.settings.model_fields.items() if not setting_info(field).affects_key}
         for row in rows_of(kind.settings):
-            mark = " ⚡" if row.name in speed else ""
-            cells = (f"`{row.name}`{mark}", row.default, row.limits, f"{row.en} · {row.zh}")
+            flag = " ⚡" if row.name in speed else ""
+            cells = (f"`{row.name}`{flag}", row.default, row.limits, translate(row.description, language))
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
+def main() -> None:
+    """`python -m hanlin.config.settings_page DOCS`: write the page of each language below the folder `DOCS`."""
+    for language in _TEXTS:
+        (Path(sys.argv[1]) / language / "settings.md").write_text(markdown(language), encoding="utf-8", newline="\n")
+
+
 if __name__ == "__main__":
-    print(markdown(), end="")
+    main()

@@ -8,23 +8,24 @@ from typing import Any
 import pydantic
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import mark, tr
 
-_CHINESE = {
-    "literal_error": "只能取 {expected}",
-    "greater_than": "须大于 {gt}",
-    "greater_than_equal": "须不小于 {ge}",
-    "less_than": "须小于 {lt}",
-    "less_than_equal": "须不大于 {le}",
-    "too_short": "至少要有 {min_length} 项",
-    "string_pattern_mismatch": "须符合 {pattern}",
-    "string_type": "须为文本",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "须为整数"),
-    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "须为数字"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "须为 true 或 false"),
-    **dict.fromkeys(("list_type", "tuple_type"), "须为列表"),
-    **dict.fromkeys(("dict_type", "model_type"), "须为“设置名: 值”的形式"),
+_MESSAGES = {
+    "literal_error": mark("Input should be {expected}"),
+    "greater_than": mark("Input should be greater than {gt}"),
+    "greater_than_equal": mark("Input should be greater than or equal to {ge}"),
+    "less_than": mark("Input should be less than {lt}"),
+    "less_than_equal": mark("Input should be less than or equal to {le}"),
+    "too_short": mark("Input should have at least {min_length} items"),
+    "string_pattern_mismatch": mark("String should match pattern '{pattern}'"),
+    "string_type": mark("Input should be a valid string"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), mark("Input should be a valid integer")),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), mark("Input should be a valid number")),
+    **dict.fromkeys(("bool_type", "bool_parsing"), mark("Input should be true or false")),
+    **dict.fromkeys(("list_type", "tuple_type"), mark("Input should be a valid list")),
+    **dict.fromkeys(("dict_type", "model_type"), mark("Input should be settings, as `name: value`")),
 }
+"""pydantic's errors by type, with the placeholders that pydantic fills in; other errors keep pydantic's words."""
 
 
 def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = "") -> Any:
@@ -55,21 +56,31 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
         if first["type"] == "extra_forbidden":
             known = _fields_at(cls, path[:-1])
             raise UserError(
-                say(f"{owner} has no setting '{name}'", f"{owner}没有设置项“{name}”"), at, did_you_mean(path[-1], known)
+                tr("{owner} has no setting '{name}'", owner=owner, name=name), at, did_you_mean(path[-1], known)
             ) from error
         page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
-        hint = say(f"see {page} for its values", f"可用的取值见 {page}")
+        hint = tr("see {page} for its values", page=page)
         if first["type"] == "missing":
-            raise UserError(say(f"{owner} needs '{name}'", f"{owner}缺少设置项“{name}”"), at, hint) from error
-        english = first["msg"].removeprefix("Value error, ")
-        chinese = english
-        if first["type"] in _CHINESE:
-            chinese = _CHINESE[first["type"]].format(**first.get("ctx", {})).replace(" or ", " 或 ")
+            raise UserError(tr("{owner} needs '{name}'", owner=owner, name=name), at, hint) from error
+        problem = first["msg"].removeprefix("Value error, ")
+        if first["type"] in _MESSAGES:
+            values = dict(first.get("ctx", {}))
+            if "expected" in values:
+                *others, last = values["expected"].split(" or ")
+                values["expected"] = (
+                    tr("{choices} or {last}", choices=" or ".join(others), last=last) if others else last
+                )
+            problem = tr(_MESSAGES[first["type"]], **values)
         raise UserError(
-            say(
-                f"{owner}: {name}={first['input']!r} is not accepted: {english}" if path else f"{owner}: {english}",
-                f"{owner}：{name}={first['input']!r} 不可用：{chinese}" if path else f"{owner}：{chinese}",
-            ),
+            tr(
+                "{owner}: {name}={value!r} is not accepted: {problem}",
+                owner=owner,
+                name=name,
+                value=first["input"],
+                problem=problem,
+            )
+            if path
+            else tr("{owner}: {problem}", owner=owner, problem=problem),
             at,
             hint,
         ) from error

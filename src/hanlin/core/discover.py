@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 
 RECORD_KINDS = ("documents", "conversations", "preferences", "unpaired_preferences")
@@ -47,7 +47,7 @@ def require_record_files(path: Path, *kinds: str) -> list[Path]:
     files = record_files(path, *kinds)
     if not files:
         expected = " / ".join(f"{kind}.jsonl" for kind in kinds or RECORD_KINDS)
-        raise UserError(say(f"there is no {expected} here", f"这里没有 {expected}"), path)
+        raise UserError(tr("there is no {expected} here", expected=expected), path)
     return files
 
 
@@ -60,8 +60,8 @@ def validation_file(path: Path) -> Path:
     """The validation split of a data artifact, or the file itself. Raises UserError if there is none."""
     file = path / VALIDATION_FILE if path.is_dir() else path
     if not file.is_file():
-        hint = say("set `validation_fraction` in the stage that makes it", "请在产出它的阶段设置 validation_fraction")
-        raise UserError(say("this data has no validation split", "这份数据没有验证集"), path, hint)
+        hint = tr("set `validation_fraction` in the stage that makes it")
+        raise UserError(tr("this data has no validation split"), path, hint)
     return file
 
 
@@ -141,12 +141,10 @@ def _texts_of_file(file: Path) -> Iterator[str]:
                 elif text.strip():
                     yield _text_of_row(json.loads(text))
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), file) from error
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), file) from error
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        hint = say(
-            "convert other files to documents with a `corpus` stage first", "其他格式请先用 corpus 阶段转成 documents"
-        )
-        what = say("neither text nor rows with `text`, in UTF-8", "既不是 UTF-8 文本，也不是含 text 字段的 JSON 行")
+        hint = tr("convert other files to documents with a `corpus` stage first")
+        what = tr("neither text nor rows with `text`, in UTF-8")
         raise UserError(what, f"{file}:{line_number}", hint) from error
 
 

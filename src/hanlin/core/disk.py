@@ -11,18 +11,19 @@ from pathlib import Path
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import partial_path
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 def check_free_space(out: Path, needed: int) -> None:
     """Raise UserError if `needed` bytes do not fit on the disk of `out`."""
     free = shutil.disk_usage(out).free
     if needed > free:
-        what = say(
-            f"the files need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free",
-            f"文件需要 {needed / 1e9:.2f} GB，磁盘仅剩 {free / 1e9:.2f} GB",
+        what = tr(
+            "the files need {needed:.2f} GB, the disk has {free:.2f} GB free",
+            needed=needed / 1000000000.0,
+            free=free / 1000000000.0,
         )
-        raise UserError(what, out, say("free some space or write fewer files", "请清理磁盘或减少要写的文件"))
+        raise UserError(what, out, tr("free some space or write fewer files"))
 
 
 @contextmanager
@@ -33,8 +34,8 @@ def catch_full_disk(out: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        what = say(f"no space to write the file: {error.strerror}", f"磁盘空间不足，无法写入文件：{error.strerror}")
-        raise UserError(what, out, say("free some space and run again", "请清理磁盘后重新运行")) from error
+        what = tr("no space to write the file: {strerror}", strerror=error.strerror)
+        raise UserError(what, out, tr("free some space and run again")) from error
 
 
 def copy_atomic(source: Path, target: Path) -> None:

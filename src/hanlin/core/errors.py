@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, tr
 
 
 class UserError(Exception):
@@ -29,7 +29,7 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         line = self.what if self.where is None else f"{self.where}: {self.what}"
-        return line if self.hint is None else line + say(f" (hint: {self.hint})", f"(提示：{self.hint})")
+        return line if self.hint is None else line + tr(" (hint: {hint})", hint=self.hint)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
         return (UserError, (self.what, self.where, self.hint))
@@ -40,7 +40,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     words = sorted(known)
     near = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
     if near:
-        return say(f"did you mean {near[0]}?", f"是否想写 {near[0]}？")
+        return tr("did you mean {near}?", near=near[0])
     if words:
-        return say(f"known: {', '.join(words)}", f"可用：{'、'.join(words)}")
+        return tr("known: {words}", words=join_list(words))
     return None

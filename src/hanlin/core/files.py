@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 PARTIAL_SUFFIX = ".writing"
 """The ending of a file that is not complete."""
@@ -74,9 +74,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path) from error
+        raise UserError(tr("not JSON: {error}", error=error), path) from error
     if not isinstance(data, dict):
-        raise UserError(say("not a JSON object", "不是 JSON 对象"), path)
+        raise UserError(tr("not a JSON object"), path)
     return data
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class Progress:
         if not self.quiet:
             shown = " · ".join(f"{key} {value:.4g}" for key, value in figures.items())
             share = 100 * done / total if total else 100
-            eta = "" if left is None else say(f" · {_clock(left)} left", f" · 剩余 {_clock(left)}")
+            eta = "" if left is None else tr(" · {clock} left", clock=_clock(left))
             pace = f" · {rate:,.1f}/s" if rate > 0 else ""
             line = f"  {self.name} {share:3.0f}% · {done:,.0f}/{total:,.0f} {unit}{pace}"
             line += (f" · {shown}" if shown else "") + eta

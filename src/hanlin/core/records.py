@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
@@ -212,7 +212,7 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
     with file:
         for line_number, line in enumerate(file, start=1):
             if not line.strip():
@@ -221,15 +221,12 @@ def read_jsonl(path: Path, record: type[Record]) -> Iterator[Record]:
             try:
                 yield record.from_json(json.loads(line.decode("utf-8")))
             except UnicodeDecodeError as error:
-                raise UserError(say("the line is not UTF-8", "该行不是 UTF-8 编码"), where) from error
+                raise UserError(tr("the line is not UTF-8"), where) from error
             except json.JSONDecodeError as error:
-                raise UserError(say(f"not JSON: {error.msg}", f"不是合法 JSON：{error.msg}"), where) from error
+                raise UserError(tr("not JSON: {msg}", msg=error.msg), where) from error
             except (KeyError, TypeError, AttributeError) as error:
-                hint = say(
-                    "convert other formats by `corpus`, `conversations`, `preferences` or `unpaired_preferences`",
-                    "其他格式请先用 corpus、conversations、preferences 或 unpaired_preferences 阶段转换",
-                )
-                what = say(f"not a record of `{record.kind}`: {error}", f"不是 {record.kind} 记录：{error}")
+                hint = tr("convert other formats by `corpus`, `conversations`, `preferences` or `unpaired_preferences`")
+                what = tr("not a record of `{kind}`: {error}", kind=record.kind, error=error)
                 raise UserError(what, where, hint) from error
 
 

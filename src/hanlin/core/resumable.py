@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 
 Item = TypeVar("Item")
@@ -70,13 +70,13 @@ def read_rows(path: Path) -> list[Row]:
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
                 if not isinstance(row, dict):
-                    raise UserError(say("not a JSON object", "不是 JSON 对象"), f"{path}:{number}")
+                    raise UserError(tr("not a JSON object"), f"{path}:{number}")
                 rows.append(row)
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
     except ValueError as error:  # of JSON or of UTF-8
         where = f"{path}:{len(rows) + 1}"
-        raise UserError(say("not a line of JSON in UTF-8", "该行不是 UTF-8 的 JSON"), where) from error
+        raise UserError(tr("not a line of JSON in UTF-8"), where) from error
     return rows
 
 

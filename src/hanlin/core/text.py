@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 Language = Literal["zh", "en", "other", "none"]
 
@@ -62,8 +62,6 @@ def check_text(text: str, where: str | None = None) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         position = error.start + 1
-        what = say(
-            f"character {position} of the text is half of a surrogate pair", f"文本第 {position} 个字符是不成对的代理项"
-        )
-        hint = say("it comes from a broken \\u escape: clean the text", "这通常来自损坏的 \\u 转义，请清洗文本")
+        what = tr("character {position} of the text is half of a surrogate pair", position=position)
+        hint = tr("it comes from a broken \\u escape: clean the text")
         raise UserError(what, where, hint) from error

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import mark, tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,69 +26,66 @@ class Drop:
     detail: str = ""
 
 
-REASONS: dict[str, tuple[str, str]] = {
-    "broken_json": ("the line is not JSON", "该行不是合法 JSON"),
-    "undecodable": ("the bytes are not text in the file's encoding", "字节不符合文件编码"),
-    "line_too_long": ("the line is too long to be a record", "该行过长，不可能是一条记录"),
-    "broken_csv": ("the row has more or fewer columns than the header", "列数与表头不符"),
-    "broken_characters": ("it contains a lone surrogate, which is no character", "含有孤立的代理项（不完整的字符）"),
-    "other_format": ("its format differs from the rest of the file", "格式与文件中其余记录不同"),
-    "no_text": ("it has no text", "没有正文"),
-    "no_question": ("it has no question", "没有问题"),
-    "no_answer": ("it has no answer", "没有回答"),
-    "empty_turn": ("a turn is empty", "有一轮为空"),
-    "turn_order": ("its turns are not in order", "对话轮次顺序不对"),
-    "unknown_role": ("a turn has an unknown role", "有未知角色"),
-    "broken_tool_call": (
-        "a tool call is not JSON with a name and arguments",
-        "工具调用不是含 name 与 arguments 的 JSON",
-    ),
-    "broken_tools": ("the list of tools is not JSON", "工具列表不是合法 JSON"),
-    "not_text": ("a turn holds something other than text", "有一轮含非文本内容"),
-    "zero_weight_answer": ("an answer has a loss weight of 0", "某个回答的损失权重为 0"),
-    "placeholder": ("{{name}} or {{author}} is not filled in", "{{name}} 或 {{author}} 未填写"),
-    "refusal": ("an answer begins with a refusal", "回答以拒答开头"),
-    "unparsed_tags": ("there is text outside the Human and Assistant tags", "Human 与 Assistant 标签之外还有文字"),
-    "tie": ("both answers have the same score", "两个回答得分相同"),
-    "chosen_scores_lower": ("the chosen answer has the lower score", "chosen 回答的得分反而更低"),
-    "identical_answers": ("the two answers are the same", "两个回答相同"),
-    "no_label": ("it has no label that says whether the answer is good", "缺少表示回答好坏的标签"),
-    "has_tools": ("it has tools, which unpaired preferences do not support", "带有工具列表，非成对偏好数据不支持"),
-    "different_prompts": ("the two answers have different prompts", "两个回答对应的提示不同"),
-    "mojibake": ("it was decoded with the wrong encoding and cannot be repaired", "解码错误造成乱码，无法修复"),
-    "replacement_characters": ("it has too many replacement characters (U+FFFD)", "替换字符（U+FFFD）过多"),
-    "too_short": ("it is too short", "过短"),
-    "too_long": ("it is too long", "过长"),
-    "repeated_lines": ("too much of it is repeated lines", "重复行过多"),
-    "repeated_phrases": ("too much of it is repeated phrases", "重复片段过多"),
-    "repeated_characters": ("too much of it repeats one character", "单个字符连续重复过多"),
-    "symbols": ("too much of it is symbols", "符号过多"),
-    "other_language": ("it is neither Chinese nor English", "既非中文也非英文"),
-    "advertisement": ("it is an advertisement", "广告"),
-    "no_turns": ("it has no turns", "没有任何轮次"),
-    "tool_turns": ("the output format has no tool calls or tool results", "目标格式不支持工具调用与工具结果"),
-    "system_not_first": ("the output format allows one system turn, at the start", "目标格式只允许开头有一条系统提示"),
-    "not_alternating": ("the output format only has question and answer pairs", "目标格式只支持一问一答"),
-    "empty_question_or_answer": ("the output format treats an empty turn as missing", "目标格式会把空白轮次当作缺失"),
-    "round_trip_mismatch": ("reading it back would give another record", "写出后再读回，内容会改变"),
-    "unwanted_language": ("its language is not in the list to keep", "语言不在保留范围内"),
-    "little_chinese": ("too little of it is Chinese", "中文比例过低"),
-    "personal_data": ("it contains personal data", "含个人信息"),
-    "blocklist": ("it contains words of a blocklist", "含屏蔽词表中的词"),
-    "ocr_debris": ("it has too many OCR errors", "OCR 识别错误过多"),
-    "truncated_answer": ("an answer is truncated", "回答被截断"),
-    "answer_language": ("an answer is in another language than the question", "回答与提问的语言不同"),
-    "contaminated": ("it contains questions of an evaluation set", "含评测集中的题目"),
-    "over_budget": ("the token budget of the mix was used up", "超出混合数据的 token 预算"),
-    "duplicate": ("it is a duplicate", "与另一条记录重复"),
-    "near_duplicate": ("it is a near-duplicate", "与另一条记录近似重复"),
+REASONS: dict[str, str] = {
+    "broken_json": mark("the line is not JSON"),
+    "undecodable": mark("the bytes are not text in the file's encoding"),
+    "line_too_long": mark("the line is too long to be a record"),
+    "broken_csv": mark("the row has more or fewer columns than the header"),
+    "broken_characters": mark("it contains a lone surrogate, which is no character"),
+    "other_format": mark("its format differs from the rest of the file"),
+    "no_text": mark("it has no text"),
+    "no_question": mark("it has no question"),
+    "no_answer": mark("it has no answer"),
+    "empty_turn": mark("a turn is empty"),
+    "turn_order": mark("its turns are not in order"),
+    "unknown_role": mark("a turn has an unknown role"),
+    "broken_tool_call": mark("a tool call is not JSON with a name and arguments"),
+    "broken_tools": mark("the list of tools is not JSON"),
+    "not_text": mark("a turn holds something other than text"),
+    "zero_weight_answer": mark("an answer has a loss weight of 0"),
+    "placeholder": mark("{{name}} or {{author}} is not filled in"),
+    "refusal": mark("an answer begins with a refusal"),
+    "unparsed_tags": mark("there is text outside the Human and Assistant tags"),
+    "tie": mark("both answers have the same score"),
+    "chosen_scores_lower": mark("the chosen answer has the lower score"),
+    "identical_answers": mark("the two answers are the same"),
+    "no_label": mark("it has no label that says whether the answer is good"),
+    "has_tools": mark("it has tools, which unpaired preferences do not support"),
+    "different_prompts": mark("the two answers have different prompts"),
+    "mojibake": mark("it was decoded with the wrong encoding and cannot be repaired"),
+    "replacement_characters": mark("it has too many replacement characters (U+FFFD)"),
+    "too_short": mark("it is too short"),
+    "too_long": mark("it is too long"),
+    "repeated_lines": mark("too much of it is repeated lines"),
+    "repeated_phrases": mark("too much of it is repeated phrases"),
+    "repeated_characters": mark("too much of it repeats one character"),
+    "symbols": mark("too much of it is symbols"),
+    "other_language": mark("it is neither Chinese nor English"),
+    "advertisement": mark("it is an advertisement"),
+    "no_turns": mark("it has no turns"),
+    "tool_turns": mark("the output format has no tool calls or tool results"),
+    "system_not_first": mark("the output format allows one system turn, at the start"),
+    "not_alternating": mark("the output format only has question and answer pairs"),
+    "empty_question_or_answer": mark("the output format treats an empty turn as missing"),
+    "round_trip_mismatch": mark("reading it back would give another record"),
+    "unwanted_language": mark("its language is not in the list to keep"),
+    "little_chinese": mark("too little of it is Chinese"),
+    "personal_data": mark("it contains personal data"),
+    "blocklist": mark("it contains words of a blocklist"),
+    "ocr_debris": mark("it has too many OCR errors"),
+    "truncated_answer": mark("an answer is truncated"),
+    "answer_language": mark("an answer is in another language than the question"),
+    "contaminated": mark("it contains questions of an evaluation set"),
+    "over_budget": mark("the token budget of the mix was used up"),
+    "duplicate": mark("it is a duplicate"),
+    "near_duplicate": mark("it is a near-duplicate"),
 }
 DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
 
 
 def describe_reason(reason: str) -> str:
     """Describe a reason of `REASONS` in the user's language."""
-    return say(*REASONS[reason])
+    return tr(REASONS[reason])
 
 
 def format_dropped_row(drop: Drop, location: str, row: Any, duplicate_of: str = "") -> str:

@@ -22,7 +22,8 @@ SHORTEST_SEQUENCE = 512
 @dataclass(frozen=True, slots=True)
 class SettingChange:
     """A setting as `--set` takes it after the stage's name, the estimated peak after it, and whether it changes the
-    result."""
+    result.
+    """
 
     setting: str
     peak: float

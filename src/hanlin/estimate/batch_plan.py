@@ -19,7 +19,8 @@ TARGET_FRACTION = {Pretrain: 1.0, Sft: 0.7}
 class DatasetStats:
     """What is known of a stage's data: how many units it has (documents, conversations, pairs, answers), the tokens of
     one on average, all its answers included, and the share of them that is learned. `documents` are the tokens of those
-    looked at, as attention sees them: each answer of a pair with its prompt."""
+    looked at, as attention sees them: each answer of a pair with its prompt.
+    """
 
     units: int
     tokens: float
@@ -35,7 +36,8 @@ class DatasetStats:
 class BatchPlan:
     """Tokens of a pass on one process, passes of a step on one process, tokens of a step over all processes, the share
     of them that is learned, the steps of the stage (None: the data is not known yet), and the tokens of some of its
-    documents."""
+    documents.
+    """
 
     micro_batch_tokens: int
     accumulation_steps: int

@@ -16,7 +16,7 @@ from typing import Any
 
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import total_memory
 from hanlin.estimate.batch_plan import BatchPlan
 from hanlin.estimate.flops import Speed, step_operations
@@ -62,8 +62,8 @@ def parse_memory_size(text: str) -> float:
     """The bytes of `24GB`, `16GiB` or `80G`. Raises UserError for anything else."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?\s*", text.upper())
     if match is None or match[2] == "I":
-        hint = say("write it like 24GB or 16GiB", "请写成 24GB 或 16GiB")
-        raise UserError(say(f"'{text}' is not an amount of memory", f"“{text}”不是有效的内存大小"), "--memory", hint)
+        hint = tr("write it like 24GB or 16GiB")
+        raise UserError(tr("'{text}' is not an amount of memory", text=text), "--memory", hint)
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -106,7 +106,7 @@ def measure_speeds(stages: list[tuple[str, TrainingSetup]], timeout: float = 300
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        raise UserError(say(f"the measurement failed: {last}", f"测量失败：{last}"), "--probe")
+        raise UserError(tr("the measurement failed: {last}", last=last), "--probe")
     answers = json.loads(done.stdout.strip().splitlines()[-1])
     return [
         (Speed(answer["products"], step_operations(setup) / answer["seconds"]), answer["process"])

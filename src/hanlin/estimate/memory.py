@@ -48,7 +48,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 @dataclass(frozen=True, slots=True)
 class Sharding:
     """Over how many processes each part of training is sharded: DDP divides none, ZeRO-2 gradients and optimizer,
-    ZeRO-3 and FSDP weights too."""
+    ZeRO-3 and FSDP weights too.
+    """
 
     weights: int = 1
     gradients: int = 1
@@ -58,7 +59,8 @@ class Sharding:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What memory depends on besides settings: the number format of the computation, whether it runs on a GPU (then
-    main memory does not count) and the bytes of an idle worker process."""
+    main memory does not count) and the bytes of an idle worker process.
+    """
 
     number_format: Literal["float32", "bfloat16"] = "float32"
     gpu: bool = False
@@ -125,7 +127,8 @@ class TrainingSetup:
     def _loading(self) -> dict[Part, float]:
         """The weights as they come from their files, a file's pages beside them; into the machine's own memory every
         process reads them whole, and divides them then. Without an adapter they are read in float32, and what is frozen
-        is rounded afterwards."""
+        is rounded afterwards.
+        """
         weights = self.weights()
         if not self.machine.gpu:
             read = 4.0 * self.shape.parameters if self.settings.lora is None else 0.0
@@ -156,7 +159,8 @@ class TrainingSetup:
 
     def weights(self) -> float:
         """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
-        of what is frozen the number format, or few bits; DoRA puts whole matrices together for a pass."""
+        of what is frozen the number format, or few bits; DoRA puts whole matrices together for a pass.
+        """
         shape, trained, number = self.shape, self.trained, self.machine.number
         lora = self.settings.lora
         copies = number if number != 4 else 0
@@ -194,7 +198,8 @@ class TrainingSetup:
 
     def optimizer(self) -> float:
         """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
-        not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well."""
+        not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well.
+        """
         trained, rank = self.trained, self.settings.galore_rank
         if self.settings.optimizer in ("galore", "apollo"):
             layers = min(self.settings.train_last_layers or self.shape.layers, self.shape.layers)
@@ -212,7 +217,8 @@ class TrainingSetup:
 
     def checkpoint(self) -> float:
         """What is trained and its averages, whole: the copy in the machine's own memory that a thread writes, which
-        stays from a run's first checkpoint on (`train.checkpoint`). Of a group the first process holds it."""
+        stays from a run's first checkpoint on (`train.checkpoint`). Of a group the first process holds it.
+        """
         return 4.0 * self.trained.total + self.optimizer() * self.sharding.optimizer
 
     def stream(self) -> float:
@@ -221,14 +227,16 @@ class TrainingSetup:
 
     def of_attention(self) -> float:
         """What the first half of a block keeps of one token for its backward pass: the stream, and queries, keys,
-        values and what attention makes of them, laid out by documents."""
+        values and what attention makes of them, laid out by documents.
+        """
         shape = self.shape
         numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head + self.of_shares()
         return self.stream() + self.machine.number * (numbers + self._of_adapters(("q_proj", "k_proj", "v_proj")))
 
     def of_shares(self) -> float:
         """Numbers: for each head the shares of all tokens of its document, where documents are short and the machine
-        is a CPU; of the longest that fill a pass, since documents of like length come into one row."""
+        is a CPU; of the longest that fill a pass, since documents of like length come into one row.
+        """
         if self.machine.gpu:
             return 0.0
         longest = SHARES_KEPT[self.machine.number_format]
@@ -241,7 +249,8 @@ class TrainingSetup:
 
     def of_feed_forward(self) -> float:
         """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the
-        feed-forward part."""
+        feed-forward part.
+        """
         shape = self.shape
         numbers = shape.heads * shape.head + 2 * shape.wide
         rest: tuple[Projection, ...] = ("o_proj", "gate_proj", "up_proj", "down_proj")
@@ -272,7 +281,8 @@ class TrainingSetup:
 
     def activations(self) -> float:
         """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
-        more by what makes it. The second half of the last block sees only what is learned."""
+        more by what makes it. The second half of the last block sees only what is learned.
+        """
         layers, tokens = self.layers_back(), self.batch.micro_batch_tokens
         block = self.of_attention() + self.of_feed_forward()
         if self.settings.gradient_checkpointing:
@@ -282,7 +292,8 @@ class TrainingSetup:
 
     def backward_of_a_block(self) -> float:
         """What the backward pass of a feed-forward part needs beside what was kept: four inner values, three streams,
-        and of a packed base a whole matrix."""
+        and of a packed base a whole matrix.
+        """
         number, lora = self.machine.number, self.settings.lora
         packed = lora is not None and lora.quantization is not None
         whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
@@ -297,7 +308,8 @@ class TrainingSetup:
 
     def logits(self) -> float:
         """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
-        frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states."""
+        frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states.
+        """
         learned = max(1, round(self.batch.micro_batch_tokens * self.batch.learned))
         number = self.machine.number
         if not (self.machine.gpu or self.head_gradient()):

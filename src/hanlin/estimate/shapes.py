@@ -17,7 +17,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 @dataclass(frozen=True, slots=True)
 class ModelShape:
     """What of a model's configuration decides its size. `entries` are rows of the vocabulary, `wide` is the width of
-    the feed-forward layers, `stored` the number format of its files."""
+    the feed-forward layers, `stored` the number format of its files.
+    """
 
     entries: int
     hidden: int
@@ -113,7 +114,8 @@ class ModelShape:
 class TrainableCounts:
     """How many numbers a stage trains, by what they are. `matrices` and `norms` are the model's own, `embeddings` and
     `head` whole matrices (copies of the frozen ones beside an adapter), `rows` single rows of both, `adapter` the
-    matrices A and B, and `lengths` what DoRA adds. A tied model has its table in `embeddings` alone."""
+    matrices A and B, and `lengths` what DoRA adds. A tied model has its table in `embeddings` alone.
+    """
 
     matrices: int = 0
     norms: int = 0
@@ -125,7 +127,9 @@ class TrainableCounts:
 
     @classmethod
     def of(cls, shape: ModelShape, settings: Training) -> Self:
-        """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not counted."""
+        """What the settings train; rows that depend on the data (`trainable_tokens: untrained`) are few, not
+        counted.
+        """
         layers = min(settings.train_last_layers or shape.layers, shape.layers)
         norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden
         rows = 0

@@ -17,7 +17,7 @@ from hanlin.config.settings.model import ExtendVocabulary, InitModel, Merge
 from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.estimate import flops
 from hanlin.estimate.advice import SettingChange, suggest_changes
 from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
@@ -151,7 +151,7 @@ def shape_of(step: Step, field: str, steps: dict[str, Step]) -> ModelShape | str
             return error.what
         return ModelShape.of_config(files.config, files.dtype)
     if source.ready:
-        return say(f"{source.entry.reference} is not on this machine yet", f"{source.entry.reference} 尚未下载到本机")
+        return tr("{reference} is not on this machine yet", reference=source.entry.reference)
     return _to_be_made(steps[source.entry.reference.partition("/")[0]], steps)
 
 
@@ -168,7 +168,7 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
         return shape if isinstance(shape, str) else shape.with_entries(shape.entries + settings.new_entries)
     if isinstance(settings, Training):
         return shape_of(step, "model", steps)
-    return say(f"the output of {step.stage.name} is not known in advance", f"{step.stage.name} 的产物无法预知")
+    return tr("the output of {name} is not known in advance", name=step.stage.name)
 
 
 def _entries(step: Step, steps: dict[str, Step]) -> int | str:
@@ -180,7 +180,7 @@ def _entries(step: Step, steps: dict[str, Step]) -> int | str:
         maker = steps[source.entry.reference.partition("/")[0]].stage.settings
         if isinstance(maker, TrainTokenizer):
             return maker.entries
-    return say("the size of the tokenizer is not known yet", "分词器的词表大小尚不可知")
+    return tr("the size of the tokenizer is not known yet")
 
 
 def _entries_in(folder: Path) -> int | str:
@@ -193,5 +193,5 @@ def _entries_in(folder: Path) -> int | str:
         row = json.loads(raw)
         numbers = [len(row["model"]["vocab"]) - 1, *(int(token["id"]) for token in row.get("added_tokens", ()))]
     except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return say(f"{folder} has no readable tokenizer.json", f"{folder} 中没有可读取的 tokenizer.json")
+        return tr("{folder} has no readable tokenizer.json", folder=folder)
     return max(numbers) + 1

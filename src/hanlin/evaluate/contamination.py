@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.resumable import Row
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE
 
@@ -58,11 +58,8 @@ class Contamination:
         """The contaminated and the clean ones of these ids. Raises UserError if one was never looked for."""
         missing = [name for name in ids if name not in self.checked]
         if missing:
-            hint = say(
-                "name this set in `decontaminate.against` of the data stage",
-                "请在数据阶段的 decontaminate.against 中写上该评测集",
-            )
-            what = say(f"question {missing[0]} was not looked for in the data", f"数据阶段没有查找过题目 {missing[0]}")
+            hint = tr("name this set in `decontaminate.against` of the data stage")
+            what = tr("question {missing} was not looked for in the data", missing=missing[0])
             raise UserError(what, where, hint)
         return {name for name in ids if name in self.contaminated}, {
             name for name in ids if name not in self.contaminated
@@ -76,8 +73,8 @@ def load_contamination(folders: Sequence[Path]) -> Contamination:
     for folder in folders:
         file = folder / CONTAMINATION_FILE if folder.is_dir() else folder
         if not file.is_file():
-            hint = say("set `decontaminate` in that stage", "请在该阶段设置 decontaminate")
-            raise UserError(say("this data was not compared with questions", "这份数据没有与题目比对过"), folder, hint)
+            hint = tr("set `decontaminate` in that stage")
+            raise UserError(tr("this data was not compared with questions"), folder, hint)
         for row in json.loads(file.read_text(encoding="utf-8"))["sets"]:
             contaminated |= set(row["contaminated"])
             checked |= {*row["contaminated"], *row["clean"], *row["unsearched"]}

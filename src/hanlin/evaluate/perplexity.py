@@ -20,7 +20,7 @@ from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import validation_file
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, read_jsonl
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.core.text import Language, answer_language
@@ -55,7 +55,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
     file = validation_file(inputs.path("data"))
     measured = list(limit_characters(_records(file), settings.max_characters))
     if not measured:
-        raise UserError(say("this file has no records to score", "文件中没有可评测的记录"), file)
+        raise UserError(tr("this file has no records to score"), file)
     loaded = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
         window = _window(settings.window, loaded.engine.context_length)
@@ -70,7 +70,7 @@ def run(settings: Perplexity, inputs: Inputs, out: Path, context: StageContext) 
             return score_samples(loaded, [sample(record) for record in chunk], window, stride)
 
         rows = process_in_chunks(
-            measured, _CHUNK_SIZE, context.scratch_folder(out), work, context.progress, unit=say("records", "条")
+            measured, _CHUNK_SIZE, context.scratch_folder(out), work, context.progress, unit=tr("records")
         )
         engine_name = loaded.engine.name
     finally:
@@ -83,7 +83,7 @@ def text_sample(tokenizer: Tokenizer, document: Document) -> Sample:
     """All of a document is scored, after a begin token (the end-of-text token if the tokenizer has no other)."""
     begin = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
     if begin is None:
-        what = say("the tokenizer has no token to begin a text with", "分词器没有可作文本开头的词元")
+        what = tr("the tokenizer has no token to begin a text with")
         raise UserError(what, tokenizer.folder)
     ids = [begin, *tokenizer.encode(document.text)]
     return Sample(document.id, ids, [(1, len(ids))], document.text)
@@ -91,7 +91,8 @@ def text_sample(tokenizer: Tokenizer, document: Document) -> Sample:
 
 def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> Sample:
     """The tokens that a chat model learns are scored: a conversation's answers, or a pair's chosen one, with their stop
-    tokens."""
+    tokens.
+    """
     if isinstance(record, Conversation):
         rendered = template.render_conversation(record)
         spans = _target_spans(rendered)
@@ -118,8 +119,8 @@ def score_samples(loaded: LoadedEngine, samples: Sequence[Sample], window: int, 
     rows = []
     for sample, value, count in zip(samples, nats, tokens, strict=True):
         if not math.isfinite(value):
-            what = say("the model's logits for this record are not finite", "模型对该条记录给出的 logits 不是有限数")
-            raise UserError(what, sample.id, say("measure in float32", "请用 float32 测量"))
+            what = tr("the model's logits for this record are not finite")
+            raise UserError(what, sample.id, tr("measure in float32"))
         rows.append(
             {
                 "id": sample.id,
@@ -219,11 +220,12 @@ def _window(wanted: int | None, longest: int) -> int:
     if wanted is None:
         return min(_DEFAULT_WINDOW, longest)
     if wanted > longest:
-        what = say(
-            f"a window of {wanted} tokens is longer than the model's context of {longest}",
-            f"窗口 {wanted} 个词元超过模型上下文 {longest}",
+        what = tr(
+            "a window of {wanted} tokens is longer than the model's context of {longest}",
+            wanted=wanted,
+            longest=longest,
         )
-        raise UserError(what, "window", say(f"set window to {longest} or less", f"请将 window 设为不超过 {longest}"))
+        raise UserError(what, "window", tr("set window to {longest} or less", longest=longest))
     return wanted
 
 

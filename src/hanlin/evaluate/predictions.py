@@ -17,7 +17,7 @@ from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
@@ -80,11 +80,11 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
     already, for an unfinished try with other settings, and for prompts that are too long.
     """
     if out.suffix not in (".json", ".jsonl"):
-        raise UserError(say("the name must end with .json or .jsonl", "文件名须以 .json 或 .jsonl 结尾"), out)
+        raise UserError(tr("the name must end with .json or .jsonl"), out)
     if out.exists():
-        raise UserError(say("already exists", "已存在"), out, say("name a new file", "请换一个新文件"))
+        raise UserError(tr("already exists"), out, tr("name a new file"))
     if not out.absolute().parent.is_dir():
-        raise UserError(say("there is no such folder", "没有这个文件夹"), out.absolute().parent)
+        raise UserError(tr("there is no such folder"), out.absolute().parent)
     prompts = read_prompts(data, "" if settings.raw else settings.system)
     path, choice = parse_model_spec(model)
     weights = find_model(path, choice).weights
@@ -101,7 +101,7 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
             _write(out, rows)
             shutil.rmtree(partial)
     except Timeout as error:
-        raise UserError(say("another process is writing this file", "另一进程正在写此文件"), out) from error
+        raise UserError(tr("another process is writing this file"), out) from error
     stopped = sum(row["finish"] == "stop" for row in rows)
     return {"prompts": len(rows), "stopped": stopped, "tokens": sum(row["tokens"] for row in rows)}
 
@@ -131,7 +131,7 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
                     messages = prepend_system(system, chat.messages)
                     prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools))
     if not prompts:
-        raise UserError(say("there is no question in this file", "文件中没有问题"), data)
+        raise UserError(tr("there is no question in this file"), data)
     return prompts
 
 
@@ -201,7 +201,7 @@ def _answers(
             for place, reply in zip(chunk, replies, strict=True)
         ]
 
-    return process_in_chunks(places, _CHUNK_SIZE, scratch, answered, progress, unit=say("answers", "个回答"))
+    return process_in_chunks(places, _CHUNK_SIZE, scratch, answered, progress, unit=tr("answers"))
 
 
 def _stop_ids(model: LoadedEngine) -> tuple[int, ...]:
@@ -220,7 +220,7 @@ class _ChunkProgress(Progress):
         self._whole, self._before, self._total = whole, before, total
 
     def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
-        self._whole.update(self._before + done, self._total, say("answers", "个回答"), False, **figures)
+        self._whole.update(self._before + done, self._total, tr("answers"), False, **figures)
 
 
 def _ids(
@@ -235,18 +235,17 @@ def _ids(
         try:
             ids = tuple(template.render(prompt.messages, prompt.tools, prompt=True).ids)
         except UserError as error:
-            raise UserError(error.what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), error.hint) from error
+            raise UserError(error.what, tr("line {line}", line=prompt.line), error.hint) from error
     if len(ids) <= budget:
         return ids, 0
     if settings.cut and template is not None and not prompt.tools:
         fitted = truncate(prompt.messages, template, budget, cut=True)
         return fitted.ids, fitted.cut
-    what = say(
-        f"the prompt is {len(ids)} tokens long, but only {budget} fit beside the answer",
-        f"提示共 {len(ids)} 个词元，而除回答外只容纳 {budget} 个",
+    what = tr(
+        "the prompt is {count} tokens long, but only {budget} fit beside the answer", count=len(ids), budget=budget
     )
-    hint = say("--truncate shortens it; --max-new-tokens leaves more room", "用 --truncate 截断，或调小 --max-new-tokens")
-    raise UserError(what, say(f"line {prompt.line}", f"第 {prompt.line} 行"), hint)
+    hint = tr("--truncate shortens it; --max-new-tokens leaves more room")
+    raise UserError(what, tr("line {line}", line=prompt.line), hint)
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -265,10 +264,8 @@ def _check_same_inputs(partial: Path, mark: str) -> None:
     file = partial / "mark"
     begun = any(partial.glob("rows-*.jsonl"))
     if begun and (not file.is_file() or file.read_text(encoding="utf-8") != mark):
-        what = say(
-            "an unfinished run with another model, data or settings is here", "此处有模型、数据或设置不同的未完成结果"
-        )
-        raise UserError(what, partial, say("delete it, or name another --out", "请删除它，或换一个 --out"))
+        what = tr("an unfinished run with another model, data or settings is here")
+        raise UserError(what, partial, tr("delete it, or name another --out"))
     file.write_text(mark, encoding="utf-8")
 
 

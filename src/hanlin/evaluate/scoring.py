@@ -23,6 +23,8 @@ def is_correct(answer: str, accepted: Iterable[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
+    """A closed interval."""
+
     low: float
     high: float
 
@@ -42,7 +44,8 @@ def wilson_interval(hits: int, total: int) -> Interval:
 
 def standard_error(hits: int, total: int) -> float:
     """Standard error of the mean of `total` zeros and ones, `hits` of them ones: the sample's standard deviation over
-    √total."""
+    √total.
+    """
     if total < 2:
         return 0.0
     share = hits / total

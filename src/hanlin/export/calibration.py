@@ -9,7 +9,7 @@ from pathlib import Path
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.discover import record_class
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -20,7 +20,7 @@ def load_calibration_rows(
     """Rows of at most `window` ids until there are `tokens`: records of all files in an order drawn by `seed`."""
     ids_of = [ids for path in paths for ids in _encoders(_data_file(path), tokenizer)]
     if not ids_of:
-        raise UserError(say("there is nothing to read", "没有可读的内容"), paths[0] if paths else "data")
+        raise UserError(tr("there is nothing to read"), paths[0] if paths else "data")
     random.Random(seed).shuffle(ids_of)
     left = tokens
     for encode in ids_of:
@@ -40,7 +40,7 @@ def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequenc
     if kind is Conversation:
         template = find_template(tokenizer)
         if template is None:
-            raise UserError(say("the model has no chat template", "模型没有对话模板"), tokenizer.folder)
+            raise UserError(tr("the model has no chat template"), tokenizer.folder)
         for record in read_jsonl(file, Conversation):
             yield lambda record=record: template.render_conversation(record).ids  # type: ignore[misc]
         return
@@ -55,4 +55,4 @@ def _data_file(path: Path) -> Path:
     for name in ("conversations.jsonl", "documents.jsonl"):
         if (path / name).is_file():
             return path / name
-    raise UserError(say("no documents or conversations here", "这里没有文档或对话"), path)
+    raise UserError(tr("no documents or conversations here"), path)

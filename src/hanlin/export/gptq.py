@@ -21,7 +21,8 @@ _DAMPING = 0.01  # of the mean diagonal
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
     """A matrix [rows, columns] on its grid: `weight` as float32, the `scale` [rows, groups] times integers from -8 to
-    7."""
+    7.
+    """
 
     weight: torch.Tensor
     scale: torch.Tensor
@@ -31,7 +32,8 @@ def quantize_layers(
     model: Any, rows: Sequence[Sequence[int]], group: int, tell: Callable[[int, int], None]
 ) -> dict[str, QuantizedWeight]:
     """Round every projection of the blocks in place, layer after layer, each on the inputs that the rounded layers
-    before it give, and return the grids by module name. `rows` are the ids that are read; `tell(done, total)`."""
+    before it give, and return the grids by module name. `rows` are the ids that are read; `tell(done, total)`.
+    """
     decoder = model.get_decoder()
     hidden, arguments = _first_inputs(decoder, rows)
     found: dict[str, QuantizedWeight] = {}
@@ -54,7 +56,8 @@ def quantize_layers(
 
 def quantize_weight(weight: torch.Tensor, squares: torch.Tensor, group: int) -> QuantizedWeight:
     """Round `weight` [rows, columns] with as little change as can be of what it gives on the inputs whose products are
-    summed in `squares` [columns, columns], the Hessian but for a factor."""
+    summed in `squares` [columns, columns], the Hessian but for a factor.
+    """
     weight, hessian = weight.clone(), squares.clone()
     diagonal = torch.arange(len(hessian))
     unused = hessian[diagonal, diagonal] == 0

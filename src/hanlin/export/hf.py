@@ -20,7 +20,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.export import gptq, quality
 from hanlin.export.calibration import load_calibration_rows
 from hanlin.export.quality_page import write_card
@@ -38,7 +38,8 @@ FORMAT_NAMES = {"gptq": "GPTQ-INT4", "int8": "bnb-INT8", "nf4": "bnb-NF4"}
 
 def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the folder, load it again as transformers does, and measure it. Raises UserError for what is no plain Llama
-    model, where a library is not installed, and for a full disk."""
+    model, where a library is not installed, and for a full disk.
+    """
     folder = inputs.path("model")
     refuse_adapter(folder)
     files = check_model_folder(folder)
@@ -86,18 +87,20 @@ def _write_gptq(
     context: StageContext,
 ) -> None:
     if importlib.util.find_spec("compressed_tensors") is None:
-        hint = say("pip install 'hanlin[gptq]'", "请安装：pip install 'hanlin[gptq]'")
-        raise UserError(say("compressed-tensors is not installed", "未安装 compressed-tensors"), "method", hint)
+        hint = tr("pip install 'hanlin[gptq]'")
+        raise UserError(tr("compressed-tensors is not installed"), "method", hint)
     from compressed_tensors.compressors import PackedQuantizationCompressor
     from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme
 
     for name in ("hidden_size", "intermediate_size"):
         if int(files.config[name]) % settings.group_size:
-            what = say(
-                f"rows of {files.config[name]} ({name}) do not divide into groups of {settings.group_size}",
-                f"{name} 为 {files.config[name]}，不能分成每组 {settings.group_size} 个",
+            what = tr(
+                "rows of {config} ({name}) do not divide into groups of {group_size}",
+                config=files.config[name],
+                name=name,
+                group_size=settings.group_size,
             )
-            raise UserError(what, "group_size", say("set 64 or 32", "请设为 64 或 32"))
+            raise UserError(what, "group_size", tr("set 64 or 32"))
     window = min(settings.window, int(files.config["max_position_embeddings"]))
     rows = list(load_calibration_rows(data, tokenizer, window, settings.tokens, context.seed))
     model: Any = load_model(files.folder, dtype=exact_dtype(files))

@@ -17,7 +17,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space, copy_atomic
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.export.model_card import Card, model_card
 from hanlin.export.quality_page import CHART_FILE
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
@@ -55,7 +55,7 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     with catch_full_disk(out):
         check_free_space(out, sum(path.stat().st_size for path in places))
         for done, (path, place) in enumerate(places.items()):
-            job.progress.update(done, len(places), say("files", "文件"))
+            job.progress.update(done, len(places), tr("files"))
             copy_atomic(path, place)
     job.progress.close()
     metrics: dict[str, Any] = {"target": settings.target, "context": source.context}
@@ -85,13 +85,11 @@ def _read(settings: Package, folder: Path) -> _PackagedModel:
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
     if wants_gguf and not found:
-        what = say(
-            f"{settings.target} takes GGUF files, and here is none", f"{settings.target} 需要 GGUF 文件，而这里没有"
-        )
-        raise UserError(what, folder, say("make some with `hanlin gguf`", "请先用 hanlin gguf 导出"))
+        what = tr("{target} takes GGUF files, and here is none", target=settings.target)
+        raise UserError(what, folder, tr("make some with `hanlin gguf`"))
     if settings.target == "vllm" and found:
-        what = say("vLLM takes a model folder, and this is GGUF", "vLLM 需要模型目录，而这是 GGUF")
-        raise UserError(what, folder, say("name the folder it was made from", "请指定转换前的模型目录"))
+        what = tr("vLLM takes a model folder, and this is GGUF")
+        raise UserError(what, folder, tr("name the folder it was made from"))
     if not found:
         packed = is_quantized(folder)
         config = check_quantized_folder(folder) if packed else check_model_folder(folder, experts=True).config
@@ -108,14 +106,16 @@ def _read(settings: Package, folder: Path) -> _PackagedModel:
 
 def _template(folder: Path) -> ChatTemplate:
     if not (folder / TOKENIZER_FILE).is_file():
-        hint = say(
-            f"put {TOKENIZER_FILE} and {TEMPLATE_FILE} beside it", f"请把 {TOKENIZER_FILE} 与 {TEMPLATE_FILE} 放在旁边"
+        hint = tr(
+            "put {tokenizer_file} and {template_file} beside it",
+            tokenizer_file=TOKENIZER_FILE,
+            template_file=TEMPLATE_FILE,
         )
-        raise UserError(say("there is no tokenizer beside the model", "模型旁没有分词器"), folder, hint)
+        raise UserError(tr("there is no tokenizer beside the model"), folder, hint)
     template = find_template(Tokenizer.load(folder))
     if template is None:
-        hint = say("train with a `template`, or put one beside the model", "请用 template 训练，或把模板放在模型旁")
-        raise UserError(say("the model has no chat template", "模型没有对话模板"), folder, hint)
+        hint = tr("train with a `template`, or put one beside the model")
+        raise UserError(tr("the model has no chat template"), folder, hint)
     return template
 
 

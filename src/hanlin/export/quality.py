@@ -25,7 +25,7 @@ from hanlin.core.discover import record_class, validation_file
 from hanlin.core.disk import check_free_space
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_sorted_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
@@ -97,11 +97,10 @@ def prepare_reference(
         if (found := list(_windows(records, language, tokenizer, template, window, settings.tokens)))
     }
     if not windows:
-        what = say(
-            f"the validation split has fewer than {_MIN_WINDOW} tokens of Chinese or English",
-            f"验证集的中英文内容不足 {_MIN_WINDOW} 个词元",
+        what = tr(
+            "the validation split has fewer than {min_window} tokens of Chinese or English", min_window=_MIN_WINDOW
         )
-        raise UserError(what, held_out[0], say("increase validation_fraction", "请增大 validation_fraction"))
+        raise UserError(what, held_out[0], tr("increase validation_fraction"))
     requests = tuple(_requests(records, template, settings, window)) if template is not None else ()
     folder = scratch / "quality_report"
     folder.mkdir(exist_ok=True)
@@ -135,14 +134,13 @@ def find_unmet(row: Row, conditions: Sequence[Condition]) -> list[Condition]:
     """The conditions that a file does not meet. Raises UserError for a figure that was not measured."""
     for condition in conditions:
         if condition.figure not in row:
-            what = say(
-                f"'{condition.figure}' was not measured: the validation split holds no conversations",
-                f"未测量“{condition.figure}”：验证集中没有对话",
+            what = tr(
+                "'{figure}' was not measured: the validation split holds no conversations", figure=condition.figure
             )
             raise UserError(
                 what,
                 "pick",
-                say("add conversations to quality_report.held_out", "请在 quality_report.held_out 中加入对话"),
+                tr("add conversations to quality_report.held_out"),
             )
     return [condition for condition in conditions if not condition.holds(row[condition.figure])]
 
@@ -195,7 +193,7 @@ def _by_language(path: Path, reference: QualityReference, job: StageContext) -> 
             for place, ids in enumerate(windows):
                 sums.add(ask(ids, scored_positions(len(ids))), ids, reference.logprobs(language, place))
                 done += 1
-                job.progress.update(done, total, say("windows", "窗口"))
+                job.progress.update(done, total, tr("windows"))
             found[language] = sums.figures()
     return found
 
@@ -285,7 +283,7 @@ def _write_logprobs(
         with tmp_path.open("wb") as file:
             np.save(file, logprobs, allow_pickle=False)
         tmp_path.replace(target)
-        job.progress.update(done + 1, len(left), say("windows of the source", "原模型窗口"))
+        job.progress.update(done + 1, len(left), tr("windows of the source"))
     job.progress.close()
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Engine
 from hanlin.inference.registry import ENGINES, FOR_GGUF, create_engine
 from hanlin.models.folder.gguf import choose_gguf, find_gguf_files
@@ -40,19 +40,19 @@ def find_model(path: Path, file: str = "") -> ModelLocation:
     lost least. Raises UserError if there is nothing to run, or `file` matches none or several.
     """
     if not path.exists():
-        what = say("there is no such file or folder", "没有这个文件或文件夹")
+        what = tr("there is no such file or folder")
         raise UserError(what, path, _hint_of_path())
     candidates = find_gguf_files(path)
     if candidates:
         return ModelLocation(choose_gguf(candidates, path, file), path if path.is_dir() else path.parent, "gguf")
     if file:
-        what = say(f"'{file}' was asked for, but there is no GGUF file here", f"指定了“{file}”，但这里没有 GGUF 文件")
+        what = tr("'{file}' was asked for, but there is no GGUF file here", file=file)
         raise UserError(what, path)
     if is_adapter(path):
         return ModelLocation(path, path, "adapter")
     if (path / CONFIG).is_file():
         return ModelLocation(path, path, "model")
-    raise UserError(say("there is no model here", "这里没有模型"), path, _hint_of_path())
+    raise UserError(tr("there is no model here"), path, _hint_of_path())
 
 
 def parse_model_spec(text: str | Path) -> tuple[Path, str]:
@@ -101,19 +101,14 @@ def load_engine(
     """
     found = find_model(path, file)
     if engine in ENGINES and (engine in FOR_GGUF) != (found.kind == "gguf"):
-        what = say(
-            f"the engine {engine} does not run this ({found.kind})", f"引擎 {engine} 不能运行此类模型（{found.kind}）"
-        )
-        hint = say(
-            "llama_cpp and llama_server run GGUF files, transformers and vllm everything else",
-            "llama_cpp 与 llama_server 运行 GGUF，其余用 transformers 或 vllm",
-        )
+        what = tr("the engine {engine} does not run this ({kind})", engine=engine, kind=found.kind)
+        hint = tr("llama_cpp and llama_server run GGUF files, transformers and vllm everything else")
         raise UserError(what, found.weights, hint)
     if options.get("adapters") and found.kind == "gguf":
-        what = say("adapters cannot be switched over a GGUF file", "无法在 GGUF 文件上切换适配器")
-        raise UserError(what, found.weights, say("serve the model's folder", "请提供模型文件夹"))
+        what = tr("adapters cannot be switched over a GGUF file")
+        raise UserError(what, found.weights, tr("serve the model's folder"))
     if "threads" in options and found.kind != "gguf":
-        raise UserError(say("threads are llama.cpp's", "threads 只适用于 llama.cpp"), found.weights)
+        raise UserError(tr("threads are llama.cpp's"), found.weights)
     tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
     if batch is not None:
         options["parallel" if found.kind == "gguf" else "batch"] = batch
@@ -123,7 +118,4 @@ def load_engine(
 
 
 def _hint_of_path() -> str:
-    return say(
-        "name a model or adapter folder, a .gguf file, or a folder of .gguf files",
-        "请指定模型或适配器文件夹、.gguf 文件，或含 .gguf 文件的文件夹",
-    )
+    return tr("name a model or adapter folder, a .gguf file, or a folder of .gguf files")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class SamplingParams:
         )
         for name, value, limits, fits in wrong:
             if not fits:
-                raise UserError(say(f"{name} must be {limits}, not {value}", f"{name} 应 {limits}，现为 {value}"))
+                raise UserError(tr("{name} must be {limits}, not {value}", name=name, limits=limits, value=value))
 
 
 class Constraint(Protocol):

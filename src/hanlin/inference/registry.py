@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Engine
 from hanlin.models.folder.gguf import find_gguf_files
 
@@ -44,7 +44,7 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
     if name == "auto":
         name = "llama_cpp" if find_gguf_files(path) else "transformers"
     if name not in ENGINES:
-        what = say(f"no engine is called {name!r}", f"没有名为 {name!r} 的引擎")
+        what = tr("no engine is called {name!r}", name=name)
         raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
     module, _, attribute = (
         SEPARATE_PROCESS_ENGINES.get(name, ENGINES[name]) if separate_process else ENGINES[name]
@@ -55,6 +55,6 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
         if error.name is None or error.name.partition(".")[0] == "hanlin" or name not in _PACKAGE_OF:
             raise
         package = _PACKAGE_OF[name]
-        what = say(f"the engine {name} needs the package {error.name}", f"引擎 {name} 需要软件包 {error.name}")
+        what = tr("the engine {name} needs the package {name_2}", name=name, name_2=error.name)
         raise UserError(what, hint=f"pip install {package}") from error
     return cast(Engine, engine(path, **options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import GenerationRequest
 
 
@@ -18,17 +18,16 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
     """
     prompt = request.prompt_ids
     if not prompt:
-        raise UserError(say("the prompt is empty", "提示为空"))
+        raise UserError(tr("the prompt is empty"))
     check_ids(prompt, vocabulary)
     room = context_length - len(prompt)
     if room < 1:
-        what = say(
-            f"the prompt is {len(prompt)} tokens long, but the context holds {context_length} with the answer",
-            f"提示共 {len(prompt)} 个词元，而上下文连同回答只容纳 {context_length} 个",
+        what = tr(
+            "the prompt is {count} tokens long, but the context holds {context_length} with the answer",
+            count=len(prompt),
+            context_length=context_length,
         )
-        hint = say(
-            "shorten the prompt or open the engine with a longer context_length", "缩短提示，或调大 context_length"
-        )
+        hint = tr("shorten the prompt or open the engine with a longer context_length")
         raise UserError(what, hint=hint)
     return min(room, request.sampling.max_new_tokens)
 
@@ -36,14 +35,15 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
 def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:
     """Raise UserError unless both parts of the pair hold ids of the vocabulary and fit the context together."""
     if not prefix or not continuation:
-        raise UserError(say("a prefix and a continuation need at least one token each", "前缀与续写都至少要有一个词元"))
+        raise UserError(tr("a prefix and a continuation need at least one token each"))
     check_ids(prefix, vocabulary)
     check_ids(continuation, vocabulary)
     length = len(prefix) + len(continuation)
     if length > context_length:
-        what = say(
-            f"prefix and continuation are {length} tokens long, but the context holds {context_length}",
-            f"前缀与续写共 {length} 个词元，而上下文只容纳 {context_length} 个",
+        what = tr(
+            "prefix and continuation are {length} tokens long, but the context holds {context_length}",
+            length=length,
+            context_length=context_length,
         )
         raise UserError(what)
 
@@ -51,22 +51,24 @@ def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_lengt
 def check_text_ids(ids: Sequence[int], context_length: int, vocabulary: int) -> None:
     """Raise UserError unless `ids` is not empty, within the vocabulary and fits the context."""
     if not ids:
-        raise UserError(say("the text is empty", "文本为空"))
+        raise UserError(tr("the text is empty"))
     check_ids(ids, vocabulary)
     if len(ids) > context_length:
-        what = say(
-            f"the text is {len(ids)} tokens long, but the context holds {context_length}",
-            f"文本共 {len(ids)} 个词元，而上下文只容纳 {context_length} 个",
+        what = tr(
+            "the text is {count} tokens long, but the context holds {context_length}",
+            count=len(ids),
+            context_length=context_length,
         )
-        raise UserError(what, hint=say("split it", "请将其拆分"))
+        raise UserError(what, hint=tr("split it"))
 
 
 def check_ids(ids: Sequence[int], vocabulary: int) -> None:
     """Raise UserError if an id is not in the vocabulary, as when another tokenizer made the prompt."""
     outside = max(ids) if max(ids) >= vocabulary else min(ids)
     if not 0 <= outside < vocabulary:
-        what = say(
-            f"token id {outside} is outside the model's vocabulary of {vocabulary}",
-            f"词元编号 {outside} 超出模型词表（{vocabulary}）",
+        what = tr(
+            "token id {outside} is outside the model's vocabulary of {vocabulary}",
+            outside=outside,
+            vocabulary=vocabulary,
         )
-        raise UserError(what, hint=say("use the tokenizer beside the model", "请使用模型旁的分词器"))
+        raise UserError(what, hint=tr("use the tokenizer beside the model"))

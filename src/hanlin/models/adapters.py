@@ -33,7 +33,7 @@ from transformers import PreTrainedModel
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_sorted_json
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.models.folder.adapter import build_base_record, check_adapter_folder, relative_base_path
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, BASE_RECORD
@@ -223,7 +223,7 @@ def load_adapter(
                 _train_in_float32(adapted)
             outcome: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
-            what = say(f"the adapter does not fit this base model: {error}", f"适配器与底座模型不匹配：{error}")
+            what = tr("the adapter does not fit this base model: {error}", error=error)
             raise UserError(what, folder, _wrong_base_hint()) from error
     unused = list(outcome.unexpected_keys)
     parts = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
@@ -235,11 +235,13 @@ def load_adapter(
     ]
     if unused or missing:
         names = join_list((unused + missing)[:3])
-        what = say(
-            f"{len(unused)} of the adapter's {len(files.tensors)} tensors do not exist in the model, "
-            f"and {len(missing)} tensors that it needs are missing ({names})",
-            f"适配器共 {len(files.tensors)} 个张量，其中 {len(unused)} 个在模型中不存在，"
-            f"另缺少 {len(missing)} 个所需的张量（{names}）",
+        what = tr(
+            "{count} of the adapter's {count_2} tensors do not exist in the model, and {count_3} tensors that "
+            "it needs are missing ({names})",
+            count=len(unused),
+            count_2=len(files.tensors),
+            count_3=len(missing),
+            names=names,
         )
         raise UserError(what, folder / ADAPTER_WEIGHTS, _wrong_base_hint())
     return adapted.train(trainable)
@@ -259,7 +261,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _wrong_base_hint() -> str:
-    return say("was it trained on another base model?", "它是否基于其他底座模型训练？")
+    return tr("was it trained on another base model?")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.folder.layout import ModelFiles
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -22,7 +22,7 @@ _LARGE_MODEL = 3_000_000_000
 def torch_dtype(name: str) -> torch.dtype:
     """Return the dtype of that name. Raises UserError if it is not in `DTYPES`."""
     if name not in DTYPES:
-        raise UserError(say(f"unknown dtype '{name}'", f"未知的 dtype“{name}”"), "dtype", did_you_mean(name, DTYPES))
+        raise UserError(tr("unknown dtype '{name}'", name=name), "dtype", did_you_mean(name, DTYPES))
     return DTYPES[name]
 
 

@@ -21,7 +21,7 @@ from hanlin.config.settings.model import ExtendVocabulary
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.embedding_rows import resize_embeddings
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.folder.layout import ModelFiles
@@ -57,12 +57,9 @@ def run(settings: ExtendVocabulary, inputs: Inputs, out: Path, context: StageCon
     extension = extend_tokenizer(tokenizer, _report_progress(read_texts(documents), context), settings.new_entries)
     if not extension.pieces:
         raise UserError(
-            say("the text gives no new entry", "从文本中没有学到新词条"),
+            tr("the text gives no new entry"),
             ", ".join(map(str, documents)),
-            say(
-                "new entries come from Chinese words that occur repeatedly; give more text",
-                "新词条来自反复出现的中文词语；请提供更多文本",
-            ),
+            tr("new entries come from Chinese words that occur repeatedly; give more text"),
         )
     validation = list(read_texts(documents, validation=True))
     measured_texts = validation or list(islice(read_texts(documents), MEASURED_DOCUMENTS))
@@ -155,5 +152,5 @@ def _tensor(files: ModelFiles, name: str) -> torch.Tensor:
 def _report_progress(texts: Iterable[str], context: StageContext) -> Iterator[str]:
     count = 0
     for count, text in enumerate(texts, start=1):
-        context.progress.update(count, count, say("documents", "篇"))
+        context.progress.update(count, count, tr("documents"))
         yield text

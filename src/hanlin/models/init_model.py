@@ -20,7 +20,7 @@ from hanlin.config.settings.model import InitModel
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.adapters import count_parameters
 from hanlin.models.save import save_model
 from hanlin.tokenizer.file_names import CONFIG_FILE, TOKENIZER_FILE
@@ -123,8 +123,8 @@ def load_tokenizer(folder: Path, unpacked: Path) -> Tokenizer:
             shutil.copyfileobj(source, target)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(
-            say("the compressed tokenizer is damaged", "压缩的分词器文件已损坏"),
+            tr("the compressed tokenizer is damaged"),
             compressed,
-            say("copy or download it again", "请重新复制或下载"),
+            tr("copy or download it again"),
         ) from error
     return Tokenizer.load(unpacked)

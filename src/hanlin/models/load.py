@@ -16,7 +16,7 @@ from transformers.models.mixtral.modeling_mixtral import MixtralForCausalLM
 from transformers.utils import logging
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.dtypes import Quantization, torch_dtype
 from hanlin.models.folder.adapter import check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
@@ -105,10 +105,8 @@ def _load_weights(
     except (ImportError, ValueError) as error:
         if attention not in str(error) and not isinstance(error, ImportError):
             raise
-        what = say(
-            f"attention '{attention}' cannot be used here: {error}", f"当前环境无法使用注意力实现“{attention}”：{error}"
-        )
-        raise UserError(what, "attention", say("use sdpa", "请用 sdpa")) from error
+        what = tr("attention '{attention}' cannot be used here: {error}", attention=attention, error=error)
+        raise UserError(what, "attention", tr("use sdpa")) from error
     model, report = cast(tuple[LlamaForCausalLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
         if report.get(problem):  # the folder was checked, so this is not the reader's fault
@@ -122,8 +120,8 @@ def _load_quantized(folder: Path) -> PreTrainedModel:
     try:
         model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
     except ImportError as error:
-        hint = say("pip install 'hanlin[qlora,gptq]'", "请运行 pip install 'hanlin[qlora,gptq]'")
-        raise UserError(say(f"it cannot be loaded: {error}", f"无法加载：{error}"), folder, hint) from error
+        hint = tr("pip install 'hanlin[qlora,gptq]'")
+        raise UserError(tr("it cannot be loaded: {error}", error=error), folder, hint) from error
     quantizer: Any = getattr(model, "hf_quantizer", None)
     if compressor := getattr(quantizer, "compressor", None):
         # else compressed-tensors waits for a call of the whole model, but engines call decoder and head separately
@@ -145,5 +143,5 @@ def _bitsandbytes_config(quantization: Quantization, torch_type: torch.dtype) ->
 def require_bitsandbytes(setting: str) -> None:
     """Raise UserError if bitsandbytes, which the value of `setting` needs, is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        hint = say("pip install 'hanlin[qlora]'", "请运行 pip install 'hanlin[qlora]'")
-        raise UserError(say("bitsandbytes is not installed", "未安装 bitsandbytes"), setting, hint)
+        hint = tr("pip install 'hanlin[qlora]'")
+        raise UserError(tr("bitsandbytes is not installed"), setting, hint)

@@ -21,7 +21,7 @@ from hanlin.chat.tokenizer_files import find_template
 from hanlin.config.settings.model import Merge
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.models.folder.adapter import check_adapter_folder, resolve_base
 from hanlin.models.folder.checks import check_model_folder
@@ -197,12 +197,12 @@ def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFile
         changed += (exact - origin).double().square().sum().item()
     if changed and equals_base:
         raise UserError(
-            say(
-                f"rounding to {written.dtype} removes the whole adapter: the merged model would equal its base",
-                f"舍入到 {written.dtype} 会抹掉适配器的全部改动：合并后的模型将与底座模型相同",
+            tr(
+                "rounding to {dtype} removes the whole adapter: the merged model would equal its base",
+                dtype=written.dtype,
             ),
             "dtype",
-            say("set dtype: float32, or train longer", "请设置 dtype: float32，或训练更久"),
+            tr("set dtype: float32, or train longer"),
         )
     return math.sqrt(lost / changed) if changed else 0.0
 
@@ -230,15 +230,13 @@ def _base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
 def _check_vocabulary(tokenizer: Tokenizer, base: ModelFiles, adapter: Path) -> None:
     if len(tokenizer) > base.vocabulary_rows:
         raise UserError(
-            say(
-                f"the adapter's tokenizer has {len(tokenizer)} entries, its base only {base.vocabulary_rows} rows",
-                f"适配器的分词器有 {len(tokenizer)} 个词条，而底座模型只有 {base.vocabulary_rows} 行词嵌入",
+            tr(
+                "the adapter's tokenizer has {count} entries, its base only {vocabulary_rows} rows",
+                count=len(tokenizer),
+                vocabulary_rows=base.vocabulary_rows,
             ),
             adapter,
-            say(
-                "extend the vocabulary of the base first, then train on the result",
-                "请先扩展底座模型的词表，再在结果上训练",
-            ),
+            tr("extend the vocabulary of the base first, then train on the result"),
         )
 
 
@@ -251,4 +249,4 @@ class _StepProgress:
 
     def step(self) -> None:
         self._done += 1
-        self._context.progress.update(self._done, 4, say("steps", "步"), force=True)
+        self._context.progress.update(self._done, 4, tr("steps"), force=True)

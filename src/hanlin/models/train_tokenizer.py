@@ -15,7 +15,7 @@ from hanlin.config.settings.tokenizer import TrainTokenizer
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import read_texts
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.tokenizer.compression import characters_per_token
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.tokenizer.train import train_byte_level_bpe
@@ -52,15 +52,15 @@ def run(settings: TrainTokenizer, inputs: Inputs, out: Path, context: StageConte
         nonlocal count
         for text in read_texts(paths):
             count += 1
-            context.progress.update(count, count, say("documents", "篇"))
+            context.progress.update(count, count, tr("documents"))
             yield text
 
     tokenizer = train_tokenizer(read_with_progress(), settings.entries, settings.template, out)
     if not count:
         raise UserError(
-            say("there is no text to train a tokenizer on", "没有可用于训练分词器的文本"),
+            tr("there is no text to train a tokenizer on"),
             ", ".join(map(str, paths)),
-            say("give documents, or .txt or .jsonl files", "请提供 documents 产物，或 .txt、.jsonl 文件"),
+            tr("give documents, or .txt or .jsonl files"),
         )
     validation = list(read_texts(paths, validation=True))
     measured_texts = validation or [text for _, text in zip(range(2000), read_texts(paths), strict=False)]

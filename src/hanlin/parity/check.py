@@ -15,7 +15,7 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.parity.backends.base import Backend, BackendUnavailable, ChatPrompt
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
 from hanlin.parity.backends.ollama import OllamaBackend
@@ -42,9 +42,12 @@ class Mismatch:
     actual: str
 
     def __str__(self) -> str:
-        return say(
-            f"{self.case}, token {self.index}: expected {self.expected}, found {self.actual}",
-            f"{self.case} 第 {self.index} 个词元：应为 {self.expected}，实为 {self.actual}",
+        return tr(
+            "{case}, token {index}: expected {expected}, found {actual}",
+            case=self.case,
+            index=self.index,
+            expected=self.expected,
+            actual=self.actual,
         )
 
 
@@ -108,7 +111,7 @@ def check(
     asked = list(conversations)
     expected = compute_expected(template, asked)
     if not expected:
-        template.render(asked[0].messages, asked[0].tools, where=say("any conversation", "任何对话"))  # raises
+        template.render(asked[0].messages, asked[0].tools, where=tr("any conversation"))  # raises
     results = []
     for name, open_backend in backends:
         try:
@@ -141,17 +144,17 @@ def _compare_conversation(
     template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
     """Compare the ids of a full conversation, and the loss mask if the program returns one."""
-    name = say(f"{one.case.id} (whole)", f"{one.case.id}（整段）")
+    name = tr("{id} (whole)", id=one.case.id)
     if isinstance(answer, str):
-        return Mismatch(name, 0, say("ids", "词元"), answer)
+        return Mismatch(name, 0, tr("ids"), answer)
     ids, learn = answer
     mismatch = _compare_ids(template, name, one.full.ids, one.full_unshielded.ids, ids)
     expected = one.full if ids == one.full.ids else one.full_unshielded
     if mismatch or learn is None or learn == expected.loss_mask:
         return mismatch
     index = next(index for index, pair in enumerate(zip(learn, expected.loss_mask, strict=True)) if pair[0] != pair[1])
-    name = say(f"{one.case.id} (mask)", f"{one.case.id}（掩码）")
-    words = (say("not learned", "不学"), say("learned", "学"))
+    name = tr("{id} (mask)", id=one.case.id)
+    words = (tr("not learned"), tr("learned"))
     shown = _show_context(template, ids, index)
     return Mismatch(name, index, f"{shown} {words[expected.loss_mask[index]]}", words[learn[index]])
 
@@ -178,7 +181,7 @@ def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str
 
     before = text(ids[max(0, index - _TOKENS_BEFORE) : index])
     after = text(ids[index + 1 : index + 1 + _TOKENS_AFTER])
-    here = f"{text(ids[index : index + 1])!r} [{ids[index]}]" if index < len(ids) else say("the end", "结尾")
+    here = f"{text(ids[index : index + 1])!r} [{ids[index]}]" if index < len(ids) else tr("the end")
     return f"{before!r} → {here} ← {after!r}"
 
 
@@ -219,18 +222,17 @@ def summarize(results: Sequence[ParityResult]) -> dict[str, Any]:
 def parity_error(result: ParityResult, where: Path) -> UserError:
     if result.missing_stop_ids:
         missing = ", ".join(map(str, result.missing_stop_ids))
-        what = say(
-            f"{result.name} would not stop at {missing}, which end an answer",
-            f"{result.name} 不会在结束符 {missing} 处停止",
-        )
+        what = tr("{name} would not stop at {missing}, which end an answer", name=result.name, missing=missing)
     else:
-        what = say(
-            f"{result.name} reads {result.mismatches} of {result.cases} conversations otherwise; {result.first}",
-            f"{result.name} 对 {result.cases} 段对话中的 {result.mismatches} 段读法不同；{result.first}",
+        what = tr(
+            "{name} reads {mismatches} of {cases} conversations otherwise; {first}",
+            name=result.name,
+            mismatches=result.mismatches,
+            cases=result.cases,
+            first=result.first,
         )
-    hint = say(
-        "the chat template uses what this program has no equal of; train and export with a packaged one (`template`)",
-        "对话模板用到了该程序不支持的写法；请改用内置模板（template）训练并导出",
+    hint = tr(
+        "the chat template uses what this program has no equal of; train and export with a packaged one (`template`)"
     )
     return UserError(what, where, hint)
 

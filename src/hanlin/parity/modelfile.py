@@ -16,7 +16,7 @@ from hanlin.chat.packaged import packaged_names, read_packaged_template
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, tr
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 INSTRUCTIONS = (
@@ -31,7 +31,8 @@ _BEGIN_BEFORE = "{{- bos_token -}}\n"
 @dataclass(frozen=True, slots=True)
 class Modelfile:
     """What a Modelfile says. `parameters` holds every value of each name in order; Ollama takes all stops and the last
-    of the others. `others` are instructions that concern neither prompt nor stops."""
+    of the others. `others` are instructions that concern neither prompt nor stops.
+    """
 
     path: Path
     model: str
@@ -75,14 +76,14 @@ def read_modelfile(path: Path) -> Modelfile:
     for row in rows:
         values.setdefault(row.name, []).append(row)
         if row.name == "from" and not row.value:
-            raise _wrong(path, row.line, say("FROM names no model", "FROM 没有写模型"))
+            raise _wrong(path, row.line, tr("FROM names no model"))
         number = row.name == "parameter" and row.about == "num_ctx"
         if number and not re.fullmatch(r"[1-9]\d*", row.value):
-            what = say(f"num_ctx is no number of tokens: {row.value!r}", f"num_ctx 不是词元数：{row.value!r}")
+            what = tr("num_ctx is no number of tokens: {value!r}", value=row.value)
             raise _wrong(path, row.line, what)
     if "from" not in values:
-        hint = say("a Modelfile names its model: FROM ./model.gguf", "Modelfile 须写明模型：FROM ./model.gguf")
-        raise UserError(say("there is no FROM in it", "其中没有 FROM"), path, hint)
+        hint = tr("a Modelfile names its model: FROM ./model.gguf")
+        raise UserError(tr("there is no FROM in it"), path, hint)
     parameters: dict[str, list[str]] = {}
     for row in values.get("parameter", ()):
         parameters.setdefault(row.about, []).append(row.value)
@@ -124,10 +125,8 @@ def write_modelfile(
     wanted += [("LICENSE", "".join(filter(_is_kept, license)).strip())] if license.strip() else []
     for name, value in wanted:
         if '"""' in value or not all(map(_is_kept, value)) or (name == "FROM" and _quoted(value) != value):
-            what = say(f"{name} cannot hold this text in a Modelfile", f"Modelfile 的 {name} 无法写入此文本")
-            hint = say(
-                'Ollama loses characters that do not print, and """ ends a text', '不可打印字符会丢失，""" 会结束文本'
-            )
+            what = tr("{name} cannot hold this text in a Modelfile", name=name)
+            hint = tr('Ollama loses characters that do not print, and """ ends a text')
             raise UserError(what, path, hint)
     write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
     back = read_modelfile(path)
@@ -145,12 +144,9 @@ def go_template(template: ChatTemplate) -> str:
     name = find_packaged_name(template.source)
     if name is None:
         raise UserError(
-            say("no Go template is known for this chat template", "此对话模板没有已知的 Go 模板"),
+            tr("no Go template is known for this chat template"),
             template.origin,
-            say(
-                f"Ollama reads no Jinja; known are {', '.join(packaged_names())}",
-                f"Ollama 不读 Jinja；已知的有 {'、'.join(packaged_names())}",
-            ),
+            tr("Ollama reads no Jinja; known are {packaged_names}", packaged_names=join_list(packaged_names())),
         )
     body = _go_source(name)
     helpers = [_go_source(helper) for helper, mark in _HELPERS.items() if mark in body]
@@ -173,7 +169,8 @@ def _go_source(name: str) -> str:
 
 def _opening(tokenizer: Tokenizer) -> str:
     """What the Go templates ask of the tokenizer. `$begin` opens the prompt: Ollama sets the begin token itself where
-    GGUF says so (and then a written one would be the second); `$again` opens later turns."""
+    GGUF says so (and then a written one would be the second); `$again` opens later turns.
+    """
     begin, end = (str(tokenizer.config.get(name) or "") for name in ("bos_token", "eos_token"))
     first = "" if tokenizer.adds_bos else begin
     values = {"begin": first, "again": begin, "eos": end}
@@ -195,7 +192,7 @@ def _text_of(path: Path) -> str:
         wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
         return data.decode("utf-16" if wide else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(say(f"cannot be read as text: {error}", f"无法作为文本读取：{error}"), path) from error
+        raise UserError(tr("cannot be read as text: {error}", error=error), path) from error
 
 
 def _is_kept(letter: str) -> bool:
@@ -218,17 +215,17 @@ def _instructions(text: str, path: Path) -> Iterator[_Instruction]:
         name = word.lower()
         if name not in INSTRUCTIONS:
             shown = word or text[index]
-            what = say(f"there is no instruction {shown!r}", f"没有指令 {shown!r}")
+            what = tr("there is no instruction {shown!r}", shown=shown)
             raise _wrong(path, line, what, did_you_mean(name, INSTRUCTIONS))
         about = ""
         if name in ("parameter", "message"):
             index = _gap(text, index, name, path, line)
             about, index = _word(_PARAMETER if name == "parameter" else _WORD, text, index)
             if name == "message" and about not in ROLES:
-                what = say(f"MESSAGE has no role {about!r}", f"MESSAGE 没有角色 {about!r}")
+                what = tr("MESSAGE has no role {about!r}", about=about)
                 raise _wrong(path, line, what, did_you_mean(about, ROLES))
             if not about:
-                raise _wrong(path, line, say("PARAMETER names no parameter", "PARAMETER 没有写参数名"))
+                raise _wrong(path, line, tr("PARAMETER names no parameter"))
         index = _gap(text, index, f"{name} {about}".strip(), path, line)
         value, index = _value(text, index, path, line)
         yield _Instruction(name, about, value, line)
@@ -245,8 +242,8 @@ def _value(text: str, start: int, path: Path, line: int) -> tuple[str, int]:
             value = _unquoted("".join(pieces).strip(" \t\r\n"))
             if value is not None:
                 return value, found.end()
-    hint = say("close it at the end of a line, with nothing behind", "请在行尾闭合，其后不要有其他内容")
-    raise _wrong(path, line, say("a quotation mark is never closed", "引号没有闭合"), hint)
+    hint = tr("close it at the end of a line, with nothing behind")
+    raise _wrong(path, line, tr("a quotation mark is never closed"), hint)
 
 
 def _unquoted(raw: str) -> str | None:
@@ -267,7 +264,7 @@ def _gap(text: str, index: int, before: str, path: Path, line: int) -> int:
     """Past the one space that must stand after an instruction's words."""
     if text[index : index + 1] not in (" ", "\t"):
         after = before.upper() if " " not in before else before
-        what = say(f"after {after} a space and its value must follow", f"{after} 之后须有空格和取值")
+        what = tr("after {after} a space and its value must follow", after=after)
         raise _wrong(path, line, what)
     return index + 1
 

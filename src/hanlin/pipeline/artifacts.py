@@ -1,6 +1,7 @@
 """The store of artifacts: folders named by their key, made under a lock and made visible by one rename.
 
-An artifact is `artifacts/<kind>-<key>/`. While it is made it is `<kind>-<key>.partial/`, so a folder without that ending
+An artifact is `artifacts/<kind>-<key>/`. While it is made it is `<kind>-<key>.partial/`, so a folder without that
+ending
 is complete. The key identifies a run and is known before it; the digest is the hash of the bytes that came out.
 """
 
@@ -57,7 +58,9 @@ class Store:
 
     @contextmanager
     def lock(self, kind: str, key: str) -> Iterator[None]:
-        """Hold the lock of an artifact; waits while another process holds it. The kernel frees it when one is killed."""
+        """Hold the lock of an artifact; waits while another process holds it. The kernel frees it when one is
+        killed.
+        """
         folder = self.artifacts / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / f"{kind}-{key}.lock")

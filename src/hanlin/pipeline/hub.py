@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
 from hanlin.core.files import PARTIAL_SUFFIX
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import check_safetensors, check_weights
 from hanlin.models.folder.layout import CONFIG, INDEX
 from hanlin.pipeline.artifacts import PARTIAL_FOLDER
@@ -57,8 +57,8 @@ def parse_repository(text: str) -> Repository:
     """The repository that `hf:owner/name` or `ms:owner/name` names. Raises UserError for anything else."""
     match = re.fullmatch(r"(hf|ms):([\w.-]+/[\w.-]+)", text, re.ASCII)
     if match is None:
-        hint = say("write hf:owner/name or ms:owner/name", "请写成 hf:用户/名称 或 ms:用户/名称")
-        raise UserError(say(f"'{text}' names no repository", f"“{text}”不是仓库名"), "--to", hint)
+        hint = tr("write hf:owner/name or ms:owner/name")
+        raise UserError(tr("'{text}' names no repository", text=text), "--to", hint)
     return Repository(match[1], match[2])
 
 
@@ -68,20 +68,18 @@ def list_upload_files(folder: Path) -> list[UploadFile]:
     Raises UserError if the folder is incomplete (files missing, changed or half-written) or holds a secret.
     """
     if not folder.is_dir():
-        raise UserError(say("there is no such folder", "没有这个目录"), folder)
+        raise UserError(tr("there is no such folder"), folder)
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     unfinished = [name for name in files if name.endswith(PARTIAL_SUFFIX) or name.startswith(f"{SCRATCH_FOLDER}/")]
     if folder.resolve().name.endswith(PARTIAL_FOLDER) or unfinished:
-        what = say("the folder is not complete", "该目录尚未生成完毕")
-        raise UserError(
-            what, folder / unfinished[0] if unfinished else folder, say("run its stage again", "请重新运行该阶段")
-        )
+        what = tr("the folder is not complete")
+        raise UserError(what, folder / unfinished[0] if unfinished else folder, tr("run its stage again"))
     _refuse_secrets(folder, files)
     items = [
         UploadFile(name, path.stat().st_size, sha256_file(path)) for name, path in files.items() if name != MANIFEST
     ]
     if not items:
-        raise UserError(say("the folder is empty", "目录为空"), folder)
+        raise UserError(tr("the folder is empty"), folder)
     _check_complete(folder, items)
     return items
 
@@ -93,17 +91,15 @@ def _check_complete(folder: Path, items: Sequence[UploadFile]) -> None:
         for entry in manifest.files:
             file = by_path.get(entry.path)
             if file is None:
-                raise _incomplete(folder / entry.path, say("this file is missing", "缺少此文件"))
+                raise _incomplete(folder / entry.path, tr("this file is missing"))
             if (file.bytes, file.sha256) != (entry.bytes, entry.sha256):
-                raise _incomplete(folder / entry.path, say("this file has been changed", "此文件生成之后被改动过"))
+                raise _incomplete(folder / entry.path, tr("this file has been changed"))
         return
     if not ({"config.json", "README.md", "Modelfile"} & by_path.keys()) and not any(
         name.endswith(".gguf") for name in by_path
     ):
-        what = say("this is neither a model nor a package", "这既不是模型，也不是打包目录")
-        raise UserError(
-            what, folder, say("name a folder that `hanlin package` made", "请指定 hanlin package 生成的目录")
-        )
+        what = tr("this is neither a model nor a package")
+        raise UserError(what, folder, tr("name a folder that `hanlin package` made"))
     for name in by_path:
         if name.endswith(".safetensors"):
             check_safetensors(folder / name)
@@ -112,23 +108,23 @@ def _check_complete(folder: Path, items: Sequence[UploadFile]) -> None:
 
 
 def _incomplete(path: Path, what: str) -> UserError:
-    return UserError(what, path, say("make the folder again", "请重新生成该目录"))
+    return UserError(what, path, tr("make the folder again"))
 
 
 def _refuse_secrets(folder: Path, files: dict[str, Path]) -> None:
     for name, path in files.items():
         if _SECRET_NAMES.search(name):
-            what = say("this may be a secret and is not uploaded", "此文件可能含有密钥，不予上传")
-            raise UserError(what, path, say("remove it from the folder", "请将其移出目录"))
+            what = tr("this may be a secret and is not uploaded")
+            raise UserError(what, path, tr("remove it from the folder"))
         if path.is_symlink():
-            what = say("this is a symbolic link, which may lead anywhere", "这是符号链接，可能指向任意位置")
-            raise UserError(what, path, say("replace it by the file itself", "请换成文件本身"))
+            what = tr("this is a symbolic link, which may lead anywhere")
+            raise UserError(what, path, tr("replace it by the file itself"))
         if path.suffix not in (".safetensors", ".gguf") and path.stat().st_size <= _TEXT_LIMIT:
             secret = _SECRET_TEXTS.search(path.read_bytes())
             if secret is not None:
                 shown = secret[0][:6].decode("ascii", "replace")
-                what = say(f"it seems to hold a secret ({shown}...)", f"其中疑似含有密钥（{shown}……）")
-                raise UserError(what, path, say("remove it", "请将其删除"))
+                what = tr("it seems to hold a secret ({shown}...)", shown=shown)
+                raise UserError(what, path, tr("remove it"))
 
 
 Log = Callable[[str], None]
@@ -157,14 +153,15 @@ def upload(folder: Path, items: Sequence[UploadFile], repository: Repository, *,
     except UserError:
         raise
     except Exception as error:  # errors of two libraries and of their HTTP clients, which have no class in common
-        what = say(f"the hub refused: {_first_line(error)}", f"上传被拒：{_first_line(error)}")
-        hint = say("check login, name and network, then run it again", "请检查登录状态、仓库名与网络，然后重新运行")
+        what = tr("the hub refused: {first_line}", first_line=_first_line(error))
+        hint = tr("check login, name and network, then run it again")
         raise UserError(what, f"{repository.hub}:{repository.name}", hint) from error
 
 
 def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
     """Large files are uploaded first, invisible; then one commit shows all files at once, and deletes weights in the
-    repository that do not belong to this model."""
+    repository that do not belong to this model.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     api = HfApi()
@@ -174,12 +171,7 @@ def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, priva
     ]
     operations: list[Any] = [CommitOperationAdd(item.path, str(folder / item.path)) for item in items]
     operations += [CommitOperationDelete(path) for path in old]
-    log(
-        say(
-            f"{len(items)} files, {len(old)} old weight files to delete",
-            f"{len(items)} 个文件，另有 {len(old)} 个旧权重文件待删除",
-        )
-    )
+    log(tr("{count} files, {count_2} old weight files to delete", count=len(items), count_2=len(old)))
     api.create_commit(name, operations, commit_message=f"{len(items)} files")
     _check_arrived(
         {path.path: path.size for path in api.list_repo_tree(name, recursive=True) if hasattr(path, "size")}, items
@@ -190,15 +182,15 @@ def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, priva
 def _to_modelscope(folder: Path, items: Sequence[UploadFile], name: str, private: bool, log: Log) -> str:
     """Its library commits a large folder in parts, so the file without which nothing loads is uploaded last."""
     if importlib.util.find_spec("modelscope_hub") is None:
-        hint = say("pip install 'hanlin[modelscope]'", "请安装：pip install 'hanlin[modelscope]'")
-        raise UserError(say("modelscope-hub is not installed", "未安装 modelscope-hub"), f"ms:{name}", hint)
+        hint = tr("pip install 'hanlin[modelscope]'")
+        raise UserError(tr("modelscope-hub is not installed"), f"ms:{name}", hint)
     from modelscope_hub.api import HubApi
 
     api = HubApi()
     if not api.repo_exists(name, "model"):
         api.create_repo(name, "model", visibility="private" if private else "public")
     last = next((item.path for item in items if item.path.endswith(CONFIG)), items[-1].path)
-    log(say(f"{len(items)} files, {last} last", f"{len(items)} 个文件，{last} 最后上传"))
+    log(tr("{count} files, {last} last", count=len(items), last=last))
     api.upload_folder(name, "model", folder, ignore_patterns=[last, MANIFEST], commit_message=f"{len(items) - 1} files")
     api.upload_file(name, "model", folder / last, path_in_repo=last, commit_message=last)
     _check_arrived({file.path: file.size for file in api.list_repo_files(name, "model")}, items)
@@ -235,9 +227,9 @@ def download(entry: Mapping[str, Any]) -> tuple[Path, ...]:
         kind = "dataset" if str(entry["field"]).startswith("sources.") else "model"
         return (Path(snapshot_download(name, repo_type=kind, revision=revision)),)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint = say("set HF_ENDPOINT to a mirror, or give a local path", "可用 HF_ENDPOINT 指定镜像站，或改用本地路径")
+        hint = tr("set HF_ENDPOINT to a mirror, or give a local path")
         raise UserError(
-            say(f"cannot be downloaded: {type(error).__name__}", f"无法下载：{type(error).__name__}"),
+            tr("cannot be downloaded: {name}", name=type(error).__name__),
             entry["key"],
             hint,
         ) from error

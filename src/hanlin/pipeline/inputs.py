@@ -12,7 +12,7 @@ from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Reference, Settings
 from hanlin.core.discover import RECORD_KINDS, record_pattern
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, read_manifest
@@ -70,7 +70,7 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
         if detected is None:
             hint = _hint_for(item.types)
             expected = " / ".join(item.types)
-            raise UserError(say(f"{path} is not of type {expected}", f"{path} 不是 {expected}"), where, hint)
+            raise UserError(tr("{path} is not of type {expected}", path=path, expected=expected), where, hint)
         _check_type(detected, item, where)
         if detected == "model":
             check_model_folder(paths[0], experts=True)
@@ -89,10 +89,7 @@ def _check_type(detected: str, item: Reference, where: str) -> None:
     if detected not in item.types and "files" not in item.types:
         expected = " / ".join(item.types)
         raise UserError(
-            say(
-                f"{item.text} is {detected}, but {expected} is needed",
-                f"{item.text} 是 {detected}，而此处需要 {expected}",
-            ),
+            tr("{text} is {detected}, but {expected} is needed", text=item.text, detected=detected, expected=expected),
             where,
         )
 
@@ -123,7 +120,7 @@ def _hint_for(types: tuple[str, ...]) -> str | None:
     for name in types:
         if name in converters:
             kind = converters[name]
-            return say(f"add a `{kind}` stage before it", f"请在前面加一个 {kind} 阶段")
+            return tr("add a `{kind}` stage before it", kind=kind)
     return None
 
 
@@ -134,8 +131,8 @@ def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
     else:
         matches = (path,) if path.exists() else ()
     if not matches:
-        hint = say("relative paths start at the recipe's `root`", "相对路径以配方的 root 为起点")
-        raise UserError(say(f"{path} does not exist", f"{path} 不存在"), where, hint)
+        hint = tr("relative paths start at the recipe's `root`")
+        raise UserError(tr("{path} does not exist", path=path), where, hint)
     return matches
 
 
@@ -168,9 +165,7 @@ def _entries_inside(manifest: Manifest, inside: str, where: str) -> tuple[FileEn
         if entry.path == inside or entry.path.startswith(inside + "/") or fnmatchcase(entry.path, inside)
     )
     if not files:
-        raise UserError(
-            say(f"{manifest.folder_name} holds no {inside}", f"{manifest.folder_name} 中没有 {inside}"), where
-        )
+        raise UserError(tr("{folder_name} holds no {inside}", folder_name=manifest.folder_name, inside=inside), where)
     return files
 
 

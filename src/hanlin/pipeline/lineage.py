@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hanlin.core.context import LineageNode
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.pipeline.manifest import Manifest, read_manifest
 
 
@@ -25,8 +25,8 @@ def lineage(folder: Path) -> LineageNode:
         folder = folder.parent
     manifest = read_manifest(folder)
     if manifest is None:
-        hint = say("name a folder below artifacts/ or runs/", "请给出 artifacts/ 或 runs/ 下的文件夹")
-        raise UserError(say("not an artifact", "不是产物文件夹"), folder, hint)
+        hint = tr("name a folder below artifacts/ or runs/")
+        raise UserError(tr("not an artifact"), folder, hint)
     return _node_of(manifest, folder.parent)
 
 

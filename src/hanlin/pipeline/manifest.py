@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 MANIFEST = "manifest.json"
 
@@ -123,8 +123,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        hint = say("delete this artifact's folder and run again", "请删除该产物文件夹后重新运行")
-        raise UserError(say("the manifest cannot be read", "清单文件无法读取"), folder / MANIFEST, hint) from error
+        hint = tr("delete this artifact's folder and run again")
+        raise UserError(tr("the manifest cannot be read"), folder / MANIFEST, hint) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

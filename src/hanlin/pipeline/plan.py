@@ -12,7 +12,7 @@ from typing import Any
 from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Settings, key_settings, references, setting_info
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.inputs import resolve_input
 from hanlin.pipeline.manifest import Manifest, compute_key
@@ -45,7 +45,7 @@ def plan_stage(recipe: Recipe, stage: Stage, earlier: Mapping[str, Step], store:
     if manifest is not None:
         if waiting:
             names = join_list(waiting)
-            why = say(f"{names} will be made again first", f"须先重新生成 {names}")
+            why = tr("{names} will be made again first", names=names)
             return replace(step, state="stale", why=why, manifest=manifest)
         changed = [
             new.reference
@@ -54,21 +54,18 @@ def plan_stage(recipe: Recipe, stage: Stage, earlier: Mapping[str, Step], store:
         ]
         if changed:
             names = join_list(changed)
-            why = say(f"{names} changed since it was made", f"生成之后 {names} 发生了变化")
+            why = tr("{names} changed since it was made", names=names)
             return replace(step, state="stale", why=why, manifest=manifest)
         return replace(step, state="done", why=_when(manifest), manifest=manifest)
     if store.partial_folder(stage.kind.name, key).exists():
         busy = store.is_locked(stage.kind.name, key)
-        why = say("another run is making it", "另一个进程正在生成") if busy else say("was interrupted", "上次运行中断")
+        why = tr("another run is making it") if busy else tr("was interrupted")
         return replace(step, state="resume", why=why)
     return replace(step, why=_reason_to_run(recipe, stage, step, store))
 
 
 def _when(manifest: Manifest) -> str:
-    return say(
-        f"made {manifest.finished} in {manifest.seconds:.1f} s",
-        f"{manifest.finished} 生成，用时 {manifest.seconds:.1f} 秒",
-    )
+    return tr("made {finished} in {seconds:.1f} s", finished=manifest.finished, seconds=manifest.seconds)
 
 
 def _reason_to_run(recipe: Recipe, stage: Stage, step: Step, store: Store) -> str:
@@ -78,13 +75,13 @@ def _reason_to_run(recipe: Recipe, stage: Stage, step: Step, store: Store) -> st
     except UserError:
         last = None
     if last is None:
-        return say("not made yet", "尚未生成")
+        return tr("not made yet")
     if last.kind != stage.kind.name:
-        return say(f"the kind was {last.kind}", f"此前的类型是 {last.kind}")
+        return tr("the kind was {kind}", kind=last.kind)
     if last.version != stage.kind.version:
-        return say("the stage kind has a new version", "该阶段类型已有新版本")
+        return tr("the stage kind has a new version")
     if last.seed != recipe.seed:
-        return say(f"seed {last.seed} → {recipe.seed}", f"随机种子 {last.seed} → {recipe.seed}")
+        return tr("seed {seed} → {seed_2}", seed=last.seed, seed_2=recipe.seed)
     old, new = dict(_flatten(last.key_settings)), dict(_flatten(step.key_settings))
     changes = [
         f"{name} {_abbreviate(old.get(name))} → {_abbreviate(new.get(name))}"
@@ -93,11 +90,11 @@ def _reason_to_run(recipe: Recipe, stage: Stage, step: Step, store: Store) -> st
     ]
     before = {entry.reference: entry.key for entry in last.inputs}
     changes += [
-        say(f"{item.entry.reference} changed", f"{item.entry.reference} 有变化")
+        tr("{reference} changed", reference=item.entry.reference)
         for item in step.inputs
         if before.get(item.entry.reference) != item.entry.key
     ]
-    return "; ".join(changes[:3]) or say("its artifact was deleted", "产物已被删除")
+    return "; ".join(changes[:3]) or tr("its artifact was deleted")
 
 
 def _flatten(row: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -129,5 +126,5 @@ def _resource_hash(resource: str, name: str) -> str:
     file = folder / f"{name}.jinja"
     if not file.is_file():
         known = [item.stem for item in folder.glob("*.jinja")]
-        raise UserError(say(f"no {resource} '{name}'", f"没有名为“{name}”的模板"), None, did_you_mean(name, known))
+        raise UserError(tr("no {resource} '{name}'", resource=resource, name=name), None, did_you_mean(name, known))
     return hashlib.sha256(file.read_bytes()).hexdigest()

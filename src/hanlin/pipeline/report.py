@@ -13,7 +13,7 @@ from typing import Any
 
 from hanlin.config.recipe import Recipe, Target
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
@@ -152,7 +152,7 @@ def sample_answers(recipe: Recipe, steps: Sequence[Step], store: Store, count: i
             try:
                 rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
             except OSError as error:
-                raise UserError(say("the answers cannot be read", "无法读取回答"), file) from error
+                raise UserError(tr("the answers cannot be read"), file) from error
             by_topic: dict[str, list[dict[str, Any]]] = {}
             for row in rows:
                 by_topic.setdefault(str(row.get("topic", "")), []).append(row)

@@ -9,7 +9,7 @@ from typing import Any
 from hanlin.config.recipe import Recipe
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import InputEntry
@@ -96,9 +96,9 @@ def launch_commands(recipe: Recipe, store: Store, name: str, path: str, changes:
     """
     trained = [stage.name for stage in recipe.stages.values() if stage.kind.group]
     if not trained:
-        raise UserError(say("the recipe has no training stage", "配方中没有训练阶段"), path)
+        raise UserError(tr("the recipe has no training stage"), path)
     if name and name not in trained:
-        what = say(f"no training stage '{name}'", f"没有名为“{name}”的训练阶段")
+        what = tr("no training stage '{name}'", name=name)
         raise UserError(what, path, did_you_mean(name, trained))
     step = next(step for step in plan(recipe, store) if step.stage.name == (name or trained[0]))
     request_file = (

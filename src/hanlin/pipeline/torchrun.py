@@ -15,7 +15,7 @@ from typing import Any
 
 from hanlin.config.settings.launch import GROUP_TIMEOUT, Launch
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import die_with_parent
 
 REQUEST_FILE = "request.json"
@@ -63,31 +63,23 @@ def explain_lost_peer(error: BaseException) -> UserError | None:
     if not mentions_network and not named & {"DistBackendError", "DistNetworkError", "DistStoreError"}:
         return None
     return UserError(
-        say(
-            "another process of the group no longer answers: it has ended, or its machine or network is down",
-            "组内另一个进程已无响应：进程已退出，或所在机器、网络已断开",
-        ),
+        tr("another process of the group no longer answers: it has ended, or its machine or network is down"),
         None,
-        say(
-            "run the same command again on every machine of the group: it resumes from the last checkpoint",
-            "请在组内每台机器上重新运行同一条命令，训练会从最近的检查点继续",
-        ),
+        tr("run the same command again on every machine of the group: it resumes from the last checkpoint"),
     )
 
 
 def rank0_timeout(seconds: float, stage: str, home: str) -> UserError:
     """The error of a machine that has waited too long for machine 0 to work on a stage."""
     return UserError(
-        say(
-            f"machine 0 has not worked on stage {stage} for {seconds:g} s: it was not started or has ended, or the folder "
-            "is not shared",
-            f"0 号机已有 {seconds:g} 秒没有处理阶段 {stage}：可能未启动或已退出，也可能文件夹没有共享",
+        tr(
+            "machine 0 has not worked on stage {stage} for {seconds:g} s: it was not started or has ended, or "
+            "the folder is not shared",
+            stage=stage,
+            seconds=seconds,
         ),
         home,
-        say(
-            "start it with launch.node_rank=0 on the same folder; launch.timeout sets how long the others wait",
-            "请在同一文件夹上以 launch.node_rank=0 启动它；其他机器的等待时间由 launch.timeout 设定",
-        ),
+        tr("start it with launch.node_rank=0 on the same folder; launch.timeout sets how long the others wait"),
     )
 
 
@@ -107,16 +99,13 @@ def launch_scripts(launch: Launch, command: Sequence[str], name: str, request_fi
     nodes, run = launch.nodes, [*command, "--home", home]
     rendezvous = launch.rendezvous or f"HOST:{PORT}"
     with_rendezvous = launch.model_copy(update={"rendezvous": rendezvous})
-    shared = say("one line for each machine; all share the folder", "每台机器各运行一行；所有机器共享文件夹")
-    first = say(
-        "machine 0 makes all earlier stages, prepares the data and starts its processes with torchrun",
-        "0 号机先完成此前的所有阶段、准备好数据，再用 torchrun 启动进程",
-    )
+    shared = tr("one line for each machine; all share the folder")
+    first = tr("machine 0 makes all earlier stages, prepares the data and starts its processes with torchrun")
     lines = [f"# {shared}: {home}", f"# {first}"]
     if nodes == 1:
         lines.append(shlex.join(run))
         lines += [
-            "# " + say("which runs", "它会运行"),
+            "# " + tr("which runs"),
             "#   " + shlex.join(launch_command(with_rendezvous, request_file, "python")),
         ]
     else:
@@ -124,8 +113,7 @@ def launch_scripts(launch: Launch, command: Sequence[str], name: str, request_fi
             options = ["--set", f"launch.node_rank={rank}", "--set", f"launch.rendezvous={rendezvous}"]
             lines.append(shlex.join([*run, *options]))
         lines.append(
-            "# " + say("or, on the machines after the first, plain torchrun for this stage alone",
-                       "其余机器也可以只为此阶段直接运行 torchrun")
+            "# " + tr("or, on the machines after the first, plain torchrun for this stage alone")
         )  # fmt: skip
         for rank in range(1, nodes):
             node = with_rendezvous.model_copy(update={"node_rank": rank})
@@ -140,11 +128,7 @@ def _slurm(launch: Launch, run: list[str], rendezvous: str, name: str) -> list[s
     step = f"{shlex.join(run)} --set launch.nodes=$SLURM_NNODES --set launch.node_rank=$SLURM_NODEID"
     step += f" --set launch.rendezvous=$MEET:{port}"
     return [
-        "# "
-        + say(
-            "Slurm: save what follows as a file and submit it with sbatch",
-            "Slurm：将以下内容保存为文件，用 sbatch 提交",
-        ),
+        "# " + tr("Slurm: save what follows as a file and submit it with sbatch"),
         "#!/bin/bash",
         f"#SBATCH --job-name={name}",
         f"#SBATCH --nodes={launch.nodes}",
@@ -158,7 +142,9 @@ def _slurm(launch: Launch, run: list[str], rendezvous: str, name: str) -> list[s
 
 
 def metrics_of_reply(code: int, reply: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The metrics in the reply of a group. Raises UserError as the stage raised it, RuntimeError if the group failed."""
+    """The metrics in the reply of a group. Raises UserError as the stage raised it, RuntimeError if the group
+    failed.
+    """
     if "user_error" in reply:
         raise UserError(*reply["user_error"])
     if code != 0 or "metrics" not in reply:

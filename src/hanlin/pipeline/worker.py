@@ -30,7 +30,7 @@ from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores, die_with_parent
 from hanlin.core.progress import Progress
 from hanlin.core.version import __version__
@@ -135,9 +135,9 @@ def _handle_request(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        hint = say("free some space and run again; finished work is kept", "请腾出空间后重新运行；已完成的部分会保留")
+        hint = tr("free some space and run again; finished work is kept")
         where = error.filename or Store(Path(request["home"])).partial_folder(request["kind"], request["key"])
-        return {"user_error": [say("the disk is full", "磁盘已满"), str(where), hint]}
+        return {"user_error": [tr("the disk is full"), str(where), hint]}
     known = error if isinstance(error, UserError) else torchrun.explain_lost_peer(error)
     if known is not None:
         return {"user_error": [known.what, known.where, known.hint]}
@@ -195,7 +195,8 @@ def _existing_artifact(request: Mapping[str, Any], store: Store) -> Manifest | N
 
 
 def follow_rank0(request: Mapping[str, Any], launch: Launch, store: Store) -> Manifest:
-    """On the machines after the first: join the process group of the stage if it has one, and wait for the artifact that
+    """On the machines after the first: join the process group of the stage if it has one, and wait for the artifact
+    that
     machine 0 makes.
 
     Raises UserError if for `launch.timeout` seconds nothing shows that machine 0 works on it.

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
 
 
@@ -66,10 +66,11 @@ class AdmissionQueue:
         size = min(answers, self._limits.parallel)
         if self.waiting >= self._limits.max_queue and not self._has_room(size):
             seconds = max(1, math.ceil(self._mean_seconds * (self.waiting + 1) / self._limits.parallel))
-            what = say(
-                f"{self._in_use} answers are in progress and {self.waiting} requests are waiting: "
-                f"try again in {seconds} s",
-                f"正在生成 {self._in_use} 个回答，另有 {self.waiting} 个请求排队：请 {seconds} 秒后重试",
+            what = tr(
+                "{in_use} answers are in progress and {waiting} requests are waiting: try again in {seconds} s",
+                in_use=self._in_use,
+                waiting=self.waiting,
+                seconds=seconds,
             )
             raise ApiError(429, what, code="queue_full", retry_after=seconds)
         slot = Slot(self, size, self._limits.deadline_seconds)
@@ -141,7 +142,7 @@ class Slot:
 
     def _deadline_error(self) -> ApiError:
         seconds = f"{self._deadline_seconds:g}"
-        what = say(f"the deadline of {seconds} s has passed", f"已超过 {seconds} 秒的时限")
+        what = tr("the deadline of {seconds} s has passed", seconds=seconds)
         return ApiError(503 if self.granted_at is None else 504, what, code="deadline_exceeded")
 
     def add_task(self) -> None:

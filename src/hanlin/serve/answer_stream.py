@@ -20,7 +20,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import FinishReason
 from hanlin.inference.text_stream import TextDelta, TextStream
 from hanlin.serve.admission import Slot
@@ -177,7 +177,7 @@ class AnswerStream:
     def _end(self, index: int, text_stream: TextStream) -> None:
         reason = getattr(self._job.requests[index].constraint, "failed", "")
         if reason and not self._is_closed:
-            what = say(f"the response format could not be completed: {reason}", f"未能按所要求的格式完成回答：{reason}")
+            what = tr("the response format could not be completed: {reason}", reason=reason)
             raise ApiError(400, what[:300], param="response_format")
         finish_reason = text_stream.finish_reason or "cancelled"
         self._metrics.count_answer(self._model_name, finish_reason, text_stream.tokens)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.admission import Limits
 from hanlin.serve.api import plain
 from hanlin.serve.api.ollama import routes as ollama_routes
@@ -46,12 +46,12 @@ def create_app(
 
     async def check_host(request: Request) -> None:
         if not access.allows_host(request.headers.get("host")):
-            raise ApiError(403, say("this server answers to local names only", "此服务只响应本机名称"))
+            raise ApiError(403, tr("this server answers to local names only"))
 
     async def check_key(request: Request) -> AsyncIterator[None]:
         header = request.headers.get("authorization")
         if not access.allows_key(header):
-            raise ApiError(401, say("wrong or missing API key", "API 密钥缺失或错误"), code="invalid_api_key")
+            raise ApiError(401, tr("wrong or missing API key"), code="invalid_api_key")
         limiter = rate_limiters.get(access.match_key(header) or "")
         if limiter is not None:
             limiter.acquire()

@@ -1,5 +1,6 @@
 """Who may use the server and how much: API keys compared in constant time, limits of a key, the Host check against
-DNS rebinding, and the rule that no network address is served without a key."""
+DNS rebinding, and the rule that no network address is served without a key.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
 
 _LIMIT_FIELDS = ("max_parallel_requests", "requests_per_minute")
@@ -50,15 +51,11 @@ class RateLimiter:
             self._start_times.popleft()
         max_parallel, per_minute = self._limits.max_parallel_requests, self._limits.requests_per_minute
         if max_parallel is not None and self._in_progress >= max_parallel:
-            what = say(
-                f"this key is limited to {max_parallel} requests at once", f"此密钥最多同时发起 {max_parallel} 个请求"
-            )
+            what = tr("this key is limited to {max_parallel} requests at once", max_parallel=max_parallel)
             raise ApiError(429, what, code="key_limit", retry_after=1)
         if per_minute is not None and len(self._start_times) >= per_minute:
             wait = max(1, math.ceil(self._start_times[0] + _MINUTE - now))
-            what = say(
-                f"this key is limited to {per_minute} requests a minute", f"此密钥每分钟最多发起 {per_minute} 个请求"
-            )
+            what = tr("this key is limited to {per_minute} requests a minute", per_minute=per_minute)
             raise ApiError(429, what, code="key_limit", retry_after=wait)
         self._in_progress += 1
         if per_minute is not None:
@@ -121,15 +118,14 @@ def read_keys(file: Path) -> dict[str, KeyLimits]:
     try:
         rows = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(say("cannot read this file of API keys", "无法读取此 API 密钥文件"), file) from error
+        raise UserError(tr("cannot read this file of API keys"), file) from error
     limits: dict[str, KeyLimits] = {}
     for position, row in enumerate(rows if isinstance(rows, list) else [None], start=1):
         if not _is_key_entry(row):
-            what = say(
-                f"entry {position} is not of the form `key: TEXT`, `max_parallel_requests: NUMBER`, "
+            what = tr(
+                "entry {position} is not of the form `key: TEXT`, `max_parallel_requests: NUMBER`, "
                 "`requests_per_minute: NUMBER`",
-                f"第 {position} 项应写作 `key: 文本`，可另加 `max_parallel_requests: 整数`、"
-                "`requests_per_minute: 整数`",
+                position=position,
             )
             raise UserError(what, file)
         limits[row["key"]] = KeyLimits(*(row.get(name) for name in _LIMIT_FIELDS))
@@ -157,16 +153,11 @@ def make_access_policy(
     """
     api_keys = [*api_keys, *(key_limits or {})]
     if not all(re.fullmatch(r"[!-~]+", key) for key in api_keys):  # what an HTTP header carries unchanged
-        what = say(
-            "the API key must be printable ASCII without spaces", "API 密钥须由可打印的 ASCII 字符组成，不含空格"
-        )
+        what = tr("the API key must be printable ASCII without spaces")
         raise UserError(what, "api_key")
     local_only = is_loopback(host)
     if not local_only and not api_keys:
-        what = say(
-            "everyone on the network could use the model: there is no API key",
-            "未设置 API 密钥，网络上任何人都能使用该模型",
-        )
-        hint = say("set a key, or listen on 127.0.0.1", "请设置密钥，或只监听 127.0.0.1")
+        what = tr("everyone on the network could use the model: there is no API key")
+        hint = tr("set a key, or listen on 127.0.0.1")
         raise UserError(what, host, hint)
     return AccessPolicy(tuple(api_keys), local_only, key_limits or {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import EngineUnavailableError
 
 
@@ -54,17 +54,14 @@ def to_api_error(error: BaseException, param: str | None = None) -> ApiError:
     if isinstance(error, UserError):
         return ApiError(400, str(error), param=param)
     if isinstance(error, EngineUnavailableError):
-        what = say(
-            "the engine of this model has crashed and is being restarted: try again",
-            "此模型的引擎已崩溃，正在重新启动：请重试",
-        )
+        what = tr("the engine of this model has crashed and is being restarted: try again")
         return ApiError(503, what, code="engine_lost", retry_after=2)
-    return ApiError(500, say("internal server error; see the server's log", "服务器内部错误，详见服务器日志"))
+    return ApiError(500, tr("internal server error; see the server's log"))
 
 
 def unsupported_value_error(name: str, value: Any) -> ApiError:
     """A field that would change the answer and is not supported: rejected by name, never ignored."""
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    what = say(f"{name}={shown} is not supported here", f"此处不支持 {name}={shown}")
+    what = tr("{name}={shown} is not supported here", name=name, shown=shown)
     return ApiError(400, what, param=name, code="unsupported_value")

@@ -17,7 +17,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -57,9 +57,7 @@ class GrammarCompiler:
         """
         text = json.dumps(schema, ensure_ascii=False)
         if len(text) > MAX_SCHEMA_CHARS:
-            what = say(
-                f"the schema is longer than {MAX_SCHEMA_CHARS} characters", f"schema 超过 {MAX_SCHEMA_CHARS} 个字符"
-            )
+            what = tr("the schema is longer than {max_schema_chars} characters", max_schema_chars=MAX_SCHEMA_CHARS)
             raise ApiError(400, what, param=param)
         try:
             grammar = LLMatcher.grammar_from_json_schema(text, overrides=_COMPACT_JSON if compact else _FLEXIBLE_JSON)
@@ -114,7 +112,8 @@ class _LlguidanceVocab:
 
 class GrammarConstraint:
     """Implements `Constraint` with a grammar. If the grammar fails or outgrows its bounds, only the stop ids are
-    allowed from then on, and `failed` says why."""
+    allowed from then on, and `failed` says why.
+    """
 
     def __init__(self, matcher: LLMatcher, compiler: GrammarCompiler, grammar: str, schema: Mapping[str, Any]) -> None:
         self._matcher = matcher
@@ -163,6 +162,4 @@ def _load_compiler(folder: Path, stop_ids: tuple[int, ...]) -> GrammarCompiler:
 
 def _schema_error(detail: str, param: str) -> ApiError:
     first_line = detail.strip().splitlines()[0][:200] if detail.strip() else "?"
-    return ApiError(
-        400, say(f"the schema cannot be used: {first_line}", f"无法使用该 schema：{first_line}"), param=param
-    )
+    return ApiError(400, tr("the schema cannot be used: {first_line}", first_line=first_line), param=param)

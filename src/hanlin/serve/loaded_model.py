@@ -15,7 +15,7 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.loading import LoadedEngine, ModelLocation, load_engine, parse_model_spec
 from hanlin.models.folder.layout import is_adapter
 from hanlin.serve.admission import Limits
@@ -115,11 +115,11 @@ async def reload_changed(loaded: Sequence[LoadedModel], models: ModelRegistry, o
             await asyncio.to_thread(model.load)
         except (UserError, OSError) as error:
             name = old[0].name
-            on_event(say(f"{name} was not reloaded: {error}", f"{name} 未重新加载：{error}"))
+            on_event(tr("{name} was not reloaded: {error}", name=name, error=error))
             continue
         models.replace(old, model.served)
         name = model.served[0].name
-        on_event(say(f"{name} was reloaded", f"已重新加载 {name}"))
+        on_event(tr("{name} was reloaded", name=name))
         while old[0].queue.running or old[0].queue.waiting:
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
         await asyncio.to_thread(old[0].engine.close)
@@ -145,9 +145,9 @@ def parse_adapters(specs: Sequence[str]) -> dict[str, Path]:
         folder = Path(path).expanduser()
         name = name or folder.absolute().name
         if not is_adapter(folder):
-            raise UserError(say("there is no adapter here", "这里没有适配器"), folder)
+            raise UserError(tr("there is no adapter here"), folder)
         if name in adapters:
-            raise UserError(say(f"two adapters are called {name}", f"有两个适配器同名：{name}"), "--adapter")
+            raise UserError(tr("two adapters are called {name}", name=name), "--adapter")
         adapters[name] = folder
     return adapters
 
@@ -158,9 +158,10 @@ def _open_adapter(base: LoadedEngine, folder: Path) -> LoadedEngine:
         return base
     tokenizer = Tokenizer.load(folder)
     if len(tokenizer) != len(base.tokenizer):
-        what = say(
-            f"the adapter's tokenizer has {len(tokenizer)} tokens, the base model's {len(base.tokenizer)}",
-            f"适配器的分词器有 {len(tokenizer)} 个词元，底座模型的有 {len(base.tokenizer)} 个",
+        what = tr(
+            "the adapter's tokenizer has {count} tokens, the base model's {count_2}",
+            count=len(tokenizer),
+            count_2=len(base.tokenizer),
         )
         raise UserError(what, folder)
     ChatTemplate.load(folder, tokenizer)

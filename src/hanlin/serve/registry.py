@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine
 from hanlin.inference.protocol import Constraint, GenerationRequest, SamplingParams
@@ -129,10 +129,12 @@ class ServedModel:
         if size > self._max_prompt_bytes:
             context_length = self.engine.context_length
             min_tokens = -(-size * context_length // self._max_prompt_bytes)
-            what = say(
-                f"the prompt has {size} bytes, at least {min_tokens} tokens, but the model's context holds "
-                f"{context_length} including the answer",
-                f"提示有 {size} 字节，至少 {min_tokens} 个词元，而模型的上下文连同回答只能容纳 {context_length} 个",
+            what = tr(
+                "the prompt has {size} bytes, at least {min_tokens} tokens, but the model's context holds "
+                "{context_length} including the answer",
+                size=size,
+                min_tokens=min_tokens,
+                context_length=context_length,
             )
             raise ApiError(400, what, param=param, code="context_length_exceeded")
 
@@ -150,14 +152,15 @@ class ServedModel:
         requests = []
         for ids in prompts:
             if not ids:
-                raise ApiError(400, say("the prompt is empty", "提示为空"), param=param)
+                raise ApiError(400, tr("the prompt is empty"), param=param)
             context_length = self.engine.context_length
             max_new_tokens = context_length - len(ids)
             if max_new_tokens < 1:
-                what = say(
-                    f"the prompt is {len(ids)} tokens long, but the model's context holds {context_length} "
-                    "including the answer",
-                    f"提示共 {len(ids)} 个词元，而模型的上下文连同回答只能容纳 {context_length} 个",
+                what = tr(
+                    "the prompt is {count} tokens long, but the model's context holds {context_length} including the "
+                    "answer",
+                    count=len(ids),
+                    context_length=context_length,
                 )
                 raise ApiError(400, what, param=param, code="context_length_exceeded")
             sampling = self._merge_sampling(params.sampling, max_new_tokens)
@@ -176,7 +179,7 @@ class ServedModel:
             merged["seed"] %= 2**32
         for token_id, _ in merged.get("logit_bias", ()):
             if not 0 <= token_id < len(self.tokenizer):
-                what = say(f"there is no token {token_id}", f"没有编号为 {token_id} 的词元")
+                what = tr("there is no token {token_id}", token_id=token_id)
                 raise ApiError(400, what, param="logit_bias")
         return SamplingParams(**merged, max_new_tokens=min(limit for limit in limits if limit is not None))
 
@@ -190,8 +193,8 @@ class ModelRegistry:
         if len(self.by_name) < len(models):
             names = [model.name for model in models]
             duplicate = next(name for name in names if names.count(name) > 1)
-            what = say(f"two models are called {duplicate}", f"有两个模型同名：{duplicate}")
-            raise UserError(what, hint=say("give names: NAME=PATH", "请分别命名：名称=路径"))
+            what = tr("two models are called {duplicate}", duplicate=duplicate)
+            raise UserError(what, hint=tr("give names: NAME=PATH"))
 
     def replace(self, old: Sequence[ServedModel], new: Sequence[ServedModel]) -> None:
         """Exchange the models of one engine for those of another, under the old names."""
@@ -212,10 +215,8 @@ class ModelRegistry:
             available = join_list(f"'{known}'" for known in self.by_name)
             shown = name if len(name) <= 100 else name[:97] + "..."
             if len(self.by_name) == 1:
-                what = say(f"there is no model '{shown}', only {available}", f"没有模型“{shown}”，只有 {available}")
+                what = tr("there is no model '{shown}', only {available}", shown=shown, available=available)
             else:
-                what = say(
-                    f"there is no model '{shown}'; there are {available}", f"没有模型“{shown}”；可用的有 {available}"
-                )
+                what = tr("there is no model '{shown}'; there are {available}", shown=shown, available=available)
             raise ApiError(404, what, param="model", code="model_not_found")
         return model

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.serve.admission import Limits
 from hanlin.serve.app import create_app
 from hanlin.serve.auth import KeyLimits, make_access_policy
@@ -63,9 +63,7 @@ def serve(
     policy = make_access_policy(host, api_keys, key_limits)
     limits = limits or Limits()
     if adapters and len(models) > 1:
-        raise UserError(
-            say("adapters can be served over a single model only", "只有提供单个模型时才能加载适配器"), "--adapter"
-        )
+        raise UserError(tr("adapters can be served over a single model only"), "--adapter")
     engine_config = EngineConfig(engine, options)
     loaded = [LoadedModel(str(spec), parse_adapters(adapters), engine_config, limits) for spec in models]
     with ExitStack() as stack:
@@ -85,7 +83,7 @@ def serve(
         shown_host = f"[{host}]" if ":" in host else host
         url = f"http://{shown_host}:{listener.getsockname()[1]}/v1"
         names = join_list(registry.by_name)
-        ready_line = say(f"serving {names} at {url} (stop with Ctrl-C)", f"{names} 的服务地址：{url}（按 Ctrl-C 停止）")
+        ready_line = tr("serving {names} at {url} (stop with Ctrl-C)", names=names, url=url)
 
         async def run() -> None:
             with _reload_on_sighup(loaded, registry):
@@ -140,5 +138,5 @@ def _bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         reason = error.strerror
-        what = say(f"cannot listen here: {reason}", f"无法在此监听：{reason}")
-        raise UserError(what, f"{host}:{port}", say("choose another port", "请换一个端口")) from error
+        what = tr("cannot listen here: {reason}", reason=reason)
+        raise UserError(what, f"{host}:{port}", tr("choose another port")) from error

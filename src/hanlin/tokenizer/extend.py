@@ -15,7 +15,7 @@ from typing import Any
 import tokenizers
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.tokenizer.bpe_trainer import BARRIER, BpeTrainer
 from hanlin.tokenizer.byte_alphabet import BYTE_TO_CHAR, CHAR_TO_BYTE
@@ -116,9 +116,9 @@ class _BaseVocabulary:
         )
         if not known:
             raise UserError(
-                say("this kind of vocabulary cannot be extended", "此类词表无法扩展"),
+                tr("this kind of vocabulary cannot be extended"),
                 tokenizer.folder,
-                say("byte-level BPE and SentencePiece BPE can", "可扩展字节级 BPE 与 SentencePiece BPE"),
+                tr("byte-level BPE and SentencePiece BPE can"),
             )
         self.entries: dict[str, int] = model["vocab"]
         self.added = {token["content"]: token["id"] for token in self.data["added_tokens"]}
@@ -211,7 +211,7 @@ def _learn_pieces(
             pieces.append(left + right)
             symbols[left + right] = merge.symbol
             if progress is not None:
-                progress.update(len(pieces), new_entries, say("entries", "词条"))
+                progress.update(len(pieces), new_entries, tr("entries"))
             if len(pieces) == new_entries:
                 break
     return pieces, merges
@@ -262,10 +262,7 @@ def _check_unchanged(before: Tokenizer, after: Tokenizer) -> None:
     typed = [token for token in special if new[token] in after.encode(token)]
     if moved or typed:
         raise UserError(
-            say(
-                f"the vocabulary cannot take more entries: {(moved or typed)[0]!r} would change",
-                f"词表无法扩展：{(moved or typed)[0]!r} 会发生改变",
-            ),
+            tr("the vocabulary cannot take more entries: {moved!r} would change", moved=(moved or typed)[0]),
             before.folder,
-            say("leave the vocabulary as it is", "请保持词表不变"),
+            tr("leave the vocabulary as it is"),
         )

@@ -9,7 +9,7 @@ from typing import Any
 import tokenizers
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.tokenizer.byte_alphabet import SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import SENTENCEPIECE_FILE
 
@@ -32,17 +32,15 @@ def convert_sentencepiece(folder: Path, config: Mapping[str, Any]) -> tokenizers
         import sentencepiece
         from transformers import AutoTokenizer
     except ImportError as error:
-        what = say(
-            "a SentencePiece model needs the package sentencepiece", "读取 SentencePiece 模型需要 sentencepiece 包"
-        )
+        what = tr("a SentencePiece model needs the package sentencepiece")
         raise UserError(what, file, "pip install 'hanlin[sentencepiece]'") from error
     try:
         sets_space = sentencepiece.SentencePieceProcessor(model_file=str(file)).encode("a", out_type=str)[0] != "a"
         fast = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
         backend = tokenizers.Tokenizer.from_str(fast.backend_tokenizer.to_str())
     except Exception as error:  # what a broken protobuf raises depends on the library beneath
-        hint = say("it must be a SentencePiece BPE model as Llama 2 has", "须为 Llama 2 所用的 SentencePiece BPE 模型")
-        what = say(f"the SentencePiece model cannot be converted: {error}", f"SentencePiece 模型无法转换：{error}")
+        hint = tr("it must be a SentencePiece BPE model as Llama 2 has")
+        what = tr("the SentencePiece model cannot be converted: {error}", error=error)
         raise UserError(what, file, hint) from error
     backend.pre_tokenizer = None
     steps: list[tokenizers.normalizers.Normalizer] = [tokenizers.normalizers.Replace(" ", SENTENCEPIECE_SPACE)]

@@ -17,7 +17,7 @@ import tokenizers
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json, write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.text import check_text
 from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
 from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, SENTENCEPIECE_FILE, TEMPLATE_FILE, TOKENIZER_FILE
@@ -78,20 +78,17 @@ class Tokenizer:
             try:
                 backend = tokenizers.Tokenizer.from_file(str(file))
             except Exception as error:  # the library raises plain Exception
-                hint = say("copy the tokenizer again from its source", "请从来源重新拷贝分词器文件")
+                hint = tr("copy the tokenizer again from its source")
                 raise UserError(
-                    say(f"not a tokenizer of the tokenizers library: {error}", f"不是 tokenizers 库的分词器：{error}"),
+                    tr("not a tokenizer of the tokenizers library: {error}", error=error),
                     file,
                     hint,
                 ) from error
         elif (folder / SENTENCEPIECE_FILE).is_file():
             backend = convert_sentencepiece(folder, config)
         else:
-            hint = say(
-                "name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it",
-                "请指定含有 tokenizer.json（或 SentencePiece 的 tokenizer.model）的模型或分词器目录",
-            )
-            raise UserError(say("there is no tokenizer here", "这里没有分词器"), folder, hint)
+            hint = tr("name a model or tokenizer folder with tokenizer.json (or a SentencePiece tokenizer.model) in it")
+            raise UserError(tr("there is no tokenizer here"), folder, hint)
         _add_missing_special_tokens(backend, config)
         return cls(backend, config, folder)
 
@@ -145,7 +142,7 @@ class Tokenizer:
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         except TypeError:
             for place, text in enumerate(texts, start=1):
-                check_text(text, say(f"text {place}", f"第 {place} 个文本"))
+                check_text(text, tr("text {place}", place=place))
             raise
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -282,9 +279,9 @@ class Tokenizer:
             return bytes([int(byte[1], 16)]) if byte else token.replace(SENTENCEPIECE_SPACE, " ").encode()
         steps = ", ".join(self.decoder_steps) or "-"
         raise UserError(
-            say(f"the tokenizer decodes by rules that are not known here: {steps}", f"不支持的解码规则：{steps}"),
+            tr("the tokenizer decodes by rules that are not known here: {steps}", steps=steps),
             self.folder,
-            say("byte-level BPE and SentencePiece are", "支持字节级 BPE 与 SentencePiece"),
+            tr("byte-level BPE and SentencePiece are"),
         )
 
 
@@ -336,12 +333,15 @@ def _add_missing_special_tokens(backend: tokenizers.Tokenizer, config: Mapping[s
         backend.add_special_tokens([token]) if token.special else backend.add_tokens([token])
         if backend.token_to_id(content) != int(token_id):
             raise UserError(
-                say(
-                    f"{content!r} has id {token_id} in {CONFIG_FILE} but cannot have it in {TOKENIZER_FILE}",
-                    f"{content!r} 在 {CONFIG_FILE} 中的编号 {token_id} 与 {TOKENIZER_FILE} 不一致",
+                tr(
+                    "{content!r} has id {token_id} in {config_file} but cannot have it in {tokenizer_file}",
+                    content=content,
+                    token_id=token_id,
+                    config_file=CONFIG_FILE,
+                    tokenizer_file=TOKENIZER_FILE,
                 ),
                 None,
-                say("save the tokenizer again with the library it came from", "请用原来的库重新保存分词器"),
+                tr("save the tokenizer again with the library it came from"),
             )
     for name in SPECIAL_TOKEN_NAMES:
         token_text = config.get(name)

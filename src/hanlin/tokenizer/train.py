@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 SPLIT_PATTERN = (
@@ -43,9 +43,9 @@ def train_byte_level_bpe(texts: Iterable[str], vocab_size: int, special_tokens: 
     smallest = 256 + len(special)
     if vocab_size < smallest:
         raise UserError(
-            say(f"{vocab_size} entries are too few", f"词表大小 {vocab_size} 太小"),
+            tr("{vocab_size} entries are too few", vocab_size=vocab_size),
             "entries",
-            say(f"bytes and special tokens alone need {smallest}", f"仅字节与特殊符号就需要 {smallest}"),
+            tr("bytes and special tokens alone need {smallest}", smallest=smallest),
         )
     backend = tokenizers.Tokenizer(models.BPE(ignore_merges=True))
     backend.pre_tokenizer = pre_tokenizers.Sequence(

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.adapters import get_initial_lora_weights
 from hanlin.models.load import load_model
 from hanlin.train.compute.model import Precision, TrainModel
@@ -63,25 +63,29 @@ def load_train_model(
 
 def _check_config(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
     """Raise UserError if rows are longer than the model allows, or if it computes something that `TrainModel` does
-    not."""
+    not.
+    """
     config = cast(Any, model.config)
     limit = int(config.max_position_embeddings)
     if settings.max_seq_length > limit:
         raise UserError(
-            say(
-                f"max_seq_length is {settings.max_seq_length}, but the model has only {limit} positions",
-                f"max_seq_length 为 {settings.max_seq_length}，但模型只支持 {limit} 个位置",
+            tr(
+                "max_seq_length is {max_seq_length}, but the model has only {limit} positions",
+                max_seq_length=settings.max_seq_length,
+                limit=limit,
             ),
             folder,
-            say(f"set max_seq_length to {limit} or less", f"请将 max_seq_length 设为 {limit} 或更小"),
+            tr("set max_seq_length to {limit} or less", limit=limit),
         )
     supported = {"hidden_act": "silu", "attention_dropout": 0.0}
     for name, value in supported.items():
         if getattr(config, name, value) != value:
             raise UserError(
-                say(
-                    f"{name} is {getattr(config, name)!r}; models of the Llama family have {value!r}",
-                    f"{name} 为 {getattr(config, name)!r}，而 Llama 系列模型应为 {value!r}",
+                tr(
+                    "{name} is {getattr!r}; models of the Llama family have {value!r}",
+                    name=name,
+                    getattr=getattr(config, name),
+                    value=value,
                 ),
                 folder / "config.json",
             )

@@ -66,7 +66,8 @@ def simpo(settings: preference.Simpo, inputs: Inputs, out: Path, context: StageC
 
 def kto(settings: preference.Kto, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Train on good and bad answers against the model as it is at the start. Writes a model, or an adapter if `lora` is
-    set. Raises UserError if there are fewer than two answers."""
+    set. Raises UserError if there are fewer than two answers.
+    """
     run = TrainingRun(settings, inputs, out, context)
     splits = _answer_splits(run, settings)
     mismatched_by_folder = {datasets["answers"].encoded.folder: datasets["mismatched"] for datasets in splits}

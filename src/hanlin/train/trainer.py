@@ -23,7 +23,7 @@ import torch
 from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import peak_host_memory
 from hanlin.train.callbacks.base import Callback, TrainerState
 from hanlin.train.callbacks.checkpoint import Checkpointer
@@ -241,14 +241,16 @@ def _merge(parts: Any) -> dict[str, Any]:
 
 def _seed_random_numbers(seed: int, step: int, rank: int) -> None:
     """The random numbers of a step (dropout) follow from seed, step and rank, so that a checkpoint holds no state of
-    them."""
+    them.
+    """
     state = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def peak_memory_gb(device: torch.device) -> float:
     """The most memory that this process has held so far, in gigabytes (10^9 bytes): on the GPU if there is one, else in
-    main memory."""
+    main memory.
+    """
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device)) / 1e9
     return float(peak_host_memory() or 0) / 1e9
@@ -273,20 +275,22 @@ def _check_grad_norm(
     if grad_norm_spiked(norm, [row["grad_norm"] for row in log.rows[-GRAD_NORM_WINDOW:]], max_grad_norm):
         step = len(log.rows) + 1
         raise UserError(
-            say(
-                f"the gradient norm of step {step} is {norm:.3g}, more than {GRAD_NORM_SPIKE:.0f} times the usual one",
-                f"第 {step} 步的梯度范数为 {norm:.3g}，超过此前水平的 {GRAD_NORM_SPIKE:.0f} 倍",
+            tr(
+                "the gradient norm of step {step} is {norm:.3g}, more than {grad_norm_spike:.0f} times the usual one",
+                step=step,
+                norm=norm,
+                grad_norm_spike=GRAD_NORM_SPIKE,
             ),
             _write_record_ids(dataset, indices, scratch),
-            say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
+            tr("look at these records; then try a lower learning_rate"),
         )
 
 
 def _not_finite_error(dataset: PackedDataset, indices: Sequence[int] | np.ndarray, scratch: Path | None) -> UserError:
     return UserError(
-        say("the loss or its gradient is NaN or infinite, not a finite number", "损失或梯度为 NaN 或 Inf"),
+        tr("the loss or its gradient is NaN or infinite, not a finite number"),
         _write_record_ids(dataset, indices, scratch),
-        say("look at these records; then try a lower learning_rate", "请检查这些记录；再尝试更小的 learning_rate"),
+        tr("look at these records; then try a lower learning_rate"),
     )
 
 
@@ -296,9 +300,9 @@ def _write_record_ids(dataset: PackedDataset, indices: Sequence[int] | np.ndarra
     shown = ", ".join(names[:20])
     if scratch is None:
         shown = ", ".join(names)
-        return say(f"records {shown}", f"记录 {shown}")
+        return tr("records {shown}", shown=shown)
     file = scratch / f"stopped_at{os.environ.get('RANK', '')}.json"
     file.write_text(json.dumps({"records": names}, ensure_ascii=False), encoding="utf-8")
     if len(names) <= 20:
-        return say(f"records {shown}", f"记录 {shown}")
-    return say(f"records {shown} … (all: {file})", f"记录 {shown} …（全部见 {file}）")
+        return tr("records {shown}", shown=shown)
+    return tr("records {shown} … (all: {file})", shown=shown, file=file)

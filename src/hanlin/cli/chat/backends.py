@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine, load_engine, parse_model_spec
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
@@ -93,9 +93,11 @@ class LocalModel:
         has_prompt = any(message.role == "user" for message in messages)  # a system text alone is no prompt
         used = len(self._template.render(messages).ids) if has_prompt else 0
         limit, answer = self._prompt_limit, self._sampling.max_new_tokens
-        return say(
-            f"{used} tokens so far; {limit} fit beside an answer of at most {answer}",
-            f"目前共 {used} 个词元；除最长 {answer} 个词元的回答外可容纳 {limit} 个",
+        return tr(
+            "{used} tokens so far; {limit} fit beside an answer of at most {answer}",
+            used=used,
+            limit=limit,
+            answer=answer,
         )
 
     def close(self) -> None:
@@ -121,7 +123,7 @@ class RemoteServer:
         self._key, self._sampling = api_key, dict(sampling)
         known = self._list_models()
         if model and model not in known:
-            what = say(f"the server has no model '{model}'", f"服务器上没有模型“{model}”")
+            what = tr("the server has no model '{model}'", model=model)
             raise UserError(what, url, did_you_mean(model, known))
         self.name = model or known[0]
         self._total_tokens: int | None = None
@@ -140,9 +142,9 @@ class RemoteServer:
 
     def describe_tokens(self, messages: Sequence[Message]) -> str:
         if self._total_tokens is None:
-            return say("the server has reported no token count yet", "服务器尚未报告词元数")
+            return tr("the server has reported no token count yet")
         count = self._total_tokens
-        return say(f"{count} tokens with the last answer", f"连同上一个回答共 {count} 个词元")
+        return tr("{count} tokens with the last answer", count=count)
 
     def close(self) -> None:
         pass
@@ -159,7 +161,7 @@ class RemoteServer:
         rows = rows if isinstance(rows, list) else []
         names = [row["id"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
         if not names:
-            raise UserError(say("the server lists no model", "服务器没有列出任何模型"), self._base)
+            raise UserError(tr("the server lists no model"), self._base)
         return names
 
     def _read_stream(self, response: Any) -> Iterator[str]:
@@ -186,7 +188,7 @@ class RemoteServer:
         except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise UserError(say("not an OpenAI-compatible server", "该地址不是 OpenAI 兼容的服务"), self._base)
+            raise UserError(tr("not an OpenAI-compatible server"), self._base)
         return row
 
     def _open(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
@@ -205,12 +207,12 @@ class RemoteServer:
                 message = error.reason
             hint = None
             if error.code == 401:
-                hint = say("set the key in HANLIN_API_KEY", "请用 HANLIN_API_KEY 提供密钥")
+                hint = tr("set the key in HANLIN_API_KEY")
             raise UserError(f"{message} ({error.code})", self._base, hint) from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            what = say(f"the server cannot be reached: {reason}", f"无法连接服务器：{reason}")
-            raise UserError(what, self._base, say("start one with `hanlin serve`", "可用 hanlin serve 启动")) from error
+            what = tr("the server cannot be reached: {reason}", reason=reason)
+            raise UserError(what, self._base, tr("start one with `hanlin serve`")) from error
 
 
 def _error_message(error: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from prompt_toolkit.input import Input
@@ -46,7 +46,7 @@ def make_editor(history: Path, commands: Sequence[str]) -> Callable[[str], str]:
         completer=WordCompleter(list(commands), sentence=True),
         complete_while_typing=False,
         prompt_continuation=lambda width, line, wrapped: "" if wrapped else "· ".rjust(width),
-        bottom_toolbar=lambda: say(" Enter sends · Alt+Enter new line · /help ", " 回车发送 · Alt+回车换行 · /help "),
+        bottom_toolbar=lambda: tr(" Enter sends · Alt+Enter new line · /help "),
     )
 
     def read(prompt: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from hanlin.cli.chat.backends import ChatBackend, OnText, open_backend
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 
 ReadLine = Callable[[str], str]
@@ -103,9 +103,9 @@ class ChatSession:
             with path.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         except FileExistsError as error:
-            raise UserError(say("already exists", "已存在"), path) from error
+            raise UserError(tr("already exists"), path) from error
         except OSError as error:
-            raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), path) from error
+            raise UserError(tr("cannot be written: {strerror}", strerror=error.strerror), path) from error
 
     def resume(self) -> int:
         """Load the session's file if there is one; return the number of turns.
@@ -120,7 +120,7 @@ class ChatSession:
             row = json.loads(self._file.read_text(encoding="utf-8"))
             messages = tuple(Message.from_json(turn) for turn in row["messages"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(say("not a saved conversation", "这不是保存的对话"), self._file) from error
+            raise UserError(tr("not a saved conversation"), self._file) from error
         system = tuple(message for message in messages[:1] if message.role == "system")
         if not self._system:
             self._system = system
@@ -214,14 +214,9 @@ def run_chat(
         conversation = ChatSession(backend, system or "", session_file(session or LAST_SESSION))
         turns = conversation.resume() if session or resume else 0
         model_name = backend.name
-        write(
-            say(
-                f"{model_name}: /help lists the commands, /quit ends\n",
-                f"{model_name}：/help 列出命令，/quit 结束\n",
-            )
-        )
+        write(tr("{model_name}: /help lists the commands, /quit ends\n", model_name=model_name))
         if turns:
-            write(say(f"(continuing after {turns} turns)\n", f"（接着之前的 {turns} 轮）\n"))
+            write(tr("(continuing after {turns} turns)\n", turns=turns))
         if read_line is None:
             from hanlin.cli.chat.editor import make_editor
 
@@ -237,16 +232,14 @@ def run_chat(
 def _commands() -> dict[str, str]:
     """The slash commands and what they do."""
     return {
-        "/help": say("list the commands", "列出命令"),
-        "/system": say(
-            "show the system text; with a text, set it (`-` for none)", "查看系统提示；后跟文字则设置（- 为清空）"
-        ),
-        "/undo": say("take back the last question and its answer", "撤回上一问与回答"),
-        "/retry": say("answer the last question again", "重新回答上一问"),
-        "/save": say("FILE: write the conversation as a line of JSON", "文件名：把对话写成一行 JSON"),
-        "/tokens": say("show how long the conversation is", "查看对话长度"),
-        "/reset": say("forget the conversation", "清空对话"),
-        "/quit": say("end", "结束"),
+        "/help": tr("list the commands"),
+        "/system": tr("show the system text; with a text, set it (`-` for none)"),
+        "/undo": tr("take back the last question and its answer"),
+        "/retry": tr("answer the last question again"),
+        "/save": tr("FILE: write the conversation as a line of JSON"),
+        "/tokens": tr("show how long the conversation is"),
+        "/reset": tr("forget the conversation"),
+        "/quit": tr("end"),
     }
 
 
@@ -287,35 +280,35 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
         return False
     if name == "/help":
         write("".join(f"  {command:<9}{summary}\n" for command, summary in _commands().items()))
-        write(say("  //text sends a message that begins with a slash\n", "  //文字 发送以斜杠开头的消息\n"))
+        write(tr("  //text sends a message that begins with a slash\n"))
     elif name == "/reset":
         conversation.reset()
-        write(say("forgotten\n", "已清空\n"))
+        write(tr("forgotten\n"))
     elif name == "/system":
         if argument:
             conversation.set_system("" if argument == "-" else argument)
-        write((conversation.system or say("(no system text)", "（没有系统提示）")) + "\n")
+        write((conversation.system or tr("(no system text)")) + "\n")
     elif name == "/undo":
         question = conversation.undo()
         if question is None:
-            write(say("nothing to undo\n", "没有可撤回的\n"))
+            write(tr("nothing to undo\n"))
         else:
-            write(say(f"undone: {question}\n", f"已撤回：{question}\n"))
+            write(tr("undone: {question}\n", question=question))
     elif name == "/retry":
         dropped_before = conversation.dropped_turns
         if conversation.retry(write) is None:
-            write(say("there is no question yet", "还没有提问"))
+            write(tr("there is no question yet"))
         write("\n")
         _report_dropped(conversation, dropped_before, write)
     elif name == "/tokens":
         write(conversation.describe_tokens() + "\n")
     elif name == "/save":
         if not argument:
-            raise UserError(say("name a file: /save chat.jsonl", "请给出文件名：/save chat.jsonl"))
+            raise UserError(tr("name a file: /save chat.jsonl"))
         conversation.save(Path(argument).expanduser())
-        write(say(f"saved in {argument}\n", f"已保存到 {argument}\n"))
+        write(tr("saved in {argument}\n", argument=argument))
     else:
-        what = say(f"there is no command {name}", f"没有命令 {name}")
+        what = tr("there is no command {name}", name=name)
         raise UserError(what, None, did_you_mean(name, _commands()))
     return True
 
@@ -323,12 +316,7 @@ def _run_command(conversation: ChatSession, text: str, write: OnText) -> bool:
 def _report_dropped(conversation: ChatSession, before: int, write: OnText) -> None:
     count = conversation.dropped_turns - before
     if count:
-        write(
-            say(
-                f"({count} oldest turns no longer fit and were dropped)\n",
-                f"（最早的 {count} 轮已放不下，不再作为上文）\n",
-            )
-        )
+        write(tr("({count} oldest turns no longer fit and were dropped)\n", count=count))
 
 
 def _write(text: str) -> None:

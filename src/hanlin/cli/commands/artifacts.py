@@ -10,7 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.core.context import LineageNode
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 app = new_app()
 
 
-@command(app, say("Goes back to every source file, with hash and license.", "追溯到每个源文件，附哈希与许可证。"))
+@command(app, tr("Goes back to every source file, with hash and license."))
 def lineage(
-    artifact: Annotated[Path, typer.Argument(help=say("folder of an artifact", "产物文件夹"))], as_json: AsJson = False
+    artifact: Annotated[Path, typer.Argument(help=tr("folder of an artifact"))], as_json: AsJson = False
 ) -> None:
     from dataclasses import asdict
 
@@ -42,10 +42,8 @@ def _print_node(node: LineageNode, depth: int) -> None:
 
 @command(app)
 def tensorboard(
-    artifact: Annotated[Path, typer.Argument(help=say("artifact of a training stage", "训练阶段的产物"))],
-    out: Annotated[Path, typer.Option(help=say("folder for the event files", "事件文件所在文件夹"))] = Path(
-        "tensorboard"
-    ),
+    artifact: Annotated[Path, typer.Argument(help=tr("artifact of a training stage"))],
+    out: Annotated[Path, typer.Option(help=tr("folder for the event files"))] = Path("tensorboard"),
 ) -> None:
     from hanlin.train.callbacks.metrics_log import METRICS_FILE, write_tensorboard
 

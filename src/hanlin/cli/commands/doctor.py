@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import total_memory
 
 app = new_app()
@@ -45,16 +45,14 @@ def run_checks() -> list[Check]:
             "Python",
             platform.python_version(),
             sys.version_info >= (3, 11),
-            "" if sys.version_info >= (3, 11) else say("install Python 3.11 or newer", "请安装 Python 3.11 或更新版本"),
+            "" if sys.version_info >= (3, 11) else tr("install Python 3.11 or newer"),
         )
     ]
     checks += _packages()
     checks += [
         _program("vllm", "serve --engine vllm", os.environ.get("HANLIN_VLLM", "")),
         _program("llama-server", "serve --engine llama_server"),
-        _program(
-            "go", say("template modelfile: a real check of Ollama's form", "template modelfile：真实检查 Ollama 的模板")
-        ),
+        _program("go", tr("template modelfile: a real check of Ollama's form")),
     ]
     checks += [_gpu(), _processor(), _memory(), _disk()]
     return checks
@@ -91,26 +89,26 @@ def _package(requirement: Requirement, install: str, optional: bool) -> Check:
         return Check(requirement.name, "–", False, install, optional)
     fits = requirement.specifier.contains(version, prereleases=True)
     if not fits:
-        version = say(f"{version}, not {requirement.specifier}", f"{version}，要求 {requirement.specifier}")
+        version = tr("{version}, not {specifier}", version=version, specifier=requirement.specifier)
     return Check(requirement.name, version, fits, "" if fits else install, optional)
 
 
 def _program(name: str, purpose: str, path: str = "") -> Check:
     """A program that a command can use; `path` names one that is not on the PATH."""
     program = shutil.which(path or name)
-    hint = "" if program else say(f"for {purpose}", f"用于 {purpose}")
+    hint = "" if program else tr("for {purpose}", purpose=purpose)
     return Check(name, program or "–", program is not None, hint, True)
 
 
 def _gpu() -> Check:
     command = shutil.which("nvidia-smi")
     if command is None:
-        return Check("GPU", say("none; everything runs on the CPU", "无；全部在 CPU 上运行"), False, "", optional=True)
+        return Check("GPU", tr("none; everything runs on the CPU"), False, "", optional=True)
     query = [command, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         shown = subprocess.run(query, capture_output=True, text=True, encoding="utf-8", timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return Check("GPU", say("nvidia-smi does not answer", "nvidia-smi 无响应"), False, "", optional=True)
+        return Check("GPU", tr("nvidia-smi does not answer"), False, "", optional=True)
     return Check("GPU", "; ".join(shown.strip().splitlines()), True)
 
 
@@ -123,30 +121,27 @@ def _processor() -> Check:
     except OSError:
         pass
     good = "avx2" in flags or not flags
-    hint = "" if good else say("the embedded llama.cpp needs AVX2", "内置 llama.cpp 需要 AVX2")
-    return Check(say("processor", "处理器"), f"{os.cpu_count()} × {platform.machine()} {flags}", good, hint)
+    hint = "" if good else tr("the embedded llama.cpp needs AVX2")
+    return Check(tr("processor"), f"{os.cpu_count()} × {platform.machine()} {flags}", good, hint)
 
 
 def _memory() -> Check:
     size = total_memory()
     if size is None:
-        return Check(say("memory", "内存"), "?", True, optional=True)
+        return Check(tr("memory"), "?", True, optional=True)
     total = size / 2**30
-    return Check(say("memory", "内存"), f"{total:.1f} GiB", total >= 4, "" if total >= 4 else "4 GiB")
+    return Check(tr("memory"), f"{total:.1f} GiB", total >= 4, "" if total >= 4 else "4 GiB")
 
 
 def _disk() -> Check:
     free = shutil.disk_usage(".").free / 2**30
-    hint = "" if free >= 5 else say("free at least 5 GiB", "请至少腾出 5 GiB")
-    return Check(say("free disk space here", "此处可用磁盘"), f"{free:.1f} GiB", free >= 5, hint)
+    hint = "" if free >= 5 else tr("free at least 5 GiB")
+    return Check(tr("free disk space here"), f"{free:.1f} GiB", free >= 5, hint)
 
 
 @command(
     app,
-    say(
-        "Tells how to install what is missing; exits with 1 if it is required.",
-        "指出缺什么、如何安装；缺少必需项时以 1 退出。",
-    ),
+    tr("Tells how to install what is missing; exits with 1 if it is required."),
 )
 def doctor(as_json: AsJson = False) -> None:
     checks = run_checks()
@@ -154,7 +149,7 @@ def doctor(as_json: AsJson = False) -> None:
         print_json([{"name": c.name, "version": c.version, "ok": c.ok, "hint": c.hint} for c in checks])
     else:
         rows = [["✓" if c.ok else ("–" if c.optional else "✗"), c.name, c.version, c.hint] for c in checks]
-        headings = [" ", *say("what,found,how to get it", "项目,结果,如何补齐").split(",")]
+        headings = [" ", *tr("what,found,how to get it").split(",")]
         print_table(headings, rows, ["green" if c.ok else ("" if c.optional else "red") for c in checks])
     if any(not c.ok and not c.optional for c in checks):
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
 from hanlin.config.kinds import KINDS, get_kind
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.kinds import StageKind
@@ -19,9 +19,7 @@ app = new_app()
 
 
 @command(app)
-def kinds(
-    kind: Annotated[str, typer.Argument(help=say("kind of stage", "阶段类型"))] = "", as_json: AsJson = False
-) -> None:
+def kinds(kind: Annotated[str, typer.Argument(help=tr("kind of stage"))] = "", as_json: AsJson = False) -> None:
     if kind:
         stage_kind = get_kind(kind.replace("-", "_"))
         if as_json:
@@ -31,10 +29,10 @@ def kinds(
     elif as_json:
         print_json([{"kind": k.name, "summary": k.summary, "heavy": k.heavy} for k in KINDS.values()])
     else:
-        print_table(say("kind,what it does", "类型,作用").split(","), [[k.name, k.summary] for k in KINDS.values()])
+        print_table(tr("kind,what it does").split(","), [[k.name, k.summary] for k in KINDS.values()])
 
 
-@command(app, say("Editors use it to complete and check recipe files.", "编辑器可据此补全并检查配方文件。"))
+@command(app, tr("Editors use it to complete and check recipe files."))
 def schema() -> None:
     from hanlin.config.schema import json_schema
 
@@ -46,6 +44,9 @@ def _print_settings(kind: StageKind) -> None:
     from hanlin.config.settings_page import rows_of
 
     typer.echo(f"hanlin {kind.name}: {kind.summary}\n")
-    rows = [[f"--{row.name.replace('_', '-')}", row.default, row.limits, row.text] for row in rows_of(kind.settings)]
-    headings = say("option,default,takes,meaning", "选项,默认,取值,含义").split(",")
+    rows = [
+        [f"--{row.name.replace('_', '-')}", row.default, row.limits, tr(row.description)]
+        for row in rows_of(kind.settings)
+    ]
+    headings = tr("option,default,takes,meaning").split(",")
     print_table(headings, rows)

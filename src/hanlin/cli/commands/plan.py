@@ -12,7 +12,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
 from hanlin.cli.output import print_steps, print_table
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
@@ -42,11 +42,11 @@ app = new_app()
 def _method_name(method: str) -> str:
     """A method of `PUBLISHED_MEMORY` in the reader's language."""
     names = {
-        "full, mixed precision": say("full, mixed precision", "全参数，混合精度"),
-        "full, 16 bits": say("full, 16 bits", "全参数，16 位"),
-        "LoRA, GaLore or BAdam, 16 bits": say("LoRA, GaLore or BAdam, 16 bits", "LoRA、GaLore 或 BAdam，16 位"),
-        "QLoRA, 8 bits": say("QLoRA, 8 bits", "QLoRA，8 位"),
-        "QLoRA, 4 bits": say("QLoRA, 4 bits", "QLoRA，4 位"),
+        "full, mixed precision": tr("full, mixed precision"),
+        "full, 16 bits": tr("full, 16 bits"),
+        "LoRA, GaLore or BAdam, 16 bits": tr("LoRA, GaLore or BAdam, 16 bits"),
+        "QLoRA, 8 bits": tr("QLoRA, 8 bits"),
+        "QLoRA, 4 bits": tr("QLoRA, 4 bits"),
     }
     return names[method]
 
@@ -73,7 +73,7 @@ def estimate_training(
     from hanlin.estimate.training import Estimate, estimate_training
 
     if device not in ("auto", "cpu", "gpu"):
-        raise UserError(say(f"there is no device '{device}'", f"没有设备“{device}”"), "--device", "auto, cpu, gpu")
+        raise UserError(tr("there is no device '{device}'", device=device), "--device", "auto, cpu, gpu")
     gpu = has_gpu() if device == "auto" else device == "gpu"
     memory_limit = parse_memory_size(memory) if memory else None if gpu else machine_memory()
     if memory_limit is not None:
@@ -140,20 +140,14 @@ def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
 
     known = [result for result in results if isinstance(result, Estimate)]
     if known:
-        typer.echo(say("\nEstimated training:", "\n训练预估："))
-        headings = say(
-            "stage,parameters,trainable,steps,tokens per step,step time,hours,disk",
-            "阶段,参数,可训练参数,步数,每步词元,每步用时,总小时,磁盘",
-        )
+        typer.echo(tr("\nEstimated training:"))
+        headings = tr("stage,parameters,trainable,steps,tokens per step,step time,hours,disk")
         print_table(headings.split(","), [_row(estimate) for estimate in known])
         hours = [estimate.hours for estimate in known if estimate.hours is not None]
         if len(hours) == len(known) > 1:
-            typer.echo(say(f"{sum(hours):.3g} hours in total", f"合计 {sum(hours):.3g} 小时"))
-        typer.echo(say("\nPeak memory of a process, GB:", "\n单进程内存峰值（GB）："))
-        headings = say(
-            "stage,process,weights,gradients,optimizer,activations,logits,checkpoint,peak,",
-            "阶段,进程,权重,梯度,优化器,激活,logits,检查点,峰值,",
-        )
+            typer.echo(tr("{hours:.3g} hours in total", hours=sum(hours)))
+        typer.echo(tr("\nPeak memory of a process, GB:"))
+        headings = tr("stage,process,weights,gradients,optimizer,activations,logits,checkpoint,peak,")
         rows = [
             [
                 estimate.stage,
@@ -166,7 +160,7 @@ def print_estimates(results: Sequence[Estimate | UnknownEstimate]) -> None:
         print_table(headings.split(","), rows, ["" if estimate.fits else "red" for estimate in known])
     for result in results:
         if isinstance(result, UnknownEstimate):
-            typer.echo(say(f"{result.stage}: no estimate, {result.why}", f"{result.stage}：无法预估，{result.why}"))
+            typer.echo(tr("{stage}: no estimate, {why}", stage=result.stage, why=result.why))
         elif not result.fits:
             _print_changes(result)
     for estimate in known:
@@ -192,30 +186,26 @@ def _fits(estimate: Estimate) -> str:
     if estimate.memory_limit is None:
         return ""
     limit = _gigabytes(estimate.memory_limit)
-    return say("fits", "放得下") if estimate.fits else say(f"MORE THAN {limit}", f"超过 {limit}")
+    return tr("fits") if estimate.fits else tr("MORE THAN {limit}", limit=limit)
 
 
 def _print_changes(estimate: Estimate) -> None:
     limit = _gigabytes(estimate.memory_limit or 0)
     typer.echo(
-        say(
-            f"\n{estimate.stage} does not fit {limit} GB. Changes, each on top of those before:",
-            f"\n{estimate.stage} 放不进 {limit} GB。可依次修改：",
+        tr(
+            "\n{stage} does not fit {limit} GB. Changes, each on top of those before:",
+            stage=estimate.stage,
+            limit=limit,
         )
     )
     for change in estimate.changes:
-        note = say("  (another result)", "（结果会不同）") if change.changes_result else ""
+        note = tr("  (another result)") if change.changes_result else ""
         setting = " ".join(f"--set {estimate.stage}.{part}" for part in change.setting.split())
         typer.echo(f"  {setting}  → {_gigabytes(change.peak)} GB{note}")
     if not estimate.changes or (
         estimate.memory_limit is not None and estimate.changes[-1].peak > estimate.memory_limit
     ):
-        typer.echo(
-            say(
-                "  that is not enough: take a smaller model, or divide it over several processes",
-                "  仍然不够：请换更小的模型，或分到多个进程",
-            )
-        )
+        typer.echo(tr("  that is not enough: take a smaller model, or divide it over several processes"))
 
 
 def _print_published(estimate: Estimate) -> None:
@@ -233,9 +223,12 @@ def _print_published(estimate: Estimate) -> None:
         ]
     name, gigabytes = _method_name(method), PUBLISHED_MEMORY[method][near]
     typer.echo(
-        say(
-            f"{estimate.stage}: the published rule of thumb for {SIZES[near]}, {name}, is {gigabytes} GB",
-            f"{estimate.stage}：公开的经验值，{SIZES[near]}、{name}，为 {gigabytes} GB",
+        tr(
+            "{stage}: the published rule of thumb for {sizes}, {name}, is {gigabytes} GB",
+            stage=estimate.stage,
+            sizes=SIZES[near],
+            name=name,
+            gigabytes=gigabytes,
         )
     )
 
@@ -243,19 +236,14 @@ def _print_published(estimate: Estimate) -> None:
 def print_published_costs() -> None:
     """Print the published rule of thumb for every method and size."""
     typer.echo(
-        say(
-            "\nGPU memory of training by a published rule of thumb, GB (it names no sequence length or vocabulary):",
-            "\n公开的训练显存经验值（GB；未说明序列长度与词表）：",
-        )
+        tr("\nGPU memory of training by a published rule of thumb, GB (it names no sequence length or vocabulary):")
     )
     rows = [[_method_name(method), *map(str, sizes)] for method, sizes in PUBLISHED_MEMORY.items()]
-    print_table([say("method", "方法"), *SIZES], rows)
+    print_table([tr("method"), *SIZES], rows)
     typer.echo(
-        say(
+        tr(
             "To run an 8B model: about 16 GB in 16 bits (a 24 GB card), about 8 GB in 4 bits (a 10 GB card). "
-            "DPO of 8B with rank 128 on a published set of preferences took 5 to 10 minutes on 8 A100.",
-            "运行 8B 模型：16 位约 16 GB（24 GB 显卡），4 位约 8 GB（10 GB 显卡）。"
-            "8B、秩 128 的 DPO 在一个公开偏好集上，8 张 A100 用时 5 至 10 分钟。",
+            "DPO of 8B with rank 128 on a published set of preferences took 5 to 10 minutes on 8 A100."
         )
     )
 
@@ -273,10 +261,7 @@ def _gigabytes(size: float) -> str:
 
 @command(
     app,
-    say(
-        "A stage is done, to resume, to run, or stale. For training stages, memory, time and disk are estimated.",
-        "阶段的状态为已完成、续做、待运行或过期；训练阶段还会预估内存、用时与磁盘。",
-    ),
+    tr("A stage is done, to resume, to run, or stale. For training stages, memory, time and disk are estimated."),
 )
 def plan(
     recipe: RecipePath,
@@ -285,17 +270,11 @@ def plan(
     home: Home = Path("."),
     memory: Annotated[
         str,
-        typer.Option(
-            help=say("memory that there is, such as 24GB (default: this machine's)", "可用内存，如 24GB（默认：本机）")
-        ),
+        typer.Option(help=tr("memory that there is, such as 24GB (default: this machine's)")),
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, gpu")] = "auto",
-    probe: Annotated[
-        bool, typer.Option("--probe", help=say("measure the time of a step on this machine", "在本机测量每步用时"))
-    ] = False,
-    costs: Annotated[
-        bool, typer.Option("--costs", help=say("print published costs of training too", "一并列出公开的训练开销"))
-    ] = False,
+    probe: Annotated[bool, typer.Option("--probe", help=tr("measure the time of a step on this machine"))] = False,
+    costs: Annotated[bool, typer.Option("--costs", help=tr("print published costs of training too"))] = False,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.pipeline.plan import plan as make_plan

@@ -14,7 +14,7 @@ from hanlin.cli.options import AsJson
 from hanlin.config.kinds import get_kind
 from hanlin.config.settings.export import NEEDS_IMPORTANCE, GgufType
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 DEFAULT_TYPES = ("Q8_0", "Q4_K_M")
 app = new_app()
@@ -22,33 +22,26 @@ app = new_app()
 
 @command(
     app,
-    say(
-        "With --pick, only the smallest type that passes is kept; without it, every --type is written.",
-        "加 --pick 则只保留达标的最小类型，否则写出每个 --type。",
-    ),
+    tr("With --pick, only the smallest type that passes is kept; without it, every --type is written."),
 )
 def quantize(
-    model: Annotated[Path, typer.Argument(help=say("folder of a model", "模型文件夹"), show_default=False)],
-    type_: Annotated[
-        list[str], typer.Option("--type", help=say("type to write or try; may repeat", "要写出或尝试的类型，可重复"))
-    ] = [],
-    pick: Annotated[str, typer.Option(help=say("condition, such as kl<=0.02", "须达到的条件，如 kl<=0.02"))] = "",
+    model: Annotated[Path, typer.Argument(help=tr("folder of a model"), show_default=False)],
+    type_: Annotated[list[str], typer.Option("--type", help=tr("type to write or try; may repeat"))] = [],
+    pick: Annotated[str, typer.Option(help=tr("condition, such as kl<=0.02"))] = "",
     held_out: Annotated[
         list[Path],
-        typer.Option(help=say("held-out documents or conversations to measure on", "用于测量的留出文档或对话")),
+        typer.Option(help=tr("held-out documents or conversations to measure on")),
     ] = [],
     importance: Annotated[
         Path | None,
-        typer.Option(
-            help=say("importance matrix, needed by types below three bits", "重要性矩阵，低于 3 位的类型必须有")
-        ),
+        typer.Option(help=tr("importance matrix, needed by types below three bits")),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help=say("folder to write", "写出的文件夹"))] = None,
+    out: Annotated[Path | None, typer.Option(help=tr("folder to write"))] = None,
     as_json: AsJson = False,
 ) -> None:
     if pick and not held_out:
-        what = say("--pick chooses by what is measured on held-out text", "--pick 依据留出内容上的测量来选择")
-        raise UserError(what, "hanlin quantize", say("name some with --held-out", "请用 --held-out 指定"))
+        what = tr("--pick chooses by what is measured on held-out text")
+        raise UserError(what, "hanlin quantize", tr("name some with --held-out"))
     types = type_ or list(DEFAULT_TYPES)
     if pick and not type_:
         types = [name for name in get_args(GgufType) if importance is not None or name not in NEEDS_IMPORTANCE]

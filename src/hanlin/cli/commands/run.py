@@ -11,7 +11,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson, Changes, Home, RecipePath, Until, open_recipe
 from hanlin.cli.output import STATE_STYLE, print_json, print_table, state_name
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
     from hanlin.config.recipe import Recipe
@@ -23,10 +23,7 @@ app = new_app()
 
 @command(
     app,
-    say(
-        "Stages that are done are skipped; an interrupted stage resumes where it stopped.",
-        "已完成的阶段跳过，中断的阶段从断点续做。",
-    ),
+    tr("Stages that are done are skipped; an interrupted stage resumes where it stopped."),
 )
 def run(
     recipe: RecipePath,
@@ -38,10 +35,9 @@ def run(
         bool,
         typer.Option(
             "--print-command",
-            help=say(
-                "run nothing; print the command for each machine of `launch` and a script for Slurm; --until names "
-                "the training stage",
-                "不运行；打印 launch 中各机器上要输入的命令及 Slurm 脚本；--until 指定训练阶段",
+            help=tr(
+                "run nothing; print the command for each machine of `launch` and a script for Slurm; --until "
+                "names the training stage"
             ),
         ),
     ] = False,
@@ -61,7 +57,7 @@ def run(
     def on_event(event: str, step: Step) -> None:
         head = f"[{index[step.stage.name]}/{count}] {step.stage.name}"
         if event == "skip":
-            typer.echo(f"{head}: {say('done before', '此前已完成')}", err=True)
+            typer.echo(f"{head}: {tr('done before')}", err=True)
         elif event == "start":
             why = f"({step.why})" if step.why else ""
             typer.echo(f"{head}: {step.stage.kind.summary} {why}", err=True)
@@ -81,7 +77,7 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
     from hanlin.pipeline.report import build_report, format_number, sample_answers, summarize_metrics
 
     typer.echo("")
-    headings = say("stage,seconds,what changed", "阶段,秒,变化").split(",")
+    headings = tr("stage,seconds,what changed").split(",")
     print_table(
         headings, [[s.stage.name, f"{s.manifest.seconds:.1f}", summarize_metrics(s)] for s in steps if s.manifest]
     )
@@ -93,32 +89,27 @@ def _print_summary(recipe: Recipe, store: Store, steps: list[Step], page: Path) 
                 v.figure,
                 format_number(v.value),
                 f"{v.sign} {format_number(v.bound)}",
-                say("reached", "达到") if v.reached else say("NOT REACHED", "未达到"),
+                tr("reached") if v.reached else tr("NOT REACHED"),
             ]
             for v in report.results
         ]
-        headings = say("figure,measured,target,verdict", "指标,实测,目标,结论").split(",")
+        headings = tr("figure,measured,target,verdict").split(",")
         print_table(headings, rows, ["green" if v.reached else "bold red" for v in report.results])
     answers = sample_answers(recipe, steps, store, 5)
     if answers:
-        typer.echo(say("\nSome answers to held-out questions:", "\n对留出问题的部分回答："))
+        typer.echo(tr("\nSome answers to held-out questions:"))
         for row in answers:
             question, answer = row["question"], row["answer"]
             typer.echo(
-                say(f"  user: {question}\n  model: {answer}", f"  用户：{question}\n  模型：{answer}"),
+                tr("  user: {question}\n  model: {answer}", question=question, answer=answer),
             )
-    typer.echo(say(f"\nreport: {page}", f"\n报告：{page}"))
+    typer.echo(tr("\nreport: {page}", page=page))
     if recipe.report.chat:
         model = store.runs / recipe.name / recipe.report.chat
-        typer.echo(
-            say(
-                f"next:   hanlin chat {model}   ·   hanlin serve {model}",
-                f"下一步：hanlin chat {model}   ·   hanlin serve {model}",
-            )
-        )
+        typer.echo(tr("next:   hanlin chat {model}   ·   hanlin serve {model}", model=model))
 
 
-@command(app, say("Shows the progress of the stage that is running too.", "同时显示正在运行的阶段的进度。"))
+@command(app, tr("Shows the progress of the stage that is running too."))
 def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
     from hanlin.pipeline.plan import plan as make_plan
     from hanlin.pipeline.run import read_progress
@@ -139,13 +130,11 @@ def status(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
         row = progress.get(step.stage.name)
         amount = f"{row['done']:,.0f}/{row['total']:,.0f} {row['unit']}" if row else ""
         rows.append([step.stage.name, state_name(step.state), amount, step.why])
-    headings = say("stage,state,progress,why", "阶段,状态,进度,原因").split(",")
+    headings = tr("stage,state,progress,why").split(",")
     print_table(headings, rows, [STATE_STYLE[s.state] for s in steps])
 
 
-@command(
-    app, say("It holds the figures of every stage, as HTML and as JSON.", "报告含各阶段的指标，格式为 HTML 与 JSON。")
-)
+@command(app, tr("It holds the figures of every stage, as HTML and as JSON."))
 def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_json: AsJson = False) -> None:
     from hanlin.pipeline.plan import plan as make_plan
     from hanlin.web.pages.run_report import write_report
@@ -154,12 +143,12 @@ def report(recipe: RecipePath, set_: Changes = [], home: Home = Path("."), as_js
     steps = make_plan(checked, store)
     missing = [step.stage.name for step in steps if step.state != "done"]
     if len(missing) == len(steps):
-        raise UserError(say("no stage has run yet", "尚未运行任何阶段"), recipe, f"hanlin run {recipe}")
+        raise UserError(tr("no stage has run yet"), recipe, f"hanlin run {recipe}")
     written, page = write_report(checked, steps, store)
     if as_json:
         print_json(written.data)
     else:
         if missing:
             stages = join_list(missing)
-            typer.echo(say(f"not run yet: {stages}", f"尚未运行：{stages}"), err=True)
+            typer.echo(tr("not run yet: {stages}", stages=stages), err=True)
         typer.echo(str(page))

@@ -14,15 +14,13 @@ from hanlin.cli.help import new_app
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.config.kinds import StageKind
 
-Out = Annotated[
-    Path | None, typer.Option(help=say("folder for the result (default: the store)", "结果文件夹（默认：产物库）"))
-]
-Seed = Annotated[str, typer.Option(metavar="INT", help=say("seed of every random choice", "所有随机选择的种子"))]
+Out = Annotated[Path | None, typer.Option(help=tr("folder for the result (default: the store)"))]
+Seed = Annotated[str, typer.Option(metavar="INT", help=tr("seed of every random choice"))]
 
 
 def stage_command(kind: StageKind) -> Any:
@@ -80,7 +78,7 @@ def run_stage(
     recipe = build_recipe(data, f"hanlin {kind.name.replace('_', '-')}")
     store = Store(home or Path(os.environ.get("HANLIN_HOME", ".")))
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(say("already exists", "已存在"), out, say("name a new folder", "请换一个新文件夹"))
+        raise UserError(tr("already exists"), out, tr("name a new folder"))
     (step,) = run_recipe(recipe, store)
     folder = store.folder(kind.name, step.key)
     if out is not None:

@@ -20,7 +20,7 @@ from hanlin.config.recipe_file import read_value
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings_page import Row, rows_of
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 _METAVARS = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
 _LONGEST_METAVAR = 24
@@ -131,8 +131,8 @@ def _help(option: SettingOption) -> str:
     choices = metavar == "NAME" and " | " in row.limits
     bounds = row.limits if choices else re.sub(r"^[^<>=]*", "", row.limits)  # the metavar names the type
     default = row.default if row.default not in ("", "–", "()", "(…)", "{}") else ""
-    notes = [note for note in (bounds, say(f"default: {default}", f"默认：{default}") if default else "") if note]
-    return row.text + (f" [{'; '.join(notes)}]" if notes else "")
+    notes = [note for note in (bounds, tr("default: {default}", default=default) if default else "") if note]
+    return tr(row.description) + (f" [{'; '.join(notes)}]" if notes else "")
 
 
 class StageCommand(HelpCommand):
@@ -142,9 +142,9 @@ class StageCommand(HelpCommand):
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             head, dot, _ = param.opts[0].removeprefix("--").partition(".")
-            title = head.replace("-", "_") if dot else say("Settings", "设置")
+            title = head.replace("-", "_") if dot else tr("Settings")
             if not dot and param.name in ("out", "seed", "home", "as_json", "help"):
-                title = say("Options", "选项")
+                title = tr("Options")
             record = param.get_help_record(ctx)
             if record is not None:
                 sections.setdefault(title, []).append(record)
@@ -225,9 +225,7 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any, parent: SettingOp
         if isinstance(item, str) and parent.path_field:
             item = items[index] = {parent.path_field: item}
         if not isinstance(item, dict):
-            what = say(
-                f"{flag} needs settings in --{head}, not {item!r}", f"{flag} 要求 --{head} 为设置项，而非 {item!r}"
-            )
+            what = tr("{flag} needs settings in --{head}, not {item!r}", flag=flag, head=head, item=item)
             raise UserError(what, flag)
         _assign(item, rest, value, parent, flag)
     if not isinstance(below, list):

@@ -11,7 +11,7 @@ from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
     from hanlin.parity.check import NamedBackend, ParityResult
@@ -21,22 +21,19 @@ app = new_app()
 
 @command(
     app,
-    say(
-        "Compare the token ids of programs, conversation by conversation\n\n"
-        "Every program at hand reads the same conversations; exits with 1 on a mismatch.",
-        "逐段对话比对各程序的词元编号\n\n所有可用的程序读取同一批对话；不一致时以 1 退出。",
+    tr(
+        "Compare the token ids of programs, conversation by conversation\n\nEvery program at hand reads the "
+        "same conversations; exits with 1 on a mismatch."
     ),
 )
 def check(
-    model: Annotated[Path, typer.Argument(help=say("folder of a model, or a GGUF file", "模型文件夹或 GGUF 文件"))],
-    gguf: Annotated[
-        list[Path], typer.Option(help=say("GGUF file to check too; may repeat", "同时检查的 GGUF 文件，可重复"))
-    ] = [],
+    model: Annotated[Path, typer.Argument(help=tr("folder of a model, or a GGUF file"))],
+    gguf: Annotated[list[Path], typer.Option(help=tr("GGUF file to check too; may repeat"))] = [],
     modelfile: Annotated[
         list[Path],
-        typer.Option(help=say("Modelfile of Ollama to check too; may repeat", "同时检查的 Ollama Modelfile，可重复")),
+        typer.Option(help=tr("Modelfile of Ollama to check too; may repeat")),
     ] = [],
-    vllm: Annotated[str, typer.Option(help=say("address of a vLLM that serves it", "提供该模型的 vLLM 地址"))] = "",
+    vllm: Annotated[str, typer.Option(help=tr("address of a vLLM that serves it"))] = "",
     as_json: AsJson = False,
 ) -> None:
     from hanlin.chat.template import ChatTemplate
@@ -56,21 +53,18 @@ def check(
 
 @command(
     app,
-    say(
-        "Write the Modelfile with which Ollama serves a GGUF file\n\n"
-        "Ollama then renders chats as in training; this is checked if Go is installed.",
-        "写出 Ollama 运行 GGUF 文件所用的 Modelfile\n\nOllama 由此与训练时的渲染一致；装有 Go 时会检查。",
+    tr(
+        "Write the Modelfile with which Ollama serves a GGUF file\n\nOllama then renders chats as in "
+        "training; this is checked if Go is installed."
     ),
 )
 def modelfile(
-    model: Annotated[
-        str, typer.Argument(help=say("GGUF file or folder (folder:Q8_0)", "GGUF 文件或目录（目录:Q8_0）"))
-    ],
+    model: Annotated[str, typer.Argument(help=tr("GGUF file or folder (folder:Q8_0)"))],
     out: Annotated[
         Path | None,
-        typer.Option(help=say("file to write (default: beside the GGUF file)", "写出的文件（默认：与 GGUF 同目录）")),
+        typer.Option(help=tr("file to write (default: beside the GGUF file)")),
     ] = None,
-    system: Annotated[str, typer.Option(help=say("system text of every chat", "每次对话的系统提示"))] = "",
+    system: Annotated[str, typer.Option(help=tr("system text of every chat"))] = "",
 ) -> None:
     from hanlin.chat.template import ChatTemplate
     from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
@@ -79,8 +73,8 @@ def modelfile(
 
     location = find_model(*parse_model_spec(model))
     if location.kind != "gguf":
-        what = say("there is no GGUF file here, and a Modelfile names one", "Modelfile 需要 GGUF 文件，而这里没有")
-        raise UserError(what, model, say("make one with `hanlin gguf`", "请先用 hanlin gguf 导出"))
+        what = tr("there is no GGUF file here, and a Modelfile names one")
+        raise UserError(what, model, tr("make one with `hanlin gguf`"))
     weights = LlamaCppModel(location.weights, vocabulary_only=True)
     context, license = int(weights.meta("llama.context_length") or 0), weights.meta("general.license") or ""
     weights.close()
@@ -97,7 +91,7 @@ def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) 
     from hanlin.parity.check import backends_for
 
     if not model.exists():
-        raise UserError(say("no such file or folder", "文件或文件夹不存在"), model)
+        raise UserError(tr("no such file or folder"), model)
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
     files = dict.fromkeys([*find_gguf_files(model), *gguf])
@@ -107,30 +101,28 @@ def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) 
 def _print_verdicts(results: list[ParityResult]) -> None:
     for result in results:
         if result.skip_reason is not None:
-            typer.echo(
-                say(
-                    f"–  {result.name}: unchecked: {result.skip_reason}",
-                    f"–  {result.name}：未检查：{result.skip_reason}",
-                )
-            )
+            typer.echo(tr("–  {name}: unchecked: {skip_reason}", name=result.name, skip_reason=result.skip_reason))
             continue
         sign = "✓" if result.passed else "✗"
         typer.echo(
-            say(
-                f"{sign}  {result.name}: {result.cases} cases, {result.mismatches} mismatches",
-                f"{sign}  {result.name}：{result.cases} 例，{result.mismatches} 处不一致",
+            tr(
+                "{sign}  {name}: {cases} cases, {mismatches} mismatches",
+                sign=sign,
+                name=result.name,
+                cases=result.cases,
+                mismatches=result.mismatches,
             )
         )
         if result.first:
             typer.echo(f"   {result.first}")
         if result.missing_stop_ids:
             ids = ", ".join(map(str, result.missing_stop_ids))
-            typer.echo(say(f"   would not stop at {ids}", f"   不会在 {ids} 处停止"))
+            typer.echo(tr("   would not stop at {ids}", ids=ids))
         if result.typed_tokens_parsed:
             count = result.typed_tokens_parsed
             typer.echo(
-                say(
-                    f"   in {count} cases it takes a special token that the user typed for a real one; Hanlin does not",
-                    f"   有 {count} 例把用户键入的特殊词元当真（翰林不会）",
+                tr(
+                    "   in {count} cases it takes a special token that the user typed for a real one; Hanlin does not",
+                    count=count,
                 )
             )

@@ -17,7 +17,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import mark, tr
 from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
@@ -41,23 +41,18 @@ def _group() -> None:
 
 @command(
     app,
-    say(
-        "Show the token ids of a file's records and which are learned\n\n"
-        "FILE: conversations, preferences or text in any format that is read, or the folder of an artifact. Records "
-        "that cannot be rendered are named and left out; exits with 2 if none can be shown.",
-        "显示文件中各条记录的词元编号以及哪些参与学习\n\n"
-        "FILE 可为任一可读格式的对话、偏好或文本，也可为产物文件夹。无法渲染的记录会被指出并跳过；"
-        "若没有任何一条可显示，以 2 退出。",
+    tr(
+        "Show the token ids of a file's records and which are learned\n\nFILE: conversations, preferences "
+        "or text in any format that is read, or the folder of an artifact. Records that cannot be "
+        "rendered are named and left out; exits with 2 if none can be shown."
     ),
 )
 def view(
-    file: Annotated[Path, typer.Argument(help=say("file or artifact folder", "文件或产物文件夹"), show_default=False)],
-    model: Annotated[
-        Path, typer.Option(help=say("folder with tokenizer and chat template", "含分词器与对话模板的文件夹"))
-    ],
-    template: Annotated[str, typer.Option(help=say("packaged chat template to use", "改用此内置对话模板"))] = "",
-    html: Annotated[Path | None, typer.Option(help=say("write a page here instead", "改为写成网页"))] = None,
-    limit: Annotated[int, typer.Option(min=1, help=say("records to show", "显示多少条记录"))] = 10,
+    file: Annotated[Path, typer.Argument(help=tr("file or artifact folder"), show_default=False)],
+    model: Annotated[Path, typer.Option(help=tr("folder with tokenizer and chat template"))],
+    template: Annotated[str, typer.Option(help=tr("packaged chat template to use"))] = "",
+    html: Annotated[Path | None, typer.Option(help=tr("write a page here instead"))] = None,
+    limit: Annotated[int, typer.Option(min=1, help=tr("records to show"))] = 10,
     as_json: AsJson = False,
 ) -> None:
     records = _RecordViews(model, template)
@@ -73,7 +68,7 @@ def view(
     else:
         _TerminalView().show(records.views, records.total())
     for error in records.errors:
-        typer.echo(say(f"not shown: {error}", f"未显示：{error}"), err=True)
+        typer.echo(tr("not shown: {error}", error=error), err=True)
 
 
 class _RecordViews:
@@ -99,7 +94,7 @@ class _RecordViews:
         from hanlin.data.report.preview import read_first_records
 
         if not file.exists():
-            raise UserError(say("no such file or folder", "文件或文件夹不存在"), file)
+            raise UserError(tr("no such file or folder"), file)
         for record in itertools.islice(read_first_records(file), limit):
             if isinstance(record, UserError):
                 self.errors.append(record)
@@ -114,15 +109,12 @@ class _RecordViews:
             first = self.errors[0]
             count = len(self.errors)
             raise UserError(
-                say(
-                    f"none of the first {count} records can be shown; the first: {first.what}",
-                    f"前 {count} 条记录均无法显示；首条：{first.what}",
-                ),
+                tr("none of the first {count} records can be shown; the first: {what}", count=count, what=first.what),
                 first.where,
                 first.hint,
             )
         if not self.views:
-            raise UserError(say("there is no record in it", "其中没有任何记录"), file)
+            raise UserError(tr("there is no record in it"), file)
 
     def _load_template(self) -> ChatTemplate:
         from hanlin.chat.template import ChatTemplate
@@ -136,7 +128,7 @@ class _RecordViews:
         from hanlin.chat.inspect import ExampleView
 
         count = len(self.views)
-        name = say(f"{count} records", f"共 {count} 条记录")
+        name = tr("{count} records", count=count)
         return ExampleView(name, "", tuple(piece for views in self.views for view in views for piece in view.tokens))
 
     def write_page(self, path: Path, file: Path) -> None:
@@ -155,14 +147,13 @@ class _RecordViews:
             "template": "" if self.template is None else Path(self.template.origin).name,
             "version": __version__,
             "totals": [
-                ("records", "条记录", f"{len(self.views):,}"),
-                ("tokens", "个词元", f"{total.num_tokens:,}"),
+                (mark("records"), f"{len(self.views):,}"),
+                (mark("tokens"), f"{total.num_tokens:,}"),
                 (
-                    "learned tokens",
-                    "其中学习",
+                    mark("learned tokens"),
                     f"{total.num_learned:,} ({total.num_learned / max(1, total.num_tokens):.0%})",
                 ),
-                ("characters per token", "每词元字符数", f"{total.characters_per_token:.2f}"),
+                (mark("characters per token"), f"{total.characters_per_token:.2f}"),
             ],
             "records": [(views[0].record, views) for views in self.views],
             "errors": list(map(str, self.errors)),
@@ -171,7 +162,7 @@ class _RecordViews:
         try:
             write_text(path, render_page("tokens.html", values))
         except OSError as error:
-            raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), path) from error
+            raise UserError(tr("cannot be written: {strerror}", strerror=error.strerror), path) from error
 
 
 def _counts(view: ExampleView) -> dict[str, Any]:
@@ -210,19 +201,16 @@ class _TerminalView:
         from rich.text import Text
 
         if self.plain:
-            text = Text(say("[[learned]] · read", "[[学习]] · 只读"))
+            text = Text(tr("[[learned]] · read"))
         else:
             text = Text.assemble(
-                (say("learned", "学习"), _LEARNED),
+                (tr("learned"), _LEARNED),
                 " · ",
-                say("read", "只读"),
+                tr("read"),
                 " · ",
-                (say("special", "特殊"), _SPECIAL),
+                (tr("special"), _SPECIAL),
             )
-        spaces = say(
-            " · ␣ space · □ full-width space · ⏎ line end · ⇥ tab · ⟨E4⟩ a byte of a character",
-            " · ␣ 空格 · □ 全角空格 · ⏎ 换行 · ⇥ 制表符 · ⟨E4⟩ 字符的一个字节",
-        )
+        spaces = tr(" · ␣ space · □ full-width space · ⏎ line end · ⇥ tab · ⟨E4⟩ a byte of a character")
         return text.append(spaces)
 
     def _show_head(self, view: ExampleView) -> None:
@@ -232,13 +220,15 @@ class _TerminalView:
 
         parts = {
             "": "",
-            "chosen": say(" · chosen", " · 被选中的回答"),
-            "rejected": say(" · rejected", " · 被拒绝的回答"),
+            "chosen": tr(" · chosen"),
+            "rejected": tr(" · rejected"),
         }
         tokens, learned, density = view.num_tokens, view.num_learned, view.characters_per_token
-        counts = say(
-            f"{tokens} tokens, {learned} learned, {density:.2f} characters per token",
-            f"{tokens} 个词元，学习 {learned} 个，每词元 {density:.2f} 个字符",
+        counts = tr(
+            "{tokens} tokens, {learned} learned, {density:.2f} characters per token",
+            tokens=tokens,
+            learned=learned,
+            density=density,
         )
         self.console.print(Text.assemble((visible(view.record) + parts[view.part], "bold"), f" · {counts}"))
 
@@ -258,9 +248,7 @@ class _TerminalView:
             self.console.print(ids, no_wrap=True, overflow="ignore", crop=False)
         if view.num_tokens > MAX_TOKENS:
             rest = view.num_tokens - MAX_TOKENS
-            self.console.print(
-                say(f"… {rest} more tokens (all with --json)", f"……另有 {rest} 个词元（--json 输出全部）")
-            )
+            self.console.print(tr("… {rest} more tokens (all with --json)", rest=rest))
 
     def _lines(self, pieces: Sequence[TokenView]) -> Iterator[list[tuple[str, str, str]]]:
         """Cells (text, id, style) in lines that fit the terminal, broken where the text itself is."""

@@ -10,19 +10,17 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json, print_table
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 app = new_app()
 
 
-@command(app, say("With --dry-run, every file is listed and nothing is sent.", "加 --dry-run 则只列出文件，不上传。"))
+@command(app, tr("With --dry-run, every file is listed and nothing is sent."))
 def upload(
-    folder: Annotated[Path, typer.Argument(help=say("package or model folder", "打包好的文件夹或模型文件夹"))],
+    folder: Annotated[Path, typer.Argument(help=tr("package or model folder"))],
     to: Annotated[str, typer.Option(help="hf:owner/name, ms:owner/name")],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help=say("list the files and send nothing", "只列出文件，不上传"))
-    ] = False,
-    public: Annotated[bool, typer.Option("--public", help=say("create a public repository", "创建公开仓库"))] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help=tr("list the files and send nothing"))] = False,
+    public: Annotated[bool, typer.Option("--public", help=tr("create a public repository"))] = False,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.pipeline.hub import list_upload_files, parse_repository
@@ -37,8 +35,8 @@ def upload(
     if as_json:
         print_json({"to": to, "sent": address, "bytes": total, "files": [item._asdict() for item in items]})
         return
-    headings = say("file,bytes,sha256", "文件,字节,sha256").split(",")
+    headings = tr("file,bytes,sha256").split(",")
     print_table(headings, [[item.path, f"{item.bytes:,}", item.sha256] for item in items])
-    summary = say(f"{len(items)} files, {total:,} bytes", f"{len(items)} 个文件，{total:,} 字节")
-    not_sent = say("nothing was sent", "未上传")
+    summary = tr("{count} files, {total:,} bytes", count=len(items), total=total)
+    not_sent = tr("nothing was sent")
     typer.echo(f"{summary} → {address or f'{to} ({not_sent})'}")

@@ -13,7 +13,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 class Settings(BaseModel):
@@ -40,8 +40,7 @@ class SettingInfo:
     """What is known of a setting besides its type and range.
 
     Attributes:
-        en: Description in English.
-        zh: Description in Chinese.
+        description: What it does, in English; a message of the catalog.
         affects_key: False for a setting that changes only speed or what is shown: changing it reruns nothing.
         types: The artifact types that a reference takes; empty if the setting is not a reference.
         resource: The kind of packaged text (`template`) that the value names; its bytes affect the key too.
@@ -49,8 +48,7 @@ class SettingInfo:
             nothing.
     """
 
-    en: str
-    zh: str
+    description: str
     affects_key: bool = True
     types: tuple[str, ...] = ()
     resource: str | None = None
@@ -58,13 +56,12 @@ class SettingInfo:
 
     def text(self) -> str:
         """The description in the user's language."""
-        return say(self.en, self.zh)
+        return tr(self.description)
 
 
 def setting(
     default: Any = ...,
-    en: str = "",
-    zh: str = "",
+    description: str = "",
     *,
     affects_key: bool = True,
     resource: str | None = None,
@@ -75,8 +72,7 @@ def setting(
 
     Args:
         default: The default value; without one the setting is required.
-        en: Description in English.
-        zh: Description in Chinese.
+        description: What it does, in English; a message of the catalog.
         affects_key: As in `SettingInfo`.
         resource: As in `SettingInfo`.
         unless_default: As in `SettingInfo`.
@@ -84,19 +80,19 @@ def setting(
     """
     return Field(
         default,
-        description=en,
-        json_schema_extra=_extra(SettingInfo(en, zh, affects_key, (), resource, unless_default)),
+        description=description,
+        json_schema_extra=_extra(SettingInfo(description, affects_key, (), resource, unless_default)),
         **limits,
     )
 
 
-def ref(*types: str, default: Any = ..., en: str = "", zh: str = "") -> Any:
+def ref(*types: str, default: Any = ..., description: str = "") -> Any:
     """Declare a reference: a setting that names what to read, of one of these artifact types (`files`: any path)."""
-    return Field(default, description=en, json_schema_extra=_extra(SettingInfo(en, zh, True, types)))
+    return Field(default, description=description, json_schema_extra=_extra(SettingInfo(description, True, types)))
 
 
 def _extra(setting: SettingInfo) -> dict[str, Any]:
-    row: dict[str, Any] = {"x-zh": setting.zh, "x-affects-key": setting.affects_key}
+    row: dict[str, Any] = {"x-affects-key": setting.affects_key}
     if setting.types:
         row["x-reads"] = list(setting.types)
     if setting.resource:
@@ -113,7 +109,6 @@ def setting_info(field: FieldInfo) -> SettingInfo:
     resource = extra.get("x-resource")
     return SettingInfo(
         field.description or "",
-        str(extra.get("x-zh", "")),
         bool(extra.get("x-affects-key", True)),
         tuple(str(t) for t in reads) if isinstance(reads, list) else (),
         None if resource is None else str(resource),

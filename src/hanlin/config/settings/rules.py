@@ -7,7 +7,7 @@ from typing import Any
 
 from hanlin.config.settings.base import Settings, setting
 from hanlin.core.errors import did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 Parameter = bool | int | float | str
 
@@ -80,8 +80,8 @@ PREFERENCE_RULES = ("mojibake", "unicode", "control_characters")
 class Rule(Settings):
     """A rule with all its parameters."""
 
-    name: str = setting(..., "name of the rule", "规则的名称")
-    parameters: dict[str, Parameter] = setting({}, "its parameters", "规则的参数")
+    name: str = setting(..., "name of the rule")
+    parameters: dict[str, Parameter] = setting({}, "its parameters")
 
 
 def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default: tuple[str, ...]) -> list[Any]:
@@ -102,24 +102,19 @@ def read_rules(value: Any, known: Mapping[str, Mapping[str, Parameter]], default
         ValueError: A rule or parameter is not known, or a value has the wrong type.
     """
     if not isinstance(value, list | tuple):
-        raise ValueError(say("a list of rules is expected", "此处应为规则列表"))
+        raise ValueError(tr("a list of rules is expected"))
     chosen: dict[str, dict[str, Parameter]] = {}
     for item in value:
         for name, options in _rule_items(item, default):
             if name not in known:
                 near = did_you_mean(name, known)
-                raise ValueError(say(f"no rule '{name}' ({near})", f"没有规则“{name}”（{near}）"))
+                raise ValueError(tr("no rule '{name}' ({near})", name=name, near=near))
             if options is False:
                 chosen.pop(name, None)
                 continue
             options = {} if options in (None, True) else options
             if not isinstance(options, Mapping):
-                raise ValueError(
-                    say(
-                        f"rule '{name}' takes a mapping of parameters, or false",
-                        f"规则“{name}”的值须为参数映射或 false",
-                    )
-                )
+                raise ValueError(tr("rule '{name}' takes a mapping of parameters, or false", name=name))
             parameters = chosen.setdefault(name, dict(known[name]))
             for key, parameter in options.items():
                 parameters[key] = _parameter(name, key, parameter, known[name])
@@ -137,29 +132,23 @@ def _rule_items(item: Any, default: tuple[str, ...]) -> list[tuple[str, Any]]:
         return [(str(item["name"]), item.get("parameters"))]
     if isinstance(item, Mapping):
         return [(str(name), options) for name, options in item.items()]
-    raise ValueError(say("a rule is a name or {name: {parameter: value}}", "规则应写作名称，或 {名称: {参数: 值}}"))
+    raise ValueError(tr("a rule is a name or {name: {parameter: value}}"))
 
 
 def _parameter(rule: str, key: str, value: Any, known: Mapping[str, Parameter]) -> Parameter:
     if key not in known:
-        near = did_you_mean(key, known) or say("it takes none", "它没有参数")
-        raise ValueError(
-            say(f"rule '{rule}' has no parameter '{key}' ({near})", f"规则“{rule}”没有参数“{key}”（{near}）")
-        )
+        near = did_you_mean(key, known) or tr("it takes none")
+        raise ValueError(tr("rule '{rule}' has no parameter '{key}' ({near})", rule=rule, key=key, near=near))
     default = known[key]
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
         kind = type(default).__name__
-        raise ValueError(
-            say(f"parameter '{key}' of rule '{rule}' is of type {kind}", f"规则“{rule}”的参数“{key}”须为 {kind} 类型")
-        )
+        raise ValueError(tr("parameter '{key}' of rule '{rule}' is of type {kind}", key=key, rule=rule, kind=kind))
     if isinstance(value, str):
         _check_choices(rule, key, value)
     if isinstance(value, int | float) and value < 0:
-        raise ValueError(
-            say(f"parameter '{key}' of rule '{rule}' must not be negative", f"规则“{rule}”的参数“{key}”不能为负")
-        )
+        raise ValueError(tr("parameter '{key}' of rule '{rule}' must not be negative", key=key, rule=rule))
     return value  # type: ignore[no-any-return]
 
 
@@ -171,11 +160,8 @@ def _check_choices(rule: str, key: str, value: str) -> None:
         if word not in known:
             near = did_you_mean(word, known)
             raise ValueError(
-                say(
-                    f"'{key}' of rule '{rule}' does not take '{word}' ({near})",
-                    f"规则“{rule}”的“{key}”不接受“{word}”（{near}）",
-                )
+                tr("'{key}' of rule '{rule}' does not take '{word}' ({near})", key=key, rule=rule, word=word, near=near)
             )
     choices = " ".join(known)
     if not chosen or (key == "action" and len(chosen) > 1):
-        raise ValueError(say(f"'{key}' of rule '{rule}' takes {choices}", f"规则“{rule}”的“{key}”可取：{choices}"))
+        raise ValueError(tr("'{key}' of rule '{rule}' takes {choices}", key=key, rule=rule, choices=choices))

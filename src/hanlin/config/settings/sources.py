@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 
 TEXT_FORMATS = ("text", "text_blocks", "text_lines")
 
@@ -55,20 +55,15 @@ UNPAIRED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 class Source(Settings):
     """One entry of `sources`: a file, folder or glob, and how to read it."""
 
-    path: str = ref("files", en="the file, folder, glob or stage to read", zh="要读取的文件、文件夹、通配符路径或阶段")
-    format: str = setting("auto", "format of the records; auto: detect it", "记录的格式；auto：自动识别")
-    encoding: str = setting("auto", "character encoding; auto: detect it", "字符编码；auto：自动识别")
-    license: str = setting(
-        "", "license of the data, recorded in everything made from it", "数据的许可证，会记入由它产生的所有产物"
-    )
+    path: str = ref("files", description="the file, folder, glob or stage to read")
+    format: str = setting("auto", "format of the records; auto: detect it")
+    encoding: str = setting("auto", "character encoding; auto: detect it")
+    license: str = setting("", "license of the data, recorded in everything made from it")
     fields: dict[str, str] = setting(
         {},
         "names of the fields in the files, such as `text: body` or `prompt: ask, response: reply`",
-        "字段在文件中的名称，如 `text: 正文` 或 `prompt: 问, response: 答`",
     )
-    limit: int | None = setting(
-        None, "read only the first rows of the source, up to this many", "最多读取该来源的前若干行", ge=1
-    )
+    limit: int | None = setting(None, "read only the first rows of the source, up to this many", ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -81,12 +76,8 @@ def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields:
     for source in sources:
         if source.format not in ("auto", *formats):
             known = join_list(("auto", *formats))
-            raise ValueError(
-                say(
-                    f"no format '{source.format}' here; known: {known}", f"此处没有格式“{source.format}”；可用：{known}"
-                )
-            )
+            raise ValueError(tr("no format '{format}' here; known: {known}", format=source.format, known=known))
         for name in source.fields:
             if name not in fields:
                 known = join_list(fields)
-                raise ValueError(say(f"no field '{name}' here; known: {known}", f"此处没有字段“{name}”；可用：{known}"))
+                raise ValueError(tr("no field '{name}' here; known: {known}", name=name, known=known))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 
 _TEXT_FIELDS = (
     "question", "problem", "prompt", "instruction", "query", "original_text", "input", "text", "题目", "问题",
@@ -53,7 +53,7 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         UserError: The path does not exist, a file cannot be read, or there is no question in it.
     """
     if not path.exists():
-        raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
+        raise UserError(tr("no such file or folder"), path)
     files = (
         [path]
         if path.is_file()
@@ -65,16 +65,16 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         try:
             questions = list(_read_csv(file, name) if file.suffix == ".csv" else _read_json(file, name))
         except UnicodeDecodeError as error:
-            raise UserError(say("not UTF-8", "不是 UTF-8 编码"), file) from error
+            raise UserError(tr("not UTF-8"), file) from error
         except OSError as error:
             message = error.strerror
-            raise UserError(say(f"it cannot be read: {message}", f"无法读取：{message}"), file) from error
+            raise UserError(tr("it cannot be read: {value}", value=message), file) from error
         is_empty = is_empty and not questions
         yield from questions
     if is_empty:
         fields = join_list(_TEXT_FIELDS)
-        hint = say(f"each row needs one of these fields: {fields}", f"每行须含以下字段之一：{fields}")
-        raise UserError(say("there is no question in it", "其中没有题目"), path, hint)
+        hint = tr("each row needs one of these fields: {fields}", fields=fields)
+        raise UserError(tr("there is no question in it"), path, hint)
 
 
 def _read_csv(path: Path, name: str) -> Iterator[EvalQuestion]:
@@ -100,7 +100,7 @@ def _read_json(path: Path, name: str) -> Iterator[EvalQuestion]:
         else:
             rows = json.loads(text)
     except ValueError as error:
-        raise UserError(say("not JSON", "不是合法 JSON"), path) from error
+        raise UserError(tr("not JSON"), path) from error
     if isinstance(rows, dict):
         rows = next((value for value in rows.values() if isinstance(value, list)), [])
     for row_number, row in enumerate(_flatten_rows(rows), start=1):

@@ -14,7 +14,7 @@ from typing import Any
 from hanlin.config.settings.data import Blocklist
 from hanlin.core.context import Inputs
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.ledger import Drop
 
 _LETTER = re.compile("[A-Za-z0-9]")
@@ -58,12 +58,12 @@ def read_blocklist(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise UserError(say("not UTF-8", "不是 UTF-8 编码"), path, say("save it as UTF-8", "请另存为 UTF-8")) from error
+        raise UserError(tr("not UTF-8"), path, tr("save it as UTF-8")) from error
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
     words = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not words:
-        raise UserError(say("the blocklist has no words", "屏蔽词表中没有词"), path)
+        raise UserError(tr("the blocklist has no words"), path)
     return words
 
 

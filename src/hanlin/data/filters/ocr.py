@@ -50,7 +50,8 @@ def ocr_debris(text: str, share: float) -> str | Drop:
 
 def _remove_char_spacing(line: str) -> str:
     """Remove the blanks between the characters of a line if at least six are spaced and hardly any adjacent; lists of
-    names (王 明 李小红) are left alone."""
+    names (王 明 李小红) are left alone.
+    """
     apart = len(_SPACED_PAIR.findall(line))
     return _SPACED_PAIR.sub("", line) if apart >= 5 and len(_ADJACENT_PAIR.findall(line)) * 6 < apart else line
 

@@ -107,6 +107,7 @@ def _dominant_script(text: str, share: float, shortest: int) -> str:
 
 def _is_english(text: str) -> bool:
     """Whether at least one word in twelve is an English function word. Words are counted, not letters: names are
-    long."""
+    long.
+    """
     words = _WORD.findall(_CODE.sub("", text))
     return sum(word.lower() in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words))

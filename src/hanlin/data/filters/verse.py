@@ -24,7 +24,8 @@ def strip_code(text: str) -> str:
 
 def is_verse(text: str) -> bool:
     """Whether a text is a song or poem: only short lines without digits, symbols or addresses; or, if written in whole
-    stanzas, clauses of four or five characters as in the 诗经."""
+    stanzas, clauses of four or five characters as in the 诗经.
+    """
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if not lines or len(_NOT_VERSE.findall(text)) * 50 > len(text):
         return False

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import partial_path
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.formats.writers import OUTPUT_FORMATS, OutputFormat
@@ -58,13 +58,11 @@ def convert(
     """
     target = OUTPUT_FORMATS.get(to)
     if target is None:
-        raise UserError(
-            say(f"cannot write the format '{to}'", f"不支持写出格式“{to}”"), None, did_you_mean(to, OUTPUT_FORMATS)
-        )
+        raise UserError(tr("cannot write the format '{to}'", to=to), None, did_you_mean(to, OUTPUT_FORMATS))
     if out.suffix not in (".jsonl", ".json"):
-        raise UserError(say("the file name must end in .jsonl or .json", "文件名须以 .jsonl 或 .json 结尾"), out)
+        raise UserError(tr("the file name must end in .jsonl or .json"), out)
     if out.exists():
-        raise UserError(say("already exists", "已存在"), out, say("give the name of a new file", "请换一个新文件名"))
+        raise UserError(tr("already exists"), out, tr("give the name of a new file"))
     stats = []
     with _open_output(out) as file, _open_output(out.with_name(out.name + ".dropped.jsonl"), empty=False) as dropped:
         writer = _JsonWriter(file, is_list=out.suffix == ".json")
@@ -126,7 +124,7 @@ def _open_output(path: Path, empty: bool = True) -> Iterator[BinaryIO]:
         if size or empty:
             os.replace(partial, path)
     except OSError as error:
-        message = say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}")
+        message = tr("cannot be written: {strerror}", strerror=error.strerror)
         raise UserError(message, path) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 from hanlin.config.settings.sources import TURN_FIELDS
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.base import Format, Item, ParsedRow
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
@@ -124,17 +124,12 @@ def _choose_format(
             if candidate.recognize(value):
                 return candidate
     names = join_list([candidate.name for candidate in formats])
-    hint = say(
-        f"name its fields with `fields`, or set `format` ({names})",
-        f"请用 fields 指定字段对应关系，或用 format 指定格式（{names}）",
-    )
+    hint = tr("name its fields with `fields`, or set `format` ({names})", names=names)
     for stage, formats_of_stage in other_formats.items():
         if any(candidate.recognize(value) for value in values for candidate in formats_of_stage):
-            hint = say(f"it looks like data for the stage `{stage}`", f"看起来应该用 {stage} 阶段读取")
+            hint = tr("it looks like data for the stage `{stage}`", stage=stage)
     content = _describe_row(values[0])
-    message = say(
-        f"unknown format: {layout.container} with {content}", f"无法识别格式：{layout.container}，内容为{content}"
-    )
+    message = tr("unknown format: {container} with {content}", container=layout.container, content=content)
     raise UserError(message, f"{file.path}:{rows[0].line}", hint)
 
 
@@ -142,9 +137,9 @@ def _describe_row(value: Any) -> str:
     """Describe a row's value for a message: its fields, or its type."""
     if isinstance(value, Mapping):
         names = join_list(list(map(str, value))[:12])
-        return say(f"the fields {names}", f"字段 {names}")
+        return tr("the fields {names}", names=names)
     if isinstance(value, str):
-        return say("lines of text", "文本行")
+        return tr("lines of text")
     return type(value).__name__
 
 
@@ -159,8 +154,8 @@ def _is_unpaired(value: Any) -> bool:
 
 
 def _unpaired_error(path: Path) -> UserError:
-    hint = say("use the stage `unpaired_preferences` for it", "请用 unpaired_preferences 阶段读取")
-    message = say("these are single answers labeled good or bad (KTO)", "这是带好坏标签的单个回答（KTO 格式）")
+    hint = tr("use the stage `unpaired_preferences` for it")
+    message = tr("these are single answers labeled good or bad (KTO)")
     return UserError(message, path, hint)
 
 

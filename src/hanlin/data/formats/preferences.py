@@ -158,7 +158,8 @@ def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
 
 def read_paired_alpaca(value: Any) -> Iterator[ParsedPreference | Drop]:
     """Read {instruction, input, chosen, rejected} with answers as text, or {instruction, input, output: [chosen,
-    rejected]}."""
+    rejected]}.
+    """
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
@@ -205,7 +206,8 @@ def _is_paired_answers(value: Any) -> bool:
 
 def read_paired_answers(value: Any) -> Iterator[ParsedPreference | Drop]:
     """Read {prompt, chosen, rejected} as texts under any of their usual names; the prompt may be inside both texts
-    (`Human: ... Assistant: ...`)."""
+    (`Human: ... Assistant: ...`).
+    """
     question, chosen, rejected = (
         _first_key(value, names) for names in (_QUESTION_FIELDS, _CHOSEN_FIELDS, _REJECTED_FIELDS)
     )

@@ -29,7 +29,8 @@ _LABEL_VALUES = {"true": True, "false": False, "1": True, "0": False}
 
 def _find_label(value: Any) -> tuple[str, bool] | None:
     """Find the field that holds the label, and whether it says good: true, 1, "true" or their opposites (CSV has no
-    booleans)."""
+    booleans).
+    """
     if isinstance(value, Mapping):
         for name in _LABEL_FIELDS:
             if isinstance(value.get(name), bool | int | str):

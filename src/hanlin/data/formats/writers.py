@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import mark, tr
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import read_alpaca, read_firefly, read_messages
 from hanlin.data.formats.preferences import ParsedPreference, read_paired_messages
@@ -22,8 +22,8 @@ from hanlin.data.ledger import Drop
 UNWRITABLE_REASONS = frozenset(
     ("no_turns", "tool_turns", "system_not_first", "not_alternating", "empty_question_or_answer", "round_trip_mismatch")
 )
-LOST_PARTS: dict[str, tuple[str, str]] = {
-    "tools": ("the list of tools, which no turn calls", "工具列表（没有任何轮次调用）"),
+LOST_PARTS: dict[str, str] = {
+    "tools": mark("the list of tools, which no turn calls"),
 }
 
 
@@ -62,7 +62,7 @@ class OutputFormat:
 
 def describe_lost_part(name: str) -> str:
     """Describe a part of `LOST_PARTS` in the user's language."""
-    return say(*LOST_PARTS[name])
+    return tr(LOST_PARTS[name])
 
 
 def _add_meta(row: dict[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -167,7 +167,8 @@ def _split_question_answers(chat: ParsedChat) -> _QuestionAnswers | Drop:
 
 def write_alpaca(chat: ParsedChat) -> WrittenRow | Drop:
     """Write {instruction, input, output, system?, history?, meta?}: the last question is the instruction, the turns
-    before it are the history."""
+    before it are the history.
+    """
     split = _split_question_answers(chat)
     if isinstance(split, Drop):
         return split
@@ -198,7 +199,8 @@ def write_firefly(chat: ParsedChat) -> WrittenRow | Drop:
 
 def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
     """Write {prompt: [turns], chosen: [turn], rejected: [turn], score_chosen?, score_rejected?, meta?}; turns are
-    messages."""
+    messages.
+    """
     row: dict[str, Any] = {
         "prompt": [_message_row(message) for message in pair.prompt],
         "chosen": [_message_row(pair.chosen)],

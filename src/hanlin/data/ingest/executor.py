@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 SMALL_INPUT_BYTES = 24 << 20
 """Bytes of text that one process has processed before Daft and its workers would have started."""
@@ -163,7 +163,7 @@ def _connect_to_cluster(address: str) -> int:
     try:
         import ray
     except ImportError as error:
-        what = say("Ray is needed for `launch.ray`", "launch.ray 需要安装 Ray")
+        what = tr("Ray is needed for `launch.ray`")
         raise UserError(what, None, "pip install 'hanlin[ray]'") from error
     import daft
 
@@ -174,8 +174,8 @@ def _connect_to_cluster(address: str) -> int:
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
-            hint = say("start one with `ray start --head`", "可用 ray start --head 启动集群")
-            raise UserError(say("no Ray cluster answers", "Ray 集群没有响应"), address, hint) from error
+            hint = tr("start one with `ray start --head`")
+            raise UserError(tr("no Ray cluster answers"), address, hint) from error
     daft.set_runner_ray(address=address, noop_if_initialized=True)
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
@@ -209,9 +209,9 @@ def run_task(call: bytes, task: bytes) -> bytes:
         function, shared, folder, progress = _prepared_calls[call]
         if not folder.is_dir():
             host = socket.gethostname()
-            hint = say("keep the store and the sources in a folder that every machine mounts at the same path",
-                       "请把产物库与数据放在各机器以相同路径挂载的共享文件夹中")  # fmt: skip
-            what = say(f"the machine {host} does not see this folder", f"机器 {host} 上看不到此文件夹")
+            hint = tr("keep the store and the sources in a folder that every machine mounts at the same "
+                "path")  # fmt: skip
+            what = tr("the machine {host} does not see this folder", host=host)
             raise UserError(what, folder, hint)
         return pickle.dumps(("result", function(shared, pickle.loads(task), progress)))
     except UserError as error:

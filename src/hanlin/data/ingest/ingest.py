@@ -22,7 +22,7 @@ from hanlin.config.settings.data import Reading
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE, QuestionIndex
 from hanlin.data.ingest import executor
 from hanlin.data.ingest.deduplicate import deduplicate
@@ -158,7 +158,7 @@ def _check_sources_have_records(
         if not rows_read[source_index]:
             paths = [file.path for file in files.files if file.source_index == source_index]
             where = paths[0] if len(paths) == 1 else source.path
-            raise UserError(say("there is no record in it", "其中没有任何记录"), where)
+            raise UserError(tr("there is no record in it"), where)
 
 
 def _write_contamination(questions: QuestionIndex, shards: Sequence[Shard], out: Path) -> dict[str, int]:
@@ -184,9 +184,7 @@ def _check_dropped_share(total: FileStats, settings: Reading, files: FileListing
     if total.rows_kept and num_dropped <= settings.max_dropped * total.rows_in:
         return
     if not num_dropped:
-        what = say(
-            "every record is a duplicate of one in `dedup_against`", "每条记录都与 dedup_against 中已有的记录重复"
-        )
+        what = tr("every record is a duplicate of one in `dedup_against`")
         raise UserError(what, settings.sources[0].path)
     main_reason = max(
         (reason for reason in total.dropped if reason not in DUPLICATE_REASONS), key=lambda r: total.dropped[r]
@@ -197,11 +195,8 @@ def _check_dropped_share(total: FileStats, settings: Reading, files: FileListing
     detail = f" ({example['detail']})" if "detail" in example else ""
     why = f"{describe_reason(main_reason)}{detail}"
     share = f"{num_dropped} / {total.rows_in}"
-    hint = say(
-        f"every dropped row is in {dropped_path}; `max_dropped` sets the limit",
-        f"被丢弃的行都在 {dropped_path} 中；上限由 max_dropped 设置",
-    )
-    message = say(f"too many rows are dropped ({share}), for example: {why}", f"丢弃的行过多（{share}），例如：{why}")
+    hint = tr("every dropped row is in {dropped_path}; `max_dropped` sets the limit", dropped_path=dropped_path)
+    message = tr("too many rows are dropped ({share}), for example: {why}", share=share, why=why)
     name, _, line = example["location"].rpartition(":")
     path = next(file.path for file in files.files if file.name == name)
     raise UserError(message, f"{path}:{line}", hint)

@@ -18,7 +18,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_bytes
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.formats.base import ParsedRow
 from hanlin.data.formats.detect import DetectedFormat, read_records
 from hanlin.data.ingest.executor import ProgressCounter
@@ -87,18 +87,18 @@ class _SplitProcessor:
         self._reported_bytes = position
 
     def _check_unchanged(self) -> None:
-        hint = say("run again when no program writes to it", "请在没有程序写入该文件时重新运行")
+        hint = tr("run again when no program writes to it")
         try:
             status = self._file.path.stat()
             is_same = (status.st_size, status.st_mtime_ns) == (self._split.probe.size, self._split.probe.mtime_ns)
         except FileNotFoundError:
             is_same, host = False, socket.gethostname()
-            hint = say(
-                f"it is missing on the machine {host}: keep it in a folder that all machines mount at the same path",
-                f"机器 {host} 上没有该文件：请放在各机器以相同路径挂载的共享文件夹中",
+            hint = tr(
+                "it is missing on the machine {host}: keep it in a folder that all machines mount at the same path",
+                host=host,
             )
         if not is_same:
-            raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self._file.path, hint)
+            raise UserError(tr("it changed while it was read"), self._file.path, hint)
 
     def _write_shard(self, stem: Path, rows: Iterator[ParsedRow[Any]], file: InputFile) -> Shard:
         """Process rows for one shard and write it; the summary comes last and marks the shard as finished."""
@@ -152,7 +152,7 @@ class _SplitProcessor:
         """
         if isinstance(row.item, Drop):
             if row.item.reason in READ_ERRORS and self._worker.settings.on_error == "stop":
-                hint = say("`on_error: drop` skips such lines", "on_error: drop 可跳过这样的行")
+                hint = tr("`on_error: drop` skips such lines")
                 message = f"{describe_reason(row.item.reason)} ({row.item.detail})"
                 raise UserError(message, f"{self._file.path}:{file.count_lines_before() + row.line}", hint)
             return row.item
@@ -194,7 +194,7 @@ def index_reference_split(worker: WorkerContext, split: InputSplit) -> Shard:
                 record = worker.spec.record_type.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 kind = worker.spec.record_type.kind
-                message = say(f"not a record of `{kind}`: {error}", f"不是 {kind} 记录：{error}")
+                message = tr("not a record of `{kind}`: {error}", kind=kind, error=error)
                 location = f"{split.file.path}:{file.count_lines_before() + file.lines_read}"
                 raise UserError(message, location) from error
             arrays.append(record, stats.rows_in, file.lines_read, size, 0)

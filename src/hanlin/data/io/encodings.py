@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.text.common_characters import COMMON_CHARS, FREQUENT_CHARS
 
@@ -76,13 +76,9 @@ def detect_encoding(path: Path) -> str:
         best = max(damaged, key=lambda reading: reading[0], default=best)
     if best[1]:
         return best[2]
-    hint = say(
-        "set `encoding` (utf-8, gb18030, big5, utf-16, ...)",
-        "请用 encoding 指定（utf-8、gb18030、big5、utf-16 等）",
-    )
-    message = say(
-        f"unknown encoding: not UTF-8 at byte {offset}, and not Chinese in GB18030, Big5 or UTF-16",
-        f"无法识别编码：第 {offset} 字节处不是 UTF-8，按 GB18030、Big5、UTF-16 解码也得不到中文",
+    hint = tr("set `encoding` (utf-8, gb18030, big5, utf-16, ...)")
+    message = tr(
+        "unknown encoding: not UTF-8 at byte {offset}, and not Chinese in GB18030, Big5 or UTF-16", offset=offset
     )
     raise UserError(message, path, hint)
 
@@ -152,8 +148,8 @@ def resolve_encoding(name: str, path: Path) -> str:
     except LookupError:
         codec = None
     if codec is None or codec.name in _NOT_TEXT_CODECS or not getattr(codec, "_is_text_encoding", True):
-        hint = say("for example utf-8, gb18030, big5, utf-16", "例如 utf-8、gb18030、big5、utf-16")
-        raise UserError(say(f"no encoding '{name}'", f"没有编码“{name}”"), path, hint)
+        hint = tr("for example utf-8, gb18030, big5, utf-16")
+        raise UserError(tr("no encoding '{name}'", name=name), path, hint)
     if codec.name not in ("utf-16", "utf-32"):
         return codec.name
     with InputFile(path) as input_file:
@@ -163,8 +159,8 @@ def resolve_encoding(name: str, path: Path) -> str:
     detected = detect_encoding(path)
     if detected.startswith(codec.name):
         return detected
-    hint = say(f"write {codec.name}-le or {codec.name}-be", f"请改写为 {codec.name}-le 或 {codec.name}-be")
-    raise UserError(say(f"there is no {codec.name} byte order mark", f"缺少 {codec.name} 字节序标记"), path, hint)
+    hint = tr("write {name}-le or {name}-be", name=codec.name)
+    raise UserError(tr("there is no {name} byte order mark", name=codec.name), path, hint)
 
 
 def _decode_strictly(input_file: InputFile, encoding: str) -> Iterator[tuple[str, int | None]]:
@@ -187,13 +183,8 @@ def _decode_strictly(input_file: InputFile, encoding: str) -> Iterator[tuple[str
 
 
 def _decode_error(path: Path, encoding: str, offset: int) -> UserError:
-    hint = say(
-        "set `encoding`, or drop such lines with `on_error: drop`",
-        "请用 encoding 指定编码，或用 on_error: drop 丢弃这些行",
-    )
-    return UserError(
-        say(f"not {encoding} text at byte {offset}", f"第 {offset} 字节处不是合法的 {encoding} 文本"), path, hint
-    )
+    hint = tr("set `encoding`, or drop such lines with `on_error: drop`")
+    return UserError(tr("not {encoding} text at byte {offset}", encoding=encoding, offset=offset), path, hint)
 
 
 def _detect_wide_encoding(head: bytes) -> str | None:
@@ -215,9 +206,7 @@ def _detect_wide_encoding(head: bytes) -> str | None:
 def _refuse_binary(path: Path, head: bytes) -> None:
     zeros, size = head.count(0), len(head)
     if zeros > _MAX_NUL_FRACTION * size:
-        message = say(
-            f"not text: {zeros} of its first {size} bytes are NUL", f"不是文本：前 {size} 字节中有 {zeros} 个 NUL"
-        )
+        message = tr("not text: {zeros} of its first {size} bytes are NUL", zeros=zeros, size=size)
         raise UserError(message, path)
 
 
@@ -234,13 +223,9 @@ def _refuse_mixed_encodings(path: Path, lines: list[tuple[int, bytes]]) -> None:
     if total == 0 or min(sizes["UTF-8"], sizes[other]) < _MIN_MIXED_FRACTION * total:
         return
     first, second = lines_by_encoding["UTF-8"][0][0], lines_by_encoding[other][0][0]
-    hint = say(
-        "convert all of it to UTF-8, or set one `encoding` and drop the other lines with `on_error: drop`",
-        "请全部转为 UTF-8；或用 encoding 指定其中一种编码，并用 on_error: drop 丢弃其余行",
-    )
-    message = say(
-        f"mixed encodings: line {first} is UTF-8, line {second} is {other}",
-        f"编码混杂：第 {first} 行是 UTF-8，第 {second} 行是 {other}",
+    hint = tr("convert all of it to UTF-8, or set one `encoding` and drop the other lines with `on_error: drop`")
+    message = tr(
+        "mixed encodings: line {first} is UTF-8, line {second} is {other}", first=first, second=second, other=other
     )
     raise UserError(message, path, hint)
 

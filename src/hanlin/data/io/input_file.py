@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 CHUNK_SIZE = 1 << 20
 _COMPRESSED_CHUNK_SIZE = 1 << 16
@@ -55,13 +55,13 @@ class InputFile:
         self.lines_read = 0
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                raise UserError(say("not a regular file", "不是普通文件"), path)
+                raise UserError(tr("not a regular file"), path)
             self._file = path.open("rb")
             self._state = _file_state(os.fstat(self._file.fileno()))
             head = self._file.read(6)
             self._file.seek(0)
         except OSError as error:
-            raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+            raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
         self.head = head
         self.stream: BinaryIO = self._decompress(head)
 
@@ -82,9 +82,7 @@ class InputFile:
                 import zstandard
             except ImportError as error:
                 hint = "pip install zstandard"
-                raise UserError(
-                    say("decompressing it needs zstandard", "解压该文件需要安装 zstandard"), self.path, hint
-                ) from error
+                raise UserError(tr("decompressing it needs zstandard"), self.path, hint) from error
             return cast(BinaryIO, io.BufferedReader(_ZstdReader(self._file, zstandard.ZstdDecompressor()), CHUNK_SIZE))
         return self._file
 
@@ -161,7 +159,7 @@ class InputFile:
         try:
             yield from chunks
         except (EOFError, zlib.error, lzma.LZMAError, OSError, _zstd_error()) as error:
-            message = say("cannot be decompressed; it may be truncated", "解压失败，文件可能不完整")
+            message = tr("cannot be decompressed; it may be truncated")
             raise UserError(message, f"{self.path} ({error})") from error
         self.check_unchanged()
 
@@ -172,8 +170,8 @@ class InputFile:
         except OSError:
             same = False
         if not same:
-            hint = say("run again when no program writes to it", "请等其他程序写完后再运行")
-            raise UserError(say("it changed while it was read", "文件在读取过程中被修改"), self.path, hint)
+            hint = tr("run again when no program writes to it")
+            raise UserError(tr("it changed while it was read"), self.path, hint)
 
     def __enter__(self) -> InputFile:
         return self

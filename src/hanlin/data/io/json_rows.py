@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.io.input_file import CHUNK_SIZE, InputFile
 from hanlin.data.io.lines import MAX_LINE_LENGTH, Row, read_record_lines
 from hanlin.data.ledger import Drop
@@ -207,7 +207,7 @@ def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
 
 
 def _json_error(path: Path, line: int, message: str) -> UserError:
-    return UserError(say(f"not JSON: {message}", f"不是合法 JSON：{message}"), f"{path}:{line}")
+    return UserError(tr("not JSON: {value}", value=message), f"{path}:{line}")
 
 
 class _TextBuffer:

@@ -68,7 +68,8 @@ def detect_layout(file: SourceFile) -> Layout:
 
 def is_splittable(layout: Layout) -> bool:
     """Whether an uncompressed file can be read from the middle: each line is a row, and only line ends contain the
-    byte 10 (true of all encodings but UTF-16 and UTF-32)."""
+    byte 10 (true of all encodings but UTF-16 and UTF-32).
+    """
     return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
 
 

@@ -13,7 +13,7 @@ from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 _ROW_SUFFIXES = frozenset((
     ".json", ".jsonl", ".ndjson", ".jl", ".jsonlines", ".csv", ".tsv", ".parquet", ".arrow", ".feather",
@@ -84,11 +84,11 @@ def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
             elif path.exists():
                 indexed_paths.append((index, path))
             else:
-                raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
+                raise UserError(tr("no such file or folder"), path)
         if len(indexed_paths) == count_before:
             suffixes = " ".join(sorted(READABLE_SUFFIXES))
-            hint = say(f"readable files: {suffixes}", f"可读取的文件：{suffixes}")
-            raise UserError(say("there is no file to read", "没有可读取的文件"), source.path, hint)
+            hint = tr("readable files: {suffixes}", suffixes=suffixes)
+            raise UserError(tr("there is no file to read"), source.path, hint)
     names = _make_unique_names([path for _, path in indexed_paths])
     files = tuple(
         SourceFile(path, name, index, sources[index]) for (index, path), name in zip(indexed_paths, names, strict=True)
@@ -108,7 +108,7 @@ def list_reference_files(inputs: Inputs, file_name: str) -> list[SourceFile]:
         if path.is_dir():
             matches += path.glob(VALIDATION_FILE)
         if not matches:
-            raise UserError(say(f"there is no {file_name} in this folder", f"该文件夹中没有 {file_name}"), path)
+            raise UserError(tr("there is no {file_name} in this folder", file_name=file_name), path)
         paths += matches
     return [SourceFile(path, f"known-{index:05d}", 0, _ANY_SOURCE) for index, path in enumerate(paths)]
 
@@ -197,7 +197,7 @@ def find_files(paths: Sequence[str], settings: Mapping[str, Any] | None = None) 
             sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) and not Path(path).exists() else [path]
         )
         if not matches:
-            raise UserError(say("nothing matches", "没有匹配的文件"), path)
+            raise UserError(tr("nothing matches"), path)
         for match in matches:
             indices[f"sources.{len(sources)}.path"] = (Path(match),)
             sources.append(Source(path=match, **(settings or {})))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.io.lines import MAX_LINE_LENGTH, Row, bounded_lines, normalize_newlines
 from hanlin.data.ledger import Drop
 
@@ -45,15 +45,15 @@ def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str) -> Iterator
                 yield Row(line, dict(zip(header, cells, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
-        hint = say("double a quote inside a quoted field", "字段中的引号须写成两个")
-        raise UserError(say(f"not CSV: {error}", f"不是合法 CSV：{error}"), f"{path}:{line}", hint) from error
+        hint = tr("double a quote inside a quoted field")
+        raise UserError(tr("not CSV: {error}", error=error), f"{path}:{line}", hint) from error
 
 
 def _read_csv_lines(path: Path, chunks: Iterator[str]) -> Iterator[str]:
     last_line = 0
     for row in bounded_lines(normalize_newlines(chunks), MAX_LINE_LENGTH):
         if row.line == last_line:
-            message = say(f"a line of more than {MAX_LINE_LENGTH} characters", f"一行超过 {MAX_LINE_LENGTH} 个字符")
+            message = tr("a line of more than {max_line_length} characters", max_line_length=MAX_LINE_LENGTH)
             raise UserError(message, f"{path}:{row.line}")
         last_line = row.line
         yield row.value + "\n"
@@ -62,7 +62,7 @@ def _read_csv_lines(path: Path, chunks: Iterator[str]) -> Iterator[str]:
 def _check_header(path: Path, header: list[str]) -> None:
     duplicate = next((name for name in header if header.count(name) > 1), None)
     if duplicate is not None:
-        raise UserError(say(f"two columns are called '{duplicate}'", f"有两列都叫“{duplicate}”"), f"{path}:1")
+        raise UserError(tr("two columns are called '{duplicate}'", duplicate=duplicate), f"{path}:1")
 
 
 def read_parquet_rows(path: Path) -> Iterator[Row]:
@@ -103,7 +103,7 @@ def _import_pyarrow(path: Path, module: str) -> Any:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        message = say("reading it needs pyarrow", "读取该文件需要安装 pyarrow")
+        message = tr("reading it needs pyarrow")
         raise UserError(message, path, "pip install pyarrow") from error
     return getattr(pyarrow, module)
 
@@ -117,18 +117,16 @@ def _read_batches(path: Path, kind: str, batches: Iterator[Any]) -> Iterator[Row
             batch.validate(full=True)
             duplicate = next((name for name in batch.schema.names if batch.schema.names.count(name) > 1), None)
             if duplicate is not None:
-                raise UserError(say(f"two columns are called '{duplicate}'", f"有两列都叫“{duplicate}”"), path)
+                raise UserError(tr("two columns are called '{duplicate}'", duplicate=duplicate), path)
             for start in range(0, batch.num_rows, _BATCH_ROWS):
                 for value in batch.slice(start, _BATCH_ROWS).to_pylist():
                     row_number += 1
                     yield Row(row_number, {name: _to_json_value(item) for name, item in value.items()})
     except MemoryError as error:
-        raise UserError(
-            say(f"not {kind}: reading it needs too much memory", f"不是合法 {kind}：读取所需内存过大"), path
-        ) from error
+        raise UserError(tr("not {kind}: reading it needs too much memory", kind=kind), path) from error
     except (ArrowException, OSError, ValueError, TypeError, NotImplementedError) as error:
         message = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(say(f"not {kind}: {message}", f"不是合法 {kind}：{message}"), path) from error
+        raise UserError(tr("not {kind}: {value}", kind=kind, value=message), path) from error
 
 
 def _to_json_value(value: Any) -> Any:

@@ -16,7 +16,7 @@ from hanlin.config.settings.data import Conversations, Corpus, Preferences, Read
 from hanlin.config.settings.sources import CHAT_FIELDS, DOCUMENT_FIELDS, PREFERENCE_FIELDS, UNPAIRED_FIELDS
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.data.formats.detect import SAMPLE_ROWS, rename_fields
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
@@ -64,13 +64,13 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
         except UserError as error:
             row["error"] = str(error)
         except OSError as error:
-            row["error"] = say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}")
+            row["error"] = tr("cannot be read: {strerror}", strerror=error.strerror)
         yield row
     for name in listing.skipped:
         yield {
             "path": name,
             "skipped": True,
-            "error": say("skipped: not a data file", "已跳过：不是数据文件"),
+            "error": tr("skipped: not a data file"),
         }
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from hanlin.chat.token_counts import TokenCounter
 from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.report.excerpts import count_characters, diff_texts, make_excerpt, to_plain_text
 from hanlin.data.text.language_id import identify_language
 
@@ -72,7 +72,7 @@ def compute_stage_stats(
     ledger = _read_ledger(folder)
     records = record_kind(folder)
     if records is None:
-        raise UserError(say("there are no records in this folder", "该文件夹中没有数据记录"), folder)
+        raise UserError(tr("there are no records in this folder"), folder)
     files = [_file_stats(row) for row in ledger.get("files") or ledger.get("sources") or []]
     kept = [*record_files(folder, records), folder / VALIDATION_FILE]
     dropped = _sample_dropped(folder / DROPPED, ledger["dropped"], sizes)
@@ -117,7 +117,7 @@ def _read_ledger(folder: Path) -> dict[str, Any]:
         ledger = json.loads((folder / LEDGER).read_text(encoding="utf-8"))
         ledger["rows_in"], ledger["rows_kept"], ledger["dropped"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(say("not the ledger of a data stage", "不是数据阶段的账本"), folder / LEDGER) from error
+        raise UserError(tr("not the ledger of a data stage"), folder / LEDGER) from error
     return dict(ledger)
 
 
@@ -271,7 +271,7 @@ def _add_lengths(count: TokenCounter, rows: Sequence[Mapping[str, Any]], file: P
     try:
         sample.lengths += count(rows)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(say(f"not such a record: {error}", f"不是此类记录：{error}"), file) from error
+        raise UserError(tr("not such a record: {error}", error=error), file) from error
     except UserError as error:
         if len(rows) == 1:
             sample.unrendered[error.what] += 1
@@ -312,7 +312,7 @@ def _read_lines(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             yield from (line for line in file if not line.isspace())
     except OSError as error:
-        raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+        raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
 
 
 def _parse_line(line: bytes, path: Path) -> dict[str, Any]:
@@ -320,5 +320,5 @@ def _parse_line(line: bytes, path: Path) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(line)
         row.keys()
     except (ValueError, AttributeError) as error:
-        raise UserError(say("a line is not a record", "有一行不是记录"), path) from error
+        raise UserError(tr("a line is not a record"), path) from error
     return row

@@ -25,7 +25,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, partial_path, write_json, write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.data.ledger import dump_json_line
 
 CHUNK_ROWS = 5_000
@@ -53,8 +53,8 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     for index, folder in enumerate(folders):
         files = record_files(folder, settings.records)
         if not files:
-            what = say(f"there are no {settings.records} in it", f"其中没有 {settings.records}")
-            raise UserError(what, folder, say("set `records`", "请设置 records"))
+            what = tr("there are no {records} in it", records=settings.records)
+            raise UserError(what, folder, tr("set `records`"))
         sources.append(_index_source(index, files, count, scratch, context))
     available = [int(source.tokens.sum()) for source in sources]
     targets = allocate(available, settings.sources, settings.tokens, settings.temperature)
@@ -64,7 +64,7 @@ def run(settings: Mix, inputs: Inputs, out: Path, context: StageContext) -> dict
     ]
     order = interleave([source.tokens[rows] for source, rows in zip(sources, samples, strict=True)])
     if not len(order):
-        raise UserError(say("the budget is smaller than any record", "预算小于任何一条记录"), "tokens")
+        raise UserError(tr("the budget is smaller than any record"), "tokens")
     _write_rows(out / f"{settings.records}.jsonl", sources, samples, order, scratch, context)
     _write_validation(out, folders)
     return _write_ledger(settings, sources, samples, targets, out)
@@ -213,7 +213,7 @@ def _count_chunk(file: Path, position: int, count: TokenCounter, saved: Path) ->
     try:
         tokens = count(rows)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(say(f"not a record of this kind: {error}", f"不是此类记录：{error}"), file) from error
+        raise UserError(tr("not a record of this kind: {error}", error=error), file) from error
     with open_atomic(saved, "wb") as target:
         np.savez(target, offsets=np.array(offsets, np.int64), tokens=np.array(tokens, np.int64), end=np.int64(position))
 
@@ -223,7 +223,7 @@ def _parse_row(line: bytes, file: Path) -> dict[str, Any]:
         row: dict[str, Any] = json.loads(line)
         row["id"] + ""
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(say("a line is not a record", "有一行不是记录"), file) from error
+        raise UserError(tr("a line is not a record"), file) from error
     return row
 
 
@@ -266,7 +266,7 @@ def _write_rows(
                     file.flush()
                     os.fsync(file.fileno())
                     write_text(state, json.dumps({"rows": num_written + 1, "bytes": file.tell()}))
-                    context.progress.update(num_written + 1, len(order), say("records", "条"))
+                    context.progress.update(num_written + 1, len(order), tr("records"))
     finally:
         for source_file in opened.values():
             source_file.close()

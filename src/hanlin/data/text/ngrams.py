@@ -93,7 +93,8 @@ def repeated_ngram_fraction(text: str, n: int, threshold: float = 0.0) -> float:
 
 def _max_repeats(codes: npt.NDArray[np.uint32], n: int) -> int:
     """Upper bound of the repeated n-grams: repeats of their prefixes (of length n / 2 or longer), by unmixed 32-bit
-    hashes."""
+    hashes.
+    """
     count, block, size = len(codes) - n + 1, codes, 1
     while 2 * size <= n:
         doubled = block[:-size] * _power32(size)

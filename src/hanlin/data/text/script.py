@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 # Not the Taiwan table (tw2s): it turns 显著, which is simplified already, into 显着.
 _TABLES = {"simplified": "t2s", "traditional": "s2t"}
@@ -32,9 +32,7 @@ def load_converter(convert: str) -> Callable[[str], str]:
         from opencc import OpenCC
     except ImportError as error:
         hint = "pip install opencc"
-        raise UserError(
-            say("converting characters needs OpenCC", "繁简转换需要安装 OpenCC"), "convert", hint
-        ) from error
+        raise UserError(tr("converting characters needs OpenCC"), "convert", hint) from error
     return cast("Callable[[str], str]", OpenCC(_TABLES[convert]).convert)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from hanlin.config.settings.evaluate import Exam
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.scoring import fraction, standard_error, wilson_interval
@@ -50,7 +50,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
         item for subject in subjects for item in _items(exam_folder, split, subject, settings, context.seed)
     ]  # fmt: skip
     if not items:
-        raise UserError(say("there is no question in these files", "文件中没有题目"), exam_folder.folder)
+        raise UserError(tr("there is no question in these files"), exam_folder.folder)
     opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
 
@@ -58,7 +58,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
             return answer(opened, profile, chunk)
 
         rows = process_in_chunks(
-            items, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
+            items, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=tr("questions")
         )
         engine_name = opened.engine.name
     finally:
@@ -95,7 +95,7 @@ def letter_ids(tokenizer: Tokenizer, prompt: str, gap: str) -> tuple[list[int], 
     while all(len(ids) > shared + 1 for ids in whole) and len({ids[shared] for ids in whole}) == 1:
         shared += 1
     if not begin and not shared:
-        raise UserError(say("the prompt has no token before the letter", "提示在选项字母之前没有词元"))
+        raise UserError(tr("the prompt has no token before the letter"))
     return begin + whole[0][:shared], [ids[shared:] for ids in whole]
 
 
@@ -182,11 +182,13 @@ def _items(exam_folder: ExamFolder, split: str, subject: str, settings: Exam, se
     for question in questions:
         shots = pool[question.id][: settings.shots]
         if len(shots) < settings.shots:
-            what = say(
-                f"{settings.shots} worked examples are wanted, but dev has {len(shots)} for {subject}",
-                f"需要 {settings.shots} 道例题，但 {subject} 的 dev 只有 {len(shots)} 道",
+            what = tr(
+                "{shots} worked examples are wanted, but dev has {count} for {subject}",
+                shots=settings.shots,
+                count=len(shots),
+                subject=subject,
             )
-            raise UserError(what, exam_folder.folder, say("lower `shots`", "请调小 shots"))
+            raise UserError(what, exam_folder.folder, tr("lower `shots`"))
         prompts = tuple(profile.prompt(name, shots[left_out:], question) for left_out in range(len(shots) + 1))
         items.append(Item(question, prompts))
     return items
@@ -196,13 +198,10 @@ def _check_groups(groups: Mapping[str, Sequence[str]], subjects: Sequence[str]) 
     for name, members in groups.items():
         for subject in members:
             if subject not in subjects:
-                what = say(
-                    f"group '{name}' names a subject that is not asked: '{subject}'",
-                    f"组“{name}”中的科目“{subject}”不在考试之列",
-                )
+                what = tr("group '{name}' names a subject that is not asked: '{subject}'", name=name, subject=subject)
                 raise UserError(what, "groups", did_you_mean(subject, subjects))
         if not members:
-            raise UserError(say(f"group '{name}' is empty", f"组“{name}”为空"), "groups")
+            raise UserError(tr("group '{name}' is empty", name=name), "groups")
 
 
 def _prompts_hash(profile: Profile, items: Sequence[Item]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import join_list, tr
 from hanlin.evaluate.tasks import subjects as exam_subjects
 
 LETTERS = ("A", "B", "C", "D")
@@ -32,7 +32,8 @@ class ExamQuestion:
 @dataclass(frozen=True, slots=True)
 class Profile:
     """How questions are asked: a heading, each question with `question` before it and `cue` after its choices, then
-    `gap` and the letter. `{subject}` in the heading is the subject's name as the exam writes it."""
+    `gap` and the letter. `{subject}` in the heading is the subject's name as the exam writes it.
+    """
 
     name: str
     heading: str
@@ -122,12 +123,12 @@ class ExamFolder:
         """
         found = sorted(self._files(split))
         if not found:
-            what = say(f"there is no {split} part of the exam here", f"这里没有考试的 {split} 部分")
-            hint = say(f"CSV files are looked for as {split}/NAME.csv", f"按 {split}/科目.csv 查找 CSV 文件")
+            what = tr("there is no {split} part of the exam here", split=split)
+            hint = tr("CSV files are looked for as {split}/NAME.csv", split=split)
             raise UserError(what, self.folder, hint)
         for subject in wanted:
             if subject not in found:
-                what = say(f"there is no subject '{subject}'", f"没有科目“{subject}”")
+                what = tr("there is no subject '{subject}'", subject=subject)
                 raise UserError(what, self.folder, did_you_mean(subject, found))
         return [subject for subject in found if not wanted or subject in wanted]
 
@@ -148,9 +149,9 @@ class ExamFolder:
                     where = f"{path}:{reader.line_num}"
                     questions.append(_question(row, places, subject, f"{subject}/{split}/{number}", where))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise UserError(say(f"not CSV in UTF-8: {error}", f"不是 UTF-8 的 CSV：{error}"), path) from error
+            raise UserError(tr("not CSV in UTF-8: {error}", error=error), path) from error
         except OSError as error:
-            raise UserError(say(f"cannot be read: {error.strerror}", f"无法读取：{error.strerror}"), path) from error
+            raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), path) from error
         return questions
 
     def _files(self, split: str) -> dict[str, Path]:
@@ -168,8 +169,8 @@ class ExamFolder:
         missing = [name for name in self.kind.columns if name not in header]
         if missing:
             names = ", ".join(missing)
-            what = say(f"the heading lacks {names}", f"表头缺少 {names}")
-            hint = say(f"expected columns: {', '.join(self.kind.columns)}", f"应有的列：{', '.join(self.kind.columns)}")
+            what = tr("the heading lacks {names}", names=names)
+            hint = tr("expected columns: {columns}", columns=join_list(self.kind.columns))
             raise UserError(what, f"{path}:1", hint)
         return tuple(header.index(name) for name in self.kind.columns)
 
@@ -177,12 +178,12 @@ class ExamFolder:
 def _question(row: list[str], places: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
     columns = places or tuple(range(6))
     if len(row) <= max(columns) or (places is None and len(row) != 6):
-        what = say(f"a question has 6 columns, this row has {len(row)}", f"每道题应有 6 列，此行有 {len(row)} 列")
+        what = tr("a question has 6 columns, this row has {count}", count=len(row))
         raise UserError(what, where)
     text, a, b, c, d, answer = (row[place] for place in columns)
     answer = answer.strip().upper()
     if answer not in LETTERS:
-        what = say(f"the answer is {answer!r}, not one of A, B, C, D", f"答案是 {answer!r}，不是 A、B、C、D 之一")
-        hint = say("choose a split that has answers", "请选择带答案的部分（split）")
+        what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)
+        hint = tr("choose a split that has answers")
         raise UserError(what, where, hint)
     return ExamQuestion(subject, name, text, (a, b, c, d), answer)

@@ -10,7 +10,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Question, read_jsonl
 from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
@@ -33,7 +33,7 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     file = _question_file(inputs.path("questions"))
     questions = list(read_jsonl(file, Question))[: settings.limit]
     if not questions:
-        raise UserError(say("there is no question in this file", "文件中没有问题"), file)
+        raise UserError(tr("there is no question in this file"), file)
     _check_unique_ids(questions, file)
     earlier = _load_earlier_answers(inputs.optional_path("compare_with"))
     opened = load_engine(
@@ -46,7 +46,7 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
             return ask_questions(opened, template, chunk, settings.max_new_tokens)
 
         rows = process_in_chunks(
-            questions, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=say("questions", "题")
+            questions, _CHUNK_SIZE, context.scratch_folder(out), answered, context.progress, unit=tr("questions")
         )
         engine_name = opened.engine.name
     finally:
@@ -71,10 +71,11 @@ def ask_questions(
         ids = template.render(question.messages, prompt=True).ids
         if len(ids) >= opened.engine.context_length:
             raise UserError(
-                say(
-                    f"the question is {len(ids)} tokens long, but the model's context holds "
-                    f"{opened.engine.context_length} with the answer",
-                    f"该问题共 {len(ids)} 个词元，而模型上下文连同回答只容纳 {opened.engine.context_length} 个",
+                tr(
+                    "the question is {count} tokens long, but the model's context holds {context_length} with the "
+                    "answer",
+                    count=len(ids),
+                    context_length=opened.engine.context_length,
                 ),
                 question.id,
             )
@@ -137,7 +138,7 @@ def compare_answers(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, str
     """How many answers are, letter for letter, those that `earlier` (question id → answer) holds."""
     same = [row["answer"] == earlier[row["id"]] for row in rows if row["id"] in earlier]
     if not same:
-        what = say("the evaluation to compare with holds none of these questions", "所比较的评测中没有这些问题")
+        what = tr("the evaluation to compare with holds none of these questions")
         raise UserError(what, "compare_with")
     return {"greedy_agreement": fraction(same), "compared": len(same)}
 
@@ -147,17 +148,15 @@ def _question_file(path: Path) -> Path:
         return path
     inside = sorted(file.relative_to(path).as_posix() for file in path.rglob("*.jsonl") if file.is_file())
     names = ", ".join(inside[:5])
-    hint = say(f"name one of its files: {names}", f"请指定其中一个文件：{names}") if inside else None
-    raise UserError(say("this is a folder, not a file of questions", "这是文件夹，不是问题文件"), path, hint)
+    hint = tr("name one of its files: {names}", names=names) if inside else None
+    raise UserError(tr("this is a folder, not a file of questions"), path, hint)
 
 
 def _check_unique_ids(questions: Sequence[Question], file: Path) -> None:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise UserError(
-                say(f"two questions have the id {question.id!r}", f"两个问题的编号同为 {question.id!r}"), file
-            )
+            raise UserError(tr("two questions have the id {id!r}", id=question.id), file)
         seen.add(question.id)
 
 
@@ -167,6 +166,6 @@ def _load_earlier_answers(folder: Path | None) -> dict[str, str] | None:
     file = folder / ANSWERS if folder.is_dir() else folder
     rows = read_rows(file)
     if any("answer" not in row or "id" not in row for row in rows):
-        what = say("these are not answers to questions", "其中不是对问题的回答")
-        raise UserError(what, file, say("compare with a stage of kind evaluate", "请与 evaluate 类型的阶段比较"))
+        what = tr("these are not answers to questions")
+        raise UserError(what, file, tr("compare with a stage of kind evaluate"))
     return {row["id"]: row["answer"] for row in rows}

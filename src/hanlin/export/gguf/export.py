@@ -15,7 +15,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.disk import catch_full_disk
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.export import quality
 from hanlin.export.gguf import verify
 from hanlin.export.gguf.source import GgufSource, check_imatrix, count_names, load_source
@@ -83,7 +83,8 @@ def _pick_smallest(
     context: StageContext,
 ) -> str:
     """Make the types from the smallest up until one meets the conditions of `pick`; the others are measured and
-    deleted, their reports stay. Raises UserError if none does."""
+    deleted, their reports stay. Raises UserError if none does.
+    """
     conditions = parse_conditions(settings.pick)
     for name in sorted(settings.types, key=lambda name: sum(source.tensor_sizes(name))):
         if not _report_file(name, out, context).is_file():
@@ -94,8 +95,8 @@ def _pick_smallest(
             return name
         gguf_path(out, name).unlink(missing_ok=True)
     shown = ", ".join(f"{name} kl {row['kl']:.3g}" for name, row in quality_reports.items())
-    what = say(f"no type meets {settings.pick}: {shown}", f"没有类型满足 {settings.pick}：{shown}")
-    raise UserError(what, "pick", say("relax the condition, or add larger types", "请放宽条件，或加入更大的类型"))
+    what = tr("no type meets {pick}: {shown}", pick=settings.pick, shown=shown)
+    raise UserError(what, "pick", tr("relax the condition, or add larger types"))
 
 
 def _report_file(name: str, out: Path, context: StageContext) -> Path:

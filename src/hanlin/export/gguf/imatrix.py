@@ -20,7 +20,7 @@ import torch
 from hanlin.config.settings.export import Imatrix
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.export.calibration import load_calibration_rows
 from hanlin.export.gguf.imatrix_file import ImportanceMatrix, InputSums, write_imatrix
@@ -60,10 +60,8 @@ def run(settings: Imatrix, inputs: Inputs, out: Path, context: StageContext) -> 
     )
     for name, used in imatrix.used.items():
         if not np.isfinite(used.in_sum2).all():
-            what = say(f"the inputs of '{name}' are NaN or infinite", f"“{name}”的输入中有 NaN 或无穷值")
-            raise UserError(
-                what, folder, say("the training diverged: use an earlier model", "训练已发散：请使用更早的模型")
-            )
+            what = tr("the inputs of '{name}' are NaN or infinite", name=name)
+            raise UserError(what, folder, tr("the training diverged: use an earlier model"))
     write_imatrix(out / f"imatrix.{settings.format}", imatrix)
     return {
         "tokens": sum(map(len, rows)),

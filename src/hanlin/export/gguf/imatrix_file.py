@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 IMATRIX_FILES = ("imatrix.gguf", "imatrix.dat")
 """What a matrix is called in an artifact, in the new format and in the old."""
@@ -64,11 +64,13 @@ class ImportanceMatrix:
         if len(used.in_sum2) != parts * columns:
             if name == "token_embd.weight":
                 return None  # of a tied output matrix, measured elsewhere
-            what = say(
-                f"the importance matrix has {len(used.in_sum2)} columns for '{name}', the model {parts * columns}",
-                f"重要性矩阵中“{name}”有 {len(used.in_sum2)} 列，模型有 {parts * columns} 列",
+            what = tr(
+                "the importance matrix has {count} columns for '{name}', the model {parts}",
+                count=len(used.in_sum2),
+                name=name,
+                parts=parts * columns,
             )
-            hint = say("it was collected on another model", "它来自另一个模型")
+            hint = tr("it was collected on another model")
             raise UserError(what, None, hint)
         counts = np.array(used.expert_counts or (used.count,) * parts, np.float32)[:, None]
         means = used.in_sum2.reshape(parts, columns) / np.maximum(counts, 1)
@@ -85,23 +87,24 @@ class ImportanceMatrix:
 def read_imatrix(path: Path) -> ImportanceMatrix:
     """Read either format, told apart by the file's first bytes. Raises UserError when it is neither, or is damaged."""
     if not path.is_file():
-        raise UserError(say("there is no such importance matrix", "没有这个重要性矩阵文件"), path)
+        raise UserError(tr("there is no such importance matrix"), path)
     try:
         with path.open("rb") as file:
             found = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        what = say("not an importance matrix of llama.cpp", "不是 llama.cpp 的重要性矩阵文件")
-        raise UserError(what, path, say("make one with `imatrix`", "请用 imatrix 阶段制作")) from error
+        what = tr("not an importance matrix of llama.cpp")
+        raise UserError(what, path, tr("make one with `imatrix`")) from error
     for name, used in found.used.items():
         if used.count < 0 or not np.isfinite(used.in_sum2).all() or (used.in_sum2 < 0).any():
-            what = say(f"its values for '{name}' are not sums of squares", f"“{name}”的数值不是平方和")
+            what = tr("its values for '{name}' are not sums of squares", name=name)
             raise UserError(what, path)
     return found
 
 
 def write_imatrix(path: Path, imatrix: ImportanceMatrix) -> None:
     """Write the matrix, in the old format if the name ends in `.dat`, at once or not at all; equal matrices give
-    equal bytes."""
+    equal bytes.
+    """
     tmp_path = path.with_name(path.name + ".writing")
     if path.suffix == ".dat":
         with tmp_path.open("wb") as file:

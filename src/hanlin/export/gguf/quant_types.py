@@ -124,7 +124,8 @@ class _TensorContext:
     @property
     def uses_more_bits(self) -> bool:
         """The layers that `_M` types spend bits on (llama.cpp's `use_more_bits`): the first and last eighth, and each
-        third between."""
+        third between.
+        """
         third = (self.layer - self.shape.layers // 8) % 3 == 2
         return self.in_first_eighth or self.in_last_eighth or third
 
@@ -162,7 +163,8 @@ def fit_type(kind: Ggml, columns: int) -> Ggml:
 
 def requires_imatrix(name: str, kind: Ggml, file_type: str) -> bool:
     """Whether a tensor in this type would be garbage without an importance matrix (llama.cpp's
-    `tensor_requires_imatrix`)."""
+    `tensor_requires_imatrix`).
+    """
     if name in ("token_embd.weight", "output.weight"):
         return False
     if kind == Ggml.Q2_K:

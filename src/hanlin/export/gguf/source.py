@@ -17,7 +17,7 @@ from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.export.gguf.imatrix_file import IMATRIX_FILES, ImportanceMatrix, read_imatrix
 from hanlin.export.gguf.quant_types import QuantShape, requires_imatrix, tensor_type
 from hanlin.export.gguf.quantize import tensor_bytes
@@ -68,7 +68,8 @@ class GgufSource:
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
         """Every id that ends an answer: those of generation_config.json, else of config.json, the tokenizer's and the
-        template's."""
+        template's.
+        """
         named = read_json(self.files.folder / GENERATION_FILE).get("eos_token_id")
         if named is None:
             named = self.files.config.get("eos_token_id")
@@ -134,23 +135,21 @@ def load_source(folder: Path, imatrix: Path | None = None) -> GgufSource:
             belongs to another model.
     """
     if find_gguf_files(folder):
-        what = say("this is a GGUF file already", "这已经是 GGUF 文件")
-        raise UserError(what, folder, say("give the model folder that it was made from", "请指定转换前的模型目录"))
+        what = tr("this is a GGUF file already")
+        raise UserError(what, folder, tr("give the model folder that it was made from"))
     refuse_adapter(folder)
     files = check_model_folder(folder, experts=True)
     activation = files.config.get("hidden_act", "silu")
     if activation != "silu":
-        what = say(
-            f"llama.cpp's Llama has no activation {activation!r}", f"llama.cpp 的 Llama 没有激活函数 {activation!r}"
-        )
-        raise UserError(what, folder / CONFIG, say("supported: silu", "支持：silu"))
+        what = tr("llama.cpp's Llama has no activation {activation!r}", activation=activation)
+        raise UserError(what, folder / CONFIG, tr("supported: silu"))
     matrix = None if imatrix is None else read_imatrix(_imatrix_file(imatrix))
     source = GgufSource(files, Tokenizer.load(folder), matrix)
     rope_parameters(files.config)
     source.vocabulary  # noqa: B018 an unknown tokenizer must show before anything is written
     if matrix is not None and not any(source.imatrix_weights(tensor) is not None for tensor in source.tensors):
-        what = say("the importance matrix has no tensor of this model", "重要性矩阵中没有该模型的任何张量")
-        raise UserError(what, imatrix, say("it was collected on another model", "它来自另一个模型"))
+        what = tr("the importance matrix has no tensor of this model")
+        raise UserError(what, imatrix, tr("it was collected on another model"))
     return source
 
 
@@ -164,11 +163,12 @@ def check_imatrix(source: GgufSource, file_type: str) -> None:
     """Raise UserError if a tensor of a file of this type needs an importance matrix and has none."""
     for tensor, kind in zip(source.tensors, source.tensor_types(file_type), strict=True):
         if requires_imatrix(tensor.name, kind, file_type) and source.imatrix_weights(tensor) is None:
-            what = say(
-                f"{file_type} needs an importance matrix: '{tensor.name}' would be garbage without one",
-                f"{file_type} 需要重要性矩阵：否则“{tensor.name}”将失真严重",
+            what = tr(
+                "{file_type} needs an importance matrix: '{name}' would be garbage without one",
+                file_type=file_type,
+                name=tensor.name,
             )
-            raise UserError(what, "importance", say("make one with `imatrix`", "请先用 imatrix 阶段制作"))
+            raise UserError(what, "importance", tr("make one with `imatrix`"))
 
 
 def count_names(names: Iterator[str]) -> dict[str, int]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp import quants
 from hanlin.models.folder.layout import CONFIG, ModelFiles, TensorEntry
 from hanlin.models.folder.shapes import PACKED_EXPERTS
@@ -41,7 +41,8 @@ _KINDS: dict[str, Any] = {"F32": np.float32, "F16": np.uint16, "BF16": np.uint16
 @dataclass(frozen=True, slots=True)
 class StoredRows:
     """Rows `first` to `first + rows` of a stored tensor seen as a matrix; a vector is one row. Of queries and keys with
-    `heads` they are read in llama.cpp's order."""
+    `heads` they are read in llama.cpp's order.
+    """
 
     entry: TensorEntry
     first: int
@@ -82,7 +83,8 @@ class ComputedRows:
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
     """A tensor of the file: its name, its shape [rows, columns] or [size], and the one part that its numbers come from;
-    of experts [experts, rows, columns], with a part for each."""
+    of experts [experts, rows, columns], with a part for each.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -100,7 +102,8 @@ class GgufTensor:
 
 def list_tensors(files: ModelFiles) -> list[GgufTensor]:
     """Every tensor in the order of a file that llama.cpp's quantizer writes: those outside the layers, then layer by
-    layer, each by name."""
+    layer, each by name.
+    """
     found = [*_outside(files.config, files.tensors)]
     for layer in range(int(files.config["num_hidden_layers"])):
         found += sorted(_layer(files, layer), key=lambda tensor: tensor.name)
@@ -158,7 +161,8 @@ def _plain_tensor(name: str, entry: TensorEntry, heads: int = 0) -> GgufTensor:
 
 def _rope_row_order(rows: int, heads: int) -> NDArray[np.int64]:
     """Which stored row each row of the file is. transformers turns element i of a head together with i + half,
-    llama.cpp 2i with 2i + 1; so the rows of queries and keys are interleaved."""
+    llama.cpp 2i with 2i + 1; so the rows of queries and keys are interleaved.
+    """
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(rows)
 
 
@@ -169,8 +173,8 @@ def rope_parameters(config: Mapping[str, Any]) -> dict[str, Any]:
     rope.setdefault("rope_theta", config.get("rope_theta", 10_000.0))
     if rope["rope_type"] not in ("default", "linear", "llama3", "yarn"):
         kind = rope["rope_type"]
-        what = say(f"rotary scaling of type {kind!r} cannot be written", f"无法导出 {kind!r} 类型的旋转位置缩放")
-        raise UserError(what, CONFIG, say("supported: linear, llama3, yarn", "支持：linear、llama3、yarn"))
+        what = tr("rotary scaling of type {kind!r} cannot be written", kind=kind)
+        raise UserError(what, CONFIG, tr("supported: linear, llama3, yarn"))
     return rope
 
 

@@ -85,7 +85,8 @@ class TokenizerCheck:
     def check(self, file: Path) -> None:
         """Raise RuntimeError, which is a fault of the export, if a text gives other ids, or llama.cpp would not stop
         at an id that ends an answer. A text that llama.cpp reads by an entry that the tokenizer cannot build
-        (`GgufVocabulary.unreachable_ids`) is counted instead."""
+        (`GgufVocabulary.unreachable_ids`) is counted instead.
+        """
         model = LlamaCppModel(file, vocabulary_only=True)
         try:
             rows = len(self._vocabulary.tokens)

@@ -16,7 +16,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.tokenizer.file_names import TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -79,31 +79,29 @@ def build_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     model = data["model"]
     if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         kind = model["type"]
-        raise _unsupported(tokenizer, say(f"its model is {kind} of another kind", f"模型类型 {kind} 不受支持"))
+        raise _unsupported(tokenizer, tr("its model is {kind} of another kind", kind=kind))
     steps = _pre_tokenizer_steps(data["pre_tokenizer"])
     if any(step["type"] == "ByteLevel" for step in steps):
         return _byte_level(tokenizer, data, steps, rows)
     if model.get("byte_fallback"):
         return _sentencepiece(tokenizer, data, rows)
-    raise _unsupported(
-        tokenizer, say("it is neither byte-level BPE nor SentencePiece", "既非字节级 BPE 也非 SentencePiece")
-    )
+    raise _unsupported(tokenizer, tr("it is neither byte-level BPE nor SentencePiece"))
 
 
 def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_Rule], rows: int) -> GgufVocabulary:
     model = data["model"]
     if data["normalizer"] is not None:
         kind = data["normalizer"]["type"]
-        raise _unsupported(tokenizer, say(f"it normalizes text ({kind}) first", f"分词前对文本做规范化（{kind}）"))
+        raise _unsupported(tokenizer, tr("it normalizes text ({kind}) first", kind=kind))
     if any(step.get("add_prefix_space") for step in steps):
-        raise _unsupported(tokenizer, say("it sets a space before text", "会在文本前加空格"))
+        raise _unsupported(tokenizer, tr("it sets a space before text"))
     rule = _splitting_rule(steps)
     whole_words = bool(model.get("ignore_merges"))
     names = _WHOLE_WORDS_FIRST if whole_words else _BY_MERGES
     if not whole_words and rule in _WHOLE_WORDS_FIRST and _merges_reach_every_entry(tokenizer, model["vocab"]):
         names = _WHOLE_WORDS_FIRST  # the same ids either way, and this is the name that every program knows
     if rule not in names:
-        raise _unsupported(tokenizer, say("it splits text by another rule", "切分文本的规则不同"))
+        raise _unsupported(tokenizer, tr("it splits text by another rule"))
     tokens, types = _tokens(tokenizer, model["vocab"], rows)
     merges = tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
     return GgufVocabulary("gpt2", names[rule], tokens, types, merges=merges)
@@ -111,7 +109,8 @@ def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_
 
 def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> GgufVocabulary:
     """SentencePiece joins the pair whose piece has the highest score; `tokenizer.json` the pair whose merge comes
-    first. So a piece's score is minus its rank, the place of its first merge."""
+    first. So a piece's score is minus its rank, the place of its first merge.
+    """
     model = data["model"]
     built: dict[str, int] = {}
     for place, merge in enumerate(model["merges"]):
@@ -122,7 +121,7 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
     for byte in range(256):
         number = model["vocab"].get(f"<0x{byte:02X}>")
         if number is None:
-            raise _unsupported(tokenizer, say("it lacks tokens for single bytes", "缺少单字节词元"))
+            raise _unsupported(tokenizer, tr("it lacks tokens for single bytes"))
         kinds[number] = TokenType.BYTE
     single = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
     unreachable_ids = {
@@ -173,11 +172,10 @@ def _tokens(
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
     """Every id's text and type. llama.cpp finds tokens by text and ends the program when two have the same."""
     if len(tokenizer) > rows:
-        what = say(
-            f"the tokenizer has {len(tokenizer)} entries, the model only {rows} embedding rows",
-            f"分词器有 {len(tokenizer)} 个词条，而模型只有 {rows} 行嵌入",
+        what = tr(
+            "the tokenizer has {count} entries, the model only {rows} embedding rows", count=len(tokenizer), rows=rows
         )
-        raise UserError(what, tokenizer.folder, say("grow the embeddings first", "请先扩展词嵌入"))
+        raise UserError(what, tokenizer.folder, tr("grow the embeddings first"))
     tokens: list[str | None] = [None] * rows
     types = [TokenType.UNUSED] * rows
     for text, number in vocabulary.items():
@@ -186,12 +184,12 @@ def _tokens(
         tokens[number] = added.content
         types[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
         if not added.special and (added.lstrip or added.rstrip or added.single_word):
-            what = say(f"its token {added.content!r} takes in spaces", f"词元 {added.content!r} 会吞掉空格")
+            what = tr("its token {content!r} takes in spaces", content=added.content)
             raise _unsupported(tokenizer, what)
     filled = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
     if len(set(filled)) < rows:
         twice = Counter(filled).most_common(1)[0][0]
-        raise _unsupported(tokenizer, say(f"two of its tokens are {twice!r}", f"有两个词元都是 {twice!r}"))
+        raise _unsupported(tokenizer, tr("two of its tokens are {twice!r}", twice=twice))
     return tuple(filled), tuple(types)
 
 
@@ -219,17 +217,17 @@ def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int
 
 
 def _unsupported(tokenizer: Tokenizer, why: str) -> UserError:
-    what = say(f"llama.cpp has no tokenizer like this one: {why}", f"llama.cpp 没有与之相同的分词器：{why}")
-    hint = say(
-        "supported: byte-level BPE that splits as Llama 3, Qwen 2 or GPT-2, and SentencePiece BPE as Llama 2 has it",
-        "支持：按 Llama 3、Qwen 2 或 GPT-2 规则切分的字节级 BPE，以及 Llama 2 式的 SentencePiece BPE",
+    what = tr("llama.cpp has no tokenizer like this one: {why}", why=why)
+    hint = tr(
+        "supported: byte-level BPE that splits as Llama 3, Qwen 2 or GPT-2, and SentencePiece BPE as Llama 2 has it"
     )
     return UserError(what, tokenizer.folder / TOKENIZER_FILE, hint)
 
 
 def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence[int]) -> None:
     """Write which ids begin, end and fill a text. GGUF has three places for ids that end an answer (end of text, of
-    turn, of message); llama.cpp knows more ends by their names, and those are not written."""
+    turn, of message); llama.cpp knows more ends by their names, and those are not written.
+    """
     if tokenizer.bos_id is not None:
         writer.add_bos_token_id(tokenizer.bos_id)
     for name, number in _end_ids(tokenizer, stop_ids).items():

@@ -18,7 +18,7 @@ from hanlin.config.settings.export import Gguf
 from hanlin.core.context import StageContext
 from hanlin.core.disk import catch_full_disk, check_free_space
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.export.gguf.quant_types import FILE_TYPES, UNQUANTIZED
 from hanlin.export.gguf.quantize import Quantizer, tensor_bytes
 from hanlin.export.gguf.source import GgufSource, count_names
@@ -183,11 +183,9 @@ class _CheckedRows:
     def __call__(self, start: int, stop: int) -> NDArray[np.float32]:
         rows, name = self.part.read(start, stop), self.name
         if not np.isfinite(rows).all():
-            what = say(f"'{name}' holds NaN or infinite values", f"“{name}”中有 NaN 或无穷值")
-            raise UserError(
-                what, None, say("the training diverged: use an earlier model", "训练已发散：请使用更早的模型")
-            )
+            what = tr("'{name}' holds NaN or infinite values", name=name)
+            raise UserError(what, None, tr("the training diverged: use an earlier model"))
         if self.kind == Ggml.F16 and rows.size and np.abs(rows).max() > _MAX_FLOAT16:
-            what = say(f"'{name}' holds values too large for F16", f"“{name}”中有超出 F16 范围的数值")
-            raise UserError(what, None, say("write BF16 instead", "请改用 BF16"))
+            what = tr("'{name}' holds values too large for F16", name=name)
+            raise UserError(what, None, tr("write BF16 instead"))
         return rows

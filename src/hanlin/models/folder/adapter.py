@@ -12,7 +12,7 @@ from typing import Any
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.folder.checks import (
     NUM_WINDOWS,
     WINDOW_BYTES,
@@ -50,13 +50,13 @@ def check_adapter_folder(folder: Path) -> AdapterFiles:
     """
     folder = Path(folder)
     if not is_adapter(folder):
-        hint = say("name the folder that a stage with `lora` wrote", "请指定由设置了 lora 的阶段生成的目录")
-        raise UserError(say(f"there is no {ADAPTER_CONFIG} here", f"这里没有 {ADAPTER_CONFIG}"), folder, hint)
+        hint = tr("name the folder that a stage with `lora` wrote")
+        raise UserError(tr("there is no {adapter_config} here", adapter_config=ADAPTER_CONFIG), folder, hint)
     config = read_json_object(folder / ADAPTER_CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
-        what = say(f"an adapter of type {kind!r} is not supported", f"不支持 {kind!r} 类型的适配器")
-        raise UserError(what, folder / ADAPTER_CONFIG, say("supported: LORA", "支持：LORA"))
+        what = tr("an adapter of type {kind!r} is not supported", kind=kind)
+        raise UserError(what, folder / ADAPTER_CONFIG, tr("supported: LORA"))
     weights = folder / ADAPTER_WEIGHTS
     if not weights.is_file():
         raise missing_weights_error(folder, ADAPTER_WEIGHTS, INDEX)
@@ -71,8 +71,8 @@ def refuse_adapter(folder: Path, hint: str | None = None) -> None:
         hint: What to do instead; by default, to merge the adapter first.
     """
     if is_adapter(folder):
-        what = say("this is an adapter, but a whole model is needed", "这是适配器，此处需要完整模型")
-        raise UserError(what, folder, hint or say("merge it first, with a `merge` stage", "请先用 merge 阶段合并"))
+        what = tr("this is an adapter, but a whole model is needed")
+        raise UserError(what, folder, hint or tr("merge it first, with a `merge` stage"))
 
 
 def rewrite_base_path(adapter: Path, base: Path) -> None:
@@ -103,26 +103,20 @@ def resolve_base(adapter: Path) -> Path:
     if not is_adapter(adapter):
         check_adapter_folder(adapter)
     if not base_path:
-        raise UserError(say("the adapter names no base model", "适配器没有写明底座模型"), adapter / ADAPTER_CONFIG)
+        raise UserError(tr("the adapter names no base model"), adapter / ADAPTER_CONFIG)
     base = Path(os.path.normpath(adapter.resolve() / str(base_path)))
-    hint = say(
-        "set base_model_name_or_path to the base's folder, relative to the adapter's",
-        "请将 base_model_name_or_path 设为底座模型目录（相对于适配器目录的路径）",
-    )
+    hint = tr("set base_model_name_or_path to the base's folder, relative to the adapter's")
     if not base.is_dir():
         raise UserError(
-            say(f"the adapter's base '{base_path}' does not exist", f"找不到适配器的底座模型“{base_path}”"),
+            tr("the adapter's base '{base_path}' does not exist", base_path=base_path),
             adapter / ADAPTER_CONFIG,
             hint,
         )
     if is_adapter(base):
         raise UserError(
-            say("the adapter's base is itself an adapter", "适配器的底座本身又是一个适配器"),
+            tr("the adapter's base is itself an adapter"),
             adapter / ADAPTER_CONFIG,
-            say(
-                "merge the first adapter, then train the second on the result",
-                "请先合并第一个适配器，再在合并结果上训练第二个",
-            ),
+            tr("merge the first adapter, then train the second on the result"),
         )
     return base
 
@@ -171,14 +165,13 @@ def check_base(adapter: Path, base: ModelFiles) -> None:
     rows = record.get("vocabulary_rows")
     name = base.folder.name
     if rows == base.vocabulary_rows:
-        what = say(
-            f"the adapter was trained on another base than {name}: the weights differ",
-            f"适配器不是在 {name} 上训练的：权重不同",
-        )
+        what = tr("the adapter was trained on another base than {name}: the weights differ", name=name)
     else:
-        what = say(
-            f"the adapter was trained on a base with {rows} embedding rows, but {name} has {base.vocabulary_rows}",
-            f"适配器训练时的底座模型有 {rows} 行词嵌入，而 {name} 有 {base.vocabulary_rows} 行",
+        what = tr(
+            "the adapter was trained on a base with {rows} embedding rows, but {name} has {vocabulary_rows}",
+            rows=rows,
+            name=name,
+            vocabulary_rows=base.vocabulary_rows,
         )
-    hint = say("name the base it was trained on, or train it again", "请指定训练时使用的底座模型，或重新训练适配器")
+    hint = tr("name the base it was trained on, or train it again")
     raise UserError(what, adapter, hint)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 from hanlin.models.folder.layout import (
     CONFIG,
     DTYPE_NAMES,
@@ -80,17 +80,14 @@ def check_safetensors(path: Path) -> dict[str, TensorEntry]:
     for name, entry in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
         bits = _BITS.get(entry.dtype, 0) * math.prod(entry.shape)
         if entry.start != offset or bits != 8 * (entry.end - entry.start) or entry.dtype not in _BITS:
-            what = say(f"the header gives a wrong position for tensor '{name}'", f"文件头中张量“{name}”的位置有误")
+            what = tr("the header gives a wrong position for tensor '{name}'", name=name)
             raise UserError(what, path, copy_again_hint())
         offset = entry.end
     if offset > file_size:
         raise truncated_error(path, offset, file_size)
     if offset < file_size:
         extra_bytes = file_size - offset
-        what = say(
-            f"the file has {extra_bytes:,} bytes after its last tensor",
-            f"最后一个张量之后多出 {extra_bytes:,} 字节",
-        )
+        what = tr("the file has {extra_bytes:,} bytes after its last tensor", extra_bytes=extra_bytes)
         raise UserError(what, path, copy_again_hint())
     return tensors
 
@@ -109,18 +106,18 @@ def check_model_folder(folder: Path, *, experts: bool = False) -> ModelFiles:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(say("there is no such folder", "没有这个目录"), folder)
+        raise UserError(tr("there is no such folder"), folder)
     if not (folder / CONFIG).is_file():
         raise UserError(
-            say(f"there is no {CONFIG} here", f"这里没有 {CONFIG}"),
+            tr("there is no {config} here", config=CONFIG),
             folder,
             missing_config_hint(folder, is_adapter(folder)),
         )
     config = read_json_object(folder / CONFIG)
     _check_family(config, folder / CONFIG, {**SUPPORTED_ARCHITECTURES, **(MOE_ARCHITECTURES if experts else {})})
     if get_quantization_method(config):
-        hint = say("name the checkpoint that it was quantized from", "请指定量化之前的模型")
-        raise UserError(say("the weights are already quantized", "权重已被量化"), folder / CONFIG, hint)
+        hint = tr("name the checkpoint that it was quantized from")
+        raise UserError(tr("the weights are already quantized"), folder / CONFIG, hint)
     tensors = check_weights(folder)
     _check_tensors(config, tensors, folder)
     files = ModelFiles(folder, config, tensors)
@@ -163,42 +160,44 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
         raise missing_weights_error(folder, WEIGHTS, INDEX)
     weight_map = read_json_object(folder / INDEX).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise UserError(say("the index names no weights", "索引中没有权重"), folder / INDEX, copy_again_hint())
+        raise UserError(tr("the index names no weights"), folder / INDEX, copy_again_hint())
     shards = sorted({str(name) for name in weight_map.values()})
     missing = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
     if missing:
-        what = say(
-            f"{len(missing)} of {len(shards)} weight files are missing: {shorten(missing)}",
-            f"{len(shards)} 个权重文件中缺少 {len(missing)} 个：{shorten(missing)}",
+        what = tr(
+            "{count} of {count_2} weight files are missing: {shorten}",
+            count=len(missing),
+            count_2=len(shards),
+            shorten=shorten(missing),
         )
-        raise UserError(what, folder, say("copy or download them again", "请重新复制或下载"))
+        raise UserError(what, folder, tr("copy or download them again"))
     tensors: dict[str, TensorEntry] = {}
     for name in shards:
         tensors.update(check_safetensors(folder / name))
     absent = [name for name in weight_map if name not in tensors]
     if absent:
-        what = say(f"no weight file contains {shorten(absent)}", f"所有权重文件中都没有 {shorten(absent)}")
+        what = tr("no weight file contains {shorten}", shorten=shorten(absent))
         raise UserError(what, folder / INDEX, copy_again_hint())
     return tensors
 
 
 def _check_family(config: Mapping[str, Any], where: Path, families: Mapping[str, str]) -> None:
     supported = join_list(families.values())
-    hint = say(f"supported: {supported}", f"支持：{supported}")
+    hint = tr("supported: {supported}", supported=supported)
     names = [str(name) for name in config.get("architectures") or ()]
     architecture = names[0] if names else str(config.get("model_type"))
     family = str(config.get("model_type"))
     if family not in families or (names and names[0] != families[family]):
         if family in MOE_ARCHITECTURES:
-            what = say(
-                f"the architecture {architecture} is not supported here: it can be exported and run, but not trained",
-                f"此处不支持模型结构 {architecture}：只能导出和推理，不能训练",
+            what = tr(
+                "the architecture {architecture} is not supported here: it can be exported and run, but not trained",
+                architecture=architecture,
             )
         else:
-            what = say(f"the architecture {architecture} is not supported", f"不支持模型结构 {architecture}")
+            what = tr("the architecture {architecture} is not supported", architecture=architecture)
         raise UserError(what, where, hint)
     if config.get("auto_map"):
-        what = say("the model comes with code of its own, which is never run", "模型自带代码，而本项目从不运行这类代码")
+        what = tr("the model comes with code of its own, which is never run")
         raise UserError(what, where, hint)
 
 
@@ -206,44 +205,40 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
     try:
         expected = llama_shapes(config, packed_experts=PACKED_EXPERTS.format(0) in tensors)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        what = say(f"the configuration lacks or has a wrong value for {error}", f"配置缺少 {error} 或其值有误")
+        what = tr("the configuration lacks or has a wrong value for {error}", error=error)
         raise UserError(what, folder / CONFIG, copy_again_hint()) from error
     missing = [name for name in expected if name not in tensors]
     if missing:
-        what = say(
-            f"{len(missing)} weights are missing: {shorten(missing)}", f"缺少 {len(missing)} 个权重：{shorten(missing)}"
-        )
+        what = tr("{count} weights are missing: {shorten}", count=len(missing), shorten=shorten(missing))
         raise UserError(what, folder, copy_again_hint())
     for name, shape in expected.items():
         entry = tensors[name]
         if entry.shape != shape:
-            what = say(
-                f"'{name}' has shape {list(entry.shape)}, {CONFIG} says {list(shape)}",
-                f"“{name}”的形状是 {list(entry.shape)}，而 {CONFIG} 规定为 {list(shape)}",
+            what = tr(
+                "'{name}' has shape {list}, {config} says {list_2}",
+                name=name,
+                list=list(entry.shape),
+                config=CONFIG,
+                list_2=list(shape),
             )
             raise UserError(
                 what,
                 entry.file,
-                say(f"weights and {CONFIG} must belong together", f"权重与 {CONFIG} 必须来自同一个模型"),
+                tr("weights and {config} must belong together", config=CONFIG),
             )
         if entry.dtype not in DTYPE_NAMES:
-            what = say(f"'{name}' is stored as {entry.dtype}", f"“{name}”以 {entry.dtype} 存储")
-            raise UserError(what, entry.file, say("supported: F32, BF16, F16", "支持：F32、BF16、F16"))
+            what = tr("'{name}' is stored as {dtype}", name=name, dtype=entry.dtype)
+            raise UserError(what, entry.file, tr("supported: F32, BF16, F16"))
     extra = [name for name in tensors if name not in expected and not name.endswith("rotary_emb.inv_freq")]
     if extra == ["lm_head.weight"]:
         if not _same_bytes(tensors["model.embed_tokens.weight"], tensors["lm_head.weight"]):
-            what = say(
-                "the configuration says that the embeddings are tied, but the output head is another matrix",
-                "配置写明词嵌入与输出头共享权重，但输出头是另一个矩阵",
-            )
-            hint = say(
-                f'set "tie_word_embeddings": false in {CONFIG}', f'请在 {CONFIG} 中设置 "tie_word_embeddings": false'
-            )
+            what = tr("the configuration says that the embeddings are tied, but the output head is another matrix")
+            hint = tr('set "tie_word_embeddings": false in {config}', config=CONFIG)
             raise UserError(what, folder / CONFIG, hint)
     elif extra:
-        what = say(f"{len(extra)} weights do not belong to a Llama model: {shorten(extra)}",
-                   f"{len(extra)} 个权重不属于 Llama 模型：{shorten(extra)}")  # fmt: skip
-        raise UserError(what, folder, say("name a model without additional parts", "请指定没有附加结构的模型"))
+        names = shorten(extra)
+        what = tr("{count} weights do not belong to a Llama model: {names}", count=len(extra), names=names)
+        raise UserError(what, folder, tr("name a model without additional parts"))
 
 
 def _check_vocabulary(files: ModelFiles) -> None:
@@ -253,11 +248,12 @@ def _check_vocabulary(files: ModelFiles) -> None:
     status = tokenizer.stat()
     size = _count_tokens(tokenizer, status.st_size, status.st_mtime_ns)
     if size > files.vocabulary_rows:
-        what = say(
-            f"the tokenizer has {size} entries, the model only {files.vocabulary_rows} embedding rows",
-            f"分词器有 {size} 个词条，而模型只有 {files.vocabulary_rows} 行词嵌入",
+        what = tr(
+            "the tokenizer has {size} entries, the model only {vocabulary_rows} embedding rows",
+            size=size,
+            vocabulary_rows=files.vocabulary_rows,
         )
-        hint = say("use the tokenizer that the model was saved with", "请使用与模型一同保存的分词器")
+        hint = tr("use the tokenizer that the model was saved with")
         raise UserError(what, tokenizer, hint)
 
 
@@ -295,9 +291,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(say(f"not JSON: {error}", f"不是合法 JSON：{error}"), path, copy_again_hint()) from error
+        raise UserError(tr("not JSON: {error}", error=error), path, copy_again_hint()) from error
     if not isinstance(data, dict):
-        raise UserError(say("not a JSON object", "不是 JSON 对象"), path, copy_again_hint())
+        raise UserError(tr("not a JSON object"), path, copy_again_hint())
     return data
 
 
@@ -308,21 +304,18 @@ def shorten(names: list[str]) -> str:
 
 def copy_again_hint() -> str:
     """Return the hint for a damaged file."""
-    return say("copy or download it again", "请重新复制或下载")
+    return tr("copy or download it again")
 
 
 def truncated_error(path: Path, expected: int, actual: int) -> UserError:
     """Build the error for a file with fewer bytes than its header says."""
-    what = say(
-        f"the file is cut off: {expected:,} bytes expected, {actual:,} found",
-        f"文件不完整：应有 {expected:,} 字节，实有 {actual:,} 字节",
-    )
+    what = tr("the file is cut off: {expected:,} bytes expected, {actual:,} found", expected=expected, actual=actual)
     return UserError(what, path, copy_again_hint())
 
 
 def not_safetensors_error(path: Path) -> UserError:
     """Build the error for a file of another format."""
-    return UserError(say("this is not a safetensors file", "这不是 safetensors 文件"), path, copy_again_hint())
+    return UserError(tr("this is not a safetensors file"), path, copy_again_hint())
 
 
 def _find_pickles(folder: Path) -> list[str]:
@@ -333,33 +326,26 @@ def missing_weights_error(folder: Path, name: str, index: str) -> UserError:
     """Build the error for a folder without readable weights: only pickles, shards without an index, or nothing."""
     pickles = [file for file in _find_pickles(folder) if file not in ("training_args.bin", "optimizer.bin")]
     if pickles:
-        what = say(
-            f"the weights are pickled ({shorten(pickles)}); a pickle can run any code, so it is not opened",
-            f"权重是 pickle 格式（{shorten(pickles)}）；pickle 可以执行任意代码，因此不会打开",
+        what = tr(
+            "the weights are pickled ({shorten}); a pickle can run any code, so it is not opened",
+            shorten=shorten(pickles),
         )
-        hint = say(
+        hint = tr(
             'convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '
-            "M.from_pretrained('IN').save_pretrained('OUT')\"",
-            '请在可信环境中转换：python -c "from transformers import AutoModelForCausalLM as M; '
-            "M.from_pretrained('IN').save_pretrained('OUT')\"",
+            "M.from_pretrained('IN').save_pretrained('OUT')\""
         )
         return UserError(what, folder, hint)
     if sorted(folder.glob("model-*-of-*.safetensors")):
-        return UserError(
-            say(f"the index of the weights, {index}, is missing", f"缺少权重索引 {index}"), folder, copy_again_hint()
-        )
-    return UserError(say(f"there are no weights ({name}) here", f"这里没有权重（{name}）"), folder, copy_again_hint())
+        return UserError(tr("the index of the weights, {index}, is missing", index=index), folder, copy_again_hint())
+    return UserError(tr("there are no weights ({name}) here", name=name), folder, copy_again_hint())
 
 
 def missing_config_hint(folder: Path, is_adapter: bool) -> str:
     """Return what to do with a folder that has no `config.json`."""
     if is_adapter:
-        return say("this is an adapter: `merge` it first", "这是适配器：请先用 merge 合并")
+        return tr("this is an adapter: `merge` it first")
     if any(folder.glob("*.gguf")):
-        return say("this is a GGUF file; name the model it was made from", "这是 GGUF 文件；请指定转换前的模型")
+        return tr("this is a GGUF file; name the model it was made from")
     if (folder / "params.json").is_file():
-        return say(
-            "this is Meta's own format; use the model in the Hugging Face format",
-            "这是 Meta 的原始格式；请使用 Hugging Face 格式的模型",
-        )
-    return say("name a folder with config.json and *.safetensors", "请指定包含 config.json 和 *.safetensors 的目录")
+        return tr("this is Meta's own format; use the model in the Hugging Face format")
+    return tr("name a folder with config.json and *.safetensors")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 def find_gguf_files(path: Path) -> list[Path]:
@@ -38,9 +38,9 @@ def choose_gguf(candidates: list[Path], path: Path, file: str) -> Path:
     if len(matches) == 1:
         return matches[0]
     what = (
-        say(f"several GGUF files match '{file}'", f"有多个 GGUF 文件与“{file}”匹配")
+        tr("several GGUF files match '{file}'", file=file)
         if matches
-        else say(f"no GGUF file matches '{file}'", f"没有与“{file}”匹配的 GGUF 文件")
+        else tr("no GGUF file matches '{file}'", file=file)
     )
     raise UserError(what, path, did_you_mean(file, [candidate.name for candidate in matches or candidates]))
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 
@@ -25,7 +25,8 @@ _START_SECONDS = 600
 
 class LlamaCppBackend:
     """What llama.cpp's server makes of a chat: `/apply-template`, then the tokens as `/v1/chat/completions` takes them
-    (special tokens read, a begin token set where the file asks for one)."""
+    (special tokens read, a begin token set where the file asks for one).
+    """
 
     def __init__(self, file: Path) -> None:
         """Raises UserError when llama.cpp cannot load the file."""
@@ -50,7 +51,7 @@ class LlamaCppBackend:
         address = urlsplit(self._process.stdout.readline().strip())
         if not address.port:
             self.close()
-            raise UserError(say("llama.cpp's server does not start on this file", "llama.cpp 服务无法加载此文件"), file)
+            raise UserError(tr("llama.cpp's server does not start on this file"), file)
         self._connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_START_SECONDS)
 
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:

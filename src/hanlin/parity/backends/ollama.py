@@ -19,7 +19,7 @@ from typing import Any
 
 from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
 from hanlin.parity.modelfile import Modelfile, read_modelfile
@@ -40,7 +40,8 @@ class OllamaBackend:
     def __init__(self, modelfile: Path, tokenizer: Tokenizer, bare: bool = False) -> None:
         """With `bare`, the template alone is asked, without what the Modelfile says before a chat (SYSTEM, MESSAGE).
 
-        Raises UserError for what is no Modelfile, or one whose prompts a TEMPLATE does not decide."""
+        Raises UserError for what is no Modelfile, or one whose prompts a TEMPLATE does not decide.
+        """
         self._file = read_modelfile(modelfile)
         self._tokenizer = tokenizer
         self._bare = bare
@@ -49,7 +50,8 @@ class OllamaBackend:
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         """The ids of each prompt, or why the template refuses it.
 
-        Raises Unavailable where Go is not installed, and UserError when Go cannot read the template."""
+        Raises Unavailable where Go is not installed, and UserError when Go cannot read the template.
+        """
         rows = self._rendered(batch)
         return [row["error"] if row.get("error") else self._ids(row["text"]) for row in rows]
 
@@ -58,7 +60,7 @@ class OllamaBackend:
         return [row.get("error") or row["text"] for row in self._rendered(batch)]
 
     def stop_ids(self) -> frozenset[int]:
-        """The ids of the stop texts that are tokens. (Ollama ends at those of the GGUF file as well.)"""
+        """The ids of the stop texts that are tokens; Ollama ends at those of the GGUF file as well."""
         numbers = [self._tokenizer.token_id(stop) for stop in self._file.stops]
         return frozenset(number for number in numbers if number is not None)
 
@@ -71,7 +73,7 @@ class OllamaBackend:
         ]
         reply = _render({"template": self._template, "inputs": rows})
         if reply.get("refused"):
-            what = say(f"Go refuses its TEMPLATE: {reply['refused']}", f"Go 不接受其中的 TEMPLATE：{reply['refused']}")
+            what = tr("Go refuses its TEMPLATE: {refused}", refused=reply["refused"])
             raise UserError(what, self._file.path)
         rendered: list[dict[str, Any]] = reply["prompts"]
         return rendered
@@ -87,7 +89,8 @@ class OllamaBackend:
 
     def _ids(self, text: str) -> list[int]:
         """Ids as llama.cpp gives them with special tokens read: the text is cut at every one of them, the longest
-        first, and what lies between is encoded apart, with SentencePiece's space before each stretch."""
+        first, and what lies between is encoded apart, with SentencePiece's space before each stretch.
+        """
         tokenizer = self._tokenizer
         pieces: list[str | int] = [text]
         for token in sorted(tokenizer.added_tokens, key=len, reverse=True):
@@ -103,11 +106,11 @@ def _template_of(file: Modelfile) -> str:
     decided = [name for name in ("renderer", "parser") if name in file.others]
     if decided:
         name = decided[0].upper()
-        what = say(f"{name} lets Ollama render by its own code, not by TEMPLATE", f"{name} 使 Ollama 改用内置代码渲染")
-        raise UserError(what, file.path, say(f"take {name} out", f"请删去 {name}"))
+        what = tr("{name} lets Ollama render by its own code, not by TEMPLATE", name=name)
+        raise UserError(what, file.path, tr("take {name} out", name=name))
     if file.template is None:
-        what = say("there is no TEMPLATE: Ollama would guess one", "没有 TEMPLATE：Ollama 将自行猜测")
-        raise UserError(what, file.path, say("write it with `write_modelfile`", "请用 write_modelfile 写出"))
+        what = tr("there is no TEMPLATE: Ollama would guess one")
+        raise UserError(what, file.path, tr("write it with `write_modelfile`"))
     return file.template
 
 
@@ -130,7 +133,7 @@ def _render(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         done = subprocess.run([str(renderer)], input=text.encode(), capture_output=True, timeout=600)
     except OSError as error:
-        raise BackendUnavailable(say(f"{renderer} cannot be run: {error}", f"{renderer} 无法运行：{error}")) from error
+        raise BackendUnavailable(tr("{renderer} cannot be run: {error}", renderer=renderer, error=error)) from error
     if done.returncode:
         raise RuntimeError(f"render.go failed: {done.stderr.decode(errors='replace').strip()}")
     reply: dict[str, Any] = json.loads(done.stdout.decode())
@@ -146,12 +149,7 @@ def _renderer() -> Path:
         return built
     go = shutil.which("go")
     if go is None:
-        raise BackendUnavailable(
-            say(
-                "Go is not installed, and only Go renders a Modelfile's template",
-                "未安装 Go，无法渲染 Modelfile 的模板",
-            )
-        )
+        raise BackendUnavailable(tr("Go is not installed, and only Go renders a Modelfile's template"))
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as work:
         (Path(work) / "render.go").write_bytes(source)
@@ -160,6 +158,6 @@ def _renderer() -> Path:
         done = subprocess.run(command, cwd=work, env={**os.environ, **settings}, capture_output=True, timeout=600)
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip()
-            raise BackendUnavailable(say(f"Go cannot build render.go: {said}", f"Go 无法编译 render.go：{said}"))
+            raise BackendUnavailable(tr("Go cannot build render.go: {said}", said=said))
         os.replace(Path(work) / "render", built)
     return built

@@ -10,7 +10,7 @@ from typing import Any
 from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.parity.backends.base import ChatPrompt
 from hanlin.tokenizer.file_names import GENERATION_FILE
@@ -29,7 +29,7 @@ class TransformersBackend:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # what it raises for files it cannot read is of every kind
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            what = say(f"transformers cannot load this tokenizer: {reason}", f"transformers 无法加载此分词器：{reason}")
+            what = tr("transformers cannot load this tokenizer: {reason}", reason=reason)
             raise UserError(what, folder) from error
         self._tokenizer.model_max_length = 10**9  # else it warns of long conversations
         self._marks = "generation" in (self._tokenizer.chat_template or "").replace("add_generation_prompt", "")

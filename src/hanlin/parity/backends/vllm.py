@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.parity.backends.base import ChatPrompt, openai_body
 
 SECONDS = 30.0
@@ -46,13 +46,14 @@ class VllmBackend:
         self._opener = urllib.request.build_opener(*handlers)
         served = self._served()
         if model and model not in served:
-            what = say(f"vLLM does not serve {model!r}", f"vLLM 没有提供模型 {model!r}")
+            what = tr("vLLM does not serve {model!r}", model=model)
             raise UserError(what, self.url, did_you_mean(model, served))
         self.model = model or served[0]
 
     def render_prompts(self, batch: Sequence[ChatPrompt]) -> list[list[int] | str]:
         """Ids of each prompt, or what vLLM said of turns that its chat template does not take. Raises UserError when
-        vLLM cannot be asked or answers no ids."""
+        vLLM cannot be asked or answers no ids.
+        """
         with ThreadPoolExecutor(AT_ONCE) as threads:
             return list(threads.map(self._answer, batch))
 
@@ -110,10 +111,8 @@ class VllmBackend:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise self._silent(where) from error
-            what = say(f"vLLM cannot be reached: {reason}", f"无法连接 vLLM：{reason}")
-            hint = say(
-                "start it with `vllm serve MODEL --host 127.0.0.1`", "请先运行 vllm serve MODEL --host 127.0.0.1"
-            )
+            what = tr("vLLM cannot be reached: {reason}", reason=reason)
+            hint = tr("start it with `vllm serve MODEL --host 127.0.0.1`")
             raise UserError(what, self.url, hint) from error
         try:
             return json.loads(text)
@@ -123,21 +122,21 @@ class VllmBackend:
     def _refused(self, path: str, status: int, told: str) -> UserError:
         where = self.url + path
         if status in (401, 403):
-            what = say(f"vLLM refuses the key ({status})", f"vLLM 拒绝了密钥（{status}）")
-            hint = say("give the key that it was started with (--api-key)", "请提供启动时所用的密钥（--api-key）")
+            what = tr("vLLM refuses the key ({status})", status=status)
+            hint = tr("give the key that it was started with (--api-key)")
             return UserError(what, where, hint)
         if status in (404, 405) and "does not exist" not in told:
             return self._not_vllm(path)
-        what = say(f"vLLM answers {status}: {told}", f"vLLM 返回 {status}：{told}")
+        what = tr("vLLM answers {status}: {told}", status=status, told=told)
         return _TurnsRefused(what, where) if status == 400 else UserError(what, where)
 
     def _silent(self, where: str) -> UserError:
-        what = say(f"no answer in {SECONDS:.0f} seconds", f"{SECONDS:.0f} 秒内没有回应")
-        return UserError(what, where, say("look at what vLLM prints", "请查看 vLLM 的输出"))
+        what = tr("no answer in {seconds:.0f} seconds", seconds=SECONDS)
+        return UserError(what, where, tr("look at what vLLM prints"))
 
     def _not_vllm(self, path: str) -> UserError:
-        what = say(f"what answers here is no vLLM: it has no {path}", f"这里应答的不是 vLLM：没有 {path}")
-        hint = say("give the address that `vllm serve` prints", "请填写 vllm serve 所显示的地址")
+        what = tr("what answers here is no vLLM: it has no {path}", path=path)
+        hint = tr("give the address that `vllm serve` prints")
         return UserError(what, self.url, hint)
 
 
@@ -155,8 +154,8 @@ def _base(url: str) -> str:
     base = url.rstrip("/").removesuffix("/v1")
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        what = say("not the address of a server", "不是服务地址")
-        raise UserError(what, url, say("write http://127.0.0.1:8000", "请写成 http://127.0.0.1:8000"))
+        what = tr("not the address of a server")
+        raise UserError(what, url, tr("write http://127.0.0.1:8000"))
     return base
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.errors import ApiError, unsupported_value_error
 
 
@@ -48,7 +48,7 @@ class RequestBody(BaseModel):
             return
         similar = difflib.get_close_matches(name, type(self).model_fields, n=1, cutoff=0.85)
         if similar:
-            what = say(f"unknown field {name}: did you mean {similar[0]}?", f"未知字段 {name}：是否想写 {similar[0]}？")
+            what = tr("unknown field {name}: did you mean {similar}?", name=name, similar=similar[0])
             raise ApiError(400, what, param=name, code="unknown_parameter")
 
 

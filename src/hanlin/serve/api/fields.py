@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import Constraint
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.errors import ApiError
@@ -66,7 +66,7 @@ class SamplingBody(RequestBody):
         try:
             return tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items()) or None
         except ValueError as error:
-            what = say("the keys of logit_bias must be token ids", "logit_bias 的键须为词元编号")
+            what = tr("the keys of logit_bias must be token ids")
             raise ApiError(400, what, param="logit_bias") from error
 
 

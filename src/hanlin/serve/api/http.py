@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.serve.admission import Slot
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.streaming import StreamResponse, StreamWriter, write_stream
@@ -44,13 +44,13 @@ async def read_body(service: GenerationService, request: Request, *, json_only: 
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json" and (json_only or "origin" in request.headers):
-        raise ApiError(415, say("the body must be application/json", "请求体应为 application/json"))
+        raise ApiError(415, tr("the body must be application/json"))
     max_bytes = service.limits.max_body_bytes
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > max_bytes:
-            raise ApiError(413, say(f"the body is larger than {max_bytes} bytes", f"请求体超过 {max_bytes} 字节"))
+            raise ApiError(413, tr("the body is larger than {max_bytes} bytes", max_bytes=max_bytes))
     return bytes(body)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message, Role
 from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
@@ -65,7 +65,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
     async def generate(request: Request) -> Response:
         body = await parse_request(service, GenerateRequest, request)
         if (body.prompt is None) == (body.history is None):
-            what = say("give either prompt or history", "prompt 与 history 须且只须给出一个")
+            what = tr("give either prompt or history")
             raise ApiError(400, what, param="prompt")
         model = models.get(body.model)
         prefix = body.prompt or ""

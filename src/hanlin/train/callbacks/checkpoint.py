@@ -21,7 +21,7 @@ import torch
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import PARTIAL_SUFFIX, write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.callbacks.base import Callback, TrainerState
 from hanlin.train.callbacks.interrupt import INTERRUPT
 from hanlin.train.callbacks.validation import VALIDATION_LOSS, best_step
@@ -216,12 +216,7 @@ class Checkpointer(Callback):
                 state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
                 return Checkpoint(int(state["step"]), float(state["seconds"]), state["weights"], state["optimizer"])
             step = row["step"]
-            self.log(
-                say(
-                    f"the checkpoint of step {step} is damaged; the one before it is used",
-                    f"第 {step} 步的检查点已损坏，改用前一个",
-                )
-            )
+            self.log(tr("the checkpoint of step {step} is damaged; the one before it is used", step=step))
         return None
 
     def _read_list(self) -> list[dict[str, Any]]:
@@ -232,7 +227,7 @@ class Checkpointer(Callback):
         try:
             return [{"file": str(row["file"]), **row} for row in json.loads(file.read_text(encoding="utf-8"))]
         except (ValueError, TypeError, KeyError):
-            self.log(say("the list of checkpoints is damaged; training starts again", "检查点清单已损坏，重新开始训练"))
+            self.log(tr("the list of checkpoints is damaged; training starts again"))
             return []
 
 
@@ -291,7 +286,8 @@ class BackgroundWriter:
 
 def save_best_weights(folder: Path, step: int, weights: dict[str, torch.Tensor]) -> None:
     """Write the weights of the step that is the best so far. Those of steps before stay until no checkpoint needs them
-    (`remove_best_weights`)."""
+    (`remove_best_weights`).
+    """
     file = best_weights_file(folder, step)
     write_text(file.with_suffix(".sha256"), save_with_sha256(weights, file), fsync=True)
 
@@ -310,9 +306,9 @@ def load_best_weights(folder: Path, step: int, model: TrainModel) -> None:
     digest_file = file.with_suffix(".sha256")
     if not digest_file.is_file() or sha256_of(file) != digest_file.read_text(encoding="utf-8"):
         raise UserError(
-            say("the best weights are damaged", "最佳权重文件已损坏"),
+            tr("the best weights are damaged"),
             file,
-            say("remove the stage's .work folder and run again", "请删除该阶段的 .work 目录后重新运行"),
+            tr("remove the stage's .work folder and run again"),
         )
     load_weights(torch.load(file, map_location="cpu", weights_only=True), model.trainable_parameters())
 

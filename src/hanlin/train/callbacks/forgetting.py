@@ -18,7 +18,7 @@ import torch
 from hanlin.chat.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.callbacks.base import Callback, TrainerState
@@ -61,7 +61,7 @@ def read_probes(file: Path) -> list[Probe]:
         if line.strip():
             probes.append(_parse_probe(line, f"{file}:{line_number}"))
     if not probes:
-        raise UserError(say("there is no probe in this file", "文件中没有探针"), file, None)
+        raise UserError(tr("there is no probe in this file"), file, None)
     return probes
 
 
@@ -69,24 +69,22 @@ def _parse_probe(line: str, location: str) -> Probe:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise UserError(say("not JSON", "不是 JSON"), location, None) from error
+        raise UserError(tr("not JSON"), location, None) from error
     fields = {name: row.get(name) for name in ("topic", "text", "question", "answer")} if isinstance(row, dict) else {}
     texts = {name: value for name, value in fields.items() if isinstance(value, str) and value}
     if texts.keys() not in ({"topic", "text"}, {"topic", "question", "answer"}) or not _TOPIC.fullmatch(texts["topic"]):
         raise UserError(
-            say("not a probe", "不是探针"),
+            tr("not a probe"),
             location,
-            say(
-                'write {"topic": "english", "text": ...} or {"topic": "arithmetic", "question": ..., "answer": ...}',
-                '请写成 {"topic": "english", "text": …} 或 {"topic": "arithmetic", "question": …, "answer": …}',
-            ),
+            tr('write {"topic": "english", "text": ...} or {"topic": "arithmetic", "question": ..., "answer": ...}'),
         )
     return Probe(location, texts["topic"], texts.get("text") or texts["question"], texts.get("answer", ""))
 
 
 def probe_encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequence[Probe]], Iterator[EncodedRecord]]:
     """A function that encodes probes: all of a text is a target, as far as a row reaches, and of a question the answer
-    alone. It raises UserError for a question that is longer than a row with its answer."""
+    alone. It raises UserError for a question that is longer than a row with its answer.
+    """
 
     def encode(probes: Sequence[Probe]) -> Iterator[EncodedRecord]:
         begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -96,8 +94,8 @@ def probe_encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequen
             if not probe.answer:
                 targets = targets[: max_seq_length + 1 - len(prompt)]
             if not prompt + targets[1:] or len(prompt) + len(targets) - 1 > max_seq_length:
-                message = say("the probe is too short, or longer than a row", "探针过短，或超过一行")
-                raise UserError(message, probe.id, say("set a greater max_seq_length", "请增大 max_seq_length"))
+                message = tr("the probe is too short, or longer than a row")
+                raise UserError(message, probe.id, tr("set a greater max_seq_length"))
             loss_mask = MASK_BYTE[False] * len(prompt) + MASK_BYTE[True] * len(targets)
             yield EncodedRecord((Example(prompt + targets, loss_mask),))
 
@@ -198,10 +196,13 @@ class ForgettingProbes(Callback):
             name = _loss_name(topic)
             before, now = log.rows[0].get(name + AT_START), log.rows[-1].get(name)
             if before is not None and now is not None and now > before + self.probe_limit:
-                return say(
-                    f"stopped: the loss on the probes of {topic} rose from {before:.3f} to {now:.3f}, "
-                    f"more than probe_limit {self.probe_limit:g}",
-                    f"已停止：{topic} 探针的损失由 {before:.3f} 升至 {now:.3f}，超过 probe_limit {self.probe_limit:g}",
+                return tr(
+                    "stopped: the loss on the probes of {topic} rose from {before:.3f} to {now:.3f}, more than "
+                    "probe_limit {probe_limit:g}",
+                    topic=topic,
+                    before=before,
+                    now=now,
+                    probe_limit=self.probe_limit,
                 )
         return None
 

@@ -8,7 +8,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.callbacks.base import Callback, TrainerState
 
@@ -50,12 +50,7 @@ class Interrupt(Callback):
             return
         state.dist.barrier()  # a launcher ends all processes when one has ended
         if state.dist.is_main:
-            self._progress.log(
-                say(
-                    f"saved after step {state.step}; run again to go on",
-                    f"已在第 {state.step} 步后保存，再次运行即可继续",
-                )
-            )
+            self._progress.log(tr("saved after step {step}; run again to go on", step=state.step))
         raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

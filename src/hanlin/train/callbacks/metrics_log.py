@@ -17,7 +17,7 @@ from typing import IO, Any, Self
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -123,13 +123,13 @@ def write_tensorboard(metrics_file: Path, folder: Path) -> int:
         UserError: The file does not exist, or TensorBoard is not installed.
     """
     if not metrics_file.is_file():
-        hint = say("give the metrics.jsonl of a training stage", "请指定训练阶段产物中的 metrics.jsonl")
-        raise UserError(say("there are no training metrics here", "这里没有训练指标"), metrics_file, hint)
+        hint = tr("give the metrics.jsonl of a training stage")
+        raise UserError(tr("there are no training metrics here"), metrics_file, hint)
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        hint = say("pip install 'hanlin[tensorboard]'", "请安装：pip install 'hanlin[tensorboard]'")
-        raise UserError(say("TensorBoard is not installed", "未安装 TensorBoard"), None, hint) from error
+        hint = tr("pip install 'hanlin[tensorboard]'")
+        raise UserError(tr("TensorBoard is not installed"), None, hint) from error
     rows = read_metrics(metrics_file)
     with SummaryWriter(str(folder)) as writer:
         for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.callbacks.base import Callback, TrainerState
 
@@ -24,4 +24,4 @@ class ProgressLine(Callback):
             "tokens_per_second": log.total("tokens") / max(state.seconds, 1e-9),
             "memory_gb": state.peak_memory_gb,
         }
-        self._progress.update(state.step, state.total_steps, say("steps", "步"), force=False, **figures)
+        self._progress.update(state.step, state.total_steps, tr("steps"), force=False, **figures)

@@ -18,7 +18,7 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.files import write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.callbacks.base import Callback, TrainerState
 from hanlin.train.callbacks.metrics_log import read_metrics
 
@@ -124,9 +124,9 @@ class _RunTracker:
             self._library.init(project=PROJECT, config=settings.model_dump(mode="json"), **options)
         except Exception as error:  # each has exceptions of its own
             offline = f"{module.upper()}_MODE=offline"
-            hint = say(f"log in, or set {offline}", f"请先登录，或设置 {offline}")
+            hint = tr("log in, or set {offline}", offline=offline)
             raise UserError(
-                say(f"{module} does not start: {error}", f"{module} 无法启动：{error}"), "report_to", hint
+                tr("{module} does not start: {error}", module=module, error=error), "report_to", hint
             ) from error
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -159,5 +159,5 @@ def _import(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        hint = say(f"pip install 'hanlin[{extra}]'", f"请安装：pip install 'hanlin[{extra}]'")
-        raise UserError(say(f"{extra} is not installed", f"未安装 {extra}"), "report_to", hint) from error
+        hint = tr("pip install 'hanlin[{extra}]'", extra=extra)
+        raise UserError(tr("{extra} is not installed", extra=extra), "report_to", hint) from error

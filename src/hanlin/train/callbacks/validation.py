@@ -57,7 +57,8 @@ class Validation(Callback):
 
     def measure(self, model: TrainModel, dist: DistContext, micro_batch_tokens: int) -> dict[str, float]:
         """The mean loss and the objective's other means, by their names in the log. Dropout and noise are off, and each
-        record counts as in training."""
+        record counts as in training.
+        """
         model.refresh()
         training = model.hf_model.training
         model.hf_model.eval()

@@ -19,7 +19,8 @@ from hanlin.train.dataset.document_layout import MAX_MATMUL_LENGTH, DocumentLayo
 
 def gather_groups(values: torch.Tensor, index: RegroupIndex) -> tuple[torch.Tensor, ...]:
     """Move rows from the order of the micro-batch to that of the groups: `values` [tokens · heads, head_dim] becomes
-    one tensor [count · heads · length, head_dim] for each group."""
+    one tensor [count · heads · length, head_dim] for each group.
+    """
     groups: tuple[torch.Tensor, ...] = _GatherGroups.apply(values, index)
     return groups
 
@@ -32,7 +33,8 @@ def scatter_groups(index: RegroupIndex, *groups: torch.Tensor) -> torch.Tensor:
 
 class _GatherGroups(torch.autograd.Function):
     """The gradient is gathered as well rather than scattered and added, which is faster and exact: a row that no
-    document shares occurs in the groups once, and nothing flows back through padding."""
+    document shares occurs in the groups once, and nothing flows back through padding.
+    """
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, index: RegroupIndex) -> tuple[torch.Tensor, ...]:
@@ -68,7 +70,8 @@ class _ScatterGroups(torch.autograd.Function):
 
 class _MatmulAttention(torch.autograd.Function):
     """softmax(scale · Q Kᵀ + causal mask) V by matrix products: Q [n, heads · L, d] with the query heads of one key
-    head stacked, K and V [n, L, d]."""
+    head stacked, K and V [n, L, d].
+    """
 
     @staticmethod
     def forward(
@@ -99,7 +102,8 @@ def _causal_mask(length: int, heads: int, dtype: torch.dtype) -> torch.Tensor:
 
 def _causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Causal attention within each of n documents of one length: query [n, heads, L, d], key and value [n, key heads,
-    L, d]; the result has the query's shape."""
+    L, d]; the result has the query's shape.
+    """
     count, heads, length, head_dim = query.shape
     key_heads = key.shape[1]
     if query.device.type == "cpu" and length <= MAX_MATMUL_LENGTH.get(query.dtype, 0):

@@ -183,7 +183,8 @@ class _RotaryEmbedding(torch.autograd.Function):
 
 def _rotate(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, direction: int) -> torch.Tensor:
     """Rotate `values` [tokens, heads, head_dim] by the angles of `cos` and `sin` [tokens, 1, head_dim / 2], in
-    float32; `direction` is 1 or, for the gradient, -1."""
+    float32; `direction` is 1 or, for the gradient, -1.
+    """
     exact = values.float()
     half = exact.shape[-1] // 2
     first, second = exact[..., :half], exact[..., half:]
@@ -220,13 +221,15 @@ def norm_and_project(
 
 def apply_rotary(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotate queries or keys [tokens, heads, head_dim] by their positions; `cos` and `sin` are [tokens, 1, head_dim /
-    2]."""
+    2].
+    """
     return _RotaryEmbedding.apply(values, cos, sin)
 
 
 def add_projection(hidden_states: torch.Tensor, inputs: torch.Tensor, linear: Linear, training: bool) -> torch.Tensor:
     """The hidden states [tokens, hidden_size] plus `linear` of `inputs` [tokens, in_features]: the end of attention.
-    `training` says whether the adapter drops inputs."""
+    `training` says whether the adapter drops inputs.
+    """
     return _ResidualLinear.apply(linear, training, hidden_states, inputs, *linear.trainable_parameters())
 
 

@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.compute.attention import gather_groups, scatter_groups
 from hanlin.train.dataset.document_layout import DocumentLayout
 
@@ -51,15 +51,12 @@ def choose_kernel(
     )
     if requested == "auto":
         return "varlen" if can_flash else "grouped"
-    hint = say("set `attention: auto`", "请设 attention: auto")
+    hint = tr("set `attention: auto`")
     if requested == "varlen" and not can_flash:
-        what = say(
-            "attention `varlen` needs an NVIDIA GPU since Ampere and bfloat16",
-            "注意力实现 varlen 需要 Ampere 及之后的 NVIDIA GPU，且精度为 bfloat16",
-        )
+        what = tr("attention `varlen` needs an NVIDIA GPU since Ampere and bfloat16")
         raise UserError(what, "attention", hint)
     if requested == "flex" and device.type != "cuda":
-        raise UserError(say("attention `flex` needs a GPU", "注意力实现 flex 需要 GPU"), "attention", hint)
+        raise UserError(tr("attention `flex` needs a GPU"), "attention", hint)
     return requested
 
 

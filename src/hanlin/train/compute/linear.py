@@ -120,7 +120,8 @@ class Linear:
 
 class QuantizedLinear(Linear):
     """A linear layer whose frozen weight is kept in few bits and dequantized each time that it is used, so that no
-    more than one is there at once."""
+    more than one is there at once.
+    """
 
     def __init__(
         self,

@@ -54,7 +54,7 @@ def cross_entropy_sum(
 def token_logprobs(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, compute_head: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """log p(target) of each position, float32 [n], with a gradient; arguments as for `cross_entropy_sum`.
+    """Log p(target) of each position, float32 [n], with a gradient; arguments as for `cross_entropy_sum`.
 
     The gradient that arrives at a position is known only in the backward pass, but the result is proportional to it. So
     with a frozen head the logits are computed once here too; the gradient of a trained head is a sum over positions,
@@ -80,7 +80,8 @@ def padded_length(positions: int, vocab_size: int, head_is_trained: bool, on_gpu
 
 def _chunk_size_and_count(positions: int, vocab_size: int, head_is_trained: bool, on_gpu: bool) -> tuple[int, int]:
     """The size of all chunks and their number. Few sizes occur, since every new one costs new kernels (on a CPU in
-    bfloat16 2 ms and 0.8 MB for each of some 25 products, and ten times the time for the head's)."""
+    bfloat16 2 ms and 0.8 MB for each of some 25 products, and ten times the time for the head's).
+    """
     count = -(-positions // chunk_tokens(vocab_size, head_is_trained, on_gpu))
     size = -(-positions // count) if count else 1
     step = max(16, 1 << max(0, size.bit_length() - 4))
@@ -104,8 +105,9 @@ def _on_gpu(tensor: torch.Tensor) -> bool:
 def _frozen_head_logprobs(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """log p(target), float32 [n], with a head that gets no gradient and has the dtype of `hidden`; if asked for, also
-    the gradient of -log p(target) with respect to `hidden`."""
+    """Log p(target), float32 [n], with a head that gets no gradient and has the dtype of `hidden`; if asked for, also
+    the gradient of -log p(target) with respect to `hidden`.
+    """
     logprobs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
     grad_hidden = torch.empty_like(hidden) if with_gradient else None
     logits = _ChunkLogits(head)
@@ -132,7 +134,8 @@ def _frozen_head_logprobs(
 
 class _ChunkLogits:
     """The logits of one chunk after another, in a buffer that is allocated once: on a CPU, memory of such a size is
-    given back to the system each time that it is freed, and clearing it anew takes a third as long as the products."""
+    given back to the system each time that it is freed, and clearing it anew takes a third as long as the products.
+    """
 
     def __init__(self, head: torch.Tensor) -> None:
         self.head = head
@@ -146,11 +149,11 @@ class _ChunkLogits:
         return torch.mm(hidden, self.head.T, out=self._buffer[: len(hidden)])
 
     def target_logprobs(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """log p(target) of a chunk, float32 [tokens, 1]; to the bit what `logprobs_and_grad` gives."""
+        """Log p(target) of a chunk, float32 [tokens, 1]; to the bit what `logprobs_and_grad` gives."""
         return self._logprobs_and_probs(hidden, targets)[0]
 
     def logprobs_and_grad(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(target) of a chunk, and the gradient of -log p(target) with respect to its logits.
+        """Log p(target) of a chunk, and the gradient of -log p(target) with respect to its logits.
 
         Returns:
             float32 [tokens, 1]; and p - onehot [tokens, vocab_size] in the dtype of `hidden`, 0 beyond the targets, in
@@ -164,7 +167,7 @@ class _ChunkLogits:
         return logprobs, probs
 
     def _logprobs_and_probs(self, hidden: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(target) [tokens, 1], and p [tokens, vocab_size] in place of the logits: one exponential per logit."""
+        """Log p(target) [tokens, 1], and p [tokens, vocab_size] in place of the logits: one exponential per logit."""
         logits = self._logits(hidden)
         known = logits[: len(targets)]
         if _on_gpu(logits):
@@ -181,7 +184,8 @@ class _ChunkLogits:
 
     def _softmax_in_place(self, logits: torch.Tensor) -> torch.Tensor:
         """Replace a few rows of logits by p; return p in float32, valid until the next call. So few rows stay in a
-        processor's cache from one operation to the next."""
+        processor's cache from one operation to the next.
+        """
         if logits.dtype == torch.float32:
             return torch.softmax(logits, -1, out=logits)
         if self._float32_buffer is None or len(self._float32_buffer) < len(logits):
@@ -193,7 +197,8 @@ class _ChunkLogits:
     def _softmax_on_gpu(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Replace logits by p and return log p(target) without synchronizing with the GPU: the logarithm comes from the
         greatest logit and its probability, which is never small. Softmax is not in place: kernels do not say in which
-        order they read and write."""
+        order they read and write.
+        """
         at_target, top = logits.gather(1, targets).float(), logits.amax(-1, keepdim=True).float()
         exact = torch.softmax(logits, -1, dtype=torch.float32)
         logits.copy_(exact)

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.adapters import get_trainable_tokens_layer
 from hanlin.train.compute.attention import grouped_attention
 from hanlin.train.compute.block import (
@@ -233,7 +233,7 @@ class TrainModel:
         return cross_entropy_sum(hidden, self._head.weight, batch.targets, self._head.compute_weight)
 
     def token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
-        """log p of each of a batch's targets, float32 [n]."""
+        """Log p of each of a batch's targets, float32 [n]."""
         return self._with_weights(self._token_logprobs, batch)
 
     def _token_logprobs(self, batch: MicroBatch) -> torch.Tensor:
@@ -241,8 +241,9 @@ class TrainModel:
         return token_logprobs(hidden, self._head.weight, batch.targets, self._head.compute_weight)
 
     def logprobs_and_argmax(self, batch: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p of each of a batch's targets, float32 [n], and the most likely token there, which greedy decoding
-        would choose, int64 [n]. Without gradients."""
+        """Log p of each of a batch's targets, float32 [n], and the most likely token there, which greedy decoding
+        would choose, int64 [n]. Without gradients.
+        """
         return self._with_weights(self._logprobs_and_argmax, batch)
 
     @torch.no_grad()
@@ -357,16 +358,17 @@ def _linear(module: nn.Module, gathered: bool) -> Linear:
         return linear
     if dropout:
         raise UserError(
-            say("DoRA is not supported with dropout", "DoRA 不支持与 dropout 同时使用"),
+            tr("DoRA is not supported with dropout"),
             "lora.dropout",
-            say("set dropout to 0", "请将 dropout 设为 0"),
+            tr("set dropout to 0"),
         )
     return DoraLinear(linear, cast(Any, module.lora_magnitude_vector[name]).weight)
 
 
 def _base_linear(module: nn.Module, adapter: dict[str, Any], gathered: bool) -> Linear:
     """A linear layer as it is or quantized by bitsandbytes, with the tensors of its adapter. A `gathered` weight exists
-    for a while only, in each direction: nothing of it may be kept from one to the other."""
+    for a while only, in each direction: nothing of it may be kept from one to the other.
+    """
     weight, bias = cast(nn.Parameter, module.weight), cast("nn.Parameter | None", module.bias)
     if gathered:
         return QuantizedLinear(weight, lambda dtype: weight.detach().to(dtype), bias, **adapter)

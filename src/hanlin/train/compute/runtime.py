@@ -31,7 +31,8 @@ def keep_freed_memory() -> None:
 
 def faster_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     """The precision that training is faster in: bfloat16 on a GPU that supports it and on a CPU with AMX (products are
-    8 to 10 times as fast) or with AVX-512's bfloat16 products (2 times), else float32."""
+    8 to 10 times as fast) or with AVX-512's bfloat16 products (2 times), else float32.
+    """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     if device.type != "cpu":

@@ -28,7 +28,7 @@ MIN_SUM, MAX_SUM = 1e-30, 1e30
 def tiled_logprobs(
     hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, with_gradient: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-    """log p(target) of each position, and the gradient of -log p(target) with respect to `hidden`.
+    """Log p(target) of each position, and the gradient of -log p(target) with respect to `hidden`.
 
     Args:
         hidden: Hidden states [n, hidden_size] or longer; what it has beyond the targets gets a gradient of 0.

@@ -163,7 +163,8 @@ class DocumentLayout:
         device: torch.device,
     ) -> RegroupIndex:
         """Add the way back to `gather_index`; each document begins at `starts` and takes `padded_lengths` tokens a
-        head."""
+        head.
+        """
         head = torch.arange(heads)
 
         def rows_of(counts: np.ndarray, firsts: np.ndarray) -> torch.Tensor:
@@ -202,7 +203,8 @@ class DocumentLayout:
 
     def token_owners(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For each token of the micro-batch [tokens]: its document, and where the tokens that this shares begin and
-        end."""
+        end.
+        """
         own = self.lengths - self.shared_lengths
         columns = (np.arange(len(own)), self.prefix_starts, self.prefix_starts + self.shared_lengths)
         document, start, end = (torch.from_numpy(np.repeat(column, own)) for column in columns)

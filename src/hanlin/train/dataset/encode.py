@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hanlin.chat.examples import render_answer, render_documents
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encoded import EncodedRecord, Example
@@ -95,12 +95,13 @@ class ChatEncoder:
         if self.overlong != "error":
             return EncodedRecord(reason="too_long")
         raise UserError(
-            say(
-                f"{tokens} tokens do not fit into a row of {self.max_seq_length}",
-                f"有 {tokens} 个词元，一行（{self.max_seq_length} 个）放不下",
+            tr(
+                "{tokens} tokens do not fit into a row of {max_seq_length}",
+                tokens=tokens,
+                max_seq_length=self.max_seq_length,
             ),
             record_id,
-            say("raise max_seq_length, or set overlong: drop", "请增大 max_seq_length，或设 overlong: drop"),
+            tr("raise max_seq_length, or set overlong: drop"),
         )
 
 
@@ -111,13 +112,8 @@ def _check_answers_are_targets(rendered: TokenizedExample, answers: int, record_
     """
     stretches = (rendered.loss_mask + b"\0").count(b"\1\0")
     if stretches != answers:
-        message = say(
-            f"{stretches} of {answers} answers are in the loss mask",
-            f"损失掩码只覆盖 {stretches} 个回答，应为 {answers} 个",
-        )
-        hint = say(
-            "this chat template cannot be trained with: use a packaged one", "该对话模板不能用于训练：请换用内置模板"
-        )
+        message = tr("{stretches} of {answers} answers are in the loss mask", stretches=stretches, answers=answers)
+        hint = tr("this chat template cannot be trained with: use a packaged one")
         raise UserError(message, record_id, hint)
 
 
@@ -131,7 +127,8 @@ def _trim(rendered: TokenizedExample, desirable: bool = True) -> Example:
 
 def _drop_last_answer(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The turns up to the answer before the last; none if there is no such answer. A conversation does not end with a
-    tool call that has no result."""
+    tool call that has no result.
+    """
     for index in range(len(messages) - 2, -1, -1):
         if messages[index].role == "assistant" and not messages[index].tool_calls:
             return tuple(messages[: index + 1])

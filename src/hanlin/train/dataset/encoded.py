@@ -15,7 +15,7 @@ import numpy as np
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, write_text
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.dataset.shard_writers import ShardWriters
 
@@ -169,7 +169,7 @@ def encode_records(
                 if not shards[-1].is_file():
                     writers.submit(partial(_write_shard, shards[-1], batch, encode))
                 done += len(batch)
-                progress.update(done, total, say("records", "条"))
+                progress.update(done, total, tr("records"))
         _join_shards(folder, shards, width)
     return open_encoded(folder)
 
@@ -180,9 +180,9 @@ def open_encoded(folder: Path) -> EncodedRecords:
     if not index["records"]:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in index["refused"].items()) or "-"
         raise UserError(
-            say(f"no record is left to learn from (refused: {reasons})", f"没有可训练的记录（被拒收：{reasons}）"),
+            tr("no record is left to learn from (refused: {reasons})", reasons=reasons),
             "data",
-            say("a greater max_seq_length takes longer records", "增大 max_seq_length 可容纳更长的记录"),
+            tr("a greater max_seq_length takes longer records"),
         )
     names = ("ids", "loss_mask", "starts", "desirable")
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}

@@ -14,7 +14,7 @@ import numpy as np
 
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encoded import EncodedRecords
@@ -105,12 +105,12 @@ class MaskRules:
 
         targets_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(mask)])
         for example in np.flatnonzero(targets_before[offsets[1:]] == targets_before[offsets[:-1]])[:1]:
-            yield say("none of its tokens is a target", "没有任何词元参与训练"), int(example)
+            yield tr("none of its tokens is a target"), int(example)
             return  # an example without tokens has no first one either
         firsts, lasts = offsets[:-1], offsets[1:] - 1
         if self.has_prompts:
             for example in np.flatnonzero(mask[firsts])[:1]:
-                yield say("its first token is a target", "首个词元被计入损失"), int(example)
+                yield tr("its first token is a target"), int(example)
         yield from self._bos_violations(ids, mask, firsts, examples)
         previous, following = np.roll(mask, 1), np.roll(mask, -1)
         previous[firsts] = False
@@ -118,14 +118,14 @@ class MaskRules:
         stops = np.isin(ids, self.stop_ids)
         if self.stop_ids or self.has_prompts:
             for example in examples(np.flatnonzero(mask & ~following & ~stops)):
-                yield say("an answer has no stop token as its last target", "有回答没有学习停止符"), example
+                yield tr("an answer has no stop token as its last target"), example
         if self.has_prompts:
             for example in examples(np.flatnonzero(mask & following & stops)):
-                yield say("what follows an answer is a target, too", "回答之后的内容也被计入损失"), example
+                yield tr("what follows an answer is a target, too"), example
         if self.prompt_endings:
             heads = np.flatnonzero(mask & ~previous)
             for example in examples(heads[~_follows_any(ids, heads, self.prompt_endings)]):
-                yield say("a token of a prompt is a target", "提示中的词元被计入损失"), example
+                yield tr("a token of a prompt is a target"), example
 
     def _bos_violations(
         self, ids: np.ndarray, mask: np.ndarray, firsts: np.ndarray, examples: _FindExamples
@@ -133,21 +133,21 @@ class MaskRules:
         if self.bos_id is None:
             return
         for example in np.flatnonzero(ids[firsts] != self.bos_id)[:1]:
-            yield say("it does not start with the begin token", "开头没有起始符"), int(example)
+            yield tr("it does not start with the begin token"), int(example)
         for example in np.flatnonzero(mask[firsts])[:1]:
-            yield say("its begin token is a target", "起始符被计入损失"), int(example)
+            yield tr("its begin token is a target"), int(example)
         if self.bos_id in self.stop_ids:
             return
         is_bos = ids == self.bos_id
         is_bos[firsts] = False
         previous = np.roll(ids, 1)
         for example in examples(np.flatnonzero(is_bos & ~np.isin(previous, self.before_bos))):
-            yield say("it has a begin token where none belongs", "起始符出现在不该出现的位置"), example
+            yield tr("it has a begin token where none belongs"), example
         if self.requires_bos:
             missing = np.isin(previous, self.requires_bos) & ~is_bos
             missing[firsts] = False
             for example in examples(np.flatnonzero(missing)):
-                yield say("a begin token is missing within it", "中间缺少起始符"), example
+                yield tr("a begin token is missing within it"), example
 
 
 _TOOL_CALL = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
@@ -210,9 +210,5 @@ def _blocks(starts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _hint(has_prompts: bool) -> str:
     if has_prompts:
-        return say(
-            "this chat template cannot be trained with: use a packaged one", "该对话模板不能用于训练：请换用内置模板"
-        )
-    return say(
-        "the begin or end token of the tokenizer is wrong: check its files", "分词器的起始符或结束符有误：请检查其文件"
-    )
+        return tr("this chat template cannot be trained with: use a packaged one")
+    return tr("the begin or end token of the tokenizer is wrong: check its files")

@@ -1,5 +1,6 @@
 """Prompts followed by the answer to another prompt: KTO estimates the policy's KL divergence from its reference on
-these."""
+these.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.dataset.encoded import EncodedRecords, Segment
 
 MAX_SHIFTS = 256
@@ -49,11 +50,9 @@ class MismatchedRecords(EncodedRecords):
         """
         if len(encoded.starts) < 3:
             raise UserError(
-                say("there is only one answer to learn from", "可训练的回答只有一个"),
+                tr("there is only one answer to learn from"),
                 "data",
-                say(
-                    "KTO compares with the answer to another prompt: add one", "KTO 需要另一个提示的回答作对照：请补充"
-                ),
+                tr("KTO compares with the answer to another prompt: add one"),
             )
         targets = np.flatnonzero(encoded.loss_mask[: int(encoded.starts[-1])])
         starts = np.asarray(encoded.starts[:-1])

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 
 def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
@@ -40,12 +40,13 @@ def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
         length = lengths[item]
         if length > max_seq_length:
             raise UserError(
-                say(
-                    f"an item of {length} tokens does not fit into a row of {max_seq_length}",
-                    f"该条长 {length} 个词元，一行（{max_seq_length} 个）放不下",
+                tr(
+                    "an item of {length} tokens does not fit into a row of {max_seq_length}",
+                    length=length,
+                    max_seq_length=max_seq_length,
                 ),
-                say(f"item {item + 1}", f"第 {item + 1} 条"),
-                say("raise max_seq_length or shorten the item", "请增大 max_seq_length，或截短该条"),
+                tr("item {item}", item=item + 1),
+                tr("raise max_seq_length or shorten the item"),
             )
         index = bisect_left(free, length)
         if index < len(free):
@@ -94,7 +95,7 @@ def pack_documents(lengths: Sequence[int], max_seq_length: int) -> list[list[Doc
         UserError: `max_seq_length` is less than 1.
     """
     if max_seq_length < 1:
-        raise UserError(say("max_seq_length must be at least 1", "max_seq_length 至少为 1"), "max_seq_length")
+        raise UserError(tr("max_seq_length must be at least 1"), "max_seq_length")
     full: list[list[DocumentSlice]] = []
     rests: list[DocumentSlice] = []
     for document, length in enumerate(lengths):

@@ -18,7 +18,7 @@ from hanlin.core.discover import (
     require_record_files,
 )
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.tokenizer.tokenizer import Tokenizer
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
@@ -148,15 +148,9 @@ class DatasetPreparer:
         validation = [path / VALIDATION_FILE for path in self._paths if (path / VALIDATION_FILE).is_file()]
         if self._wants_validation and not validation:
             raise UserError(
-                say(
-                    f"eval_steps is set, but the data has no {VALIDATION_FILE}",
-                    f"设了 eval_steps，但数据中没有 {VALIDATION_FILE}",
-                ),
+                tr("eval_steps is set, but the data has no {validation_file}", validation_file=VALIDATION_FILE),
                 ", ".join(map(str, self._paths)),
-                say(
-                    "set validation_fraction in the stage that makes the data",
-                    "请在产生数据的阶段设置 validation_fraction",
-                ),
+                tr("set validation_fraction in the stage that makes the data"),
             )
         if validation and self._wants_validation is not False:
             files[VALIDATION] = validation

@@ -112,7 +112,8 @@ class Strategy(ABC):
 
 def gather_full_model(strategy: Strategy, load: Callable[[], TrainModel]) -> TrainModel:
     """`Strategy.full_model` for sharded weights: they are gathered into a freshly loaded model of the main process.
-    Other processes get their sharded model back."""
+    Other processes get their sharded model back.
+    """
     weights = strategy.weights(lambda name, tensor: tensor.cpu() if strategy.dist.is_main else None)
     if not strategy.dist.is_main:
         return strategy.model

@@ -18,7 +18,7 @@ import torch
 
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.compute.model import ShardedCalls, TrainModel
 from hanlin.train.compute.state import CopyTensor
 from hanlin.train.distributed.base import Strategy, gather_full_model
@@ -133,8 +133,8 @@ def _import_deepspeed(device: torch.device) -> Any:
     try:
         library: Any = importlib.import_module("deepspeed")
     except ImportError as error:
-        hint = say("pip install 'hanlin[deepspeed]'", "请安装：pip install 'hanlin[deepspeed]'")
-        raise UserError(say("DeepSpeed is not installed", "未安装 DeepSpeed"), "launch.mode", hint) from error
+        hint = tr("pip install 'hanlin[deepspeed]'")
+        raise UserError(tr("DeepSpeed is not installed"), "launch.mode", hint) from error
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # it calls collectives by names that torch deprecates, thousands of times
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\.c10d_logger")

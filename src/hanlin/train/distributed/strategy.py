@@ -5,7 +5,7 @@ from __future__ import annotations
 from hanlin.config.settings.train import Training
 from hanlin.core.context import StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.distributed.base import Strategy
 from hanlin.train.distributed.context import DistContext
@@ -37,12 +37,13 @@ def open_strategy(model: TrainModel, settings: Training, dist: DistContext, cont
 
 def check_can_shard(settings: Training, mode: str) -> None:
     """Raise UserError if the mode shards tensors and the settings need full ones in every process (a quantized base,
-    or an optimizer other than AdamW)."""
+    or an optimizer other than AdamW).
+    """
     quantization = None if settings.lora is None else settings.lora.quantization
     unfit = f"lora.quantization: {quantization}" if quantization else f"optimizer: {settings.optimizer}"
     if mode != "ddp" and (quantization or settings.optimizer != "adamw"):
         raise UserError(
-            say(f"{unfit} does not work with sharded weights", f"{unfit} 不支持权重分片"),
+            tr("{unfit} does not work with sharded weights", unfit=unfit),
             "launch.mode",
-            say("set launch.mode to ddp", "请将 launch.mode 设为 ddp"),
+            tr("set launch.mode to ddp"),
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
@@ -95,19 +95,18 @@ class ExpectedLoss(NamedTuple):
 
     def check(self, loss: float, tolerance: float) -> None:
         """Raise UserError if the first loss differs by more than `tolerance`, relative to the value if that is greater
-        than 1."""
+        than 1.
+        """
         if not abs(loss - self.value) <= tolerance * max(1.0, self.value):
             raise UserError(
-                say(
-                    f"the first loss is {loss:.6f}, but a policy that equals its reference has "
-                    f"{self.formula} = {self.value:.6f}",
-                    f"首步损失为 {loss:.6f}，而与参考模型相同的策略应为 {self.formula} = {self.value:.6f}",
+                tr(
+                    "the first loss is {loss:.6f}, but a policy that equals its reference has {formula} = {value:.6f}",
+                    loss=loss,
+                    formula=self.formula,
+                    value=self.value,
                 ),
                 None,
-                say(
-                    "the model changed since its reference was computed: remove the stage's .work folder and run again",
-                    "计算参考值之后模型有变化：请删除该阶段的 .work 目录后重新运行",
-                ),
+                tr("the model changed since its reference was computed: remove the stage's .work folder and run again"),
             )
 
 

@@ -91,7 +91,8 @@ class Kto:
         self, mismatched: torch.Tensor, indices: np.ndarray, all_reduce_sum: AllReduceSum
     ) -> Self:
         """With the reference point that follows from the log-probabilities of the mismatched answers of these samples
-        [n]."""
+        [n].
+        """
         ratios = mismatched - select_reference(self.reference[:, 1], tuple(indices), mismatched)
         return replace(self, reference_point=max(0.0, mean_over_processes(ratios, all_reduce_sum)))
 

@@ -56,7 +56,8 @@ class PairObjective(ABC):
     @abstractmethod
     def losses(self, margin: torch.Tensor) -> torch.Tensor:
         """The preference loss of each pair; `margin` is the reward of the chosen answer minus that of the rejected one
-        [pairs]."""
+        [pairs].
+        """
 
     def prepare_step(
         self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
@@ -177,7 +178,8 @@ class Ipo(Dpo):
 @dataclass(frozen=True)
 class SimPo(PairObjective):
     """Simple preference optimization (Meng et al. 2024, arXiv:2405.14734, eq. 6): an answer's reward is `beta` times
-    the mean log-probability of its tokens (eq. 4), and is to be greater by `gamma` (eq. 5). No reference."""
+    the mean log-probability of its tokens (eq. 4), and is to be greater by `gamma` (eq. 5). No reference.
+    """
 
     beta: float
     gamma: float

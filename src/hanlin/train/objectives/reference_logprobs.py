@@ -15,7 +15,7 @@ import torch
 
 from hanlin.core.errors import UserError
 from hanlin.core.files import open_atomic, write_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
@@ -73,7 +73,7 @@ def compute_reference_logprobs(
         else:
             blocks.append(np.load(file))
         if dist.is_main:
-            progress.update(indices[-1] + 1, len(dataset.samples), say(f"reference {name}", f"参考值 {name}"))
+            progress.update(indices[-1] + 1, len(dataset.samples), tr("reference {name}", name=name))
     return np.concatenate(blocks)
 
 
@@ -112,23 +112,19 @@ def read_reference_logprobs(
     """
     index: dict[str, Any] = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if split not in index["splits"]:
-        raise _mismatch_error(say("it does not cover the validation split", "其中没有验证集的参考值"), folder)
+        raise _mismatch_error(tr("it does not cover the validation split"), folder)
     if index["splits"][split]["examples"] != _digest(encoded):
-        message = say(
-            "the reference was computed from other records, or with another template or max_seq_length",
-            "参考值来自其他记录，或使用了其他对话模板或 max_seq_length",
-        )
+        message = tr("the reference was computed from other records, or with another template or max_seq_length")
         raise _mismatch_error(message, folder)
     values = np.load(folder / f"{split}.npy")
     if values.shape[1] != width or len(values) * encoded.width != len(encoded.starts) - 1:
-        raise _mismatch_error(
-            say("the reference was computed for another objective", "参考值是为另一种训练目标计算的"), folder
-        )
+        raise _mismatch_error(tr("the reference was computed for another objective"), folder)
     stored_precision = index["precision"]
     if stored_precision != precision:
-        message = say(
-            f"the reference was computed in {stored_precision}, and this run computes in {precision}",
-            f"参考值以 {stored_precision} 计算，而本次运行使用 {precision}",
+        message = tr(
+            "the reference was computed in {stored_precision}, and this run computes in {precision}",
+            stored_precision=stored_precision,
+            precision=precision,
         )
         raise _mismatch_error(message, folder)
     return values
@@ -138,10 +134,7 @@ def _mismatch_error(message: str, folder: Path) -> UserError:
     return UserError(
         message,
         folder,
-        say(
-            "give its stage the same model, data, max_seq_length, overlong and precision; or leave `reference` out",
-            "请让参考阶段使用相同的 model、data、max_seq_length、overlong 与 precision；或不设 reference",
-        ),
+        tr("give its stage the same model, data, max_seq_length, overlong and precision; or leave `reference` out"),
     )
 
 

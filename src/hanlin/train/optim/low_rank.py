@@ -112,7 +112,8 @@ def _adam_update(
     gradient: torch.Tensor, state: dict[str, torch.Tensor], step: int, group: dict[str, Any]
 ) -> torch.Tensor:
     """Adam's update for a (projected) gradient (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1); `step`
-    counts from 1."""
+    counts from 1.
+    """
     beta1, beta2 = group["betas"]
     if "exp_avg" not in state:
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
@@ -126,7 +127,8 @@ def _scale_channels(
     gradient: torch.Tensor, projected: torch.Tensor, update: torch.Tensor, state: dict[str, torch.Tensor]
 ) -> torch.Tensor:
     """The gradient, each channel of its longer side scaled as Adam scales its projection; its norm is at most
-    `MAX_NORM_GROWTH` times that of the step before."""
+    `MAX_NORM_GROWTH` times that of the step before.
+    """
     side = 0 if gradient.shape[0] <= gradient.shape[1] else 1
     scales = update.norm(dim=side, keepdim=True) / (projected.norm(dim=side, keepdim=True) + 1e-8)
     scaled = gradient * scales

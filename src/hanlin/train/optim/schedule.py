@@ -17,7 +17,8 @@ from hanlin.config.settings.train import Training
 def learning_rate_at(step: int, steps: int, settings: Training) -> float:
     """The learning rate of step `step` of `steps`, counted from 0.
 
-    It rises linearly to `peak_learning_rate` during the warm-up, whose first step is not zero, then falls towards `min_lr_ratio`
+    It rises linearly to `peak_learning_rate` during the warm-up, whose first step is not zero, then falls towards
+    `min_lr_ratio`
     of it along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983, eq. 5), a line, or not at all.
     """
     peak = settings.peak_learning_rate

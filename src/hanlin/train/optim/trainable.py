@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.models.adapters import attach_lora, attach_trainable_tokens, get_trainable_tokens_layer
 from hanlin.models.embedding_rows import UntrainedIds, find_untrained_rows, mean_trained_row
 from hanlin.train.dataset.encoded import EncodedRecords
@@ -104,17 +104,14 @@ def _trained_rows(model: LlamaForCausalLM, settings: Training, untrained_ids: Se
     vocab_size = model.config.vocab_size
     if settings.trainable_tokens == "untrained":
         rows = list(untrained_ids)
-        hint = say(
-            "every special token of the data has a trained row: leave trainable_tokens out",
-            "数据中的特殊词元都已训练过：请去掉 trainable_tokens",
-        )
+        hint = tr("every special token of the data has a trained row: leave trainable_tokens out")
         nothing_else = settings.lora is None and settings.train_last_layers is None
     else:
         rows = list(range(settings.trainable_tokens, vocab_size))
-        hint = say(f"the model has {vocab_size} rows", f"模型的词表共 {vocab_size} 行")
+        hint = tr("the model has {vocab_size} rows", vocab_size=vocab_size)
         nothing_else = True
     if not rows and nothing_else:
-        what = say("trainable_tokens selects no row to train", "trainable_tokens 没有选中任何可训练的行")
+        what = tr("trainable_tokens selects no row to train")
         raise UserError(what, "trainable_tokens", hint)
     return rows
 
@@ -125,8 +122,8 @@ def _trained_layers(model: LlamaForCausalLM, settings: Training) -> range | None
         return None
     layers = model.config.num_hidden_layers
     if settings.train_last_layers > layers:
-        what = say(f"the model has only {layers} layers", f"模型只有 {layers} 层")
-        hint = say("leave it out to train all layers", "若要训练全部层，请去掉此项")
+        what = tr("the model has only {layers} layers", layers=layers)
+        hint = tr("leave it out to train all layers")
         raise UserError(what, "train_last_layers", hint)
     return range(layers - settings.train_last_layers, layers)
 
@@ -156,23 +153,21 @@ def _check_none_left(model: LlamaForCausalLM, settings: Training, tokens: Sequen
         return
     listed = ", ".join(tokens[:MAX_LISTED]) + (" …" if len(tokens) > MAX_LISTED else "")
     modules = "[embed_tokens, lm_head]"
-    what = say(
-        f"the model was never trained on {listed}, which the data needs, and these rows would stay untrained",
-        f"数据需要的特殊词元 {listed} 在模型中从未训练过，而本次训练也不包含它们的词表行",
+    what = tr(
+        "the model was never trained on {listed}, which the data needs, and these rows would stay untrained",
+        listed=listed,
     )
     if settings.lora is None:
-        hint = say(
-            "set `trainable_tokens: untrained` to train these rows, and no others, as well; or use a template without "
-            "these tokens, such as `plain`",
-            "请设 trainable_tokens: untrained，额外训练这几行；或改用不含这些词元的对话模板，例如 plain",
+        hint = tr(
+            "set `trainable_tokens: untrained` to train these rows, and no others, as well; or use a template "
+            "without these tokens, such as `plain`"
         )
     else:
-        hint = say(
+        hint = tr(
             "set `trainable_tokens: untrained` to train these rows, and no others, as well; or "
-            f"`lora.modules_to_save: {modules}` to train both matrices in full; or use a template without these "
-            "tokens, such as `plain`",
-            f"请设 trainable_tokens: untrained，额外训练这几行；或设 lora.modules_to_save: {modules}，"
-            "完整训练两个矩阵；或改用不含这些词元的对话模板，例如 plain",
+            "`lora.modules_to_save: {modules}` to train both matrices in full; or use a template without "
+            "these tokens, such as `plain`",
+            modules=modules,
         )
     raise UserError(what, None, hint)
 
@@ -180,7 +175,8 @@ def _check_none_left(model: LlamaForCausalLM, settings: Training, tokens: Sequen
 @torch.no_grad()
 def _init_rows_to_mean(model: LlamaForCausalLM, untrained: UntrainedIds, rows: Sequence[int]) -> None:
     """Set rows that were never trained to the mean of all that were: a norm that follows divides by the length, so that
-    the first gradients of a row of zeros are hundreds of times those of all else."""
+    the first gradients of a row of zeros are hundreds of times those of all else.
+    """
     index_of = {token_id: index for index, token_id in enumerate(rows)}
     tied = bool(model.config.tie_word_embeddings)
     matrices = ((model.model.embed_tokens, untrained.embeddings), (model.lm_head, untrained.lm_head))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hanlin.core.i18n import translate
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 
 def render_page(name: str, values: Mapping[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> str:
@@ -31,4 +36,17 @@ def render_page(name: str, values: Mapping[str, Any], filters: Mapping[str, Call
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(filters or {})
+    environment.globals["t"] = in_both_languages
     return environment.get_template(name).render(**values)
+
+
+def in_both_languages(message: str, /, **values: object) -> Markup:
+    """A message of the catalog in both languages, of which the page shows one; values are escaped."""
+    return show_both(message.format(**values), translate(message, "zh").format(**values))
+
+
+def show_both(english: str, chinese: str) -> Markup:
+    """Two texts of equal meaning as HTML, of which the page shows one."""
+    from markupsafe import Markup
+
+    return Markup('<span class="zh">{}</span><span class="en">{}</span>').format(chinese, english)

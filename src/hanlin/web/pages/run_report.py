@@ -7,34 +7,39 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hanlin.config.recipe import Recipe
 from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_json, write_text
+from hanlin.core.i18n import mark, translate
 from hanlin.core.version import __version__
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.report import Report, build_report, format_number, sample_answers, summarize_metrics
 from hanlin.pipeline.step import Step
-from hanlin.web.pages.render import render_page
+from hanlin.web.pages.render import render_page, show_both
 
-_METRIC_NAMES_ZH = {
-    "chars_per_token": "每词元字符数",
-    "perplexity": "困惑度",
-    "exact_match": "完全正确率",
-    "chinese_answer_share": "中文回答占比",
-    "stop_rate": "自行结束占比",
-    "greedy_agreement": "与原模型贪心回答一致的比例",
-    "perplexity_of_text": "文本困惑度",
-    "perplexity_of_answers": "回答困惑度",
-    "perplexity_of_preferred_answers": "偏好回答困惑度",
-    "cmmlu": "CMMLU 正确率",
-    "mmlu": "MMLU 正确率",
-    "before": "之前",
-    "after": "之后",
-    "aligned": "对齐后",
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+_METRIC_NAMES = {
+    "chars_per_token": mark("characters per token"),
+    "perplexity": mark("perplexity"),
+    "exact_match": mark("exact match"),
+    "chinese_answer_share": mark("Chinese answers"),
+    "stop_rate": mark("stop rate"),
+    "greedy_agreement": mark("greedy agreement"),
+    "perplexity_of_text": mark("perplexity of text"),
+    "perplexity_of_answers": mark("perplexity of answers"),
+    "perplexity_of_preferred_answers": mark("perplexity of preferred answers"),
+    "cmmlu": mark("CMMLU accuracy"),
+    "mmlu": mark("MMLU accuracy"),
+    "before": mark("before"),
+    "after": mark("after"),
+    "aligned": mark("aligned"),
 }
+"""What the page calls the metrics of the shipped recipes; others are shown by their own names."""
 
 
 def write_report(recipe: Recipe, steps: Sequence[Step], store: Store) -> tuple[Report, Path]:
@@ -69,15 +74,13 @@ def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: R
         "version": __version__,
         "curves": [row for row in stages if row["curve"]],
     }
-    return render_page("report.html", values, {"number": format_number, "en": _metric_name_en, "zh": _metric_name_zh})
+    return render_page("report.html", values, {"number": format_number, "metric": _show_metric})
 
 
-def _metric_name_en(name: str) -> str:
-    return " · ".join(part.replace("_", " ") if part.islower() else part for part in name.split("."))
-
-
-def _metric_name_zh(name: str) -> str:
-    return " · ".join(_METRIC_NAMES_ZH.get(part, part) for part in name.split("."))
+def _show_metric(name: str) -> Markup:
+    """The name of a metric in both languages; a dotted name is shown part by part."""
+    english = [_METRIC_NAMES.get(part, part.replace("_", " ")) for part in name.split(".")]
+    return show_both(" · ".join(english), " · ".join(translate(part, "zh") for part in english))
 
 
 def _stage_row(step: Step, store: Store) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def _read_optional(path: Path) -> dict[str, Any] | None:
         return None
 
 
-_CURVES = {"loss": ("training", "训练"), "validation_loss": ("validation", "验证")}
+_CURVES = {"loss": mark("training"), "validation_loss": mark("validation")}
 _PROBE = re.compile(r"probe_(.+)_loss")
 
 
@@ -127,19 +130,26 @@ def _curve(path: Path, width: int = 560, height: int = 150) -> dict[str, Any] | 
     first, last = rows[0]["step"] - 1, rows[-1]["step"]
     lines = []
     for name, points in curves.items():
-        en, zh = _curve_name(name) or ("", "")
+        probe = _PROBE.fullmatch(name)
         coordinates = (
             f"{(step - first) / (last - first) * width:.1f},{height - (loss - low) / spread * height:.1f}"
             for step, loss in points
         )
-        lines.append({"en": en, "zh": zh, "line": " ".join(coordinates), "start": points[0][1], "end": points[-1][1]})
+        lines.append(
+            {
+                "name": _curve_name(name),
+                "topic": probe[1] if probe else "",
+                "line": " ".join(coordinates),
+                "start": points[0][1],
+                "end": points[-1][1],
+            }
+        )
     return {"lines": lines, "first": first + 1, "last": last, "width": width, "height": height}
 
 
-def _curve_name(name: str) -> tuple[str, str] | None:
-    """The name of a curve on the page, in both languages; None for a metric that is no loss."""
-    probe = _PROBE.fullmatch(name)
-    return (f"probe: {probe[1]}", f"探针：{probe[1]}") if probe else _CURVES.get(name)
+def _curve_name(name: str) -> str | None:
+    """What the page calls a curve; None for a metric that is no loss."""
+    return mark("probe: {topic}") if _PROBE.fullmatch(name) else _CURVES.get(name)
 
 
 def _points(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, float]]:

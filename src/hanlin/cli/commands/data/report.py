@@ -17,7 +17,7 @@ from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import chinese, say
+from hanlin.core.i18n import language, mark, tr
 from hanlin.core.version import __version__
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 MAX_FILES = 400
 """Files of a stage that the page lists, those with the most rows; `--json` has all of them."""
 _LANGUAGES = {
-    "zh-Hans": ("simplified Chinese", "简体中文"),
-    "zh-Hant": ("traditional Chinese", "繁体中文"),
-    "yue": ("Cantonese", "粤语"),
-    "en": ("English", "英文"),
-    "other": ("other", "其他"),
-    "none": ("no letters", "无文字"),
+    "zh-Hans": mark("simplified Chinese"),
+    "zh-Hant": mark("traditional Chinese"),
+    "yue": mark("Cantonese"),
+    "en": mark("English"),
+    "other": mark("other"),
+    "none": mark("no letters"),
 }
 
 
@@ -39,14 +39,11 @@ def add_to(app: typer.Typer) -> None:
     """Give `hanlin data` the command `report`."""
     command(
         app,
-        say(
-            "Write a page on what data stages kept, dropped and changed\n\n"
-            "It shows rows by reason, lengths, languages, licenses, samples, and near duplicates side by side. PATH: "
-            "a data artifact, the folder runs/NAME of a recipe (all its data stages), or any data files, which are "
-            "tried with their stage's default rules.",
-            "写出一页数据报告：保留、丢弃与改动\n\n"
-            "内容包括各原因的行数、长度、语言、许可证、样例与近似重复对照。PATH 可为数据产物、"
-            "配方的 runs/名称 文件夹（含其全部数据阶段），或任意数据文件（以默认规则试运行）。",
+        tr(
+            "Write a page on what data stages kept, dropped and changed\n\nIt shows rows by reason, lengths, "
+            "languages, licenses, samples, and near duplicates side by side. PATH: a data artifact, the "
+            "folder runs/NAME of a recipe (all its data stages), or any data files, which are tried with "
+            "their stage's default rules."
         ),
     )(report)
 
@@ -54,21 +51,19 @@ def add_to(app: typer.Typer) -> None:
 def report(
     path: Annotated[
         Path,
-        typer.Argument(help=say("artifact, run folder or data", "产物、运行文件夹或数据文件"), show_default=False),
+        typer.Argument(help=tr("artifact, run folder or data"), show_default=False),
     ],
     model: Annotated[
         Path | None,
-        typer.Option(help=say("folder with a tokenizer: lengths in tokens", "含分词器的文件夹：以词元计长度")),
+        typer.Option(help=tr("folder with a tokenizer: lengths in tokens")),
     ] = None,
     template: Annotated[
         str,
-        typer.Option(help=say("packaged chat template, if the folder has none", "内置对话模板（文件夹无模板时使用）")),
+        typer.Option(help=tr("packaged chat template, if the folder has none")),
     ] = "",
-    out: Annotated[Path, typer.Option(help=say("page to write", "写出的网页"))] = Path("data_report.html"),
-    sample: Annotated[
-        int, typer.Option(min=1, help=say("kept records to read of each stage", "每个阶段读取多少条保留的记录"))
-    ] = 20_000,
-    shown: Annotated[int, typer.Option(min=0, help=say("samples of each kind", "每类样例数"))] = 6,
+    out: Annotated[Path, typer.Option(help=tr("page to write"))] = Path("data_report.html"),
+    sample: Annotated[int, typer.Option(min=1, help=tr("kept records to read of each stage"))] = 20_000,
+    shown: Annotated[int, typer.Option(min=0, help=tr("samples of each kind"))] = 6,
     as_json: AsJson = False,
 ) -> None:
     from hanlin.data.report.stats import SampleSizes, compute_stage_stats
@@ -107,7 +102,7 @@ def _open_stages(path: Path) -> Iterator[Mapping[str, Path]]:
     from hanlin.pipeline.manifest import read_manifest
 
     if not path.exists():
-        raise UserError(say("no such file or folder", "文件或文件夹不存在"), path)
+        raise UserError(tr("no such file or folder"), path)
     if path.is_dir() and is_data_artifact(path):
         yield {path.name: path}
         return
@@ -169,14 +164,14 @@ def _write_page(out: Path, figures: Mapping[str, Any]) -> None:
         "title": Path(figures["path"]).name or Path(figures["path"]).resolve().name,
         "languages": _LANGUAGES,
         "reasons": REASONS,
-        "chinese": chinese(),
+        "chinese": language() == "zh",
     }
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         filters = {"number": "{:,}".format, "share": _percent}
         write_text(out, render_page("data_report.html", values, filters))
     except OSError as error:
-        raise UserError(say(f"cannot be written: {error.strerror}", f"无法写入：{error.strerror}"), out) from error
+        raise UserError(tr("cannot be written: {strerror}", strerror=error.strerror), out) from error
 
 
 def _percent(part: float, total: float) -> str:

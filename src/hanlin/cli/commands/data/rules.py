@@ -12,7 +12,7 @@ from hanlin.cli.help import command
 from hanlin.cli.options import AsJson, Home
 from hanlin.cli.output import print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import join_list, say
+from hanlin.core.i18n import join_list, tr
 
 if TYPE_CHECKING:
     from hanlin.config.settings.data import Reading
@@ -24,13 +24,10 @@ def add_to(app: typer.Typer) -> None:
     """Give `hanlin data` the command `rules`."""
     command(
         app,
-        say(
-            "Try cleaning rules without writing anything\n\n"
-            "Shows for each rule how many records it would change and drop, with samples. FILE: data in any format "
-            "that is read, or a recipe (.yaml) with --stage, whose own settings are tried.",
-            "试运行清洗规则，不写任何文件\n\n"
-            "显示每条规则会改动、丢弃多少条记录，附样例。FILE 可为任一可读格式的数据，"
-            "也可为配方（.yaml），此时以 --stage 指定阶段，按其设置试运行。",
+        tr(
+            "Try cleaning rules without writing anything\n\nShows for each rule how many records it would "
+            "change and drop, with samples. FILE: data in any format that is read, or a recipe (.yaml) with "
+            "--stage, whose own settings are tried."
         ),
     )(rules)
 
@@ -38,31 +35,22 @@ def add_to(app: typer.Typer) -> None:
 def rules(
     files: Annotated[
         list[Path],
-        typer.Argument(
-            help=say("files, folders or a recipe", "文件、文件夹或配方"), metavar="FILE...", show_default=False
-        ),
+        typer.Argument(help=tr("files, folders or a recipe"), metavar="FILE...", show_default=False),
     ],
-    stage: Annotated[str, typer.Option(help=say("stage of the recipe", "配方中的阶段"))] = "",
+    stage: Annotated[str, typer.Option(help=tr("stage of the recipe"))] = "",
     rule: Annotated[
         list[str],
         typer.Option(
-            help=say(
-                "rule to try, as in a recipe (`symbols` or `{symbols: {share: 0.2}}`); may repeat (default: all)",
-                "要试的规则，写法同配方（`symbols` 或 `{symbols: {share: 0.2}}`），可重复（默认：全部）",
-            )
+            help=tr("rule to try, as in a recipe (`symbols` or `{symbols: {share: 0.2}}`); may repeat (default: all)")
         ),
     ] = [],
-    blocklist: Annotated[
-        list[Path], typer.Option(help=say("file of unwanted words; may repeat", "屏蔽词表，可重复"))
-    ] = [],
+    blocklist: Annotated[list[Path], typer.Option(help=tr("file of unwanted words; may repeat"))] = [],
     against: Annotated[
         list[Path],
-        typer.Option(help=say("evaluation set to decontaminate against; may repeat", "要查找的评测集，可重复")),
+        typer.Option(help=tr("evaluation set to decontaminate against; may repeat")),
     ] = [],
-    limit: Annotated[
-        int, typer.Option(min=0, help=say("rows to read of each file; 0: all", "每个文件读多少行；0 为全部"))
-    ] = 10_000,
-    samples: Annotated[int, typer.Option(min=0, help=say("samples of each rule", "每条规则的样例数"))] = 2,
+    limit: Annotated[int, typer.Option(min=0, help=tr("rows to read of each file; 0: all"))] = 10_000,
+    samples: Annotated[int, typer.Option(min=0, help=tr("samples of each rule"))] = 2,
     home: Home = Path("."),
     as_json: AsJson = False,
 ) -> None:
@@ -92,9 +80,9 @@ def _read_stage(path: Path, name: str, home: Path) -> tuple[Reading, Inputs]:
     reading = [stage for stage in recipe.stages if isinstance(recipe.stages[stage].settings, Reading)]
     name = name or (reading[0] if len(reading) == 1 else "")
     if name not in reading:
-        what = say("several stages read data", "有多个阶段读取数据")
+        what = tr("several stages read data")
         if name or not reading:
-            what = say(f"there is no stage '{name}' that reads data", f"没有读取数据的阶段“{name}”")
+            what = tr("there is no stage '{name}' that reads data", name=name)
         hint = did_you_mean(name, reading) if name else f"--stage {' | '.join(reading)}"
         raise UserError(what, path, hint)
     step = next(step for step in plan(recipe.until(name), Store(home)) if step.stage.name == name)
@@ -103,7 +91,7 @@ def _read_stage(path: Path, name: str, home: Path) -> tuple[Reading, Inputs]:
         if not source.ready or not source.paths:
             reference = source.entry.reference
             hint = f"hanlin run {path} --until {reference.partition('/')[0]}"
-            raise UserError(say(f"{reference} has not run yet", f"{reference} 尚未运行"), path, hint)
+            raise UserError(tr("{reference} has not run yet", reference=reference), path, hint)
         paths[source.entry.field] = (*paths.get(source.entry.field, ()), *source.paths)
     settings = step.stage.settings
     assert isinstance(settings, Reading)
@@ -141,14 +129,16 @@ def _make_settings(
 def _print_result(result: DryRun) -> None:
     unreadable = sum(result.unread.values())
     typer.echo(
-        say(
-            f"{result.rows} records, {result.kept} kept, {unreadable} unreadable; nothing was written",
-            f"共 {result.rows} 条，保留 {result.kept} 条，无法读取 {unreadable} 条；未写任何文件",
+        tr(
+            "{rows} records, {kept} kept, {unreadable} unreadable; nothing was written",
+            rows=result.rows,
+            kept=result.kept,
+            unreadable=unreadable,
         )
     )
     effective = [effect for effect in result.effects.values() if effect.changes or effect.drops]
     if effective:
-        headings = say("rule,changes,drops,first to drop", "规则,改动,丢弃,首个丢弃").split(",")
+        headings = tr("rule,changes,drops,first to drop").split(",")
         print_table(headings, [[v.rule, str(v.changes), str(v.drops), str(v.first_drops)] for v in effective])
     for effect in effective:
         typer.echo(f"\n{effect.rule}")
@@ -159,7 +149,7 @@ def _print_result(result: DryRun) -> None:
             typer.echo(f"  ~ {sample.location}\n    − {sample.text}\n    + {sample.after}")
     idle = join_list(effect.rule for effect in result.effects.values() if not (effect.changes or effect.drops))
     if idle:
-        typer.echo(say(f"\nno effect: {idle}", f"\n无作用：{idle}"))
+        typer.echo(tr("\nno effect: {idle}", idle=idle))
     if result.unread:
         from hanlin.data.ledger import describe_reason
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.inference.backends.http.process import ServerProcess
 from hanlin.inference.backends.http.replicas import Replica, ReplicaPool
@@ -140,10 +140,8 @@ class HttpEngine:
         return self._dialect.score(prefix, continuation, ask)
 
     def embed(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        what = say(f"the engine {self.name} gives no embeddings", f"引擎 {self.name} 不提供向量")
-        raise UserError(
-            what, hint=say("serve the model with llama_cpp or transformers", "请用 llama_cpp 或 transformers")
-        )
+        what = tr("the engine {name} gives no embeddings", name=self.name)
+        raise UserError(what, hint=tr("serve the model with llama_cpp or transformers"))
 
     def close(self) -> None:
         self.replicas.close()
@@ -170,7 +168,7 @@ class HttpEngine:
                     return replica, connection, response
                 text = response.read(2000).decode("utf-8", "replace")
                 if 400 <= response.status < 500 and response.status not in (401, 403, 408, 429):
-                    raise UserError(say(f"the engine refuses this: {text[:300]}", f"引擎拒绝此请求：{text[:300]}"))
+                    raise UserError(tr("the engine refuses this: {text}", text=text[:300]))
                 raise OSError(f"status {response.status}: {text[:200]}")
             except (OSError, http.client.HTTPException):
                 self._release(replica, connection)
@@ -306,8 +304,8 @@ def fetch_from_any(replicas: ReplicaPool, path: str, key: str) -> dict[str, Any]
         except OSError as error:
             problem = f"{replica.address}: {error}"
     replicas.close()
-    what = say(f"no server of this model can be asked ({problem})", f"无法访问此模型的服务（{problem}）")
-    raise UserError(what, hint=say(f"a key goes into {KEY_VARIABLE}", f"密钥请放入环境变量 {KEY_VARIABLE}"))
+    what = tr("no server of this model can be asked ({problem})", problem=problem)
+    raise UserError(what, hint=tr("a key goes into {key_variable}", key_variable=KEY_VARIABLE))
 
 
 def request_headers(key: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
@@ -48,7 +48,7 @@ class LlamaServer(HttpEngine):
         started = [server for server in at if "://" not in server]
         if started:
             if addresses:
-                what = say("name either programs or addresses of llama-server", "llama-server 请只给程序或只给地址")
+                what = tr("name either programs or addresses of llama-server")
                 raise UserError(what, hint=" ".join(at))
             key = secrets.token_urlsafe(16)
             addresses = [f"http://127.0.0.1:{free_port()}" for _ in started]
@@ -103,7 +103,7 @@ class LlamaServerDialect:
     def request_body(self, request: GenerationRequest, max_new_tokens: int) -> dict[str, Any]:
         sampling = request.sampling
         if sampling.top_logprobs is not None:
-            raise UserError(say("llama-server gives no log probabilities here", "llama-server 引擎不提供对数概率"))
+            raise UserError(tr("llama-server gives no log probabilities here"))
         body: dict[str, Any] = {
             "prompt": list(request.prompt_ids),
             "stream": True,
@@ -142,12 +142,12 @@ class LlamaServerDialect:
         return StreamEvent(ids)
 
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
-        what = say("llama-server scores no given text", "llama-server 不能为给定文本打分")
-        raise UserError(what, hint=say("use the engine llama_cpp", "请用引擎 llama_cpp"))
+        what = tr("llama-server scores no given text")
+        raise UserError(what, hint=tr("use the engine llama_cpp"))
 
 
 def _single_gguf_file(path: Path) -> Path:
     files = find_gguf_files(path)
     if len(files) != 1:
-        raise UserError(say("name one GGUF file", "请指定一个 GGUF 文件"), path)
+        raise UserError(tr("name one GGUF file"), path)
     return files[0]

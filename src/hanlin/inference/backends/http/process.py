@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import end_process
 from hanlin.inference.backends.http.replicas import Replica
 
@@ -29,8 +29,8 @@ def program_path(program: str) -> str:
     """The full path of a program. Raises UserError if there is none of that name."""
     path = shutil.which(os.path.expanduser(program))
     if path is None:
-        what = say(f"there is no program '{program}'", f"没有程序“{program}”")
-        raise UserError(what, hint=say("give its whole path", "请给出完整路径"))
+        what = tr("there is no program '{program}'", program=program)
+        raise UserError(what, hint=tr("give its whole path"))
     return path
 
 
@@ -71,7 +71,7 @@ class ServerProcess:
                 output = self.log_tail()
                 self.close()
                 name = Path(self._command[0]).name
-                what = say(f"{name} does not start ({code}): {output}", f"{name} 未能启动（{code}）：{output}")
+                what = tr("{name} does not start ({code}): {output}", name=name, code=code, output=output)
                 raise UserError(what)
             time.sleep(0.1)
         self.replica.healthy = True

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.protocol import EngineUnavailableError
 
 _LOG = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class Replica:
     def __init__(self, address: str) -> None:
         parts = urlsplit(address if "//" in address else f"http://{address}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            what = say(f"'{address}' is no address of a server", f"“{address}”不是服务地址")
-            raise UserError(what, hint=say("write http://HOST:PORT", "请写成 http://主机:端口"))
+            what = tr("'{address}' is no address of a server", address=address)
+            raise UserError(what, hint=tr("write http://HOST:PORT"))
         self.address = f"{parts.scheme}://{parts.netloc}"
         self.path = parts.path.rstrip("/").removesuffix("/v1")
         self.healthy = True

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.http.client import HttpEngine, PostJson, StreamEvent, api_key_from_env, fetch_from_any
 from hanlin.inference.backends.http.process import ServerProcess, free_port, program_path
 from hanlin.inference.backends.http.replicas import ReplicaPool
@@ -53,7 +53,7 @@ class VllmEngine(HttpEngine):
         addresses = [server for server in places if "://" in server]
         started = [server for server in places if "://" not in server] * replicas
         if started and addresses:
-            raise UserError(say("name either programs or addresses of vLLM", "vLLM 请只给程序或只给地址"))
+            raise UserError(tr("name either programs or addresses of vLLM"))
         key = api_key_from_env()
         if started:
             key = secrets.token_urlsafe(16)
@@ -192,9 +192,11 @@ def _device_environment(token_id: int, count: int) -> dict[str, str]:
     every = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
     own = every[token_id * count : (token_id + 1) * count]
     if len(own) < count:
-        what = say(
-            f"there are {len(every)} GPUs, too few for a replica number {token_id + 1} of {count}",
-            f"只有 {len(every)} 块 GPU，不够第 {token_id + 1} 个副本使用 {count} 块",
+        what = tr(
+            "there are {count} GPUs, too few for a replica number {token_id} of {count_2}",
+            count=len(every),
+            token_id=token_id + 1,
+            count_2=count,
         )
         raise UserError(what, "replicas")
     return {"CUDA_VISIBLE_DEVICES": ",".join(own)}

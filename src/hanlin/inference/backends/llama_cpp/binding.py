@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 
 GGML_F32, GGML_F16 = 0, 1
 KV_TYPES = {"f32": GGML_F32, "f16": GGML_F16}
@@ -167,7 +167,7 @@ def library() -> ctypes.CDLL:
     folders = found.submodule_search_locations if found is not None else None
     objects = [file for folder in folders or () for file in sorted(Path(folder).glob("xllamacpp*.so"))]
     if not objects:
-        what = say("the package xllamacpp is not installed", "未安装软件包 xllamacpp")
+        what = tr("the package xllamacpp is not installed")
         raise UserError(what, hint="pip install xllamacpp")
     try:
         loaded = ctypes.CDLL(str(objects[0]))
@@ -195,8 +195,5 @@ def library() -> ctypes.CDLL:
 
 
 def _other_version(place: Path, detail: str) -> UserError:
-    what = say(
-        f"this version of xllamacpp has another interface than the one known here ({detail})",
-        f"此版本的 xllamacpp 接口与已知的不同（{detail}）",
-    )
+    what = tr("this version of xllamacpp has another interface than the one known here ({detail})", detail=detail)
     return UserError(what, place, "pip install 'xllamacpp==2026.10.*'")

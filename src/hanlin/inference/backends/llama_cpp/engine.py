@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.llama_cpp.model import LlamaCppModel
 from hanlin.inference.protocol import Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
@@ -105,13 +105,13 @@ class LlamaCppEngine(SchedulerEngine):
 def _single_gguf_file(path: Path) -> Path:
     files = find_gguf_files(path)
     if not files:
-        what = say("there is no GGUF file here", "这里没有 GGUF 文件")
-        hint = say("make one with the stage kind `gguf`", "请先用 gguf 阶段导出")
+        what = tr("there is no GGUF file here")
+        hint = tr("make one with the stage kind `gguf`")
         raise UserError(what, path, hint)
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        what = say(f"there are {len(files)} GGUF files here: {names}", f"这里有 {len(files)} 个 GGUF 文件：{names}")
-        raise UserError(what, path, say("name one of them", "请指定其中一个"))
+        what = tr("there are {count} GGUF files here: {names}", count=len(files), names=names)
+        raise UserError(what, path, tr("name one of them"))
     return files[0]
 
 

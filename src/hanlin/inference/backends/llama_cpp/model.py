@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores
 from hanlin.inference.backends.llama_cpp.binding import KV_TYPES, Batch, P, library
 from hanlin.inference.decoder import BatchItem
@@ -60,10 +60,10 @@ class LlamaCppModel:
         self.path = path
         self._library = library()
         if not path.is_file():
-            raise UserError(say("there is no such GGUF file", "没有这个 GGUF 文件"), path)
+            raise UserError(tr("there is no such GGUF file"), path)
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise UserError(say("not a GGUF file", "不是 GGUF 文件"), path)
+                raise UserError(tr("not a GGUF file"), path)
         params = self._library.llama_model_default_params()
         params.vocab_only = vocabulary_only
         params.n_gpu_layers = gpu_layers
@@ -71,8 +71,8 @@ class LlamaCppModel:
             self._handle = self._library.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
             reason = errors[0] if errors else "?"
-            what = say(f"llama.cpp cannot load this file: {reason}", f"llama.cpp 无法加载此文件：{reason}")
-            raise UserError(what, path, say("export it again", "请重新导出"))
+            what = tr("llama.cpp cannot load this file: {reason}", reason=reason)
+            raise UserError(what, path, tr("export it again"))
         self._vocabulary = self._library.llama_model_get_vocab(self._handle)
         self.vocabulary_size = int(self._library.llama_vocab_n_tokens(self._vocabulary))
         self.trained_context = int(self._library.llama_model_n_ctx_train(self._handle))
@@ -159,7 +159,8 @@ class LlamaCppKVCache:
     ) -> None:
         """`threads` None: one for a small model, where waiting for one another costs threads more than they save, and
         costs ten times more while another process holds a core; every core for a larger one. `hidden`: for
-        `mean_hidden` instead of `decode`."""
+        `mean_hidden` instead of `decode`.
+        """
         self._library = model._library
         self._model = model
         self.sequences = sequences
@@ -178,10 +179,8 @@ class LlamaCppKVCache:
             self._handle = self._library.llama_init_from_model(model._handle, params)
         if not self._handle:
             reason = errors[0] if errors else "?"
-            what = say(f"llama.cpp cannot make room for this model: {reason}", f"llama.cpp 无法分配内存：{reason}")
-            raise UserError(
-                what, model.path, say("lower context_length or parallel", "调小 context_length 或 parallel")
-            )
+            what = tr("llama.cpp cannot make room for this model: {reason}", reason=reason)
+            raise UserError(what, model.path, tr("lower context_length or parallel"))
         self._memory = self._library.llama_get_memory(self._handle)
         self._row = ctypes.c_float * model.vocabulary_size
         self.length = int(self._library.llama_n_ctx_seq(self._handle))

@@ -133,7 +133,8 @@ class LlamaCppProcess:
 
     def _send(self, kind: str, tasks: Sequence[_PendingCall]) -> None:
         """Waits while the process is started again; raises EngineUnavailableError when it does not start,
-        RuntimeError when the engine is closed."""
+        RuntimeError when the engine is closed.
+        """
         with self._state:
             self._state.wait_for(lambda: self._alive or self._closed or self._start_error)
             if self._closed:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hanlin.core.errors import UserError
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.inference.backends.transformers.kv_cache import TransformersDecoder
 from hanlin.inference.protocol import GenerationRequest, Score
 from hanlin.inference.request_checks import check_pair, check_text_ids
@@ -63,7 +63,7 @@ class TransformersEngine(SchedulerEngine):
     ) -> None:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(say("there is no CUDA GPU here", "这里没有 CUDA GPU"), None, say("use cpu", "请用 cpu"))
+            raise UserError(tr("there is no CUDA GPU here"), None, tr("use cpu"))
         loaded: Any = load_model(path, dtype=dtype)
         self._adapters = Adapters(loaded, path, adapters) if adapters else None
         loaded.to(self._device)
@@ -154,10 +154,8 @@ class Adapters:
         from hanlin.models.adapters import load_adapter
 
         if is_adapter(base):
-            what = say(
-                "adapters are switched over a model, and this is an adapter", "只能在模型上切换适配器，而这里是适配器"
-            )
-            raise UserError(what, base, say("name its base", "请指定其底座模型"))
+            what = tr("adapters are switched over a model, and this is an adapter")
+            raise UserError(what, base, tr("name its base"))
         files = check_model_folder(base)
         # PEFT's names hold no dots, people's do
         self._peft_names = {name: f"adapter{row_index}" for row_index, name in enumerate(folders)}
@@ -173,7 +171,7 @@ class Adapters:
     def check(self, name: str | None) -> None:
         """Raise UserError if there is no adapter of this name."""
         if name is not None and name not in self._peft_names:
-            raise UserError(say(f"no adapter is called '{name}'", f"没有名为“{name}”的适配器"))
+            raise UserError(tr("no adapter is called '{name}'", name=name))
 
     def switch(self, name: str | None) -> None:
         """Activate the adapter of this name, or none. Raises UserError for an unknown name."""

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from hanlin.core.files import read_json
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 from hanlin.serve.admission import Slot
 from hanlin.serve.answer_stream import AnswerEnd
@@ -133,7 +133,7 @@ def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
         body = await parse_request(service, ShowRequest, request, json_only=False)
         name = body.model or body.name
         if not name:
-            raise ApiError(400, say("model is missing", "缺少 model"), param="model")
+            raise ApiError(400, tr("model is missing"), param="model")
         return JSONResponse(_describe_in_full(models.get(name)))
 
     @router.get("/version")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.inference.text_stream import TextDelta
 from hanlin.serve.answer_stream import AnswerEnd
@@ -100,7 +100,7 @@ class _ChatMessage(RequestBody):
     def to_message(self, index: int) -> Message:
         """Raises ApiError (400) that names `messages.{index}` if it has neither content nor calls."""
         if self.content is None and not self.tool_calls:
-            raise ApiError(400, say("a message has no content", "消息没有内容"), param=f"messages.{index}.content")
+            raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
         calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in self.tool_calls or ())
         return Message(self.role, self.content or "", calls, (self.tool_name or "") if self.role == "tool" else "")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hanlin.core.i18n import say
+from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import RequestBody
 from hanlin.serve.api.fields import JsonSchemaFormat, SamplingBody, StrictModel, TokenIds, Tool, split_prompts
@@ -33,6 +33,8 @@ class _ToolCall(StrictModel):
 
 
 class ChatMessage(StrictModel):
+    """A message of a chat completion request."""
+
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_TextPart] | None = None
     name: str | None = None
@@ -42,7 +44,7 @@ class ChatMessage(StrictModel):
         """Raises ApiError (400) that names `messages.{index}` if it has no content, or calls that are not JSON."""
         content = "".join(part.text for part in self.content) if isinstance(self.content, list) else self.content
         if content is None and not (self.role == "assistant" and self.tool_calls):
-            raise ApiError(400, say("a message has no content", "消息没有内容"), param=f"messages.{index}.content")
+            raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
         role = "system" if self.role == "developer" else self.role
         calls = tuple(_to_tool_call(call.function, index) for call in self.tool_calls or ())
         return Message(role, content or "", calls, (self.name or "") if role == "tool" else "")
@@ -119,7 +121,7 @@ class ChatRequest(_AnswerRequest):
         if self.max_completion_tokens is not None:
             sampling["max_new_tokens"] = self.max_completion_tokens
         if self.top_logprobs and not self.logprobs:
-            raise ApiError(400, say("top_logprobs needs logprobs", "top_logprobs 须与 logprobs 同用"), param="logprobs")
+            raise ApiError(400, tr("top_logprobs needs logprobs"), param="logprobs")
         sampling["top_logprobs"] = (self.top_logprobs or 0) if self.logprobs else None
         return GenerationParams(sampling, self.stop_strings, self.choices, self._make_response_format())
 
@@ -132,7 +134,7 @@ class ChatRequest(_AnswerRequest):
         if self.response_format.type == "json_object":
             return JsonSchemaFormat({"type": "object"}, "response_format", compact=False)
         if self.response_format.json_schema is None:
-            what = say("json_schema is missing", "缺少 json_schema")
+            what = tr("json_schema is missing")
             raise ApiError(400, what, param="response_format.json_schema")
         schema = self.response_format.json_schema.schema_
         return JsonSchemaFormat(schema, "response_format.json_schema.schema", compact=False)
@@ -145,7 +147,7 @@ class ChatRequest(_AnswerRequest):
         if isinstance(self.tool_choice, _NamedToolChoice):
             tools = [tool for tool in tools if tool["function"]["name"] == self.tool_choice.function.name]
         if not tools:
-            what = say("tool_choice names no tool of this request", "tool_choice 未对应请求中的任何工具")
+            what = tr("tool_choice names no tool of this request")
             raise ApiError(400, what, param="tool_choice")
         return tools
 
@@ -174,12 +176,10 @@ class CompletionRequest(_AnswerRequest):
     def to_params(self) -> GenerationParams:
         """Raises ApiError (400) for fields that contradict each other."""
         if len(self.prompts) * self.choices > _MAX_ANSWERS:
-            what = say(
-                f"the number of prompts times n exceeds {_MAX_ANSWERS} answers", f"提示数乘以 n 超过 {_MAX_ANSWERS}"
-            )
+            what = tr("the number of prompts times n exceeds {max_answers} answers", max_answers=_MAX_ANSWERS)
             raise ApiError(400, what, param="n")
         if self.echo and self.logprobs is not None:
-            what = say("echo with logprobs is not supported here", "此处不支持 echo 与 logprobs 同用")
+            what = tr("echo with logprobs is not supported here")
             raise ApiError(400, what, param="echo", code="unsupported_value")
         return GenerationParams({**self.to_sampling(), "top_logprobs": self.logprobs}, self.stop_strings, self.choices)
 
@@ -208,6 +208,6 @@ def _to_tool_call(function: _CalledFunction, index: int) -> ToolCall:
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict):
-        what = say("the arguments of a tool call are not a JSON object", "工具调用的参数不是 JSON 对象")
+        what = tr("the arguments of a tool call are not a JSON object")
         raise ApiError(400, what, param=f"messages.{index}.tool_calls")
     return ToolCall(function.name, arguments)
