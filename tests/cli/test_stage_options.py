@@ -57,7 +57,7 @@ def test_a_setting_below_a_list_is_that_of_each_item() -> None:
 
 
 def test_what_is_no_yaml_and_what_has_no_parts_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'\{' cannot be read"):
+    with pytest.raises(UserError, match=r"'\{' is not valid YAML"):
         read("corpus", validation_fraction=["{"])
     with pytest.raises(UserError, match=r"--lora\.rank needs settings in --lora"):
         read("sft", lora=["8"], lora__rank=["8"])

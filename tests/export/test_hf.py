@@ -119,7 +119,7 @@ def test_transformers_reads_the_folder_and_the_quality_report_says_what_it_cost(
 
 
 def test_gptq_wants_data_and_rows_that_divide(make_model: Make, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match="rounds on data"):
+    with pytest.raises(ValidationError, match="needs calibration data"):
         QuantizedModel(model="./m", method="gptq")
     pytest.importorskip("compressed_tensors")
     narrow = make_model(hidden_size=48, num_attention_heads=4)

@@ -161,7 +161,7 @@ def test_too_little_text_is_refused(taught: Path, export: Export, tmp_path: Path
 
 @pytest.mark.parametrize("text", ["kl", "kl<0.1;", "speed>=3", "kl=0.1", "kl<=x", ","])
 def test_a_condition_that_says_nothing_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is no condition"):
+    with pytest.raises(ValueError, match="is not a condition"):
         parse_conditions(text)
 
 

@@ -93,7 +93,7 @@ def test_the_report_draws_training_validation_and_probes(tmp_path: Path) -> None
     file.write_text("\n".join(rows) + "\n", encoding="utf-8")
     drawn = _curve(file)
     assert drawn is not None
-    assert [(line["en"], line["start"], line["end"]) for line in drawn["lines"]] == [
+    assert [(line["name"].format(topic=line["topic"]), line["start"], line["end"]) for line in drawn["lines"]] == [
         ("training", 4.0, 3.0),
         ("validation", 3.5, 3.5),
         ("probe: english", 1.0, 1.5),

@@ -122,11 +122,11 @@ def test_the_output_has_an_upper_limit(endless: LoadedEngine) -> None:
 
 def test_a_server_that_is_stopped_finishes_the_requests_in_progress(taught_model: Path, tiny_model: Path) -> None:
     code = (
-        "import sys, time; from hanlin.inference.backends.transformers.kv_cache import Context\n"
+        "import sys, time; from hanlin.inference.backends.transformers.kv_cache import TransformersKVCache\n"
         "from hanlin.serve.server import serve\n"
-        "decode = Context.decode\n"
+        "decode = TransformersKVCache.decode\n"
         # slow enough to be stopped in the middle
-        "Context.decode = lambda *args: (time.sleep(0.02), decode(*args))[1]\n"
+        "TransformersKVCache.decode = lambda *args: (time.sleep(0.02), decode(*args))[1]\n"
         "serve(sys.argv[1:], port=0, api_keys=['k3y'])"
     )
     environment = {**os.environ, "HANLIN_LANG": "en", "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_data import CPU
 
-from conftest import CPU
 from hanlin.core.errors import UserError
 from hanlin.train.compute.attention import grouped_attention
 from hanlin.train.compute.kernels import choose_kernel, flex_document_attention, varlen_attention

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_data import conversation, many
 
-from conftest import conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext

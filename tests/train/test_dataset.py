@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from training_data import CPU, conversation, document, many, preference
 
-from conftest import CPU, conversation, document, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress

@@ -14,9 +14,9 @@ import torch
 from launching import launch
 from peft import PeftModel
 from safetensors.torch import load_file
+from training_data import conversation, many
 from transformers import AutoModelForCausalLM
 
-from conftest import conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
@@ -149,7 +149,8 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     """KTO's reference, its reference point, held-out loss and probes go through the model without learning, and a step
     of two answers leaves nothing to one of three processes.
     """
-    from conftest import unpaired_preference
+    from training_data import unpaired_preference
+
     from hanlin.config.settings.preference import Kto
     from hanlin.core.records import write_jsonl
 

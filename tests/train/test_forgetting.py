@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_data import conversation, many
 from transformers import AutoModelForCausalLM
 
-from conftest import conversation, many
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from training_data import CPU, conversation, many
 
-from conftest import CPU, conversation, many
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
@@ -143,5 +143,5 @@ def test_its_state_goes_through_a_checkpoint(method: Any, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("more", [{"lora": LoraSettings()}, {"trainable_tokens": 3}])
 def test_an_adapter_or_rows_alone_are_refused(more: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="whole matrices"):
+    with pytest.raises(ValueError, match="full matrices"):
         Sft(model="m", data=("d",), optimizer="galore", **more)

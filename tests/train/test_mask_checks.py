@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from training_data import SENTENCES, conversation, document, many, preference
 
-from conftest import SENTENCES, conversation, document, many, preference
 from hanlin.chat.packaged import packaged_names
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError

@@ -11,9 +11,9 @@ import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
+from training_data import conversation, many, preference
 from transformers import AutoModelForCausalLM
 
-from conftest import conversation, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.base import key_settings
 from hanlin.config.settings.model import LoraSettings, Merge

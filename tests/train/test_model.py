@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from training_data import CPU
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conftest import CPU
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.errors import UserError
 from hanlin.models.adapters import attach_lora

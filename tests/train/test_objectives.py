@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from training_data import conversation, many, preference
 from transformers import AutoModelForCausalLM
 
-from conftest import conversation, many, preference
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo as DpoSettings

@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn import functional
+from training_data import CPU, conversation, many
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, conversation, many
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.train import Sft
@@ -73,7 +73,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     with torch.no_grad():
         trained = network.loss_sum(batch).item()
     assert abs(trained - first) > 0.5, "nothing was trained"
-    save_adapter(network.hf_model, tmp_path / "adapter", base=tiny_model, start=network.adapter_init)
+    save_adapter(network.hf_model, tmp_path / "adapter", base=tiny_model, initial=network.adapter_init)
 
     if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
         from hanlin.models.load import load_model

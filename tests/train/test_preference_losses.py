@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training_data import CPU, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Simpo

@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from training_data import CPU, conversation, many, preference
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, conversation, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.preference import Dpo

@@ -12,9 +12,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from training_data import conversation, document, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, ReferenceLogprobs, Simpo

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from training_data import conversation, many
 
-from conftest import conversation, many
 from hanlin.config.settings.train import Sft
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError

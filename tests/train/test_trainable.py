@@ -11,9 +11,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM
 
-from conftest import CPU, conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings, Merge
 from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo

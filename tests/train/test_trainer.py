@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from launching import launch
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
-from conftest import CPU, conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto

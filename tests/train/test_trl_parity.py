@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from training_data import SENTENCES, many, preference
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from conftest import SENTENCES, many, preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.preference import Simpo
 from hanlin.core.records import Message, Preference, UnpairedPreference

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_data import CPU, conversation, document, many, preference, unpaired_preference
 
-from conftest import CPU, conversation, document, many, preference, unpaired_preference
 from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto, Orpo

@@ -84,6 +84,10 @@ def _type(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
 
 
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
 _TEXTS: dict[Language, tuple[str, str, str]] = {
     "en": (
         "# Settings",
@@ -107,7 +111,7 @@ def markdown(language: Language) -> str:
         speed = {name for name, field in kind.settings.model_fields.items() if not setting_info(field).affects_key}
         for row in rows_of(kind.settings):
             flag = " ⚡" if row.name in speed else ""
-            cells = (f"`{row.name}`{flag}", row.default, row.limits, translate(row.description, language))
+            cells = (f"`{row.name}`{flag}", _code(row.default), _code(row.limits), translate(row.description, language))
             lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)

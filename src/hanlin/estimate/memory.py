@@ -36,7 +36,7 @@ SHARES_KEPT = {"float32": 96, "bfloat16": 1024}
 PACKED = {"nf4": 0.516, "int8": 1.004}
 """Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
 TILE_TOKENS, TILE_LOGITS = 2048, 3 << 20
-"""Tokens that a CPU computes a frozen head's loss of at a time, and logits of a tile (`train.frozen_head`)."""
+"""Tokens that a CPU computes a frozen head's loss of at a time, and logits of a tile (`train.compute.tiled_loss`)."""
 PIECE_TOKENS, PIECE_LOGITS = 512, 1 << 22
 """Tokens of the pieces in which a CPU computes a trained head's loss; more where these are few logits."""
 PIECE_LOGITS_GPU = 1 << 27

@@ -126,5 +126,5 @@ def _resource_hash(resource: str, name: str) -> str:
     file = folder / f"{name}.jinja"
     if not file.is_file():
         known = [item.stem for item in folder.glob("*.jinja")]
-        raise UserError(tr("no {resource} '{name}'", resource=resource, name=name), None, did_you_mean(name, known))
+        raise UserError(tr("no chat template '{name}'", name=name), None, did_you_mean(name, known))
     return hashlib.sha256(file.read_bytes()).hexdigest()

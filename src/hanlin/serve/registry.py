@@ -198,9 +198,9 @@ class ModelRegistry:
 
     def replace(self, old: Sequence[ServedModel], new: Sequence[ServedModel]) -> None:
         """Exchange the models of one engine for those of another, under the old names."""
-        for old_model, new_model in zip(old, new, strict=True):
-            new_model.name = old_model.name
-            self.by_name[old_model.name] = new_model
+        for old_model, reopened_model in zip(old, new, strict=True):
+            reopened_model.name = old_model.name
+            self.by_name[old_model.name] = reopened_model
 
     def get(self, name: str | None) -> ServedModel:
         """The model of a name; None is the first one, `name:latest` (as Ollama's clients write) is `name`.
