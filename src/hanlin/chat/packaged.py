@@ -37,4 +37,5 @@ def read_packaged_template(name: str) -> str:
 
 @functools.cache
 def packaged_template_sources() -> frozenset[str]:
+    """The Jinja source of every packaged template."""
     return frozenset(read_packaged_template(name) for name in packaged_names())

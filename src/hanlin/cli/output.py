@@ -28,6 +28,7 @@ def state_name(state: str) -> str:
 
 
 def print_json(data: Any) -> None:
+    """Print a value as JSON, one space of indent, characters as they are."""
     typer.echo(json.dumps(data, ensure_ascii=False, indent=1))
 
 

@@ -185,6 +185,7 @@ def firefly(chat: Chat) -> dict[str, Any]:
 
 
 def paired_sharegpt(pair: Pair) -> dict[str, Any]:
+    """`conversations` with the question; `chosen` and `rejected` are turns of `from` and `value`."""
     return {
         "conversations": [{"from": "human", "value": pair.question}],
         "chosen": {"from": "gpt", "value": pair.chosen},
@@ -193,4 +194,5 @@ def paired_sharegpt(pair: Pair) -> dict[str, Any]:
 
 
 def paired_alpaca(pair: Pair) -> dict[str, Any]:
+    """`instruction`, `input`, and the texts `chosen` and `rejected`."""
     return {"instruction": pair.question, "input": "", "chosen": pair.chosen, "rejected": pair.rejected}

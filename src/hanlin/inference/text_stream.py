@@ -15,9 +15,9 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 class StopStringMatcher:
-    """Passes text on until one of the stop strings occurs. Text that may become a stop string is held back.
+    r"""Passes text on until one of the stop strings occurs. Text that may become a stop string is held back.
 
-    stops ["。\\n"]: put("好。") -> "好", put("再") -> "。再", put("。\\n") -> "" and `matched`
+    stops ["。\n"]: put("好。") -> "好", put("再") -> "。再", put("。\n") -> "" and `matched`
     """
 
     def __init__(self, stops: Sequence[str]) -> None:

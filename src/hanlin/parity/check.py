@@ -220,6 +220,7 @@ def summarize(results: Sequence[ParityResult]) -> dict[str, Any]:
 
 
 def parity_error(result: ParityResult, where: Path) -> UserError:
+    """The error that names what a backend renders or stops at otherwise; `where` is the file it is about."""
     if result.missing_stop_ids:
         missing = ", ".join(map(str, result.missing_stop_ids))
         what = tr("{name} would not stop at {missing}, which end an answer", name=result.name, missing=missing)

@@ -101,6 +101,7 @@ class AccessPolicy:
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens at `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""Mojibake, text that was decoded with the wrong encoding: found, and repaired if no byte was lost.
+r"""Mojibake, text that was decoded with the wrong encoding: found, and repaired if no byte was lost.
 
 Two kinds occur in Chinese data: UTF-8 decoded as a Western code page (cp1252, Turkish cp1254, Latin-1), such as
-`ä½\\xa0å¥½` for 你好, and UTF-8 decoded as GBK, such as `浣犲ソ`.
+`ä½\xa0å¥½` for 你好, and UTF-8 decoded as GBK, such as `浣犲ソ`.
 
 Western code pages leave a few bytes undefined. If a program dropped those, characters are lost for good, and the
 repaired text is full of holes: it is worth less than none. `guess_lost_bytes` fills the holes with the likeliest

@@ -38,9 +38,9 @@ def build_text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
 
 
 def clean_text(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:
-    """Apply rules to a text in order.
+    r"""Apply rules to a text in order.
 
-    Lone surrogates (from `\\ud83d` in JSON) are no text and are dropped whatever the rules.
+    Lone surrogates (from `\ud83d` in JSON) are no text and are dropped whatever the rules.
 
     Returns:
         (text, names of the rules that changed it), or the first Drop.

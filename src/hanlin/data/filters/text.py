@@ -45,7 +45,7 @@ _CONTROL_PREFILTER = Prefilter.from_char_class(re.compile(_CONTROL.pattern + "|[
 
 
 def control_characters(text: str) -> str | Drop:
-    """Remove control, invisible and private-use characters; line ends become `\\n`. Joiners of emoji stay.
+    r"""Remove control, invisible and private-use characters; line ends become `\n`. Joiners of emoji stay.
 
     Why: they carry no language, each costs tokens, and hidden direction marks can make text display in another order.
     """

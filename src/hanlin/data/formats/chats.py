@@ -152,10 +152,10 @@ _BELLE = re.compile(r"\s*Human\s*[:：].*\nAssistant\s*[:：]\s*\Z", re.S)
 
 
 def _parse_human_assistant_text(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
-    """Parse BELLE's chats of several turns, all but the last of them in the instruction.
+    r"""Parse BELLE's chats of several turns, all but the last of them in the instruction.
 
     Example:
-        instruction "Human:A\\nAssistant:B\\nHuman:C\\nAssistant:" and output "D" give the turns A, B, C, D.
+        instruction "Human:A\nAssistant:B\nHuman:C\nAssistant:" and output "D" give the turns A, B, C, D.
     """
     instruction = row.get("instruction")
     if not isinstance(instruction, str) or not isinstance(answer, str) or not _BELLE.match(instruction):

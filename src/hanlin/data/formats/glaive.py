@@ -24,6 +24,7 @@ _FUNCTIONS = re.compile(r"\{\s*\"")
 
 
 def is_glaive(value: Any) -> bool:
+    """Whether a row is in the format of Glaive: `chat` is a text that begins with the mark of a turn."""
     return (
         isinstance(value, Mapping) and isinstance(value.get("chat"), str) and bool(_MARK.match(value["chat"].strip()))
     )
@@ -58,7 +59,7 @@ def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
 
 
 def _unquote_arguments(call: str) -> str:
-    """Make a call valid JSON: arguments in single quotes are JSON themselves, with \\' for '."""
+    r"""Make a call valid JSON: arguments in single quotes are JSON themselves, with \' for '."""
     return _QUOTED.sub(lambda match: match[1] + match[2].replace("\\'", "'"), call)
 
 

@@ -22,6 +22,7 @@ _TOOL_LINE = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 
 def is_moss(value: Any) -> bool:
+    """Whether a row is in the format of MOSS: `chat` is an object, or `plain_text` holds the tag of a turn."""
     return isinstance(value, Mapping) and (
         isinstance(value.get("chat"), Mapping) or bool(_TAG.search(str(value.get("plain_text", ""))))
     )

@@ -137,7 +137,7 @@ def read_text_rows(chunks: Iterator[str], blocks: bool) -> Iterator[Row]:
 
 
 def normalize_newlines(chunks: Iterator[str]) -> Iterator[str]:
-    """Replace `\\r\\n` and `\\r` by `\\n`, also if a pair is split between two chunks."""
+    r"""Replace `\r\n` and `\r` by `\n`, also if a pair is split between two chunks."""
     pending = ""
     for chunk in chunks:
         chunk = pending + chunk

@@ -51,6 +51,7 @@ class SampleSizes:
 
 
 def is_data_artifact(folder: Path) -> bool:
+    """Whether a folder holds the output of a data stage, that is, a ledger."""
     return (folder / LEDGER).is_file()
 
 

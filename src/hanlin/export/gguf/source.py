@@ -172,4 +172,5 @@ def check_imatrix(source: GgufSource, file_type: str) -> None:
 
 
 def count_names(names: Iterator[str]) -> dict[str, int]:
+    """Count how often each name occurs; sorted by name."""
     return dict(sorted(Counter(names).items()))

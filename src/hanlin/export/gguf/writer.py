@@ -61,6 +61,7 @@ def count_fallback_tensors(source: GgufSource, file_type: str) -> dict[str, int]
 
 
 def gguf_path(out: Path, file_type: str) -> Path:
+    """The file of a quantization type (`q4_k_m`, `f16`) in the folder of an artifact."""
     return out / f"model-{file_type}.gguf"
 
 

@@ -26,6 +26,7 @@ BuildResponse = Callable[[GenerationJob, list[Answer]], dict[str, Any]]
 
 
 def make_disconnected_response() -> Response:
+    """The response for a client that has hung up: a status for the log, which nobody reads."""
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 

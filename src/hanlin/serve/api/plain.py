@@ -59,6 +59,7 @@ class GenerateRequest(SamplingBody):
 
 
 def make_router(models: ModelRegistry, service: GenerationService) -> APIRouter:
+    """The routes of the plain API: `/generate`, with a prompt or a history."""
     router = APIRouter()
 
     @router.post("/generate", response_model=None)

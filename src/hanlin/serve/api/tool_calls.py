@@ -94,6 +94,7 @@ class ToolCallParser:
 
 
 def get_tool_names(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The names of the functions among the `tools` of a request."""
     return frozenset(str(_get_function(tool).get("name")) for tool in tools)
 
 

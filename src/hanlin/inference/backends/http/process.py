@@ -35,6 +35,7 @@ def program_path(program: str) -> str:
 
 
 def free_port() -> int:
+    """A TCP port of 127.0.0.1 that is free at the time of the call."""
     with socket.create_server(("127.0.0.1", 0)) as path:
         return int(path.getsockname()[1])
 

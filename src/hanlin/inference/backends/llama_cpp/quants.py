@@ -16,6 +16,7 @@ def block_size(kind: int) -> int:
 
 
 def row_bytes(kind: int, columns: int) -> int:
+    """Bytes of a row of `columns` weights in the ggml type `kind`."""
     return int(library().ggml_row_size(kind, columns))
 
 

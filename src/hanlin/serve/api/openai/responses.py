@@ -201,6 +201,7 @@ class CompletionFormatter:
 
 
 def make_usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """The `usage` object of a response."""
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
