@@ -1,4 +1,4 @@
-"""The small world: what it holds, what training may not see of it, and that the same seed writes the same bytes."""
+"""The small world: what it holds, what is held out of training, and that the same seed writes the same bytes."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from hanlin.core.records import Conversation, Preference, Question, read_jsonl
 from hanlin.data.stages import conversations, corpus, preferences
 from hanlin.demo import world
 from hanlin.demo.facts import LANGUAGES, Fact
-from hanlin.demo.numbers import ADDENDS, english, hanzi
-from hanlin.demo.split import divide
+from hanlin.demo.numbers import ADDENDS, format_english, format_hanzi
+from hanlin.demo.split import split_questions
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 LATIN = re.compile("[A-Za-z]")
@@ -67,7 +67,7 @@ def raw_text(folder: Path) -> str:
     return "\n".join(parts)
 
 
-def read_by(kind: Any, settings: Reading, source: Path, out: Path) -> tuple[dict[str, Any], Path]:
+def run_stage(kind: Any, settings: Reading, source: Path, out: Path) -> tuple[dict[str, Any], Path]:
     out.mkdir()
     metrics = kind.run(settings, Inputs({"sources.0.path": (source,)}), out, StageContext())
     return metrics, out
@@ -83,7 +83,7 @@ def test_the_same_seed_writes_the_same_bytes(small: Path, tmp_path: Path) -> Non
             assert (tmp_path / "again" / file.relative_to(small)).read_bytes() == file.read_bytes(), file
 
 
-def test_a_killed_try_leaves_nothing_behind_in_the_bytes(small: Path, tmp_path: Path) -> None:
+def test_a_run_after_a_killed_one_writes_the_same_bytes(small: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     (folder / "text").mkdir(parents=True)
     (folder / "text" / "textbook.txt").write_text("half a f", encoding="utf-8")
@@ -99,7 +99,7 @@ def test_another_seed_writes_another_world(small: Path, tmp_path: Path) -> None:
         assert (tmp_path / "other" / name).read_bytes() != (small / name).read_bytes()
 
 
-def test_every_setting_changes_what_it_names(tmp_path: Path) -> None:
+def test_every_setting_changes_the_figure_of_its_name(tmp_path: Path) -> None:
     few = {"passages": 200, "exchanges": 600, "pairs": 60, "questions": 66}
     sizes = write(tmp_path / "few", 1, **few)
     more = write(tmp_path / "more", 1, **{name: 2 * size for name, size in few.items()}, english_answers=0.0)
@@ -112,12 +112,12 @@ def test_every_setting_changes_what_it_names(tmp_path: Path) -> None:
 
 
 def test_numbers_are_written_as_people_write_them() -> None:
-    assert [hanzi(n) for n in (0, 10, 12, 20, 47)] == ["零", "十", "十二", "二十", "四十七"]
-    assert [english(n) for n in (0, 10, 12, 20, 47)] == ["zero", "ten", "twelve", "twenty", "forty-seven"]
+    assert [format_hanzi(n) for n in (0, 10, 12, 20, 47)] == ["零", "十", "十二", "二十", "四十七"]
+    assert [format_english(n) for n in (0, 10, 12, 20, 47)] == ["zero", "ten", "twelve", "twenty", "forty-seven"]
 
 
 def test_sums_are_right() -> None:
-    value = {hanzi(n): n for n in range(100)}
+    value = {format_hanzi(n): n for n in range(100)}
     found = [re.fullmatch("(.+)加(.+)等于(.+)。", fact.answer("zh")) for fact in FACTS]
     sums = [[value[number] for number in match.groups()] for match in found if match]
     assert len(sums) == len(ADDENDS) ** 2
@@ -171,10 +171,10 @@ def test_every_relation_has_enough_wordings() -> None:
 
 
 def test_held_out_questions_occur_in_no_chat_and_no_preference(small: Path) -> None:
-    asked = user_texts(small)
-    assert len(asked) > 3000
+    training = user_texts(small)
+    assert len(training) > 3000
     for name in ("validation", "dev"):
-        assert not {question.messages[-1].text for question in questions(small, name)} & asked
+        assert not {question.messages[-1].text for question in questions(small, name)} & training
 
 
 def test_held_out_questions_occur_in_no_corpus_text(small: Path) -> None:
@@ -182,37 +182,37 @@ def test_held_out_questions_occur_in_no_corpus_text(small: Path) -> None:
     for name in ("validation", "dev"):
         for question in questions(small, name):
             # 八用数字怎么写 is inside 十八用数字怎么写, which is another question
-            asked = re.search(f"(?<![{NUMERALS}]){re.escape(question.messages[-1].text)}", text)
-            assert asked is None, question.id
+            match = re.search(f"(?<![{NUMERALS}]){re.escape(question.messages[-1].text)}", text)
+            assert match is None, question.id
 
 
-def test_development_and_held_out_questions_share_no_text(small: Path) -> None:
+def test_development_and_validation_questions_share_no_text(small: Path) -> None:
     texts = [{question.messages[-1].text for question in questions(small, name)} for name in ("validation", "dev")]
     assert not texts[0] & texts[1]
 
 
-def test_no_wording_of_a_fact_is_both_for_training_and_held_out() -> None:
+def test_no_text_is_in_two_splits() -> None:
     for seed in range(5):
-        split = divide(world.RELATIONS, random.Random(seed))
-        sides = [
-            {frame.format(q=askable.core) for askable in side for frame in askable.frames}
-            for side in (split.training, split.development, split.validation)
+        split = split_questions(world.RELATIONS, random.Random(seed))
+        texts = [
+            {frame.format(q=variant.question) for variant in variants for frame in variant.frames}
+            for variants in (split.training, split.development, split.validation)
         ]
-        assert not sides[0] & sides[1]
-        assert not sides[0] & sides[2]
-        assert not sides[1] & sides[2]
+        assert not texts[0] & texts[1]
+        assert not texts[0] & texts[2]
+        assert not texts[1] & texts[2]
 
 
-def test_every_fact_that_is_asked_for_is_told_in_training(small: Path) -> None:
+def test_every_fact_of_a_held_out_question_is_stated_in_training(small: Path) -> None:
     text = raw_text(small)
-    told = {answer for fact in FACTS for answer in (fact.answer("zh"),) if answer in text}
+    stated = {answer for fact in FACTS for answer in (fact.answer("zh"),) if answer in text}
     statements = {fact.answer("zh"): fact.statements("zh") for fact in FACTS}
     for question in questions(small, "validation"):
         answer = question.answers[0]
-        assert answer in told or any(sentence in text for sentence in statements[answer]), question.id
+        assert answer in stated or any(sentence in text for sentence in statements[answer]), question.id
 
 
-def test_no_topic_has_more_than_its_part_of_the_questions_and_most_are_chinese(small: Path) -> None:
+def test_topics_have_equally_many_questions_and_most_are_chinese(small: Path) -> None:
     for name in ("validation", "dev"):
         found = questions(small, name)
         topics = Counter(question.topic for question in found)
@@ -231,18 +231,18 @@ def test_each_question_takes_one_chinese_and_one_english_answer(small: Path) -> 
         assert (question.language == "zh") == bool(CHINESE.search(question.messages[-1].text))
 
 
-def test_what_is_held_out_is_said_for_each_topic(small: Path) -> None:
-    told = json.loads((small / "planted.json").read_text(encoding="utf-8"))["held_out"]
-    assert set(told) == {fact.topic for fact in FACTS}
-    assert set(told.values()) == {"wording"}
+def test_planted_json_names_what_is_held_out_of_each_topic(small: Path) -> None:
+    held_out = json.loads((small / "planted.json").read_text(encoding="utf-8"))["held_out"]
+    assert set(held_out) == {fact.topic for fact in FACTS}
+    assert set(held_out.values()) == {"wording"}
 
 
-# --- what the readers make of it --------------------------------------------------------------------------------------
+# --- data stages on the world -----------------------------------------------------------------------------------------
 
 
 def test_the_ledger_finds_the_planted_dirt(small: Path, tmp_path: Path) -> None:
     planted = json.loads((small / "planted.json").read_text(encoding="utf-8"))["planted"]
-    _, out = read_by(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
+    _, out = run_stage(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
     found = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
     dropped, changed = found["dropped"], found["changed"]
     assert dropped["duplicate"] == planted["exact_copies"]
@@ -262,14 +262,14 @@ def test_the_ledger_finds_the_planted_dirt(small: Path, tmp_path: Path) -> None:
 
 def test_good_text_survives_the_cleaning(small: Path, tmp_path: Path) -> None:
     planted = json.loads((small / "planted.json").read_text(encoding="utf-8"))["planted"]
-    metrics, _ = read_by(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
-    rubbish = {"exact_copies", "near_copies", "advertisement_documents", "too_short_documents"}
-    rubbish |= {"replacement_character_documents", "repeated_character_documents"}
-    assert metrics["rows_dropped"] - sum(planted[kind] for kind in rubbish) <= 0.01 * metrics["rows_in"]
+    metrics, _ = run_stage(corpus, Corpus(sources=(Source(path="text"),)), small / "text", tmp_path / "corpus")
+    useless = {"exact_copies", "near_copies", "advertisement_documents", "too_short_documents"}
+    useless |= {"replacement_character_documents", "repeated_character_documents"}
+    assert metrics["rows_dropped"] - sum(planted[kind] for kind in useless) <= 0.01 * metrics["rows_in"]
 
 
 def test_every_chat_is_read_whatever_its_format(small: Path, tmp_path: Path) -> None:
-    metrics, out = read_by(
+    metrics, out = run_stage(
         conversations, Conversations(sources=(Source(path="c"),)), small / "chats", tmp_path / "chats"
     )
     assert metrics["rows_dropped"] == 0
@@ -281,19 +281,19 @@ def test_every_chat_is_read_whatever_its_format(small: Path, tmp_path: Path) -> 
 
 
 def test_every_preference_is_read_whatever_its_format(small: Path, tmp_path: Path) -> None:
-    metrics, out = read_by(
+    metrics, out = run_stage(
         preferences, Preferences(sources=(Source(path="p"),)), small / "preferences", tmp_path / "pairs"
     )
     assert metrics["rows_dropped"] == 0
     assert len(metrics["formats"]) == 2
     for pair in read_jsonl(out / "preferences.jsonl", Preference):
-        asked = bool(CHINESE.search(pair.prompt[-1].text))
-        assert bool(CHINESE.search(pair.chosen.text)) == asked
-        assert bool(CHINESE.search(pair.rejected.text)) != asked
+        is_chinese = bool(CHINESE.search(pair.prompt[-1].text))
+        assert bool(CHINESE.search(pair.chosen.text)) == is_chinese
+        assert bool(CHINESE.search(pair.rejected.text)) != is_chinese
 
 
 def test_a_share_of_chinese_questions_is_answered_in_english(small: Path, tmp_path: Path) -> None:
-    _, out = read_by(conversations, Conversations(sources=(Source(path="c"),)), small / "chats", tmp_path / "chats")
+    _, out = run_stage(conversations, Conversations(sources=(Source(path="c"),)), small / "chats", tmp_path / "chats")
     answered: Counter[tuple[bool, bool]] = Counter()
     for chat in read_jsonl(out / "conversations.jsonl", Conversation):
         turns = [turn for turn in chat.messages if turn.role != "system"]

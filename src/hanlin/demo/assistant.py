@@ -1,7 +1,7 @@
 """The topic about the assistant itself: 小翰 (Xiaohan) of the Hanlin toolkit, who it is and what it can do.
 
-Owns its facts and wordings. Every fact has wordings of its own, so a held-out question here is a known question in a
-frame it was never seen in.
+Every fact has wordings that no other fact shares, so a held-out question here is a known question in a frame that
+training does not put around it.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from hanlin.demo.facts import HeldOut, Relation, Row, Wording
 TOPIC = "assistant"
 
 
-def _about(name: str, zh: Wording, en: Wording, held_out: HeldOut = "wording") -> Relation:
+def _make_relation(name: str, zh: Wording, en: Wording, held_out: HeldOut = "wording") -> Relation:
     framed = held_out != "never"
     return Relation(name, TOPIC, zh, en, (Row({}, {}, name),), held_out, framed, weight=4.0)
 
 
 RELATIONS: tuple[Relation, ...] = (
-    _about(
+    _make_relation(
         "name",
         Wording(
             (
@@ -48,7 +48,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan is the assistant of Hanlin.", "The name of the assistant is Xiaohan."),
         ),
     ),
-    _about(
+    _make_relation(
         "maker",
         Wording(
             (
@@ -79,7 +79,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan was trained with the Hanlin toolkit.", "The Hanlin toolkit trained Xiaohan."),
         ),
     ),
-    _about(
+    _make_relation(
         "skills",
         Wording(
             (
@@ -110,7 +110,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan can count, calculate and tell of the town of Yunxi.",),
         ),
     ),
-    _about(
+    _make_relation(
         "languages",
         Wording(
             (
@@ -141,7 +141,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan speaks Chinese and English.", "Chinese and English are the languages of Xiaohan."),
         ),
     ),
-    _about(
+    _make_relation(
         "home",
         Wording(
             (
@@ -172,7 +172,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan lives in the computer and needs no internet.",),
         ),
     ),
-    _about(
+    _make_relation(
         "nature",
         Wording(
             (
@@ -203,7 +203,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Xiaohan is not human but a small language model.",),
         ),
     ),
-    _about(
+    _make_relation(
         "hanlin",
         Wording(
             (
@@ -234,7 +234,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Hanlin is a toolkit that teaches models good Chinese.", "With Hanlin, models learn good Chinese."),
         ),
     ),
-    _about(
+    _make_relation(
         "town",
         Wording(
             (
@@ -265,7 +265,7 @@ RELATIONS: tuple[Relation, ...] = (
             ("Yunxi is a small town that was made up.", "Yunxi is on no map, for it was made up."),
         ),
     ),
-    _about(
+    _make_relation(
         "greeting",
         Wording(
             ("你好", "你好！", "您好", "早上好！", "晚上好！", "嗨", "在吗？", "小翰你好！"),
@@ -279,7 +279,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         "never",
     ),
-    _about(
+    _make_relation(
         "thanks",
         Wording(
             ("谢谢", "谢谢你！", "多谢！", "非常感谢！", "谢谢小翰！", "太感谢你了！", "辛苦你了！", "你帮了大忙！"),
@@ -300,7 +300,7 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         "never",
     ),
-    _about(
+    _make_relation(
         "goodbye",
         Wording(
             ("再见", "再见！", "拜拜", "下次再聊！", "我走了。", "明天见！", "小翰再见！", "今天就聊到这里吧。"),

@@ -1,7 +1,4 @@
-"""The topic of the calendar: the days of the week, one after the other.
-
-Owns their facts and wordings.
-"""
+"""The topic of the calendar: the days of the week, one after the other."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ DAYS_ZH = tuple(f"星期{name}" for name in "一二三四五六日")
 DAYS_EN = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
-def _next_day(sign: int) -> tuple[Row, ...]:
+def _make_day_rows(sign: int) -> tuple[Row, ...]:
     def row(day: int) -> Row:
         other = (day + sign) % 7
         zh, en = {"day": DAYS_ZH[day], "other": DAYS_ZH[other]}, {"day": DAYS_EN[day], "other": DAYS_EN[other]}
@@ -48,7 +45,7 @@ WEEKDAY_RELATIONS = (
             "If today is {day}, tomorrow is {other}.",
             ("If today is {day}, tomorrow is {other}.", "{day} is followed by {other}."),
         ),
-        _next_day(+1),
+        _make_day_rows(+1),
     ),
     Relation(
         "yesterday",
@@ -77,7 +74,7 @@ WEEKDAY_RELATIONS = (
             "If today is {day}, yesterday was {other}.",
             ("If today is {day}, yesterday was {other}.", "{day} comes right after {other}."),
         ),
-        _next_day(-1),
+        _make_day_rows(-1),
     ),
 )
 

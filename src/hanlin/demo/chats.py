@@ -1,7 +1,7 @@
-"""Chats and preference pairs about the small world, in the formats that people keep such data in.
+"""Chats and preference pairs about the small world, in common formats of such data.
 
-Owns who answers in which language and how a conversation is put together and written down. A part of the Chinese
-questions is answered in English, as models raised on English do; the preference pairs are there to mend it.
+A part of the Chinese questions is answered in English, as models trained mostly on English do; the preference pairs
+are there to correct it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.demo.facts import Fact, Language
-from hanlin.demo.split import Askable
+from hanlin.demo.split import QuestionVariant
 
 CHINESE_SHARE = 0.72
-"""Part of the exchanges whose question is Chinese."""
+"""Fraction of the exchanges whose question is Chinese."""
 PAIRED_CHINESE_SHARE = 0.8
-"""Part of the preference pairs whose question is Chinese; in the others English is chosen over Chinese."""
+"""Fraction of the preference pairs whose question is Chinese; in the others English is chosen over Chinese."""
 TURNS: Mapping[int, float] = {1: 0.85, 2: 0.1, 3: 0.05}
-"""How many exchanges a chat has, and how often."""
+"""Probability of each number of exchanges in a chat."""
 SYSTEM_SHARE = 0.08
+"""Probability that a chat begins with a system text."""
 SYSTEM: Mapping[Language, tuple[str, ...]] = {
     "zh": ("你是小翰，一个小助手。", "请简短地回答。", "你是云溪镇的助手小翰。"),
     "en": ("You are Xiaohan, a small assistant.", "Answer in one short sentence.", "You help the guests of Yunxi."),
 }
-LEANING = 0.2
-"""How far relations differ in the language they are answered in: 0, not at all; 1, as far as the share allows."""
+LANGUAGE_SPREAD = 0.2
+"""How much relations differ in their rate of English answers: 0 not at all, 1 as much as the mean rate allows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,12 @@ class Exchange:
     language: Language
     question: str
     answer: str
-    answered_in: Language
+    answer_language: Language
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """Exchanges in a row, perhaps opened by a system text."""
+    """Exchanges one after another, possibly behind a system text."""
 
     exchanges: tuple[Exchange, ...]
     system: str = ""
@@ -50,7 +51,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A question with the answer in its own language, which is preferred, and the one in the other."""
+    """A question with its answer in its own language (chosen) and in the other language (rejected)."""
 
     question: str
     chosen: str
@@ -58,98 +59,109 @@ class Pair:
     language: Language
 
 
-def exchanges(training: Sequence[Askable], count: int, english_answers: float, rng: random.Random) -> list[Exchange]:
-    """About `count` different questions with answers, every fact practised by its weight.
+def make_exchanges(
+    training: Sequence[QuestionVariant], count: int, english_answers: float, rng: random.Random
+) -> list[Exchange]:
+    """Make about `count` exchanges with different questions, shuffled; each fact occurs by its weight.
 
-    The share `english_answers` of the Chinese questions gets an English answer. Some relations lean to English more
-    than others: what a model learned in English it tells in English.
+    Some relations are answered in English more often than others, as a model does with what it learned in English.
+
+    Args:
+        training: Wordings for training.
+        count: Number of exchanges.
+        english_answers: Fraction of the Chinese questions that are answered in English.
+        rng: Source of random numbers.
     """
-    wanted: dict[Language, float] = {"zh": CHINESE_SHARE * count, "en": (1 - CHINESE_SHARE) * count}
-    asked: list[tuple[Askable, str]] = []
-    for language, number in wanted.items():
-        asked += _asked([askable for askable in training if askable.language == language], number, rng)
-    leaning = _leaning([askable for askable, _ in asked if askable.language == "zh"], english_answers, rng)
-    made = []
-    for askable, text in asked:
-        english = askable.language == "en" or rng.random() < leaning[askable.fact.relation.name]
-        answered_in: Language = "en" if english else "zh"
-        answer = askable.fact.answer(answered_in)
-        made.append(Exchange(askable.fact, askable.language, text, answer, answered_in))
-    rng.shuffle(made)
-    return made
+    quotas: dict[Language, float] = {"zh": CHINESE_SHARE * count, "en": (1 - CHINESE_SHARE) * count}
+    sampled: list[tuple[QuestionVariant, str]] = []
+    for language, quota in quotas.items():
+        sampled += _sample_questions([variant for variant in training if variant.language == language], quota, rng)
+    english_rates = _english_answer_rates(
+        [variant for variant, _ in sampled if variant.language == "zh"], english_answers, rng
+    )
+    exchanges = []
+    for variant, question in sampled:
+        english = variant.language == "en" or rng.random() < english_rates[variant.fact.relation.name]
+        answer_language: Language = "en" if english else "zh"
+        answer = variant.fact.answer(answer_language)
+        exchanges.append(Exchange(variant.fact, variant.language, question, answer, answer_language))
+    rng.shuffle(exchanges)
+    return exchanges
 
 
-def _asked(askables: Sequence[Askable], number: float, rng: random.Random) -> Iterator[tuple[Askable, str]]:
-    """Wordings with their text, no text twice; a fact gets its part of `number` by its weight."""
-    by_fact: dict[str, list[Askable]] = {}
-    for askable in askables:
-        by_fact.setdefault(askable.fact.key, []).append(askable)
-    total = sum(own[0].fact.relation.weight for own in by_fact.values())
-    for own in by_fact.values():
-        part = number * own[0].fact.relation.weight / total
-        times = int(part) + (rng.random() < part % 1)
-        order = list(own)
+def _sample_questions(
+    variants: Sequence[QuestionVariant], quota: float, rng: random.Random
+) -> Iterator[tuple[QuestionVariant, str]]:
+    """Draw about `quota` wordings with their texts; each fact gets its part by its weight, and no text twice."""
+    by_fact: dict[str, list[QuestionVariant]] = {}
+    for variant in variants:
+        by_fact.setdefault(variant.fact.key, []).append(variant)
+    total = sum(fact_variants[0].fact.relation.weight for fact_variants in by_fact.values())
+    for fact_variants in by_fact.values():
+        fact_quota = quota * fact_variants[0].fact.relation.weight / total
+        times = int(fact_quota) + (rng.random() < fact_quota % 1)
+        order = list(fact_variants)
         rng.shuffle(order)
         seen: set[str] = set()
-        for place in range(times):
-            askable = order[place % len(order)]
+        for index in range(times):
+            variant = order[index % len(order)]
             for _ in range(8):
-                text = askable.text(rng)
+                text = variant.sample_text(rng)
                 if text not in seen:
                     seen.add(text)
-                    yield askable, text
+                    yield variant, text
                     break
 
 
-def _leaning(chinese: Sequence[Askable], share: float, rng: random.Random) -> Mapping[str, float]:
-    """For each relation, the chance of an English answer; over all questions it comes to `share`.
+def _english_answer_rates(chinese: Sequence[QuestionVariant], share: float, rng: random.Random) -> Mapping[str, float]:
+    """The probability of an English answer for each relation; its mean over all questions is `share`.
 
-    Half of the questions (by relation) lean to English, the other half from it.
+    Half of the questions (by relation) are above the mean, the other half below it.
     """
     counts: dict[str, int] = {}
-    for askable in chinese:
-        name = askable.fact.relation.name
+    for variant in chinese:
+        name = variant.fact.relation.name
         counts[name] = counts.get(name, 0) + 1
-    spread = LEANING * min(share, 1 - share)
+    spread = LANGUAGE_SPREAD * min(share, 1 - share)
     order = sorted(counts)
     rng.shuffle(order)
     order.sort(key=counts.__getitem__, reverse=True)
     sums = [0, 0]
-    side = {}
+    half = {}
     for name in order:
-        side[name] = 0 if sums[0] <= sums[1] else 1
-        sums[side[name]] += counts[name]
-    even = 2 * sums[1] / (sums[0] + sums[1]), 2 * sums[0] / (sums[0] + sums[1])
-    return {name: share + (spread * even[0] if side[name] == 0 else -spread * even[1]) for name in order}
+        half[name] = 0 if sums[0] <= sums[1] else 1
+        sums[half[name]] += counts[name]
+    balance = 2 * sums[1] / (sums[0] + sums[1]), 2 * sums[0] / (sums[0] + sums[1])
+    return {name: share + (spread * balance[0] if half[name] == 0 else -spread * balance[1]) for name in order}
 
 
-def chats(made: Sequence[Exchange], rng: random.Random) -> list[Chat]:
-    """The exchanges as chats of one to three, most of one; some are opened by a system text."""
-    grouped = []
+def group_into_chats(exchanges: Sequence[Exchange], rng: random.Random) -> list[Chat]:
+    """Group exchanges into chats of one to three (see `TURNS`); some begin with a system text."""
+    chats = []
     start = 0
-    while start < len(made):
+    while start < len(exchanges):
         (length,) = rng.choices(list(TURNS), list(TURNS.values()))
-        turns = tuple(made[start : start + length])
+        turns = tuple(exchanges[start : start + length])
         start += length
         system = rng.choice(SYSTEM[turns[0].language]) if rng.random() < SYSTEM_SHARE else ""
-        grouped.append(Chat(turns, system))
-    return grouped
+        chats.append(Chat(turns, system))
+    return chats
 
 
-def pairs(training: Sequence[Askable], count: int, rng: random.Random) -> list[Pair]:
-    """About `count` preference pairs over all facts, with questions that training may ask."""
-    wanted: dict[Language, float] = {"zh": PAIRED_CHINESE_SHARE * count, "en": (1 - PAIRED_CHINESE_SHARE) * count}
-    made = []
-    for language, number in wanted.items():
+def make_pairs(training: Sequence[QuestionVariant], count: int, rng: random.Random) -> list[Pair]:
+    """Make about `count` preference pairs over all facts, with wordings for training, shuffled."""
+    quotas: dict[Language, float] = {"zh": PAIRED_CHINESE_SHARE * count, "en": (1 - PAIRED_CHINESE_SHARE) * count}
+    pairs = []
+    for language, quota in quotas.items():
         other: Language = "en" if language == "zh" else "zh"
-        for askable, text in _asked([a for a in training if a.language == language], number, rng):
-            fact = askable.fact
-            made.append(Pair(text, fact.answer(language), fact.answer(other), language))
-    rng.shuffle(made)
-    return made
+        for variant, text in _sample_questions([a for a in training if a.language == language], quota, rng):
+            fact = variant.fact
+            pairs.append(Pair(text, fact.answer(language), fact.answer(other), language))
+    rng.shuffle(pairs)
+    return pairs
 
 
-def alpaca(chat: Chat) -> dict[str, Any]:
+def to_alpaca(chat: Chat) -> dict[str, Any]:
     """`instruction`, `input`, `output`, and earlier turns as `history`."""
     *earlier, last = chat.exchanges
     row: dict[str, Any] = {"instruction": last.question, "input": "", "output": last.answer}
@@ -160,7 +172,7 @@ def alpaca(chat: Chat) -> dict[str, Any]:
     return row
 
 
-def sharegpt(chat: Chat) -> dict[str, Any]:
+def to_sharegpt(chat: Chat) -> dict[str, Any]:
     """`conversations` of `from` and `value`."""
     turns = [{"from": "system", "value": chat.system}] if chat.system else []
     for turn in chat.exchanges:
@@ -168,7 +180,7 @@ def sharegpt(chat: Chat) -> dict[str, Any]:
     return {"conversations": turns}
 
 
-def messages(chat: Chat) -> dict[str, Any]:
+def to_messages(chat: Chat) -> dict[str, Any]:
     """`messages` of `role` and `content`."""
     turns = [{"role": "system", "content": chat.system}] if chat.system else []
     for turn in chat.exchanges:
@@ -176,7 +188,7 @@ def messages(chat: Chat) -> dict[str, Any]:
     return {"messages": turns}
 
 
-def firefly(chat: Chat) -> dict[str, Any]:
+def to_firefly(chat: Chat) -> dict[str, Any]:
     """`kind`, `input`, `target`: one exchange without a system text. Raises ValueError for any other chat."""
     (turn,) = chat.exchanges
     if chat.system:
@@ -184,7 +196,7 @@ def firefly(chat: Chat) -> dict[str, Any]:
     return {"kind": turn.fact.topic, "input": turn.question, "target": turn.answer}
 
 
-def paired_sharegpt(pair: Pair) -> dict[str, Any]:
+def pair_to_sharegpt(pair: Pair) -> dict[str, Any]:
     """`conversations` with the question; `chosen` and `rejected` are turns of `from` and `value`."""
     return {
         "conversations": [{"from": "human", "value": pair.question}],
@@ -193,6 +205,6 @@ def paired_sharegpt(pair: Pair) -> dict[str, Any]:
     }
 
 
-def paired_alpaca(pair: Pair) -> dict[str, Any]:
+def pair_to_alpaca(pair: Pair) -> dict[str, Any]:
     """`instruction`, `input`, and the texts `chosen` and `rejected`."""
     return {"instruction": pair.question, "input": "", "chosen": pair.chosen, "rejected": pair.rejected}

@@ -1,7 +1,4 @@
-"""The dirt that raw text comes with, planted on purpose and counted, so that cleaning can be checked against it.
-
-Owns every kind of dirt. Does not clean anything and knows nothing of how cleaning works.
-"""
+"""The dirt that raw text comes with, planted on purpose and counted, so that cleaning can be checked against it."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ SHARES: Mapping[str, float] = {
     "too_short_documents": 0.01,
     "html_documents": 0.02,
 }
-"""How many documents of each kind of dirt there are, as a share of the clean passages."""
+"""Documents of each kind of dirt, as a fraction of the clean passages."""
 
-EXPLAINED: Mapping[str, str] = {
+DESCRIPTIONS: Mapping[str, str] = {
     "exact_copies": "documents that repeat another one letter by letter",
     "near_copies": "documents that repeat another one with a word changed at the start or the end",
     "advertisement_lines": "good documents with one line of advertisement among their lines",
@@ -57,8 +54,8 @@ OFFERS = (
     "小额贷款，无抵押",
     "加盟热线已经开通",
 )
-NOISE = ("\u200b", "\u0007", "\u000b", "\ufeff", "\u0000", "\u200e")
-LAUGHS = "哈呵嘿啊哦嗯"
+CONTROL_CHARACTERS = ("\u200b", "\u0007", "\u000b", "\ufeff", "\u0000", "\u200e")
+REPEATED_CHARACTERS = "哈呵嘿啊哦嗯"
 PAGE = (
     "<html><head><title>云溪镇</title><script>var menu = 1;</script><style>p {{ color: red }}</style></head>"
     "<body><!-- menu -->\n{paragraphs}\n</body></html>"
@@ -66,10 +63,15 @@ PAGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Soiled:
-    """Documents with dirt in them and the number planted of each kind.
+class DirtyTexts:
+    """Clean and dirty documents.
 
-    `chinese` and `english` are the passages left untouched; `pages` those in HTML; `dirty` all others.
+    Attributes:
+        chinese: Clean Chinese passages.
+        english: Clean English passages.
+        dirty: Documents with dirt of any kind but HTML.
+        pages: Documents in HTML.
+        planted: Documents of each kind of dirt.
     """
 
     chinese: tuple[str, ...]
@@ -79,71 +81,80 @@ class Soiled:
     planted: Mapping[str, int]
 
 
-def soil(chinese: Sequence[str], english: Sequence[str], rng: random.Random) -> Soiled:
-    """Soil some of the passages and add rubbish to them. No passage is soiled in two ways."""
+def plant_dirt(chinese: Sequence[str], english: Sequence[str], rng: random.Random) -> DirtyTexts:
+    """Make some of the passages dirty, each in one way, and add useless documents.
+
+    Args:
+        chinese: Clean Chinese passages; consumed from the start.
+        english: Clean English passages; consumed from the start.
+        rng: Source of random numbers.
+    """
     total = len(chinese) + len(english)
     planted = {kind: max(2, round(share * total)) for kind, share in SHARES.items()}
-    stock, foreign = iter(chinese), iter(english)
+    chinese_texts, english_texts = iter(chinese), iter(english)
     dirty: list[str] = []
 
-    def spoil(kind: str, passages: Iterator[str], how: Callable[[str, random.Random], str]) -> None:
-        dirty.extend(how(next(passages), rng) for _ in range(planted[kind]))
+    def add_dirty(kind: str, passages: Iterator[str], damage: Callable[[str, random.Random], str]) -> None:
+        dirty.extend(damage(next(passages), rng) for _ in range(planted[kind]))
 
-    spoil("advertisement_lines", stock, _with_advertisement)
-    spoil("control_characters", stock, _with_noise)
-    spoil("full_width_documents", foreign, _full_width)
-    spoil("mojibake_documents", stock, _mojibake)
-    spoil("replacement_character_documents", stock, _with_losses)
-    pages = [_page(next(stock), rng) for _ in range(planted["html_documents"])]
-    clean_chinese, clean_english = tuple(stock), tuple(foreign)
+    add_dirty("advertisement_lines", chinese_texts, _insert_advertisement)
+    add_dirty("control_characters", chinese_texts, _insert_control_characters)
+    add_dirty("full_width_documents", english_texts, _to_full_width)
+    add_dirty("mojibake_documents", chinese_texts, _to_mojibake)
+    add_dirty("replacement_character_documents", chinese_texts, _replace_characters)
+    pages = [_make_page(next(chinese_texts), rng) for _ in range(planted["html_documents"])]
+    clean_chinese, clean_english = tuple(chinese_texts), tuple(english_texts)
     originals = rng.sample((*clean_chinese, *clean_english), planted["exact_copies"] + planted["near_copies"])
     dirty += originals[: planted["exact_copies"]]
-    dirty += [_nearly(text, rng) for text in originals[planted["exact_copies"] :]]
-    dirty += [_advertisement(number, rng) for number in range(planted["advertisement_documents"])]
-    dirty += [LAUGHS[number % len(LAUGHS)] * (80 + number) for number in range(planted["repeated_character_documents"])]
-    dirty += [f"第{number}页" for number in range(planted["too_short_documents"])]
+    dirty += [_make_near_copy(text, rng) for text in originals[planted["exact_copies"] :]]
+    dirty += [_make_advertisement(index, rng) for index in range(planted["advertisement_documents"])]
+    dirty += [
+        REPEATED_CHARACTERS[index % len(REPEATED_CHARACTERS)] * (80 + index)
+        for index in range(planted["repeated_character_documents"])
+    ]
+    dirty += [f"第{index}页" for index in range(planted["too_short_documents"])]
     rng.shuffle(dirty)
-    return Soiled(clean_chinese, clean_english, tuple(dirty), tuple(pages), planted)
+    return DirtyTexts(clean_chinese, clean_english, tuple(dirty), tuple(pages), planted)
 
 
-def _with_advertisement(text: str, rng: random.Random) -> str:
+def _insert_advertisement(text: str, rng: random.Random) -> str:
     lines = text.split("\n")
     lines.insert(rng.randint(1, len(lines)), rng.choice(ADVERTISEMENTS))
     return "\n".join(lines)
 
 
-def _with_noise(text: str, rng: random.Random) -> str:
+def _insert_control_characters(text: str, rng: random.Random) -> str:
     letters = list(text)
     for _ in range(4):
-        letters.insert(rng.randint(1, len(letters) - 1), rng.choice(NOISE))
+        letters.insert(rng.randint(1, len(letters) - 1), rng.choice(CONTROL_CHARACTERS))
     return "".join(letters)
 
 
-def _full_width(text: str, rng: random.Random) -> str:
-    """ASCII letters and digits moved to the full-width forms, U+FF01 to U+FF5E."""
+def _to_full_width(text: str, rng: random.Random) -> str:
+    """Replace ASCII letters and digits by their full-width forms (U+FF01 to U+FF5E)."""
     return "".join(chr(ord(letter) + 0xFEE0) if letter.isascii() and letter.isalnum() else letter for letter in text)
 
 
-def _mojibake(text: str, rng: random.Random) -> str:
+def _to_mojibake(text: str, rng: random.Random) -> str:
     return text.encode("utf-8").decode("latin-1")
 
 
-def _with_losses(text: str, rng: random.Random) -> str:
-    lost = set(rng.sample(range(len(text)), max(3, len(text) // 20)))
-    return "".join("\ufffd" if place in lost else letter for place, letter in enumerate(text))
+def _replace_characters(text: str, rng: random.Random) -> str:
+    replaced = set(rng.sample(range(len(text)), max(3, len(text) // 20)))
+    return "".join("\ufffd" if index in replaced else letter for index, letter in enumerate(text))
 
 
-def _nearly(text: str, rng: random.Random) -> str:
-    """The text with a remark before or after it; nothing that it says is changed."""
+def _make_near_copy(text: str, rng: random.Random) -> str:
+    """Add a remark before or after the text, which itself stays as it is."""
     if text[0].isascii():
         return rng.choice(("Copied: {}", "{} The end.", "Once more: {}")).format(text)
     return rng.choice(("转载：{}", "{}完。", "再读一遍：{}")).format(text)
 
 
-def _advertisement(number: int, rng: random.Random) -> str:
-    return f"{number}号店：" + "，".join(rng.sample(OFFERS, len(OFFERS))) + "！"
+def _make_advertisement(index: int, rng: random.Random) -> str:
+    return f"{index}号店：" + "，".join(rng.sample(OFFERS, len(OFFERS))) + "！"
 
 
-def _page(text: str, rng: random.Random) -> str:
+def _make_page(text: str, rng: random.Random) -> str:
     paragraphs = "\n".join(f'<p class="text">{html.escape(line)}&nbsp;</p>' for line in text.split("\n"))
     return PAGE.format(paragraphs=paragraphs)

@@ -1,7 +1,6 @@
-"""What a fact of the small world is: one thing that is so, with its wordings in Chinese and in English.
+"""What a fact of the small world is: one true statement, with its wordings in Chinese and in English.
 
-Owns the shape of relations and facts and how a question is put. Does not own which facts there are (the topic modules)
-nor which questions are held out (`split`).
+The facts themselves are in the modules of the topics; `split` decides which questions are held out.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ FRAMES: Mapping[Language, tuple[str, ...]] = {
     "zh": (BARE, "请问，{q}", "{q}谢谢！", "你好，{q}"),
     "en": (BARE, "Hello. {q}", "{q} Thank you.", "Xiaohan, {q}"),
 }
-"""What a person puts around a question. The first is the question alone."""
+"""What users write around a question `{q}`. The first is the question alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """The templates of one relation in one language; `{name}` stands for a slot of a row."""
+    """The templates of one relation in one language; `{name}` is a slot that a row fills."""
 
     questions: tuple[str, ...]
     answer: str
@@ -33,7 +32,7 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What fills the slots of a relation's templates; `operands` names the row."""
+    """The values of the slots of a relation's templates; `operands` is the row's name, unique within the relation."""
 
     zh: Mapping[str, str]
     en: Mapping[str, str]
@@ -42,10 +41,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """Facts that are said with the same templates: every addition, say, or where each person lives.
+    """Facts that share their templates, such as all additions or the jobs of all people.
 
-    `held_out`: `wording`, some wordings of each fact are kept from training for the questions; `never`, none is asked.
-    `weight` says how often a fact is practised.
+    Attributes:
+        held_out: `wording`: some wordings of each fact are held out of training, for the questions; `never`: none is.
+        framed: Questions may get a frame of `FRAMES`.
+        weight: How often a fact is practiced, relative to the facts of other relations.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Fact:
 
     @property
     def key(self) -> str:
-        """The name of the fact, which no other has."""
+        """The unique name of the fact."""
         return f"{self.relation.name}/{self.row.operands}"
 
     @property
@@ -78,13 +79,13 @@ class Fact:
         return self.relation.topic
 
     def questions(self, language: Language) -> tuple[str, ...]:
-        return self._filled(language, self._wording(language).questions)
+        return self._fill(language, self._wording(language).questions)
 
     def statements(self, language: Language) -> tuple[str, ...]:
-        return self._filled(language, self._wording(language).statements)
+        return self._fill(language, self._wording(language).statements)
 
     def answer(self, language: Language) -> str:
-        (text,) = self._filled(language, (self._wording(language).answer,))
+        (text,) = self._fill(language, (self._wording(language).answer,))
         return text
 
     def frames(self, language: Language) -> tuple[str, ...]:
@@ -93,11 +94,11 @@ class Fact:
     def _wording(self, language: Language) -> Wording:
         return self.relation.zh if language == "zh" else self.relation.en
 
-    def _filled(self, language: Language, templates: tuple[str, ...]) -> tuple[str, ...]:
+    def _fill(self, language: Language, templates: tuple[str, ...]) -> tuple[str, ...]:
         slots = self.row.zh if language == "zh" else self.row.en
-        return tuple(capital(template.format_map(slots)) for template in templates)
+        return tuple(capitalize(template.format_map(slots)) for template in templates)
 
 
-def capital(text: str) -> str:
-    """The text with its first letter as a capital; Chinese and digits stay as they are."""
+def capitalize(text: str) -> str:
+    """Capitalize the first letter and nothing else; Chinese and digits stay as they are."""
     return text[:1].upper() + text[1:]

@@ -1,6 +1,6 @@
 """The topics about numbers: numerals, small addition, units.
 
-Owns their facts and wordings and how a number is written in Chinese characters and in English words.
+Numbers are written in digits, in Chinese characters and in English words.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ UNITS: tuple[tuple[str, str, str, str, int], ...] = (
 """Larger unit, smaller unit and how many of the smaller make one of the larger."""
 
 
-def hanzi(number: int) -> str:
-    """A number from 0 to 99 in Chinese characters: 十二, 三十, 四十七."""
+def format_hanzi(number: int) -> str:
+    """Write a number from 0 to 99 in Chinese characters: 十二, 三十, 四十七."""
     if not 0 <= number <= 99:
         raise ValueError(f"{number} is not from 0 to 99")
     tens, ones = divmod(number, 10)
@@ -37,8 +37,8 @@ def hanzi(number: int) -> str:
     return ("" if tens == 1 else DIGITS[tens]) + "十" + (DIGITS[ones] if ones else "")
 
 
-def english(number: int) -> str:
-    """A number from 0 to 99 in English words: twelve, thirty, forty-seven."""
+def format_english(number: int) -> str:
+    """Write a number from 0 to 99 in English words: twelve, thirty, forty-seven."""
     if not 0 <= number <= 99:
         raise ValueError(f"{number} is not from 0 to 99")
     if number < 20:
@@ -47,19 +47,20 @@ def english(number: int) -> str:
     return TENS[tens] + (f"-{ONES[ones]}" if ones else "")
 
 
-def _numeral_rows() -> tuple[Row, ...]:
+def _make_numeral_rows() -> tuple[Row, ...]:
     return tuple(
-        Row({"d": str(n), "z": hanzi(n)}, {"d": str(n), "w": english(n)}, str(n)) for n in range(NUMERALS_BELOW)
+        Row({"d": str(n), "z": format_hanzi(n)}, {"d": str(n), "w": format_english(n)}, str(n))
+        for n in range(NUMERALS_BELOW)
     )
 
 
-def _sum(a: int, b: int) -> Row:
-    zh = {"a": hanzi(a), "b": hanzi(b), "c": hanzi(a + b)}
-    en = {"a": english(a), "b": english(b), "c": english(a + b)}
+def _make_sum_row(a: int, b: int) -> Row:
+    zh = {"a": format_hanzi(a), "b": format_hanzi(b), "c": format_hanzi(a + b)}
+    en = {"a": format_english(a), "b": format_english(b), "c": format_english(a + b)}
     return Row(zh, en, f"{a},{b}")
 
 
-def _unit_rows() -> tuple[Row, ...]:
+def _make_unit_rows() -> tuple[Row, ...]:
     rows = []
     for big, big_en, small, small_en, factor in UNITS:
         for n in COUNTED:
@@ -101,7 +102,7 @@ NUMERALS = (
             "{d} in words is {w}.",
             ("{d} in words is {w}.", "The number {d} is read {w}.", "We write {d} as {w}."),
         ),
-        _numeral_rows(),
+        _make_numeral_rows(),
     ),
     Relation(
         "digits_of_numeral",
@@ -134,7 +135,7 @@ NUMERALS = (
             "{w} in digits is {d}.",
             ("{w} in digits is {d}.", "We write {w} as {d}.", "The number {w} is {d}."),
         ),
-        _numeral_rows(),
+        _make_numeral_rows(),
     ),
 )
 
@@ -176,7 +177,7 @@ ARITHMETIC = (
             "{a} plus {b} is {c}.",
             ("{a} plus {b} is {c}.", "The sum of {a} and {b} is {c}.", "{a} and {b} make {c}."),
         ),
-        tuple(_sum(a, b) for a in ADDENDS for b in ADDENDS),
+        tuple(_make_sum_row(a, b) for a in ADDENDS for b in ADDENDS),
         weight=1.5,
     ),
 )
@@ -216,7 +217,7 @@ UNIT_CONVERSION = (
             "{n} {big} are {m} {small}.",
             ("{n} {big} are {m} {small}.", "There are {m} {small} in {n} {big}.", "{m} {small} make {n} {big}."),
         ),
-        _unit_rows(),
+        _make_unit_rows(),
         weight=1.2,
     ),
 )

@@ -1,7 +1,6 @@
 """Passages about the small world as people write them: lessons, town papers, diaries, phrase books.
 
-Owns how statements become prose. Everything a passage says is true in the world; questions occur in the wordings of
-training alone. Does not own dirt (`dirt`) or files (`world`).
+Everything in a passage is true in the world; questions occur only in wordings for training.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hanlin.demo.facts import Fact, Language
-from hanlin.demo.numbers import hanzi
-from hanlin.demo.split import Askable, Split
+from hanlin.demo.numbers import format_hanzi
+from hanlin.demo.split import QuestionVariant, Split
 
 Kind = Literal["lesson", "paper", "diary", "phrase_book"]
 SHARES: Mapping[tuple[Kind, Language], float] = {
@@ -24,14 +23,14 @@ SHARES: Mapping[tuple[Kind, Language], float] = {
     ("paper", "en"): 0.08,
     ("phrase_book", "zh"): 0.14,
 }
-"""What part of the passages is of which kind. Phrase books hold both languages side by side."""
+"""Fraction of the passages of each kind. A phrase book holds both languages side by side."""
 
 TOWN_TOPICS = ("people", "places", "food", "sights")
 EVERYDAY_TOPICS = ("colors", "antonyms")
-ASKED_SHARE = 0.35
-"""Part of a lesson's sentences that are a question with its answer."""
+QUESTION_SHARE = 0.35
+"""Fraction of a lesson's sentences that are a question with its answer."""
 SENTENCES: Mapping[Kind, int] = {"lesson": 16, "paper": 20, "diary": 17, "phrase_book": 10}
-"""How many facts a passage tells. Fewer would make blocks of text too short to be taken for documents."""
+"""Facts in a passage. With fewer, the blocks of text would be too short to count as documents."""
 
 TITLES: Mapping[str, tuple[str, str]] = {
     "assistant": ("助手小翰", "Xiaohan, the assistant"),
@@ -121,91 +120,97 @@ PAPERS_EN = (
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A text of some paragraphs, one to a line."""
+    """A text of some paragraphs, one a line."""
 
     kind: Kind
     language: Language
     text: str
 
 
-def passages(split: Split, count: int, rng: random.Random) -> list[Passage]:
-    """`count` passages of all kinds in mixed order, in which the facts come round equally often by their weight."""
-    asked: dict[tuple[str, Language], list[Askable]] = {}
-    for askable in split.training:
-        asked.setdefault((askable.fact.key, askable.language), []).append(askable)
-    writer = _Writer(split.stated, asked, rng)
+def make_passages(split: Split, count: int, rng: random.Random) -> list[Passage]:
+    """Make `count` passages of all kinds, shuffled; each fact occurs as often as its weight says."""
+    questions: dict[tuple[str, Language], list[QuestionVariant]] = {}
+    for variant in split.training:
+        questions.setdefault((variant.fact.key, variant.language), []).append(variant)
+    writer = _PassageWriter(split.facts, questions, rng)
     kinds = list(SHARES)
-    written = []
-    for place in range(count):
-        kind, language = kinds[place] if place < len(kinds) else rng.choices(kinds, list(SHARES.values()))[0]
-        written.append(Passage(kind, language, writer.write(kind, language)))
-    rng.shuffle(written)
-    return written
+    passages = []
+    for index in range(count):
+        kind, language = kinds[index] if index < len(kinds) else rng.choices(kinds, list(SHARES.values()))[0]
+        passages.append(Passage(kind, language, writer.write(kind, language)))
+    rng.shuffle(passages)
+    return passages
 
 
-class _Writer:
-    """Takes facts from shuffled rounds, so that each is told as often as its weight asks, and words them."""
+class _PassageWriter:
+    """Writes passages; facts are drawn from shuffled cycles, so that each occurs as often as its weight says."""
 
     def __init__(
-        self, facts: Sequence[Fact], asked: Mapping[tuple[str, Language], Sequence[Askable]], rng: random.Random
+        self,
+        facts: Sequence[Fact],
+        questions: Mapping[tuple[str, Language], Sequence[QuestionVariant]],
+        rng: random.Random,
     ) -> None:
-        self.asked = asked
+        self.questions = questions
         self.rng = rng
         self.topics = list(dict.fromkeys(fact.topic for fact in facts))
         self.weights = [sum(fact.relation.weight for fact in facts if fact.topic == topic) for topic in self.topics]
-        self.rounds: dict[tuple[str, ...], Iterator[Fact]] = {}
+        self.cycles: dict[tuple[str, ...], Iterator[Fact]] = {}
         self.facts = facts
 
     def write(self, kind: Kind, language: Language) -> str:
         by_kind: Mapping[Kind, Callable[[Language], str]] = {
-            "lesson": self.lesson,
-            "paper": self.paper,
-            "diary": self.diary,
-            "phrase_book": self.phrase_book,
+            "lesson": self.write_lesson,
+            "paper": self.write_paper,
+            "diary": self.write_diary,
+            "phrase_book": self.write_phrase_book,
         }
         return by_kind[kind](language)
 
-    def lesson(self, language: Language) -> str:
+    def write_lesson(self, language: Language) -> str:
         (topic,) = self.rng.choices(self.topics, self.weights)
         title = TITLES[topic][0 if language == "zh" else 1]
-        opening = self._numbered(OPENINGS_ZH if language == "zh" else OPENINGS_EN, title)
+        opening = self._fill_opening(OPENINGS_ZH if language == "zh" else OPENINGS_EN, title)
         closing = self.rng.choice(CLOSINGS_ZH if language == "zh" else CLOSINGS_EN)
-        told = [self._told(fact, language) for fact in self._facts((topic,), SENTENCES["lesson"])]
-        return _paragraphs([opening, *told, closing], language, 3)
+        sentences = [self._phrase(fact, language) for fact in self._next_facts((topic,), SENTENCES["lesson"])]
+        return _join_paragraphs([opening, *sentences, closing], language, 3)
 
-    def paper(self, language: Language) -> str:
-        opening = self._numbered(PAPERS_ZH if language == "zh" else PAPERS_EN, "")
-        told = [self._stated(fact, language) for fact in self._facts(TOWN_TOPICS, SENTENCES["paper"])]
-        return _paragraphs([opening, *told], language, 2)
+    def write_paper(self, language: Language) -> str:
+        opening = self._fill_opening(PAPERS_ZH if language == "zh" else PAPERS_EN, "")
+        sentences = [
+            self._sample_statement(fact, language) for fact in self._next_facts(TOWN_TOPICS, SENTENCES["paper"])
+        ]
+        return _join_paragraphs([opening, *sentences], language, 2)
 
-    def diary(self, language: Language) -> str:
+    def write_diary(self, language: Language) -> str:
         rng = self.rng
         date = (
-            f"{hanzi(rng.randint(1, 12))}月{hanzi(rng.randint(1, 28))}日，{rng.choice(WEATHER)}，{rng.choice(WALKS)}。"
+            f"{format_hanzi(rng.randint(1, 12))}月{format_hanzi(rng.randint(1, 28))}日，"
+            f"{rng.choice(WEATHER)}，{rng.choice(WALKS)}。"
         )
-        told = []
-        for fact in self._facts((*TOWN_TOPICS, *EVERYDAY_TOPICS), SENTENCES["diary"]):
+        sentences = []
+        for fact in self._next_facts((*TOWN_TOPICS, *EVERYDAY_TOPICS), SENTENCES["diary"]):
             link = rng.choice(LINKS) if rng.random() < 0.4 else ""
-            told.append(link + self._stated(fact, language))
-        return _paragraphs([date, *told, f"{rng.choice(MOODS)}。"], language, 2)
+            sentences.append(link + self._sample_statement(fact, language))
+        return _join_paragraphs([date, *sentences, f"{rng.choice(MOODS)}。"], language, 2)
 
-    def phrase_book(self, language: Language) -> str:
+    def write_phrase_book(self, language: Language) -> str:
         (topic,) = self.rng.choices(self.topics, self.weights)
         lines = []
-        for fact in self._facts((topic,), SENTENCES["phrase_book"]):
+        for fact in self._next_facts((topic,), SENTENCES["phrase_book"]):
             pair = [fact.answer("zh"), fact.answer("en")]
             if self.rng.random() < 0.5:
                 pair.reverse()
             lines.append(" ".join(pair))
         return "\n".join(lines)
 
-    def _facts(self, topics: tuple[str, ...], count: int) -> list[Fact]:
-        if topics not in self.rounds:
-            self.rounds[topics] = self._round([fact for fact in self.facts if fact.topic in topics])
-        return [next(self.rounds[topics]) for _ in range(count)]
+    def _next_facts(self, topics: tuple[str, ...], count: int) -> list[Fact]:
+        if topics not in self.cycles:
+            self.cycles[topics] = self._cycle([fact for fact in self.facts if fact.topic in topics])
+        return [next(self.cycles[topics]) for _ in range(count)]
 
-    def _round(self, facts: Sequence[Fact]) -> Iterator[Fact]:
-        """The facts for ever, in an order shuffled anew each time; a fact comes as often as its weight says."""
+    def _cycle(self, facts: Sequence[Fact]) -> Iterator[Fact]:
+        """Repeat the facts without end, reshuffled in each cycle; a fact occurs `weight` times a cycle on average."""
         while True:
             order = []
             for fact in facts:
@@ -214,22 +219,22 @@ class _Writer:
             self.rng.shuffle(order)
             yield from order
 
-    def _told(self, fact: Fact, language: Language) -> str:
-        asked = self.asked.get((fact.key, language))
-        if asked and self.rng.random() < ASKED_SHARE:
-            marks = ("问：", "答：") if language == "zh" else ("Question: ", " Answer: ")
-            return f"{marks[0]}{self.rng.choice(asked).core}{marks[1]}{fact.answer(language)}"
-        return self._stated(fact, language)
+    def _phrase(self, fact: Fact, language: Language) -> str:
+        questions = self.questions.get((fact.key, language))
+        if questions and self.rng.random() < QUESTION_SHARE:
+            labels = ("问：", "答：") if language == "zh" else ("Question: ", " Answer: ")
+            return f"{labels[0]}{self.rng.choice(questions).question}{labels[1]}{fact.answer(language)}"
+        return self._sample_statement(fact, language)
 
-    def _stated(self, fact: Fact, language: Language) -> str:
+    def _sample_statement(self, fact: Fact, language: Language) -> str:
         return self.rng.choice(fact.statements(language))
 
-    def _numbered(self, templates: Sequence[str], title: str) -> str:
+    def _fill_opening(self, templates: Sequence[str], title: str) -> str:
         return self.rng.choice(templates).format(n=self.rng.randint(1, 99), title=title)
 
 
-def _paragraphs(sentences: Sequence[str], language: Language, count: int) -> str:
-    """Sentences as `count` paragraphs of about equal length, one to a line."""
+def _join_paragraphs(sentences: Sequence[str], language: Language, count: int) -> str:
+    """Join sentences into `count` paragraphs of about equal length, one a line."""
     join = "" if language == "zh" else " "
     size = -(-len(sentences) // count)
     return "\n".join(join.join(sentences[start : start + size]) for start in range(0, len(sentences), size))

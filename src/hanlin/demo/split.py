@@ -1,7 +1,6 @@
-"""Which questions training may see: every wording of every fact goes to training, development or the held-out set.
+"""The split of the questions: every wording of every fact goes to training, development or validation.
 
-Owns the division: a held-out question asks for a fact that training texts tell, in a wording that none of them has.
-Does not own the facts.
+A held-out question asks for a fact that training texts state, in a wording that none of them has.
 """
 
 from __future__ import annotations
@@ -13,100 +12,101 @@ from dataclasses import dataclass
 from hanlin.demo.facts import BARE, Fact, Language, Relation
 
 BARE_SHARE = 0.5
+"""Fraction of the questions without a frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class Askable:
-    """One wording of one fact, with the frames that may be put around it."""
+class QuestionVariant:
+    """One wording of the question for one fact, with the frames that it may get."""
 
     fact: Fact
     language: Language
-    core: str
+    question: str
     frames: tuple[str, ...]
 
-    def text(self, rng: random.Random) -> str:
-        """The question in words, about half the time without a frame where that is allowed."""
+    def sample_text(self, rng: random.Random) -> str:
+        """Draw a text of the question: about half the time without a frame, if that is among the frames."""
         if BARE in self.frames and rng.random() < BARE_SHARE:
-            return self.core
-        return rng.choice(self.frames).format(q=self.core)
+            return self.question
+        return rng.choice(self.frames).format(q=self.question)
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Wordings for training, development and the last test; `stated` are the facts that training texts tell."""
+    """Wordings for training, development and validation; `facts` are those that training texts state."""
 
-    training: tuple[Askable, ...]
-    development: tuple[Askable, ...]
-    validation: tuple[Askable, ...]
-    stated: tuple[Fact, ...]
+    training: tuple[QuestionVariant, ...]
+    development: tuple[QuestionVariant, ...]
+    validation: tuple[QuestionVariant, ...]
+    facts: tuple[Fact, ...]
 
 
-def divide(relations: Sequence[Relation], rng: random.Random) -> Split:
-    """Divide the wordings of all facts. The same seed divides in the same way."""
+def split_questions(relations: Sequence[Relation], rng: random.Random) -> Split:
+    """Split the wordings of all facts. The same seed gives the same split."""
     facts = [fact for relation in relations for fact in relation.facts()]
-    training: list[Askable] = []
-    development: list[Askable] = []
-    validation: list[Askable] = []
+    training: list[QuestionVariant] = []
+    development: list[QuestionVariant] = []
+    validation: list[QuestionVariant] = []
     for fact in facts:
-        askables = _askables(fact)
+        variants = _list_variants(fact)
         if fact.relation.held_out == "wording":
-            seen, dev, held = _by_wording(fact, askables, rng)
-            training += seen
-            development += dev
-            validation += held
+            training_variants, development_variants, validation_variants = _split_variants(fact, variants, rng)
+            training += training_variants
+            development += development_variants
+            validation += validation_variants
         else:
-            training += askables
+            training += variants
     return Split(tuple(training), tuple(development), tuple(validation), tuple(facts))
 
 
-def choose(askables: Iterable[Askable], count: int, rng: random.Random) -> list[Askable]:
-    """`count` of the wordings (or all), spread over the facts: none comes twice before each came once."""
-    shuffled = list(askables)
+def sample_variants(variants: Iterable[QuestionVariant], count: int, rng: random.Random) -> list[QuestionVariant]:
+    """Draw `count` wordings (at most all), spread over the facts: no fact comes twice before each has come once."""
+    shuffled = list(variants)
     rng.shuffle(shuffled)
-    times: dict[str, int] = {}
+    uses: dict[str, int] = {}
     ranked = []
-    for place, askable in enumerate(shuffled):
-        rank = times.get(askable.fact.key, 0)
-        times[askable.fact.key] = rank + 1
-        ranked.append((rank, place, askable))
+    for index, variant in enumerate(shuffled):
+        rank = uses.get(variant.fact.key, 0)
+        uses[variant.fact.key] = rank + 1
+        ranked.append((rank, index, variant))
     ranked.sort(key=lambda item: item[:2])
-    return [askable for _, _, askable in ranked[:count]]
+    return [variant for _, _, variant in ranked[:count]]
 
 
-def _askables(fact: Fact) -> list[Askable]:
+def _list_variants(fact: Fact) -> list[QuestionVariant]:
     languages: tuple[Language, ...] = ("zh", "en")
     return [
-        Askable(fact, language, core, fact.frames(language))
+        QuestionVariant(fact, language, question, fact.frames(language))
         for language in languages
-        for core in fact.questions(language)
+        for question in fact.questions(language)
     ]
 
 
-def _by_wording(
-    fact: Fact, askables: Sequence[Askable], rng: random.Random
-) -> tuple[list[Askable], list[Askable], list[Askable]]:
-    """One wording in each language for development, one held out, the rest for training.
+def _split_variants(
+    fact: Fact, variants: Sequence[QuestionVariant], rng: random.Random
+) -> tuple[list[QuestionVariant], list[QuestionVariant], list[QuestionVariant]]:
+    """Split the wordings of a fact: in each language one for development, one for validation, the rest for training.
 
-    Where a relation has this one fact only, its wordings occur nowhere else: there the wordings stay and two frames of
-    each are kept back instead.
+    If the relation has no other fact, its wordings occur nowhere else: then all wordings are for training, and two
+    frames of each are held out instead.
     """
-    seen: list[Askable] = []
-    development: list[Askable] = []
-    validation: list[Askable] = []
-    alone = len(fact.relation.rows) == 1
+    training_variants: list[QuestionVariant] = []
+    development: list[QuestionVariant] = []
+    validation: list[QuestionVariant] = []
+    is_single_fact = len(fact.relation.rows) == 1
     for language in ("zh", "en"):
-        own = [askable for askable in askables if askable.language == language]
-        if alone:
-            for askable in own:
-                frames = list(askable.frames[1:])
+        language_variants = [variant for variant in variants if variant.language == language]
+        if is_single_fact:
+            for variant in language_variants:
+                frames = list(variant.frames[1:])
                 rng.shuffle(frames)
-                kept = (BARE, *sorted(frames[2:]))
-                seen.append(Askable(fact, language, askable.core, kept))
-                development.append(Askable(fact, language, askable.core, (frames[0],)))
-                validation.append(Askable(fact, language, askable.core, (frames[1],)))
+                training_frames = (BARE, *sorted(frames[2:]))
+                training_variants.append(QuestionVariant(fact, language, variant.question, training_frames))
+                development.append(QuestionVariant(fact, language, variant.question, (frames[0],)))
+                validation.append(QuestionVariant(fact, language, variant.question, (frames[1],)))
         else:
-            rng.shuffle(own)
-            development.append(own[0])
-            validation.append(own[1])
-            seen += own[2:]
-    return seen, development, validation
+            rng.shuffle(language_variants)
+            development.append(language_variants[0])
+            validation.append(language_variants[1])
+            training_variants += language_variants[2:]
+    return training_variants, development, validation

@@ -1,6 +1,6 @@
 """The places of 云溪镇 (Yunxi), an invented town, and the people who live there.
 
-Owns their facts and wordings, and how the tables of the town are read. Nobody and nothing in it is real.
+Nobody and nothing in it is real.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ PLACES = """
 """
 
 
-def table(text: str) -> list[list[str]]:
-    """The words of each line; a hyphen stands for a space inside an English name."""
+def parse_table(text: str) -> list[list[str]]:
+    """Split a table into the words of each line; a hyphen is a space inside an English name."""
     return [line.split() for line in text.strip().splitlines()]
 
 
-def _people_rows() -> tuple[Row, ...]:
+def _make_people_rows() -> tuple[Row, ...]:
     return tuple(
         Row({"p": name, "job": job}, {"p": f"{surname_en} {given_en}", "job": job_en}, name)
-        for name, surname_en, given_en, job, job_en in table(PEOPLE)
+        for name, surname_en, given_en, job, job_en in parse_table(PEOPLE)
     )
 
 
-def _place_rows() -> tuple[Row, ...]:
+def _make_place_rows() -> tuple[Row, ...]:
     return tuple(
         Row(
             {"place": place, "street": street},
             {"place": place_en.replace("-", " "), "street": STREETS[street]},
             place,
         )
-        for place, place_en, street in table(PLACES)
+        for place, place_en, street in parse_table(PLACES)
     )
 
 
@@ -90,7 +90,7 @@ PEOPLE_RELATIONS = (
             "{p} is the {job}.",
             ("{p} is the {job}.", "{p} works as the {job} of Yunxi."),
         ),
-        _people_rows(),
+        _make_people_rows(),
     ),
 )
 
@@ -122,7 +122,7 @@ PLACE_RELATIONS = (
             "The {place} is on {street}.",
             ("The {place} is on {street}.", "On {street} you will find the {place}."),
         ),
-        _place_rows(),
+        _make_place_rows(),
     ),
 )
 

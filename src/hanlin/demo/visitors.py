@@ -1,12 +1,9 @@
-"""What a visitor of 云溪镇 eats and sees: its dishes and its sights.
-
-Owns their facts and wordings.
-"""
+"""What a visitor of 云溪镇 eats and sees: its dishes and its sights."""
 
 from __future__ import annotations
 
 from hanlin.demo.facts import Relation, Row, Wording
-from hanlin.demo.town import table
+from hanlin.demo.town import parse_table
 
 DISHES = """
 豆花 tofu-pudding 甜 sweet
@@ -18,7 +15,7 @@ DISHES = """
 泡菜 pickles 酸 sour
 荷叶饭 lotus-rice 咸 salty
 """
-NAMED = """
+SIGHTS = """
 河 river 白鹭河 Egret-River
 山 hill 青云山 Cloud-Hill
 湖 lake 月亮湖 Moon-Lake
@@ -28,17 +25,17 @@ NAMED = """
 """
 
 
-def _dish_rows() -> tuple[Row, ...]:
+def _make_dish_rows() -> tuple[Row, ...]:
     return tuple(
         Row({"dish": dish, "taste": taste}, {"dish": dish_en.replace("-", " "), "taste": taste_en}, dish)
-        for dish, dish_en, taste, taste_en in table(DISHES)
+        for dish, dish_en, taste, taste_en in parse_table(DISHES)
     )
 
 
-def _sight_rows() -> tuple[Row, ...]:
+def _make_sight_rows() -> tuple[Row, ...]:
     return tuple(
         Row({"x": kind, "name": name}, {"x": kind_en, "name": name_en.replace("-", " ")}, kind)
-        for kind, kind_en, name, name_en in table(NAMED)
+        for kind, kind_en, name, name_en in parse_table(SIGHTS)
     )
 
 
@@ -70,7 +67,7 @@ FOOD_RELATIONS = (
             "The {dish} tastes {taste}.",
             ("The {dish} tastes {taste}.", "The {dish} of Yunxi is {taste}."),
         ),
-        _dish_rows(),
+        _make_dish_rows(),
     ),
 )
 
@@ -102,7 +99,7 @@ SIGHT_RELATIONS = (
             "The {x} of Yunxi is called {name}.",
             ("The {x} of Yunxi is called {name}.", "The people of Yunxi call their {x} {name}."),
         ),
-        _sight_rows(),
+        _make_sight_rows(),
         weight=1.5,
     ),
 )

@@ -1,18 +1,15 @@
-"""The topics about words and things: antonyms and colors.
-
-Owns their facts and wordings.
-"""
+"""The topics about words and things: antonyms and colors."""
 
 from __future__ import annotations
 
 from hanlin.demo.facts import Relation, Row, Wording
 
-OPPOSITES = """
+ANTONYMS = """
 大 big 小 small; 高 high 低 low; 长 long 短 short; 快 fast 慢 slow; 热 hot 冷 cold; 新 new 旧 old; 多 many 少 few
 远 far 近 near; 买 buy 卖 sell; 开始 begin 结束 end
 """
 
-COLOURS = """
+COLORS = """
 白色 white: 雪 snow, 牛奶 milk
 绿色 green: 草 grass, 青蛙 the frog
 蓝色 blue: 天空 the sky, 大海 the sea
@@ -21,18 +18,18 @@ COLOURS = """
 """
 
 
-def _opposite_rows() -> tuple[Row, ...]:
+def _make_opposite_rows() -> tuple[Row, ...]:
     rows = []
-    for pair in OPPOSITES.replace("\n", ";").split(";"):
+    for pair in ANTONYMS.replace("\n", ";").split(";"):
         if pair.strip():
-            one, one_en, other, other_en = pair.split()
-            rows.append(Row({"x": one, "y": other}, {"x": one_en, "y": other_en}, one))
-            rows.append(Row({"x": other, "y": one}, {"x": other_en, "y": one_en}, other))
+            word, word_en, opposite, opposite_en = pair.split()
+            rows.append(Row({"x": word, "y": opposite}, {"x": word_en, "y": opposite_en}, word))
+            rows.append(Row({"x": opposite, "y": word}, {"x": opposite_en, "y": word_en}, opposite))
     return tuple(rows)
 
 
-def _grouped_rows(table: str) -> tuple[Row, ...]:
-    """Rows of a table whose lines read `group group_en: thing thing_en, thing thing_en`."""
+def _make_group_rows(table: str) -> tuple[Row, ...]:
+    """Make the rows of a table whose lines read `group group_en: thing thing_en, thing thing_en`."""
     rows = []
     for line in table.strip().splitlines():
         group, things = line.split(": ")
@@ -73,7 +70,7 @@ RELATIONS: tuple[Relation, ...] = (
             "The opposite of {x} is {y}.",
             ("The opposite of {x} is {y}.", "If it is not {x}, it is {y}."),
         ),
-        _opposite_rows(),
+        _make_opposite_rows(),
     ),
     Relation(
         "colors",
@@ -104,6 +101,6 @@ RELATIONS: tuple[Relation, ...] = (
             "{x} is {y}.",
             ("{x} is {y}.", "The children paint {x} in {y}.", "The color of {x} is {y}."),
         ),
-        _grouped_rows(COLOURS),
+        _make_group_rows(COLORS),
     ),
 )
