@@ -338,7 +338,7 @@ REWRITING = """{{- bos_token -}}
 
 def test_a_template_that_rewrites_earlier_answers_cannot_be_learnt_from(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(REWRITING, tokenizer, "rewriting")
-    with pytest.raises(UserError, match="otherwise in a prompt") as caught:
+    with pytest.raises(UserError, match="differently in a prompt") as caught:
         template.render(CHAT[1:])
     assert "one answer each" in (caught.value.hint or "")
     assert len(learnt_texts(template, template.render(CHAT[1:3]))) == 1
@@ -357,7 +357,7 @@ def test_marks_that_begin_after_the_prompt_are_found(tokenizer: Tokenizer) -> No
         "{% for m in messages %}{% if m.role == 'assistant' %}{{ 'Assistant:' }}"
         "{% generation %}{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )  # the prompt lacks `Assistant:`
-    with pytest.raises(UserError, match="otherwise in a prompt"):
+    with pytest.raises(UserError, match="differently in a prompt"):
         ChatTemplate(source, tokenizer, "t").render(CHAT[1:3])
 
 

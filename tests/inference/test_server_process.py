@@ -37,7 +37,7 @@ def test_a_program_that_ends_at_once_says_why(spoken_gguf: Path) -> None:
 
 
 def test_an_address_where_nobody_answers_is_told(spoken_gguf: Path) -> None:
-    with pytest.raises(UserError, match="no server of this model can be asked"):
+    with pytest.raises(UserError, match="no server of this model can be reached"):
         create_engine("llama_server", spoken_gguf / "model-F32.gguf", at=["http://127.0.0.1:9"])
 
 
@@ -126,7 +126,7 @@ def test_llama_server_is_started_again(llama_server: Engine) -> None:
 def test_llama_server_says_what_it_cannot_do(llama_server: Engine) -> None:
     with pytest.raises(UserError, match="no log probabilities"):
         llama_server.stream(GenerationRequest(PROMPT, (), SamplingParams(top_logprobs=1)))
-    with pytest.raises(UserError, match="scores no given text"):
+    with pytest.raises(UserError, match="cannot score a given text"):
         llama_server.score([(PROMPT, PROMPT)])
     with pytest.raises(UserError, match="gives no embeddings"):
         llama_server.embed([PROMPT])

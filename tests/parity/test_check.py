@@ -166,7 +166,7 @@ def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
     folder, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
     other = file.with_name("other.gguf")
     rewrite_template(file, other, lambda text: text.replace("\\n\\n", "\\n"))
-    with pytest.raises(UserError, match=r"other.gguf reads 300 of 300 conversations otherwise; chinese-1, token \d+"):
+    with pytest.raises(UserError, match=r"other.gguf reads 300 of 300 conversations differently; chinese-1, token \d+"):
         verify(ChatTemplate.load(folder), folder, [file, other])
 
 
@@ -260,7 +260,7 @@ def test_a_modelfile_that_differs_is_not_written(
             super().__init__(template, lambda ids: ids[1:])
 
     monkeypatch.setattr(contract, "OllamaBackend", Other)
-    with pytest.raises(UserError, match="300 of 300 conversations otherwise"):
+    with pytest.raises(UserError, match="300 of 300 conversations differently"):
         contract.verify_modelfile(tmp_path / "Modelfile", tmp_path / "m.gguf", template)
     assert list(tmp_path.iterdir()) == []
 

@@ -40,5 +40,5 @@ def render_answer(
     prompt = template.render(turns, prompt=True, where=record_id).ids
     rendered = template.render((*turns, answer), where=record_id)
     if rendered.ids[: len(prompt)] != prompt:
-        raise UserError(tr("the prompt is written otherwise before an answer"), record_id)
+        raise UserError(tr("the prompt is rendered differently before an answer"), record_id)
     return TokenizedExample(rendered.ids, bytes(len(prompt)) + rendered.loss_mask[len(prompt) :])

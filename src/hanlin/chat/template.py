@@ -393,7 +393,7 @@ class ChatTemplate:
     def _prefix_error(self, index: int, where: str | None) -> UserError:
         return UserError(
             tr(
-                "the chat template {origin} writes the turns before message {index} otherwise in a prompt",
+                "the chat template {origin} renders the turns before message {index} differently in a prompt",
                 origin=self.origin,
                 index=index + 1,
             ),

@@ -57,7 +57,7 @@ def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], seat:
     elif before == CALLING:
         hint = tr("give the result of the call as a `tool` turn")
     else:
-        hint = tr("here may stand: {allowed}", allowed=join_list(allowed))
+        hint = tr("allowed here: {allowed}", allowed=join_list(allowed))
     return UserError(tr("a turn of {role} {after}", role=role, after=after), seat, hint)
 
 

@@ -226,14 +226,14 @@ def parity_error(result: ParityResult, where: Path) -> UserError:
         what = tr("{name} would not stop at {missing}, which end an answer", name=result.name, missing=missing)
     else:
         what = tr(
-            "{name} reads {mismatches} of {cases} conversations otherwise; {first}",
+            "{name} reads {mismatches} of {cases} conversations differently; {first}",
             name=result.name,
             mismatches=result.mismatches,
             cases=result.cases,
             first=result.first,
         )
     hint = tr(
-        "the chat template uses what this program has no equal of; train and export with a packaged one (`template`)"
+        "the chat template uses a feature that this program does not support; train and export with a packaged one (`template`)"
     )
     return UserError(what, where, hint)
 

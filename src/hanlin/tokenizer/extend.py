@@ -118,7 +118,7 @@ class _BaseVocabulary:
             raise UserError(
                 tr("this kind of vocabulary cannot be extended"),
                 tokenizer.folder,
-                tr("byte-level BPE and SentencePiece BPE can"),
+                tr("supported: byte-level BPE and SentencePiece BPE"),
             )
         self.entries: dict[str, int] = model["vocab"]
         self.added = {token["content"]: token["id"] for token in self.data["added_tokens"]}

@@ -281,7 +281,7 @@ class Tokenizer:
         raise UserError(
             tr("the tokenizer decodes by rules that are not known here: {steps}", steps=steps),
             self.folder,
-            tr("byte-level BPE and SentencePiece are"),
+            tr("supported: byte-level BPE and SentencePiece BPE"),
         )
 
 

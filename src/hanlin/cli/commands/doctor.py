@@ -52,7 +52,7 @@ def run_checks() -> list[Check]:
     checks += [
         _program("vllm", "serve --engine vllm", os.environ.get("HANLIN_VLLM", "")),
         _program("llama-server", "serve --engine llama_server"),
-        _program("go", tr("template modelfile: a real check of Ollama's form")),
+        _program("go", tr("template modelfile: check Ollama's template by rendering it")),
     ]
     checks += [_gpu(), _processor(), _memory(), _disk()]
     return checks

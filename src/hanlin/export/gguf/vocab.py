@@ -79,7 +79,7 @@ def build_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     model = data["model"]
     if model["type"] != "BPE" or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         kind = model["type"]
-        raise _unsupported(tokenizer, tr("its model is {kind} of another kind", kind=kind))
+        raise _unsupported(tokenizer, tr("its model of type {kind} is not supported", kind=kind))
     steps = _pre_tokenizer_steps(data["pre_tokenizer"])
     if any(step["type"] == "ByteLevel" for step in steps):
         return _byte_level(tokenizer, data, steps, rows)
@@ -94,7 +94,7 @@ def _byte_level(tokenizer: Tokenizer, data: Mapping[str, Any], steps: Sequence[_
         kind = data["normalizer"]["type"]
         raise _unsupported(tokenizer, tr("it normalizes text ({kind}) first", kind=kind))
     if any(step.get("add_prefix_space") for step in steps):
-        raise _unsupported(tokenizer, tr("it sets a space before text"))
+        raise _unsupported(tokenizer, tr("it adds a space before text"))
     rule = _splitting_rule(steps)
     whole_words = bool(model.get("ignore_merges"))
     names = _WHOLE_WORDS_FIRST if whole_words else _BY_MERGES

@@ -94,7 +94,7 @@ def probe_encoder(tokenizer: Tokenizer, max_seq_length: int) -> Callable[[Sequen
             if not probe.answer:
                 targets = targets[: max_seq_length + 1 - len(prompt)]
             if not prompt + targets[1:] or len(prompt) + len(targets) - 1 > max_seq_length:
-                message = tr("the probe is too short, or longer than a row")
+                message = tr("the probe is too short, or longer than max_seq_length")
                 raise UserError(message, probe.id, tr("set a greater max_seq_length"))
             loss_mask = MASK_BYTE[False] * len(prompt) + MASK_BYTE[True] * len(targets)
             yield EncodedRecord((Example(prompt + targets, loss_mask),))

@@ -96,7 +96,7 @@ class ChatEncoder:
             return EncodedRecord(reason="too_long")
         raise UserError(
             tr(
-                "{tokens} tokens do not fit into a row of {max_seq_length}",
+                "{tokens} tokens do not fit into a sequence of {max_seq_length}",
                 tokens=tokens,
                 max_seq_length=self.max_seq_length,
             ),
@@ -112,7 +112,7 @@ def _check_answers_are_targets(rendered: TokenizedExample, answers: int, record_
     """
     stretches = (rendered.loss_mask + b"\0").count(b"\1\0")
     if stretches != answers:
-        message = tr("{stretches} of {answers} answers are in the loss mask", stretches=stretches, answers=answers)
+        message = tr("the loss mask has {stretches} stretches for {answers} answers", stretches=stretches, answers=answers)
         hint = tr("this chat template cannot be trained with: use a packaged one")
         raise UserError(message, record_id, hint)
 

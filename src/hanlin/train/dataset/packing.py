@@ -41,7 +41,7 @@ def pack(lengths: Sequence[int], max_seq_length: int) -> list[list[int]]:
         if length > max_seq_length:
             raise UserError(
                 tr(
-                    "an item of {length} tokens does not fit into a row of {max_seq_length}",
+                    "an item of {length} tokens does not fit into a sequence of {max_seq_length}",
                     length=length,
                     max_seq_length=max_seq_length,
                 ),

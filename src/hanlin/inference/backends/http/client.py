@@ -304,7 +304,7 @@ def fetch_from_any(replicas: ReplicaPool, path: str, key: str) -> dict[str, Any]
         except OSError as error:
             problem = f"{replica.address}: {error}"
     replicas.close()
-    what = tr("no server of this model can be asked ({problem})", problem=problem)
+    what = tr("no server of this model can be reached ({problem})", problem=problem)
     raise UserError(what, hint=tr("a key goes into {key_variable}", key_variable=KEY_VARIABLE))
 
 

@@ -142,7 +142,7 @@ class LlamaServerDialect:
         return StreamEvent(ids)
 
     def score(self, prefix: Sequence[int], continuation: Sequence[int], post: PostJson) -> Score:
-        what = tr("llama-server scores no given text")
+        what = tr("llama-server cannot score a given text")
         raise UserError(what, hint=tr("use the engine llama_cpp"))
 
 

@@ -30,7 +30,7 @@ def program_path(program: str) -> str:
     path = shutil.which(os.path.expanduser(program))
     if path is None:
         what = tr("there is no program '{program}'", program=program)
-        raise UserError(what, hint=tr("give its whole path"))
+        raise UserError(what, hint=tr("give its full path"))
     return path
 
 

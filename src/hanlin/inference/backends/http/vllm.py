@@ -73,12 +73,12 @@ class VllmEngine(HttpEngine):
         programs: list[ServerProcess] = []
         try:
             devices = tensor_parallel * pipeline_parallel
-            for token_id, (server, replica) in enumerate(zip(started, pool.all, strict=False)):
+            for index, (server, replica) in enumerate(zip(started, pool.all, strict=False)):
                 command = [program_path(server), "serve", str(path.resolve()), "--host", "127.0.0.1"]
                 command += ["--port", replica.address.rpartition(":")[2], *options, *arguments]
                 environment = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
                 if len(started) > 1:
-                    environment |= _device_environment(token_id, devices)
+                    environment |= _device_environment(index, devices)
                 programs.append(ServerProcess(command, environment, replica))
             for program in programs:
                 program.wait_until_healthy(_HEALTH)
@@ -182,7 +182,7 @@ def _max_lora_rank(adapters: Mapping[str, Path]) -> int:
     return next(size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= max(ranks))
 
 
-def _device_environment(token_id: int, count: int) -> dict[str, str]:
+def _device_environment(index: int, count: int) -> dict[str, str]:
     """The GPUs of one of several vLLMs: the next `count` of those that may be used; nothing without a GPU."""
     import torch
 
@@ -190,13 +190,13 @@ def _device_environment(token_id: int, count: int) -> dict[str, str]:
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     every = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
-    own = every[token_id * count : (token_id + 1) * count]
+    own = every[index * count : (index + 1) * count]
     if len(own) < count:
         what = tr(
-            "there are {count} GPUs, too few for a replica number {token_id} of {count_2}",
+            "{count} GPUs are too few for replica {replica}: each replica needs {needed}",
             count=len(every),
-            token_id=token_id + 1,
-            count_2=count,
+            replica=index + 1,
+            needed=count,
         )
         raise UserError(what, "replicas")
     return {"CUDA_VISIBLE_DEVICES": ",".join(own)}

@@ -179,7 +179,7 @@ class LlamaCppKVCache:
             self._handle = self._library.llama_init_from_model(model._handle, params)
         if not self._handle:
             reason = errors[0] if errors else "?"
-            what = tr("llama.cpp cannot make room for this model: {reason}", reason=reason)
+            what = tr("llama.cpp cannot allocate memory for this model: {reason}", reason=reason)
             raise UserError(what, model.path, tr("lower context_length or parallel"))
         self._memory = self._library.llama_get_memory(self._handle)
         self._row = ctypes.c_float * model.vocabulary_size

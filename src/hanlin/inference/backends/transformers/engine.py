@@ -154,7 +154,7 @@ class Adapters:
         from hanlin.models.adapters import load_adapter
 
         if is_adapter(base):
-            what = tr("adapters are switched over a model, and this is an adapter")
+            what = tr("adapters are switched on a full model, and this is an adapter")
             raise UserError(what, base, tr("name its base"))
         files = check_model_folder(base)
         # PEFT's names hold no dots, people's do
