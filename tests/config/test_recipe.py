@@ -138,9 +138,9 @@ def test_the_schema_names_every_kind_and_is_json() -> None:
         (
             "passages: -1",
             "passages=-1 is not accepted: Input should be greater than",
-            "passages=-1 不可用：须不小于 60",
+            "passages=-1 无效：须不小于 60",
         ),
-        ("passages: many", "passages='many' is not accepted", "passages='many' 不可用：须为整数"),
+        ("passages: many", "passages='many' is not accepted", "passages='many' 无效：须为整数"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_either_language(

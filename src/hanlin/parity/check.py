@@ -233,7 +233,7 @@ def parity_error(result: ParityResult, where: Path) -> UserError:
             first=result.first,
         )
     hint = tr(
-        "the chat template uses a feature that this program does not support; train and export with a packaged one (`template`)"
+        "the chat template uses a feature that this program lacks; train and export with a packaged one (`template`)"
     )
     return UserError(what, where, hint)
 

@@ -112,7 +112,9 @@ def _check_answers_are_targets(rendered: TokenizedExample, answers: int, record_
     """
     stretches = (rendered.loss_mask + b"\0").count(b"\1\0")
     if stretches != answers:
-        message = tr("the loss mask has {stretches} stretches for {answers} answers", stretches=stretches, answers=answers)
+        message = tr(
+            "the loss mask has {stretches} stretches for {answers} answers", stretches=stretches, answers=answers
+        )
         hint = tr("this chat template cannot be trained with: use a packaged one")
         raise UserError(message, record_id, hint)
 
