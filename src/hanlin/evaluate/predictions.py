@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,7 +15,7 @@ from filelock import FileLock, Timeout
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json
+from hanlin.core.files import open_atomic, read_json
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
@@ -270,10 +269,8 @@ def _check_same_inputs(partial: Path, mark: str) -> None:
 
 
 def _write(out: Path, rows: Sequence[Row]) -> None:
-    tmp_path = out.with_name(out.name + ".writing")
-    with tmp_path.open("w", encoding="utf-8", newline="\n") as file:
+    with open_atomic(out) as file:
         if out.suffix == ".json":
             file.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
         else:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    os.replace(tmp_path, out)

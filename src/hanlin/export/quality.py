@@ -24,7 +24,7 @@ from hanlin.core.context import StageContext
 from hanlin.core.discover import record_class, validation_file
 from hanlin.core.disk import check_free_space
 from hanlin.core.errors import UserError
-from hanlin.core.files import write_sorted_json
+from hanlin.core.files import open_atomic, write_sorted_json
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, read_jsonl
 from hanlin.core.text import answer_language
@@ -279,10 +279,8 @@ def _write_logprobs(
             hidden = model.get_decoder()(torch.tensor([ids], device=model.device), use_cache=False).last_hidden_state
             logits = model.get_output_embeddings()(hidden[0, positions.start : positions.stop])
             logprobs = torch.log_softmax(logits.float(), dim=-1).cpu().numpy()
-        tmp_path = target.with_name(target.name + ".writing")
-        with tmp_path.open("wb") as file:
+        with open_atomic(target, "wb") as file:
             np.save(file, logprobs, allow_pickle=False)
-        tmp_path.replace(target)
         job.progress.update(done + 1, len(left), tr("windows of the source"))
     job.progress.close()
 

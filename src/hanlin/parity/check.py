@@ -15,6 +15,7 @@ from typing import Any
 
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
+from hanlin.core.files import partial_path
 from hanlin.core.i18n import tr
 from hanlin.parity.backends.base import Backend, BackendUnavailable, ChatPrompt
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
@@ -245,15 +246,15 @@ def verify_modelfile(path: Path, gguf: Path, template: ChatTemplate, **settings:
     `write_modelfile`. Raises UserError like `write_modelfile`, and with the first difference.
     """
     path = path.absolute()
-    aside = path.with_name(path.name + ".writing")
+    partial_file = partial_path(path)
     model = os.path.relpath(gguf.absolute(), path.parent)
     try:
-        write_modelfile(aside, model, template, **settings)
-        backend = partial(OllamaBackend, aside, template.tokenizer, bare=True)
+        write_modelfile(partial_file, model, template, **settings)
+        backend = partial(OllamaBackend, partial_file, template.tokenizer, bare=True)
         (result,) = check(template, [(OllamaBackend.name, backend)], make_cases())
         if not result.passed:
             raise parity_error(result, path)
-        os.replace(aside, path)
+        os.replace(partial_file, path)
     finally:
-        aside.unlink(missing_ok=True)
+        partial_file.unlink(missing_ok=True)
     return result

@@ -6,8 +6,6 @@ Text never becomes special tokens. Conversations are `chat/template`.
 from __future__ import annotations
 
 import codecs
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tokenizers
 
 from hanlin.core.errors import UserError
-from hanlin.core.files import read_json, write_sorted_json, write_text
+from hanlin.core.files import read_json, write_bytes, write_sorted_json, write_text
 from hanlin.core.i18n import tr
 from hanlin.core.text import check_text
 from hanlin.tokenizer.byte_alphabet import BYTE_TOKEN_PATTERN, CHAR_TO_BYTE, SENTENCEPIECE_SPACE
@@ -222,9 +220,7 @@ class Tokenizer:
         for name in (TEMPLATE_FILE, GENERATION_FILE):
             source = self.folder / name
             if source.is_file() and self.folder.resolve() != here:
-                aside = folder / (name + ".writing")
-                shutil.copyfile(source, aside)
-                os.replace(aside, folder / name)
+                write_bytes(folder / name, source.read_bytes())
         inline = self.config.get("chat_template")
         if isinstance(inline, str) and not (folder / TEMPLATE_FILE).is_file():
             write_text(folder / TEMPLATE_FILE, inline)

@@ -6,7 +6,6 @@ are in `imatrix_file`.
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from hanlin.config.settings.export import Imatrix
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.export.calibration import load_calibration_rows
@@ -148,10 +148,8 @@ class _Sums:
         arrays = {f"squares/{name}": self.squares[name].cpu().numpy() for name in names}
         arrays |= {f"values/{name}": self.values[name].cpu().numpy() for name in names}
         arrays |= {f"count/{name}": np.array(self.counts[name]) for name in names}
-        tmp_path = file.with_name(file.name + ".writing")
-        with tmp_path.open("wb") as target:
+        with open_atomic(file, "wb") as target:
             np.savez(target, allow_pickle=False, rows=np.array([self.rows, self.expected]), **arrays)
-        os.replace(tmp_path, file)
 
     def read(self, file: Path) -> None:
         """Go on from what an earlier try saved; a file that a crash of the machine left half there counts as none."""

@@ -10,13 +10,14 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from hanlin.core.errors import UserError
+from hanlin.core.files import open_atomic, partial_path
 from hanlin.core.i18n import tr
 
 IMATRIX_FILES = ("imatrix.gguf", "imatrix.dat")
@@ -105,13 +106,13 @@ def write_imatrix(path: Path, imatrix: ImportanceMatrix) -> None:
     """Write the matrix, in the old format if the name ends in `.dat`, at once or not at all; equal matrices give
     equal bytes.
     """
-    tmp_path = path.with_name(path.name + ".writing")
     if path.suffix == ".dat":
-        with tmp_path.open("wb") as file:
+        with open_atomic(path, "wb") as file:
             _write_legacy(file, imatrix)
     else:
-        _write_gguf(tmp_path, imatrix)
-    os.replace(tmp_path, path)
+        partial = partial_path(path)  # `GGUFWriter` opens the file itself, so `open_atomic` cannot
+        _write_gguf(partial, imatrix)
+        os.replace(partial, path)
 
 
 def _read_gguf(path: Path) -> ImportanceMatrix:
@@ -176,14 +177,14 @@ def _read_legacy(path: Path) -> ImportanceMatrix:
     return ImportanceMatrix(used, datasets, total, 0)
 
 
-def _read_int(file: BinaryIO, limit: int) -> int:
+def _read_int(file: IO[bytes], limit: int) -> int:
     (number,) = struct.unpack("<i", file.read(4))
     if not 0 < number <= limit:
         raise ValueError(f"{number} where 1 to {limit} may stand")
     return int(number)
 
 
-def _write_legacy(file: BinaryIO, imatrix: ImportanceMatrix) -> None:
+def _write_legacy(file: IO[bytes], imatrix: ImportanceMatrix) -> None:
     """Where the size of a chunk is unknown, the matrix came from this format and its counts are chunks already."""
     file.write(struct.pack("<i", len(imatrix.used)))
     for name, used in sorted(imatrix.used.items()):

@@ -41,6 +41,7 @@ def write_files(types: Sequence[str], settings: Gguf, source: GgufSource, out: P
     try:
         for name in left:
             with catch_full_disk(out):
+                # Written in the scratch folder, so that a killed run leaves no half file among the finished ones.
                 tmp_path = context.scratch_folder(out) / gguf_path(out, name).name
                 write_header(tmp_path, source, name, settings)
                 for size in write_tensors(tmp_path, source, name, quantizer):
