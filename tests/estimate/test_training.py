@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hanlin.config.kinds import KINDS, StageKind
 from hanlin.config.recipe import build_recipe
 from hanlin.config.settings.model import LoraSettings
 from hanlin.config.settings.preference import Dpo, Kto
@@ -22,7 +23,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.records import Conversation, Document, Message, Preference, write_jsonl
 from hanlin.estimate.advice import suggest_changes
 from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
-from hanlin.estimate.dataset_stats import sample_dataset
+from hanlin.estimate.dataset_stats import _parts, sample_dataset
 from hanlin.estimate.flops import disk_usage, reference_operations, step_operations
 from hanlin.estimate.machine import measure_speeds, parse_memory_size
 from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Machine, Sharding, TrainingSetup
@@ -449,3 +450,15 @@ def test_a_probe_tells_the_seconds_of_a_step(shape: ModelShape, tmp_path: Path) 
     for speed, process in measure_speeds(asked):
         assert 0 < speed.share < 1
         assert 0.2e9 < process < 2e9
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS.values() if issubclass(kind.settings, Training)], ids=lambda kind: kind.name
+)
+def test_the_texts_of_every_training_kind_are_estimated(kind: StageKind) -> None:
+    """A new kind of training is estimated without a row of its own: a list of kinds would be forgotten."""
+    message = [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答"}]
+    row = {"text": "文", "messages": message, "prompt": message[:1], "chosen": message[1], "rejected": message[1]}
+    row |= {"answer": message[1]}
+    fields = {"model": "./m", "data": ["./d"]}
+    assert any(target for _, target in _parts(kind.settings.model_validate(fields), row))

@@ -44,8 +44,7 @@ class StageKind:
         settings_class: Its settings, `module:class` below `hanlin.config.settings`.
         makes: The type of the artifact that it makes, or a function from its settings to that type.
         run: The work function, `module:function`.
-        en: What it does, in English: begins with a verb and fits one line of the command's help.
-        zh: The same in Chinese.
+        description: What it does: begins with a verb and fits one line of the command's help; a message.
         version: Raised by hand when equal settings give another result than before.
         heavy: Whether it imports torch.
         group: Whether it may run as a group of several processes.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
+from hanlin.config.settings.preference import AlignmentSettings, Kto
 from hanlin.config.settings.train import Pretrain, Sft, Training
 from hanlin.core.discover import VALIDATION_FILE, record_files
 from hanlin.estimate.batch_plan import DatasetStats
@@ -83,7 +83,7 @@ def _parts(settings: Training, row: Row) -> Iterator[tuple[str, bool]]:
     elif isinstance(settings, Sft):
         for message in row.get("messages", ()):
             yield _text(message), isinstance(message, dict) and message.get("role") == "assistant"
-    elif isinstance(settings, Dpo | Orpo | Simpo | Kto):
+    elif isinstance(settings, AlignmentSettings):
         prompt = " ".join(_text(message) for message in row.get("prompt", ()))
         for name in ("chosen", "rejected", "answer"):
             if name in row:

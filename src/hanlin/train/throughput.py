@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from hanlin.config.settings.preference import Dpo, Kto, Orpo, Simpo
-from hanlin.config.settings.train import Pretrain, Sft, Training
+from hanlin.config.kinds import get_kind
+from hanlin.config.settings.preference import AlignmentSettings
+from hanlin.config.settings.train import Training
 from hanlin.core.process import peak_host_memory
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.compute.runtime import faster_precision
@@ -28,7 +29,6 @@ from hanlin.train.dataset.packed import MicroBatch
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.load import load_train_model
 
-SETTINGS_OF_KIND = {form.__name__.lower(): form for form in (Pretrain, Sft, Dpo, Orpo, Simpo, Kto)}
 CPU_MATRIX_SIZE = 1024
 """Rows and columns of the matrices that are multiplied on a CPU; on a GPU eight times as many."""
 WARMUP_STEPS, MEASURED_STEPS = 2, 5
@@ -48,7 +48,7 @@ def measure(request: dict[str, Any]) -> dict[str, float]:
     """
     dist = DistContext.initialize()
     bytes_before = float(peak_host_memory() or 0)
-    settings: Any = SETTINGS_OF_KIND[request["kind"]].model_validate(request["settings"])
+    settings: Any = get_kind(request["kind"]).settings.model_validate(request["settings"])
     precision = faster_precision(dist.device) if settings.precision == "auto" else settings.precision
     products = measure_matmul_rate(dist.device, getattr(torch, precision))
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def measure_matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _train_step(model: TrainModel, batch: MicroBatch, settings: Training) -> None:
     model.refresh()
-    if isinstance(settings, Pretrain | Sft):
+    if not isinstance(settings, AlignmentSettings):
         model.loss_sum(batch).backward()
     else:
         model.token_logprobs(batch).sum().backward()
