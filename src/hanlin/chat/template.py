@@ -361,10 +361,10 @@ class ChatTemplate:
         if len(starts) != len(answers):
             raise UserError(
                 tr(
-                    "the chat template {origin} marks {count} of {count_2} answers as generated",
+                    "the chat template {origin} marks {count} of {total} answers as generated",
                     origin=self.origin,
                     count=len(starts),
-                    count_2=len(answers),
+                    total=len(answers),
                 ),
                 where,
                 tr("put {% generation %} around what every assistant turn writes"),

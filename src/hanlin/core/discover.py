@@ -144,7 +144,7 @@ def _texts_of_file(file: Path) -> Iterator[str]:
         raise UserError(tr("cannot be read: {strerror}", strerror=error.strerror), file) from error
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         hint = tr("convert other files to documents with a `corpus` stage first")
-        what = tr("neither text nor rows with `text`, in UTF-8")
+        what = tr("neither UTF-8 text nor JSON Lines with a `text` field")
         raise UserError(what, f"{file}:{line_number}", hint) from error
 
 

@@ -95,8 +95,8 @@ def _write_gptq(
     for name in ("hidden_size", "intermediate_size"):
         if int(files.config[name]) % settings.group_size:
             what = tr(
-                "rows of {config} ({name}) do not divide into groups of {group_size}",
-                config=files.config[name],
+                "rows of {size} ({name}) do not divide into groups of {group_size}",
+                size=files.config[name],
                 name=name,
                 group_size=settings.group_size,
             )

@@ -85,7 +85,7 @@ def _read(settings: Package, folder: Path) -> _PackagedModel:
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
     if wants_gguf and not found:
-        what = tr("{target} takes GGUF files, and here is none", target=settings.target)
+        what = tr("{target} takes GGUF files, but there is none here", target=settings.target)
         raise UserError(what, folder, tr("make some with `hanlin gguf`"))
     if settings.target == "vllm" and found:
         what = tr("vLLM takes a model folder, and this is GGUF")

@@ -55,6 +55,6 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
         if error.name is None or error.name.partition(".")[0] == "hanlin" or name not in _PACKAGE_OF:
             raise
         package = _PACKAGE_OF[name]
-        what = tr("the engine {name} needs the package {name_2}", name=name, name_2=error.name)
+        what = tr("the engine {name} needs the package {package}", name=name, package=error.name)
         raise UserError(what, hint=f"pip install {package}") from error
     return cast(Engine, engine(path, **options))

@@ -79,7 +79,7 @@ def read_modelfile(path: Path) -> Modelfile:
             raise _wrong(path, row.line, tr("FROM names no model"))
         number = row.name == "parameter" and row.about == "num_ctx"
         if number and not re.fullmatch(r"[1-9]\d*", row.value):
-            what = tr("num_ctx is no number of tokens: {value!r}", value=row.value)
+            what = tr("num_ctx is not a number of tokens: {value!r}", value=row.value)
             raise _wrong(path, row.line, what)
     if "from" not in values:
         hint = tr("a Modelfile names its model: FROM ./model.gguf")
@@ -146,7 +146,10 @@ def go_template(template: ChatTemplate) -> str:
         raise UserError(
             tr("no Go template is known for this chat template"),
             template.origin,
-            tr("Ollama reads no Jinja; known are {packaged_names}", packaged_names=join_list(packaged_names())),
+            tr(
+                "Ollama does not read Jinja; packaged templates: {packaged_names}",
+                packaged_names=join_list(packaged_names()),
+            ),
         )
     body = _go_source(name)
     helpers = [_go_source(helper) for helper, mark in _HELPERS.items() if mark in body]
@@ -242,7 +245,7 @@ def _value(text: str, start: int, path: Path, line: int) -> tuple[str, int]:
             value = _unquoted("".join(pieces).strip(" \t\r\n"))
             if value is not None:
                 return value, found.end()
-    hint = tr("close it at the end of a line, with nothing behind")
+    hint = tr("close it at the end of a line, with nothing after it")
     raise _wrong(path, line, tr("a quotation mark is never closed"), hint)
 
 

@@ -171,7 +171,7 @@ def _to_hugging_face(folder: Path, items: Sequence[UploadFile], name: str, priva
     ]
     operations: list[Any] = [CommitOperationAdd(item.path, str(folder / item.path)) for item in items]
     operations += [CommitOperationDelete(path) for path in old]
-    log(tr("{count} files, {count_2} old weight files to delete", count=len(items), count_2=len(old)))
+    log(tr("{count} files, {old_count} old weight files to delete", count=len(items), old_count=len(old)))
     api.create_commit(name, operations, commit_message=f"{len(items)} files")
     _check_arrived(
         {path.path: path.size for path in api.list_repo_tree(name, recursive=True) if hasattr(path, "size")}, items

@@ -81,7 +81,7 @@ def _reason_to_run(recipe: Recipe, stage: Stage, step: Step, store: Store) -> st
     if last.version != stage.kind.version:
         return tr("the stage kind has a new version")
     if last.seed != recipe.seed:
-        return tr("seed {seed} → {seed_2}", seed=last.seed, seed_2=recipe.seed)
+        return tr("seed {old} → {new}", old=last.seed, new=recipe.seed)
     old, new = dict(_flatten(last.key_settings)), dict(_flatten(step.key_settings))
     changes = [
         f"{name} {_abbreviate(old.get(name))} → {_abbreviate(new.get(name))}"

@@ -159,9 +159,9 @@ def _open_adapter(base: LoadedEngine, folder: Path) -> LoadedEngine:
     tokenizer = Tokenizer.load(folder)
     if len(tokenizer) != len(base.tokenizer):
         what = tr(
-            "the adapter's tokenizer has {count} tokens, the base model's {count_2}",
+            "the adapter's tokenizer has {count} tokens, the base model's {base_count}",
             count=len(tokenizer),
-            count_2=len(base.tokenizer),
+            base_count=len(base.tokenizer),
         )
         raise UserError(what, folder)
     ChatTemplate.load(folder, tokenizer)

@@ -82,9 +82,9 @@ def _check_config(model: PreTrainedModel | PeftModel, settings: Training, folder
         if getattr(config, name, value) != value:
             raise UserError(
                 tr(
-                    "{name} is {getattr!r}; models of the Llama family have {value!r}",
+                    "{name} is {actual!r}; models of the Llama family have {value!r}",
                     name=name,
-                    getattr=getattr(config, name),
+                    actual=getattr(config, name),
                     value=value,
                 ),
                 folder / "config.json",

@@ -23,7 +23,7 @@ def package(
     target: Annotated[str, typer.Option("--for", help=TARGETS)],
     out: Annotated[Path | None, typer.Option(help=tr("folder to write"))] = None,
     file: Annotated[str, typer.Option(help=tr("GGUF file, such as Q8_0"))] = "",
-    name: Annotated[str, typer.Option(help=tr("name of the model there"))] = "",
+    name: Annotated[str, typer.Option(help=tr("name of the model in that program"))] = "",
     publisher: Annotated[str, typer.Option(help=tr("publisher in LM Studio"))] = "",
     license: Annotated[str, typer.Option(help=tr("license of the model"))] = "",
     system: Annotated[str, typer.Option(help=tr("system text of every chat in Ollama"))] = "",

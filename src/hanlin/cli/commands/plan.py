@@ -270,7 +270,7 @@ def plan(
     home: Home = Path("."),
     memory: Annotated[
         str,
-        typer.Option(help=tr("memory that there is, such as 24GB (default: this machine's)")),
+        typer.Option(help=tr("available memory, such as 24GB (default: this machine's)")),
     ] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, gpu")] = "auto",
     probe: Annotated[bool, typer.Option("--probe", help=tr("measure the time of a step on this machine"))] = False,

@@ -184,7 +184,7 @@ def _tokens(
         tokens[number] = added.content
         types[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
         if not added.special and (added.lstrip or added.rstrip or added.single_word):
-            what = tr("its token {content!r} takes in spaces", content=added.content)
+            what = tr("its token {content!r} absorbs the spaces beside it", content=added.content)
             raise _unsupported(tokenizer, what)
     filled = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
     if len(set(filled)) < rows:

@@ -165,10 +165,10 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
     missing = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
     if missing:
         what = tr(
-            "{count} of {count_2} weight files are missing: {shorten}",
+            "{count} of {total} weight files are missing: {names}",
             count=len(missing),
-            count_2=len(shards),
-            shorten=shorten(missing),
+            total=len(shards),
+            names=shorten(missing),
         )
         raise UserError(what, folder, tr("copy or download them again"))
     tensors: dict[str, TensorEntry] = {}
@@ -215,11 +215,11 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
         entry = tensors[name]
         if entry.shape != shape:
             what = tr(
-                "'{name}' has shape {list}, {config} says {list_2}",
+                "'{name}' has shape {shape}, but {config} requires {expected_shape}",
                 name=name,
-                list=list(entry.shape),
+                shape=list(entry.shape),
                 config=CONFIG,
-                list_2=list(shape),
+                expected_shape=list(shape),
             )
             raise UserError(
                 what,

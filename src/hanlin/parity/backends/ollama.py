@@ -157,7 +157,7 @@ def _renderer() -> Path:
         command = [go, "build", "-trimpath", "-o", "render", "render.go"]
         done = subprocess.run(command, cwd=work, env={**os.environ, **settings}, capture_output=True, timeout=600)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise BackendUnavailable(tr("Go cannot build render.go: {said}", said=said))
+            output = done.stderr.decode(errors="replace").strip()
+            raise BackendUnavailable(tr("Go cannot build render.go: {output}", output=output))
         os.replace(Path(work) / "render", built)
     return built

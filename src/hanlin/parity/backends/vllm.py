@@ -119,15 +119,15 @@ class VllmBackend:
         except ValueError as error:
             raise self._not_vllm(path) from error
 
-    def _refused(self, path: str, status: int, told: str) -> UserError:
+    def _refused(self, path: str, status: int, reason: str) -> UserError:
         where = self.url + path
         if status in (401, 403):
             what = tr("vLLM refuses the key ({status})", status=status)
             hint = tr("give the key that it was started with (--api-key)")
             return UserError(what, where, hint)
-        if status in (404, 405) and "does not exist" not in told:
+        if status in (404, 405) and "does not exist" not in reason:
             return self._not_vllm(path)
-        what = tr("vLLM answers {status}: {told}", status=status, told=told)
+        what = tr("vLLM answers {status}: {reason}", status=status, reason=reason)
         return _TurnsRefused(what, where) if status == 400 else UserError(what, where)
 
     def _silent(self, where: str) -> UserError:
@@ -135,7 +135,7 @@ class VllmBackend:
         return UserError(what, where, tr("look at what vLLM prints"))
 
     def _not_vllm(self, path: str) -> UserError:
-        what = tr("what answers here is no vLLM: it has no {path}", path=path)
+        what = tr("the server here is not vLLM: it has no {path}", path=path)
         hint = tr("give the address that `vllm serve` prints")
         return UserError(what, self.url, hint)
 

@@ -29,7 +29,7 @@ class Replica:
     def __init__(self, address: str) -> None:
         parts = urlsplit(address if "//" in address else f"http://{address}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            what = tr("'{address}' is no address of a server", address=address)
+            what = tr("'{address}' is not the address of a server", address=address)
             raise UserError(what, hint=tr("write http://HOST:PORT"))
         self.address = f"{parts.scheme}://{parts.netloc}"
         self.path = parts.path.rstrip("/").removesuffix("/v1")
