@@ -101,5 +101,5 @@ def _of(replicas: ReplicaPool, prompt: list[int]) -> object:
 
 @pytest.mark.parametrize("address", ["ftp://x", "http://", "//"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(UserError, match="no address of a server"):
+    with pytest.raises(UserError, match="not the address of a server"):
         ReplicaPool([address], "/health")

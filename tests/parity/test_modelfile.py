@@ -314,7 +314,7 @@ def test_a_modelfile_may_be_utf_16(tmp_path: Path) -> None:
         ('FROM a\nSYSTEM "x\n', 2, "quotation mark is never closed"),
         ("FROM a\nPARAMETER  stop x\n", 2, "PARAMETER names no parameter"),
         ("FROM a\nPARAMETER stop\n", 2, "after parameter stop a space"),
-        ("FROM a\nPARAMETER num_ctx 4k\n", 2, "num_ctx is no number"),
+        ("FROM a\nPARAMETER num_ctx 4k\n", 2, "num_ctx is not a number"),
         ("FROM a\nMESSAGE tool x\n", 2, "no role 'tool'"),
         ("SYSTEM x\n", None, "no FROM"),
         ("", None, "no FROM"),

@@ -76,16 +76,16 @@ def test_a_server_that_never_answers_is_not_waited_for_without_end(monkeypatch: 
 
 
 def test_another_server_is_told_from_vllm() -> None:
-    assert "no vLLM" in refusal({})
-    assert "no vLLM" in refusal({"/v1/models": (200, "<html>")})
-    assert "no vLLM" in refusal({"/v1/models": (200, "[]")})
-    assert "no vLLM" in refusal({"/v1/models": (200, '{"data": []}')})
+    assert "not vLLM" in refusal({})
+    assert "not vLLM" in refusal({"/v1/models": (200, "<html>")})
+    assert "not vLLM" in refusal({"/v1/models": (200, "[]")})
+    assert "not vLLM" in refusal({"/v1/models": (200, '{"data": []}')})
     assert "has no /tokenize" in refusal({"/v1/models": (200, MODELS)})
 
 
 @pytest.mark.parametrize("answer", ["", "[1]", "{}", '{"tokens": null}', '{"tokens": ["1"]}', '{"tokens": [true]}'])
 def test_an_answer_without_ids_is_no_answer(answer: str) -> None:
-    assert "no vLLM" in refusal({"/v1/models": (200, MODELS), "/tokenize": (200, answer)})
+    assert "not vLLM" in refusal({"/v1/models": (200, MODELS), "/tokenize": (200, answer)})
 
 
 def test_a_refused_key_is_told() -> None:
