@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import httpx2
 
 from hanlin.chat.history import truncate
 from hanlin.chat.template import ChatTemplate
@@ -120,11 +120,17 @@ class RemoteServer:
     def __init__(self, url: str, model: str, sampling: Mapping[str, Any], api_key: str = "") -> None:
         base = url.rstrip("/")
         self._base = base if base.count("/") > 2 else base + "/v1"
-        self._key, self._sampling = api_key, dict(sampling)
-        known = self._list_models()
-        if model and model not in known:
-            what = tr("the server has no model '{model}'", model=model)
-            raise UserError(what, url, did_you_mean(model, known))
+        self._sampling = dict(sampling)
+        headers = {"User-Agent": "hanlin", **({"Authorization": f"Bearer {api_key}"} if api_key else {})}
+        self._client = httpx2.Client(headers=headers, timeout=TIMEOUT, follow_redirects=True)
+        try:
+            known = self._list_models()
+            if model and model not in known:
+                what = tr("the server has no model '{model}'", model=model)
+                raise UserError(what, url, did_you_mean(model, known))
+        except BaseException:
+            self._client.close()
+            raise
         self.name = model or known[0]
         self._total_tokens: int | None = None
 
@@ -136,8 +142,12 @@ class RemoteServer:
             "stream_options": {"include_usage": True},
             **self._sampling_fields(attempt),
         }
-        with closing(self._open("/chat/completions", body)) as response:
-            text = _collect(self._read_stream(response), on_text)
+        with (
+            self._catch_errors(),
+            self._client.sse(self._base + "/chat/completions", method="POST", json=body) as events,
+        ):
+            self._check_status(events.response)
+            text = _collect(self._read_stream(events), on_text)
         return ChatReply(text, tuple(messages))
 
     def describe_tokens(self, messages: Sequence[Message]) -> str:
@@ -147,7 +157,7 @@ class RemoteServer:
         return tr("{count} tokens with the last answer", count=count)
 
     def close(self) -> None:
-        pass
+        self._client.close()
 
     def _sampling_fields(self, attempt: int) -> dict[str, Any]:
         fields = {("max_tokens" if name == "max_new_tokens" else name): value for name, value in self._sampling.items()}
@@ -156,23 +166,22 @@ class RemoteServer:
         return fields
 
     def _list_models(self) -> list[str]:
-        with closing(self._open("/models")) as response:
-            rows = self._parse(response.read()).get("data")
+        with self._catch_errors():
+            response = self._client.get(self._base + "/models")
+        self._check_status(response)
+        rows = self._parse(response.text).get("data")
         rows = rows if isinstance(rows, list) else []
         names = [row["id"] for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), str)]
         if not names:
             raise UserError(tr("the server lists no model"), self._base)
         return names
 
-    def _read_stream(self, response: Any) -> Iterator[str]:
-        """The texts of server-sent events (HTML standard, section 9.2) as OpenAI's chat completions send them."""
-        for line in response:
-            if not line.startswith(b"data:"):
-                continue
-            data = line[5:].strip()
-            if data == b"[DONE]":
+    def _read_stream(self, events: httpx2.EventSource) -> Iterator[str]:
+        """The pieces of an answer, from the server-sent events of OpenAI's chat completions."""
+        for sent in events:
+            if sent.data == "[DONE]":
                 return
-            event = self._parse(data)
+            event = self._parse(sent.data)
             if "error" in event:
                 raise UserError(_error_message(event["error"]), self._base)
             usage = event.get("usage")
@@ -182,35 +191,39 @@ class RemoteServer:
                 if text := choice.get("delta", {}).get("content"):
                     yield text
 
-    def _parse(self, data: bytes) -> dict[str, Any]:
+    def _parse(self, data: str) -> dict[str, Any]:
         try:
-            row = json.loads(data.decode("utf-8"))
+            row = json.loads(data)
         except ValueError:
             row = None
         if not isinstance(row, dict):
             raise UserError(tr("not an OpenAI-compatible server"), self._base)
         return row
 
-    def _open(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        headers = {"Content-Type": "application/json", "User-Agent": "hanlin"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8")
+    def _check_status(self, response: httpx2.Response) -> None:
+        """Raise UserError with the server's message if it refuses a request."""
+        if response.is_success:
+            return
+        response.read()
         try:
-            return urllib.request.urlopen(urllib.request.Request(self._base + path, data, headers), timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            with error:
-                answer = error.read(1 << 16)
-            try:
-                message = _error_message(json.loads(answer.decode("utf-8")))
-            except ValueError:
-                message = error.reason
-            hint = None
-            if error.code == 401:
-                hint = tr("set the key in HANLIN_API_KEY")
-            raise UserError(f"{message} ({error.code})", self._base, hint) from error
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            message = _error_message(response.json())
+        except ValueError:
+            message = response.reason_phrase
+        hint = tr("set the key in HANLIN_API_KEY") if response.status_code == 401 else None
+        raise UserError(f"{message} ({response.status_code})", self._base, hint)
+
+    @contextmanager
+    def _catch_errors(self) -> Iterator[None]:
+        """Turn the errors of a connection inside the block into UserErrors."""
+        try:
+            yield
+        except httpx2.SSEError as error:
+            raise UserError(tr("not an OpenAI-compatible server"), self._base) from error
+        except (httpx2.ReadError, httpx2.ReadTimeout, httpx2.RemoteProtocolError) as error:
+            reason = str(error) or type(error).__name__
+            raise UserError(tr("the server broke off: {reason}", reason=reason), self._base) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            reason = str(error) or type(error).__name__
             what = tr("the server cannot be reached: {reason}", reason=reason)
             raise UserError(what, self._base, tr("start one with `hanlin serve`")) from error
 
