@@ -87,7 +87,7 @@ def test_a_typed_special_token_is_not_marked_special(tokenizer: Tokenizer) -> No
     assert len(found) > 1 and not any(piece.special for piece in found)
 
 
-def test_learnt_text_of_a_conversation_is_the_answers_and_their_stops(
+def test_target_text_of_a_conversation_is_the_answers_and_their_stops(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     turns = (Message("user", "你叫什么名字？"), Message("assistant", "我叫小翰。"))
@@ -96,7 +96,7 @@ def test_learnt_text_of_a_conversation_is_the_answers_and_their_stops(
     assert view.num_tokens == len(view.tokens) and view.num_learned == sum(piece.learned for piece in view.tokens)
 
 
-def test_a_preference_is_two_examples_of_which_only_the_last_answer_is_learnt(
+def test_a_preference_is_two_examples_whose_only_target_is_the_last_answer(
     tokenizer: Tokenizer, template: ChatTemplate
 ) -> None:
     prompt = (Message("user", "甲"), Message("assistant", "乙"), Message("user", "丙"))

@@ -30,8 +30,7 @@ TEXT_INDEPENDENT = {
     + LOOP
     + "{% set all.text = all.text + message.content %}{% endfor %}{{ all.text }}",
     "chosen by place": "{{ messages[0].content }}{% for m in messages[1:] %}{{ m.content ~ loop.index }}{% endfor %}",
-    "told to be text": LOOP
-    + "{% if message.content is string %}{{ message.content }}{% else %}?{% endif %}{% endfor %}",
+    "made text": LOOP + "{% if message.content is string %}{{ message.content }}{% else %}?{% endif %}{% endfor %}",
     "generated": LOOP
     + "{% if message.role == 'user' %}{{ message.content }}{% else %}"
     + "{% generation %}{{ message.content }}|{% endgeneration %}{% endif %}{% endfor %}",
@@ -41,7 +40,7 @@ TEXT_DEPENDENT = {
     "looked into": LOOP + "{{ 'x' if 'a' in message.content else message.content }}{% endfor %}",
     "measured": LOOP + "{{ message.content | length }}{% endfor %}",
     "empty or not": LOOP + "{{ message.content or 'nothing' }}{% endfor %}",
-    "taken apart": LOOP + "{{ message.content.split('a')[-1] }}{% endfor %}",
+    "split": LOOP + "{{ message.content.split('a')[-1] }}{% endfor %}",
     "cut": LOOP + "{{ message.content[:2] }}{% endfor %}",
     "in capitals": LOOP + "{{ message.content | upper }}{% endfor %}",
     "as JSON": "{{ messages | tojson }}",
@@ -143,7 +142,7 @@ def template_for(tokenizer: Tokenizer) -> Callable[[str], ChatTemplate]:
 @pytest.mark.parametrize("name", packaged_names())
 @settings(max_examples=40, deadline=None)
 @given(texts=st.lists(SAID, min_size=2, max_size=5))
-def test_ids_put_together_by_roles_are_those_of_the_whole_way(
+def test_ids_joined_by_roles_equal_those_of_the_full_rendering(
     name: str, template_for: Callable[[str], ChatTemplate], texts: list[str]
 ) -> None:
     template = template_for(name)

@@ -76,7 +76,7 @@ def unmarked(source: str) -> str:
     return source.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
 
 
-def learnt_texts(template: ChatTemplate, rendered: TokenizedExample) -> list[str]:
+def target_texts(template: ChatTemplate, rendered: TokenizedExample) -> list[str]:
     """The learned stretches as text, special tokens shown."""
     runs = groupby(zip(rendered.ids, rendered.loss_mask, strict=True), key=lambda row: row[1])
     return [template.tokenizer.decode([number for number, _ in run], False) for loss_mask, run in runs if loss_mask]
@@ -85,8 +85,8 @@ def learnt_texts(template: ChatTemplate, rendered: TokenizedExample) -> list[str
 # --------------------------------------------------------------------------------------------------- the invariants
 
 
-def test_only_assistant_tokens_are_learnt(any_template: ChatTemplate) -> None:
-    learned = learnt_texts(any_template, any_template.render(CHAT))
+def test_only_assistant_tokens_are_targets(any_template: ChatTemplate) -> None:
+    learned = target_texts(any_template, any_template.render(CHAT))
     assert len(learned) == 2
     for text, message in zip(learned, (CHAT[2], CHAT[4]), strict=True):
         assert text.strip().startswith(message.text)
@@ -274,7 +274,7 @@ def test_llama31_tells_calls_and_answers_tools_in_metas_words(template_for: Call
     wrapped = json.dumps({"type": "function", "function": TOOLS[0]}, ensure_ascii=False, indent=4)
     assert f"Do not use variables.\n\n{wrapped}\n\n北京几点？<|eot_id|>" in text
     assert '<|start_header_id|>ipython<|end_header_id|>\n\n"八点"<|eot_id|>' in text
-    assert learnt_texts(template, rendered) == [
+    assert target_texts(template, rendered) == [
         '{"name": "time_of", "parameters": {"city": "北京"}}<|eot_id|>',
         "八点。<|eot_id|>",
     ]
@@ -322,7 +322,7 @@ def test_marks_are_derived_for_a_template_without_them(template: ChatTemplate) -
     assert bare.stop_ids == template.stop_ids
 
 
-def test_what_follows_the_end_of_turn_is_not_learnt(template_for: Callable[[str], ChatTemplate]) -> None:
+def test_text_after_the_end_of_turn_is_no_target(template_for: Callable[[str], ChatTemplate]) -> None:
     marked = template_for("chatml")
     bare = ChatTemplate(unmarked(marked.source), marked.tokenizer, "bare")
     assert bare.render(CHAT) == marked.render(CHAT)
@@ -336,12 +336,12 @@ REWRITING = """{{- bos_token -}}
 {%- endfor -%}{%- if add_generation_prompt -%}A:{%- endif -%}"""
 
 
-def test_a_template_that_rewrites_earlier_answers_cannot_be_learnt_from(tokenizer: Tokenizer) -> None:
+def test_a_template_that_rewrites_earlier_answers_cannot_train(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(REWRITING, tokenizer, "rewriting")
     with pytest.raises(UserError, match="differently in a prompt") as caught:
         template.render(CHAT[1:])
     assert "one answer each" in (caught.value.hint or "")
-    assert len(learnt_texts(template, template.render(CHAT[1:3]))) == 1
+    assert len(target_texts(template, template.render(CHAT[1:3]))) == 1
     assert template.render(CHAT[1:4], prompt=True).ids  # but it can be answered with
 
 

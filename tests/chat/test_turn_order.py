@@ -51,7 +51,7 @@ def test_turns_out_of_order_are_named_with_their_place(messages: list[Message], 
     assert (caught.value.where or "").startswith("chats.jsonl:3: message")
 
 
-def test_errors_are_told_in_chinese_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_in_chinese_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANLIN_LANG", "zh")
     with pytest.raises(UserError, match="对话以 user 结尾"):
         check_order([USER], prompt=False)
@@ -77,10 +77,10 @@ def test_absent_fields_are_left_out_as_transformers_does() -> None:
     assert to_template_messages([CALL]) == [{"role": "assistant", "content": "", "tool_calls": [call]}]
 
 
-def test_functions_are_told_in_one_form_whatever_form_they_came_in() -> None:
+def test_functions_get_one_form_whatever_form_they_came_in() -> None:
     """Fields in the order of OpenAI's form: vLLM recasts tools so, and a template may write a tool as JSON."""
     whole = {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}
     bare, wrapped = {"name": "f"}, {"type": "function", "function": dict(reversed(whole.items()))}
-    told = to_template_tools([bare, wrapped])
-    assert json.dumps(told) == json.dumps([{"type": "function", "function": whole}] * 2)
+    tools = to_template_tools([bare, wrapped])
+    assert json.dumps(tools) == json.dumps([{"type": "function", "function": whole}] * 2)
     assert to_template_tools([]) is None

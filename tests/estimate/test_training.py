@@ -127,7 +127,7 @@ def test_numbers_and_their_averages_are_counted_as_training_has_them(
 
 
 @pytest.mark.parametrize("method", ["full", "LoRA", "galore"])
-def test_a_checkpoint_copies_the_bytes_that_are_foretold(
+def test_a_checkpoint_copies_as_many_bytes_as_estimated(
     method: str, tiny_model: Path, shape: ModelShape, tmp_path: Path
 ) -> None:
     settings = sft(**METHODS[method])
@@ -251,7 +251,7 @@ def test_a_model_is_read_whole_before_it_is_divided() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sft", "pretrain", "dpo"])
-def test_tokens_of_data_are_told_within_a_third_without_a_tokenizer(
+def test_tokens_of_data_are_estimated_within_a_third_without_a_tokenizer(
     kind: str, tmp_path: Path, shared_data: Path
 ) -> None:
     """Beside Llama 3's own tokenizer on real text."""
@@ -300,7 +300,7 @@ def test_a_step_of_fewer_rows_than_a_pass_takes_is_one_pass() -> None:
     assert BatchPlan.of(sft(batch_tokens=1024, micro_batch_tokens=256), None, processes=4).accumulation_steps == 1
 
 
-def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:
+def test_steps_and_files_of_a_run_are_as_estimated(tmp_path: Path, tiny_model: Path, shape: ModelShape) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     out.mkdir()
@@ -313,8 +313,8 @@ def test_steps_and_files_of_a_run_are_as_foretold(tmp_path: Path, tiny_model: Pa
     assert known is not None
     metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, StageContext())
     assert BatchPlan.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
-    told = disk_usage(setup_of(shape, settings, known), known.total)
-    assert told.artifact == pytest.approx((out / "adapter_model.safetensors").stat().st_size, rel=0.1)
+    usage = disk_usage(setup_of(shape, settings, known), known.total)
+    assert usage.artifact == pytest.approx((out / "adapter_model.safetensors").stat().st_size, rel=0.1)
 
 
 # --------------------------------------------------------------------------------------------------------- advice
@@ -328,9 +328,9 @@ def test_advice_makes_8_billion_numbers_fit_a_card_of_24_gigabytes() -> None:
     found = suggest_changes(whole, None, memory_limit)
     peaks = [whole.memory().peak, *(change.peak for change in found)]
     assert peaks == sorted(peaks, reverse=True) and peaks[-1] <= memory_limit < peaks[-2]
-    told = [change.setting for change in found]
-    assert told[:2] == ["micro_batch_tokens=2048", "gradient_checkpointing=true"]
-    assert told[-1] == "lora.rank=64 lora.alpha=128"
+    names = [change.setting for change in found]
+    assert names[:2] == ["micro_batch_tokens=2048", "gradient_checkpointing=true"]
+    assert names[-1] == "lora.rank=64 lora.alpha=128"
     (last, *_) = reversed(suggest_changes(whole, None, 12e9))
     assert last.setting == "lora.quantization=nf4" and last.peak < 12e9
     harmless = [change.changes_result for change in found]
@@ -356,8 +356,8 @@ def test_what_advice_says_can_be_set_as_it_stands() -> None:
 
 def test_nothing_is_advised_that_a_group_could_not_divide() -> None:
     whole = setup_of(LLAMA3_8B, sft(max_seq_length=2048, batch_tokens=32_768), machine=Machine("bfloat16", gpu=True))
-    told = " ".join(change.setting for change in suggest_changes(whole, None, 1e9, sharded=True))
-    assert "lora.rank" in told and "adamw_8bit" not in told and "packed" not in told
+    settings_text = " ".join(change.setting for change in suggest_changes(whole, None, 1e9, sharded=True))
+    assert "lora.rank" in settings_text and "adamw_8bit" not in settings_text and "packed" not in settings_text
 
 
 def test_a_reference_of_its_own_stage_is_not_computed_again(shape: ModelShape) -> None:
@@ -427,9 +427,9 @@ def test_the_plan_tells_memory_by_part_and_published_costs(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     assert "Peak memory of a process, GB" in done.stdout and "QLoRA, 4 bits" in done.stdout
     rows = json.loads(planned("--json", "--device", "cpu", home=tmp_path).stdout)
-    told = {row["stage"]: row["estimate"] for row in rows if "estimate" in row}
-    assert set(told) == {"pretrained", "tuned", "aligned"}
-    for estimate in told.values():
+    estimates = {row["stage"]: row["estimate"] for row in rows if "estimate" in row}
+    assert set(estimates) == {"pretrained", "tuned", "aligned"}
+    for estimate in estimates.values():
         assert sum(estimate["memory"].values()) == pytest.approx(estimate["peak_memory"], abs=10)
 
 

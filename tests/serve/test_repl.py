@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from live_server import LiveServer
 
-from hanlin.cli.chat.backends import LocalModel
+from hanlin.cli.chat.backends import LocalModel, RemoteServer
 from hanlin.cli.chat.repl import ChatSession, run_chat
 from hanlin.core.errors import UserError
+from hanlin.core.records import Message
 from hanlin.data.formats.chats import read_messages
 from hanlin.inference.loading import LoadedEngine
 from taught_model import LESSONS, RARE
@@ -217,3 +220,31 @@ def test_a_server_without_the_model_and_an_address_without_a_server_are_one_sent
 def test_what_the_server_refuses_is_reported_and_the_talk_goes_on(server: LiveServer) -> None:
     shown = talk(server.address, "长" * 300, LESSONS[0][0]).text
     assert "tokens long" in shown and "我叫小翰。" in shown
+
+
+def test_a_connection_that_breaks_off_in_an_answer_is_one_sentence() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"data": [{"id": "m"}]}')
+
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write('data: {"choices": [{"delta": {"content": "七\u2028八"}}]}\n\n'.encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        backend = RemoteServer(f"http://127.0.0.1:{http.server_port}", "", {})
+        shown: list[str] = []
+        with pytest.raises(UserError, match="broke off"):
+            backend.answer([Message("user", "三加四")], shown.append)
+        assert shown == ["七\u2028八"]
+        backend.close()
+        http.shutdown()

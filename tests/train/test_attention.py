@@ -130,7 +130,7 @@ def reference_varlen(
 BEHIND_PROMPTS = ([50, 61, 9, 30, 30], [0, 33, 0, 0, 30])
 
 
-@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["unshared", "shared"])
 def test_documents_are_laid_in_line_for_kernels_that_take_any_length(shared: list[int] | None) -> None:
     attend = functools.partial(varlen_attention, kernel=reference_varlen)
     for ours, dense in zip(*attended(BEHIND_PROMPTS[0], shared=shared, attend=attend), strict=True):
@@ -138,7 +138,7 @@ def test_documents_are_laid_in_line_for_kernels_that_take_any_length(shared: lis
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
-@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["unshared", "shared"])
 def test_flex_attention_sees_the_same_tokens(shared: list[int] | None) -> None:
     ((ours,), (dense,)) = attended(
         BEHIND_PROMPTS[0], shared=shared, attend=flex_document_attention, heads=4, key_heads=2, backward=False
@@ -147,7 +147,7 @@ def test_flex_attention_sees_the_same_tokens(shared: list[int] | None) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["apart", "shared"])
+@pytest.mark.parametrize("shared", [None, BEHIND_PROMPTS[1]], ids=["unshared", "shared"])
 @pytest.mark.parametrize("attend", [varlen_attention, flex_document_attention, grouped_attention])
 def test_on_a_gpu_every_kernel_gives_the_same_values_and_gradients(attend: Attention, shared: list[int] | None) -> None:
     def moved(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, documents: DocumentLayout) -> torch.Tensor:

@@ -60,13 +60,13 @@ def newest_step(checkpoints: Checkpointer) -> int | None:
 
 
 @pytest.fixture
-def told() -> list[str]:
+def log_lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-def checkpoints(tmp_path: Path, told: list[str]) -> Checkpointer:
-    return Checkpointer(tmp_path, 60.0, 2, log=told.append)
+def checkpoints(tmp_path: Path, log_lines: list[str]) -> Checkpointer:
+    return Checkpointer(tmp_path, 60.0, 2, log=log_lines.append)
 
 
 def test_the_newest_is_taken_and_older_ones_than_were_asked_for_are_gone(checkpoints: Checkpointer) -> None:
@@ -103,7 +103,7 @@ def test_no_room_is_made_long_before_the_first_copy(checkpoints: Checkpointer) -
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
-    damage: str, checkpoints: Checkpointer, told: list[str]
+    damage: str, checkpoints: Checkpointer, log_lines: list[str]
 ) -> None:
     for step in (1, 2):
         save(checkpoints, step)
@@ -115,14 +115,14 @@ def test_a_damaged_newest_is_noticed_and_the_one_before_taken(
     else:
         newest.write_bytes(data if damage == "flip" else data[:-100])
     assert newest_step(checkpoints) == 1
-    assert len(told) == 1 and "step 2 is damaged" in told[0]
+    assert len(log_lines) == 1 and "step 2 is damaged" in log_lines[0]
 
 
-def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpointer, told: list[str]) -> None:
+def test_when_all_are_damaged_the_run_starts_anew(checkpoints: Checkpointer, log_lines: list[str]) -> None:
     save(checkpoints, 1)
     (checkpoints.folder / "checkpoint-00000001.pt").write_bytes(b"")
     assert newest_step(checkpoints) is None
-    assert told
+    assert log_lines
 
 
 def test_a_file_that_no_list_names_does_not_count(checkpoints: Checkpointer) -> None:

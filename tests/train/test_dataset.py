@@ -109,17 +109,17 @@ def test_the_two_answers_of_a_pair_stay_together(encoded: Callable, template: Ch
 
 def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, template: ChatTemplate) -> None:
     store = encoded(many(preference, 5), ChatEncoder(template, 100, "drop").preferences, width=2)
-    shared, apart = PackedDataset.from_records(store), PackedDataset.from_records(store, share_prompt=False)
+    shared, unshared = PackedDataset.from_records(store), PackedDataset.from_records(store, share_prompt=False)
     prompts = [int(store.loss_mask[start:].argmax()) for start in store.starts[:-1:2]]
-    assert [len(positions) for positions in (shared.sample_lengths, apart.sample_lengths)] == [5, 5]
+    assert [len(positions) for positions in (shared.sample_lengths, unshared.sample_lengths)] == [5, 5]
     assert all(
         saved >= prompt - 1 > 3
-        for saved, prompt in zip(apart.sample_lengths - shared.sample_lengths, prompts, strict=True)
+        for saved, prompt in zip(unshared.sample_lengths - shared.sample_lengths, prompts, strict=True)
     )
-    one, two = (rows.collate(range(5)) for rows in (shared, apart))
+    one, two = (rows.collate(range(5)) for rows in (shared, unshared))
     assert one.targets.tolist() == two.targets.tolist() and one.target_counts == two.target_counts
     for batch in (one, two):  # what is read where something is learned, and at which position of its document
-        assert batch.tokens == sum((shared if batch is one else apart).sample_lengths)
+        assert batch.tokens == sum((shared if batch is one else unshared).sample_lengths)
     assert one.input_ids[0][one.target_positions].tolist() == two.input_ids[0][two.target_positions].tolist()
     assert one.position_ids[0][one.target_positions].tolist() == two.position_ids[0][two.target_positions].tolist()
 
@@ -227,9 +227,7 @@ def children() -> set[int]:
 
 @needs_fork
 @pytest.mark.usefixtures("shards_of_two")
-def test_what_is_wrong_in_another_process_is_told_here_and_nobody_is_left_writing(
-    tmp_path: Path, tokenizer: Tokenizer
-) -> None:
+def test_an_error_in_a_shard_writer_is_raised_here_and_no_writer_is_left(tmp_path: Path, tokenizer: Tokenizer) -> None:
     def encode(batch: list[Document]) -> list[EncodedRecord]:
         if batch[0].id == many(document, 3)[2].id:
             raise UserError("wrong", batch[0].id, "mend it")

@@ -63,10 +63,10 @@ def weights(out: Path) -> Path:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    for mine, theirs in zip(curve(one), curve(other), strict=True):
-        assert mine["target_tokens"] == theirs["target_tokens"]
-        assert theirs["loss"] == pytest.approx(mine["loss"], abs=1e-4)
-        assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
+    for expected, actual in zip(curve(one), curve(other), strict=True):
+        assert expected["target_tokens"] == actual["target_tokens"]
+        assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+        assert actual["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-3)
     found = load_file(weights(other))
     for name, weight in load_file(weights(one)).items():
         torch.testing.assert_close(found[name], weight, atol=1e-4, rtol=1e-3)
@@ -164,8 +164,8 @@ def test_what_is_measured_before_a_step_is_so_in_a_divided_model(
     one.mkdir()
     stages.kto(settings, given, one, StageContext(seed=5))
     launch("kto", settings, given, three, "in_a_group", 3, mode=mode)
-    for mine, theirs in zip(curve(one), curve(three), strict=True):
-        assert theirs == pytest.approx(mine, abs=1e-4, rel=1e-3)
+    for expected, actual in zip(curve(one), curve(three), strict=True):
+        assert actual == pytest.approx(expected, abs=1e-4, rel=1e-3)
 
 
 def test_what_cannot_be_divided_is_refused(tmp_path: Path, given: Inputs) -> None:

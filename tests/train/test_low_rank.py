@@ -49,12 +49,12 @@ def run_steps(weight: torch.nn.Parameter, optimizer: torch.optim.Optimizer, foun
 def test_galore_steps_as_its_authors_do(shape: tuple[int, int]) -> None:
     """Between two choices of directions: which way a singular vector points is arbitrary, and the moments stay."""
     galore = pytest.importorskip("galore_torch", reason="galore-torch is not installed")
-    mine, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
-    group = {"params": [theirs], "rank": 4, "update_proj_gap": 100, "scale": 0.25, "proj_type": "std"}
+    weight, reference = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    group = {"params": [reference], "rank": 4, "update_proj_gap": 100, "scale": 0.25, "proj_type": "std"}
     reference = galore.GaLoreAdamW([group], lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     found = gradients(shape)
-    ours = run_steps(mine, make_optimizer(mine, "galore", 4, 100, 0.0), found)
-    torch.testing.assert_close(ours, run_steps(theirs, reference, found), atol=1e-6, rtol=1e-5)
+    ours = run_steps(weight, make_optimizer(weight, "galore", 4, 100, 0.0), found)
+    torch.testing.assert_close(ours, run_steps(reference, reference, found), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -96,18 +96,18 @@ def test_apollo_never_lets_a_step_grow_by_more_than_a_hundredth() -> None:
 
 
 def test_what_is_not_projected_steps_as_adamw() -> None:
-    mine, theirs = (torch.nn.Parameter(torch.ones(12, 20)) for _ in range(2))
+    weight, reference = (torch.nn.Parameter(torch.ones(12, 20)) for _ in range(2))
     found = gradients((12, 20))
-    plain = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    plain = torch.optim.AdamW([reference], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
     torch.testing.assert_close(
-        run_steps(mine, make_optimizer(mine, "apollo", None), found), run_steps(theirs, plain, found)
+        run_steps(weight, make_optimizer(weight, "apollo", None), found), run_steps(reference, plain, found)
     )
 
 
 @pytest.mark.parametrize("method", ["galore", "apollo"])
 def test_state_of_the_blocks_is_low_rank_and_of_all_else_full(method: Any, make_model: Callable) -> None:
-    mine: TrainModel = make_model(SFT)
-    trained = list(mine.trainable_parameters())
+    model: TrainModel = make_model(SFT)
+    trained = list(model.trainable_parameters())
     settings = SFT.model_copy(update={"optimizer": method, "galore_rank": 8, "weight_decay": 0.1})
     optimizer = build_optimizer(settings, trained, CPU)
     for _, weight in trained:

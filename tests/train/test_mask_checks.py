@@ -41,14 +41,14 @@ def among_others(encoded: Callable, template: ChatTemplate) -> Callable[[Ids, Se
     """An example of our own between good ones, called `broken`."""
 
     def of(ids: Ids, learn: Sequence[int]) -> EncodedRecords:
-        mine = Conversation((), "broken")
+        broken = Conversation((), "broken")
 
         def encode(records: Sequence[Conversation]) -> list[EncodedRecord]:
             good = ChatEncoder(template, 400, "error")
             given = EncodedRecord((Example(ids, bytes(learn)),))
-            return [given if row is mine else next(good.conversations([row])) for row in records]
+            return [given if row is broken else next(good.conversations([row])) for row in records]
 
-        return encoded([*GOOD[:3], mine, *GOOD[3:]], encode)
+        return encoded([*GOOD[:3], broken, *GOOD[3:]], encode)
 
     return of
 
@@ -87,26 +87,26 @@ def test_every_answer_learns_its_stop_token(among_others: Callable, template: Ch
     )
 
 
-def test_no_token_of_a_prompt_is_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
+def test_no_token_of_a_prompt_is_a_target(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     early = [0] * (len(prompt) - 2) + [1] * (len(answer) + 2)
     assert "of a prompt is a target" in refused(template, among_others(prompt + answer, early))
 
 
-def test_an_answer_is_learnt_from_its_beginning(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
+def test_an_answer_is_a_target_from_its_start(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     late = [0] * (len(prompt) + 1) + [1] * (len(answer) - 1)
     assert "of a prompt is a target" in refused(template, among_others(prompt + answer, late))
 
 
-def test_the_turn_behind_an_answer_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
+def test_the_turn_after_an_answer_is_no_target(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     ids = prompt + answer + prompt[1:] + answer
     learn = [0] * len(prompt) + [1] * (len(ids) - len(prompt))
     assert "follows an answer is a target" in refused(template, among_others(ids, learn))
 
 
-def test_the_first_token_is_not_learnt(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
+def test_the_first_token_is_no_target(among_others: Callable, template: ChatTemplate, parts: tuple) -> None:
     prompt, answer = parts
     learn = [1] + [0] * (len(prompt) - 1) + [1] * len(answer)
     assert "first token is a target" in refused(template, among_others(prompt + answer, learn))

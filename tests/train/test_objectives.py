@@ -44,7 +44,7 @@ def gradients(model: TrainModel) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------------------------ what is learned
 
 
-def test_only_assistant_tokens_are_learnt(template: ChatTemplate) -> None:
+def test_only_assistant_tokens_are_targets(template: ChatTemplate) -> None:
     record = conversation(3)
     (encoded,) = encoder(template).conversations([record])
     (example,) = encoded.examples
@@ -63,7 +63,7 @@ def test_nothing_is_kept_after_the_last_stop_token(template: ChatTemplate) -> No
     assert encoded.examples[0].loss_mask[-1] and encoded.examples[0].ids[-1] in template.stop_ids
 
 
-def test_of_a_pair_only_the_last_answers_are_learnt(template: ChatTemplate) -> None:
+def test_only_the_last_answers_of_a_pair_are_targets(template: ChatTemplate) -> None:
     turns = (Message("user", "甲"), Message("assistant", "乙"), Message("user", "丙"))
     record = Preference(turns, Message("assistant", "好"), Message("assistant", "不好"), "p")
     (encoded,) = encoder(template).preferences([record])
@@ -104,7 +104,7 @@ def test_refuse_stops_with_the_record(template: ChatTemplate) -> None:
         list(encoder(template, 64, "error").conversations([record]))
 
 
-def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_targets_stops_the_run(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ChatTemplate._join_spans  # where every rendering comes from, of one conversation and of many
 
     def without_the_last(self: ChatTemplate, *given: object, **named: object) -> TokenizedExample:
@@ -113,7 +113,7 @@ def test_an_answer_that_is_not_learnt_stops_the_run(template: ChatTemplate, monk
 
     monkeypatch.setattr(ChatTemplate, "_join_spans", without_the_last)
     record = Conversation(tuple(Message(r, "甲") for _ in range(2) for r in ("user", "assistant")), "chat-3")
-    with pytest.raises(UserError, match="1 of 2 answers") as caught:
+    with pytest.raises(UserError, match="1 stretches for 2 answers") as caught:
         list(encoder(template).conversations([record]))
     assert caught.value.where == "chat-3"
 
@@ -136,8 +136,8 @@ def test_the_sft_loss_and_gradient_are_transformers_own(
 ) -> None:
     store = encoded([conversation(2)], encoder(template).conversations)
     batch = PackedDataset.pack_examples(store, ROW).collate([0])
-    mine = make_model(SFT)
-    found = NextToken().loss(mine, batch)
+    model = make_model(SFT)
+    found = NextToken().loss(model, batch)
     (found.total / found.weight).backward()
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
@@ -147,7 +147,7 @@ def test_the_sft_loss_and_gradient_are_transformers_own(
     expected.backward()
     assert (found.total / found.weight).item() == pytest.approx(expected.item(), abs=1e-5)
     wanted = dict(theirs.named_parameters())
-    for name, gradient in gradients(mine).items():
+    for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, wanted[name].grad, atol=1e-6, rtol=1e-4)
 
 
@@ -158,12 +158,12 @@ def test_packed_equals_unpacked(make_model: Callable, encoded: Callable, templat
         PackedDataset.pack_examples(store, ROW),
         PackedDataset.from_records(store),
     ):  # the second: each conversation a row of its own
-        mine = make_model(SFT)
+        model = make_model(SFT)
         passes = [rows.collate([unit]) for unit in range(len(rows.samples))]
-        parts = [NextToken().loss(mine, batch) for batch in passes]
+        parts = [NextToken().loss(model, batch) for batch in passes]
         for part in parts:
             part.total.backward()
-        outcomes.append((sum(p.total.item() for p in parts), sum(p.weight for p in parts), gradients(mine)))
+        outcomes.append((sum(p.total.item() for p in parts), sum(p.weight for p in parts), gradients(model)))
         assert len(passes) == (8 if len(outcomes) == 2 else len(passes))
     packed, unpacked = outcomes
     assert packed[1] == unpacked[1]
@@ -177,13 +177,13 @@ def test_what_stands_before_a_document_does_not_change_it(
 ) -> None:
     store = encoded(many(conversation, 8), encoder(template).conversations)
     alone, packed = PackedDataset.from_records(store), PackedDataset.pack_examples(store, ROW)
-    mine = make_model(SFT)
+    model = make_model(SFT)
     with torch.no_grad():
         batch = packed.collate([0])
-        together = mine.hidden_states(batch).split(list(batch.target_counts))
+        together = model.hidden_states(batch).split(list(batch.target_counts))
         for segment, found in zip(packed.samples[0], together, strict=True):
             torch.testing.assert_close(
-                found, mine.hidden_states(alone.collate([segment.example])), atol=1e-5, rtol=1e-5
+                found, model.hidden_states(alone.collate([segment.example])), atol=1e-5, rtol=1e-5
             )
 
 
@@ -194,9 +194,9 @@ def test_the_dpo_loss_is_the_paper_s(
     records = many(preference, 3)
     store = encoded(records, encoder(template).preferences, width=2)
     batch = PackedDataset.from_records(store).collate(range(3))
-    mine = make_model(DPO)
+    model = make_model(DPO)
     reference = np.asarray([[-9.0, -11.0], [-20.0, -8.0], [-15.0, -15.5]], np.float32)
-    found = Dpo(0.3, smoothing, reference).loss(mine, batch)
+    found = Dpo(0.3, smoothing, reference).loss(model, batch)
     found.total.backward()
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
@@ -217,7 +217,7 @@ def test_the_dpo_loss_is_the_paper_s(
     assert found.weight == 3
     assert found.total.item() == pytest.approx(expected.item(), abs=1e-4)
     wanted = dict(theirs.named_parameters())
-    for name, gradient in gradients(mine).items():
+    for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, wanted[name].grad, atol=1e-5, rtol=1e-3)
 
 
@@ -227,13 +227,13 @@ def test_dpo_starts_at_log_two(
 ) -> None:
     store = encoded(many(preference, 6), encoder(template).preferences, width=2)
     rows = PackedDataset.from_records(store)
-    mine = make_model(DPO.model_copy(update={"lora": lora}))
+    model = make_model(DPO.model_copy(update={"lora": lora}))
     with torch.no_grad():
         reference = torch.cat(
-            [compute_pair_logprobs(mine, batch).sums for batch in rows.micro_batches(range(6), 100)]
+            [compute_pair_logprobs(model, batch).sums for batch in rows.micro_batches(range(6), 100)]
         ).numpy()
-    mine.hf_model.train()
-    found = Dpo(0.1, 0.0, reference).loss(mine, rows.collate(range(6)))
+    model.hf_model.train()
+    found = Dpo(0.1, 0.0, reference).loss(model, rows.collate(range(6)))
     assert found.total.item() / found.weight == pytest.approx(math.log(2), abs=1e-5)
 
 
@@ -252,12 +252,12 @@ def test_an_adapter_learns_through_a_frozen_head_kept_in_bfloat16(
     )
     values = []
     for precision in ("float32", "bfloat16"):
-        mine = make_model(settings, precision)
-        found = NextToken().loss(mine, batch)
+        model = make_model(settings, precision)
+        found = NextToken().loss(model, batch)
         found.total.backward()
         values.append(found.total.item() / found.weight)
-        assert all("lora_" in name and gradient.isfinite().all() for name, gradient in gradients(mine).items())
-        assert any(gradient.abs().sum() > 0 for gradient in gradients(mine).values())
+        assert all("lora_" in name and gradient.isfinite().all() for name, gradient in gradients(model).items())
+        assert any(gradient.abs().sum() > 0 for gradient in gradients(model).values())
     assert values[1] == pytest.approx(values[0], rel=0.01)
 
 
@@ -268,9 +268,9 @@ def test_a_head_trained_whole_beside_an_adapter_is_the_one_that_is_used(
     batch = PackedDataset.pack_examples(encoded(many(conversation, 4), encoder(template).conversations), ROW).collate(
         [0]
     )
-    mine = make_model(settings)
-    NextToken().loss(mine, batch).total.backward()
-    found = gradients(mine)
+    model = make_model(settings)
+    NextToken().loss(model, batch).total.backward()
+    found = gradients(model)
     whole = [name for name in found if "lora_" not in name]
     assert len(whole) == 2 and all(found[name].abs().sum() > 0 for name in whole)
 
@@ -284,10 +284,10 @@ def test_recomputed_activations_change_no_gradient(
     for lora in (None, LoraSettings(rank=4)):
         found = []
         for less in (False, True):
-            mine = make_model(SFT.model_copy(update={"gradient_checkpointing": less, "lora": lora}))
-            mine.hf_model.train()
-            NextToken().loss(mine, batch).total.backward()
-            found.append(gradients(mine))
+            model = make_model(SFT.model_copy(update={"gradient_checkpointing": less, "lora": lora}))
+            model.hf_model.train()
+            NextToken().loss(model, batch).total.backward()
+            found.append(gradients(model))
         for name, gradient in found[0].items():
             assert torch.equal(gradient, found[1][name])
 
@@ -298,8 +298,8 @@ def test_a_sum_of_losses_is_what_cross_entropy_sums_to(
     batch = PackedDataset.pack_examples(encoded(many(conversation, 2), encoder(template).conversations), ROW).collate(
         [0]
     )
-    mine = make_model(SFT)
+    model = make_model(SFT)
     with torch.no_grad():
-        logits = mine.hidden_states(batch) @ mine.hf_model.get_output_embeddings().weight.T
+        logits = model.hidden_states(batch) @ model.hf_model.get_output_embeddings().weight.T
         expected = functional.cross_entropy(logits, batch.targets, reduction="sum")
-        assert NextToken().loss(mine, batch).total.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert NextToken().loss(model, batch).total.item() == pytest.approx(expected.item(), rel=1e-6)

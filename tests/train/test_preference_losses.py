@@ -74,9 +74,9 @@ def gradients(model: TrainModel) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_same_gradients(mine: TrainModel, theirs: torch.nn.Module) -> None:
+def assert_same_gradients(model: TrainModel, theirs: torch.nn.Module) -> None:
     wanted = dict(theirs.named_parameters())
-    for name, gradient in gradients(mine).items():
+    for name, gradient in gradients(model).items():
         torch.testing.assert_close(gradient, wanted[name].grad, atol=2e-5, rtol=1e-3)
 
 
@@ -136,8 +136,8 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
     form: str, make_model: Callable, pairs: EncodedRecords, tiny_model: Path
 ) -> None:
     objective, equation = FORMS[form]
-    mine = make_model(SETTINGS)
-    found = objective.loss(mine, PackedDataset.from_records(pairs).collate(ALL))
+    model = make_model(SETTINGS)
+    found = objective.loss(model, PackedDataset.from_records(pairs).collate(ALL))
     found.total.backward()
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
     sums, lengths = plain(theirs, examples_of(pairs))
@@ -145,7 +145,7 @@ def test_the_loss_and_gradient_of_pairs_are_the_paper_s(
     expected.backward()
     assert found.weight == 4
     assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert_same_gradients(mine, theirs)
+    assert_same_gradients(model, theirs)
 
 
 def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: float) -> Kto:
@@ -157,11 +157,11 @@ def kto_of(store: EncodedRecords, reference: np.ndarray = REFERENCE, **changes: 
 def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     make_model: Callable, answers: EncodedRecords, tiny_model: Path
 ) -> None:
-    mine = make_model(SETTINGS)
+    model = make_model(SETTINGS)
     reference = REFERENCE.copy()
     reference[:, 1] -= 60  # the policy finds foreign answers likelier than its reference did: the point is not cut at 0
-    objective = kto_of(answers, reference).prepare_step(mine, np.arange(4), 256, lambda tensors: None)
-    found = objective.loss(mine, PackedDataset.from_records(answers).collate(ALL))
+    objective = kto_of(answers, reference).prepare_step(model, np.arange(4), 256, lambda tensors: None)
+    found = objective.loss(model, PackedDataset.from_records(answers).collate(ALL))
     found.total.backward()
 
     theirs = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).train()
@@ -183,7 +183,7 @@ def test_the_loss_and_gradient_of_judged_answers_are_the_paper_s(
     assert point > 1 and objective.reference_point == pytest.approx(point.item(), rel=1e-5)
     assert found.weight == 4
     assert found.total.item() == pytest.approx(expected.item(), abs=1e-5)
-    assert_same_gradients(mine, theirs)
+    assert_same_gradients(model, theirs)
 
 
 def test_a_reference_point_below_zero_counts_as_zero(make_model: Callable, answers: EncodedRecords) -> None:
@@ -208,21 +208,21 @@ def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_s
 ) -> None:
     found = []
     for rows in (PackedDataset.from_records(pairs), PackedDataset.from_records(pairs, share_prompt=False)):
-        mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
+        model = make_model(SETTINGS.model_copy(update={"lora": lora}))
         with torch.no_grad():
-            for name, weight in mine.trainable_parameters():
+            for name, weight in model.trainable_parameters():
                 if "lora_B" in name:
                     weight.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
-        mine.refresh()
+        model.refresh()
         batch = rows.collate(ALL)
-        sums = compute_answer_logprobs(mine, batch).sums
-        Dpo(0.3, 0.0, REFERENCE).loss(mine, batch).total.backward()
-        found.append((batch.tokens, sums.detach(), gradients(mine)))
-    (tokens, sums, gradient), (apart, sums_apart, gradient_apart) = found
-    assert tokens < 0.8 * apart
-    torch.testing.assert_close(sums, sums_apart, atol=1e-5, rtol=1e-6)
+        sums = compute_answer_logprobs(model, batch).sums
+        Dpo(0.3, 0.0, REFERENCE).loss(model, batch).total.backward()
+        found.append((batch.tokens, sums.detach(), gradients(model)))
+    (tokens, sums, gradient), (unshared_tokens, sums_unshared, gradient_unshared) = found
+    assert tokens < 0.8 * unshared_tokens
+    torch.testing.assert_close(sums, sums_unshared, atol=1e-5, rtol=1e-6)
     for name, value in gradient.items():
-        torch.testing.assert_close(value, gradient_apart[name], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(value, gradient_unshared[name], atol=1e-5, rtol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------------ the start
@@ -232,12 +232,12 @@ def test_answers_behind_one_prompt_have_the_log_probabilities_and_gradients_of_s
 def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, lora: LoraSettings | None
 ) -> None:
-    mine = make_model(SETTINGS.model_copy(update={"lora": lora}))
+    model = make_model(SETTINGS.model_copy(update={"lora": lora}))
     singles = PackedDataset.from_records(answers), kto_of(answers).mismatched
     with torch.no_grad():
-        of_pairs = compute_pair_logprobs(mine, PackedDataset.from_records(pairs).collate(ALL)).sums.numpy()
-        of_answers = [compute_answer_logprobs(mine, rows.collate(ALL)).sums.numpy() for rows in singles]
-    mine.hf_model.train()
+        of_pairs = compute_pair_logprobs(model, PackedDataset.from_records(pairs).collate(ALL)).sums.numpy()
+        of_answers = [compute_answer_logprobs(model, rows.collate(ALL)).sums.numpy() for rows in singles]
+    model.hf_model.train()
     known = {
         math.log(2): (Dpo(0.1, 0.0, of_pairs), Dpo(0.1, 0.3, of_pairs)),
         25.0: (Ipo(0.1, 0.0, of_pairs), Ipo(0.1, 0.3, of_pairs)),
@@ -246,17 +246,17 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     for start, objectives in known.items():
         for objective in objectives:
             rows = PackedDataset.from_records(answers if isinstance(objective, Kto) else pairs)
-            now = objective.calibrate_reference(mine, rows, np.arange(4), 100, lambda tensors: None)
-            found = [now.loss(mine, batch) for batch in mine.micro_batches(rows, range(4), 100)]
+            now = objective.calibrate_reference(model, rows, np.arange(4), 100, lambda tensors: None)
+            found = [now.loss(model, batch) for batch in model.micro_batches(rows, range(4), 100)]
             loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
             assert loss == pytest.approx(start, rel=1e-15)
             now.check_first_loss({"preference_loss": loss}, exact=True)
 
 
 def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, pairs: EncodedRecords) -> None:
-    mine, data = make_model(SETTINGS, "bfloat16"), PackedDataset.from_records(pairs)
-    reference = compute_logprobs(mine, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
-    Dpo(0.5, 0.0, reference).calibrate_reference(mine, data, np.arange(4), 100, lambda tensors: None)
+    model, data = make_model(SETTINGS, "bfloat16"), PackedDataset.from_records(pairs)
+    reference = compute_logprobs(model, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
+    Dpo(0.5, 0.0, reference).calibrate_reference(model, data, np.arange(4), 100, lambda tensors: None)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -264,18 +264,18 @@ def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, 
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
     make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], precision: str
 ) -> None:
-    mine = make_model(SETTINGS, precision)
+    model = make_model(SETTINGS, precision)
     data = PackedDataset.from_records(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
-    reference = np.concatenate([compute_logprobs(mine, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
+    reference = np.concatenate([compute_logprobs(model, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
 
     def started(off: float) -> Objective:
         given = reference + off * np.array([1.0, -1.0])
         objective = kto_of(answers, given) if form is Kto else form(0.1, 0.0, given)
-        return objective.calibrate_reference(mine, data, np.arange(4), 100, lambda tensors: None)
+        return objective.calibrate_reference(model, data, np.arange(4), 100, lambda tensors: None)
 
     now = started(1e-7)
-    found = [now.loss(mine, batch) for batch in mine.micro_batches(data, range(4), 100)]
+    found = [now.loss(model, batch) for batch in model.micro_batches(data, range(4), 100)]
     loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
     assert loss == pytest.approx({Dpo: math.log(2), Ipo: 25.0, Kto: 0.5}[form], rel=1e-15)
     with pytest.raises(UserError, match="the first loss is"):
@@ -312,12 +312,12 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
     rows = PackedDataset.from_records(answers if form == "kto" else pairs)
     found = []
     for micro_batch_tokens in (10_000, 1):
-        mine = make_model(SETTINGS)
-        now = objective.prepare_step(mine, np.arange(4), micro_batch_tokens, lambda tensors: None)
-        sums = trainer.compute_gradients(mine, now, rows, np.arange(4), micro_batch_tokens)
+        model = make_model(SETTINGS)
+        now = objective.prepare_step(model, np.arange(4), micro_batch_tokens, lambda tensors: None)
+        sums = trainer.compute_gradients(model, now, rows, np.arange(4), micro_batch_tokens)
         unbounded = SETTINGS.model_copy(update={"max_grad_norm": 1e9})
-        DDP(mine, unbounded, DistContext(0, 1, CPU)).reduce_and_clip_grads(sums, objective.weight_name)
-        found.append((sums, gradients(mine)))
+        DDP(model, unbounded, DistContext(0, 1, CPU)).reduce_and_clip_grads(sums, objective.weight_name)
+        found.append((sums, gradients(model)))
     (whole, gradient), (parts, gradient_of_parts) = found
     assert whole == pytest.approx(parts, rel=1e-5)
     for name, value in gradient.items():
@@ -325,17 +325,17 @@ def test_a_step_in_one_pass_equals_one_pass_for_each_unit(
 
 
 def test_the_reference_point_is_the_same_for_every_process(make_model: Callable, answers: EncodedRecords) -> None:
-    mine, objective = make_model(SETTINGS), kto_of(answers, REFERENCE - 40)
-    alone = objective.prepare_step(mine, np.arange(4), 100, lambda tensors: None).reference_point
-    told: list[torch.Tensor] = []
+    model, objective = make_model(SETTINGS), kto_of(answers, REFERENCE - 40)
+    alone = objective.prepare_step(model, np.arange(4), 100, lambda tensors: None).reference_point
+    reported: list[torch.Tensor] = []
     for rank in range(3):  # of three, with four answers
         objective.prepare_step(
-            mine, np.arange(4)[rank::3], 100, lambda tensors: told.extend(t.clone() for t in tensors)
+            model, np.arange(4)[rank::3], 100, lambda tensors: reported.extend(t.clone() for t in tensors)
         )
-    total = torch.stack(told).sum(0)
+    total = torch.stack(reported).sum(0)
     points = [
         objective.prepare_step(
-            mine, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None
+            model, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None
         )
         for rank in range(3)
     ]
@@ -345,10 +345,10 @@ def test_the_reference_point_is_the_same_for_every_process(make_model: Callable,
 def test_measuring_the_reference_point_leaves_no_gradient_and_goes_on_training(
     make_model: Callable, answers: EncodedRecords
 ) -> None:
-    mine = make_model(SETTINGS)
-    mine.hf_model.train()
-    kto_of(answers).prepare_step(mine, np.arange(4), 100, lambda tensors: None)
-    assert mine.hf_model.training and gradients(mine) == {}
+    model = make_model(SETTINGS)
+    model.hf_model.train()
+    kto_of(answers).prepare_step(model, np.arange(4), 100, lambda tensors: None)
+    assert model.hf_model.training and gradients(model) == {}
 
 
 def test_a_large_margin_is_no_infinity() -> None:

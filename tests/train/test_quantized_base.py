@@ -76,13 +76,13 @@ def test_it_is_computed_as_peft_and_bitsandbytes_do(
 @pytest.mark.usefixtures("bitsandbytes")
 @pytest.mark.parametrize(("packed", "bits"), [("nf4", 4), ("int8", 8)])
 def test_the_projections_are_kept_in_few_bits(packed: Any, bits: int, tiny_model: Path, make_model: Callable) -> None:
-    mine: TrainModel = make_model(SFT.model_copy(update={"lora": wide(packed)}))
-    weights = dict(mine.hf_model.named_parameters())
+    model: TrainModel = make_model(SFT.model_copy(update={"lora": wide(packed)}))
+    weights = dict(model.hf_model.named_parameters())
     base = {name: weight for name, weight in weights.items() if name.endswith("proj.base_layer.weight")}
     shapes = load_file(tiny_model / "model.safetensors")
     numbers = sum(tensor.numel() for name, tensor in shapes.items() if name.endswith("proj.weight"))
     assert sum(weight.numel() * weight.element_size() for weight in base.values()) * 8 == numbers * bits
-    assert all("lora_" in name for name, _ in mine.trainable_parameters())
+    assert all("lora_" in name for name, _ in model.trainable_parameters())
 
 
 @pytest.mark.usefixtures("bitsandbytes")
@@ -129,8 +129,8 @@ def test_without_bitsandbytes_one_sentence_says_what_to_install(
 
 @pytest.mark.usefixtures("bitsandbytes")
 def test_adamw_s_averages_are_in_8_bits_but_for_the_vocabulary(make_model: Callable) -> None:
-    mine: TrainModel = make_model(SFT)
-    trained = list(mine.trainable_parameters())
+    model: TrainModel = make_model(SFT)
+    trained = list(model.trainable_parameters())
     optimizer = build_optimizer(SFT.model_copy(update={"optimizer": "adamw_8bit"}), trained, CPU)
     for _, weight in trained:
         weight.grad = torch.ones_like(weight)

@@ -158,13 +158,13 @@ def test_a_reference_of_anything_else_is_refused(
     with pytest.raises(UserError, match="validation split"):
         settings = DPO.model_copy(update={"eval_steps": 1})
         known = referred(given)
-        told = json.loads((known / "reference.json").read_text(encoding="utf-8"))
-        del told["splits"]["validation"]
-        (known / "reference.json").write_text(json.dumps(told), encoding="utf-8")
+        reference = json.loads((known / "reference.json").read_text(encoding="utf-8"))
+        del reference["splits"]["validation"]
+        (known / "reference.json").write_text(json.dumps(reference), encoding="utf-8")
         stages.dpo(settings, with_reference(validation, known), tmp_path / "again", StageContext())
 
 
-def test_a_reference_of_another_model_is_told_by_the_first_loss(
+def test_the_first_loss_detects_a_reference_of_another_model(
     tmp_path: Path, inputs: Callable[..., Inputs], referred: Callable, tiny_model: Path
 ) -> None:
     other = tmp_path / "other-model"
@@ -193,7 +193,7 @@ def test_kto_learns_from_judged_answers_and_from_pairs(
     assert max(row["reference_point"] for row in rows) > 0
 
 
-def test_judged_answers_and_pairs_are_learnt_together(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+def test_unpaired_preferences_and_pairs_train_together(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     given, more = inputs(many(unpaired_preference, 5)), inputs(many(preference, 3))
     files = (*given.by_field["data"], *(folder / "preferences.jsonl" for folder in more.by_field["data"]))
     metrics = stages.kto(KTO, Inputs({**given.by_field, "data": files}), tmp_path, StageContext())
@@ -233,7 +233,7 @@ def test_the_curve_has_a_row_for_each_step(tmp_path: Path, inputs: Callable[...,
     assert sum(row["target_tokens"] for row in rows) == metrics["target_tokens"]
 
 
-def test_the_first_rows_show_every_token_and_what_is_learnt(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
+def test_the_first_rows_show_every_token_and_its_loss_mask(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     records = {record.id: record for record in many(conversation, 12)}
     stages.sft(SFT, inputs(list(records.values())), tmp_path, StageContext())
     shown = json.loads((tmp_path / "first_rows.json").read_text(encoding="utf-8"))

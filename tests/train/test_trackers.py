@@ -1,4 +1,4 @@
-"""What is told of a run while it lasts: every step once, resumed or not, to a file and to trackers on demand."""
+"""What a run reports while it lasts: every step once, resumed or not, to a file and to trackers on demand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def opened(trackers: Trackers) -> Iterator[Trackers]:
         trackers.close()
 
 
-def told(folder: Path) -> list[dict[str, float]]:
+def read_log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "speed.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -40,7 +40,7 @@ def test_every_step_tells_speed_and_memory_beside_the_result(tmp_path: Path, inp
     out = tmp_path / "out"
     out.mkdir()
     stages.sft(SFT, inputs(many(conversation, 12)), out, StageContext(log=tmp_path / "log"))
-    rows = told(tmp_path / "log")
+    rows = read_log(tmp_path / "log")
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     for row in rows:
         assert {"loss", "learning_rate", "grad_norm"} < row.keys()
@@ -55,10 +55,10 @@ def test_a_resumed_run_tells_each_step_once(tmp_path: Path) -> None:
             trackers.add({**ROW, "step": step}, 2.0 * step, 1.0)
     with opened(Trackers(job, tmp_path, SFT, 2, writes=True)) as trackers:
         trackers.add({**ROW, "step": 3}, 5.0, 1.0)
-    assert [(row["step"], row["tokens_per_second"]) for row in told(tmp_path)] == [(1, 50.0), (2, 50.0), (3, 100.0)]
+    assert [(row["step"], row["tokens_per_second"]) for row in read_log(tmp_path)] == [(1, 50.0), (2, 50.0), (3, 100.0)]
 
 
-def test_tensorboard_is_told_every_step_while_it_happens(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_step_when_it_happens(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = SFT.model_copy(update={"report_to": ("tensorboard",)})
     with opened(Trackers(StageContext(log=tmp_path), tmp_path, settings, 0, writes=True)) as trackers:
@@ -80,9 +80,7 @@ def test_a_tracker_that_is_not_installed_is_named(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab"])
-def test_an_offline_tracker_keeps_what_it_is_told_here(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_offline_tracker_saves_its_metrics_here(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("SWANLAB_MODE", "offline")

@@ -43,13 +43,13 @@ def trained_weights(
 ) -> dict[str, torch.Tensor]:
     out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
-    mine = make_model(settings)
+    model = make_model(settings)
     sampler = Sampler.for_batch_size(len(rows.samples), 4, seed=1)
     settings = settings.model_copy(update={"steps": steps})
     trainer.train(
-        mine, NextToken(), rows, sampler, settings=settings, dist=ALONE, context=StageContext(seed=1), out=out
+        model, NextToken(), rows, sampler, settings=settings, dist=ALONE, context=StageContext(seed=1), out=out
     )
-    return {name: parameter.detach().clone() for name, parameter in mine.trainable_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in model.trainable_parameters()}
 
 
 def test_two_halves_accumulated_equal_one_whole(
@@ -81,13 +81,13 @@ def test_a_longer_gradient_is_shortened_to_the_limit(
     rows = PackedDataset.pack_examples(
         encoded(many(conversation, 8), ChatEncoder(template, 128, "drop").conversations), 128
     )
-    mine = make_model(SFT)
+    model = make_model(SFT)
     sums = trainer.compute_gradients(
-        mine, NextToken(), rows, Sampler.for_batch_size(len(rows.samples), 4, 1).step_indices(0), 512
+        model, NextToken(), rows, Sampler.for_batch_size(len(rows.samples), 4, 1).step_indices(0), 512
     )
     settings = SFT.model_copy(update={"max_grad_norm": 0.25})
-    norm = DDP(mine, settings, ALONE).reduce_and_clip_grads(sums, "target_tokens")
-    shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in mine.trainable_parameters()])
+    norm = DDP(model, settings, ALONE).reduce_and_clip_grads(sums, "target_tokens")
+    shortened = torch.nn.utils.get_total_norm([parameter.grad for _, parameter in model.trainable_parameters()])
     assert norm > 0.25 and shortened.item() == pytest.approx(0.25, rel=1e-5)
 
 
@@ -97,12 +97,12 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_records(
     rows = PackedDataset.pack_examples(
         encoded(many(conversation, 3), ChatEncoder(template, 128, "drop").conversations), 128
     )
-    mine = make_model(SFT)
+    model = make_model(SFT)
     with torch.no_grad():
-        next(iter(mine.trainable_parameters()))[1].fill_(float("nan"))
+        next(iter(model.trainable_parameters()))[1].fill_(float("nan"))
     with pytest.raises(UserError, match="finite") as caught:
         sampler = Sampler.for_batch_size(len(rows.samples), 4, 1)
-        trainer.train(mine, NextToken(), rows, sampler, settings=SFT, dist=ALONE, context=StageContext(), out=tmp_path)
+        trainer.train(model, NextToken(), rows, sampler, settings=SFT, dist=ALONE, context=StageContext(), out=tmp_path)
     assert "chat-" in str(caught.value.where)
 
 

@@ -40,25 +40,25 @@ def moved(make_model: Callable[..., TrainModel]) -> Callable[[], TrainModel]:
     """A policy that has moved away from its reference, which is the tiny model."""
 
     def of() -> TrainModel:
-        mine = make_model(SETTINGS)
+        model = make_model(SETTINGS)
         torch.manual_seed(4)  # with it the reference point is above 0
         with torch.no_grad():
-            for _, parameter in mine.trainable_parameters():
+            for _, parameter in model.trainable_parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
-        mine.refresh()
-        return mine
+        model.refresh()
+        return model
 
     return of
 
 
-def told(messages: tuple[Message, ...]) -> list[dict[str, str]]:
+def to_dicts(messages: tuple[Message, ...]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.text} for message in messages]
 
 
 def trainer_of(
-    kind: str, tiny_model: Path, mine: TrainModel, rows: list[dict[str, Any]], out: Path, **options: Any
+    kind: str, tiny_model: Path, model: TrainModel, rows: list[dict[str, Any]], out: Path, **options: Any
 ) -> Any:
-    """A trainer of TRL whose policy has the weights of `mine` and whose reference is the tiny model."""
+    """A trainer of TRL whose policy has the weights of `model` and whose reference is the tiny model."""
     from datasets import Dataset
 
     if kind in ("CPO", "ORPO"):
@@ -66,7 +66,7 @@ def trainer_of(
     else:
         module = trl
     policy = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    policy.load_state_dict(mine.hf_model.state_dict())
+    policy.load_state_dict(model.hf_model.state_dict())
     config = getattr(module, f"{kind}Config")(
         output_dir=str(out),
         use_cpu=True,
@@ -90,23 +90,23 @@ def trainer_of(
     )
 
 
-def assert_same(found: LossSum, mine: TrainModel, loss: torch.Tensor, policy: torch.nn.Module) -> None:
+def assert_same(found: LossSum, model: TrainModel, loss: torch.Tensor, policy: torch.nn.Module) -> None:
     """TRL's mean is our sum by our weight, and so are the gradients."""
     (found.total / found.weight).backward()
     loss.backward()
     assert found.total.item() / found.weight == pytest.approx(loss.item(), abs=1e-5)
     wanted = dict(policy.named_parameters())
     furthest = 0.0
-    for name, parameter in mine.trainable_parameters():
+    for name, parameter in model.trainable_parameters():
         torch.testing.assert_close(parameter.grad, wanted[name].grad, atol=1e-5, rtol=1e-3)
         furthest = max(furthest, float((parameter.grad - wanted[name].grad).abs().max()))  # type: ignore[operator]
     print(f"loss {found.total.item() / found.weight:.7f} / {loss.item():.7f}, gradients differ by {furthest:.1e}")
 
 
 def reference_of(make_model: Callable[..., TrainModel], *rows: PackedDataset) -> np.ndarray:
-    mine = make_model(SETTINGS)
+    model = make_model(SETTINGS)
     with torch.no_grad():
-        found = [compute_answer_logprobs(mine, part.collate(range(COUNT))).sums for part in rows]
+        found = [compute_answer_logprobs(model, part.collate(range(COUNT))).sums for part in rows]
     return torch.cat([part.view(COUNT, -1) for part in found], 1).numpy()
 
 
@@ -126,14 +126,17 @@ def test_dpo_and_ipo(
     tmp_path: Path,
 ) -> None:
     records: list[Preference] = many(preference, COUNT)
-    data = [{"prompt": told(r.prompt), "chosen": told((r.chosen,)), "rejected": told((r.rejected,))} for r in records]
-    mine, rows = moved(), PackedDataset.from_records(pairs)
+    data = [
+        {"prompt": to_dicts(r.prompt), "chosen": to_dicts((r.chosen,)), "rejected": to_dicts((r.rejected,))}
+        for r in records
+    ]
+    model, rows = moved(), PackedDataset.from_records(pairs)
     trainer = trainer_of(
-        "DPO", tiny_model, mine, data, tmp_path, loss_type=[loss_type], train_sampling_strategy="sequential"
+        "DPO", tiny_model, model, data, tmp_path, loss_type=[loss_type], train_sampling_strategy="sequential"
     )
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
-    found = form(BETA, 0.0, reference_of(make_model, rows)).loss(mine, rows.collate(range(COUNT)))
-    assert_same(found, mine, loss, trainer.model)
+    found = form(BETA, 0.0, reference_of(make_model, rows)).loss(model, rows.collate(range(COUNT)))
+    assert_same(found, model, loss, trainer.model)
 
 
 def test_kto(
@@ -144,10 +147,10 @@ def test_kto(
         UnpairedPreference((Message("user", SENTENCES[n]),), Message("assistant", SENTENCES[n + 1]), n != 2, f"j{n}")
         for n in range(COUNT)
     ]
-    data = [{"prompt": told(r.prompt), "completion": told((r.answer,)), "label": r.good} for r in records]
-    mine = moved()
+    data = [{"prompt": to_dicts(r.prompt), "completion": to_dicts((r.answer,)), "label": r.good} for r in records]
+    model = moved()
     weights = {"desirable_weight": 1.3, "undesirable_weight": 0.8}
-    trainer = trainer_of("KTO", tiny_model, mine, data, tmp_path, **weights)
+    trainer = trainer_of("KTO", tiny_model, model, data, tmp_path, **weights)
     loss = trainer._compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())), return_outputs=False)
     store = encoded(records, ChatEncoder(template, 256, "drop").unpaired_preferences)
     rows, mismatched = (
@@ -155,11 +158,11 @@ def test_kto(
         PackedDataset.from_records(MismatchedRecords.from_encoded(store, 256)),
     )
     objective = Kto(BETA, 1.3, 0.8, store.desirable, reference_of(make_model, rows, mismatched), mismatched)
-    now = objective.prepare_step(mine, np.arange(COUNT), 100, lambda tensors: None)
+    now = objective.prepare_step(model, np.arange(COUNT), 100, lambda tensors: None)
     (point,) = trainer._metrics["eval"]["kl"]
     print(f"reference point {now.point:.7f} / {point:.7f}")
     assert now.point == pytest.approx(point, abs=1e-5) and point > 0
-    assert_same(now.loss(mine, rows.collate(range(COUNT))), mine, loss, trainer.model)
+    assert_same(now.loss(model, rows.collate(range(COUNT))), model, loss, trainer.model)
 
 
 def padded(store: EncodedRecords, examples: range, name: str) -> dict[str, torch.Tensor]:
@@ -189,35 +192,38 @@ ANY = [{"prompt": "问", "chosen": "好", "rejected": "坏"}]
 
 
 def test_simpo(moved: Callable, pairs: EncodedRecords, tiny_model: Path, tmp_path: Path) -> None:
-    mine = moved()
-    trainer = trainer_of("CPO", tiny_model, mine, ANY, tmp_path, loss_type="simpo", simpo_gamma=0.7, cpo_alpha=0.0)
+    model = moved()
+    trainer = trainer_of("CPO", tiny_model, model, ANY, tmp_path, loss_type="simpo", simpo_gamma=0.7, cpo_alpha=0.0)
     loss, _ = trainer.get_batch_loss_metrics(trainer.model, unpaired(pairs))
     assert_same(
-        SimPo(BETA, 0.7).loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT))), mine, loss, trainer.model
+        SimPo(BETA, 0.7).loss(model, PackedDataset.from_records(pairs).collate(range(COUNT))),
+        model,
+        loss,
+        trainer.model,
     )
 
 
 def test_the_odds_ratio_of_orpo(moved: Callable, pairs: EncodedRecords, tiny_model: Path, tmp_path: Path) -> None:
-    mine = moved()
-    trainer = trainer_of("ORPO", tiny_model, mine, ANY, tmp_path)
+    model = moved()
+    trainer = trainer_of("ORPO", tiny_model, model, ANY, tmp_path)
     loss, metrics = trainer.get_batch_loss_metrics(trainer.model, unpaired(pairs))
     objective = Orpo(BETA, sft_weight=0.0)
     # what TRL learns beside the odds is the whole text of the chosen answers, their prompts too
     whole = trainer.concatenated_forward(trainer.model, unpaired(pairs))[4]
     assert whole.item() == pytest.approx(metrics["nll_loss"], abs=1e-6)
-    found = objective.loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT)))
+    found = objective.loss(model, PackedDataset.from_records(pairs).collate(range(COUNT)))
     assert float(found.metrics["preference_loss"]) / COUNT == pytest.approx(-metrics["log_odds_ratio"], abs=1e-5)
-    assert_same(found, mine, loss - whole, trainer.model)
+    assert_same(found, model, loss - whole, trainer.model)
 
 
 def test_what_orpo_learns_of_a_chosen_answer(
     moved: Callable, pairs: EncodedRecords, tiny_model: Path, tmp_path: Path
 ) -> None:
     """A pair at a time, CPO's plain loss is the mean over the chosen answer's tokens that ORPO's paper has."""
-    mine = moved()
-    trainer = trainer_of("CPO", tiny_model, mine, ANY, tmp_path, loss_type="simpo", simpo_gamma=0.0, cpo_alpha=1.0)
+    model = moved()
+    trainer = trainer_of("CPO", tiny_model, model, ANY, tmp_path, loss_type="simpo", simpo_gamma=0.0, cpo_alpha=1.0)
     plain = torch.stack(
         [trainer.concatenated_forward(trainer.model, unpaired(pairs, n, n + 1))[4] for n in range(COUNT)]
     )
-    found = Orpo(0.0).loss(mine, PackedDataset.from_records(pairs).collate(range(COUNT)))
-    assert_same(found, mine, plain.mean(), trainer.model)
+    found = Orpo(0.0).loss(model, PackedDataset.from_records(pairs).collate(range(COUNT)))
+    assert_same(found, model, plain.mean(), trainer.model)

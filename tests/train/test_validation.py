@@ -72,13 +72,13 @@ def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
     make_model: Callable[..., TrainModel], encoded: Callable, template: ChatTemplate
 ) -> None:
     store = encoded(many(conversation, 5), ChatEncoder(template, 128, "drop").conversations)
-    mine = make_model(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
-    mine.hf_model.train()
+    train_model = make_model(Sft(**SFT, lora=LoraSettings(rank=2, dropout=0.5)))
+    train_model.hf_model.train()
     found = Validation(PackedDataset.pack_examples(store, 128), NextToken(), 1, None).measure(
-        mine, DistContext(0, 1, CPU), 128
+        train_model, DistContext(0, 1, CPU), 128
     )
     total = count = 0.0
-    model = mine.hf_model.eval()
+    model = train_model.hf_model.eval()
     for first, last in zip(store.starts[:-1], store.starts[1:], strict=True):
         ids = torch.from_numpy(store.ids[first:last].astype("int64"))
         learn = torch.from_numpy(store.loss_mask[first + 1 : last].copy())
@@ -86,10 +86,10 @@ def test_the_held_out_loss_is_the_plain_loss_and_nothing_is_left_behind(
         total += torch.nn.functional.cross_entropy(logits[learn], ids[1:][learn], reduction="sum").item()
         count += int(learn.sum())
     assert found == pytest.approx({"validation_loss": total / count}, rel=1e-5)
-    assert all(weight.grad is None for _, weight in mine.trainable_parameters())
+    assert all(weight.grad is None for _, weight in train_model.trainable_parameters())
 
 
-def test_measuring_changes_nothing_that_is_learnt(tmp_path: Path, split: Callable[..., Inputs]) -> None:
+def test_validation_changes_no_weight(tmp_path: Path, split: Callable[..., Inputs]) -> None:
     given = split(many(conversation, 12), 4)
     files = []
     for every in (1, None):
