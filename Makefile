@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make demo` (the whole road, small) and `make test`.
+# Two commands for a fresh machine: `make demo` (the whole pipeline, small) and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

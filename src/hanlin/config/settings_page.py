@@ -1,4 +1,4 @@
-"""The page of every setting, made from the settings classes: what `hanlin kinds` shows and `docs/settings.md` holds.
+"""The page of every setting, made from the settings classes: what `hanlin kinds` shows and `docs/en/settings.md` holds.
 
 Owns how a setting is described; the settings themselves stand in `settings/`.
 """

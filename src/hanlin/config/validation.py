@@ -58,7 +58,7 @@ def read_settings(cls: type[Any], row: Any, where: Any, owner: str, kind: str = 
             raise UserError(
                 tr("{owner} has no setting '{name}'", owner=owner, name=name), at, did_you_mean(path[-1], known)
             ) from error
-        page = f"`hanlin kinds {kind}`" if kind else "docs/settings.md"
+        page = f"`hanlin kinds {kind}`" if kind else "docs/en/settings.md"
         hint = tr("see {page} for its values", page=page)
         if first["type"] == "missing":
             raise UserError(tr("{owner} needs '{name}'", owner=owner, name=name), at, hint) from error
