@@ -21,7 +21,9 @@ help:
 	@echo "make docs          write the generated pages again"
 	@echo "make site          build the documentation site into site/; any warning is an error"
 
-$(VENV)/.run: pyproject.toml constraints.txt
+CATALOGS := $(wildcard src/hanlin/locale/*/LC_MESSAGES/*.po)
+
+$(VENV)/.run: pyproject.toml constraints.txt $(CATALOGS)
 	@$(PYTHON) -c 'import sys; sys.exit("Hanlin needs Python 3.11 or newer; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .

@@ -79,7 +79,7 @@ def render_report(recipe: Recipe, steps: Sequence[Step], store: Store, report: R
 
 def _show_metric(name: str) -> Markup:
     """The name of a metric in both languages; a dotted name is shown part by part."""
-    english = [_METRIC_NAMES.get(part, part.replace("_", " ")) for part in name.split(".")]
+    english = [_METRIC_NAMES.get(part, part.replace("_", " ") if part.islower() else part) for part in name.split(".")]
     return show_both(" · ".join(english), " · ".join(translate(part, "zh") for part in english))
 
 
