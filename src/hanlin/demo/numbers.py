@@ -97,7 +97,7 @@ NUMERALS = (
                 "How do you read {d}?",
                 "What is the word for {d}?",
                 "What is the number {d} in words?",
-                "How is {d} spelled?",
+                "How is {d} spelt?",
             ),
             "{d} in words is {w}.",
             ("{d} in words is {w}.", "The number {d} is read {w}.", "We write {d} as {w}."),

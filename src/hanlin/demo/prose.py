@@ -26,7 +26,7 @@ SHARES: Mapping[tuple[Kind, Language], float] = {
 """Fraction of the passages of each kind. A phrase book holds both languages side by side."""
 
 TOWN_TOPICS = ("people", "places", "food", "sights")
-EVERYDAY_TOPICS = ("colors", "antonyms")
+EVERYDAY_TOPICS = ("colours", "antonyms")
 QUESTION_SHARE = 0.35
 """Fraction of a lesson's sentences that are a question with its answer."""
 SENTENCES: Mapping[Kind, int] = {"lesson": 16, "paper": 20, "diary": 17, "phrase_book": 10}
@@ -39,7 +39,7 @@ TITLES: Mapping[str, tuple[str, str]] = {
     "units": ("量一量，称一称", "weights and measures"),
     "weekdays": ("星期", "the days of the week"),
     "antonyms": ("反义词", "opposites"),
-    "colors": ("颜色", "colors"),
+    "colours": ("颜色", "colours"),
     "people": ("镇上的人", "the people of Yunxi"),
     "places": ("镇上的地方", "the places of Yunxi"),
     "food": ("好吃的", "the food of Yunxi"),

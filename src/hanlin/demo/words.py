@@ -73,8 +73,8 @@ RELATIONS: tuple[Relation, ...] = (
         _make_opposite_rows(),
     ),
     Relation(
-        "colors",
-        "colors",
+        "colours",
+        "colours",
         Wording(
             (
                 "{x}是什么颜色？",
@@ -91,15 +91,15 @@ RELATIONS: tuple[Relation, ...] = (
         ),
         Wording(
             (
-                "What color is {x}?",
-                "Which color is {x}?",
-                "What is the color of {x}?",
-                "What color does {x} have?",
-                "In which color do you paint {x}?",
-                "What color do you see in {x}?",
+                "What colour is {x}?",
+                "Which colour is {x}?",
+                "What is the colour of {x}?",
+                "What colour does {x} have?",
+                "In which colour do you paint {x}?",
+                "What colour do you see in {x}?",
             ),
             "{x} is {y}.",
-            ("{x} is {y}.", "The children paint {x} in {y}.", "The color of {x} is {y}."),
+            ("{x} is {y}.", "The children paint {x} in {y}.", "The colour of {x} is {y}."),
         ),
         _make_group_rows(COLORS),
     ),
