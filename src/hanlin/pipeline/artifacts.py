@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -132,7 +133,8 @@ class Store:
         target = os.path.relpath(folder, link.parent)
         if link.is_symlink() and os.readlink(link) == target:
             return link
-        new = link.with_name(link.name + ".linking")
+        # two runs of one recipe link at the same time, in processes or threads: each has a name of its own
+        new = link.with_name(f"{link.name}.{os.getpid()}-{threading.get_ident()}.linking")
         new.unlink(missing_ok=True)
         try:
             new.symlink_to(target, target_is_directory=True)
