@@ -66,8 +66,9 @@ def run(settings: DemoWorld, inputs: Inputs, out: Path, context: StageContext) -
     _write_lines(out / "preferences" / "sharegpt.jsonl", map(pair_to_sharegpt, pairs[:half]))
     _write_text_file(out / "preferences" / "alpaca.json", _json(list(map(pair_to_alpaca, pairs[half:]))))
     num_questions = {}
-    for name, variants in (("validation", split.validation), ("dev", split.development)):
-        questions = _make_questions(variants, settings.questions, name, _make_rng(context.seed, name))
+    # the label of a random stream is no name: another one would draw other questions, and other figures
+    for name, stream, variants in (("validation", "heldout", split.validation), ("dev", "dev", split.development)):
+        questions = _make_questions(variants, settings.questions, name, _make_rng(context.seed, stream))
         (out / "questions").mkdir(exist_ok=True)
         num_questions[name] = write_jsonl(out / "questions" / f"{name}.jsonl", questions)
     held_out = {relation.topic: relation.held_out for relation in RELATIONS if relation.held_out != "never"}
