@@ -106,17 +106,31 @@ class _Context(typer.Context):
     formatter_class = Formatter
 
 
-class HelpCommand(TyperCommand):
+class _TranslatedHelp:
+    """What commands and groups share: the help option in the reader's language, and help for no arguments at all."""
+
+    no_args_is_help: bool
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        option: TyperOption | None = super().get_help_option(ctx)  # type: ignore[misc]
+        if option is not None:
+            option.help = tr("show this page")
+        return option
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and self.no_args_is_help:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return rest
+
+
+class HelpCommand(_TranslatedHelp, TyperCommand):
     """A command whose help is in the reader's language and which refuses words that it has no use for."""
 
     context_class = _Context
 
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        return _translate(super().get_help_option(ctx))
-
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and self.no_args_is_help:
-            _show_help(ctx)
         extra_allowed, ctx.allow_extra_args = ctx.allow_extra_args, True
         try:
             rest = super().parse_args(ctx, args)
@@ -130,18 +144,10 @@ class HelpCommand(TyperCommand):
         return rest
 
 
-class HelpGroup(TyperGroup):
+class HelpGroup(_TranslatedHelp, TyperGroup):
     """A group of commands; what it does not know gets a suggestion."""
 
     context_class = _Context
-
-    def get_help_option(self, ctx: Any) -> TyperOption | None:
-        return _translate(super().get_help_option(ctx))
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args and self.no_args_is_help:
-            _show_help(ctx)
-        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0].replace("_", "-")
@@ -162,17 +168,6 @@ class HelpGroup(TyperGroup):
         for title, rows in sections:
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(longest), summary) for name, summary in rows])
-
-
-def _show_help(ctx: Any) -> None:
-    typer.echo(ctx.get_help())
-    ctx.exit()
-
-
-def _translate(option: TyperOption | None) -> TyperOption | None:
-    if option is not None:
-        option.help = tr("show this page")
-    return option
 
 
 def new_app(help: str = "") -> typer.Typer:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -32,8 +33,11 @@ AllReduceSum = Callable[[Sequence[torch.Tensor]], None]
 """Replaces each tensor by its sum over all processes, in place."""
 
 
-class Objective(Protocol):
-    """What the training loop knows of what it optimizes."""
+class Objective(ABC):
+    """What the training loop knows of what it optimizes.
+
+    An objective that measures nothing beside the loss gives `loss` and the two names; the other methods change nothing.
+    """
 
     weight_name: ClassVar[str]
     """What the weight counts: `target_tokens`, `pairs` or `answers`."""
@@ -42,7 +46,7 @@ class Objective(Protocol):
 
     def prepare_step(
         self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
-    ) -> Objective:
+    ) -> Self:
         """The objective of one step; itself, unless something is measured before the step's gradients.
 
         What is measured follows from the data of the step alone, however it is divided among processes.
@@ -53,6 +57,7 @@ class Objective(Protocol):
             micro_batch_tokens: The most tokens of a micro-batch.
             all_reduce_sum: Sums over processes.
         """
+        return self
 
     def calibrate_reference(
         self,
@@ -61,16 +66,21 @@ class Objective(Protocol):
         indices: np.ndarray,
         micro_batch_tokens: int,
         all_reduce_sum: AllReduceSum,
-    ) -> Objective:
+    ) -> Self:
         """The objective of the very first step; arguments as for `prepare_step`, and the samples.
 
         Raises UserError if the model is not the one that the reference was computed with.
         """
+        return self
 
-    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum: ...
+    @abstractmethod
+    def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
+        """The summed loss of a micro-batch, with gradient, its weight and its metrics."""
 
-    def check_first_loss(self, means: Mapping[str, float], exact: bool) -> None:
+    def check_first_loss(self, means: Mapping[str, float], exact: bool) -> None:  # noqa: B027 (a default, on purpose)
         """Raise UserError if the means of the very first step (`loss` and the metrics) cannot be right.
+
+        By default any finite loss may be the first.
 
         Args:
             means: The means, by name.

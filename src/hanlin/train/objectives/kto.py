@@ -19,14 +19,14 @@ from hanlin.train.objectives.answer_logprobs import (
     compute_logprobs,
     first_loss_tolerance,
 )
-from hanlin.train.objectives.base import AllReduceSum, LossSum
+from hanlin.train.objectives.base import AllReduceSum, LossSum, Objective
 from hanlin.train.objectives.pairwise import mean_over_processes, replace_reference, select_reference
 
 KTO_FIRST_LOSS = ExpectedLoss(0.5, "1/2")
 
 
 @dataclass(frozen=True)
-class Kto:
+class Kto(Objective):
     """Kahneman-Tversky optimization (Ethayarajh et al. 2024, arXiv:2402.01306, eq. 7); the weight is the number of
     answers.
 

@@ -6,7 +6,7 @@ Log-probabilities of answers become rewards, and rewards a sum of losses. KTO, w
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -27,10 +27,10 @@ from hanlin.train.objectives.answer_logprobs import (
     compute_pair_logprobs,
     first_loss_tolerance,
 )
-from hanlin.train.objectives.base import AllReduceSum, LossSum
+from hanlin.train.objectives.base import AllReduceSum, LossSum, Objective
 
 
-class PairObjective(ABC):
+class PairObjective(Objective):
     """What the losses over pairs have in common; the weight is the number of pairs.
 
     Every answer has a reward, and every pair a preference loss of the difference of its two rewards (the margin). The
@@ -58,21 +58,6 @@ class PairObjective(ABC):
         """The preference loss of each pair; `margin` is the reward of the chosen answer minus that of the rejected one
         [pairs].
         """
-
-    def prepare_step(
-        self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
-    ) -> Self:
-        return self
-
-    def calibrate_reference(
-        self,
-        model: TrainModel,
-        dataset: PackedDataset,
-        indices: np.ndarray,
-        micro_batch_tokens: int,
-        all_reduce_sum: AllReduceSum,
-    ) -> Self:
-        return self
 
     def loss(self, model: TrainModel, batch: MicroBatch) -> LossSum:
         answers = compute_pair_logprobs(model, batch)
