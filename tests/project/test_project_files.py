@@ -11,7 +11,7 @@ import yaml
 
 import hanlin
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ("CONTRIBUTING.md", "CONTRIBUTING.zh-CN.md")
 TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.zh-CN.yml"))
 

@@ -13,7 +13,7 @@ from hanlin.config.schema import json_schema
 from hanlin.config.settings_page import markdown
 from hanlin.core.i18n import Language, translate
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

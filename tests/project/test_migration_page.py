@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LANGUAGES = ("en", "zh")
 
 

@@ -11,7 +11,7 @@ from hanlin.config.recipe import Recipe
 from hanlin.config.recipe_file import read_recipe
 from hanlin.config.settings.base import references
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PLACES = ("图书馆", "翰林院", "学堂", "花园", "茶馆", "书店", "城门", "石桥")
 SEASONS = ("春天", "夏天", "秋天", "冬天")

@@ -34,7 +34,7 @@ MODULES = [module for module in FILES if module]
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_imports_only_what_its_package_may(module: str) -> None:
     row = row_of(module)
-    assert row is not None, f"{module} has no row in tests/layers.py"
+    assert row is not None, f"{module} has no row in tests/support/layers.py"
     allowed = [row, *MAY_IMPORT[row].split()]
     top = module.partition(".")[0]
     if row_of(top) == top and top != row and not row.startswith("models.folder"):
@@ -52,7 +52,7 @@ def test_inside_a_package_imports_point_down(package: str) -> None:
             continue
         mine = module[len(package) + 1 :].partition(".")[0]
         level = group_of(groups, mine)
-        assert level is not None, f"{package}.{mine} has no place in ORDER of tests/layers.py"
+        assert level is not None, f"{package}.{mine} has no place in ORDER of tests/support/layers.py"
         for other in others:
             if other.startswith(package + "."):
                 its = group_of(groups, other[len(package) + 1 :].partition(".")[0])

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 EN, ZH = ROOT / "docs" / "en", ROOT / "docs" / "zh"
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("src", "tests", "bench", "examples", "scripts", "recipes", "docs")
 ENDINGS = {".py", ".yaml", ".md", ".html", ".ipynb", ".json", ".jsonl", ".po", ".toml"}
 
@@ -76,6 +76,9 @@ write_hashed write_importance
 """Identifiers, settings and metrics that were renamed to the field's words. Ordinary words that some class once had as
 its name (`Copies`, `Shards`) are not listed: they may be words of a sentence."""
 
+ALLOWED = {"src/hanlin/demo/world.py": {"heldout"}}
+"""The label of a random stream, from which the questions of the quickstart are drawn."""
+
 FILES = [
     file
     for folder in FOLDERS
@@ -87,8 +90,9 @@ FILES = [
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_old_name_is_left(file: Path) -> None:
     words = set(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", file.read_text(encoding="utf-8")))
+    words -= ALLOWED.get(file.relative_to(ROOT).as_posix(), set())
     assert not words & BANNED, (
-        "tests/test_names.py and docs/decisions/0022-names-and-layout.md say what to write instead"
+        "tests/project/test_names.py and docs/decisions/0022-names-and-layout.md say what to write instead"
     )
 
 

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "hanlin"
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "hanlin"
 
 MAY_IMPORT: dict[str, str] = {
     "__main__": "cli",
