@@ -49,16 +49,15 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Data"),
             (
-                *_kinds("corpus", "conversations", "preferences", "unpaired_preferences", "mix"),
+                *_kinds("data", "mix"),
                 Entry("data", tr("Inspect, convert and report on data files"), "data.app"),
-                *_kinds("demo_world"),
+                *_kinds("demo"),
             ),
         ),
         Section(
             tr("Train"),
             (
-                *_kinds("train_tokenizer", "init_model", "extend_vocabulary", "pretrain", "sft"),
-                *_kinds("reference_logprobs", "dpo", "orpo", "simpo", "kto", "merge"),
+                *_kinds("tokenizer", "model", "train", "preference"),
                 Entry(
                     "tensorboard",
                     tr("Write a training run's metrics for TensorBoard"),
@@ -74,7 +73,7 @@ def sections() -> tuple[Section, ...]:
                     tr("Write GGUF files, or pick the smallest that passes"),
                     "quantize",
                 ),
-                *_kinds("gguf", "imatrix", "quantized_model"),
+                *_kinds("export"),
                 Entry("package", _summary("package"), "package"),
                 Entry(
                     "upload",
@@ -86,7 +85,7 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Evaluate"),
             (
-                *_kinds("evaluate", "perplexity", "exam"),
+                *_kinds("evaluate"),
                 Entry("generate", tr("Answer every question of a file"), "generate"),
             ),
         ),
@@ -122,9 +121,15 @@ def sections() -> tuple[Section, ...]:
     )
 
 
-def _kinds(*names: str) -> Iterator[Entry]:
-    for name in names:
-        yield Entry(name.replace("_", "-"), _summary(name))
+_OWN_COMMANDS = frozenset({"package"})
+"""Kinds whose command is more than a stage alone; they have an entry of their own."""
+
+
+def _kinds(*modules: str) -> Iterator[Entry]:
+    """The kinds whose settings are in these modules of `config/settings`: a new kind gets its command by its row."""
+    for kind in KINDS.values():
+        if kind.settings_class.partition(":")[0] in modules and kind.name not in _OWN_COMMANDS:
+            yield Entry(kind.name.replace("_", "-"), _summary(kind.name))
 
 
 def _summary(kind: str) -> str:
