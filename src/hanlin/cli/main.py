@@ -69,9 +69,9 @@ def main() -> None:
 def _refuse(error: UserError) -> None:
     """Print an error and its hint, and end with exit code 2."""
     sentence = error.what if error.where is None else f"{error.where}: {error.what}"
-    typer.secho(f"{tr('error')}: {sentence}", fg="red", err=True)
+    typer.secho(tr("error: {sentence}", sentence=sentence), fg="red", err=True)
     if error.hint:
-        typer.echo(f"  {tr('hint')}: {error.hint}", err=True)
+        typer.echo(tr("  hint: {hint}", hint=error.hint), err=True)
     sys.exit(2)
 
 
