@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hanlin.core.records import Message
+from hanlin.core.records import Message, ToolCall
 
 
 def to_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -42,9 +42,17 @@ def iter_texts(data: Any) -> Iterator[str]:
 
 def _as_dict(message: Message) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.reasoning:
+        row["reasoning_content"] = message.reasoning
     if message.tool_calls:
-        functions = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
-        row["tool_calls"] = [{"type": "function", "function": function} for function in functions]
+        row["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.name:
         row["name"] = message.name
+    if message.tool_call_id:
+        row["tool_call_id"] = message.tool_call_id
     return row
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    row = {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+    return {"id": call.id, **row} if call.id else row

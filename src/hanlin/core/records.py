@@ -39,29 +39,64 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a function by the assistant; `arguments` is a JSON object."""
+    """A call of a function by the assistant; `arguments` is a JSON object, `id` what the result refers to, if given."""
 
     name: str
     arguments: Mapping[str, Any]
+    id: str = ""
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        return cls(row["name"], row["arguments"], row.get("id", ""))
+
+    def to_json(self) -> dict[str, Any]:
+        return _compact({"id": self.id, "name": self.name, "arguments": dict(self.arguments)}, keep=("arguments",))
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. An assistant turn may call tools; a tool turn holds a result and may name it."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who writes it.
+        text: What is written; of a turn that only calls tools, empty.
+        tool_calls: The tools that an assistant's turn calls, in order.
+        name: Of a tool's turn, the tool.
+        reasoning: What an assistant thinks before `text`, without the tags around it.
+        tool_call_id: Of a tool's turn, the id of the call that it answers, if the calls have ids.
+        train: Whether an assistant's turn carries loss. None leaves that to the training stage.
+    """
 
     role: Role
     text: str
     tool_calls: tuple[ToolCall, ...] = ()
     name: str = ""
+    reasoning: str = ""
+    tool_call_id: str = ""
+    train: bool | None = None
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        calls = tuple(ToolCall(call["name"], call["arguments"]) for call in row.get("tool_calls", ()))
-        return cls(role=row["role"], text=row["text"], tool_calls=calls, name=row.get("name", ""))
+        return cls(
+            role=row["role"],
+            text=row["text"],
+            tool_calls=tuple(ToolCall.from_json(call) for call in row.get("tool_calls", ())),
+            name=row.get("name", ""),
+            reasoning=row.get("reasoning", ""),
+            tool_call_id=row.get("tool_call_id", ""),
+            train=row.get("train"),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in self.tool_calls]
-        return _compact({"role": self.role, "text": self.text, "tool_calls": calls, "name": self.name}, keep=("text",))
+        row = {
+            "role": self.role,
+            "text": self.text,
+            "reasoning": self.reasoning,
+            "tool_calls": [call.to_json() for call in self.tool_calls],
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+        }
+        return {**_compact(row, keep=("text",)), **({} if self.train is None else {"train": self.train})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +129,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """A prompt (turns that end with the user) and two answers to it, the preferred one first."""
+    """A prompt (turns that end with the user or a tool) and two answers to it, the preferred one first.
+
+    `tools` are JSON-schema functions.
+    """
 
     prompt: tuple[Message, ...]
     chosen: Message
@@ -102,13 +140,13 @@ class Preference:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
     kind: ClassVar[str] = "preferences"
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        return cls(
-            _turns(row["prompt"]), Message.from_json(row["chosen"]), Message.from_json(row["rejected"]), *_origin(row)
-        )
+        chosen, rejected = Message.from_json(row["chosen"]), Message.from_json(row["rejected"])
+        return cls(_turns(row["prompt"]), chosen, rejected, *_origin(row), tuple(row.get("tools", ())))
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -116,6 +154,7 @@ class Preference:
             "prompt": [turn.to_json() for turn in self.prompt],
             "chosen": self.chosen.to_json(),
             "rejected": self.rejected.to_json(),
+            "tools": [dict(tool) for tool in self.tools],
             "source": self.source,
             "meta": dict(self.meta),
         }
@@ -124,7 +163,10 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class UnpairedPreference:
-    """A prompt (turns that end with the user), one answer to it, and whether the answer is good."""
+    """A prompt (turns that end with the user or a tool), one answer to it, and whether the answer is good.
+
+    `tools` are JSON-schema functions.
+    """
 
     prompt: tuple[Message, ...]
     answer: Message
@@ -132,21 +174,23 @@ class UnpairedPreference:
     id: str
     source: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
     kind: ClassVar[str] = "unpaired_preferences"
 
     @classmethod
     def of_pair(cls, pair: Preference) -> tuple[Self, Self]:
         """A preference pair as two records: the chosen answer is good, the rejected one is not."""
         return (
-            cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta),
-            cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta),
+            cls(pair.prompt, pair.chosen, True, f"{pair.id}+", pair.source, pair.meta, pair.tools),
+            cls(pair.prompt, pair.rejected, False, f"{pair.id}-", pair.source, pair.meta, pair.tools),
         )
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
         if not isinstance(row["good"], bool):
             raise TypeError("good is neither true nor false")
-        return cls(_turns(row["prompt"]), Message.from_json(row["answer"]), row["good"], *_origin(row))
+        answer, tools = Message.from_json(row["answer"]), tuple(row.get("tools", ()))
+        return cls(_turns(row["prompt"]), answer, row["good"], *_origin(row), tools)
 
     def to_json(self) -> dict[str, Any]:
         row = {
@@ -154,6 +198,7 @@ class UnpairedPreference:
             "prompt": [turn.to_json() for turn in self.prompt],
             "answer": self.answer.to_json(),
             "good": self.good,
+            "tools": [dict(tool) for tool in self.tools],
             "source": self.source,
             "meta": dict(self.meta),
         }
@@ -235,7 +280,7 @@ def _turns(rows: Iterable[Mapping[str, Any]]) -> tuple[Message, ...]:
 
 
 def _origin(row: Mapping[str, Any]) -> tuple[str, str, Mapping[str, Any]]:
-    """The last three fields of every record: id, source, meta."""
+    """Three fields that every record has: id, source, meta."""
     return row["id"], row.get("source", ""), row.get("meta", {})
 
 
