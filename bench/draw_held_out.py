@@ -1,0 +1,187 @@
+"""Draw the rows on which the rules are judged from checkouts of public repositories.
+
+`python bench/draw_held_out.py --repos DIR --out MATERIAL.jsonl`. `bench/held_out/sources.toml` has a table for each
+source:
+
+    [alignbench_gpt4]
+    repo = "THUDM/AlignBench"
+    commit = "0b4e8b1..."            # all 40 digits
+    path = "data/answers/*.jsonl"    # a file, or files that match
+    form = "chats"                   # chats, documents or lines (every line a document)
+    sample = 300                     # rows to draw; 0: all
+    seed = 1
+    fields = {prompt = "question"}   # if the rows need it, as in a recipe
+
+A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git repository (with or without
+a work tree) that has the commit, or else a folder with the files. A source whose repository is not there is counted
+and left out. Rows that Hanlin's readers drop are left out too; of rows with the same judged text the first one stays.
+
+A row of the material is `{source, form, sha256, messages}` for a chat and `{source, form, sha256, text}` for a
+document. `sha256` is what the labels in `bench/held_out/*.tsv` name it by.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import hashlib
+import json
+import random
+import subprocess
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.sources import Source
+from hanlin.core.context import Inputs
+from hanlin.core.records import Message
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.documents import DOCUMENT_FORMATS
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.sources import list_files
+from hanlin.data.ledger import Drop
+
+SOURCES = Path(__file__).resolve().parent / "held_out" / "sources.toml"
+KEYS = {"repo", "commit", "path", "form", "sample", "seed", "fields"}
+
+
+def judged_text(row: Mapping[str, Any]) -> str:
+    """The text that a label is about: a document, or the answers of a chat joined by line ends."""
+    if "text" in row:
+        return str(row["text"])
+    return "\n".join(turn["text"] for turn in row["messages"] if turn["role"] == "assistant")
+
+
+def hash_text(text: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a text in UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_sources(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the tables of sources by name. Raises SystemExit for a key that is missing or not known."""
+    sources: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+    for name, source in sources.items():
+        unknown, missing = set(source) - KEYS, KEYS - {"fields"} - set(source)
+        if unknown or missing:
+            raise SystemExit(f"{path}: {name}: unknown {sorted(unknown)}, missing {sorted(missing)}")
+    return sources
+
+
+def read_files(repos: Path, source: Mapping[str, Any]) -> dict[str, bytes] | None:
+    """Read the files of a source by path; None if the repository, the commit or every file is missing."""
+    owner, name = source["repo"].split("/")
+    for folder in (repos / f"{owner}+{name}" / "repo", repos / f"{owner}+{name}", repos / owner / name):
+        if not folder.is_dir():
+            continue
+        listed = _git(folder, "ls-tree", "-r", "-z", "--name-only", source["commit"])
+        paths = (
+            listed.decode("utf-8").split("\0")
+            if listed is not None
+            else [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        )
+        files: dict[str, bytes] = {}
+        for path in sorted(path for path in paths if path and fnmatch.fnmatchcase(path, source["path"])):
+            data = (
+                (folder / path).read_bytes() if listed is None else _git(folder, "show", f"{source['commit']}:{path}")
+            )
+            if data is not None:
+                files[path] = data
+        if files:
+            return files
+    return None
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """The output of a Git command; None if it fails."""
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
+    """Read all rows of a source's files in the form of the material."""
+    if source["form"] == "lines":
+        for data in files.values():
+            for line in data.decode("utf-8", "replace").splitlines():
+                if line.strip():
+                    yield _make_row(name, source, text=line.strip())
+        return
+    formats: Sequence[Any] = {"chats": CHAT_FORMATS, "documents": DOCUMENT_FORMATS}[source["form"]]
+    with tempfile.TemporaryDirectory() as folder:
+        for path, data in files.items():
+            file = Path(folder) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+            settings = Source(path=str(file), fields=source.get("fields", {}))
+            listed = list_files((settings,), Inputs({"sources.0.path": (file,)})).files[0]
+            with InputFile(file) as opened:
+                for parsed in open_records(listed, opened, formats, {}).rows:
+                    if isinstance(parsed.item, Drop):
+                        continue
+                    if source["form"] == "documents":
+                        yield _make_row(name, source, text=parsed.item.text)
+                    else:
+                        yield _make_row(name, source, messages=[turn.to_json() for turn in parsed.item.messages])
+
+
+def _make_row(name: str, source: Mapping[str, Any], **content: Any) -> dict[str, Any]:
+    return {"source": name, "form": source["form"], "sha256": hash_text(judged_text(content)), **content}
+
+
+def draw(repos: Path, sources: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Draw the samples of all sources.
+
+    Args:
+        repos: The folder of the checkouts.
+        sources: Tables of `sources.toml` by name.
+
+    Returns:
+        (rows in the order of the sources and their files, names of the sources that are not there).
+    """
+    drawn: list[dict[str, Any]] = []
+    missing: list[str] = []
+    seen: set[str] = set()
+    for name, source in sources.items():
+        files = read_files(repos, source)
+        if files is None:
+            missing.append(name)
+            continue
+        rows: dict[str, dict[str, Any]] = {}
+        for row in read_rows(name, source, files):
+            if row["sha256"] not in seen:
+                rows.setdefault(row["sha256"], row)
+        keys = list(rows)
+        if source["sample"] and len(keys) > source["sample"]:
+            chosen = set(random.Random(source["seed"]).sample(keys, source["sample"]))
+            keys = [key for key in keys if key in chosen]
+        seen.update(keys)
+        drawn += [rows[key] for key in keys]
+    return drawn, missing
+
+
+def read_messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The turns of a row of the material; a document is one turn of the user."""
+    if "text" in row:
+        return (Message("user", row["text"]),)
+    return tuple(Message.from_json(turn) for turn in row["messages"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repos", type=Path, required=True, help="folder with checkouts of the repositories")
+    parser.add_argument("--sources", type=Path, default=SOURCES, help="tables of sources (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="JSON Lines file to write")
+    arguments = parser.parse_args()
+    rows, missing = draw(arguments.repos, read_sources(arguments.sources))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open("w", encoding="utf-8", errors="surrogatepass") as out:
+        out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    print(f"{len(rows)} rows in {arguments.out}")
+    if missing:
+        print(f"not there ({len(missing)}): {' '.join(missing)}")
+
+
+if __name__ == "__main__":
+    main()
