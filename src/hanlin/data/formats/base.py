@@ -13,6 +13,8 @@ Item = TypeVar("Item")
 
 
 _MAX_META_CHARS = 300
+_MAX_META_ITEMS = 20
+_MAX_ITEM_CHARS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class Format(Generic[Item]):
     Attributes:
         name: As in the setting `format`.
         recognize: Whether a row's value is in this format.
-        read: Yields the records of a row's value, or Drops.
+        read: Yields the records of a row's value, or Drops. A record's attribute `unread` names the fields that it does
+            not carry.
         unpaired: Whether the format reads a label on a single answer. Others must not get such rows: they would teach
             bad answers.
     """
@@ -42,12 +45,14 @@ class ParsedRow(Generic[Item]):
         line: Line that the row begins on, from 1.
         item: The record, or a Drop.
         row: The row as it is in the file.
+        unread: Names of the row's fields that its record does not carry: `field`, or `turn.field` for one of a turn.
     """
 
     record_number: int
     line: int
     item: Item | Drop
     row: Any
+    unread: tuple[str, ...] = ()
 
 
 def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, Any]:
@@ -61,14 +66,49 @@ def collect_meta(row: Mapping[str, Any], used: Sequence[str] = ()) -> dict[str, 
     for name, value in row.items():
         if name in used or name == "meta" or value in ("", None):
             continue
-        short = isinstance(value, str) and len(value) <= _MAX_META_CHARS
-        if short or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        if _is_short(value):
             meta[str(name)] = value
-        elif isinstance(value, list) and value and all(isinstance(x, str) and len(x) <= 50 for x in value[:20]):
-            meta[str(name)] = value[:20]
+        elif _is_text_list(value):
+            meta[str(name)] = value[:_MAX_META_ITEMS]
     if isinstance(row.get("meta"), Mapping):
         meta = collect_meta(row["meta"]) | _collect_nested_texts(row["meta"]) | meta
     return meta
+
+
+def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tuple[str, ...]:
+    """Find the fields of a row that neither `used` names nor `collect_meta` takes whole; empty ones do not count.
+
+    Args:
+        row: A row.
+        used: Fields that became part of the record.
+
+    Returns:
+        Names of fields, `meta.name` for one of an object `meta`.
+    """
+    unread = []
+    for name, value in row.items():
+        if name in used or value in ("", None) or value == [] or value == {}:
+            continue
+        if name == "meta" and isinstance(value, Mapping):
+            nested = _collect_nested_texts(value)
+            unread += [f"meta.{field}" for field in find_unread_fields(value) if field not in nested]
+        elif not _is_short(value) and not (_is_text_list(value) and len(value) <= _MAX_META_ITEMS):
+            unread.append(str(name))
+    return tuple(unread)
+
+
+def _is_short(value: Any) -> bool:
+    """Whether a value is short enough to go to `meta` as it is."""
+    if isinstance(value, str):
+        return len(value) <= _MAX_META_CHARS
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _is_text_list(value: Any) -> bool:
+    """Whether a value is a list of short texts, the first of which go to `meta`."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(isinstance(item, str) and len(item) <= _MAX_ITEM_CHARS for item in value[:_MAX_META_ITEMS])
 
 
 def _collect_nested_texts(meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def _parse_rows(known_format: Format[Item], rows: Iterator[Row]) -> Iterator[Par
             continue
         for item in known_format.read(row.value):
             record_number += 1
-            yield ParsedRow(record_number, row.line, item, row.value)
+            yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
 
 
 def _choose_format(

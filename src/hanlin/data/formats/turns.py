@@ -14,11 +14,19 @@ from hanlin.data.ledger import Drop
 
 @dataclass(frozen=True, slots=True)
 class ParsedChat:
-    """A conversation as it was read: its turns, the tools they may call, and the row's other fields."""
+    """A conversation as it was read.
+
+    Attributes:
+        messages: Its turns.
+        tools: The tools that they may call.
+        meta: The row's other fields.
+        unread: Names of the row's fields that are in none of these; no part of what makes two conversations equal.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 ROLE_NAMES: dict[str, Role] = {
