@@ -87,7 +87,7 @@ def find_unread_fields(row: Mapping[str, Any], used: Sequence[str] = ()) -> tupl
     """
     unread = []
     for name, value in row.items():
-        if name in used or value in ("", None) or value == [] or value == {}:
+        if name in used or value in ("", None, [], {}):
             continue
         if name == "meta" and isinstance(value, Mapping):
             nested = _collect_nested_texts(value)
