@@ -102,7 +102,7 @@ def test_questions_end_where_the_last_answer_begins(taught: Path, held_out: tupl
     )
     prompt = template.render([Message("user", LESSONS[0][0])], prompt=True).ids
     assert list(reference.requests[0].prompt_ids) == prompt
-    assert tokenizer.decode(reference.replies[0].ids) == LESSONS[0][1]
+    assert tokenizer.decode(reference.completions[0].ids) == LESSONS[0][1]
 
 
 def test_pick_keeps_the_smallest_type_that_passes(taught: Path, held_out: tuple[Path, Path], export: Export) -> None:

@@ -196,7 +196,7 @@ def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
 
 
 def test_weights_that_differ_on_disk_are_detected(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
-    merged = merge.merge(load_model(make_adapter()))
+    merged = merge.merge_adapter(load_model(make_adapter()))
     written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     weights["model.norm.weight"] += 1e-6

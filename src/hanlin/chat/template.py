@@ -1,6 +1,6 @@
-"""The chat template: a conversation to token ids, the loss mask, and the ids that end an answer.
+"""The chat template: renders a conversation to token ids and their loss mask, and knows the ids that end an answer.
 
-There is one renderer; training, evaluation, the server and the HTML pages all use it.
+Training, evaluation, the server and the HTML pages all render with it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,20 @@ from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_F
 from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, Tokenizer
 
+EncodedTexts = dict[tuple[str, bool], list[int]]
+"""Token ids of texts, by the text and whether other text precedes it (`Span.continuation`)."""
 ENCODE_BATCH_SIZE = 256
-"""Conversations whose texts are encoded together."""
+"""Conversations whose texts `render_batch` encodes together."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizedExample:
-    """Token ids of a conversation and their loss mask: `loss_mask[i]` is 1 if the model is trained to write `ids[i]`.
+    """Token ids of a conversation and their loss mask.
 
-    text       <user> hi </user> <assistant> hello <eot>
-    loss_mask    0    0     0         0        1     1
+        tokens       <user> hi </user> <assistant> hello <eot>
+        loss_mask      0    0     0         0        1     1
+
+    `loss_mask` has one byte for each of `ids`, 1 if it is a target.
     """
 
     ids: list[int]
@@ -52,7 +56,7 @@ class TokenizedExample:
 
 
 class _MarkedText(NamedTuple):
-    """Rendered text and the markers in it."""
+    """Rendered text with marker characters around answers and inside typed special tokens, and the markers."""
 
     text: str
     markers: Markers
@@ -61,19 +65,24 @@ class _MarkedText(NamedTuple):
 class ChatTemplate:
     """A Jinja chat template bound to a tokenizer.
 
-    A conversation is rendered once, as text in which every special token that a user typed is broken by a character
-    that occurs nowhere else. Whatever is still a special token was written by the template and becomes its id; the text
-    between is encoded as plain text, each assistant turn on its own. So nobody can type a special token, and the ids
-    before an answer in training are those of the prompt at inference.
+    Special tokens in the messages are shielded: before rendering, each is broken by a marker character that occurs
+    nowhere else. The special tokens that remain in the rendered text were written by the template and become their ids;
+    the text between them is encoded as plain text, each assistant turn separately. So nobody can inject a special
+    token, and the ids before an answer in training equal those of the prompt at inference.
+
+    Args:
+        source: The Jinja source.
+        tokenizer: The tokenizer.
+        origin: File or name of the template, for messages.
+        extra_stop_ids: Further ids that end an answer, as in `generation_config.json`.
+
+    Raises:
+        UserError: The source is not Jinja.
     """
 
     def __init__(
         self, source: str, tokenizer: Tokenizer, origin: str | Path, extra_stop_ids: Sequence[int] = ()
     ) -> None:
-        """Compile a Jinja `source`; raises UserError if it is not Jinja.
-
-        `origin` is its file or name, for messages; `extra_stop_ids` are further ids that end an answer.
-        """
         self.tokenizer = tokenizer
         self.origin = origin
         self._extra_stop_ids = tuple(extra_stop_ids)
@@ -84,21 +93,23 @@ class ChatTemplate:
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
-        """Load a folder's chat template and stop ids. Raises UserError if it has no template, or one that is not
-        Jinja.
+        """Load the chat template and the stop ids of a model folder.
+
+        The template is in a file of its own or in `tokenizer_config.json`. `tokenizer` is that of the folder, if it is
+        loaded already. Raises UserError if there is no template, or it is not Jinja.
         """
         folder = Path(folder)
         tokenizer = tokenizer or Tokenizer.load(folder)
         file = folder / TEMPLATE_FILE
         origin: Path = file
         if file.is_file():
-            source: Any = _read(file)
+            source: Any = _read_text(file)
         else:
             origin = folder / CONFIG_FILE
             source = read_json(origin).get("chat_template")
-            if isinstance(source, list):  # an older form: several templates, each with a name
-                named = {row.get("name"): row.get("template") for row in source}
-                source = named.get("default")
+            if isinstance(source, list):  # the older format of transformers: several named templates
+                templates = {row.get("name"): row.get("template") for row in source}
+                source = templates.get("default")
         if not isinstance(source, str) or not source.strip():
             names = ", ".join(packaged_names())
             raise UserError(
@@ -110,15 +121,15 @@ class ChatTemplate:
 
     @classmethod
     def from_packaged(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
-        """Load a template that comes with Hanlin.
+        """Load a template that is packaged with Hanlin.
 
-        Raises UserError if it is unknown or the tokenizer lacks its tokens.
+        Raises UserError if there is none of this name, or the tokenizer lacks a special token that it writes.
         """
         source = read_packaged_template(name)
-        wanted = list(packaged_special_tokens(name))
-        wanted += [name for name in ("bos_token", "eos_token") if name in source and f"{name} is defined" not in source]
-        known = {kind: tokenizer.config.get(kind) for kind in SPECIAL_TOKEN_NAMES}
-        missing = [token for token in wanted if tokenizer.token_id(known.get(token, token) or "") is None]
+        needed = list(packaged_special_tokens(name))
+        needed += [kind for kind in ("bos_token", "eos_token") if kind in source and f"{kind} is defined" not in source]
+        configured = {kind: tokenizer.config.get(kind) for kind in SPECIAL_TOKEN_NAMES}
+        missing = [token for token in needed if tokenizer.token_id(configured.get(token, token) or "") is None]
         if missing:
             raise UserError(
                 tr(
@@ -133,10 +144,11 @@ class ChatTemplate:
 
     @property
     def source(self) -> str:
+        """The Jinja source."""
         return self._template.source
 
     def to_portable(self) -> ChatTemplate:
-        """The template to train with and to export, which other programs render alike; see `make_portable`."""
+        """Return the template to train with and to export, which other programs render alike (see `make_portable`)."""
         source = make_portable(self.source)
         return (
             self if source == self.source else ChatTemplate(source, self.tokenizer, self.origin, self._extra_stop_ids)
@@ -149,70 +161,68 @@ class ChatTemplate:
         prompt: bool = False,
         where: str | None = None,
     ) -> TokenizedExample:
-        """Token ids of a conversation and their loss mask: the assistant's turns carry loss, their end tokens included.
+        """Render a conversation to token ids and their loss mask: 1 in assistant turns, end tokens included.
 
         Args:
             messages: The turns.
             tools: Tools that the assistant may call.
-            prompt: End where the assistant's next answer begins; then nothing carries loss.
+            prompt: Add the generation prompt, which the assistant's next answer follows; the loss mask is all 0.
             where: Name of the record, for messages.
 
         Raises:
-            UserError: If the turns are out of order, the template refuses them, or an answer would not learn to stop.
+            UserError: The turns are out of order, the template refuses them, or an answer has no end token.
         """
         check_order(messages, prompt, where)
-        if not (tools or prompt) and (found := self._cache.render_ids(messages)) is not None:
-            return TokenizedExample(*found)
+        if not (tools or prompt) and (cached := self._cache.render_ids(messages)) is not None:
+            return TokenizedExample(*cached)
         return self._encode(self._render_marked(messages, tools, prompt, where), not prompt, where)
 
-    def render_batch(self, turns: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[TokenizedExample]:
-        """`render` of many conversations without tools; `names` are their names in messages.
+    def render_batch(self, chats: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[TokenizedExample]:
+        """Yield what `render` returns for each of many conversations without tools.
 
-        The texts of some conversations are encoded together, by the tokenizers library on every core, while those of
-        the next are rendered. With a fast encoder, one thread is faster than two.
+        The texts of a batch are encoded by the tokenizers library on every core, while the next batch is rendered. With
+        the fast encoder, one thread is faster than two. `names` are those of the records, for messages.
         """
         if self.tokenizer.uses_fast_encoder:
-            yield from (self.render(messages, where=name) for messages, name in zip(turns, names, strict=True))
+            yield from (self.render(messages, where=name) for messages, name in zip(chats, names, strict=True))
             return
         with ThreadPoolExecutor(1) as encoder:
-            waiting: deque[tuple[list[tuple[list[Span], str]], Future[dict[tuple[str, bool], list[int]]]]] = deque()
-            for start in range(0, len(turns), ENCODE_BATCH_SIZE):
-                drafts = []
+            pending: deque[tuple[list[tuple[list[Span], str]], Future[EncodedTexts]]] = deque()
+            for start in range(0, len(chats), ENCODE_BATCH_SIZE):
+                batch = []
                 for messages, name in zip(
-                    turns[start : start + ENCODE_BATCH_SIZE], names[start : start + ENCODE_BATCH_SIZE], strict=True
+                    chats[start : start + ENCODE_BATCH_SIZE], names[start : start + ENCODE_BATCH_SIZE], strict=True
                 ):
                     check_order(messages, False, name)
-                    drafts.append(
+                    batch.append(
                         (list(self._special_tokens.split(*self._render_marked(messages, (), False, name))), name)
                     )
-                waiting.append((drafts, encoder.submit(self._encode_texts, [spans for spans, _ in drafts])))
-                if len(waiting) > 1:
-                    yield from self._join_batch(*waiting.popleft())
-            while waiting:
-                yield from self._join_batch(*waiting.popleft())
+                pending.append((batch, encoder.submit(self._encode_texts, [spans for spans, _ in batch])))
+                if len(pending) > 1:
+                    yield from self._join_batch(*pending.popleft())
+            while pending:
+                yield from self._join_batch(*pending.popleft())
 
-    def _encode_texts(self, drafts: Sequence[Sequence[Span]]) -> dict[tuple[str, bool], list[int]]:
-        """The ids of every plain text, each encoded once."""
-        found = {(span.text, span.continuation): [0] for spans in drafts for span in spans if span.token_id is None}
+    def _encode_texts(self, batch: Sequence[Sequence[Span]]) -> EncodedTexts:
+        """Encode the plain text of all spans, equal ones once."""
+        encoded = {(span.text, span.continuation): [0] for spans in batch for span in spans if span.token_id is None}
         for continuation in (False, True):
-            texts = [text for text, within in found if within == continuation]
+            texts = [text for text, is_continuation in encoded if is_continuation == continuation]
             for text, ids in zip(texts, self.tokenizer.encode_batch(texts, continuation=continuation), strict=True):
-                found[text, continuation] = ids
-        return found
+                encoded[text, continuation] = ids
+        return encoded
 
     def _join_batch(
-        self, drafts: Sequence[tuple[list[Span], str]], ids: Future[dict[tuple[str, bool], list[int]]]
+        self, batch: Sequence[tuple[list[Span], str]], encoding: Future[EncodedTexts]
     ) -> Iterator[TokenizedExample]:
-        known = ids.result()
-        for spans, name in drafts:
-            yield self._join_spans(spans, True, name, lambda text, continuation: known[text, continuation])
+        encoded = encoding.result()
+        for spans, name in batch:
+            yield self._join_spans(spans, True, name, lambda text, continuation: encoded[text, continuation])
 
     def _render_marked(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
     ) -> _MarkedText:
-        """The text of a conversation whose order was checked, with markers around what is generated, checked for
-        training.
-        """
+        """Render turns to text with markers around answers; unless it is a prompt, check that it can be trained on."""
         self._check_tools(messages, tools, where)
         marked = self._render_text(messages, tools, prompt, where)
         if self._template.has_generation_blocks:
@@ -229,50 +239,52 @@ class ChatTemplate:
     def render_unshielded(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), prompt: bool = False
     ) -> TokenizedExample:
-        """Render as most programs do: the template's whole text is encoded with special tokens on.
+        """Render as most programs do: the whole text of the template is encoded at once, special tokens included.
 
-        A special token that a user typed is then one. This is for comparing with such programs, never for training or
-        serving. The order of turns is not checked, and the loss mask is known only if the template marks it itself.
+        A special token that a user typed becomes its id. This is for comparison with such programs, never for training
+        or serving. The order of turns is not checked, and without `{% generation %}` blocks the loss mask is 0.
         """
         return self._encode(self._render_text(messages, tools, prompt, None, shield=False), not prompt)
 
     def render_conversation(self, conversation: Conversation) -> TokenizedExample:
-        """`render` of a record, which is named in messages."""
+        """Render a record for training; messages name it by its source and id."""
         where = f"{conversation.source}#{conversation.id}" if conversation.source else conversation.id
         return self.render(conversation.messages, conversation.tools, where=where)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """Every id that ends an answer: those of the template, the tokenizer and the model's generation settings."""
+        """All ids that end an answer, ascending: of the template, the tokenizer and `generation_config.json`."""
         eos = self.tokenizer.eos_id
-        found = {*self.turn_end_ids, *self._extra_stop_ids, *(() if eos is None else (eos,))}
-        if not found:
+        stop_ids = {*self.turn_end_ids, *self._extra_stop_ids, *(() if eos is None else (eos,))}
+        if not stop_ids:
             raise UserError(
                 tr("neither the chat template nor the tokenizer ends an answer"),
                 self.origin,
                 tr("name an eos_token in tokenizer_config.json"),
             )
-        return tuple(sorted(found))
+        return tuple(sorted(stop_ids))
 
     @cached_property
     def turn_end_ids(self) -> tuple[int, ...]:
-        """The ids that the template closes assistant turns with, found by rendering two small conversations."""
+        """The ids that the template ends assistant turns with, found by rendering two short conversations."""
         call = Message("assistant", "", tool_calls=(ToolCall("f", {}),))
         plain = [Message("user", "?"), Message("assistant", "!")]
-        found: set[int] = set()
+        end_ids: set[int] = set()
         for messages in (plain, [plain[0], call, Message("tool", "1", name="f"), plain[1]]):
             try:
                 rendered = self.render(messages)
             except UserError:
                 continue
-            ends = [*rendered.loss_mask[1:], 0]
-            found |= {
-                row[0] for row in zip(rendered.ids, rendered.loss_mask, ends, strict=True) if row[1] and not row[2]
+            next_mask = [*rendered.loss_mask[1:], 0]
+            end_ids |= {
+                token_id
+                for token_id, mask, following in zip(rendered.ids, rendered.loss_mask, next_mask, strict=True)
+                if mask and not following
             }
-        return tuple(sorted(found))
+        return tuple(sorted(end_ids))
 
     def save(self, folder: Path) -> None:
-        """Write a folder that other programs serve alike: tokenizer, template and every id that ends an answer."""
+        """Write tokenizer, template and stop ids to a model folder, as other programs read them."""
         self.tokenizer.save(folder)
         write_text(folder / TEMPLATE_FILE, self.source)
         config = self.tokenizer.build_config()
@@ -280,13 +292,13 @@ class ChatTemplate:
             config["eos_token"] = self.tokenizer.backend.id_to_token(self.turn_end_ids[0])
             write_sorted_json(folder / CONFIG_FILE, config)
         generation = read_json(folder / GENERATION_FILE)
-        named = {"bos_token_id": self.tokenizer.bos_id, "pad_token_id": self.tokenizer.pad_id}
-        generation.update({name: number for name, number in named.items() if number is not None})
-        stops = list(self.stop_ids)
-        generation["eos_token_id"] = stops[0] if len(stops) == 1 else stops
+        special_ids = {"bos_token_id": self.tokenizer.bos_id, "pad_token_id": self.tokenizer.pad_id}
+        generation.update({name: token_id for name, token_id in special_ids.items() if token_id is not None})
+        stop_ids = list(self.stop_ids)
+        generation["eos_token_id"] = stop_ids[0] if len(stop_ids) == 1 else stop_ids
         write_sorted_json(folder / GENERATION_FILE, generation)
 
-    # ------------------------------------------------------------------------------------------ text with marks
+    # ------------------------------------------------------------------------------------------ text with markers
 
     def _render_text(
         self,
@@ -297,7 +309,7 @@ class ChatTemplate:
         markers: Markers | None = None,
         shield: bool = True,
     ) -> _MarkedText:
-        """The template's text for these turns, typed special tokens shielded and generated stretches marked."""
+        """Render the turns to text, typed special tokens shielded and `{% generation %}` blocks between markers."""
         if shield and not tools and markers in (None, DEFAULT_MARKERS):
             cached = self._cache.render_text(messages, prompt)
             if cached is not None:
@@ -313,14 +325,14 @@ class ChatTemplate:
             return _MarkedText(self._template.render(markers, self._variables(turns, tool_data, prompt)), markers)
         except jinja2.TemplateError as error:
             what = tr(
-                "the chat template {origin} refuses these turns: {value}", origin=self.origin, value=error.message
+                "the chat template {origin} refuses these turns: {reason}", origin=self.origin, reason=error.message
             )
             hint = tr("change the turns as it says, or choose another template")
             raise UserError(what, where, hint) from error
 
     def _variables(self, turns: Any, tool_data: Any, prompt: bool) -> dict[str, Any]:
-        named = {name: self.tokenizer.config[name] for name in SPECIAL_TOKEN_NAMES if self.tokenizer.config.get(name)}
-        return {**named, "messages": turns, "tools": tool_data, "documents": None, "add_generation_prompt": prompt}
+        special = {name: self.tokenizer.config[name] for name in SPECIAL_TOKEN_NAMES if self.tokenizer.config.get(name)}
+        return {**special, "messages": turns, "tools": tool_data, "documents": None, "add_generation_prompt": prompt}
 
     def _derive_markers(
         self,
@@ -330,20 +342,20 @@ class ChatTemplate:
         prompt: bool,
         where: str | None,
     ) -> _MarkedText:
-        """Derive the markers that a template without `{% generation %}` lacks, and check them on this conversation.
+        """Insert markers around the answers, for a template without `{% generation %}` blocks.
 
-        An answer begins where the prompt for it ends, and it ends with the last special token of its own turn. Both
-        must be prefixes of the full text; otherwise the template cannot be trained on turn by turn.
+        An answer begins where the prompt for it ends, and ends with the last special token of its turn. Raises
+        UserError if the prompt for an answer, or the text up to its end, is not a prefix of the full text.
         """
         text, markers = full
         spans: list[tuple[int, int]] = []
         for index in _assistant_indices(messages):
             before = self._render_text(messages[:index], tools, True, where, markers).text
-            last = not prompt and index == len(messages) - 1  # then what stands up to its end is the whole
-            after = text if last else self._render_text(messages[: index + 1], tools, False, where, markers).text
+            is_last = not prompt and index == len(messages) - 1
+            after = text if is_last else self._render_text(messages[: index + 1], tools, False, where, markers).text
             if not (text.startswith(after) and after.startswith(before) and len(before) < len(after)):
                 raise self._prefix_error(index, where)
-            ends = [found.end() for found in self._special_tokens.pattern.finditer(after, len(before))]
+            ends = [match.end() for match in self._special_tokens.pattern.finditer(after, len(before))]
             spans.append((len(before), ends[-1] if ends else len(after)))
         for start, end in reversed(spans):
             text = text[:start] + markers.start + text[start:end] + markers.end + text[end:]
@@ -352,12 +364,10 @@ class ChatTemplate:
     def _check_markers(
         self, full: _MarkedText, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None
     ) -> None:
-        """Check a template's own markers: one stretch for each answer, which begins where the prompt for that answer
-        ends.
-        """
+        """Check that a template has one `{% generation %}` block for each answer, beginning where its prompt ends."""
         text, markers = full
         answers = _assistant_indices(messages)
-        starts = [found.end() for found in re.finditer(markers.start, text)]
+        starts = [match.end() for match in re.finditer(markers.start, text)]
         if len(starts) != len(answers):
             raise UserError(
                 tr(
@@ -375,10 +385,10 @@ class ChatTemplate:
                 raise self._prefix_error(index, where)
 
     def _check_tools(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None) -> None:
-        """Refuse tools and tool calls that the template would silently leave out."""
-        unread = self._unsupported_fields
-        if (tools and "tools" in unread) or (
-            "tool_calls" in unread and any(message.tool_calls for message in messages)
+        """Raise UserError for tools and tool calls that the template would silently omit."""
+        unsupported = self._unsupported_fields
+        if (tools and "tools" in unsupported) or (
+            "tool_calls" in unsupported and any(message.tool_calls for message in messages)
         ):
             raise UserError(
                 tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
@@ -388,6 +398,7 @@ class ChatTemplate:
 
     @cached_property
     def _unsupported_fields(self) -> list[str]:
+        """Which of `tools` and `tool_calls` the template never reads."""
         return [name for name in ("tools", "tool_calls") if not re.search(rf"\b{name}\b", self.source)]
 
     def _prefix_error(self, index: int, where: str | None) -> UserError:
@@ -412,18 +423,22 @@ class ChatTemplate:
     def _join_spans(
         self, spans: Iterable[Span], with_loss: bool, where: str | None, ids_of: Callable[[str, bool], list[int]]
     ) -> TokenizedExample:
+        """Concatenate the ids of spans; `ids_of` encodes a plain text, and `with_loss` false makes the loss mask all 0.
+
+        Raises UserError if an answer ends without a special token, or the text begins with two begin tokens.
+        """
         ids: list[int] = []
         loss_mask = bytearray()
-        last: Span | None = None
+        previous: Span | None = None
         for span in spans:
-            if with_loss and last is not None and last.in_loss and not span.in_loss:
-                self._check_ends_with_token(last, where)
-            found = ids_of(span.text, span.continuation) if span.token_id is None else [span.token_id]
-            ids += found
-            loss_mask += MASK_BYTE[span.in_loss and with_loss] * len(found)
-            last = span
-        if with_loss and last is not None and last.in_loss:
-            self._check_ends_with_token(last, where)
+            if with_loss and previous is not None and previous.in_loss and not span.in_loss:
+                self._check_ends_with_token(previous, where)
+            span_ids = ids_of(span.text, span.continuation) if span.token_id is None else [span.token_id]
+            ids += span_ids
+            loss_mask += MASK_BYTE[span.in_loss and with_loss] * len(span_ids)
+            previous = span
+        if with_loss and previous is not None and previous.in_loss:
+            self._check_ends_with_token(previous, where)
         bos = self.tokenizer.bos_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(
@@ -444,20 +459,18 @@ class ChatTemplate:
                 tr("let the template write an end token after every answer"),
             )
 
-    # --------------------------------------------------------------------------------------------------- what it knows
+    # --------------------------------------------------------------------------------------------------- the source
 
     def _set_source(self, source: str) -> None:
-        """Use this source from now on."""
+        """Compile a source and prepare the cache for it. Raises UserError if it is not Jinja."""
 
-        def spans(messages: Sequence[Message]) -> list[Span]:
-            found = list(self._special_tokens.split(*self._render_marked(messages, (), False, None)))
-            self._join_spans(
-                found, True, None, self._encode_text
-            )  # raises where such a conversation cannot be learned from
-            return found
+        def split_spans(messages: Sequence[Message]) -> list[Span]:
+            spans = list(self._special_tokens.split(*self._render_marked(messages, (), False, None)))
+            self._join_spans(spans, True, None, self._encode_text)  # raises if it cannot be trained on
+            return spans
 
         self._template = self._compile(source)
-        self._cache = TemplateCache(self._template, self._special_tokens, self.tokenizer, self._variables, spans)
+        self._cache = TemplateCache(self._template, self._special_tokens, self.tokenizer, self._variables, split_spans)
 
     def _compile(self, source: str) -> JinjaTemplate:
         try:
@@ -465,7 +478,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             hint = tr("it must be Jinja as transformers reads it")
             raise UserError(
-                tr("the chat template is not Jinja: {value}", value=error.message),
+                tr("the chat template is not Jinja: {reason}", reason=error.message),
                 f"{self.origin}:{error.lineno}",
                 hint,
             ) from error
@@ -475,15 +488,16 @@ class ChatTemplate:
         return SpecialTokens(self.tokenizer, self._template.literal_text)
 
     def _writes_bos(self) -> bool:
+        """Whether the text of the template begins with the begin token."""
         try:
             marked = self._render_text([Message("user", "?")], (), True, None)
-        except UserError:  # it wants other turns; then its own word is taken
+        except UserError:  # it refuses a single question; then it is left as it is
             return True
         first = next(self._special_tokens.split(*marked), None)
         return first is not None and first.token_id == self.tokenizer.bos_id
 
 
-def _read(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The text of one answer while it is generated: tokens to whole characters, stop strings, token counts.
+"""Stream the text of one answer: decode tokens to whole characters, stop at stop strings, count tokens.
 
 The server and the terminal chat both use it.
 """
@@ -15,9 +15,12 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 
 
 class StopStringMatcher:
-    r"""Passes text on until one of the stop strings occurs. Text that may become a stop string is held back.
+    r"""Releases text until a stop string occurs; text that may be the start of a stop string is held back.
 
     stops ["。\n"]: put("好。") -> "好", put("再") -> "。再", put("。\n") -> "" and `matched`
+
+    Attributes:
+        matched: Whether a stop string has occurred.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -26,7 +29,7 @@ class StopStringMatcher:
         self.matched = False
 
     def put(self, text: str) -> str:
-        """Add text; returns the part that can be shown now. `matched` becomes True when a stop string has occurred."""
+        """Append text. Returns the text that can be released now, which never contains a stop string."""
         if self.matched:
             return ""
         self._pending_text += text
@@ -41,7 +44,7 @@ class StopStringMatcher:
         return released
 
     def end(self) -> str:
-        """The text that was still held back."""
+        """Return the text that is still held back; call it at the end of the answer."""
         released, self._pending_text = self._pending_text, ""
         return released
 
@@ -52,7 +55,13 @@ class StopStringMatcher:
 
 
 class TextDelta(NamedTuple):
-    """New text, and the token ids and log probabilities that belong to it if these were requested."""
+    """New text of an answer.
+
+    Attributes:
+        text: The text; never empty.
+        ids: Token ids of the text, if log-probabilities were requested.
+        logprobs: Log-probabilities of these tokens and their alternatives, one item for each of `ids`.
+    """
 
     text: str
     ids: tuple[int, ...] = ()
@@ -62,9 +71,17 @@ class TextDelta(NamedTuple):
 class TextStream:
     """The text of one answer in deltas, as the engine generates it. One thread iterates it, once, and closes it.
 
-    `cancel`, from any thread, ends it at once, even while it waits. `finish_reason` is `stop` at a stop token or stop
-    string, `length` at the limit, `cancelled` if cancelled, and None until the end. `tokens` counts the generated
-    tokens without stop tokens.
+    Args:
+        engine: Generates the tokens.
+        tokenizer: Decodes them.
+        request: The prompt and the sampling parameters.
+        stops: Stop strings; neither they nor the text after them are yielded.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        tokens: Generated tokens until now, without stop tokens.
+        finish_reason: `stop` at a stop token or stop string, `length` at the token limit, `cancelled` after `cancel`,
+            and None before the end.
     """
 
     def __init__(
@@ -72,16 +89,16 @@ class TextStream:
     ) -> None:
         self._stream = engine.stream(request)
         self._decoder = tokenizer.stream_decoder()
-        self._stops = StopStringMatcher(stops)
+        self._stop_matcher = StopStringMatcher(stops)
         self._cancelled = threading.Event()
         self._with_logprobs = request.sampling.top_logprobs is not None
-        self._pending: list[int] = []
+        self._pending_ids: list[int] = []
         self.prompt_tokens = len(request.prompt_ids)
         self.tokens = 0
         self.finish_reason: FinishReason | None = None
 
     def __iter__(self) -> Iterator[TextDelta]:
-        """Yield the deltas; none has an empty text."""
+        """Yield the deltas until the answer ends."""
         with closing(self._stream):
             for token_id in self._stream:
                 if self._cancelled.is_set():
@@ -91,14 +108,18 @@ class TextStream:
                     yield delta
                 if self.finish_reason is not None:
                     return
-        if rest := self._finish():
-            yield rest
+        if delta := self._finish():
+            yield delta
 
     def subscribe(self, on_delta: Callable[[TextDelta | BaseException | None], None]) -> bool:
-        """Instead of iterating, call `on_delta` with each delta, then with None or the error that ended the answer.
+        """Deliver the deltas by callback, instead of iterating, so that no thread has to wait for them.
 
-        The calls come from the thread in which the engine receives tokens, so that no thread waits. Returns False, and
-        does nothing, if the engine's stream cannot do that.
+        Args:
+            on_delta: Called with each delta, then with None, or with the error that ended the answer, in the thread in
+                which the engine receives tokens.
+
+        Returns:
+            Whether the engine's stream supports callbacks; if not, nothing is done.
         """
         if not isinstance(self._stream, SubscribableStream):
             return False
@@ -115,7 +136,7 @@ class TextStream:
                 if self.finish_reason is not None:
                     self._stream.cancel()
                     on_delta(None)
-            except Exception as error:  # the thread is that of every answer
+            except Exception as error:  # the thread serves other answers too, so it must go on
                 on_delta(error)
 
         self._stream.subscribe(on_token)
@@ -124,30 +145,32 @@ class TextStream:
     def _add_token(self, token_id: int) -> TextDelta | None:
         self.tokens += 1
         if self._with_logprobs:
-            self._pending.append(token_id)
-        text = self._stops.put(self._decoder.put(token_id))
+            self._pending_ids.append(token_id)
+        text = self._stop_matcher.put(self._decoder.put(token_id))
         delta = self._make_delta(text) if text else None
-        if self._stops.matched:
+        if self._stop_matcher.matched:
             self.finish_reason = "stop"
         return delta
 
     def _finish(self) -> TextDelta | None:
-        # an answer may end within a character: its bytes are shown as U+FFFD rather than swallowed
-        rest = self._stops.put(self._decoder.end()) + self._stops.end()
-        delta = self._make_delta(rest) if rest else None
+        # an answer may end within a character: its bytes are decoded as U+FFFD instead of being lost
+        text = self._stop_matcher.put(self._decoder.end()) + self._stop_matcher.end()
+        delta = self._make_delta(text) if text else None
         finish_reason: FinishReason = self._stream.finish_reason or "cancelled"
         self.finish_reason = (
-            "cancelled" if self._cancelled.is_set() else "stop" if self._stops.matched else finish_reason
+            "cancelled" if self._cancelled.is_set() else "stop" if self._stop_matcher.matched else finish_reason
         )
         return delta
 
     def _make_delta(self, text: str) -> TextDelta:
-        ids, self._pending = tuple(self._pending), []
+        ids, self._pending_ids = tuple(self._pending_ids), []
         return TextDelta(text, ids, tuple(self._stream.logprobs[self.tokens - len(ids) : self.tokens]) if ids else ())
 
     def cancel(self) -> None:
+        """End the answer at once, from any thread, even while the iterating thread waits for a token."""
         self._cancelled.set()
         self._stream.cancel()
 
     def close(self) -> None:
+        """Release the stream of the engine."""
         self._stream.close()

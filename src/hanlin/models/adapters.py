@@ -236,11 +236,11 @@ def load_adapter(
     if unused or missing:
         names = join_list((unused + missing)[:3])
         what = tr(
-            "{count} of the adapter's {count_2} tensors do not exist in the model, and {count_3} tensors that "
+            "{unused} of the adapter's {total} tensors do not exist in the model, and {missing} tensors that "
             "it needs are missing ({names})",
-            count=len(unused),
-            count_2=len(files.tensors),
-            count_3=len(missing),
+            unused=len(unused),
+            total=len(files.tensors),
+            missing=len(missing),
             names=names,
         )
         raise UserError(what, folder / ADAPTER_WEIGHTS, _wrong_base_hint())

@@ -1,6 +1,6 @@
-"""The stage `merge`: add an adapter to its base weights, and verify the saved model against the adapter.
+"""The stage `merge`: merge an adapter into its base weights, and verify the saved model against the adapter.
 
-PEFT computes the merged weights; this file verifies them, in memory and read back from disk.
+PEFT computes the merged weights; this module verifies them, in memory and as read back from disk.
 """
 
 from __future__ import annotations
@@ -41,15 +41,23 @@ PROMPTS = (
     "Name three rivers and the countries they flow through.",
     "请写一个 Python 函数，返回列表中最大的数。",
 )
+"""Prompts whose logits are compared."""
 MAX_LOGIT_ERROR = 1e-4
-"""Largest difference of logits, relative to the largest logit, that float32 sums in another order can cause."""
+"""Largest difference of logits, relative to the largest logit, that another summation order in float32 may cause."""
 MAX_MEAN_KL = 0.02
 """Largest mean KL divergence, in nats per token, that rounding to 16 bits may cause; a wrong merge causes tenths."""
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How closely two models agree: their logits for the same ids, over all positions."""
+class LogitAgreement:
+    """How closely the logits of two models agree for the same token ids, over all positions.
+
+    Attributes:
+        max_abs_difference: Largest absolute difference of two logits.
+        greedy_agreement: Fraction of positions with the same most likely token.
+        mean_kl: Mean of KL(expected ‖ actual), in nats per position.
+        largest_logit: Largest absolute value of an expected logit.
+    """
 
     max_abs_difference: float
     greedy_agreement: float
@@ -60,8 +68,18 @@ class Agreement:
 def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Write the merged model into `out` and verify it.
 
-    Three checks: in float32 the merged weights give the logits of the adapter; the file holds exactly those weights in
-    its dtype; the model loaded from the file gives the logits of the adapter within rounding.
+    Three checks: in float32 the merged weights have the logits of the adapter; the file holds exactly these weights,
+    rounded to its dtype; the model loaded from the file has the logits of the adapter within rounding.
+
+    Args:
+        settings: The dtype to save in.
+        inputs: `adapter`, the folder of the adapter.
+        out: An empty folder.
+        context: Reports progress.
+
+    Returns:
+        The metrics of the stage: the agreement with the adapter before and after rounding, and the part of the
+        adapter's change that rounding removed.
 
     Raises:
         UserError: Adapter, base and tokenizer do not fit together, or the dtype would round the adapter away.
@@ -80,16 +98,16 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
     adapted = load_model(folder, dtype="float32")
     expected = compute_logits(adapted, prompts)
     with cast(PeftModel, adapted).disable_adapter():
-        effect = compare(expected, compute_logits(adapted, prompts))
+        effect = compare_logits(expected, compute_logits(adapted, prompts))
     progress.step()
-    merged = merge(cast(PeftModel, adapted))
-    exact = compare(expected, compute_logits(merged, prompts))
+    merged = merge_adapter(cast(PeftModel, adapted))
+    exact = compare_logits(expected, compute_logits(merged, prompts))
     if not exact.max_abs_difference <= MAX_LOGIT_ERROR * exact.largest_logit:
         raise RuntimeError(f"the merged weights give other logits than the adapter: {exact}")
     progress.step()
     written = save_model(merged, out, tokenizer=tokenizer, template=template, dtype=dtype)
     try:
-        lost = verify_weights(merged, written, base)
+        rounding_loss = verify_weights(merged, written, base)
         del adapted, merged  # frees the memory before the saved model is loaded
         progress.step()
         rounded = verify_logits(expected, out, prompts)
@@ -107,17 +125,20 @@ def run(settings: Merge, inputs: Inputs, out: Path, context: StageContext) -> di
         "mean_kl": rounded.mean_kl,
         "max_abs_difference_before_rounding": exact.max_abs_difference,
         "adapter_kl": effect.mean_kl,
-        "rounding_loss": lost,
+        "rounding_loss": rounding_loss,
         "positions_compared": sum(len(prompt) for prompt in prompts),
         "tied_embeddings": bool(written.config["tie_word_embeddings"]),
     }
 
 
-def merge(adapted: PeftModel) -> PreTrainedModel:
+def merge_adapter(adapted: PeftModel) -> PreTrainedModel:
     """Add the adapter to the base weights and remove it.
 
-    The weights become `W + scale · B A` for LoRA (with the magnitudes of DoRA, if it is used), in the dtype of W. An
-    output head that was trained apart from tied embeddings stays a separate matrix.
+    The weights become `W + scaling · B A` for LoRA (with the magnitudes of DoRA, if it is used), in the dtype of W. An
+    output head that was trained separately from tied embeddings stays a separate matrix.
+
+    Raises:
+        RuntimeError: PEFT left a tensor of the adapter unmerged.
     """
     with warnings.catch_warnings():
         # PEFT warns if a head was untied from its embeddings; saving compares the matrices themselves
@@ -130,7 +151,7 @@ def merge(adapted: PeftModel) -> PreTrainedModel:
 
 
 def render_prompts(tokenizer: Tokenizer, template: ChatTemplate | None) -> list[list[int]]:
-    """Render a few prompts in both languages to ids: as chat prompts, or as plain text if there is no template."""
+    """Render `PROMPTS` to token ids: as chat prompts, or as plain text after the begin token without a template."""
     if template is not None:
         return [template.render([Message("user", question)], prompt=True).ids for question in PROMPTS]
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
@@ -139,30 +160,41 @@ def render_prompts(tokenizer: Tokenizer, template: ChatTemplate | None) -> list[
 
 @torch.no_grad()
 def compute_logits(model: PreTrainedModel, prompts: list[list[int]]) -> list[torch.Tensor]:
-    """Compute the logits [length, vocabulary] of each prompt in float32. Raises RuntimeError if one is not finite."""
+    """Compute the logits of each prompt.
+
+    Args:
+        model: The model.
+        prompts: Token ids of each prompt.
+
+    Returns:
+        For each prompt, float32 [length, vocab_size].
+
+    Raises:
+        RuntimeError: A logit is NaN or infinite.
+    """
     logits = [model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0].float() for prompt in prompts]
-    if not all(torch.isfinite(matrix).all() for matrix in logits):
+    if not all(torch.isfinite(prompt_logits).all() for prompt_logits in logits):
         raise RuntimeError("the model gives logits that are not finite")
     return logits
 
 
-def compare(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> Agreement:
-    """Compare logits [length, vocabulary] of several prompts, over all positions.
+def compare_logits(expected: list[torch.Tensor], actual: list[torch.Tensor]) -> LogitAgreement:
+    """Compare the logits of two models for the same prompts.
 
-    Returns:
-        The largest difference, the share of positions with the same greedy token, the mean KL(expected ‖ actual) in
-        nats, and the largest expected logit.
+    Args:
+        expected: For each prompt, [length, vocab_size].
+        actual: The same of the other model.
     """
-    difference = largest = kl = 0.0
-    same = positions = 0
-    for logits, other in zip(expected, actual, strict=True):
-        logprobs = logits.log_softmax(-1)
-        kl += (logprobs.exp() * (logprobs - other.log_softmax(-1))).sum().item()
-        difference = max(difference, (logits - other).abs().max().item())
-        largest = max(largest, logits.abs().max().item())
-        same += int((logits.argmax(-1) == other.argmax(-1)).sum())
-        positions += len(logits)
-    return Agreement(difference, same / positions, max(0.0, kl / positions), largest)
+    max_difference = largest_logit = total_kl = 0.0
+    same_tokens = positions = 0
+    for expected_logits, actual_logits in zip(expected, actual, strict=True):
+        logprobs = expected_logits.log_softmax(-1)
+        total_kl += (logprobs.exp() * (logprobs - actual_logits.log_softmax(-1))).sum().item()
+        max_difference = max(max_difference, (expected_logits - actual_logits).abs().max().item())
+        largest_logit = max(largest_logit, expected_logits.abs().max().item())
+        same_tokens += int((expected_logits.argmax(-1) == actual_logits.argmax(-1)).sum())
+        positions += len(expected_logits)
+    return LogitAgreement(max_difference, same_tokens / positions, max(0.0, total_kl / positions), largest_logit)
 
 
 def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFiles) -> float:
@@ -174,28 +206,28 @@ def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFile
         base: The folder of the base model.
 
     Returns:
-        How much of the adapter's change was lost by rounding: |rounding| / |change|, with root sums of squares over the
-        changed tensors.
+        The rounding error relative to the adapter's change: the Frobenius norm of saved minus merged weights divided by
+        that of merged minus base weights, over all tensors that the adapter changes.
 
     Raises:
         RuntimeError: A saved tensor differs from its rounded merged weights.
         UserError: Every change was rounded away, so that the file would be the base again.
     """
     state = merged.state_dict()
-    lost = changed = 0.0
+    squared_error = squared_change = 0.0
     equals_base = True
     for name, entry in written.tensors.items():
         with safe_open(str(entry.file), framework="pt") as file:
             stored = cast(torch.Tensor, file.get_tensor(name))
-        exact, origin = state[name].detach().cpu(), _base_tensor(base, name).float()
+        exact, base_weight = state[name].detach().cpu(), _read_base_tensor(base, name).float()
         if not torch.equal(stored, exact.to(stored.dtype)):
             raise RuntimeError(f"{name} was saved with other values than it has in memory")
-        if torch.equal(exact, origin):
+        if torch.equal(exact, base_weight):
             continue
-        equals_base = equals_base and torch.equal(stored, origin.to(stored.dtype))
-        lost += (stored.float() - exact).double().square().sum().item()
-        changed += (exact - origin).double().square().sum().item()
-    if changed and equals_base:
+        equals_base = equals_base and torch.equal(stored, base_weight.to(stored.dtype))
+        squared_error += (stored.float() - exact).double().square().sum().item()
+        squared_change += (exact - base_weight).double().square().sum().item()
+    if squared_change and equals_base:
         raise UserError(
             tr(
                 "rounding to {dtype} removes the whole adapter: the merged model would equal its base",
@@ -204,13 +236,25 @@ def verify_weights(merged: PreTrainedModel, written: ModelFiles, base: ModelFile
             "dtype",
             tr("set dtype: float32, or train longer"),
         )
-    return math.sqrt(lost / changed) if changed else 0.0
+    return math.sqrt(squared_error / squared_change) if squared_change else 0.0
 
 
-def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> Agreement:
-    """Load the saved model and compare its logits with those of the adapter. Raises RuntimeError if they differ."""
+def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list[int]]) -> LogitAgreement:
+    """Load the saved model and compare its logits with those of the adapter.
+
+    Args:
+        expected: Logits of the adapter, for each prompt [length, vocab_size].
+        folder: The saved model.
+        prompts: Token ids of each prompt.
+
+    Returns:
+        The agreement of both.
+
+    Raises:
+        RuntimeError: They differ by more than rounding to the dtype of the file can cause.
+    """
     model = load_model(folder, dtype="float32")
-    agreement = compare(expected, compute_logits(model, prompts))
+    agreement = compare_logits(expected, compute_logits(model, prompts))
     if check_model_folder(folder).dtype == "float32":
         matches = agreement.max_abs_difference <= MAX_LOGIT_ERROR * agreement.largest_logit
     else:
@@ -220,8 +264,8 @@ def verify_logits(expected: list[torch.Tensor], folder: Path, prompts: list[list
     return agreement
 
 
-def _base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
-    """Read a tensor of the base; the output head of a tied base is its embeddings."""
+def _read_base_tensor(base: ModelFiles, name: str) -> torch.Tensor:
+    """Read a tensor of the base; if it has no output head (tied embeddings), that is its embedding matrix."""
     entry = base.tensors.get(name) or base.tensors["model.embed_tokens.weight"]
     with safe_open(str(entry.file), framework="pt") as file:
         return cast(torch.Tensor, file.get_tensor(name if name in base.tensors else "model.embed_tokens.weight"))

@@ -1,10 +1,10 @@
-"""The stream of answers of one job: from the threads that generate to the event loop that sends.
+"""Stream the answers of one job from the threads that generate them to the event loop that sends them.
 
     job.requests = [A, B]       worker threads                            event loop
                                 A: TextDelta, TextDelta, AnswerEnd  --+
                                 B: TextDelta, AnswerEnd             --+-->  [(0, TextDelta), (1, TextDelta)], ...
 
-Which API sends the events, and in which form, is decided in `serve.api`.
+The APIs in `serve.api` turn the events into responses.
 """
 
 from __future__ import annotations
@@ -31,26 +31,31 @@ from hanlin.serve.registry import GenerationJob
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnd:
-    """The last event of an answer: why it ended and how many tokens it has."""
+    """The last event of an answer.
+
+    Attributes:
+        finish_reason: Why it ended.
+        completion_tokens: Number of generated tokens, without the stop token.
+    """
 
     finish_reason: FinishReason
     completion_tokens: int
 
 
 AnswerEvent = tuple[int, TextDelta | AnswerEnd]
-"""The index of an answer within its job, and what comes next of it."""
+"""The index of an answer within its job, and its next text or its end."""
 
 
 class AnswerStream:
     """Generates the answers of one job and yields their events in batches.
 
-    Each answer is generated in one worker thread from beginning to end, or delivered by the engine's own thread if the
-    engine can do that. Events go through an unbounded queue: nothing waits for a client that reads slowly, and the slot
-    is free when the last answer is generated, read or not.
+    Each answer is generated in one worker thread, or, if the engine supports callbacks, delivered by the engine's own
+    thread. Events go through an unbounded queue: generation never waits for a client that reads slowly, and the slot is
+    released when the last answer is generated, read or not.
 
     Args:
         job: The requests to answer.
-        slot: The job's slot; it is released when every answer has ended.
+        slot: The job's slot in the admission queue; it is released when every answer has ended.
         metrics: Counts prompts, answers and the time to the first text.
         threads: Limits the worker threads.
     """
@@ -60,21 +65,21 @@ class AnswerStream:
         self._model_name = job.model.name
         self._events: asyncio.Queue[AnswerEvent | BaseException] = asyncio.Queue()
         self._text_streams: list[TextStream] = []
-        self._generating = len(job.requests)  # answers whose thread or engine is still at work
-        self._unread_ends = len(job.requests)
+        self._num_generating = len(job.requests)  # answers that are still being generated
+        self._num_unread_ends = len(job.requests)
         self._has_text = False
         self._is_closed = False
         self._start_time = 0.0
         self._loop: asyncio.AbstractEventLoop
 
     async def batches(self) -> AsyncGenerator[list[AnswerEvent], None]:
-        """All events that are there at once, as they come, until every answer has ended.
+        """Yield the available events, at least one in each batch, until every answer has ended.
 
-        Closing it early, because the client left, cancels the answers.
+        Closing the generator early, because the client disconnected, cancels the answers.
 
         Raises:
-            ApiError: at the deadline, or for a response format that cannot be completed.
-            BaseException: whatever else breaks an answer.
+            ApiError: The deadline has passed, or a response format cannot be completed.
+            BaseException: Any other error that ended an answer.
         """
         await self._slot.acquire()
         self._start_time = time.monotonic()
@@ -83,7 +88,7 @@ class AnswerStream:
         self._start_answers()
         deadline = self._slot.call_at_deadline(self._events.put_nowait)
         try:
-            while self._unread_ends:
+            while self._num_unread_ends:
                 batch, error = await self._read_batch()
                 if batch:
                     yield batch
@@ -98,11 +103,15 @@ class AnswerStream:
     def _start_answers(self) -> None:
         for index in range(len(self._job.requests)):
             self._slot.add_task()
-            work = asyncio.ensure_future(anyio.to_thread.run_sync(self._generate, index, limiter=self._threads))
-            work.add_done_callback(self._on_thread_done)
+            future = asyncio.ensure_future(anyio.to_thread.run_sync(self._generate, index, limiter=self._threads))
+            future.add_done_callback(self._on_thread_done)
 
     async def _read_batch(self) -> tuple[list[AnswerEvent], BaseException | None]:
-        """Wait for an event, then take all that are there; an error ends the batch and comes beside it."""
+        """Wait for an event, then take all that are available.
+
+        Returns:
+            The events, and the error that ended the batch, or None.
+        """
         batch: list[AnswerEvent] = []
         event = await self._events.get()
         while not isinstance(event, BaseException):
@@ -118,19 +127,19 @@ class AnswerStream:
         if isinstance(content, AnswerEnd):
             if content.finish_reason == "cancelled":
                 raise RuntimeError("an answer was cancelled: the engine is closed")
-            self._unread_ends -= 1
+            self._num_unread_ends -= 1
         elif not self._has_text:
             self._has_text = True
             self._metrics.observe_first_text(self._model_name, time.monotonic() - self._start_time)
 
-    def _on_thread_done(self, work: asyncio.Future[bool]) -> None:
-        if work.cancelled() or work.exception() is not None or work.result():
+    def _on_thread_done(self, future: asyncio.Future[bool]) -> None:
+        if future.cancelled() or future.exception() is not None or future.result():
             self._on_answer_done()
 
     def _on_answer_done(self) -> None:
         self._slot.finish_task()
-        self._generating -= 1
-        if not self._generating:
+        self._num_generating -= 1
+        if not self._num_generating:
             self._slot.release()
 
     def _cancel(self) -> None:
@@ -141,7 +150,7 @@ class AnswerStream:
     # ----------------------------------------------------------------- in a worker thread, or in the engine's thread
 
     def _generate(self, index: int) -> bool:
-        """Generate one answer. False if the engine delivers it, which then tells its end (`_on_delivery`)."""
+        """Generate one answer. Returns False if the engine delivers it later, by `_on_item`; True if it has ended."""
         try:
             if self._is_closed:
                 return True
@@ -150,35 +159,35 @@ class AnswerStream:
             self._text_streams.append(text_stream)
             if self._is_closed:  # it was closed between the two checks
                 text_stream.cancel()
-            if text_stream.subscribe(partial(self._on_delivery, index, text_stream)):
+            if text_stream.subscribe(partial(self._on_item, index, text_stream)):
                 return False
             with closing(text_stream):
                 for text_delta in text_stream:
                     self._put((index, text_delta))
-            self._end(index, text_stream)
+            self._put_end(index, text_stream)
         except BaseException as error:
             self._fail(error)
         return True
 
-    def _on_delivery(self, index: int, text_stream: TextStream, delivered: TextDelta | BaseException | None) -> None:
-        """A text delta from the engine's thread, or the end of the answer: None, or the error that broke it."""
-        if isinstance(delivered, TextDelta):
-            self._put((index, delivered))
+    def _on_item(self, index: int, text_stream: TextStream, item: TextDelta | BaseException | None) -> None:
+        """Handle what the engine's thread delivers: a text delta, None at the end of the answer, or an error."""
+        if isinstance(item, TextDelta):
+            self._put((index, item))
             return
         try:
-            if delivered is not None:
-                raise delivered
-            self._end(index, text_stream)
+            if item is not None:
+                raise item
+            self._put_end(index, text_stream)
         except BaseException as error:
             self._fail(error)
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has stopped
             self._loop.call_soon_threadsafe(self._on_answer_done)
 
-    def _end(self, index: int, text_stream: TextStream) -> None:
+    def _put_end(self, index: int, text_stream: TextStream) -> None:
         reason = getattr(self._job.requests[index].constraint, "failed", "")
         if reason and not self._is_closed:
-            what = tr("the response format could not be completed: {reason}", reason=reason)
-            raise ApiError(400, what[:300], param="response_format")
+            message = tr("the response format could not be completed: {reason}", reason=reason)
+            raise ApiError(400, message[:300], param="response_format")
         finish_reason = text_stream.finish_reason or "cancelled"
         self._metrics.count_answer(self._model_name, finish_reason, text_stream.tokens)
         self._put((index, AnswerEnd(finish_reason, text_stream.tokens)))

@@ -28,7 +28,7 @@ from hanlin.train.distributed.ddp import DDP
 from hanlin.train.objectives.answer_logprobs import (
     AnswerLogprobs,
     compute_answer_logprobs,
-    compute_logprobs,
+    compute_dataset_logprobs,
     compute_pair_logprobs,
 )
 from hanlin.train.objectives.base import Objective
@@ -255,7 +255,7 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
 
 def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, pairs: EncodedRecords) -> None:
     model, data = make_model(SETTINGS, "bfloat16"), PackedDataset.from_records(pairs)
-    reference = compute_logprobs(model, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
+    reference = compute_dataset_logprobs(model, data, ALL, 100).sums.numpy() + 0.02 * np.array([1.0, -1.0])
     Dpo(0.5, 0.0, reference).calibrate_reference(model, data, np.arange(4), 100, lambda tensors: None)
 
 
@@ -267,7 +267,9 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
     model = make_model(SETTINGS, precision)
     data = PackedDataset.from_records(answers if form is Kto else pairs)
     everything = (data, kto_of(answers).mismatched) if form is Kto else (data,)
-    reference = np.concatenate([compute_logprobs(model, rows, ALL, 100).sums.numpy() for rows in everything], axis=1)
+    reference = np.concatenate(
+        [compute_dataset_logprobs(model, rows, ALL, 100).sums.numpy() for rows in everything], axis=1
+    )
 
     def started(off: float) -> Objective:
         given = reference + off * np.array([1.0, -1.0])

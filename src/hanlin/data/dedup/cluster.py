@@ -1,13 +1,13 @@
-"""The search for duplicates over all texts of a stage: which earlier text each one duplicates.
+"""Deduplication over all texts of a stage: for each text, the earlier text that it duplicates.
 
-A text is known by its index in the order of the sources. Texts that agree in a band of their MinHash signatures are
-candidates; candidates that are connected with each other form a component, and nothing outside a component matters for
-it, so that components can be resolved one by one, in any order and on any machine. If the signatures of two texts are
-within three standard errors of the threshold (0.11 with 128 permutations), their n-grams are compared instead, so that
-a pair at the threshold is not found or missed by chance.
+Texts are numbered in the order of the sources. Texts with an equal band of their MinHash signatures are candidates
+(locality-sensitive hashing: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4). The connected
+components of the candidates are independent, so they are resolved one by one, in any order and on any machine. If
+the signatures of two texts are within three standard errors of the threshold (0.11 with 128 permutations), their
+n-grams are compared instead, so that chance does not decide about a pair at the threshold.
 
-Memory: some numbers for each text, sorted band by band, and some more for the texts that have candidates.
-What texts are compared by is in `keys` and `minhash`; where it is stored, in `hanlin.data.ingest`.
+Memory: O(texts) for one band at a time, which is sorted, and the groups of candidates of all bands.
+Dedup keys and signatures are computed in `keys` and `minhash`, and stored by `hanlin.data.ingest`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from hanlin.data.dedup.keys import Hashes
 from hanlin.data.dedup.minhash import Signatures, compute_band_keys, hash_text_ngrams, jaccard_similarity
 
 _SORT_LIMIT = 1 << 25
-"""Texts whose band keys are sorted together; of more, only those with equal last bits (at most 1.5 GB of memory)."""
+"""Most band keys that are sorted at once, in at most 1.5 GB of memory; more are partitioned by their low bits first."""
 _BATCH_TEXTS = 2_000
+"""Texts of the components that are resolved together, about."""
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -54,13 +55,13 @@ def find_exact_duplicates(keys: Hashes) -> Indices:
 
 @dataclass(frozen=True, slots=True)
 class CandidateGroups:
-    """Groups of texts that agree in a band.
+    """Groups of texts with an equal band key.
 
         members [4 9 2 4 7], sizes [2 3]  ->  the groups {4, 9} and {2, 4, 7}
 
     Attributes:
-        members: Indices of the texts, group after group, ascending within a group.
-        sizes: Number of texts of each group.
+        members: Indices of the texts, group after group, ascending within a group, [sum of sizes].
+        sizes: Number of texts of each group, [groups].
     """
 
     members: Indices
@@ -68,7 +69,7 @@ class CandidateGroups:
 
     @property
     def starts(self) -> Indices:
-        """Where each group begins in `members`."""
+        """Where each group begins in `members`, [groups]."""
         return np.cumsum(self.sizes) - self.sizes
 
     def select(self, groups: Indices) -> CandidateGroups:
@@ -83,10 +84,10 @@ def find_candidates(bands: Iterable[Hashes], active: Mask) -> CandidateGroups:
 
     Args:
         bands: For each band the keys of all texts, [texts].
-        active: Which texts take part, [texts].
+        active: Which texts are compared, [texts].
 
     Returns:
-        The groups of two or more texts of all bands; a group with the members of an earlier one is left out.
+        The groups of two or more texts of all bands, each set of members once.
     """
     groups_of_bands: list[CandidateGroups] = []
     seen = np.empty(0, dtype=np.uint64)
@@ -117,7 +118,7 @@ def _partition_by_low_bits(band: Hashes, active: Mask) -> Iterator[tuple[Hashes,
 
 
 def _group_equal_keys(keys: Hashes, indices: Indices) -> CandidateGroups:
-    """Group the indices of equal keys; a key that occurs once gives no group."""
+    """Group the indices of equal keys, both [n]; a key that occurs once gives no group."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     same = ordered[1:] == ordered[:-1]
@@ -128,7 +129,7 @@ def _group_equal_keys(keys: Hashes, indices: Indices) -> CandidateGroups:
 
 
 def _mix_bits(indices: Indices) -> Hashes:
-    """Hash each index, so that the sums of hashes tell sets of indices apart (the finalizer of splitmix64)."""
+    """Hash each index with the finalizer of splitmix64, so that sums of hashes tell sets of indices apart."""
     mixed = indices.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -136,7 +137,7 @@ def _mix_bits(indices: Indices) -> Hashes:
 
 
 def split_into_components(groups: CandidateGroups) -> Iterator[CandidateGroups]:
-    """Split groups into batches of whole connected components, of about 2,000 texts each."""
+    """Yield the groups in batches of whole connected components, of about 2,000 texts each."""
     if not len(groups.sizes):
         return
     texts, nodes = np.unique(groups.members, return_inverse=True)
@@ -147,12 +148,12 @@ def split_into_components(groups: CandidateGroups) -> Iterator[CandidateGroups]:
     component_sizes = np.bincount(labels, minlength=len(texts))
     batch = (np.cumsum(component_sizes) // _BATCH_TEXTS)[group_labels[order]]
     cuts = np.flatnonzero(np.diff(batch)) + 1
-    for part in np.split(order, cuts):
-        yield groups.select(part)
+    for selected in np.split(order, cuts):
+        yield groups.select(selected)
 
 
 def label_components(num_nodes: int, sources: Indices, targets: Indices) -> Indices:
-    """Label the connected components of an undirected graph.
+    """Label the connected components of an undirected graph, by label propagation with pointer jumping.
 
     Args:
         num_nodes: Number of nodes.
@@ -160,7 +161,7 @@ def label_components(num_nodes: int, sources: Indices, targets: Indices) -> Indi
         targets: The other end of each edge, [edges].
 
     Returns:
-        For each node the least node of its component, [nodes].
+        For each node the lowest node of its component, [nodes].
     """
     labels = np.arange(num_nodes)
     while True:
@@ -183,22 +184,26 @@ def resolve_duplicates(
     num_reference: int,
     text_of: Callable[[int], str] | None,
 ) -> tuple[Indices, Indices]:
-    """Decide which texts of whole components are near duplicates, and of which text.
+    """Find the near duplicates in whole components, and the text that each one duplicates.
 
-    With `clustering: greedy` texts are compared in order with kept texts only: a text is not dropped for being similar
-    to a dropped one. With `clustering: connected_components` all texts that are connected by similar pairs form one
-    group, of which the first is kept.
+    With `clustering: greedy` texts are compared in order, with kept texts only: similarity to a dropped text drops no
+    other. With `clustering: connected_components` all texts that are connected by similar pairs form one cluster, of
+    which the first text is kept. If B is similar to A, and C to B but not to A:
+
+        greedy                  keeps A and C
+        connected_components    keeps A
 
     Args:
-        groups: Candidates: whole components.
-        signatures: Of all texts of the groups in the order of their indices, [texts, num_perm].
-        dedup: Threshold and clustering.
-        num_reference: The first texts of all, those of other stages; they are kept whatever they are similar to.
-        text_of: Returns a text by its index, to compare n-grams if signatures are too close to the threshold; None:
-            signatures decide alone.
+        groups: Candidates, in whole components.
+        signatures: Signatures of all texts of the groups, ascending by index, [texts, num_perm].
+        dedup: Threshold, n-gram size and clustering.
+        num_reference: Number of reference texts, those of other stages, which have the first indices. With `greedy`
+            none of them is a duplicate.
+        text_of: Returns the text of an index, to compare n-grams if the signatures are too close to the threshold; None
+            to compare signatures alone.
 
     Returns:
-        Indices of the duplicates, and of the texts that they duplicate.
+        Indices of the duplicates, and of the texts that they duplicate, both [duplicates].
     """
     texts, nodes = np.unique(groups.members, return_inverse=True)
     groups_of_text: list[list[int]] = [[] for _ in texts]
@@ -208,16 +213,16 @@ def resolve_duplicates(
     similarity = _Similarity(signatures, dedup, None if text_of is None else lambda node: text_of(indices[node]))
     members: dict[int, list[int]] = {}
     parents = np.arange(len(texts), dtype=np.int64)
-    is_chained = dedup.clustering == "connected_components"
+    is_transitive = dedup.clustering == "connected_components"
     for node, own_groups in enumerate(groups_of_text):
         candidates = sorted({other for group in own_groups for other in members.get(group, ())})
-        if indices[node] < num_reference and not is_chained:
+        if indices[node] < num_reference and not is_transitive:
             candidates = []
-        similar, has_equal = similarity.find_similar(node, candidates, find_all=is_chained)
+        similar, has_equal = similarity.find_similar(node, candidates, find_all=is_transitive)
         for other in similar:
             _union(parents, node, other)
-        # A text with the signature of another one has no similar texts that the other one has not.
-        if not similar or (is_chained and not has_equal):
+        # A text with the signature of another one is similar to the same texts as the other one.
+        if not similar or (is_transitive and not has_equal):
             for group in own_groups:
                 members.setdefault(group, []).append(node)
     roots = np.array([_find_root(parents, node) for node in range(len(texts))], dtype=np.int64)
@@ -237,12 +242,12 @@ def find_near_duplicates(
     Args:
         signatures: MinHash signatures, [texts, num_perm].
         dedup: Threshold, number of permutations and clustering.
-        skip: Which texts take no part, [texts].
+        skip: Which texts are not compared, [texts].
         text_of: As in `resolve_duplicates`.
         num_reference: As in `resolve_duplicates`.
 
     Returns:
-        The index of that text, or -1; [texts].
+        The index of that text, or -1 if there is none; [texts].
     """
     duplicate_of = np.full(len(signatures), -1, dtype=np.int64)
     for groups in split_into_components(find_candidates(compute_band_keys(signatures, dedup).T, ~skip)):
@@ -253,6 +258,7 @@ def find_near_duplicates(
 
 
 def _find_root(parents: Indices, node: int) -> int:
+    """Find the root of a node in a union-find forest, halving the path to it."""
     while parents[node] != node:
         parents[node] = parents[parents[node]]
         node = int(parents[node])
@@ -260,12 +266,19 @@ def _find_root(parents: Indices, node: int) -> int:
 
 
 def _union(parents: Indices, node: int, other: int) -> None:
+    """Unite the sets of two nodes; the lower root becomes the root of both."""
     node, other = _find_root(parents, node), _find_root(parents, other)
     parents[max(node, other)] = min(node, other)
 
 
 class _Similarity:
-    """Finds texts that are at least as similar as the threshold."""
+    """Finds texts whose Jaccard similarity reaches the threshold: by signatures, and near the threshold by n-grams.
+
+    Args:
+        signatures: Of each node, [nodes, num_perm].
+        dedup: Threshold and n-gram size.
+        text_of: Returns the text of a node; None to compare signatures alone.
+    """
 
     def __init__(self, signatures: Signatures, dedup: Dedup, text_of: Callable[[int], str] | None) -> None:
         self._signatures, self._threshold = signatures, dedup.threshold
@@ -280,10 +293,15 @@ class _Similarity:
         self._ngrams_of = ngrams_of
 
     def find_similar(self, node: int, candidates: Sequence[int], find_all: bool) -> tuple[list[int], bool]:
-        """Find those of `candidates` that are similar to a text, all of them or the most similar one.
+        """Find those of `candidates` that are similar to a node.
+
+        Args:
+            node: The node.
+            candidates: The nodes to compare it with.
+            find_all: Find all similar ones; if false, the most similar one by its signature.
 
         Returns:
-            The similar ones, and whether any candidate has an equal signature.
+            The similar nodes, and whether any candidate has an equal signature.
         """
         if not candidates:
             return [], False

@@ -176,7 +176,7 @@ def check_weights(folder: Path) -> dict[str, TensorEntry]:
         tensors.update(check_safetensors(folder / name))
     absent = [name for name in weight_map if name not in tensors]
     if absent:
-        what = tr("no weight file contains {shorten}", shorten=shorten(absent))
+        what = tr("no weight file contains {names}", names=shorten(absent))
         raise UserError(what, folder / INDEX, copy_again_hint())
     return tensors
 
@@ -209,7 +209,7 @@ def _check_tensors(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]
         raise UserError(what, folder / CONFIG, copy_again_hint()) from error
     missing = [name for name in expected if name not in tensors]
     if missing:
-        what = tr("{count} weights are missing: {shorten}", count=len(missing), shorten=shorten(missing))
+        what = tr("{count} weights are missing: {names}", count=len(missing), names=shorten(missing))
         raise UserError(what, folder, copy_again_hint())
     for name, shape in expected.items():
         entry = tensors[name]
@@ -327,8 +327,8 @@ def missing_weights_error(folder: Path, name: str, index: str) -> UserError:
     pickles = [file for file in _find_pickles(folder) if file not in ("training_args.bin", "optimizer.bin")]
     if pickles:
         what = tr(
-            "the weights are pickled ({shorten}); a pickle can run any code, so it is not opened",
-            shorten=shorten(pickles),
+            "the weights are pickled ({names}); a pickle can run any code, so it is not opened",
+            names=shorten(pickles),
         )
         hint = tr(
             'convert it where you trust it: python -c "from transformers import AutoModelForCausalLM as M; '

@@ -36,7 +36,7 @@ class VllmBackend:
         Raises UserError when nobody listens at `url`, when it is no vLLM, when the key is refused, or when `model` is
         not served.
         """
-        self.url = _base(url)
+        self.url = _strip_api_path(url)
         self._api_key = api_key
         self._chat_template = chat_template
         # No redirection: the key is for this server. No proxy on the way to this machine itself.
@@ -80,7 +80,7 @@ class VllmBackend:
             body["chat_template"] = self._chat_template
         answer = self._ask("/tokenize", body)
         ids = answer.get("tokens") if isinstance(answer, dict) else None
-        if not isinstance(ids, list) or not all(type(number) is int for number in ids):
+        if not isinstance(ids, list) or not all(type(token_id) is int for token_id in ids):
             raise self._not_vllm("/tokenize")
         return ids
 
@@ -104,7 +104,7 @@ class VllmBackend:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             with error:
-                raise self._refused(path, error.code, _told(error)) from error
+                raise self._refused(path, error.code, _read_error_reason(error)) from error
         except TimeoutError as error:
             raise self._silent(where) from error
         except (OSError, HTTPException) as error:
@@ -149,7 +149,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _base(url: str) -> str:
+def _strip_api_path(url: str) -> str:
     """The address without a path that clients of the API give with it."""
     base = url.rstrip("/").removesuffix("/v1")
     parts = urlsplit(base)
@@ -159,8 +159,8 @@ def _base(url: str) -> str:
     return base
 
 
-def _told(error: urllib.error.HTTPError) -> str:
-    """The reason that an answer gives in OpenAI's form, else its first words."""
+def _read_error_reason(error: urllib.error.HTTPError) -> str:
+    """Read why vLLM refused a request: the message of an OpenAI error body, else the start of the body."""
     try:
         text = error.read(100_000).decode("utf-8", "replace")
     except (OSError, HTTPException):

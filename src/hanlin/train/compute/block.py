@@ -84,22 +84,22 @@ class _NormedLinears(torch.autograd.Function):
     ) -> tuple[torch.Tensor, ...]:
         inputs, inverse_rms = norm.forward(hidden_states, linears[0].dtype)
         masks = [linear.dropout_mask(inputs, training) for linear in linears]
-        outs, inners = zip(
+        outs, lora_hiddens = zip(
             *(linear.forward(inputs, mask) for linear, mask in zip(linears, masks, strict=True)), strict=True
         )
         ctx.norm, ctx.linears = norm, linears
-        ctx.save_for_backward(hidden_states, inverse_rms, *inners, *masks)
+        ctx.save_for_backward(hidden_states, inverse_rms, *lora_hiddens, *masks)
         return outs
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden_states, inverse_rms, *rest = ctx.saved_tensors
-        inners, masks = rest[: len(grad_outputs)], rest[len(grad_outputs) :]
+        lora_hiddens, masks = rest[: len(grad_outputs)], rest[len(grad_outputs) :]
         inputs = ctx.norm.recompute(hidden_states, inverse_rms, ctx.linears[0].dtype)
         grad_inputs: torch.Tensor | None = None
         grads: list[torch.Tensor | None] = []
-        for linear, grad_output, inner, mask in zip(ctx.linears, grad_outputs, inners, masks, strict=True):
-            grad_inputs, own = linear.backward(grad_output, inputs, inner, mask, grad_inputs)
+        for linear, grad_output, lora_hidden, mask in zip(ctx.linears, grad_outputs, lora_hiddens, masks, strict=True):
+            grad_inputs, own = linear.backward(grad_output, inputs, lora_hidden, mask, grad_inputs)
             grads += own
         assert grad_inputs is not None
         grad_hidden, grad_norm = ctx.norm.backward(grad_inputs, hidden_states, inverse_rms)
@@ -114,15 +114,15 @@ class _ResidualLinear(torch.autograd.Function):
         ctx: Any, linear: Linear, training: bool, hidden_states: torch.Tensor, inputs: torch.Tensor, *_: torch.Tensor
     ) -> torch.Tensor:
         mask = linear.dropout_mask(inputs, training)
-        out, inner = linear.forward(inputs, mask)
+        out, lora_hidden = linear.forward(inputs, mask)
         ctx.linear = linear
-        ctx.save_for_backward(inputs, inner, mask)
+        ctx.save_for_backward(inputs, lora_hidden, mask)
         return hidden_states + out
 
     @staticmethod
     def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inputs, inner, mask = ctx.saved_tensors
-        grad_inputs, grads = ctx.linear.backward(grad_output.to(inputs.dtype), inputs, inner, mask, None)
+        inputs, lora_hidden, mask = ctx.saved_tensors
+        grad_inputs, grads = ctx.linear.backward(grad_output.to(inputs.dtype), inputs, lora_hidden, mask, None)
         return None, None, grad_output, grad_inputs, *grads
 
 
@@ -215,7 +215,7 @@ def norm_and_project(
     Returns:
         The output [tokens, out_features] of each layer.
     """
-    weights = [weight for linear in linears for weight in linear.trainable_parameters()]
+    weights = [weight for linear in linears for weight in linear.autograd_inputs()]
     return _NormedLinears.apply(norm, linears, training, hidden_states, norm.weight, *weights)
 
 
@@ -230,7 +230,7 @@ def add_projection(hidden_states: torch.Tensor, inputs: torch.Tensor, linear: Li
     """The hidden states [tokens, hidden_size] plus `linear` of `inputs` [tokens, in_features]: the end of attention.
     `training` says whether the adapter drops inputs.
     """
-    return _ResidualLinear.apply(linear, training, hidden_states, inputs, *linear.trainable_parameters())
+    return _ResidualLinear.apply(linear, training, hidden_states, inputs, *linear.autograd_inputs())
 
 
 def feed_forward(hidden_states: torch.Tensor, norm: RMSNorm, linears: Sequence[Linear], training: bool) -> torch.Tensor:
@@ -245,5 +245,5 @@ def feed_forward(hidden_states: torch.Tensor, norm: RMSNorm, linears: Sequence[L
     Returns:
         The new hidden states [tokens, hidden_size].
     """
-    weights = [weight for linear in linears for weight in linear.trainable_parameters()]
+    weights = [weight for linear in linears for weight in linear.autograd_inputs()]
     return _FeedForward.apply(norm, linears, training, hidden_states, norm.weight, *weights)

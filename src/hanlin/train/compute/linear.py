@@ -1,4 +1,4 @@
-"""Linear layers with their gradients written out: plain, quantized, and with LoRA or DoRA adapters.
+"""Linear layers with explicit backward passes: plain, quantized, and with LoRA or DoRA adapters.
 
 Shapes: inputs [tokens, in_features], outputs [tokens, out_features], lora_A [rank, in_features], lora_B [out_features,
 rank].
@@ -17,10 +17,13 @@ class Linear:
     """y = W x + b + scaling · B A x, with A and B those of a LoRA adapter (Hu et al. 2021, arXiv:2106.09685, eq. 3).
 
     Attributes:
-        weight, bias, lora_A, lora_B: The tensors as they are kept; all but `weight` may be None.
-        scaling: What B A x is multiplied with.
-        dropout: The probability with which an input of the adapter is dropped.
-        compute_weight: `weight` in the dtype that a step computes in, as of the last `refresh`.
+        weight: [out_features, in_features], in its storage dtype.
+        bias: [out_features], or None.
+        lora_A: [rank, in_features], or None without an adapter.
+        lora_B: [out_features, rank], or None without an adapter.
+        scaling: Factor of B A x.
+        dropout: Probability that an input of the adapter is set to 0 in training.
+        compute_weight: `weight` in the compute dtype, as of the last `refresh`.
     """
 
     def __init__(
@@ -37,14 +40,14 @@ class Linear:
         self.scaling, self.dropout = scaling, dropout
         self.compute_weight: torch.Tensor = weight.detach()
 
-    def trainable_parameters(self) -> list[torch.Tensor]:
-        """The tensors that `backward` returns gradients of, in its order."""
-        return [part for part in (self.weight, self.bias, self.lora_A, self.lora_B) if part is not None]
+    def autograd_inputs(self) -> list[torch.Tensor]:
+        """The tensors that autograd must see, frozen ones included, in the order of the gradients of `backward`."""
+        return [tensor for tensor in (self.weight, self.bias, self.lora_A, self.lora_B) if tensor is not None]
 
     def refresh(self, dtype: torch.dtype) -> None:
-        """Cast the weights, as the last step left them, to the dtype that the next step computes in."""
-        stale = self.compute_weight.dtype != dtype or self.compute_weight.device != self.weight.device
-        if self.weight.requires_grad or stale:
+        """Cast the weights to `dtype`, the compute dtype; needed after each optimizer step."""
+        is_stale = self.compute_weight.dtype != dtype or self.compute_weight.device != self.weight.device
+        if self.weight.requires_grad or is_stale:
             self.compute_weight = self.weight.detach().to(dtype)
         self.dtype = dtype
         self._refresh_adapter(dtype)
@@ -55,26 +58,26 @@ class Linear:
         self._lora_B = None if self.lora_B is None else self.lora_B.detach().to(dtype)
 
     def forward(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Project `inputs`.
+        """Compute the outputs of the layer.
 
         Args:
             inputs: [tokens, in_features].
-            mask: `dropout_mask` of the inputs.
+            mask: The `dropout_mask` of the inputs, [tokens, in_features], or None.
 
         Returns:
-            The outputs [tokens, out_features], and A x [tokens, rank], which `backward` needs; None without adapter.
+            The outputs [tokens, out_features], and A x [tokens, rank] for `backward`, None without an adapter.
         """
         out = functional.linear(inputs, self.compute_weight, self._bias)
         if self._lora_A is None or self._lora_B is None:
             return out, None
-        inner = (inputs if mask is None else inputs * mask) @ self._lora_A.T
-        return out.addmm_(inner, self._lora_B.T, alpha=self.scaling), inner
+        lora_hidden = (inputs if mask is None else inputs * mask) @ self._lora_A.T
+        return out.addmm_(lora_hidden, self._lora_B.T, alpha=self.scaling), lora_hidden
 
     def backward(
         self,
         grad_output: torch.Tensor,
         inputs: torch.Tensor,
-        inner: torch.Tensor | None,
+        lora_hidden: torch.Tensor | None,
         mask: torch.Tensor | None,
         grad_inputs: torch.Tensor | None,
     ) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
@@ -82,13 +85,13 @@ class Linear:
 
         Args:
             grad_output: [tokens, out_features].
-            inputs: What `forward` read.
-            inner: The second value that `forward` returned.
-            mask: The mask that `forward` got.
-            grad_inputs: A gradient of the inputs to add to, in place; None to begin one.
+            inputs: The inputs of `forward`, [tokens, in_features].
+            lora_hidden: The second result of `forward`, [tokens, rank], or None.
+            mask: The mask that `forward` was called with.
+            grad_inputs: Gradient of the inputs to accumulate into, in place, [tokens, in_features]; None for a new one.
 
         Returns:
-            The gradient of the inputs [tokens, in_features], and those of `trainable_parameters()`.
+            The gradient of the inputs [tokens, in_features], and those of `autograd_inputs()`: None if frozen.
         """
         grad_inputs = (
             grad_output @ self.compute_weight
@@ -100,27 +103,40 @@ class Linear:
             grads = [(grad_output.T @ inputs).to(self.weight.dtype)]
         if self.bias is not None:
             grads.append(grad_output.sum(0, dtype=torch.float32) if self.bias.requires_grad else None)
-        if self._lora_A is None or self._lora_B is None or inner is None:
+        if self._lora_A is None or self._lora_B is None or lora_hidden is None:
             return grad_inputs, grads
-        grad_inner = (grad_output @ self._lora_B).mul_(self.scaling)
-        masked = inputs if mask is None else inputs * mask
-        grads += [(grad_inner.T @ masked).float(), (grad_output.T @ inner).float().mul_(self.scaling)]
+        grad_lora_hidden = (grad_output @ self._lora_B).mul_(self.scaling)
+        dropped_inputs = inputs if mask is None else inputs * mask
+        grads += [
+            (grad_lora_hidden.T @ dropped_inputs).float(),
+            (grad_output.T @ lora_hidden).float().mul_(self.scaling),
+        ]
         if mask is None:
-            grad_inputs.addmm_(grad_inner, self._lora_A)
+            grad_inputs.addmm_(grad_lora_hidden, self._lora_A)
         else:
-            grad_inputs += (grad_inner @ self._lora_A).mul_(mask)
+            grad_inputs += (grad_lora_hidden @ self._lora_A).mul_(mask)
         return grad_inputs, grads
 
     def dropout_mask(self, inputs: torch.Tensor, training: bool) -> torch.Tensor | None:
-        """A mask of the adapter's inputs, 0 or 1 / (1 - dropout) each; None if nothing is dropped."""
+        """Draw a dropout mask of the adapter's inputs, [tokens, in_features], each element 0 or 1 / (1 - dropout).
+
+        Returns None if nothing is dropped: not training, no dropout, or no adapter.
+        """
         if not training or not self.dropout or self.lora_A is None:
             return None
         return functional.dropout(torch.ones_like(inputs), self.dropout)
 
 
 class QuantizedLinear(Linear):
-    """A linear layer whose frozen weight is kept in few bits and dequantized each time that it is used, so that no
-    more than one is there at once.
+    """A linear layer with a frozen quantized weight, as in QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
+
+    The weight is dequantized for each matrix product and freed after it, so that at most one dequantized weight is in
+    memory at a time.
+
+    Args:
+        quantized: The quantized weight, in the layout of its library.
+        dequantize: Returns the weight [out_features, in_features] in a dtype.
+        bias, lora_A, lora_B, scaling, dropout: As in `Linear`.
     """
 
     def __init__(
@@ -143,7 +159,7 @@ class QuantizedLinear(Linear):
 
     @compute_weight.setter
     def compute_weight(self, weight: torch.Tensor) -> None:
-        """Nothing is kept."""
+        """Ignore the assignment in `Linear.__init__`: the weight is computed when it is read."""
 
     def refresh(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -151,20 +167,25 @@ class QuantizedLinear(Linear):
 
 
 class DoraLinear(Linear):
-    """DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): the rows of W + scaling · B A, brought to trained magnitudes.
+    """DoRA (Liu et al. 2024, arXiv:2402.09353, eq. 5): W + scaling · B A with its rows scaled to trainable magnitudes.
 
-    Gradients treat the rows' present norms as constants (section 4.3 there). The weight is merged anew for each
-    micro-batch and its full gradient taken apart by autograd: correct, but about as slow as training all weights.
+    Gradients treat the norms of the rows as constants (section 4.3 there). The weight is merged for each micro-batch,
+    and autograd propagates its full gradient to A, B and the magnitudes: correct, but about as slow as training all
+    weights.
+
+    Args:
+        base: The layer with its LoRA adapter.
+        magnitude: Norms that the rows are scaled to, [out_features].
     """
 
     def __init__(self, base: Linear, magnitude: nn.Parameter) -> None:
-        """`base` with its adapter; `magnitude` [out_features]."""
         super().__init__(base.weight, base.bias)
-        self._parts = (base.weight, base.lora_A, base.lora_B, magnitude)
+        self._merge_inputs = (base.weight, base.lora_A, base.lora_B, magnitude)
         self._base_scaling = base.scaling
 
-    def trainable_parameters(self) -> list[torch.Tensor]:
-        weight, lora_A, lora_B, magnitude = self._parts
+    def autograd_inputs(self) -> list[torch.Tensor]:
+        """Merge the adapter into the weight, which `forward` then uses; returns the merged weight, and the bias."""
+        weight, lora_A, lora_B, magnitude = self._merge_inputs
         assert lora_A is not None and lora_B is not None
         merged = weight.detach().float() + self._base_scaling * (lora_B @ lora_A)
         row_scales = magnitude / merged.detach().norm(dim=1)

@@ -1,4 +1,4 @@
-"""Packed samples, and the tensors that go through the model at once."""
+"""The packed dataset, and its collation into the micro-batches that the model is run on."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hanlin.train.dataset.encoded import EncodedRecords, Segment
 from hanlin.train.dataset.packing import pack, pack_documents
 
 PAD_MULTIPLE = 256
-"""A micro-batch is padded to a multiple of this: every new shape costs new kernels (2 ms for each matrix product in
-bfloat16 on a CPU)."""
+"""The tokens of a micro-batch are padded to a multiple of this, or of a quarter of it if there are no more than this:
+every new shape costs new kernels (2 ms for each matrix product in bfloat16 on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What goes through the model at once: documents end to end, then padding as one more document.
+    """The tensors of one forward and backward pass: documents end to end, then padding as one more document.
 
-    Two documents, the first a question 5 6 with the answer 7 8, the second a plain text 3 4:
+    Two documents, the first a question 5 6 with the answer 7 8, the second a plain text 3 4, and two tokens of padding:
 
-        input_ids           5 6 7 3 0 0     the last token of each document is only predicted
-        position_ids        0 1 2 0 0 1     they begin anew with every document; the last two are padding
-        target_positions    1 2 3           hidden states whose next token is learned
+        input_ids           5 6 7 3 0 0     the last token of a document is a target only
+        position_ids        0 1 2 0 0 1     they restart at 0 with every document, padding included
+        target_positions    1 2 3           positions whose next token is a target
         targets             7 8 4
         target_counts       (2, 1)
 
@@ -34,12 +34,12 @@ class MicroBatch:
         input_ids: Token ids, int64 [1, padded tokens].
         position_ids: Positions within the documents, int64 [1, padded tokens].
         target_positions: Indices into `input_ids`, int64 [n], in the order of the segments; a position occurs twice if
-            two answers follow one prompt.
-        targets: The token id to predict at each of these, int64 [n].
-        target_counts: Targets of each segment.
-        documents: The documents, as attention needs them.
-        sample_indices: The samples of the dataset that the micro-batch holds.
-        tokens: Tokens without padding.
+            two answers follow one shared prompt.
+        targets: The token id to predict at each target position, int64 [n].
+        target_counts: Number of targets of each segment, [segments].
+        documents: The boundaries of the documents, for attention.
+        sample_indices: Indices of the samples in the dataset, in the order of the micro-batch.
+        tokens: Number of tokens without padding.
     """
 
     input_ids: torch.Tensor
@@ -52,7 +52,7 @@ class MicroBatch:
     tokens: int
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same on a device; itself on a CPU."""
+        """Return a copy with its tensors on `device`; the micro-batch itself if the device is a CPU."""
         if device.type == "cpu":
             return self
         return replace(
@@ -66,13 +66,13 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class PackedDataset:
-    """Samples over encoded records: packed rows, or preference pairs that stay together.
+    """Encoded records grouped into samples: packed rows, or single records such as preference pairs.
 
     Attributes:
-        encoded: The token ids.
-        samples: Each a list of segments.
-        shared_lengths: For each example, how many positions at its start it has in common with the one before it in its
-            sample [examples]: these go through the model once. Empty if none has any.
+        encoded: Token ids and loss masks of all examples.
+        samples: The segments of each sample, [samples][segments].
+        shared_lengths: For each example, how many positions at its start equal those of the example before it in its
+            sample, int64 [examples]; the model computes these once. Empty if no prompt is shared.
     """
 
     encoded: EncodedRecords
@@ -81,30 +81,37 @@ class PackedDataset:
 
     @classmethod
     def pack_examples(cls, encoded: EncodedRecords, max_seq_length: int) -> PackedDataset:
-        """Pack whole examples into rows; none is cut."""
+        """Pack whole examples into rows of at most `max_seq_length` positions, by best fit decreasing (see `pack`).
+
+        Raises:
+            UserError: An example is longer than a row.
+        """
         lengths = encoded.lengths.tolist()
         rows = pack(lengths, max_seq_length)
         return cls(encoded, [[Segment(index, 0, lengths[index]) for index in row] for row in rows])
 
     @classmethod
     def pack_documents(cls, encoded: EncodedRecords, max_seq_length: int) -> PackedDataset:
-        """Pack documents of any length into rows; one is cut where a row is full."""
+        """Pack documents of any length into rows of `max_seq_length` positions, cutting a document if a row is full."""
         rows = pack_documents(encoded.lengths.tolist(), max_seq_length)
-        return cls(encoded, [[Segment(*part) for part in row] for row in rows])
+        return cls(encoded, [[Segment(*bounds) for bounds in row] for row in rows])
 
     @classmethod
     def from_records(cls, encoded: EncodedRecords, share_prompt: bool = True) -> PackedDataset:
         """Make each record a sample of its own, with all its examples.
 
         Args:
-            encoded: Records of one example, or of two (pairs).
-            share_prompt: The second answer of a pair follows the prompt of the first, which goes through the model
-                once; otherwise it brings its own.
+            encoded: Records of one example each, or of two (preference pairs).
+            share_prompt: Compute the common prompt of a pair once, for both answers; if false, each answer has its own
+                copy of it.
+
+        Returns:
+            A dataset with one sample for each record, in their order.
         """
         lengths = encoded.lengths.tolist()
         width = encoded.width
         firsts = range(0, len(lengths), width)
-        samples = [[Segment(i, 0, lengths[i]) for i in range(first, first + width)] for first in firsts]
+        samples = [[Segment(index, 0, lengths[index]) for index in range(first, first + width)] for first in firsts]
         return cls(encoded, samples, _shared_prefix_lengths(encoded) if share_prompt and width == 2 else ())
 
     def _shared_length(self, segment: Segment) -> int:
@@ -112,21 +119,32 @@ class PackedDataset:
 
     @cached_property
     def sample_lengths(self) -> np.ndarray:
-        """Tokens of each sample, int64 [samples]."""
+        """Tokens that the model reads for each sample, a shared prompt once, int64 [samples]."""
         return np.asarray(
-            [sum(part.end - part.start - self._shared_length(part) for part in sample) for sample in self.samples],
+            [
+                sum(segment.end - segment.start - self._shared_length(segment) for segment in sample)
+                for sample in self.samples
+            ],
             dtype=np.int64,
         )
 
     @cached_property
     def target_tokens(self) -> int:
-        """Tokens that are learned when every sample is seen once."""
+        """Number of targets of one epoch."""
         first = self.encoded.starts[:-1]  # the first token of an example is never a target
         mask = self.encoded.loss_mask
         return int(mask[: int(self.encoded.starts[-1])].sum() - mask[first].sum())
 
     def micro_batches(self, indices: Sequence[int] | np.ndarray, micro_batch_tokens: int) -> Iterator[MicroBatch]:
-        """Collate samples into micro-batches of at most `micro_batch_tokens`, or of one sample that is longer."""
+        """Collate samples into micro-batches, in the order of `indices`.
+
+        Args:
+            indices: Indices of the samples, [n].
+            micro_batch_tokens: Most tokens of a micro-batch, without padding; a longer sample is a micro-batch alone.
+
+        Yields:
+            Micro-batches of consecutive samples.
+        """
         batch: list[int] = []
         tokens = 0
         for index in indices:
@@ -139,7 +157,14 @@ class PackedDataset:
             yield self.collate(batch)
 
     def collate(self, indices: Sequence[int]) -> MicroBatch:
-        """Lay the documents of samples end to end and pad them."""
+        """Concatenate the documents of samples and pad them.
+
+        Args:
+            indices: Indices of the samples, at least one.
+
+        Returns:
+            Their micro-batch, with tensors on the CPU.
+        """
         segments = [segment for index in indices for segment in self.samples[index]]
         lengths = [segment.end - segment.start for segment in segments]
         shared = [self._shared_length(segment) for segment in segments]
@@ -169,16 +194,24 @@ class PackedDataset:
         )
 
     def record_ids(self, indices: Sequence[int]) -> list[str]:
-        """Ids of the records that these samples hold."""
+        """Return the ids of the records of these samples, one for each segment, to name them in messages."""
         width = self.encoded.width
-        return self.encoded.record_ids(part.example // width for index in indices for part in self.samples[index])
+        return self.encoded.record_ids(segment.example // width for index in indices for segment in self.samples[index])
 
 
 def _shared_prefix_lengths(encoded: EncodedRecords) -> np.ndarray:
-    """For each example of pairs, the positions at its start that read what those of the other answer read.
+    """Compute how many positions at its start each second example of a pair has in common with the first.
 
-    It is 0 for the first of a pair; for the second as many tokens as both begin with, but no more than either has
-    positions: of the tokens 5 6 7 8 and 5 6 9, the second example shares 2.
+    A position is a token that the model reads, so the last token of an example has none:
+
+        ids of a pair    5 6 7 8 and 5 6 9    ->  0 2
+        ids of a pair    5 6 7 and 5 6 7      ->  0 2
+
+    Args:
+        encoded: Records of two examples each.
+
+    Returns:
+        int64 [examples]; 0 for the first example of each pair.
     """
     shared = np.zeros(len(encoded.starts) - 1, dtype=np.int64)
     bounds = encoded.starts.tolist()

@@ -14,23 +14,24 @@ from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.packed import MicroBatch, PackedDataset
 
 EXACT_TOLERANCE = 1e-12
-"""How far a first loss may be off whose reference was measured in the same micro-batches: sums of float64 alone
-differ."""
+"""Tolerance of the first loss if policy and reference were computed in the same micro-batches: only the order of
+float64 sums differs."""
 INEXACT_TOLERANCE = 1e-3
-"""The same if a micro-batch may give other numbers the next time."""
+"""The same if the computation of a micro-batch is not deterministic."""
 ROUNDING_TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
-"""The same if it was measured in other micro-batches, for a `beta` of 0.1 or less; a greater one magnifies rounding."""
+"""By compute dtype: the same if the reference was computed in other micro-batches, for a `beta` of 0.1 or less; a
+greater one magnifies rounding."""
 MAX_MEAN_LOGPROB = -1e-6
-"""Mean log-probabilities count as at most this: the odds of a certain answer are infinite."""
+"""Mean log-probabilities are clamped to this: at 0 the odds of an answer would be infinite."""
 
 
 class AnswerLogprobs(NamedTuple):
-    """Log-probabilities of answers, both tensors [pairs, 2] with the chosen answer first, or [answers].
+    """Log-probabilities of answers. Both tensors are [pairs, 2], chosen answer first, or [answers].
 
     Attributes:
-        sums: Summed over the tokens of each answer, float64: a sum over a long answer is some thousands, where float32
-            has steps of half a thousandth, and what counts is how little it differs from the reference.
-        lengths: Tokens of each answer, float64.
+        sums: Sum over the tokens of each answer, float64: the sum of a long answer is some thousands, where float32 has
+            steps of half a thousandth, and the loss depends on its small difference from the reference.
+        lengths: Number of tokens of each answer, float64.
     """
 
     sums: torch.Tensor
@@ -38,36 +39,37 @@ class AnswerLogprobs(NamedTuple):
 
     @property
     def means(self) -> torch.Tensor:
+        """Log-probability per token of each answer, in the shape of `sums`."""
         return self.sums / self.lengths
 
 
 def compute_answer_logprobs(model: TrainModel, batch: MicroBatch) -> AnswerLogprobs:
-    """The log-probabilities of the targets of each example of a micro-batch, [examples]."""
+    """Compute the log-probabilities of the targets of each segment of a micro-batch, [segments]."""
     logprobs = model.token_logprobs(batch).double()
-    sums = torch.stack([part.sum() for part in logprobs.split(list(batch.target_counts))])
+    sums = torch.stack([answer.sum() for answer in logprobs.split(list(batch.target_counts))])
     return AnswerLogprobs(sums, torch.tensor(batch.target_counts, dtype=sums.dtype, device=sums.device))
 
 
 def compute_pair_logprobs(model: TrainModel, batch: MicroBatch) -> AnswerLogprobs:
-    """The same for a micro-batch of pairs, [pairs, 2]."""
+    """Compute the log-probabilities of both answers of each pair of a micro-batch, [pairs, 2]."""
     logprobs = compute_answer_logprobs(model, batch)
     return AnswerLogprobs(logprobs.sums.view(-1, 2), logprobs.lengths.view(-1, 2))
 
 
 @torch.no_grad()
-def compute_logprobs(
+def compute_dataset_logprobs(
     model: TrainModel, dataset: PackedDataset, indices: Sequence[int] | np.ndarray, micro_batch_tokens: int
 ) -> AnswerLogprobs:
-    """The log-probabilities of all answers of some samples, without gradient and dropout.
+    """Compute the log-probabilities of all answers of some samples, without gradient and dropout.
 
     Args:
         model: The model.
-        dataset: The samples.
-        indices: Which of them [n].
-        micro_batch_tokens: The most tokens of a micro-batch.
+        dataset: One record in each sample.
+        indices: Indices of the samples, [n], each once.
+        micro_batch_tokens: Most tokens of a micro-batch.
 
     Returns:
-        [n, answers of a sample], in the order of `indices`.
+        Both tensors [n, answers of a record], in the order of `indices`.
     """
     row_of = {int(index): row for row, index in enumerate(indices)}
     sums = torch.zeros((len(row_of), dataset.encoded.width), dtype=torch.float64, device=model.device)
@@ -83,19 +85,25 @@ def compute_logprobs(
 
 
 class ExpectedLoss(NamedTuple):
-    """The first loss of a policy that equals its reference.
+    """The loss before the first optimizer step, at which the policy equals its reference.
 
     Attributes:
-        value: The number.
-        formula: How it is written.
+        value: The loss, such as 0.693.
+        formula: The same as a formula for messages, such as `log 2`.
     """
 
     value: float
     formula: str
 
     def check(self, loss: float, tolerance: float) -> None:
-        """Raise UserError if the first loss differs by more than `tolerance`, relative to the value if that is greater
-        than 1.
+        """Check the loss of the first step.
+
+        Args:
+            loss: The loss that was computed.
+            tolerance: Largest difference, relative to `value` if that is greater than 1.
+
+        Raises:
+            UserError: It differs by more, or is NaN.
         """
         if not abs(loss - self.value) <= tolerance * max(1.0, self.value):
             raise UserError(
@@ -111,5 +119,5 @@ class ExpectedLoss(NamedTuple):
 
 
 def first_loss_tolerance(model: TrainModel, beta: float) -> float:
-    """How far a first loss may be off whose reference was measured in other micro-batches."""
+    """Return the tolerance of the first loss if the reference was computed in other micro-batches."""
     return ROUNDING_TOLERANCES[model.dtype] * max(1.0, 10 * beta)

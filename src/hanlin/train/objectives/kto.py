@@ -16,7 +16,7 @@ from hanlin.train.objectives.answer_logprobs import (
     INEXACT_TOLERANCE,
     ExpectedLoss,
     compute_answer_logprobs,
-    compute_logprobs,
+    compute_dataset_logprobs,
     first_loss_tolerance,
 )
 from hanlin.train.objectives.base import AllReduceSum, LossSum, Objective
@@ -64,7 +64,7 @@ class Kto(Objective):
         self, model: TrainModel, indices: np.ndarray, micro_batch_tokens: int, all_reduce_sum: AllReduceSum
     ) -> Self:
         """With the reference point of the step, measured without dropout."""
-        mismatched = compute_logprobs(model, self.mismatched, indices, micro_batch_tokens).sums[:, 0]
+        mismatched = compute_dataset_logprobs(model, self.mismatched, indices, micro_batch_tokens).sums[:, 0]
         return self._with_reference_point(mismatched, indices, all_reduce_sum)
 
     def calibrate_reference(
@@ -77,7 +77,7 @@ class Kto(Objective):
     ) -> Self:
         """As `Dpo.calibrate_reference`; the reference point is measured, too."""
         answers, mismatched = (
-            compute_logprobs(model, samples, indices, micro_batch_tokens).sums[:, 0]
+            compute_dataset_logprobs(model, samples, indices, micro_batch_tokens).sums[:, 0]
             for samples in (dataset, self.mismatched)
         )
         objective = self._with_reference_point(mismatched, indices, all_reduce_sum)

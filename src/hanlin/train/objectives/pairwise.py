@@ -23,7 +23,7 @@ from hanlin.train.objectives.answer_logprobs import (
     MAX_MEAN_LOGPROB,
     AnswerLogprobs,
     ExpectedLoss,
-    compute_logprobs,
+    compute_dataset_logprobs,
     compute_pair_logprobs,
     first_loss_tolerance,
 )
@@ -115,7 +115,7 @@ class Dpo(PairObjective):
         Matrix products of other shapes round differently; so a policy that equals its reference starts at the expected
         loss to the last bit. What was measured before has to be the same but for such rounding.
         """
-        logprobs = compute_logprobs(model, dataset, indices, micro_batch_tokens)
+        logprobs = compute_dataset_logprobs(model, dataset, indices, micro_batch_tokens)
         rewards = self.rewards(logprobs, tuple(indices))
         loss = mean_over_processes(self.losses(rewards[:, 0] - rewards[:, 1]), all_reduce_sum)
         self.expected_first_loss.check(loss, first_loss_tolerance(model, self.beta))

@@ -20,7 +20,7 @@ from hanlin.core.progress import Progress
 from hanlin.train.compute.model import TrainModel
 from hanlin.train.dataset.encoded import EncodedRecords
 from hanlin.train.dataset.packed import PackedDataset
-from hanlin.train.objectives.answer_logprobs import compute_logprobs
+from hanlin.train.objectives.answer_logprobs import compute_dataset_logprobs
 
 if TYPE_CHECKING:
     from hanlin.train.distributed.context import DistContext
@@ -63,7 +63,7 @@ def compute_reference_logprobs(
         dist.all_reduce_sum([exists])
         if float(exists) < dist.world_size:
             logprobs = torch.zeros((len(indices), dataset.encoded.width), dtype=torch.float64, device=dist.device)
-            logprobs[dist.rank :: dist.world_size] = compute_logprobs(
+            logprobs[dist.rank :: dist.world_size] = compute_dataset_logprobs(
                 model, dataset, indices[dist.rank :: dist.world_size], micro_batch_tokens
             ).sums
             dist.all_reduce_sum([logprobs])
