@@ -146,11 +146,11 @@ def test_a_checkpoint_copies_as_many_bytes_as_estimated(
         *(value for state in saved.optimizer_state["state"].values() for value in state.values()),
     ]
     held = sum(value.nbytes for value in tensors if isinstance(value, torch.Tensor) and value.numel() > 1)
-    foretold = setup_of(shape, settings)
-    assert foretold.checkpoint() == pytest.approx(held, rel=0.001)
+    estimated = setup_of(shape, settings)
+    assert estimated.checkpoint() == pytest.approx(held, rel=0.001)
     if method == "full":
-        assert foretold.checkpoint() == 12 * foretold.trained.total
-    assert foretold.memory().parts["checkpoint"] == foretold.checkpoint()
+        assert estimated.checkpoint() == 12 * estimated.trained.total
+    assert estimated.memory().parts["checkpoint"] == estimated.checkpoint()
     assert setup_of(shape, settings, machine=Machine(gpu=True)).memory().parts["checkpoint"] == 0
 
 
@@ -191,9 +191,9 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model.loss_sum(batch)
-    foretold = setup_of(shape, settings, machine=Machine(precision))
-    assert foretold.batch.documents == (128.0,)
-    assert foretold.activations() == pytest.approx(sum(kept.values()), rel=0.1)
+    estimated = setup_of(shape, settings, machine=Machine(precision))
+    assert estimated.batch.documents == (128.0,)
+    assert estimated.activations() == pytest.approx(sum(kept.values()), rel=0.1)
     loss.backward()
 
 

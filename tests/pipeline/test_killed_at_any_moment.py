@@ -1,4 +1,4 @@
-"""The road survives kill -9: whatever moment it is killed at, the next run goes on and ends with the same bytes."""
+"""The pipeline survives kill -9: whatever moment it is killed at, the next run goes on and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "tests" / "recipes" / "short_road.yaml"
+RECIPE = ROOT / "tests" / "recipes" / "short_pipeline.yaml"
 KILLS = 20
 
 
@@ -46,7 +46,7 @@ def visible_artifacts_are_whole(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_road_killed_at_twenty_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_pipeline_killed_at_twenty_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
     seed = int(os.environ.get("HANLIN_KILL_SEED", random.SystemRandom().randrange(10**6)))
     print(f"HANLIN_KILL_SEED={seed}")
     moments = random.Random(seed)

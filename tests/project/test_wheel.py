@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "tests" / "recipes" / "short_road.yaml"
+RECIPE = ROOT / "tests" / "recipes" / "short_pipeline.yaml"
 
 
 def run(*command: object, **options: object) -> str:

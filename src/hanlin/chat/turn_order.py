@@ -18,39 +18,39 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     in a row, as people do.
     """
     before: str | None = None
-    for place, message in enumerate(messages, start=1):
+    for number, message in enumerate(messages, start=1):
         allowed = NEXT_ROLES[before]
         if prompt and before == "user":
             allowed += ("user",)
         if message.role not in allowed or not isinstance(message.text, str) or not is_valid_unicode(message.text):
-            _refuse(message, before, allowed, _seat(where, place))
+            _refuse(message, before, allowed, _locate(where, number))
         before = CALLING if message.tool_calls else message.role
     last = messages[-1].role if messages else None
     if last not in (("user", "tool") if prompt else ("assistant",)):
-        raise _wrong_end(last, prompt, _seat(where, len(messages)))
+        raise _wrong_end(last, prompt, _locate(where, len(messages)))
 
 
-def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], seat: str) -> NoReturn:
+def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], location: str) -> NoReturn:
     if message.role not in ROLES:
         what = tr("there is no role {role!r}", role=message.role)
-        raise UserError(what, seat, did_you_mean(str(message.role), ROLES))
+        raise UserError(what, location, did_you_mean(str(message.role), ROLES))
     if not isinstance(message.text, str):
         kind = type(message.text).__name__
         what = tr("the text of a turn must be text, not {kind}", kind=kind)
-        raise UserError(what, seat, tr("write several turns as several messages"))
-    check_text(message.text, seat)
-    raise _out_of_order(message.role, before, allowed, seat)
+        raise UserError(what, location, tr("write several turns as several messages"))
+    check_text(message.text, location)
+    raise _out_of_order(message.role, before, allowed, location)
 
 
-def _seat(where: str | None, place: int) -> str:
-    seat = tr("message {place}", place=place)
-    return seat if where is None else f"{where}: {seat}"
+def _locate(where: str | None, number: int) -> str:
+    location = tr("message {number}", number=number)
+    return location if where is None else f"{where}: {location}"
 
 
-def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], seat: str) -> UserError:
+def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], location: str) -> UserError:
     if role == "system":
         hint = tr("keep one system text and put it first")
-        return UserError(tr("a second or late system text"), seat, hint)
+        return UserError(tr("a second or late system text"), location, hint)
     after = tr("at the beginning") if before is None else tr("after {before}", before=before)
     if role == "assistant" and before == "assistant":
         hint = tr("join the two answers into one")
@@ -58,14 +58,14 @@ def _out_of_order(role: str, before: str | None, allowed: tuple[str, ...], seat:
         hint = tr("give the result of the call as a `tool` turn")
     else:
         hint = tr("allowed here: {allowed}", allowed=join_list(allowed))
-    return UserError(tr("a turn of {role} {after}", role=role, after=after), seat, hint)
+    return UserError(tr("a turn of {role} {after}", role=role, after=after), location, hint)
 
 
-def _wrong_end(last: str | None, prompt: bool, seat: str) -> UserError:
+def _wrong_end(last: str | None, prompt: bool, location: str) -> UserError:
     if last is None:
-        return UserError(tr("there are no turns"), seat)
+        return UserError(tr("there are no turns"), location)
     if prompt:
         hint = tr("end with the user's question or a tool's result")
-        return UserError(tr("a prompt ends with {last}", last=last), seat, hint)
+        return UserError(tr("a prompt ends with {last}", last=last), location, hint)
     hint = tr("drop the last turn or add its answer: only answers are learned")
-    return UserError(tr("the conversation ends with {last}", last=last), seat, hint)
+    return UserError(tr("the conversation ends with {last}", last=last), location, hint)

@@ -168,8 +168,8 @@ class TrainingSetup:
         packed = PACKED[lora.quantization] if lora is not None and lora.quantization is not None else float(number)
         kept = trained.matrices * (4 + copies) + (body - trained.matrices) * packed
         tables = [trained.embeddings] if shape.tied else [trained.embeddings, trained.head]
-        for place, table in enumerate(tables):
-            is_head = place == 1 or shape.tied
+        for index, table in enumerate(tables):
+            is_head = index == 1 or shape.tied
             if not table:
                 kept += shape.table * number
             elif lora is None:

@@ -106,16 +106,16 @@ def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> 
 def score_samples(loaded: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
     """One row for each sample: its language, its lengths, and −log p of its spans in nats."""
     cut = [
-        (place, pair)
-        for place, sample in enumerate(samples)
+        (position, pair)
+        for position, sample in enumerate(samples)
         for start, stop in sample.spans
         for pair in split_windows(sample.ids, start, stop, window, stride)
     ]
     scores = loaded.engine.score([pair for _, pair in cut])
     nats, tokens = [0.0] * len(samples), [0] * len(samples)
-    for (place, (_, scored)), score in zip(cut, scores, strict=True):
-        nats[place] -= score.logprob
-        tokens[place] += len(scored)
+    for (position, (_, scored)), score in zip(cut, scores, strict=True):
+        nats[position] -= score.logprob
+        tokens[position] += len(scored)
     rows = []
     for sample, value, count in zip(samples, nats, tokens, strict=True):
         if not math.isfinite(value):
@@ -149,10 +149,10 @@ def split_windows(
     Yields:
         (context, scored) pairs. The context begins with the first id of all, whatever is left out after it.
     """
-    for place in range(start, stop, stride):
-        end = min(stop, place + stride)
+    for position in range(start, stop, stride):
+        end = min(stop, position + stride)
         first = max(1, end - window + 1)
-        yield (ids[0], *ids[first:place]), tuple(ids[place:end])
+        yield (ids[0], *ids[first:position]), tuple(ids[position:end])
 
 
 def limit_characters(records: Iterable[ScoredRecord], limit: int | None) -> Iterator[ScoredRecord]:

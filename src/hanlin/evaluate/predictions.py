@@ -117,8 +117,8 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     settings = {"format": "text_lines"} if Path(data.name.removesuffix(".gz")).suffix in (".txt", ".text") else {}
     prompts: list[Prompt] = []
     for file in find_files([str(data)], settings).files:
-        with InputFile(file.path) as tape:
-            for row in read_rows(file, detect_layout(file), tape):
+        with InputFile(file.path) as input_file:
+            for row in read_rows(file, detect_layout(file), input_file):
                 found = list(_questions_of(row))
                 wrong = next((item for item in found if isinstance(item, Drop)), None)
                 if wrong is not None or not found:
@@ -184,20 +184,20 @@ def _answers(
 
     def answered(chunk: Sequence[int]) -> list[Row]:
         requests = [
-            GenerationRequest(encoded[place][0], stops, replace(base, seed=(seed + place) % 2**32)) for place in chunk
+            GenerationRequest(encoded[index][0], stops, replace(base, seed=(seed + index) % 2**32)) for index in chunk
         ]
         part = _ChunkProgress(progress, chunk[0], len(prompts))
         replies = model.engine.generate(requests, part)
         return [
             {
-                "id": place + 1,
-                "Input": prompts[place].text,
+                "id": index + 1,
+                "Input": prompts[index].text,
                 "Output": model.tokenizer.decode(reply.ids),
                 "finish": reply.finish_reason,
                 "tokens": len(reply.ids),
-                **({"cut": encoded[place][1]} if encoded[place][1] else {}),
+                **({"cut": encoded[index][1]} if encoded[index][1] else {}),
             }
-            for place, reply in zip(chunk, replies, strict=True)
+            for index, reply in zip(chunk, replies, strict=True)
         ]
 
     return process_in_chunks(places, _CHUNK_SIZE, scratch, answered, progress, unit=tr("answers"))

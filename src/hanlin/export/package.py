@@ -54,12 +54,12 @@ def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict
     places = {path: out / _place(settings, source, path) for path in _weights(source)}
     with catch_full_disk(out):
         check_free_space(out, sum(path.stat().st_size for path in places))
-        for done, (path, place) in enumerate(places.items()):
+        for done, (path, index) in enumerate(places.items()):
             job.progress.update(done, len(places), tr("files"))
-            copy_atomic(path, place)
+            copy_atomic(path, index)
     job.progress.close()
     metrics: dict[str, Any] = {"target": settings.target, "context": source.context}
-    packed = [place for path, place in places.items() if path in source.files]
+    packed = [index for path, index in places.items() if path in source.files]
     if settings.target == "ollama":
         (file,) = packed
         told = {"context": source.context, "system": settings.system, "license": settings.license or ""}

@@ -18,7 +18,7 @@ def _char_to_byte() -> dict[str, int]:
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in shown]
     letters = {chr(byte): byte for byte in shown}
-    letters.update({chr(0x100 + place): byte for place, byte in enumerate(hidden)})
+    letters.update({chr(0x100 + index): byte for index, byte in enumerate(hidden)})
     return letters
 
 

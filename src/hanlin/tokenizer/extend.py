@@ -229,7 +229,7 @@ def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[lis
     byte_spelled = sorted(character for character in set().union(*runs) if character not in vocabulary.entries)
     if not byte_spelled:
         return tokenizer.encode_batch(runs, continuation=True), []
-    barriers = {character: -2 - place for place, character in enumerate(byte_spelled)}
+    barriers = {character: -2 - index for index, character in enumerate(byte_spelled)}
     cut = re.compile(f"([{''.join(byte_spelled)}])")
     parts = [[part for part in cut.split(run) if part] for run in runs]
     known = list(dict.fromkeys(part for row in parts for part in row if part not in barriers))

@@ -139,8 +139,8 @@ class Tokenizer:
         try:
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         except TypeError:
-            for place, text in enumerate(texts, start=1):
-                check_text(text, tr("text {place}", place=place))
+            for number, text in enumerate(texts, start=1):
+                check_text(text, tr("text {number}", number=number))
             raise
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:

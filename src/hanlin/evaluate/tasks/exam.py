@@ -176,7 +176,7 @@ def _items(exam_folder: ExamFolder, split: str, subject: str, settings: Exam, se
         pool = {question.id: examples for question in questions}
     if settings.limit is not None and settings.limit < len(questions):
         drawn = random.Random(f"{seed}/{subject}").sample(range(len(questions)), settings.limit)
-        questions = [questions[place] for place in sorted(drawn)]
+        questions = [questions[index] for index in sorted(drawn)]
     name, profile = exam_folder.kind.subject_name(subject), exam_folder.kind.profiles[settings.profile]
     items = []
     for question in questions:

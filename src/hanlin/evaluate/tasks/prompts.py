@@ -180,7 +180,7 @@ def _question(row: list[str], places: tuple[int, ...] | None, subject: str, name
     if len(row) <= max(columns) or (places is None and len(row) != 6):
         what = tr("a question has 6 columns, this row has {count}", count=len(row))
         raise UserError(what, where)
-    text, a, b, c, d, answer = (row[place] for place in columns)
+    text, a, b, c, d, answer = (row[position] for position in columns)
     answer = answer.strip().upper()
     if answer not in LETTERS:
         what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)

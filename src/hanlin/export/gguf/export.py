@@ -126,8 +126,8 @@ def _verify_files(
     reference = verify.compute_source_logprobs(source.files, source.tokenizer) if settings.compare else None
     tokenizer_check = verify.TokenizerCheck(source.tokenizer, source.vocabulary, source.stop_ids)
     metrics: dict[str, Any] = {"weights": source.weights}
-    for place, name in enumerate(types):
-        context.progress.update(place, len(types), "files")
+    for index, name in enumerate(types):
+        context.progress.update(index, len(types), "files")
         file = gguf_path(out, name)
         tokenizer_check.check(file)
         row: dict[str, Any] = {

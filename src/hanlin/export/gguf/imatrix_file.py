@@ -119,8 +119,8 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: np.array(tensor.data, np.float32).reshape(-1) for tensor in reader.tensors}
     used = {}
-    for place, in_sum2 in tensors.items():
-        name, dot, kind = place.rpartition(".")
+    for index, in_sum2 in tensors.items():
+        name, dot, kind = index.rpartition(".")
         if dot and kind == "in_sum2":
             counts = tuple(round(float(count)) for count in tensors[f"{name}.counts"])
             if len(in_sum2) % len(counts):

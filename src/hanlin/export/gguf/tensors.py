@@ -65,8 +65,8 @@ class StoredRows:
         """Read, not mapped: mapped pages would count as memory of ours, up to the whole model."""
         kind = _KINDS[self.entry.dtype]
         count = (stop - start) * self.columns
-        place = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
-        values = np.fromfile(self.entry.file, kind, count, offset=place)
+        index = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
+        values = np.fromfile(self.entry.file, kind, count, offset=index)
         return quants.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
 
 
@@ -143,8 +143,8 @@ def _experts(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     both = files.tensors.get(PACKED_EXPERTS.format(layer))
     for matrix, (name, rows, columns) in shapes.items():
         if both is None:
-            place = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
-            parts = [StoredRows(files.tensors[place.format(expert)], 0, rows, columns) for expert in range(count)]
+            index = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
+            parts = [StoredRows(files.tensors[index.format(expert)], 0, rows, columns) for expert in range(count)]
         elif matrix == "w2":
             entry = files.tensors[f"model.layers.{layer}.mlp.experts.down_proj"]
             parts = [StoredRows(entry, expert * rows, rows, columns) for expert in range(count)]

@@ -113,8 +113,8 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
     """
     model = data["model"]
     built: dict[str, int] = {}
-    for place, merge in enumerate(model["merges"]):
-        built.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), place)
+    for index, merge in enumerate(model["merges"]):
+        built.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), index)
     scores = _scores(tokenizer, model["vocab"], built, rows)
     tokens, types = _tokens(tokenizer, model["vocab"], rows)
     kinds = list(types)

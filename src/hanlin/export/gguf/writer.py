@@ -165,9 +165,9 @@ def write_tensors(path: Path, source: GgufSource, file_type: str, quantizer: Qua
         for tensor, kind in zip(source.tensors, source.tensor_types(file_type), strict=True):
             file.write(bytes(-file.tell() % _ALIGNMENT))
             imatrix = source.imatrix_weights(tensor)
-            for place, part in enumerate(tensor.parts):
+            for index, part in enumerate(tensor.parts):
                 read = _CheckedRows(tensor.name, part, kind)
-                weights = None if imatrix is None else imatrix[place]
+                weights = None if imatrix is None else imatrix[index]
                 for chunk in quantizer.quantize_chunks(kind, tensor.matrix, read, weights):
                     file.write(chunk.data)
                     yield chunk.nbytes

@@ -194,6 +194,6 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _other_version(place: Path, detail: str) -> UserError:
+def _other_version(index: Path, detail: str) -> UserError:
     what = tr("this version of xllamacpp has another interface than the one known here ({detail})", detail=detail)
-    return UserError(what, place, "pip install 'xllamacpp==2026.10.*'")
+    return UserError(what, index, "pip install 'xllamacpp==2026.10.*'")

@@ -89,11 +89,11 @@ class TransformersKVCache:
         results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in items]
         for group in _group_items(items):
             with self._decoder.lock:
-                logits = self._run([items[place] for place in group])
+                logits = self._run([items[position] for position in group])
             first = 0
-            for place in group:
-                count = len(items[place].wanted)
-                results[place] = logits[first : first + count]
+            for position in group:
+                count = len(items[position].wanted)
+                results[position] = logits[first : first + count]
                 first += count
         return results
 
@@ -219,14 +219,14 @@ def _as_slice(sequences: NDArray[np.int64], device: torch.device) -> slice | tor
 
 def _group_items(items: Sequence[BatchItem]) -> Iterator[list[int]]:
     """Groups of item indices of one adapter, none more than twice as long as another, ordered by slot."""
-    order = sorted(range(len(items)), key=lambda place: (items[place].adapter or "", len(items[place].ids)))
+    order = sorted(range(len(items)), key=lambda position: (items[position].adapter or "", len(items[position].ids)))
     group: list[int] = []
-    for place in order:
+    for position in order:
         if group:
-            first, item = items[group[0]], items[place]
+            first, item = items[group[0]], items[position]
             if item.adapter != first.adapter or len(item.ids) > 2 * len(first.ids):
                 yield sorted(group, key=lambda member: items[member].sequence)
                 group = []
-        group.append(place)
+        group.append(position)
     if group:
         yield sorted(group, key=lambda member: items[member].sequence)
