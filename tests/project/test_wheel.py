@@ -47,7 +47,8 @@ def lowest_versions() -> list[str]:
     for text in project["dependencies"]:
         requirement = Requirement(text)
         (bound, *_) = [item.version for item in requirement.specifier if item.operator in (">=", "==")]
-        lines.append(f"{requirement.name}=={bound}")
+        marker = f"; {requirement.marker}" if requirement.marker else ""
+        lines.append(f"{requirement.name}=={bound}{marker}")
     return lines
 
 

@@ -17,7 +17,7 @@ from hanlin.train.distributed.context import DistContext
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
 from hanlin.train.objectives.next_token import NextToken
-from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, SimPo
+from hanlin.train.objectives.pairwise import DPO_LOSSES, Orpo, SimPo
 from hanlin.train.run import TrainingRun
 
 PairSettings = preference.Dpo | preference.Orpo | preference.Simpo | preference.ReferenceLogprobs
@@ -42,11 +42,11 @@ def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict
 def dpo(settings: preference.Dpo, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Train on preferences against the model as it is at the start. Writes a model, or an adapter if `lora` is set."""
     run = TrainingRun(settings, inputs, out, context)
-    form = Ipo if settings.loss == "ipo" else Dpo
+    loss = DPO_LOSSES[settings.loss]
 
     def make_objective(model: TrainModel, dist: DistContext, dataset: PackedDataset, split: str) -> Objective:
         reference = run.reference_logprobs(model, dist, split, pairs=dataset)
-        return form(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
+        return loss(settings.beta, settings.label_smoothing, reference, settings.sft_weight)
 
     return run.train(_pair_splits(run, settings), settings.batch_pairs, make_objective)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ from training_data import CPU, many, preference, unpaired_preference
 from transformers import AutoModelForCausalLM
 
 from hanlin.chat.template import ChatTemplate
+from hanlin.config.settings import preference as preference_settings
 from hanlin.config.settings.model import LoraSettings
-from hanlin.config.settings.preference import Simpo
 from hanlin.core.errors import UserError
 from hanlin.train import trainer
 from hanlin.train.compute.model import TrainModel
@@ -33,9 +33,9 @@ from hanlin.train.objectives.answer_logprobs import (
 )
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.kto import Kto
-from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, PairObjective, SimPo
+from hanlin.train.objectives.pairwise import DPO_LOSSES, Dpo, Hinge, Ipo, Orpo, PairObjective, SimPo
 
-SETTINGS = Simpo(model="m", data=("d",), max_seq_length=256)
+SETTINGS = preference_settings.Simpo(model="m", data=("d",), max_seq_length=256)
 REFERENCE = np.asarray([[-9.0, -11.0], [-60.0, -38.0], [-15.0, -95.5], [-40.0, -41.0]], np.float32)
 ALL = range(4)
 Plain = tuple[torch.Tensor, torch.Tensor]
@@ -105,6 +105,11 @@ def smoothed_ipo(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return 0.8 * (distance - 1 / (2 * 0.4)) ** 2 + 0.2 * (-distance - 1 / (2 * 0.4)) ** 2
 
 
+def hinge(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    ratio = sums - THEN
+    return torch.clamp(1 - (0.3 * ratio[:, 0] - 0.3 * ratio[:, 1]), min=0)
+
+
 def dpo_with_chosen(sums: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return dpo(sums, lengths) - 0.5 * sums[:, 0] / lengths[:, 0]
 
@@ -126,9 +131,14 @@ FORMS: dict[str, tuple[PairObjective, Callable[[torch.Tensor, torch.Tensor], tor
     "dpo with the chosen answers learned": (Dpo(0.3, 0.0, REFERENCE, 0.5), dpo_with_chosen),
     "ipo": (Ipo(0.4, 0.0, REFERENCE), ipo),
     "smoothed ipo": (Ipo(0.4, 0.2, REFERENCE), smoothed_ipo),
+    "hinge": (Hinge(0.3, 0.0, REFERENCE), hinge),
     "simpo": (SimPo(2.5, 1.25), simpo),
     "orpo": (Orpo(0.2), orpo),
 }
+
+
+def test_every_loss_of_the_settings_has_a_class() -> None:
+    assert set(DPO_LOSSES) == set(get_args(preference_settings.Dpo.model_fields["loss"].annotation))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -241,6 +251,7 @@ def test_a_policy_that_equals_its_reference_starts_at_the_known_loss(
     known = {
         math.log(2): (Dpo(0.1, 0.0, of_pairs), Dpo(0.1, 0.3, of_pairs)),
         25.0: (Ipo(0.1, 0.0, of_pairs), Ipo(0.1, 0.3, of_pairs)),
+        1.0: (Hinge(0.1, 0.0, of_pairs), Hinge(0.1, 0.3, of_pairs)),
         0.5: (kto_of(answers, np.stack(of_answers, 1)),),
     }
     for start, objectives in known.items():
@@ -260,7 +271,7 @@ def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, 
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", [Dpo, Ipo, Kto])
+@pytest.mark.parametrize("form", [Dpo, Ipo, Hinge, Kto])
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
     make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], precision: str
 ) -> None:
@@ -279,7 +290,7 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
     now = started(1e-7)
     found = [now.loss(model, batch) for batch in model.micro_batches(data, range(4), 100)]
     loss = sum(float(part.metrics["preference_loss"]) for part in found) / sum(part.weight for part in found)
-    assert loss == pytest.approx({Dpo: math.log(2), Ipo: 25.0, Kto: 0.5}[form], rel=1e-15)
+    assert loss == pytest.approx({Dpo: math.log(2), Ipo: 25.0, Hinge: 1.0, Kto: 0.5}[form], rel=1e-15)
     with pytest.raises(UserError, match="the first loss is"):
         started(5.0)
 

@@ -24,7 +24,7 @@ from hanlin.train.dataset.packed import PackedDataset
 from hanlin.train.objectives.answer_logprobs import compute_answer_logprobs
 from hanlin.train.objectives.base import LossSum
 from hanlin.train.objectives.kto import Kto
-from hanlin.train.objectives.pairwise import Dpo, Ipo, Orpo, SimPo
+from hanlin.train.objectives.pairwise import DPO_LOSSES, Dpo, Orpo, SimPo
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 trl = pytest.importorskip("trl", reason="TRL is not installed: pip install trl==1.16.*")
@@ -115,8 +115,8 @@ def pairs(encoded: Callable, template: ChatTemplate) -> EncodedRecords:
     return encoded(many(preference, COUNT), ChatEncoder(template, 256, "drop").preferences, width=2)
 
 
-@pytest.mark.parametrize(("loss_type", "form"), [("sigmoid", Dpo), ("ipo", Ipo)])
-def test_dpo_and_ipo(
+@pytest.mark.parametrize(("loss_type", "form"), DPO_LOSSES.items())
+def test_dpo_and_its_variants(
     loss_type: str,
     form: type[Dpo],
     make_model: Callable,

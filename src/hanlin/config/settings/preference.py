@@ -50,10 +50,11 @@ class Dpo(ReferenceSettings, PairBatchSettings, AlignmentSettings):
     """
 
     default_learning_rates = (5e-7, 5e-6)
-    loss: Literal["sigmoid", "ipo"] = setting(
+    loss: Literal["sigmoid", "ipo", "hinge"] = setting(
         "sigmoid",
-        "loss of a pair's margin: sigmoid as in DPO, or ipo, a square that pulls the margin to a fixed value (Azar et "
-        "al. 2023, arXiv:2310.12036)",
+        "loss of a pair's margin: sigmoid as in DPO; ipo, a square that pulls the margin to a fixed value (Azar et "
+        "al. 2023, arXiv:2310.12036); hinge, which leaves pairs with a margin above 1 alone (Zhao et al. 2023, "
+        "arXiv:2305.10425)",
         unless_default=True,
     )
     beta: float = setting(0.1, "how strongly the policy is held to the reference", gt=0)

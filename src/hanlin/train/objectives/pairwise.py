@@ -1,4 +1,4 @@
-"""The losses over preference pairs: DPO and IPO, ORPO, SimPO.
+"""The losses over preference pairs: DPO with its variants IPO and hinge, ORPO, SimPO.
 
 Log-probabilities of answers become rewards, and rewards a sum of losses. KTO, which takes single answers, is `kto`.
 """
@@ -158,6 +158,24 @@ class Ipo(Dpo):
     @property
     def expected_first_loss(self) -> ExpectedLoss:
         return ExpectedLoss(0.25 / self.beta**2, "1 / (4 beta^2)")
+
+
+@dataclass(frozen=True)
+class Hinge(Dpo):
+    """The hinge loss of SLiC (Zhao et al. 2023, arXiv:2305.10425, eq. 2) over DPO's rewards, as Liu et al. 2024
+    (arXiv:2309.06657, sec. 3.2) normalize it: a pair whose margin is above 1 is left alone.
+    """
+
+    def pair_loss(self, margin: torch.Tensor) -> torch.Tensor:
+        return functional.relu(1 - margin)
+
+    @property
+    def expected_first_loss(self) -> ExpectedLoss:
+        return ExpectedLoss(1.0, "1")
+
+
+DPO_LOSSES: dict[str, type[Dpo]] = {"sigmoid": Dpo, "ipo": Ipo, "hinge": Hinge}
+"""The losses of the setting `loss` of `dpo`."""
 
 
 @dataclass(frozen=True)
