@@ -27,7 +27,7 @@ from hanlin.chat.special_tokens import MASK_BYTE, Span, SpecialTokens
 from hanlin.chat.template_cache import TemplateCache
 from hanlin.chat.template_data import iter_texts, to_template_messages, to_template_tools
 from hanlin.chat.turn_order import check_order
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Conversation, Message, ToolCall
@@ -390,7 +390,7 @@ class ChatTemplate:
         if (tools and "tools" in unsupported) or (
             "tool_calls" in unsupported and any(message.tool_calls for message in messages)
         ):
-            raise UserError(
+            raise UnsupportedToolsError(
                 tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
                 where,
                 tr("choose one that has, llama3.1 for one"),

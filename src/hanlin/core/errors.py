@@ -32,7 +32,11 @@ class UserError(Exception):
         return line if self.hint is None else line + tr(" (hint: {hint})", hint=self.hint)
 
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str | None]]:
-        return (UserError, (self.what, self.where, self.hint))
+        return (type(self), (self.what, self.where, self.hint))
+
+
+class UnsupportedToolsError(UserError):
+    """A chat template has no form for tools and their calls."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UnsupportedToolsError, UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine
@@ -107,8 +106,8 @@ class ServedModel:
         try:
             return tuple(self.template.render(messages, tools, prompt=True).ids)
         except UserError as error:
-            ignores_tools = tools and not re.search(r"\btools\b", self.template.source)
-            raise ApiError(400, str(error), param="tools" if ignores_tools else "messages") from error
+            param = "tools" if tools and isinstance(error, UnsupportedToolsError) else "messages"
+            raise ApiError(400, str(error), param=param) from error
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Prompt ids of plain text, after BOS if the tokenizer adds it; special tokens in the text stay text.
