@@ -17,25 +17,39 @@ from hanlin.tokenizer.tokenizer import Tokenizer
 def load_calibration_rows(
     paths: Sequence[Path], tokenizer: Tokenizer, window: int, tokens: int, seed: int
 ) -> Iterator[tuple[int, ...]]:
-    """Rows of at most `window` ids until there are `tokens`: records of all files in an order drawn by `seed`."""
+    """Yield rows of token ids for calibration.
+
+    Args:
+        paths: Data artifacts or files of records.
+        tokenizer: The tokenizer, with the model's chat template.
+        window: Most tokens of a row; longer records are split.
+        tokens: Most tokens of all rows.
+        seed: Seed of the order of the records.
+
+    Yields:
+        Token ids of a row, at least two.
+
+    Raises:
+        UserError: There are no records, or conversations but no chat template.
+    """
     ids_of = [ids for path in paths for ids in _encoders(_data_file(path), tokenizer)]
     if not ids_of:
         raise UserError(tr("there is nothing to read"), paths[0] if paths else "data")
     random.Random(seed).shuffle(ids_of)
-    left = tokens
+    remaining = tokens
     for encode in ids_of:
         ids = encode()
         for start in range(0, len(ids), window):
-            row = tuple(ids[start : start + window][:left])
+            row = tuple(ids[start : start + window][:remaining])
             if len(row) > 1:
                 yield row
-                left -= len(row)
-            if left < 2:
+                remaining -= len(row)
+            if remaining < 2:
                 return
 
 
 def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequence[int]]]:
-    """For each record of a file, a function that gives its ids: what is not drawn need not be encoded."""
+    """Yield for each record of a file a function that encodes it, so that unused records are not encoded."""
     kind = record_class(file)
     if kind is Conversation:
         template = find_template(tokenizer)

@@ -29,34 +29,50 @@ class QuantizedWeight:
 
 
 def quantize_layers(
-    model: Any, rows: Sequence[Sequence[int]], group: int, tell: Callable[[int, int], None]
+    model: Any, rows: Sequence[Sequence[int]], group: int, on_progress: Callable[[int, int], None]
 ) -> dict[str, QuantizedWeight]:
-    """Round every projection of the blocks in place, layer after layer, each on the inputs that the rounded layers
-    before it give, and return the grids by module name. `rows` are the ids that are read; `tell(done, total)`.
+    """Quantize every linear layer of the decoder blocks in place, block by block, each on the outputs of the quantized
+    blocks before it.
+
+    Args:
+        model: The model of transformers.
+        rows: Token ids of each calibration row.
+        group: Columns that share a scale.
+        on_progress: Called with the number of finished blocks and of all blocks.
+
+    Returns:
+        The quantized weights by module name.
     """
     decoder = model.get_decoder()
     hidden, arguments = _first_inputs(decoder, rows)
-    found: dict[str, QuantizedWeight] = {}
-    for number, layer in enumerate(decoder.layers):
-        parts = {name: part for name, part in layer.named_modules() if isinstance(part, torch.nn.Linear)}
-        squares = {name: torch.zeros(part.in_features, part.in_features) for name, part in parts.items()}
-        with ExitStack() as listening:
-            for name, part in parts.items():
-                handle = part.register_forward_pre_hook(_accumulate_into(squares[name]))
-                listening.callback(handle.remove)
+    quantized: dict[str, QuantizedWeight] = {}
+    for index, layer in enumerate(decoder.layers):
+        linears = {name: linear for name, linear in layer.named_modules() if isinstance(linear, torch.nn.Linear)}
+        squares = {name: torch.zeros(linear.in_features, linear.in_features) for name, linear in linears.items()}
+        with ExitStack() as hooks:
+            for name, linear in linears.items():
+                handle = linear.register_forward_pre_hook(_accumulate_into(squares[name]))
+                hooks.callback(handle.remove)
             _run_layer(layer, hidden, arguments)
-        for name, part in parts.items():
-            rounded = quantize_weight(part.weight.data.float(), squares[name], group)
-            part.weight.data.copy_(rounded.weight)
-            found[f"model.layers.{number}.{name}"] = rounded
+        for name, linear in linears.items():
+            rounded = quantize_weight(linear.weight.data.float(), squares[name], group)
+            linear.weight.data.copy_(rounded.weight)
+            quantized[f"model.layers.{index}.{name}"] = rounded
         hidden = _run_layer(layer, hidden, arguments)
-        tell(number + 1, len(decoder.layers))
-    return found
+        on_progress(index + 1, len(decoder.layers))
+    return quantized
 
 
 def quantize_weight(weight: torch.Tensor, squares: torch.Tensor, group: int) -> QuantizedWeight:
-    """Round `weight` [rows, columns] with as little change as can be of what it gives on the inputs whose products are
-    summed in `squares` [columns, columns], the Hessian but for a factor.
+    """Quantize a weight matrix with the least change of its outputs on the calibration inputs.
+
+    Args:
+        weight: float32 [rows, columns].
+        squares: The sum of x xᵀ over the inputs x of the layer, [columns, columns]: the Hessian but for a factor.
+        group: Columns that share a scale.
+
+    Returns:
+        The weight on its grid, and the scales.
     """
     weight, hessian = weight.clone(), squares.clone()
     diagonal = torch.arange(len(hessian))
@@ -94,8 +110,8 @@ def _row_scales(columns: torch.Tensor) -> torch.Tensor:
 
 
 def _accumulate_into(squares: torch.Tensor) -> Callable[[object, tuple[torch.Tensor, ...]], None]:
-    def add(_: object, given: tuple[torch.Tensor, ...]) -> None:
-        flat = given[0].detach().reshape(-1, given[0].shape[-1]).float()
+    def add(_: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        flat = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).float()
         squares.addmm_(flat.T, flat)
 
     return add
@@ -106,13 +122,13 @@ class _StopForward(Exception):
 
 
 def _first_inputs(decoder: Any, rows: Sequence[Sequence[int]]) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
-    """What the first layer is given for each row: hidden states, and the rest by name (positions, mask)."""
+    """Record the inputs of the first block for each row: hidden states [1, length, hidden_size], and keywords."""
     hidden: list[torch.Tensor] = []
     arguments: list[dict[str, Any]] = []
 
-    def catch(_: object, given: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
-        hidden.append(given[0].detach())
-        arguments.append(named)
+    def catch(_: object, inputs: tuple[torch.Tensor, ...], keyword_inputs: dict[str, Any]) -> None:
+        hidden.append(inputs[0].detach())
+        arguments.append(keyword_inputs)
         raise _StopForward
 
     handle = decoder.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
@@ -130,5 +146,5 @@ def _first_inputs(decoder: Any, rows: Sequence[Sequence[int]]) -> tuple[list[tor
 
 def _run_layer(layer: Any, hidden: Sequence[torch.Tensor], arguments: Sequence[dict[str, Any]]) -> list[torch.Tensor]:
     with torch.inference_mode():
-        given = [layer(states, **named) for states, named in zip(hidden, arguments, strict=True)]
-    return [out[0] if isinstance(out, tuple) else out for out in given]
+        outputs = [layer(states, **keywords) for states, keywords in zip(hidden, arguments, strict=True)]
+    return [out[0] if isinstance(out, tuple) else out for out in outputs]

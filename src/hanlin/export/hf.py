@@ -53,8 +53,8 @@ def run(settings: QuantizedModel, inputs: Inputs, out: Path, context: StageConte
             else:
                 load_model(folder, dtype="auto", quantization=settings.method).save_pretrained(out)
             save_tokenizer(tokenizer, template, out)
-            for text in find_license_files(folder):
-                shutil.copyfile(text, out / text.name)
+            for license_file in find_license_files(folder):
+                shutil.copyfile(license_file, out / license_file.name)
             (context.scratch_folder(out) / "written").touch()
     metrics: dict[str, Any] = {"format": FORMAT_NAMES[settings.method]}
     if template is not None:
@@ -110,21 +110,21 @@ def _write_gptq(
     context.progress.close()
     arguments = QuantizationArgs(num_bits=gptq.BITS, symmetric=True, strategy="group", group_size=settings.group_size)
     scheme = QuantizationScheme(targets=["Linear"], weights=arguments)
-    kept = getattr(torch, files.dtype)
+    dtype = getattr(torch, files.dtype)
     tensors: dict[str, torch.Tensor] = {}
     state = model.state_dict()
     for name in files.tensors:
         module = name.removesuffix(".weight")
         if module not in grids:
-            tensors[name] = state[name].to(kept).contiguous()
+            tensors[name] = state[name].to(dtype).contiguous()
             continue
         grid = grids[module]
         packed = PackedQuantizationCompressor.compress({"weight": grid.weight, "weight_scale": grid.scale}, scheme)
-        packed["weight_scale"] = packed["weight_scale"].to(kept)
+        packed["weight_scale"] = packed["weight_scale"].to(dtype)
         tensors |= {f"{module}.{part}": tensor.contiguous() for part, tensor in packed.items()}
     save_safetensors(tensors, out / WEIGHTS)
     config = QuantizationConfig(
         config_groups={"group_0": scheme}, format="pack-quantized", quantization_status="compressed", ignore=["lm_head"]
     )
-    told = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
-    write_sorted_json(out / CONFIG, told)
+    model_config = {**read_json(files.folder / CONFIG), "quantization_config": config.model_dump(mode="json")}
+    write_sorted_json(out / CONFIG, model_config)

@@ -38,7 +38,14 @@ class Card:
 def model_card(card: Card, chart: str = "") -> str:
     """`README.md`: front matter that hubs read, then what it is, how to run it, and what it came from."""
     return "\n".join(
-        [*_front(card), *_opening(card), *_usage(card), *_made(card), *_data(card), *_measured(card, chart)]
+        [
+            *_front(card),
+            *_opening(card),
+            *_usage(card),
+            *_describe_stages(card),
+            *_data(card),
+            *_describe_metrics(card, chart),
+        ]
     )
 
 
@@ -77,7 +84,7 @@ def _usage(card: Card) -> Iterator[str]:
     yield from ("## Use · 使用", "", "```", *commands[card.settings.target], "```", "")
 
 
-def _made(card: Card) -> Iterator[str]:
+def _describe_stages(card: Card) -> Iterator[str]:
     """The stages from first to last, each with the settings that are plain values; paths stay at home."""
     yield from ("## How it was made · 制作过程", "")
     stages = [node for node in reversed(card.ancestors) if node.kind]
@@ -86,8 +93,8 @@ def _made(card: Card) -> Iterator[str]:
         return
     yield from ("| stage 阶段 | settings 设置 | digest 摘要 |", "|---|---|---|")
     for node in stages:
-        told = ", ".join(f"{name} {value}" for name, value in _plain(node.settings))
-        yield f"| {node.kind} | {_cell(told)} | `{node.digest[:16]}` |"
+        settings = ", ".join(f"{name} {value}" for name, value in _plain(node.settings))
+        yield f"| {node.kind} | {_cell(settings)} | `{node.digest[:16]}` |"
     yield ""
     if card.base:
         yield from (f"Base · 底座：`{card.base.name}`" + (f" ({card.base.license})" if card.base.license else ""), "")
@@ -114,15 +121,15 @@ def _data(card: Card) -> Iterator[str]:
         if len(files) > _SHOWN_FILES:
             licenses = ", ".join(sorted({parent.license or "?" for parent in files[_SHOWN_FILES:]}))
             yield f"| {node.kind} | {len(files) - _SHOWN_FILES} more 另有 | {_cell(licenses)} | |"
-        made = [parent for parent in node.parents if parent.kind]
-        for parent in made:
+        parents_with_stage = [parent for parent in node.parents if parent.kind]
+        for parent in parents_with_stage:
             yield f"| {node.kind} | {parent.kind} | | `{parent.digest[:16]}` |"
         if "rows_kept" in node.metrics:
             yield f"| {node.kind} | {node.metrics['rows_kept']:,} records kept 条保留 | | `{node.digest[:16]}` |"
     yield ""
 
 
-def _measured(card: Card, chart: str) -> Iterator[str]:
+def _describe_metrics(card: Card, chart: str) -> Iterator[str]:
     if card.evaluations:
         yield from ("## Evaluation · 评测", "", "| measurement 评测 | figure 指标 | value 数值 |", "|---|---|---|")
         for node in card.evaluations:
@@ -130,7 +137,7 @@ def _measured(card: Card, chart: str) -> Iterator[str]:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     yield f"| {node.kind} | {name} | {value:.4g} |"
         yield ""
-    rows = quality_reports_of(card.root)
+    rows = get_quality_reports(card.root)
     if rows:
         yield from ("## Quality · 质量报告", "")
         yield "How far each file is from the model it was made from, on held-out text (KL in nats). "
@@ -140,7 +147,7 @@ def _measured(card: Card, chart: str) -> Iterator[str]:
             yield from (f"![bits per weight and divergence · 每权重比特数与散度]({chart})", "")
 
 
-def quality_reports_of(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:
+def get_quality_reports(root: LineageNode | None) -> dict[str, Mapping[str, Any]]:
     """The quality reports in the packaged artifact's manifest, by type."""
     if root is None:
         return {}

@@ -44,64 +44,79 @@ class _PackagedModel:
     context: int
 
 
-def run(settings: Package, inputs: Inputs, out: Path, job: StageContext) -> dict[str, Any]:
-    """Copy what the program needs, write what it lacks, and ask every program at hand for the same conversations.
+def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
+    """Copy the files that the program needs, write those that are missing, and verify parity with every installed
+    program.
 
-    Raises UserError when the model has no chat template, when the program takes another form of model, and when a
-    program reads a conversation otherwise than it was learned.
+    Args:
+        settings: The program, and what the package says of the model.
+        inputs: `model`, GGUF files or a model folder; its lineage is for the model card.
+        out: An empty folder.
+        context: Reports progress.
+
+    Returns:
+        The metrics of the stage: the result of the parity check, and the number and size of the files.
+
+    Raises:
+        UserError: The model has no chat template, the program needs another format, or a program renders a conversation
+            to other token ids than in training.
     """
-    source = _read(settings, inputs.path("model"))
-    places = {path: out / _place(settings, source, path) for path in _weights(source)}
+    source = _load_source(settings, inputs.path("model"))
+    targets = {path: out / _target_path(settings, source, path) for path in _files_to_copy(source)}
     with catch_full_disk(out):
-        check_free_space(out, sum(path.stat().st_size for path in places))
-        for done, (path, index) in enumerate(places.items()):
-            job.progress.update(done, len(places), tr("files"))
-            copy_atomic(path, index)
-    job.progress.close()
+        check_free_space(out, sum(path.stat().st_size for path in targets))
+        for index, (path, target) in enumerate(targets.items()):
+            context.progress.update(index, len(targets), tr("files"))
+            copy_atomic(path, target)
+    context.progress.close()
     metrics: dict[str, Any] = {"target": settings.target, "context": source.context}
-    packed = [index for path, index in places.items() if path in source.files]
+    packaged_files = [target for path, target in targets.items() if path in source.files]
     if settings.target == "ollama":
-        (file,) = packed
-        told = {"context": source.context, "system": settings.system, "license": settings.license or ""}
-        verdict = parity.verify_modelfile(out / MODELFILE, file, source.template, **told)
-        metrics["modelfile"] = verdict.skip_reason or f"{verdict.cases} cases"
+        (file,) = packaged_files
+        modelfile_settings = {"context": source.context, "system": settings.system, "license": settings.license or ""}
+        result = parity.verify_modelfile(out / MODELFILE, file, source.template, **modelfile_settings)
+        metrics["modelfile"] = result.skip_reason or f"{result.cases} cases"
     elif settings.target in ("llama_cpp", "vllm"):
-        _write_start(out / START, _command(settings, source, packed))
-    folder = source.folder  # where the tokenizer lies that transformers reads
+        _write_start(out / START, _command(settings, source, packaged_files))
+    folder = source.folder  # of the tokenizer that transformers loads
     if settings.target in ("vllm", "huggingface"):
         folder = out / "model" if settings.target == "vllm" else out
         with catch_full_disk(out):
             save_tokenizer(source.template.tokenizer, source.template, folder)
-    metrics["parity"] = parity.verify(ChatTemplate.load(folder), folder, packed)
+    metrics["parity"] = parity.verify(ChatTemplate.load(folder), folder, packaged_files)
     (root,) = inputs.lineage.get("model", ()) or (None,)
-    card = Card(settings, source.context, [file.name for file in packed], root, inputs.lineage.get("evaluations", ()))
+    card = Card(
+        settings, source.context, [file.name for file in packaged_files], root, inputs.lineage.get("evaluations", ())
+    )
     write_text(out / CARD_FILE, model_card(card, chart=CHART_FILE if (out / CHART_FILE).is_file() else ""))
-    kept = [path for path in out.rglob("*") if path.is_file() and job.scratch_folder(out) not in path.parents]
-    return {**metrics, "files": len(kept), "bytes": sum(path.stat().st_size for path in kept)}
+    written_files = [
+        path for path in out.rglob("*") if path.is_file() and context.scratch_folder(out) not in path.parents
+    ]
+    return {**metrics, "files": len(written_files), "bytes": sum(path.stat().st_size for path in written_files)}
 
 
-def _read(settings: Package, folder: Path) -> _PackagedModel:
-    found = find_gguf_files(folder)
+def _load_source(settings: Package, folder: Path) -> _PackagedModel:
+    gguf_files = find_gguf_files(folder)
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
-    if wants_gguf and not found:
+    if wants_gguf and not gguf_files:
         what = tr("{target} takes GGUF files, but there is none here", target=settings.target)
         raise UserError(what, folder, tr("make some with `hanlin gguf`"))
-    if settings.target == "vllm" and found:
+    if settings.target == "vllm" and gguf_files:
         what = tr("vLLM takes a model folder, and this is GGUF")
         raise UserError(what, folder, tr("name the folder it was made from"))
-    if not found:
-        packed = is_quantized(folder)
-        config = check_quantized_folder(folder) if packed else check_model_folder(folder, experts=True).config
+    if not gguf_files:
+        is_packed = is_quantized(folder)
+        config = check_quantized_folder(folder) if is_packed else check_model_folder(folder, experts=True).config
         return _PackagedModel(folder, (), _template(folder), int(config["max_position_embeddings"]))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
-        found = [choose_gguf(found, folder, settings.file)]
+        gguf_files = [choose_gguf(gguf_files, folder, settings.file)]
     lengths = []
-    for file in found:
+    for file in gguf_files:
         model = LlamaCppModel(file, vocabulary_only=True)
         lengths.append(int(model.meta("llama.context_length") or 0))
         model.close()
-    return _PackagedModel(folder, tuple(found), _template(folder), min(lengths))
+    return _PackagedModel(folder, tuple(gguf_files), _template(folder), min(lengths))
 
 
 def _template(folder: Path) -> ChatTemplate:
@@ -119,43 +134,52 @@ def _template(folder: Path) -> ChatTemplate:
     return template
 
 
-def _weights(source: _PackagedModel) -> list[Path]:
+def _files_to_copy(source: _PackagedModel) -> list[Path]:
     """The files to copy: GGUF files, or weights and configuration; licenses and the quality report's chart."""
     weights = list(source.files)
     if not weights:
         weights = [*sorted(source.folder.glob("*.safetensors")), source.folder / INDEX, source.folder / CONFIG]
-    found = (*weights, source.folder / CHART_FILE, *find_license_files(source.folder))
-    return [path for path in found if path.is_file()]
+    candidates = (*weights, source.folder / CHART_FILE, *find_license_files(source.folder))
+    return [path for path in candidates if path.is_file()]
 
 
-def _place(settings: Package, source: _PackagedModel, path: Path) -> Path:
-    """Where a file goes in the package."""
+def _target_path(settings: Package, source: _PackagedModel, path: Path) -> Path:
+    """Return the path of a file within the package."""
     match settings.target:
         case "vllm" if path.suffix in (".safetensors", ".json"):
             return Path("model", path.name)
         case "lmstudio" if path in source.files:  # where LM Studio looks: models/publisher/model/file
-            ending = path.stem.rpartition("-")[2]
-            return Path(settings.publisher, settings.name, f"{settings.name}-{ending}.gguf")
+            file_type = path.stem.rpartition("-")[2]
+            return Path(settings.publisher, settings.name, f"{settings.name}-{file_type}.gguf")
         case _:
             return Path(path.name)
 
 
 def _command(settings: Package, source: _PackagedModel, packed: Sequence[Path]) -> list[str]:
-    """The words that start the server; `$here` is the package."""
+    """Return the command line that starts the server; `$here` is the folder of the package."""
     name, context = shlex.quote(settings.name), str(source.context)
     if settings.target == "llama_cpp":
         model = f'"$here/{packed[0].name}"'
-        words = ['"${LLAMA_SERVER:-llama-server}"', "--model", model, "--alias", name, "--ctx-size", context, "--jinja"]
-        return [*words, "--host", "127.0.0.1", "--port", "8080"]
-    words = ['"${VLLM:-vllm}"', "serve", '"$here/model"', "--served-model-name", name, "--max-model-len", context]
+        command = [
+            '"${LLAMA_SERVER:-llama-server}"',
+            "--model",
+            model,
+            "--alias",
+            name,
+            "--ctx-size",
+            context,
+            "--jinja",
+        ]
+        return [*command, "--host", "127.0.0.1", "--port", "8080"]
+    command = ['"${VLLM:-vllm}"', "serve", '"$here/model"', "--served-model-name", name, "--max-model-len", context]
     parser = _TOOL_PARSERS.get(find_packaged_name(source.template.source) or "")
     if parser:
-        words += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
-    return [*words, "--host", "127.0.0.1", "--port", "8000"]
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", parser]
+    return [*command, "--host", "127.0.0.1", "--port", "8000"]
 
 
-def _write_start(path: Path, words: Sequence[str]) -> None:
-    """A script for any shell; what is given to it goes on to the server, later words standing in for earlier ones."""
-    lines = ["#!/bin/sh", "set -e", 'here=$(cd "$(dirname "$0")" && pwd)', f'exec {" ".join(words)} "$@"']
+def _write_start(path: Path, command: Sequence[str]) -> None:
+    """Write a POSIX shell script that runs the command; its own arguments follow and override those of the command."""
+    lines = ["#!/bin/sh", "set -e", 'here=$(cd "$(dirname "$0")" && pwd)', f'exec {" ".join(command)} "$@"']
     write_text(path, "\n".join(lines) + "\n")
     path.chmod(0o755)

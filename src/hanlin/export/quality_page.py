@@ -56,27 +56,27 @@ def format_table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     heads = ["type 类型", "MB", "bits/weight 每权重比特"]
     for language in languages:
         heads += [f"perplexity 困惑度 {language}", f"KL {language}", f"same token 相同词元 {language}"]
-    asked = any("answers" in row for row in rows.values())
-    heads += ["same answers 相同回答", "stops 正常结束", "tokens/s 词元/秒"] if asked else []
+    has_answers = any("answers" in row for row in rows.values())
+    heads += ["same answers 相同回答", "stops 正常结束", "tokens/s 词元/秒"] if has_answers else []
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    shown = [_source_cells(next(iter(rows.values())), languages, asked)] if rows else []
+    table = [_source_cells(next(iter(rows.values())), languages, has_answers)] if rows else []
     for name, row in sorted(rows.items(), key=lambda pair: -pair[1]["bytes"]):
         cells = [name if row.get("kept", True) else f"({name})", f"{row['bytes'] / 1e6:,.1f}"]
         cells.append(f"{row['bits_per_weight']:.2f}")
         for language in languages:
-            part = row[language]
-            cells += [f"{part['perplexity']:.3f}", f"{part['kl']:.5f}", f"{part['same_top_token']:.1%}"]
-        if asked:
+            metrics = row[language]
+            cells += [f"{metrics['perplexity']:.3f}", f"{metrics['kl']:.5f}", f"{metrics['same_top_token']:.1%}"]
+        if has_answers:
             cells += [f"{row['same_answers']:.0%}", f"{row['stop_rate']:.0%}", f"{row['tokens_per_second']:,.0f}"]
-        shown.append(cells)
-    return [*lines, *("| " + " | ".join(cells) + " |" for cells in shown)]
+        table.append(cells)
+    return [*lines, *("| " + " | ".join(cells) + " |" for cells in table)]
 
 
-def _source_cells(row: Mapping[str, Any], languages: Sequence[str], asked: bool) -> list[str]:
+def _source_cells(row: Mapping[str, Any], languages: Sequence[str], has_answers: bool) -> list[str]:
     cells = ["source 原模型", "", ""]
     for language in languages:
         cells += [f"{row[language]['source_perplexity']:.3f}", "", ""]
-    return cells + (["", f"{row['source_stop_rate']:.0%}", ""] if asked else [])
+    return cells + (["", f"{row['source_stop_rate']:.0%}", ""] if has_answers else [])
 
 
 def draw_chart(rows: Mapping[str, Mapping[str, Any]]) -> str:

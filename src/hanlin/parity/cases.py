@@ -96,11 +96,11 @@ class Case:
 
 def make_cases() -> list[Case]:
     """The same 325 conversations every time: 25 of each of thirteen kinds."""
-    found = []
+    cases = []
     for kind, make in _KINDS.items():
-        chance = random.Random(kind)  # a text as seed gives the same numbers everywhere
-        found += [Case(f"{kind}-{index + 1}", *make(chance, index)) for index in range(PER_KIND)]
-    return found
+        rng = random.Random(kind)  # a text as seed gives the same numbers everywhere
+        cases += [Case(f"{kind}-{index + 1}", *make(rng, index)) for index in range(PER_KIND)]
+    return cases
 
 
 _Made = tuple[tuple[Message, ...], tuple[Mapping[str, Any], ...]]
@@ -114,41 +114,41 @@ def _chat(texts: Iterator[str], exchanges: int, system: str | None) -> _Made:
     return tuple(turns), ()
 
 
-def _of(texts: tuple[str, ...], most: int = 2, system: float = 0.4) -> _Make:
+def _of(texts: tuple[str, ...], max_exchanges: int = 2, system: float = 0.4) -> _Make:
     """Conversations whose turns come from `texts`; each of them is said at least once by the user."""
 
-    def make(chance: random.Random, index: int) -> _Made:
-        def said() -> Iterator[str]:
+    def make(rng: random.Random, index: int) -> _Made:
+        def draw_texts() -> Iterator[str]:
             yield texts[index % len(texts)]
             while True:
-                yield chance.choice(texts)
+                yield rng.choice(texts)
 
-        opening = chance.choice(texts) if chance.random() < system else None
-        return _chat(said(), chance.randint(1, most), opening)
+        opening = rng.choice(texts) if rng.random() < system else None
+        return _chat(draw_texts(), rng.randint(1, max_exchanges), opening)
 
     return make
 
 
-def _many_turns(chance: random.Random, index: int) -> _Made:
-    return _chat(iter(lambda: chance.choice(_ALL), None), 3 + index % 8, chance.choice((None, "你是翰林助手。")))
+def _many_turns(rng: random.Random, index: int) -> _Made:
+    return _chat(iter(lambda: rng.choice(_ALL), None), 3 + index % 8, rng.choice((None, "你是翰林助手。")))
 
 
-def _long(chance: random.Random, index: int) -> _Made:
-    def said() -> Iterator[str]:
+def _long(rng: random.Random, index: int) -> _Made:
+    def draw_texts() -> Iterator[str]:
         while True:
-            yield chance.choice((" ", "\n", "", "，")).join(chance.choices(_ALL, k=40 + 8 * index))
+            yield rng.choice((" ", "\n", "", "，")).join(rng.choices(_ALL, k=40 + 8 * index))
 
-    return _chat(said(), 1, None)
+    return _chat(draw_texts(), 1, None)
 
 
-def _tools(chance: random.Random, index: int) -> _Made:
-    turns = [Message("system", chance.choice(CHINESE))] if index % 2 else []
+def _tools(rng: random.Random, index: int) -> _Made:
+    turns = [Message("system", rng.choice(CHINESE))] if index % 2 else []
     for _ in range(1 + index % 3):
-        turns.append(Message("user", chance.choice(_ALL)))
-        for _ in range(chance.randint(0, 2)):
-            call = chance.choice(_CALLS)
-            turns += [Message("assistant", "", (call,)), Message("tool", chance.choice(_RESULTS), name=call.name)]
-        turns.append(Message("assistant", chance.choice(_ALL)))
+        turns.append(Message("user", rng.choice(_ALL)))
+        for _ in range(rng.randint(0, 2)):
+            call = rng.choice(_CALLS)
+            turns += [Message("assistant", "", (call,)), Message("tool", rng.choice(_RESULTS), name=call.name)]
+        turns.append(Message("assistant", rng.choice(_ALL)))
     return tuple(turns), TOOLS[: 1 + index % 2]
 
 
@@ -156,7 +156,7 @@ _KINDS: dict[str, _Make] = {
     "chinese": _of(CHINESE),
     "english": _of(ENGLISH),
     "many_turns": _many_turns,
-    "no_system": _of(_ALL, most=3, system=0),
+    "no_system": _of(_ALL, max_exchanges=3, system=0),
     "empty": _of(NOTHING),
     "emoji": _of(EMOJI),
     "rare": _of(RARE),

@@ -75,31 +75,37 @@ class ParityResult:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What a case must give: `ids` by Hanlin, `read` if typed special tokens are parsed, and both for the full
-    conversation.
+    """The expected token ids of a case.
+
+    Attributes:
+        case: The conversation.
+        ids: Ids of its prompt by Hanlin.
+        unshielded_ids: The same if special tokens that a user typed become their ids.
+        full: Ids and loss mask of the full conversation.
+        full_unshielded: The same if special tokens that a user typed become their ids.
     """
 
     case: Case
     ids: list[int]
-    read: list[int]
+    unshielded_ids: list[int]
     full: TokenizedExample
     full_unshielded: TokenizedExample
 
 
 def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
     """The cases that the template takes, with their ids. A case that it refuses (tools, a system text) is left out."""
-    found = []
+    expected = []
     for case in conversations:
         messages, tools = case.prompt.messages, case.tools
         try:
             ids = template.render(messages, tools, prompt=True).ids
             full = template.render(case.messages, tools)
-            read = template.render_unshielded(messages, tools, prompt=True).ids
+            unshielded_ids = template.render_unshielded(messages, tools, prompt=True).ids
             full_unshielded = template.render_unshielded(case.messages, tools)
         except UserError:
             continue
-        found.append(Expected(case, ids, read, full, full_unshielded))
-    return found
+        expected.append(Expected(case, ids, unshielded_ids, full, full_unshielded))
+    return expected
 
 
 def check(
@@ -109,10 +115,10 @@ def check(
 
     Raises the template's own error if it takes none of the conversations.
     """
-    asked = list(conversations)
-    expected = compute_expected(template, asked)
+    cases = list(conversations)
+    expected = compute_expected(template, cases)
     if not expected:
-        template.render(asked[0].messages, asked[0].tools, where=tr("any conversation"))  # raises
+        template.render(cases[0].messages, cases[0].tools, where=tr("any conversation"))  # raises
     results = []
     for name, open_backend in backends:
         try:
@@ -124,53 +130,69 @@ def check(
 
 
 def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expected]) -> ParityResult:
-    """Compare what an open program makes of the cases."""
+    """Compare the token ids of an open program with the expected ones.
+
+    Args:
+        template: The chat template that the expected ids were rendered with.
+        backend: The program.
+        expected: The cases with their expected ids.
+
+    Returns:
+        The number of mismatches and the first one, stop ids that the program lacks, and the number of cases in which it
+        encodes special tokens that a user typed.
+    """
     mismatches: list[Mismatch] = []
-    typed = 0
-    answers = backend.render_prompts([ChatPrompt(one.case.prompt.messages, one.case.tools) for one in expected])
-    for one, found in zip(expected, answers, strict=True):
-        mismatch = _compare_ids(template, one.case.id, one.ids, one.read, found)
+    typed_tokens_parsed = 0
+    rendered = backend.render_prompts([ChatPrompt(item.case.prompt.messages, item.case.tools) for item in expected])
+    for item, ids in zip(expected, rendered, strict=True):
+        mismatch = _compare_ids(template, item.case.id, item.ids, item.unshielded_ids, ids)
         if mismatch is None and isinstance(backend, TransformersBackend):
             mismatch = _compare_conversation(
-                template, one, backend.render_conversation(one.case.messages, one.case.tools)
+                template, item, backend.render_conversation(item.case.messages, item.case.tools)
             )
         mismatches += [mismatch] if mismatch else []
-        typed += one.ids != one.read and found == one.read
+        typed_tokens_parsed += item.ids != item.unshielded_ids and ids == item.unshielded_ids
     stops = backend.stop_ids()
     missing = () if stops is None else tuple(sorted(set(template.stop_ids) - stops))
-    return ParityResult(backend.name, len(expected), len(mismatches), next(iter(mismatches), None), missing, typed)
+    return ParityResult(
+        backend.name, len(expected), len(mismatches), next(iter(mismatches), None), missing, typed_tokens_parsed
+    )
 
 
 def _compare_conversation(
-    template: ChatTemplate, one: Expected, answer: tuple[list[int], bytes | None] | str
+    template: ChatTemplate, item: Expected, answer: tuple[list[int], bytes | None] | str
 ) -> Mismatch | None:
     """Compare the ids of a full conversation, and the loss mask if the program returns one."""
-    name = tr("{id} (whole)", id=one.case.id)
+    name = tr("{id} (whole)", id=item.case.id)
     if isinstance(answer, str):
         return Mismatch(name, 0, tr("ids"), answer)
-    ids, learn = answer
-    mismatch = _compare_ids(template, name, one.full.ids, one.full_unshielded.ids, ids)
-    expected = one.full if ids == one.full.ids else one.full_unshielded
-    if mismatch or learn is None or learn == expected.loss_mask:
+    ids, loss_mask = answer
+    mismatch = _compare_ids(template, name, item.full.ids, item.full_unshielded.ids, ids)
+    expected = item.full if ids == item.full.ids else item.full_unshielded
+    if mismatch or loss_mask is None or loss_mask == expected.loss_mask:
         return mismatch
-    index = next(index for index, pair in enumerate(zip(learn, expected.loss_mask, strict=True)) if pair[0] != pair[1])
-    name = tr("{id} (mask)", id=one.case.id)
-    words = (tr("not learned"), tr("learned"))
+    index = next(
+        index for index, pair in enumerate(zip(loss_mask, expected.loss_mask, strict=True)) if pair[0] != pair[1]
+    )
+    name = tr("{id} (mask)", id=item.case.id)
+    labels = (tr("not learned"), tr("learned"))
     shown = _show_context(template, ids, index)
-    return Mismatch(name, index, f"{shown} {words[expected.loss_mask[index]]}", words[learn[index]])
+    return Mismatch(name, index, f"{shown} {labels[expected.loss_mask[index]]}", labels[loss_mask[index]])
 
 
 def _compare_ids(
-    template: ChatTemplate, name: str, ids: list[int], read: list[int], found: list[int] | str
+    template: ChatTemplate, name: str, ids: list[int], unshielded_ids: list[int], actual: list[int] | str
 ) -> Mismatch | None:
-    if found in (ids, read):
+    if actual in (ids, unshielded_ids):
         return None
-    if isinstance(found, str):
-        return Mismatch(name, 0, _show_context(template, read, 0), found)
-    pairs = zip(read, found, strict=False)
-    shorter = min(len(read), len(found))
-    index = next((index for index, (ours, theirs) in enumerate(pairs) if ours != theirs), shorter)
-    return Mismatch(name, index, _show_context(template, read, index), _show_context(template, found, index))
+    if isinstance(actual, str):
+        return Mismatch(name, 0, _show_context(template, unshielded_ids, 0), actual)
+    pairs = zip(unshielded_ids, actual, strict=False)
+    common_length = min(len(unshielded_ids), len(actual))
+    index = next(
+        (index for index, (expected_id, actual_id) in enumerate(pairs) if expected_id != actual_id), common_length
+    )
+    return Mismatch(name, index, _show_context(template, unshielded_ids, index), _show_context(template, actual, index))
 
 
 def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str:
@@ -178,36 +200,36 @@ def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str
     tokenizer = template.tokenizer
 
     def text(part: Sequence[int]) -> str:
-        return b"".join(tokenizer.token_bytes(number) for number in part).decode("utf-8", "backslashreplace")
+        return b"".join(tokenizer.token_bytes(token_id) for token_id in part).decode("utf-8", "backslashreplace")
 
     before = text(ids[max(0, index - _TOKENS_BEFORE) : index])
     after = text(ids[index + 1 : index + 1 + _TOKENS_AFTER])
-    here = f"{text(ids[index : index + 1])!r} [{ids[index]}]" if index < len(ids) else tr("the end")
-    return f"{before!r} → {here} ← {after!r}"
+    token = f"{text(ids[index : index + 1])!r} [{ids[index]}]" if index < len(ids) else tr("the end")
+    return f"{before!r} → {token} ← {after!r}"
 
 
 def backends_for(
-    folder: Path, find_gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
+    folder: Path, gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
 ) -> list[NamedBackend]:
     """The programs that read these files.
 
     transformers reads the folder, llama.cpp a GGUF file, Ollama a Modelfile (with the folder's tokenizer), and vLLM the
     model that it serves at the address `vllm`.
     """
-    found: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
-    found += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in find_gguf_files]
+    backends: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
+    backends += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in gguf_files]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
-    found += [("modelfile", partial(OllamaBackend, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
-    return found + ([(VllmBackend.name, partial(VllmBackend, vllm))] if vllm else [])
+    backends += [("modelfile", partial(OllamaBackend, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
+    return backends + ([(VllmBackend.name, partial(VllmBackend, vllm))] if vllm else [])
 
 
-def verify(template: ChatTemplate, folder: Path, find_gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
+def verify(template: ChatTemplate, folder: Path, gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
     """The check as an export runs it; returns its figures for the manifest.
 
     Raises UserError with the first difference if a program reads the exported files otherwise than Hanlin does: what
     was trained would not be what is served.
     """
-    results = check(template, backends_for(folder, find_gguf_files), make_cases())
+    results = check(template, backends_for(folder, gguf_files), make_cases())
     for result in results:
         if not result.passed:
             raise parity_error(result, folder)

@@ -77,8 +77,8 @@ def read_modelfile(path: Path) -> Modelfile:
         values.setdefault(row.name, []).append(row)
         if row.name == "from" and not row.value:
             raise _wrong(path, row.line, tr("FROM names no model"))
-        number = row.name == "parameter" and row.about == "num_ctx"
-        if number and not re.fullmatch(r"[1-9]\d*", row.value):
+        is_context_length = row.name == "parameter" and row.about == "num_ctx"
+        if is_context_length and not re.fullmatch(r"[1-9]\d*", row.value):
             what = tr("num_ctx is not a number of tokens: {value!r}", value=row.value)
             raise _wrong(path, row.line, what)
     if "from" not in values:
@@ -87,7 +87,7 @@ def read_modelfile(path: Path) -> Modelfile:
     parameters: dict[str, list[str]] = {}
     for row in values.get("parameter", ()):
         parameters.setdefault(row.about, []).append(row.value)
-    last = {name: found[-1].value for name, found in values.items()}
+    last = {name: rows_of_name[-1].value for name, rows_of_name in values.items()}
     return Modelfile(
         path=path,
         model=last["from"],
@@ -117,22 +117,22 @@ def write_modelfile(
     answer becomes a stop. What was written is read again and compared. Raises UserError when no Go form of the
     template is known, or when a text cannot stand in a Modelfile.
     """
-    stops = [str(template.tokenizer.backend.id_to_token(number)) for number in template.stop_ids]
-    wanted: list[tuple[str, str]] = [("FROM", model), ("TEMPLATE", go_template(template))]
-    wanted += [("SYSTEM", system)] if system else []
-    wanted += [("PARAMETER num_ctx", str(context))] if context else []
-    wanted += [("PARAMETER stop", stop) for stop in stops]
-    wanted += [("LICENSE", "".join(filter(_is_kept, license)).strip())] if license.strip() else []
-    for name, value in wanted:
+    stops = [str(template.tokenizer.backend.id_to_token(token_id)) for token_id in template.stop_ids]
+    instructions: list[tuple[str, str]] = [("FROM", model), ("TEMPLATE", go_template(template))]
+    instructions += [("SYSTEM", system)] if system else []
+    instructions += [("PARAMETER num_ctx", str(context))] if context else []
+    instructions += [("PARAMETER stop", stop) for stop in stops]
+    instructions += [("LICENSE", "".join(filter(_is_kept, license)).strip())] if license.strip() else []
+    for name, value in instructions:
         if '"""' in value or not all(map(_is_kept, value)) or (name == "FROM" and _quoted(value) != value):
             what = tr("{name} cannot hold this text in a Modelfile", name=name)
             hint = tr('Ollama loses characters that do not print, and """ ends a text')
             raise UserError(what, path, hint)
-    write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in wanted))
-    back = read_modelfile(path)
-    again = [back.model, back.template, *([system] if back.system == system and system else [])]
-    again += [*back.parameters.get("num_ctx", ()), *back.stops, *back.licenses]
-    if again != [value for _, value in wanted]:
+    write_text(path, "".join(f"{name} {_quoted(value)}\n" for name, value in instructions))
+    parsed = read_modelfile(path)
+    parsed_values = [parsed.model, parsed.template, *([system] if parsed.system == system and system else [])]
+    parsed_values += [*parsed.parameters.get("num_ctx", ()), *parsed.stops, *parsed.licenses]
+    if parsed_values != [value for _, value in instructions]:
         raise RuntimeError(f"{path}: the Modelfile reads otherwise than it was written")
 
 

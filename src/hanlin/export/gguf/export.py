@@ -51,27 +51,27 @@ def run(settings: Gguf, inputs: Inputs, out: Path, context: StageContext) -> dic
         context,
     )
     quality_reports: dict[str, quality.Row] = {}
-    kept: tuple[str, ...] = settings.types
+    kept_types: tuple[str, ...] = settings.types
     if settings.pick:
-        kept = (_pick_smallest(settings, source, reference, quality_reports, out, context),)
+        kept_types = (_pick_smallest(settings, source, reference, quality_reports, out, context),)
     else:
-        write_files(kept, settings, source, out, context)
-    quality_reports |= {name: _measure_once(name, source, reference, out, context) for name in kept}
-    metrics = _verify_files(kept, settings, source, out, context)
-    for chosen in kept:
-        metrics[chosen] |= quality_reports[chosen]
-    rejected = {name: {**row, "kept": False} for name, row in quality_reports.items() if name not in kept}
+        write_files(kept_types, settings, source, out, context)
+    quality_reports |= {name: _measure_once(name, source, reference, out, context) for name in kept_types}
+    metrics = _verify_files(kept_types, settings, source, out, context)
+    for file_type in kept_types:
+        metrics[file_type] |= quality_reports[file_type]
+    rejected = {name: {**row, "kept": False} for name, row in quality_reports.items() if name not in kept_types}
     if settings.pick:
-        metrics |= {"picked": kept[0], "rejected": rejected}
-    rows = {**rejected, **{name: quality_reports[name] for name in kept}}
-    write_card(out, settings.name, settings.license, rows, _note(settings, kept))
+        metrics |= {"picked": kept_types[0], "rejected": rejected}
+    rows = {**rejected, **{name: quality_reports[name] for name in kept_types}}
+    write_card(out, settings.name, settings.license, rows, _note(settings, kept_types))
     return metrics
 
 
-def _note(settings: Gguf, kept: Sequence[str]) -> str:
+def _note(settings: Gguf, kept_types: Sequence[str]) -> str:
     if not settings.pick:
         return ""
-    return f"{kept[0]} is the smallest that reaches `{settings.pick}`. {kept[0]} 是达到该条件的最小类型。"
+    return f"{kept_types[0]} is the smallest that reaches `{settings.pick}`. {kept_types[0]} 是达到该条件的最小类型。"
 
 
 def _pick_smallest(

@@ -155,7 +155,7 @@ class _Sums:
         """Go on from what an earlier try saved; a file that a crash of the machine left half there counts as none."""
         try:
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as saved:
-                rows, expected = (int(number) for number in saved["rows"])
+                rows, expected = (int(count) for count in saved["rows"])
                 if expected != self.expected:
                     return
                 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,13 +174,13 @@ class _Sums:
 
 @contextmanager
 def _input_hooks(model: Any, on_input: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Calls `hear("<layer>.<part>", inputs)` whenever a matrix of the model is used."""
+    """Call `on_input("<layer>.<module>", inputs)` for each forward pass of a linear layer until the exit."""
     handles = []
     for layer, block in enumerate(model.get_decoder().layers):
         for part in _SAME_INPUT:
 
-            def hook(_: object, given: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
-                on_input(name, given[0])
+            def hook(_: object, inputs: tuple[torch.Tensor, ...], name: str = f"{layer}.{part}") -> None:
+                on_input(name, inputs[0])
 
             handles.append(block.get_submodule(part).register_forward_pre_hook(hook))
     try:

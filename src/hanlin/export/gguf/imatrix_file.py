@@ -91,15 +91,15 @@ def read_imatrix(path: Path) -> ImportanceMatrix:
         raise UserError(tr("there is no such importance matrix"), path)
     try:
         with path.open("rb") as file:
-            found = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)
+            imatrix = _read_gguf(path) if file.read(4) == b"GGUF" else _read_legacy(path)
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
         what = tr("not an importance matrix of llama.cpp")
         raise UserError(what, path, tr("make one with `imatrix`")) from error
-    for name, used in found.used.items():
+    for name, used in imatrix.used.items():
         if used.count < 0 or not np.isfinite(used.in_sum2).all() or (used.in_sum2 < 0).any():
             what = tr("its values for '{name}' are not sums of squares", name=name)
             raise UserError(what, path)
-    return found
+    return imatrix
 
 
 def write_imatrix(path: Path, imatrix: ImportanceMatrix) -> None:
@@ -119,8 +119,8 @@ def _read_gguf(path: Path) -> ImportanceMatrix:
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: np.array(tensor.data, np.float32).reshape(-1) for tensor in reader.tensors}
     used = {}
-    for index, in_sum2 in tensors.items():
-        name, dot, kind = index.rpartition(".")
+    for tensor_name, in_sum2 in tensors.items():
+        name, dot, kind = tensor_name.rpartition(".")
         if dot and kind == "in_sum2":
             counts = tuple(round(float(count)) for count in tensors[f"{name}.counts"])
             if len(in_sum2) % len(counts):
@@ -178,10 +178,10 @@ def _read_legacy(path: Path) -> ImportanceMatrix:
 
 
 def _read_int(file: IO[bytes], limit: int) -> int:
-    (number,) = struct.unpack("<i", file.read(4))
-    if not 0 < number <= limit:
-        raise ValueError(f"{number} where 1 to {limit} may stand")
-    return int(number)
+    (value,) = struct.unpack("<i", file.read(4))
+    if not 0 < value <= limit:
+        raise ValueError(f"{value} where 1 to {limit} may stand")
+    return int(value)
 
 
 def _write_legacy(file: IO[bytes], imatrix: ImportanceMatrix) -> None:

@@ -70,12 +70,12 @@ class GgufSource:
         """Every id that ends an answer: those of generation_config.json, else of config.json, the tokenizer's and the
         template's.
         """
-        named = read_json(self.files.folder / GENERATION_FILE).get("eos_token_id")
-        if named is None:
-            named = self.files.config.get("eos_token_id")
-        listed = named if isinstance(named, list) else [named]
-        found = [int(number) for number in [self.tokenizer.eos_id, *listed] if number is not None]
-        return tuple(dict.fromkeys([*found, *(self.template.stop_ids if self.template else ())]))
+        eos_ids = read_json(self.files.folder / GENERATION_FILE).get("eos_token_id")
+        if eos_ids is None:
+            eos_ids = self.files.config.get("eos_token_id")
+        eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+        end_ids = [int(token_id) for token_id in [self.tokenizer.eos_id, *eos_ids] if token_id is not None]
+        return tuple(dict.fromkeys([*end_ids, *(self.template.stop_ids if self.template else ())]))
 
     @cached_property
     def template(self) -> ChatTemplate | None:

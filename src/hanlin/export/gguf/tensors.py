@@ -65,8 +65,8 @@ class StoredRows:
         """Read, not mapped: mapped pages would count as memory of ours, up to the whole model."""
         kind = _KINDS[self.entry.dtype]
         count = (stop - start) * self.columns
-        index = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
-        values = np.fromfile(self.entry.file, kind, count, offset=index)
+        offset = self.entry.start + (self.first + start) * self.columns * np.dtype(kind).itemsize
+        values = np.fromfile(self.entry.file, kind, count, offset=offset)
         return quants.as_float32(values, self.entry.dtype).reshape(-1, self.columns)
 
 
@@ -104,53 +104,56 @@ def list_tensors(files: ModelFiles) -> list[GgufTensor]:
     """Every tensor in the order of a file that llama.cpp's quantizer writes: those outside the layers, then layer by
     layer, each by name.
     """
-    found = [*_outside(files.config, files.tensors)]
+    tensors = [*_outside(files.config, files.tensors)]
     for layer in range(int(files.config["num_hidden_layers"])):
-        found += sorted(_layer(files, layer), key=lambda tensor: tensor.name)
-    return found
+        tensors += sorted(_layer(files, layer), key=lambda tensor: tensor.name)
+    return tensors
 
 
 def _outside(config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> Iterator[GgufTensor]:
     head = {} if config.get("tie_word_embeddings") else _HEAD
-    found = [_plain_tensor(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
+    outside = [_plain_tensor(name, tensors[source]) for source, name in {**_OUTSIDE, **head}.items()]
     factors = rope_factors(config)
     if factors is not None:
-        found.append(GgufTensor("rope_freqs.weight", factors.shape, (ComputedRows(factors),)))
-    yield from sorted(found, key=lambda tensor: tensor.name)
+        outside.append(GgufTensor("rope_freqs.weight", factors.shape, (ComputedRows(factors),)))
+    yield from sorted(outside, key=lambda tensor: tensor.name)
 
 
 def _layer(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     heads = int(files.config["num_attention_heads"])
-    turned = {"attn_q": heads, "attn_k": int(files.config.get("num_key_value_heads") or heads)}
-    for part, name in TENSOR_NAMES.items():
+    rope_heads = {"attn_q": heads, "attn_k": int(files.config.get("num_key_value_heads") or heads)}
+    for module, name in TENSOR_NAMES.items():
         for kind in ("weight", "bias"):
-            entry = files.tensors.get(f"model.layers.{layer}.{part}.{kind}")
+            entry = files.tensors.get(f"model.layers.{layer}.{module}.{kind}")
             if entry is not None:
-                yield _plain_tensor(f"blk.{layer}.{name}.{kind}", entry, turned.get(name, 0))
+                yield _plain_tensor(f"blk.{layer}.{name}.{kind}", entry, rope_heads.get(name, 0))
     if files.config.get("num_local_experts"):
         yield from _experts(files, layer)
 
 
 def _experts(files: ModelFiles, layer: int) -> Iterator[GgufTensor]:
     """A layer's experts, each kind of matrix stacked. Packed, an expert's gate rows come before its up rows."""
-    count, hidden = int(files.config["num_local_experts"]), int(files.config["hidden_size"])
-    wide = int(files.config["intermediate_size"])
+    count, hidden_size = int(files.config["num_local_experts"]), int(files.config["hidden_size"])
+    intermediate_size = int(files.config["intermediate_size"])
     shapes = {
-        "w1": ("ffn_gate_exps", wide, hidden),
-        "w2": ("ffn_down_exps", hidden, wide),
-        "w3": ("ffn_up_exps", wide, hidden),
+        "w1": ("ffn_gate_exps", intermediate_size, hidden_size),
+        "w2": ("ffn_down_exps", hidden_size, intermediate_size),
+        "w3": ("ffn_up_exps", intermediate_size, hidden_size),
     }
-    both = files.tensors.get(PACKED_EXPERTS.format(layer))
+    gate_up = files.tensors.get(PACKED_EXPERTS.format(layer))
     for matrix, (name, rows, columns) in shapes.items():
-        if both is None:
-            index = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
-            parts = [StoredRows(files.tensors[index.format(expert)], 0, rows, columns) for expert in range(count)]
+        if gate_up is None:
+            name_format = f"model.layers.{layer}.block_sparse_moe.experts.{{}}.{matrix}.weight"
+            parts = [StoredRows(files.tensors[name_format.format(expert)], 0, rows, columns) for expert in range(count)]
         elif matrix == "w2":
             entry = files.tensors[f"model.layers.{layer}.mlp.experts.down_proj"]
             parts = [StoredRows(entry, expert * rows, rows, columns) for expert in range(count)]
         else:
-            before = wide if matrix == "w3" else 0
-            parts = [StoredRows(both, 2 * wide * expert + before, rows, columns) for expert in range(count)]
+            first_row = intermediate_size if matrix == "w3" else 0
+            parts = [
+                StoredRows(gate_up, 2 * intermediate_size * expert + first_row, rows, columns)
+                for expert in range(count)
+            ]
         yield GgufTensor(f"blk.{layer}.{name}.weight", (count, rows, columns), tuple(parts))
 
 

@@ -97,35 +97,35 @@ class TokenizerCheck:
                 raise RuntimeError(f"{file.name}: llama.cpp does not end an answer at {missing}")
             count = len(TEXTS) if self.metrics else len(self._texts)
             pairs = zip(self._texts[:count], self._ids[:count], strict=True)
-            otherwise = sum(self._differs(model, text, ids) for text, ids in pairs)
+            num_differing = sum(self._differs(model, text, ids) for text, ids in pairs)
         finally:
             model.close()
         if not self.metrics:
             self.metrics = {
                 "texts": count,
                 "ids": sum(map(len, self._ids)),
-                "texts_tokenized_differently": otherwise,
+                "texts_tokenized_differently": num_differing,
                 "stop_ids": len(self._stop_ids),
                 "vocabulary": rows,
             }
 
     def _differs(self, model: LlamaCppModel, text: str, ids: list[int]) -> bool:
-        found = model.tokenize(text)
-        if found != ids and self._vocabulary.unreachable_ids.isdisjoint(found):
-            raise RuntimeError(f"{model.path.name}: llama.cpp reads {text!r} as {found}, the tokenizer as {ids}")
-        return found != ids
+        actual_ids = model.tokenize(text)
+        if actual_ids != ids and self._vocabulary.unreachable_ids.isdisjoint(actual_ids):
+            raise RuntimeError(f"{model.path.name}: llama.cpp reads {text!r} as {actual_ids}, the tokenizer as {ids}")
+        return actual_ids != ids
 
 
 def _vocabulary_as_text(tokenizer: Tokenizer) -> list[str]:
     """Every entry of the vocabulary that is whole text, some in a row: entries that were added must be found again."""
-    words = []
-    for number in range(len(tokenizer)):
-        if number not in tokenizer.special_ids:
+    texts = []
+    for token_id in range(len(tokenizer)):
+        if token_id not in tokenizer.special_ids:
             try:
-                words.append(tokenizer.token_bytes(number).decode("utf-8"))
+                texts.append(tokenizer.token_bytes(token_id).decode("utf-8"))
             except UnicodeDecodeError:
                 continue
-    return ["".join(words[start : start + 8]) for start in range(0, len(words), 8)]
+    return ["".join(texts[start : start + 8]) for start in range(0, len(texts), 8)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,16 +166,16 @@ def compare_logprobs(file: Path, file_type: str, reference: SourceLogprobs) -> d
     """
     model = LlamaCppModel(file)
     try:
-        longest = max(map(len, reference.texts))
-        kv_cache = model.new_kv_cache(sequences=1, length=longest, cache_type="f32")
+        max_length = max(map(len, reference.texts))
+        kv_cache = model.new_kv_cache(sequences=1, length=max_length, cache_type="f32")
         try:
             divergences, same, count = [], 0, 0
             for ids, expected in zip(reference.texts, reference.logprobs, strict=True):
                 kv_cache.truncate(0, 0)
                 (logits,) = kv_cache.decode([BatchItem(0, 0, ids, range(len(ids)))])
-                found = log_softmax(logits)
-                divergences.append((np.exp(expected) * (expected - found)).sum(axis=-1))
-                same += int((expected.argmax(axis=-1) == found.argmax(axis=-1)).sum())
+                logprobs = log_softmax(logits)
+                divergences.append((np.exp(expected) * (expected - logprobs)).sum(axis=-1))
+                same += int((expected.argmax(axis=-1) == logprobs.argmax(axis=-1)).sum())
                 count += len(ids)
         finally:
             kv_cache.close()

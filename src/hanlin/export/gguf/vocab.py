@@ -31,7 +31,7 @@ _WHOLE_WORDS_FIRST = {_LLAMA_3: "llama-bpe"}
 _BY_MERGES = {_LLAMA_3: "smaug-bpe", _QWEN_2: "qwen2", _GPT_2: "gpt-2"}
 """Its name of a splitting rule where words are built by merges alone."""
 
-_KNOWN_ENDS = (
+_EOG_TOKENS = (
     *("<|end_of_text|>", "<|endoftext|>", "</s>", "<|end|>", "<end_of_turn>"),
     *("<|eot_id|>", "<|im_end|>", "<|eom_id|>"),
 )
@@ -112,58 +112,62 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
     first. So a piece's score is minus its rank, the place of its first merge.
     """
     model = data["model"]
-    built: dict[str, int] = {}
-    for index, merge in enumerate(model["merges"]):
-        built.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), index)
-    scores = _scores(tokenizer, model["vocab"], built, rows)
+    merge_ranks: dict[str, int] = {}
+    for rank, merge in enumerate(model["merges"]):
+        merge_ranks.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), rank)
+    scores = _scores(tokenizer, model["vocab"], merge_ranks, rows)
     tokens, types = _tokens(tokenizer, model["vocab"], rows)
-    kinds = list(types)
+    token_types = list(types)
     for byte in range(256):
-        number = model["vocab"].get(f"<0x{byte:02X}>")
-        if number is None:
+        token_id = model["vocab"].get(f"<0x{byte:02X}>")
+        if token_id is None:
             raise _unsupported(tokenizer, tr("it lacks tokens for single bytes"))
-        kinds[number] = TokenType.BYTE
-    single = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
+        token_types[token_id] = TokenType.BYTE
+    single_pieces = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
     unreachable_ids = {
-        number for text, number in model["vocab"].items() if len(text) > 1 and text not in built and text not in single
+        token_id
+        for text, token_id in model["vocab"].items()
+        if len(text) > 1 and text not in merge_ranks and text not in single_pieces
     }
     unknown = model["vocab"].get(model.get("unk_token"))
     if unknown is not None:
-        kinds[unknown] = TokenType.UNKNOWN
+        token_types[unknown] = TokenType.UNKNOWN
     return GgufVocabulary(
         "llama",
         "default",
         tokens,
-        tuple(kinds),
+        tuple(token_types),
         scores=tuple(scores),
         space_before_text=tokenizer.prefix_space != "none",
         unreachable_ids=frozenset(unreachable_ids),
     )
 
 
-def _scores(tokenizer: Tokenizer, vocabulary: Mapping[str, int], built: Mapping[str, int], rows: int) -> list[float]:
+def _scores(
+    tokenizer: Tokenizer, vocabulary: Mapping[str, int], merge_ranks: Mapping[str, int], rows: int
+) -> list[float]:
     """A score for each id: minus a piece's rank, 0 for what no text is built of.
 
     Where the entries stand in the order of their merges, those of nothing but spaces last, the vocabulary is as a
     trained SentencePiece model of Llama's has it, and so are the scores: an entry's rank is its distance from the
     first piece. A vocabulary that was merged from two has another order, and the rank is the place of the merge.
     """
-    apart = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
-    pieces = {text: number for text, number in vocabulary.items() if text not in apart}
-    first, last = min(pieces.values(), default=0), len(built)
-    order = [(not text.strip(_SPACE), vocabulary[text]) for text in built]
-    as_trained = all(one < other for one, other in pairwise(order))
+    unranked_tokens = {*tokenizer.added_tokens, *(f"<0x{byte:02X}>" for byte in range(256))}
+    pieces = {text: token_id for text, token_id in vocabulary.items() if text not in unranked_tokens}
+    first, last = min(pieces.values(), default=0), len(merge_ranks)
+    sort_keys = [(not text.strip(_SPACE), vocabulary[text]) for text in merge_ranks]
+    as_trained = all(previous < following for previous, following in pairwise(sort_keys))
     scores = [_UNUSED_SCORE] * rows
-    for text, number in vocabulary.items():
+    for text, token_id in vocabulary.items():
         if text not in pieces:
-            scores[number] = 0.0 if number < first else _ADDED_SCORE
+            scores[token_id] = 0.0 if token_id < first else _ADDED_SCORE
         elif as_trained:
-            scores[number] = first - number if text.strip(_SPACE) else _SPACES_SCORE
+            scores[token_id] = first - token_id if text.strip(_SPACE) else _SPACES_SCORE
         else:
-            scores[number] = -float(built.get(text, last))
-    for number in tokenizer.backend.get_added_tokens_decoder():
-        if number >= first:
-            scores[number] = _ADDED_SCORE
+            scores[token_id] = -float(merge_ranks.get(text, last))
+    for token_id in tokenizer.backend.get_added_tokens_decoder():
+        if token_id >= first:
+            scores[token_id] = _ADDED_SCORE
     return [float(score) for score in scores]
 
 
@@ -178,19 +182,19 @@ def _tokens(
         raise UserError(what, tokenizer.folder, tr("grow the embeddings first"))
     tokens: list[str | None] = [None] * rows
     types = [TokenType.UNUSED] * rows
-    for text, number in vocabulary.items():
-        tokens[number], types[number] = text, TokenType.NORMAL
-    for number, added in tokenizer.backend.get_added_tokens_decoder().items():
-        tokens[number] = added.content
-        types[number] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
+    for text, token_id in vocabulary.items():
+        tokens[token_id], types[token_id] = text, TokenType.NORMAL
+    for token_id, added in tokenizer.backend.get_added_tokens_decoder().items():
+        tokens[token_id] = added.content
+        types[token_id] = TokenType.CONTROL if added.special else TokenType.USER_DEFINED
         if not added.special and (added.lstrip or added.rstrip or added.single_word):
             what = tr("its token {content!r} absorbs the spaces beside it", content=added.content)
             raise _unsupported(tokenizer, what)
-    filled = [f"[PAD{number}]" if text is None else text for number, text in enumerate(tokens)]
-    if len(set(filled)) < rows:
-        twice = Counter(filled).most_common(1)[0][0]
+    padded_tokens = [f"[PAD{token_id}]" if text is None else text for token_id, text in enumerate(tokens)]
+    if len(set(padded_tokens)) < rows:
+        twice = Counter(padded_tokens).most_common(1)[0][0]
         raise _unsupported(tokenizer, tr("two of its tokens are {twice!r}", twice=twice))
-    return tuple(filled), tuple(types)
+    return tuple(padded_tokens), tuple(types)
 
 
 def _pre_tokenizer_steps(rule: _Rule | None) -> list[_Rule]:
@@ -212,7 +216,7 @@ def _merges_reach_every_entry(tokenizer: Tokenizer, vocabulary: Mapping[str, int
     added = {token.content for token in tokenizer.backend.get_added_tokens_decoder().values()}
     split = tokenizer.backend.model.tokenize
     return all(
-        [token.id for token in split(text)] == [number] for text, number in vocabulary.items() if text not in added
+        [token.id for token in split(text)] == [token_id] for text, token_id in vocabulary.items() if text not in added
     )
 
 
@@ -230,12 +234,12 @@ def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence
     """
     if tokenizer.bos_id is not None:
         writer.add_bos_token_id(tokenizer.bos_id)
-    for name, number in _end_ids(tokenizer, stop_ids).items():
-        getattr(writer, f"add_{name}_token_id")(number)
-    for name, add in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
-        named = tokenizer.token_id(tokenizer.config.get(name) or "")
-        if named is not None:
-            add(named)
+    for name, token_id in _end_ids(tokenizer, stop_ids).items():
+        getattr(writer, f"add_{name}_token_id")(token_id)
+    for name, add_token_id in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
+        token_id = tokenizer.token_id(tokenizer.config.get(name) or "")
+        if token_id is not None:
+            add_token_id(token_id)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_sep_token(False)
@@ -243,8 +247,8 @@ def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence
 
 def _end_ids(tokenizer: Tokenizer, stop_ids: Sequence[int]) -> dict[str, int]:
     """Which stop id stands in which of the places `eos`, `eot`, `eom`."""
-    left = list(dict.fromkeys(stop_ids))
-    eos = tokenizer.eos_id if tokenizer.eos_id in left else next(iter(left), tokenizer.eos_id)
-    known = {tokenizer.token_id(name) for name in _KNOWN_ENDS}
-    rest = [number for number in left if number != eos and number not in known]
-    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), rest, strict=False))}
+    end_ids = list(dict.fromkeys(stop_ids))
+    eos = tokenizer.eos_id if tokenizer.eos_id in end_ids else next(iter(end_ids), tokenizer.eos_id)
+    known_ids = {tokenizer.token_id(name) for name in _EOG_TOKENS}
+    other_ids = [token_id for token_id in end_ids if token_id != eos and token_id not in known_ids]
+    return {**({} if eos is None else {"eos": eos}), **dict(zip(("eot", "eom"), other_ids, strict=False))}

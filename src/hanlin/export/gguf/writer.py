@@ -33,20 +33,20 @@ _MAX_FLOAT16 = 65504.0
 
 def write_files(types: Sequence[str], settings: Gguf, source: GgufSource, out: Path, context: StageContext) -> None:
     """Write `model-<TYPE>.gguf` for each type that is not there yet, without verifying it."""
-    left = [name for name in types if not gguf_path(out, name).is_file()]
-    total = sum(sum(source.tensor_sizes(name)) for name in left)
+    missing_types = [name for name in types if not gguf_path(out, name).is_file()]
+    total = sum(sum(source.tensor_sizes(name)) for name in missing_types)
     check_free_space(out, total)
-    done = 0
+    bytes_written = 0
     quantizer = Quantizer()
     try:
-        for name in left:
+        for name in missing_types:
             with catch_full_disk(out):
                 # Written in the scratch folder, so that a killed run leaves no half file among the finished ones.
                 tmp_path = context.scratch_folder(out) / gguf_path(out, name).name
                 write_header(tmp_path, source, name, settings)
                 for size in write_tensors(tmp_path, source, name, quantizer):
-                    done += size
-                    context.progress.update(done, total, "bytes")
+                    bytes_written += size
+                    context.progress.update(bytes_written, total, "bytes")
                 os.replace(tmp_path, gguf_path(out, name))
     finally:
         quantizer.close()
@@ -138,10 +138,10 @@ class _Writer(gguf.GGUFWriter):
 
 def _size_label(source: GgufSource) -> str:
     """`8B`, or `8x7B` of experts, as llama.cpp's converter counts them (`gguf.size_label`)."""
-    of_experts = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
-    others = source.weights - of_experts
-    one = of_experts // source.experts if source.experts else 0
-    return str(gguf.size_label(source.weights, others, one, source.experts))
+    expert_weights = sum(tensor.weights for tensor in source.tensors if "_exps." in tensor.name)
+    shared_weights = source.weights - expert_weights
+    weights_per_expert = expert_weights // source.experts if source.experts else 0
+    return str(gguf.size_label(source.weights, shared_weights, weights_per_expert, source.experts))
 
 
 def _add_rope(writer: gguf.GGUFWriter, rope: Mapping[str, Any]) -> None:

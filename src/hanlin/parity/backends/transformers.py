@@ -62,10 +62,10 @@ class TransformersBackend:
 
     def stop_ids(self) -> frozenset[int] | None:
         """The end ids that `generate` of transformers takes from the folder."""
-        named = read_json(self._folder / GENERATION_FILE).get("eos_token_id")
-        if named is None:
-            named = self._tokenizer.eos_token_id
-        return frozenset(named if isinstance(named, list) else [] if named is None else [named])
+        eos_ids = read_json(self._folder / GENERATION_FILE).get("eos_token_id")
+        if eos_ids is None:
+            eos_ids = self._tokenizer.eos_token_id
+        return frozenset(eos_ids if isinstance(eos_ids, list) else [] if eos_ids is None else [eos_ids])
 
     def close(self) -> None:
         """Nothing is held."""
