@@ -26,7 +26,7 @@ from hanlin.estimate.batch_plan import BatchPlan, DatasetStats
 from hanlin.estimate.dataset_stats import _parts, sample_dataset
 from hanlin.estimate.flops import disk_usage, reference_operations, step_operations
 from hanlin.estimate.machine import measure_speeds, parse_memory_size
-from hanlin.estimate.memory import SHARES_KEPT, TILE_LOGITS, Machine, Sharding, TrainingSetup
+from hanlin.estimate.memory import MAX_KEPT_PROBS_LENGTH, TILE_LOGITS, Machine, Sharding, TrainingSetup
 from hanlin.estimate.shapes import ModelShape, TrainableCounts
 from hanlin.estimate.training import Estimate, UnknownEstimate, estimate_training
 from hanlin.models.adapters import count_parameters
@@ -83,13 +83,13 @@ def opened(tiny_model: Path, settings: Training) -> TrainModel:
     return load_train_model(tiny_model, settings, 7, CPU, "float32")
 
 
-def one_pass(count: int, length: int, entries: int) -> MicroBatch:
+def one_pass(count: int, length: int, vocab_size: int) -> MicroBatch:
     tokens = count * length
     return MicroBatch(
-        torch.randint(0, entries, (1, tokens)),
+        torch.randint(0, vocab_size, (1, tokens)),
         torch.arange(length).repeat(count)[None],
         torch.arange(tokens),
-        torch.randint(0, entries, (tokens,)),
+        torch.randint(0, vocab_size, (tokens,)),
         (length,) * count,
         DocumentLayout([length] * count),
         tuple(range(count)),
@@ -179,7 +179,7 @@ def test_activations_are_the_bytes_that_autograd_keeps(
     """But for rotary angles and what belongs to a pass as a whole."""
     settings = sft(max_seq_length=256, micro_batch_tokens=512, batch_tokens=512, lora=LoraSettings(rank=4))
     model = load_train_model(tiny_model, settings, 7, CPU, precision)
-    batch = one_pass(4, 128, shape.entries)
+    batch = one_pass(4, 128, shape.vocab_size)
     own = {weight.untyped_storage().data_ptr() for weight in weights(model)}
     kept: dict[int, int] = {}
 
@@ -198,16 +198,18 @@ def test_activations_are_the_bytes_that_autograd_keeps(
 
 
 def test_shares_are_kept_of_documents_as_long_as_attention_keeps_them() -> None:
-    assert {getattr(torch, name): longest for name, longest in SHARES_KEPT.items()} == MAX_MATMUL_LENGTH
+    assert {getattr(torch, name): longest for name, longest in MAX_KEPT_PROBS_LENGTH.items()} == MAX_MATMUL_LENGTH
 
 
-@pytest.mark.parametrize("entries", [320, 32_000, 128_256])
+@pytest.mark.parametrize("vocab_size", [320, 32_000, 128_256])
 @pytest.mark.parametrize("method", ["full", "LoRA"])
-def test_pieces_of_the_head_are_those_of_the_loss(method: str, entries: int, shape: ModelShape) -> None:
+def test_pieces_of_the_head_are_those_of_the_loss(method: str, vocab_size: int, shape: ModelShape) -> None:
     settings = sft(**METHODS[method])
     for gpu in (False, True):
-        found = setup_of(dataclasses.replace(shape, entries=entries), settings, machine=Machine(gpu=gpu)).piece_tokens()
-        assert found == chunk_tokens(entries, method == "full", gpu)
+        found = setup_of(
+            dataclasses.replace(shape, vocab_size=vocab_size), settings, machine=Machine(gpu=gpu)
+        ).loss_chunk_tokens()
+        assert found == chunk_tokens(vocab_size, method == "full", gpu)
     assert TILE_LOGITS == tiled_loss.TILE_LOGITS
 
 
@@ -219,7 +221,7 @@ def test_operations_are_those_that_torch_counts(
     settings = sft(max_seq_length=128, micro_batch_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
     model = opened(tiny_model, settings)
     batch = one_pass(
-        8, 64, shape.entries
+        8, 64, shape.vocab_size
     )  # short: whole products, which torch counts, twice what a causal kernel needs
     more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
@@ -309,7 +311,7 @@ def test_steps_and_files_of_a_run_are_as_estimated(tmp_path: Path, tiny_model: P
     settings = Pretrain(
         model="m", data=("d",), max_seq_length=64, batch_tokens=256, precision="float32", lora=LoraSettings(rank=4)
     )
-    known = sample_dataset(settings, [data], shape.entries)
+    known = sample_dataset(settings, [data], shape.vocab_size)
     assert known is not None
     metrics = stages.pretrain(settings, Inputs({"model": (tiny_model,), "data": (data,)}), out, StageContext())
     assert BatchPlan.of(settings, known).steps == pytest.approx(metrics["steps"], rel=0.6)  # a tokenizer of 400 entries
@@ -401,7 +403,7 @@ def test_a_model_that_an_earlier_stage_makes_has_the_shape_of_its_settings(tmp_p
     assert [one.stage for one in found] == ["first", "second"]
     for one in found:
         assert isinstance(one, Estimate)
-        assert (one.setup.shape.entries, one.setup.shape.layers, one.setup.shape.wide) == (600, 3, 256)
+        assert (one.setup.shape.vocab_size, one.setup.shape.layers, one.setup.shape.intermediate_size) == (600, 3, 256)
         assert one.setup.batch.steps is None
 
 

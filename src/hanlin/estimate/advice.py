@@ -45,33 +45,33 @@ def suggest_changes(
     Returns:
         The changes, in the order in which to make them.
     """
-    found: list[SettingChange] = []
-    for form, another in _OPTIONS:
-        if sharded and form in _UNSHARDED:
+    changes: list[SettingChange] = []
+    for propose, changes_result in _OPTIONS:
+        if sharded and propose in _UNSHARDED:
             continue
-        for values in form(setup.settings):
+        for values in propose(setup.settings):
             peak = setup.memory().peak
             if peak <= memory_limit:
-                return found
+                return changes
             settings = setup.settings.model_copy(update=values)
-            tried = replace(setup, settings=settings, batch=BatchPlan.of(settings, data, processes))
-            after = tried.memory().peak
-            if after < peak * (1 - LEAST_SAVING):
-                setup = tried
-                found.append(SettingChange(_as_options(values), after, another))
-    return found
+            changed_setup = replace(setup, settings=settings, batch=BatchPlan.of(settings, data, processes))
+            changed_peak = changed_setup.memory().peak
+            if changed_peak < peak * (1 - LEAST_SAVING):
+                setup = changed_setup
+                changes.append(SettingChange(_as_options(values), changed_peak, changes_result))
+    return changes
 
 
 def _as_options(values: dict[str, Any]) -> str:
     parts = []
     for name, value in values.items():
         if isinstance(value, LoraSettings):
-            told = (
+            shown = (
                 {"quantization": value.quantization}
                 if value.quantization
                 else {"rank": value.rank, "alpha": f"{value.alpha:g}"}
             )
-            parts += [f"{name}.{key}={inner}" for key, inner in told.items()]
+            parts += [f"{name}.{key}={inner_value}" for key, inner_value in shown.items()]
         else:
             parts.append(f"{name}={str(value).lower()}")
     return " ".join(parts)

@@ -29,13 +29,13 @@ OTHER_TOKENS = 0.27
 Row = Mapping[str, Any]
 
 
-def sample_dataset(settings: Training, paths: Iterable[Path], entries: int) -> DatasetStats | None:
+def sample_dataset(settings: Training, paths: Iterable[Path], vocab_size: int) -> DatasetStats | None:
     """Estimate the statistics of a stage's data from a sample.
 
     Args:
         settings: The settings of the training stage.
         paths: Artifact folders or files of records.
-        entries: The vocabulary size.
+        vocab_size: The vocabulary size.
 
     Returns:
         The statistics, or None if nothing can be read.
@@ -43,21 +43,23 @@ def sample_dataset(settings: Training, paths: Iterable[Path], entries: int) -> D
     kinds = {Pretrain: ("documents",), Sft: ("conversations",), Kto: ("unpaired_preferences", "preferences")}
     read_kinds = kinds.get(type(settings), ("preferences",))
     files = [file for path in paths for file in record_files(path, *read_kinds) if file.name != VALIDATION_FILE]
-    read, units, tokens, learned = 0, 0, 0.0, 0.0
+    read_bytes, units, tokens, learned = 0, 0, 0.0, 0.0
     documents: list[float] = []
     for file in files[:: max(1, len(files) // FILES)]:
         for line, row in _rows(file):
             parts = list(_parts(settings, row))
-            read += line
+            read_bytes += line
             units += len(parts) // 2 if isinstance(settings, Kto) else 1
-            lengths = [_tokens(text, entries) + PER_TURN for text, _ in parts]
+            lengths = [_tokens(text, vocab_size) + PER_TURN for text, _ in parts]
             tokens += sum(lengths)
             documents += _documents(settings, lengths)
-            learned += sum(_tokens(text, entries) + 1 for text, taught in parts if taught)
+            learned += sum(_tokens(text, vocab_size) + 1 for text, taught in parts if taught)
     if not units or not tokens:
         return None
-    whole = sum(file.stat().st_size for file in files)
-    return DatasetStats(round(units * whole / read), tokens / units, min(1.0, learned / tokens), tuple(documents))
+    total_bytes = sum(file.stat().st_size for file in files)
+    return DatasetStats(
+        round(units * total_bytes / read_bytes), tokens / units, min(1.0, learned / tokens), tuple(documents)
+    )
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Row]]:
@@ -106,7 +108,7 @@ def _text(message: Any) -> str:
     return str(message.get("text", "")) if isinstance(message, dict) else ""
 
 
-def _tokens(text: str, entries: int) -> float:
+def _tokens(text: str, vocab_size: int) -> float:
     chinese = len(CHINESE.findall(text))
-    rate = next(rate for least, rate in CHINESE_TOKENS if entries >= least)
+    rate = next(rate for least, rate in CHINESE_TOKENS if vocab_size >= least)
     return chinese * rate + (len(text) - chinese) * OTHER_TOKENS

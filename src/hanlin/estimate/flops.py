@@ -43,24 +43,30 @@ def step_operations(setup: TrainingSetup) -> float:
     """
     shape, settings, trained = setup.shape, setup.settings, setup.trained
     step, learned = setup.batch.step_tokens, setup.batch.learned
-    unseen = shape.matrices - sum(math.prod(shape.projections[name]) for name in ("q_proj", "k_proj", "v_proj"))
-    body = (
-        shape.layers * shape.matrices - (1 - learned) * unseen
+    skipped = shape.block_parameters - sum(
+        math.prod(shape.projections[name]) for name in ("q_proj", "k_proj", "v_proj")
+    )
+    body_weights = (
+        shape.layers * shape.block_parameters - (1 - learned) * skipped
     )  # behind its attention the last block sees what is learned
     span = min(settings.max_seq_length, 1024)
-    attention = 2.0 * shape.layers * shape.heads * shape.head * span  # causal: half of all pairs
+    attention = 2.0 * shape.layers * shape.heads * shape.head_dim * span  # causal: half of all pairs
     lora = settings.lora
-    own = body if lora is not None and lora.dora else trained.matrices + trained.adapter
-    through = body + trained.adapter
-    forward = 2.0 * through + attention
-    back = setup.layers_back() / shape.layers
-    again = back if settings.gradient_checkpointing else 0.0
-    operations = step * ((1 + again) * forward + 2 * back * (through + attention) + 2.0 * own)
+    trained_weights = body_weights if lora is not None and lora.dora else trained.matrices + trained.adapter
+    forward_weights = body_weights + trained.adapter
+    forward = 2.0 * forward_weights + attention
+    backward_fraction = setup.backward_layers() / shape.layers
+    recomputed_fraction = backward_fraction if settings.gradient_checkpointing else 0.0
+    operations = step * (
+        (1 + recomputed_fraction) * forward
+        + 2 * backward_fraction * (forward_weights + attention)
+        + 2.0 * trained_weights
+    )
     pairs = not isinstance(settings, Pretrain | Sft)
-    head = 2.0 * shape.table * (2 + pairs + bool(setup.head_gradient()))
+    head = 2.0 * shape.embedding_parameters * (2 + pairs + bool(setup.head_gradient()))
     operations += step * learned * head
     if isinstance(settings, Kto):  # the reference point
-        operations += step * (forward + learned * 2.0 * shape.table)
+        operations += step * (forward + learned * 2.0 * shape.embedding_parameters)
     return operations
 
 
@@ -69,17 +75,19 @@ def reference_operations(setup: TrainingSetup, tokens: float) -> float:
     if not isinstance(setup.settings, Dpo | Kto) or setup.settings.reference is not None:
         return 0.0
     shape, learned = setup.shape, setup.batch.learned
-    forward = 2.0 * shape.layers * shape.matrices + learned * 2.0 * shape.table
+    forward = 2.0 * shape.layers * shape.block_parameters + learned * 2.0 * shape.embedding_parameters
     return tokens * forward * (2 if isinstance(setup.settings, Kto) else 1)
 
 
 def disk_usage(setup: TrainingSetup, tokens: float | None) -> DiskUsage:
     """What the stage writes; `tokens` are those of its data, where they are known."""
     settings, trained = setup.settings, setup.trained
-    artifact = float(setup.shape.files)
+    artifact = float(setup.shape.file_bytes)
     if settings.lora is not None:
         pissa = 2 if settings.lora.init != "zero" else 1
         artifact = 4.0 * (trained.total + (pissa - 1) * trained.adapter)
-    kept = settings.save_total_limit + 1  # the newest is written before the oldest goes
-    best = 4.0 * trained.total * (2 if settings.save_best else 0)
-    return DiskUsage(artifact, kept * setup.checkpoint() + best, 0.0 if tokens is None else 5.0 * tokens)
+    num_checkpoints = settings.save_total_limit + 1  # the newest is written before the oldest goes
+    best_weights = 4.0 * trained.total * (2 if settings.save_best else 0)
+    return DiskUsage(
+        artifact, num_checkpoints * setup.checkpoint() + best_weights, 0.0 if tokens is None else 5.0 * tokens
+    )

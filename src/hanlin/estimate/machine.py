@@ -87,13 +87,13 @@ def measure_speeds(stages: list[tuple[str, TrainingSetup]], timeout: float = 300
         small.append(setup)
         shape = setup.shape
         model = {
-            "vocab_size": shape.entries,
-            "hidden_size": shape.hidden,
-            "intermediate_size": shape.wide,
+            "vocab_size": shape.vocab_size,
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
             "num_hidden_layers": shape.layers,
             "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.key_heads,
-            "head_dim": shape.head,
+            "num_key_value_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
             "tie_word_embeddings": shape.tied,
             "max_position_embeddings": max(8, setup.settings.max_seq_length),
         }
@@ -101,13 +101,13 @@ def measure_speeds(stages: list[tuple[str, TrainingSetup]], timeout: float = 300
         tokens, learned = setup.batch.micro_batch_tokens, setup.batch.learned
         rows.append({"kind": kind, "settings": settings, "model": model, "tokens": tokens, "learned": learned})
     command = [sys.executable, "-m", "hanlin.train.throughput"]
-    done = subprocess.run(
+    process = subprocess.run(
         command, input=json.dumps(rows), capture_output=True, text=True, encoding="utf-8", timeout=timeout
     )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or [""])[-1]
+    if process.returncode != 0:
+        last = (process.stderr.strip().splitlines() or [""])[-1]
         raise UserError(tr("the measurement failed: {last}", last=last), "--probe")
-    answers = json.loads(done.stdout.strip().splitlines()[-1])
+    answers = json.loads(process.stdout.strip().splitlines()[-1])
     return [
         (Speed(answer["products"], step_operations(setup) / answer["seconds"]), answer["process"])
         for setup, answer in zip(small, answers, strict=True)
@@ -118,19 +118,19 @@ def _small(setup: TrainingSetup) -> TrainingSetup:
     """The same training of a few blocks with a part of the vocabulary and few tokens."""
     settings = setup.settings
     layers = min(BLOCKS, setup.shape.layers)
-    entries = min(setup.shape.entries, max(ENTRIES, setup.shape.entries * layers // setup.shape.layers))
-    shape: ModelShape = replace(setup.shape, layers=layers, entries=entries)
-    changed: dict[str, Any] = {"trainable_tokens": None} if settings.trainable_tokens is not None else {}
+    vocab_size = min(setup.shape.vocab_size, max(ENTRIES, setup.shape.vocab_size * layers // setup.shape.layers))
+    shape: ModelShape = replace(setup.shape, layers=layers, vocab_size=vocab_size)
+    updates: dict[str, Any] = {"trainable_tokens": None} if settings.trainable_tokens is not None else {}
     if settings.train_last_layers is not None or (settings.trainable_tokens is not None and settings.lora is None):
-        changed["train_last_layers"] = min(settings.train_last_layers or 1, shape.layers)
+        updates["train_last_layers"] = min(settings.train_last_layers or 1, shape.layers)
 
-    def of_tokens(most: int) -> TrainingSetup:
-        micro_batch_tokens = min(most, setup.batch.micro_batch_tokens)
+    def with_tokens(max_tokens: int) -> TrainingSetup:
+        micro_batch_tokens = min(max_tokens, setup.batch.micro_batch_tokens)
         length = min(settings.max_seq_length, 256, micro_batch_tokens)
         micro_batch_tokens = max(1, micro_batch_tokens // length) * length
         batch = BatchPlan(micro_batch_tokens, 1, float(micro_batch_tokens), setup.batch.learned, 1, (float(length),))
-        return replace(setup, shape=shape, settings=settings.model_copy(update=changed), batch=batch)
+        return replace(setup, shape=shape, settings=settings.model_copy(update=updates), batch=batch)
 
-    few = of_tokens(LEAST_TOKENS)
-    enough = int(few.batch.micro_batch_tokens * OPERATIONS / step_operations(few))
-    return of_tokens(min(MOST_TOKENS, max(LEAST_TOKENS, enough)))
+    smallest = with_tokens(LEAST_TOKENS)
+    enough_tokens = int(smallest.batch.micro_batch_tokens * OPERATIONS / step_operations(smallest))
+    return with_tokens(min(MOST_TOKENS, max(LEAST_TOKENS, enough_tokens)))

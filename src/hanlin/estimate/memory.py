@@ -17,29 +17,29 @@ from hanlin.estimate.batch_plan import BatchPlan
 from hanlin.estimate.shapes import ModelShape, TrainableCounts
 
 PROCESS = 0.42e9
-"""A worker that has a model still to load: Python, torch, transformers, peft and what they link, for training too."""
+"""Bytes of a worker process before it loads a model: Python, torch, transformers, peft and their libraries."""
 FIRST_STEPS = 0.02e9
-"""What of that comes with the first steps: code and work space of kernels."""
-KERNELS, KERNELS_PASSES = 0.02e9, 20
-"""What a CPU's library keeps in bfloat16 of kernels for shapes that had not occurred, for each pass after the second,
-and the pass from which on most have occurred."""
-FRAGMENTS = 1.25
-"""Memory held on a CPU for what activations ask for: what is freed between pieces that stay is not given back,
-and passes over other documents ask for other pieces."""
-FRAGMENTS_OF_PAIRS = 1.4
-"""The same where passes differ in length, as those of pairs and answers do and those of packed rows do not."""
+"""The part of it that the first steps add: code and workspaces of kernels."""
+KERNELS, KERNEL_MICRO_BATCHES = 0.02e9, 20
+"""Bytes of kernels that a CPU's bfloat16 library caches for new shapes, for each micro-batch after the second, and the
+number of micro-batches after which most shapes have occurred."""
+FRAGMENTATION = 1.25
+"""Memory of a CPU process for one byte of activations: the allocator does not return freed blocks between live ones,
+and every micro-batch needs blocks of other sizes."""
+UNPACKED_FRAGMENTATION = 1.4
+"""The same if micro-batches differ in length: those of pairs and answers, not of packed rows."""
 PADDING = 1.1
-"""Tokens that attention lays out for one of the data's (`train.attention` rounds documents up to common lengths)."""
-SHARES_KEPT = {"float32": 96, "bfloat16": 1024}
-"""On a CPU, tokens of the longest document of which attention keeps every probability: `MAX_MATMUL_LENGTH` of
-`train.dataset.document_layout`."""
-PACKED = {"nf4": 0.516, "int8": 1.004}
-"""Bytes of a number that bitsandbytes packs, with its constants: 4 bits, a byte for 64 numbers and four for 16,384."""
+"""Padded tokens of attention for one token of the data (attention rounds documents up to common lengths)."""
+MAX_KEPT_PROBS_LENGTH = {"float32": 96, "bfloat16": 1024}
+"""Tokens of the longest document whose attention probabilities a CPU keeps for the backward pass: `MAX_MATMUL_LENGTH`
+of `train.dataset.document_layout`."""
+QUANTIZED_BYTES = {"nf4": 0.516, "int8": 1.004}
+"""Bytes of a weight that bitsandbytes quantizes: with NF4 4 bits, a byte for 64 weights and four for 16,384."""
 TILE_TOKENS, TILE_LOGITS = 2048, 3 << 20
-"""Tokens that a CPU computes a frozen head's loss of at a time, and logits of a tile (`train.compute.tiled_loss`)."""
-PIECE_TOKENS, PIECE_LOGITS = 512, 1 << 22
-"""Tokens of the pieces in which a CPU computes a trained head's loss; more where these are few logits."""
-PIECE_LOGITS_GPU = 1 << 27
+"""Tokens of a chunk of the loss of a frozen head on a CPU, and logits of a tile (`train.compute.tiled_loss`)."""
+LOSS_CHUNK_TOKENS, LOSS_CHUNK_LOGITS = 512, 1 << 22
+"""Tokens of a chunk of the loss of a trained head on a CPU, and least logits of it if the vocabulary is small."""
+GPU_LOSS_CHUNK_LOGITS = 1 << 27
 
 Part = Literal["process", "weights", "gradients", "optimizer", "activations", "logits", "checkpoint"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -47,8 +47,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """Over how many processes each part of training is sharded: DDP divides none, ZeRO-2 gradients and optimizer,
-    ZeRO-3 and FSDP weights too.
+    """Number of processes that each part of training is sharded over: none with DDP, gradients and optimizer state with
+    ZeRO-2, weights too with ZeRO-3 and FSDP.
     """
 
     weights: int = 1
@@ -58,17 +58,22 @@ class Sharding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What memory depends on besides settings: the number format of the computation, whether it runs on a GPU (then
-    main memory does not count) and the bytes of an idle worker process.
+    """The machine, as far as memory depends on it.
+
+    Attributes:
+        dtype: Number format of the computation.
+        gpu: Whether it runs on a GPU; then main memory does not count.
+        process: Bytes of an idle worker process.
     """
 
-    number_format: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     gpu: bool = False
     process: float = PROCESS
 
     @property
-    def number(self) -> int:
-        return 2 if self.number_format == "bfloat16" else 4
+    def value_bytes(self) -> int:
+        """Bytes of a value of `dtype`."""
+        return 2 if self.dtype == "bfloat16" else 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,45 +106,45 @@ class TrainingSetup:
         return TrainableCounts.of(self.shape, self.settings)
 
     def memory(self) -> MemoryEstimate:
-        moments = (self._turn(), self._end(), self._loading())
+        moments = (self._at_backward_start(), self._at_backward_end(), self._while_loading())
         return MemoryEstimate(max(moments, key=lambda parts: sum(parts.values())))
 
-    def _turn(self) -> dict[Part, float]:
-        """The end of the forward pass: every activation, the gradients of the passes before, and the head's loss."""
-        before = self.gradients() if self.batch.accumulation_steps > 1 else 0.0
+    def _at_backward_start(self) -> dict[Part, float]:
+        """The end of the forward pass: all activations, the accumulated gradients, and the loss of the head."""
+        accumulated = self.gradients() if self.batch.accumulation_steps > 1 else 0.0
         return {
-            **self._standing(),
-            "gradients": before + self.head_gradient(),
-            "activations": (self.activations() + self.backward_of_a_block()) * self.fragments(),
+            **self._permanent_parts(),
+            "gradients": accumulated + self.head_gradient(),
+            "activations": (self.activations() + self.feed_forward_backward()) * self.fragmentation(),
             "logits": self.logits(),
         }
 
-    def _end(self) -> dict[Part, float]:
-        """The end of the backward pass: every gradient, and those of the vocabulary twice where they are added up."""
-        twice = self.embedding_gradient() if self.batch.accumulation_steps > 1 else 0.0
+    def _at_backward_end(self) -> dict[Part, float]:
+        """The end of the backward pass: all gradients; accumulating those of the vocabulary needs a second copy."""
+        added_up = self.embedding_gradient() if self.batch.accumulation_steps > 1 else 0.0
         return {
-            **self._standing(),
-            "gradients": self.gradients() + twice,
-            "activations": self.stream() * self.batch.micro_batch_tokens,
+            **self._permanent_parts(),
+            "gradients": self.gradients() + added_up,
+            "activations": self.hidden_state_bytes() * self.batch.micro_batch_tokens,
             "logits": 0.0,
         }
 
-    def _loading(self) -> dict[Part, float]:
-        """The weights as they come from their files, a file's pages beside them; into the machine's own memory every
-        process reads them whole, and divides them then. Without an adapter they are read in float32, and what is frozen
-        is rounded afterwards.
+    def _while_loading(self) -> dict[Part, float]:
+        """While the weights are loaded: their pages in the file cache come on top. In main memory every process loads
+        all weights before it shards them. Without an adapter they are loaded in float32, and frozen ones are rounded
+        later.
         """
         weights = self.weights()
         if not self.machine.gpu:
-            read = 4.0 * self.shape.parameters if self.settings.lora is None else 0.0
-            weights = max(weights * self.sharding.weights, read) + self.shape.files
+            loaded = 4.0 * self.shape.parameters if self.settings.lora is None else 0.0
+            weights = max(weights * self.sharding.weights, loaded) + self.shape.file_bytes
         return {
             **dict.fromkeys(PARTS, 0.0),
             "process": 0.0 if self.machine.gpu else self.machine.process,
             "weights": weights,
         }
 
-    def _standing(self) -> dict[Part, float]:
+    def _permanent_parts(self) -> dict[Part, float]:
         gpu = self.machine.gpu
         return {
             "process": 0.0 if gpu else self.machine.process + self.kernels(),
@@ -151,170 +156,189 @@ class TrainingSetup:
     # ---------------------------------------------------------------------------------------------------- terms
 
     def kernels(self) -> float:
-        """Kernels that are kept beside those of the first passes."""
-        if self.machine.number_format == "float32":
+        """Bytes of kernels that a CPU caches beyond those of the first micro-batches."""
+        if self.machine.dtype == "float32":
             return 0.0
-        steps = self.batch.steps or KERNELS_PASSES
-        return KERNELS * max(0, min(steps * self.batch.accumulation_steps, KERNELS_PASSES) - 2)
+        steps = self.batch.steps or KERNEL_MICRO_BATCHES
+        return KERNELS * max(0, min(steps * self.batch.accumulation_steps, KERNEL_MICRO_BATCHES) - 2)
 
     def weights(self) -> float:
-        """Of what is trained four bytes a number, and of matrices a copy in the number format where that is another;
-        of what is frozen the number format, or few bits; DoRA puts whole matrices together for a pass.
+        """Trainable weights in float32, and a copy of matrices in the compute dtype if that is another; frozen ones in
+        the compute dtype or quantized. DoRA merges whole matrices for a micro-batch.
         """
-        shape, trained, number = self.shape, self.trained, self.machine.number
+        shape, trained, value_bytes = self.shape, self.trained, self.machine.value_bytes
         lora = self.settings.lora
-        copies = number if number != 4 else 0
-        body = shape.layers * shape.matrices
-        packed = PACKED[lora.quantization] if lora is not None and lora.quantization is not None else float(number)
-        kept = trained.matrices * (4 + copies) + (body - trained.matrices) * packed
+        copy_bytes = value_bytes if value_bytes != 4 else 0
+        body = shape.layers * shape.block_parameters
+        frozen_value_bytes = (
+            QUANTIZED_BYTES[lora.quantization]
+            if lora is not None and lora.quantization is not None
+            else float(value_bytes)
+        )
+        total = trained.matrices * (4 + copy_bytes) + (body - trained.matrices) * frozen_value_bytes
         tables = [trained.embeddings] if shape.tied else [trained.embeddings, trained.head]
-        for index, table in enumerate(tables):
+        for index, table_size in enumerate(tables):
             is_head = index == 1 or shape.tied
-            if not table:
-                kept += shape.table * number
+            if not table_size:
+                total += shape.embedding_parameters * value_bytes
             elif lora is None:
-                kept += table * (4 + (copies if is_head else 0))
+                total += table_size * (4 + (copy_bytes if is_head else 0))
             else:  # PEFT keeps the frozen one beside its trained copy
-                kept += table * (4 + number + (copies if is_head else 0))
-        kept += (trained.adapter + trained.rows + trained.lengths) * (4 + copies)
-        kept += (2 * shape.layers + 1) * shape.hidden * 4
+                total += table_size * (4 + value_bytes + (copy_bytes if is_head else 0))
+        total += (trained.adapter + trained.rows + trained.magnitudes) * (4 + copy_bytes)
+        total += (2 * shape.layers + 1) * shape.hidden_size * 4
         if lora is not None and lora.dora:
-            taken = sum(math.prod(shape.projections[name]) for name in lora.targets)
-            kept += min(self.settings.train_last_layers or shape.layers, shape.layers) * taken * (8 + copies)
-        return kept / self.sharding.weights
+            target_parameters = sum(math.prod(shape.projections[name]) for name in lora.targets)
+            total += (
+                min(self.settings.train_last_layers or shape.layers, shape.layers)
+                * target_parameters
+                * (8 + copy_bytes)
+            )
+        return total / self.sharding.weights
 
     def gradients(self) -> float:
-        """Four bytes of each number that is trained."""
+        """Gradients, in float32."""
         return 4 * self.trained.total / self.sharding.gradients
 
     def head_gradient(self) -> float:
-        """The head's gradient, whole and in float32, is there with its loss, before any other."""
+        """The gradient of the output head in float32, which the loss computes before all others."""
         trained = self.trained
-        whole = trained.head or trained.rows or (self.shape.tied and trained.embeddings)
-        return 4.0 * self.shape.table if whole else 0.0
+        has_gradient = trained.head or trained.rows or (self.shape.tied and trained.embeddings)
+        return 4.0 * self.shape.embedding_parameters if has_gradient else 0.0
 
     def embedding_gradient(self) -> float:
         return 4.0 * self.trained.embeddings
 
     def optimizer(self) -> float:
-        """Two averages of each number trained, in four bytes each, or in one and a 64th where 8 bits are asked for:
-        not of the vocabulary. Of low rank they are those of a matrix seen through some directions, kept as well.
+        """Optimizer state: two moments of each trainable parameter in float32, or in 8 bits with a float32 constant for
+        256 of them, but not of the vocabulary. GaLore and APOLLO keep those of a low-rank projection, and the
+        projection.
         """
         trained, rank = self.trained, self.settings.galore_rank
         if self.settings.optimizer in ("galore", "apollo"):
             layers = min(self.settings.train_last_layers or self.shape.layers, self.shape.layers)
-            low = 0.0
-            for sides in self.shape.projections.values():
-                short, long = min(sides), max(sides)
-                low += layers * (4.0 * rank * (2 * long + short) if short > rank else 8.0 * short * long)
-            return (low + 8.0 * (trained.total - trained.matrices)) / self.sharding.optimizer
+            low_rank_bytes = 0.0
+            for matrix_shape in self.shape.projections.values():
+                short, long = min(matrix_shape), max(matrix_shape)
+                low_rank_bytes += layers * (4.0 * rank * (2 * long + short) if short > rank else 8.0 * short * long)
+            return (low_rank_bytes + 8.0 * (trained.total - trained.matrices)) / self.sharding.optimizer
         if self.settings.optimizer == "adamw_8bit":
-            exact = trained.embeddings + trained.head + trained.rows + trained.norms
-            held = 8 * exact + 2 * (1 + 4 / 256) * (trained.total - exact)
+            unquantized = trained.embeddings + trained.head + trained.rows + trained.norms
+            total = 8 * unquantized + 2 * (1 + 4 / 256) * (trained.total - unquantized)
         else:
-            held = 8.0 * trained.total
-        return held / self.sharding.optimizer
+            total = 8.0 * trained.total
+        return total / self.sharding.optimizer
 
     def checkpoint(self) -> float:
-        """What is trained and its averages, whole: the copy in the machine's own memory that a thread writes, which
-        stays from a run's first checkpoint on (`train.checkpoint`). Of a group the first process holds it.
+        """Trainable weights and optimizer state, not sharded: the copy in main memory that a thread writes to disk. The
+        first process keeps it from the first checkpoint on (`train.callbacks.checkpoint`).
         """
         return 4.0 * self.trained.total + self.optimizer() * self.sharding.optimizer
 
-    def stream(self) -> float:
-        """What a block leaves to the next, in float32, of one token."""
-        return 4.0 * self.shape.hidden
+    def hidden_state_bytes(self) -> float:
+        """Hidden states between two blocks, in float32, of one token."""
+        return 4.0 * self.shape.hidden_size
 
-    def of_attention(self) -> float:
-        """What the first half of a block keeps of one token for its backward pass: the stream, and queries, keys,
-        values and what attention makes of them, laid out by documents.
+    def attention_activations(self) -> float:
+        """Activations of the attention of a block that the backward pass needs, of one token: the hidden states, and
+        queries, keys, values and outputs, padded by documents.
         """
         shape = self.shape
-        numbers = PADDING * 2 * (shape.heads + shape.key_heads) * shape.head + self.of_shares()
-        return self.stream() + self.machine.number * (numbers + self._of_adapters(("q_proj", "k_proj", "v_proj")))
+        values = PADDING * 2 * (shape.heads + shape.kv_heads) * shape.head_dim + self.attention_probs()
+        return self.hidden_state_bytes() + self.machine.value_bytes * (
+            values + self._adapter_activations(("q_proj", "k_proj", "v_proj"))
+        )
 
-    def of_shares(self) -> float:
-        """Numbers: for each head the shares of all tokens of its document, where documents are short and the machine
-        is a CPU; of the longest that fill a pass, since documents of like length come into one row.
+    def attention_probs(self) -> float:
+        """Attention probabilities of all heads that a CPU keeps of one token, as a number of values, for short
+        documents; the longest ones count, because documents of similar length share a row.
         """
         if self.machine.gpu:
             return 0.0
-        longest = SHARES_KEPT[self.machine.number_format]
-        filled, shares = 0.0, 0.0
-        for tokens in sorted((tokens for tokens in self.batch.documents if tokens <= longest), reverse=True):
-            if filled >= self.batch.micro_batch_tokens:
+        max_length = MAX_KEPT_PROBS_LENGTH[self.machine.dtype]
+        tokens_counted, probs = 0.0, 0.0
+        for tokens in sorted((tokens for tokens in self.batch.documents if tokens <= max_length), reverse=True):
+            if tokens_counted >= self.batch.micro_batch_tokens:
                 break
-            filled, shares = filled + tokens, shares + tokens * tokens
-        return PADDING**2 * self.shape.heads * shares / max(filled, 1.0)
+            tokens_counted, probs = tokens_counted + tokens, probs + tokens * tokens
+        return PADDING**2 * self.shape.heads * probs / max(tokens_counted, 1.0)
 
-    def of_feed_forward(self) -> float:
-        """What the second half keeps: the stream, attention's result put back in line, and the two inner values of the
-        feed-forward part.
+    def feed_forward_activations(self) -> float:
+        """Activations of the second half of a block, of one token: the hidden states, the output of attention, and the
+        outputs of the gate and up projections.
         """
         shape = self.shape
-        numbers = shape.heads * shape.head + 2 * shape.wide
-        rest: tuple[Projection, ...] = ("o_proj", "gate_proj", "up_proj", "down_proj")
-        return self.stream() + self.machine.number * (numbers + self._of_adapters(rest))
+        values = shape.heads * shape.head_dim + 2 * shape.intermediate_size
+        projections: tuple[Projection, ...] = ("o_proj", "gate_proj", "up_proj", "down_proj")
+        return self.hidden_state_bytes() + self.machine.value_bytes * (values + self._adapter_activations(projections))
 
-    def _of_adapters(self, projections: Sequence[Projection]) -> float:
-        """Numbers: an adapter's inner values, and what dropout left of its inputs."""
+    def _adapter_activations(self, projections: Sequence[Projection]) -> float:
+        """Values that adapters keep of one token: A x of each, and the inputs after dropout."""
         lora = self.settings.lora
         if lora is None or lora.dora:
             return 0.0
-        taken = [name for name in projections if name in lora.targets]
-        dropped = sum(self.shape.projections[name][1] for name in taken) if lora.dropout else 0
-        return lora.rank * len(taken) + dropped
+        targets = [name for name in projections if name in lora.targets]
+        dropped_inputs = sum(self.shape.projections[name][1] for name in targets) if lora.dropout else 0
+        return lora.rank * len(targets) + dropped_inputs
 
-    def layers_back(self) -> int:
-        """The blocks that a gradient goes back through: all, unless nothing before the last ones is trained."""
-        last, trained, lora = self.settings.train_last_layers, self.trained, self.settings.lora
-        whole = lora is not None and "norm" in lora.modules_to_save
-        if last is None or trained.embeddings or trained.rows or whole:
+    def backward_layers(self) -> int:
+        """Blocks that the gradient passes through: all, unless only the last ones are trained."""
+        num_last, trained, lora = self.settings.train_last_layers, self.trained, self.settings.lora
+        trains_norms = lora is not None and "norm" in lora.modules_to_save
+        if num_last is None or trained.embeddings or trained.rows or trains_norms:
             return self.shape.layers
-        return min(last, self.shape.layers)
+        return min(num_last, self.shape.layers)
 
-    def fragments(self) -> float:
-        """How much memory is held for one byte of activations."""
+    def fragmentation(self) -> float:
+        """Bytes of memory for one byte of activations."""
         if self.machine.gpu:
             return 1.0
-        return FRAGMENTS if isinstance(self.settings, Pretrain | Sft) else FRAGMENTS_OF_PAIRS
+        return FRAGMENTATION if isinstance(self.settings, Pretrain | Sft) else UNPACKED_FRAGMENTATION
 
     def activations(self) -> float:
-        """Of all blocks, or, when they are computed again, the stream between them and one block's, which is held once
-        more by what makes it. The second half of the last block sees only what is learned.
+        """Activations of all blocks. With gradient checkpointing: the hidden states between blocks, and twice those of
+        one block, which is recomputed. The feed-forward part of the last block is computed for target positions only.
         """
-        layers, tokens = self.layers_back(), self.batch.micro_batch_tokens
-        block = self.of_attention() + self.of_feed_forward()
+        layers, tokens = self.backward_layers(), self.batch.micro_batch_tokens
+        block = self.attention_activations() + self.feed_forward_activations()
         if self.settings.gradient_checkpointing:
-            return tokens * ((layers + 1) * self.stream() + min(2, layers) * block)
-        unseen = (1 - self.batch.learned) * self.of_feed_forward()
-        return tokens * (layers * block - unseen + self.stream())
+            return tokens * ((layers + 1) * self.hidden_state_bytes() + min(2, layers) * block)
+        skipped = (1 - self.batch.learned) * self.feed_forward_activations()
+        return tokens * (layers * block - skipped + self.hidden_state_bytes())
 
-    def backward_of_a_block(self) -> float:
-        """What the backward pass of a feed-forward part needs beside what was kept: four inner values, three streams,
-        and of a packed base a whole matrix.
+    def feed_forward_backward(self) -> float:
+        """Temporary tensors of the backward pass of a feed-forward part: four of the intermediate size, three of the
+        hidden size, and a dequantized weight if the base is quantized.
         """
-        number, lora = self.machine.number, self.settings.lora
-        packed = lora is not None and lora.quantization is not None
-        whole = self.shape.hidden * self.shape.wide * (4 + number) if packed else 0
-        return self.batch.micro_batch_tokens * (4 * number * self.shape.wide + 3 * self.stream()) + whole
+        value_bytes, lora = self.machine.value_bytes, self.settings.lora
+        is_quantized = lora is not None and lora.quantization is not None
+        dequantized_weight = (
+            self.shape.hidden_size * self.shape.intermediate_size * (4 + value_bytes) if is_quantized else 0
+        )
+        return (
+            self.batch.micro_batch_tokens
+            * (4 * value_bytes * self.shape.intermediate_size + 3 * self.hidden_state_bytes())
+            + dequantized_weight
+        )
 
-    def piece_tokens(self) -> int:
-        """Tokens that the head is worked through with at once."""
-        entries = self.shape.entries
+    def loss_chunk_tokens(self) -> int:
+        """Tokens whose logits are computed at once."""
+        vocab_size = self.shape.vocab_size
         if self.machine.gpu:
-            return max(16, PIECE_LOGITS_GPU // entries)
-        return max(PIECE_TOKENS, PIECE_LOGITS // entries) if self.head_gradient() else TILE_TOKENS
+            return max(16, GPU_LOSS_CHUNK_LOGITS // vocab_size)
+        return max(LOSS_CHUNK_TOKENS, LOSS_CHUNK_LOGITS // vocab_size) if self.head_gradient() else TILE_TOKENS
 
     def logits(self) -> float:
-        """The logits of a piece; on a CPU their softmax takes their place, elsewhere it stands beside in float32. Of a
-        frozen head on a CPU, those of a tile, once more in float32, and three gradients of hidden states.
+        """The logits of a chunk; on a CPU their softmax overwrites them, on a GPU it is a second tensor in float32. For
+        a frozen head on a CPU: the logits of a tile, once more in float32, and three gradients of hidden states.
         """
         learned = max(1, round(self.batch.micro_batch_tokens * self.batch.learned))
-        number = self.machine.number
+        value_bytes = self.machine.value_bytes
         if not (self.machine.gpu or self.head_gradient()):
-            tokens = min(self.piece_tokens(), learned)
-            tile = min(TILE_LOGITS, tokens * self.shape.entries)
-            return float(tile * (number + 4 * (number < 4)) + tokens * self.shape.hidden * (4 + 2 * number))
-        each = number + (4 if self.machine.gpu else 0)
-        return float(each * min(self.piece_tokens(), learned) * self.shape.entries)
+            tokens = min(self.loss_chunk_tokens(), learned)
+            tile = min(TILE_LOGITS, tokens * self.shape.vocab_size)
+            return float(
+                tile * (value_bytes + 4 * (value_bytes < 4)) + tokens * self.shape.hidden_size * (4 + 2 * value_bytes)
+            )
+        bytes_per_logit = value_bytes + (4 if self.machine.gpu else 0)
+        return float(bytes_per_logit * min(self.loss_chunk_tokens(), learned) * self.shape.vocab_size)

@@ -16,105 +16,123 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model's configuration decides its size. `entries` are rows of the vocabulary, `wide` is the width of
-    the feed-forward layers, `stored` the number format of its files.
+    """The dimensions of a Llama model, named as in its `config.json`.
+
+    Attributes:
+        vocab_size: Rows of the embedding matrix.
+        hidden_size: Width of the hidden states.
+        intermediate_size: Width of the feed-forward layers.
+        layers: Decoder blocks.
+        heads: Query heads.
+        kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        tied: Whether the output head is the embedding matrix.
+        dtype: Number format of the weight files.
     """
 
-    entries: int
-    hidden: int
-    wide: int
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
     layers: int
     heads: int
-    key_heads: int
-    head: int
+    kv_heads: int
+    head_dim: int
     tied: bool = False
-    stored: str = "bfloat16"
+    dtype: str = "bfloat16"
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any], stored: str) -> Self:
-        """Of a `config.json` whose folder was checked."""
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    def of_config(cls, config: Mapping[str, Any], dtype: str) -> Self:
+        """Read the shape from a checked `config.json`; `dtype` is that of the weight files."""
+        hidden_size, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return cls(
-            entries=int(config["vocab_size"]),
-            hidden=hidden,
-            wide=int(config["intermediate_size"]),
+            vocab_size=int(config["vocab_size"]),
+            hidden_size=hidden_size,
+            intermediate_size=int(config["intermediate_size"]),
             layers=int(config["num_hidden_layers"]),
             heads=heads,
-            key_heads=int(config.get("num_key_value_heads") or heads),
-            head=int(config.get("head_dim") or hidden // heads),
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden_size // heads),
             tied=bool(config.get("tie_word_embeddings")),
-            stored=stored,
+            dtype=dtype,
         )
 
     @classmethod
-    def of_settings(cls, settings: InitModel, entries: int) -> Self:
-        """Of a model that is still to be made over a tokenizer of so many entries."""
+    def of_settings(cls, settings: InitModel, vocab_size: int) -> Self:
+        """Compute the shape of a model that `init_model` makes for a tokenizer of `vocab_size` entries."""
         multiple = settings.vocabulary_multiple
         return cls(
-            entries=-(-entries // multiple) * multiple,
-            hidden=settings.hidden_size,
-            wide=settings.feed_forward,
+            vocab_size=-(-vocab_size // multiple) * multiple,
+            hidden_size=settings.hidden_size,
+            intermediate_size=settings.feed_forward,
             layers=settings.layers,
             heads=settings.heads,
-            key_heads=settings.key_value_heads or settings.heads,
-            head=settings.hidden_size // settings.heads,
+            kv_heads=settings.key_value_heads or settings.heads,
+            head_dim=settings.hidden_size // settings.heads,
             tied=settings.tie_embeddings,
-            stored=settings.dtype,
+            dtype=settings.dtype,
         )
 
-    def with_entries(self, entries: int) -> ModelShape:
-        return replace(self, entries=entries)
+    def with_vocab_size(self, vocab_size: int) -> ModelShape:
+        return replace(self, vocab_size=vocab_size)
 
     @property
     def projections(self) -> dict[Projection, tuple[int, int]]:
-        """Rows and columns of each projection of a block."""
-        inner, shared = self.heads * self.head, self.key_heads * self.head
+        """Shape [out_features, in_features] of each projection of a block."""
+        inner, shared = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
-            "q_proj": (inner, self.hidden),
-            "k_proj": (shared, self.hidden),
-            "v_proj": (shared, self.hidden),
-            "o_proj": (self.hidden, inner),
-            "gate_proj": (self.wide, self.hidden),
-            "up_proj": (self.wide, self.hidden),
-            "down_proj": (self.hidden, self.wide),
+            "q_proj": (inner, self.hidden_size),
+            "k_proj": (shared, self.hidden_size),
+            "v_proj": (shared, self.hidden_size),
+            "o_proj": (self.hidden_size, inner),
+            "gate_proj": (self.intermediate_size, self.hidden_size),
+            "up_proj": (self.intermediate_size, self.hidden_size),
+            "down_proj": (self.hidden_size, self.intermediate_size),
         }
 
     @property
-    def table(self) -> int:
-        """Numbers of the embeddings, and of the head where that is another matrix."""
-        return self.entries * self.hidden
+    def embedding_parameters(self) -> int:
+        """Parameters of the embedding matrix; the output head has as many if it is not tied."""
+        return self.vocab_size * self.hidden_size
 
     @property
-    def matrices(self) -> int:
-        """Numbers of the projections of one block."""
+    def block_parameters(self) -> int:
+        """Parameters of the projections of one block."""
         return sum(math.prod(shape) for shape in self.projections.values())
 
     @property
     def parameters(self) -> int:
-        """Numbers of the whole model."""
+        """Parameters of the whole model."""
         config = {
-            "hidden_size": self.hidden,
-            "intermediate_size": self.wide,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
             "num_attention_heads": self.heads,
-            "num_key_value_heads": self.key_heads,
-            "head_dim": self.head,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
             "num_hidden_layers": self.layers,
-            "vocab_size": self.entries,
+            "vocab_size": self.vocab_size,
             "tie_word_embeddings": self.tied,
         }
         return sum(math.prod(shape) for shape in llama_shapes(config).values())
 
     @property
-    def files(self) -> int:
+    def file_bytes(self) -> int:
         """Bytes of the model's weight files."""
-        return self.parameters * BYTES[self.stored]
+        return self.parameters * BYTES[self.dtype]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainableCounts:
-    """How many numbers a stage trains, by what they are. `matrices` and `norms` are the model's own, `embeddings` and
-    `head` whole matrices (copies of the frozen ones beside an adapter), `rows` single rows of both, `adapter` the
-    matrices A and B, and `lengths` what DoRA adds. A tied model has its table in `embeddings` alone.
+    """Trainable parameters of a stage.
+
+    Attributes:
+        matrices: Projections of the blocks.
+        norms: Norms.
+        embeddings: The embedding matrix, trained fully (with an adapter, a copy beside the frozen one); if the model is
+            tied, the output head, too.
+        head: The output head, trained fully, if it is not tied.
+        rows: Single rows of both (`trainable_tokens`).
+        adapter: LoRA's A and B.
+        magnitudes: DoRA's magnitudes.
     """
 
     matrices: int = 0
@@ -123,7 +141,7 @@ class TrainableCounts:
     head: int = 0
     rows: int = 0
     adapter: int = 0
-    lengths: int = 0
+    magnitudes: int = 0
 
     @classmethod
     def of(cls, shape: ModelShape, settings: Training) -> Self:
@@ -131,30 +149,34 @@ class TrainableCounts:
         counted.
         """
         layers = min(settings.train_last_layers or shape.layers, shape.layers)
-        norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden
+        norms = (2 * layers + (settings.train_last_layers is None)) * shape.hidden_size
         rows = 0
         if isinstance(settings.trainable_tokens, int):
-            rows = max(0, shape.entries - settings.trainable_tokens) * shape.hidden * (1 if shape.tied else 2)
+            rows = max(0, shape.vocab_size - settings.trainable_tokens) * shape.hidden_size * (1 if shape.tied else 2)
         lora = settings.lora
         if lora is None:
             if settings.train_last_layers is None and settings.trainable_tokens is None:
-                head = 0 if shape.tied else shape.table
-                return cls(layers * shape.matrices, norms, shape.table, head)
+                head = 0 if shape.tied else shape.embedding_parameters
+                return cls(layers * shape.block_parameters, norms, shape.embedding_parameters, head)
             if settings.train_last_layers is None:
                 return cls(rows=rows)
-            return cls(layers * shape.matrices, norms, rows=rows)
-        taken = [shape.projections[name] for name in lora.targets]
-        whole = set(lora.modules_to_save)
-        embeddings = shape.table if whole & ({"embed_tokens", "lm_head"} if shape.tied else {"embed_tokens"}) else 0
+            return cls(layers * shape.block_parameters, norms, rows=rows)
+        target_shapes = [shape.projections[name] for name in lora.targets]
+        full_modules = set(lora.modules_to_save)
+        embeddings = (
+            shape.embedding_parameters
+            if full_modules & ({"embed_tokens", "lm_head"} if shape.tied else {"embed_tokens"})
+            else 0
+        )
         return cls(
-            adapter=layers * sum(lora.rank * (rows + columns) for rows, columns in taken),
-            lengths=layers * sum(rows for rows, _ in taken) if lora.dora else 0,
-            norms=(2 * shape.layers + 1) * shape.hidden if "norm" in whole else 0,
+            adapter=layers * sum(lora.rank * (rows + columns) for rows, columns in target_shapes),
+            magnitudes=layers * sum(rows for rows, _ in target_shapes) if lora.dora else 0,
+            norms=(2 * shape.layers + 1) * shape.hidden_size if "norm" in full_modules else 0,
             embeddings=embeddings,
-            head=shape.table if "lm_head" in whole and not shape.tied else 0,
+            head=shape.embedding_parameters if "lm_head" in full_modules and not shape.tied else 0,
             rows=rows,
         )
 
     @property
     def total(self) -> int:
-        return self.matrices + self.norms + self.embeddings + self.head + self.rows + self.adapter + self.lengths
+        return self.matrices + self.norms + self.embeddings + self.head + self.rows + self.adapter + self.magnitudes

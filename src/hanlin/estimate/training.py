@@ -105,7 +105,7 @@ def estimate_training(
             continue
         paths = [path for source in step.inputs if source.entry.field == "data" for path in source.paths]
         ready = all(source.ready for source in step.inputs if source.entry.field == "data")
-        data = sample_dataset(settings, paths, shape.entries) if ready else None
+        data = sample_dataset(settings, paths, shape.vocab_size) if ready else None
         processes = recipe.launch.processes * recipe.launch.nodes
         sharded = recipe.launch.mode != "ddp"
         batch = BatchPlan.of(settings, data, processes)
@@ -159,19 +159,19 @@ def _to_be_made(step: Step, steps: dict[str, Step]) -> ModelShape | str:
     """The shape of the model that a stage will make."""
     settings = step.stage.settings
     if isinstance(settings, InitModel):
-        entries = _entries(step, steps)
-        return entries if isinstance(entries, str) else ModelShape.of_settings(settings, entries)
+        vocab_size = _vocab_size(step, steps)
+        return vocab_size if isinstance(vocab_size, str) else ModelShape.of_settings(settings, vocab_size)
     if isinstance(settings, Merge):
         return shape_of(step, "adapter", steps)
     if isinstance(settings, ExtendVocabulary):
         shape = shape_of(step, "model", steps)
-        return shape if isinstance(shape, str) else shape.with_entries(shape.entries + settings.new_entries)
+        return shape if isinstance(shape, str) else shape.with_vocab_size(shape.vocab_size + settings.new_entries)
     if isinstance(settings, Training):
         return shape_of(step, "model", steps)
     return tr("the output of {name} is not known in advance", name=step.stage.name)
 
 
-def _entries(step: Step, steps: dict[str, Step]) -> int | str:
+def _vocab_size(step: Step, steps: dict[str, Step]) -> int | str:
     """The vocabulary size of the tokenizer of a new model."""
     (source,) = (source for source in step.inputs if source.entry.field == "tokenizer")
     if source.ready and source.paths:
