@@ -53,8 +53,8 @@ def truncate(messages: Sequence[Message], template: ChatTemplate, budget: int, c
     last = max(0, len(groups) - 1)
     truncated = drop_turns(0)
     if len(truncated.ids) > budget:  # the fewest dropped that fit lie between: fewer turns never make a longer prompt
-        found = bisect_left(range(1, last + 1), True, key=lambda dropped: len(drop_turns(dropped).ids) <= budget)
-        truncated = drop_turns(min(found + 1, last))
+        num_dropped = bisect_left(range(1, last + 1), True, key=lambda dropped: len(drop_turns(dropped).ids) <= budget)
+        truncated = drop_turns(min(num_dropped + 1, last))
     if len(truncated.ids) > budget and cut and truncated.messages[len(system)].role == "user":
         truncated = _truncate_message(truncated, len(system), template, budget)
     if len(truncated.ids) <= budget:

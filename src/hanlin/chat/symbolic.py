@@ -211,15 +211,15 @@ def fill(segments: Sequence[Segment], texts: Sequence[str]) -> str:
     return "".join([segment if isinstance(segment, str) else segment.fill(texts) for segment in segments])
 
 
-def is_prefix(whole: Sequence[Segment], start: Sequence[Segment]) -> bool:
-    """Whether the text of `start` is a prefix of that of `whole` for all possible texts."""
-    one, other = _merge_literals(whole), _merge_literals(start)
-    if len(other) > len(one):
+def is_prefix(segments: Sequence[Segment], start: Sequence[Segment]) -> bool:
+    """Whether the text of `start` is a prefix of that of `segments` for all possible texts."""
+    merged, merged_start = _merge_literals(segments), _merge_literals(start)
+    if len(merged_start) > len(merged):
         return False
-    *same, last = other or ("",)
-    if one[: len(same)] != same:
+    *same, last = merged_start or ("",)
+    if merged[: len(same)] != same:
         return False
-    end = one[len(same)] if len(same) < len(one) else ""
+    end = merged[len(same)] if len(same) < len(merged) else ""
     return end == last or (isinstance(end, str) and isinstance(last, str) and end.startswith(last))
 
 

@@ -22,9 +22,9 @@ def to_template_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
     return [{"type": "function", "function": _function(tool.get("function", tool))} for tool in tools] or None
 
 
-def _function(told: Mapping[str, Any]) -> dict[str, Any]:
+def _function(function: Mapping[str, Any]) -> dict[str, Any]:
     usual = {"name": None, "description": "", "parameters": {"type": "object", "properties": {}}}
-    return {**{name: told.get(name, value) for name, value in usual.items()}, **told}
+    return {**{name: function.get(name, value) for name, value in usual.items()}, **function}
 
 
 def iter_texts(data: Any) -> Iterator[str]:

@@ -17,17 +17,17 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     A prompt ends with the user or a tool, everything else with the assistant. In a prompt the user may also write twice
     in a row, as people do.
     """
-    before: str | None = None
-    for number, message in enumerate(messages, start=1):
-        allowed = NEXT_ROLES[before]
-        if prompt and before == "user":
+    previous: str | None = None
+    for index, message in enumerate(messages, start=1):
+        allowed = NEXT_ROLES[previous]
+        if prompt and previous == "user":
             allowed += ("user",)
         if message.role not in allowed or not isinstance(message.text, str) or not is_valid_unicode(message.text):
-            _refuse(message, before, allowed, _locate(where, number))
-        before = CALLING if message.tool_calls else message.role
+            _refuse(message, previous, allowed, _format_location(where, index))
+        previous = CALLING if message.tool_calls else message.role
     last = messages[-1].role if messages else None
     if last not in (("user", "tool") if prompt else ("assistant",)):
-        raise _wrong_end(last, prompt, _locate(where, len(messages)))
+        raise _wrong_end(last, prompt, _format_location(where, len(messages)))
 
 
 def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], location: str) -> NoReturn:
@@ -42,8 +42,8 @@ def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], loca
     raise _out_of_order(message.role, before, allowed, location)
 
 
-def _locate(where: str | None, number: int) -> str:
-    location = tr("message {number}", number=number)
+def _format_location(where: str | None, index: int) -> str:
+    location = tr("message {index}", index=index)
     return location if where is None else f"{where}: {location}"
 
 

@@ -123,9 +123,9 @@ def _lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
     def walk(current: yaml.Node, path: tuple[str, ...]) -> None:
         if isinstance(current, yaml.MappingNode):
             for key, value in current.value:
-                here = (*path, str(key.value))
-                lines[here] = key.start_mark.line + 1
-                walk(value, here)
+                key_path = (*path, str(key.value))
+                lines[key_path] = key.start_mark.line + 1
+                walk(value, key_path)
         elif isinstance(current, yaml.SequenceNode):
             for index, value in enumerate(current.value):
                 lines[(*path, str(index))] = value.start_mark.line + 1

@@ -37,13 +37,13 @@ def split_by_contamination(
     """
     if not folders:
         return {}
-    held, free = load_contamination(folders).split([row["id"] for row in rows], "contamination")
+    contaminated, clean = load_contamination(folders).split([row["id"] for row in rows], "contamination")
     for row in rows:
-        row["contaminated"] = row["id"] in held
-    metrics: dict[str, Any] = {"contaminated_questions": len(held), "clean_questions": len(free)}
-    for name, wanted in (("contaminated", True), ("clean", False)):
-        some = [row for row in rows if row["contaminated"] is wanted]
-        metrics[f"{figure}_{name}"] = score(some) if some else None
+        row["contaminated"] = row["id"] in contaminated
+    metrics: dict[str, Any] = {"contaminated_questions": len(contaminated), "clean_questions": len(clean)}
+    for name, is_contaminated in (("contaminated", True), ("clean", False)):
+        selected = [row for row in rows if row["contaminated"] is is_contaminated]
+        metrics[f"{figure}_{name}"] = score(selected) if selected else None
     return metrics
 
 

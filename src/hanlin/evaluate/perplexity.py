@@ -99,23 +99,23 @@ def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> 
     else:
         rendered = template.render([*record.prompt, record.chosen], where=record.id)
         spans = _target_spans(rendered)[-1:]
-    said = [number for start, stop in spans for number in rendered.ids[start:stop]]
-    return Sample(record.id, rendered.ids, spans, template.tokenizer.decode(said))
+    answer_ids = [token_id for start, stop in spans for token_id in rendered.ids[start:stop]]
+    return Sample(record.id, rendered.ids, spans, template.tokenizer.decode(answer_ids))
 
 
 def score_samples(loaded: LoadedEngine, samples: Sequence[Sample], window: int, stride: int) -> list[Row]:
     """One row for each sample: its language, its lengths, and −log p of its spans in nats."""
-    cut = [
-        (position, pair)
-        for position, sample in enumerate(samples)
+    windows = [
+        (index, pair)
+        for index, sample in enumerate(samples)
         for start, stop in sample.spans
         for pair in split_windows(sample.ids, start, stop, window, stride)
     ]
-    scores = loaded.engine.score([pair for _, pair in cut])
+    scores = loaded.engine.score([pair for _, pair in windows])
     nats, tokens = [0.0] * len(samples), [0] * len(samples)
-    for (position, (_, scored)), score in zip(cut, scores, strict=True):
-        nats[position] -= score.logprob
-        tokens[position] += len(scored)
+    for (index, (_, scored)), score in zip(windows, scores, strict=True):
+        nats[index] -= score.logprob
+        tokens[index] += len(scored)
     rows = []
     for sample, value, count in zip(samples, nats, tokens, strict=True):
         if not math.isfinite(value):
@@ -163,20 +163,20 @@ def limit_characters(records: Iterable[ScoredRecord], limit: int | None) -> Iter
         if not text:
             continue
         language = answer_language(text)
-        left = len(text) if limit is None else limit - used.get(language, 0)
-        if left <= 0:
+        remaining = len(text) if limit is None else limit - used.get(language, 0)
+        if remaining <= 0:
             continue
         used[language] = used.get(language, 0) + len(text)
-        yield replace(record, text=text[:left]) if isinstance(record, Document) else record
+        yield replace(record, text=text[:remaining]) if isinstance(record, Document) else record
 
 
 def aggregate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The figures over all records, and under `zh` and `en` those of each language."""
     metrics: dict[str, Any] = _aggregate_rows(rows)
     for language in ("zh", "en"):
-        own = [row for row in rows if row["language"] == language]
-        if own:
-            metrics[language] = _aggregate_rows(own)
+        language_rows = [row for row in rows if row["language"] == language]
+        if language_rows:
+            metrics[language] = _aggregate_rows(language_rows)
     return metrics
 
 
@@ -216,17 +216,17 @@ def _target_spans(rendered: TokenizedExample) -> list[tuple[int, int]]:
     return list(zip(borders[::2], borders[1::2], strict=True))
 
 
-def _window(wanted: int | None, longest: int) -> int:
-    if wanted is None:
-        return min(_DEFAULT_WINDOW, longest)
-    if wanted > longest:
+def _window(window: int | None, context_length: int) -> int:
+    if window is None:
+        return min(_DEFAULT_WINDOW, context_length)
+    if window > context_length:
         what = tr(
-            "a window of {wanted} tokens is longer than the model's context of {longest}",
-            wanted=wanted,
-            longest=longest,
+            "a window of {window} tokens is longer than the model's context of {context_length}",
+            window=window,
+            context_length=context_length,
         )
-        raise UserError(what, "window", tr("set window to {longest} or less", longest=longest))
-    return wanted
+        raise UserError(what, "window", tr("set window to {context_length} or less", context_length=context_length))
+    return window
 
 
 def _records(file: Path) -> Iterator[ScoredRecord]:

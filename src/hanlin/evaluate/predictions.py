@@ -92,12 +92,12 @@ def predict(model: str | Path, data: Path, out: Path, settings: PredictSettings,
     try:
         with FileLock(partial / "lock", timeout=0):
             _check_same_inputs(partial, _inputs_hash(weights, prompts, settings))
-            answered = load_engine(path, choice, settings.engine, **settings.options)
+            loaded = load_engine(path, choice, settings.engine, **settings.options)
             try:
-                rows = _answers(answered, prompts, settings, partial, progress)
+                rows = _generate_answers(loaded, prompts, settings, partial, progress)
             finally:
-                answered.engine.close()
-            _write(out, rows)
+                loaded.engine.close()
+            _write_answers(out, rows)
             shutil.rmtree(partial)
     except Timeout as error:
         raise UserError(tr("another process is writing this file"), out) from error
@@ -119,13 +119,13 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     for file in find_files([str(data)], settings).files:
         with InputFile(file.path) as input_file:
             for row in read_rows(file, detect_layout(file), input_file):
-                found = list(_questions_of(row))
-                wrong = next((item for item in found if isinstance(item, Drop)), None)
-                if wrong is not None or not found:
-                    reason = describe_reason(wrong.reason if wrong else "no_question")
-                    detail = f" ({wrong.detail})" if wrong and wrong.detail else ""
+                chats = list(_parse_prompts(row))
+                dropped = next((item for item in chats if isinstance(item, Drop)), None)
+                if dropped is not None or not chats:
+                    reason = describe_reason(dropped.reason if dropped else "no_question")
+                    detail = f" ({dropped.detail})" if dropped and dropped.detail else ""
                     raise UserError(reason + detail, f"{file.path}:{row.line}")
-                for chat in found:
+                for chat in chats:
                     assert isinstance(chat, ParsedChat)
                     messages = prepend_system(system, chat.messages)
                     prompts.append(Prompt(row.line, messages[-1].text, messages, chat.tools))
@@ -134,7 +134,7 @@ def read_prompts(data: Path, system: str = "") -> list[Prompt]:
     return prompts
 
 
-def _questions_of(row: FileRow) -> Iterator[ParsedChat | Drop]:
+def _parse_prompts(row: FileRow) -> Iterator[ParsedChat | Drop]:
     """What a row asks: its conversation up to the last question."""
     value = row.value
     if isinstance(value, Drop):
@@ -143,22 +143,22 @@ def _questions_of(row: FileRow) -> Iterator[ParsedChat | Drop]:
     if isinstance(value, str):
         yield ParsedChat((Message("user", value.strip()),))
         return
-    known = next((known for known in CHAT_FORMATS if known.recognize(value)), None)
-    found = list(known.read(value)) if known is not None else []
-    if not found or any(isinstance(item, Drop) and item.reason == "no_answer" for item in found):
-        found = [_lone_question(value)]
-    for item in found:
+    chat_format = next((chat_format for chat_format in CHAT_FORMATS if chat_format.recognize(value)), None)
+    items = list(chat_format.read(value)) if chat_format is not None else []
+    if not items or any(isinstance(item, Drop) and item.reason == "no_answer" for item in items):
+        items = [_parse_single_question(value)]
+    for item in items:
         if isinstance(item, Drop):
             yield item
             continue
         turns = item.messages
         while turns and turns[-1].role == "assistant":
             turns = turns[:-1]
-        asks = bool(turns) and turns[-1].role in ("user", "tool") and bool(turns[-1].text.strip())
-        yield replace(item, messages=turns) if asks else Drop("no_question")
+        ends_with_question = bool(turns) and turns[-1].role in ("user", "tool") and bool(turns[-1].text.strip())
+        yield replace(item, messages=turns) if ends_with_question else Drop("no_question")
 
 
-def _lone_question(value: Any) -> ParsedChat | Drop:
+def _parse_single_question(value: Any) -> ParsedChat | Drop:
     if not isinstance(value, Mapping):
         return Drop("other_format", type(value).__name__)
     name = next((name for name in _QUESTIONS if isinstance(value.get(name), str) and value[name].strip()), None)
@@ -170,7 +170,7 @@ def _lone_question(value: Any) -> ParsedChat | Drop:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
-def _answers(
+def _generate_answers(
     model: LoadedEngine, prompts: Sequence[Prompt], settings: PredictSettings, scratch: Path, progress: Progress
 ) -> list[Row]:
     defaults = read_sampling_params(model.location.folder)
@@ -178,55 +178,58 @@ def _answers(
     seed = SEED if base.seed is None else base.seed
     template = None if settings.raw else model.load_template()
     stops = _stop_ids(model) if template is None else template.stop_ids
-    room = model.engine.context_length
-    encoded = [_ids(prompt, model.tokenizer, template, settings, room) for prompt in prompts]
-    places = range(len(prompts))
+    context_length = model.engine.context_length
+    encoded_prompts = [
+        _encode_prompt(prompt, model.tokenizer, template, settings, context_length) for prompt in prompts
+    ]
+    indices = range(len(prompts))
 
-    def answered(chunk: Sequence[int]) -> list[Row]:
+    def answer_chunk(chunk: Sequence[int]) -> list[Row]:
         requests = [
-            GenerationRequest(encoded[index][0], stops, replace(base, seed=(seed + index) % 2**32)) for index in chunk
+            GenerationRequest(encoded_prompts[index][0], stops, replace(base, seed=(seed + index) % 2**32))
+            for index in chunk
         ]
-        part = _ChunkProgress(progress, chunk[0], len(prompts))
-        replies = model.engine.generate(requests, part)
+        chunk_progress = _ChunkProgress(progress, chunk[0], len(prompts))
+        completions = model.engine.generate(requests, chunk_progress)
         return [
             {
                 "id": index + 1,
                 "Input": prompts[index].text,
-                "Output": model.tokenizer.decode(reply.ids),
-                "finish": reply.finish_reason,
-                "tokens": len(reply.ids),
-                **({"cut": encoded[index][1]} if encoded[index][1] else {}),
+                "Output": model.tokenizer.decode(completion.ids),
+                "finish": completion.finish_reason,
+                "tokens": len(completion.ids),
+                **({"cut": encoded_prompts[index][1]} if encoded_prompts[index][1] else {}),
             }
-            for index, reply in zip(chunk, replies, strict=True)
+            for index, completion in zip(chunk, completions, strict=True)
         ]
 
-    return process_in_chunks(places, _CHUNK_SIZE, scratch, answered, progress, unit=tr("answers"))
+    return process_in_chunks(indices, _CHUNK_SIZE, scratch, answer_chunk, progress, unit=tr("answers"))
 
 
 def _stop_ids(model: LoadedEngine) -> tuple[int, ...]:
     """The ids that end a text without a chat template: the tokenizer's and the generation settings'."""
-    named = read_json(model.location.folder / GENERATION_FILE).get("eos_token_id")
-    listed = named if isinstance(named, list) else [named]
-    ends = (model.tokenizer.eos_id, *listed)
+    eos_ids = read_json(model.location.folder / GENERATION_FILE).get("eos_token_id")
+    eos_ids = eos_ids if isinstance(eos_ids, list) else [eos_ids]
+    ends = (model.tokenizer.eos_id, *eos_ids)
     return tuple(dict.fromkeys(end for end in ends if isinstance(end, int)))
 
 
 class _ChunkProgress(Progress):
     """Reports the progress of one chunk as that of the whole file."""
 
-    def __init__(self, whole: Progress, before: int, total: int) -> None:
+    def __init__(self, progress: Progress, finished: int, total: int) -> None:
         super().__init__(quiet=True)
-        self._whole, self._before, self._total = whole, before, total
+        self._progress, self._finished, self._total = progress, finished, total
 
     def update(self, done: float, total: float, unit: str, force: bool = False, **figures: float) -> None:
-        self._whole.update(self._before + done, self._total, tr("answers"), False, **figures)
+        self._progress.update(self._finished + done, self._total, tr("answers"), False, **figures)
 
 
-def _ids(
-    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, settings: PredictSettings, room: int
+def _encode_prompt(
+    prompt: Prompt, tokenizer: Tokenizer, template: ChatTemplate | None, settings: PredictSettings, context_length: int
 ) -> tuple[tuple[int, ...], int]:
     """The prompt as ids, and how many characters of its end were cut off."""
-    budget = room - min(settings.max_new_tokens, room // 2)
+    budget = context_length - min(settings.max_new_tokens, context_length // 2)
     if template is None:
         begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
         ids = (*begin, *tokenizer.encode(prompt.text))
@@ -258,17 +261,17 @@ def _inputs_hash(weights: Path, prompts: Sequence[Prompt], settings: PredictSett
     return hashlib.sha256(json.dumps(row, sort_keys=True, ensure_ascii=False).encode("utf-8")).hexdigest()
 
 
-def _check_same_inputs(partial: Path, mark: str) -> None:
+def _check_same_inputs(partial: Path, inputs_hash: str) -> None:
     """Raise UserError if the answers in `partial` are of a run with other inputs."""
     file = partial / "mark"
-    begun = any(partial.glob("rows-*.jsonl"))
-    if begun and (not file.is_file() or file.read_text(encoding="utf-8") != mark):
+    is_started = any(partial.glob("rows-*.jsonl"))
+    if is_started and (not file.is_file() or file.read_text(encoding="utf-8") != inputs_hash):
         what = tr("an unfinished run with another model, data or settings is here")
         raise UserError(what, partial, tr("delete it, or name another --out"))
-    file.write_text(mark, encoding="utf-8")
+    file.write_text(inputs_hash, encoding="utf-8")
 
 
-def _write(out: Path, rows: Sequence[Row]) -> None:
+def _write_answers(out: Path, rows: Sequence[Row]) -> None:
     with open_atomic(out) as file:
         if out.suffix == ".json":
             file.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")

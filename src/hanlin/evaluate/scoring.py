@@ -17,8 +17,8 @@ def normalize_answer(text: str) -> str:
 
 def is_correct(answer: str, accepted: Iterable[str]) -> bool:
     """Whether an answer equals one of the accepted ones, both normalized."""
-    given = normalize_answer(answer)
-    return any(given == normalize_answer(text) for text in accepted)
+    normalized = normalize_answer(answer)
+    return any(normalized == normalize_answer(text) for text in accepted)
 
 
 @dataclass(frozen=True, slots=True)

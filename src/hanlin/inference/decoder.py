@@ -16,19 +16,19 @@ class BatchItem(NamedTuple):
         sequence: Slot of the KV cache.
         start: Position of the first token.
         ids: The token ids.
-        wanted: Offsets into `ids` of the tokens whose logits are returned.
+        logit_offsets: Offsets into `ids` of the tokens whose logits are returned.
         adapter: Name of the LoRA adapter to apply, or None.
 
     A step that prefills slot 0 and decodes one token in slot 2:
 
-        BatchItem(sequence=0, start=0, ids=[7, 8, 9], wanted=[2])  -> logits [1, vocabulary]
-        BatchItem(sequence=2, start=5, ids=[4], wanted=[0])        -> logits [1, vocabulary]
+        BatchItem(sequence=0, start=0, ids=[7, 8, 9], logit_offsets=[2])  -> logits [1, vocabulary]
+        BatchItem(sequence=2, start=5, ids=[4], logit_offsets=[0])        -> logits [1, vocabulary]
     """
 
     sequence: int
     start: int
     ids: Sequence[int]
-    wanted: Sequence[int]
+    logit_offsets: Sequence[int]
     adapter: str | None = None
 
 
@@ -44,7 +44,7 @@ class KVCache(Protocol):
     def decode(self, items: Sequence[BatchItem]) -> Sequence[NDArray[np.float32]]:
         """Run items of different sequences.
 
-        Returns the wanted logits [positions, vocabulary] of each, valid until the next call.
+        Returns the logits [logit_offsets, vocabulary] of each, valid until the next call.
         """
 
     def close(self) -> None: ...

@@ -99,22 +99,22 @@ def load_engine(
     Raises:
         UserError: If there is no model, or the engine cannot run it.
     """
-    found = find_model(path, file)
-    if engine in ENGINES and (engine in FOR_GGUF) != (found.kind == "gguf"):
-        what = tr("the engine {engine} does not run this ({kind})", engine=engine, kind=found.kind)
+    location = find_model(path, file)
+    if engine in ENGINES and (engine in FOR_GGUF) != (location.kind == "gguf"):
+        what = tr("the engine {engine} does not run this ({kind})", engine=engine, kind=location.kind)
         hint = tr("llama_cpp and llama_server run GGUF files, transformers and vllm everything else")
-        raise UserError(what, found.weights, hint)
-    if options.get("adapters") and found.kind == "gguf":
+        raise UserError(what, location.weights, hint)
+    if options.get("adapters") and location.kind == "gguf":
         what = tr("adapters cannot be switched over a GGUF file")
-        raise UserError(what, found.weights, tr("serve the model's folder"))
-    if "threads" in options and found.kind != "gguf":
-        raise UserError(tr("threads are llama.cpp's"), found.weights)
-    tokenizer = Tokenizer.load(found.folder)  # before the weights: a missing tokenizer should not cost minutes
+        raise UserError(what, location.weights, tr("serve the model's folder"))
+    if "threads" in options and location.kind != "gguf":
+        raise UserError(tr("threads are llama.cpp's"), location.weights)
+    tokenizer = Tokenizer.load(location.folder)  # before the weights: a missing tokenizer should not cost minutes
     if batch is not None:
-        options["parallel" if found.kind == "gguf" else "batch"] = batch
-    if dtype is not None and found.kind != "gguf" and engine != "vllm":
+        options["parallel" if location.kind == "gguf" else "batch"] = batch
+    if dtype is not None and location.kind != "gguf" and engine != "vllm":
         options["dtype"] = dtype
-    return LoadedEngine(create_engine(engine, found.weights, **options), tokenizer, found)
+    return LoadedEngine(create_engine(engine, location.weights, **options), tokenizer, location)
 
 
 def _hint_of_path() -> str:

@@ -20,8 +20,8 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
     if not prompt:
         raise UserError(tr("the prompt is empty"))
     check_ids(prompt, vocabulary)
-    room = context_length - len(prompt)
-    if room < 1:
+    available = context_length - len(prompt)
+    if available < 1:
         what = tr(
             "the prompt is {count} tokens long, but the context holds {context_length} with the answer",
             count=len(prompt),
@@ -29,7 +29,7 @@ def max_completion_tokens(request: GenerationRequest, context_length: int, vocab
         )
         hint = tr("shorten the prompt or open the engine with a longer context_length")
         raise UserError(what, hint=hint)
-    return min(room, request.sampling.max_new_tokens)
+    return min(available, request.sampling.max_new_tokens)
 
 
 def check_pair(prefix: Sequence[int], continuation: Sequence[int], context_length: int, vocabulary: int) -> None:

@@ -182,8 +182,8 @@ class Scheduler:
         """
         assert slot.task is not None and self._kv_cache is not None
         sequence = slot.task.sequence
-        first_wanted = slot.task.positions(0, len(sequence))[0]
-        reused = min(slot.common_prefix_length(slot.task), first_wanted)
+        first_logit_position = slot.task.positions(0, len(sequence))[0]
+        reused = min(slot.common_prefix_length(slot.task), first_logit_position)
         slot.adapter = slot.task.adapter
         if reused < len(slot.token_ids):
             self._kv_cache.truncate(slot.index, reused)

@@ -30,14 +30,14 @@ class SchedulerEngine:
             task.finished = finished
         try:
             self.submit(tasks)
-            written = 0
+            num_tokens = 0
             for done in range(1, len(tasks) + 1):
                 task, error = finished.get()
                 if error is not None:
                     raise error
-                written += len(task.answer)
+                num_tokens += len(task.answer)
                 if progress is not None:
-                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
+                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
         finally:
             for task in tasks:
                 task.cancelled = True  # what is done already does not mind

@@ -127,17 +127,17 @@ class ScoreTask:
     def _begin(self) -> None:
         row = self._rows[0]
         self.sequence = list(row.ids)
-        self._wanted = row.positions
-        # of each wanted position, by the ids that follow it in some continuation
+        self._positions = row.positions
+        # by position and by the id that follows it in some continuation
         self._logprobs: dict[tuple[int, int], float] = {}
         self._argmax: dict[int, int] = {}
-        self._following: dict[int, set[int]] = {position: set() for position in self._wanted}
+        self._following: dict[int, set[int]] = {position: set() for position in self._positions}
         for _, start, continuation in row.scored:
             for index, token_id in enumerate(continuation):
                 self._following[start + index].add(token_id)
 
     def positions(self, start: int, stop: int) -> list[int]:
-        return [position for position in self._wanted if start <= position < stop]
+        return [position for position in self._positions if start <= position < stop]
 
     def process_logits(self, positions: Sequence[int], logits: NDArray[np.float32]) -> None:
         for position, row in zip(positions, logits, strict=True):

@@ -83,14 +83,14 @@ def extend_tokenizer(
         runs.update(_RUN.findall(text))
     pieces, merges = _learn_pieces(vocabulary, runs, new_entries, (min_saved, max_length), progress)
     while True:
-        build_extended = vocabulary.build_extended(pieces, merges)
-        unreachable = vocabulary.unreachable_pieces(build_extended, pieces)
+        extended = vocabulary.build_extended(pieces, merges)
+        unreachable = vocabulary.unreachable_pieces(extended, pieces)
         if not unreachable:
             break
         pieces, merges = _remove_pieces(unreachable, pieces, merges)
-    _check_unchanged(tokenizer, build_extended)
+    _check_unchanged(tokenizer, extended)
     return Extension(
-        build_extended,
+        extended,
         len(tokenizer),
         tuple(map(vocabulary.text_of, pieces)),
         tuple(tuple(vocabulary.old_ids(piece)) for piece in pieces),
@@ -163,14 +163,14 @@ class _BaseVocabulary:
         config = {name: value for name, value in self.tokenizer.config.items() if name != "added_tokens_decoder"}
         return Tokenizer(backend, config, self.tokenizer.folder)
 
-    def unreachable_pieces(self, build_extended: Tokenizer, pieces: Sequence[str]) -> list[str]:
+    def unreachable_pieces(self, extended: Tokenizer, pieces: Sequence[str]) -> list[str]:
         """The pieces that the extended tokenizer does not encode as their own single id."""
-        texts = build_extended.encode_batch([self.text_of(piece) for piece in pieces], continuation=True)
+        texts = extended.encode_batch([self.text_of(piece) for piece in pieces], continuation=True)
         unreachable: list[str] = []
-        for number, (piece, whole) in enumerate(zip(pieces, texts, strict=True), start=len(self.tokenizer)):
-            joined = [token.id for token in build_extended.backend.model.tokenize(piece)]
+        for token_id, (piece, ids) in enumerate(zip(pieces, texts, strict=True), start=len(self.tokenizer)):
+            piece_ids = [token.id for token in extended.backend.model.tokenize(piece)]
             fragment = _FRAGMENT.fullmatch(self.bytes_of(piece)) is not None
-            if joined != [number] or not (fragment or whole == [number]):
+            if piece_ids != [token_id] or not (fragment or ids == [token_id]):
                 unreachable.append(piece)
         return unreachable
 
@@ -232,8 +232,8 @@ def _segment_runs(vocabulary: _BaseVocabulary, runs: Sequence[str]) -> tuple[lis
     barriers = {character: -2 - index for index, character in enumerate(byte_spelled)}
     cut = re.compile(f"([{''.join(byte_spelled)}])")
     parts = [[part for part in cut.split(run) if part] for run in runs]
-    known = list(dict.fromkeys(part for row in parts for part in row if part not in barriers))
-    ids = dict(zip(known, tokenizer.encode_batch(known, continuation=True), strict=True))
+    texts = list(dict.fromkeys(part for row in parts for part in row if part not in barriers))
+    ids = dict(zip(texts, tokenizer.encode_batch(texts, continuation=True), strict=True))
     ids.update({character: [barrier] for character, barrier in barriers.items()})
     return [[symbol for part in row for symbol in ids[part]] for row in parts], byte_spelled
 
@@ -242,12 +242,12 @@ def _remove_pieces(
     unreachable: Iterable[str], pieces: Sequence[str], merges: Sequence[MergePair]
 ) -> tuple[list[str], list[MergePair]]:
     """Remove unreachable pieces and their merges, and the pieces that only those merges lead to."""
-    producible = {left + right for left, right in merges}
+    producible = {remaining + right for remaining, right in merges}
     removed = set(unreachable)
     while True:
         merges = [pair for pair in merges if not removed.intersection((*pair, "".join(pair)))]
-        left = {"".join(pair) for pair in merges}
-        orphans = {piece for piece in pieces if piece in producible and piece not in left and piece not in removed}
+        remaining = {"".join(pair) for pair in merges}
+        orphans = {piece for piece in pieces if piece in producible and piece not in remaining and piece not in removed}
         if not orphans:
             return [piece for piece in pieces if piece not in removed], list(merges)
         removed |= orphans
@@ -258,7 +258,7 @@ def _check_unchanged(before: Tokenizer, after: Tokenizer) -> None:
     old = before.backend.get_vocab(with_added_tokens=True)
     new = after.backend.get_vocab(with_added_tokens=True)
     special = [token for token, added in after.added_tokens.items() if added.special]
-    moved = [token for token, number in old.items() if new[token] != number]
+    moved = [token for token, token_id in old.items() if new[token] != token_id]
     typed = [token for token in special if new[token] in after.encode(token)]
     if moved or typed:
         raise UserError(

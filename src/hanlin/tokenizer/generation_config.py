@@ -14,8 +14,8 @@ def read_eos_token_ids(folder: Path) -> tuple[int, ...]:
     for name in (GENERATION_FILE, "config.json"):
         settings = read_json(folder / name)
         if settings:
-            found = settings.get("eos_token_id")
-            return tuple(found) if isinstance(found, list) else () if found is None else (found,)
+            eos_ids = settings.get("eos_token_id")
+            return tuple(eos_ids) if isinstance(eos_ids, list) else () if eos_ids is None else (eos_ids,)
     return ()
 
 

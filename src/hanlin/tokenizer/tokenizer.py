@@ -139,8 +139,8 @@ class Tokenizer:
         try:
             return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         except TypeError:
-            for number, text in enumerate(texts, start=1):
-                check_text(text, tr("text {number}", number=number))
+            for index, text in enumerate(texts, start=1):
+                check_text(text, tr("text {index}", index=index))
             raise
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -216,10 +216,10 @@ class Tokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / TOKENIZER_FILE, self.backend.to_str(pretty=True))
         write_sorted_json(folder / CONFIG_FILE, self.build_config())
-        here = folder.resolve()
+        target = folder.resolve()
         for name in (TEMPLATE_FILE, GENERATION_FILE):
             source = self.folder / name
-            if source.is_file() and self.folder.resolve() != here:
+            if source.is_file() and self.folder.resolve() != target:
                 write_bytes(folder / name, source.read_bytes())
         inline = self.config.get("chat_template")
         if isinstance(inline, str) and not (folder / TEMPLATE_FILE).is_file():
@@ -231,12 +231,12 @@ class Tokenizer:
         The class is the generic one: transformers 5 rebuilds the rules of a `LlamaTokenizer` by itself and then adds no
         space after special tokens, where the file (and Llama 2's training) does.
         """
-        named = {name: self.config[name] for name in SPECIAL_TOKEN_NAMES if self.config.get(name)}
+        special_tokens = {name: self.config[name] for name in SPECIAL_TOKEN_NAMES if self.config.get(name)}
         if self.pad_id is not None:
-            named["pad_token"] = self.backend.id_to_token(self.pad_id)
+            special_tokens["pad_token"] = self.backend.id_to_token(self.pad_id)
         limit = self.config.get("model_max_length", 10**30)
         return {
-            **named,
+            **special_tokens,
             "clean_up_tokenization_spaces": False,
             "model_max_length": limit,
             "padding_side": "right",

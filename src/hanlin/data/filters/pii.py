@@ -48,8 +48,8 @@ def personal_data(text: str, action: str, of: str) -> str | Drop:
 
 @lru_cache
 def _select_kinds(of: str) -> tuple[str, ...]:
-    wanted = of.replace(",", " ").split()
-    return tuple(name for name in _PATTERNS if name in wanted)
+    names = of.replace(",", " ").split()
+    return tuple(name for name in _PATTERNS if name in names)
 
 
 def _accept(match: re.Match[str]) -> bool:

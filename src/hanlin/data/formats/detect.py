@@ -110,13 +110,13 @@ def _choose_format(
     formats: Sequence[Format[Item]],
     other_formats: Mapping[str, Sequence[Format[Any]]],
 ) -> Format[Item]:
-    wanted = file.settings.format
-    named = next((candidate for candidate in formats if candidate.name == wanted), None)
+    format_name = file.settings.format
+    named_format = next((candidate for candidate in formats if candidate.name == format_name), None)
     values = [row.value for row in rows if not isinstance(row.value, Drop)]
     if not all(candidate.unpaired for candidate in formats) and any(map(_is_unpaired, values)):
         raise _unpaired_error(file.path)
-    if named is not None:
-        return named
+    if named_format is not None:
+        return named_format
     if not values:
         return formats[0]
     for value in values:
@@ -168,8 +168,10 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:
     """
     if not fields or isinstance(row.value, Drop):
         return row
-    turns = {ours: theirs for ours, theirs in fields.items() if ours in TURN_FIELDS}
-    value = _rename_keys(row.value, {ours: theirs for ours, theirs in fields.items() if ours not in turns})
+    turns = {field: source_field for field, source_field in fields.items() if field in TURN_FIELDS}
+    value = _rename_keys(
+        row.value, {field: source_field for field, source_field in fields.items() if field not in turns}
+    )
     if turns and isinstance(value, Mapping):
         value = {name: _rename_turn_fields(content, turns) for name, content in value.items()}
     return Row(row.line, _rename_turn_fields(value, turns) if turns else value, row.raw)
@@ -183,6 +185,6 @@ def _rename_keys(value: Any, fields: Mapping[str, str]) -> Any:
     """Rename an object's fields to our names; another field that has one of our names already is left out."""
     if not fields or not isinstance(value, Mapping):
         return value
-    taken = set(fields.values()) | set(fields)
-    rest = {name: content for name, content in value.items() if name not in taken}
-    return rest | {ours: value[theirs] for ours, theirs in fields.items() if theirs in value}
+    renamed = set(fields.values()) | set(fields)
+    unchanged = {name: content for name, content in value.items() if name not in renamed}
+    return unchanged | {field: value[source_field] for field, source_field in fields.items() if source_field in value}

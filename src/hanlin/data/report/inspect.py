@@ -76,21 +76,23 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
 
 def detect_stage(file: SourceFile) -> str:
     """Detect the stage whose formats fit the first rows of a file; `corpus` if none does: its error says most."""
-    wanted = file.settings.format
-    named = next(
+    format_name = file.settings.format
+    named_stage = next(
         (
             stage
             for stage, formats in FORMATS_BY_STAGE.items()
-            if any(candidate.name == wanted for candidate in formats)
+            if any(candidate.name == format_name for candidate in formats)
         ),
         None,
     )
-    if named is not None:
-        return named
+    if named_stage is not None:
+        return named_stage
     with InputFile(file.path) as input_file:
         first_rows = list(islice(read_rows(file, detect_layout(file), input_file), SAMPLE_ROWS))
     for stage, formats in FORMATS_BY_STAGE.items():
-        fields = {ours: theirs for ours, theirs in file.settings.fields.items() if ours in _FIELDS[stage]}
+        fields = {
+            field: source_field for field, source_field in file.settings.fields.items() if field in _FIELDS[stage]
+        }
         rows = [rename_fields(row, fields).value for row in first_rows if not isinstance(row.value, Drop)]
         if any(candidate.recognize(value) for value in rows for candidate in formats):
             return stage
@@ -141,6 +143,6 @@ def run_stage(stage: str, files: Sequence[SourceFile], out: Path, **overrides: A
 
 def _read_samples(path: Path, count: int) -> list[Any]:
     """The first record, the last and the one in the middle."""
-    wanted = {0, count // 2, count - 1} if count else set()
+    indices = {0, count // 2, count - 1} if count else set()
     with path.open(encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for index, line in enumerate(lines) if index in wanted]
+        return [json.loads(line) for index, line in enumerate(lines) if index in indices]

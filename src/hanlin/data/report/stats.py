@@ -109,7 +109,7 @@ def compute_stage_stats(
         },
         "kept_samples": kept_sample.shown,
         "dropped_samples": dropped.shown,
-        "near_duplicates": list(_diff_near_duplicates(dropped.pairs, kept_sample.wanted)),
+        "near_duplicates": list(_diff_near_duplicates(dropped.pairs, kept_sample.originals)),
     }
 
 
@@ -128,7 +128,7 @@ def _file_stats(row: Mapping[str, Any]) -> dict[str, Any]:
     if dropped is None:
         remaining = row["rows_in"] - row["rows_kept"]
         dropped = {"over_budget": remaining} if remaining else {}
-    more = {name: row[name] for name in ("tokens", "share", "repeats") if name in row}
+    mix_counts = {name: row[name] for name in ("tokens", "share", "repeats") if name in row}
     return {
         "file": row.get("file", row.get("source", "")),
         "format": row.get("format", ""),
@@ -140,7 +140,7 @@ def _file_stats(row: Mapping[str, Any]) -> dict[str, Any]:
         "dropped": dropped,
         "changed": row.get("changed", {}),
         "characters": row.get("characters"),
-        **more,
+        **mix_counts,
     }
 
 
@@ -159,17 +159,19 @@ def _sample_dropped(path: Path, counts: Mapping[str, int], sizes: SampleSizes) -
     """Sample dropped rows of each reason, and near-duplicates by the id of the record that they duplicate."""
     sample = _DroppedSample({reason: [] for reason in sorted(counts, key=lambda reason: -counts[reason])})
     rng = random.Random(sizes.seed)
-    wanted = {reason: set(rng.sample(range(count), min(sizes.dropped, count))) for reason, count in counts.items()}
+    shown_indices = {
+        reason: set(rng.sample(range(count), min(sizes.dropped, count))) for reason, count in counts.items()
+    }
     near = counts.get("near_duplicate", 0)
-    paired = set(rng.sample(range(near), min(sizes.pairs, near)))
+    paired_indices = set(rng.sample(range(near), min(sizes.pairs, near)))
     count_by_reason: Counter[str] = Counter()
     for line in _read_lines(path):
         reason_match = _REASON.match(line)
         reason = reason_match[1].decode() if reason_match else ""
         index = count_by_reason[reason]
         count_by_reason[reason] += 1
-        is_shown = index in wanted.get(reason, ())
-        is_paired = reason == "near_duplicate" and index in paired
+        is_shown = index in shown_indices.get(reason, ())
+        is_paired = reason == "near_duplicate" and index in paired_indices
         if not is_shown and not is_paired:
             continue
         row = _parse_line(line, path)
@@ -182,20 +184,20 @@ def _sample_dropped(path: Path, counts: Mapping[str, int], sizes: SampleSizes) -
 
 
 def _diff_near_duplicates(
-    pairs: Mapping[str, Sequence[Mapping[str, Any]]], kept: Mapping[str, Mapping[str, Any]]
+    pairs: Mapping[str, Sequence[Mapping[str, Any]]], kept_records: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Show near-duplicates beside the kept record, with the differing characters marked."""
     for kept_id, copies in pairs.items():
-        if kept_id not in kept:
+        if kept_id not in kept_records:
             continue
         for copy in copies:
-            left, right = diff_texts(kept[kept_id]["text"], copy["text"])
+            kept_parts, dropped_parts = diff_texts(kept_records[kept_id]["text"], copy["text"])
             yield {
                 "duplicate_of": kept_id,
-                "kept_location": kept[kept_id]["location"],
+                "kept_location": kept_records[kept_id]["location"],
                 "location": copy["location"],
-                "kept": [{"differs": differs, "text": text} for differs, text in left],
-                "dropped": [{"differs": differs, "text": text} for differs, text in right],
+                "kept": [{"differs": differs, "text": text} for differs, text in kept_parts],
+                "dropped": [{"differs": differs, "text": text} for differs, text in dropped_parts],
             }
 
 
@@ -204,7 +206,7 @@ def _diff_near_duplicates(
 
 @dataclass(slots=True)
 class _KeptSample:
-    """Counts over the sampled kept records, records to show, and the wanted records by id."""
+    """Counts over the sampled kept records, records to show, and by id the records that others duplicate."""
 
     total: int = 0
     record_count: int = 0
@@ -216,11 +218,11 @@ class _KeptSample:
     languages_of: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     unrendered: Counter[str] = field(default_factory=Counter)
     shown: list[dict[str, Any]] = field(default_factory=list)
-    wanted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    originals: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: TokenCounter | None, ids: set[str]) -> _KeptSample:
-    """Compute the statistics of a sample of the records, with some to show and those with the wanted ids."""
+    """Compute the statistics of a sample of the records, with some to show and the records with `ids`."""
     sample = _KeptSample(total=sum(1 for file in files for _ in _read_lines(file)))
     rng = random.Random(sizes.seed)
     indices = sorted(rng.sample(range(sample.total), min(sizes.sample, sample.total)))
@@ -231,11 +233,11 @@ def _sample_kept(files: Sequence[Path], sizes: SampleSizes, count: TokenCounter 
     for file in files:
         for line in _read_lines(file):
             id_match = _ID.match(line) if ids else None
-            is_wanted = id_match is not None and json.loads(id_match[1]) in ids
-            if index in sampled or is_wanted:
+            is_original = id_match is not None and json.loads(id_match[1]) in ids
+            if index in sampled or is_original:
                 row = _parse_line(line, file)
-                if is_wanted:
-                    sample.wanted[row["id"]] = {"location": row.get("source", ""), "text": to_plain_text(row)}
+                if is_original:
+                    sample.originals[row["id"]] = {"location": row.get("source", ""), "text": to_plain_text(row)}
                 if index in sampled:
                     _add_record(row, sample, index in shown)
                     batch.append(row)

@@ -90,13 +90,13 @@ def letter_ids(tokenizer: Tokenizer, prompt: str, gap: str) -> tuple[list[int], 
     one.
     """
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    whole = [tokenizer.encode(f"{prompt}{gap}{letter}") for letter in LETTERS]
-    shared = 0
-    while all(len(ids) > shared + 1 for ids in whole) and len({ids[shared] for ids in whole}) == 1:
-        shared += 1
-    if not begin and not shared:
+    encoded = [tokenizer.encode(f"{prompt}{gap}{letter}") for letter in LETTERS]
+    num_shared = 0
+    while all(len(ids) > num_shared + 1 for ids in encoded) and len({ids[num_shared] for ids in encoded}) == 1:
+        num_shared += 1
+    if not begin and not num_shared:
         raise UserError(tr("the prompt has no token before the letter"))
-    return begin + whole[0][:shared], [ids[shared:] for ids in whole]
+    return begin + encoded[0][:num_shared], [ids[num_shared:] for ids in encoded]
 
 
 def answer(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> list[Row]:
@@ -108,24 +108,24 @@ def answer(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> lis
     pairs: list[tuple[Sequence[int], Sequence[int]]] = []
     shots: list[int | None] = []
     for item in items:
-        for left_out, prompt in enumerate(item.prompts):
+        for num_dropped, prompt in enumerate(item.prompts):
             prefix, letters = letter_ids(opened.tokenizer, prompt, profile.gap)
             if len(prefix) + max(map(len, letters)) <= opened.engine.context_length:
                 pairs += [(prefix, ids) for ids in letters]
-                shots.append(len(item.prompts) - 1 - left_out)
+                shots.append(len(item.prompts) - 1 - num_dropped)
                 break
         else:
             shots.append(None)
     scores = iter(opened.engine.score(pairs) if pairs else [])
     rows = []
-    for item, shown in zip(items, shots, strict=True):
+    for item, num_shots in zip(items, shots, strict=True):
         row: Row = {"id": item.question.id, "subject": item.question.subject, "answer": item.question.answer}
-        if shown is None:
+        if num_shots is None:
             row |= {"given": None, "right": False, "shots": None, "logprobs": None}
         else:
-            logprobs = {letter: next(scores).logprob for letter in LETTERS}
-            given = max(LETTERS, key=lambda letter: logprobs[letter])
-            row |= {"given": given, "right": given == item.question.answer, "shots": shown, "logprobs": logprobs}
+            logprobs = {choice: next(scores).logprob for choice in LETTERS}
+            letter = max(LETTERS, key=lambda choice: logprobs[choice])
+            row |= {"given": letter, "right": letter == item.question.answer, "shots": num_shots, "logprobs": logprobs}
         rows.append(row)
     return rows
 
@@ -175,8 +175,8 @@ def _items(exam_folder: ExamFolder, split: str, subject: str, settings: Exam, se
     else:
         pool = {question.id: examples for question in questions}
     if settings.limit is not None and settings.limit < len(questions):
-        drawn = random.Random(f"{seed}/{subject}").sample(range(len(questions)), settings.limit)
-        questions = [questions[index] for index in sorted(drawn)]
+        indices = random.Random(f"{seed}/{subject}").sample(range(len(questions)), settings.limit)
+        questions = [questions[index] for index in sorted(indices)]
     name, profile = exam_folder.kind.subject_name(subject), exam_folder.kind.profiles[settings.profile]
     items = []
     for question in questions:

@@ -116,21 +116,21 @@ class ExamFolder:
     def __init__(self, kind: ExamFormat, folder: Path) -> None:
         self.kind, self.folder = kind, folder
 
-    def subjects(self, split: str, wanted: Sequence[str] = ()) -> list[str]:
-        """The subjects with a file in `split`, sorted; only the `wanted` ones where some are named.
+    def subjects(self, split: str, names: Sequence[str] = ()) -> list[str]:
+        """The subjects with a file in `split`, sorted; only the `names` ones where some are named.
 
         Raises UserError when there is no file, or a wanted subject has none.
         """
-        found = sorted(self._files(split))
-        if not found:
+        subjects = sorted(self._files(split))
+        if not subjects:
             what = tr("there is no {split} part of the exam here", split=split)
             hint = tr("CSV files are looked for as {split}/NAME.csv", split=split)
             raise UserError(what, self.folder, hint)
-        for subject in wanted:
-            if subject not in found:
+        for subject in names:
+            if subject not in subjects:
                 what = tr("there is no subject '{subject}'", subject=subject)
-                raise UserError(what, self.folder, did_you_mean(subject, found))
-        return [subject for subject in found if not wanted or subject in wanted]
+                raise UserError(what, self.folder, did_you_mean(subject, subjects))
+        return [subject for subject in subjects if not names or subject in names]
 
     def read(self, split: str, subject: str) -> list[ExamQuestion]:
         """The questions of a subject in the order of the file; none where `split` has no such file.
@@ -144,10 +144,10 @@ class ExamFolder:
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 reader = csv.reader(file, strict=True)
-                places = self._places(path, next(reader, [])) if self.kind.columns else None
-                for number, row in enumerate(filter(None, reader)):
+                columns = self._places(path, next(reader, [])) if self.kind.columns else None
+                for index, row in enumerate(filter(None, reader)):
                     where = f"{path}:{reader.line_num}"
-                    questions.append(_question(row, places, subject, f"{subject}/{split}/{number}", where))
+                    questions.append(_question(row, columns, subject, f"{subject}/{split}/{index}", where))
         except (csv.Error, UnicodeDecodeError) as error:
             raise UserError(tr("not CSV in UTF-8: {error}", error=error), path) from error
         except OSError as error:
@@ -155,13 +155,13 @@ class ExamFolder:
         return questions
 
     def _files(self, split: str) -> dict[str, Path]:
-        inner, ending = self.folder / split, f"_{split}"
-        flat = not inner.is_dir()
-        found = {}
-        for path in sorted((self.folder if flat else inner).glob("*.csv")):
-            if path.stem.endswith(ending) or not flat:
-                found[path.stem.removesuffix(ending)] = path
-        return found
+        split_folder, suffix = self.folder / split, f"_{split}"
+        is_flat = not split_folder.is_dir()
+        files = {}
+        for path in sorted((self.folder if is_flat else split_folder).glob("*.csv")):
+            if path.stem.endswith(suffix) or not is_flat:
+                files[path.stem.removesuffix(suffix)] = path
+        return files
 
     def _places(self, path: Path, header: list[str]) -> tuple[int, ...]:
         """Where the columns of a question stand in files that have a heading."""
@@ -175,12 +175,12 @@ class ExamFolder:
         return tuple(header.index(name) for name in self.kind.columns)
 
 
-def _question(row: list[str], places: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
-    columns = places or tuple(range(6))
-    if len(row) <= max(columns) or (places is None and len(row) != 6):
+def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
+    used_columns = columns or tuple(range(6))
+    if len(row) <= max(used_columns) or (columns is None and len(row) != 6):
         what = tr("a question has 6 columns, this row has {count}", count=len(row))
         raise UserError(what, where)
-    text, a, b, c, d, answer = (row[position] for position in columns)
+    text, a, b, c, d, answer = (row[column] for column in used_columns)
     answer = answer.strip().upper()
     if answer not in LETTERS:
         what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)

@@ -237,9 +237,9 @@ def add_special_ids(writer: GGUFWriter, tokenizer: Tokenizer, stop_ids: Sequence
     for name, token_id in _end_ids(tokenizer, stop_ids).items():
         getattr(writer, f"add_{name}_token_id")(token_id)
     for name, add_token_id in (("unk_token", writer.add_unk_token_id), ("pad_token", writer.add_pad_token_id)):
-        token_id = tokenizer.token_id(tokenizer.config.get(name) or "")
-        if token_id is not None:
-            add_token_id(token_id)
+        special_id = tokenizer.token_id(tokenizer.config.get(name) or "")
+        if special_id is not None:
+            add_token_id(special_id)
     writer.add_add_bos_token(tokenizer.adds_bos)
     writer.add_add_eos_token(False)
     writer.add_add_sep_token(False)

@@ -45,10 +45,10 @@ class NeededTokens:
     def of(cls, encoded: EncodedRecords, template: ChatTemplate) -> Self:
         """Those in the encoded data, and the tokens that end the template's turns: a model writes these in use."""
         special = np.asarray(sorted(template.tokenizer.special_ids), dtype=np.int64)
-        read, written = set(template.turn_end_ids), set(template.turn_end_ids)
+        read_ids, written = set(template.turn_end_ids), set(template.turn_end_ids)
         for start in range(0, int(encoded.starts[-1]), BLOCK_TOKENS):
             ids, loss_mask = encoded.ids[start : start + BLOCK_TOKENS], encoded.loss_mask[start : start + BLOCK_TOKENS]
-            read.update(np.intersect1d(ids, special).tolist())
+            read_ids.update(np.intersect1d(ids, special).tolist())
             written.update(np.intersect1d(ids[loss_mask], special).tolist())
 
         def with_text(ids: set[int]) -> dict[int, str]:
@@ -56,7 +56,7 @@ class NeededTokens:
                 token_id: template.tokenizer.backend.id_to_token(token_id) or str(token_id) for token_id in sorted(ids)
             }
 
-        return cls(with_text(read), with_text(written))
+        return cls(with_text(read_ids), with_text(written))
 
 
 def select_trainable(

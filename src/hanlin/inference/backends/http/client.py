@@ -99,15 +99,15 @@ class HttpEngine:
     def generate(self, requests: Sequence[GenerationRequest], progress: Progress | None = None) -> list[Completion]:
         for request in requests:
             max_completion_tokens(request, self.context_length, self._vocabulary)
-        written = 0
+        num_tokens = 0
         completions = []
         with ThreadPoolExecutor(max(1, min(len(requests), _MAX_CONCURRENT))) as threads:
             for completion in threads.map(self._complete, requests):
                 completions.append(completion)
-                written += len(completion.ids)
+                num_tokens += len(completion.ids)
                 if progress is not None:
                     done = len(completions)
-                    progress.update(done, len(requests), "answers", force=done == len(requests), tokens=written)
+                    progress.update(done, len(requests), "answers", force=done == len(requests), tokens=num_tokens)
         return completions
 
     def _complete(self, request: GenerationRequest) -> Completion:

@@ -65,10 +65,10 @@ class ServerProcess:
 
         Raises UserError with the end of its log if it exits, or is not ready within half an hour.
         """
-        begun = time.monotonic()
+        start_time = time.monotonic()
         while not self.replica.is_healthy(health):
             code = self._running[0].poll()
-            if code is not None or time.monotonic() - begun > _SECONDS_TO_START:
+            if code is not None or time.monotonic() - start_time > _SECONDS_TO_START:
                 output = self.log_tail()
                 self.close()
                 name = Path(self._command[0]).name
@@ -96,18 +96,18 @@ class ServerProcess:
             )
 
     def _restart_loop(self) -> None:
-        delay, begun = 0.0, time.monotonic()
+        delay, start_time = 0.0, time.monotonic()
         while not self._closed.is_set():
             code = self._running[0].wait()
             if self._closed.is_set():
                 return
             self.replica.healthy = False
-            delay = 0.0 if time.monotonic() - begun > 60 else min(_MAX_RESTART_DELAY, max(0.5, 2 * delay))
+            delay = 0.0 if time.monotonic() - start_time > 60 else min(_MAX_RESTART_DELAY, max(0.5, 2 * delay))
             _LOG.error("%s ended (%s); it is started again: %s", self._command[0], code, self.log_tail())
             _kill_process_group(self._running[0])  # what it left behind holds its port and memory
             if self._closed.wait(delay):
                 return
-            begun = time.monotonic()
+            start_time = time.monotonic()
             try:
                 self._running[0] = self._start()
             except OSError as error:

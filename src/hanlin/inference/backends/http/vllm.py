@@ -49,9 +49,9 @@ class VllmEngine(HttpEngine):
         arguments: Sequence[str] = (),
         batch: int | None = None,
     ) -> None:
-        places = list(at) or [os.environ.get(PROGRAM_VARIABLE) or "vllm"]
-        addresses = [server for server in places if "://" in server]
-        started = [server for server in places if "://" not in server] * replicas
+        servers = list(at) or [os.environ.get(PROGRAM_VARIABLE) or "vllm"]
+        addresses = [server for server in servers if "://" in server]
+        started = [server for server in servers if "://" not in server] * replicas
         if started and addresses:
             raise UserError(tr("name either programs or addresses of vLLM"))
         key = api_key_from_env()
@@ -89,11 +89,11 @@ class VllmEngine(HttpEngine):
                 program.close()
             raise
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        longest = int(model.get("max_model_len") or config["max_position_embeddings"])
+        max_length = int(model.get("max_model_len") or config["max_position_embeddings"])
         super().__init__(
             VllmDialect(str(model["id"])),
             pool,
-            context_length=min(longest, context_length or longest),
+            context_length=min(max_length, context_length or max_length),
             vocabulary=int(config["vocab_size"]),
             key=key,
             programs=programs,
@@ -166,12 +166,12 @@ class VllmDialect:
 
 
 def _parse_logprobs(logprobs: Mapping[str, Any]) -> list[TokenLogprobs]:
-    found = []
-    for server, logprob in enumerate(logprobs["token_logprobs"]):
-        top = (logprobs["top_logprobs"] or [])[server] if logprobs.get("top_logprobs") else {}
+    parsed = []
+    for index, logprob in enumerate(logprobs["token_logprobs"]):
+        top = (logprobs["top_logprobs"] or [])[index] if logprobs.get("top_logprobs") else {}
         pairs = [(int(name.removeprefix("token_id:")), value) for name, value in (top or {}).items()]
-        found.append(TokenLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
-    return found
+        parsed.append(TokenLogprobs(logprob, tuple(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))))
+    return parsed
 
 
 def _max_lora_rank(adapters: Mapping[str, Path]) -> int:
@@ -189,14 +189,14 @@ def _device_environment(index: int, count: int) -> dict[str, str]:
     if not torch.cuda.is_available():
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    every = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
-    own = every[index * count : (index + 1) * count]
-    if len(own) < count:
+    visible_devices = visible.split(",") if visible else [str(device) for device in range(torch.cuda.device_count())]
+    devices = visible_devices[index * count : (index + 1) * count]
+    if len(devices) < count:
         what = tr(
             "{count} GPUs are too few for replica {replica}: each replica needs {needed}",
-            count=len(every),
+            count=len(visible_devices),
             replica=index + 1,
             needed=count,
         )
         raise UserError(what, "replicas")
-    return {"CUDA_VISIBLE_DEVICES": ",".join(own)}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(devices)}

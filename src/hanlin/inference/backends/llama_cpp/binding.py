@@ -163,8 +163,8 @@ def library() -> ctypes.CDLL:
 
     Raises UserError when xllamacpp is not installed, or is a version whose structs are laid out otherwise.
     """
-    found = importlib.util.find_spec("xllamacpp")
-    folders = found.submodule_search_locations if found is not None else None
+    spec = importlib.util.find_spec("xllamacpp")
+    folders = spec.submodule_search_locations if spec is not None else None
     objects = [file for folder in folders or () for file in sorted(Path(folder).glob("xllamacpp*.so"))]
     if not objects:
         what = tr("the package xllamacpp is not installed")
@@ -194,6 +194,6 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _other_version(index: Path, detail: str) -> UserError:
+def _other_version(path: Path, detail: str) -> UserError:
     what = tr("this version of xllamacpp has another interface than the one known here ({detail})", detail=detail)
-    return UserError(what, index, "pip install 'xllamacpp==2026.10.*'")
+    return UserError(what, path, "pip install 'xllamacpp==2026.10.*'")

@@ -211,27 +211,27 @@ class LlamaCppKVCache:
         return total / len(ids)
 
     def decode(self, items: Sequence[BatchItem]) -> list[NDArray[np.float32]]:
-        """Run tokens through the model; returns the logits [wanted, vocabulary] of each item, in order.
+        """Run tokens through the model; returns the logits [logit_offsets, vocabulary] of each item, in order.
 
         All items together hold at most `batch` tokens. The arrays are views that the next call overwrites.
         """
         self._run(items)
         results = []
         count = 0
-        for _, _, ids, wanted, _ in items:
-            results.append(self._logits([count + offset for offset in wanted]))
+        for _, _, ids, logit_offsets, _ in items:
+            results.append(self._logits([count + offset for offset in logit_offsets]))
             count += len(ids)
         return results
 
     def _run(self, items: Sequence[BatchItem]) -> None:
         count = 0
         self._output[:] = 0
-        for sequence, position, ids, wanted, _ in items:
+        for sequence, position, ids, logit_offsets, _ in items:
             end = count + len(ids)
             self._token[count:end] = ids
             self._position[count:end] = range(position, position + len(ids))
             self._sequence[count:end] = sequence
-            for offset in wanted:
+            for offset in logit_offsets:
                 self._output[count + offset] = 1
             count = end
         self._arrays.n_tokens = count

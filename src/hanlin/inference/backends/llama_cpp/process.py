@@ -79,14 +79,14 @@ class LlamaCppProcess:
         tasks = [self._task(request) for request in requests]
         self._send("answer", tasks)
         try:
-            written = 0
+            num_tokens = 0
             for done, task in enumerate(tasks, start=1):
                 task.ended.wait()
                 if task.error is not None:
                     raise task.error
-                written += task.count
+                num_tokens += task.count
                 if progress is not None:
-                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=written)
+                    progress.update(done, len(tasks), "answers", force=done == len(tasks), tokens=num_tokens)
         finally:
             for task in tasks:
                 task.cancelled = True

@@ -119,15 +119,15 @@ class TransformersEngine(SchedulerEngine):
     @torch.inference_mode()
     def _score_rows(self, rows: Sequence[ScoreRow]) -> dict[int, Score]:
         """Score rows padded on the right, where causal attention never looks."""
-        longest = max(len(row.ids) for row in rows)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        max_length = max(len(row.ids) for row in rows)
+        ids = torch.zeros(len(rows), max_length, dtype=torch.long)
         for row_index, row in enumerate(rows):
             ids[row_index, : len(row.ids)] = torch.tensor(row.ids)
         steps = [
-            (row_index, start + offset, wanted, index)
+            (row_index, start + offset, target_id, index)
             for row_index, row in enumerate(rows)
             for index, start, continuation in row.scored
-            for offset, wanted in enumerate(continuation)
+            for offset, target_id in enumerate(continuation)
         ]
         sums: dict[int, float] = {}
         greedy: dict[int, bool] = {}
@@ -135,15 +135,17 @@ class TransformersEngine(SchedulerEngine):
             hidden = self._decoder.hidden(input_ids=ids.to(self._device), use_cache=False)
             size = max(1, _MAX_LOGITS_BYTES // (4 * self.vocabulary))
             for first in range(0, len(steps), size):
-                part = steps[first : first + size]
-                where, at, wanted_ids = (torch.tensor(column) for column in list(zip(*part, strict=True))[:3])
-                logits = self._decoder.logits(hidden[where, at])
-                chosen = logits.gather(1, wanted_ids.to(self._device)[:, None])[:, 0]
-                logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
-                likeliest = logits.argmax(dim=-1).tolist()
-                for (_, _, wanted, index), logprob, best in zip(part, logprobs, likeliest, strict=True):
+                chunk = steps[first : first + size]
+                row_indices, positions, target_ids = (
+                    torch.tensor(column) for column in list(zip(*chunk, strict=True))[:3]
+                )
+                logits = self._decoder.logits(hidden[row_indices, positions])
+                target_logits = logits.gather(1, target_ids.to(self._device)[:, None])[:, 0]
+                logprobs = (target_logits - logits.logsumexp(dim=-1)).tolist()
+                top_ids = logits.argmax(dim=-1).tolist()
+                for (_, _, target_id, index), logprob, top_id in zip(chunk, logprobs, top_ids, strict=True):
                     sums[index] = sums.get(index, 0.0) + logprob
-                    greedy[index] = greedy.get(index, True) and best == wanted
+                    greedy[index] = greedy.get(index, True) and top_id == target_id
         return {index: Score(sums[index], greedy[index]) for index in sums}
 
 

@@ -89,31 +89,31 @@ class TransformersKVCache:
         results: list[NDArray[np.float32]] = [np.empty((0, 0), np.float32) for _ in items]
         for group in _group_items(items):
             with self._decoder.lock:
-                logits = self._run([items[position] for position in group])
+                logits = self._run([items[index] for index in group])
             first = 0
-            for position in group:
-                count = len(items[position].wanted)
-                results[position] = logits[first : first + count]
+            for index in group:
+                count = len(items[index].logit_offsets)
+                results[index] = logits[first : first + count]
                 first += count
         return results
 
     def _run(self, items: Sequence[BatchItem]) -> NDArray[np.float32]:
-        """The wanted logits [positions, vocabulary] of items of one adapter, concatenated.
+        """The requested logits [positions, vocabulary] of items of one adapter, concatenated.
 
         Rows are padded on the right; nothing of the padding is stored.
         """
         device = self._decoder.device
-        longest = max(len(item.ids) for item in items)
-        ids = np.zeros((len(items), longest), np.int64)
-        positions = np.zeros((len(items), longest), np.int64)
-        real = np.zeros((len(items), longest), np.bool_)
+        max_length = max(len(item.ids) for item in items)
+        ids = np.zeros((len(items), max_length), np.int64)
+        positions = np.zeros((len(items), max_length), np.int64)
+        is_token = np.zeros((len(items), max_length), np.bool_)
         for row, item in enumerate(items):
             size = len(item.ids)
             ids[row, :size] = item.ids
             positions[row, :size] = np.arange(item.start, item.start + size)
-            real[row, :size] = True
+            is_token[row, :size] = True
         sequences = np.array([item.sequence for item in items])
-        rows, columns = real.nonzero()
+        rows, columns = is_token.nonzero()
         length_seen = int(positions.max()) + 1
         index = _CacheIndex(
             sequences=_as_slice(sequences, device),
@@ -125,22 +125,22 @@ class TransformersKVCache:
         )
         for layer in self._layers:
             layer.index = index
-        places = torch.from_numpy(positions).to(device)
+        position_ids = torch.from_numpy(positions).to(device)
         # padding counts as position 0, which every row holds: attention without any weight would be no number
-        mask = torch.arange(length_seen, device=device)[None, None, None, :] <= places[:, None, :, None]
+        mask = torch.arange(length_seen, device=device)[None, None, None, :] <= position_ids[:, None, :, None]
         hidden = self._decoder.hidden(
             items[0].adapter,
             input_ids=torch.from_numpy(ids).to(device),
-            position_ids=places,
+            position_ids=position_ids,
             attention_mask=mask,
             past_key_values=self._cache,
             use_cache=True,
         )
-        wanted = [(row, offset) for row, item in enumerate(items) for offset in item.wanted]
-        if not wanted:
+        logit_positions = [(row, offset) for row, item in enumerate(items) for offset in item.logit_offsets]
+        if not logit_positions:
             return np.empty((0, self._decoder.vocabulary_size), np.float32)
-        rows_wanted, offsets = (torch.tensor(column, device=device) for column in zip(*wanted, strict=True))
-        return cast(NDArray[np.float32], self._decoder.logits(hidden[rows_wanted, offsets]).cpu().numpy())
+        logit_rows, offsets = (torch.tensor(column, device=device) for column in zip(*logit_positions, strict=True))
+        return cast(NDArray[np.float32], self._decoder.logits(hidden[logit_rows, offsets]).cpu().numpy())
 
     def close(self) -> None:
         for layer in self._layers:
@@ -219,14 +219,14 @@ def _as_slice(sequences: NDArray[np.int64], device: torch.device) -> slice | tor
 
 def _group_items(items: Sequence[BatchItem]) -> Iterator[list[int]]:
     """Groups of item indices of one adapter, none more than twice as long as another, ordered by slot."""
-    order = sorted(range(len(items)), key=lambda position: (items[position].adapter or "", len(items[position].ids)))
+    order = sorted(range(len(items)), key=lambda index: (items[index].adapter or "", len(items[index].ids)))
     group: list[int] = []
-    for position in order:
+    for index in order:
         if group:
-            first, item = items[group[0]], items[position]
+            first, item = items[group[0]], items[index]
             if item.adapter != first.adapter or len(item.ids) > 2 * len(first.ids):
-                yield sorted(group, key=lambda member: items[member].sequence)
+                yield sorted(group, key=lambda item_index: items[item_index].sequence)
                 group = []
-        group.append(position)
+        group.append(index)
     if group:
-        yield sorted(group, key=lambda member: items[member].sequence)
+        yield sorted(group, key=lambda item_index: items[item_index].sequence)
