@@ -246,7 +246,7 @@ def test_a_model_is_read_whole_before_it_is_divided() -> None:
     adapter = sft(max_seq_length=512, micro_batch_tokens=512, lora=LoraSettings(rank=4))
     sharded = setup_of(LLAMA3_8B, adapter, sharding=Sharding(8, 8, 8))
     whole = setup_of(LLAMA3_8B, adapter).weights()
-    assert sharded.memory().parts["weights"] == whole + LLAMA3_8B.files
+    assert sharded.memory().parts["weights"] == whole + LLAMA3_8B.file_bytes
 
 
 # ---------------------------------------------------------------------------------------------------------- data

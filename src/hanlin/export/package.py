@@ -96,27 +96,27 @@ def run(settings: Package, inputs: Inputs, out: Path, context: StageContext) -> 
 
 
 def _load_source(settings: Package, folder: Path) -> _PackagedModel:
-    gguf_files = find_gguf_files(folder)
+    gguf_paths = find_gguf_files(folder)
     folder = folder if folder.is_dir() else folder.parent
     wants_gguf = settings.target in ("ollama", "lmstudio", "llama_cpp")
-    if wants_gguf and not gguf_files:
+    if wants_gguf and not gguf_paths:
         what = tr("{target} takes GGUF files, but there is none here", target=settings.target)
         raise UserError(what, folder, tr("make some with `hanlin gguf`"))
-    if settings.target == "vllm" and gguf_files:
+    if settings.target == "vllm" and gguf_paths:
         what = tr("vLLM takes a model folder, and this is GGUF")
         raise UserError(what, folder, tr("name the folder it was made from"))
-    if not gguf_files:
+    if not gguf_paths:
         is_packed = is_quantized(folder)
         config = check_quantized_folder(folder) if is_packed else check_model_folder(folder, experts=True).config
         return _PackagedModel(folder, (), _template(folder), int(config["max_position_embeddings"]))
     if settings.file or settings.target in ("ollama", "llama_cpp"):
-        gguf_files = [choose_gguf(gguf_files, folder, settings.file)]
+        gguf_paths = [choose_gguf(gguf_paths, folder, settings.file)]
     lengths = []
-    for file in gguf_files:
+    for file in gguf_paths:
         model = LlamaCppModel(file, vocabulary_only=True)
         lengths.append(int(model.meta("llama.context_length") or 0))
         model.close()
-    return _PackagedModel(folder, tuple(gguf_files), _template(folder), min(lengths))
+    return _PackagedModel(folder, tuple(gguf_paths), _template(folder), min(lengths))
 
 
 def _template(folder: Path) -> ChatTemplate:

@@ -209,7 +209,7 @@ def _show_context(template: ChatTemplate, ids: Sequence[int], index: int) -> str
 
 
 def backends_for(
-    folder: Path, gguf_files: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
+    folder: Path, gguf_paths: Sequence[Path] = (), modelfiles: Sequence[Path] = (), vllm: str = ""
 ) -> list[NamedBackend]:
     """The programs that read these files.
 
@@ -217,19 +217,19 @@ def backends_for(
     model that it serves at the address `vllm`.
     """
     backends: list[NamedBackend] = [(TransformersBackend.name, partial(TransformersBackend, folder))]
-    backends += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in gguf_files]
+    backends += [(f"llama.cpp {file.name}", partial(LlamaCppBackend, file)) for file in gguf_paths]
     tokenizer = Tokenizer.load(folder) if modelfiles else None
     backends += [("modelfile", partial(OllamaBackend, file, tokenizer, bare=True)) for file in modelfiles if tokenizer]
     return backends + ([(VllmBackend.name, partial(VllmBackend, vllm))] if vllm else [])
 
 
-def verify(template: ChatTemplate, folder: Path, gguf_files: Sequence[Path] = ()) -> dict[str, Any]:
+def verify(template: ChatTemplate, folder: Path, gguf_paths: Sequence[Path] = ()) -> dict[str, Any]:
     """The check as an export runs it; returns its figures for the manifest.
 
     Raises UserError with the first difference if a program reads the exported files otherwise than Hanlin does: what
     was trained would not be what is served.
     """
-    results = check(template, backends_for(folder, gguf_files), make_cases())
+    results = check(template, backends_for(folder, gguf_paths), make_cases())
     for result in results:
         if not result.passed:
             raise parity_error(result, folder)
