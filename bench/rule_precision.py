@@ -27,6 +27,7 @@ from draw_held_out import judged_text, read_messages
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.records import Message
+from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.conversation import TURN_RULES, clean_turns
 from hanlin.data.filters.rules import build_text_rules
 from hanlin.data.ledger import Drop
@@ -67,11 +68,12 @@ def build_rule(rule: str, form: str) -> Callable[[tuple[Message, ...]], Drop | N
     default = settings(sources=("-",))
     chosen = settings(sources=("-",), rules=(rule,)).rules
     before = [item for item in default.rules if item.name in REPAIRS and item.name != rule]
-    texts = build_text_rules([*before, *chosen])
+    texts = build_text_rules([*before, *chosen], chats=form == "chats")
+    answer_rules = build_answer_rules(chosen) if form == "chats" else []
     turn_rules = [partial(TURN_RULES[item.name], **item.parameters) for item in chosen if item.name in TURN_RULES]
 
     def decide(messages: tuple[Message, ...]) -> Drop | None:
-        cleaned = clean_turns(messages, texts, str)
+        cleaned = clean_turns(messages, texts, str, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
         turns = cleaned[0]

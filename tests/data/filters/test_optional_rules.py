@@ -232,6 +232,11 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
         "Roses are red,\nViolets are blue",
         "答案是 x = 2",
         "祝好\n小翰",
+        "嗯嗯，今天有点累，晚上不想出门了，",
+        "家里还有面条和青菜。先把水烧开，再把面条放进去煮，最后放一点盐和青菜，吃完记得把锅碗都洗干净放回柜子里别留到明天了",
+        "谢谢您的来信。我们会尽快答复。\n\n此致，",
+        "安装的方法见下面的网页。第一步是下载。第二步是解压。其余的请看 https://example.com/read/this/page/for/more",
+        "写法：\n```\nprint(1)\n```\n```\n就这样。",
         "先算半径。把各项的数值代入之后逐步化简并四舍五入到小数点后两位可以得到这个圆球的体积约为 35.32 立方厘米",
     ],
 )
@@ -242,15 +247,29 @@ def test_an_answer_without_final_punctuation_is_not_always_truncated(answer: str
 
 def test_an_answer_in_the_other_language_is_dropped() -> None:
     wrong = chat("请介绍一下唐代的翰林院。", "The Hanlin Academy was founded in the Tang dynasty by the emperor.")
-    assert apply_turn_rule("answer_language", *wrong) == Drop("answer_language", "turn 2: zh, en")
+    assert apply_turn_rule("answer_language", *wrong) == Drop(
+        "answer_language", "turn 2: zh, en: The Hanlin Academy was founded"
+    )
     other = chat("What was the Hanlin Academy about?", "翰林院是唐代设立的官署，学士们在那里起草诏书，也陪皇帝读书。")
-    assert apply_turn_rule("answer_language", *other) == Drop("answer_language", "turn 2: en, zh")
+    assert apply_turn_rule("answer_language", *other) == Drop(
+        "answer_language", "turn 2: en, zh: 翰林院是唐代设立的官署，学士们在那里起草诏书，也陪皇帝读书。"
+    )
 
 
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
         ("请把“春天来了”翻译成英文。", "Spring has come, and the flowers are out everywhere."),
+        ("把错字改过来。\nThe flwers are hree", "The flowers are here, and we will see them again in the morning."),
+        (
+            "推荐几首老歌。",
+            '1. "Moon of the River" by Anna Lee\n2. "The Hills and the Sea" by Tom Ray\n3. "Song for You" by May',
+        ),
+        (
+            "Fill in: The cat ____ on the mat. A. sit B. sits",
+            "选 B。主语 The cat 是单数，所以动词 sit 要加上 s，意思是猫坐在垫子上。",
+        ),
+        ("查出去年所有的订单。", "SELECT id FROM orders WHERE year = 2020 AND total > 100 ORDER BY id"),
         ("写一个求和的函数", "def add(first, second): return first + second  # adds two numbers together"),
         ("Translate into Chinese: spring is here", "春天来了，到处都开满了花，学士们坐在树下读书写字。"),
         ("“flavor”和“satisfied”合起来是什么？", "A creative combination of the two words is flavorsatisfied."),

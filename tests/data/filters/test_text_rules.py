@@ -124,7 +124,9 @@ def test_a_text_of_calls_to_action_alone_is_an_advertisement() -> None:
 
 
 def test_replacement_characters_beyond_a_few_drop_the_text() -> None:
-    assert reason("replacement_characters", SPRING + "\ufffd") == "replacement_characters"
+    assert apply("replacement_characters", SPRING + "\ufffd") == SPRING + "\ufffd"
+    assert reason("replacement_characters", SPRING + "\ufffd\ufffd\ufffd") == "replacement_characters"
+    assert reason("replacement_characters", "春\ufffd来了") == "replacement_characters"
     assert apply("replacement_characters", SPRING * 50 + "\ufffd") == SPRING * 50 + "\ufffd"
 
 
@@ -136,6 +138,15 @@ def test_repeated_lines_drop_a_text_and_a_refrain_does_not() -> None:
         for line in ("彼黍离离，彼稷之苗，行迈靡靡", "彼稷之穗，中心如醉，摇摇其心", "彼稷之实，行迈靡靡，中心如噎")
     )
     assert apply("repeated_lines", poem) == poem
+
+
+def test_drawn_rules_are_no_repeated_lines_and_a_song_may_repeat_more() -> None:
+    seasons = [SPRING, "夏天池塘里开满荷花，青蛙在叶子上唱歌。", "秋天果园里挂满苹果，农民忙着收获。"]
+    drawn = ("." * 120 + "\n").join(f"{line}\n" for line in seasons * 1)
+    assert apply("repeated_lines", f"{'.' * 120}\n{drawn}{'.' * 120}") == f"{'.' * 120}\n{drawn}{'.' * 120}"
+    song = "\n".join(["月亮照着小山坡", "风儿吹过小河边", "阿妹坐在桥头上", "等着阿哥把家还"] * 4)
+    assert apply("repeated_lines", song) == song
+    assert reason("repeated_lines", song * 3) == "repeated_lines"
 
 
 def test_repeated_phrases_drop_a_text_without_line_ends() -> None:

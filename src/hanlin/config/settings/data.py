@@ -13,11 +13,12 @@ from pydantic import BaseModel, field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.config.settings.rules import (
+    ALL_CHAT_RULES,
     ALL_TEXT_RULES,
+    ANSWER_RULES,
     CHAT_RULES,
     CORPUS_RULES,
     PREFERENCE_RULES,
-    TURN_RULES,
     Rule,
     read_rules,
 )
@@ -239,7 +240,7 @@ class Conversations(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, ALL_TEXT_RULES | TURN_RULES, CHAT_RULES)
+        return read_rules(value, ALL_CHAT_RULES, CHAT_RULES)
 
     @model_validator(mode="after")
     def _known(self) -> Conversations:
@@ -268,7 +269,7 @@ class PreferenceReading(Reading):
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
-        return read_rules(value, ALL_TEXT_RULES, PREFERENCE_RULES)
+        return read_rules(value, ALL_TEXT_RULES | ANSWER_RULES, PREFERENCE_RULES)
 
 
 class Preferences(PreferenceReading):

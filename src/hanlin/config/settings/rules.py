@@ -29,7 +29,7 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "unicode": {},
     "control_characters": {},
     "whitespace": {},
-    "replacement_characters": {"share": 0.001},
+    "replacement_characters": {"share": 0.001, "allowed": 2},
     "advertisement_lines": {"longest": 80, "share": 0.5},
     "repeated_lines": {"share": 0.5},
     "repeated_characters": {"share": 0.2, "run": 10},
@@ -49,6 +49,14 @@ CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
 }
 """Further rules on text, which apply if they are named."""
 
+ANSWER_RULES: dict[str, dict[str, Parameter]] = {
+    "repeated_lines": {"share": 0.5},
+    "repeated_characters": {"share": 0.2, "run": 10},
+    "repeated_phrases": {"share": 0.48, "length": 15},
+    "symbols": {"share": 0.5},
+}
+"""The rules on text that judge only answers in chats, with their default parameters there; same names as above."""
+
 TURN_RULES: dict[str, dict[str, Parameter]] = {
     "placeholders": {},
     "refusals": {},
@@ -63,6 +71,8 @@ TURN_RULES: dict[str, dict[str, Parameter]] = {
 CORPUS_RULES = tuple(TEXT_RULES)
 
 ALL_TEXT_RULES = TEXT_RULES | CHOSEN_TEXT_RULES
+
+ALL_CHAT_RULES = ALL_TEXT_RULES | ANSWER_RULES | TURN_RULES
 
 CHAT_RULES = (
     "mojibake",

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hanlin.core.records import CALLING, NEXT_ROLES, Message
+from hanlin.data.filters.answers import AnswerRule, judge_answers
 from hanlin.data.filters.mojibake import guess_lost_bytes
+from hanlin.data.filters.refusals import refusals
 from hanlin.data.filters.responses import answer_language, truncated_answers
 from hanlin.data.filters.rules import TextRule, clean_text
 from hanlin.data.ledger import Drop
-from hanlin.data.text.lexicons import REFUSAL
 
 Turns = tuple[Message, ...]
 
@@ -38,7 +39,10 @@ def guess_lost_chars(messages: Sequence[Message], mode: str) -> tuple[Turns, dic
 
 
 def clean_turns(
-    messages: Sequence[Message], rules: Sequence[tuple[str, TextRule]], convert: Callable[[str], str]
+    messages: Sequence[Message],
+    rules: Sequence[tuple[str, TextRule]],
+    convert: Callable[[str], str],
+    answer_rules: Sequence[tuple[str, AnswerRule]] = (),
 ) -> tuple[Turns, tuple[str, ...]] | Drop:
     """Apply rules on text and character conversion to every turn.
 
@@ -46,6 +50,7 @@ def clean_turns(
         messages: The turns.
         rules: Rules on text as (name, function).
         convert: Converts between traditional and simplified characters; not applied to tool results.
+        answer_rules: Rules on answers as (name, function), applied to the cleaned turns.
 
     Returns:
         (turns, names of the rules that changed any), or the first Drop.
@@ -60,7 +65,8 @@ def clean_turns(
         converted = convert(text) if message.role != "tool" else text
         changed += [*rule_names, "convert"] if converted != text else rule_names
         cleaned_turns.append(message if converted == message.text else replace(message, text=converted))
-    return tuple(cleaned_turns), tuple(dict.fromkeys(changed))
+    drop = judge_answers(cleaned_turns, answer_rules)
+    return drop or (tuple(cleaned_turns), tuple(dict.fromkeys(changed)))
 
 
 def serialize_turns(messages: Sequence[Message]) -> str:
@@ -96,18 +102,6 @@ def placeholders(messages: Turns) -> Turns | Drop:
     for message in messages:
         if message.role in ("system", "assistant") and ("{{name}}" in message.text or "{{author}}" in message.text):
             return Drop("placeholder")
-    return messages
-
-
-def refusals(messages: Turns) -> Turns | Drop:
-    """Drop a conversation with an answer that begins with a refusal.
-
-    Only the beginning counts: 不能 and 无法 inside an answer are ordinary words. Not in the default set, because some
-    refusals are right.
-    """
-    for message in messages:
-        if message.role == "assistant" and REFUSAL.match(message.text.lstrip()):
-            return Drop("refusal", message.text.lstrip()[:30])
     return messages
 
 

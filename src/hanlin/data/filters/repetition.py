@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import numpy as np
 
-from hanlin.data.filters.verse import is_verse, strip_code, strip_drawn_rules
+from hanlin.data.filters.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds
 from hanlin.data.text.ngrams import repeated_ngram_fraction
@@ -14,20 +17,32 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     """Drop a text if more than this share of its characters is in lines that occurred before.
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
-    fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted:
-    manuals show it again step by step.
+    fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted,
+    because manuals show it again step by step, nor are lines without a letter or digit, which are drawn rules; and a
+    song may repeat three quarters of itself.
     """
-    lines = list(map(str.strip, text.split("\n")))
-    different = set(lines)
-    if len(lines) < 3 or len(different) == len(lines):
+    fraction = _repeated_line_fraction(text.split("\n"))
+    if fraction <= share:
         return text
-    total, unique = sum(map(len, lines)), sum(map(len, different))
-    if total == 0 or total - unique <= share * total:
+    lines = [line for line in strip_code(text).split("\n") if _WORD_CHARACTER.search(line)]
+    fraction = _repeated_line_fraction(lines)
+    may_be_verse = fraction <= MAX_VERSE_REPETITION and len(set(lines)) >= MIN_VERSE_LINES
+    if fraction <= share or (may_be_verse and is_verse("\n".join(lines))):
         return text
-    if (prose := strip_code(text)) != text:
-        result = repeated_lines(prose, share)
-        return result if isinstance(result, Drop) else text
-    return Drop("repeated_lines", f"share {(total - unique) / total:.2f}")
+    return Drop("repeated_lines", f"share {fraction:.2f}")
+
+
+_WORD_CHARACTER = re.compile(r"[^\W_]")
+
+
+def _repeated_line_fraction(lines: Sequence[str]) -> float:
+    """Fraction of the characters of lines that are in lines equal to one before, blanks around them not counted."""
+    stripped = list(map(str.strip, lines))
+    different = set(stripped)
+    if len(stripped) < 3 or len(different) == len(stripped):
+        return 0.0
+    total = sum(map(len, stripped))
+    return 1 - sum(map(len, different)) / total if total else 0.0
 
 
 def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
@@ -41,15 +56,12 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
     """
     han, latin, *_ = count_char_kinds(text)
     fraction = repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
-    if fraction <= share or (fraction <= _MAX_VERSE_REPETITION and is_verse(text)):
+    if fraction <= share or (fraction <= MAX_VERSE_REPETITION and is_verse(text)):
         return text
     if (prose := strip_drawn_rules(strip_code(text))) != text:
         result = repeated_phrases(prose, share, length)
         return result if isinstance(result, Drop) else text
     return Drop("repeated_phrases", f"share {fraction:.2f}")
-
-
-_MAX_VERSE_REPETITION = 0.75
 
 
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:

@@ -9,69 +9,92 @@ from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import ENGLISH_WORDS
 
-_HANGING_MARKS = tuple("，、,（(《【")
+_COMMAS, _HANGING_MARKS = tuple("，,"), tuple("、（(《【“「『")
 _ITEM = re.compile(r"^\s*(?:\d+[.、)]|[-*•])\s+")
 _HANGING_WORD = re.compile(r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are)$")
-_COMPLETE_END = re.compile(r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$")
+_COMPLETE_END = re.compile(
+    r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$"
+    r"|[了吧吗嗎呢啊呀哦喔啦嘛哈哒么麼咯呗唄哎唉]$|的话$|等等?$|[谢謝]{2}$|[好行對对]$|而已$|以上$|可以$|采[纳納]$|[顺順]利$|[评評]$|[赞讚贊]$"
+)
+_UNFINISHED_END = re.compile("[也而且和与與或并並但的地得把被将將在从從向对對为為以及是就都还還又再更最很]$")
 _SENTENCE_ENDS = re.compile("[。！？]|[.!?] ")
+_MIN_SENTENCES, _MIN_ENGLISH_WORDS = 3, 3
 _WORD = re.compile("[A-Za-z]{2,}")
-_QUOTED = re.compile("[“\"'‘「《:：] ?[A-Za-z]{2,}|(?:[A-Za-z]{2,30}[ ,]{1,3}){3}")
-_MIN_ENGLISH_WORDS = 3
-_HASHTAG = re.compile(r"#\w+$")
+_FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$")
+_FULL_STOPS, _MAX_SIGNATURE = tuple("。！？.!?"), 8
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
 
 def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple[Message, ...] | Drop:
     """Drop a conversation with an answer that is cut off in the middle.
 
-    An answer is cut off if it ends with a comma, an opening bracket or an English word that needs another; if its last
-    ``` fence is not closed; or if its last line has several sentences of which the last has `longest_open` characters
-    or more and no end (a number with its unit is an end). Why: generated data was cut at a token limit, and a model
-    learns to stop there. Headings, names, numbers, formulas, list items and verse end without punctuation and stay.
-    Default 40. Not in the default set.
+    An answer is cut off if its last fence (```python) is not closed; if it ends with an opening bracket, 、 or an
+    English word that needs another, or, after complete sentences, a comma; or if its last line goes on after several
+    sentences with `longest_open` characters or more that have no end (a number with its unit, 了 or 吧 is an end). Why:
+    generated data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas, list
+    items, verse, chats that are written with commas, links and signatures end without punctuation and stay, and so does
+    an end that the question has too. Default 40. Not in the default set.
     """
+    question = ""
     for turn_number, message in enumerate(messages, start=1):
+        if message.role == "user":
+            question = message.text
         if message.role != "assistant" or message.tool_calls or not message.text.strip():
             continue
-        if (truncation := _find_truncation(message.text.rstrip(), longest_open)) is not None:
+        if (truncation := _find_truncation(message.text.rstrip(), question, longest_open)) is not None:
             return Drop("truncated_answer", f"turn {turn_number}: {truncation}")
     return messages
 
 
-def _find_truncation(text: str, longest_open: int) -> str | None:
+def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
     """Find why an answer is cut off, as the detail of a Drop; None if it is complete."""
-    if sum(line.lstrip().startswith("```") for line in text.split("\n")) % 2:
-        return "```"
-    if "```" in text.rsplit("\n", 1)[-1]:
-        return None
+    fences = [line.strip() for line in text.split("\n") if line.lstrip().startswith("```")]
+    if len(fences) % 2 and len(fences[-1]) > 3 and not text.endswith(_FULL_STOPS):
+        return fences[-1][:20]
     line = _ITEM.sub("", text.rsplit("\n", 1)[-1], count=1)
-    if _HASHTAG.search(line[-100:]):
+    if "```" in line or len(line) <= _MAX_SIGNATURE or _FREE_END.search(line[-100:]) or text[-6:] in question:
         return None
-    if line.endswith(_HANGING_MARKS) or _HANGING_WORD.search(line):
+    sentences = _SENTENCE_ENDS.split(text)
+    if line.endswith(_HANGING_MARKS) or _HANGING_WORD.search(line) or (line.endswith(_COMMAS) and len(sentences) > 2):
         return "…" + line[-20:]
     last = _SENTENCE_ENDS.split(line)[-1]
-    if last != line and len(last) >= longest_open and not _COMPLETE_END.search(line[-20:]):
+    is_open = last != line and len(last) >= longest_open and not _COMPLETE_END.search(line[-20:])
+    if is_open and (len(sentences) > _MIN_SENTENCES or _UNFINISHED_END.search(line)):
         return "…" + line[-20:]
     return None
 
 
 _MENTIONS_LANGUAGE = re.compile(
-    r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]|韩[语語文]|拼音|歌[词詞]|单词|單詞|字母|缩写"
-    r"|代码|代碼|编程|程序|函数|脚本|正则|命令|算法|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON|[Ll]inux|API"
+    r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]|韩[语語文]"
+    r"|拼音|歌[词詞]|单词|單詞|字母|缩写|語法|语法|拼写|时态|词性|名言|引用|代码|代碼|编程|程序|函数|脚本|正则|命令|算法|查询|查詢|数据库|資料庫|数组|变量|语句|网页"
+    r"|域名|用户名|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON|[Ll]inux|API"
     r"|\b(?:english|chinese|translat\w*|mandarin|code|program\w*|function|script|language|french|german|spanish|japanese"
     r"|pinyin|lyrics)\b",
     re.I,
 )
+_QUOTES_ENGLISH = re.compile("[“\"'‘「《:：\n] ?[A-Za-z]{2,}|[A-Za-z]{2,30}[ ,，'’]{1,3}[A-Za-z]{2,}")
+_EXERCISE = re.compile(
+    r"_{2,}|\(\s*\)|\b[A-D][.)、] ?\w|\b(?:grammar|sentence|word|phrase|meaning|vocabulary|idiom)s?\b", re.I
+)
+_CODE_LIKE = re.compile(
+    r"\bSELECT\b.*\bFROM\b|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)",
+    re.M | re.S,
+)
+_TITLE_WORDS = {"the", "of", "and", "to", "for", "with", "by", "from", "at", "or", "you", "your", "our"}
+_SENTENCE_WORDS = ENGLISH_WORDS - _TITLE_WORDS | {
+    "can", "will", "has", "we", "they", "he", "she", "his", "her", "should", "there", "if", "please", "here",
+}  # fmt: skip
 
 
 def answer_language(messages: tuple[Message, ...], share: float, shortest: int) -> tuple[Message, ...] | Drop:
     """Drop a conversation with an answer in English to a question in Chinese, or the other way round.
 
     Letters decide, without code and links: at least `share` of each text must be in its script, and the answer must
-    have `shortest` letters (names, numbers, short terms have no language). English must have its function words (the,
-    is, you), which lists of names, identifiers and other languages in Latin letters lack. A question that mentions a
-    language, translating or code stays, and so does one that quotes the other script. Defaults 0.8 and 20. Why: the
-    commonest complaint about a Llama chat model in Chinese is an English answer. Not in the default set.
+    have `shortest` letters (names, numbers, short terms have no language). English must have its function words (is,
+    that, can), which titles, lists of names, identifiers and other languages in Latin letters lack. A question that
+    mentions a language, translating or code stays, and so does one that quotes the other script, an exercise, and an
+    answer that explains words of the question. Defaults 0.8 and 20. Why: the commonest complaint about a Llama chat
+    model in Chinese is an English answer. Not in the default set.
     """
     prompt = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -81,13 +104,20 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
             continue
         last = _last_question(messages[: turn_number - 1])
         question, answer = _dominant_script(last, share, 4), _dominant_script(message.text, share, shortest)
-        if (question == "zh" and _QUOTED.search(last)) or (
-            question == "en" and len(_WORD.findall(last)) < _MIN_ENGLISH_WORDS
-        ):
+        if not question or not answer or question == answer:
             continue
-        if question and answer and question != answer:
-            return Drop("answer_language", f"turn {turn_number}: {question}, {answer}")
+        if not _is_about_language(last, message.text, question):
+            return Drop("answer_language", f"turn {turn_number}: {question}, {answer}: {message.text.strip()[:30]}")
     return messages
+
+
+def _is_about_language(question: str, answer: str, script: str) -> bool:
+    """Whether a question in one script has a reason for an answer in the other."""
+    if script == "zh":
+        return bool(_QUOTES_ENGLISH.search(question) or _CODE_LIKE.search(answer))
+    words = _WORD.findall(question)
+    explained = {word.lower() for word in _WORD.findall(answer)} & {word.lower() for word in words}
+    return len(words) < _MIN_ENGLISH_WORDS or len(explained) > 1 or bool(_EXERCISE.search(question))
 
 
 def _last_question(messages: tuple[Message, ...]) -> str:
@@ -106,8 +136,10 @@ def _dominant_script(text: str, share: float, shortest: int) -> str:
 
 
 def _is_english(text: str) -> bool:
-    """Whether at least one word in twelve is an English function word. Words are counted, not letters: names are
-    long.
+    """Whether at least one word in twelve is an English function word, and one that sentences have and titles lack.
+
+    Words are counted, not letters: names are long.
     """
-    words = _WORD.findall(_CODE.sub("", text))
-    return sum(word.lower() in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words))
+    words = [word.lower() for word in _WORD.findall(_CODE.sub("", text))]
+    in_sentences = sum(word in _SENTENCE_WORDS for word in words)
+    return sum(word in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words)) and in_sentences * 25 >= len(words)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from hanlin.config.settings.rules import Rule
+from hanlin.data.filters.answers import ANSWER_RULES
 from hanlin.data.filters.html import html
 from hanlin.data.filters.language import chinese_share, language
 from hanlin.data.filters.mojibake import mojibake
@@ -28,12 +29,17 @@ TextRule = Callable[[str], str | Drop]
 """Returns a text, perhaps changed, or the reason to drop it."""
 
 
-def build_text_rules(rules: Iterable[Rule]) -> list[tuple[str, TextRule]]:
-    """Build the functions of the rules on text among `rules`, each with its parameters, as (name, function)."""
+def build_text_rules(rules: Iterable[Rule], *, chats: bool = False) -> list[tuple[str, TextRule]]:
+    """Build the functions of the rules on text among `rules`, each with its parameters, as (name, function).
+
+    Args:
+        rules: Rules of a stage.
+        chats: Leave out those that judge only answers in chats (`hanlin.data.filters.answers`).
+    """
     return [
         (rule.name, partial(RULE_FUNCTIONS[rule.name], **rule.parameters))
         for rule in rules
-        if rule.name in RULE_FUNCTIONS
+        if rule.name in RULE_FUNCTIONS and not (chats and rule.name in ANSWER_RULES)
     ]
 
 

@@ -100,10 +100,16 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
 # --- rules that drop text -------------------------------------------------------------------------------------------
 
 
-def replacement_characters(text: str, share: float) -> str | Drop:
-    """Drop a text with more than this share of U+FFFD, which decoders write for undecodable bytes."""
+def replacement_characters(text: str, share: float, allowed: int) -> str | Drop:
+    """Drop a text with more than this share of U+FFFD, which decoders write for undecodable bytes.
+
+    One or two of them (`allowed`, default 2) do not cost a text of any length, as long as they are not more than one
+    character in twenty of it: a page that lost one character of 150 is worth keeping.
+    """
     lost = text.count("\ufffd")
-    return Drop("replacement_characters", f"{lost} of {len(text)}") if lost > share * len(text) else text
+    if lost <= share * len(text) or (lost <= allowed and lost * 20 <= len(text)):
+        return text
+    return Drop("replacement_characters", f"{lost} of {len(text)}")
 
 
 def symbols(text: str, share: float) -> str | Drop:

@@ -15,6 +15,11 @@ _MIN_LINES = 6
 _MAX_LINE_CHARS = 32
 _CLAUSE_END = re.compile(r"[，。！？；、：\n]+")
 _MAX_MEAN_CLAUSE = 5.5
+MAX_VERSE_REPETITION = 0.75
+"""How much of a song or poem may be repetition."""
+MIN_VERSE_LINES = 4
+"""How many different lines a song or poem has at least."""
+_MIN_CHARS_BESIDE_RULES = 50
 
 
 def strip_code(text: str) -> str:
@@ -39,9 +44,10 @@ def is_verse(text: str) -> bool:
 def strip_drawn_rules(text: str) -> str:
     """Remove indents and decimals, and cut drawn rules (-----, ＿＿＿) to three characters.
 
-    A text of which drawn rules are more than 0.7 of the characters is returned as it is: it has nothing else.
+    A text of which drawn rules are more than 0.7 of the characters is returned as it is, unless it has 50 characters
+    beside them: it has nothing else.
     """
     drawn = sum(len(rule[0]) for rule in _DRAWN_RULE.finditer(text))
-    if 10 * drawn > 7 * len(text):
+    if 10 * drawn > 7 * len(text) and len(text) - drawn < _MIN_CHARS_BESIDE_RULES:
         return text
     return _DRAWN_RULE.sub(r"\1\1\1", _INDENTS_AND_DECIMALS.sub(" ", text))

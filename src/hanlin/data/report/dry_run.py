@@ -14,10 +14,11 @@ from itertools import islice
 from typing import Any
 
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading, UnpairedPreferences
-from hanlin.config.settings.rules import Rule
+from hanlin.config.settings.rules import ANSWER_RULES, TEXT_RULES, Rule
 from hanlin.core.context import Inputs
 from hanlin.core.records import Message
 from hanlin.data.dedup.decontaminate import QuestionIndex
+from hanlin.data.filters.answers import AnswerRule, build_answer_rules, judge_answers
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import TURN_RULES, join_texts
 from hanlin.data.filters.rules import TextRule, build_text_rules
@@ -133,31 +134,37 @@ def _read_rows(
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """The turns of a record (a document is one turn), and whether rules on turns apply to it."""
+    """The turns of a record (a document is one turn), and what it is: rules on turns apply to conversations alone."""
 
     turns: Turns
     conversation: bool
+    document: bool = False
 
 
 _Step = tuple[str, Callable[[_Record], Turns | Drop]]
 
 
-def _record_turns(item: Any) -> tuple[Turns, bool]:
+def _record_turns(item: Any) -> tuple[Turns, bool, bool]:
     if isinstance(item, ParsedText):
-        return (Message("user", item.text),), False
+        return (Message("user", item.text),), False, True
     if isinstance(item, ParsedChat):
-        return item.messages, True
+        return item.messages, True, False
     if isinstance(item, ParsedPreference):
-        return (*item.prompt, item.chosen, item.rejected), False
+        return (*item.prompt, item.chosen, item.rejected), False, False
     assert isinstance(item, ParsedUnpaired)
-    return (*item.prompt, item.answer), False
+    return (*item.prompt, item.answer), False, False
 
 
 def _build_steps(settings: Reading, inputs: Inputs, questions: QuestionIndex | None) -> list[_Step]:
     """Build every rule as a function of turns, in the order in which the stages apply them."""
     rules: tuple[Rule, ...] = getattr(settings, "rules", ())
-    texts = [*build_text_rules(rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    texts = [*build_text_rules(rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
+    if isinstance(settings, Corpus):
+        texts = [*build_text_rules(rules), *build_blocklist_rules(settings.blocklists, inputs)]
     steps: list[_Step] = [(name, partial(_apply_to_texts, rule)) for name, rule in texts]
+    for rule in rules:
+        if rule.name in ANSWER_RULES and not isinstance(settings, Corpus):
+            steps.append((rule.name, partial(_judge_answers, rule, build_answer_rules([rule]))))
     for rule in rules:
         if rule.name in TURN_RULES:
             steps.append((rule.name, partial(_apply_to_turns, partial(TURN_RULES[rule.name], **rule.parameters))))
@@ -174,6 +181,15 @@ def _apply_to_texts(rule: TextRule, record: _Record) -> Turns | Drop:
             return after
         turns.append(replace(turn, text=after))
     return tuple(turns)
+
+
+def _judge_answers(rule: Rule, rules: Sequence[tuple[str, AnswerRule]], record: _Record) -> Turns | Drop:
+    """Judge the answers of a record; a document as `corpus` does, with its defaults for what the rule does not set."""
+    if record.document:
+        own = {key: value for key, value in rule.parameters.items() if value != ANSWER_RULES[rule.name][key]}
+        (_, text_rule), *_ = build_text_rules([Rule(name=rule.name, parameters={**TEXT_RULES[rule.name], **own})])
+        return _apply_to_texts(text_rule, record)
+    return judge_answers(record.turns, rules) or record.turns
 
 
 def _apply_to_turns(rule: Callable[[Turns], Turns | Drop], record: _Record) -> Turns | Drop:

@@ -9,6 +9,7 @@ from typing import Any
 from hanlin.config.settings.data import Conversations, Dedup
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Conversation
+from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
     TURN_RULES,
@@ -43,17 +44,18 @@ def run(settings: Conversations, inputs: Inputs, out: Path, context: StageContex
 
 def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedChat, Conversation]:
     """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
-    rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    rules = [*build_text_rules(settings.rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
     turn_rules = [
         (rule.name, partial(TURN_RULES[rule.name], **rule.parameters))
         for rule in settings.rules
         if rule.name in TURN_RULES
     ]
+    answer_rules = build_answer_rules(settings.rules)
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedChat, origin: Origin) -> tuple[Conversation, tuple[str, ...]] | Drop:
         turns, guess_meta = guess_lost_chars(parsed.messages, settings.lost_characters)
-        cleaned = clean_turns(turns, rules, convert)
+        cleaned = clean_turns(turns, rules, convert, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
         messages, changed = cleaned

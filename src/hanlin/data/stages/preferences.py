@@ -8,6 +8,7 @@ from typing import Any
 from hanlin.config.settings.data import Dedup, Preferences
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Preference
+from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
     check_trainable,
@@ -41,12 +42,13 @@ def run(settings: Preferences, inputs: Inputs, out: Path, context: StageContext)
 
 def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPreference, Preference]:
     """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
-    rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    rules = [*build_text_rules(settings.rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
+    answer_rules = build_answer_rules(settings.rules)
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedPreference, origin: Origin) -> tuple[Preference, tuple[str, ...]] | Drop:
         turns, guess_meta = guess_lost_chars((*parsed.prompt, parsed.chosen, parsed.rejected), settings.lost_characters)
-        cleaned = clean_turns(turns, rules, convert)
+        cleaned = clean_turns(turns, rules, convert, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
         (*prompt, chosen, rejected), changed = cleaned

@@ -8,6 +8,7 @@ from typing import Any
 from hanlin.config.settings.data import Dedup, UnpairedPreferences
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import UnpairedPreference
+from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
     check_trainable,
@@ -42,12 +43,13 @@ def run(settings: UnpairedPreferences, inputs: Inputs, out: Path, context: Stage
 
 def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[ParsedUnpaired, UnpairedPreference]:
     """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
-    rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    rules = [*build_text_rules(settings.rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
+    answer_rules = build_answer_rules(settings.rules)
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedUnpaired, origin: Origin) -> tuple[UnpairedPreference, tuple[str, ...]] | Drop:
         turns, guess_meta = guess_lost_chars((*parsed.prompt, parsed.answer), settings.lost_characters)
-        cleaned = clean_turns(turns, rules, convert)
+        cleaned = clean_turns(turns, rules, convert, answer_rules)
         if isinstance(cleaned, Drop):
             return cleaned
         (*prompt, answer), changed = cleaned

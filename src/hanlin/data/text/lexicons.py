@@ -1,4 +1,4 @@
-"""Phrases that filters look for: calls to action, spam, betting sites, refusals, names and vendors of assistants.
+"""Phrases that filters look for: calls to action, spam, betting sites, names and vendors of assistants.
 
 A phrase is listed because it is common on pages that teach a model nothing and rare elsewhere.
 """
@@ -72,18 +72,6 @@ SPAM_PHRASES = compile_phrases(
     诚招代理 欢迎来电 竭诚 加微信 加V信 微信号 扫码 QQ群 公众号 成人网站 成人电影 激情视频 约炮 一夜情 高清无码
     在线观看免费 免费下载安装 官网下载 最新网址 备用网址 登录网址 手机版下载
     """
-)
-
-REFUSAL = re.compile(
-    r"(?:很|非常|十分)?(?:抱歉|对不起|遗憾)[，,。！!]?\s*(?:但是?)?[，,]?\s*(?:作为[^，,]{1,20}[，,])?\s*"
-    r"我(?:目前|暂时|现在)?(?:无法|不能|没有办法|没办法|不可以)"
-    r"|作为(?:一[个名款])?(?:人工智能|AI|大型?语言模型|语言模型)[^，,。]{0,12}[，,]\s*我(?:无法|不能|没有)"
-    r"|(?:I['’]?m sorry|I am sorry|Sorry|I apologi[sz]e),? (?:but )?(?:as an? [^,.]{1,40}, ?)?I(?:['’]?m| am)? ?"
-    r"(?:an? AI|cannot|can['’]t|can not|do(?:n['’]t| not) have|(?:was |am )?(?:not able|unable)|could(?:n['’]t| not))"
-    r"(?! to (?:come|attend|join|make it))"
-    r"|As an AI(?: language)? model,? I(?:['’]m| am)? ?(?:cannot|can['’]t|can not|do not|don['’]t|not|unable)"
-    r"|I can(?:not|'t|’t) (?:fulfill|assist|help|provide|comply)",
-    re.I,
 )
 
 SELF_REFERENCE = re.compile(
