@@ -61,6 +61,16 @@ def test_inside_a_package_imports_point_down(package: str) -> None:
     assert not wrong
 
 
+def test_relative_imports_and_public_names_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "hanlin" / "core" / "x.py"
+    file.parent.mkdir(parents=True)
+    monkeypatch.setattr("layers.SOURCE", tmp_path / "hanlin")
+    file.write_text(
+        "def f():\n    from ..config import recipe\n    from .i18n import tr\n    from hanlin import Recipe\n"
+    )
+    assert imports_of(file)[0] == {"config.recipe", "core.i18n", "api"}
+
+
 def test_no_two_files_reach_each_other() -> None:
     assert cycles(GRAPH) == []
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import string
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,29 @@ def test_a_translation_has_the_placeholders_of_its_message(message: str) -> None
     ours, theirs = placeholders(message), placeholders(TRANSLATED[message])
     plural = {name for name in ours if name.startswith(("plural", "verb"))}
     assert ours - plural == theirs - plural
+
+
+def calls_of_tr() -> Iterator[tuple[str, ast.Call]]:
+    for file in sorted(messages.SOURCE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "tr" and node.args:
+                yield f"{file.relative_to(messages.SOURCE).as_posix()}:{node.lineno}", node
+
+
+def test_no_message_is_put_together_where_it_is_used() -> None:
+    """An f-string or a sum is not in the catalog, so it is shown in English to everybody."""
+    assert not [place for place, call in calls_of_tr() if isinstance(call.args[0], ast.JoinedStr | ast.BinOp)]
+
+
+def test_a_message_gets_a_value_for_each_placeholder() -> None:
+    wrong = []
+    for place, call in calls_of_tr():
+        message, names = call.args[0], {keyword.arg for keyword in call.keywords}
+        if isinstance(message, ast.Constant) and None not in names:
+            wanted = placeholders(message.value) if names or is_formatted(message.value) else set()
+            if {re.split(r"[!.:\[]", field)[0] for field in wanted} != names:
+                wrong.append(f"{place}: {message.value}")
+    assert not wrong
 
 
 def test_a_translation_is_chinese() -> None:

@@ -123,6 +123,13 @@ def module_of(file: Path) -> str:
 FILES: dict[str, Path] = {module_of(file): file for file in sorted(SOURCE.rglob("*.py"))}
 
 
+def _source_of(node: ast.ImportFrom, file: Path) -> str:
+    """The module that `from ... import` reads, of a relative import too."""
+    folder = file.parent.relative_to(SOURCE.parent).parts
+    above = folder[: len(folder) - node.level + 1] if node.level else ()
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
 def imports_of(file: Path) -> tuple[set[str], set[str]]:
     """Modules of ours that a file imports anywhere, and outside packages that it imports at module level."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -139,12 +146,13 @@ def imports_of(file: Path) -> tuple[set[str], set[str]]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{_source_of(node, file)}.{alias.name}" for alias in node.names]
         for name in names:
             top, _, rest = name.partition(".")
             if top == "hanlin":
-                ours.add(rest if rest in FILES else rest.rpartition(".")[0])
+                # a public name of `hanlin` itself is fetched through `api`
+                ours.add(rest if rest in FILES else rest.rpartition(".")[0] or "api")
             elif id(node) not in deferred:
                 outside.add(top)
     return ours - {module_of(file)}, outside
