@@ -42,6 +42,24 @@ def test_a_missing_file(tmp_path: Path) -> None:
     assert "none.jsonl" in refused(tmp_path, "conversations", "--sources", "none.jsonl")
 
 
+def test_a_missing_path_gets_a_hint(tmp_path: Path) -> None:
+    near = put(tmp_path, "chats.jsonl", "")
+    for words in (["data", "report"], ["template", "check"], ["plan"], ["conversations", "--sources"]):
+        assert f"did you mean {near}?" in refused(tmp_path, *words, str(tmp_path / "chat.jsonl"))
+        assert f"the folder {tmp_path}/x does not exist either" in refused(tmp_path, *words, f"{tmp_path}/x/y.jsonl")
+    assert "check the name" in refused(tmp_path, "data", "report", f"{tmp_path}/0")
+
+
+def test_a_path_of_another_type_is_named_in_words(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    said = refused(tmp_path, "quantize", "m")
+    assert "hanlin quantize, model" in said and "is not a model folder" in said and "has config.json" in said
+    put(tmp_path, "m/adapter_config.json", "{}")
+    assert "is an adapter folder, but a model folder is needed\n  hint: " in refused(tmp_path, "quantize", "m")
+    done = hanlin(tmp_path, "quantize", "m", language="zh")
+    assert "是适配器文件夹，而此处需要模型文件夹\n  提示：模型文件夹中应有" in done.stderr, done.stderr
+
+
 def test_an_empty_file(tmp_path: Path) -> None:
     said = refused(tmp_path, "corpus", "--sources", put(tmp_path, "empty.txt", ""))
     assert "empty.txt" in said
@@ -123,7 +141,7 @@ def test_a_value_that_is_no_yaml(tmp_path: Path) -> None:
 
 
 def test_an_unknown_option_gets_a_suggestion(tmp_path: Path) -> None:
-    assert "did you mean sources?" in refused(tmp_path, "corpus", "--source", "./x")
+    assert "did you mean --sources?" in refused(tmp_path, "corpus", "--source", "./x")
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
@@ -162,3 +180,29 @@ def test_a_machine_whose_first_machine_was_never_started(tmp_path: Path) -> None
     )
     said = refused(tmp_path, "run", recipe)
     assert "machine 0 has not worked on stage world for 1 s" in said and "launch.node_rank=0" in said
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    chats = put(tmp_path, "c.jsonl", '{"messages": [{"role": "user", "content": "问"}]}\n')
+    command = ["conversations", "--sources", chats]
+    assert "no folder can be made here" in refused(tmp_path, *command, "--out", f"{chats}/x")
+    assert "this is a file" in refused(tmp_path, *command, "--home", chats)
+    long = "x" * 300
+    assert "cannot be read or written" in refused(tmp_path, *command, "--out", long)
+    assert "cannot be read or written" in refused(tmp_path, "conversations", "--sources", long)
+
+
+def test_a_stage_that_reads_the_folder_it_is_made_in(tmp_path: Path) -> None:
+    row = {
+        "messages": [{"role": "user", "content": "你好，今天好吗？"}, {"role": "assistant", "content": "很好，谢谢。"}]
+    }
+    put(tmp_path, "c.jsonl", json.dumps(row, ensure_ascii=False) + "\n")
+    done = hanlin(tmp_path, "conversations", "--sources", ".", "--validation-fraction", "0")
+    assert done.returncode == 2 and "what it reads changed while it ran" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_braces_and_percent_signs_are_text(tmp_path: Path, language: str) -> None:
+    for words, shown in ((["sft", "--epochs", "{x} %s"], "{x} %s"), (["plan", "a{b}%s.yaml"], "a{b}%s.yaml")):
+        done = hanlin(tmp_path, *words, language=language)
+        assert done.returncode == 2 and shown in done.stderr and "Traceback" not in done.stderr

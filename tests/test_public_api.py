@@ -115,3 +115,47 @@ def test_an_engine_answers_streams_and_completes(tiny_model: Path) -> None:
             engine.chat(messages, temprature=1.0)
         with pytest.raises(hanlin.UserError, match="not a message"):
             engine.chat([{"role": "robot", "content": "x"}])
+
+
+def test_a_path_is_taken_where_a_recipe_has_a_text(tmp_path: Path, chats: Path) -> None:
+    for source in (chats, Path(chats.name)):
+        stage = {"kind": "conversations", "sources": [source], "validation_fraction": 0}
+        recipe = hanlin.Recipe.from_dict({"root": chats.parent, "stages": {"chats": stage}})
+        assert [step.state for step in hanlin.plan(recipe, tmp_path)] == ["run"]
+
+
+def test_what_is_no_recipe_and_no_record_file_is_refused(tmp_path: Path, chats: Path) -> None:
+    for data in (None, [1], "x", {}):
+        with pytest.raises(hanlin.UserError, match="not a recipe"):
+            hanlin.Recipe.from_dict(data)  # type: ignore[arg-type]
+    with pytest.raises(hanlin.UserError, match="not a recipe"):
+        hanlin.plan({"stages": {}}, tmp_path)  # type: ignore[arg-type]
+    assert hanlin.Recipe.load(ROOT / "recipes" / "quickstart.yaml", "seed=7").seed == 7
+    with pytest.raises(hanlin.UserError, match="'raise' or 'skip'"):
+        list(hanlin.read_records(chats, on_error="ignore"))  # type: ignore[arg-type]
+    with pytest.raises(hanlin.UserError, match="no such file"):
+        list(hanlin.read_records("x" * 300))
+    with pytest.raises(hanlin.UserError, match="no files"):
+        hanlin.convert([], "sharegpt", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_engine_refuses_what_it_cannot_answer(tiny_model: Path) -> None:
+    user = {"role": "user", "content": "你好"}
+    with hanlin.load_engine(tiny_model) as engine:
+        for messages in (None, "你好", user, ["你好"], [None]):
+            with pytest.raises(hanlin.UserError, match=r"not a (list of )?message"):
+                engine.chat(messages, max_new_tokens=2)  # type: ignore[arg-type]
+        for name, value in {"max_new_tokens": 2.5, "top_k": "5", "temperature": "1", "top_p": None, "seed": -1}.items():
+            with pytest.raises(hanlin.UserError, match=f"{name} must be"):
+                engine.chat([user], **{name: value})
+        with pytest.raises(hanlin.UserError, match="a prompt is a text"):
+            engine.complete(None)  # type: ignore[arg-type]
+    engine.close()
+    for call in (engine.chat, lambda turns: list(engine.stream(turns)), lambda turns: engine.complete("x")):
+        with pytest.raises(hanlin.UserError, match="the engine is closed"):
+            call([user])
+    with pytest.raises(hanlin.UserError, match="has no option 'dtyp'"):
+        hanlin.load_engine(tiny_model, dtyp="float32")
+    with pytest.raises(hanlin.UserError, match="no device 'gpu9'"):
+        hanlin.load_engine(tiny_model, device="gpu9")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hanlin.config import recipe as _recipes
 from hanlin.config.recipe_file import read_recipe
-from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.pipeline.artifacts import Store
@@ -40,7 +41,7 @@ class Recipe(_recipes.Recipe):
     __slots__ = ()
 
     @classmethod
-    def load(cls, path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    def load(cls, path: str | Path, changes: str | Sequence[str] = ()) -> Recipe:
         """Read and check a recipe file.
 
         Args:
@@ -50,7 +51,7 @@ class Recipe(_recipes.Recipe):
         Raises:
             UserError: The file is not a valid recipe; the error names file and line.
         """
-        return cls._of(read_recipe(Path(path), changes))
+        return cls._of(read_recipe(Path(path), [changes] if isinstance(changes, str) else changes))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -58,7 +59,7 @@ class Recipe(_recipes.Recipe):
 
         Args:
             data: `name`, `stages` and perhaps `seed`, `root`, `launch`, `report`. Relative paths start at `root`, by
-                default the working folder.
+                default the working folder. A `Path` is taken for what it names, stages only as text.
 
         Raises:
             UserError: The data is not a valid recipe; the error names the setting.
@@ -66,14 +67,31 @@ class Recipe(_recipes.Recipe):
         Example:
             `Recipe.from_dict({"stages": {"chats": {"kind": "conversations", "sources": ["./chats.json"]}}})`
         """
-        if not isinstance(data.get("stages"), Mapping):
+        if not isinstance(data, Mapping) or not isinstance(data.get("stages"), Mapping):
             hint = tr("a recipe is a mapping with `name` and `stages`")
             raise UserError(tr("not a recipe"), "Recipe.from_dict", hint)
-        return cls._of(_recipes.build_recipe(data, "Recipe.from_dict"))
+        return cls._of(_recipes.build_recipe(_with_texts_for_paths(data), "Recipe.from_dict"))
 
     @classmethod
     def _of(cls, recipe: _recipes.Recipe) -> Recipe:
         return cls(**{field.name: getattr(recipe, field.name) for field in fields(recipe)})
+
+
+def _with_texts_for_paths(data: Any) -> Any:
+    """Plain data in which each `Path` is the text that names a path in recipes."""
+    if isinstance(data, Path):
+        return str(data) if data.is_absolute() or data.parts[:1] in (("~",), ("..",)) else f"./{data}"
+    if isinstance(data, Mapping):
+        return {key: _with_texts_for_paths(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_with_texts_for_paths(value) for value in data]
+    return data
+
+
+def _check_recipe(recipe: Any) -> None:
+    if not isinstance(recipe, _recipes.Recipe):
+        hint = tr("make one with Recipe.load or Recipe.from_dict")
+        raise UserError(tr("not a recipe"), type(recipe).__name__, hint)
 
 
 class Plan(Sequence[Step]):
@@ -131,6 +149,7 @@ def plan(recipe: _recipes.Recipe, home: str | Path = ".") -> Plan:
     """
     from hanlin.pipeline.plan import plan as make_plan
 
+    _check_recipe(recipe)
     return Plan(make_plan(recipe, Store(Path(home))))
 
 
@@ -153,6 +172,7 @@ def run(
     from hanlin.pipeline.run import run as run_recipe
     from hanlin.web.pages.run_report import write_report
 
+    _check_recipe(recipe)
     store = Store(Path(home))
     steps = run_recipe(recipe, store, on_event) if on_event is not None else run_recipe(recipe, store)
     report, page = write_report(recipe, steps, store)
@@ -183,9 +203,11 @@ def read_records(path: str | Path, on_error: Literal["raise", "skip"] = "raise")
     """
     from hanlin.data.report.preview import read_first_records
 
+    if on_error not in ("raise", "skip"):
+        raise UserError(tr("`on_error` is 'raise' or 'skip', not {value!r}", value=on_error))
     path = Path(path)
-    if not path.exists():
-        raise UserError(tr("no such file or folder"), path)
+    if not os.path.exists(path):
+        raise UserError(tr("no such file or folder"), path, suggest_path(path))
     for record in read_first_records(path):
         if not isinstance(record, UserError):
             yield record
@@ -209,8 +231,10 @@ def convert(paths: str | Path | Sequence[str | Path], to: str, out: str | Path) 
     """
     from hanlin.data.formats.convert import convert as convert_files
 
-    sources = [paths] if isinstance(paths, str | Path) else paths
-    return convert_files([str(source) for source in sources], to, Path(out))
+    sources = [str(source) for source in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not sources:
+        raise UserError(tr("there are no files to convert"), None, tr("name at least one"))
+    return convert_files(sources, to, Path(out))
 
 
 # --- engines ----------------------------------------------------------------------------------------------------------
@@ -227,6 +251,7 @@ class Engine:
     def __init__(self, loaded: LoadedEngine) -> None:
         self._loaded = loaded
         self._template: ChatTemplate | None = None
+        self._closed = False
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.context_length: int = loaded.engine.context_length
 
@@ -280,6 +305,9 @@ class Engine:
         from hanlin.inference.protocol import GenerationRequest
         from hanlin.tokenizer.generation_config import read_eos_token_ids
 
+        self._check_open()
+        if not isinstance(prompt, str):
+            raise UserError(tr("a prompt is a text, not {value!r}", value=prompt))
         bos = self.tokenizer.bos_id if self.tokenizer.adds_bos else None
         ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(prompt)]
         eos = self.tokenizer.eos_id
@@ -287,7 +315,8 @@ class Engine:
         return self._generate(GenerationRequest(tuple(ids), tuple(sorted(ends)), self._sampling_params(sampling)))
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model. Closing twice does no harm; nothing is answered after it."""
+        self._closed = True
         self._loaded.engine.close()
 
     def __enter__(self) -> Engine:
@@ -295,6 +324,10 @@ class Engine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise UserError(tr("the engine is closed"), None, tr("load it again"))
 
     def _generate(self, request: GenerationRequest) -> str:
         (completion,) = self._loaded.engine.generate([request])
@@ -305,6 +338,9 @@ class Engine:
     ) -> GenerationRequest:
         from hanlin.inference.protocol import GenerationRequest
 
+        self._check_open()
+        if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable):
+            raise UserError(tr("not a list of messages: {value!r}", value=messages), None, _message_hint())
         prompt = self.template.render([_message_of(message) for message in messages], prompt=True)
         return GenerationRequest(tuple(prompt.ids), self.template.stop_ids, self._sampling_params(sampling))
 
@@ -337,12 +373,16 @@ def load_engine(path: str | Path, engine: str = "auto", **options: Any) -> Engin
     return Engine(loading.load_engine(*loading.parse_model_spec(path), engine, **options))
 
 
+def _message_hint() -> str:
+    return tr('write {"role": "user", "content": "..."}')
+
+
 def _message_of(message: Message | Mapping[str, Any]) -> Message:
     """A message from a dictionary as OpenAI's API has it."""
     if isinstance(message, Message):
         return message
-    role, text = message.get("role"), message.get("content", message.get("text"))
+    row = message if isinstance(message, Mapping) else {}
+    role, text = row.get("role"), row.get("content", row.get("text"))
     if role not in ("system", "user", "assistant", "tool") or not isinstance(text, str):
-        hint = tr('write {"role": "user", "content": "..."}')
-        raise UserError(tr("not a message: {value!r}", value=message), None, hint)
-    return Message(role, text, name=str(message.get("name", "")))
+        raise UserError(tr("not a message: {value!r}", value=message), None, _message_hint())
+    return Message(role, text, name=str(row.get("name", "")))

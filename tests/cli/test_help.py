@@ -47,6 +47,13 @@ def test_the_help_of_a_command_fits_eighty_columns(words: list[str], language: s
     assert ("用法：" in done.stdout) == (language == "zh")
 
 
+def test_help_fits_a_narrow_terminal() -> None:
+    for words in ([], ["sft"], ["template", "check"]):
+        for language in ("en", "zh"):
+            lines = hanlin(*words, "--help", language=language, columns=40).stdout.splitlines()
+            assert len(lines) > 5 and max(map(cell_width, lines)) <= 40, words
+
+
 def test_the_list_of_commands_loads_neither_pydantic_nor_rich() -> None:
     code = (
         "import sys, json; sys.argv = ['hanlin', '--help']\n"
@@ -70,7 +77,7 @@ def test_a_command_without_arguments_shows_its_help() -> None:
     [
         (["trian"], "error: hanlin: there is no command 'trian'\n  hint: did you mean pretrain?"),
         (["data", "conver"], "error: hanlin data: there is no command 'conver'\n  hint: did you mean convert?"),
-        (["plan", "--untl", "x"], "error: hanlin plan: no option --untl\n  hint: did you mean until?"),
+        (["plan", "--untl", "x"], "error: hanlin plan: no option --untl\n  hint: did you mean --until?"),
         (["plan"], "error: hanlin plan: recipe is missing\n  hint: see `hanlin plan --help`"),
         (["sft", "--lora.rank"], "error: hanlin sft: --lora.rank needs a value"),
         (["sft", "x"], "error: hanlin sft: 'x' follows no option\n  hint: write --option value"),

@@ -53,11 +53,48 @@ def test_a_setting_below_a_list_is_that_of_each_item() -> None:
     assert typed == {
         "sources": [{"path": "./a.json", "format": "sharegpt"}, {"path": "./b.json", "format": "sharegpt"}]
     }
-    assert read("corpus", sources=["{path: x, limit: 3}"]) == {"sources": [{"path": "x", "limit": 3}]}
+    assert read("corpus", sources=["{path: x, limit: 3}"]) == {"sources": [{"path": "./x", "limit": 3}]}
+    assert read("corpus", sources=['["a", "b"]']) == {"sources": ["./a", "./b"]}
 
 
 def test_what_is_no_yaml_and_what_has_no_parts_is_refused() -> None:
     with pytest.raises(UserError, match=r"'\{' is not valid YAML"):
         read("corpus", validation_fraction=["{"])
-    with pytest.raises(UserError, match=r"--lora\.rank needs settings in --lora"):
+    with pytest.raises(UserError, match=r"--lora\.rank: needs settings in --lora, not 8"):
         read("sft", lora=["8"], lora__rank=["8"])
+
+
+def test_none_is_the_value_that_descriptions_write_so() -> None:
+    assert read("sft", lora=["none"], learning_rate=["none"]) == {"lora": None, "learning_rate": None}
+    with pytest.raises(UserError, match="not none"):
+        read("sft", lora=["none"], lora__rank=["8"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "sentence"),
+    [
+        ("sft", {"epochs": ["1", "2"]}, "--epochs: given 2 times"),
+        ("sft", {"lora": ["{rank: 8}"], "lora__rank": ["16"]}, "--lora.rank: given both here and in --lora"),
+        ("corpus", {"sources": ["a"], "sources__path": ["b"]}, "--sources.path: given both here and in --sources"),
+        ("sft", {"model": [""]}, "--model: a path is empty"),
+        ("corpus", {"sources": [","]}, "--sources: a path is empty"),
+        ("sft", {"epochs": ["{[a]: b}"]}, "is not valid YAML"),
+        ("sft", {"epochs": ["2026-99-99"]}, "is not valid YAML"),
+        ("sft", {"epochs": ["0x_"]}, "is not valid YAML"),
+        ("sft", {"epochs": ["[" * 3000]}, "is not valid YAML"),
+    ],
+)
+def test_what_is_given_twice_empty_or_impossible_is_refused(
+    kind: str, texts: dict[str, list[str]], sentence: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        read(kind, **texts)
+    assert sentence in str(refused.value)
+
+
+def test_a_path_that_begins_with_a_bracket_is_a_path_if_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("{x}.txt").write_text("x", encoding="utf-8")
+    assert read("corpus", sources=["{x}.txt"]) == {"sources": ["./{x}.txt"]}

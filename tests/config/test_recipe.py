@@ -109,6 +109,36 @@ def test_a_change_to_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     assert "wrld" in error.what and "world" in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("a.sources.5=./c", "the list has no item '5'"),
+        ("a.sources.x=./c", "the list has no item 'x'"),
+        ("a.sources.0.path=./c", "a.sources.0 has no settings below it"),
+        ("a=3", "'a=3' is not an override"),
+        ("a.sources={[x]: 1}", "is not valid YAML"),
+        ("name=../../x", "cannot be the name of a recipe"),
+        ("name=", "cannot be the name of a recipe"),
+        ("seed=99999999999999999999", "seed must be less than 2**63"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path, change: str, sentence: str) -> None:
+    text = "stages:\n  a: {kind: corpus, sources: [./b]}\n"
+    assert sentence in refused(tmp_path, text, (change,)).what
+
+
+@pytest.mark.parametrize("text", ["? [a]\n: b\n", "stages: {a: 2026-99-99}\n", "a: 0x_\n", "[" * 3000])
+def test_values_that_yaml_cannot_hold_are_refused(tmp_path: Path, text: str) -> None:
+    assert "not YAML" in refused(tmp_path, text).what
+
+
+def test_a_recipe_keeps_its_name_or_that_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text, name in (("name: 翰林\n", "翰林"), ("", "mine")):
+        path.write_text(f"{text}stages:\n  a: {{kind: corpus, sources: [./b]}}\n", encoding="utf-8")
+        assert read_recipe(path).name == name
+
+
 def test_until_keeps_only_what_a_stage_needs() -> None:
     recipe = read_recipe(ROOT / "recipes" / "quickstart.yaml").until("chats")
     assert list(recipe.stages) == ["world", "chats"]

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from hanlin.config.kinds import ARTIFACT_TYPES
 from hanlin.config.recipe import Recipe, build_recipe
 from hanlin.core.context import SCRATCH_FOLDER
 from hanlin.core.errors import UserError
 from hanlin.pipeline.artifacts import Store
+from hanlin.pipeline.inputs import _TYPE_NAMES
 from hanlin.pipeline.lineage import lineage
 from hanlin.pipeline.manifest import Manifest, read_manifest
 from hanlin.pipeline.plan import plan
@@ -99,6 +101,10 @@ def test_a_missing_input_file_is_refused_by_the_plan(folder: Path, store: Store)
     (folder / "chats.json").unlink()
     with pytest.raises(UserError, match="does not exist"):
         plan(recipe_of(folder), store)
+
+
+def test_every_artifact_type_has_a_name() -> None:
+    assert set(_TYPE_NAMES) == set(ARTIFACT_TYPES)
 
 
 def test_a_refused_input_leaves_nothing_that_looks_whole(folder: Path, store: Store) -> None:

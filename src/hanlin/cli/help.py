@@ -7,6 +7,7 @@ takes longer than the rest of `hanlin --help`.
 from __future__ import annotations
 
 import difflib
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typer.core import TyperOption
 
 WIDTH = 80
+NARROWEST = 30
 _CLOSING = "，。；：、！？）”》】,.;:!?)"
 """Marks that do not begin a line."""
 
@@ -74,7 +76,8 @@ class Formatter(typer.Context.formatter_class):  # type: ignore[valid-type, misc
     current_indent: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "max_width": WIDTH})
+        columns = shutil.get_terminal_size().columns
+        super().__init__(*args, **{**kwargs, "width": max(min(columns, WIDTH) - 2, NARROWEST)})
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
         super().write_usage(prog, args, tr("Usage: ") if prefix is None else prefix)
@@ -92,6 +95,8 @@ class Formatter(typer.Context.formatter_class):  # type: ignore[valid-type, misc
         indent = " " * self.current_indent
         widths = [cell_width(first) for first, _ in rows if cell_width(first) <= col_max]
         column = max(widths, default=col_max) + col_spacing
+        if self.width - self.current_indent - column < NARROWEST // 2:
+            column = 2 * col_spacing  # a narrow terminal: descriptions go below their options
         for first, second in rows:
             lines = wrap_cells(second, self.width - self.current_indent - column)
             if cell_width(first) + col_spacing > column:
@@ -193,9 +198,9 @@ def usage_error(error: typer.TyperException) -> UserError:
     where = context.command_path if context is not None else "hanlin"
     name, option = type(error).__name__, getattr(error, "option_name", "")
     if name == "NoSuchOption":
-        options = [opt.lstrip("-") for param in context.command.get_params(context) for opt in param.opts]
+        options = {opt.lstrip("-"): opt for param in context.command.get_params(context) for opt in param.opts}
         near = difflib.get_close_matches(option.lstrip("-"), options, n=1)
-        hint = did_you_mean(option.lstrip("-"), near) or tr("see `{where} --help`", where=where)
+        hint = tr("did you mean {near}?", near=options[near[0]]) if near else tr("see `{where} --help`", where=where)
         return UserError(tr("no option {option}", option=option), where, hint)
     if name == "BadOptionUsage":
         return UserError(tr("{option} needs a value", option=option), where)

@@ -12,7 +12,7 @@ import typer
 
 from hanlin.cli.help import usage_error
 from hanlin.cli.table import RootGroup
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.i18n import tr
 from hanlin.core.version import __version__
 
@@ -59,6 +59,11 @@ def main() -> None:
         _refuse(error)
     except typer.TyperException as error:
         _refuse(usage_error(error))
+    except OSError as error:
+        known = explain_os_error(error)
+        if known is None:
+            raise
+        _refuse(known)
     except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:

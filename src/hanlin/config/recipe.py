@@ -16,6 +16,7 @@ from hanlin.config.validation import read_settings
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import tr
 
+_RECIPE_NAME = re.compile(r"(?!\.\.?\Z)[^/\\\0]+")
 _STAGE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -148,6 +149,12 @@ def build_recipe(
     seed = data.get("seed", 42)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise UserError(tr("seed must be an integer, 0 or more"), location("seed"))
+    if seed >= 1 << 63:
+        raise UserError(tr("seed must be less than {limit}", limit="2**63"), location("seed"))
+    recipe_name = data.get("name", default_name)
+    if isinstance(recipe_name, dict | list | None) or not _RECIPE_NAME.fullmatch(str(recipe_name)):
+        hint = tr("its runs are saved in runs/<name>: write a name without path separators")
+        raise UserError(tr("{name!r} cannot be the name of a recipe", name=recipe_name), location("name"), hint)
     root = Path(str(data.get("root", "."))).expanduser()
     launch = read_settings(Launch, data.get("launch") or {}, location("launch"), "launch")
     report = read_settings(ReportSettings, data.get("report") or {}, location("report"), "report")
@@ -165,7 +172,7 @@ def build_recipe(
         stage_location = _StageLocation(location, ("stages", name))
         settings = read_settings(kind.settings, rest, stage_location, tr("stage '{name}'", name=name), kind.name)
         stages[name] = Stage(name, kind, settings, at)
-    recipe = Recipe(str(data.get("name", default_name)), seed, root, launch, stages, report)
+    recipe = Recipe(str(recipe_name), seed, root, launch, stages, report)
     _check_types(recipe, location)
     ordered = _sort_stages(recipe)
     recipe = Recipe(recipe.name, seed, root, launch, ordered, report)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hanlin.config.recipe import Recipe, build_recipe
-from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.errors import UserError, did_you_mean, suggest_path
 from hanlin.core.i18n import join_list, tr
 
 
@@ -21,10 +21,24 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key is a text or a number", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key '{key}'", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, RecursionError) as error:  # 2026-99-99, 0x_, brackets without end
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        try:
+            return super().compose_node(parent, index)
+        except RecursionError as error:
+            raise yaml.composer.ComposerError(None, None, str(error), None) from error
 
 
 _Loader.add_implicit_resolver(
@@ -85,7 +99,7 @@ def read_value(text: str, where: str) -> Any:
 
 def _apply(data: dict[str, Any], change: str) -> None:
     name, equals, text = change.partition("=")
-    keys = name.strip().split(".")
+    keys = [key.strip() for key in name.split(".")]
     if not equals or not all(keys):
         hint = tr("write --set stage.setting=value")
         raise UserError(tr("'{change}' is not an override", change=change), "--set", hint)
@@ -93,14 +107,17 @@ def _apply(data: dict[str, Any], change: str) -> None:
     current: Any = data
     if keys[0] not in ("seed", "root", "name", "launch"):
         current = data["stages"]
-        if keys[0] not in current or len(keys) < 2:
+        if keys[0] in current and len(keys) < 2:
+            hint = tr("write --set stage.setting=value")
+            raise UserError(tr("'{change}' is not an override", change=change), "--set", hint)
+        if keys[0] not in current:
             raise UserError(
                 tr("no stage '{keys}'", keys=keys[0]),
                 f"--set {change}",
                 did_you_mean(keys[0], current),
             )
     for depth, key in enumerate(keys[:-1]):
-        child = current[int(key)] if isinstance(current, list) and key.isdigit() else current.get(key)
+        child = current[_index(current, key, change)] if isinstance(current, list) else current.get(key)
         if child is None:
             child = current[key] = {}
         if not isinstance(child, dict | list):
@@ -111,9 +128,16 @@ def _apply(data: dict[str, Any], change: str) -> None:
             )
         current = child
     if isinstance(current, list):
-        current[int(keys[-1])] = value
+        current[_index(current, keys[-1], change)] = value
     else:
         current[keys[-1]] = value
+
+
+def _index(items: list[Any], key: str, change: str) -> int:
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    hint = tr("its length is {count}; items are counted from 0", count=len(items))
+    raise UserError(tr("the list has no item '{key}'", key=key), f"--set {change}", hint)
 
 
 def _lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
@@ -136,7 +160,7 @@ def _lines(node: yaml.Node | None) -> dict[tuple[str, ...], int]:
     return lines
 
 
-def _suggest_recipe(path: Path) -> str | None:
+def _suggest_recipe(path: Path) -> str:
     folders = {path.parent, Path("recipes")}
     recipes = sorted(str(item) for folder in folders for item in folder.glob("[!.]*.yaml"))
-    return did_you_mean(str(path), recipes) if recipes else None
+    return did_you_mean(str(path), recipes) or suggest_path(path)

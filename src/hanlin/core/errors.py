@@ -6,6 +6,8 @@ A `UserError` ends a command with exit code 2 and without a traceback; any other
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,6 +39,29 @@ class UserError(Exception):
 
 class UnsupportedToolsError(UserError):
     """A chat template has no form for tools and their calls."""
+
+
+_FIXED_BY_USERS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
+def explain_os_error(error: BaseException) -> UserError | None:
+    """What the system refuses for a path that the user named; None if it is anything else."""
+    if isinstance(error, OSError) and error.errno in _FIXED_BY_USERS and error.filename:
+        what = tr("cannot be read or written: {problem}", problem=error.strerror)
+        return UserError(what, os.fsdecode(error.filename), tr("check the path and its permissions"))
+    return None
+
+
+def suggest_path(path: str | Path) -> str:
+    """A hint for a path that leads nowhere: the nearest name in its folder, or the folder that is missing."""
+    path = Path(path).absolute()
+    folder = path.parent
+    if not folder.is_dir():
+        return tr("the folder {folder} does not exist either", folder=folder)
+    near = difflib.get_close_matches(path.name, os.listdir(folder) if os.access(folder, os.R_OK) else [], n=1)
+    if near:
+        return tr("did you mean {near}?", near=folder / near[0])
+    return tr("the folder {folder} exists: check the name", folder=folder)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from hanlin.core.errors import UserError
@@ -44,7 +45,7 @@ class SamplingParams:
         top_logprobs: If set, the stream reports each token's log probability and this many of the likeliest tokens.
 
     Raises:
-        UserError: If a value is out of range.
+        UserError: If a value is no number or out of range.
     """
 
     temperature: float = 0.0
@@ -60,6 +61,7 @@ class SamplingParams:
     top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_types()
         wrong = (
             ("temperature", self.temperature, ">= 0", self.temperature >= 0 and math.isfinite(self.temperature)),
             ("top_p", self.top_p, "> 0, <= 1", 0 < self.top_p <= 1),
@@ -69,11 +71,22 @@ class SamplingParams:
             ("min_p", self.min_p, ">= 0, < 1", 0 <= self.min_p < 1),
             ("presence_penalty", self.presence_penalty, "finite", math.isfinite(self.presence_penalty)),
             ("frequency_penalty", self.frequency_penalty, "finite", math.isfinite(self.frequency_penalty)),
+            ("seed", self.seed, ">= 0", self.seed is None or self.seed >= 0),
             ("top_logprobs", self.top_logprobs or 0, ">= 0", (self.top_logprobs or 0) >= 0),
         )
         for name, value, limits, fits in wrong:
             if not fits:
                 raise UserError(tr("{name} must be {limits}, not {value}", name=name, limits=limits, value=value))
+
+    def _check_types(self) -> None:
+        for name in ("top_k", "max_new_tokens", "seed", "top_logprobs"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral) and not (value is None and name in ("seed", "top_logprobs")):
+                raise UserError(tr("{name} must be an integer, not {value!r}", name=name, value=value))
+        for name in ("temperature", "top_p", "repetition_penalty", "min_p", "presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise UserError(tr("{name} must be a number, not {value!r}", name=name, value=value))
 
 
 class Constraint(Protocol):

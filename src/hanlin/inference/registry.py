@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,7 +46,7 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
         name = "llama_cpp" if find_gguf_files(path) else "transformers"
     if name not in ENGINES:
         what = tr("no engine is called {name!r}", name=name)
-        raise UserError(what, hint=did_you_mean(name, [*ENGINES, "auto"]))
+        raise UserError(what, hint=did_you_mean(str(name), [*ENGINES, "auto"]))
     module, _, attribute = (
         SEPARATE_PROCESS_ENGINES.get(name, ENGINES[name]) if separate_process else ENGINES[name]
     ).partition(":")
@@ -57,4 +58,14 @@ def create_engine(name: str, path: Path, *, separate_process: bool = False, **op
         package = _PACKAGE_OF[name]
         what = tr("the engine {name} needs the package {package}", name=name, package=error.name)
         raise UserError(what, hint=f"pip install {package}") from error
+    parameters = inspect.signature(engine).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            what = tr("the engine {name} has no option '{option}'", name=name, option=option)
+            raise UserError(what, hint=did_you_mean(option, known))
+    context_length = options.get("context_length")
+    if context_length is not None and (not isinstance(context_length, int) or context_length < 0):
+        what = tr("{name} must be an integer, 0 or more, not {value!r}", name="context_length", value=context_length)
+        raise UserError(what)
     return cast(Engine, engine(path, **options))

@@ -20,7 +20,9 @@ from typing import Any
 import filelock
 
 from hanlin.core.context import SCRATCH_FOLDER
+from hanlin.core.errors import UserError
 from hanlin.core.files import write_json
+from hanlin.core.i18n import tr
 from hanlin.pipeline.manifest import (
     MANIFEST,
     FileEntry,
@@ -40,6 +42,8 @@ class Store:
 
     def __init__(self, home: str | Path) -> None:
         self.home = home = Path(home)
+        if os.path.exists(home) and not home.is_dir():
+            raise UserError(tr("this is a file, not a folder"), home, tr("name a folder for artifacts/ and runs/"))
         self.artifacts = home / "artifacts"
         self.runs = home / "runs"
         self._digests: dict[str, list[Any]] | None = None

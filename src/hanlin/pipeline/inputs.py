@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hanlin.config.kinds import KINDS
 from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Reference, Settings
 from hanlin.core.discover import RECORD_KINDS, record_pattern
-from hanlin.core.errors import UserError
-from hanlin.core.i18n import tr
+from hanlin.core.errors import UserError, suggest_path
+from hanlin.core.i18n import join_list, mark, tr
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import FileEntry, InputEntry, Manifest, digest_files, read_manifest
@@ -68,9 +69,8 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
     if "files" not in item.types:
         detected = _detect_type(paths[0])
         if detected is None:
-            hint = _hint_for(item.types)
-            expected = " / ".join(item.types)
-            raise UserError(tr("{path} is not of type {expected}", path=path, expected=expected), where, hint)
+            what = tr("{path} is not {expected}", path=path, expected=_names_of(item.types))
+            raise UserError(what, where, _hint_for(item.types))
         _check_type(detected, item, where)
         if detected == "model":
             check_model_folder(paths[0], experts=True)
@@ -87,11 +87,8 @@ def _resolve_local(entry: InputEntry, path: Path, item: Reference, where: str, s
 
 def _check_type(detected: str, item: Reference, where: str) -> None:
     if detected not in item.types and "files" not in item.types:
-        expected = " / ".join(item.types)
-        raise UserError(
-            tr("{text} is {detected}, but {expected} is needed", text=item.text, detected=detected, expected=expected),
-            where,
-        )
+        names = {"text": item.text, "detected": tr(_TYPE_NAMES[detected]), "expected": _names_of(item.types)}
+        raise UserError(tr("{text} is {detected}, but {expected} is needed", **names), where, _hint_for(item.types))
 
 
 _TYPE_PATTERNS = (  # the first that matches a file of a folder
@@ -115,13 +112,43 @@ def _detect_type(path: Path) -> str | None:
     return next((kind for kind, pattern in _TYPE_PATTERNS if any(path.glob(pattern))), None)
 
 
+_TYPE_NAMES = {
+    "files": mark("a folder of files"),
+    "documents": mark("a document dataset"),
+    "conversations": mark("a conversation dataset"),
+    "preferences": mark("a preference dataset"),
+    "unpaired_preferences": mark("an unpaired preference dataset"),
+    "reference_logprobs": mark("a folder of reference log-probabilities"),
+    "tokenizer": mark("a tokenizer folder"),
+    "model": mark("a model folder"),
+    "adapter": mark("an adapter folder"),
+    "importance": mark("an importance matrix"),
+    "gguf": mark("a GGUF model"),
+    "quantized": mark("a quantized model folder"),
+    "evaluation": mark("an evaluation result"),
+    "package": mark("a package folder"),
+}
+"""The artifact types in words."""
+
+_TYPE_FILES = {
+    "tokenizer": mark("a tokenizer folder has tokenizer.json or tokenizer.model"),
+    "model": mark("a model folder has config.json, tokenizer files and weights (*.safetensors)"),
+    "adapter": mark("an adapter folder has adapter_config.json and its weights"),
+    "gguf": mark("name a .gguf file or a folder of .gguf files"),
+}
+"""How to know the types that also come from elsewhere."""
+
+
+def _names_of(types: tuple[str, ...]) -> str:
+    *others, last = [tr(_TYPE_NAMES[name]) for name in types]
+    return tr("{names} or {last}", names=join_list(others), last=last) if others else last
+
+
 def _hint_for(types: tuple[str, ...]) -> str | None:
-    converters = {name: name for name in RECORD_KINDS} | {"documents": "corpus"}
-    for name in types:
-        if name in converters:
-            kind = converters[name]
-            return tr("add a `{kind}` stage before it", kind=kind)
-    return None
+    if types[0] in _TYPE_FILES:
+        return tr(_TYPE_FILES[types[0]])
+    kind = next((kind.name for kind in KINDS.values() if kind.makes == types[0]), None)
+    return tr("add a `{kind}` stage before it", kind=kind) if kind else None
 
 
 def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
@@ -131,7 +158,8 @@ def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
     else:
         matches = (path,) if path.exists() else ()
     if not matches:
-        hint = tr("relative paths start at the recipe's `root`")
+        is_plain = path.is_absolute() and not glob.has_magic(str(path))
+        hint = suggest_path(path) if is_plain else tr("relative paths start at the recipe's `root`")
         raise UserError(tr("{path} does not exist", path=path), where, hint)
     return matches
 

@@ -46,8 +46,13 @@ def run(
                 on_event("skip", step)
             else:
                 on_event("start", step)
+                key = step.key
                 worker.run_stage(build_request(recipe, step, store))
                 step = plan_stage(recipe, stage, done, store)
+                if step.key != key:
+                    what = tr("stage '{name}': what it reads changed while it ran", name=name)
+                    hint = tr("keep artifacts/ and other results out of the folders that it reads")
+                    raise UserError(what, stage.where, hint)
                 if step.state != "done":
                     raise RuntimeError(f"stage {name} ran but its artifact is not there: {step.why}")
                 on_event("made", step)

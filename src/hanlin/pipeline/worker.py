@@ -28,7 +28,7 @@ from typing import Any, Self
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, explain_os_error
 from hanlin.core.files import write_text
 from hanlin.core.i18n import tr
 from hanlin.core.process import available_cores, die_with_parent
@@ -138,7 +138,7 @@ def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]
         hint = tr("free some space and run again; finished work is kept")
         where = error.filename or Store(Path(request["home"])).partial_folder(request["kind"], request["key"])
         return {"user_error": [tr("the disk is full"), str(where), hint]}
-    known = error if isinstance(error, UserError) else torchrun.explain_lost_peer(error)
+    known = error if isinstance(error, UserError) else explain_os_error(error) or torchrun.explain_lost_peer(error)
     if known is not None:
         return {"user_error": [known.what, known.where, known.hint]}
     return {"failed": traceback.format_exc()}

@@ -52,4 +52,4 @@ def quantize(
         settings["pick"] = pick
     if importance is not None:
         settings["importance"] = as_path(str(importance))
-    run_stage(get_kind("gguf"), settings, out=out, as_json=as_json)
+    run_stage(get_kind("gguf"), settings, out=out, as_json=as_json, command="hanlin quantize")

@@ -55,6 +55,7 @@ def run_stage(
     seed: Any = 42,
     home: Path | None = None,
     as_json: bool = False,
+    command: str = "",
 ) -> None:
     """Run one stage with the checks, the store and the worker of a recipe, and print its folder and metrics.
 
@@ -65,6 +66,7 @@ def run_stage(
         seed: The recipe's seed.
         home: Where `artifacts/` is; by default `HANLIN_HOME`, or the working folder.
         as_json: Print JSON.
+        command: The command that errors name; by default that of the kind.
 
     Raises:
         UserError: The settings are not valid, `out` exists, or the stage fails on its input.
@@ -75,10 +77,14 @@ def run_stage(
     from hanlin.pipeline.run import run as run_recipe
 
     data = {"name": kind.name, "seed": seed, "root": ".", "stages": {kind.name: {"kind": kind.name, **settings}}}
-    recipe = build_recipe(data, f"hanlin {kind.name.replace('_', '-')}")
+    recipe = build_recipe(data, command or f"hanlin {kind.name.replace('_', '-')}")
     store = Store(home or Path(os.environ.get("HANLIN_HOME", ".")))
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(tr("already exists"), out, tr("name a new folder"))
+    if out is not None:
+        above = next(folder for folder in out.absolute().parents if os.path.lexists(folder))
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError(tr("no folder can be made here"), above, tr("name a new folder"))
     (step,) = run_recipe(recipe, store)
     folder = store.folder(kind.name, step.key)
     if out is not None:

@@ -7,10 +7,10 @@ takes them repeated or with commas; a path needs no `./` before it.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -49,6 +49,17 @@ class SettingOption:
     def flag(self) -> str:
         """What is typed: `--lora.loraplus-lr-ratio`."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether it may be repeated."""
+        return self.many or tuple in _origins(self.annotation)
+
+    @property
+    def takes_none(self) -> bool:
+        """Whether `none` is the value of no settings and no number, as descriptions write it."""
+        origins = _origins(self.annotation)
+        return type(None) in origins and not {str, "none"} & origins
 
     @property
     def parameter(self) -> str:
@@ -102,6 +113,13 @@ def parameters_of(options: Sequence[SettingOption]) -> list[inspect.Parameter]:
         )
         for option in options
     ]
+
+
+def _origins(annotation: Any) -> set[Any]:
+    """The types, generic types without their arguments, and literal values in an annotation."""
+    origin = get_origin(annotation)
+    inner = set(get_args(annotation)) if origin is Literal else {x for a in get_args(annotation) for x in _origins(a)}
+    return inner | {origin or annotation}
 
 
 def _metavar(option: SettingOption) -> str:
@@ -173,6 +191,8 @@ def settings_from(options: Sequence[SettingOption], texts: Mapping[str, Sequence
     for option in options:
         if typed := texts.get(option.parameter):
             values = [value for text in typed for value in _values(option, text)]
+            if len(typed) > 1 and not option.takes_list:
+                raise UserError(tr("given {times} times", times=len(typed)), option.flag, tr("write it once"))
             keys = option.name.split(".")
             parent = next((other for other in options if other.name == keys[0]), option)
             _assign(data, keys, values if option.many or len(values) > 1 else values[0], parent, option.flag)
@@ -181,14 +201,32 @@ def settings_from(options: Sequence[SettingOption], texts: Mapping[str, Sequence
 
 def _values(option: SettingOption, text: str) -> list[Any]:
     if option.is_path:
-        is_one = not option.many or text.startswith(("{", "[")) or Path(text).exists()
-        paths = [text] if is_one else [part for part in text.split(",") if part]
-        values = [read_value(path, option.flag) if path.startswith(("{", "[")) else as_path(path) for path in paths]
-    elif option.many:
+        exists = os.path.lexists(text)
+        if text.startswith(("{", "[")) and not exists:
+            return _paths_in(option, read_value(text, option.flag))
+        parts = [text] if exists or not option.many else text.split(",")
+        paths = [part.strip() for part in parts if part.strip()]
+        if not paths:
+            raise UserError(tr("a path is empty"), option.flag, tr("name a file or folder; `.` is the working folder"))
+        return [as_path(path) for path in paths]
+    if option.takes_none and text in ("none", "None"):
+        return [None]
+    if option.many:
         values = [read_value(part, option.flag) for part in _split(text)]
     else:
         return [read_value(text, option.flag)]
     return values[0] if option.many and len(values) == 1 and isinstance(values[0], list) else values
+
+
+def _paths_in(option: SettingOption, value: Any) -> list[Any]:
+    """Paths written as YAML or JSON: in the texts of a list, and in the path field of each mapping."""
+    values = value if isinstance(value, list) and option.many else [value]
+    for index, item in enumerate(values):
+        if isinstance(item, str) and item:
+            values[index] = as_path(item)
+        elif isinstance(item, dict) and option.path_field and isinstance(path := item.get(option.path_field), str):
+            item[option.path_field] = as_path(path)
+    return values
 
 
 def as_path(text: str) -> str:
@@ -213,10 +251,17 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()] or [""]
 
 
+def _shown(value: Any) -> str:
+    return "none" if value is None else repr(value)
+
+
 def _assign(data: dict[str, Any], keys: list[str], value: Any, parent: SettingOption, flag: str) -> None:
     """Put a value at a dotted name; below a list (`--sources a --sources.format sharegpt`), into each of its items."""
     head, *rest = keys
     if not rest:
+        if head in data:
+            hint = tr("write it once")
+            raise UserError(tr("given both here and in --{name}", name=parent.name), flag, hint)
         data[head] = value
         return
     below = data.setdefault(head, {})
@@ -225,8 +270,8 @@ def _assign(data: dict[str, Any], keys: list[str], value: Any, parent: SettingOp
         if isinstance(item, str) and parent.path_field:
             item = items[index] = {parent.path_field: item}
         if not isinstance(item, dict):
-            what = tr("{flag} needs settings in --{head}, not {item!r}", flag=flag, head=head, item=item)
-            raise UserError(what, flag)
+            what = tr("needs settings in --{head}, not {value}", head=head, value=_shown(item))
+            raise UserError(what, flag, tr("leave one of the two options out"))
         _assign(item, rest, value, parent, flag)
     if not isinstance(below, list):
         data[head] = items[0]

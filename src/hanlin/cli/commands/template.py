@@ -10,7 +10,7 @@ import typer
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import tr
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _backends(model: Path, gguf: list[Path], modelfiles: list[Path], vllm: str) 
     from hanlin.parity.check import backends_for
 
     if not model.exists():
-        raise UserError(tr("no such file or folder"), model)
+        raise UserError(tr("no such file or folder"), model, suggest_path(model))
     folder = model if model.is_dir() else model.parent
     beside = [folder / "Modelfile"] if (folder / "Modelfile").is_file() else []
     files = dict.fromkeys([*find_gguf_files(model), *gguf])

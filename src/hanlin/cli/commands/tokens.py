@@ -16,7 +16,7 @@ import typer
 
 from hanlin.cli.help import command, new_app
 from hanlin.cli.options import AsJson
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import mark, tr
 from hanlin.core.version import __version__
 
@@ -94,7 +94,7 @@ class _RecordViews:
         from hanlin.data.report.preview import read_first_records
 
         if not file.exists():
-            raise UserError(tr("no such file or folder"), file)
+            raise UserError(tr("no such file or folder"), file, suggest_path(file))
         for record in itertools.islice(read_first_records(file), limit):
             if isinstance(record, UserError):
                 self.errors.append(record)

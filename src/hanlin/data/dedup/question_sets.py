@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import join_list, tr
 
 _TEXT_FIELDS = (
@@ -53,7 +53,7 @@ def read_questions(path: Path, name: str) -> Iterator[EvalQuestion]:
         UserError: The path does not exist, a file cannot be read, or there is no question in it.
     """
     if not path.exists():
-        raise UserError(tr("no such file or folder"), path)
+        raise UserError(tr("no such file or folder"), path, suggest_path(path))
     files = (
         [path]
         if path.is_file()

@@ -12,7 +12,7 @@ from typing import Any
 from hanlin.config.settings.sources import Source
 from hanlin.core.context import Inputs
 from hanlin.core.discover import VALIDATION_FILE, record_files
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import tr
 
 _ROW_SUFFIXES = frozenset((
@@ -84,7 +84,7 @@ def list_files(sources: Sequence[Source], inputs: Inputs) -> FileListing:
             elif path.exists():
                 indexed_paths.append((index, path))
             else:
-                raise UserError(tr("no such file or folder"), path)
+                raise UserError(tr("no such file or folder"), path, suggest_path(path))
         if len(indexed_paths) == count_before:
             suffixes = " ".join(sorted(READABLE_SUFFIXES))
             hint = tr("readable files: {suffixes}", suffixes=suffixes)

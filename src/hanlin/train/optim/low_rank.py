@@ -91,7 +91,8 @@ class LowRankAdamW(torch.optim.Optimizer):
         if self.method == "galore":
             left, _, _ = torch.linalg.svd(wide.float(), full_matrices=False)
             return left[:, :rank].T.contiguous()
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + index) * 1_000_003 + steps_done)
+        seed = (self.seed * 1_000_003 + index) * 1_000_003 + steps_done
+        generator = torch.Generator().manual_seed(seed % (1 << 63))
         directions = torch.randn(rank, wide.shape[0], generator=generator)
         return directions.to(gradient.device).div_(math.sqrt(rank))
 

@@ -16,7 +16,7 @@ import typer
 from hanlin.cli.help import command
 from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
-from hanlin.core.errors import UserError
+from hanlin.core.errors import UserError, suggest_path
 from hanlin.core.i18n import language, mark, tr
 from hanlin.core.version import __version__
 
@@ -102,7 +102,7 @@ def _open_stages(path: Path) -> Iterator[Mapping[str, Path]]:
     from hanlin.pipeline.manifest import read_manifest
 
     if not path.exists():
-        raise UserError(tr("no such file or folder"), path)
+        raise UserError(tr("no such file or folder"), path, suggest_path(path))
     if path.is_dir() and is_data_artifact(path):
         yield {path.name: path}
         return

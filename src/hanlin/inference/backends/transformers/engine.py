@@ -61,7 +61,10 @@ class TransformersEngine(SchedulerEngine):
         context_length: int | None = None,
         adapters: Mapping[str, Path] | None = None,
     ) -> None:
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise UserError(tr("there is no device '{device}'", device=device), None, "cpu, cuda, cuda:1") from error
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise UserError(tr("there is no CUDA GPU here"), None, tr("use cpu"))
         loaded: Any = load_model(path, dtype=dtype)
