@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT / "tests" / "data")]
 BATCH = 400
 SECONDS_PER_CASE = 20
 MEMORY = 6 << 30
-TOKENS = [
+TOKENS: list[bytes | str] = [
     *(b"\x00", b"\xff", b"\xfe\xff", b"\xef\xbb\xbf", b"\r", b"\n", b"\n\n", b'"', b"'", b"\\", b"{", b"}", b"[", b"]"),
     *(
         b"NaN",

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,9 +126,10 @@ def test_a_path_is_taken_where_a_recipe_has_a_text(tmp_path: Path, chats: Path) 
 
 
 def test_what_is_no_recipe_and_no_record_file_is_refused(tmp_path: Path, chats: Path) -> None:
+    data: Any
     for data in (None, [1], "x", {}):
         with pytest.raises(hanlin.UserError, match="not a recipe"):
-            hanlin.Recipe.from_dict(data)  # type: ignore[arg-type]
+            hanlin.Recipe.from_dict(data)
     with pytest.raises(hanlin.UserError, match="not a recipe"):
         hanlin.plan({"stages": {}}, tmp_path)  # type: ignore[arg-type]
     assert hanlin.Recipe.load(ROOT / "recipes" / "quickstart.yaml", "seed=7").seed == 7

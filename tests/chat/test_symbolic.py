@@ -17,7 +17,7 @@ from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.chat.template_cache import TemplateCache
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
-from hanlin.core.records import Message
+from hanlin.core.records import Message, Role
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 LOOP = "{% for message in messages %}"
@@ -62,8 +62,8 @@ TEXT_DEPENDENT = {
     "a private character": "{{ '\\U00100000' }}" + LOOP + "{{ message.content }}{% endfor %}",
     "the like made by a number": "{{ '%c' % 1048576 }}" + LOOP + "{{ message.content }}{% endfor %}",
 }
-ROLES = ("user", "assistant", "user")
-TEXT = st.text(st.characters(blacklist_categories=("Cs", "Co")) | st.sampled_from("a \n\u3000|<>"), max_size=12)
+ROLES: tuple[Role, ...] = ("user", "assistant", "user")
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Co"]) | st.sampled_from("a \n\u3000|<>"), max_size=12)
 
 
 def variables(texts: list) -> dict:
@@ -102,7 +102,7 @@ def test_a_conversation_has_the_same_text_by_outline_and_without(
     assert [template._render_text(messages, (), prompt, None) for messages, prompt in cases] == symbolic
 
 
-SAID = st.text(st.characters(blacklist_categories=("Cs",)) | st.sampled_from("你好。 \n\u3000|<>_a1"), max_size=16)
+SAID = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("你好。 \n\u3000|<>_a1"), max_size=16)
 """Private characters too, which take the place of the marks."""
 
 

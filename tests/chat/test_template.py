@@ -15,7 +15,7 @@ from hanlin.chat import template as chat_template
 from hanlin.chat.packaged import packaged_names, packaged_special_tokens
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
-from hanlin.core.records import Conversation, Message, ToolCall
+from hanlin.core.records import Conversation, Message, Role, ToolCall
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -91,6 +91,7 @@ def test_only_assistant_tokens_are_targets(any_template: ChatTemplate) -> None:
     for text, message in zip(learned, (CHAT[2], CHAT[4]), strict=True):
         assert text.strip().startswith(message.text)
         end = any_template.tokenizer.backend.id_to_token(any_template.turn_end_ids[0])
+        assert end is not None
         assert text.removesuffix(end).strip() == message.text
 
 
@@ -501,9 +502,10 @@ def test_a_saved_template_is_the_same_template(any_template: ChatTemplate, tmp_p
 def test_conversations_rendered_together_have_the_ids_that_each_has_alone(
     any_template: ChatTemplate, texts: list[list[str]]
 ) -> None:
+    roles: list[Role] = ["user", "assistant"] * 2
     chats = []
     for said in texts:
-        turns = [Message(role, text) for text, role in zip(said, ["user", "assistant"] * 2, strict=False)]
+        turns = [Message(role, text) for text, role in zip(said, roles, strict=False)]
         chats.append(turns[: len(turns) // 2 * 2])
     alone = [any_template.render(turns) for turns in chats]
     assert list(any_template.render_batch(chats, ["chat"] * len(chats))) == alone

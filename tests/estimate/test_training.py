@@ -220,12 +220,11 @@ def test_operations_are_those_that_torch_counts(
 ) -> None:
     settings = sft(max_seq_length=128, micro_batch_tokens=512, gradient_checkpointing=recomputes, **METHODS[method])
     model = opened(tiny_model, settings)
-    batch = one_pass(
-        8, 64, shape.vocab_size
-    )  # short: whole products, which torch counts, twice what a causal kernel needs
+    # short: whole products, which torch counts, twice what a causal kernel needs
+    micro_batch = one_pass(8, 64, shape.vocab_size)
     more = {torch.ops.aten.addmm_: lambda out, one, other, *_, **__: 2 * one[0] * one[1] * other[1]}
     with FlopCounterMode(display=False, custom_mapping=more) as counter:
-        model.loss_sum(batch).backward()
+        model.loss_sum(micro_batch).backward()
     batch = BatchPlan(512, 1, 512.0, 1.0, 1)
     predicted = step_operations(TrainingSetup(shape, settings, batch))
     assert predicted == pytest.approx(counter.get_total_flops(), rel=0.15)
@@ -463,4 +462,6 @@ def test_the_texts_of_every_training_kind_are_estimated(kind: StageKind) -> None
     row = {"text": "文", "messages": message, "prompt": message[:1], "chosen": message[1], "rejected": message[1]}
     row |= {"answer": message[1]}
     fields = {"model": "./m", "data": ["./d"]}
-    assert any(target for _, target in _parts(kind.settings.model_validate(fields), row))
+    settings = kind.settings.model_validate(fields)
+    assert isinstance(settings, Training)
+    assert any(target for _, target in _parts(settings, row))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,10 @@ def doubled(items: Sequence[int]) -> list[dict[str, int]]:
     return [{"twice": 2 * item} for item in items]
 
 
-def run(items: Sequence[int], folder: Path, work=doubled) -> list[dict[str, int]]:
+Work = Callable[[Sequence[int]], list[dict[str, int]]]
+
+
+def run(items: Sequence[int], folder: Path, work: Work = doubled) -> list[dict[str, int]]:
     return process_in_chunks(items, 4, folder, work, Progress(quiet=True), unit="items")
 
 
@@ -48,7 +52,7 @@ def test_a_chunk_that_a_crash_damaged_is_done_again(tmp_path: Path, left: bytes)
 
 
 def test_rows_are_read_back_as_they_were_written(tmp_path: Path) -> None:
-    rows = [{"answer": "三加四\n等于七\u2028", "ids": [1, 2]}, {"answer": ""}]
+    rows: list[dict[str, Any]] = [{"answer": "三加四\n等于七\u2028", "ids": [1, 2]}, {"answer": ""}]
     write_rows(tmp_path / "rows.jsonl", rows)
     assert read_rows(tmp_path / "rows.jsonl") == rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ import torch
 from hanlin.config.settings.evaluate import Exam
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
-from hanlin.core.resumable import read_rows
-from hanlin.evaluate.tasks.exam import letter_ids, run, score_exam
-from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamFolder
+from hanlin.core.resumable import Row, read_rows
+from hanlin.evaluate.tasks.exam import Item, letter_ids, run, score_exam
+from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamFolder, Profile
+from hanlin.inference.loading import LoadedEngine
 from hanlin.models.load import load_model
 from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -107,9 +109,10 @@ def test_a_killed_exam_resumes_to_the_same_bytes(
 
     monkeypatch.setattr(exam, "_CHUNK_SIZE", 5)
     whole = taken(tiny_model, exam_folder, tmp_path / "whole")
-    asked, answer = [], exam.answer
+    asked: list[int] = []
+    answer = exam.answer
 
-    def dies(opened, profile, items):
+    def dies(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> list[Row]:
         if len(asked) == 2:
             raise KeyboardInterrupt
         asked.append(len(items))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_languages_are_told_apart_and_add_up(tiny_model: Path, corpus: Path, tmp
 
 def test_the_limit_counts_characters_of_each_language_and_cuts_the_last() -> None:
     documents = [Document("甲" * 30, "1"), Document("abc " * 10, "2"), Document("乙" * 30, "3"), Document("丙", "4")]
-    kept = list(limit_characters(documents, 40))
+    kept = cast(list[Document], list(limit_characters(documents, 40)))
     assert [(document.id, len(document.text)) for document in kept] == [("1", 30), ("2", 40), ("3", 10)]
 
 

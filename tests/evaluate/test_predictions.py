@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,8 @@ from hanlin.core.errors import UserError
 from hanlin.core.progress import Progress
 from hanlin.evaluate import predictions
 from hanlin.evaluate.predictions import PredictSettings, predict, read_prompts
-from hanlin.inference.loading import load_engine
+from hanlin.inference.loading import LoadedEngine, load_engine
+from hanlin.inference.protocol import Completion, GenerationRequest
 from taught_model import LESSONS
 
 QUIET = Progress(quiet=True)
@@ -120,11 +123,13 @@ def test_a_broken_off_try_goes_on_to_the_same_bytes_and_asks_nothing_twice(
     predict(taught_model, lines, tmp_path / "whole.json", ASKING, QUIET)
     asked: list[int] = []
 
-    def breaking(*arguments, **options):
+    def breaking(*arguments: Any, **options: Any) -> LoadedEngine:
         opened = load_engine(*arguments, **options)
         generate = opened.engine.generate
 
-        def counting_generate(requests, progress=None):
+        def counting_generate(
+            requests: Sequence[GenerationRequest], progress: Progress | None = None
+        ) -> list[Completion]:
             asked.append(len(requests))
             if len(asked) == 2:
                 raise KeyboardInterrupt

@@ -29,7 +29,7 @@ def few_bits(request: pytest.FixtureRequest, taught_model: Path, tmp_path_factor
     write_jsonl(place / "data" / "conversations.jsonl", SPOKEN)
     write_jsonl(place / "data" / "validation.jsonl", SPOKEN)
     data = {"data": ("./d",)} if request.param == "gptq" else {}
-    settings = QuantizedModel(model="./m", method=request.param, group_size=32, **data)  # type: ignore[arg-type]
+    settings = QuantizedModel(model="./m", method=request.param, group_size=32, **data)
     quantize(
         settings, Inputs({"model": (taught_model,), "data": (place / "data",)}), place / request.param, StageContext()
     )

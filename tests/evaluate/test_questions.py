@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from hanlin.chat.template import ChatTemplate
 from hanlin.config.settings.evaluate import Evaluate
 from hanlin.config.settings.model import LoraSettings
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question, write_jsonl
-from hanlin.core.resumable import read_rows
+from hanlin.core.resumable import Row, read_rows
 from hanlin.evaluate.tasks import questions
 from hanlin.evaluate.tasks.questions import compare_answers, run, score_answers
+from hanlin.inference.loading import LoadedEngine
 from hanlin.models.adapters import attach_lora, save_adapter
 from hanlin.models.load import load_model
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -89,9 +92,10 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(questions, "_CHUNK_SIZE", 2)
     whole = answered(taught_model, asked, tmp_path / "whole")
-    ask, chunks = questions.ask_questions, []
+    ask = questions.ask_questions
+    chunks: list[Sequence[Question]] = []
 
-    def dies(opened, template, chunk, limit):
+    def dies(opened: LoadedEngine, template: ChatTemplate, chunk: Sequence[Question], limit: int) -> list[Row]:
         if len(chunks) == 1:
             raise KeyboardInterrupt
         chunks.append(chunk)

@@ -42,9 +42,12 @@ def make_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -
             "tie_word_embeddings": False,
         }
         torch.manual_seed(0)
-        mixed = "num_local_experts" in config
-        kinds = (MixtralConfig, MixtralForCausalLM) if mixed else (LlamaConfig, LlamaForCausalLM)
-        model: Any = kinds[1](kinds[0](**{**shape, **config}))
+        settings: dict[str, Any] = {**shape, **config}
+        model: Any
+        if "num_local_experts" in config:
+            model = MixtralForCausalLM(MixtralConfig(**settings))
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**settings))
         for name, weight in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
                 torch.nn.init.normal_(weight, 1.0 if "norm" in name else 0.0, 0.1)

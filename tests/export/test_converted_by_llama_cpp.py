@@ -108,7 +108,8 @@ def test_every_key_and_every_byte_is_what_llama_cpp_makes_in_two_steps(
 ) -> None:
     name, config = SHAPES[shape]
     tokenizer = real_tokenizer(name)
-    wide = {"hidden_size": 256, "intermediate_size": 256, "vocab_size": 32000 if name == "llama2" else 128256}
+    wide: dict[str, int | list[int]] = {"hidden_size": 256, "intermediate_size": 256}
+    wide["vocab_size"] = 32000 if name == "llama2" else 128256
     if name == "llama3":
         wide["eos_token_id"] = [128001, 128009]
     model = make_model(tokenizer, dtype=torch.bfloat16, **{**wide, **config})

@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 def written(source: Path, data: Path, out: Path, method: str, **settings: Any) -> tuple[Path, dict[str, Any]]:
     out.mkdir()
     named: dict[str, Any] = {"data": ("./d",)} if method == "gptq" else {}
-    chosen = QuantizedModel(model="./m", method=method, group_size=32, **named, **settings)  # type: ignore[arg-type]
+    chosen = QuantizedModel(model="./m", method=method, group_size=32, **named, **settings)
     return out, run(
         chosen, Inputs({"model": (source,), "data": (data,), "quality_report.held_out": (data,)}), out, StageContext()
     )

@@ -59,7 +59,7 @@ def pack(tmp_path: Path) -> Pack:
         out = tmp_path / target
         out.mkdir()
         lineage = {"model": (root,), "evaluations": (ASKED,)} if root else {}
-        chosen = Package(model="./m", target=target, **settings)  # type: ignore[arg-type]
+        chosen = Package(model="./m", target=target, **settings)
         return out, run(chosen, Inputs({"model": (model,)}, lineage), out, StageContext())
 
     return work

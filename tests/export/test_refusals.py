@@ -111,6 +111,6 @@ def test_a_disk_without_room_leaves_no_file(model: Path, export: Export, tmp_pat
 
 def test_types_are_known_and_named_once() -> None:
     with pytest.raises(ValidationError, match="Q4_K_M"):
-        Gguf(model="./m", types=("Q4",))  # type: ignore[arg-type]
+        Gguf(model="./m", types=("Q4",))
     with pytest.raises(ValidationError, match="twice"):
         Gguf(model="./m", types=("Q8_0", "Q8_0"))

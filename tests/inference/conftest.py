@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from random_requests import CONTEXT
@@ -23,7 +24,7 @@ def spoken_model(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path)
     tokenizer = Tokenizer.load(tiny_tokenizer)
     folder = tmp_path_factory.mktemp("spoken")
     tokenizer.save(folder)
-    changes = {"num_hidden_layers": 3, "max_position_embeddings": CONTEXT, "initializer_range": 0.2}
+    changes: dict[str, Any] = {"num_hidden_layers": 3, "max_position_embeddings": CONTEXT, "initializer_range": 0.2}
     return tiny_llama(folder, tokenizer, seed=3, **changes)
 
 
@@ -59,4 +60,4 @@ def cpp_apart(spoken_gguf: Path) -> Iterator[Engine]:
 
 @pytest.fixture(params=["hf", "cpp", "cpp_apart"])
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+    return request.getfixturevalue(request.param)

@@ -131,7 +131,7 @@ def test_a_process_that_cannot_be_started_is_told_and_tried_again(
     monkeypatch.setattr(apart, "_spawn", start_at_last)
     kill(apart)
     short = GenerationRequest(PROMPT, (), SamplingParams(max_new_tokens=3))
-    told = []
+    told: list[str] = []
     while len(told) < 200:
         try:
             assert apart.generate([short]) == cpp.generate([short])

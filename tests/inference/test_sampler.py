@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,9 @@ def test_log_probabilities_are_of_the_logits_as_they_came() -> None:
 
 def test_a_constraint_has_the_last_word() -> None:
     class Only:
+        failed = ""
+        schema: Mapping[str, Any] = {}
+
         def __init__(self) -> None:
             self.took_ids: list[int] = []
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from random_models import MakeAdapter, logits, perturb_trainable
 from safetensors.torch import load_file, save_file
@@ -87,7 +88,9 @@ def test_trainable_weights_are_float32_over_a_bfloat16_base(tiny_model: Path) ->
 def test_rslora_scales_by_the_root_of_the_rank(tiny_model: Path) -> None:
     def scale(rslora: bool) -> float:
         model = attach_lora(load_model(tiny_model), LoraSettings(rank=16, alpha=32, rslora=rslora), seed=1)
-        return model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"]
+        layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
+        assert isinstance(layer, LoraLayer)
+        return layer.scaling["default"]
 
     assert (scale(False), scale(True)) == (2.0, 8.0)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from peft import PeftModel
 from random_models import MakeAdapter, logits, perturb_trainable
 from safetensors.torch import load_file, save_file
 
@@ -57,7 +58,7 @@ def test_merged_weights_are_those_of_peft(
 ) -> None:
     adapter = make_adapter(base, **lora)
     merge_into(adapter, tmp_path / "merged")
-    by_peft = load_model(adapter).merge_and_unload().state_dict()
+    by_peft = cast(PeftModel, load_model(adapter)).merge_and_unload().state_dict()
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     assert all(torch.equal(weight, by_peft[name]) for name, weight in merged.items())
 
@@ -196,7 +197,9 @@ def test_an_adapter_with_a_larger_vocabulary_than_its_base_is_refused(
 
 
 def test_weights_that_differ_on_disk_are_detected(make_adapter: MakeAdapter, store: Path, tmp_path: Path) -> None:
-    merged = merge.merge_adapter(load_model(make_adapter()))
+    adapted = load_model(make_adapter())
+    assert isinstance(adapted, PeftModel)
+    merged = merge.merge_adapter(adapted)
     written = save_model(merged, tmp_path / "merged", tokenizer=Tokenizer.load(store / "untied"))
     weights = load_file(tmp_path / "merged" / "model.safetensors")
     weights["model.norm.weight"] += 1e-6

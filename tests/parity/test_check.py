@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -149,8 +150,12 @@ def test_a_program_that_is_not_there_is_said_to_be_unchecked(template: ChatTempl
 def test_a_wrong_mask_is_found(tiny_model: Path, template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = TransformersBackend.render_conversation
 
-    def mismatches(self: TransformersBackend, messages: object, tools: object) -> object:
-        ids, learn = honest(self, messages, tools)  # type: ignore[arg-type]
+    def mismatches(
+        self: TransformersBackend, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> tuple[list[int], list[bool]]:
+        rendered = honest(self, messages, tools)
+        assert not isinstance(rendered, str)
+        ids, learn = rendered
         return ids, [not one for one in learn or ()]
 
     monkeypatch.setattr(TransformersBackend, "render_conversation", mismatches)

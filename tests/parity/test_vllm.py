@@ -192,7 +192,9 @@ def test_a_taught_folder_answers_in_a_stream_and_stops_where_it_was_taught_to(
         assert VllmBackend(url, "secret").model == "tiny"
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0, timeout=60)
         for asked, answer in LESSONS:
-            pieces, ids, end = [], [], None
+            pieces: list[str] = []
+            ids: list[int] = []
+            end: str | None = None
             for event in client.chat.completions.create(
                 model="tiny",
                 messages=[{"role": "user", "content": asked}],

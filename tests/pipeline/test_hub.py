@@ -29,7 +29,7 @@ def package(tmp_path: Path) -> Path:
     (partial / "README.md").write_text("# 小翰\n", encoding="utf-8")
     (partial / "model-Q8_0.gguf").write_bytes(b"GGUF" + bytes(1000))
     empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
-    words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
+    words: dict[str, Any] = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
     store.commit(partial, Manifest(kind="package", type="package", key="0123", **empty, **words))
     return store.folder("package", "0123")
 

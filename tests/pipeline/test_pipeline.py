@@ -161,7 +161,7 @@ def test_a_scratch_folder_that_was_being_deleted_when_the_run_was_killed_is_neve
         (partial / SCRATCH_FOLDER / "rows" / name).write_text("1", encoding="utf-8")
     (partial / "made.txt").write_text("made", encoding="utf-8")
     empty: dict[str, Any] = {"settings": {}, "inputs": (), "files": (), "metrics": {}, "made_by": {}}
-    words = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
+    words: dict[str, Any] = {"digest": "", "started": "", "finished": "", "seconds": 0.0, "seed": 1, "version": 1}
     manifest = Manifest(kind="package", type="package", key="0123", **empty, **words)
 
     def killed(folder: Path, ignore_errors: bool = False) -> None:

@@ -70,6 +70,7 @@ def test_a_message_gets_a_value_for_each_placeholder() -> None:
     for place, call in calls_of_tr():
         message, names = call.args[0], {keyword.arg for keyword in call.keywords}
         if isinstance(message, ast.Constant) and None not in names:
+            assert isinstance(message.value, str)
             wanted = placeholders(message.value) if names or is_formatted(message.value) else set()
             if {re.split(r"[!.:\[]", field)[0] for field in wanted} != names:
                 wrong.append(f"{place}: {message.value}")

@@ -51,7 +51,7 @@ def test_a_streamed_chat_is_the_same(client: ollama.Client) -> None:
 
 def test_generate_asks_a_question_or_continues_raw_text(client: ollama.Client) -> None:
     assert client.generate("tiny", ENGLISH[0]).response == ENGLISH[1]
-    assert "".join(part.response for part in client.generate("tiny", NAME[0], stream=True)) == NAME[1]
+    assert "".join(part.response or "" for part in client.generate("tiny", NAME[0], stream=True)) == NAME[1]
     raw = client.generate("tiny", "one two", raw=True, options={"num_predict": 3})
     assert (raw.eval_count, raw.done_reason) == (3, "length")
     assert client.generate("tiny").done_reason == "load"

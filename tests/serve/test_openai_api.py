@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -20,7 +21,7 @@ from live_server import LiveServer, run_server
 
 from hanlin.core.errors import UserError
 from hanlin.inference.loading import LoadedEngine, load_engine
-from hanlin.inference.protocol import FinishReason, GenerationRequest, Stream
+from hanlin.inference.protocol import FinishReason, GenerationRequest, Stream, TokenLogprobs
 from hanlin.serve.auth import AccessPolicy
 from hanlin.serve.server import serve
 from taught_model import LESSONS, RARE
@@ -33,6 +34,7 @@ def user_messages(text: str) -> list:
 
 
 def status_of(error: openai.APIStatusError) -> tuple[int, str | None, str | None]:
+    assert isinstance(error.body, dict)
     return error.status_code, error.body["param"], error.body["code"]
 
 
@@ -61,7 +63,8 @@ def test_usage_counts_the_rendered_prompt_and_the_generated_ids(server: LiveServ
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_an_answer_at_its_limit_says_so(server: LiveServer, name: str) -> None:
-    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(COUNT[0]), **{name: 3})
+    limit: dict[str, Any] = {name: 3}
+    answer = server.client().chat.completions.create(model="tiny", messages=user_messages(COUNT[0]), **limit)
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage is not None and answer.usage.completion_tokens == 3
 
@@ -75,7 +78,7 @@ def test_a_stop_text_ends_the_answer_and_is_not_in_it(server: LiveServer) -> Non
 
 
 def test_text_parts_are_one_text(server: LiveServer) -> None:
-    parts = [{"type": "text", "text": NAME[0][:2]}, {"type": "text", "text": NAME[0][2:]}]
+    parts: Any = [{"type": "text", "text": NAME[0][:2]}, {"type": "text", "text": NAME[0][2:]}]
     answer = server.client().chat.completions.create(model="tiny", messages=[{"role": "user", "content": parts}])
     assert answer.choices[0].message.content == NAME[1]
 
@@ -201,7 +204,7 @@ def test_parallel_clients_get_each_their_own_answer(server: LiveServer) -> None:
 # ------------------------------------------------------------------------------------------------------- errors
 
 
-def refused(server: LiveServer, **body: object) -> tuple[int, str | None, str | None]:
+def refused(server: LiveServer, **body: Any) -> tuple[int, str | None, str | None]:
     with pytest.raises(openai.APIStatusError) as caught:
         server.client().chat.completions.create(**{"model": "tiny", "messages": user_messages("?"), **body})
     return status_of(caught.value)
@@ -280,13 +283,15 @@ def test_an_unknown_path_is_a_404_in_openais_form(server: LiveServer) -> None:
     assert (answer.status_code, set(answer.json()["error"])) == (404, {"message", "type", "param", "code"})
 
 
-def test_a_failure_in_the_engine_is_reported_without_details(opened: LoadedEngine, caplog) -> None:
+def test_a_failure_in_the_engine_is_reported_without_details(
+    opened: LoadedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
     with run_server(opened) as server:
 
-        def broken(request: object) -> None:
+        def broken(request: GenerationRequest) -> Stream:
             raise RuntimeError("secret path")
 
-        server.engine.stream = broken
+        server.engine.stream = broken  # type: ignore[method-assign]
         status, body = 0, ""
         answer = httpx.post(
             f"{server.address}/v1/chat/completions", json={"model": "tiny", "messages": user_messages("?")}, timeout=10
@@ -321,6 +326,10 @@ class BreakingStream:
     @property
     def finish_reason(self) -> FinishReason | None:
         return self._stream.finish_reason
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        return self._stream.logprobs
 
     def __iter__(self) -> Iterator[int]:
         yield from self._ids

@@ -17,6 +17,7 @@ import numpy as np
 import openai
 import pytest
 from live_server import LiveServer, run_server
+from openai.types.shared_params import ResponseFormatJSONSchema
 
 from hanlin.core.records import Message
 from hanlin.inference.loading import LoadedEngine, load_engine
@@ -133,12 +134,13 @@ def test_a_completion_continues_text_and_ids_alike(client: openai.OpenAI, model:
         "stop",
     )
     text = client.completions.create(model="tiny", prompt="翰林院", max_tokens=5, logprobs=2, seed=1)
-    begin = [model.tokenizer.bos_id] if model.tokenizer.adds_bos else []
+    bos = model.tokenizer.bos_id
+    begin = [bos] if bos is not None and model.tokenizer.adds_bos else []
     same = client.completions.create(
         model="tiny", prompt=[*begin, *model.tokenizer.encode("翰林院")], max_tokens=5, seed=1
     )
     assert text.choices[0].text == same.choices[0].text
-    assert text.choices[0].logprobs is not None and len(text.choices[0].logprobs.top_logprobs[0]) == 2  # type: ignore[arg-type, index]
+    assert text.choices[0].logprobs is not None and len(text.choices[0].logprobs.top_logprobs[0]) == 2  # type: ignore[index]
 
 
 def test_a_special_token_typed_into_a_completion_stays_text(client: openai.OpenAI, model: LoadedEngine) -> None:
@@ -184,7 +186,7 @@ def test_both_engines_embed_alike(taught_model: Path, taught_gguf: Path) -> None
 # --------------------------------------------------------------------------------------------- response formats
 
 
-SCHEMA = {
+SCHEMA: dict[str, object] = {
     "type": "object",
     "properties": {"town": {"enum": ["东", "西"]}, "year": {"type": "integer", "minimum": 1, "maximum": 9}},
     "required": ["town", "year"],
@@ -194,13 +196,16 @@ SCHEMA = {
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_an_answer_fits_the_schema(client: openai.OpenAI, temperature: float) -> None:
-    response_format = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
+    response_format: ResponseFormatJSONSchema = {
+        "type": "json_schema",
+        "json_schema": {"name": "place", "schema": SCHEMA, "strict": True},
+    }
     answer = client.chat.completions.create(
         model="tiny",
         messages=user_messages("?"),
         response_format=response_format,
         temperature=temperature,
-        seed=3,  # type: ignore[arg-type]
+        seed=3,
     )
     value = json.loads(answer.choices[0].message.content or "")
     assert value["town"] in "东西" and 1 <= value["year"] <= 9 and set(value) == {"town", "year"}
@@ -225,20 +230,20 @@ def test_a_json_object_begins_as_one(client: openai.OpenAI) -> None:
     ids=["type", "lookahead", "remote", "large"],
 )
 def test_a_schema_that_cannot_be_used_is_refused_soon(client: openai.OpenAI, schema: dict) -> None:
-    response_format = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
+    response_format: ResponseFormatJSONSchema = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.with_options(timeout=10).chat.completions.create(
             model="tiny",
             messages=user_messages("?"),
             response_format=response_format,
-            max_tokens=5,  # type: ignore[arg-type]
+            max_tokens=5,
         )
     assert caught.value.body["param"] == "response_format.json_schema.schema"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("pattern", ["(.{1,3000}x){1,3000}", "(a|aa|b*)*c{2000}", "(.*a.{400}){9}"])
 def test_a_costly_pattern_costs_no_long_time(client: openai.OpenAI, pattern: str) -> None:
-    response_format = {
+    response_format: ResponseFormatJSONSchema = {
         "type": "json_schema",
         "json_schema": {"name": "s", "schema": {"type": "string", "pattern": pattern}},
     }
@@ -247,7 +252,7 @@ def test_a_costly_pattern_costs_no_long_time(client: openai.OpenAI, pattern: str
         client.chat.completions.create(
             model="tiny",
             messages=user_messages("?"),
-            response_format=response_format,  # type: ignore[arg-type]
+            response_format=response_format,
             max_tokens=5,
         )
     assert time.monotonic() - start_time < 30

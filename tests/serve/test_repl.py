@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from live_server import LiveServer
@@ -15,7 +16,7 @@ from hanlin.cli.chat.backends import LocalModel, RemoteServer
 from hanlin.cli.chat.repl import ChatSession, run_chat
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
-from hanlin.data.formats.chats import read_messages
+from hanlin.data.formats.chats import ParsedChat, read_messages
 from hanlin.inference.loading import LoadedEngine
 from taught_model import LESSONS, RARE
 
@@ -54,7 +55,7 @@ class Typist:
         return "".join(self.written)
 
 
-def talk(model: Path | str, *lines: str, **options) -> Typist:
+def talk(model: Path | str, *lines: str, **options: Any) -> Typist:
     typist = Typist(*lines)
     run_chat(model, read_line=typist.read_line, write=typist.write, **options)
     return typist
@@ -168,6 +169,7 @@ def test_a_saved_conversation_is_a_row_that_the_data_stages_read(taught_model: P
     shown = talk(taught_model, LESSONS[0][0], f"/save {file}", f"/save {file}").text
     assert f"saved in {file}" in shown and "already exists" in shown
     (chat_read,) = read_messages(json.loads(file.read_text(encoding="utf-8")))
+    assert isinstance(chat_read, ParsedChat)
     assert [message.text for message in chat_read.messages] == list(LESSONS[0])
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ollama
 import openai
@@ -20,7 +21,7 @@ from hanlin.inference.loading import load_engine
 from hanlin.serve.api.tool_calls import ToolCallParser, build_call_schema, get_tool_names
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-WEATHER = {
+WEATHER: Any = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -33,7 +34,7 @@ WEATHER = {
         },
     },
 }
-MESSAGES = [{"role": "user", "content": "?"}]
+MESSAGES: Any = [{"role": "user", "content": "?"}]
 CALL = '{"name": "weather", "parameters": {"town": "}\\"{", "day": [1, {"a": 2}]}}'
 
 
@@ -96,12 +97,12 @@ def caller(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
-def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: object) -> None:
-    answer = caller.client().chat.completions.create(
+def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: Any) -> None:
+    answer: Any = caller.client().chat.completions.create(
         model="tiny",
         messages=MESSAGES,
         tools=[WEATHER],
-        tool_choice=choice,  # type: ignore[call-overload]
+        tool_choice=choice,
     )
     (call,) = answer.choices[0].message.tool_calls
     arguments = json.loads(call.function.arguments)
@@ -110,8 +111,14 @@ def test_a_demanded_call_comes_and_fits_its_schema(caller: LiveServer, choice: o
 
 
 def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
-    fields = {"model": "tiny", "messages": MESSAGES, "tools": [WEATHER], "tool_choice": "required", "seed": 1}
-    chunks = list(caller.client().chat.completions.create(**fields, stream=True))  # type: ignore[call-overload]
+    fields: dict[str, Any] = {
+        "model": "tiny",
+        "messages": MESSAGES,
+        "tools": [WEATHER],
+        "tool_choice": "required",
+        "seed": 1,
+    }
+    chunks = list(caller.client().chat.completions.create(**fields, stream=True))
     parts = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
     assert parts[0].function.name == "weather" and parts[0].id and len(parts) > 3
     assert {part.index for part in parts} == {0} and not any(part.id for part in parts[1:])
@@ -122,13 +129,13 @@ def test_a_streamed_call_comes_in_parts_name_first(caller: LiveServer) -> None:
 
 def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: LiveServer) -> None:
     """Here the response format makes the model call."""
-    form = {"type": "json_schema", "json_schema": {"name": "call", "schema": build_call_schema([WEATHER])}}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "call", "schema": build_call_schema([WEATHER])}}
     client = caller.client()
-    answer = client.chat.completions.create(
+    answer: Any = client.chat.completions.create(
         model="tiny",
         messages=MESSAGES,
         tools=[WEATHER],
-        response_format=form,  # type: ignore[call-overload]
+        response_format=form,
     )
     (call,) = answer.choices[0].message.tool_calls
     turns = [
@@ -136,22 +143,22 @@ def test_a_call_that_the_model_chose_is_read_and_its_result_goes_back(caller: Li
         answer.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": "晴"},
     ]
-    after = client.chat.completions.create(model="tiny", messages=turns, tools=[WEATHER], max_tokens=4)  # type: ignore[arg-type, list-item]
+    after = client.chat.completions.create(model="tiny", messages=turns, tools=[WEATHER], max_tokens=4)
     assert after.usage and answer.usage and after.usage.prompt_tokens > answer.usage.prompt_tokens
 
 
 def test_with_tool_choice_none_the_model_is_offered_no_tool(caller: LiveServer) -> None:
-    fields = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2}
+    fields: dict[str, Any] = {"model": "tiny", "messages": MESSAGES, "max_tokens": 2}
     client = caller.client()
-    none = client.chat.completions.create(**fields, tools=[WEATHER], tool_choice="none")  # type: ignore[call-overload]
-    plain = client.chat.completions.create(**fields)  # type: ignore[call-overload]
+    none = client.chat.completions.create(**fields, tools=[WEATHER], tool_choice="none")
+    plain = client.chat.completions.create(**fields)
     assert none.usage == plain.usage
 
 
 def test_ollamas_client_gets_a_call_as_an_object(caller: LiveServer) -> None:
     with ollama.Client(caller.address, timeout=30) as client:
         for stream in (False, True):
-            parts = client.chat("tiny", MESSAGES, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)  # type: ignore[call-overload]
+            parts = client.chat("tiny", MESSAGES, tools=[WEATHER], format=build_call_schema([WEATHER]), stream=stream)
             calls = [call for part in (parts if stream else [parts]) for call in part.message.tool_calls or []]
             assert [call.function.name for call in calls] == ["weather"]
             assert calls[0].function.arguments["town"] in "东西"
@@ -159,5 +166,5 @@ def test_ollamas_client_gets_a_call_as_an_object(caller: LiveServer) -> None:
 
 def test_a_template_without_tools_refuses_them_by_name(server: LiveServer) -> None:
     with pytest.raises(openai.BadRequestError, match="has no form for tools") as caught:
-        server.client().chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER])  # type: ignore[call-overload]
+        server.client().chat.completions.create(model="tiny", messages=MESSAGES, tools=[WEATHER])
     assert caught.value.body["param"] == "tools"  # type: ignore[index]

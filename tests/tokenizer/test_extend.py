@@ -142,7 +142,7 @@ def test_pieces_are_no_longer_than_asked(extension: tuple[Tokenizer, Extension])
 
 def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
-    row = {"version": "1.0", "added_tokens": [], "model": model, "decoder": None, "normalizer": None}
+    row: dict[str, object] = {"version": "1.0", "added_tokens": [], "model": model, "decoder": None, "normalizer": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps({**row, "pre_tokenizer": None}), encoding="utf-8")
     with pytest.raises(UserError, match="cannot be extended"):
         extend_tokenizer(Tokenizer.load(tmp_path), CHINESE, 5)

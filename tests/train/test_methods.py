@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from training_data import conversation, many, preference
@@ -155,14 +155,16 @@ def test_pissa_is_saved_as_peft_converts_it_and_fits_the_original_base(
     rslora: bool, tiny_model: Path, tmp_path: Path
 ) -> None:
     adapted = attach_lora(load_model(tiny_model), LoraSettings(rank=4, init="pissa", rslora=rslora), seed=1)
-    adapted.peft_config["default"].init_lora_weights = True  # as PEFT's own manual has it, to keep the start
-    adapted.save_pretrained(tmp_path / "start")
-    adapted.peft_config["default"].init_lora_weights = "pissa"
+    config = adapted.peft_config["default"]
+    assert isinstance(config, LoraConfig)
+    config.init_lora_weights = True  # as PEFT's own manual has it, to keep the start
+    adapted.save_pretrained(str(tmp_path / "start"))
+    config.init_lora_weights = "pissa"
     start = get_initial_lora_weights(adapted)
     trained = logits(moved(adapted))
     save_adapter(adapted, tmp_path / "ours", base=tiny_model, initial=start)
     torch.testing.assert_close(logits(load_model(tmp_path / "ours")), trained, atol=1e-4, rtol=1e-4)
-    adapted.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    adapted.save_pretrained(str(tmp_path / "theirs"), path_initial_model_for_weight_conversion=str(tmp_path / "start"))
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("ours", "theirs"))
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
@@ -206,7 +208,7 @@ def test_pissa_with_dora_or_dropout_is_refused(more: dict) -> None:
 def test_noise_is_transformers_own(tiny_model: Path) -> None:
     from transformers.integrations.neftune import neftune_post_forward_hook
 
-    embeddings = load_model(tiny_model).get_input_embeddings().train()
+    embeddings: Any = load_model(tiny_model).get_input_embeddings().train()
     embeddings.neftune_noise_alpha = 5.0
     clean = embeddings(IDS)
     torch.manual_seed(3)

@@ -36,7 +36,9 @@ FORMS: dict[str, dict[str, Any]] = {
     "8 bits": {"quantization": "int8"},
 }
 BESIDE: dict[str, dict[str, Any]] = {"last layer": {"train_last_layers": 1}, "new rows": {"trainable_tokens": 390}}
-CASES = [(name, form, {}) for name, form in FORMS.items()] + [(name, {}, more) for name, more in BESIDE.items()]
+CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [(name, form, {}) for name, form in FORMS.items()] + [
+    (name, {}, more) for name, more in BESIDE.items()
+]
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own, on PiSSA and newer transformers
@@ -73,6 +75,7 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     with torch.no_grad():
         trained = network.loss_sum(batch).item()
     assert abs(trained - first) > 0.5, "nothing was trained"
+    assert isinstance(network.hf_model, PeftModel)
     save_adapter(network.hf_model, tmp_path / "adapter", base=tiny_model, initial=network.adapter_init)
 
     if packed:  # over the same base in few bits; over the whole one the loss is that of other weights
@@ -82,8 +85,8 @@ def test_an_adapter_gives_under_plain_peft_the_loss_that_training_ended_with(
     else:
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    ids, learn = rows.encoded.read(rows.samples[0][0])
-    ids = torch.from_numpy(ids.astype("int64"))
+    read_ids, learn = rows.encoded.read(rows.samples[0][0])
+    ids = torch.from_numpy(read_ids.astype("int64"))
     with torch.no_grad():
         logits = loaded(input_ids=ids[None, :-1]).logits[0].float()
     learned = torch.from_numpy(learn[1:].copy())

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_a_reference_of_a_stage_of_its_own_gives_the_same_run(
     validation = given.by_field["data"][0] / VALIDATION_FILE
     write_jsonl(validation, records[:3])
     settings = settings.model_copy(update={"eval_steps": 1})
-    found = []
+    found: list[dict[str, Any]] = []
     for inputs_of_run in (given, with_reference(given, referred(given, objective=kind))):
         out = tmp_path / f"run-{len(found)}"
         out.mkdir()

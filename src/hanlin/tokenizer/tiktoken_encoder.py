@@ -155,7 +155,7 @@ def _arrives_at(
     return True
 
 
-def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:
+def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, str] | None:
     """The two tokens that merging a token's bytes by rank arrives at; None if it stops at more, or at one byte."""
     parts = list(token)
     costs = [ranks.get(token[index : index + 2], math.inf) for index in range(len(token) - 1)]
@@ -170,4 +170,4 @@ def _halves(token: str, ranks: Mapping[str, int]) -> tuple[str, ...] | None:
             costs[index] = ranks.get(parts[index] + parts[index + 1], math.inf)
         if index:
             costs[index - 1] = ranks.get(parts[index - 1] + parts[index], math.inf)
-    return tuple(parts) if len(parts) == 2 else None
+    return (parts[0], parts[1]) if len(parts) == 2 else None

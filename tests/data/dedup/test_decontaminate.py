@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stage_runs import STAGES, Made
 
-from hanlin.config.settings.data import Conversations, Corpus, Decontaminate, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Decontaminate
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Question
@@ -122,7 +122,7 @@ def question_file(put: Put) -> Path:
     return put("validation.jsonl", [question.to_json() for question in asked])
 
 
-def stage(kind: type[Reading], out: Path, source: Path, against: Path, **settings: Any) -> Made:
+def stage(kind: type[Corpus | Conversations], out: Path, source: Path, against: Path, **settings: Any) -> Made:
     out.mkdir()
     inputs = Inputs({"sources.0.path": (source,), "decontaminate.against": (against,)})
     asked = {"against": "./q", **settings.pop("decontaminate", {})}

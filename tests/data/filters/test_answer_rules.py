@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from hanlin.config.settings.rules import ALL_CHAT_RULES, ANSWER_RULES, read_rules
+from hanlin.config.settings.rules import ALL_CHAT_RULES, ANSWER_RULES, Rule, read_rules
 from hanlin.core.records import Message
 from hanlin.data.filters import answers
 from hanlin.data.filters.answers import build_answer_rules, judge_answers
@@ -22,15 +22,9 @@ def chat(question: str, answer: str) -> tuple[Message, ...]:
 
 def judge(name: str, question: str, answer: str) -> Drop | None:
     (rule,) = build_answer_rules(
-        rule if hasattr(rule, "name") else _rule(rule) for rule in read_rules([name], ALL_CHAT_RULES, ())
+        rule if isinstance(rule, Rule) else Rule(**rule) for rule in read_rules([name], ALL_CHAT_RULES, ())
     )
     return judge_answers(chat(question, answer), [rule])
-
-
-def _rule(row: dict[str, object]) -> object:
-    from hanlin.config.settings.rules import Rule
-
-    return Rule(**row)  # type: ignore[arg-type]
 
 
 def test_settings_and_functions_name_the_same_rules_on_answers() -> None:
@@ -141,7 +135,7 @@ def test_only_answers_are_judged() -> None:
         Message("user", f"这段话哪里重复了？\n{SPRING}\n{SPRING}\n{SPRING}\n{SPRING}"),
         Message("assistant", "四句话是一样的。"),
     )
-    assert judge_answers(turns, build_answer_rules([_rule(rule)])) is None  # type: ignore[list-item]
+    assert judge_answers(turns, build_answer_rules([rule if isinstance(rule, Rule) else Rule(**rule)])) is None
 
 
 @pytest.mark.parametrize(

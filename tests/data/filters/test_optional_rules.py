@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -200,8 +201,11 @@ def chat(question: str, answer: str) -> tuple[Message, ...]:
 
 
 def apply_turn_rule(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
-    rule = {"truncated_answers": truncated_answers, "answer_language": answer_language}[name]
-    return rule(turns, **TURN_RULES[name])  # type: ignore[arg-type]
+    rules: dict[str, Callable[..., tuple[Message, ...] | Drop]] = {
+        "truncated_answers": truncated_answers,
+        "answer_language": answer_language,
+    }
+    return rules[name](turns, **TURN_RULES[name])
 
 
 @pytest.mark.parametrize(

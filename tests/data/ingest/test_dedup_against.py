@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from stage_runs import STAGES, Made, run_stage
 
-from hanlin.config.settings.data import Conversations, Corpus, Preferences, Reading
+from hanlin.config.settings.data import Conversations, Corpus, Preferences
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.data.dedup import cluster
@@ -20,7 +20,9 @@ CHANCE = random.Random(5)
 TEXTS = ["".join(CHANCE.choice("春夏秋冬花鸟鱼虫山水云雨风雪东西南北诗书礼乐") for _ in range(80)) for _ in range(20)]
 
 
-def run_against(kind: type[Reading], path: Path, known: tuple[Path, ...], out: Path, **settings: Any) -> Made:
+def run_against(
+    kind: type[Corpus | Conversations | Preferences], path: Path, known: tuple[Path, ...], out: Path, **settings: Any
+) -> Made:
     """Run a stage on one file, against folders of other stages."""
     out.mkdir()
     inputs = Inputs({"sources.0.path": (path,), "dedup_against": known})

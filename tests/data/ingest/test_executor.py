@@ -54,7 +54,7 @@ def test_the_byte_ranges_of_a_file_have_each_line_once(put: Put, stop: int) -> N
     path = put("a.txt", b"one\n\ntwo\r\na longer line\nx\nno end")
     with InputFile(path) as whole:
         expected = list(whole.lines(100))
-    found = []
+    found: list[tuple[bytes, int, int]] = []
     size = path.stat().st_size
     for start in range(0, size, stop):
         with InputFile(path, ByteRange(start, start + stop if start + stop < size else None)) as tape:
@@ -108,9 +108,13 @@ def test_a_file_that_changed_after_it_was_probed_is_refused(
 ) -> None:
     path = put("a.jsonl", lines(9))
     probe = splits.probe_file
-    monkeypatch.setattr(
-        "hanlin.data.ingest.ingest.probe_file", lambda *asked: (probe(*asked), os.utime(path, (1, 1)))[0]
-    )
+
+    def probe_and_touch(*arguments: Any) -> splits.FileProbe:
+        probed = probe(*arguments)
+        os.utime(path, (1, 1))
+        return probed
+
+    monkeypatch.setattr("hanlin.data.ingest.ingest.probe_file", probe_and_touch)
     with pytest.raises(UserError, match="changed"):
         run(Corpus, path)
 

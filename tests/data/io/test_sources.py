@@ -78,8 +78,13 @@ def test_a_pinned_hub_source_is_fetched_as_data_and_a_model_as_a_model(monkeypat
 
     from hanlin.pipeline.hub import download
 
-    asked = []
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: asked.append(options) or "/x")
+    asked: list[dict[str, str]] = []
+
+    def snapshot_download(name: str, **options: str) -> str:
+        asked.append(options)
+        return "/x"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     for field in ("sources.0.path", "model"):
         download({"field": field, "key": "hf:owner/name@abc123"})
     assert [(row["repo_type"], row["revision"]) for row in asked] == [("dataset", "abc123"), ("model", "abc123")]

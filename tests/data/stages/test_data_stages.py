@@ -100,7 +100,7 @@ GOOD = chat(("user", "你是谁？"), ("assistant", "我是小翰。"))
 
 def conversation(
     put: Put, run: Run, row: dict[str, Any], **settings: Any
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[list[dict[str, Any]]], dict[str, int]]:
     made = run(Conversations, put("a.jsonl", [GOOD, row]), validation_fraction=0, **settings)
     return [row["messages"] for row in made.kept[1:]], made.ledger["dropped"]
 

@@ -142,7 +142,7 @@ def test_the_first_of_equal_losses_is_the_best_and_what_is_no_number_never_is() 
 def test_measuring_needs_records_that_are_held_out(tmp_path: Path, inputs: Callable[..., Inputs]) -> None:
     with pytest.raises(UserError, match=r"validation\.jsonl") as caught:
         stages.sft(Sft(**SFT), inputs(many(conversation, 4)), tmp_path, StageContext())
-    assert "validation_fraction" in caught.value.hint
+    assert "validation_fraction" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("more", [{"early_stopping_patience": 1}, {"save_best": True}])

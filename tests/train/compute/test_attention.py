@@ -40,8 +40,8 @@ def attended(
             mask[query, places[: place + 1]] = True
 
     def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        moved = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
-        out = torch.nn.functional.scaled_dot_product_attention(*moved, attn_mask=mask, enable_gqa=True)
+        query, key, value = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+        out = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=True)
         return out[0].transpose(0, 1)
 
     def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -121,8 +121,8 @@ def reference_varlen(
     assert longest == longest_key == edges.diff().max()
     outputs = []
     for start, end in itertools.pairwise(edges.tolist()):
-        parts = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
-        found = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=enable_gqa)
+        q, k, v = (part[start:end].transpose(0, 1)[None] for part in (query, key, value))
+        found = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=enable_gqa)
         outputs.append(found[0].transpose(0, 1))
     return torch.cat(outputs)
 
@@ -165,7 +165,7 @@ def test_a_processor_trains_with_groups_and_refuses_kernels_that_it_has_not() ->
     )
     for requested in ("varlen", "flex"):
         with pytest.raises(UserError, match=requested):
-            choose_kernel(requested, CPU, torch.bfloat16, 64)  # type: ignore[arg-type]
+            choose_kernel(requested, CPU, torch.bfloat16, 64)
 
 
 def test_every_token_stands_in_exactly_one_group() -> None:

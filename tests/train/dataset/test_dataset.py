@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -124,12 +125,14 @@ def test_a_pair_s_prompt_is_read_once_and_answered_twice(encoded: Callable, temp
     assert one.position_ids[0][one.target_positions].tolist() == two.position_ids[0][two.target_positions].tolist()
 
 
-def killed_once(tokenizer: Tokenizer, after: int) -> tuple[Callable[[list[Document]], list[EncodedRecord]], list[str]]:
+def killed_once(
+    tokenizer: Tokenizer, after: int
+) -> tuple[Callable[[Sequence[Document]], list[EncodedRecord]], list[str]]:
     """An encoder that is interrupted once, when it has seen so many documents; and the ids of those that it encoded."""
     seen: list[str] = []
     due = [KeyboardInterrupt]
 
-    def encode(batch: list[Document]) -> list[EncodedRecord]:
+    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
         if len(seen) == after and due:
             raise due.pop()
         seen.extend(row.id for row in batch)
@@ -144,7 +147,7 @@ def test_a_killed_encoding_goes_on_where_it_was(
     monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 4)
     documents = many(document, 10)
     encode, seen = killed_once(tokenizer, 8)
-    arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
+    arguments: dict[str, Any] = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
     with pytest.raises(KeyboardInterrupt):
         encode_records(documents, encode, **arguments)
     store = encode_records(documents, encode, **arguments)
@@ -161,7 +164,7 @@ def test_what_a_killed_encoding_left_in_shards_of_another_size_is_not_mistaken(
     monkeypatch.setattr(encoded_module, "SHARD_RECORDS", 2)
     documents = many(document, 26)
     killed, _ = killed_once(tokenizer, 12)
-    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 26}
+    arguments: dict[str, Any] = {"width": 1, "progress": Progress(quiet=True), "total": 26}
     with pytest.raises(KeyboardInterrupt):
         encode_records(documents, killed, folder=tmp_path / "killed", **arguments)
     for folder in ("killed", "whole"):
@@ -191,7 +194,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     for processes in (1, 2, 3):
         pids = tmp_path / f"pids-{processes}"
 
-        def encode(batch: list[Document], pids: Path = pids) -> list[EncodedRecord]:
+        def encode(batch: Sequence[Document], pids: Path = pids) -> list[EncodedRecord]:
             with pids.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             return list(encode_documents(batch, tokenizer))
@@ -228,12 +231,12 @@ def children() -> set[int]:
 @needs_fork
 @pytest.mark.usefixtures("shards_of_two")
 def test_an_error_in_a_shard_writer_is_raised_here_and_no_writer_is_left(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    def encode(batch: list[Document]) -> list[EncodedRecord]:
+    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
         if batch[0].id == many(document, 3)[2].id:
             raise UserError("wrong", batch[0].id, "mend it")
         return list(encode_documents(batch, tokenizer))
 
-    arguments = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
+    arguments: dict[str, Any] = {"width": 1, "folder": tmp_path / "rows", "progress": Progress(quiet=True), "total": 10}
     before = children()
     with pytest.raises(UserError, match="wrong"):
         encode_records(many(document, 10), encode, processes=3, **arguments)
@@ -246,12 +249,12 @@ def test_an_error_in_a_shard_writer_is_raised_here_and_no_writer_is_left(tmp_pat
 def test_a_process_that_was_killed_is_made_up_for(tmp_path: Path, tokenizer: Tokenizer) -> None:
     documents, here = many(document, 9), os.getpid()
 
-    def encode(batch: list[Document]) -> list[EncodedRecord]:
+    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
         if batch[0].id == documents[2].id and os.getpid() != here:
             os.kill(os.getpid(), signal.SIGKILL)
         return list(encode_documents(batch, tokenizer))
 
-    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 9}
+    arguments: dict[str, Any] = {"width": 1, "progress": Progress(quiet=True), "total": 9}
     encode_records(documents, encode, processes=2, folder=tmp_path / "killed", **arguments)
     encode_records(documents, encode, processes=1, folder=tmp_path / "whole", **arguments)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
@@ -269,14 +272,14 @@ def test_an_interrupt_ends_the_processes_and_what_they_wrote_is_taken_over(
         yield from documents[:8]
         raise KeyboardInterrupt
 
-    def encode(batch: list[Document]) -> list[EncodedRecord]:
+    def encode(batch: Sequence[Document]) -> list[EncodedRecord]:
         if batch[0].id == documents[6].id and not again:
             time.sleep(60)
         return list(encode_documents(batch, tokenizer))
 
     again = False
     folder = tmp_path / "rows"
-    arguments = {"width": 1, "progress": Progress(quiet=True), "total": 12, "processes": 2}
+    arguments: dict[str, Any] = {"width": 1, "progress": Progress(quiet=True), "total": 12, "processes": 2}
     before = children()
     with pytest.raises(KeyboardInterrupt):
         encode_records(interrupted(), encode, folder=folder, **arguments)

@@ -193,6 +193,7 @@ def test_llama_2_begins_every_exchange_exactly_once(tmp_path: Path, encoded: Cal
     train_tokenizer(list(SENTENCES), vocab_size=320, template="llama2", out=tmp_path / "t")
     template = ChatTemplate.load(tmp_path / "t")
     bos = template.tokenizer.bos_id
+    assert bos is not None
     turns = tuple(Message(role, "好") for _ in range(2) for role in ("user", "assistant"))
     whole = template.render(turns)
     place = [number for number, id in enumerate(whole.ids) if id == bos][1]

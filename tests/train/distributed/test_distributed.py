@@ -79,7 +79,8 @@ def loads_alone(out: Path, base: Path) -> None:
         ours = load_file(weights(out))
         assert len(ours) == sum("lora_" in name for name, _ in model.named_parameters())
     else:
-        model, told = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+        model, told = loaded
         assert not told["missing_keys"] and not told["unexpected_keys"]
     with torch.no_grad():
         assert torch.isfinite(model(torch.arange(8)[None]).logits).all()

@@ -273,7 +273,7 @@ def test_a_great_beta_magnifies_rounding_and_stops_no_run(make_model: Callable, 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", [Dpo, Ipo, Hinge, Kto])
 def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_another_model(
-    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Objective], precision: str
+    make_model: Callable, pairs: EncodedRecords, answers: EncodedRecords, form: type[Dpo | Ipo | Kto], precision: str
 ) -> None:
     model = make_model(SETTINGS, precision)
     data = PackedDataset.from_records(answers if form is Kto else pairs)
@@ -284,7 +284,7 @@ def test_a_start_is_exact_though_the_reference_was_rounded_otherwise_but_not_of_
 
     def started(off: float) -> Objective:
         given = reference + off * np.array([1.0, -1.0])
-        objective = kto_of(answers, given) if form is Kto else form(0.1, 0.0, given)
+        objective = kto_of(answers, given) if issubclass(form, Kto) else form(0.1, 0.0, given)
         return objective.calibrate_reference(model, data, np.arange(4), 100, lambda tensors: None)
 
     now = started(1e-7)
@@ -346,12 +346,12 @@ def test_the_reference_point_is_the_same_for_every_process(make_model: Callable,
             model, np.arange(4)[rank::3], 100, lambda tensors: reported.extend(t.clone() for t in tensors)
         )
     total = torch.stack(reported).sum(0)
-    points = [
-        objective.prepare_step(
-            model, np.arange(4)[rank::3], 100, lambda tensors: [t.copy_(total) for t in tensors] and None
-        )
-        for rank in range(3)
-    ]
+
+    def set_totals(tensors: Sequence[torch.Tensor]) -> None:
+        for tensor in tensors:
+            tensor.copy_(total)
+
+    points = [objective.prepare_step(model, np.arange(4)[rank::3], 100, set_totals) for rank in range(3)]
     assert [now.reference_point for now in points] == [pytest.approx(alone, rel=1e-6)] * 3 and alone > 1
 
 

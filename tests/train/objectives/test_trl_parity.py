@@ -160,8 +160,8 @@ def test_kto(
     objective = Kto(BETA, 1.3, 0.8, store.desirable, reference_of(make_model, rows, mismatched), mismatched)
     now = objective.prepare_step(model, np.arange(COUNT), 100, lambda tensors: None)
     (point,) = trainer._metrics["eval"]["kl"]
-    print(f"reference point {now.point:.7f} / {point:.7f}")
-    assert now.point == pytest.approx(point, abs=1e-5) and point > 0
+    print(f"reference point {now.reference_point:.7f} / {point:.7f}")
+    assert now.reference_point == pytest.approx(point, abs=1e-5) and point > 0
     assert_same(now.loss(model, rows.collate(range(COUNT))), model, loss, trainer.model)
 
 
