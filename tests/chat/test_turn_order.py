@@ -21,12 +21,13 @@ RIGHT = {
     "a tool": [USER, CALL, RESULT, ANSWER, USER, ANSWER],
     "two results and a second call": [USER, CALL, RESULT, RESULT, CALL, RESULT, ANSWER],
     "a call at the end": [USER, CALL],
+    "a greeting first": [ANSWER, USER, ANSWER],
+    "a greeting after the system text": [SYSTEM, ANSWER, USER, ANSWER],
 }
 WRONG = {
     "nothing": ([], "no turns"),
     "ends with the user": ([USER, ANSWER, USER], "ends with user"),
     "ends with a result": ([USER, CALL, RESULT], "ends with tool"),
-    "begins with the assistant": ([ANSWER, USER, ANSWER], "assistant at the beginning"),
     "two answers": ([USER, ANSWER, ANSWER], "assistant after assistant"),
     "two users": ([USER, USER, ANSWER], "user after user"),
     "two systems": ([SYSTEM, SYSTEM, USER, ANSWER], "second or late system"),

@@ -288,11 +288,12 @@ CALLING = "calling assistant"
 """The role of an assistant's message that calls tools, in `NEXT_ROLES`."""
 
 NEXT_ROLES: dict[str | None, tuple[str, ...]] = {
-    None: ("system", "user"),
-    "system": ("user",),
+    None: ("system", "user", "assistant"),
+    "system": ("user", "assistant"),
     "user": ("assistant",),
     "assistant": ("user",),
     CALLING: ("tool",),
     "tool": ("assistant", "tool"),
 }
-"""The roles that may follow a role; None is the start. Tool calls are followed by their results."""
+"""The roles that may follow a role; None is the start. Tool calls are followed by their results. An assistant's turn
+before any of the user is a greeting."""

@@ -20,7 +20,8 @@ from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.core.records import Message
 from hanlin.core.resumable import Row, process_in_chunks
-from hanlin.data.formats.chats import CHAT_FORMATS, join_question
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.questions import join_question
 from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows

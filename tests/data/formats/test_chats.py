@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import pytest
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.chats import CHAT_FORMATS, read_math
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.content.calls import read_calls
+from hanlin.data.formats.content.tool_lists import read_tools
 from hanlin.data.formats.detect import open_records
-from hanlin.data.formats.turns import ParsedChat, read_calls, read_tools
+from hanlin.data.formats.questions import read_math
+from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile
 from hanlin.data.ledger import Drop
@@ -81,7 +85,7 @@ def read_only_chat(put: Put, row: Any, **source: Any) -> tuple[str, ParsedChat]:
                     {"role": "assistant", "content": [{"type": "text", "text": "我是小翰。"}], "loss_weight": 1.0},
                 ]
             },
-            ASKED,
+            (ASKED[0], replace(ASKED[1], train=True)),
         ),
         (
             "messages",
@@ -208,7 +212,7 @@ def test_openai_tool_calls_are_read(put: Put) -> None:
     tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
     _, chat = read_only_chat(put, {"messages": turns, "tools": tools})
     assert chat.messages[0].role == "system"
-    assert chat.messages[2].tool_calls == (ToolCall("add", {"a": 3}), ToolCall("add", {"a": 3}))
+    assert chat.messages[2].tool_calls == (ToolCall("add", {"a": 3}, "1"), ToolCall("add", {"a": 3}, "1"))
     assert chat.messages[3].name == "add" and chat.tools == ({"name": "add", "parameters": {}},)
 
 
@@ -272,7 +276,7 @@ def test_glaive_functions_that_are_not_json_are_dropped_with_a_reason(put: Put, 
     assert isinstance(found, Drop) and found.reason == "broken_tools"
 
 
-def test_moss_commands_become_calls_and_thoughts_go_to_meta(put: Put) -> None:
+def test_moss_commands_become_calls_and_thoughts_their_reasoning(put: Put) -> None:
     _, chat = read_only_chat(put, MOSS_PLUGIN)
     assert [message.role for message in chat.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert chat.messages[2].tool_calls == (
@@ -280,7 +284,8 @@ def test_moss_commands_become_calls_and_thoughts_go_to_meta(put: Put) -> None:
         ToolCall("Calculate", {"expression": "7*2"}),
     )
     assert chat.messages[3].text == 'Calculate("3+4") => 7'
-    assert chat.tools[0]["name"] == "Calculate" and chat.meta["inner_thoughts"] == {"1": "先加后乘"}
+    assert chat.tools[0]["name"] == "Calculate"
+    assert [message.reasoning for message in chat.messages] == ["", "", "先加后乘", "", ""]
 
 
 @pytest.mark.parametrize(
@@ -292,10 +297,10 @@ def test_moss_commands_become_calls_and_thoughts_go_to_meta(put: Put) -> None:
             "broken_tool_call",
         ),
         ({"conversations": [{"from": "human", "value": "问"}], "tools": "{"}, "broken_tools"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}]}, "not_text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "u"}]}]}, "media"),
         (
-            {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答", "weight": 0}]},
-            "zero_weight_answer",
+            {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": "答", "weight": 0.5}]},
+            "loss_weight",
         ),
         ({"instruction": "", "output": "答"}, "no_question"),
         ({"instruction": "问", "output": " "}, "no_answer"),

@@ -114,7 +114,7 @@ def test_conversations_are_read_back_as_records(put: Put, run: Run) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (chat(("assistant", "先说"), ("user", "问"), ("assistant", "答")), "turn_order"),
+        (chat(("user", "问"), ("assistant", "先说"), ("assistant", "答")), "turn_order"),
         (chat(("user", "问"), ("user", "再问"), ("assistant", "答")), "turn_order"),
         (chat(("user", "问"), ("system", "系统"), ("assistant", "答")), "turn_order"),
         (chat(("user", "问"), ("tool", "7"), ("assistant", "答")), "turn_order"),

@@ -18,6 +18,7 @@ CHAT_FORMAT_NAMES = (
     "messages",
     "moss",
     "glaive",
+    "xlam",
     "firefly",
     "self_instruct",
     "alpaca",

@@ -52,7 +52,7 @@ def build_answer_rules(rules: Iterable[Rule]) -> list[tuple[str, AnswerRule]]:
 
 
 def judge_answers(messages: Sequence[Message], rules: Sequence[tuple[str, AnswerRule]]) -> Drop | None:
-    """Judge every answer of a chat beside the last turn of the user.
+    """Judge every answer of a chat that may be learned beside the last turn of the user.
 
     Returns:
         The first Drop, whose detail begins with the number of the turn; or None.
@@ -61,7 +61,7 @@ def judge_answers(messages: Sequence[Message], rules: Sequence[tuple[str, Answer
     for turn_number, message in enumerate(messages if rules else (), start=1):
         if message.role == "user":
             question = message.text
-        if message.role != "assistant" or not message.text:
+        if message.role != "assistant" or message.train is False or not message.text:
             continue
         for _, rule in rules:
             if drop := rule(message.text, question):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from hanlin.core.records import CALLING, NEXT_ROLES, Message
 from hanlin.data.filters.answers import AnswerRule, judge_answers
+from hanlin.data.filters.identity import find_placeholder
 from hanlin.data.filters.mojibake import guess_lost_bytes
 from hanlin.data.filters.refusals import refusals
 from hanlin.data.filters.responses import answer_language, truncated_answers
@@ -30,12 +32,18 @@ def guess_lost_chars(messages: Sequence[Message], mode: str) -> tuple[Turns, dic
     """
     if mode != "guess":
         return tuple(messages), {}
-    guesses = [guess_lost_bytes(message.text) for message in messages]
     counts: Counter[str] = Counter()
-    for guess in guesses:
-        counts.update(guess.meta)
-    turns = (replace(message, text=guess.text) for message, guess in zip(messages, guesses, strict=True))
-    return tuple(turns), dict(counts)
+
+    def guess(text: str) -> str:
+        found = guess_lost_bytes(text)
+        counts.update(found.meta)
+        return found.text
+
+    turns = tuple(
+        replace(message, text=guess(message.text), reasoning=guess(message.reasoning) if message.reasoning else "")
+        for message in messages
+    )
+    return turns, dict(counts)
 
 
 def clean_turns(
@@ -58,25 +66,45 @@ def clean_turns(
     cleaned_turns: list[Message] = []
     changed: list[str] = []
     for message in messages:
-        cleaned = clean_text(message.text, rules) if message.text else ("", ())
-        if isinstance(cleaned, Drop):
-            return cleaned
-        text, rule_names = cleaned
-        converted = convert(text) if message.role != "tool" else text
-        changed += [*rule_names, "convert"] if converted != text else rule_names
-        cleaned_turns.append(message if converted == message.text else replace(message, text=converted))
+        texts = []
+        for text in (message.text, message.reasoning):
+            cleaned = clean_text(text, rules) if text else ("", ())
+            if isinstance(cleaned, Drop):
+                return cleaned
+            cleaned_text, rule_names = cleaned
+            converted = convert(cleaned_text) if message.role != "tool" else cleaned_text
+            changed += [*rule_names, "convert"] if converted != cleaned_text else rule_names
+            texts.append(converted)
+        is_same = texts == [message.text, message.reasoning]
+        cleaned_turns.append(message if is_same else replace(message, text=texts[0], reasoning=texts[1]))
     drop = judge_answers(cleaned_turns, answer_rules)
     return drop or (tuple(cleaned_turns), tuple(dict.fromkeys(changed)))
 
 
-def serialize_turns(messages: Sequence[Message]) -> str:
-    """Serialize turns with all that makes two lists of them equal."""
-    return "\x1f".join(json.dumps(message.to_json(), ensure_ascii=False, sort_keys=True) for message in messages)
+def serialize_turns(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Serialize turns, and the tools that they may call, with all that makes two lists of them equal.
+
+    Ids of calls are drawn anew for every row, and a turn that is marked as learned is learned without a mark as well:
+    neither makes a difference.
+    """
+    rows: list[Any] = [_serialized_turn(message) for message in messages]
+    if tools:
+        rows.append([dict(tool) for tool in tools])
+    return "\x1f".join(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows)
+
+
+def _serialized_turn(message: Message) -> dict[str, Any]:
+    if message.tool_calls or message.tool_call_id:
+        calls = tuple(replace(call, id="") for call in message.tool_calls)
+        message = replace(message, tool_calls=calls, tool_call_id="")
+    return (replace(message, train=None) if message.train else message).to_json()
 
 
 def join_texts(messages: Sequence[Message]) -> str:
-    """Join the texts of turns with line ends."""
-    return "\n".join(message.text for message in messages)
+    """Join the texts of turns, and the reasoning before them, with line ends."""
+    return "\n".join(
+        f"{message.reasoning}\n{message.text}" if message.reasoning else message.text for message in messages
+    )
 
 
 def without_system(messages: Sequence[Message]) -> Turns:
@@ -84,25 +112,40 @@ def without_system(messages: Sequence[Message]) -> Turns:
     return tuple(message for message in messages if message.role != "system")
 
 
-def join_questions(messages: Sequence[Message]) -> str:
-    """Join the texts of the user's turns."""
-    return "\x1f".join(message.text for message in messages if message.role == "user")
+def join_questions(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Join the texts of the user's turns, and the tools, which are a part of the prompt."""
+    texts = [message.text for message in messages if message.role == "user"]
+    return "\x1f".join([*texts, *(json.dumps(dict(tool), ensure_ascii=False, sort_keys=True) for tool in tools)])
 
 
 def count_characters(messages: Sequence[Message]) -> int:
-    """Characters of all turns."""
-    return sum(len(message.text) for message in messages)
+    """Characters of all turns, reasoning included."""
+    return sum(len(message.text) + len(message.reasoning) for message in messages)
+
+
+def is_learned(message: Message) -> bool:
+    """Whether a turn is an answer that training may learn: not one that the data takes out of the loss."""
+    return message.role == "assistant" and message.train is not False
 
 
 def placeholders(messages: Turns) -> Turns | Drop:
-    """Drop a conversation with {{name}} or {{author}} left in a system or assistant turn.
+    """Drop a conversation with a placeholder such as {{name}} or [AUTHOR] left in a system or assistant turn.
 
     Why: a model trained on it introduces itself as {{name}}. The setting `identity` fills them in.
     """
     for message in messages:
-        if message.role in ("system", "assistant") and ("{{name}}" in message.text or "{{author}}" in message.text):
-            return Drop("placeholder")
+        if message.role == "system" or is_learned(message):
+            for text in (message.text, message.reasoning):
+                found = find_placeholder(text, message.role)
+                if found is not None:
+                    return Drop("placeholder", found)
     return messages
+
+
+def check_learned(messages: Sequence[Message]) -> Drop | None:
+    """Check that a conversation has an answer to learn; a Drop if the data takes all of them out of the loss."""
+    has_answer = any(message.role == "assistant" for message in messages)
+    return Drop("nothing_to_learn") if has_answer and not any(map(is_learned, messages)) else None
 
 
 def unanswered_end(messages: Turns) -> Turns | Drop:
@@ -146,13 +189,14 @@ def turn_order(messages: Turns) -> Turns | Drop:
     """Drop a conversation unless user and assistant alternate, the user first, after at most one system turn.
 
     A turn with tool calls must be followed by tool results, and these by the assistant. Why: chat templates refuse
-    other orders or, worse, render them wrongly.
+    other orders or, worse, render them wrongly. The assistant may speak first, to greet; it may not call tools there.
     """
     previous: str | None = None
     for turn_number, message in enumerate(messages, start=1):
-        if message.role not in NEXT_ROLES[previous]:
-            cleaned_turns = {None: "start", CALLING: "call"}.get(previous, previous)
-            return Drop("turn_order", f"turn {turn_number} is {message.role} after {cleaned_turns}")
+        is_early_call = previous in (None, "system") and message.tool_calls
+        if message.role not in NEXT_ROLES[previous] or is_early_call:
+            before = {None: "start", CALLING: "call"}.get(previous, previous)
+            return Drop("turn_order", f"turn {turn_number} is {message.role} after {before}")
         previous = CALLING if message.tool_calls else message.role
     return messages
 

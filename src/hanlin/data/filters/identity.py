@@ -7,32 +7,97 @@ changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hanlin.config.settings.data import Identity
 from hanlin.core.records import Message
 from hanlin.data.text.lexicons import ASSISTANT_NAMES, ASSISTANT_VENDORS, CREATION_VERBS, SELF_REFERENCE
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(name|author)\s*\}\}")
+_NAME_WORDS = r"(?:model|bot|assistant|ai)?[_ -]?name|名字|姓名|名称|模型名|模型名称|助手名|昵称"
+_AUTHOR_WORDS = (
+    r"authors?(?:[_ -]?name)?|developers?|creators?|vendor|compan(?:y|ies)(?:[_ -]?name)?|org(?:anization)?|team"
+    r"|作者|开发者|开发商|开发方|创造者|公司|公司名|公司名称|机构|团队"
+)
+_WORDS = f"({_NAME_WORDS}|{_AUTHOR_WORDS})"
+_IS_NAME = re.compile(_NAME_WORDS, re.I)
+_DOUBLE = re.compile(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
+_SINGLE = re.compile(rf"\$?\{{\s*{_WORDS}\s*\}}|<\s*{_WORDS}\s*>|[\[【]\s*{_WORDS}\s*[\]】]", re.I)
+"""Other brackets, which mean something else in code, markup and letters: they count in short texts and in sentences
+about the assistant alone, and square ones if their word is not written as in a letter ([Name])."""
+_LONGEST_INTRODUCTION = 600
+_TEMPLATE_LANGUAGE = re.compile(r"vue|jinja|handlebars|mustache|angular|django|liquid|template|模板|插值|\{%|v-", re.I)
+_ABOUT_YOU = re.compile(r"你(?:是|叫|的名字|由|被)|您(?:是|叫)|\b(?:you are|you're|your name|are you)\b", re.I)
 _CODE_OR_LINK = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]*`|https?://[^\s，。）]+|www\.[^\s，。）]+)", re.S)
 _SENTENCE = re.compile(r"[^。！？!?\n]*(?:[。！？!?\n]|\Z)")
 
 
 def rewrite_identity(messages: Sequence[Message], identity: Identity) -> tuple[Message, ...]:
-    """Fill in `{{name}}` and `{{author}}` everywhere, and replace other assistants' names and vendors in sentences of
-    system and assistant turns that are about the assistant itself.
+    """Fill in placeholders such as `{{name}}` and `[AUTHOR]`, and replace other assistants' names and vendors in
+    sentences of system and assistant turns that are about the assistant itself.
 
     Args:
         messages: The turns.
         identity: Name and author; `rewrite` says whether other names are replaced.
     """
-    return tuple(replace(message, text=_rewrite_message(message, identity)) for message in messages)
+    return tuple(
+        replace(
+            message,
+            text=_rewrite_text(message.text, message, identity),
+            reasoning=_rewrite_text(message.reasoning, message, identity) if message.reasoning else "",
+        )
+        for message in messages
+    )
 
 
-def _rewrite_message(message: Message, identity: Identity) -> str:
+def find_placeholder(text: str, role: str) -> str | None:
+    """Find a placeholder of a name or an author that is not filled in; None without any.
+
+    Two braces count everywhere outside of code and of talk about templates; other brackets in sentences in which an
+    assistant speaks of itself, or another one of it.
+    """
+    found: list[str] = []
+
+    def note(match: re.Match[str], value: str) -> str:
+        found.append(match[0])
+        return value
+
+    _fill(text, role, note)
+    return found[0] if found else None
+
+
+def _fill(text: str, role: str, fill: Callable[[re.Match[str], str], str]) -> str:
+    """Replace every placeholder of a text by what `fill` makes of it and of its kind, `name` or `author`."""
+    if not any(mark in text for mark in "{<[【"):
+        return text
+    is_double, is_single = _DOUBLE.search(text) is not None, len(text) <= _LONGEST_INTRODUCTION and _SINGLE.search(text)
+    if not (is_double or is_single) or _TEMPLATE_LANGUAGE.search(text):
+        return text
+    is_about = SELF_REFERENCE if role == "assistant" else _ABOUT_YOU
+    speaks = is_about.search(text) is not None
+
+    def fill_match(match: re.Match[str]) -> str:
+        word = next(group for group in match.groups() if group)
+        if match[0][0] in "[【" and word.istitle():
+            return match[0]
+        return fill(match, "name" if _IS_NAME.fullmatch(word) else "author")
+
+    def fill_sentence(match: re.Match[str]) -> str:
+        sentence = match[0]
+        if not (is_about.search(sentence) or (speaks and CREATION_VERBS.search(sentence))):
+            return sentence
+        return _SINGLE.sub(fill_match, sentence)
+
+    pieces = _CODE_OR_LINK.split(text)
+    pieces[::2] = [_DOUBLE.sub(fill_match, piece) for piece in pieces[::2]]
+    if is_single:
+        pieces[::2] = [_SENTENCE.sub(fill_sentence, piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def _rewrite_text(text: str, message: Message, identity: Identity) -> str:
     names = {"name": identity.name, "author": identity.author}
-    text = _PLACEHOLDER.sub(lambda match: names[match[1]], message.text)
+    text = _fill(text, message.role, lambda match, kind: names[kind])
     if not identity.rewrite or message.role not in ("system", "assistant"):
         return text
     if not (ASSISTANT_NAMES.search(text) or ASSISTANT_VENDORS.search(text)):

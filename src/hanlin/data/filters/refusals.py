@@ -189,7 +189,8 @@ def refusals(messages: Turns) -> Turns | Drop:
     for turn_number, message in enumerate(messages, start=1):
         if message.role == "user":
             question = message.text
-        if message.role == "assistant" and (phrase := find_refusal(message.text, question)):
+        is_learned = message.role == "assistant" and message.train is not False
+        if is_learned and (phrase := find_refusal(message.text, question)):
             return Drop("refusal", f"turn {turn_number}: {phrase}")
     return messages
 

@@ -39,7 +39,7 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     for turn_number, message in enumerate(messages, start=1):
         if message.role == "user":
             question = message.text
-        if message.role != "assistant" or message.tool_calls or not message.text.strip():
+        if message.role != "assistant" or message.train is False or message.tool_calls or not message.text.strip():
             continue
         if (truncation := _find_truncation(message.text.rstrip(), question, longest_open)) is not None:
             return Drop("truncated_answer", f"turn {turn_number}: {truncation}")
@@ -100,7 +100,7 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
     for turn_number, message in enumerate(messages, start=1):
         if message.role in ("system", "user"):
             prompt = f"{prompt}\n{message.text}"
-        if message.role != "assistant" or _MENTIONS_LANGUAGE.search(prompt):
+        if message.role != "assistant" or message.train is False or _MENTIONS_LANGUAGE.search(prompt):
             continue
         last = _last_question(messages[: turn_number - 1])
         question, answer = _dominant_script(last, share, 4), _dominant_script(message.text, share, shortest)

@@ -8,7 +8,8 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, collect_meta, strip_turn
-from hanlin.data.formats.chats import join_question, parse_tagged_turns
+from hanlin.data.formats.questions import join_question
+from hanlin.data.formats.tagged import parse_tagged_turns
 from hanlin.data.formats.turns import read_turn, read_turns
 from hanlin.data.ledger import Drop
 

@@ -1,4 +1,7 @@
-"""Turns of a conversation as other tools write them, to messages: roles, texts, typed parts, tool calls, tools."""
+"""Turns of a conversation as other tools write them, to messages: roles, texts, typed parts, reasoning, tool calls.
+
+What is inside a text (reasoning, calls, results) is read alike in every format, by `finish_chat`.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,33 @@ from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
 from hanlin.data.formats.base import strip_turn
-from hanlin.data.io.json_rows import StrictDecoder
+from hanlin.data.formats.content.call_texts import split_final_answer, split_tagged_calls, split_untagged_calls
+from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, CALL_PARTS, read_arguments, read_calls
+from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
+from hanlin.data.formats.content.media import MEDIA_PARTS, check_media
+from hanlin.data.formats.content.reasoning import (
+    REASONING_PARTS,
+    TURN_REASONING_FIELDS,
+    join_reasoning,
+    read_reasoning,
+    split_reasoning,
+)
+from hanlin.data.formats.content.results import (
+    RESULT_PARTS,
+    has_result_tags,
+    order_results,
+    split_result_tags,
+    to_text,
+)
+from hanlin.data.formats.content.roles import CALL_ROLES, REASONING_ROLES, ROLE_FIELDS, ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.tool_lists import (
+    Tools,
+    find_row_tools,
+    merge_tools,
+    read_tools,
+    says_how_to_call,
+    split_system_tools,
+)
 from hanlin.data.ledger import Drop
 
 
@@ -24,119 +53,369 @@ class ParsedChat:
     """
 
     messages: tuple[Message, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()
+    tools: Tools = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = field(default=(), compare=False)
 
 
-ROLE_NAMES: dict[str, Role] = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user", "prompter": "user", "用户": "user",
-    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "chatgpt": "assistant",
-    "bard": "assistant", "bing": "assistant", "moss": "assistant", "chatglm": "assistant", "助手": "assistant",
-    "function_call": "assistant", "tool_call": "assistant",
-    "tool": "tool", "observation": "tool", "function": "tool", "ipython": "tool", "tool_response": "tool",
-}  # fmt: skip
-_CALL_ROLES = ("function_call", "tool_call")
+_CONTENT_FIELDS = ("content", "value", "text")
+_CALL_FIELDS = ("tool_calls", "function_call", "tool_call")
+_NAME_FIELDS = ("name", "tool_name")
+_RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
 
 
-def read_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
-    """Read turns written as {from, value}, {role, content} or {role, text}; a tool call joins the text before it."""
+def read_turns(turns: Sequence[Any], tools: Tools = ()) -> tuple[Message, ...] | Drop:
+    """Read turns written as {from, value}, {role, content} or {role, text}, with all that is inside their texts.
+
+    Args:
+        turns: The turns of a conversation.
+        tools: The tools that they may call.
+    """
+    messages = join_turns(turns)
+    return messages if isinstance(messages, Drop) else finish_turns(messages, tools)
+
+
+def join_turns(turns: Sequence[Any]) -> tuple[Message, ...] | Drop:
+    """Read turns as they are written: a call, or reasoning alone, joins the assistant's turn beside it."""
     messages: list[Message] = []
     for turn in turns:
-        message = read_turn(turn)
-        if isinstance(message, Drop):
-            return message
-        previous = messages[-1] if messages else None
-        if previous is not None and previous.role == message.role == "assistant" and message.tool_calls:
-            calls = previous.tool_calls + message.tool_calls
-            messages[-1] = replace(previous, text=previous.text or message.text, tool_calls=calls)
-        else:
-            messages.append(message)
+        parts = _read_parts(turn)
+        if isinstance(parts, Drop):
+            return parts
+        for message in parts:
+            joined = _join(messages[-1], message) if messages else None
+            if joined is not None:
+                messages[-1] = joined
+            else:
+                messages.append(message)
     return tuple(messages)
 
 
+def _join(previous: Message, message: Message) -> Message | None:
+    """The turn that two turns of the assistant in a row make; None if they are two turns."""
+    if not previous.role == message.role == "assistant":
+        return None
+    is_only_reasoning = bool(previous.reasoning) and not previous.text.strip() and not previous.tool_calls
+    if not message.tool_calls and not is_only_reasoning:
+        return None
+    flags = {previous.train, message.train} - {None}
+    return replace(
+        previous,
+        text="\n".join(dict.fromkeys(text for text in (previous.text, message.text) if text)),
+        tool_calls=previous.tool_calls + message.tool_calls,
+        reasoning=join_reasoning(previous.reasoning, message.reasoning),
+        train=flags == {True} if flags else None,
+    )
+
+
 def read_turn(turn: Any) -> Message | Drop:
-    """Read one turn, with its tool calls."""
+    """Read one turn, with its reasoning and its tool calls."""
+    parts = _read_parts(turn)
+    if isinstance(parts, Drop):
+        return parts
+    if len(parts) != 1:
+        return Drop("other_format", f"{len(parts)} turns in one")
+    (message,) = parts
+    return _read_answer(message, ()) if message.role == "assistant" else message
+
+
+def _read_parts(turn: Any) -> list[Message] | Drop:
+    """Read the turns that one turn of the data holds: mostly one."""
     if not isinstance(turn, Mapping):
         return Drop("other_format", f"a turn is a {type(turn).__name__}")
-    name = str(turn.get("role", turn.get("from", ""))).strip().lower()
+    name = find_role_name(turn)
     role = ROLE_NAMES.get(name)
     if role is None:
         return Drop("unknown_role", name)
-    if role == "assistant" and any(turn.get(key) in (0, False) for key in ("loss_weight", "weight", "loss", "train")):
-        return Drop("zero_weight_answer")
-    content = next((turn[key] for key in ("content", "value", "text") if turn.get(key) is not None), "")
+    if role == "tool":
+        return _read_tool_turn(turn)
+    content = next((turn[key] for key in _CONTENT_FIELDS if turn.get(key) is not None), "")
+    if role == "assistant":
+        message = _read_assistant(turn, name, content)
+        return message if isinstance(message, Drop) else [message]
     parts = _split_content(content)
     if isinstance(parts, Drop):
         return parts
-    text, calls_in_content = parts
-    if name in _CALL_ROLES:
-        text, calls_in_content = "", [*calls_in_content, text]
-    calls = read_calls([*calls_in_content, *_as_list(turn.get("tool_calls")), *_as_list(turn.get("function_call"))])
+    messages = [*parts.results]
+    if parts.text or not messages:
+        messages.append(Message(role, strip_turn(parts.text)))
+    return messages
+
+
+def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
+    """Read a tool's turn; in ChatGLM3's form the same turn also holds the call, before its `observation`."""
+    name = next((str(turn[key]) for key in _NAME_FIELDS if isinstance(turn.get(key), str)), "")
+    call_id = next((str(turn[key]) for key in _RESULT_ID_FIELDS if isinstance(turn.get(key), str | int)), "")
+    if "observation" in turn and "parameters" in turn:
+        calls = read_calls([{"name": name, "arguments": turn["parameters"]}])
+        if isinstance(calls, Drop):
+            return calls
+        result = Message("tool", strip_turn(to_text(turn["observation"])), (), name)
+        return [Message("assistant", "", calls), result]
+    content = next((turn[key] for key in (*_CONTENT_FIELDS, "observation") if turn.get(key) is not None), "")
+    if isinstance(content, list) and content and all(isinstance(part, Mapping) and "type" in part for part in content):
+        parts = _split_content(content)
+        if isinstance(parts, Drop):
+            return parts
+        if parts.results:
+            return list(parts.results)
+        content = parts.text
+    return [Message("tool", strip_turn(to_text(content)), (), name, "", call_id)]
+
+
+def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message | Drop:
+    train = read_loss_flag(turn)
+    parts = _split_content(content)
+    for part in (train, parts):
+        if isinstance(part, Drop):
+            return part
+    assert not isinstance(train, Drop) and not isinstance(parts, Drop)
+    if parts.results:
+        return Drop("not_text", "tool_result")
+    reasoning = parts.reasoning
+    for key in TURN_REASONING_FIELDS:
+        if turn.get(key):
+            reasoning = join_reasoning(reasoning, read_reasoning(turn[key]) or "")
+    split = split_reasoning(parts.text)
+    if isinstance(split, Drop):
+        return split
+    reasoning, text = join_reasoning(reasoning, split[0]), split[1]
+    raw = [*parts.calls, *(call for key in _CALL_FIELDS for call in _as_list(turn.get(key)))]
+    if name in REASONING_ROLES:
+        reasoning, text = join_reasoning(reasoning, strip_turn(text)), ""
+    elif name in CALL_ROLES:
+        call_turn = _read_call_turn(turn, text)
+        if isinstance(call_turn, Drop):
+            return call_turn
+        text, raw = call_turn[0], [*raw, *call_turn[1]]
+    elif isinstance(turn.get("metadata"), str) and turn["metadata"].strip() and read_arguments(text) is not None:
+        raw, text = [*raw, {"name": turn["metadata"].strip(), "arguments": text}], ""
+    calls = read_calls([call for call in raw if not isinstance(call, ToolCall)])
     if isinstance(calls, Drop):
         return calls
-    return Message(role, strip_turn(text), calls, str(turn.get("name") or "") if role == "tool" else "")
+    calls += tuple(call for call in raw if isinstance(call, ToolCall))
+    return Message("assistant", strip_turn(text), calls, reasoning=reasoning, train=train)
+
+
+def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]] | Drop:
+    """Read a turn whose role says that it is a call: its text besides, and the calls."""
+    if not text.strip():
+        named = isinstance(turn.get("name"), str) and any(turn.get(field) is not None for field in ARGUMENT_FIELDS)
+        return (
+            ("", [{key: turn[key] for key in ("id", "name", *ARGUMENT_FIELDS) if key in turn}]) if named else ("", [])
+        )
+    calls = read_calls([text])
+    if not isinstance(calls, Drop):
+        return "", list(calls)
+    found = split_tagged_calls(text) or split_untagged_calls(text, (), has_result=True)
+    if isinstance(found, Drop) or found is None:
+        return Drop("broken_tool_call", text[:80])
+    return found.text, list(found.calls)
+
+
+@dataclass(slots=True)
+class _Content:
+    """The parts of a turn's content."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[Any] = field(default_factory=list)
+    results: list[Message] = field(default_factory=list)
+
+
+def _split_content(content: Any) -> _Content | Drop:
+    """Split the content of a turn, which may be a list of typed parts."""
+    if isinstance(content, str):
+        return _Content(content)
+    if not isinstance(content, list):
+        return Drop("not_text", type(content).__name__)
+    split = _Content()
+    for part in content:
+        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
+        value = _part_value(part, str(kind)) if isinstance(part, Mapping) else part
+        if kind in ("text", "str", "input_text", "output_text") and isinstance(value, str):
+            split.text += value
+        elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
+            split.reasoning = join_reasoning(split.reasoning, reasoning)
+        elif kind in CALL_PARTS:
+            split.calls += _as_list(value)
+        elif kind in RESULT_PARTS:
+            split.results.append(_read_result_part(part, value))
+        elif kind in MEDIA_PARTS:
+            return Drop("media", str(kind))
+        else:
+            return Drop("not_text", str(kind))
+    return split
+
+
+def _part_value(part: Mapping[str, Any], kind: str) -> Any:
+    """The value of a typed part: in `value`, in a field named like its type, in `text`; of a call, the part itself."""
+    for name in ("value", kind, "text", "content", *TURN_REASONING_FIELDS):
+        if part.get(name) is not None:
+            return part[name]
+    return part if kind in CALL_PARTS else None
+
+
+def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
+    if isinstance(value, list) and all(
+        isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in value
+    ):
+        value = "".join(item["text"] for item in value)
+    call_id = next((str(part[key]) for key in _RESULT_ID_FIELDS if part.get(key)), "")
+    return Message("tool", strip_turn(to_text(value)), (), str(part.get("name") or ""), "", call_id)
 
 
 def _as_list(value: Any) -> list[Any]:
     return [] if not value else value if isinstance(value, list) else [value]
 
 
-def _split_content(content: Any) -> tuple[str, list[Any]] | Drop:
-    """Split the content of a turn, which may be a list of typed parts, into its text and its tool calls."""
-    if isinstance(content, str):
-        return content, []
-    if not isinstance(content, list):
-        return Drop("not_text", type(content).__name__)
-    texts, calls = [], []
-    for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        value = part.get("value", part.get(kind)) if isinstance(part, Mapping) else part
-        if kind in ("text", "str") and isinstance(value, str):
-            texts.append(value)
-        elif kind in ("tool_call", "tool_calls", "function_call"):
-            calls += _as_list(value)
+# --- what is inside the texts -----------------------------------------------------------------------------------------
+
+
+def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Message, ...] | Drop:
+    """Read what is inside the texts of turns (reasoning, calls, results), and put results in the order of their calls.
+
+    Args:
+        messages: The turns.
+        tools: The tools that they may call.
+    """
+    is_trace = any(message.role == "tool" for message in messages)
+    finished: list[Message] = []
+    for index, message in enumerate(messages):
+        if message.role == "assistant":
+            following = messages[index + 1] if index + 1 < len(messages) else None
+            has_result = following is not None and (following.role == "tool" or has_result_tags(following.text))
+            answer = _read_answer(message, tools, has_result, is_trace)
+            if isinstance(answer, Drop):
+                return answer
+            finished.append(answer)
+        elif message.role == "tool":
+            finished += split_result_tags(message)
+        elif message.role == "user" and finished and finished[-1].tool_calls and has_result_tags(message.text):
+            finished += split_result_tags(replace(message, role="tool"))
         else:
-            return Drop("not_text", str(kind))
-    return "".join(texts), calls
+            finished.append(message)
+    return order_results(finished)
 
 
-def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
-    """Read tool calls written as JSON text or objects, with OpenAI's wrapping {function: {...}} or without."""
-    calls: list[ToolCall] = []
-    for item in raw:
-        data = parse_json(item) if isinstance(item, str) else item
-        for call in data if isinstance(data, list) else [data]:
-            inner = call.get("function", call) if isinstance(call, Mapping) else None
-            if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-                return Drop("broken_tool_call", str(item)[:80])
-            arguments = inner.get("arguments", inner.get("parameters", {}))
-            arguments = parse_json(arguments) if isinstance(arguments, str) else arguments
-            if not isinstance(arguments, Mapping):
-                return Drop("broken_tool_call", str(item)[:80])
-            calls.append(ToolCall(inner["name"], arguments))
-    return tuple(calls)
+def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_trace: bool = False) -> Message | Drop:
+    """Read the reasoning and the calls in the text of an answer.
+
+    Args:
+        message: The answer.
+        tools: The tools that it may call.
+        has_result: Whether a tool's result follows.
+        is_trace: Whether the conversation has results at all.
+    """
+    split = split_reasoning(message.text)
+    if isinstance(split, Drop):
+        return split
+    if split[1] != message.text:
+        reasoning, text = join_reasoning(message.reasoning, split[0]), strip_turn(split[1])
+        message = replace(message, text=text, reasoning=reasoning)
+    if message.tool_calls or not message.text:
+        return message
+    found = split_tagged_calls(message.text, tools) or split_untagged_calls(message.text, tools, has_result)
+    if found is None and is_trace:
+        found = split_final_answer(message.text)
+    if isinstance(found, Drop):
+        return found
+    if found is None:
+        return message
+    reasoning = join_reasoning(message.reasoning, found.reasoning)
+    return replace(message, text=strip_turn(found.text), tool_calls=found.calls, reasoning=reasoning)
 
 
-def read_tools(raw: Any) -> tuple[Mapping[str, Any], ...] | Drop:
-    """Read the list of tools, as JSON text or data, each without OpenAI's wrapping."""
-    if isinstance(raw, str):
-        if not raw.strip():
-            return ()
-        raw = parse_json(raw)
-    if raw is None or raw == []:
-        return () if raw == [] else Drop("broken_tools")
-    tools = [tool.get("function", tool) if isinstance(tool, Mapping) else tool for tool in _as_list(raw)]
-    if not all(isinstance(tool, Mapping) and "name" in tool for tool in tools):
-        return Drop("broken_tools", str(raw)[:80])
-    return tuple(tools)
+def mark_greeting(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Mark an assistant's turn before any of the user as not to be learned: it answers nothing."""
+    for index, message in enumerate(messages[:2]):
+        if message.role == "assistant" and message.train is None:
+            return (*messages[:index], replace(message, train=False), *messages[index + 1 :])
+        if message.role != "system":
+            break
+    return messages
 
 
-def parse_json(text: str) -> Any:
-    """Parse JSON as strictly as a row; None if it is not JSON."""
-    value = StrictDecoder().decode_row(text)
-    return None if isinstance(value, Drop) else value
+def finish_chat(row: Any, chat: ParsedChat) -> ParsedChat | Drop:
+    """Read what is inside the texts of a conversation, and its tools wherever the row has them.
+
+    Args:
+        row: The row that it was read from.
+        chat: The turns, and the tools if the format has its own place for them.
+    """
+    tools, unread = chat.tools, chat.unread
+    messages = chat.messages
+    if isinstance(row, Mapping):
+        name, value = find_row_tools(row)
+        listed = read_tools(value) if name and not tools else ()
+        if isinstance(listed, Drop):
+            return listed
+        tools = tools or listed
+    media = check_media(row, messages)
+    if media is not None:
+        return media
+    system = messages[0] if messages and messages[0].role == "system" else None
+    in_system = split_system_tools(system.text) if system and says_how_to_call(system.text) else None
+    if system is not None and in_system is not None:
+        messages = (replace(system, text=in_system.text), *messages[1:])
+        messages = messages if in_system.text else messages[1:]
+        tools, unread = merge_tools(tools, in_system.tools), (*unread, "system.call_format")
+    finished = finish_turns(messages, tools)
+    if isinstance(finished, Drop):
+        return finished
+    return replace(chat, messages=mark_greeting(finished), tools=tools, unread=unread)
+
+
+# --- fields that are not carried --------------------------------------------------------------------------------------
+
+_ALWAYS_READ = frozenset((*ROLE_FIELDS, *_CONTENT_FIELDS))
+_TOOL_READ = frozenset((*_NAME_FIELDS, *_RESULT_ID_FIELDS, "observation", "parameters"))
+_FLAGS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
+
+
+def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
+    """Find the fields of turns that no message carries, as `turn.field`; empty ones do not count."""
+    unread: dict[str, None] = {}
+    for turn in turns:
+        if not isinstance(turn, Mapping):
+            continue
+        rest = turn.keys() - _ALWAYS_READ
+        if rest:
+            name = find_role_name(turn)
+            role = ROLE_NAMES.get(name)
+            for key in turn:
+                if key in rest and not _is_read(turn, key, name, role):
+                    unread[f"turn.{key}"] = None
+    return tuple(unread)
+
+
+def _is_read(turn: Mapping[str, Any], key: str, name: str, role: Role | None) -> bool:
+    value = turn[key]
+    if value in (None, "", [], {}):
+        return True
+    if key in _FLAGS:
+        return _is_read_flag(key, value, role)
+    if role == "assistant":
+        if name in CALL_ROLES and (key in ("id", "name") or key in ARGUMENT_FIELDS):
+            return True
+        if key in TURN_REASONING_FIELDS:
+            return read_reasoning(value) is not None
+        return key in _CALL_FIELDS or key == "metadata"
+    if role == "tool":
+        return key in _TOOL_READ
+    return role == "system" and key in ("tools", "functions")
+
+
+def _is_read_flag(key: str, value: Any, role: Role | None) -> bool:
+    """Whether a flag is obeyed: any of an answer; of other turns, which are never learned, one that says so."""
+    flag = read_loss_flag({key: value})
+    return flag is not None and (role == "assistant" or flag is False)
+
+
+def read_turn_tools(turns: Sequence[Any]) -> Tools | Drop:
+    """Read the tools beside the text of the first turn, where ChatGLM, GLM-4 and minimind write them."""
+    first = turns[0] if turns and isinstance(turns[0], Mapping) else {}
+    return read_tools(first.get("tools") or first.get("functions") or "")
 
 
 def prepend_system(system: Any, messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -14,16 +14,20 @@ from typing import Any
 
 from hanlin.core.i18n import mark, tr
 from hanlin.core.records import Message
-from hanlin.data.formats.chats import read_alpaca, read_firefly, read_messages
+from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.preferences import ParsedPreference, read_paired_messages
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
 
 UNWRITABLE_REASONS = frozenset(
-    ("no_turns", "tool_turns", "system_not_first", "not_alternating", "empty_question_or_answer", "round_trip_mismatch")
+    (
+        *("no_turns", "tool_turns", "turn_flags", "system_not_first", "not_alternating", "empty_question_or_answer"),
+        "round_trip_mismatch",
+    )
 )
 LOST_PARTS: dict[str, str] = {
     "tools": mark("the list of tools, which no turn calls"),
+    "flags": mark("the flags of answers, all of which are to be learned, as they are without flags"),
 }
 
 
@@ -56,8 +60,15 @@ class OutputFormat:
         written = self.build(item)
         if isinstance(written, Drop):
             return written
-        expected = replace(item, **dict.fromkeys(written.lost_parts, ()))
+        expected = _without_parts(item, written.lost_parts)
         return written if list(self.read(written.row)) == [expected] else Drop("round_trip_mismatch")
+
+
+def _without_parts(item: Any, lost_parts: Sequence[str]) -> Any:
+    """A record without the parts of `LOST_PARTS` that are named."""
+    if "flags" in lost_parts:
+        item = replace(item, messages=tuple(replace(message, train=None) for message in item.messages))
+    return replace(item, tools=()) if "tools" in lost_parts else item
 
 
 def describe_lost_part(name: str) -> str:
@@ -73,7 +84,9 @@ def _add_meta(row: dict[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_messages(chat: ParsedChat) -> WrittenRow | Drop:
-    """Write {messages: [{role, content, tool_calls?, name?}], tools?, meta?}: the form of OpenAI's API and of TRL."""
+    """Write {messages: [turns], tools?, meta?}, the form of OpenAI's API and of TRL; a turn is {role, content,
+    reasoning_content?, tool_calls?, name?, tool_call_id?, weight?}.
+    """
     if not chat.messages:
         return Drop("no_turns")
     row: dict[str, Any] = {"messages": [_message_row(message) for message in chat.messages]}
@@ -84,13 +97,23 @@ def write_messages(chat: ParsedChat) -> WrittenRow | Drop:
 
 def _message_row(message: Message) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.reasoning:
+        row["reasoning_content"] = message.reasoning
     if message.tool_calls:
         row["tool_calls"] = [
-            {"type": "function", "function": {"name": call.name, "arguments": dict(call.arguments)}}
+            {
+                **({"id": call.id} if call.id else {}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
             for call in message.tool_calls
         ]
     if message.name:
         row["name"] = message.name
+    if message.tool_call_id:
+        row["tool_call_id"] = message.tool_call_id
+    if message.train is not None:
+        row["weight"] = int(message.train)
     return row
 
 
@@ -98,7 +121,9 @@ _FROM = {"system": "system", "user": "human", "assistant": "gpt", "tool": "obser
 
 
 def write_sharegpt(chat: ParsedChat) -> WrittenRow | Drop:
-    """Write {conversations: [{from, value}], system?, tools?, meta?}: calls are turns of their own, tools JSON text."""
+    """Write {conversations: [{from, value, loss?}], system?, tools?, meta?}: calls are turns of their own, tools JSON
+    text, reasoning is written between `<think>` tags before what follows it.
+    """
     if not chat.messages:
         return Drop("no_turns")
     system, turns = _split_system(chat.messages)
@@ -112,17 +137,25 @@ def write_sharegpt(chat: ParsedChat) -> WrittenRow | Drop:
     return WrittenRow(_add_meta(row, chat.meta))
 
 
-def _sharegpt_turns(message: Message) -> list[dict[str, str]]:
-    turns = []
+def _sharegpt_turns(message: Message) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = []
+    reasoning = message.reasoning
     if message.text or not message.tool_calls:
-        turns.append({"from": _FROM[message.role], "value": message.text})
-        if message.name:
-            turns[-1]["name"] = message.name
+        turns.append({"from": _FROM[message.role], "value": join_think(reasoning, message.text)})
+        turns[-1] |= {
+            name: text for name, text in (("name", message.name), ("tool_call_id", message.tool_call_id)) if text
+        }
+        reasoning = ""
     if message.tool_calls:
-        calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in message.tool_calls]
+        calls = [call.to_json() for call in message.tool_calls]
         text = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
-        turns.append({"from": "function_call", "value": text})
-    return turns
+        turns.append({"from": "function_call", "value": join_think(reasoning, text)})
+    return turns if message.train is None else [{**turn, "loss": message.train} for turn in turns]
+
+
+def join_think(reasoning: str, text: str) -> str:
+    """An answer with its reasoning before it, between tags that `split_reasoning` reads."""
+    return f"<think>\n{reasoning}\n</think>\n\n{text}" if reasoning else text
 
 
 def _split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
@@ -152,6 +185,8 @@ def _split_question_answers(chat: ParsedChat) -> _QuestionAnswers | Drop:
         return Drop("no_turns")
     if any(message.tool_calls or message.role == "tool" for message in chat.messages):
         return Drop("tool_turns")
+    if any(message.train is False for message in chat.messages):
+        return Drop("turn_flags")
     system, turns = _split_system(chat.messages)
     if any(message.role == "system" for message in turns):
         return Drop("system_not_first")
@@ -161,8 +196,10 @@ def _split_question_answers(chat: ParsedChat) -> _QuestionAnswers | Drop:
     texts = [message.text for message in turns]
     if not all(text.strip() for text in texts):
         return Drop("empty_question_or_answer")
+    texts = [join_think(message.reasoning, message.text) for message in turns]
     pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    return _QuestionAnswers(system, pairs, ("tools",) if chat.tools else ())
+    has_flags = any(message.train is not None for message in chat.messages)
+    return _QuestionAnswers(system, pairs, ("tools",) * bool(chat.tools) + ("flags",) * has_flags)
 
 
 def write_alpaca(chat: ParsedChat) -> WrittenRow | Drop:
@@ -211,13 +248,15 @@ def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
     return WrittenRow(_add_meta(row, pair.meta))
 
 
+_READERS = {candidate.name: candidate.read for candidate in CHAT_FORMATS}
+
 OUTPUT_FORMATS: dict[str, OutputFormat] = {
     target.name: target
     for target in (
-        OutputFormat("messages", "conversations", write_messages, read_messages),
-        OutputFormat("sharegpt", "conversations", write_sharegpt, read_messages),
-        OutputFormat("alpaca", "conversations", write_alpaca, read_alpaca),
-        OutputFormat("firefly", "conversations", write_firefly, read_firefly),
+        OutputFormat("messages", "conversations", write_messages, _READERS["messages"]),
+        OutputFormat("sharegpt", "conversations", write_sharegpt, _READERS["sharegpt"]),
+        OutputFormat("alpaca", "conversations", write_alpaca, _READERS["alpaca"]),
+        OutputFormat("firefly", "conversations", write_firefly, _READERS["firefly"]),
         OutputFormat("dpo", "preferences", write_dpo, read_paired_messages),
     )
 }

@@ -13,6 +13,7 @@ from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
     TURN_RULES,
+    check_learned,
     clean_turns,
     count_characters,
     guess_lost_chars,
@@ -69,6 +70,9 @@ def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedCha
                 return result
             if result != messages:
                 messages, changed = result, (*changed, name)
+        unlearned = check_learned(messages)
+        if unlearned is not None:
+            return unlearned
         length = count_characters(messages)
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
@@ -83,7 +87,7 @@ def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedCha
         formats=lambda file: CHAT_FORMATS,
         other_formats={"corpus": DOCUMENT_FORMATS, "preferences": PREFERENCE_FORMATS},
         process=process,
-        exact_text=lambda chat: join_questions(chat.messages) if by_question else serialize_turns(chat.messages),
+        exact_text=lambda chat: (join_questions if by_question else serialize_turns)(chat.messages, chat.tools),
         full_text=lambda chat: join_texts(chat.messages),
         near_text=lambda chat: (
             join_questions(chat.messages) if by_question else join_texts(without_system(chat.messages))

@@ -1,6 +1,6 @@
 """The format of glaive-function-calling: one text of marked turns, with functions as JSON in the system text.
 
-Source: the files of glaive-function-calling-v2.
+Source: the files of glaive-function-calling, whose `sample` begins with the system text, and of its version 2.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hanlin.core.records import Message, Role, ToolCall
-from hanlin.data.formats.base import collect_meta, strip_turn
-from hanlin.data.formats.turns import ParsedChat, prepend_system, read_calls, read_tools
+from hanlin.core.records import Message, Role
+from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.calls import read_calls
+from hanlin.data.formats.content.tool_lists import read_tools
+from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.ledger import Drop
 
 _MARK = re.compile(r"(?:\A|\n)[ \t]*(USER|ASSISTANT|FUNCTION RESPONSE):[ ]?")
+_SYSTEM = re.compile(r"\A\s*SYSTEM:(.*?)(?=\n[ \t]*USER:)", re.S)
 _ROLES: dict[str, Role] = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _CALL = "<functioncall>"
 _QUOTED = re.compile(r"(\"arguments\":\s*)'(.*)'(?=\s*\}\s*\Z)", re.S)
@@ -23,39 +26,57 @@ _END = "<|endoftext|>"
 _FUNCTIONS = re.compile(r"\{\s*\"")
 
 
+def _find_text(value: Any) -> tuple[str, str, str] | None:
+    """The field, the system text and the turns of a row."""
+    if not isinstance(value, Mapping):
+        return None
+    for field in ("chat", "sample"):
+        text = value.get(field)
+        if not isinstance(text, str):
+            continue
+        system = _SYSTEM.match(text)
+        turns = text[system.end() :].strip() if system else text.strip()
+        if _MARK.match(turns):
+            return field, system[1].strip() if system else "", turns
+    return None
+
+
 def is_glaive(value: Any) -> bool:
-    """Whether a row is in the format of Glaive: `chat` is a text that begins with the mark of a turn."""
-    return (
-        isinstance(value, Mapping) and isinstance(value.get("chat"), str) and bool(_MARK.match(value["chat"].strip()))
-    )
+    """Whether a row is in the format of Glaive: `chat` or `sample` is a text that begins with the mark of a turn."""
+    return _find_text(value) is not None
 
 
 def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Read {system, chat}.
+    """Read {system, chat}, or {sample} with the system text in it.
 
     `USER:`, `ASSISTANT:` and `FUNCTION RESPONSE:` begin turns, `<functioncall>` a call whose arguments may be in single
     quotes. Functions are JSON objects in the system text, one after another.
     """
-    if not is_glaive(value):
+    found = _find_text(value)
+    if found is None:
         yield Drop("other_format")
         return
-    system = str(value.get("system") or "").strip().removeprefix("SYSTEM:").strip()
+    field, inner_system, turns = found
+    system = inner_system or str(value.get("system") or "").strip().removeprefix("SYSTEM:").strip()
     functions = _FUNCTIONS.search(system)
     tools = read_tools(_decode_objects(system[functions.start() :])) if functions else ()
     if isinstance(tools, Drop):
         yield tools
         return
     messages: list[Message] = []
-    _, *pieces = _MARK.split("\n" + value["chat"].strip())
+    _, *pieces = _MARK.split("\n" + turns)
     for name, content in zip(pieces[::2], pieces[1::2], strict=True):
-        text, call, data = content.replace(_END, "").partition(_CALL)
-        calls: tuple[ToolCall, ...] | Drop = read_calls([_unquote_arguments(data.strip())]) if call else ()
+        text, *data = content.replace(_END, "").split(_CALL)
+        calls = read_calls([_unquote_arguments(call.strip()) for call in data])
         if isinstance(calls, Drop):
             yield calls
             return
         messages.append(Message(_ROLES[name], strip_turn(text), calls))
     opening = strip_turn(system[: functions.start()] if functions else system)
-    yield ParsedChat(prepend_system(opening, tuple(messages)), tools, collect_meta(value, ("system", "chat", "id")))
+    used = ("system", field, "id")
+    yield ParsedChat(
+        prepend_system(opening, tuple(messages)), tools, collect_meta(value, used), find_unread_fields(value, used)
+    )
 
 
 def _unquote_arguments(call: str) -> str:

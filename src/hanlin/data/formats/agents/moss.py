@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hanlin.core.records import Message, ToolCall
-from hanlin.data.formats.base import collect_meta, strip_turn
-from hanlin.data.formats.turns import ParsedChat, parse_json, prepend_system
+from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.calls import parse_json
+from hanlin.data.formats.turns import ParsedChat, prepend_system
 from hanlin.data.ledger import Drop
 
 _TAG = re.compile(r"(?:\[(Human|MOSS|Inner Thoughts|Commands|Results|Tool Responses)\]|<\|([A-Za-z ]+)\|>):[ ]?")
 _END = re.compile(r"\s*<eo[a-z]>\s*\Z")
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"")
 _CALL = re.compile(rf"([A-Za-z_][\w ]*)\(\s*({_STRING.pattern}(?:\s*,\s*{_STRING.pattern})*|[^()\"]*)\s*\)")
+_RESULT = re.compile(r"^[ \t]*([A-Za-z_][\w ]*)\(.*\)[ \t]*=>", re.M)
+_NO_COMMAND = re.compile(r"(?<![\w\"])None(?![\w\"])\.?")
 _TOOL_LINE = re.compile(r"^-\s*(.+?): enabled\. API: ([\w ]+)\(([^)]*)\)", re.M)
 
 
@@ -31,8 +34,8 @@ def is_moss(value: Any) -> bool:
 def read_moss(value: Any) -> Iterator[ParsedChat | Drop]:
     """Read turns of tagged parts (`<|Human|>: ...<eoh>`), written as an object or as one plain text.
 
-    Commands become tool calls and their results tool turns. Inner thoughts, which no chat template can render, go to
-    `meta` under the number of their turn.
+    Commands become tool calls and their results tool turns; `None` among the commands is none. Inner thoughts are the
+    reasoning of the turn that they lead to: the calls, or the answer without any.
     """
     if not is_moss(value):
         yield Drop("other_format")
@@ -44,24 +47,43 @@ def read_moss(value: Any) -> Iterator[ParsedChat | Drop]:
         return
     tools = {match[2]: match for match in _TOOL_LINE.finditer(system)}
     messages: list[Message] = []
-    thoughts: dict[str, str] = {}
-    for turn_number, turn in enumerate(turns, start=1):
+    for turn in turns:
         calls = _parse_calls(turn.get("Commands", ""), tools)
         if isinstance(calls, Drop):
             yield calls
             return
-        if turn.get("Inner Thoughts"):
-            thoughts[str(turn_number)] = turn["Inner Thoughts"]
+        thought = turn.get("Inner Thoughts", "")
         messages.append(Message("user", turn.get("Human", "")))
         if calls:
             results = turn.get("Results") or turn.get("Tool Responses", "")
-            messages += [Message("assistant", "", calls), Message("tool", results, name=calls[0].name)]
-        messages.append(Message("assistant", turn.get("MOSS", "")))
-    meta = collect_meta(value, ("meta_instruction", "prefix", "plain_text", "chat", "num_turns"))
-    if thoughts:
-        meta["inner_thoughts"] = thoughts
+            messages += [
+                Message("assistant", "", calls, reasoning=thought),
+                *_split_results(results, calls),
+            ]
+            thought = ""
+        messages.append(Message("assistant", turn.get("MOSS", ""), reasoning=thought))
+    used = ("meta_instruction", "prefix", "plain_text", "chat", "num_turns")
     schemas = tuple(_build_schema(match) for match in tools.values())
-    yield ParsedChat(prepend_system(system, tuple(messages)), schemas, meta)
+    unread = (*find_unread_fields(value, used), *_find_unread_parts(turns))
+    yield ParsedChat(prepend_system(system, tuple(messages)), schemas, collect_meta(value, used), unread)
+
+
+_PARTS = frozenset({"Human", "MOSS", "Inner Thoughts", "Commands", "Results", "Tool Responses"})
+
+
+def _find_unread_parts(turns: list[dict[str, str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(f"turn.{name}" for turn in turns for name in turn if name not in _PARTS and turn[name]))
+
+
+def _split_results(results: str, calls: tuple[ToolCall, ...]) -> list[Message]:
+    """One turn for each call if the results repeat `Name(...) =>` of each, in order; else one turn."""
+    starts = [match.start() for match in _RESULT.finditer(results)]
+    names = [match[1].strip() for match in _RESULT.finditer(results)]
+    if len(calls) > 1 and names == [call.name for call in calls]:
+        ends = [*starts[1:], len(results)]
+        texts = [results[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+        return [Message("tool", text, name=call.name) for text, call in zip(texts, calls, strict=True)]
+    return [Message("tool", results, name=calls[0].name)]
 
 
 def _split_turns(row: Mapping[str, Any]) -> Iterator[dict[str, str] | Any]:
@@ -101,9 +123,8 @@ def _parse_calls(commands: str, tools: Mapping[str, re.Match[str]]) -> tuple[Too
     for match in _CALL.finditer(commands):
         tool = tools.get(match[1])
         calls.append(ToolCall(match[1], _parse_arguments(match[2].strip(), tool[3] if tool else "")))
-    if not calls or _CALL.sub("", commands).strip(" ,;\n\t"):
-        return Drop("broken_tool_call", commands[:80])
-    return tuple(calls)
+    rest = _NO_COMMAND.sub("", _CALL.sub("", commands)).strip(" ,;\n\t")
+    return Drop("broken_tool_call", commands[:80]) if rest else tuple(calls)
 
 
 def _parse_arguments(arguments: str, names: str) -> dict[str, str]:

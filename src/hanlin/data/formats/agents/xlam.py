@@ -1,0 +1,54 @@
+"""The format of xLAM's function-calling data: a query, the tools, and the calls that answer it.
+
+Source: the card of xlam-function-calling-60k; APIGen and BFCL use the same three parts under other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hanlin.core.records import Message
+from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.calls import parse_data, read_calls
+from hanlin.data.formats.content.tool_lists import read_tools
+from hanlin.data.formats.turns import ParsedChat
+from hanlin.data.ledger import Drop
+
+_QUERY_FIELDS = ("query", "question", "instruction", "prompt", "input")
+_CALL_FIELDS = ("answers", "calls", "tool_calls", "function_calls", "answer")
+_TOOL_FIELDS = ("tools", "functions")
+
+
+def _find(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    query = next((name for name in _QUERY_FIELDS if isinstance(row.get(name), str)), None)
+    tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list)), None)
+    calls = next((name for name in _CALL_FIELDS if _is_call_list(row.get(name))), None)
+    return (query, calls, tools) if query and calls and tools else None
+
+
+def _is_call_list(value: Any) -> bool:
+    data = parse_data(value.strip()) if isinstance(value, str) and value.strip()[:1] == "[" else value
+    return isinstance(data, list) and bool(data) and all(isinstance(call, Mapping) for call in data)
+
+
+def is_xlam(value: Any) -> bool:
+    """Whether a row has a query, tools and a list of calls."""
+    return isinstance(value, Mapping) and _find(value) is not None
+
+
+def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read {query, tools, answers}: the answer to the query are the calls; tools and calls may be JSON text."""
+    fields = _find(value) if isinstance(value, Mapping) else None
+    if fields is None:
+        yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
+        return
+    query, calls_field, tools_field = fields
+    raw = value[calls_field]
+    calls, tools = read_calls([raw] if isinstance(raw, str) else raw), read_tools(value[tools_field])
+    if isinstance(calls, Drop) or isinstance(tools, Drop):
+        yield calls if isinstance(calls, Drop) else tools  # type: ignore[misc]
+        return
+    messages = (Message("user", strip_turn(value[query])), Message("assistant", "", calls))
+    used = (query, calls_field, tools_field, "id")
+    yield ParsedChat(messages, tools, collect_meta(value, used), find_unread_fields(value, used))

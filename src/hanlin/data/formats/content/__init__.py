@@ -1,0 +1,1 @@
+"""What a turn holds besides plain text: its role, reasoning, tool calls, tools, pictures, and whether it is learned."""

@@ -1,0 +1,298 @@
+"""Tool calls inside the text of an answer: between tags, as Python calls, or as ReAct's Action and Action Input."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.core.records import ToolCall
+from hanlin.data.formats.base import strip_turn
+from hanlin.data.formats.content.calls import parse_data, read_arguments, read_calls
+from hanlin.data.ledger import Drop
+
+
+@dataclass(frozen=True, slots=True)
+class CallText:
+    """The text of an answer without the calls in it, the calls, and the thought before them."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+    reasoning: str = ""
+
+
+_TAGS = "tool_calls?|function_calls?|functioncall|TOOLCALL|toolcall"
+_BLOCK = re.compile(
+    rf"<({_TAGS})>(.*?)(?:</\1>|(?=<(?:{_TAGS})>)|<\|endoftext\|>|<\|im_end\|>|\Z)"
+    r"|<\|python_tag\|>(.*?)(?:<\|eom_id\|>|<\|eot_id\|>|\Z)"
+    r"|\[TOOL_CALLS\]\s*(.*?)(?:\[/TOOL_CALLS\]|</s>|\Z)"
+    r"|(<function=[^>]*>.*?</function>|<invoke name=.*?</invoke>)",
+    re.S,
+)
+_FUNCTION = re.compile(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
+_PARAMETER = re.compile(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
+_KEY_VALUE = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_FENCE = re.compile(r"\A\s*```[A-Za-z]*\s*\n(.*?)\n?```\s*\Z", re.S)
+
+
+def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:
+    """Split the calls between tags off a text: Hermes and Qwen, glaive, Llama 3, Mistral and GLM write them so.
+
+    Args:
+        text: The text of an answer.
+        tools: The tools, for the names of arguments without one.
+
+    Returns:
+        None if the text has no such tag, a Drop if a tag holds no call.
+    """
+    if "<" not in text and "[TOOL_CALLS]" not in text:
+        return None
+    rest: list[str] = []
+    calls: list[ToolCall] = []
+    end = 0
+    for match in _BLOCK.finditer(text):
+        if text.count("```", 0, match.start()) % 2:
+            continue
+        inner = next(part for part in match.groups()[1:] if part is not None)
+        found = parse_calls(inner, tools)
+        if isinstance(found, Drop):
+            return found
+        calls += found
+        rest.append(text[end : match.start()])
+        end = match.end()
+    if not calls:
+        return None
+    return CallText("\n".join(part for part in map(str.strip, [*rest, text[end:]]) if part), tuple(calls))
+
+
+def parse_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[ToolCall, ...] | Drop:
+    """Parse a text that is nothing but calls, in any of the ways that sets write them; a Drop if it is not."""
+    text = text.strip()
+    fence = _FENCE.match(text)
+    text = fence[1].strip() if fence else text
+    for parse in (_parse_data_calls, _parse_markup_calls, _parse_line_call):
+        calls = parse(text)
+        if calls:
+            return calls
+    return parse_python_calls(text, tools) or Drop("broken_tool_call", text[:80])
+
+
+def _parse_data_calls(text: str) -> tuple[ToolCall, ...] | None:
+    if text[:1] not in ("{", "["):
+        return None
+    calls = read_calls([text])
+    if not isinstance(calls, Drop):
+        return calls
+    lines = [line for line in text.splitlines() if line.strip()]
+    calls = read_calls(lines) if len(lines) > 1 and all(line.lstrip()[:1] == "{" for line in lines) else calls
+    return None if isinstance(calls, Drop) else calls
+
+
+def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
+    """Parse `<function=name>` with parameters or JSON in it, and GLM's name with keys and values."""
+    if "<arg_key>" in text:
+        name = text.partition("<arg_key>")[0].strip()
+        rest = _KEY_VALUE.sub("", text).strip()
+        pairs = {key.strip(): _parse_value(value) for key, value in _KEY_VALUE.findall(text)}
+        return (ToolCall(name, pairs),) if name and rest == name else None
+    calls = []
+    for match in _FUNCTION.finditer(text):
+        name, body = (match[1], match[2]) if match[1] else (match[3], match[4])
+        parameters = _PARAMETER.findall(body)
+        arguments = (
+            {key.strip(): value.removeprefix("\n").removesuffix("\n") for key, value in parameters}
+            if parameters or not body.strip()
+            else read_arguments(body)
+        )
+        if arguments is None:
+            return None
+        calls.append(ToolCall(name.strip(), arguments))
+    return tuple(calls) if calls and not _FUNCTION.sub("", text).strip() else None
+
+
+def _parse_value(text: str) -> Any:
+    value = parse_data(text.strip())
+    return text if value is None else value
+
+
+_LINE_CALL = re.compile(r"([^\s{}\[\]()<>:：]{1,80})\s*\n\s*(\{.*\})\Z", re.S)
+
+
+def _parse_line_call(text: str) -> tuple[ToolCall, ...] | None:
+    """Parse GLM-4's call: the name on a line, then the arguments as JSON."""
+    match = _LINE_CALL.match(text)
+    arguments = read_arguments(match[2]) if match else None
+    return None if match is None or arguments is None else (ToolCall(match[1], arguments),)
+
+
+# --- Python calls -----------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"\s*([^\s()\[\]{}\"'`，。！？：；:;,=<>][^()\[\]{}\"'`，。！？：；:;=<>\n]{0,120}?)\s*\(")
+_KEYWORD = re.compile(r"\s*([^\s()\[\]{}\"',=]{1,80})\s*=(?!=)\s*")
+_CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
+_OPEN, _CLOSE = "([{", ")]}"
+
+
+def parse_python_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> tuple[ToolCall, ...] | None:
+    """Parse `[name(key=value, ...), ...]`, with or without the brackets; names may hold blanks, as in ToolACE.
+
+    Args:
+        text: Nothing but the calls.
+        tools: The tools; an argument without a name takes the name of the parameter at its place.
+
+    Returns:
+        The calls; None if the text is anything else, or a value is no literal.
+    """
+    text = text.strip().rstrip(";")
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    calls: list[ToolCall] = []
+    position = 0
+    while position < len(text):
+        match = _NAME.match(text, position)
+        end = _find_close(text, match.end()) if match else None
+        if match is None or end is None:
+            return None
+        arguments = _parse_python_arguments(text[match.end() : end], match[1], tools)
+        if arguments is None:
+            return None
+        calls.append(ToolCall(match[1], arguments))
+        position = end + 1
+        while position < len(text) and text[position] in " \t\r\n,;":
+            position += 1
+    return tuple(calls) or None
+
+
+def _parse_python_arguments(text: str, name: str, tools: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    arguments: dict[str, Any] = {}
+    for number, part in enumerate(split_top_level(text)):
+        match = _KEYWORD.match(part)
+        key = match[1] if match else _find_parameter(name, number, tools)
+        raw = (part[match.end() :] if match else part).strip()
+        value = _CONSTANTS[raw] if raw in _CONSTANTS else parse_data(_fix_literal(raw))
+        if key is None or key in arguments or (value is None and raw not in _CONSTANTS):
+            return None
+        arguments[key] = value
+    return arguments
+
+
+def _fix_literal(text: str) -> str:
+    """Write true, false and null of JSON in a literal with single quotes as Python does, outside of quotes."""
+    if "'" not in text:
+        return text
+    pieces = re.split(r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", text)
+    pieces[::2] = [re.sub(r"\b(true|false|null)\b", lambda match: repr(_CONSTANTS[match[1]]), p) for p in pieces[::2]]
+    return "".join(pieces)
+
+
+def _find_parameter(name: str, number: int, tools: Sequence[Mapping[str, Any]]) -> str | None:
+    for tool in tools:
+        parameters = tool.get("parameters")
+        if tool.get("name") == name and isinstance(parameters, Mapping):
+            properties = parameters.get("properties")
+            names = list(properties) if isinstance(properties, Mapping) else []
+            return str(names[number]) if number < len(names) else None
+    return None
+
+
+def _scan(text: str, start: int) -> Iterator[tuple[int, str, int]]:
+    """Yield index, character and depth of brackets for every character outside of quotes."""
+    depth, quote, index = 0, "", start
+    while index < len(text):
+        char = text[index]
+        if quote:
+            if char == "\\":
+                index += 1
+            elif char == quote:
+                quote = ""
+        elif char in "\"'":
+            quote = char
+        else:
+            depth += char in _OPEN
+            depth -= char in _CLOSE
+            yield index, char, depth
+        index += 1
+
+
+def _find_close(text: str, start: int) -> int | None:
+    """Index of the bracket that closes one before `start`."""
+    return next((index for index, _, depth in _scan(text, start) if depth < 0), None)
+
+
+def split_top_level(text: str) -> list[str]:
+    """Split at the commas outside of brackets and quotes; blank parts are left out."""
+    ends = [index for index, char, depth in _scan(text, 0) if char == "," and depth == 0]
+    parts = [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
+    return [part for part in parts if part.strip()]
+
+
+# --- ReAct ------------------------------------------------------------------------------------------------------------
+
+_REACT = re.compile(
+    r"\A(.*?)(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：][ \t]*([^\n]+?)[ \t]*\n\s*"
+    r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：][ \t]*(.*?)\s*(?:\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\s*)?\Z",
+    re.S | re.I,
+)
+_THOUGHT = re.compile(r"\A\s*(?:Thought|思考)[ \t]*[:：]?[ \t]*", re.I)
+_FINAL = re.compile(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
+_CALL_START = re.compile(r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I)
+
+
+def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText | Drop | None:
+    """Split ReAct's `Thought: ... Action: name Action Input: {...}` into reasoning and call; None for other text.
+
+    An input that is no object is the value of the tool's only parameter, or of `input`.
+    """
+    match = _REACT.match(text)
+    if match is None:
+        return None
+    thought = strip_turn(_THOUGHT.sub("", match[1]))
+    name, raw = match[2].strip(), match[3].strip()
+    arguments = read_arguments(raw)
+    if arguments is None:
+        if raw[:1] in ("{", "[") or "\nAction" in raw:
+            return Drop("broken_tool_call", f"{name}: {raw}"[:80])
+        arguments = {_find_parameter(name, 0, tools) or "input": raw}
+    return CallText("", (ToolCall(name, arguments),), thought)
+
+
+def split_final_answer(text: str) -> CallText | None:
+    """Split the last turn of a ReAct trace into its thought and the final answer; None for other text."""
+    match = _FINAL.search(text)
+    if match is None:
+        return None
+    return CallText(strip_turn(text[match.end() :]), (), strip_turn(_THOUGHT.sub("", text[: match.start()])))
+
+
+def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_result: bool) -> CallText | Drop | None:
+    """Split the calls of a text that marks them by nothing but their form.
+
+    Args:
+        text: The text of an answer.
+        tools: The tools of the conversation.
+        has_result: Whether a tool's result follows the answer. Without one, only calls of known tools count.
+
+    Returns:
+        None if the answer is text; a Drop if it begins as a call does and is none.
+    """
+    react = split_react(text, tools) if has_result else None
+    if react is not None:
+        return react
+    if not has_result and not (tools and text.lstrip()[:1] in ("[", "{", "`")):
+        return None
+    calls = parse_calls(text, tools)
+    if not isinstance(calls, Drop):
+        return CallText("", calls) if has_result or _are_known(calls, tools) else None
+    if not has_result:
+        return None
+    line = re.search(r"\n\s*([\[{].*)\Z", text, re.S)
+    tail = parse_calls(line[1], tools) if line else calls
+    if line and not isinstance(tail, Drop):
+        return CallText(strip_turn(text[: line.start()]), tail)
+    return calls if _CALL_START.search(text) else None
+
+
+def _are_known(calls: Collection[ToolCall], tools: Sequence[Mapping[str, Any]]) -> bool:
+    names = {tool.get("name") for tool in tools}
+    return all(call.name in names for call in calls)

@@ -1,0 +1,99 @@
+"""Tool calls as data: JSON text or objects, in the wrappings of different APIs and sets."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hanlin.core.records import ToolCall
+from hanlin.data.io.json_rows import StrictDecoder
+from hanlin.data.ledger import Drop
+
+CALL_PARTS = frozenset({"tool_call", "tool_calls", "function_call", "tool_use"})
+"""Types of typed parts that hold calls."""
+ARGUMENT_FIELDS = (
+    *("arguments", "parameters", "args", "params", "input", "kwargs", "action_input", "tool_input", "tool_args"),
+)  # fmt: skip
+_WRAPPERS = ("function", "tool_call", "function_call")
+_NAME_FIELDS = ("name", "function", "function_name", "func_name", "tool_name", "tool", "api_name", "api", "action")
+_ID_FIELDS = ("id", "call_id", "tool_call_id", "tool_use_id")
+_MAX_LITERAL = 200_000
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON as strictly as a row; None if it is not JSON."""
+    value = StrictDecoder().decode_row(text)
+    return None if isinstance(value, Drop) else value
+
+
+def parse_data(text: str) -> Any:
+    """Parse JSON, or a literal of Python (`{'city': None}`), which some sets write instead; None if it is neither."""
+    value = parse_json(text)
+    if value is not None or not text or text[0] not in "{[('\"" or len(text) > _MAX_LITERAL:
+        return value
+    try:
+        value = ast.literal_eval(text.replace("\n", "\\n") if text[0] in "'\"" else text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    return json.loads(json.dumps(value)) if is_json(value) else None
+
+
+def is_json(value: Any, depth: int = 50) -> bool:
+    """Whether JSON can hold a value as it is."""
+    if isinstance(value, Mapping):
+        return depth > 0 and all(isinstance(name, str) and is_json(item, depth - 1) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(is_json(item, depth - 1) for item in value)
+    if isinstance(value, float):
+        return value == value and abs(value) != float("inf")  # noqa: PLR0124
+    return value is None or isinstance(value, str | int)
+
+
+def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
+    """Read tool calls written as JSON text or objects, with OpenAI's wrapping {function: {...}} or without.
+
+    Name and arguments may have any of their usual names (`api_name`, `parameters`, ...); arguments may be JSON text.
+    """
+    calls: list[ToolCall] = []
+    for item in raw:
+        data = parse_data(item.strip()) if isinstance(item, str) else item
+        for value in data if isinstance(data, list) else [data]:
+            call = _read_call(value)
+            if call is None:
+                return Drop("broken_tool_call", str(item)[:80])
+            calls.append(call)
+    return tuple(calls)
+
+
+def _read_call(value: Any) -> ToolCall | None:
+    if isinstance(value, str):
+        value = parse_data(value)
+    if not isinstance(value, Mapping):
+        return None
+    call_id = _read_id(value)
+    inner = next((value[name] for name in _WRAPPERS if isinstance(value.get(name), Mapping)), value)
+    name_field = next((name for name in _NAME_FIELDS if isinstance(inner.get(name), str) and inner[name].strip()), None)
+    if name_field is None:
+        return None
+    field = next((name for name in ARGUMENT_FIELDS if inner.get(name) is not None), None)
+    if field is None and name_field != "name":
+        return None
+    arguments = read_arguments(inner[field]) if field is not None else {}
+    if arguments is None:
+        return None
+    return ToolCall(inner[name_field].strip(), arguments, call_id or _read_id(inner))
+
+
+def _read_id(value: Mapping[str, Any]) -> str:
+    return next((str(value[name]) for name in _ID_FIELDS if isinstance(value.get(name), str | int)), "")
+
+
+def read_arguments(value: Any) -> Mapping[str, Any] | None:
+    """Read the arguments of a call, an object or its text; None if they are something else."""
+    if isinstance(value, str):
+        value = parse_data(value.strip()) if value.strip() else {}
+    if isinstance(value, list) and not value:
+        return {}
+    return value if isinstance(value, Mapping) and is_json(value) else None

@@ -1,0 +1,48 @@
+"""Fields of a turn that say whether it is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hanlin.data.ledger import Drop
+
+LOSS_FIELDS = (
+    *("loss_weight", "weight", "loss", "train", "training", "trainable", "train_on", "learn", "loss_scale"),
+    *("output_with_loss", "with_loss", "supervised"),
+)
+"""Fields that are true or 1 for a turn that is learned."""
+MASK_FIELDS = ("masked", "mask", "loss_mask_out", "ignore_loss")
+"""Fields that are true for a turn that is not learned."""
+
+_TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
+    """Read whether a turn is learned; None if it does not say.
+
+    A weight other than 0 and 1 is a Drop: training has no weights for turns, and to learn such a turn whole, or not at
+    all, would be something else. If fields contradict each other, the turn is not learned.
+    """
+    flags = set()
+    for names, learned in ((LOSS_FIELDS, True), (MASK_FIELDS, False)):
+        for name in names:
+            value = _read_number(turn[name]) if name in turn else None
+            if value is None:
+                continue
+            if value not in (0.0, 1.0):
+                return Drop("loss_weight", f"{name}: {turn[name]!s}"[:80])
+            flags.add(bool(value) is learned)
+    return None if not flags else flags == {True}
+
+
+def _read_number(value: Any) -> float | None:
+    if isinstance(value, bool | int | float):
+        return float(value)
+    if isinstance(value, str):
+        text = value.strip().lower()
+        try:
+            return _TEXT_VALUES[text] if text in _TEXT_VALUES else float(text)
+        except ValueError:
+            return None
+    return None

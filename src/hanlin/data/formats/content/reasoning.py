@@ -1,0 +1,119 @@
+"""What an assistant thinks before its answer: fields that hold it, and marks around it at the start of the text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hanlin.data.formats.base import strip_turn
+from hanlin.data.ledger import Drop
+
+TURN_REASONING_FIELDS = (
+    *("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "think", "thought"),
+    "thoughts",
+)
+"""Fields of a turn that hold its reasoning."""
+ROW_REASONING_FIELDS = (
+    *TURN_REASONING_FIELDS,
+    *("complex_cot", "cot", "chain_of_thought", "long_cot", "reasoning_trace", "reasoning_process", "think_content"),
+    *("reason_content", "deepseek_reasoning", "thinking_trajectory", "deepseek_thinking_trajectory"),
+    *("thinking_trajectories", "inner_thoughts", "推理过程", "思考过程", "思维链", "推理", "思考"),
+)
+"""Fields of a row of question and answer that hold the reasoning of the answer, in lower case."""
+REASONING_PARTS = frozenset({"reasoning", "thinking", "reasoning_content", "think", "thought"})
+"""Types of typed parts that hold reasoning."""
+
+_SWITCHES = frozenset({"on", "off", "yes", "no", "true", "false", "none", "low", "medium", "high", "minimal"})
+"""Values that switch reasoning on or off and are none themselves."""
+
+_CLOSED_MARKS = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("[think]", "[/think]"),
+    ("◁think▷", "◁/think▷"),
+    ("<seed:think>", "</seed:think>"),
+)
+_NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
+"""Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
+_SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
+_CLOSE_ALONE = re.compile(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
+
+
+def read_reasoning(value: Any) -> str | None:
+    """Read the value of a field that may hold reasoning; None if it holds something else.
+
+    Args:
+        value: A text, a list of texts, or null.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, Mapping):
+        value = next((value[name] for name in ("text", "content", "value") if isinstance(value.get(name), str)), None)
+    if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
+        return None
+    text = strip_turn(value)
+    for opening, closing in _CLOSED_MARKS:
+        if text[: len(opening)].lower() == opening and text.endswith(closing):
+            return strip_turn(text[len(opening) : -len(closing)])
+    return text
+
+
+def split_reasoning(text: str) -> tuple[str, str] | Drop:
+    """Split the text of an answer into the reasoning that it begins with, without the marks around it, and the rest.
+
+    `<think>a</think>b` gives ("a", "b"); a text that only ends its reasoning, since the prompt began it, likewise. An
+    empty block gives no reasoning. A Drop if `<think>` has no end.
+    """
+    head = text.lstrip()
+    if head[:1] not in ("<", "[", "◁") and "</think>" not in text:
+        return "", text
+    parts: list[str] = []
+    while split := _split_block(head):
+        if isinstance(split, Drop):
+            return split
+        inner, rest = split
+        parts.append(inner)
+        head = rest.lstrip()
+    if parts:
+        return _join_parts(parts), _strip_solution(rest)
+    end = _CLOSE_ALONE.search(text)
+    if end is not None and "<think>" not in text[: end.start()]:
+        return strip_turn(text[: end.start()]), text[end.end() :]
+    return "", text
+
+
+def _split_block(head: str) -> tuple[str, str] | Drop | None:
+    """Split off a block of reasoning; None if the text begins with none."""
+    for opening, closing in _CLOSED_MARKS:
+        if head[: len(opening)].lower() != opening:
+            continue
+        end = head.lower().find(closing, len(opening))
+        if end >= 0:
+            return strip_turn(head[len(opening) : end]), head[end + len(closing) :]
+        if opening in _NEVER_PLAIN:
+            return Drop("unclosed_reasoning", head[:40])
+    return None
+
+
+def _strip_solution(text: str) -> str:
+    """The answer between the marks of a solution, if it has them."""
+    match = _SOLUTION.match(text)
+    return match[1] if match else text
+
+
+def join_reasoning(first: str, second: str) -> str:
+    """Join reasoning that a row gives twice, in a field and in the text: once if one holds the other, else both."""
+    one, two = "".join(first.split()), "".join(second.split())
+    if two in one:
+        return first
+    return second if one in two else _join_parts([first, second])
+
+
+def _join_parts(parts: list[str]) -> str:
+    return "\n\n".join(part for part in parts if part)

@@ -1,0 +1,93 @@
+"""Results of tools: those that one turn holds together are split, and all are put in the order of their calls."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hanlin.core.records import Message, ToolCall
+from hanlin.data.formats.content.calls import parse_data
+
+RESULT_PARTS = frozenset({"tool_result", "tool_response", "function_response"})
+"""Types of typed parts that hold a result."""
+_BLOCK = re.compile(r"<(tool_response|function_response|tool_result|function_result)>\s*(.*?)\s*(?:</\1>|\Z)", re.S)
+
+
+def has_result_tags(text: str) -> bool:
+    """Whether a text is nothing but results between tags."""
+    return text.lstrip()[:1] == "<" and bool(_BLOCK.match(text.lstrip())) and not _BLOCK.sub("", text).strip()
+
+
+def split_result_tags(message: Message) -> list[Message]:
+    """A tool's turn as one turn for each result between tags; the turn itself if it has none."""
+    if not has_result_tags(message.text):
+        return [message]
+    return [_read_result(match[2], message) for match in _BLOCK.finditer(message.text)]
+
+
+def _read_result(text: str, message: Message) -> Message:
+    """The turn of one result, with name and id of its call if the result repeats them."""
+    data = parse_data(text)
+    fields = data if isinstance(data, Mapping) else {}
+    name, call_id = fields.get("name"), fields.get("tool_call_id")
+    return replace(
+        message,
+        text=text,
+        name=message.name or (name if isinstance(name, str) else ""),
+        tool_call_id=message.tool_call_id or (call_id if isinstance(call_id, str) else ""),
+    )
+
+
+def order_results(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Put the results after each turn with calls in the order of the calls: by id, else by name if each is there once.
+
+    Results that cannot be told apart stay as they are. One result that lists those of all calls by name becomes one for
+    each call.
+    """
+    ordered: list[Message] = []
+    index = 0
+    while index < len(messages):
+        message = messages[index]
+        ordered.append(message)
+        index += 1
+        if not message.tool_calls:
+            continue
+        end = index
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        ordered += _order(message.tool_calls, messages[index:end])
+        index = end
+    return tuple(ordered)
+
+
+def _order(calls: Sequence[ToolCall], results: Sequence[Message]) -> Sequence[Message]:
+    if len(results) == 1 and len(calls) > 1:
+        return _split_list(calls, results[0])
+    by_id = [call.id for call in calls], [result.tool_call_id for result in results]
+    by_name = [call.name for call in calls], [result.name for result in results]
+    for wanted, given in (by_id, by_name):
+        if all(given) and len(set(given)) == len(given) and len(set(wanted)) == len(wanted) and set(given) <= {*wanted}:
+            order = sorted(range(len(results)), key=[wanted.index(key) for key in given].__getitem__)
+            return [results[place] for place in order]
+    return results
+
+
+def _split_list(calls: Sequence[ToolCall], result: Message) -> Sequence[Message]:
+    data = parse_data(result.text.strip()) if result.text.lstrip()[:1] == "[" else None
+    if not isinstance(data, list) or len(data) != len(calls):
+        return [result]
+    names = [item.get("name") if isinstance(item, Mapping) else None for item in data]
+    if names != [call.name for call in calls]:
+        return [result]
+    return [
+        replace(result, text=to_text(item), name=call.name, tool_call_id=call.id)
+        for item, call in zip(data, calls, strict=True)
+    ]
+
+
+def to_text(value: Any) -> str:
+    """A result as text: JSON unless it is text already."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,232 @@
+"""Lists of tools: as data, as JSON text, and inside a system text that also says how calls are written."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hanlin.data.formats.content.calls import is_json, parse_data
+from hanlin.data.ledger import Drop
+
+Tools = tuple[Mapping[str, Any], ...]
+
+TOOL_FIELDS = ("tools", "functions", "tool", "available_tools", "function_list", "tool_list", "apis", "api_list")
+"""Fields of a row that hold the list of tools."""
+
+
+def read_tools(raw: Any) -> Tools | Drop:
+    """Read the list of tools, as JSON text or data, each without OpenAI's wrapping.
+
+    Parameters that are listed without JSON schema, as in xLAM and ToolAlpaca, become a schema.
+    """
+    if isinstance(raw, str):
+        if raw.strip().lower() in ("", "null", "none"):
+            return ()
+        raw = parse_data(raw.strip())
+    if raw is None or raw == []:
+        return () if raw == [] else Drop("broken_tools")
+    tools = [_read_tool(tool) for tool in (raw if isinstance(raw, list) else [raw])]
+    if not all(tool is not None for tool in tools):
+        return Drop("broken_tools", str(raw)[:80])
+    return tuple(tool for tool in tools if tool is not None)
+
+
+def find_row_tools(row: Mapping[str, Any]) -> tuple[str, Any]:
+    """Find the field of a row that lists tools, and its value; ("", "") without any."""
+    for name in TOOL_FIELDS:
+        value = row.get(name)
+        if not value or not isinstance(value, str | list | Mapping):
+            continue
+        if name in ("tools", "functions") or not isinstance(read_tools(value), Drop):
+            return name, value
+    return "", ""
+
+
+def _read_tool(tool: Any) -> Mapping[str, Any] | None:
+    if isinstance(tool, str):
+        tool = parse_data(tool.strip()) if tool.strip()[:1] == "{" else _read_described_tool(tool)
+    if not isinstance(tool, Mapping):
+        return None
+    tool = tool["function"] if isinstance(tool.get("function"), Mapping) else tool
+    name = next((tool[field] for field in ("name", "api_name", "tool_name") if isinstance(tool.get(field), str)), None)
+    if name is None:
+        return None
+    if "name" not in tool:
+        tool = {"name": name, **{field: value for field, value in tool.items() if value != name}}
+    parameters = next((tool[field] for field in ("parameters", "arguments") if field in tool), None)
+    if isinstance(parameters, str):
+        parameters = parse_data(parameters.strip())
+    schema = _build_schema(parameters) if isinstance(parameters, Mapping) else None
+    return tool if schema is None else {**{k: v for k, v in tool.items() if k != "arguments"}, "parameters": schema}
+
+
+_DESCRIBED = re.compile(r"\A\s*([\w.-]+)\s*[:：]\s*(.*?)\n\s*Parameters\s*[:：]\s*(\{.*?\})\s*(?:\n(.*))?\Z", re.S)
+
+
+def _read_described_tool(text: str) -> dict[str, Any] | None:
+    """Read ToolAlpaca's `name: description`, `Parameters: {...}` and `Output: ...`."""
+    match = _DESCRIBED.match(text)
+    parameters = parse_data(match[3]) if match else None
+    if match is None or not isinstance(parameters, Mapping):
+        return None
+    description = "\n".join(part.strip() for part in (match[2], match[4] or "") if part.strip())
+    return {"name": match[1], "description": description, "parameters": parameters}
+
+
+_SCHEMA_WORDS = frozenset({"type", "properties", "required", "$schema", "anyOf", "oneOf", "allOf", "$ref", "items"})
+_TYPES = {"str": "string", "string": "string", "int": "integer", "integer": "integer", "float": "number"}
+_TYPES |= {"number": "number", "bool": "boolean", "boolean": "boolean", "list": "array", "array": "array"}
+_TYPES |= {"dict": "object", "object": "object", "tuple": "array", "set": "array"}
+
+
+def _build_schema(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The JSON schema of parameters listed as {name: description or {type, default, ...}}; None for a schema."""
+    if not parameters or (_SCHEMA_WORDS & set(parameters) and not isinstance(parameters.get("type"), Mapping)):
+        return None
+    if not all(isinstance(value, Mapping | str) for value in parameters.values()):
+        return None
+    properties, required = {}, []
+    for name, value in parameters.items():
+        text = value if isinstance(value, str) else str(value.get("type", ""))
+        entry: dict[str, Any] = {"type": "string", "description": value} if isinstance(value, str) else dict(value)
+        kind = re.split(r"[\[,( ]", text.strip().lower(), maxsplit=1)[0]
+        if not isinstance(value, str) and kind in _TYPES:
+            entry["type"] = _TYPES[kind]
+        properties[name] = entry
+        if "optional" not in text.lower() and "default" not in entry:
+            required.append(name)
+    return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+# --- tools in a system text -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SystemTools:
+    """A system text without its tools and without the sentences about how calls are written, and the tools."""
+
+    text: str
+    tools: Tools
+
+
+_TAGGED = re.compile(
+    r"<tools>(.*?)</tools>|<\|tools?\|>(.*?)<\|/tools?\|>|\[AVAILABLE_TOOLS\](.*?)\[/AVAILABLE_TOOLS\]", re.S
+)
+_LIST_START = re.compile(r"\[\s*\{\s*[\"']|(?<![\w\"':])\{\s*[\"'](?:name|type|function|api_name)[\"']")
+_ANNOUNCED = re.compile(r"functions?|tools?|APIs?|函数|工具|接口|插件", re.I)
+_HOW_TO_CALL = re.compile(
+    r"</?(?:tools|tool_call|tool_response|functioncall|function_call)s?>|<function=|in the format of \[|\[func"
+    r"|pydantic|model json schema|NO other text|return the function call|function call section|tools? call section"
+    r"|For each function call|function signatures|list of functions in JSON|functions? in JSON format"
+    r"|FunctionCall|should follow this format|^\W*(?:Thought|Action|Action Input|Observation)\s*[:：]?\s*$"
+    r"|access to the following (?:APIs|functions|tools)|Use them if required"
+    r"|none of the functions? can be used|Here (?:are|is) the available tools|<function-name>|<args-dict>"
+    r"|as follows:?$|以下(?:工具|函数|接口)[:：]?$",
+    re.I,
+)
+_SENTENCE_END = re.compile(r"(?<=[.。!！?？:：])\s+|\n")
+_FENCED = re.compile(r"<tool_call>.*?</tool_call>", re.S)
+
+
+def says_how_to_call(system: str) -> bool:
+    """Whether a system text says how calls are written, or marks its tools."""
+    return "<tools>" in system or (_LIST_START.search(system) is not None and _HOW_TO_CALL.search(system) is not None)
+
+
+def split_system_tools(system: str) -> SystemTools | None:
+    """Split the list of tools off a system text; None if there is none.
+
+    Sentences that say how calls are written go with it: the chat template says it in the model's own way.
+    """
+    tagged = [match for match in _TAGGED.finditer(system) if match.group(*range(1, 4))]
+    for match in tagged:
+        inner = next(part for part in match.groups() if part is not None)
+        tools = _read_listed(inner)
+        if tools:
+            return SystemTools(_drop_how_to_call(system[: match.start()], system[match.end() :]), tools)
+    for match in _LIST_START.finditer(system):
+        if _ANNOUNCED.search(system, max(0, match.start() - 400), match.start()) is None:
+            continue
+        end, tools = _read_list_at(system, match.start())
+        if tools:
+            return SystemTools(_drop_how_to_call(system[: match.start()], system[end:]), tools)
+    return None
+
+
+def _read_listed(text: str) -> Tools:
+    """Tools of a text that is a list, or one object on each line."""
+    for raw in (text.strip(), [line for line in text.splitlines() if line.strip()]):
+        tools = read_tools(raw) if raw else ()
+        if not isinstance(tools, Drop):
+            return tools
+    return ()
+
+
+def _read_list_at(system: str, start: int) -> tuple[int, Tools]:
+    """Read the list, or the objects one after another, that begin at `start`: the end and the tools."""
+    tools: list[Mapping[str, Any]] = []
+    position = start
+    while position < len(system):
+        end = find_end(system, position)
+        value = parse_data(system[position:end]) if end else None
+        found = read_tools(value) if value is not None else ()
+        if isinstance(found, Drop) or not found or not all(is_json(tool) and len(tool) > 1 for tool in found):
+            break
+        tools += found
+        start = position = end
+        while position < len(system) and system[position] in " \t\r\n,":
+            position += 1
+        if system[position : position + 1] != "{":
+            break
+    return start, tuple(tools)
+
+
+def find_end(text: str, start: int) -> int:
+    """Index after the bracket that closes the one at `start`, quotes respected; 0 if none does."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        pass
+    else:
+        return end
+    depth, quote, index = 0, "", start
+    while index < len(text):
+        char = text[index]
+        if quote:
+            if char == "\\":
+                index += 1
+            elif char == quote:
+                quote = ""
+        elif char == '"' or (char == "'" and text[index - 1] in " {[(,:"):
+            quote = char
+        elif char in "[{":
+            depth += 1
+        elif char in "]}":
+            depth -= 1
+            if depth == 0:
+                return index + 1
+        index += 1
+    return 0
+
+
+def _drop_how_to_call(before: str, after: str) -> str:
+    """Join the text around a list of tools without the sentences about how calls are written."""
+    parts = []
+    for text in (before, after):
+        text = _FENCED.sub("", text)
+        lines = []
+        for line in text.split("\n"):
+            sentences = [part for part in _SENTENCE_END.split(line) if part]
+            kept = [part for part in sentences if not _HOW_TO_CALL.search(part) and part.strip(" .:：\t")]
+            lines.append(line if len(kept) == len(sentences) else " ".join(kept))
+        parts.append("\n".join(lines))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(part.strip() for part in parts if part.strip()))
+
+
+def merge_tools(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> Tools:
+    """The tools of both lists, those of the second without a tool of a name that the first has."""
+    names = {tool.get("name") for tool in first}
+    return (*first, *(tool for tool in second if tool.get("name") not in names))

@@ -1,0 +1,268 @@
+"""Formats of conversations that are a question and its answer in fields of a row, with what came before."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hanlin.core.records import Message
+from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.calls import parse_data
+from hanlin.data.formats.content.reasoning import ROW_REASONING_FIELDS, join_reasoning, read_reasoning, split_reasoning
+from hanlin.data.formats.content.roles import ROLE_NAMES
+from hanlin.data.formats.content.tool_lists import find_row_tools
+from hanlin.data.formats.turns import ParsedChat, alternate_roles, find_unread_turn_fields, join_turns, prepend_system
+from hanlin.data.ledger import Drop
+
+QUESTION_FIELDS = ("prompt", "question", "query", "input", "ask", "q", "问题", "问")
+ANSWER_FIELDS = ("response", "answer", "target", "output", "completion", "reply", "a", "回答", "答")
+_REASONED_QUESTION_FIELDS = (*QUESTION_FIELDS, "problem", "user", "instruction", "题目")
+_REASONED_ANSWER_FIELDS = (
+    *("content", "final", "deepseek_attempt", "deepseek_solution", "attempt", "solution", "answer_content"),
+    *("final_answer", "答案"),
+)
+SYSTEM_FIELDS = ("system", "system_prompt", "systemPrompt", "sys", "meta_instruction")
+"""Fields of a row that hold its system text."""
+
+
+def find_system(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Find the system text of a row: the field and the text; ("", "") without any."""
+    for name in SYSTEM_FIELDS:
+        value = row.get(name)
+        if isinstance(value, str) and value.strip():
+            return name, strip_turn(value)
+    return "", ""
+
+
+def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written."""
+    exact = next((name for name in names if isinstance(row.get(name), str)), None)
+    if exact is not None:
+        return exact
+    lower = {str(name).lower(): name for name, value in row.items() if isinstance(value, str) and len(str(name)) > 1}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Find the reasoning of a row's answer: the field and the text; ("", "") without any."""
+    for name, value in row.items():
+        if isinstance(name, str) and name.lower() in ROW_REASONING_FIELDS and value:
+            reasoning = read_reasoning(value)
+            if reasoning:
+                return name, reasoning
+    return "", ""
+
+
+def join_question(row: Mapping[str, Any], field: str, more_fields: Sequence[str] = ("input", "context")) -> str:
+    """Join the question and the material it is about, with line ends between.
+
+    Args:
+        row: A row.
+        field: The field of the question.
+        more_fields: Fields of the material; absent and blank ones are left out.
+    """
+    parts = [str(row[name]) for name in (field, *more_fields) if isinstance(row.get(name), str) and row[name].strip()]
+    return "\n".join(strip_turn(part) for part in dict.fromkeys(parts))
+
+
+def read_history(row: Mapping[str, Any]) -> tuple[Message, ...] | Drop:
+    """Read the turns before a question: a list of [question, answer], of turns, or of texts said in turn; or its text.
+
+    A table holds it as JSON or as Python writes lists.
+    """
+    history = row.get("history")
+    if isinstance(history, str):
+        history = parse_data(history.strip()) if history.strip() else []
+        if history is None:
+            return Drop("broken_history", str(row["history"])[:80])
+    if not history:
+        return ()
+    if isinstance(history, list):
+        if all(isinstance(turn, Mapping) for turn in history):
+            return _read_history_turns(history)
+        if all(isinstance(text, str) for text in history) and len(history) % 2 == 0:
+            return alternate_roles(history)
+        if all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+            texts = [text for pair in history for text in pair]
+            if all(isinstance(text, str) for text in texts):
+                return alternate_roles(texts)
+    return Drop("broken_history", str(history)[:80])
+
+
+def _read_history_turns(history: Sequence[Mapping[str, Any]]) -> tuple[Message, ...] | Drop:
+    if any("role" in turn or "from" in turn for turn in history):
+        return join_turns(history)
+    pairs = [(find_field(turn, (*QUESTION_FIELDS, "user", "human")), _find_history_answer(turn)) for turn in history]
+    texts = []
+    for turn, (question, answer) in zip(history, pairs, strict=True):
+        if question is None or answer is None or question == answer:
+            return Drop("broken_history", str(turn)[:80])
+        texts += [turn[question], turn[answer]]
+    return alternate_roles(texts)
+
+
+def _find_history_answer(turn: Mapping[str, Any]) -> str | None:
+    return find_field(turn, (*ANSWER_FIELDS, "assistant", "bot", "gpt"))
+
+
+def _read_question_answer(
+    row: Mapping[str, Any], question: str, answer: Any, used: Sequence[str], more_parts: Sequence[Message] = ()
+) -> Iterator[ParsedChat | Drop]:
+    """Read a conversation of a question and its answer.
+
+    Args:
+        row: The row; its `history` and `system` come before the question, its reasoning before the answer.
+        question: The question.
+        answer: The answer, or a list of all turns after the question.
+        used: Fields that do not go to `meta`.
+        more_parts: Turns between the history and the question.
+    """
+    history = read_history(row)
+    if isinstance(history, Drop):
+        yield history
+        return
+    content = answer if isinstance(answer, list) else [answer]
+    reasoning_field, reasoning = find_row_reasoning({name: row[name] for name in row if name not in used})
+    if not question.strip():
+        yield Drop("no_question")
+    elif not content or not isinstance(content[0], str) or not content[0].strip():
+        yield Drop("no_answer")
+    elif not all(isinstance(text, str) for text in content):
+        yield Drop("not_text")
+    else:
+        messages = (*history, *more_parts, *alternate_roles([question, *content]))
+        if reasoning and messages[-1].role == "assistant":
+            added = _add_reasoning(messages[-1], reasoning)
+            if isinstance(added, Drop):
+                yield added
+                return
+            messages = (*messages[:-1], added)
+        system_field, system = find_system(row)
+        used = (*used, "history", system_field, reasoning_field, find_row_tools(row)[0], "id")
+        unread = find_unread_fields(row, used)
+        if isinstance(row.get("history"), list):
+            unread += tuple(name.replace("turn.", "history.") for name in find_unread_turn_fields(row["history"]))
+        yield ParsedChat(prepend_system(system, messages), (), collect_meta(row, used), unread)
+
+
+def _add_reasoning(answer: Message, reasoning: str) -> Message | Drop:
+    split = split_reasoning(answer.text)
+    if isinstance(split, Drop):
+        return split
+    return replace(answer, text=strip_turn(split[1]), reasoning=join_reasoning(reasoning, split[0]))
+
+
+ALPACA_ANSWER_FIELDS = ("output", "response", "answer", "completion")
+
+
+def is_alpaca(value: Any) -> bool:
+    """Whether a row has an instruction and an answer to it."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("instruction"), str)
+        and any(isinstance(value.get(name), str | list) for name in ALPACA_ANSWER_FIELDS)
+    )
+
+
+def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read {instruction, input, output, history, system}; a list as output holds all turns after the question."""
+    if not isinstance(value, Mapping):
+        yield Drop("other_format")
+        return
+    field = next((name for name in ALPACA_ANSWER_FIELDS if value.get(name)), "output")
+    answer = value.get(field)
+    used = ("instruction", "input", "context", field)
+    turns = _parse_human_assistant_text(value, answer)
+    if turns is None:
+        yield from _read_question_answer(value, join_question(value, "instruction"), answer, used)
+    else:
+        *before, question, answer_turn = turns
+        yield from _read_question_answer(value, question.text, answer_turn.text, used, before)
+
+
+_BELLE_TURN = re.compile(r"(?:\A|\n)\s*(Human|Assistant)\s*[:：]")
+_BELLE = re.compile(r"\s*Human\s*[:：].*\nAssistant\s*[:：]\s*\Z", re.S)
+
+
+def _parse_human_assistant_text(row: Mapping[str, Any], answer: Any) -> tuple[Message, ...] | None:
+    r"""Parse BELLE's chats of several turns, all but the last of them in the instruction.
+
+    Example:
+        instruction "Human:A\nAssistant:B\nHuman:C\nAssistant:" and output "D" give the turns A, B, C, D.
+    """
+    instruction = row.get("instruction")
+    if not isinstance(instruction, str) or not isinstance(answer, str) or not _BELLE.match(instruction):
+        return None
+    prefix, *pieces = _BELLE_TURN.split(instruction)
+    names, content = [name.lower() for name in pieces[::2]], [*pieces[1:-1:2], answer]
+    if prefix.strip() or names[-2:] != ["human", "assistant"]:
+        return None
+    return tuple(Message(ROLE_NAMES[name], strip_turn(text)) for name, text in zip(names, content, strict=True))
+
+
+def is_prompt_response(value: Any) -> bool:
+    """Whether a row has a question and an answer, or a question, reasoning and what follows from it."""
+    return isinstance(value, Mapping) and _find_question_answer(value) is not None
+
+
+def _find_question_answer(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Find the fields of question and answer; beside reasoning they may have more names."""
+    question, answer = find_field(row, QUESTION_FIELDS), find_field(row, ANSWER_FIELDS)
+    if find_row_reasoning(row)[0]:
+        question = question or find_field(row, _REASONED_QUESTION_FIELDS)
+        answer = answer or find_field(row, _REASONED_ANSWER_FIELDS)
+    return None if question is None or answer is None or question == answer else (question, answer)
+
+
+def read_prompt_response(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read a question and an answer under any of their usual names: prompt/response, input/target, ..."""
+    if not isinstance(value, Mapping):
+        yield Drop("other_format")
+        return
+    fields = _find_question_answer(value)
+    if fields is None:
+        yield Drop("no_question" if find_field(value, QUESTION_FIELDS) is None else "no_answer")
+        return
+    field, answer = fields
+    more_fields = ("input",) if field == "prompt" and answer != "input" else ()
+    yield from _read_question_answer(
+        value, join_question(value, field, more_fields), value[answer], (field, answer, *more_fields)
+    )
+
+
+def is_self_instruct(value: Any) -> bool:
+    """Whether a row has an instruction and a list of instances."""
+    return isinstance(value, Mapping) and "instruction" in value and isinstance(value.get("instances"), list)
+
+
+def read_self_instruct(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read {instruction, instances: [{input, output}]}: each instance is a conversation."""
+    instances = value.get("instances") if isinstance(value, Mapping) else None
+    if not isinstance(instances, list):
+        yield Drop("other_format")
+        return
+    if not instances:
+        yield Drop("no_answer")
+    for instance in instances:
+        if isinstance(instance, Mapping):
+            yield from read_alpaca({**value, "instances": "", **instance})
+        else:
+            yield Drop("other_format")
+
+
+def is_math(value: Any) -> bool:
+    """Whether a row is a problem of Math23K."""
+    return isinstance(value, Mapping) and all(name in value for name in ("original_text", "equation", "ans"))
+
+
+def read_math(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read Math23K: the problem is the question, the equation and its result are the answer."""
+    if not is_math(value):
+        yield Drop("other_format")
+        return
+    answer = f"{value['equation']}\n答案：{value['ans']}" if str(value["ans"]).strip() else ""
+    yield from _read_question_answer(
+        value, str(value["original_text"]), answer, ("original_text", "segmented_text", "equation", "ans")
+    )

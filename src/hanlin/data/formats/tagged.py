@@ -1,0 +1,103 @@
+"""Formats of conversations that are one text with tags, or a list of texts said in turn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hanlin.core.records import Message
+from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.roles import ROLE_NAMES
+from hanlin.data.formats.content.tool_lists import find_row_tools
+from hanlin.data.formats.questions import find_system
+from hanlin.data.formats.turns import ParsedChat, alternate_roles, prepend_system
+from hanlin.data.ledger import Drop
+
+_TAGGED = re.compile(r"\s*(?:<s>\s*)?(Human|Assistant|System)\s*[:：]", re.I)
+_SENTENCES = re.compile(r"</s>\s*(?=<s>|\Z)")
+_OPEN_TAG = re.compile(r"(?:\A|\n\n)\s*(Human|Assistant)\s*[:：]")
+
+
+def is_tagged(value: Any) -> bool:
+    """Whether a row's `text` begins with the tag of a turn."""
+    return isinstance(value, Mapping) and isinstance(value.get("text"), str) and bool(_TAGGED.match(value["text"]))
+
+
+def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read one text of `<s>Human: ...</s><s>Assistant: ...</s>`, or of paragraphs that begin with `Human:` etc."""
+    text = value.get("text") if isinstance(value, Mapping) else None
+    if not isinstance(text, str):
+        yield Drop("no_text")
+        return
+    messages = parse_tagged_turns(text)
+    if isinstance(messages, Drop):
+        yield messages
+        return
+    system_field, system = find_system(value)
+    used = ("text", "id", system_field, find_row_tools(value)[0])
+    yield ParsedChat(prepend_system(system, messages), (), collect_meta(value, used), find_unread_fields(value, used))
+
+
+def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
+    """Parse such a text into messages; a Drop if there is text outside the tags."""
+    messages = []
+    if "<s>" in text:
+        pieces = [piece for piece in _SENTENCES.split(text) if piece.strip()]
+        for piece in pieces:
+            match = _TAGGED.match(piece)
+            if match is None or not piece.lstrip().startswith("<s>"):
+                return Drop("unparsed_tags", piece.strip()[:40])
+            content = piece[match.end() :]
+            if "<s>" in content:
+                return Drop("unparsed_tags", content[content.index("<s>") :][:40])
+            messages.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(content)))
+    else:
+        prefix, *pieces = _OPEN_TAG.split(text)
+        if prefix.strip() or not pieces:
+            return Drop("unparsed_tags", prefix.strip()[:40])
+        for name, content in zip(pieces[::2], pieces[1::2], strict=True):
+            messages.append(Message(ROLE_NAMES[name.lower()], strip_turn(content)))
+    return tuple(messages)
+
+
+_BLANK_BESIDE_HAN = re.compile(
+    r"(?<=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef]) (?=\S)|(?<=\S) (?=[\u3000-\u303f\u3400-\u9fff\uff00-\uffef])"
+)
+_TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+
+
+def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
+    """Find the list of texts: the row itself or a field of it, and that field."""
+    names = (
+        [name for name in _TEXT_LIST_FIELDS if isinstance(value.get(name), list)] if isinstance(value, Mapping) else []
+    )
+    texts = value if isinstance(value, list) else value[names[0]] if names else None
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return None
+    return texts, tuple(names[:1])
+
+
+def is_dialogue(value: Any) -> bool:
+    """Whether a row is a list of texts."""
+    return _find_texts(value) is not None
+
+
+def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
+    """Read LCCC: a list of texts said in turn. Words separated by blanks are joined: blanks beside Chinese go."""
+    found = _find_texts(value)
+    if found is None:
+        yield Drop("other_format")
+        return
+    texts, fields = found
+    if len(texts) < 2:
+        yield Drop("no_answer")
+        return
+    blanks = sum(text.count(" ") for text in texts)
+    if blanks * 6 > sum(map(len, texts)):
+        texts = [_BLANK_BESIDE_HAN.sub("", text) for text in texts]
+    row = value if isinstance(value, Mapping) else {}
+    system_field, system = find_system(row)
+    used = ("id", *fields, system_field, find_row_tools(row)[0])
+    messages = prepend_system(system, alternate_roles(texts))
+    yield ParsedChat(messages, (), collect_meta(row, used), find_unread_fields(row, used))
