@@ -275,3 +275,49 @@ def test_indents_tables_decimals_and_drawn_rules_are_no_runs() -> None:
 def test_runs_of_letters_and_pages_of_drawn_rules_still_drop_a_text() -> None:
     for text in ("答案是余//////////", "好" * 30, "666666666666666", "-" * 60 + "完", "！" * 20 + "快来看"):
         assert reason("repeated_characters", text) == "repeated_characters", text
+
+
+def test_a_betting_name_sewn_into_news_is_an_advertisement_and_a_guest_of_honor_is_not() -> None:
+    sewn = "青山买球平台成立于去年。青山买球平台在工业园有厂房，近日获得称号。"
+    assert reason("advertisements", sewn) == "advertisement"
+    assert reason("advertisements", "银鹿贵宾会慰问群众，银鹿贵宾会负责人表示将继续支持。") == "advertisement"
+    bank = "银行的贵宾会员可在贵宾会客室等候，贵宾会议也在那里举行。"
+    assert apply("advertisements", bank) == bank
+
+
+def test_a_spun_copy_with_its_abstract_is_an_advertisement_and_an_abstract_alone_is_not() -> None:
+    abstract = "本文摘要：湖边新修的栈道本月开放，游人可以步行绕湖一周。"
+    assert reason("advertisements", f"{abstract}\n{abstract[5:]}{SPRING}") == "advertisement"
+    assert apply("advertisements", f"{abstract}\n{SPRING}") == f"{abstract}\n{SPRING}"
+
+
+def test_medical_words_alone_are_no_advertisement() -> None:
+    article = "早泄、阳痿与不孕的原因很多，性病也是其一，应到男科就诊。" + SPRING
+    assert apply("advertisements", article) == article
+
+
+def test_drawn_rules_and_a_song_are_no_repeated_lines() -> None:
+    rule = "." * 100
+    chapters = f"\n{rule}\n".join(f"第{n}章写的是{n}月里的事，院子里的树又长高了一些。" for n in "一二三四")
+    for name in ("repeated_lines", "repeated_characters"):
+        assert apply(name, chapters) == chapters
+    song = "\n".join(["小河弯弯向东流", "河边有棵大柳树", "树下坐着老爷爷", "爷爷手里拿鱼竿"] * 4)
+    assert apply("repeated_lines", song) == song
+
+
+def test_marks_of_markdown_are_no_symbols() -> None:
+    table = "| 省 | 分 |\n| --- | --- |\n" + "| 湘 | 9 |\n" * 9
+    bold = "**6** × **7** = **42**\n" * 5
+    for text in (table, bold):
+        assert apply("symbols", text) == text
+
+
+def test_tables_with_styles_in_an_article_with_code_become_text() -> None:
+    styled = '<table style="width: 100%;box-sizing: border-box"><tbody><tr style="height:20pt">'
+    table = f'{styled}<td style="padding:0">编号</td></tr>'
+    article = f"{SPRING}\n{table}</tbody></table>\n```\n<p style='a'>x</p>\n```\n{SPRING[:9]}"
+    result = apply("html", article)
+    assert isinstance(result, str)
+    assert "编号" in result and "<td" not in result and "<p style='a'>x</p>" in result
+    lesson = f"{SPRING * 3}\n```\n{table}\n```\n用 `<b>` 加粗。"
+    assert apply("html", lesson) == lesson

@@ -33,7 +33,7 @@ TEXT_RULES: dict[str, dict[str, Parameter]] = {
     "advertisement_lines": {"longest": 80, "share": 0.5},
     "repeated_lines": {"share": 0.5},
     "repeated_characters": {"share": 0.2, "run": 10},
-    "repeated_phrases": {"share": 0.4, "length": 15},
+    "repeated_phrases": {"share": 0.6, "length": 15},
     "symbols": {"share": 0.4},
     "chinese_or_english": {"share": 0.7},
     "advertisements": {"per_thousand": 5.0, "different": 3},

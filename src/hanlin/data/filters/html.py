@@ -14,7 +14,9 @@ _PAGE = re.compile(
 
 
 _TAG = re.compile(
-    r"</?(?:p|br|div|span|a|b|i|em|strong|table|t[rdh]|tbody|li|ul|ol|h[1-6]|img|font|center|script)\b[^<>]*>", re.I
+    r"</?(?:p|br|div|span|section|a|b|i|u|em|strong|table|t[rdh]|tbody|thead|col|colgroup|li|ul|ol|h[1-6]|img|font|center"
+    r"|script)\b[^<>]*>",
+    re.I,
 )
 
 
@@ -27,20 +29,44 @@ def html(text: str) -> str | Drop:
     """Extract the text of an HTML page, and decode entities in plain text.
 
     Why: tags and scripts are no language. A text is a page if it begins as one, or has a common tag in every 100
-    characters, some of them closing. Text that only mentions tags (`<p>`, or in ``` fences) is left alone.
+    characters or a third of its characters in tags, some of them closing. Text that only mentions tags (`<p>`, or in
+    ``` fences) is left alone.
     """
     if "<" not in text and "&" not in text:
         return text
-    fenced = "```" in text or "`<" in text
-    tagged = not fenced and "</" in text and len(_TAG.findall(text)) * 100 > len(text)
-    if not fenced and (tagged or _PAGE.match(text)):
-        reader = _PageReader()
-        reader.feed(text)
-        reader.close()
-        return reader.text() or Drop("no_text", "a page without visible text")
-    if not fenced and "&" in text and _ENTITY.search(text):
+    quoted = "```" in text or "`<" in text
+    if not quoted and (_PAGE.match(text) or ("</" in text and _is_tagged(text))):
+        return _read_page(text) or Drop("no_text", "a page without visible text")
+    if quoted and "</" in text:
+        return _strip_styled(text)
+    if not quoted and "&" in text and _ENTITY.search(text):
         return _ENTITY.sub(lambda match: entities.unescape(match.group()), text)
     return text
+
+
+def _read_page(text: str) -> str:
+    reader = _PageReader()
+    reader.feed(text)
+    reader.close()
+    return reader.text()
+
+
+def _strip_styled(text: str) -> str:
+    """Extract the text around fenced code if tags with styles are a third of it, as in articles saved as Markdown."""
+    parts = _FENCED.split(text)
+    prose = "".join(parts[::2])
+    if 3 * sum(len(match.group()) for match in _STYLED.finditer(prose)) <= len(prose):
+        return text
+    return "\n".join(part if index % 2 else _read_page(part) for index, part in enumerate(parts))
+
+
+def _is_tagged(text: str) -> bool:
+    tags = [match.group() for match in _TAG.finditer(text)]
+    return len(tags) * 100 > len(text) or sum(map(len, tags)) * 3 > len(text)
+
+
+_FENCED = re.compile(r"(^[ \t]*```.*?^[ \t]*```[^\n]*$)", re.S | re.M)
+_STYLED = re.compile(r"<[a-z]+\s[^<>]*style=[^<>]*>", re.I)
 
 
 class _PageReader(HTMLParser):

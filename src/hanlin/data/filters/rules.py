@@ -7,6 +7,7 @@ from functools import partial
 
 from hanlin.config.settings.rules import Rule
 from hanlin.data.filters.answers import ANSWER_RULES
+from hanlin.data.filters.boilerplate import advertisement_lines
 from hanlin.data.filters.html import html
 from hanlin.data.filters.language import chinese_share, language
 from hanlin.data.filters.mojibake import mojibake
@@ -14,7 +15,6 @@ from hanlin.data.filters.ocr import markdown, ocr_debris
 from hanlin.data.filters.pii import personal_data
 from hanlin.data.filters.repetition import repeated_characters, repeated_lines, repeated_phrases
 from hanlin.data.filters.text import (
-    advertisement_lines,
     advertisements,
     chinese_or_english,
     control_characters,

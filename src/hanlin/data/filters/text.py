@@ -12,7 +12,7 @@ import unicodedata
 
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
-from hanlin.data.text.lexicons import BETTING_SITES, CALLS_TO_ACTION, SPAM_PHRASES
+from hanlin.data.text.lexicons import BETTING_SITES, SPAM_PHRASES
 from hanlin.data.text.prefilter import Prefilter, find_composing_chars
 
 # --- rules that change text -----------------------------------------------------------------------------------------
@@ -82,21 +82,6 @@ def whitespace(text: str) -> str | Drop:
     return text.strip("\n")
 
 
-def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
-    """Remove short lines that ask to scan, click, follow or call, and boilerplate (editor, copyright, links).
-
-    Why: they are on millions of pages and in no conversation. Lines longer than `longest` characters (default 80) stay:
-    they are sentences that mention such a thing. A text of which more than `share` is such lines has no content beside
-    them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2), adapted to Chinese pages.
-    """
-    if not CALLS_TO_ACTION.prefilter.may_match(text):
-        return text
-    calls = CALLS_TO_ACTION.pattern.search
-    left = "\n".join(line for line in text.split("\n") if len(line) > longest or not calls(line))
-    called = 1 - len(left) / len(text)
-    return Drop("advertisement", f"share {called:.2f} in lines with calls to action") if called > share else left
-
-
 # --- rules that drop text -------------------------------------------------------------------------------------------
 
 
@@ -116,11 +101,22 @@ def symbols(text: str, share: float) -> str | Drop:
     """Drop a text if more than this share of its non-blank characters are no letters, digits or common punctuation.
 
     Source: Rae et al. 2021 (Gopher), section A.1.1, symbol-to-word ratio 0.1; here 0.4 of the characters, which keeps
-    tables, code and formulas.
+    tables, code and formulas. Marks of Markdown and drawn rules are not counted: a table of short cells has more of
+    them than of anything else.
     """
-    han, latin, other, digit, point, symbol, _ = count_char_kinds(text)
-    filled = han + latin + other + digit + point + symbol
-    return Drop("symbols", f"share {symbol / filled:.2f}") if filled and symbol > share * filled else text
+    if _symbol_share(text) <= share:
+        return text
+    symbol = _symbol_share(_FORMAT_MARKS.sub("", text))
+    return Drop("symbols", f"share {symbol:.2f}") if symbol > share else text
+
+
+_FORMAT_MARKS = re.compile(r"[*|`]|([-=_~#+.·•─━═＿])\1+")
+
+
+def _symbol_share(text: str) -> float:
+    *others, symbol, _ = count_char_kinds(text)
+    filled = sum(others) + symbol
+    return symbol / filled if filled else 1.0
 
 
 def chinese_or_english(text: str, share: float) -> str | Drop:
@@ -135,13 +131,20 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
     return text
 
 
+_ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S.{14})", re.M)
+
+
 def advertisements(text: str, per_thousand: float, different: int) -> str | Drop:
     """Drop a text with `per_thousand` phrases of gambling, quack medicine, sales and the like in 1,000 characters.
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
-    sites by name are enough at any length: they are pasted into copied news. Defaults 5 and 3, chosen on labeled spam
-    against encyclopedia, law and news. Advertising that reads like an article cannot be told by phrases.
+    sites by name are enough at any length: they are pasted into copied news. So is the form of the pages on which they
+    put copies with words replaced: 本文摘要： and then the same beginning twice. Defaults 5 and 3, chosen on labeled
+    spam against encyclopedia, law and news. Advertising that reads like an article cannot be told by phrases; a
+    `quality_model` learns it from examples.
     """
+    if "文摘要" in text and (abstract := _ABSTRACT.search(text)) and abstract[1] in text[abstract.end() :]:
+        return Drop("advertisement", abstract[0][:20])
     if names := BETTING_SITES.find_all(text, minimum=2):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
     hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))

@@ -1,4 +1,4 @@
-"""Phrases that filters look for: calls to action, spam, betting sites, names and vendors of assistants.
+"""Phrases that filters look for: spam, betting sites, names and vendors of assistants.
 
 A phrase is listed because it is common on pages that teach a model nothing and rare elsewhere.
 """
@@ -6,7 +6,7 @@ A phrase is listed because it is common on pages that teach a model nothing and 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hanlin.data.text.prefilter import Prefilter
 
@@ -14,10 +14,11 @@ from hanlin.data.text.prefilter import Prefilter
 class Phrases:
     """A pattern that matches any of some phrases, longest first, with a prefilter that says if it is worth running."""
 
-    def __init__(self, phrases: Sequence[str], bits: int) -> None:
+    def __init__(self, phrases: Sequence[str], bits: int, forms: Mapping[str, str | None] | None = None) -> None:
         ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
-        self.pattern = re.compile("|".join(map(re.escape, ordered)))
-        self.prefilter = Prefilter(ordered, bits)
+        patterns = [*map(re.escape, ordered), *(pattern for pattern in (forms or {}).values() if pattern)]
+        self.pattern = re.compile("|".join(patterns))
+        self.prefilter = Prefilter([*ordered, *(forms or {})], bits)
 
     def find_all(self, text: str, minimum: int = 1) -> list[str]:
         """Find the phrases in a text, in order; an empty list if there are fewer than `minimum`."""
@@ -27,50 +28,53 @@ class Phrases:
         return hits if len(hits) >= minimum else []
 
 
-def compile_phrases(text: str, *phrases: str, bits: int = 4) -> Phrases:
+def compile_phrases(text: str, *phrases: str, bits: int = 4, forms: Mapping[str, str | None] | None = None) -> Phrases:
     """Compile phrases: those that `text` lists between white space, and `phrases`, which may contain blanks.
 
     Args:
         text: Phrases separated by white space.
         phrases: More phrases.
         bits: Bits of the prefilter; more of them give fewer false candidates.
+        forms: Patterns by a text that is in all that they match.
     """
-    return Phrases((*text.split(), *phrases), bits)
+    return Phrases((*text.split(), *phrases), bits, forms)
 
-
-CALLS_TO_ACTION = compile_phrases(
-    """
-    扫码关注 扫码添加 扫码加 扫码进 扫码咨询 二维码关注 识别二维码 扫描二维码 长按二维码 识别图中 扫描下方 扫一扫
-    点击这里 点击下方 点击上方 点击链接 点击进入 点击领取 点击关注 点击图片查看 点击图片关注 点击查看 点击阅读
-    点击蓝字 点蓝字 后台回复 关注我们 关注公众号 关注本公众号 关注微信 公众号： 公众号: 加微信 加我微信 加V信 加薇信
-    加QQ 加qq 微信号： 微信号: 微信： 客服热线 客服电话 客服微信 咨询热线 咨询电话 咨询微信 报名热线 报名电话
-    服务热线： 服务热线: 加盟热线 加盟电话 订购热线 订购电话 责任编辑： 责任编辑: 版权所有： 版权所有© 文章版权归
-    图片版权归 转载请注明 谢绝转载 上一篇： 上一篇: 下一篇： 下一篇: 上一页 下一页 相关阅读： 相关阅读: 相关推荐：
-    相关推荐: 相关文章： 相关文章: 推荐阅读： 推荐阅读: 延伸阅读： 返回顶部 返回首页 返回列表 分享到： 分享到:
-    打印本页 免责声明： 阅读原文 友情链接 广告合作 商务合作 投稿邮箱
-    """,
-    "All rights reserved", "all rights reserved", "All Rights Reserved", "Copyright ©", "Copyright (c)",
-    "Click here to", "click here to", "Subscribe to our", "Sign up for our", "Sign in to", "Log in to",
-    "Terms of Service", "Terms of Use", "Read more »", "Read More »",
-)  # fmt: skip
 
 BETTING_SITES = compile_phrases(
     """
     亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
-    北京赛车 幸运飞艇 现金网 真人荷官 六合彩
+    北京赛车 幸运飞艇 现金网 真人荷官 六合彩 新葡京 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
+    爱体育 九州体育 乐动体育
     """,
     bits=2,
+    forms={
+        "买球": r"买球(?:平台|网|app|APP|官网|软件|入口)|(?:正规|手机|网上|体育|世界杯|欧洲杯)买球",
+        "贵宾会": r"贵宾会(?![员议见客所计堂客谈])",
+        "体育app": r"体育(?:app|APP)(?:官网|下载|官方|手机|最新|登录|平台)",
+        "体育APP": None,
+        "体育官方": r"体育官方(?:网站|网|app|APP|下载|入口|登录|平台)",
+        "体育投注": r"体育投注(?:平台|网|app|APP)",
+        "娱乐平台": r"娱乐平台(?:登录|注册|入口|下载|网址|app|官网)",
+        "棋牌": r"棋牌(?:官网|平台|app|APP|下载|官方)",
+        "彩票": r"彩票(?:app|APP|官网|平台)(?:登录|注册|下载|入口|官网|官方)",
+        "电竞": r"电竞(?:app|APP|官网|平台)(?:登录|注册|下载|入口|官方)",
+    },
 )
 
 SPAM_PHRASES = compile_phrases(
     """
     博彩 赌场 赌博 投注 下注 百家乐 老虎机 娱乐城 威尼斯人 棋牌 开户送 彩票平台 体育平台 澳门新 娱乐平台 娱乐登录
-    注册送 首存 返水 私服 外挂 代开发票 办证 刻章 套现 无抵押 小额贷款 网贷 刷单 日结 兼职招聘
-    壮阳 早泄 阳痿 包皮 人流 无痛 不孕 性病 尖锐湿疣 祖传秘方 无效退款 根治 专科医院 男科 妇科医院 治疗费用
-    厂家直销 批发价 货到付款 包邮 优惠券 限时抢购 立即购买 免费咨询 在线咨询 咨询电话 加盟热线 招商加盟 代理加盟
-    诚招代理 欢迎来电 竭诚 加微信 加V信 微信号 扫码 QQ群 公众号 成人网站 成人电影 激情视频 约炮 一夜情 高清无码
-    在线观看免费 免费下载安装 官网下载 最新网址 备用网址 登录网址 手机版下载
+    注册送 首存 返水 私服 外挂 代开发票 办证 刻章 套现 无抵押 小额贷款 网贷 刷单 日结 兼职招聘 壮阳药 无痛人流
+    男科医院 妇科医院 不孕不育医院 祖传秘方 无效退款 医院哪家 哪家医院好 治疗费用 人流医院 专家预约 在线挂号 厂家直销
+    批发价 货到付款 包邮 优惠券 限时抢购 立即购买 免费咨询 在线咨询 咨询电话 加盟热线 招商加盟 代理加盟 诚招代理
+    欢迎来电 竭诚 加微信 加V信 微信号 扫码 QQ群 公众号 成人网站 成人电影 激情视频 约炮 一夜情 高清无码 在线观看免费
+    免费下载安装 官网下载 最新网址 备用网址 登录网址 手机版下载 买球 贵宾会 限时优惠 限时特惠 限时秒杀 火热招生
+    火热报名 火爆招生 名额有限 先到先得 团购价 拼团价 到手价 抢购价 券后价 秒杀价 免费试听 试听课 报名优惠 满减
+    包教包会 包过 代办资质 资质代办 代理记账 售楼处电话 售楼热线 看房热线 楼盘详情 拎包入住 预约看房 实力厂家 厂家供应
+    现货供应 型号齐全 量大从优 欢迎选购 欢迎订购 厂家批发 免费量房 免费设计 上门维修 售后维修 免费领取 限量抢购
+    咨询热线 预约热线 订购热线 微信同号 同微信 扫码领取 点击领取 立即报名 立即抢购 立即咨询 免费咨询热线 爆款 秒杀
+    特价 包邮到家 全国包邮 一件代发 微商 零风险 日赚 月入过万 轻松赚钱 躺赚
     """
 )
 

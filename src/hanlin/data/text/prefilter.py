@@ -27,10 +27,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, table_indices
+from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY, code_points, table_indices
 
 _WINDOW, _BITS = 3, 21
 _BLOCK = 1 << 13
+_PAIR_BITS = 20
 _SHIFT = np.uint64(_BITS)
 _PREFILTERS: list[Prefilter] = []
 _NEXT_BIT = count()
@@ -145,3 +146,28 @@ def _build_table(prefilter_count: int) -> Table:
     for prefilter in _PREFILTERS[:prefilter_count]:
         prefilter.fill_table(table)
     return table
+
+
+class BigramFilter:
+    """Finds where pairs of characters may be: many more of them than a prefilter has bits for, at a higher cost.
+
+    Args:
+        pairs: Texts of two characters.
+    """
+
+    def __init__(self, pairs: Iterable[str]) -> None:
+        self._table = np.zeros(1 << _PAIR_BITS, dtype=np.bool_)
+        for pair in pairs:
+            self._table[_hash_pairs(code_points(pair))] = True
+
+    def find(self, text: str) -> npt.NDArray[np.int64]:
+        """Find the positions at which a pair may begin, in order; each at which one begins is among them."""
+        return np.flatnonzero(self._table.take(_hash_pairs(code_points(text))))
+
+
+def _hash_pairs(codes: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Hash each pair of neighbors to `_PAIR_BITS` bits; one fewer than there are code points."""
+    hashes = codes[:-1] * np.uint32(0x9E3779B1)
+    hashes ^= codes[1:] * np.uint32(0x85EBCA6B)
+    hashes >>= np.uint32(32 - _PAIR_BITS)
+    return hashes

@@ -1,0 +1,128 @@
+"""The rule on lines of advertising and page furniture; what such lines say is in `hanlin.data.text.page_furniture`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from hanlin.data.ledger import Drop
+from hanlin.data.text.char_stats import code_points
+from hanlin.data.text.page_furniture import (
+    CALL,
+    CREDIT,
+    CREDITS,
+    END_MARK,
+    FURNITURE,
+    LINKS_HEADING,
+    LONG_NOTICE,
+    NOT_A_CALL,
+    PAIRS,
+    SOURCE,
+)
+
+_MARKDOWN = re.compile(r"[*`\u200b\ufeff]+|^[#>\s|+-]+")
+_SENTENCE_OR_LINK = re.compile(r"[。！!；;]\W*$|\]\(|\]\[")
+_SENTENCE = re.compile(r"[\u4e00-\u9fff][。！？]|[a-z][.!?]")
+_FIRST_LINES, _LAST_LINES, _TAIL = 3, 8, 0.6
+_MAX_TITLE_CHARS = 45
+_NOTICE_FACTOR = 4
+_MIN_CONTENT_CHARS = 100
+
+
+def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
+    """Remove short lines of advertising and page furniture: calls to scan, follow or call, credits, notices, links.
+
+    Why: they are on millions of pages and in no conversation. Lines longer than `longest` characters (default 80)
+    stay, apart from disclaimers: they are sentences that mention such a thing. So do steps of instructions, questions,
+    warnings and code. The source of a page (来源：) is cut at its beginning and end only, titles after a heading such
+    as 往期回顾 in its last part only. If more than `share` of a text is such lines, and fewer than 100 characters
+    without a sentence are left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et
+    al. 2020, section 2.2), adapted to Chinese pages.
+    """
+    limit = _NOTICE_FACTOR * longest
+    positions = PAIRS.find(text)
+    if not len(positions):
+        return text
+    line_ends = np.flatnonzero(code_points(text) == 0x0A)
+    lines = text.split("\n")
+    candidates = [
+        index for index in dict.fromkeys(np.searchsorted(line_ends, positions).tolist()) if len(lines[index]) <= limit
+    ]
+    cut = _find_furniture(lines, candidates, longest) if candidates else None
+    if not cut:
+        return text
+    left = "\n".join(line for index, line in enumerate(lines) if index not in cut)
+    called = 1 - len(left) / len(text)
+    if called > share and len(left) < _MIN_CONTENT_CHARS and not _SENTENCE.search(left):
+        return Drop("advertisement", f"share {called:.2f} in lines with calls to action")
+    return left
+
+
+def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: int) -> set[int]:
+    """Find the lines to cut.
+
+    Args:
+        lines: The lines of a text.
+        candidates: Indices of the lines that a pattern may match, in order; no line is too long.
+        longest: Characters of the longest line that is cut, disclaimers apart.
+
+    Returns:
+        Their indices.
+    """
+    found: set[int] = set()
+    code = _find_code(lines)
+    for index in candidates:
+        line = lines[index]
+        if index in code or index in found or line.startswith("    "):
+            continue
+        plain = _MARKDOWN.sub("", line).strip()
+        if len(line) > longest:
+            if LONG_NOTICE.match(plain):
+                found.add(index)
+        elif LINKS_HEADING.match(plain) and not line.startswith("##"):
+            found.add(index)
+            found.update(_find_links(lines, index))
+        elif _is_furniture(plain) or (SOURCE.match(plain) and _is_at_edge(lines, index)):
+            found.add(index)
+    return found
+
+
+def _find_code(lines: Sequence[str]) -> set[int]:
+    """Find the lines of fenced code."""
+    fences = [index for index, line in enumerate(lines) if line.lstrip().startswith("```")]
+    return {
+        index
+        for first, last in zip(fences[::2], [*fences[1::2], len(lines)], strict=False)
+        for index in range(first, last)
+    }
+
+
+def _is_at_edge(lines: Sequence[str], index: int) -> bool:
+    """Whether a line is among the first 3 or last 8 that have something in them."""
+    before = sum(1 for line in islice(lines, index) if line.strip())
+    return before < _FIRST_LINES or sum(1 for line in islice(lines, index, None) if line.strip()) <= _LAST_LINES
+
+
+def _find_links(lines: Sequence[str], heading: int) -> Iterator[int]:
+    """Find the titles after a heading of links, if it is in the last part of a page."""
+    if heading < _TAIL * len(lines):
+        return
+    for index in range(heading + 1, len(lines)):
+        plain = _MARKDOWN.sub("", lines[index]).strip()
+        if len(plain) > _MAX_TITLE_CHARS or _SENTENCE_OR_LINK.search(plain):
+            return
+        if plain:
+            yield index
+
+
+def _is_furniture(line: str) -> bool:
+    return bool(
+        END_MARK.match(line)
+        or FURNITURE.search(line)
+        or (CREDIT.search(line) and CREDITS.match(line))
+        or LONG_NOTICE.match(line)
+        or (CALL.search(line) and not NOT_A_CALL.search(line))
+    )

@@ -1,0 +1,104 @@
+"""Lines of advertising and page furniture are cut, and lines that only mention such things are not."""
+
+from __future__ import annotations
+
+import pytest
+
+from hanlin.config.settings.rules import TEXT_RULES
+from hanlin.data.filters.boilerplate import advertisement_lines
+from hanlin.data.filters.rules import RULE_FUNCTIONS
+from hanlin.data.ledger import Drop
+from hanlin.data.text.page_furniture import CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, PAIRS, SOURCE
+
+ARTICLE = "湖心岛上的芦苇一到深秋就白了头，渔家的小船从苇丛里穿出来，惊起几只水鸟。"
+"""A line of content."""
+
+CUT = (
+    "读这篇文章之前，请先点一下上方的蓝字，再点关注，明天还能收到新的一篇。",
+    "看文章之前，请先关注",
+    "喜欢就点个在看吧",
+    "**点亮“在看”，让更多人看到**",
+    "觉得不错就分享给更多朋友",
+    "长按识别上图的二维码，进群领资料",
+    "扫码关注，不错过下一期",
+    "点击**蓝字**关注我们",
+    "戳“阅读原文”看全部名单",
+    "后台回复【湖心岛】，免费领取地图",
+    "报名热线：010-12345678（微信同号）",
+    "欢迎来电咨询",
+    "商务合作：微信 huxindao",
+    "责编丨王一 审核丨李二",
+    "编 辑：王一审 核：李二",
+    "撰稿/王一 校对/李二",
+    "图片来自网络，如有侵权请联系删除",
+    "未经授权，禁止转载",
+    "本文仅供学习，由此造成的任何后果由使用者自行承担，与本号无关，不代表本平台的立场。",
+    "上一篇：湖心岛的夏天",
+    "— END —",
+    "（完）",
+    "请将本号设为星标，以防失联",
+    "Copyright © 2020 All Rights Reserved",
+)
+KEPT = (
+    "有人让我加微信，说能便宜买到船票，要先交定金，这样可信吗？",
+    "第二步：打开小程序，点击进入“码头”页面，选择日期。",
+    "3. 点击查看订单，核对姓名和证件号。",
+    "怎么关注公众号才能收到开船的消息？",
+    "警方提醒：凡是让您扫码领取补贴的都是诈骗。",
+    "作者：王一",
+    "来源：湖心岛的水来自雪山，一年四季都是凉的，渔家说它养人。",
+    "县商务合作局公布了渡口的名单，如下：",
+    "他把二维码贴在船头，游人上了岸才想起来付钱，他也不急，说明天再给也行。",
+    "        end",
+    "他说完了，屋里安静下来。",
+)
+
+
+def cut(*lines: str) -> list[str]:
+    """The lines that are left of an article with these lines in it."""
+    text = "\n".join((ARTICLE, ARTICLE[::-1], *lines, ARTICLE[1:], *[ARTICLE[2:]] * 9))
+    left = RULE_FUNCTIONS["advertisement_lines"](text, **TEXT_RULES["advertisement_lines"])
+    assert not isinstance(left, Drop)
+    return [line for line in left.split("\n") if line in lines]
+
+
+@pytest.mark.parametrize("line", CUT)
+def test_a_line_of_furniture_is_cut(line: str) -> None:
+    assert cut(line) == []
+
+
+@pytest.mark.parametrize("line", KEPT)
+def test_a_line_that_mentions_such_things_stays(line: str) -> None:
+    assert cut(line) == [line]
+
+
+def test_titles_after_a_heading_of_links_are_cut_at_the_end_of_a_page_only() -> None:
+    links = "往期回顾\n湖心岛的夏天\n渡口的老人"
+    article = "\n".join([ARTICLE] * 6)
+    assert advertisement_lines(f"{article}\n{links}", 80, 0.5) == article
+    left = advertisement_lines(f"{links}\n" + "\n".join([ARTICLE] * 6), 80, 0.5)
+    assert isinstance(left, str) and "渡口的老人" in left and "往期回顾" not in left
+
+
+def test_the_source_of_a_page_is_cut_at_its_edges_only() -> None:
+    middle = "\n".join([*[ARTICLE] * 5, "来源：渡口日报", *[ARTICLE] * 9])
+    assert advertisement_lines(middle, 80, 0.5) == middle
+    assert advertisement_lines(f"{ARTICLE}\n来源：渡口日报", 80, 0.5) == ARTICLE
+
+
+def test_code_is_left_alone() -> None:
+    code = f"{ARTICLE}\n```\n扫码关注我们\nEND\n```\n{ARTICLE}"
+    assert advertisement_lines(code, 80, 0.5) == code
+
+
+def test_a_page_of_furniture_and_a_title_is_an_advertisement_and_one_with_a_sentence_is_cut() -> None:
+    furniture = "扫码关注我们\n点击阅读原文\n责编：王一 审核：李二"
+    assert isinstance(advertisement_lines(f"湖心岛的秋天\n{furniture}", 80, 0.5), Drop)
+    assert advertisement_lines(f"{ARTICLE[:20]}白了头。\n{furniture}", 80, 0.5) == f"{ARTICLE[:20]}白了头。"
+
+
+@pytest.mark.parametrize("line", CUT)
+def test_the_pairs_of_characters_are_in_every_line_that_is_cut(line: str) -> None:
+    plain = line.replace("*", "")
+    if any(pattern.search(plain) for pattern in (CALL, CREDIT, END_MARK, FURNITURE, LINKS_HEADING, SOURCE)):
+        assert len(PAIRS.find(plain + "\n"))
