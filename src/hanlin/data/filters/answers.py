@@ -13,10 +13,10 @@ from functools import partial
 from hanlin.config.settings.rules import Rule
 from hanlin.core.records import Message
 from hanlin.data.filters.repetition import repeated_characters as _repeated_characters
-from hanlin.data.filters.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.ngrams import repeated_ngram_fraction
+from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
 AnswerRule = Callable[[str, str], Drop | None]
 """Takes an answer and its question; returns the reason to drop the conversation, or None."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hanlin.data.filters.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import code_points, count_char_kinds
 from hanlin.data.text.ngrams import repeated_ngram_fraction
+from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
 
 def repeated_lines(text: str, share: float) -> str | Drop:
