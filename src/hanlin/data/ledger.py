@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hanlin.core.i18n import mark, tr
+from hanlin.core.i18n import join_list, mark, tr
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,8 @@ REASONS: dict[str, str] = {
     "duplicate": mark("it is a duplicate"),
     "near_duplicate": mark("it is a near-duplicate"),
 }
+_MAX_UNREAD_NAMES = 200
+_MAX_UNREAD_NAME_CHARS = 60
 DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
 
 
@@ -128,6 +131,7 @@ class FileStats:
     Attributes:
         dropped: Dropped rows by reason.
         changed: Records changed by each rule.
+        unread_fields: Records that do not carry a field of their row, by its name (`turn.field` for one of a turn).
         characters: Characters of the records that are kept.
     """
 
@@ -141,6 +145,7 @@ class FileStats:
     characters: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    unread_fields: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: FileStats) -> None:
         """Add the counts of another part of the same file."""
@@ -150,6 +155,7 @@ class FileStats:
         self.characters += other.characters
         self.dropped.update(other.dropped)
         self.changed.update(other.changed)
+        self.unread_fields.update(other.unread_fields)
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"file": self.file, "format": self.format, "encoding": self.encoding}
@@ -167,4 +173,20 @@ class FileStats:
             "characters": self.characters,
             "dropped": dict(sorted(self.dropped.items())),
             "changed": dict(sorted(self.changed.items())),
+            "unread_fields": dict(sorted(self.unread_fields.items())),
         }
+
+
+def count_unread_fields(counts: Counter[str], names: Sequence[str]) -> None:
+    """Count the fields that one record does not carry; of a file with very many names the later ones as `*`."""
+    for name in dict.fromkeys(names):
+        name = name[:_MAX_UNREAD_NAME_CHARS]
+        counts[name if name in counts or len(counts) < _MAX_UNREAD_NAMES else "*"] += 1
+
+
+def describe_unread_fields(counts: Mapping[str, int], max_names: int = 12) -> str:
+    """Describe the fields that records do not carry, those of most records first: `unread fields: score 3, lang 3`."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    names = [f"{name} {count:,}" for name, count in ranked[:max_names]]
+    names += ["…"] if len(ranked) > max_names else []
+    return tr("unread fields: {names}", names=join_list(names))

@@ -19,6 +19,8 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
 from hanlin.pipeline.step import Step
 
+_SHOWN_COUNTS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class TargetResult:
@@ -137,10 +139,18 @@ def summarize_metrics(step: Step) -> str:
         if isinstance(value, Mapping) and set(value) == {"before", "after"}:
             parts.append(f"{label} {format_number(value['before'])} → {format_number(value['after'])}")
         elif isinstance(value, Mapping) and value and all(isinstance(v, int | float) for v in value.values()):
-            parts.append(f"{label} " + " ".join(f"{k} {format_number(v)}" for k, v in list(value.items())[:4]))
+            parts.append(_summarize_counts(label, value))
         elif isinstance(value, int | float | str):
             parts.append(f"{label} {format_number(value)}")
     return " · ".join(parts[:6])
+
+
+def _summarize_counts(label: str, counts: Mapping[str, float]) -> str:
+    """The largest four of some counts, and how many more there are: `unread fields: score 3, lang 3, … (+2)`."""
+    ranked = sorted(counts.items(), key=lambda item: -item[1])
+    shown = [f"{name} {format_number(count)}" for name, count in ranked[:_SHOWN_COUNTS]]
+    rest = [f"… (+{len(ranked) - _SHOWN_COUNTS})"] if len(ranked) > _SHOWN_COUNTS else []
+    return f"{label}: {', '.join([*shown, *rest])}"
 
 
 def sample_answers(recipe: Recipe, steps: Sequence[Step], store: Store, count: int = 24) -> list[dict[str, Any]]:

@@ -18,12 +18,17 @@ from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.formats.writers import OUTPUT_FORMATS, OutputFormat
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.sources import SourceFile, find_files
-from hanlin.data.ledger import Drop, dump_json_line, format_dropped_row
+from hanlin.data.ledger import Drop, count_unread_fields, dump_json_line, format_dropped_row
 
 
 @dataclass(slots=True)
 class ConversionStats:
-    """Row counts of one input file; `lost_parts` counts the records that were written without a part."""
+    """Row counts of one input file.
+
+    Attributes:
+        lost_parts: Records written without a part, by the part.
+        unread_fields: Records that do not carry a field of their row, by its name.
+    """
 
     path: str
     format: str
@@ -32,11 +37,13 @@ class ConversionStats:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     lost_parts: Counter[str] = field(default_factory=Counter)
+    unread_fields: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, Any]:
         row = {"path": self.path, "format": self.format, "encoding": self.encoding, "rows_in": self.rows_in}
         counts = {"kept": self.kept, "dropped": dict(sorted(self.dropped.items()))}
-        return row | counts | {"lost_parts": dict(sorted(self.lost_parts.items()))}
+        parts = {"lost_parts": self.lost_parts, "unread_fields": self.unread_fields}
+        return row | counts | {name: dict(sorted(counter.items())) for name, counter in parts.items()}
 
 
 def convert(
@@ -88,6 +95,7 @@ def _convert_file(file: SourceFile, target: OutputFormat, writer: _JsonWriter, d
                 writer.add(result.row)
                 file_stats.kept += 1
                 file_stats.lost_parts.update(result.lost_parts)
+                count_unread_fields(file_stats.unread_fields, parsed.unread)
             if parsed.record_number == file.settings.limit:
                 break
         else:

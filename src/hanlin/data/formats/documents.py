@@ -6,10 +6,10 @@ Decides which fields are text and how lines, chapters and titles become one text
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hanlin.data.formats.base import Format, collect_meta
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields
 from hanlin.data.ledger import Drop
 
 TEXT_FIELDS = (
@@ -31,10 +31,11 @@ _TITLE_FIELDS = ("title", "rhythmic", "chapter")
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """The text of a row, and its other fields."""
+    """The text of a row, its other fields, and the names of those that are in neither."""
 
     text: str
     meta: Mapping[str, Any]
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 def _is_text(value: Any) -> bool:
@@ -43,8 +44,8 @@ def _is_text(value: Any) -> bool:
 
 def _is_document(value: Any) -> bool:
     if isinstance(value, Mapping):
-        field = _find_text_field(value)
-        return field is not None and _join_body(value[field]) is not None
+        name = _find_text_field(value)
+        return name is not None and _join_body(value[name]) is not None
     return isinstance(value, str)
 
 
@@ -69,19 +70,20 @@ def read_document(value: Any) -> Iterator[ParsedText | Drop]:
     if not isinstance(value, Mapping):
         yield Drop("other_format", type(value).__name__)
         return
-    field = _find_text_field(value)
-    body = None if field is None else _join_body(value[field])
-    if field is None or not body:
+    name = _find_text_field(value)
+    body = None if name is None else _join_body(value[name])
+    if name is None or not body:
         yield Drop("no_text", f"fields {', '.join(map(str, list(value)[:12]))}")
         return
     own_fields = {"id", "text", "source", "meta"}
-    if field == "text" and "id" in value and set(value) <= own_fields:
+    if name == "text" and "id" in value and set(value) <= own_fields:
         yield ParsedText(body, collect_meta(value, ("text", "id", "source")))
         return
-    meta = collect_meta(value, (field,))
-    if isinstance(value[field], list):
+    used: tuple[str, ...] = (name,)
+    if isinstance(value[name], list):
         body = "\n".join([*_collect_heading(value), body])
-    yield ParsedText(body, meta)
+        used = (name, *_TITLE_FIELDS, "author")
+    yield ParsedText(body, collect_meta(value, (name,)), find_unread_fields(value, used))
 
 
 def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:
@@ -89,7 +91,8 @@ def read_titled_document(value: Any) -> Iterator[ParsedText | Drop]:
     for parsed in read_document(value):
         title = value.get("title") if isinstance(value, Mapping) else None
         if isinstance(parsed, ParsedText) and isinstance(title, str) and not parsed.text.lstrip().startswith(title):
-            parsed = ParsedText(f"{title}\n{parsed.text}", parsed.meta)
+            unread = tuple(name for name in parsed.unread if name != "title")
+            parsed = replace(parsed, text=f"{title}\n{parsed.text}", unread=unread)
         yield parsed
 
 
@@ -105,8 +108,8 @@ def _join_body(value: Any) -> str | None:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        field = _find_text_field(value)
-        inner = None if field is None else _join_body(value[field])
+        name = _find_text_field(value)
+        inner = None if name is None else _join_body(value[name])
         return None if inner is None else "\n".join([*_collect_heading(value), inner])
     if isinstance(value, list):
         parts = [_join_body(part) for part in value]

@@ -27,7 +27,7 @@ from hanlin.data.ingest.spec import Origin, WorkerContext
 from hanlin.data.ingest.splits import READ_ERRORS, InputSplit
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.lines import MAX_LINE_LENGTH
-from hanlin.data.ledger import Drop, FileStats, describe_reason, format_dropped_row
+from hanlin.data.ledger import Drop, FileStats, count_unread_fields, describe_reason, format_dropped_row
 
 _REPORT_ROWS = 500
 
@@ -120,6 +120,8 @@ class _SplitProcessor:
             else:
                 record, line, tail_bytes, changed = processed
                 stats.changed.update(changed)
+                if row.unread:
+                    count_unread_fields(stats.unread_fields, row.unread)
                 kept.append(line)
                 arrays.append(record, row.record_number, row.line, len(line), tail_bytes)
                 size += len(line)

@@ -90,7 +90,8 @@ def load_finished_shards(worker: WorkerContext, split: InputSplit) -> list[Shard
         except (OSError, ValueError):
             break
         counts = summary["stats"]
-        stats = FileStats(**{**counts, "dropped": Counter(counts["dropped"]), "changed": Counter(counts["changed"])})
+        counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields")}
+        stats = FileStats(**{**counts, **counters})
         reference_path = split.file.path if split.is_reference else None
         shards.append(
             Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)

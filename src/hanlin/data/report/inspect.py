@@ -50,8 +50,8 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
 
     Yields:
         For each file path, stage, format, encoding, records, rows_in, kept, dropped {reason: count}, changed
-        {rule: count}, characters and up to three samples of kept records; or path and `error` for a file that cannot
-        be read, and `skipped` for one that has no reader.
+        {rule: count}, unread_fields {name: count}, characters and up to three samples of kept records; or path and
+        `error` for a file that cannot be read, and `skipped` for one that has no reader.
 
     Raises:
         UserError: There is no file.
@@ -120,6 +120,7 @@ def _inspect_file(file: SourceFile) -> dict[str, Any]:
         "kept": file_stats["rows_kept"],
         "dropped": file_stats["dropped"],
         "changed": file_stats["changed"],
+        "unread_fields": file_stats["unread_fields"],
         "characters": file_stats["characters"],
         "samples": samples,
     }

@@ -80,7 +80,7 @@ def inspect(
 
 
 def _print_file(row: dict[str, Any]) -> None:
-    from hanlin.data.ledger import describe_reason
+    from hanlin.data.ledger import describe_reason, describe_unread_fields
     from hanlin.data.report.excerpts import shorten_row
 
     typer.secho(row["path"], bold=True)
@@ -99,6 +99,8 @@ def _print_file(row: dict[str, Any]) -> None:
     for reason, count in row["dropped"].items():
         why = describe_reason(reason)
         typer.echo(tr("    dropped {count:,}  {reason}: {why}", count=count, reason=reason, why=why))
+    if row["unread_fields"]:
+        typer.echo("    " + describe_unread_fields(row["unread_fields"]))
     for sample in row["samples"]:
         typer.echo(f"  · {shorten_row(sample)}")
 
@@ -115,7 +117,7 @@ def convert(
 ) -> None:
     from hanlin.data.formats.convert import convert as convert_files
     from hanlin.data.formats.writers import describe_lost_part
-    from hanlin.data.ledger import describe_reason
+    from hanlin.data.ledger import describe_reason, describe_unread_fields
 
     all_stats = convert_files(paths, to, out, _source(format_, encoding, field, limit))
     if as_json:
@@ -131,4 +133,6 @@ def convert(
         for part, count in sorted(stats.lost_parts.items()):
             what = describe_lost_part(part)
             typer.echo(tr("    written without {count:,}  {part}: {what}", count=count, part=part, what=what))
+        if stats.unread_fields:
+            typer.echo("    " + describe_unread_fields(stats.unread_fields))
     typer.echo(str(out))
