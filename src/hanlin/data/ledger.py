@@ -85,10 +85,11 @@ REASONS: dict[str, str] = {
     "over_budget": mark("the token budget of the mix was used up"),
     "duplicate": mark("it is a duplicate"),
     "near_duplicate": mark("it is a near-duplicate"),
+    "contained": mark("most of it is in a longer document"),
 }
 _MAX_UNREAD_NAMES = 200
 _MAX_UNREAD_NAME_CHARS = 60
-DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate"})
+DUPLICATE_REASONS = frozenset({"duplicate", "near_duplicate", "contained"})
 
 
 def describe_reason(reason: str) -> str:

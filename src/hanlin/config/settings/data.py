@@ -107,6 +107,19 @@ class Dedup(Settings):
         "first",
         unless_default=True,
     )
+    lines: int | None = setting(
+        None,
+        "cut lines that are in more than this many documents, as menus and notices of a site are; null: cut none",
+        ge=2,
+        unless_default=True,
+    )
+    containment: float | None = setting(
+        None,
+        "drop a document of which at least this fraction is in a longer one (n-grams of 13 letters); null: keep it",
+        ge=0.1,
+        le=1,
+        unless_default=True,
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -17,10 +17,13 @@ from hanlin.data.dedup.cluster import (
     resolve_duplicates,
     split_into_components,
 )
+from hanlin.data.dedup.containment import contained_fraction, find_containers
+from hanlin.data.dedup.keys import Hashes
 from hanlin.data.ingest.executor import Executor, ProgressCounter
 from hanlin.data.ingest.shard_index import ShardIndex
 
 _BANDS_FILE = "bands"
+_BATCH_PAIRS = 500
 _FEW_BATCHES = 8
 """Batches of components that this process has resolved before workers would have started."""
 
@@ -32,12 +35,14 @@ class DedupResult:
     Attributes:
         duplicate_of: Index of the record that it duplicates, or -1.
         is_near: It is a near duplicate, not an exact one.
+        is_contained: It is no duplicate, but most of it is in that record.
         is_validation: It is in the validation split.
         row_numbers: Number of its row in its file.
     """
 
     duplicate_of: Indices
     is_near: Mask
+    is_contained: Mask
     is_validation: Mask
     row_numbers: Indices
 
@@ -76,10 +81,20 @@ def deduplicate(index: ShardIndex, context: StageContext, in_process: bool) -> D
         of_dropped = (duplicate_of >= 0) & (duplicate_of[duplicate_of] >= 0)
         duplicate_of[of_dropped] = duplicate_of[duplicate_of[of_dropped]]
         is_near |= of_dropped
+    is_contained = np.zeros(num_records, dtype=np.bool_)
+    if spec.dedup.containment is not None and num_records:
+        container = _find_containers(index, context, in_process, duplicate_of)
+        is_contained = container >= 0
+        duplicate_of = np.where(is_contained, container, duplicate_of)
+        for _ in range(num_records):  # what duplicates a contained record points to what contains it; chains are short
+            of_dropped = (duplicate_of >= 0) & (duplicate_of[duplicate_of] >= 0)
+            if not of_dropped.any():
+                break
+            duplicate_of[of_dropped] = duplicate_of[duplicate_of[of_dropped]]
     is_kept = duplicate_of < 0
     is_kept[: index.num_reference] = False
     is_validation = select_validation(split_keys, is_kept, spec.validation_fraction)
-    return DedupResult(duplicate_of, is_near, is_validation, row_numbers)
+    return DedupResult(duplicate_of, is_near, is_contained, is_validation, row_numbers)
 
 
 def _find_near_duplicates(index: ShardIndex, context: StageContext, in_process: bool, active: Mask) -> Indices:
@@ -101,6 +116,50 @@ def _find_near_duplicates(index: ShardIndex, context: StageContext, in_process: 
 def _resolve_batch(index: ShardIndex, groups: CandidateGroups, progress: ProgressCounter) -> tuple[Indices, Indices]:
     signatures = index.load_signatures(np.unique(groups.members))
     return resolve_duplicates(groups, signatures, index.worker.spec.dedup, index.num_reference, index.read_near_text)
+
+
+def _find_containers(index: ShardIndex, context: StageContext, in_process: bool, duplicate_of: Indices) -> Indices:
+    """For each record that duplicates none, find the longer one that contains it, or -1."""
+    fraction = index.worker.spec.dedup.containment
+    assert fraction is not None
+    sizes, lengths = np.zeros((2, index.num_records), dtype=np.int64)
+    for offset in index.offsets:
+        arrays = offset.shard.load_arrays()
+        sizes[offset.records], lengths[offset.records] = arrays["num_ngrams"], arrays["characters"]
+    lengths[duplicate_of >= 0] = 0
+
+    def read(bits: int, value: int) -> tuple[Hashes, Indices]:
+        hashes, documents = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
+        for offset in index.offsets:
+            ngrams = offset.shard.load_array(".ngrams.npy")
+            owners = np.repeat(np.arange(offset.records.start, offset.records.stop), sizes[offset.records])
+            selected = (ngrams & np.uint64((1 << bits) - 1)) == np.uint64(value)
+            selected &= duplicate_of[owners] < 0
+            hashes.append(ngrams[selected])
+            documents.append(owners[selected])
+        return np.concatenate(hashes), np.concatenate(documents)
+
+    records, containers = find_containers(read, int(sizes.sum()), sizes, lengths, fraction)
+    is_own = records >= index.num_reference
+    pairs = np.stack([records[is_own], containers[is_own]], axis=1)
+    batches = np.split(pairs, range(_BATCH_PAIRS, len(pairs), _BATCH_PAIRS))
+    executor = Executor(context, index.worker.shard_folder, in_process or len(batches) <= _FEW_BATCHES)
+    container_of = np.full(index.num_records, -1, dtype=np.int64)
+    for checked in executor.map(_check_containers, index, batches):
+        container_of[checked[:, 0]] = checked[:, 1]
+    return container_of
+
+
+def _check_containers(index: ShardIndex, pairs: Indices, progress: ProgressCounter) -> Indices:
+    """Return those of some pairs (record, container), [pairs, 2], of which the first is really in the second."""
+    dedup = index.worker.spec.dedup
+    assert dedup.containment is not None
+    is_contained = [
+        contained_fraction(index.read_near_text(record), index.read_near_text(container), dedup.across_scripts)
+        >= dedup.containment
+        for record, container in pairs.tolist()
+    ]
+    return pairs[np.array(is_contained, dtype=np.bool_)]
 
 
 def select_validation(split_keys: npt.NDArray[np.uint64], is_kept: Mask, fraction: float) -> Mask:

@@ -92,7 +92,7 @@ def _write_shard(
     if is_kept.all() and not is_validation.any() and is_first:
         files.write_kept([data])
         return
-    is_near = result.is_near[offset.records].tolist()
+    is_near, is_contained = result.is_near[offset.records].tolist(), result.is_contained[offset.records].tolist()
     name = json.dumps(stats.file, ensure_ascii=False).encode("utf-8")[:-1]
     id_prefix = b'{"id": ' + name + b"#"
     kept: list[bytes] = []
@@ -112,7 +112,7 @@ def _write_shard(
         if is_kept[record]:
             (validation if is_validation[record] else kept).append(line)
             continue
-        reason = "near_duplicate" if is_near[record] else "duplicate"
+        reason = "contained" if is_contained[record] else "near_duplicate" if is_near[record] else "duplicate"
         stats.dropped[reason] += 1
         original = ids.dump(int(duplicate_of[record]))
         files.write_dropped(

@@ -2,8 +2,9 @@
 
 1. `splits`: probe every file, and divide it into input splits.
 2. `process_split`: process every split and write shards; on all cores or on a cluster (`executor`).
-3. `deduplicate`: find duplicates over all shards (`shard_index`), and select the validation split.
-4. `finalize`: write the final files.
+3. `cut_lines`: cut the lines that many documents share, if that is wanted.
+4. `deduplicate`: find duplicates over all shards (`shard_index`), and select the validation split.
+5. `finalize`: write the final files.
 
 A killed run goes on after its last finished shard. The final bytes depend on sources, settings and seed alone, not on
 how many processes or machines did the work.
@@ -25,6 +26,7 @@ from hanlin.core.files import write_json
 from hanlin.core.i18n import tr
 from hanlin.data.dedup.decontaminate import CONTAMINATION_FILE, QuestionIndex
 from hanlin.data.ingest import executor
+from hanlin.data.ingest.cut_lines import cut_frequent_lines
 from hanlin.data.ingest.deduplicate import deduplicate
 from hanlin.data.ingest.executor import Executor, ProgressCounter
 from hanlin.data.ingest.finalize import write_ledger, write_records
@@ -78,6 +80,8 @@ def ingest(
     splits = _make_splits(files, probes)
     shards = _process_splits(worker, context, [*reference_splits, *splits], in_process)
     _check_sources_have_records(settings, files, splits, shards[len(reference_splits) :])
+    if worker.spec.dedup.lines is not None:
+        shards = cut_frequent_lines(worker, shards, context, in_process)
     index = ShardIndex.build(worker, shards, len(reference_splits))
     result = deduplicate(index, context, in_process)
     stats_of_files = write_records(index, result, out)

@@ -168,15 +168,27 @@ class _SplitProcessor:
             if self._questions.settings.action == "drop":
                 return Drop("contaminated", "、".join(ids[:5]))
             record = replace(record, meta={**record.meta, "contaminated": ids})
-        fields = record.to_json()
-        text = json.dumps(fields, ensure_ascii=False)
         try:
-            line = text.encode("utf-8")
+            line, tail_bytes = dump_record(record)
         except UnicodeEncodeError as error:
-            return Drop("broken_characters", f"U+{ord(text[error.start]):04X}")
-        meta = json.dumps(fields["meta"], ensure_ascii=False) if "meta" in fields else None
-        tail_bytes = len(b'"}') if meta is None else len(f'", "meta": {meta}}}'.encode())
-        return record, line + b"\n", tail_bytes + 1, changed
+            return Drop("broken_characters", f"U+{ord(error.object[error.start]):04X}")
+        return record, line, tail_bytes, changed
+
+
+def dump_record(record: Any) -> tuple[bytes, int]:
+    """Serialize a record to its line in a shard.
+
+    Returns:
+        The line, and the number of bytes after the line number in it.
+
+    Raises:
+        UnicodeEncodeError: It has a lone surrogate.
+    """
+    fields = record.to_json()
+    line = json.dumps(fields, ensure_ascii=False).encode("utf-8")
+    meta = json.dumps(fields["meta"], ensure_ascii=False) if "meta" in fields else None
+    tail_bytes = len(b'"}') if meta is None else len(f'", "meta": {meta}}}'.encode())
+    return line + b"\n", tail_bytes + 1
 
 
 def index_reference_split(worker: WorkerContext, split: InputSplit) -> Shard:

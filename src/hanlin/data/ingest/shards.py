@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hanlin.core.files import open_atomic, write_bytes
+from hanlin.data.dedup.containment import sample_ngrams
 from hanlin.data.dedup.keys import compute_dedup_key, compute_exact_key
+from hanlin.data.dedup.lines import unique_line_hashes
 from hanlin.data.dedup.minhash import compute_band_keys, compute_signatures, hash_key
 from hanlin.data.ingest.spec import DatasetSpec, WorkerContext
 from hanlin.data.ingest.splits import InputSplit
@@ -68,6 +70,11 @@ class Shard:
         signatures: npt.NDArray[np.uint32] = np.load(self.path(".signature.npy"), mmap_mode="r", allow_pickle=False)
         return signatures
 
+    def load_array(self, ending: str) -> npt.NDArray[Any]:
+        """Map one of the arrays that have a file of their own (`.lines.npy`, `.ngrams.npy`)."""
+        array: npt.NDArray[Any] = np.load(self.path(ending), mmap_mode="r", allow_pickle=False)
+        return array
+
     def write_summary(self) -> None:
         """Write the `.json` file; the shard is finished when it is there."""
         stats = self.stats
@@ -85,18 +92,23 @@ def load_finished_shards(worker: WorkerContext, split: InputSplit) -> list[Shard
     shards: list[Shard] = []
     while not (shards and shards[-1].is_last):
         stem = worker.shard_folder / f"{split.name}-{len(shards):05d}"
-        try:
-            summary = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        shard = load_shard(stem, split.file.path if split.is_reference else None)
+        if shard is None:
             break
-        counts = summary["stats"]
-        counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields")}
-        stats = FileStats(**{**counts, **counters})
-        reference_path = split.file.path if split.is_reference else None
-        shards.append(
-            Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)
-        )
+        shards.append(shard)
     return shards
+
+
+def load_shard(stem: Path, reference_path: Path | None = None) -> Shard | None:
+    """Load a finished shard; None if there is none."""
+    try:
+        summary = json.loads(stem.with_name(stem.name + ".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    counts = summary["stats"]
+    counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields")}
+    stats = FileStats(**{**counts, **counters})
+    return Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)
 
 
 class ShardArrayBuilder:
@@ -110,6 +122,8 @@ class ShardArrayBuilder:
         self._texts: list[str] = []
         self._num_characters = 0
         self._signatures: list[npt.NDArray[np.uint32]] = []
+        self._lines: list[npt.NDArray[np.uint64]] = []
+        self._ngrams: list[npt.NDArray[np.uint64]] = []
 
     def append(self, record: Any, row: int, line: int, num_bytes: int, tail_bytes: int) -> None:
         """Add a record.
@@ -125,6 +139,10 @@ class ShardArrayBuilder:
         self._rows.append((row, line, num_bytes, tail_bytes, spec.count_characters(record)))
         self._dedup_keys.append(compute_dedup_key(spec.exact_text(record), spec.dedup.across_scripts))
         self._split_keys.append(hash_key(compute_exact_key(spec.split_text(record)), self._seed))
+        if spec.dedup.lines is not None:
+            self._lines.append(unique_line_hashes(spec.full_text(record)))
+        if spec.dedup.containment is not None:
+            self._ngrams.append(sample_ngrams(spec.get_near_text(record), spec.dedup.across_scripts))
         if spec.dedup.method == "minhash":
             self._texts.append(spec.get_near_text(record))
             self._num_characters += len(self._texts[-1])
@@ -150,6 +168,17 @@ class ShardArrayBuilder:
         arrays["offset"] = np.cumsum(rows[:, 2]) - rows[:, 2] if offsets is None else np.array(offsets, dtype=np.int64)
         arrays["dedup_key"] = np.frombuffer(b"".join(self._dedup_keys), dtype="<u8").reshape(-1, 2)
         arrays["split_key"] = np.array(self._split_keys, dtype=np.uint64)
+        dedup = self._spec.dedup
+        for ending, hashes, is_wanted in (
+            (".lines.npy", self._lines, dedup.lines is not None),
+            (".ngrams.npy", self._ngrams, dedup.containment is not None),
+        ):
+            if not is_wanted:
+                continue
+            with open_atomic(shard.path(ending), "wb", shared=True) as file:
+                np.save(file, np.concatenate([*hashes, np.empty(0, dtype=np.uint64)]), allow_pickle=False)
+        if self._spec.dedup.containment is not None:
+            arrays["num_ngrams"] = np.array(list(map(len, self._ngrams)), dtype=np.int64)
         if self._spec.dedup.method == "minhash":
             self._flush_texts()
             signatures = np.concatenate(self._signatures)

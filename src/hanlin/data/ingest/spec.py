@@ -49,6 +49,7 @@ class DatasetSpec(Generic[Item, Record]):
         count_characters: Size of a record for the ledger.
         dedup: How to deduplicate.
         validation_fraction: Share of the records in the validation split.
+        min_chars: A record with a shorter text is dropped, also after lines were cut.
         near_text: What near duplicates are compared by; None: the full text.
     """
 
@@ -63,6 +64,7 @@ class DatasetSpec(Generic[Item, Record]):
     count_characters: Callable[[Record], int]
     dedup: Dedup
     validation_fraction: float = 0.0
+    min_chars: int = 1
     near_text: Callable[[Record], str] | None = None
 
     def get_near_text(self, record: Record) -> str:

@@ -64,4 +64,5 @@ def build_spec(settings: Corpus, inputs: Inputs) -> DatasetSpec[ParsedText, Docu
         count_characters=lambda document: len(document.text),
         dedup=settings.dedup,
         validation_fraction=settings.validation_fraction,
+        min_chars=settings.min_chars,
     )
