@@ -402,7 +402,7 @@ def test_a_react_trace_ends_with_its_final_answer() -> None:
 
 
 def test_a_trace_in_the_words_of_user_and_assistant_stays_text_and_its_flags_are_obeyed() -> None:
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"from": "human", "loss": None, "value": "You are an agent in a house."},
         {"from": "gpt", "loss": False, "value": "OK."},
         {"from": "human", "loss": None, "value": "Put the cup away."},
