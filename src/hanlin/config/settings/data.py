@@ -172,6 +172,27 @@ class Reading(Settings):
         return (value,) if isinstance(value, str | Mapping | BaseModel) else value
 
 
+def _roles_of_all() -> Any:
+    """The setting that maps roles in all sources."""
+    return setting(
+        {},
+        "roles of turns in all sources that have names of their own, such as `患者: user, 医生: assistant`",
+        unless_default=True,
+    )
+
+
+def _give_roles(value: Any) -> Any:
+    """Settings in which every source has the roles of the stage besides its own."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("roles"), Mapping) or not value.get("sources"):
+        return value
+    sources = value["sources"]
+    rows: list[dict[str, Any]] = [
+        {"path": source} if isinstance(source, str) else dict(source)
+        for source in ([sources] if isinstance(sources, str | Mapping | BaseModel) else sources)
+    ]
+    return {**value, "sources": [{**row, "roles": {**value["roles"], **(row.get("roles") or {})}} for row in rows]}
+
+
 def _dedup_against(type_: str, description: str) -> Any:
     """The setting that names stages or folders of the same type."""
     return ref(type_, default=(), description=description)
@@ -227,6 +248,7 @@ class Conversations(Reading):
         "rules on turns and whole conversations, written as those of `corpus`",
         validate_default=True,
     )
+    roles: dict[str, str] = _roles_of_all()
     identity: Identity | None = setting(None, "who the assistant says it is")
     convert: Literal["none", "simplified", "traditional"] = setting("none", "convert Chinese characters with OpenCC")
     max_chars: int | None = setting(None, "drop longer conversations", ge=1)
@@ -250,6 +272,8 @@ class Conversations(Reading):
         le=0.5,
     )
 
+    _roles = model_validator(mode="before")(_give_roles)
+
     @field_validator("rules", mode="before")
     @classmethod
     def _rules(cls, value: Any) -> Any:
@@ -269,6 +293,7 @@ class PreferenceReading(Reading):
         "rules on the text of turns, written as those of `corpus`",
         validate_default=True,
     )
+    roles: dict[str, str] = _roles_of_all()
     convert: Literal["none", "simplified", "traditional"] = setting("none", "convert Chinese characters with OpenCC")
     max_chars: int | None = setting(None, "drop records with more characters", ge=1)
     dedup: Literal["none", "exact"] = setting("exact", "exact: of equal records keep the first")
@@ -278,6 +303,8 @@ class PreferenceReading(Reading):
         ge=0,
         le=0.5,
     )
+
+    _roles = model_validator(mode="before")(_give_roles)
 
     @field_validator("rules", mode="before")
     @classmethod

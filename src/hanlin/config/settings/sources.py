@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.core.i18n import join_list, tr
+from hanlin.core.records import ROLES
 
 TEXT_FORMATS = ("text", "text_blocks", "text_lines")
 
@@ -64,6 +65,11 @@ class Source(Settings):
         {},
         "names of the fields in the files, such as `text: body` or `prompt: ask, response: reply`",
     )
+    roles: dict[str, str] = setting(
+        {},
+        "roles of turns in the files that have names of their own, such as `患者: user, 医生: assistant`",
+        unless_default=True,
+    )
     limit: int | None = setting(None, "read only the first rows of the source, up to this many", ge=1)
 
     @model_validator(mode="before")
@@ -78,6 +84,12 @@ def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields:
         if source.format not in ("auto", *formats):
             known = join_list(("auto", *formats))
             raise ValueError(tr("no format '{format}' here; known: {known}", format=source.format, known=known))
+        for role in source.roles.values():
+            if role not in ROLES:
+                known = join_list(ROLES)
+                raise ValueError(tr("no role '{role}'; known: {known}", role=role, known=known))
+        if source.roles and "role" not in fields:
+            raise ValueError(tr("`roles` is for conversations and preferences: documents have no turns"))
         for name in source.fields:
             if name not in fields:
                 known = join_list(fields)

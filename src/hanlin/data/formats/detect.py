@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
 
-from hanlin.config.settings.sources import TURN_FIELDS
+from hanlin.config.settings.sources import TURN_FIELDS, Source
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.base import Format, Item, ParsedRow
+from hanlin.data.formats.content.roles import rename_roles
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
@@ -26,10 +27,17 @@ SAMPLE_ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class DetectedFormat(Generic[Item]):
-    """The layout of a file, and the format of its rows."""
+    """The layout of a file, and the formats of its rows.
+
+    Attributes:
+        layout: How the file holds rows.
+        format: The format of the first rows.
+        others: Formats that are tried, in this order, for a row that is not in it.
+    """
 
     layout: Layout
     format: Format[Item]
+    others: Sequence[Format[Item]] = ()
 
     @property
     def name(self) -> str:
@@ -80,27 +88,40 @@ def detect_format(
     """Detect layout and format from a file's first rows; arguments and errors as in `open_records`."""
     layout = detect_layout(file)
     with InputFile(file.path) as input_file:
-        rows = (rename_fields(row, file.settings.fields) for row in read_rows(file, layout, input_file))
+        rows = (adapt_row(row, file.settings) for row in read_rows(file, layout, input_file))
         first = list(islice(rows, SAMPLE_ROWS))
-    return DetectedFormat(layout, _choose_format(file, layout, first, formats, other_formats))
+    chosen = _choose_format(file, layout, first, formats, other_formats)
+    return DetectedFormat(layout, chosen, find_others(file, formats))
+
+
+def find_others(file: SourceFile, formats: Sequence[Format[Item]]) -> Sequence[Format[Item]]:
+    """The formats that single rows of a file may have besides that of the first rows: none if `format` names one."""
+    return formats if file.settings.format == "auto" else ()
 
 
 def read_records(file: SourceFile, input_file: InputFile, detected: DetectedFormat[Item]) -> Iterator[ParsedRow[Item]]:
     """Read the records of a file, or of the byte range it is opened for; numbers and lines count from its start."""
-    rows = (rename_fields(row, file.settings.fields) for row in read_rows(file, detected.layout, input_file))
-    return _parse_rows(detected.format, rows)
+    rows = (adapt_row(row, file.settings) for row in read_rows(file, detected.layout, input_file))
+    return _parse_rows(detected, rows)
 
 
-def _parse_rows(known_format: Format[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
+def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
     record_number = 0
     for row in rows:
         if isinstance(row.value, Drop):
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
-        for item in known_format.read(row.value):
+        for item in _find_row_format(detected, row.value).read(row.value):
             record_number += 1
             yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
+
+
+def _find_row_format(detected: DetectedFormat[Item], value: Any) -> Format[Item]:
+    """The format of one row: that of the file if it fits or none does, else the first of the others that fits."""
+    if len(detected.others) < 2 or detected.format.recognize(value):
+        return detected.format
+    return next((candidate for candidate in detected.others if candidate.recognize(value)), detected.format)
 
 
 def _choose_format(
@@ -157,6 +178,14 @@ def _unpaired_error(path: Path) -> UserError:
     hint = tr("use the stage `unpaired_preferences` for it")
     message = tr("these are single answers labeled good or bad (KTO)")
     return UserError(message, path, hint)
+
+
+def adapt_row(row: Row, settings: Source) -> Row:
+    """Rename the fields and the roles of a row to our names, as the settings of its source say."""
+    row = rename_fields(row, settings.fields)
+    if not settings.roles or isinstance(row.value, Drop):
+        return row
+    return Row(row.line, rename_roles(row.value, settings.roles), row.raw)
 
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:

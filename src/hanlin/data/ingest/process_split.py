@@ -20,7 +20,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.files import write_bytes
 from hanlin.core.i18n import tr
 from hanlin.data.formats.base import ParsedRow
-from hanlin.data.formats.detect import DetectedFormat, read_records
+from hanlin.data.formats.detect import DetectedFormat, find_others, read_records
 from hanlin.data.ingest.executor import ProgressCounter
 from hanlin.data.ingest.shards import SHARD_BYTES, SHARD_ROWS, Shard, ShardArrayBuilder, load_finished_shards
 from hanlin.data.ingest.spec import Origin, WorkerContext
@@ -60,7 +60,9 @@ class _SplitProcessor:
         self._file, self._spec, self._questions = split.file, worker.spec, worker.questions
         formats = self._spec.formats(split.file)
         self._detected = DetectedFormat(
-            split.probe.layout, next(candidate for candidate in formats if candidate.name == split.probe.format)
+            split.probe.layout,
+            next(candidate for candidate in formats if candidate.name == split.probe.format),
+            find_others(split.file, formats),
         )
 
     def run(self) -> list[Shard]:

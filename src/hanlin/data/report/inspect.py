@@ -18,7 +18,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.data.formats.detect import SAMPLE_ROWS, rename_fields
+from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_row
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
@@ -93,7 +93,8 @@ def detect_stage(file: SourceFile) -> str:
         fields = {
             field: source_field for field, source_field in file.settings.fields.items() if field in _FIELDS[stage]
         }
-        rows = [rename_fields(row, fields).value for row in first_rows if not isinstance(row.value, Drop)]
+        settings = file.settings.model_copy(update={"fields": fields})
+        rows = [adapt_row(row, settings).value for row in first_rows if not isinstance(row.value, Drop)]
         if any(candidate.recognize(value) for value in rows for candidate in formats):
             return stage
     return "corpus"

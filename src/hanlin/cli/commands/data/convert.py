@@ -13,6 +13,7 @@ from hanlin.cli.options import AsJson
 from hanlin.cli.output import print_json
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.records import ROLES
 
 Paths = Annotated[list[str], typer.Argument(help=tr("files, folders or globs"), show_default=False)]
 Format = Annotated[str, typer.Option("--format", help=tr("format of the records; auto: detected"))]
@@ -22,6 +23,13 @@ Fields = Annotated[
     typer.Option(
         "--field",
         help=tr("field=column of the file, such as prompt=问题; may repeat"),
+    ),
+]
+Roles = Annotated[
+    list[str],
+    typer.Option(
+        "--role",
+        help=tr("role in the file=user, assistant, system or tool, such as 患者=user; may repeat"),
     ),
 ]
 Limit = Annotated[int, typer.Option(min=1, help=tr("rows to read of each file"))]
@@ -43,15 +51,21 @@ def add_to(app: typer.Typer) -> None:
     )(convert)
 
 
-def _source(format_: str, encoding: str, fields: list[str], limit: int) -> dict[str, Any]:
+def _source(format_: str, encoding: str, fields: list[str], roles: list[str], limit: int) -> dict[str, Any]:
     """The settings of a source, as a recipe would hold them, from the options of a command."""
-    settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}}
+    settings: dict[str, Any] = {"format": format_, "encoding": encoding, "fields": {}, "roles": {}}
     for text in fields:
         field, equals, column = text.partition("=")
         if not (equals and field and column):
             hint = tr("write --field prompt=问题")
             raise UserError(tr("'{text}' is not field=column", text=text), "--field", hint)
         settings["fields"][field] = column
+    for text in roles:
+        name, equals, role = text.rpartition("=")
+        if not equals or not name or role not in ROLES:
+            hint = tr("write --role 患者=user")
+            raise UserError(tr("'{text}' is not a name and one of our roles", text=text), "--role", hint)
+        settings["roles"][name] = role
     return settings | ({"limit": limit} if limit < NO_LIMIT else {})
 
 
@@ -60,6 +74,7 @@ def inspect(
     format_: Format = "auto",
     encoding: Encoding = "auto",
     field: Fields = [],
+    role: Roles = [],
     limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
@@ -67,7 +82,7 @@ def inspect(
 
     failed = False
     rows = []
-    for row in inspect_files(paths, _source(format_, encoding, field, limit)):
+    for row in inspect_files(paths, _source(format_, encoding, field, role, limit)):
         failed = failed or ("error" in row and not row.get("skipped"))
         if as_json:
             rows.append(row)
@@ -112,6 +127,7 @@ def convert(
     format_: Format = "auto",
     encoding: Encoding = "auto",
     field: Fields = [],
+    role: Roles = [],
     limit: Limit = NO_LIMIT,
     as_json: AsJson = False,
 ) -> None:
@@ -119,7 +135,7 @@ def convert(
     from hanlin.data.formats.writers import describe_lost_part
     from hanlin.data.ledger import describe_reason, describe_unread_fields
 
-    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, limit))
+    all_stats = convert_files(paths, to, out, _source(format_, encoding, field, role, limit))
     if as_json:
         print_json([stats.to_json() for stats in all_stats])
         return
