@@ -120,7 +120,7 @@ def test_the_page_is_whole_and_escapes_what_people_wrote(tmp_path: Path, model: 
 
 
 def test_a_record_that_cannot_be_rendered_is_named_and_the_others_are_shown(tmp_path: Path, model: str) -> None:
-    rows = [{"messages": [{"role": "assistant", "content": "我"}]}, {"messages": []}]
+    rows = [{"messages": [{"role": "user", "content": "我"}]}, {"messages": []}]
     good = {"messages": [{"role": "user", "content": "你"}, {"role": "assistant", "content": "我"}]}
     done = view(tmp_path, put(tmp_path, "a.jsonl", [good, *rows]), "--model", model)
     assert done.returncode == 0 and "a.jsonl#1" in done.stdout

@@ -12,7 +12,7 @@ from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
 
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "name": "get_weather",
     "description": "查询天气",
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
@@ -27,7 +27,7 @@ ONE = (ASK, Message("assistant", "", CALLS[:1]), RESULTS[0], TELL)
 BEIJING, SHANGHAI = ({"name": "get_weather", "arguments": {"city": city}} for city in ("北京", "上海"))
 HUMAN, GPT = {"from": "human", "value": ASK.text}, {"from": "gpt", "value": TELL.text}
 USER, ANSWER = {"role": "user", "content": ASK.text}, {"role": "assistant", "content": TELL.text}
-OPENAI_TOOLS = [{"type": "function", "function": WEATHER}]
+OPENAI_TOOLS: list[dict[str, Any]] = [{"type": "function", "function": WEATHER}]
 
 
 def text_of(*calls: Any) -> str:
@@ -343,7 +343,7 @@ def test_xlam_answers_a_query_with_calls() -> None:
     }
 
 
-TOOLBENCH_TOOL = {
+TOOLBENCH_TOOL: dict[str, Any] = {
     "name": "search_for_maps",
     "description": "查地点",
     "parameters": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"], "optional": []},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from hanlin.data.filters.rules import TextRule, clean_text
 from hanlin.data.ledger import Drop
 
 Turns = tuple[Message, ...]
+_FIRST_MARKED, _NUM_MARKED = 0x10000, 0x100000
+"""The characters beyond the basic plane, all of which count as letters in the search for near duplicates."""
 
 
 def guess_lost_chars(messages: Sequence[Message], mode: str) -> tuple[Turns, dict[str, int]]:
@@ -116,6 +119,29 @@ def join_questions(messages: Sequence[Message], tools: Sequence[Mapping[str, Any
     """Join the texts of the user's turns, and the tools, which are a part of the prompt."""
     texts = [message.text for message in messages if message.role == "user"]
     return "\x1f".join([*texts, *(json.dumps(dict(tool), ensure_ascii=False, sort_keys=True) for tool in tools)])
+
+
+def build_near_text(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
+    """Build the text that near duplicates are compared by: turns without system turns, and calls.
+
+    Tools are a part of the prompt, but longer than most chats: added to the text, they would make chats that share
+    them near duplicates, left out, those that do not. So chats with other tools are written in other characters.
+    """
+    turns = without_system(messages)
+    calls = [json.dumps(call.to_json(), ensure_ascii=False) for turn in turns for call in turn.tool_calls]
+    return mark_tools("\n".join([join_texts(turns), *calls]), tools)
+
+
+def mark_tools(text: str, tools: Sequence[Mapping[str, Any]]) -> str:
+    """Write the letters of a text in characters that no text with other tools has; without tools it stays as it is."""
+    if not tools:
+        return text
+    key = json.dumps([dict(tool) for tool in tools], ensure_ascii=False, sort_keys=True).encode(
+        "utf-8", "surrogatepass"
+    )
+    offset = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+    letters = (char for char in text.casefold() if char.isalnum())
+    return "".join(chr(_FIRST_MARKED + (ord(char) + offset) % _NUM_MARKED) for char in letters)
 
 
 def count_characters(messages: Sequence[Message]) -> int:

@@ -8,9 +8,10 @@ from typing import Any
 
 from hanlin.core.records import Message
 from hanlin.data.formats.base import Format, collect_meta, strip_turn
+from hanlin.data.formats.content.media import check_media
 from hanlin.data.formats.questions import join_question
 from hanlin.data.formats.tagged import parse_tagged_turns
-from hanlin.data.formats.turns import read_turn, read_turns
+from hanlin.data.formats.turns import finish_turns, read_turn, read_turns
 from hanlin.data.ledger import Drop
 
 
@@ -61,7 +62,13 @@ def _build_preference(
     system = row.get("system")
     if isinstance(system, str) and system.strip() and prompt[0].role != "system":
         prompt = (Message("system", strip_turn(system)), *prompt)
-    return ParsedPreference(tuple(prompt), chosen, rejected, _read_scores(row), collect_meta(row, _USED_FIELDS))
+    media = check_media(row, (*prompt, chosen, rejected))
+    finished = finish_turns(prompt)
+    for part in (media, finished):
+        if isinstance(part, Drop):
+            return part
+    assert not isinstance(finished, Drop)
+    return ParsedPreference(finished, chosen, rejected, _read_scores(row), collect_meta(row, _USED_FIELDS))
 
 
 def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -73,7 +80,7 @@ def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 def _read_answer(value: Any) -> Message | Drop:
     """Read an answer written as a turn or as text."""
-    turn = Message("assistant", strip_turn(value)) if isinstance(value, str) else read_turn(value)
+    turn = read_turn({"role": "assistant", "content": value} if isinstance(value, str) else value)
     return turn if isinstance(turn, Drop) or turn.role == "assistant" else Drop("unknown_role", turn.role)
 
 
@@ -229,7 +236,7 @@ def read_paired_answers(value: Any) -> Iterator[ParsedPreference | Drop]:
     elif chosen_turns[-1].role != "assistant" or rejected_turns[-1].role != "assistant":
         yield Drop("no_answer")
     else:
-        yield _build_preference(value, chosen_turns[:-1], chosen_turns[-1], rejected_turns[-1])
+        yield from _read_preference(value, chosen_turns[:-1], chosen_turns[-1].text, rejected_turns[-1].text)
 
 
 PREFERENCE_FORMATS: tuple[Format[ParsedPreference], ...] = (

@@ -13,14 +13,15 @@ from hanlin.data.filters.answers import build_answer_rules
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import (
     TURN_RULES,
+    build_near_text,
     check_learned,
     clean_turns,
     count_characters,
     guess_lost_chars,
     join_questions,
     join_texts,
+    mark_tools,
     serialize_turns,
-    without_system,
 )
 from hanlin.data.filters.identity import rewrite_identity
 from hanlin.data.filters.rules import build_text_rules
@@ -90,7 +91,9 @@ def build_spec(settings: Conversations, inputs: Inputs) -> DatasetSpec[ParsedCha
         exact_text=lambda chat: (join_questions if by_question else serialize_turns)(chat.messages, chat.tools),
         full_text=lambda chat: join_texts(chat.messages),
         near_text=lambda chat: (
-            join_questions(chat.messages) if by_question else join_texts(without_system(chat.messages))
+            mark_tools(join_questions(chat.messages), chat.tools)
+            if by_question
+            else build_near_text(chat.messages, chat.tools)
         ),
         split_text=lambda conversation: next((m.text for m in conversation.messages if m.role == "user"), ""),
         count_characters=lambda conversation: count_characters(conversation.messages),

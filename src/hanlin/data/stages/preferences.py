@@ -76,7 +76,7 @@ def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPrefe
         formats=lambda file: PREFERENCE_FORMATS,
         other_formats={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS},
         process=process,
-        exact_text=lambda pair: serialize_turns((*pair.prompt, pair.chosen, pair.rejected)),
+        exact_text=lambda pair: serialize_turns((*pair.prompt, pair.chosen, pair.rejected), pair.tools),
         full_text=lambda pair: join_texts((*pair.prompt, pair.chosen, pair.rejected)),
         split_text=lambda pair: pair.prompt[-1].text,
         count_characters=lambda pair: count_characters((*pair.prompt, pair.chosen, pair.rejected)),

@@ -68,7 +68,7 @@ def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[Par
         formats=lambda file: UNPAIRED_FORMATS,
         other_formats={"corpus": DOCUMENT_FORMATS, "conversations": CHAT_FORMATS, "preferences": PREFERENCE_FORMATS},
         process=process,
-        exact_text=lambda record: f"{record.good}\x1f{serialize_turns((*record.prompt, record.answer))}",
+        exact_text=lambda record: f"{record.good}\x1f{serialize_turns((*record.prompt, record.answer), record.tools)}",
         full_text=lambda record: join_texts((*record.prompt, record.answer)),
         split_text=lambda record: record.prompt[-1].text,
         count_characters=lambda record: count_characters((*record.prompt, record.answer)),
