@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stage_runs import Made
 
+from hanlin.config.settings.data import Preferences
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message
+from hanlin.data.formats.convert import convert
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.preferences import PREFERENCE_FORMATS, ParsedPreference
 from hanlin.data.io.input_file import InputFile
@@ -103,3 +107,130 @@ def test_a_row_without_two_answers_is_dropped_with_a_reason(put: Put, row: dict[
 def test_unpaired_answers_are_refused_in_one_sentence(put: Put) -> None:
     with pytest.raises(UserError, match="single answers labeled good or bad"):
         read(put("a.jsonl", [{"messages": [USER, GOOD], "label": True}]))
+
+
+# ------------------------------------------------------------------------------------------- more forms of pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("paired_answers", {"chosen": "Human: 你好\nAssistant: 你好呀", "rejected": "Human: 你好\nAssistant: Hello"}),
+        ("paired_answers", {"prompt": "\n\nHuman: 你好\n\nAssistant:", "chosen": " 你好呀", "rejected": " Hello"}),
+        ("paired_answers", {"prompt": "Human: 你好", "chosen": "Assistant: 你好呀", "rejected": "Assistant: Hello"}),
+        ("paired_answers", {"prompt": "你好", "pos_resp": "你好呀", "neg_resp": "Hello", "type": "拒绝"}),
+        ("paired_answers", {"prompt": "你好", "chosen": ["你好呀"], "rejected": ["Hello"]}),
+        ("paired_answers", {"query": "你好", "response": "你好呀", "rejected_response": "Hello"}),
+        ("paired_alpaca", {"instruction": "你好", "output": "你好呀", "rejected": "Hello"}),
+        ("paired_sharegpt", {"messages": [USER, GOOD], "rejected_response": "Hello"}),
+        ("paired_messages", {"messages": [USER, GOOD], "rejected_messages": [BAD]}),
+        ("paired_messages", {"messages": [USER, GOOD], "rejected_messages": [USER, BAD]}),
+        (
+            "paired_messages",
+            {"prompt": "你好", "messages": [USER, GOOD], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        ),
+        ("paired_messages", {"chosen_messages": [USER, GOOD], "rejected_messages": [USER, BAD]}),
+        (
+            "paired_sharegpt",
+            {
+                "context": [{"role": "human", "text": "你好"}],
+                "chosen": {"role": "assistant", "text": "你好呀"},
+                "rejected": {"role": "assistant", "text": "Hello"},
+            },
+        ),
+        ("paired_messages", {"chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])}),
+    ],
+)
+def test_other_tools_forms_give_the_same_preference(put: Put, name: str, row: dict[str, Any]) -> None:
+    found, (pair,) = read(put("a.jsonl", [row]))
+    assert found == name and isinstance(pair, ParsedPreference)
+    assert pair.prompt == (Message("user", "你好"),) and pair.unread == ()
+    assert (pair.chosen, pair.rejected) == (Message("assistant", "你好呀"), Message("assistant", "Hello"))
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [["一楼有什么？", "阅览室。"]],
+        [{"role": "user", "content": "一楼有什么？"}, {"role": "assistant", "content": "阅览室。"}],
+    ],
+)
+def test_turns_before_the_question_are_part_of_the_prompt(put: Put, history: list[Any]) -> None:
+    answers = {"response_chosen": "期刊室。", "response_rejected": "不知道。"}
+    row = {"system": "你是馆员。", "history": history, "question": "二楼呢？", **answers}
+    _, (pair,) = read(put("a.jsonl", [row]))
+    assert isinstance(pair, ParsedPreference) and pair.unread == ()
+    assert [turn.role for turn in pair.prompt] == ["system", "user", "assistant", "user"]
+    assert [turn.text for turn in pair.prompt] == ["你是馆员。", "一楼有什么？", "阅览室。", "二楼呢？"]
+
+
+def test_several_rejected_answers_are_as_many_pairs(put: Put, run: Callable[..., Made]) -> None:
+    row = {"prompt": "怎么挑西瓜？", "chosen": "听声音。", "rejected": ["不清楚。", "都行。"]}
+    _, pairs = read(put("a.jsonl", [row]))
+    assert [pair.rejected.text for pair in pairs if isinstance(pair, ParsedPreference)] == ["不清楚。", "都行。"]
+    turns = [[USER, BAD], [USER, {"role": "assistant", "content": "Hi"}]]
+    _, pairs = read(put("b.jsonl", [{"messages": [USER, GOOD], "rejected_messages": turns}]))
+    assert [pair.rejected.text for pair in pairs if isinstance(pair, ParsedPreference)] == ["Hello", "Hi"]
+    made = run(Preferences, put("c.jsonl", [row]))
+    assert made.ledger["rows_in"] == 2 == len(made.kept)
+
+
+TOOL = {"name": "opening_hours", "description": "查询开放时间", "parameters": {"type": "object", "properties": {}}}
+
+
+def test_tools_are_part_of_a_pair_and_never_text_of_its_metadata(put: Put, run: Callable[..., Made]) -> None:
+    call = json.dumps({"name": "opening_hours", "arguments": {"room": "阅览室"}}, ensure_ascii=False)
+    human = {"from": "human", "value": "阅览室几点关门？"}
+    called = {"conversations": [human], "chosen": {"from": "function_call", "value": call}, "rejected": "五点吧。"}
+    answered = {
+        "conversations": [human, {"from": "function_call", "value": call}, {"from": "observation", "value": "九点"}],
+        "chosen": "晚上九点。",
+        "rejected": "不知道。",
+    }
+    rows = [{**row, "tools": json.dumps([TOOL], ensure_ascii=False)} for row in (called, answered)]
+    made = run(Preferences, put("a.jsonl", rows))
+    assert [row["tools"] for row in made.kept] == [[TOOL]] * 2 and all("meta" not in row for row in made.kept)
+    assert made.kept[0]["chosen"]["tool_calls"][0]["name"] == "opening_hours"
+    assert [turn["role"] for turn in made.kept[1]["prompt"]] == ["user", "assistant", "tool"]
+    assert made.ledger["unread_fields"] == {}
+    assert [row["tools"] for row in run(Preferences, made.out).kept] == [[TOOL]] * 2
+
+
+def test_pairs_with_other_tools_are_no_duplicates(put: Put, run: Callable[..., Made]) -> None:
+    row = {"prompt": "几点？", "chosen": "九点。", "rejected": "不知道。"}
+    assert len(run(Preferences, put("a.jsonl", [row, {**row, "tools": [TOOL]}])).kept) == 2
+
+
+def test_converted_pairs_keep_their_tools(put: Put, tmp_path: Path) -> None:
+    source = put("a.jsonl", [{"prompt": "几点？", "chosen": "九点。", "rejected": "不知道。", "tools": [TOOL]}])
+    convert([str(source)], "dpo", tmp_path / "out.jsonl")
+    _, (pair,) = read(tmp_path / "out.jsonl")
+    assert isinstance(pair, ParsedPreference) and pair.tools == (TOOL,)
+
+
+def test_fields_that_a_pair_does_not_carry_are_named(put: Put) -> None:
+    turns = [{**USER, "lang": "zh"}, {**GOOD, "score": 5}]
+    _, (pair,) = read(put("a.jsonl", [{"messages": turns, "rejected_response": "Hello", "boxes": {"x": 1}}]))
+    assert isinstance(pair, ParsedPreference) and pair.unread == ("boxes", "turn.lang", "turn.score")
+
+
+def test_reasoning_is_part_of_both_answers(put: Put) -> None:
+    row = {"prompt": "一加一？", "chosen": "<think>数一数。</think>二。", "rejected": "<think>猜。</think>三。"}
+    _, (pair,) = read(put("a.jsonl", [row]))
+    assert isinstance(pair, ParsedPreference) and (pair.chosen.text, pair.rejected.reasoning) == ("二。", "猜。")
+
+
+def test_a_question_that_only_begins_like_a_tag_is_a_question(put: Put) -> None:
+    _, (pair,) = read(put("a.jsonl", [{"prompt": "用户：这个词怎么翻译？", "chosen": "user", "rejected": "别的"}]))
+    assert isinstance(pair, ParsedPreference) and pair.prompt[0].text == "用户：这个词怎么翻译？"
+
+
+def test_rows_in_other_forms_than_the_first_are_read_as_what_they_are(put: Put) -> None:
+    rows = [
+        {"prompt": "你好", "chosen": "你好呀", "rejected": "Hello"},
+        {"messages": [USER, GOOD], "rejected_response": "Hello"},
+        {"question": "你好", "answer_zh": "你好呀", "answer_en": "Hello"},
+    ]
+    _, pairs = read(put("a.jsonl", rows))
+    answers = [(pair.chosen.text, pair.rejected.text) for pair in pairs if isinstance(pair, ParsedPreference)]
+    assert answers == [("你好呀", "Hello")] * 3

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from stage_runs import Made
 
-from hanlin.config.settings.data import UnpairedPreferences
+from hanlin.config.settings.data import Conversations, UnpairedPreferences
 from hanlin.config.settings.sources import Source
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Preference, UnpairedPreference, read_jsonl, write_jsonl
+from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.detect import open_records
+from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.formats.unpaired_preferences import UNPAIRED_FORMATS, ParsedUnpaired
 from hanlin.data.io.encodings import InputFile
 from hanlin.data.io.sources import SourceFile
@@ -83,10 +85,10 @@ def test_the_label_is_of_the_last_answer(put: Put) -> None:
     ("row", "reason"),
     [
         ({"messages": [USER, ANSWER]}, "no_label"),
-        ({"messages": [USER, ANSWER], "label": "好"}, "no_label"),
+        ({"messages": [USER, ANSWER], "label": "中"}, "no_label"),
+        ({"messages": [USER, ANSWER], "label": 7}, "no_label"),
         ({"messages": [USER], "label": True}, "no_answer"),
         ({"messages": [ANSWER], "label": True}, "no_question"),
-        ({"messages": [USER, ANSWER], "label": True, "tools": [{"name": "f"}]}, "has_tools"),
     ],
 )
 def test_a_row_without_labeled_answer_is_dropped_with_a_reason(put: Put, row: dict[str, Any], reason: str) -> None:
@@ -149,3 +151,50 @@ def test_a_label_that_is_not_a_boolean_is_refused(tmp_path: Path) -> None:
     path.write_text(row + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="good is neither"):
         list(read_jsonl(path, UnpairedPreference))
+
+
+# ---------------------------------------------------------------------------------------------------------- labels
+
+
+def read_chats(path: Path) -> list[ParsedChat | Drop]:
+    file = SourceFile(path, path.name, 0, Source(path=str(path)))
+    with InputFile(path) as input_file:
+        return [found.item for found in open_records(file, input_file, CHAT_FORMATS, {}).rows]
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        *((1, 0), (1, -1), (1.0, 0.0), ("1", "0"), ("true", "false"), ("True", "False"), ("yes", "no")),
+        *(("chosen", "rejected"), ("good", "bad"), ("好", "坏"), ("是", "否")),
+    ],
+)
+@pytest.mark.parametrize("field", ["label", "kto_tag", "good"])
+def test_labels_of_any_usual_form_are_labels(put: Put, good: object, bad: object, field: str) -> None:
+    rows = [{"messages": [USER, ANSWER], field: good}, {"messages": [USER, ANSWER], field: bad}]
+    _, parsed = read(put("a.jsonl", rows))
+    assert [record.good for record in parsed if isinstance(record, ParsedUnpaired)] == [True, False]
+    with pytest.raises(UserError, match="single answers labeled good or bad") as refusal:
+        read_chats(put("b.jsonl", rows))
+    assert "unpaired_preferences" in str(refusal.value.hint)
+
+
+def test_a_label_far_down_in_a_file_of_chats_is_not_learned_as_good(put: Put, run: Callable[..., Made]) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"第{n}问？"}, ANSWER]} for n in range(60)]
+    made = run(Conversations, put("a.jsonl", [*rows, {"messages": [USER, ANSWER], "label": 0}]), validation_fraction=0)
+    assert len(made.kept) == 60 and made.ledger["dropped"] == {"labeled": 1}
+
+
+def test_a_class_that_is_no_label_stays_in_the_metadata(put: Put) -> None:
+    (chat,) = read_chats(put("a.jsonl", [{"messages": [USER, ANSWER], "label": "天气"}]))
+    assert isinstance(chat, ParsedChat) and chat.meta == {"label": "天气"}
+
+
+def test_tools_and_unread_fields_come_with_the_answer(put: Put, run: Callable[..., Made]) -> None:
+    tool = {"name": "opening_hours", "parameters": {"type": "object", "properties": {}}}
+    row = {"messages": [USER, ANSWER], "label": True, "tools": [tool], "boxes": {"x": 1}}
+    made = run(UnpairedPreferences, put("a.jsonl", [row, {**row, "tools": []}]))
+    assert [kept.get("tools") for kept in made.kept] == [[tool], None]
+    assert made.ledger["unread_fields"] == {"boxes": 2} and all("meta" not in kept for kept in made.kept)
+    again = run(UnpairedPreferences, made.out)
+    assert again.kept[0]["tools"] == [tool] and again.ledger["unread_fields"] == {}

@@ -49,7 +49,10 @@ CHAT_FIELDS = (
     *TURN_FIELDS,
 )
 
-PREFERENCE_FIELDS = ("prompt", "instruction", "input", "chosen", "rejected", "system", "messages", *TURN_FIELDS)
+PREFERENCE_FIELDS = (
+    *("prompt", "instruction", "input", "chosen", "rejected", "system", "history", "messages", "tools"),
+    *TURN_FIELDS,
+)
 
 UNPAIRED_FIELDS = ("label", "kto_tag", *CHAT_FIELDS)
 

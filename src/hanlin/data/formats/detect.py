@@ -15,10 +15,14 @@ from hanlin.config.settings.sources import TURN_FIELDS, Source
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import join_list, tr
 from hanlin.data.formats.base import Format, Item, ParsedRow
+from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.content.roles import rename_roles
+from hanlin.data.formats.look_alike import describe_look_alike
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import Layout, Row, detect_layout, read_rows
 from hanlin.data.io.sources import SourceFile
+from hanlin.data.io.tables import is_numbered
 from hanlin.data.ledger import Drop
 
 SAMPLE_ROWS = 50
@@ -107,21 +111,34 @@ def read_records(file: SourceFile, input_file: InputFile, detected: DetectedForm
 
 def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator[ParsedRow[Item]]:
     record_number = 0
+    others = detected.others
+    earlier = others[: others.index(detected.format)] if detected.format in others else ()
     for row in rows:
         if isinstance(row.value, Drop):
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
-        for item in _find_row_format(detected, row.value).read(row.value):
+        for item in _read_row(row.value, detected, earlier):
             record_number += 1
             yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
 
 
-def _find_row_format(detected: DetectedFormat[Item], value: Any) -> Format[Item]:
-    """The format of one row: that of the file if it fits or none does, else the first of the others that fits."""
-    if len(detected.others) < 2 or detected.format.recognize(value):
-        return detected.format
-    return next((candidate for candidate in detected.others if candidate.recognize(value)), detected.format)
+def _read_row(value: Any, detected: DetectedFormat[Item], earlier: Sequence[Format[Item]]) -> Iterator[Item | Drop]:
+    """Read a row in the format that it has itself: as in detection, the first that recognizes it.
+
+    Args:
+        value: The row.
+        detected: The formats of the file.
+        earlier: Those of `others` that are tried before the format of the file.
+    """
+    known_format = detected.format
+    if not known_format.unpaired and is_labeled_answer(value):
+        yield Drop("labeled")
+        return
+    row_format = next((candidate for candidate in earlier if candidate.recognize(value)), known_format)
+    if row_format is known_format and len(detected.others) > 1 and not known_format.recognize(value):
+        row_format = next((candidate for candidate in detected.others if candidate.recognize(value)), known_format)
+    yield from row_format.read(value)
 
 
 def _choose_format(
@@ -134,12 +151,15 @@ def _choose_format(
     format_name = file.settings.format
     named_format = next((candidate for candidate in formats if candidate.name == format_name), None)
     values = [row.value for row in rows if not isinstance(row.value, Drop)]
-    if not all(candidate.unpaired for candidate in formats) and any(map(_is_unpaired, values)):
+    if not any(candidate.unpaired for candidate in formats) and any(map(is_labeled_answer, values)):
         raise _unpaired_error(file.path)
     if named_format is not None:
         return named_format
     if not values:
         return formats[0]
+    look_alikes = [] if file.settings.fields else [found for found in map(describe_look_alike, values) if found]
+    if 2 * len(look_alikes) > len(values):
+        raise UserError(look_alikes[0][0], f"{file.path}:{rows[0].line}", look_alikes[0][1])
     for value in values:
         for candidate in formats:
             if candidate.recognize(value):
@@ -149,9 +169,14 @@ def _choose_format(
     for stage, formats_of_stage in other_formats.items():
         if any(candidate.recognize(value) for value in values for candidate in formats_of_stage):
             hint = tr("it looks like data for the stage `{stage}`", stage=stage)
+    location = f"{file.path}:{rows[0].line}"
+    if is_numbered(values[0]):
+        example = "{prompt: '1', response: '2'}" if len(values[0]) > 1 else "{text: '1'}"
+        hint = tr("name its columns, which are numbered, with `fields`, such as {example}", example=example)
+        raise UserError(tr("the first row looks like data, not like a heading"), location, hint)
     content = _describe_row(values[0])
     message = tr("unknown format: {container} with {content}", container=layout.container, content=content)
-    raise UserError(message, f"{file.path}:{rows[0].line}", hint)
+    raise UserError(message, location, hint)
 
 
 def _describe_row(value: Any) -> str:
@@ -164,16 +189,6 @@ def _describe_row(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_unpaired(value: Any) -> bool:
-    """Whether a row is one answer with a label, as for KTO: reading it without the label would teach bad answers."""
-    if not isinstance(value, Mapping) or "chosen" in value:
-        return False
-    has_label = any(isinstance(value.get(name), bool) for name in ("label", "kto_tag"))
-    return has_label and any(
-        name in value for name in ("messages", "conversations", "completion", "output", "response")
-    )
-
-
 def _unpaired_error(path: Path) -> UserError:
     hint = tr("use the stage `unpaired_preferences` for it")
     message = tr("these are single answers labeled good or bad (KTO)")
@@ -181,11 +196,12 @@ def _unpaired_error(path: Path) -> UserError:
 
 
 def adapt_row(row: Row, settings: Source) -> Row:
-    """Rename the fields and the roles of a row to our names, as the settings of its source say."""
+    """Rename the fields and the roles of a row to our names, as its source says, and decode lists written as text."""
     row = rename_fields(row, settings.fields)
-    if not settings.roles or isinstance(row.value, Drop):
-        return row
-    return Row(row.line, rename_roles(row.value, settings.roles), row.raw)
+    value = decode_cells(row.value)
+    if settings.roles and not isinstance(value, Drop):
+        value = rename_roles(value, settings.roles)
+    return row if value is row.value else Row(row.line, value, row.raw)
 
 
 def rename_fields(row: Row, fields: Mapping[str, str]) -> Row:

@@ -1,160 +1,153 @@
-"""Formats of preference pairs: a prompt, a chosen and a rejected answer."""
+"""Formats of preference pairs: a prompt, a chosen and a rejected answer.
+
+All but `language_pairs` are read by one function: where the prompt and the answers are decides the name only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format, collect_meta, strip_turn
-from hanlin.data.formats.content.media import check_media
-from hanlin.data.formats.questions import join_question
-from hanlin.data.formats.tagged import parse_tagged_turns
-from hanlin.data.formats.turns import finish_turns, read_turn, read_turns
+from hanlin.data.formats.base import Format, collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.content.roles import CALL_ROLES, ROLE_NAMES, find_role_name
+from hanlin.data.formats.content.tool_lists import Tools, find_row_tools
+from hanlin.data.formats.questions import find_field, find_system, join_question, read_history
+from hanlin.data.formats.turns import (
+    ParsedChat,
+    find_unread_turn_fields,
+    finish_chat,
+    join_turns,
+    prepend_system,
+    read_turn_tools,
+)
 from hanlin.data.ledger import Drop
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedPreference:
-    """A prompt, two answers to it, and their scores (chosen, rejected) if the row has them."""
+    """A prompt and two answers to it.
+
+    Attributes:
+        prompt: Turns that end with the user or a tool.
+        chosen: The preferred answer.
+        rejected: The other one.
+        scores: Of (chosen, rejected), if the row has them.
+        meta: The row's other fields.
+        tools: The tools that the answers may call.
+        unread: Names of the row's fields that are in none of these; no part of what makes two pairs equal.
+    """
 
     prompt: tuple[Message, ...]
     chosen: Message
     rejected: Message
     scores: tuple[float, float] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    tools: Tools = ()
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 _SCORE_FIELDS = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
     ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
 )
 _ZH_ANSWER_FIELDS = ("answer_zh", "zh", "chinese", "response_zh", "output_zh", "chosen_zh", "中文", "中文回答")
 _EN_ANSWER_FIELDS = ("answer_en", "en", "english", "response_en", "output_en", "rejected_en", "英文", "英文回答")
 _QUESTION_FIELDS = ("prompt", "question", "query", "instruction", "input", "问题")
-_CHOSEN_FIELDS = ("chosen", "response_j", "response_chosen", "chosen_response", "preferred", "good", "accepted")
-_REJECTED_FIELDS = ("rejected", "response_k", "response_rejected", "rejected_response", "dispreferred", "bad")
-_USED_FIELDS = (
-    "chosen",
-    "rejected",
-    "prompt",
-    "messages",
-    "conversations",
-    "system",
-    "instruction",
-    "input",
-    "id",
-    "source",
+_TURN_FIELDS = ("conversations", "messages", "conversation", "prompt", "prompt_messages", "context", "history")
+_CHOSEN_FIELDS = (
+    *("chosen", "chosen_messages", "response_chosen", "chosen_response", "response_j", "preferred", "good"),
+    *("accepted", "pos_resp", "positive"),
 )
+_REJECTED_FIELDS = (
+    *("rejected", "rejected_messages", "rejected_response", "response_rejected", "response_k", "dispreferred", "bad"),
+    *("neg_resp", "negative"),
+)
+PAIRED_FIELDS = frozenset((*_CHOSEN_FIELDS, *_REJECTED_FIELDS)) - {"good", "bad", "positive", "negative", "accepted"}
+"""Names of fields that only pairs have."""
+_ANSWER_FIELDS = ("response", "output", "answer", "completion", "target", "回答")
+_TAG = re.compile(r"(?:\A|\n)[ \t]*(Human|Assistant|User|System|用户|助手)[ \t]*[:：]", re.I)
+_PLAIN_TAGS = ("human", "assistant")
+_SENTENCE_MARKS = re.compile(r"</?s>")
 
 
-def _has_both_answers(row: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(row, Mapping) and isinstance(row.get("chosen"), kind) and isinstance(row.get("rejected"), kind)
+# --- where the parts are ----------------------------------------------------------------------------------------------
 
 
-def _build_preference(
-    row: Mapping[str, Any], prompt: Sequence[Message], chosen: Message, rejected: Message
-) -> ParsedPreference | Drop:
-    if not prompt or prompt[-1].role not in ("user", "tool") or not prompt[-1].text.strip():
-        return Drop("no_question")
-    system = row.get("system")
-    if isinstance(system, str) and system.strip() and prompt[0].role != "system":
-        prompt = (Message("system", strip_turn(system)), *prompt)
-    media = check_media(row, (*prompt, chosen, rejected))
-    finished = finish_turns(prompt)
-    for part in (media, finished):
-        if isinstance(part, Drop):
-            return part
-    assert not isinstance(finished, Drop)
-    return ParsedPreference(finished, chosen, rejected, _read_scores(row), collect_meta(row, _USED_FIELDS))
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The fields of a pair: of the prompt's turns, of the question, of the answers; empty ones are not there.
+
+    Without `chosen`, the last turn of `turns` or the text `answer` is the chosen answer.
+    """
+
+    turns: str
+    question: str
+    chosen: str
+    rejected: str
+    answer: str = ""
 
 
-def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    for chosen_field, rejected_field in _SCORE_FIELDS:
-        if isinstance(row.get(chosen_field), int | float) and isinstance(row.get(rejected_field), int | float):
-            return float(row[chosen_field]), float(row[rejected_field])
-    return None
-
-
-def _read_answer(value: Any) -> Message | Drop:
-    """Read an answer written as a turn or as text."""
-    turn = read_turn({"role": "assistant", "content": value} if isinstance(value, str) else value)
-    return turn if isinstance(turn, Drop) or turn.role == "assistant" else Drop("unknown_role", turn.role)
-
-
-def _read_preference(
-    row: Mapping[str, Any], prompt: Sequence[Message] | Drop, chosen: Any, rejected: Any
-) -> Iterator[ParsedPreference | Drop]:
-    chosen_turn, rejected_turn = _read_answer(chosen), _read_answer(rejected)
-    for part in (prompt, chosen_turn, rejected_turn):
-        if isinstance(part, Drop):
-            yield part
-            return
-    yield _build_preference(row, prompt, chosen_turn, rejected_turn)  # type: ignore[arg-type]
-
-
-def _is_paired_messages(value: Any) -> bool:
-    return _has_both_answers(value, list) and all(
-        isinstance(turn, Mapping) for turn in [*value["chosen"], *value["rejected"]]
-    )
-
-
-def read_paired_messages(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """Read {prompt?, chosen: [turns], rejected: [turns]}: both lists begin with the same prompt, or hold one answer."""
-    if not _has_both_answers(value, list) or not value["chosen"] or not value["rejected"]:
-        yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
-        return
-    chosen, rejected = read_turns(value["chosen"]), read_turns(value["rejected"])
-    prompt_field = value.get("prompt")
-    prompt_turns = read_turns(prompt_field) if isinstance(prompt_field, list) else ()
-    for part in (chosen, rejected, prompt_turns):
-        if isinstance(part, Drop):
-            yield part
-            return
-    assert not isinstance(chosen, Drop) and not isinstance(rejected, Drop) and not isinstance(prompt_turns, Drop)
-    if chosen[:-1] != rejected[:-1]:
-        yield Drop("different_prompts")
-        return
-    prompt = (
-        chosen[:-1] if chosen[: len(prompt_turns)] == prompt_turns and len(chosen) > 1 else prompt_turns + chosen[:-1]
-    )
-    if not prompt and isinstance(prompt_field, str):
-        prompt = (Message("user", strip_turn(prompt_field)),)
-    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
-        yield Drop("no_answer")
-        return
-    yield _build_preference(value, prompt, chosen[-1], rejected[-1])
-
-
-def _find_prompt_turns(value: Any) -> list[Any] | None:
-    if not isinstance(value, Mapping):
-        return None
+def _first_answer(row: Mapping[str, Any], names: Sequence[str]) -> str:
     return next(
-        (value[name] for name in ("conversations", "messages", "prompt") if isinstance(value.get(name), list)), None
+        (name for name in names if isinstance(row.get(name), str | list | Mapping) and row[name] not in ([], {})), ""
     )
 
 
-def _is_paired_sharegpt(value: Any) -> bool:
-    return (_has_both_answers(value, Mapping) or _has_both_answers(value, str)) and _find_prompt_turns(
-        value
-    ) is not None
+def _find_fields(row: Any) -> _Fields | None:
+    """Find where prompt and answers are; None if the row is no pair."""
+    if not isinstance(row, Mapping):
+        return None
+    rejected = _first_answer(row, _REJECTED_FIELDS)
+    if not rejected:
+        return None
+    turns = next((name for name in _TURN_FIELDS if _is_turn_list(row.get(name))), "")
+    question = "instruction" if isinstance(row.get("instruction"), str) else find_field(row, _QUESTION_FIELDS) or ""
+    chosen = _first_answer(row, _CHOSEN_FIELDS)
+    if (turns in ("history", "context") and question) or (
+        turns != "prompt" and chosen and _has_own_prompt(row[chosen]) and _has_own_prompt(row[rejected])
+    ):
+        turns = ""
+    if chosen:
+        has_prompt = turns or question or _has_own_prompt(row[chosen])
+        return _Fields(turns, question, chosen, rejected) if has_prompt else None
+    if turns:
+        return _Fields(turns, question, "", rejected)
+    answer = find_field(row, _ANSWER_FIELDS)
+    return _Fields("", question, "", rejected, answer) if answer and question and question != answer else None
 
 
-def read_paired_sharegpt(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """Read {conversations: [turns], chosen: turn, rejected: turn}, also Hanlin's own {prompt, chosen, rejected}."""
-    turns = _find_prompt_turns(value)
-    if turns is None:
-        yield Drop("other_format")
-        return
-    yield from _read_preference(value, read_turns(turns), value.get("chosen", ""), value.get("rejected", ""))
+def _is_turn_list(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
 
 
-def _is_paired_alpaca(value: Any) -> bool:
-    if not isinstance(value, Mapping) or not isinstance(value.get("instruction"), str):
-        return False
-    return _has_both_answers(value, str) or _find_ranked_output(value) is not None
+def _has_own_prompt(answer: Any) -> bool:
+    """Whether an answer begins with the prompt: as turns, or as text with tags."""
+    if isinstance(answer, str):
+        return _parse_tagged(answer) is not None
+    if _is_turn_list(answer):
+        return any(ROLE_NAMES.get(find_role_name(turn)) == "user" for turn in answer)
+    return isinstance(answer, list) and bool(answer) and _has_own_prompt(answer[0])
+
+
+def _find_shape(row: Any) -> str:
+    """The name of the format of a row; empty if it is no pair."""
+    if not isinstance(row, Mapping):
+        return ""
+    if isinstance(row.get("instruction"), str) and _find_ranked_output(row) is not None:
+        return "paired_alpaca"
+    fields = _find_fields(row)
+    if fields is None:
+        return ""
+    if _is_turn_list(row[fields.rejected]) and (not fields.chosen or _is_turn_list(row[fields.chosen])):
+        return "paired_messages"
+    if fields.turns:
+        return "paired_sharegpt"
+    return "paired_alpaca" if fields.question == "instruction" else "paired_answers"
 
 
 def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
@@ -164,85 +157,246 @@ def _find_ranked_output(row: Mapping[str, Any]) -> list[str] | None:
     return output if both else None
 
 
-def read_paired_alpaca(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """Read {instruction, input, chosen, rejected} with answers as text, or {instruction, input, output: [chosen,
-    rejected]}.
+# --- reading them -----------------------------------------------------------------------------------------------------
+
+
+def _parse_tagged(text: str) -> tuple[Message, ...] | None:
+    """Parse `Human: ... Assistant: ...` into turns; None if the text does not begin with a tag.
+
+    The tags of one text are either at the beginning of paragraphs or, in a text without blank lines before them, at the
+    beginning of lines. A tag without text at the end, where the answer is to follow, is no turn. A text with a single
+    tag that is also an ordinary word (`User:`) is none of this form.
+    """
+    text = _SENTENCE_MARKS.sub("\n\n", text)
+    matches = list(_TAG.finditer(text))
+    if not matches or text[: matches[0].start()].strip():
+        return None
+    if len(matches) == 1 and matches[0][1].lower() not in _PLAIN_TAGS:
+        return None
+    paragraphs = [match for match in matches[1:] if text[: match.start()].endswith("\n")]
+    if paragraphs:
+        matches = [matches[0], *paragraphs]
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    turns = []
+    for match, end in zip(matches, ends, strict=True):
+        turns.append(Message(ROLE_NAMES[match[1].lower()], strip_turn(text[match.end() : end])))
+    if len(turns) > 1 and turns[-1].role == "assistant" and not turns[-1].text:
+        turns.pop()
+    return tuple(turns)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """The turns before the answers, the fields that they are from, and whether they were written with tags."""
+
+    turns: tuple[Message, ...]
+    used: tuple[str, ...] = ()
+    is_tagged: bool = False
+
+
+def _read_prompt(row: Mapping[str, Any], fields: _Fields) -> _Prompt | Drop:
+    if fields.turns:
+        turns = join_turns(row[fields.turns])
+        return turns if isinstance(turns, Drop) else _Prompt(turns, (fields.turns,))
+    if not fields.question:
+        return _Prompt(())
+    more_fields = {"prompt": ("input",), "instruction": ("input", "context")}.get(fields.question, ())
+    used = tuple(name for name in (fields.question, *more_fields) if isinstance(row.get(name), str))
+    history = read_history(row)
+    if isinstance(history, Drop):
+        return history
+    used += ("history",) if "history" in row else ()
+    question = join_question(row, fields.question, more_fields)
+    tagged = _parse_tagged(question) if fields.question != "instruction" else None
+    if tagged is not None:
+        return _Prompt((*history, *tagged), used, is_tagged=True)
+    return _Prompt((*history, *((Message("user", question),) if question.strip() else ())), used)
+
+
+def _list_answers(value: Any) -> list[Any] | Drop:
+    """List the answers in a field: one, or several as a list of texts, of lists of turns, or of answers' turns."""
+    if not isinstance(value, list):
+        return [value]
+    if not value:
+        return Drop("no_answer")
+    if all(isinstance(item, str) for item in value) or all(isinstance(item, list) for item in value):
+        return value
+    if not _is_turn_list(value):
+        return Drop("other_format", "an answer is neither text nor turns")
+    names = [find_role_name(turn) for turn in value]
+    is_one = any(ROLE_NAMES.get(name) != "assistant" or name in CALL_ROLES for name in names)
+    return [value] if is_one or any("tool_calls" in turn for turn in value) else value
+
+
+def _read_answer(value: Any, prompt: _Prompt) -> tuple[Message, ...] | Drop:
+    """Read an answer, with the prompt before it if it has one of its own: text, a turn, or turns."""
+    if isinstance(value, str):
+        tagged = _parse_tagged(value) if prompt.is_tagged or not prompt.turns else None
+        return tagged or (Message("assistant", strip_turn(value)),)
+    if isinstance(value, Mapping):
+        if not find_role_name(value):
+            value = {"role": "assistant", **value}
+        elif ROLE_NAMES.get(find_role_name(value)) != "assistant":
+            return Drop("unknown_role", find_role_name(value))
+    return join_turns(value if isinstance(value, list) else [value])
+
+
+def _join_prompt(prompt: _Prompt, answer: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The prompt and an answer, which may begin with it; a question that the answer holds itself is not repeated."""
+    if len(answer) > 1 and answer[: len(prompt.turns)] == prompt.turns:
+        return answer
+    questions = {turn.text for turn in answer[:-1] if turn.role == "user"}
+    if len(prompt.turns) == 1 and prompt.turns[0].text in questions:
+        return answer
+    return prompt.turns + answer
+
+
+def read_pairs(value: Any) -> Iterator[ParsedPreference | Drop]:
+    """Read a prompt and two answers to it wherever a row has them; of several rejected answers each makes a pair.
+
+    The prompt is a list of turns, a question with the turns before it in `history`, or the beginning of both answers.
+    Without a chosen answer, the last turn of the list or the answer of the question is it.
     """
     if not isinstance(value, Mapping):
         yield Drop("other_format")
         return
-    prompt = (Message("user", join_question(value, "instruction")),)
-    chosen, rejected = _find_ranked_output(value) or (value.get("chosen", ""), value.get("rejected", ""))
-    yield from _read_preference(value, prompt, chosen, rejected)
+    ranked = _find_ranked_output(value) if isinstance(value.get("instruction"), str) else None
+    fields = _Fields("", "instruction", "output", "output") if ranked else _find_fields(value)
+    if fields is None:
+        yield Drop("no_answer")
+        return
+    prompt = _read_prompt(value, fields)
+    if isinstance(prompt, Drop):
+        yield prompt
+        return
+    chosen = [ranked[0]] if ranked else _find_chosen(value, fields, prompt)
+    rejected = [ranked[1]] if ranked else _list_answers(value[fields.rejected])
+    for part in (chosen, rejected):
+        if isinstance(part, Drop):
+            yield part
+            return
+    assert not isinstance(chosen, Drop) and not isinstance(rejected, Drop)
+    if not fields.chosen and fields.turns:
+        prompt = replace(prompt, turns=prompt.turns[:-1])
+    used = (*prompt.used, fields.chosen, fields.rejected, fields.answer)
+    for chosen_answer in chosen:
+        for rejected_answer in rejected:
+            yield _read_pair(value, prompt, chosen_answer, rejected_answer, used)
 
 
-def _first_key(value: Any, names: Sequence[str]) -> str | None:
-    if not isinstance(value, Mapping):
-        return None
-    return next((name for name in names if isinstance(value.get(name), str)), None)
+def _find_chosen(row: Mapping[str, Any], fields: _Fields, prompt: _Prompt) -> list[Any] | Drop:
+    if fields.chosen:
+        return _list_answers(row[fields.chosen])
+    if fields.answer:
+        return [row[fields.answer]]
+    if not prompt.turns or prompt.turns[-1].role != "assistant":
+        return Drop("no_answer")
+    return [prompt.turns[-1]]
+
+
+def _read_pair(
+    row: Mapping[str, Any], prompt: _Prompt, chosen: Any, rejected: Any, used: Sequence[str]
+) -> ParsedPreference | Drop:
+    chats = []
+    for answer in (chosen, rejected):
+        turns = (answer,) if isinstance(answer, Message) else _read_answer(answer, prompt)
+        if isinstance(turns, Drop):
+            return turns
+        chat = _finish(row, _join_prompt(prompt, turns))
+        if isinstance(chat, Drop):
+            return chat
+        chats.append(chat)
+    first, second = chats
+    if first.messages[:-1] != second.messages[:-1]:
+        return Drop("different_prompts")
+    if any(chat.messages[-1].role != "assistant" for chat in chats):
+        return Drop("no_answer")
+    before = first.messages[:-1]
+    if not before or before[-1].role not in ("user", "tool") or not before[-1].text.strip():
+        return Drop("no_question")
+    lists = [row.get(name) for name in dict.fromkeys(used) if isinstance(row.get(name), list | Mapping)]
+    turns_unread = find_unread_turn_fields(_flatten(lists)) if lists else ()
+    used = (*used, *(name for name in _TURN_FIELDS if name in row and row[name] == row.get("chosen")))
+    used = (*used, find_system(row)[0], find_row_tools(row)[0], *_own_fields(row))
+    return ParsedPreference(
+        before,
+        replace(first.messages[-1], train=None),
+        replace(second.messages[-1], train=None),
+        _read_scores(row),
+        collect_meta(row, used),
+        first.tools,
+        (*find_unread_fields(row, used), *dict.fromkeys((*turns_unread, *first.unread))),
+    )
+
+
+def _finish(row: Mapping[str, Any], turns: tuple[Message, ...]) -> ParsedChat | Drop:
+    """Put the system text before turns, and read what is inside their texts and the tools of the row."""
+    tools: Tools | Drop = ()
+    for name in _TURN_FIELDS:
+        if _is_turn_list(row.get(name)):
+            tools = read_turn_tools(row[name])
+            break
+    if isinstance(tools, Drop):
+        return tools
+    return finish_chat(row, ParsedChat(prepend_system(find_system(row)[1], turns), tools))
+
+
+def _flatten(values: Sequence[Any]) -> list[Any]:
+    """The turns in some fields, which may be nested in lists of answers."""
+    turns: list[Any] = []
+    for value in values:
+        turns += _flatten(value) if isinstance(value, list) else [value]
+    return [turn for turn in turns if isinstance(turn, Mapping)]
+
+
+def _own_fields(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that say where a row comes from, which the record says anew: its id, and a record's own source."""
+    is_record = isinstance(row.get("chosen"), Mapping) and "text" in row["chosen"]
+    return ("id", "source") if is_record else ("id",)
+
+
+def _read_scores(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    for chosen_field, rejected_field in _SCORE_FIELDS:
+        if isinstance(row.get(chosen_field), int | float) and isinstance(row.get(rejected_field), int | float):
+            return float(row[chosen_field]), float(row[rejected_field])
+    return None
+
+
+# --- a Chinese and an English answer ----------------------------------------------------------------------------------
 
 
 def _is_language_pair(value: Any) -> bool:
-    return bool(
-        _first_key(value, _QUESTION_FIELDS)
-        and _first_key(value, _ZH_ANSWER_FIELDS)
-        and _first_key(value, _EN_ANSWER_FIELDS)
+    return isinstance(value, Mapping) and all(
+        find_field(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
     )
 
 
 def read_language_pair(value: Any) -> Iterator[ParsedPreference | Drop]:
     """Read a question with a Chinese answer, which is chosen, and an English one, which is rejected."""
+    if not isinstance(value, Mapping):
+        yield Drop("other_format")
+        return
     question, chosen, rejected = (
-        _first_key(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
+        find_field(value, names) for names in (_QUESTION_FIELDS, _ZH_ANSWER_FIELDS, _EN_ANSWER_FIELDS)
     )
     if question is None or chosen is None or rejected is None:
         yield Drop("no_question" if question is None else "no_answer")
         return
-    prompt = (Message("user", strip_turn(value[question])),)
-    yield from _read_preference(value, prompt, value[chosen], value[rejected])
-
-
-def _is_paired_answers(value: Any) -> bool:
-    if _has_both_answers(value, str) and _first_key(value, _QUESTION_FIELDS) is None:
-        return not isinstance(parse_tagged_turns(value["chosen"]), Drop)
-    return bool(
-        _first_key(value, _QUESTION_FIELDS)
-        and _first_key(value, _CHOSEN_FIELDS)
-        and _first_key(value, _REJECTED_FIELDS)
-    )
-
-
-def read_paired_answers(value: Any) -> Iterator[ParsedPreference | Drop]:
-    """Read {prompt, chosen, rejected} as texts under any of their usual names; the prompt may be inside both texts
-    (`Human: ... Assistant: ...`).
-    """
-    question, chosen, rejected = (
-        _first_key(value, names) for names in (_QUESTION_FIELDS, _CHOSEN_FIELDS, _REJECTED_FIELDS)
-    )
-    if chosen is None or rejected is None:
-        yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
+    prompt = _read_prompt(value, _Fields("", question, chosen, rejected))
+    if isinstance(prompt, Drop):
+        yield prompt
         return
-    if question is not None:
-        more_fields = ("input",) if question == "prompt" else ()
-        yield from _read_preference(
-            value, (Message("user", join_question(value, question, more_fields)),), value[chosen], value[rejected]
-        )
-        return
-    chosen_turns, rejected_turns = parse_tagged_turns(value[chosen]), parse_tagged_turns(value[rejected])
-    if isinstance(chosen_turns, Drop) or isinstance(rejected_turns, Drop):
-        yield Drop("no_question")
-    elif chosen_turns[:-1] != rejected_turns[:-1]:
-        yield Drop("different_prompts")
-    elif chosen_turns[-1].role != "assistant" or rejected_turns[-1].role != "assistant":
-        yield Drop("no_answer")
-    else:
-        yield from _read_preference(value, chosen_turns[:-1], chosen_turns[-1].text, rejected_turns[-1].text)
+    yield _read_pair(value, prompt, value[chosen], value[rejected], (*prompt.used, chosen, rejected))
+
+
+def _has_shape(name: str) -> Callable[[Any], bool]:
+    return lambda value: _find_shape(value) == name
 
 
 PREFERENCE_FORMATS: tuple[Format[ParsedPreference], ...] = (
-    Format("paired_messages", _is_paired_messages, read_paired_messages),
-    Format("paired_sharegpt", _is_paired_sharegpt, read_paired_sharegpt),
-    Format("paired_alpaca", _is_paired_alpaca, read_paired_alpaca),
+    Format("paired_messages", _has_shape("paired_messages"), read_pairs),
+    Format("paired_sharegpt", _has_shape("paired_sharegpt"), read_pairs),
+    Format("paired_alpaca", _has_shape("paired_alpaca"), read_pairs),
     Format("language_pairs", _is_language_pair, read_language_pair),
-    Format("paired_answers", _is_paired_answers, read_paired_answers),
+    Format("paired_answers", _has_shape("paired_answers"), read_pairs),
 )

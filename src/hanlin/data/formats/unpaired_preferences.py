@@ -3,70 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import Format
+from hanlin.data.formats.base import Format, find_unread_fields
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.turns import ParsedChat, read_turn, read_turns
+from hanlin.data.formats.content.labels import LABEL_FIELDS, find_label
+from hanlin.data.formats.content.tool_lists import Tools
+from hanlin.data.formats.turns import ParsedChat, find_unread_turn_fields, finish_chat, join_turns
 from hanlin.data.ledger import Drop
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedUnpaired:
-    """A prompt, an answer to it, and whether the answer is good."""
+    """A prompt, an answer to it, and whether the answer is good.
+
+    Attributes:
+        prompt: Turns that end with the user or a tool.
+        answer: The answer.
+        good: Its label.
+        meta: The row's other fields.
+        tools: The tools that the answer may call.
+        unread: Names of the row's fields that are in none of these; no part of what makes two of them equal.
+    """
 
     prompt: tuple[Message, ...]
     answer: Message
     good: bool
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-_LABEL_FIELDS = ("label", "kto_tag", "good")
-_LABEL_VALUES = {"true": True, "false": False, "1": True, "0": False}
-
-
-def _find_label(value: Any) -> tuple[str, bool] | None:
-    """Find the field that holds the label, and whether it says good: true, 1, "true" or their opposites (CSV has no
-    booleans).
-    """
-    if isinstance(value, Mapping):
-        for name in _LABEL_FIELDS:
-            if isinstance(value.get(name), bool | int | str):
-                good = _LABEL_VALUES.get(str(value[name]).strip().lower())
-                if good is not None:
-                    return name, good
-    return None
+    tools: Tools = ()
+    unread: tuple[str, ...] = field(default=(), compare=False)
 
 
 def _read_labeled(
     value: Any, read: Callable[[Mapping[str, Any]], Iterator[ParsedChat | Drop]]
 ) -> Iterator[ParsedUnpaired | Drop]:
     """Read the conversation of a row without its label, and split it into prompt and labeled answer."""
-    label = _find_label(value)
+    label = find_label(value)
     if label is None:
-        yield Drop("no_label" if isinstance(value, Mapping) else "other_format")
+        labels = [str(value[name])[:40] for name in LABEL_FIELDS if name in value] if isinstance(value, Mapping) else []
+        yield Drop("no_label", ", ".join(labels)) if isinstance(value, Mapping) else Drop("other_format")
         return
     label_field, good = label
     for chat in read({name: content for name, content in value.items() if name != label_field}):
         if isinstance(chat, Drop):
             yield chat
-        elif chat.tools:
-            yield Drop("has_tools")
         elif not chat.messages or chat.messages[-1].role != "assistant":
             yield Drop("no_answer")
         elif len(chat.messages) < 2 or chat.messages[-2].role not in ("user", "tool"):
             yield Drop("no_question")
         else:
-            yield ParsedUnpaired(chat.messages[:-1], chat.messages[-1], good, chat.meta)
+            answer = replace(chat.messages[-1], train=None)
+            yield ParsedUnpaired(chat.messages[:-1], answer, good, chat.meta, chat.tools, chat.unread)
 
 
 def _add_label(chat_format: Format[ParsedChat]) -> Format[ParsedUnpaired]:
     """Make the format of conversations in a known format with a label beside them."""
 
     def recognize(value: Any) -> bool:
-        return _find_label(value) is not None and chat_format.recognize(value)
+        return find_label(value) is not None and chat_format.recognize(value)
 
     def read(value: Any) -> Iterator[ParsedUnpaired | Drop]:
         return _read_labeled(value, chat_format.read)
@@ -84,15 +80,17 @@ def _is_record(value: Any) -> bool:
 
 
 def read_record(value: Any) -> Iterator[ParsedUnpaired | Drop]:
-    """Read Hanlin's own {prompt: [turns], answer: turn, good: true}."""
+    """Read Hanlin's own {prompt: [turns], answer: turn, good: true, tools}."""
 
     def read_turn_fields(row: Mapping[str, Any]) -> Iterator[ParsedChat | Drop]:
-        prompt, answer = read_turns(row["prompt"]), read_turn(row["answer"])
-        if isinstance(prompt, Drop) or isinstance(answer, Drop):
-            yield prompt if isinstance(prompt, Drop) else answer  # type: ignore[misc]
+        turns = [*row["prompt"], row["answer"]]
+        messages, used = join_turns(turns), ("prompt", "answer", "tools", "id", "source", "meta")
+        if isinstance(messages, Drop):
+            yield messages
             return
         meta = row.get("meta")
-        yield ParsedChat((*prompt, answer), (), meta if isinstance(meta, Mapping) else {})
+        unread = (*find_unread_fields(row, used), *find_unread_turn_fields(turns))
+        yield finish_chat(row, ParsedChat(messages, (), meta if isinstance(meta, Mapping) else {}, unread))
 
     if _is_record(value):
         yield from _read_labeled(value, read_turn_fields)

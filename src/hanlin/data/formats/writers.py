@@ -15,7 +15,7 @@ from typing import Any
 from hanlin.core.i18n import mark, tr
 from hanlin.core.records import Message
 from hanlin.data.formats.chats import CHAT_FORMATS
-from hanlin.data.formats.preferences import ParsedPreference, read_paired_messages
+from hanlin.data.formats.preferences import ParsedPreference, read_pairs
 from hanlin.data.formats.turns import ParsedChat
 from hanlin.data.ledger import Drop
 
@@ -235,8 +235,8 @@ def write_firefly(chat: ParsedChat) -> WrittenRow | Drop:
 
 
 def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
-    """Write {prompt: [turns], chosen: [turn], rejected: [turn], score_chosen?, score_rejected?, meta?}; turns are
-    messages.
+    """Write {prompt: [turns], chosen: [turn], rejected: [turn], score_chosen?, score_rejected?, tools?, meta?};
+    turns are messages.
     """
     row: dict[str, Any] = {
         "prompt": [_message_row(message) for message in pair.prompt],
@@ -245,6 +245,8 @@ def write_dpo(pair: ParsedPreference) -> WrittenRow | Drop:
     }
     if pair.scores is not None:
         row["score_chosen"], row["score_rejected"] = pair.scores
+    if pair.tools:
+        row["tools"] = [dict(tool) for tool in pair.tools]
     return WrittenRow(_add_meta(row, pair.meta))
 
 
@@ -257,6 +259,6 @@ OUTPUT_FORMATS: dict[str, OutputFormat] = {
         OutputFormat("sharegpt", "conversations", write_sharegpt, _READERS["sharegpt"]),
         OutputFormat("alpaca", "conversations", write_alpaca, _READERS["alpaca"]),
         OutputFormat("firefly", "conversations", write_firefly, _READERS["firefly"]),
-        OutputFormat("dpo", "preferences", write_dpo, read_paired_messages),
+        OutputFormat("dpo", "preferences", write_dpo, read_pairs),
     )
 }

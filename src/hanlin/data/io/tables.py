@@ -49,6 +49,11 @@ def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str) -> Iterator
         raise UserError(tr("not CSV: {error}", error=error), f"{path}:{line}", hint) from error
 
 
+def is_numbered(row: Any) -> bool:
+    """Whether a row is of a table without a heading, so that its columns are numbered."""
+    return isinstance(row, Mapping) and bool(row) and list(row) == [str(number + 1) for number in range(len(row))]
+
+
 def _read_csv_lines(path: Path, chunks: Iterator[str]) -> Iterator[str]:
     last_line = 0
     for row in bounded_lines(normalize_newlines(chunks), MAX_LINE_LENGTH):

@@ -19,6 +19,7 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
 from hanlin.data.formats.detect import SAMPLE_ROWS, adapt_row
+from hanlin.data.formats.look_alike import guess_stage
 from hanlin.data.formats.registry import FORMATS_BY_STAGE
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.layout import detect_layout, read_rows
@@ -75,7 +76,10 @@ def inspect(paths: Sequence[str], settings: Mapping[str, Any] | None = None) -> 
 
 
 def detect_stage(file: SourceFile) -> str:
-    """Detect the stage whose formats fit the first rows of a file; `corpus` if none does: its error says most."""
+    """Detect the stage whose formats fit the first rows of a file.
+
+    If none does, the one that they look made for: its error lists the formats that they may be meant to be.
+    """
     format_name = file.settings.format
     named_stage = next(
         (
@@ -97,7 +101,7 @@ def detect_stage(file: SourceFile) -> str:
         rows = [adapt_row(row, settings).value for row in first_rows if not isinstance(row.value, Drop)]
         if any(candidate.recognize(value) for value in rows for candidate in formats):
             return stage
-    return "corpus"
+    return guess_stage([row.value for row in first_rows if not isinstance(row.value, Drop)])
 
 
 def _inspect_file(file: SourceFile) -> dict[str, Any]:

@@ -65,9 +65,9 @@ def _parse_file(file: SourceFile) -> Iterator[Record | UserError]:
         for parsed in open_records(file, input_file, ANY_FORMATS, {}).rows:
             item, record_id, location = parsed.item, f"{file.name}#{parsed.record_number}", f"{file.name}:{parsed.line}"
             if isinstance(item, ParsedPreference):
-                yield Preference(item.prompt, item.chosen, item.rejected, record_id, location)
+                yield Preference(item.prompt, item.chosen, item.rejected, record_id, location, {}, item.tools)
             elif isinstance(item, ParsedUnpaired):
-                yield UnpairedPreference(item.prompt, item.answer, item.good, record_id, location)
+                yield UnpairedPreference(item.prompt, item.answer, item.good, record_id, location, {}, item.tools)
             elif isinstance(item, ParsedChat):
                 yield Conversation(item.messages, record_id, location, item.tools)
             elif isinstance(item, ParsedText):

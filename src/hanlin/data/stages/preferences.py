@@ -68,7 +68,7 @@ def build_spec(settings: Preferences, inputs: Inputs) -> DatasetSpec[ParsedPrefe
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
         meta = origin.add_license({**parsed.meta, **guess_meta})
-        return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta), changed
+        return Preference(tuple(prompt), chosen, rejected, origin.id, origin.source, meta, parsed.tools), changed
 
     return DatasetSpec(
         record_type=Preference,

@@ -60,7 +60,8 @@ def build_spec(settings: UnpairedPreferences, inputs: Inputs) -> DatasetSpec[Par
         if settings.max_chars is not None and length > settings.max_chars:
             return Drop("too_long", f"{length} characters")
         meta = origin.add_license({**parsed.meta, **guess_meta})
-        return UnpairedPreference(tuple(prompt), answer, parsed.good, origin.id, origin.source, meta), changed
+        record = UnpairedPreference(tuple(prompt), answer, parsed.good, origin.id, origin.source, meta, parsed.tools)
+        return record, changed
 
     return DatasetSpec(
         record_type=UnpairedPreference,

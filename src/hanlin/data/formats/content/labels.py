@@ -1,0 +1,51 @@
+"""Labels that say whether an answer is good: the fields that hold them, and the values that are one.
+
+A labeled answer is read with its label (`unpaired_preferences`) or not at all: else bad answers would be learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LABEL_FIELDS = ("label", "kto_tag", "good", "is_good", "desirable", "liked", "accepted", "标签", "评价")
+_LABEL_NAMES = frozenset(LABEL_FIELDS)
+_GOOD = (
+    "true 1 1.0 yes y good chosen accept accepted like liked desirable up thumbs_up correct 好 是 对 赞 喜欢 采纳 好评"
+)
+_BAD = (
+    "false 0 0.0 -1 -1.0 no n bad rejected reject dislike disliked undesirable down thumbs_down incorrect wrong "
+    "坏 差 否 错 踩 不喜欢 不采纳 差评 不好"
+)
+_VALUES = dict.fromkeys(_GOOD.split(), True) | dict.fromkeys(_BAD.split(), False)
+_ANSWER_FIELDS = (
+    *("messages", "conversations", "conversation", "completion", "output", "response", "answer", "reply"),
+    *("回答", "回复"),
+)
+
+
+def read_label(value: Any) -> bool | None:
+    """Read a label: true, 1, "yes", 好 and the like are good, false, 0, -1, "no", 坏 bad; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    return _VALUES.get(str(value).strip().lower()) if isinstance(value, int | float | str) else None
+
+
+def find_label(row: Any) -> tuple[str, bool] | None:
+    """Find the field of a row that holds a label, and whether it says good."""
+    if isinstance(row, Mapping):
+        for name in LABEL_FIELDS:
+            if name in row:
+                good = read_label(row[name])
+                if good is not None:
+                    return name, good
+    return None
+
+
+def is_labeled_answer(row: Any) -> bool:
+    """Whether a row is one answer with a label, as for KTO."""
+    if not isinstance(row, Mapping) or _LABEL_NAMES.isdisjoint(row):
+        return False
+    if "chosen" in row or "rejected" in row:
+        return False
+    return any(name in row for name in _ANSWER_FIELDS) and find_label(row) is not None

@@ -1,0 +1,139 @@
+"""Data that is known for what it is, but is no record as it stands: exams and reading comprehension.
+
+Read as conversations, an exam would teach bare letters without the choices that they stand for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hanlin.core.i18n import mark, tr
+from hanlin.data.formats.content.labels import is_labeled_answer
+from hanlin.data.formats.documents import TEXT_FIELDS
+from hanlin.data.formats.preferences import PAIRED_FIELDS
+from hanlin.data.formats.questions import ANSWER_FIELDS, QUESTION_FIELDS
+
+_EXAM_QUESTIONS = (
+    "question",
+    "stem",
+    "passage",
+    "query",
+    "prompt",
+    "problem",
+    "statement",
+    "题干",
+    "题目",
+    "问题",
+)
+_CHOICE_LISTS = ("choices", "options", "option", "choice", "candidates", "选项", "option_list")
+_CHOICE_NAMES = (
+    ("a", "b", "c"),
+    ("choice0", "choice1", "choice2"),
+    ("choice1", "choice2"),
+    ("option0", "option1", "option2"),
+    ("option1", "option2", "option3"),
+    ("choice_a", "choice_b", "choice_c"),
+    ("option_a", "option_b", "option_c"),
+    ("optiona", "optionb", "optionc"),
+    ("opa", "opb", "opc"),
+    ("选项a", "选项b", "选项c"),
+    ("ending0", "ending1", "ending2"),
+)
+_ANSWERS = (
+    "answer",
+    "answers",
+    "label",
+    "answerkey",
+    "answer_key",
+    "answer_idx",
+    "gold",
+    "correct",
+    "cop",
+    "答案",
+    "正确答案",
+)
+_LETTERS = re.compile(r"\(?[A-Ha-h0-9]\)?(?:[\s,，、;]*[A-Ha-h])*\.?")
+_CHAT_FIELDS = ("messages", "conversations", "conversation", "instruction", "output", "chosen")
+_QAS_FIELDS = ("qas", "questions")
+
+EXAM = mark("these are questions of an exam, with choices")
+READING = mark("these are passages with questions about them, as in SQuAD")
+
+
+def describe_look_alike(row: Any) -> tuple[str, str] | None:
+    """Describe a row that is no record: (what it is, the way out) in the user's language; None for any other row."""
+    if not isinstance(row, Mapping):
+        return None
+    names = {str(name).lower(): value for name, value in row.items()}
+    if _is_exam(names):
+        hint = tr(
+            "the stage `exam` asks C-Eval, CMMLU and MMLU in their folders; `evaluate` asks questions with answers; "
+            "to learn from them, write choices and answer out, or name the fields with `fields`"
+        )
+        return tr(EXAM), hint
+    if _is_reading(names):
+        hint = tr(
+            "`evaluate --questions` asks them; to learn from them, write passage and question as the prompt of a "
+            "conversation, or name the fields with `fields`"
+        )
+        return tr(READING), hint
+    return None
+
+
+def _is_exam(names: Mapping[str, Any]) -> bool:
+    if any(name in names for name in _CHAT_FIELDS) or not any(name in names for name in _EXAM_QUESTIONS):
+        return False
+    if any(all(isinstance(names.get(name), str | int | float) for name in group) for group in _CHOICE_NAMES):
+        return True
+    choices = next((names[name] for name in _CHOICE_LISTS if isinstance(names.get(name), list | Mapping)), None)
+    if not choices or len(choices) < 2:
+        return False
+    answers = [names[name] for name in _ANSWERS if names.get(name) not in (None, "", [])]
+    return not answers or any(_names_choice(answer, choices) for answer in answers)
+
+
+def _names_choice(answer: Any, choices: Any) -> bool:
+    """Whether an answer is the letter, the index or the text of a choice, or a list of them."""
+    if isinstance(answer, list):
+        return all(_names_choice(item, choices) for item in answer)
+    if isinstance(answer, int):
+        return True
+    return isinstance(answer, str) and (bool(_LETTERS.fullmatch(answer.strip())) or answer in choices)
+
+
+def _is_reading(names: Mapping[str, Any]) -> bool:
+    if isinstance(names.get("context"), str) and isinstance(names.get("question"), str):
+        answers = names.get("answers")
+        return (isinstance(answers, Mapping) and "text" in answers) or _is_answer_spans(answers)
+    paragraphs = names.get("paragraphs", [names])
+    first = paragraphs[0] if isinstance(paragraphs, list) and paragraphs else None
+    return isinstance(first, Mapping) and any(
+        isinstance(first.get(name), list) and first[name] and isinstance(first[name][0], Mapping)
+        for name in _QAS_FIELDS
+    )  # fmt: skip
+
+
+def _is_answer_spans(answers: Any) -> bool:
+    return isinstance(answers, list) and bool(answers) and isinstance(answers[0], Mapping) and "text" in answers[0]
+
+
+_CHAT_NAMES = frozenset((*QUESTION_FIELDS, *ANSWER_FIELDS, *_CHAT_FIELDS, "dialogue", "dialog", "turns", "history"))
+
+
+def guess_stage(rows: list[Any]) -> str:
+    """Guess the stage that rows in no known format are for, by the names of their fields."""
+    names = {str(name).lower() for row in rows if isinstance(row, Mapping) for name in row}
+    if names & PAIRED_FIELDS:
+        return "preferences"
+    if any(map(is_labeled_answer, rows)):
+        return "unpaired_preferences"
+    if names & _CHAT_NAMES or any(_holds_objects(row) for row in rows):
+        return "conversations"
+    return "corpus" if names & set(TEXT_FIELDS) or not names or len(names) < 2 else "conversations"
+
+
+def _holds_objects(row: Any) -> bool:
+    values = row.values() if isinstance(row, Mapping) else [row]
+    return any(isinstance(value, list) and value and isinstance(value[0], Mapping) for value in values)

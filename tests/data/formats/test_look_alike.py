@@ -1,0 +1,118 @@
+"""Data that is no record is named for what it is, with the way out, and hints list the formats of its kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_runs import Made
+
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.core.errors import UserError
+from hanlin.data.report.inspect import inspect
+
+Put = Callable[[str, Any], Path]
+QUESTION = "下列哪一种是水果？"
+PASSAGE = "城南有一座三层的小图书馆，周一闭馆，其余的日子从早上九点开到晚上九点。"
+EXAMS: list[dict[str, Any]] = [
+    {"id": 0, "question": QUESTION, "A": "梨", "B": "石头", "C": "铁", "D": "纸", "answer": "A", "explanation": ""},
+    {"id": 0, "question": QUESTION, "A": "梨", "B": "石头", "C": "铁", "D": "纸"},
+    {"Question": QUESTION, "A": "梨", "B": "石头", "C": "铁", "D": "纸", "Answer": "A"},
+    {"question": QUESTION, "choice0": "梨", "choice1": "石头", "choice2": "铁", "choice3": "纸", "answer": "0"},
+    {"question": QUESTION, "choices": ["梨", "石头", "铁", "纸"], "answer": 0},
+    {"question": QUESTION, "choices": ["梨", "石头", "铁", "纸"], "answer": "梨"},
+    {"question": QUESTION, "options": {"A": "梨", "B": "石头", "C": "铁"}, "answer_idx": "A"},
+    {"question": QUESTION, "option_a": "梨", "option_b": "石头", "option_c": "铁", "answer": "A"},
+    {"question": QUESTION, "opa": "梨", "opb": "石头", "opc": "铁", "opd": "纸", "cop": 1},
+    {"passage": PASSAGE, "question": "哪天闭馆？", "options": ["(A)周一", "(B)周二", "(C)周三"], "label": "A"},
+    {"passage": PASSAGE, "question": "哪天开馆？", "options": ["(A)周一", "(B)周二", "(C)周三"], "label": ["B", "C"]},
+    {"题干": QUESTION, "选项": ["梨", "石头", "铁"], "答案": "A"},
+]
+READING: list[dict[str, Any]] = [
+    {"context": PASSAGE, "question": "哪天闭馆？", "answers": {"text": ["周一"], "answer_start": [16]}},
+    {"context": PASSAGE, "question": "哪天闭馆？", "answers": [{"text": "周一", "answer_start": 16}]},
+    {"paragraphs": [{"context": PASSAGE, "qas": [{"question": "哪天闭馆？", "answers": [{"text": "周一"}]}]}]},
+    {"context_text": PASSAGE, "qas": [{"query_text": "哪天闭馆？", "answers": ["周一"]}]},
+]
+
+
+@pytest.mark.parametrize("row", EXAMS, ids=" ".join)
+@pytest.mark.parametrize("kind", [Conversations, Corpus])
+def test_an_exam_is_named_one_and_not_read(put: Put, run: Callable[..., Made], row: Any, kind: Any) -> None:
+    path = put("a.jsonl", [row, row])
+    with pytest.raises(UserError, match="questions of an exam") as refusal:
+        run(kind, path)
+    assert "`exam`" in str(refusal.value.hint)
+    (found,) = inspect([str(path)])
+    assert "questions of an exam" in found["error"]
+
+
+@pytest.mark.parametrize("row", READING, ids=" ".join)
+def test_reading_comprehension_is_named_with_the_way_out(put: Put, row: Any) -> None:
+    (found,) = inspect([str(put("a.jsonl", [row]))])
+    assert "as in SQuAD" in found["error"] and "evaluate --questions" in found["error"]
+
+
+def test_fields_named_by_the_recipe_are_read_as_they_say(put: Put, run: Callable[..., Made]) -> None:
+    source = {"fields": {"prompt": "question", "response": "explanation"}}
+    row = {**EXAMS[0], "explanation": "梨长在树上，是水果。"}
+    made = run(Conversations, put("a.jsonl", [row]), source=source, validation_fraction=0)
+    assert made.kept[0]["messages"][1]["text"] == "梨长在树上，是水果。"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "选一个水果。", "input": "", "output": "梨", "options": ["梨", "石头"]},
+        {"question": "为什么梨是水果？", "answer": "因为它是植物结的果实。", "options": ["甲", "乙"]},
+        {"question": "什么是 A/B 测试？", "answer": "比较两个方案。"},
+    ],
+)
+def test_chats_that_only_resemble_an_exam_are_chats(put: Put, row: dict[str, Any]) -> None:
+    (found,) = inspect([str(put("a.jsonl", [row]))])
+    assert found["stage"] == "conversations" and found["kept"] == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"dialogue": [{"who": "甲", "say": "你好"}]}, "sharegpt"),
+        ({"question": "你好", "reply_text": "你好呀"}, "prompt_response"),
+        ({"chosen": "你好呀"}, "paired_answers"),
+        ({"label": 1, "messages": [{"who": "甲"}]}, "unpaired_messages"),
+        ({"标号": 3, "摘要": "无"}, "prompt_response"),
+    ],
+)
+def test_hints_list_the_formats_of_the_kind_that_the_data_looks_like(put: Put, row: Any, name: str) -> None:
+    (found,) = inspect([str(put("a.jsonl", [row]))])
+    assert "unknown format" in found["error"] and name in found["error"], found
+
+
+# ------------------------------------------------------------------------------------------- lists inside of cells
+
+TURNS = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        json.dumps(TURNS, ensure_ascii=False),
+        json.dumps(TURNS),
+        str(TURNS),
+        {"role": ["user", "assistant"], "content": ["你好", "你好呀"]},
+    ],
+)
+def test_turns_in_a_cell_are_turns(put: Put, run: Callable[..., Made], cell: Any) -> None:
+    made = run(Conversations, put("a.json", json.dumps([{"messages": cell, "topic": "问候"}])), validation_fraction=0)
+    assert [turn["text"] for turn in made.kept[0]["messages"]] == ["你好", "你好呀"]
+    assert made.kept[0]["meta"] == {"topic": "问候"}
+
+
+def test_a_question_in_brackets_stays_a_text(put: Put, run: Callable[..., Made]) -> None:
+    row = {"prompt": '["红", "黄"] 里有几个字？', "response": "两个。"}
+    asked = {"prompt": '[{"红": 1}]', "response": "一个。"}
+    made = run(Conversations, put("a.jsonl", [row, asked]), validation_fraction=0)
+    assert [kept["messages"][0]["text"] for kept in made.kept] == [row["prompt"], asked["prompt"]]
