@@ -49,7 +49,7 @@ def sections() -> tuple[Section, ...]:
         Section(
             tr("Data"),
             (
-                *_kinds("data", "mix"),
+                *_kinds("data", "quality", "mix"),
                 Entry("data", tr("Inspect, convert and report on data files"), "data.app"),
                 *_kinds("demo"),
             ),

@@ -78,6 +78,7 @@ REASONS: dict[str, str] = {
     "little_chinese": mark("too little of it is Chinese"),
     "personal_data": mark("it contains personal data"),
     "blocklist": mark("it contains words of a blocklist"),
+    "low_quality": mark("the quality model scores it low"),
     "ocr_debris": mark("it has too many OCR errors"),
     "truncated_answer": mark("an answer is truncated"),
     "answer_language": mark("an answer is in another language than the question"),

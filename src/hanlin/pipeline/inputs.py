@@ -123,6 +123,7 @@ _TYPE_NAMES = {
     "model": mark("a model folder"),
     "adapter": mark("an adapter folder"),
     "importance": mark("an importance matrix"),
+    "quality_model": mark("a quality model"),
     "gguf": mark("a GGUF model"),
     "quantized": mark("a quantized model folder"),
     "evaluation": mark("an evaluation result"),

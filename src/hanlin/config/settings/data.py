@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
+from hanlin.config.settings.quality import Quality
 from hanlin.config.settings.rules import (
     ALL_CHAT_RULES,
     ALL_TEXT_RULES,
@@ -205,6 +206,11 @@ class Corpus(Reading):
         ("default",),
         "cleaning rules; `default`: the default set, `{name: {...}}` sets parameters, `{name: false}` drops a rule",
         validate_default=True,
+    )
+    quality: Quality | None = setting(
+        None,
+        "drop documents that a model of your own good and bad texts scores low",
+        unless_default=True,
     )
     convert: Literal["none", "simplified", "traditional"] = setting("none", "convert Chinese characters with OpenCC")
     min_chars: int = setting(5, "drop shorter documents", ge=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from hanlin.config.settings.quality import Quality
 from hanlin.config.settings.rules import Rule
+from hanlin.core.context import Inputs
 from hanlin.data.filters.answers import ANSWER_RULES
 from hanlin.data.filters.boilerplate import advertisement_lines
 from hanlin.data.filters.html import html
@@ -24,6 +26,7 @@ from hanlin.data.filters.text import (
     whitespace,
 )
 from hanlin.data.ledger import Drop
+from hanlin.data.text.quality_model import QualityModel
 
 TextRule = Callable[[str], str | Drop]
 """Returns a text, perhaps changed, or the reason to drop it."""
@@ -41,6 +44,20 @@ def build_text_rules(rules: Iterable[Rule], *, chats: bool = False) -> list[tupl
         for rule in rules
         if rule.name in RULE_FUNCTIONS and not (chats and rule.name in ANSWER_RULES)
     ]
+
+
+def build_quality_rules(settings: Quality | None, inputs: Inputs) -> list[tuple[str, TextRule]]:
+    """Build the rule of the setting `quality`, as (name, function). Raises UserError if there is no model."""
+    if settings is None:
+        return []
+    model = QualityModel.load(inputs.path("quality.model"))
+    return [("quality", partial(quality, model=model, min_score=settings.min_score))]
+
+
+def quality(text: str, model: QualityModel, min_score: float) -> str | Drop:
+    """Drop a text that a model of the user's good and bad texts scores below `min_score`."""
+    score = model.score(text)
+    return Drop("low_quality", f"score {score:.2f}") if score < min_score else text
 
 
 def clean_text(text: str, rules: Sequence[tuple[str, TextRule]]) -> tuple[str, tuple[str, ...]] | Drop:

@@ -21,7 +21,7 @@ from hanlin.data.dedup.decontaminate import QuestionIndex
 from hanlin.data.filters.answers import AnswerRule, build_answer_rules, judge_answers
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.conversation import TURN_RULES, join_texts
-from hanlin.data.filters.rules import TextRule, build_text_rules
+from hanlin.data.filters.rules import TextRule, build_quality_rules, build_text_rules
 from hanlin.data.formats.base import Format, ParsedRow
 from hanlin.data.formats.detect import open_records
 from hanlin.data.formats.documents import ParsedText
@@ -160,7 +160,8 @@ def _build_steps(settings: Reading, inputs: Inputs, questions: QuestionIndex | N
     rules: tuple[Rule, ...] = getattr(settings, "rules", ())
     texts = [*build_text_rules(rules, chats=True), *build_blocklist_rules(settings.blocklists, inputs)]
     if isinstance(settings, Corpus):
-        texts = [*build_text_rules(rules), *build_blocklist_rules(settings.blocklists, inputs)]
+        blocklists = build_blocklist_rules(settings.blocklists, inputs)
+        texts = [*build_text_rules(rules), *blocklists, *build_quality_rules(settings.quality, inputs)]
     steps: list[_Step] = [(name, partial(_apply_to_texts, rule)) for name, rule in texts]
     for rule in rules:
         if rule.name in ANSWER_RULES and not isinstance(settings, Corpus):

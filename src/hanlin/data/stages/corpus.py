@@ -10,7 +10,7 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.records import Document
 from hanlin.data.filters.blocklist import build_blocklist_rules
 from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes
-from hanlin.data.filters.rules import build_text_rules, clean_text
+from hanlin.data.filters.rules import build_quality_rules, build_text_rules, clean_text
 from hanlin.data.formats.chats import CHAT_FORMATS
 from hanlin.data.formats.documents import DOCUMENT_FORMATS, TITLED_FORMATS, ParsedText
 from hanlin.data.formats.preferences import PREFERENCE_FORMATS
@@ -30,8 +30,12 @@ def run(settings: Corpus, inputs: Inputs, out: Path, context: StageContext) -> d
 
 
 def build_spec(settings: Corpus, inputs: Inputs) -> DatasetSpec[ParsedText, Document]:
-    """Build the spec of the stage. Raises UserError if a blocklist cannot be read."""
-    rules = [*build_text_rules(settings.rules), *build_blocklist_rules(settings.blocklists, inputs)]
+    """Build the spec of the stage. Raises UserError if a blocklist or the quality model cannot be read."""
+    rules = [
+        *build_text_rules(settings.rules),
+        *build_blocklist_rules(settings.blocklists, inputs),
+        *build_quality_rules(settings.quality, inputs),
+    ]
     convert = load_converter(settings.convert)
 
     def process(parsed: ParsedText, origin: Origin) -> tuple[Document, tuple[str, ...]] | Drop:
