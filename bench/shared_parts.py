@@ -1,11 +1,11 @@
 """Lines that pages share, and parts of longer documents: what `dedup.lines` and `dedup.containment` find.
 
 `python bench/shared_parts.py --material MATERIAL.jsonl [--source NAME ...] [--lines 20] [--containment 0.8]`. The
-material is made by `bench/draw_held_out.py`. To the documents, the first half of every fifth one and the middle third of
-the next one are added if they have at least 400 characters, and the stage `corpus` runs without rules. Printed: how many
-of the added parts are dropped, and as parts of which document; other documents that are dropped as contained; documents
-of which lines are cut; and, with `--show`, the lines in the order of how often they are cut. The last line is one JSON
-object.
+material is made by `bench/draw_held_out.py`. To the documents, the first half of every fifth one and the middle third
+of the next one are added if they have at least 400 characters, and the stage `corpus` runs without rules. Printed:
+how many of the added parts are dropped, and as parts of which document; other documents that are dropped as
+contained; documents of which lines are cut; and, with `--show`, the lines in the order of how often they are cut. The
+last line is one JSON object.
 """
 
 from __future__ import annotations
