@@ -11,6 +11,7 @@ source:
     sample = 300                     # rows to draw; 0: all
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
+    values = true                    # if a file is one JSON object with a row as each value
 
 A repository is looked for as DIR/OWNER+NAME, DIR/OWNER+NAME/repo or DIR/OWNER/NAME: a Git repository (with or without
 a work tree) that has the commit, or else a folder with the files. A source whose repository is not there is counted
@@ -45,7 +46,8 @@ from hanlin.data.io.sources import list_files
 from hanlin.data.ledger import Drop
 
 SOURCES = Path(__file__).resolve().parent / "held_out" / "sources.toml"
-KEYS = {"repo", "commit", "path", "form", "sample", "seed", "fields"}
+NEEDED = {"repo", "commit", "path", "form", "sample", "seed"}
+KEYS = NEEDED | {"fields", "values"}
 
 
 def judged_text(row: Mapping[str, Any]) -> str:
@@ -64,7 +66,7 @@ def read_sources(path: Path) -> dict[str, dict[str, Any]]:
     """Read the tables of sources by name. Raises SystemExit for a key that is missing or not known."""
     sources: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
     for name, source in sources.items():
-        unknown, missing = set(source) - KEYS, KEYS - {"fields"} - set(source)
+        unknown, missing = set(source) - KEYS, NEEDED - set(source)
         if unknown or missing:
             raise SystemExit(f"{path}: {name}: unknown {sorted(unknown)}, missing {sorted(missing)}")
     return sources
@@ -113,6 +115,8 @@ def read_rows(name: str, source: Mapping[str, Any], files: Mapping[str, bytes]) 
         for path, data in files.items():
             file = Path(folder) / path
             file.parent.mkdir(parents=True, exist_ok=True)
+            if source.get("values"):
+                data = json.dumps(list(json.loads(data).values()), ensure_ascii=False).encode()
             file.write_bytes(data)
             settings = Source(path=str(file), fields=source.get("fields", {}))
             listed = list_files((settings,), Inputs({"sources.0.path": (file,)})).files[0]

@@ -79,6 +79,7 @@ def test_an_answer_after_a_disclaimer_stays(answer: str) -> None:
     ("question", "answer"),
     [
         ("你有感情吗？", "作为一个人工智能，我没有感情。"),
+        ("你更喜欢喝茶还是喝水？", "作为一个虚拟助手，我不能喝茶，也不能喝水。"),
         ("把这句话改得客气一些：我不来开会了。", "很抱歉，我无法参加这次会议。"),
         ("写一封邮件拒绝邀请。", "非常抱歉，我不能接受您的邀请。"),
     ],
@@ -92,7 +93,8 @@ def test_what_is_asked_for_is_no_refusal(question: str, answer: str) -> None:
 
 
 def test_an_answer_that_is_written_twice_or_in_a_loop_is_dropped() -> None:
-    dropped = judge("repeated_phrases", "讲讲春天。", (SPRING + "夏天池塘里开满荷花，青蛙在叶子上唱歌。") * 2)
+    seasons = SPRING + "夏天池塘里开满荷花，青蛙在叶子上唱歌。秋天果园里挂满苹果，农民忙着收获，孩子们也来帮忙。"
+    dropped = judge("repeated_phrases", "讲讲春天。", seasons * 2)
     assert dropped is not None and dropped.reason == "repeated_phrases" and dropped.detail.startswith("turn 2: ")
     assert judge("repeated_phrases", "讲讲春天。", "我是你的朋友，" * 30) is not None
     looping = judge("repeated_lines", "讲讲春天。", f"{SPRING}\n夏天也很好。\n" * 6)
@@ -115,6 +117,14 @@ def test_an_answer_that_is_written_twice_or_in_a_loop_is_dropped() -> None:
             "".join(
                 f"第{week}周：\n周一：慢跑三公里，然后拉伸十分钟\n周三：游泳一小时，注意热身\n周五：休息，早点睡觉\n"
                 for week in range(1, 6)
+            ),
+        ),
+        (
+            "repeated_phrases",
+            "介绍一下公司的三项业务。",
+            "".join(
+                f"公司应当向客户说明{item}业务的收费标准，以便客户能够了解{item}业务的实际情况。"
+                for item in ("储蓄", "贷款", "保险", "理财")
             ),
         ),
         ("repeated_characters", "画一条横线。", "=" * 60),

@@ -212,7 +212,7 @@ def apply_turn_rule(name: str, *turns: Message) -> tuple[Message, ...] | Drop:
     "answer",
     [
         "爵士乐的乐器有萨克斯、小号、",
-        "写法如下：\n```python\nprint(1)",
+        "写法如下：\n```python\nfor row in rows:\n    print(row,",
         "Practice every day, because it is one of the",
         "翰林院在唐代设立。"
         + "后来历代都沿用了这个名称并且不断扩大它的职权范围以至于成为朝廷的文书中枢而其中的学士们也",

@@ -52,7 +52,7 @@ CHOSEN_TEXT_RULES: dict[str, dict[str, Parameter]] = {
 ANSWER_RULES: dict[str, dict[str, Parameter]] = {
     "repeated_lines": {"share": 0.5},
     "repeated_characters": {"share": 0.2, "run": 10},
-    "repeated_phrases": {"share": 0.48, "length": 15},
+    "repeated_phrases": {"share": 0.75, "length": 15, "copied": 0.45},
     "symbols": {"share": 0.5},
 }
 """The rules on text that judge only answers in chats, with their default parameters there; same names as above."""

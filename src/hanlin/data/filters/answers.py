@@ -7,6 +7,7 @@ form letter, a table or a regular expression is most of one. And they may repeat
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from hanlin.core.records import Message
 from hanlin.data.filters.repetition import repeated_characters as _repeated_characters
 from hanlin.data.ledger import Drop
 from hanlin.data.text.char_stats import count_char_kinds
-from hanlin.data.text.ngrams import repeated_ngram_fraction
+from hanlin.data.text.ngrams import longest_copy, repeated_ngram_fraction
 from hanlin.data.text.verse import MAX_VERSE_REPETITION, MIN_VERSE_LINES, is_verse, strip_code, strip_drawn_rules
 
 AnswerRule = Callable[[str, str], Drop | None]
@@ -37,10 +38,12 @@ _CODE_MARK = re.compile(
     r"[;{}]\s*$|</?\w{1,20}[^>\n]{0,200}>|[A-Za-z_]\w{0,40}[(（][^\n]{0,200}[)）]|[=<>]=|&[lg]t;|\\\\|\t"
 )
 _FIELD = re.compile(r"[ \t]*(?:[-*•] ?|\d{1,3}[.)、] ?)?[^:：]{1,20}[:：].{0,40}$")
+_SYMBOL_LOOP = re.compile(r"(?:^|\n)[ \t]*([^\w\s]{1,3})[ \t]*(?:\n\s{0,8}\1[ \t]*){19}")
 _LINK = re.compile(r"https?://\S+|`[^`\n]*`")
 _OPERATOR = re.compile(r"([-+*/=<>^$\\{}\[\]_|&#~])(?!\1{4})(?<!\1{5})")
+_BLANKS = re.compile(r"_{2,}|-{3,}|={3,}|·{3,}|…{2,}")
 _EMOJI = re.compile("[\u2600-\u27bf\u2b00-\u2bff\ufe0f\U0001f000-\U0001faff]")
-_MIN_FILLED, _MIN_REPEATED = 8, 60
+_MIN_FILLED, _MIN_REPEATED, _LOOP, _MIN_LOOP, _LONG_QUESTION = 8, 60, 0.95, 10, 200
 _LETTERS = re.compile(r"[^\W\d_]")
 
 
@@ -52,7 +55,7 @@ def build_answer_rules(rules: Iterable[Rule]) -> list[tuple[str, AnswerRule]]:
 
 
 def judge_answers(messages: Sequence[Message], rules: Sequence[tuple[str, AnswerRule]]) -> Drop | None:
-    """Judge every answer of a chat that may be learned beside the last turn of the user.
+    """Judge every answer of a chat beside the last turn of the user.
 
     Returns:
         The first Drop, whose detail begins with the number of the turn; or None.
@@ -61,7 +64,7 @@ def judge_answers(messages: Sequence[Message], rules: Sequence[tuple[str, Answer
     for turn_number, message in enumerate(messages if rules else (), start=1):
         if message.role == "user":
             question = message.text
-        if message.role != "assistant" or message.train is False or not message.text:
+        if message.role != "assistant" or not message.text:
             continue
         for _, rule in rules:
             if drop := rule(message.text, question):
@@ -72,13 +75,14 @@ def judge_answers(messages: Sequence[Message], rules: Sequence[tuple[str, Answer
 def symbols(answer: str, question: str, share: float) -> Drop | None:
     """Drop a chat with an answer of which more than this share is symbols; as for documents, but with other limits.
 
-    Code, tables, links, emoji, and operators that stand alone are not counted. An answer to a question that asks for
-    symbols, a drawing, a formula or a table stays. Default 0.5.
+    Code, tables, links, emoji, blanks to fill in, and operators that stand alone are not counted. An answer to a
+    question that asks for symbols, a drawing, a formula or a table stays. Default 0.5.
     """
     counts = count_char_kinds(answer)
-    if counts[5] <= share / 2 * sum(counts[:6]) or _ASKS_FOR_SYMBOLS.search(question):
+    if counts[5] <= share / 2 * sum(counts[:6]) or _ASKS_FOR_SYMBOLS.search(_instruction(question)):
         return None
-    prose = _EMOJI.sub("", _OPERATOR.sub("", _LINK.sub("", _strip_structure(answer))))
+    prose = _BLANKS.sub("", _LINK.sub("", _strip_structure(answer)))
+    prose = _EMOJI.sub("", _OPERATOR.sub("", prose))
     *others, symbol, _ = count_char_kinds(prose)
     filled = sum(others) + symbol
     asked = count_char_kinds(question)
@@ -90,7 +94,11 @@ def symbols(answer: str, question: str, share: float) -> Drop | None:
 def repeated_characters(answer: str, question: str, share: float, run: int) -> Drop | None:
     """Drop a chat with an answer of which more than this share is in runs of one character, unless it is asked to."""
     result = _repeated_characters(answer, share, run)
-    if isinstance(result, str) or _ASKS_FOR_REPETITION.search(question) or _ASKS_FOR_SYMBOLS.search(question):
+    if (
+        isinstance(result, str)
+        or _ASKS_FOR_REPETITION.search(_instruction(question))
+        or _ASKS_FOR_SYMBOLS.search(_instruction(question))
+    ):
         return None
     return result
 
@@ -98,13 +106,18 @@ def repeated_characters(answer: str, question: str, share: float, run: int) -> D
 def repeated_lines(answer: str, question: str, share: float) -> Drop | None:
     """Drop a chat with an answer of which more than this share is lines that occurred before in it.
 
-    Code, tables and lines without letters are not counted, a song may repeat three quarters of itself, and what is
-    repeated must be 60 characters or more. An answer to a question that asks for repetition, a song or a poem stays.
+    Code, tables and fields are not counted unless one of their lines comes ten times or more, lines without letters
+    only if one comes twenty times in a row (#); a song may repeat three quarters of itself, and what is repeated must
+    be 60 characters or more. An answer to a question that asks for repetition, a song or a poem stays.
     Default 0.5.
     """
-    lines = [line.strip() for line in answer.split("\n")]
-    if len(lines) < 3 or len(set(lines)) == len(lines) or _ASKS_FOR_REPETITION.search(question):
+    lines = [line for line in map(str.strip, answer.split("\n")) if line]
+    if len(lines) < 3 or len(set(lines)) == len(lines) or _ASKS_FOR_REPETITION.search(_instruction(question)):
         return None
+    if _SYMBOL_LOOP.search(answer):
+        return Drop("repeated_lines", "lines of symbols")
+    if looping := _find_loop(lines, share):
+        return Drop("repeated_lines", f"{lines.count(looping)} times {looping[:20]}")
     lines = [line.strip() for line in _strip_structure(answer).split("\n") if len(_LETTERS.findall(line)) > 3]
     total, unique = sum(map(len, lines)), sum(map(len, set(lines)))
     repeated = total - unique
@@ -112,34 +125,61 @@ def repeated_lines(answer: str, question: str, share: float) -> Drop | None:
         return None
     if repeated <= MAX_VERSE_REPETITION * total and len(set(lines)) >= MIN_VERSE_LINES and is_verse("\n".join(lines)):
         return None
+    if all(question.count(line) > 1 for line in set(lines) if lines.count(line) > 1):
+        return None
     return Drop("repeated_lines", f"share {repeated / total:.2f}, {_most_frequent(lines)[:20]}")
 
 
+def _instruction(question: str) -> str:
+    """What a question asks for: of a long one, which holds material, its beginning and its end."""
+    return question if len(question) <= _LONG_QUESTION else f"{question[:80]}\n{question[-80:]}"
+
+
+def _find_loop(lines: Sequence[str], share: float) -> str:
+    """Find a line with letters that comes ten times or more and is more than this share of all; empty if none."""
+    line = _most_frequent(lines)
+    is_loop = lines.count(line) >= _MIN_LOOP and lines.count(line) * len(line) > share * sum(map(len, lines))
+    return line if is_loop and len(_LETTERS.findall(line)) > 1 else ""
+
+
 def _most_frequent(lines: Sequence[str]) -> str:
-    return max(set(lines), key=lambda line: (lines.count(line), line))
+    return Counter(lines).most_common(1)[0][0]
 
 
-def repeated_phrases(answer: str, question: str, share: float, length: int) -> Drop | None:
-    """Drop a chat with an answer of which more than this share is in n-grams seen shortly before in it.
+def repeated_phrases(answer: str, question: str, share: float, length: int, copied: float) -> Drop | None:
+    """Drop a chat with an answer that goes round in circles, or that says the same twice.
 
-    As for documents (15 Chinese characters, 45 where Latin letters prevail), but code, tables, fields (周一：慢跑) and
-    links are not counted, and an answer to a question that asks for repetition, a song or a poem stays. Default 0.48:
-    an answer that is written twice has just below one half; form letters, schedules and lists of steps stay below.
+    As for documents, n-grams are counted that were seen shortly before (15 Chinese characters, 45 where Latin letters
+    prevail), without code, tables, fields (周一：慢跑) and links. An answer goes round in circles if more than `share`
+    is in such n-grams, and says the same twice if more than `copied` of it is a copy of one earlier part. Templates,
+    form letters and lists of facts about one thing have many short runs of them. An answer to a question that asks for
+    repetition, a song or a poem stays, and so does one to a question that repeats itself as much. Defaults 0.75 and
+    0.45.
     """
-    if _phrase_fraction(answer, share, length) <= share or _ASKS_FOR_REPETITION.search(question):
+    least = min(share, copied)
+    if _phrase_fraction(answer, least, length) <= least or _ASKS_FOR_REPETITION.search(_instruction(question)):
         return None
     prose = strip_drawn_rules(_LINK.sub("", _strip_structure(answer)))
-    fraction = _phrase_fraction(prose, share, length)
-    if 2 * len(_LETTERS.findall(prose)) < len(prose):
+    fraction = _phrase_fraction(prose, least, length)
+    if fraction <= least or 2 * len(_LETTERS.findall(prose)) < len(prose):
         return None
-    if fraction <= share or (fraction <= MAX_VERSE_REPETITION and is_verse(prose)):
+    copy = longest_copy(prose, _ngram_length(prose, length))
+    if fraction <= share and (copy < _MIN_REPEATED or copy <= copied * len(prose)):
+        return None
+    if fraction <= MAX_VERSE_REPETITION and is_verse(prose):
+        return None
+    if fraction <= _LOOP and _phrase_fraction(question, 0.0, length) > share / 3:
         return None
     return Drop("repeated_phrases", f"share {fraction:.2f}")
 
 
-def _phrase_fraction(text: str, share: float, length: int) -> float:
+def _ngram_length(text: str, length: int) -> int:
     han, latin, *_ = count_char_kinds(text)
-    return repeated_ngram_fraction(text, length if han >= latin else 3 * length, share)
+    return length if han >= latin else 3 * length
+
+
+def _phrase_fraction(text: str, share: float, length: int) -> float:
+    return repeated_ngram_fraction(text, _ngram_length(text, length), share)
 
 
 def _strip_structure(text: str) -> str:

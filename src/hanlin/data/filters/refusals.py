@@ -102,7 +102,7 @@ _LACKS_MATERIAL_ZH = re.compile(
     r"|缺[少乏][^，。,\n]{0,10}(?:信息|上下文|内容|背景|数据|输入|材料)"
     r"|(?:请|麻烦)[您你]?(?:先|再)?(?:提供|给出|补充|输入|上传|发送|告诉我|明确|澄清|重新)"
     r"|[您你](?:的|所提)?(?:问题|输入|请求|描述)[^，。,\n]{0,6}不(?:够|明确|完整|清楚|清晰|太)"
-    r"|如果[您你](?:能够?|可以)?(?:提供|给出|告诉)|(?:是|指|指的是|想要?)哪[个种些]|信息不足|(?:不理解|明白|理解)[您你]|[您你]的意思"
+    r"|如果[您你](?:能够?|可以)?(?:提供|给出|告诉)|(?:是|指|指的是|想要?)哪[个种些]|信息不足|(?:提供|给出|给定|已有|所给)的?(?:信息|材料|文本|文章|资料|数据|知识库)中|没有关于[^。\n]{0,30}的信息|(?:不理解|明白|理解)[您你]|[您你]的意思"
 )
 _LACKS_MATERIAL_EN = re.compile(
     r"sorry (?:to hear|for (?:the|any|my)|about|you|that you|if|i'?m late|i missed)|(?:come|attend|join|make it) "
@@ -163,18 +163,33 @@ _LECTURE_EN = re.compile(
     ),
     re.I,
 )  # fmt: skip
+_GIVES_EXAMPLES = re.compile(
+    r"(?:根据|据)(?!您|你|我)[^，。\n]{2,20}(?:数据|研究|统计|调查|规定|资料|记载|报道)[^。\n]*[，,]"
+    r"|according to (?!your)|the (?:current|answer) (?:date|time|is)|尚?未确定|还没有确定|只能[^我您你]{2,12}不能|"
+    r"《[^》]*[^》法例定则約约]》|(?:比如|例如|譬如)(?!，?我)[^。\n]*、[^。\n]*、|(?:可以|能够?)(?:推荐|介绍|列举)[^。\n]*[：:]"
+)
 _LIST_ITEM = re.compile(r"^[ \t]*(?:\d+[.、)）]|[-*•·]|[一二三四五六七八九十]+、|[A-Z][.)])", re.M)
 _ASKS_ABOUT_ITSELF = re.compile(
-    r"[^\n]{0,40}(?:[你您][^\n]{0,16}[吗嗎？?]|(?:do|are|can|have|did|will|would|could) you\b[^\n]{0,60}\?)", re.I
-)
-_ASKS_FOR_WORDING = re.compile(
-    r"改[写寫为為成得]|[转轉][换換]|翻[译譯]|[语語][气氣]|造句|例句|句子|[写寫][^。\n]{0,20}(?:信|邮件|郵件|短信|回[复復]|借口|藉口|假[条條]|[对對][话話]|台[词詞])"
-    r"|拒[绝絕]|\b(?:re(?:write|phrase|word)|paraphrase|translat\w*|convert|sentence|tone|letter|e-?mail|excuse|decline|dialogue)\b",
+    r"[^\n]{0,40}(?:[你您](?!的|知道|是否知道|有没有办法|[能可]?(?:以|否|能|不能)?(?:帮|给|为|替|教|查|告诉|写|画|订|预|提供|推荐|介绍))[^\n]{0,24}[吗嗎？?]"
+    r"|what (?:are you thinking|should i call you)|who are you"
+    r"|(?:do|are|can|have|did|will|would|could) you\b[^\n]{0,60}\?)",
     re.I,
 )
-_SPEAKS_AS_AI = re.compile(r"人工智能|AI|语言模型|助手|助理|机器人|程序|model|assistant|programm", re.I)
-_MIN_CONTENT_ZH, _MIN_CONTENT_EN, _MIN_ITEMS = 24, 60, 2
-_MAX_EXCUSE_ZH, _MAX_EXCUSE_EN = 150, 500
+_APOLOGIZES = re.compile(r"抱歉|对不起|不好意思|遗憾|sorry|apolog|unfortunately", re.I)
+_ASKS_FOR_WORDING = re.compile(
+    r"改[写寫为為成得]|[转轉][换換]|翻[译譯]|[语語][气氣]|造句|例句|句子"
+    r"|[写寫][^。\n]{0,20}(?:信|邮件|郵件|短信|回[复復]|借口|藉口|假[条條]|[对對][话話]|台[词詞])"
+    r"|拒[绝絕]|\b(?:re(?:write|phrase|word)|paraphrase|translat\w*|convert|sentence|tone"
+    r"|letter|e-?mail|excuse|decline|dialogue)\b",
+    re.I,
+)
+_SPEAKS_AS_AI = re.compile(
+    r"人工智能|AI|语言模型|助手|助理|机器人|程序|违法|道德|model|assistant|programm|ethic|illegal"
+    r"|(?:help|assist) you with|request",
+    re.I,
+)
+_MIN_CONTENT_ZH, _MIN_CONTENT_EN, _MIN_ITEMS, _SHORT_QUESTION = 24, 60, 2, 60
+_MAX_EXCUSE_ZH, _MAX_EXCUSE_EN, _MAX_LECTURE_ZH, _MAX_LECTURE_EN = 150, 500, 260, 700
 
 
 def refusals(messages: Turns) -> Turns | Drop:
@@ -214,7 +229,7 @@ def find_refusal(answer: str, question: str = "") -> str:
     text = text.translate(_SIMPLIFY)
     if (_LACKS_MATERIAL_ZH if chinese else _LACKS_MATERIAL_EN).search(text):
         return ""
-    if re.search(_HAS_NO, match[0]) and _ASKS_ABOUT_ITSELF.match(question):
+    if not _APOLOGIZES.search(match[0]) and len(question) <= _SHORT_QUESTION and _ASKS_ABOUT_ITSELF.match(question):
         return ""
     if _ASKS_FOR_WORDING.search(question) and not _SPEAKS_AS_AI.search(text):
         return ""
@@ -224,7 +239,8 @@ def find_refusal(answer: str, question: str = "") -> str:
 def _does_more(text: str, chinese: bool) -> bool:
     """Whether what follows the words that decline is more than excuses, warnings and offers of other help."""
     filler, lecture = (_FILLER_ZH, _LECTURE_ZH) if chinese else (_FILLER_EN, _LECTURE_EN)
-    if len(text) > (_MAX_EXCUSE_ZH if chinese else _MAX_EXCUSE_EN) and not lecture.search(text):
+    longest = (_MAX_EXCUSE_ZH, _MAX_LECTURE_ZH) if chinese else (_MAX_EXCUSE_EN, _MAX_LECTURE_EN)
+    if len(text) > longest[bool(lecture.search(text))] or _GIVES_EXAMPLES.search(text):
         return True
     pieces = [piece.strip() for piece in _PIECES.split(text)[1:]]
     content = sum(len(piece) for piece in pieces if not (filler.search(piece) or lecture.search(piece)))

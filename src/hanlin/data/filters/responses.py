@@ -10,18 +10,25 @@ from hanlin.data.text.char_stats import count_char_kinds
 from hanlin.data.text.language_id import ENGLISH_WORDS
 
 _COMMAS, _HANGING_MARKS = tuple("，,"), tuple("、（(《【“「『")
-_ITEM = re.compile(r"^\s*(?:\d+[.、)]|[-*•])\s+")
-_HANGING_WORD = re.compile(r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are)$")
+_ITEM = re.compile(
+    r"^\s*(?:\d+[.、)]\s|[A-Za-z][.、)]|[-*•]\s|[一二三四五六七八九十]{1,3}、|[（(][\d一二三四五六七八九十]{1,3}[）)])\s*"
+)
+_HANGING_WORD = re.compile(
+    r"(?:^|[\s,])(?:the|an?|of|and|or|to|with|for|in|by|from|that|because|is|are|at|on|into|than|as|such|its|their|his"
+    r"|her|your|our|my|this|these|those|which|who|while|if|when|but|not|can|will|may|should|have|has|was|were|be)$"
+)
+_LATIN_END = re.compile(r"[A-Za-z]$")
 _COMPLETE_END = re.compile(
     r"[。！？!?…;；.~～”\"'’）)】」』》\]}`*|:：>—-][^\w]*$|[^\w\s]$|\d ?[\u4e00-\u9fff]{1,4}$"
     r"|[了吧吗嗎呢啊呀哦喔啦嘛哈哒么麼咯呗唄哎唉]$|的话$|等等?$|[谢謝]{2}$|[好行對对]$|而已$|以上$|可以$|采[纳納]$|[顺順]利$|[评評]$|[赞讚贊]$"
 )
 _UNFINISHED_END = re.compile("[也而且和与與或并並但的地得把被将將在从從向对對为為以及是就都还還又再更最很]$")
-_SENTENCE_ENDS = re.compile("[。！？]|[.!?] ")
-_MIN_SENTENCES, _MIN_ENGLISH_WORDS = 3, 3
+_SENTENCE_ENDS = re.compile(r"[。！？]|(?<!\d)[.!?] ")
+_MANY_SENTENCES = 8
+_MIN_SENTENCES, _MIN_ENGLISH_WORDS, _MAX_HAN, _SHORT_QUESTION = 3, 3, 5, 150
 _WORD = re.compile("[A-Za-z]{2,}")
 _FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$")
-_FULL_STOPS, _MAX_SIGNATURE = tuple("。！？.!?"), 8
+_CODE_ENDS, _MAX_SIGNATURE = tuple("。！？.!?)}]|;\"'`"), 8
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
 
@@ -30,10 +37,11 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
 
     An answer is cut off if its last fence (```python) is not closed; if it ends with an opening bracket, 、 or an
     English word that needs another, or, after complete sentences, a comma; or if its last line goes on after several
-    sentences with `longest_open` characters or more that have no end (a number with its unit, 了 or 吧 is an end). Why:
-    generated data was cut at a token limit, and a model learns to stop there. Headings, names, numbers, formulas, list
-    items, verse, chats that are written with commas, links and signatures end without punctuation and stay, and so does
-    an end that the question has too. Default 40. Not in the default set.
+    sentences with `longest_open` characters or more (after eight sentences a quarter of that) that have no end (a
+    number with its unit, 了 or 吧 is an end). Why: generated data was cut at a token limit, and a model learns to stop
+    there. Headings, names, numbers, formulas, list items, verse, chats that are written with commas, links and
+    signatures end without punctuation and stay, and so does an end that the question has too. Default 40. Not in the
+    default set.
     """
     question = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -49,8 +57,8 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
 def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
     """Find why an answer is cut off, as the detail of a Drop; None if it is complete."""
     fences = [line.strip() for line in text.split("\n") if line.lstrip().startswith("```")]
-    if len(fences) % 2 and len(fences[-1]) > 3 and not text.endswith(_FULL_STOPS):
-        return fences[-1][:20]
+    if len(fences) % 2 and len(fences[-1]) > 3 and not text.endswith(_CODE_ENDS):
+        return fences[-1][:20] if text.count("\n", text.rindex("```")) > 1 else None
     line = _ITEM.sub("", text.rsplit("\n", 1)[-1], count=1)
     if "```" in line or len(line) <= _MAX_SIGNATURE or _FREE_END.search(line[-100:]) or text[-6:] in question:
         return None
@@ -58,26 +66,36 @@ def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
     if line.endswith(_HANGING_MARKS) or _HANGING_WORD.search(line) or (line.endswith(_COMMAS) and len(sentences) > 2):
         return "…" + line[-20:]
     last = _SENTENCE_ENDS.split(line)[-1]
-    is_open = last != line and len(last) >= longest_open and not _COMPLETE_END.search(line[-20:])
+    least = longest_open if len(sentences) < _MANY_SENTENCES else longest_open // 4
+    is_open = last != line and len(last) >= least and not _COMPLETE_END.search(line[-20:])
+    if _LATIN_END.search(line):  # a last word does not tell whether an English sentence is complete
+        return None
     if is_open and (len(sentences) > _MIN_SENTENCES or _UNFINISHED_END.search(line)):
         return "…" + line[-20:]
     return None
 
 
 _MENTIONS_LANGUAGE = re.compile(
-    r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]|韩[语語文]"
-    r"|拼音|歌[词詞]|单词|單詞|字母|缩写|語法|语法|拼写|时态|词性|名言|引用|代码|代碼|编程|程序|函数|脚本|正则|命令|算法|查询|查詢|数据库|資料庫|数组|变量|语句|网页"
-    r"|域名|用户名|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON|[Ll]inux|API"
-    r"|\b(?:english|chinese|translat\w*|mandarin|code|program\w*|function|script|language|french|german|spanish|japanese"
-    r"|pinyin|lyrics)\b",
+    r"英[文语語译譯]|[中汉漢]英|英[中汉漢]|翻[译譯]|[译譯][成为為]|双语|雙語|外[语語文]|中文|[汉漢][语語]|日[语語文]|法[语語文]|德[语語文]|俄[语語文]"
+    r"|韩[语語文]|拼音|歌[词詞]|单词|單詞|字母|缩写|語法|语法|拼写|时态|词性|名言|域名|用户名"
+    r"|\b(?:english|chinese|translat\w*|mandarin|language|french|german|spanish|japanese|pinyin|lyrics)\b",
     re.I,
 )
-_QUOTES_ENGLISH = re.compile("[“\"'‘「《:：\n] ?[A-Za-z]{2,}|[A-Za-z]{2,30}[ ,，'’]{1,3}[A-Za-z]{2,}")
+_MENTIONS_CODE = re.compile(
+    r"代码|代碼|编程|程序|函数|脚本|正则|命令|算法|查询|查詢|数据库|資料庫|数组|变量|语句|网页|[Pp]ython|[Jj]ava|SQL|HTML|CSS|C\+\+|JSON"
+    r"|[Ll]inux|API|\b(?:code|program\w*|function|script)\b",
+    re.I,
+)
+_QUOTES_ENGLISH = re.compile(
+    "[“\"'‘「《] ?[A-Za-z]{2,}|[:：\n] ?[A-Za-z]{3,30}\\s*$|[A-Za-z]{2,30}[ ,，'’]{1,3}[A-Za-z]{2,}"
+)
+_QUOTED_TITLE = re.compile(r"[\"“「《][^\"”」》\n]{1,60}[\"”」》]")
 _EXERCISE = re.compile(
     r"_{2,}|\(\s*\)|\b[A-D][.)、] ?\w|\b(?:grammar|sentence|word|phrase|meaning|vocabulary|idiom)s?\b", re.I
 )
 _CODE_LIKE = re.compile(
-    r"\bSELECT\b.*\bFROM\b|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)",
+    r"```|\bdef \w+\(|\bfunction \w+\(|^import \w+|\bSELECT\b.*\bFROM\b"
+    r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)",
     re.M | re.S,
 )
 _TITLE_WORDS = {"the", "of", "and", "to", "for", "with", "by", "from", "at", "or", "you", "your", "our"}
@@ -106,7 +124,10 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
         question, answer = _dominant_script(last, share, 4), _dominant_script(message.text, share, shortest)
         if not question or not answer or question == answer:
             continue
-        if not _is_about_language(last, message.text, question):
+        if question == "en" and count_char_kinds(last)[0] >= _MAX_HAN:  # a Chinese question on an English text
+            continue
+        is_code = bool(_MENTIONS_CODE.search(prompt) and _CODE_LIKE.search(message.text))
+        if not is_code and not _is_about_language(last, message.text, question):
             return Drop("answer_language", f"turn {turn_number}: {question}, {answer}: {message.text.strip()[:30]}")
     return messages
 
@@ -114,7 +135,9 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
 def _is_about_language(question: str, answer: str, script: str) -> bool:
     """Whether a question in one script has a reason for an answer in the other."""
     if script == "zh":
-        return bool(_QUOTES_ENGLISH.search(question) or _CODE_LIKE.search(answer))
+        han, latin, *_ = count_char_kinds(question)
+        quotes = _QUOTES_ENGLISH.search(question) and (latin * 10 >= han or len(question) <= _SHORT_QUESTION)
+        return bool(quotes or (_CODE_LIKE.search(answer) and len(question) <= _SHORT_QUESTION))
     words = _WORD.findall(question)
     explained = {word.lower() for word in _WORD.findall(answer)} & {word.lower() for word in words}
     return len(words) < _MIN_ENGLISH_WORDS or len(explained) > 1 or bool(_EXERCISE.search(question))
@@ -126,7 +149,7 @@ def _last_question(messages: tuple[Message, ...]) -> str:
 
 def _dominant_script(text: str, share: float, shortest: int) -> str:
     """`zh` or `en` if at least this share of the letters is in that script, otherwise an empty text."""
-    han, latin, other, *_ = count_char_kinds(_CODE.sub("", text))
+    han, latin, other, *_ = count_char_kinds(_QUOTED_TITLE.sub("", _CODE.sub("", text)))
     letters = han + latin / 4 + other  # an English word has about four times the letters of a Chinese one
     if han + latin + other < shortest:
         return ""
@@ -140,6 +163,6 @@ def _is_english(text: str) -> bool:
 
     Words are counted, not letters: names are long.
     """
-    words = [word.lower() for word in _WORD.findall(_CODE.sub("", text))]
+    words = [word.lower() for word in _WORD.findall(_QUOTED_TITLE.sub("", _CODE.sub("", text)))]
     in_sentences = sum(word in _SENTENCE_WORDS for word in words)
     return sum(word in ENGLISH_WORDS for word in words) * 12 >= max(1, len(words)) and in_sentences * 25 >= len(words)

@@ -187,7 +187,8 @@ def _apply_to_texts(rule: TextRule, record: _Record) -> Turns | Drop:
 def _judge_answers(rule: Rule, rules: Sequence[tuple[str, AnswerRule]], record: _Record) -> Turns | Drop:
     """Judge the answers of a record; a document as `corpus` does, with its defaults for what the rule does not set."""
     if record.document:
-        own = {key: value for key, value in rule.parameters.items() if value != ANSWER_RULES[rule.name][key]}
+        defaults = ANSWER_RULES[rule.name]
+        own = {key: rule.parameters[key] for key in TEXT_RULES[rule.name] if rule.parameters[key] != defaults[key]}
         (_, text_rule), *_ = build_text_rules([Rule(name=rule.name, parameters={**TEXT_RULES[rule.name], **own})])
         return _apply_to_texts(text_rule, record)
     return judge_answers(record.turns, rules) or record.turns

@@ -77,18 +77,39 @@ def repeated_ngram_fraction(text: str, n: int, threshold: float = 0.0) -> float:
     if len(codes) < 4 * n or _max_repeats(codes, n) * n <= threshold * len(codes):
         return 0.0
     hashes = hash_ngrams(codes, n)
-    windows = [(start, hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW)]
-    repeats = [_count_repeats(window) for _, window in windows]
-    if sum(repeats) * n <= threshold * len(codes):
+    repeats = sum(_count_repeats(hashes[start : start + _WINDOW]) for start in range(0, len(hashes), _WINDOW))
+    if repeats * n <= threshold * len(codes):
         return 0.0
+    return float(np.count_nonzero(_find_covered(codes, n)) / len(codes))
+
+
+def longest_copy(text: str, n: int) -> int:
+    """Length of the longest run of repeated n-grams, if it is a copy of one earlier part of the text; otherwise 0.
+
+    A text that is written twice has a copy of half its length. In a template with other words in it each time, runs are
+    short or put together from several parts, even where they cover as much.
+    """
+    codes = code_points(text)
+    if len(codes) < 2 * n:
+        return 0
+    gaps = np.flatnonzero(~np.concatenate(([False], _find_covered(codes, n), [False])))
+    lengths = np.diff(gaps) - 1
+    longest = int(lengths.argmax())
+    start, length = int(gaps[longest]), int(lengths[longest])
+    return length if 0 <= text.find(text[start : start + length]) < start else 0
+
+
+def _find_covered(codes: npt.NDArray[np.uint32], n: int) -> npt.NDArray[np.bool_]:
+    """Whether each character is in an n-gram that occurred before in the same window, bool of shape (characters,)."""
+    hashes = hash_ngrams(codes, n)
     covered = np.zeros(len(codes) + 1, dtype=np.int64)
-    for (start, window), count in zip(windows, repeats, strict=True):
-        if count:
-            order = np.argsort(window, kind="stable")
-            repeat_starts = order[1:][window[order[1:]] == window[order[:-1]]] + start
-            np.add.at(covered, repeat_starts, 1)
-            np.add.at(covered, repeat_starts + n, -1)
-    return float(np.count_nonzero(np.cumsum(covered[:-1])) / len(codes))
+    for start in range(0, len(hashes), _WINDOW):
+        window = hashes[start : start + _WINDOW]
+        order = np.argsort(window, kind="stable")
+        repeat_starts = order[1:][window[order[1:]] == window[order[:-1]]] + start
+        np.add.at(covered, repeat_starts, 1)
+        np.add.at(covered, repeat_starts + n, -1)
+    return np.cumsum(covered[:-1]) > 0
 
 
 def _max_repeats(codes: npt.NDArray[np.uint32], n: int) -> int:
