@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,22 @@ def test_every_preference_format_survives_dpo(put: Put, tmp_path: Path, name: st
 
 
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20)
-CALLS = st.lists(st.builds(ToolCall, st.text("ab", min_size=1), st.dictionaries(TEXTS, TEXTS, max_size=2)), max_size=2)
+IDS = st.sampled_from(["", "", "a", "b"])
+CALLS = st.lists(
+    st.builds(ToolCall, st.text("ab", min_size=1), st.dictionaries(TEXTS, TEXTS, max_size=2), IDS), max_size=2
+)
 TURNS = st.one_of(
     st.builds(Message, st.sampled_from(["system", "user"]), TEXTS),
-    st.builds(lambda text, calls: Message("assistant", text, tuple(calls)), TEXTS, CALLS),
-    st.builds(lambda text, name: Message("tool", text, name=name), TEXTS, st.text("ab", max_size=3)),
+    st.builds(
+        lambda text, calls, reasoning, train: Message(
+            "assistant", text, tuple(calls), reasoning=reasoning, train=train
+        ),
+        TEXTS | st.sampled_from(["<think>", "</think>", "<tool_call>", "[f()]", '{"name": "f"}']),
+        CALLS,
+        st.sampled_from(["", "想", "先想\n\n后说", "</think>"]),
+        st.sampled_from([None, None, True, False]),
+    ),
+    st.builds(lambda text, name, id: Message("tool", text, (), name, "", id), TEXTS, st.text("ab", max_size=3), IDS),
 )
 TOOLS = st.sampled_from([(), ({"name": "f", "description": "查"},)])
 CHATS = st.builds(
@@ -92,8 +104,67 @@ def test_any_chat_is_written_completely_or_the_lost_part_has_a_name(to: str, cha
         return
     (back,) = OUTPUT_FORMATS[to].read(json.loads(json.dumps(written.row)))
     assert set(written.lost_parts) <= set(LOST_PARTS)
-    assert back.messages == chat.messages and back.meta == chat.meta
+    expected = [replace(turn, train=None) if "flags" in written.lost_parts else turn for turn in chat.messages]
+    assert list(back.messages) == expected and back.meta == chat.meta
     assert back.tools == (() if "tools" in written.lost_parts else chat.tools)
+
+
+FULL = ParsedChat(
+    (
+        Message("system", "你是助手。"),
+        Message("user", "北京和上海天气？"),
+        Message(
+            "assistant",
+            "",
+            (ToolCall("weather", {"city": "北京"}, "a"), ToolCall("weather", {"city": "上海"}, "b")),
+            reasoning="要查两地。",
+            train=False,
+        ),
+        Message("tool", "晴", name="weather", tool_call_id="a"),
+        Message("tool", "雨", name="weather", tool_call_id="b"),
+        Message("assistant", "北京晴，上海雨。", reasoning="都查到了。", train=True),
+    ),
+    ({"name": "weather", "description": "查天气"},),
+    {"kind": "天气"},
+)
+
+
+@pytest.mark.parametrize("to", ["messages", "sharegpt"])
+def test_reasoning_ids_and_flags_are_written_and_read_back(to: str) -> None:
+    written = OUTPUT_FORMATS[to].write(FULL)
+    assert isinstance(written, WrittenRow) and written.lost_parts == ()
+    (back,) = OUTPUT_FORMATS[to].read(json.loads(json.dumps(written.row)))
+    assert back == FULL and back.unread == ()
+
+
+def test_reasoning_is_written_as_each_tool_expects() -> None:
+    chat = ParsedChat((Message("user", "问"), Message("assistant", "答", reasoning="想")))
+    rows = {to: OUTPUT_FORMATS[to].write(chat) for to in CHAT_TARGETS}
+    assert all(isinstance(row, WrittenRow) for row in rows.values())
+    tagged = "<think>\n想\n</think>\n\n答"
+    assert rows["messages"].row["messages"][1] == {"role": "assistant", "content": "答", "reasoning_content": "想"}  # type: ignore[union-attr]
+    assert rows["sharegpt"].row["conversations"][1] == {"from": "gpt", "value": tagged}  # type: ignore[union-attr]
+    assert rows["alpaca"].row["output"] == rows["firefly"].row["conversation"][0]["assistant"] == tagged  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("to", ["alpaca", "firefly"])
+def test_a_format_without_flags_takes_no_chat_with_a_turn_that_is_not_learned(to: str) -> None:
+    turns = (Message("user", "问"), Message("assistant", "答", train=True))
+    written = OUTPUT_FORMATS[to].write(ParsedChat(turns))
+    assert isinstance(written, WrittenRow) and written.lost_parts == ("flags",)
+    assert OUTPUT_FORMATS[to].write(ParsedChat((turns[0], replace(turns[1], train=False)))) == Drop("turn_flags")
+
+
+def test_pairs_are_written_with_reasoning_and_flags_of_their_prompt(put: Put, tmp_path: Path) -> None:
+    row = {
+        "prompt": [{"role": "user", "content": "问"}],
+        "chosen": [{"role": "assistant", "content": "<think>\n想\n</think>\n\n答"}],
+        "rejected": [{"role": "assistant", "content": "错"}],
+    }
+    source, out = put("a.jsonl", [row]), tmp_path / "out.jsonl"
+    convert([str(source)], "dpo", out)
+    (pair,) = items(out, "preferences")
+    assert pair.chosen == Message("assistant", "答", reasoning="想") and [pair] == items(source, "preferences")
 
 
 @given(texts=st.lists(st.text("春花？ \n", min_size=1), min_size=2, max_size=6))

@@ -48,7 +48,7 @@ def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
 def find_row_reasoning(row: Mapping[str, Any]) -> tuple[str, str]:
     """Find the reasoning of a row's answer: the field and the text; ("", "") without any."""
     for name, value in row.items():
-        if isinstance(name, str) and name.lower() in ROW_REASONING_FIELDS and value:
+        if value and str(name).lower() in ROW_REASONING_FIELDS:
             reasoning = read_reasoning(value)
             if reasoning:
                 return name, reasoning
@@ -124,7 +124,9 @@ def _read_question_answer(
         yield history
         return
     content = answer if isinstance(answer, list) else [answer]
-    reasoning_field, reasoning = find_row_reasoning({name: row[name] for name in row if name not in used})
+    reasoning_field, reasoning = find_row_reasoning(row)
+    if reasoning_field in used:
+        reasoning_field, reasoning = "", ""
     if not question.strip():
         yield Drop("no_question")
     elif not content or not isinstance(content[0], str) or not content[0].strip():

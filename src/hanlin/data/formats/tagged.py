@@ -68,23 +68,32 @@ _TEXT_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dia
 
 
 def _find_texts(value: Any) -> tuple[list[str], tuple[str, ...]] | None:
-    """Find the list of texts: the row itself or a field of it, and that field."""
-    names = (
-        [name for name in _TEXT_LIST_FIELDS if isinstance(value.get(name), list)] if isinstance(value, Mapping) else []
-    )
-    texts = value if isinstance(value, list) else value[names[0]] if names else None
-    if not texts or not all(isinstance(text, str) for text in texts):
-        return None
-    return texts, tuple(names[:1])
+    """Find the list of texts: the row itself, a field of it, or its questions and answers in turn; and the fields."""
+    texts: Any = value
+    fields: tuple[str, ...] = ()
+    if isinstance(value, Mapping):
+        fields = tuple(name for name in _TEXT_LIST_FIELDS if isinstance(value.get(name), list))[:1]
+        texts = value[fields[0]] if fields else None
+        questions, answers = value.get("input"), value.get("output")
+        if isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers):
+            texts, fields = (
+                [text for pair in zip(questions, answers, strict=True) for text in pair],
+                ("input", "output"),
+            )
+    is_list = isinstance(texts, list) and bool(texts) and all(isinstance(text, str) for text in texts)
+    return (texts, fields) if is_list else None
 
 
 def is_dialogue(value: Any) -> bool:
-    """Whether a row is a list of texts."""
+    """Whether a row is a list of texts, or a list of questions and one of their answers."""
     return _find_texts(value) is not None
 
 
 def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Read LCCC: a list of texts said in turn. Words separated by blanks are joined: blanks beside Chinese go."""
+    """Read LCCC: a list of texts said in turn; also {input: [questions], output: [answers]}.
+
+    Words separated by blanks are joined: blanks beside Chinese go.
+    """
     found = _find_texts(value)
     if found is None:
         yield Drop("other_format")

@@ -59,7 +59,9 @@ class ParsedChat:
 
 
 _CONTENT_FIELDS = ("content", "value", "text")
+_REASONING_FIELDS = frozenset(TURN_REASONING_FIELDS)
 _CALL_FIELDS = ("tool_calls", "function_call", "tool_call")
+_ALL_CALL_FIELDS = frozenset(_CALL_FIELDS)
 _NAME_FIELDS = ("name", "tool_name")
 _RESULT_ID_FIELDS = ("tool_call_id", "call_id", "tool_use_id")
 
@@ -133,10 +135,12 @@ def _read_parts(turn: Any) -> list[Message] | Drop:
     if role == "assistant":
         message = _read_assistant(turn, name, content)
         return message if isinstance(message, Drop) else [message]
+    if isinstance(content, str):
+        return [Message(role, strip_turn(content))]
     parts = _split_content(content)
     if isinstance(parts, Drop):
         return parts
-    messages = [*parts.results]
+    messages = list(parts.results)
     if parts.text or not messages:
         messages.append(Message(role, strip_turn(parts.text)))
     return messages
@@ -166,21 +170,22 @@ def _read_tool_turn(turn: Mapping[str, Any]) -> list[Message] | Drop:
 def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message | Drop:
     train = read_loss_flag(turn)
     parts = _split_content(content)
-    for part in (train, parts):
-        if isinstance(part, Drop):
-            return part
-    assert not isinstance(train, Drop) and not isinstance(parts, Drop)
+    if isinstance(train, Drop) or isinstance(parts, Drop):
+        return train if isinstance(train, Drop) else parts  # type: ignore[return-value]
     if parts.results:
         return Drop("not_text", "tool_result")
-    reasoning = parts.reasoning
-    for key in TURN_REASONING_FIELDS:
-        if turn.get(key):
-            reasoning = join_reasoning(reasoning, read_reasoning(turn[key]) or "")
     split = split_reasoning(parts.text)
     if isinstance(split, Drop):
         return split
-    reasoning, text = join_reasoning(reasoning, split[0]), split[1]
-    raw = [*parts.calls, *(call for key in _CALL_FIELDS for call in _as_list(turn.get(key)))]
+    reasoning, text = split
+    reasoning = join_reasoning(parts.reasoning, reasoning) if parts.reasoning else reasoning
+    if turn.keys() & _REASONING_FIELDS:
+        in_fields = [found for key in TURN_REASONING_FIELDS if (found := read_reasoning(turn.get(key)))]
+        for found in reversed(in_fields):
+            reasoning = join_reasoning(found, reasoning)
+    raw = parts.calls
+    if turn.keys() & _ALL_CALL_FIELDS:
+        raw = [*raw, *(call for key in _CALL_FIELDS for call in _as_list(turn.get(key)))]
     if name in REASONING_ROLES:
         reasoning, text = join_reasoning(reasoning, strip_turn(text)), ""
     elif name in CALL_ROLES:
@@ -190,11 +195,13 @@ def _read_assistant(turn: Mapping[str, Any], name: str, content: Any) -> Message
         text, raw = call_turn[0], [*raw, *call_turn[1]]
     elif isinstance(turn.get("metadata"), str) and turn["metadata"].strip() and read_arguments(text) is not None:
         raw, text = [*raw, {"name": turn["metadata"].strip(), "arguments": text}], ""
-    calls = read_calls([call for call in raw if not isinstance(call, ToolCall)])
-    if isinstance(calls, Drop):
-        return calls
-    calls += tuple(call for call in raw if isinstance(call, ToolCall))
-    return Message("assistant", strip_turn(text), calls, reasoning=reasoning, train=train)
+    calls: tuple[ToolCall, ...] = ()
+    if raw:
+        read = read_calls([call for call in raw if not isinstance(call, ToolCall)])
+        if isinstance(read, Drop):
+            return read
+        calls = (*read, *(call for call in raw if isinstance(call, ToolCall)))
+    return Message("assistant", strip_turn(text), calls, "", reasoning, "", train)
 
 
 def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]] | Drop:
@@ -215,12 +222,12 @@ def _read_call_turn(turn: Mapping[str, Any], text: str) -> tuple[str, list[Any]]
 
 @dataclass(slots=True)
 class _Content:
-    """The parts of a turn's content."""
+    """The parts of a turn's content; a turn that is text alone has no lists of its own."""
 
     text: str = ""
     reasoning: str = ""
-    calls: list[Any] = field(default_factory=list)
-    results: list[Message] = field(default_factory=list)
+    calls: Sequence[Any] = ()
+    results: Sequence[Message] = ()
 
 
 def _split_content(content: Any) -> _Content | Drop:
@@ -238,9 +245,9 @@ def _split_content(content: Any) -> _Content | Drop:
         elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
             split.reasoning = join_reasoning(split.reasoning, reasoning)
         elif kind in CALL_PARTS:
-            split.calls += _as_list(value)
+            split.calls = [*split.calls, *_as_list(value)]
         elif kind in RESULT_PARTS:
-            split.results.append(_read_result_part(part, value))
+            split.results = [*split.results, _read_result_part(part, value)]
         elif kind in MEDIA_PARTS:
             return Drop("media", str(kind))
         else:
@@ -310,7 +317,7 @@ def _read_answer(message: Message, tools: Tools, has_result: bool = False, is_tr
     split = split_reasoning(message.text)
     if isinstance(split, Drop):
         return split
-    if split[1] != message.text:
+    if split[1] is not message.text:
         reasoning, text = join_reasoning(message.reasoning, split[0]), strip_turn(split[1])
         message = replace(message, text=text, reasoning=reasoning)
     if message.tool_calls or not message.text:

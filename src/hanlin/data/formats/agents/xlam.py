@@ -6,13 +6,14 @@ Source: the card of xlam-function-calling-60k; APIGen and BFCL use the same thre
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hanlin.core.records import Message
-from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
+from hanlin.data.formats.base import collect_meta, find_unread_fields
 from hanlin.data.formats.content.calls import parse_data, read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
-from hanlin.data.formats.turns import ParsedChat
+from hanlin.data.formats.turns import ParsedChat, find_unread_turn_fields, join_turns
 from hanlin.data.ledger import Drop
 
 _QUERY_FIELDS = ("query", "question", "instruction", "prompt", "input")
@@ -21,7 +22,7 @@ _TOOL_FIELDS = ("tools", "functions")
 
 
 def _find(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    query = next((name for name in _QUERY_FIELDS if isinstance(row.get(name), str)), None)
+    query = next((name for name in _QUERY_FIELDS if isinstance(row.get(name), str | list) and row[name]), None)
     tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list)), None)
     calls = next((name for name in _CALL_FIELDS if _is_call_list(row.get(name))), None)
     return (query, calls, tools) if query and calls and tools else None
@@ -38,7 +39,10 @@ def is_xlam(value: Any) -> bool:
 
 
 def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
-    """Read {query, tools, answers}: the answer to the query are the calls; tools and calls may be JSON text."""
+    """Read {query, tools, answers}: the answer to the query are the calls; tools and calls may be JSON text.
+
+    The query may be a list of turns, the last of which may begin the answer.
+    """
     fields = _find(value) if isinstance(value, Mapping) else None
     if fields is None:
         yield Drop("no_answer" if isinstance(value, Mapping) else "other_format")
@@ -46,9 +50,17 @@ def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
     query, calls_field, tools_field = fields
     raw = value[calls_field]
     calls, tools = read_calls([raw] if isinstance(raw, str) else raw), read_tools(value[tools_field])
-    if isinstance(calls, Drop) or isinstance(tools, Drop):
-        yield calls if isinstance(calls, Drop) else tools  # type: ignore[misc]
-        return
-    messages = (Message("user", strip_turn(value[query])), Message("assistant", "", calls))
+    turns = value[query] if isinstance(value[query], list) else [{"role": "user", "content": value[query]}]
+    prompt = join_turns(turns)
+    for part in (calls, tools, prompt):
+        if isinstance(part, Drop):
+            yield part
+            return
+    assert not isinstance(calls, Drop) and not isinstance(tools, Drop) and not isinstance(prompt, Drop)
+    answer = Message("assistant", "", calls)
+    if prompt[-1].role == "assistant" and not prompt[-1].tool_calls:
+        *before, last = prompt
+        prompt, answer = tuple(before), replace(last, tool_calls=calls)
     used = (query, calls_field, tools_field, "id")
-    yield ParsedChat(messages, tools, collect_meta(value, used), find_unread_fields(value, used))
+    unread = (*find_unread_fields(value, used), *find_unread_turn_fields(turns))
+    yield ParsedChat((*prompt, answer), tools, collect_meta(value, used), unread)

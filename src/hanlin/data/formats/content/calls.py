@@ -58,7 +58,7 @@ def read_calls(raw: Sequence[Any]) -> tuple[ToolCall, ...] | Drop:
     """
     calls: list[ToolCall] = []
     for item in raw:
-        data = parse_data(item.strip()) if isinstance(item, str) else item
+        data = parse_data(item.strip().strip("`").strip()) if isinstance(item, str) else item
         for value in data if isinstance(data, list) else [data]:
             call = _read_call(value)
             if call is None:

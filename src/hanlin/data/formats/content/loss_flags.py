@@ -15,6 +15,7 @@ LOSS_FIELDS = (
 MASK_FIELDS = ("masked", "mask", "loss_mask_out", "ignore_loss")
 """Fields that are true for a turn that is not learned."""
 
+_FIELDS = frozenset((*LOSS_FIELDS, *MASK_FIELDS))
 _TEXT_VALUES = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 
 
@@ -24,6 +25,8 @@ def read_loss_flag(turn: Mapping[str, Any]) -> bool | Drop | None:
     A weight other than 0 and 1 is a Drop: training has no weights for turns, and to learn such a turn whole, or not at
     all, would be something else. If fields contradict each other, the turn is not learned.
     """
+    if not turn.keys() & _FIELDS:
+        return None
     flags = set()
     for names, learned in ((LOSS_FIELDS, True), (MASK_FIELDS, False)):
         for name in names:

@@ -9,9 +9,11 @@ from typing import Any
 from hanlin.core.records import Message
 from hanlin.data.ledger import Drop
 
-MEDIA_FIELDS = (
-    *("image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "img_path", "picture"),
-    *("pictures", "video", "videos", "video_path", "audio", "audios", "audio_path", "speech", "图片"),
+MEDIA_FIELDS = frozenset(
+    (
+        *("image", "images", "image_path", "image_paths", "image_url", "image_urls", "img", "img_path", "picture"),
+        *("pictures", "video", "videos", "video_path", "audio", "audios", "audio_path", "speech", "图片"),
+    )
 )
 """Fields of a row that hold files other than text."""
 MEDIA_PARTS = frozenset(
@@ -31,6 +33,11 @@ _PLACEHOLDER = re.compile(
     r"|[\[【](?:视频|语音|音频|video|audio)[ _-]?\d*[\]】](?=[ \t]*(?:\n|\Z))",
     re.I,
 )
+_WORDS = (
+    *("image", "Image", "IMAGE", "img", "IMG", "video", "Video", "VIDEO", "audio", "Audio", "AUDIO", "vision"),
+    *("speech", "picture", "Picture", "图", "圖", "照片", "视频", "语音", "音频"),
+)
+"""One of these is in every placeholder."""
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
 _ABOUT_MARKUP = re.compile(
     r"\s*[”\"'’」』》）)]*\s*(?:标签|标记|元素|控件|占位符|tags?\b|elements?\b|placeholders?\b|token)", re.I
@@ -39,8 +46,8 @@ _ABOUT_MARKUP = re.compile(
 
 def find_media_field(row: Mapping[str, Any]) -> str | None:
     """Find a field of a row that holds a file other than text."""
-    for name in MEDIA_FIELDS:
-        value = row.get(name)
+    for name in row.keys() & MEDIA_FIELDS:
+        value = row[name]
         if value and isinstance(value, str | list | Mapping | bytes):
             return name
     return None
@@ -50,7 +57,7 @@ def find_placeholder(text: str) -> str | None:
     """Find a placeholder of a picture, sound or video in a text; HTML, code and talk about tags are none."""
     if "<" not in text and "[" not in text and "【" not in text:
         return None
-    if _PLACEHOLDER.search(text) is None:
+    if not any(word in text for word in _WORDS) or _PLACEHOLDER.search(text) is None:
         return None
     plain = _CODE.sub("", text)
     for match in _PLACEHOLDER.finditer(plain):

@@ -11,14 +11,16 @@ from hanlin.data.ledger import Drop
 
 TURN_REASONING_FIELDS = (
     *("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "think", "thought"),
-    "thoughts",
+    *("thoughts", "reasoning_trace"),
 )
 """Fields of a turn that hold its reasoning."""
-ROW_REASONING_FIELDS = (
-    *TURN_REASONING_FIELDS,
-    *("complex_cot", "cot", "chain_of_thought", "long_cot", "reasoning_trace", "reasoning_process", "think_content"),
-    *("reason_content", "deepseek_reasoning", "thinking_trajectory", "deepseek_thinking_trajectory"),
-    *("thinking_trajectories", "inner_thoughts", "推理过程", "思考过程", "思维链", "推理", "思考"),
+ROW_REASONING_FIELDS = frozenset(
+    (
+        *TURN_REASONING_FIELDS,
+        *("complex_cot", "cot", "chain_of_thought", "long_cot", "reasoning_process", "think_content"),
+        *("reason_content", "deepseek_reasoning", "thinking_trajectory", "deepseek_thinking_trajectory"),
+        *("thinking_trajectories", "inner_thoughts", "推理过程", "思考过程", "思维链", "推理", "思考"),
+    )
 )
 """Fields of a row of question and answer that hold the reasoning of the answer, in lower case."""
 REASONING_PARTS = frozenset({"reasoning", "thinking", "reasoning_content", "think", "thought"})

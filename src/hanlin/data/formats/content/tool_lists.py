@@ -15,6 +15,7 @@ Tools = tuple[Mapping[str, Any], ...]
 
 TOOL_FIELDS = ("tools", "functions", "tool", "available_tools", "function_list", "tool_list", "apis", "api_list")
 """Fields of a row that hold the list of tools."""
+_TOOL_FIELDS = frozenset(TOOL_FIELDS)
 
 
 def read_tools(raw: Any) -> Tools | Drop:
@@ -36,6 +37,8 @@ def read_tools(raw: Any) -> Tools | Drop:
 
 def find_row_tools(row: Mapping[str, Any]) -> tuple[str, Any]:
     """Find the field of a row that lists tools, and its value; ("", "") without any."""
+    if not row.keys() & _TOOL_FIELDS:
+        return "", ""
     for name in TOOL_FIELDS:
         value = row.get(name)
         if not value or not isinstance(value, str | list | Mapping):
@@ -59,8 +62,12 @@ def _read_tool(tool: Any) -> Mapping[str, Any] | None:
     parameters = next((tool[field] for field in ("parameters", "arguments") if field in tool), None)
     if isinstance(parameters, str):
         parameters = parse_data(parameters.strip())
-    schema = _build_schema(parameters) if isinstance(parameters, Mapping) else None
-    return tool if schema is None else {**{k: v for k, v in tool.items() if k != "arguments"}, "parameters": schema}
+    schema = (_build_schema(parameters) or _fix_types(parameters)) if isinstance(parameters, Mapping) else None
+    return (
+        tool
+        if schema is None or schema == tool.get("parameters")
+        else {**{k: v for k, v in tool.items() if k != "arguments"}, "parameters": schema}
+    )
 
 
 _DESCRIBED = re.compile(r"\A\s*([\w.-]+)\s*[:：]\s*(.*?)\n\s*Parameters\s*[:：]\s*(\{.*?\})\s*(?:\n(.*))?\Z", re.S)
@@ -99,6 +106,17 @@ def _build_schema(parameters: Mapping[str, Any]) -> dict[str, Any] | None:
         if "optional" not in text.lower() and "default" not in entry:
             required.append(name)
     return {"type": "object", "properties": properties, **({"required": required} if required else {})}
+
+
+def _fix_types(schema: Any, depth: int = 20) -> Any:
+    """A schema with the types of JSON schema instead of Python's (`dict`, `str`), at every level."""
+    if isinstance(schema, list):
+        return [_fix_types(item, depth - 1) for item in schema] if depth else schema
+    if not isinstance(schema, Mapping) or not depth:
+        return schema
+    kind = schema.get("type")
+    fixed = {name: _fix_types(value, depth - 1) for name, value in schema.items()}
+    return {**fixed, "type": _TYPES.get(kind, kind)} if isinstance(kind, str) else fixed
 
 
 # --- tools in a system text -------------------------------------------------------------------------------------------
