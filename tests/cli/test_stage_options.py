@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hanlin.cli.commands.stage_options import options_of, settings_from
+from hanlin.cli.help import repeat_flags
 from hanlin.config.kinds import KINDS
 from hanlin.config.settings_page import rows_of
 from hanlin.core.errors import UserError
@@ -98,3 +99,39 @@ def test_a_path_that_begins_with_a_bracket_is_a_path_if_it_is_there(
     monkeypatch.chdir(tmp_path)
     Path("{x}.txt").write_text("x", encoding="utf-8")
     assert read("corpus", sources=["{x}.txt"]) == {"sources": ["./{x}.txt"]}
+
+
+@pytest.mark.parametrize(
+    ("typed", "repeated"),
+    [
+        ("--sources a b c", "--sources a --sources b --sources c"),
+        ("--sources a b --seed 1", "--sources a --sources b --seed 1"),
+        ("--sources=a b --sources c d", "--sources=a --sources b --sources c --sources d"),
+        ("--betas 0.9 -1 --seed 1", "--betas 0.9 --betas -1 --seed 1"),
+        ("--dedup_against a b", "--dedup_against a --dedup-against b"),
+        ("--seed 1 2", "--seed 1 2"),
+        ("--sources a -h", "--sources a -h"),
+        ("--sources a -- b", "--sources a -- b"),
+    ],
+)
+def test_several_values_follow_an_option_that_takes_several(typed: str, repeated: str) -> None:
+    flags = frozenset(["--sources", "--betas", "--dedup-against"])
+    assert repeat_flags(typed.split(), flags) == repeated.split()
+
+
+def test_a_mapping_and_a_parameter_of_a_rule_need_no_braces() -> None:
+    typed = read("conversations", sources=["a", "b"], sources__fields=["prompt=问", "response=答"])
+    fields = {"prompt": "问", "response": "答"}
+    assert typed == {"sources": [{"path": "./a", "fields": fields}, {"path": "./b", "fields": fields}]}
+    assert read("corpus", sources__fields=["{text: body}"]) == {"sources": {"fields": {"text": "body"}}}
+    typed = read("corpus", rules=["default", "symbols.share=0.3", "language.keep=zh-Hans"])
+    assert typed == {"rules": ["default", {"symbols": {"share": 0.3}}, {"language": {"keep": "zh-Hans"}}]}
+
+
+def test_a_template_is_a_packaged_name_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("own", "llama3"):
+        Path(name).write_text("{{ bos_token }}", encoding="utf-8")
+    given = ("llama3", "own", "own.jinja", "folder/own", "none")
+    read_as = ("llama3", "./own", "./own.jinja", "./folder/own", None)
+    assert [read("sft", template=[text])["template"] for text in given] == list(read_as)

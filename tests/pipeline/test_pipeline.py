@@ -231,3 +231,43 @@ def test_a_stage_is_a_command_of_its_own(folder: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["metrics"]["rows_kept"] == 5 and (out / "conversations.jsonl").is_file()
+
+
+def test_a_template_file_is_read_from_the_root_and_its_text_affects_the_key(folder: Path, store: Store) -> None:
+    file = folder / "own.jinja"
+
+    def key(template: str, text: str) -> str:
+        file.write_text(text, encoding="utf-8")
+        stages = {"k": {"kind": "train_tokenizer", "text": f"{folder}/text.txt", "template": template}}
+        recipe = build_recipe({"name": "r", "root": str(folder), "stages": stages}, "r.yaml")
+        return plan(recipe, store)[0].key
+
+    assert key("own.jinja", "a") == key("./own.jinja", "a") == key(str(file), "a")
+    assert len({key("own.jinja", "a"), key("own.jinja", "b"), key("llama3", "b")}) == 3
+    with pytest.raises(UserError, match=r"neither\.jinja does not exist"):
+        key("neither.jinja", "a")
+
+
+def test_a_tokenizer_is_trained_with_a_template_of_ones_own(folder: Path, store: Store) -> None:
+    turn = "<|turn|>{{ m.role }}: {% generation %}{{ m.content }}<|done|>{% endgeneration %}"
+    source = f"{{{{- bos_token -}}}}{{% for m in messages %}}{turn}{{% endfor %}}"
+    (folder / "own.jinja").write_text(source, encoding="utf-8")
+    settings = {"text": ["text.txt", "chats.json"], "entries": 400, "template": "own.jinja"}
+    recipe = build_recipe(
+        {"name": "r", "root": str(folder), "stages": {"k": {"kind": "train_tokenizer", **settings}}}, "r.yaml"
+    )
+    (step,) = run(recipe, store)
+    made = store.folder("train_tokenizer", step.key)
+    assert (made / "chat_template.jinja").read_text(encoding="utf-8") == source
+    assert "<|turn|>" in (made / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_a_path_in_a_recipe_may_stand_without_a_dot_if_it_is_there(folder: Path, store: Store) -> None:
+    def stages(path: str) -> Recipe:
+        stage = {"kind": "corpus", "sources": [{"path": path, "format": "text_lines"}]}
+        return build_recipe({"name": "r", "root": str(folder.parent), "stages": {"c": stage}}, "r.yaml")
+
+    keys = {plan(stages(path), store)[0].key for path in ("data/text.txt", "./data/text.txt", "data/*.txt")}
+    assert len(keys) == 1
+    with pytest.raises(UserError, match="neither a stage nor a path"):
+        stages("date/text.txt")

@@ -90,7 +90,7 @@ ORDER: dict[str, list[str]] = {
         "manifest step",
         "artifacts lineage hub torchrun",
         "inputs",
-        "plan worker_client",
+        "plan worker_client requirements",
         "run report worker",
     ],
     "serve": [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from importlib import resources
+from pathlib import Path
 
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
 
 _SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
@@ -19,8 +21,8 @@ def packaged_names() -> tuple[str, ...]:
 
 
 def packaged_special_tokens(name: str) -> tuple[str, ...]:
-    """The special tokens that a packaged template writes. Raises UserError if there is no such template."""
-    return tuple(dict.fromkeys(_SPECIAL_WORD.findall(read_packaged_template(name))))
+    """The special tokens that a packaged template, or a Jinja file, writes. Raises UserError if there is none."""
+    return tuple(dict.fromkeys(_SPECIAL_WORD.findall(read_template_source(name))))
 
 
 @functools.cache
@@ -33,6 +35,24 @@ def read_packaged_template(name: str) -> str:
             did_you_mean(name, packaged_names()),
         )
     return (resources.files("hanlin.chat") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+def read_template_source(name: str) -> str:
+    """Source of a packaged template, or of a file of your own if the name is a path or ends in `.jinja`.
+
+    Raises:
+        UserError: There is no such template or file, or it is not UTF-8.
+    """
+    file = Path(name).expanduser()
+    if name in packaged_names() or not (is_file_name(name) or file.is_file()):
+        return read_packaged_template(name)
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        what = tr("cannot be read: {strerror}", strerror=error.strerror)
+        raise UserError(what, file, tr("name a packaged chat template or a Jinja file")) from error
+    except UnicodeDecodeError as error:
+        raise UserError(tr("not UTF-8"), file, tr("save it as UTF-8")) from error
 
 
 @functools.cache

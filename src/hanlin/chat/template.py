@@ -21,7 +21,7 @@ from hanlin.chat.packaged import (
     packaged_names,
     packaged_special_tokens,
     packaged_template_sources,
-    read_packaged_template,
+    read_template_source,
 )
 from hanlin.chat.special_tokens import MASK_BYTE, Span, SpecialTokens
 from hanlin.chat.template_cache import TemplateCache
@@ -121,11 +121,11 @@ class ChatTemplate:
 
     @classmethod
     def from_packaged(cls, name: str, tokenizer: Tokenizer) -> ChatTemplate:
-        """Load a template that is packaged with Hanlin.
+        """Load a template that is packaged with Hanlin, or a Jinja file of your own.
 
         Raises UserError if there is none of this name, or the tokenizer lacks a special token that it writes.
         """
-        source = read_packaged_template(name)
+        source = read_template_source(name)
         needed = list(packaged_special_tokens(name))
         needed += [kind for kind in ("bos_token", "eos_token") if kind in source and f"{kind} is defined" not in source]
         configured = {kind: tokenizer.config.get(kind) for kind in SPECIAL_TOKEN_NAMES}

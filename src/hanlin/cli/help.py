@@ -7,6 +7,7 @@ takes longer than the rest of `hanlin --help`.
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 NARROWEST = 30
+_NUMBER = re.compile(r"-[0-9.]+(e-?[0-9]+)?")
 _CLOSING = "，。；：、！？）”》】,.;:!?)"
 """Marks that do not begin a line."""
 
@@ -135,7 +137,14 @@ class HelpCommand(_TranslatedHelp, TyperCommand):
 
     context_class = _Context
 
+    def flags_of_several_values(self) -> frozenset[str]:
+        """The options that take the values after them up to the next option; none beside arguments without a name."""
+        if any(param.param_type_name == "argument" for param in self.params):
+            return frozenset()
+        return frozenset(flag for param in self.params if getattr(param, "multiple", False) for flag in param.opts)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = repeat_flags(args, self.flags_of_several_values())
         extra_allowed, ctx.allow_extra_args = ctx.allow_extra_args, True
         try:
             rest = super().parse_args(ctx, args)
@@ -147,6 +156,30 @@ class HelpCommand(_TranslatedHelp, TyperCommand):
             what = tr("'{rest}' follows no option", rest=rest[0])
             raise UserError(what, ctx.command_path, tr("write --option value"))
         return rest
+
+
+def repeat_flags(args: Sequence[str], flags: frozenset[str]) -> list[str]:
+    """Write an option that takes several values before each of them, as Typer reads them.
+
+    Example:
+        `["--sources", "a", "b", "--seed", "1"]` is `["--sources", "a", "--sources", "b", "--seed", "1"]`.
+    """
+    repeated: list[str] = []
+    flag, has_value = "", True
+    for index, arg in enumerate(args):
+        if arg == "--":
+            return [*repeated, *args[index:]]
+        if arg.startswith("--"):
+            name, equals, _ = arg.replace("_", "-").partition("=")
+            flag, has_value = name if name in flags else "", bool(equals)
+        elif arg.startswith("-") and len(arg) > 1 and has_value and not _NUMBER.fullmatch(arg):
+            flag = ""
+        elif flag and has_value:
+            repeated.append(flag)
+        else:
+            has_value = True
+        repeated.append(arg)
+    return repeated
 
 
 class HelpGroup(_TranslatedHelp, TyperGroup):

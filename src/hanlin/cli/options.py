@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,3 +36,22 @@ def open_recipe(path: Path, changes: list[str], until: str, home: Path) -> tuple
 
     recipe = read_recipe(path, changes)
     return (recipe.until(until) if until else recipe), Store(home)
+
+
+_RULE_PARAMETER = re.compile(r"(?P<rule>\w+)\.(?P<name>\w+)=(?P<value>.*)", re.DOTALL)
+
+
+def read_rule(text: str, where: str) -> Any:
+    """A cleaning rule as it is typed: YAML as in a recipe, or a parameter of one without braces.
+
+    Raises:
+        UserError: It is not YAML.
+
+    Example:
+        `language.keep=zh-Hans` is `{"language": {"keep": "zh-Hans"}}`.
+    """
+    from hanlin.config.recipe_file import read_value
+
+    if typed := _RULE_PARAMETER.fullmatch(text):
+        return {typed["rule"]: {typed["name"]: read_value(typed["value"], where)}}
+    return read_value(text, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ def resolve_reference(text: str, stages: Mapping[str, Any], root: Path, where: s
     head, _, inside = text.partition("/")
     if head in stages:
         return ReferenceTarget(stage=head, inside=inside)
+    if ("/" in text or "." in text) and _exists(root / text):
+        return ReferenceTarget(path=root / text)
     suggestion = did_you_mean(head, stages) or ""
     hint = tr("a path begins with ./ or /; {suggestion}", suggestion=suggestion)
     raise UserError(tr("'{text}' is neither a stage nor a path", text=text), where, hint)
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path or a glob pattern leads to something."""
+    return path.exists() or (glob.has_magic(str(path)) and bool(glob.glob(str(path), recursive=True)))

@@ -52,6 +52,25 @@ def explain_os_error(error: BaseException) -> UserError | None:
     return None
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+def explain_memory_error(error: BaseException, where: str) -> UserError | None:
+    """Why work ended when memory, of the machine or of a GPU, was used up; None if it is anything else."""
+    text = str(error).lower()
+    if not isinstance(error, MemoryError) and not (
+        isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)
+    ):
+        return None
+    on_gpu = "cuda" in text or "hip" in text or "gpu" in text
+    return memory_error(tr("the memory of the GPU is used up") if on_gpu else tr("the memory is used up"), where)
+
+
+def memory_error(what: str, where: str) -> UserError:
+    """An error that says how to do with less memory."""
+    return UserError(what, where, tr("lower `micro_batch_tokens` or `batch`; `hanlin plan` estimates what fits"))
+
+
 def suggest_path(path: str | Path) -> str:
     """A hint for a path that leads nowhere: the nearest name in its folder, or the folder that is missing."""
     path = Path(path).absolute()

@@ -26,6 +26,13 @@ def partial_path(path: Path, *, shared: bool = False) -> Path:
     return path.with_name(f"{path.name}{owner}{PARTIAL_SUFFIX}")
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a text that may be the name of something packaged (a chat template) names a file: it has a path in it,
+    or ends as Jinja files do.
+    """
+    return text.startswith("~") or "/" in text or text.endswith((".jinja", ".jinja2", ".j2"))
+
+
 @contextmanager
 def open_atomic(path: Path, mode: str = "w", *, shared: bool = False, fsync: bool = False) -> Iterator[IO[Any]]:
     """Open a file for writing that appears at `path` when the block ends; an error in the block leaves `path` alone.

@@ -6,6 +6,7 @@ What only some systems offer is asked here, so that callers work the same on all
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -79,3 +80,8 @@ def peak_host_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def quiet_libraries() -> None:
+    """Silence what libraries log when they are imported: bitsandbytes tells of kernels that it could download."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

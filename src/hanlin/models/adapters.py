@@ -223,7 +223,7 @@ def load_adapter(
                 _train_in_float32(adapted)
             outcome: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
         except (RuntimeError, ValueError, KeyError) as error:
-            what = tr("the adapter does not fit this base model: {error}", error=error)
+            what = tr("the adapter does not fit this base model: {problem}", problem=_misfit(model, config, weights))
             raise UserError(what, folder, _wrong_base_hint()) from error
     unused = list(outcome.unexpected_keys)
     parts = (".lora_", ".modules_to_save.", ".trainable_tokens_delta.")
@@ -245,6 +245,32 @@ def load_adapter(
         )
         raise UserError(what, folder / ADAPTER_WEIGHTS, _wrong_base_hint())
     return adapted.train(trainable)
+
+
+def _misfit(model: nn.Module, config: LoraConfig, weights: Mapping[str, torch.Tensor]) -> str:
+    """How an adapter's tensors differ from those of the base that they change, in words of ours."""
+    layers = {
+        name.removesuffix(".weight").removesuffix(".base_layer").removeprefix("base_model.model."): parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_" not in name
+    }
+    for key, tensor in sorted(weights.items()):
+        name, _, matrix = key.removeprefix("base_model.model.").partition(".lora_")
+        side = {"A.weight": 1, "B.weight": 0}.get(matrix)
+        if side is None:
+            continue
+        if name not in layers:
+            return tr("the model has no layer {name}", name=name)
+        size, expected = tensor.shape[side], layers[name].shape[side]
+        if size != expected and layers[name].is_floating_point():  # quantized weights are packed into bytes
+            return tr(
+                "{name} is made for a width of {size}, but the model's is {expected}",
+                name=name,
+                size=size,
+                expected=expected,
+            )
+    targets = join_list(sorted(map(str, config.target_modules or ())))
+    return tr("its tensors are not those of its rank {rank} and its layers {targets}", rank=config.r, targets=targets)
 
 
 def _train_in_float32(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
+from hanlin.core.process import quiet_libraries
 from hanlin.models.dtypes import Quantization, torch_dtype
 from hanlin.models.folder.adapter import check_base, resolve_base
 from hanlin.models.folder.checks import check_model_folder, check_quantized_folder, is_quantized
@@ -25,6 +26,7 @@ from hanlin.models.folder.layout import MOE_ARCHITECTURES, ModelFiles, is_adapte
 __all__ = ["load_model", "resolve_base"]
 
 
+quiet_libraries()
 logging.disable_progress_bar()  # progress is shown by `StageContext.progress`
 
 
@@ -105,7 +107,8 @@ def _load_weights(
     except (ImportError, ValueError) as error:
         if attention not in str(error) and not isinstance(error, ImportError):
             raise
-        what = tr("attention '{attention}' cannot be used here: {error}", attention=attention, error=error)
+        problem = str(error).partition("\n")[0]
+        what = tr("attention '{attention}' cannot be used here: {problem}", attention=attention, problem=problem)
         raise UserError(what, "attention", tr("use sdpa")) from error
     model, report = cast(tuple[LlamaForCausalLM, dict[str, Any]], loaded)
     for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
@@ -121,7 +124,8 @@ def _load_quantized(folder: Path) -> PreTrainedModel:
         model = LlamaForCausalLM.from_pretrained(str(folder), use_safetensors=True, local_files_only=True, dtype="auto")
     except ImportError as error:
         hint = tr("pip install 'hanlin[qlora,gptq]'")
-        raise UserError(tr("it cannot be loaded: {error}", error=error), folder, hint) from error
+        problem = str(error).partition("\n")[0]
+        raise UserError(tr("it cannot be loaded: {problem}", problem=problem), folder, hint) from error
     quantizer: Any = getattr(model, "hf_quantizer", None)
     if compressor := getattr(quantizer, "compressor", None):
         # else compressed-tensors waits for a call of the whole model, but engines call decoder and head separately

@@ -154,10 +154,12 @@ def _hint_for(types: tuple[str, ...]) -> str | None:
 
 def expand_glob(path: Path, where: str) -> tuple[Path, ...]:
     """The paths that a glob pattern matches, sorted, or the path itself. Raises UserError if there are none."""
-    if glob.has_magic(str(path)):
+    if path.exists():
+        matches: tuple[Path, ...] = (path,)
+    elif glob.has_magic(str(path)):
         matches = _without_linked_duplicates(Path(name) for name in sorted(glob.glob(str(path), recursive=True)))
     else:
-        matches = (path,) if path.exists() else ()
+        matches = ()
     if not matches:
         is_plain = path.is_absolute() and not glob.has_magic(str(path))
         hint = suggest_path(path) if is_plain else tr("relative paths start at the recipe's `root`")

@@ -12,6 +12,7 @@ from typing import Any
 from hanlin.config.recipe import Recipe, Stage
 from hanlin.config.settings.base import Settings, key_settings, references, setting_info
 from hanlin.core.errors import UserError, did_you_mean
+from hanlin.core.files import is_file_name
 from hanlin.core.i18n import join_list, tr
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.inputs import resolve_input
@@ -116,7 +117,7 @@ def _key_settings_with_resources(settings: Settings) -> dict[str, Any]:
     for name, info in type(settings).model_fields.items():
         resource = setting_info(info).resource
         value = getattr(settings, name)
-        if resource and value is not None:
+        if resource and value is not None and not is_file_name(value):
             row[f"{name} (text)"] = _resource_hash(resource, value)
     return row
 

@@ -14,6 +14,7 @@ from hanlin.pipeline import torchrun
 from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import InputEntry
 from hanlin.pipeline.plan import plan, plan_stage
+from hanlin.pipeline.requirements import check_packages
 from hanlin.pipeline.step import Step
 from hanlin.pipeline.worker_client import WorkerClient
 
@@ -34,11 +35,12 @@ def run(
         The steps, all of them done.
 
     Raises:
-        UserError: A stage refuses its input. What was made stays; the next run resumes.
+        UserError: A package is missing, or a stage refuses its input. What was made stays; the next run resumes.
         KeyboardInterrupt: The run was interrupted; likewise.
     """
     done: dict[str, Step] = {}
     pending = [step for step in plan(recipe, store) if step.state != "done"]
+    check_packages(pending, recipe.launch)
     with WorkerClient(preload=any(step.stage.kind.heavy for step in pending)) as worker:
         for name, stage in recipe.stages.items():
             step = plan_stage(recipe, stage, done, store)

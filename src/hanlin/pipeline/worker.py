@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from hanlin.config.kinds import KINDS
+from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings.launch import Launch
 from hanlin.core.context import SCRATCH_FOLDER, Inputs, LineageNode, StageContext
-from hanlin.core.errors import UserError, explain_os_error
+from hanlin.core.errors import UserError, explain_memory_error, explain_os_error, memory_error
 from hanlin.core.files import write_text
 from hanlin.core.i18n import tr
-from hanlin.core.process import available_cores, die_with_parent
+from hanlin.core.process import available_cores, die_with_parent, quiet_libraries
 from hanlin.core.progress import Progress
 from hanlin.core.version import __version__
 from hanlin.pipeline import torchrun
@@ -96,13 +97,22 @@ def serve_requests(preload: bool) -> None:
         with os.fdopen(reading, encoding="utf-8") as pipe:
             text = pipe.read()
         _, status = os.waitpid(child, 0)
+        if not text and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            text = json.dumps({"user_error": _killed_error(request["stage"])}, ensure_ascii=False)
         if not text:
             text = json.dumps({"failed": f"stage {request['stage']} was killed (status {status})"})
         replies.write(text + "\n")
         replies.flush()
 
 
+def _killed_error(stage: str) -> list[str | None]:
+    """What to say of a stage that was ended by force, as a system does whose memory is used up."""
+    error = memory_error(tr("it was killed (signal 9), as systems do when memory runs out"), stage)
+    return [error.what, error.where, error.hint]
+
+
 def _import_heavy() -> None:
+    quiet_libraries()
     for name in _HEAVY:
         try:
             importlib.import_module(name)
@@ -139,6 +149,7 @@ def _error_reply(error: Exception, request: Mapping[str, Any]) -> dict[str, Any]
         where = error.filename or Store(Path(request["home"])).partial_folder(request["kind"], request["key"])
         return {"user_error": [tr("the disk is full"), str(where), hint]}
     known = error if isinstance(error, UserError) else explain_os_error(error) or torchrun.explain_lost_peer(error)
+    known = known or explain_memory_error(error, request["stage"])
     if known is not None:
         return {"user_error": [known.what, known.where, known.hint]}
     return {"failed": traceback.format_exc()}
@@ -279,6 +290,7 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
         if kind.lineage and row["entry"]["artifact"]:
             nodes = tuple(lineage(path) for path in row_paths[:1])
             lineage_by_field[name] = lineage_by_field.get(name, ()) + nodes
+    settings = _with_resource_files(settings, paths)
     progress = Progress(request["stage"], partial / SCRATCH_FOLDER / "progress.json")
     work = getattr(importlib.import_module(module), function)
     launch = Launch.model_validate(request["launch"])
@@ -295,6 +307,16 @@ def _run_work(request: Mapping[str, Any], partial: Path, prepare_only: bool = Fa
     metrics: dict[str, Any] = work(settings, Inputs(paths, lineage_by_field), partial, context)
     progress.close()
     return metrics
+
+
+def _with_resource_files(settings: Settings, paths: Mapping[str, tuple[Path, ...]]) -> Settings:
+    """Settings in which a packaged text that a file of the user replaces (a chat template) is named by the file."""
+    files = {
+        name: str(paths[name][0])
+        for name, field in type(settings).model_fields.items()
+        if setting_info(field).resource and paths.get(name)
+    }
+    return settings.model_copy(update=files) if files else settings
 
 
 def _run_in_group(request: Mapping[str, Any], launch: Launch, partial: Path, scratch: Path) -> dict[str, Any]:

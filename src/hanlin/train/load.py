@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 
 from hanlin.config.settings.train import Pretrain, Sft, Training
@@ -47,7 +47,7 @@ def load_train_model(
         loaded = load_model(
             folder, dtype=precision, trainable=True, quantization=settings.lora.quantization, device=device
         )
-    _check_config(loaded, settings, folder)
+    check_config(cast(Any, loaded.config).to_dict(), settings, folder)
     needed = needed or NeededTokens({}, {})
     trainable, untrained = select_trainable(cast(LlamaForCausalLM, loaded), settings, seed, needed)
     adapter_init = (
@@ -61,12 +61,13 @@ def load_train_model(
     return model
 
 
-def _check_config(model: PreTrainedModel | PeftModel, settings: Training, folder: Path) -> None:
-    """Raise UserError if rows are longer than the model allows, or if it computes something that `TrainModel` does
-    not.
+def check_config(config: Mapping[str, Any], settings: Training, folder: Path) -> None:
+    """Check a model's configuration against the settings of a run.
+
+    Raises:
+        UserError: Rows are longer than the model allows, or it computes something that `TrainModel` does not.
     """
-    config = cast(Any, model.config)
-    limit = int(config.max_position_embeddings)
+    limit = int(config.get("max_position_embeddings", settings.max_seq_length))
     if settings.max_seq_length > limit:
         raise UserError(
             tr(
@@ -79,12 +80,12 @@ def _check_config(model: PreTrainedModel | PeftModel, settings: Training, folder
         )
     supported = {"hidden_act": "silu", "attention_dropout": 0.0}
     for name, value in supported.items():
-        if getattr(config, name, value) != value:
+        if config.get(name, value) != value:
             raise UserError(
                 tr(
                     "{name} is {actual!r}; models of the Llama family have {value!r}",
                     name=name,
-                    actual=getattr(config, name),
+                    actual=config[name],
                     value=value,
                 ),
                 folder / "config.json",

@@ -17,6 +17,7 @@ from hanlin.config.settings.train import Training
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.files import write_text
 from hanlin.models.adapters import count_parameters
+from hanlin.models.dtypes import torch_dtype
 from hanlin.models.folder.adapter import refuse_adapter
 from hanlin.models.folder.checks import check_model_folder
 from hanlin.models.load import load_model
@@ -25,6 +26,7 @@ from hanlin.train.callbacks.base import Callback
 from hanlin.train.callbacks.checkpoint import load_best_weights
 from hanlin.train.callbacks.forgetting import DEFAULT_PROBES, ForgettingProbes, probe_encoder, read_probes
 from hanlin.train.callbacks.validation import Validation
+from hanlin.train.compute.kernels import choose_kernel
 from hanlin.train.compute.model import Precision, TrainModel
 from hanlin.train.compute.runtime import faster_precision
 from hanlin.train.dataset.first_rows import write_first_rows
@@ -33,7 +35,7 @@ from hanlin.train.dataset.prepare import TRAIN, VALIDATION, DatasetPreparer
 from hanlin.train.dataset.sampler import Sampler
 from hanlin.train.distributed.context import DistContext
 from hanlin.train.distributed.strategy import check_can_shard
-from hanlin.train.load import load_train_model
+from hanlin.train.load import check_config, load_train_model
 from hanlin.train.objectives.base import Objective
 from hanlin.train.objectives.reference_logprobs import (
     compute_reference_logprobs,
@@ -74,6 +76,9 @@ class TrainingRun:
         self.model_folder = inputs.path("model")
         refuse_adapter(self.model_folder)
         self._model_files = check_model_folder(self.model_folder)
+        if isinstance(settings, Training):
+            check_config(self._model_files.config, settings, self.model_folder)
+            self._check_attention(settings)
         self._scratch = context.scratch_folder(out)
         self.metrics: dict[str, Any] = {}
         """Metrics besides those of training."""
@@ -82,6 +87,14 @@ class TrainingRun:
         self.data = DatasetPreparer(
             self.model_folder, tokenizer, inputs.paths("data"), self._scratch, context, wants_validation
         )
+
+    def _check_attention(self, settings: Training) -> None:
+        """Raise UserError before the data is encoded if the requested attention kernel cannot run on this machine."""
+        device = torch.accelerator.current_accelerator() or CPU
+        precision = faster_precision(device) if settings.precision == "auto" else settings.precision
+        config = self._model_files.config
+        head_dim = config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"])
+        choose_kernel(settings.attention, device, torch_dtype(precision), int(head_dim))
 
     def train(self, splits: Sequence[PackedDataset], batch_size: int, make_objective: MakeObjective) -> dict[str, Any]:
         """Train, and save the model or the adapter.

@@ -340,7 +340,8 @@ def test_records_without_an_answer_stop_the_run_when_they_are_too_many(put: Put,
 
 def test_when_nothing_is_left_the_run_stops_whatever_the_limit(put: Put, run: Run) -> None:
     error = refused(run, put("a.jsonl", [{"text": "短"}]), max_dropped=1.0)
-    assert "too short" in error.what
+    assert "too short" in error.what and "nothing is left" in error.what
+    assert "max_dropped" not in str(error.hint)  # which is 1 already
 
 
 def test_duplicates_do_not_count_against_the_limit(put: Put, run: Run) -> None:
@@ -361,7 +362,7 @@ def test_a_missing_file_is_refused(run: Run, tmp_path: Path) -> None:
 def test_errors_are_in_the_language_of_the_user(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANLIN_LANG", "zh")
     assert "没有任何记录" in refused(run, put("a.txt", "")).what
-    assert "丢弃的行过多" in refused(run, put("b.jsonl", [{"text": "短"}])).what
+    assert "没有剩下任何数据" in refused(run, put("b.jsonl", [{"text": "短"}])).what
 
 
 def test_the_language_of_the_user_changes_no_byte(put: Put, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

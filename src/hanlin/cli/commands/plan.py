@@ -259,6 +259,16 @@ def _gigabytes(size: float) -> str:
     return f"{size / 1e9:.3g}" if size >= 1e7 else f"{size / 1e9:.1g}"
 
 
+def _print_missing_packages(recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Print which optional packages the stages to run lack; `hanlin run` stops for them at once."""
+    from hanlin.pipeline.requirements import missing_packages
+
+    for step in steps:
+        for requirement in missing_packages(step, recipe.launch) if step.state != "done" else ():
+            error = requirement.error(step.stage.name)
+            typer.secho(f"{error.where}: {error.what}; {error.hint}", fg="red")
+
+
 @command(
     app,
     tr("A stage is done, to resume, to run, or stale. For training stages, memory, time and disk are estimated."),
@@ -284,6 +294,7 @@ def plan(
     results = estimate_training(checked, steps, memory, device, probe)
     print_steps(steps, as_json, {result.stage: _as_json(result) for result in results})
     if not as_json:
+        _print_missing_packages(checked, steps)
         print_estimates(results)
         if costs:
             print_published_costs()

@@ -44,7 +44,10 @@ def stage_command(kind: StageKind) -> Any:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app = new_app()
     app.command(cls=StageCommand, help="", no_args_is_help=True)(run)
-    return get_command(app)
+    command = get_command(app)
+    assert isinstance(command, StageCommand)
+    command.many_flags = frozenset(option.flag for option in options if option.takes_list)
+    return command
 
 
 def run_stage(

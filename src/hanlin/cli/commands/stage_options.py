@@ -1,7 +1,8 @@
 """Options of a stage's command, made from its settings class: `--lora.rank 16` is the setting `lora.rank`.
 
 Values are read as in a recipe (YAML), and checked by the settings class alone. A setting that takes several values
-takes them repeated or with commas; a path needs no `./` before it.
+takes them one after another (`--sources a.jsonl b.jsonl`, so that a pattern of the shell works), repeated or with
+commas; a path needs no `./` before it, and a mapping no braces (`--sources.fields prompt=ask response=reply`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,20 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from hanlin.chat.packaged import packaged_names
 from hanlin.cli.help import HelpCommand
+from hanlin.cli.options import read_rule
 from hanlin.config.recipe_file import read_value
 from hanlin.config.settings.base import Settings, setting_info
 from hanlin.config.settings_page import Row, rows_of
 from hanlin.core.errors import UserError
+from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
 
 _METAVARS = {int: "INT", float: "FLOAT", bool: "BOOL", str: "TEXT"}
 _LONGEST_METAVAR = 24
+_PAIR = re.compile(r"(?P<name>[^\s={}\[\]:,\"']+)=(?P<value>.*)", re.DOTALL)
+"""A value of a mapping as `name=value`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class SettingOption:
 
     `row` describes the setting; `annotation` is its type. `many` settings take several values. `is_path` settings name
     what a stage reads: themselves, or in the field `path_field` of the settings they hold (`sources`, in `path`).
+    `names_file` settings name a packaged text or a file (`template`).
     """
 
     row: Row
@@ -39,6 +46,7 @@ class SettingOption:
     many: bool
     is_path: bool
     path_field: str = ""
+    names_file: bool = False
 
     @property
     def name(self) -> str:
@@ -52,14 +60,19 @@ class SettingOption:
 
     @property
     def takes_list(self) -> bool:
-        """Whether it may be repeated."""
-        return self.many or tuple in _origins(self.annotation)
+        """Whether it takes several values."""
+        return self.many or self.takes_mapping or tuple in _origins(self.annotation)
+
+    @property
+    def takes_mapping(self) -> bool:
+        """Whether its value is a mapping of names to values, which `name=value` writes without braces."""
+        return get_origin(self.annotation) is dict
 
     @property
     def takes_none(self) -> bool:
         """Whether `none` is the value of no settings and no number, as descriptions write it."""
         origins = _origins(self.annotation)
-        return type(None) in origins and not {str, "none"} & origins
+        return type(None) in origins and (self.names_file or not {str, "none"} & origins)
 
     @property
     def parameter(self) -> str:
@@ -79,7 +92,8 @@ def _options(settings: type[Settings], rows: Mapping[str, Row], prefix: str) -> 
         path_field = next((_path_field(inner) for inner in nested if _path_field(inner)), "")
         many = get_origin(field.annotation) is tuple
         is_path = bool(setting_info(field).types) or bool(path_field)
-        yield SettingOption(rows[prefix + name], field.annotation, many, is_path, path_field)
+        names_file = setting_info(field).resource is not None
+        yield SettingOption(rows[prefix + name], field.annotation, many, is_path, path_field, names_file)
         for inner in nested:
             yield from _options(inner, rows, f"{prefix}{name}.")
 
@@ -123,8 +137,16 @@ def _origins(annotation: Any) -> set[Any]:
 
 
 def _metavar(option: SettingOption) -> str:
+    if option.takes_mapping:
+        return "NAME=VALUE..."
+    return _metavar_of_one(option) + ("..." if option.many else "")
+
+
+def _metavar_of_one(option: SettingOption) -> str:
     if option.is_path:
         return "PATH"
+    if option.names_file:
+        return "NAME|FILE"
     leaves = list(_leaves(option.annotation))
     choices = "|".join(str(leaf) for leaf in leaves if not isinstance(leaf, type))
     names = "|".join(dict.fromkeys(_METAVARS.get(leaf, "YAML") for leaf in leaves if isinstance(leaf, type)))
@@ -145,7 +167,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def _help(option: SettingOption) -> str:
-    row, metavar = option.row, _metavar(option)
+    row, metavar = option.row, _metavar_of_one(option)
     choices = metavar == "NAME" and " | " in row.limits
     bounds = row.limits if choices else re.sub(r"^[^<>=]*", "", row.limits)  # the metavar names the type
     default = row.default if row.default not in ("", "–", "()", "(…)", "{}") else ""
@@ -154,7 +176,16 @@ def _help(option: SettingOption) -> str:
 
 
 class StageCommand(HelpCommand):
-    """The command of a stage; its help lists nested settings in sections of their own."""
+    """The command of a stage; its help lists nested settings in sections of their own.
+
+    `many_flags` are the options that take several values: in Typer every option of a setting may be repeated, so that
+    one that is written twice gets a message of ours.
+    """
+
+    many_flags: frozenset[str] = frozenset()
+
+    def flags_of_several_values(self) -> frozenset[str]:
+        return self.many_flags
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -195,7 +226,10 @@ def settings_from(options: Sequence[SettingOption], texts: Mapping[str, Sequence
                 raise UserError(tr("given {times} times", times=len(typed)), option.flag, tr("write it once"))
             keys = option.name.split(".")
             parent = next((other for other in options if other.name == keys[0]), option)
-            _assign(data, keys, values if option.many or len(values) > 1 else values[0], parent, option.flag)
+            value: Any = values if option.many or len(values) > 1 else values[0]
+            if option.takes_mapping and all(isinstance(item, dict) for item in values):
+                value = {name: entry for item in values for name, entry in item.items()}
+            _assign(data, keys, value, parent, option.flag)
     return data
 
 
@@ -211,7 +245,13 @@ def _values(option: SettingOption, text: str) -> list[Any]:
         return [as_path(path) for path in paths]
     if option.takes_none and text in ("none", "None"):
         return [None]
-    if option.many:
+    if option.names_file and (is_file_name(text) or os.path.isfile(text)) and text not in packaged_names():
+        return [as_path(text)]
+    if option.takes_mapping and (pair := _PAIR.fullmatch(text)):
+        return [{pair["name"]: read_value(pair["value"], option.flag)}]
+    if option.name == "rules":
+        values = [read_rule(part, option.flag) for part in _split(text)]
+    elif option.many:
         values = [read_value(part, option.flag) for part in _split(text)]
     else:
         return [read_value(text, option.flag)]

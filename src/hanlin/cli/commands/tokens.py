@@ -50,7 +50,7 @@ def _group() -> None:
 def view(
     file: Annotated[Path, typer.Argument(help=tr("file or artifact folder"), show_default=False)],
     model: Annotated[Path, typer.Option(help=tr("folder with tokenizer and chat template"))],
-    template: Annotated[str, typer.Option(help=tr("packaged chat template to use"))] = "",
+    template: Annotated[str, typer.Option(help=tr("packaged chat template or Jinja file to use"))] = "",
     html: Annotated[Path | None, typer.Option(help=tr("write a page here instead"))] = None,
     limit: Annotated[int, typer.Option(min=1, help=tr("records to show"))] = 10,
     as_json: AsJson = False,

@@ -13,6 +13,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
 
 
@@ -43,7 +44,8 @@ class SettingInfo:
         description: What it does, in English; a message of the catalog.
         affects_key: False for a setting that changes only speed or what is shown: changing it reruns nothing.
         types: The artifact types that a reference takes; empty if the setting is not a reference.
-        resource: The kind of packaged text (`template`) that the value names; its bytes affect the key too.
+        resource: The kind of packaged text (`template`) that the value names; its bytes affect the key too. A value
+            that looks like a path (`is_file_name`) is a reference to a file of your own instead.
         unless_default: Leave the setting out of the key while it has its default, so that adding a setting reruns
             nothing.
     """
@@ -125,6 +127,11 @@ class Reference:
     types: tuple[str, ...]
 
 
+def file_reference(text: str) -> str:
+    """A file name as a reference: what is no path yet is one from the recipe's `root`."""
+    return text if text.startswith("~") or "/" in text else f"./{text}"
+
+
 def references(settings: Settings, prefix: str = "") -> Iterator[Reference]:
     """All references in settings, nested ones too, in the order of declaration.
 
@@ -139,6 +146,8 @@ def references(settings: Settings, prefix: str = "") -> Iterator[Reference]:
             for index, item in enumerate(value):
                 if isinstance(item, Settings):
                     yield from references(item, f"{prefix}{name}.{index}.")
+        elif setting.resource and isinstance(value, str) and is_file_name(value):
+            yield Reference(prefix + name, file_reference(value), ("files",))
         elif setting.types and value is not None:
             for text in value if isinstance(value, tuple) else (value,):
                 yield Reference(prefix + name, text, setting.types)
@@ -151,6 +160,8 @@ def key_settings(settings: Settings) -> dict[str, Any]:
         setting = setting_info(field)
         value = getattr(settings, name)
         if not setting.affects_key or setting.types or (setting.unless_default and value == field.default):
+            continue
+        if setting.resource and isinstance(value, str) and is_file_name(value):
             continue
         if isinstance(value, Settings):
             row[name] = key_settings(value)

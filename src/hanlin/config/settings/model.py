@@ -86,7 +86,7 @@ class InitModel(Settings):
     )
     template: str | None = setting(
         None,
-        "name of a packaged chat template; none: the one in the tokenizer's folder",
+        "name of a packaged chat template, or a Jinja file; none: the one in the tokenizer's folder",
         resource="template",
     )
     hidden_size: int = setting(512, "width of the hidden states", ge=8)
@@ -139,7 +139,7 @@ class ExtendVocabulary(Settings):
     """Add entries learned from text to a model's vocabulary, and resize its embeddings and output head."""
 
     model: str = ref("model", description="the model to extend")
-    text: str = ref("documents", description="documents to learn the new entries from")
+    text: tuple[str, ...] = ref("documents", description="documents to learn the new entries from")
     new_entries: int = setting(8000, "number of entries to add at most", ge=1)
 
 

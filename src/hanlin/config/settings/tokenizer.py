@@ -16,6 +16,6 @@ class TrainTokenizer(Settings):
     entries: int = setting(32_000, "size of the vocabulary, special tokens included", ge=300, le=1_000_000)
     template: str = setting(
         "llama3",
-        "name of a packaged chat template; its special tokens are added to the vocabulary",
+        "name of a packaged chat template, or a Jinja file; its special tokens are added to the vocabulary",
         resource="template",
     )

@@ -286,7 +286,7 @@ class Sft(TokenBatchSettings, Training):
     epochs: float = setting(2.0, "passes over the data; overridden by `steps`", gt=0)
     template: str | None = setting(
         None,
-        "name of a packaged chat template; none: the one in the model's folder",
+        "name of a packaged chat template, or a Jinja file; none: the one in the model's folder",
         resource="template",
     )
     overlong: Literal["truncate_turns", "drop", "error"] = setting(

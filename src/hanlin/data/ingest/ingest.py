@@ -199,8 +199,12 @@ def _check_dropped_share(total: FileStats, settings: Reading, files: FileListing
     detail = f" ({example['detail']})" if "detail" in example else ""
     why = f"{describe_reason(main_reason)}{detail}"
     share = f"{num_dropped} / {total.rows_in}"
-    hint = tr("every dropped row is in {dropped_path}; `max_dropped` sets the limit", dropped_path=dropped_path)
-    message = tr("too many rows are dropped ({share}), for example: {why}", share=share, why=why)
+    if total.rows_kept:
+        hint = tr("every dropped row is in {dropped_path}; `max_dropped` sets the limit", dropped_path=dropped_path)
+        message = tr("too many rows are dropped ({share}), for example: {why}", share=share, why=why)
+    else:
+        hint = tr("every dropped row is in {dropped_path}", dropped_path=dropped_path)
+        message = tr("nothing is left: all rows are dropped ({share}), for example: {why}", share=share, why=why)
     name, _, line = example["location"].rpartition(":")
     path = next(file.path for file in files.files if file.name == name)
     raise UserError(message, f"{path}:{line}", hint)

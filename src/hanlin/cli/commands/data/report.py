@@ -59,7 +59,7 @@ def report(
     ] = None,
     template: Annotated[
         str,
-        typer.Option(help=tr("packaged chat template, if the folder has none")),
+        typer.Option(help=tr("packaged chat template or Jinja file, if the folder has none")),
     ] = "",
     out: Annotated[Path, typer.Option(help=tr("page to write"))] = Path("data_report.html"),
     sample: Annotated[int, typer.Option(min=1, help=tr("kept records to read of each stage"))] = 20_000,

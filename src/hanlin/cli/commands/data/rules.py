@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hanlin.cli.help import command
-from hanlin.cli.options import AsJson, Home
+from hanlin.cli.options import AsJson, Home, read_rule
 from hanlin.cli.output import print_json, print_table
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.i18n import join_list, tr
@@ -41,7 +41,7 @@ def rules(
     rule: Annotated[
         list[str],
         typer.Option(
-            help=tr("rule to try, as in a recipe (`symbols` or `{symbols: {share: 0.2}}`); may repeat (default: all)")
+            help=tr("rule to try (`symbols`, or with a parameter `symbols.share=0.2`); may repeat (default: all)")
         ),
     ] = [],
     blocklist: Annotated[list[Path], typer.Option(help=tr("file of unwanted words; may repeat"))] = [],
@@ -102,8 +102,6 @@ def _make_settings(
     files: list[Path], rules: list[str], blocklists: list[Path], against: list[Path]
 ) -> tuple[Reading, Inputs]:
     """Settings that try the named rules, or all, on these files."""
-    import yaml
-
     from hanlin.config.settings.data import Conversations
     from hanlin.config.settings.rules import ALL_TEXT_RULES, CHOSEN_TEXT_RULES, TURN_RULES
     from hanlin.config.validation import read_settings
@@ -114,7 +112,7 @@ def _make_settings(
     assert set(first) <= set(CHOSEN_TEXT_RULES)
     row = {
         "sources": [{"path": str(file)} for file in files],
-        "rules": [yaml.safe_load(rule) for rule in rules] or all_rules,
+        "rules": [read_rule(rule, "--rule") for rule in rules] or all_rules,
         "blocklists": [{"path": str(path)} for path in blocklists],
         "decontaminate": {"against": [str(path) for path in against]} if against else None,
     }
