@@ -150,7 +150,7 @@ def test_the_page_of_results_names_rules_and_reasons_of_the_ledger() -> None:
 
 def test_the_page_of_formats_lists_every_format_and_what_cannot_be_written() -> None:
     from hanlin.config.settings import sources
-    from hanlin.data.formats.writers import OUTPUT_FORMATS, UNWRITABLE_REASONS
+    from hanlin.data.formats.writers import LOST_PARTS, OUTPUT_FORMATS, UNWRITABLE_REASONS
 
     formats = {
         *sources.DOCUMENT_FORMAT_NAMES,
@@ -161,4 +161,4 @@ def test_the_page_of_formats_lists_every_format_and_what_cannot_be_written() -> 
     containers = {"text", "text_blocks", "text_lines"}
     assert formats - containers == table_names("data_formats.md", "Reading", 2) - {"format"} - containers
     assert table_names("data_formats.md", "Writing", 1) == {*OUTPUT_FORMATS}
-    assert table_names("data_formats.md", "Writing", 3) - {"tools"} <= {*UNWRITABLE_REASONS}
+    assert table_names("data_formats.md", "Writing", 3) - {*LOST_PARTS} <= {*UNWRITABLE_REASONS}
