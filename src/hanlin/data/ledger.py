@@ -55,6 +55,7 @@ REASONS: dict[str, str] = {
     "chosen_scores_lower": mark("the chosen answer has the lower score"),
     "identical_answers": mark("the two answers are the same"),
     "no_label": mark("it has no label that says whether the answer is good"),
+    "truncated_cells": mark("the viewer that exported it cut some of its cells"),
     "labeled": mark("it is an answer labeled good or bad, which `unpaired_preferences` reads"),
     "different_prompts": mark("the two answers have different prompts"),
     "mojibake": mark("it was decoded with the wrong encoding and cannot be repaired"),

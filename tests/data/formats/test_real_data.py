@@ -28,7 +28,7 @@ TEXTS = {
     "classic_lunyu.json": ("json_list: documents", 20),
     "classic_mengzi.json": ("json_list: documents", 14),
     "classic_shijing.json": ("json_list: documents", 305),
-    "dirty_zh_boilerplate_lines.dev.txt": ("text", 1),
+    "dirty_zh_boilerplate_lines.dev.txt": ("literals: documents", 667),
     "dirty_zh_html_page.txt": ("text", 1),
     "dirty_zh_qa_forum.dev.jsonl": ("jsonl: documents", 667),
     "dirty_zh_webspam.dev.jsonl": ("jsonl: documents", 67),

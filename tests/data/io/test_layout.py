@@ -237,6 +237,10 @@ def test_a_very_long_text_is_split_without_loss(put: Put, monkeypatch: pytest.Mo
     assert "\n".join(row.value for row in rows) == "\n".join(said)
 
 
-def test_python_lists_are_lines_of_text_not_json(put: Put) -> None:
-    container, _ = read(put("a.txt", "['http://x', '一行字', 8]\n['http://y', '又一行', 2]\n"))
-    assert container == "text"
+def test_python_lists_in_lines_are_rows_with_numbered_values(put: Put) -> None:
+    container, rows = read(put("a.txt", "['http://x', '一行字', 8]\n['http://y', '又一行', 2]\n"))
+    assert container == "literals"
+    assert [row.value for row in rows] == [
+        {"1": "http://x", "2": "一行字", "3": 8},
+        {"1": "http://y", "2": "又一行", "3": 2},
+    ]

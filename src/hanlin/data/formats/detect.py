@@ -173,6 +173,8 @@ def _choose_format(
     if is_numbered(values[0]):
         example = "{prompt: '1', response: '2'}" if len(values[0]) > 1 else "{text: '1'}"
         hint = tr("name its columns, which are numbered, with `fields`, such as {example}", example=example)
+        if layout.container == "literals":
+            raise UserError(tr("each line is a list without names"), location, hint)
         raise UserError(tr("the first row looks like data, not like a heading"), location, hint)
     content = _describe_row(values[0])
     message = tr("unknown format: {container} with {content}", container=layout.container, content=content)

@@ -5,11 +5,13 @@ Decides which fields are text and how lines, chapters and titles become one text
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hanlin.data.formats.base import Format, collect_meta, find_unread_fields
+from hanlin.data.io.tables import is_numbered
 from hanlin.data.ledger import Drop
 
 TEXT_FIELDS = (
@@ -26,6 +28,7 @@ TEXT_FIELDS = (
     "正文",
     "内容",
 )
+_ADDRESS = re.compile(r"[a-z]+://\S*$|[-+\d.,:]*$")
 _TITLE_FIELDS = ("title", "rhythmic", "chapter")
 
 
@@ -50,7 +53,12 @@ def _is_document(value: Any) -> bool:
 
 
 def _find_text_field(row: Mapping[str, Any]) -> str | None:
-    return next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
+    """Find the field of the text: by its name, or as the only text of a row whose values have numbers for names."""
+    name = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
+    if name is None and "1" in row and is_numbered(row):
+        texts = [number for number, value in row.items() if isinstance(value, str) and not _ADDRESS.match(value)]
+        return texts[0] if len(texts) == 1 else None
+    return name
 
 
 def read_text(value: Any) -> Iterator[ParsedText | Drop]:

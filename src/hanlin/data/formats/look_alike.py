@@ -14,6 +14,7 @@ from hanlin.data.formats.content.labels import is_labeled_answer
 from hanlin.data.formats.documents import TEXT_FIELDS
 from hanlin.data.formats.preferences import PAIRED_FIELDS
 from hanlin.data.formats.questions import ANSWER_FIELDS, QUESTION_FIELDS
+from hanlin.data.io.tables import is_numbered
 
 _EXAM_QUESTIONS = (
     "question",
@@ -67,7 +68,7 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
     if not isinstance(row, Mapping):
         return None
     names = {str(name).lower(): value for name, value in row.items()}
-    if _is_exam(names):
+    if _is_exam(names) or (is_numbered(row) and len(row) == 6 and row["6"] in ("A", "B", "C", "D")):
         hint = tr(
             "the stage `exam` asks C-Eval, CMMLU and MMLU in their folders; `evaluate` asks questions with answers; "
             "to learn from them, write choices and answer out, or name the fields with `fields`"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,29 @@ class StrictDecoder:
         return value, end
 
     def decode_row(self, text: str) -> Any:
-        """Decode a text that is one value, or return a Drop that says why it is not."""
+        """Decode a text that is one value, or return a Drop that says why it is not.
+
+        A comma after the value, or after the last element of a list or object in it, is no error: leaving such lines
+        out would lose all rows but one of a list that was cut into lines.
+        """
         try:
             value, end = self.decode(text, len(text) - len(text.lstrip(" \t\n\r")))
         except (ValueError, RecursionError) as error:
+            without = drop_trailing_commas(text)
+            if without != text:
+                return self.decode_row(without)
             return Drop("broken_json", describe_json_error(error))
-        if text[end:].strip(" \t\n\r"):
+        if text[end:].strip(" \t\n\r") not in ("", ","):
             return Drop("broken_json", f"Extra data at column {end + 1}")
         return Drop("broken_json", self.errors[0]) if self.errors else value
+
+
+_STRING_OR_COMMA = re.compile(r'"(?:[^"\\]|\\.)*"|,(?=\s*[}\]])')
+
+
+def drop_trailing_commas(text: str) -> str:
+    """Drop the commas before a closing bracket, outside of strings."""
+    return _STRING_OR_COMMA.sub(lambda match: "" if match[0] == "," else match[0], text)
 
 
 def _depth(value: Any) -> int:
@@ -111,54 +127,34 @@ def read_json_rows(path: Path, chunks: Iterator[str], is_list: bool) -> Iterator
     Raises:
         UserError: The text is not JSON, with file and line.
     """
-    buffer = _TextBuffer(chunks)
+    buffer = TextBuffer(chunks)
     if buffer.peek() == "\ufeff":
         buffer.pos += 1
     if not is_list:
-        yield from _read_values(path, buffer, StrictDecoder(), closing="")
+        yield from read_values(path, buffer, StrictDecoder(), closing="")
     elif buffer.peek():
         buffer.pos += 1
-        yield from _read_values(path, buffer, StrictDecoder(), closing="]")
-        _expect(path, buffer, "", "text after the end of the list")
+        yield from read_values(path, buffer, StrictDecoder(), closing="]")
+        expect_mark(path, buffer, "", "text after the end of the list")
 
 
-def read_split_rows(path: Path, chunks: Iterator[str]) -> Iterator[Row]:
-    """Read the rows of all splits in `{"train": [...], "valid": [...]}`, holding one row at a time."""
-    buffer, decoder = _TextBuffer(chunks), StrictDecoder()
-    if buffer.peek() == "\ufeff":
-        buffer.pos += 1
-    mark = "{"
-    seen: set[str] = set()
-    while mark != "}":
-        _expect(path, buffer, "{" if not seen else ",", "no comma")
-        _expect(path, buffer, '"', "a split has no name", consume=False)
-        name, end = _read_value(path, buffer, decoder)
-        if name in seen:
-            raise _json_error(path, buffer.line_at(buffer.pos), f"duplicate key '{name}'")
-        seen.add(name)
-        buffer.advance(end)
-        _expect(path, buffer, ":", "no colon")
-        _expect(path, buffer, "[", f"'{name}' is not a list")
-        yield from _read_values(path, buffer, decoder, closing="]")
-        mark = buffer.peek()
-    buffer.pos += 1
-    _expect(path, buffer, "", "text after the end of the object")
-
-
-def _expect(path: Path, buffer: _TextBuffer, mark: str, message: str, consume: bool = True) -> None:
+def expect_mark(path: Path, buffer: TextBuffer, mark: str, message: str, consume: bool = True) -> None:
     """Check that `mark` comes next, and step over it if `consume`. Raises UserError with `message`."""
     if buffer.peek() != mark:
-        raise _json_error(path, buffer.line_at(buffer.pos), message)
+        raise json_error(path, buffer.line_at(buffer.pos), message)
     buffer.pos += len(mark) if consume else 0
 
 
-def _read_values(path: Path, buffer: _TextBuffer, decoder: StrictDecoder, closing: str) -> Iterator[Row]:
+def read_values(path: Path, buffer: TextBuffer, decoder: StrictDecoder, closing: str) -> Iterator[Row]:
     """Read values with commas between them, up to the mark that closes their list or to the end of the file."""
     if closing and buffer.peek() == closing:
         buffer.pos += 1
         return
-    while buffer.peek():
-        value, end = _read_value(path, buffer, decoder)
+    while mark := buffer.peek():
+        if mark == closing:
+            buffer.pos += 1
+            return
+        value, end = read_value(path, buffer, decoder)
         if decoder.errors:
             yield Row(buffer.line_at(buffer.pos), Drop("broken_json", decoder.errors[0]), buffer.text[buffer.pos : end])
         else:
@@ -172,14 +168,12 @@ def _read_values(path: Path, buffer: _TextBuffer, decoder: StrictDecoder, closin
         if mark == closing:
             return
         if mark != ",":
-            raise _json_error(
-                path, buffer.line_at(buffer.pos - 1), "the list is not closed" if not mark else "no comma"
-            )
+            raise json_error(path, buffer.line_at(buffer.pos - 1), "the list is not closed" if not mark else "no comma")
     if closing:
-        raise _json_error(path, buffer.line_at(buffer.pos), "the list is not closed")
+        raise json_error(path, buffer.line_at(buffer.pos), "the list is not closed")
 
 
-def _read_value(path: Path, buffer: _TextBuffer, decoder: StrictDecoder) -> tuple[Any, int]:
+def read_value(path: Path, buffer: TextBuffer, decoder: StrictDecoder) -> tuple[Any, int]:
     """Read the next value, as much text as it takes; return it and where it ends in the buffer."""
     while True:
         try:
@@ -189,11 +183,13 @@ def _read_value(path: Path, buffer: _TextBuffer, decoder: StrictDecoder) -> tupl
         except json.JSONDecodeError as error:
             if len(buffer.text) - buffer.pos > MAX_LINE_LENGTH:
                 message = f"a value of more than {MAX_LINE_LENGTH} characters"
-                raise _json_error(path, buffer.line_at(buffer.pos), message) from error
+                raise json_error(path, buffer.line_at(buffer.pos), message) from error
             if not (is_truncated(error, len(buffer.text)) and buffer.read_more()):
-                raise _json_error(path, buffer.line_at(error.pos), error.msg) from error
+                is_comma = buffer.text[error.pos : error.pos + 1] in ("}", "]")
+                message = f"a comma before {buffer.text[error.pos]}" if is_comma else error.msg
+                raise json_error(path, buffer.line_at(error.pos), message) from error
         except (ValueError, RecursionError) as error:
-            raise _json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
+            raise json_error(path, buffer.line_at(buffer.pos), describe_json_error(error)) from error
 
 
 def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
@@ -206,11 +202,12 @@ def is_truncated(error: json.JSONDecodeError, size: int) -> bool:
     return error.pos >= size - _CLOSE_TO_END or error.msg.startswith("Unterminated string")
 
 
-def _json_error(path: Path, line: int, message: str) -> UserError:
+def json_error(path: Path, line: int, message: str) -> UserError:
+    """The error of a file that is not JSON, with the line of the mistake."""
     return UserError(tr("not JSON: {value}", value=message), f"{path}:{line}")
 
 
-class _TextBuffer:
+class TextBuffer:
     """A window on text that comes in chunks; `pos` is the next character to read, and lines are counted from 1."""
 
     def __init__(self, chunks: Iterator[str]) -> None:

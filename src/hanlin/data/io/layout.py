@@ -12,14 +12,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hanlin.data.io.binary_files import refuse_binary_file
 from hanlin.data.io.encodings import decode_chunks, detect_encoding, read_head, resolve_encoding
 from hanlin.data.io.input_file import InputFile
-from hanlin.data.io.json_rows import is_truncated, read_json_rows, read_jsonl_rows, read_split_rows
+from hanlin.data.io.json_objects import detect_object, read_column_rows, read_split_rows, read_wrapped_rows
+from hanlin.data.io.json_rows import drop_trailing_commas, is_truncated, read_json_rows, read_jsonl_rows
 from hanlin.data.io.lines import Row, read_record_lines, read_text_rows
+from hanlin.data.io.literals import are_literal_lines, read_literal_rows
 from hanlin.data.io.sources import SourceFile
-from hanlin.data.io.tables import read_arrow_rows, read_csv_rows, read_parquet_rows
+from hanlin.data.io.tables import (
+    detect_delimiter,
+    detect_text_table,
+    read_arrow_rows,
+    read_csv_rows,
+    read_parquet_rows,
+)
 from hanlin.data.ledger import Drop
 
+_MARKUP_SUFFIXES = (".md", ".markdown", ".html", ".htm")
 _JSONL_SUFFIXES = (".jsonl", ".ndjson", ".jl", ".jsonlines")
 _HEAD_CHARS = 1 << 18
 _BINARY = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"))
@@ -38,13 +48,17 @@ class Layout:
     """How rows are stored in a file.
 
     Attributes:
-        container: text, text_blocks, text_lines, jsonl, json_list, json_objects, json_splits, csv, tsv, parquet or
-            arrow.
+        container: text, text_blocks, text_lines, jsonl, literals, json_list, json_objects, json_splits, json_wrapped,
+            json_columns, csv, tsv, parquet or arrow.
         encoding: Name of a Python codec, or `binary`.
+        delimiter: What separates the columns of `csv` and `tsv`.
+        field: The field of `json_wrapped` that holds the rows.
     """
 
     container: str
     encoding: str
+    delimiter: str = ""
+    field: str = ""
 
 
 def detect_layout(file: SourceFile) -> Layout:
@@ -57,20 +71,37 @@ def detect_layout(file: SourceFile) -> Layout:
     table = _detect_table(file)
     if table:
         return Layout(table, "binary")
+    refuse_binary_file(file.path)
     encoding = _choose_encoding(file)
     if wanted_format.startswith("text"):
         return Layout(wanted_format, encoding)
-    if file.suffix in (".csv", ".tsv"):
-        return Layout(file.suffix[1:], encoding)
     head = read_head(file.path, encoding, _HEAD_CHARS).replace("\r\n", "\n").replace("\r", "\n")
-    return Layout(_detect_container(head, file.suffix), encoding)
+    is_complete = len(head) < _HEAD_CHARS
+    if file.suffix in (".csv", ".tsv"):
+        return Layout(file.suffix[1:], encoding, detect_delimiter(head, is_complete, file.suffix))
+    container = _detect_container(head, file.suffix)
+    if container in ("jsonl", "json_objects"):
+        found = detect_object(head.lstrip("\ufeff \t\n"))
+        if found is not None:
+            return Layout(found[0], encoding, field=found[1])
+        if are_literal_lines(head, is_complete):
+            return Layout("literals", encoding)
+    elif container.startswith("text") and file.suffix not in _MARKUP_SUFFIXES:
+        if are_literal_lines(head, is_complete):
+            return Layout("literals", encoding)
+        delimiter = detect_text_table(head, is_complete)
+        if delimiter:
+            return Layout("tsv" if delimiter == "\t" else "csv", encoding, delimiter)
+    return Layout(container, encoding)
 
 
 def is_splittable(layout: Layout) -> bool:
     """Whether an uncompressed file can be read from the middle: each line is a row, and only line ends contain the
     byte 10 (true of all encodings but UTF-16 and UTF-32).
     """
-    return layout.container in ("jsonl", "text_lines") and not layout.encoding.startswith(("utf-16", "utf-32"))
+    return layout.container in ("jsonl", "text_lines", "literals") and not layout.encoding.startswith(
+        ("utf-16", "utf-32")
+    )
 
 
 def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterator[Row]:
@@ -100,10 +131,18 @@ def read_rows(file: SourceFile, layout: Layout, input_file: InputFile) -> Iterat
         )
     if kind in ("json_list", "json_objects"):
         return read_json_rows(file.path, decode_chunks(input_file, encoding), is_list=kind == "json_list")
+    if kind == "literals":
+        return read_literal_rows(input_file, encoding)
+    if kind == "json_wrapped":
+        return read_wrapped_rows(file.path, decode_chunks(input_file, encoding), layout.field)
+    if kind == "json_columns":
+        return read_column_rows(file.path, decode_chunks(input_file, encoding))
     if kind == "json_splits":
         return read_split_rows(file.path, decode_chunks(input_file, encoding))
     if kind in ("csv", "tsv"):
-        return read_csv_rows(file.path, decode_chunks(input_file, encoding), "\t" if kind == "tsv" else ",")
+        delimiter = layout.delimiter or ("\t" if kind == "tsv" else ",")
+        names = frozenset(file.settings.fields.values())
+        return read_csv_rows(file.path, decode_chunks(input_file, encoding), delimiter, names)
     return read_text_rows(decode_chunks(input_file, encoding), blocks=kind == "text_blocks")
 
 
@@ -129,7 +168,7 @@ def _detect_container(head: str, suffix: str) -> str:
     start = head.lstrip("\ufeff \t\n")
     if suffix == ".json" or suffix in _JSONL_SUFFIXES:
         return _detect_json_container(start, suffix)
-    if suffix not in (".md", ".markdown", ".html", ".htm") and start[:1] in ("{", "["):
+    if suffix not in _MARKUP_SUFFIXES and start[:1] in ("{", "["):
         layout = _detect_json_container(start, suffix)
         if _starts_as_json(start, layout):
             return layout
@@ -145,7 +184,8 @@ def _detect_json_container(start: str, suffix: str) -> str:
     except (ValueError, RecursionError):
         if start.startswith("["):
             return "json_list"
-        return "jsonl" if any(map(_is_object, rest.split("\n", 5)[:5])) else "json_objects"
+        is_only_line = suffix in _JSONL_SUFFIXES and not rest.strip() and _is_object(line)
+        return "jsonl" if is_only_line or any(map(_is_object, rest.split("\n", 5)[:5])) else "json_objects"
     rest = rest.lstrip()
     if not isinstance(value, list) or rest:
         return "jsonl"
@@ -158,8 +198,9 @@ def _is_conversation(row: list[Any]) -> bool:
 
 
 def _is_object(line: str) -> bool:
+    """Whether a line is one object, perhaps with commas too many."""
     try:
-        value = json.loads(line)
+        value = json.loads(drop_trailing_commas(line.rstrip().removesuffix(",")))
     except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and len(value) > 0
@@ -193,7 +234,7 @@ def detect_text_container(head: str, suffix: str) -> str:
     Returns:
         text, text_blocks or text_lines.
     """
-    if suffix in (".md", ".markdown", ".html", ".htm") or _HTML.match(head):
+    if suffix in _MARKUP_SUFFIXES or _HTML.match(head):
         return "text"
     lines = head.split("\n")
     filled = [line for line in lines if line.strip()]

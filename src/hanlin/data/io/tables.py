@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,100 @@ _BATCH_ROWS = 1024
 _ARROW_MAGIC = b"ARROW1"
 
 
-def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str) -> Iterator[Row]:
-    """Read a row for each record below the header; one with more or fewer columns becomes a Drop.
+_HEADINGS = frozenset((
+    *("id", "index", "idx", "no", "text", "content", "title", "url", "question", "query", "prompt", "instruction"),
+    *("input", "output", "answer", "response", "completion", "target", "context", "label", "source", "category"),
+    *("topic", "type", "score", "system", "history", "messages", "conversations", "chosen", "rejected", "author"),
+    *("问题", "回答", "答案", "问", "答", "标题", "内容", "正文", "标签", "类别", "编号", "序号", "来源", "作者"),
+))  # fmt: skip
+"""Usual names of columns, in lower case."""
+_DATA_CELL = re.compile(r"[-+]?\d[\d.,%]*|https?://.*|.*[。！？；!?;…，,].*|.*\.", re.S)
+_MAX_HEADING_CHARS = 40
+_DELIMITERS = ("\t", ";", "|", ",")
+_SAMPLE_RECORDS = 20
+_MIN_RECORDS = 3
+
+
+def is_heading(cells: Sequence[str], names: Collection[str] = ()) -> bool:
+    """Whether the first record of a table names its columns, instead of being data itself.
+
+    Args:
+        cells: The record.
+        names: Names of columns that the source's settings use; numbers say that there is no heading.
+    """
+    lower = {cell.lstrip("\ufeff").strip().lower() for cell in cells}
+    if any(name.lower() in lower for name in names) or lower & _HEADINGS:
+        return True
+    if names and all(name.isdecimal() for name in names):
+        return False
+    return not any(len(cell) > _MAX_HEADING_CHARS or _DATA_CELL.fullmatch(cell.strip()) for cell in cells)
+
+
+def detect_delimiter(head: str, is_complete: bool, suffix: str) -> str:
+    """Detect what separates the columns of a table: what its suffix says unless that leaves each record whole.
+
+    Args:
+        head: The beginning of the file.
+        is_complete: Whether it is all of the file.
+        suffix: `.csv` or `.tsv`.
+    """
+    default = "\t" if suffix == ".tsv" else ","
+    if max(_count_columns(head, is_complete, default), default=0) > 1:
+        return default
+    return next((mark for mark in _DELIMITERS if _is_table(_count_columns(head, is_complete, mark))), default)
+
+
+def detect_text_table(head: str, is_complete: bool) -> str:
+    """Detect a table in a text file: its delimiter, or an empty text if it is no table.
+
+    Records separated by tabs are a table if all have as many columns; by other marks, only below a usual heading.
+    """
+    first_line = head.lstrip("\ufeff\n").partition("\n")[0]
+    for mark in _DELIMITERS:
+        if mark not in first_line:
+            continue
+        columns = _count_columns(head, is_complete, mark)
+        names = [cell.strip().lower() for cell in first_line.split(mark)]
+        is_named = bool(names[0]) and sum(name in _HEADINGS for name in names) > len(names) / 2
+        is_even = mark == "\t" and len(columns) >= _MIN_RECORDS and not re.search(r"^\s", head, re.M)
+        if _is_table(columns) and (is_named or is_even):
+            return mark
+    return ""
+
+
+def _is_table(columns: Sequence[int]) -> bool:
+    return len(columns) > 1 and columns[0] > 1 and len(set(columns)) == 1
+
+
+def _count_columns(head: str, is_complete: bool, delimiter: str) -> list[int]:
+    """The numbers of columns of the first records; none if its quotes are broken."""
+    lines = head.lstrip("\ufeff").splitlines(keepends=True)
+    if not is_complete:
+        lines = lines[:-1]
+    csv.field_size_limit(MAX_LINE_LENGTH)
+    columns: list[int] = []
+    try:
+        for cells in csv.reader(lines, delimiter=delimiter, strict=True):
+            if cells:
+                columns.append(len(cells))
+            if len(columns) == _SAMPLE_RECORDS:
+                break
+    except csv.Error:
+        if len(columns) < _MIN_RECORDS:
+            return []
+    return columns
+
+
+def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str, names: Collection[str] = ()) -> Iterator[Row]:
+    """Read a row for each record below the heading; one with more or fewer columns becomes a Drop.
+
+    The columns of a table without a heading, and those without a name, are called by their numbers: `1`, `2`, ...
 
     Args:
         path: The file, for messages.
         chunks: Its text; chunks may end anywhere.
-        delimiter: A comma or a tab.
+        delimiter: What separates columns.
+        names: Names of columns that the source's settings use.
 
     Raises:
         UserError: Quotes are broken, so that the rows after them cannot be told apart, or two columns have one name.
@@ -35,9 +123,18 @@ def read_csv_rows(path: Path, chunks: Iterator[str], delimiter: str) -> Iterator
     line = 1
     try:
         for cells in reader:
-            if header is None:
-                header = [cell.lstrip("\ufeff").strip() for cell in cells]
-                _check_header(path, header)
+            if header is None and cells:
+                numbers = [str(number + 1) for number in range(len(cells))]
+                if not is_heading(cells, names):
+                    header = numbers
+                    cells[0] = cells[0].removeprefix("\ufeff")
+                    yield Row(line, dict(zip(header, cells, strict=True)))
+                else:
+                    header = [cell.lstrip("\ufeff").strip() for cell in cells]
+                    header = [name or number for name, number in zip(header, numbers, strict=True)]
+                    _check_header(path, header)
+            elif header is None:
+                pass
             elif cells and len(cells) != len(header):
                 detail = f"{len(cells)} columns instead of {len(header)}"
                 yield Row(line, Drop("broken_csv", detail), json.dumps(cells, ensure_ascii=False))

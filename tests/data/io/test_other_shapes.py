@@ -1,0 +1,250 @@
+"""Tables and JSON in the shapes that people export: read, or named for what they are with the way out."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stage_runs import Made
+
+from hanlin.config.settings.data import Conversations, Corpus
+from hanlin.config.settings.sources import Source
+from hanlin.core.errors import UserError
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, is_splittable, read_rows
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.ledger import Drop
+from hanlin.data.report.inspect import inspect
+
+Put = Callable[[str, Any], Path]
+ROWS = [{"question": "几点开门？", "answer": "九点。"}, {"question": "周一开吗？", "answer": "不开。"}]
+
+
+def read(path: Path, **source: Any) -> tuple[str, list[Any]]:
+    file = SourceFile(path, path.name, 0, Source(path=str(path), **source))
+    layout = detect_layout(file)
+    with InputFile(path) as input_file:
+        return layout.container, [row.value for row in read_rows(file, layout, input_file)]
+
+
+def refusal(path: Path) -> UserError:
+    with pytest.raises(UserError) as refused:
+        read(path)
+    return refused.value
+
+
+# ---------------------------------------------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+def test_tables_are_read_whatever_separates_their_columns(put: Put, name: str, mark: str, encoding: str) -> None:
+    lines = [
+        "问题;回答",
+        "图书馆开门的时间是？;九点。",
+        '"要带的东西\n有什么？";"借书证，\n还有身份证。"',
+        "怎么办证？;去服务台办。",
+    ]
+    container, rows = read(put(name, "\r\n".join(lines).replace(";", mark).encode(encoding)))
+    assert container in ("csv", "tsv")
+    assert rows[0] == {"问题": "图书馆开门的时间是？", "回答": "九点。"}
+    assert rows[1] == {"问题": "要带的东西\n有什么？", "回答": "借书证，\n还有身份证。"} and len(rows) == 3
+
+
+def test_a_table_of_one_column_stays_one(put: Put) -> None:
+    assert read(put("a.csv", "text\n甲；乙\n丙\n"))[1] == [{"text": "甲；乙"}, {"text": "丙"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Good evening.\t晚上好。\nSee you.\t再见。\nThanks a lot.\t多谢。\n",
+        "体育\t球队昨晚赢了比赛，球迷们很高兴。\n财经\t股市今天收盘上涨。\n教育\t学校下周开学。\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["a.tsv", "a.txt"])
+def test_a_table_without_heading_says_so_and_is_read_by_numbers(
+    put: Put, run: Callable[..., Made], name: str, text: str
+) -> None:
+    path = put(name, text)
+    (found,) = inspect([str(path)])
+    assert "the first row looks like data, not like a heading" in found["error"] and "'2'" in found["error"]
+    made = run(Conversations, path, source={"fields": {"prompt": "1", "response": "2"}}, validation_fraction=0)
+    assert made.ledger["rows_in"] == 3 and made.kept[0]["messages"][0]["text"] == text.partition("\t")[0]
+    assert made.kept[0]["source"].endswith(":1")
+
+
+def test_numbers_as_fields_say_that_there_is_no_heading(put: Put) -> None:
+    _, rows = read(put("a.csv", "你好,您好\n再会,再见\n"), fields={"prompt": "1", "response": "2"})
+    assert rows == [{"1": "你好", "2": "您好"}, {"1": "再会", "2": "再见"}]
+
+
+def test_an_exam_without_heading_is_named_an_exam(put: Put) -> None:
+    rows = "What is a pear?,a fruit,a stone,a metal,a paper,A\nWhat is iron?,a fruit,a stone,a metal,a paper,C\n"
+    (found,) = inspect([str(put("a.csv", rows))])
+    assert "questions of an exam" in found["error"]
+
+
+def test_prose_with_tabs_and_commas_is_prose(put: Put) -> None:
+    text = "\t从前有座山，山里有座庙。\n\t庙里有个老和尚，正在讲故事。\n\t讲的是什么，谁也没有听清。\n"
+    assert read(put("a.txt", text))[0] == "text"
+    assert read(put("b.txt", "一，二\n三，四\n五，六\n"))[0] == "text"
+    assert read(put("c.txt", "one, two\nthree, four\nfive, six\n"))[0] == "text"
+
+
+# ---------------------------------------------------------------------------------------------------------- binary
+
+
+def make_zip(*names: str) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return data.getvalue()
+
+
+def make_tar(mode: str) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode=mode) as archive:  # type: ignore[call-overload]
+        archive.addfile(tarfile.TarInfo("a.jsonl"))
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "what"),
+    [
+        ("a.xlsx", make_zip("[Content_Types].xml", "xl/workbook.xml"), "Excel workbook"),
+        ("a.csv", make_zip("xl/workbook.xml"), "Excel workbook"),
+        ("a.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "Excel workbook"),
+        ("a.docx", make_zip("word/document.xml"), "word processor"),
+        ("a.zip", make_zip("a.jsonl", "b.jsonl"), "archive"),
+        ("a.jsonl", make_zip("a.jsonl"), "archive"),
+        ("a.tar", make_tar("w"), "archive"),
+        ("a.tar.gz", make_tar("w:gz"), "archive"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c\0\4", "archive"),
+        ("a.pdf", b"%PDF-1.7\n", "PDF"),
+    ],
+)
+def test_workbooks_and_archives_are_named_with_the_way_out(put: Put, name: str, data: bytes, what: str) -> None:
+    error = refusal(put(name, data))
+    assert what in str(error) and error.hint
+
+
+# ------------------------------------------------------------------------------------------------------------ JSON
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
+def test_a_comma_after_each_line_loses_no_row(put: Put, name: str) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "," * (row is not ROWS[-1]) + "\n" for row in ROWS)
+    assert read(put(name, text))[1] == ROWS
+    assert read(put("b.jsonl", text.replace("}\n", "},\n")))[1] == ROWS
+
+
+def test_commas_before_closing_brackets_lose_no_row(put: Put) -> None:
+    assert read(put("a.jsonl", '{"a": "x, }", "b": [1, 2,],}\n'))[1] == [{"a": "x, }", "b": [1, 2]}]
+    assert read(put("a.json", '[\n{"a": 1},\n{"a": 2},\n]'))[1] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_comma_inside_an_object_of_a_list_is_named_with_its_line(put: Put) -> None:
+    error = refusal(put("a.json", '[\n{"a": 1},\n{"a": 2,}\n]'))
+    assert "a comma before }" in str(error) and "a.json:3" in str(error)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"data": ROWS},
+        {"version": "1.0", "info": {"n": [1]}, "data": ROWS, "end": [1, 2]},
+        {"RECORDS": ROWS},
+        {"features": [{"name": "question"}], "rows": [{"row_idx": n, "row": row} for n, row in enumerate(ROWS)]},
+        {"question": [row["question"] for row in ROWS], "answer": [row["answer"] for row in ROWS]},
+        {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]},
+        {"columns": list(ROWS[0]), "index": [0, 1], "data": [list(row.values()) for row in ROWS]},
+    ],
+)
+def test_rows_inside_one_object_are_rows(put: Put, value: Any, indent: int | None) -> None:
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    assert read(put("a.json", text))[1] == ROWS
+
+
+def test_rows_by_their_ids_keep_them(put: Put) -> None:
+    text = json.dumps({"q1": ROWS[0], "q2": ROWS[1]})
+    assert read(put("a.json", text))[1] == [{"id": "q1", **ROWS[0]}, {"id": "q2", **ROWS[1]}]
+
+
+@pytest.mark.parametrize("count", [3000, 30000])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_large_objects_are_told_by_their_beginning(put: Put, count: int, indent: int | None) -> None:
+    rows = [{"question": f"第{n}问？", "answer": f"第{n}答。"} for n in range(count)]
+    for value in (
+        {"version": 2, "data": rows},
+        {"question": [row["question"] for row in rows], "answer": [row["answer"] for row in rows]},
+    ):
+        _, found = read(put("a.json", json.dumps(value, ensure_ascii=False, indent=indent)))
+        assert found == rows
+
+
+def test_a_row_that_the_viewer_cut_is_a_drop(put: Put) -> None:
+    rows = [{"row": ROWS[0], "truncated_cells": []}, {"row": ROWS[1], "truncated_cells": ["answer"]}]
+    _, (first, second) = read(put("a.json", json.dumps({"rows": rows})))
+    assert first == ROWS[0] and second == Drop("truncated_cells", "answer")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}]},
+        {"data": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好呀"}]},
+        {"prompt": [{"role": "user", "content": "你好"}], "completion": [{"role": "assistant", "content": "你好呀"}]},
+        {"instruction": "一", "instances": [{"input": "", "output": "二"}]},
+        {"title": "咏柳", "paragraphs": ["碧玉妆成一树高", "万条垂下绿丝绦"]},
+        {"id": 3, "data": ["你好", "你好呀"]},
+    ],
+)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_object_that_is_a_row_itself_stays_one(put: Put, row: Any, indent: int | None) -> None:
+    assert read(put("a.json", json.dumps(row, ensure_ascii=False, indent=indent)))[1] == [row]
+
+
+# -------------------------------------------------------------------------------------------------------- literals
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])
+def test_dictionaries_as_python_writes_them_are_rows(put: Put, name: str) -> None:
+    container, rows = read(put(name, "".join(f"{row}\n" for row in [*ROWS, {"question": "x", "answer": None}])))
+    assert container == "literals" and rows == [*ROWS, {"question": "x", "answer": None}]
+
+
+def test_a_line_that_is_no_literal_is_a_drop(put: Put) -> None:
+    _, rows = read(put("a.txt", "['a', 1]\n['b', 2]\n" + "['c', 3]\n" * 6 + "['d', open('x')]\n"))
+    assert len(rows) == 9 and isinstance(rows[-1], Drop) and rows[-1].reason == "broken_json"
+
+
+def test_lists_in_lines_are_read_when_their_values_are_named(put: Put, run: Callable[..., Made]) -> None:
+    text = "河边的柳树在二月里就发了芽，孩子们放了学都爱到桥上去看船，老人们坐在树下说从前的事。"
+    path = put("a.txt", "".join(f"['第{n}页', '{n}：{text}', {n}]\n" for n in range(4)))
+    (found,) = inspect([str(path)])
+    assert "each line is a list without names" in found["error"] and "fields" in found["error"]
+    made = run(Corpus, path, source={"fields": {"text": "2"}}, validation_fraction=0, dedup="none")
+    assert [row["text"] for row in made.kept] == [f"{n}：{text}" for n in range(4)]
+
+
+def test_lists_with_one_text_are_documents(put: Put, run: Callable[..., Made]) -> None:
+    text = "河边的柳树在二月里就发了芽，孩子们放了学都爱到桥上去看船，老人们坐在树下说从前的事。"
+    path = put("a.txt", "".join(f"['https://a.example/{n}', '{n}：{text}', {n}]\n" for n in range(4)))
+    made = run(Corpus, path, validation_fraction=0, dedup="none")
+    assert [row["text"] for row in made.kept] == [f"{n}：{text}" for n in range(4)]
+    assert made.kept[3]["meta"] == {"1": "https://a.example/3", "3": 3}
+
+
+def test_lines_of_literals_can_be_read_from_the_middle(put: Put) -> None:
+    path = put("a.txt", "['a', 1]\n['b', 2]\n")
+    assert is_splittable(detect_layout(SourceFile(path, path.name, 0, Source(path=str(path)))))
