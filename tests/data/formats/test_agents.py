@@ -487,6 +487,39 @@ def test_a_described_tool_becomes_a_schema() -> None:
     assert found["name"] == "search" and found["parameters"]["required"] == ["q"]
 
 
+def test_calls_and_results_inside_one_answer_become_turns() -> None:
+    value = (
+        f"我查一下。\n<|startofthink|>```JSON\n{text_of({'api_name': 'get_weather', 'parameters': {'city': '北京'}})}\n"
+        f"```<|endofthink|>\n\n<|startofexec|>```JSON\n晴\n```<|endofexec|>\n{TELL.text}"
+    )
+    chat = read_chat({"conversations": [HUMAN, {"from": "assistant", "value": value, "loss": False}]})
+    assert chat.messages == (
+        ASK,
+        Message("assistant", "我查一下。", CALLS[:1], train=False),
+        Message("tool", "晴", name="get_weather"),
+        Message("assistant", TELL.text, train=False),
+    )
+
+
+def test_the_query_of_a_call_may_be_several_turns() -> None:
+    query = [USER, {"role": "agent", "content": "我查一下。"}]
+    _, chat = read_row({"query": query, "tools": [WEATHER], "answers": [BEIJING]})
+    assert isinstance(chat, ParsedChat)
+    assert chat.messages == (ASK, Message("assistant", "我查一下。", CALLS[:1]))
+
+
+def test_types_of_python_become_those_of_a_schema() -> None:
+    parameters = {
+        "type": "dict",
+        "properties": {"a": {"type": "list", "items": {"type": "str"}}, "type": {"type": "int"}},
+    }
+    (tool,) = read_chat({"messages": [USER, ANSWER], "tools": [{"name": "f", "parameters": parameters}]}).tools
+    assert tool["parameters"] == {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"type": "string"}}, "type": {"type": "integer"}},
+    }
+
+
 def test_the_first_version_of_glaive_is_one_text() -> None:
     sample = (
         'SYSTEM: You are a helper. Use these -\n{"name": "add", "parameters": {}}\n\nUSER: 一加二？\n\n'

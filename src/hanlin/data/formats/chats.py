@@ -36,7 +36,7 @@ from hanlin.data.formats.turns import (
 )
 from hanlin.data.ledger import Drop
 
-_TURN_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+_TURN_LIST_FIELDS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "data")
 _PROMPT_LISTS = ("prompt", "input", "question", "context")
 _COMPLETIONS = ("completion", "response", "output", "answer")
 

@@ -23,7 +23,7 @@ _REASONED_ANSWER_FIELDS = (
     *("content", "final", "deepseek_attempt", "deepseek_solution", "attempt", "solution", "answer_content"),
     *("final_answer", "答案"),
 )
-SYSTEM_FIELDS = ("system", "system_prompt", "systemPrompt", "sys", "meta_instruction")
+SYSTEM_FIELDS = ("system", "system_prompt", "systemPrompt", "sys", "meta_instruction", "meta_prompt")
 """Fields of a row that hold its system text."""
 
 
@@ -31,6 +31,8 @@ def find_system(row: Mapping[str, Any]) -> tuple[str, str]:
     """Find the system text of a row: the field and the text; ("", "") without any."""
     for name in SYSTEM_FIELDS:
         value = row.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if isinstance(value, str) and value.strip():
             return name, strip_turn(value)
     return "", ""

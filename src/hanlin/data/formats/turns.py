@@ -11,7 +11,12 @@ from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
 from hanlin.data.formats.base import strip_turn
-from hanlin.data.formats.content.call_texts import split_final_answer, split_tagged_calls, split_untagged_calls
+from hanlin.data.formats.content.call_texts import (
+    split_final_answer,
+    split_inline_trace,
+    split_tagged_calls,
+    split_untagged_calls,
+)
 from hanlin.data.formats.content.calls import ARGUMENT_FIELDS, CALL_PARTS, read_arguments, read_calls
 from hanlin.data.formats.content.loss_flags import LOSS_FIELDS, MASK_FIELDS, read_loss_flag
 from hanlin.data.formats.content.media import MEDIA_PARTS, check_media
@@ -289,7 +294,12 @@ def finish_turns(messages: Sequence[Message], tools: Tools = ()) -> tuple[Messag
     is_trace = any(message.role == "tool" for message in messages)
     finished: list[Message] = []
     for index, message in enumerate(messages):
-        if message.role == "assistant":
+        inline = split_inline_trace(message) if message.role == "assistant" else None
+        if isinstance(inline, Drop):
+            return inline
+        if inline is not None:
+            finished += inline
+        elif message.role == "assistant":
             following = messages[index + 1] if index + 1 < len(messages) else None
             has_result = following is not None and (following.role == "tool" or has_result_tags(following.text))
             answer = _read_answer(message, tools, has_result, is_trace)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hanlin.core.records import ToolCall
+from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.base import strip_turn
 from hanlin.data.formats.content.calls import parse_data, read_arguments, read_calls
 from hanlin.data.ledger import Drop
@@ -225,6 +225,34 @@ def split_top_level(text: str) -> list[str]:
     ends = [index for index, char, depth in _scan(text, 0) if char == "," and depth == 0]
     parts = [text[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(text)], strict=True)]
     return [part for part in parts if part.strip()]
+
+
+# --- calls and results in one answer --------------------------------------------------------------------------------
+
+_INLINE = re.compile(r"<\|startofthink\|>(.*?)<\|endofthink\|>(?:\s*<\|startofexec\|>(.*?)<\|endofexec\|>)?", re.S)
+_FENCES = re.compile(r"\A\s*```[A-Za-z]*\s*(.*?)\s*```\s*\Z", re.S)
+
+
+def split_inline_trace(message: Message) -> list[Message] | Drop | None:
+    """Split an answer of ModelScope-Agent, which holds calls and their results, into turns; None for other answers."""
+    if "<|startofthink|>" not in message.text:
+        return None
+    turns: list[Message] = []
+    end = 0
+    for match in _INLINE.finditer(message.text):
+        calls = parse_calls(match[1])
+        if isinstance(calls, Drop):
+            return calls
+        text = strip_turn(message.text[end : match.start()])
+        turns.append(replace(message, text=text, tool_calls=calls, reasoning="" if turns else message.reasoning))
+        if match[2] is not None:
+            fence = _FENCES.match(match[2])
+            turns.append(Message("tool", strip_turn(fence[1] if fence else match[2]), name=calls[0].name))
+        end = match.end()
+    rest = strip_turn(message.text[end:])
+    if rest or not turns:
+        turns.append(replace(message, text=rest, reasoning="" if turns else message.reasoning))
+    return turns
 
 
 # --- ReAct ------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ _CLOSED_MARKS = (
     ("[think]", "[/think]"),
     ("◁think▷", "◁/think▷"),
     ("<seed:think>", "</seed:think>"),
+    ("[unused16]", "[unused17]"),
 )
 _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""

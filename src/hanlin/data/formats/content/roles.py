@@ -8,7 +8,12 @@ from typing import Any
 from hanlin.core.records import Role
 
 ROLE_FIELDS = ("role", "from", "speaker")
-CALL_ROLES = frozenset({"function_call", "tool_call", "tool-call", "toolcall", "function call", "tool call"})
+CALL_ROLES = frozenset(
+    (
+        *("function_call", "tool_call", "tool-call", "toolcall", "function call", "tool call", "tool_calls"),
+        *("assistant_toolcall", "assistant_tool_call"),
+    )
+)
 """Roles of turns that are a tool call."""
 REASONING_ROLES = frozenset({"reasoning", "thought", "thinking", "思考", "推理"})
 """Roles of turns that are the reasoning before the next turn of the assistant."""
