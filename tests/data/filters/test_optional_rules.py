@@ -239,6 +239,7 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
         "嗯嗯，今天有点累，晚上不想出门了，",
         "家里还有面条和青菜。先把水烧开，再把面条放进去煮，最后放一点盐和青菜，吃完记得把锅碗都洗干净放回柜子里别留到明天了",
         "谢谢您的来信。我们会尽快答复。\n\n此致，",
+        "Dear Ann,\n\nThe garden is in bloom. Come and see it. The tea is ready.\n\nYours truly,",
         "安装的方法见下面的网页。第一步是下载。第二步是解压。其余的请看 https://example.com/read/this/page/for/more",
         "写法：\n```\nprint(1)\n```\n```\n就这样。",
         "先算半径。把各项的数值代入之后逐步化简并四舍五入到小数点后两位可以得到这个圆球的体积约为 35.32 立方厘米",
@@ -280,6 +281,18 @@ def test_an_answer_in_the_other_language_is_dropped() -> None:
         ("Hi", "你好！我是小翰，很高兴认识你，请问有什么可以帮你的吗？"),
         ("PyTorch 是什么？", "PyTorch 是一个深度学习框架，由 Meta 开发，支持 CUDA、ROCm 与 MPS。"),
         ("谁写了《哈姆雷特》？", "William Shakespeare"),
+        (
+            "怎样问用户的名字？",
+            "用“ask [What is your name?] and wait, then say (join [Hello to you and ] (answer)) for 2 seconds”块。",
+        ),
+        (
+            "有哪些相近的块？",
+            "Turn This Way for Seconds、Set the Power、When Button is Pressed、When Distance is less than、Distance",
+        ),
+        (
+            "写伪代码，在列表里找一个数。",
+            "Search in list:\nSet found = False\nWhile index is less than the length of the list\n    found = True",
+        ),
         ("给小组取几个名字。", "Mechatron Titans, Robo Dynamics, Circuit Masters, Gear Foxes, Voltage Wolves"),
         ("摆一个国际象棋的残局。", "rnbqkbnr/pp1ppppp/8/2p5/4P3/5N2/PPPP1PPP/RNBQKB1R b KQkq"),
         (

@@ -27,7 +27,7 @@ _SENTENCE_ENDS = re.compile(r"[。！？]|(?<!\d)[.!?] ")
 _MANY_SENTENCES = 8
 _MIN_SENTENCES, _MIN_ENGLISH_WORDS, _MAX_HAN, _SHORT_QUESTION = 3, 3, 5, 150
 _WORD = re.compile("[A-Za-z]{2,}")
-_FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$")
+_FREE_END = re.compile(r"#\w+$|https?://\S+$|\d$|^[A-Z][a-z]+(?: [a-z]+){0,2},$")
 _CODE_ENDS, _MAX_SIGNATURE = tuple("。！？.!?)}]|;\"'`"), 8
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+", re.S)
 
@@ -39,9 +39,9 @@ def truncated_answers(messages: tuple[Message, ...], longest_open: int) -> tuple
     English word that needs another, or, after complete sentences, a comma; or if its last line goes on after several
     sentences with `longest_open` characters or more (after eight sentences a quarter of that) that have no end (a
     number with its unit, 了 or 吧 is an end). Why: generated data was cut at a token limit, and a model learns to stop
-    there. Headings, names, numbers, formulas, list items, verse, chats that are written with commas, links and
-    signatures end without punctuation and stay, and so does an end that the question has too. Default 40. Not in the
-    default set.
+    there. Headings, names, numbers, formulas, list items, verse, chats that are written with commas, links,
+    closings of letters and signatures end without punctuation and stay, and so does an end that the question has too.
+    Default 40. Not in the default set.
     """
     question = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -95,9 +95,11 @@ _EXERCISE = re.compile(
 )
 _CODE_LIKE = re.compile(
     r"```|\bdef \w+\(|\bfunction \w+\(|^import \w+|\bSELECT\b.*\bFROM\b"
-    r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)",
+    r"|\b(?:INSERT|CREATE|DELETE|UPDATE)\b.*\b(?:INTO|TABLE|FROM|SET)\b|[;{}]\s*$|[=!]=|</?\w+>|\w\(\w*\)"
+    r"|^[ \t]*(?:[Ss]et )?\w{1,40} = \S{1,40}[ \t]*$",
     re.M | re.S,
 )
+_CHINESE_FRAME = re.compile(r"\A\W*[\u4e00-\u9fff].*[\u4e00-\u9fff]\W*\Z|、", re.S)
 _TITLE_WORDS = {"the", "of", "and", "to", "for", "with", "by", "from", "at", "or", "you", "your", "our"}
 _SENTENCE_WORDS = ENGLISH_WORDS - _TITLE_WORDS | {
     "can", "will", "has", "we", "they", "he", "she", "his", "her", "should", "there", "if", "please", "here",
@@ -110,9 +112,10 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
     Letters decide, without code and links: at least `share` of each text must be in its script, and the answer must
     have `shortest` letters (names, numbers, short terms have no language). English must have its function words (is,
     that, can), which titles, lists of names, identifiers and other languages in Latin letters lack. A question that
-    mentions a language, translating or code stays, and so does one that quotes the other script, an exercise, and an
-    answer that explains words of the question. Defaults 0.8 and 20. Why: the commonest complaint about a Llama chat
-    model in Chinese is an English answer. Not in the default set.
+    mentions a language, translating or code stays, and so does one that quotes the other script, an exercise, an
+    answer that explains words of the question, and an English list or quotation in a Chinese sentence. Defaults 0.8
+    and 20. Why: the commonest complaint about a Llama chat model in Chinese is an English answer. Not in the default
+    set.
     """
     prompt = ""
     for turn_number, message in enumerate(messages, start=1):
@@ -135,6 +138,8 @@ def answer_language(messages: tuple[Message, ...], share: float, shortest: int) 
 def _is_about_language(question: str, answer: str, script: str) -> bool:
     """Whether a question in one script has a reason for an answer in the other."""
     if script == "zh":
+        if _CHINESE_FRAME.search(answer):
+            return True
         han, latin, *_ = count_char_kinds(question)
         quotes = _QUOTES_ENGLISH.search(question) and (latin * 10 >= han or len(question) <= _SHORT_QUESTION)
         return bool(quotes or (_CODE_LIKE.search(answer) and len(question) <= _SHORT_QUESTION))
