@@ -127,6 +127,10 @@ def dump_json_line(data: Any) -> str:
     return line
 
 
+_MAX_CUT_LINES, _MAX_CUT_LINE_CHARS, _MAX_LISTED_CUT_LINES = 1_000, 120, 100
+"""Different lines of a shard that are counted, characters of a line that are kept, and lines that the ledger lists."""
+
+
 @dataclass(slots=True)
 class FileStats:
     """Row counts of one input file.
@@ -135,6 +139,7 @@ class FileStats:
         dropped: Dropped rows by reason.
         changed: Records changed by each rule.
         unread_fields: Records that do not carry a field of their row, by its name (`turn.field` for one of a turn).
+        cut_lines: Records from which rules cut a line, by the line.
         characters: Characters of the records that are kept.
     """
 
@@ -149,6 +154,7 @@ class FileStats:
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     unread_fields: Counter[str] = field(default_factory=Counter)
+    cut_lines: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: FileStats) -> None:
         """Add the counts of another part of the same file."""
@@ -159,6 +165,7 @@ class FileStats:
         self.dropped.update(other.dropped)
         self.changed.update(other.changed)
         self.unread_fields.update(other.unread_fields)
+        self.cut_lines.update(other.cut_lines)
 
     def to_json(self) -> dict[str, Any]:
         row: dict[str, Any] = {"file": self.file, "format": self.format, "encoding": self.encoding}
@@ -185,6 +192,22 @@ def count_unread_fields(counts: Counter[str], names: Sequence[str]) -> None:
     for name in dict.fromkeys(names):
         name = name[:_MAX_UNREAD_NAME_CHARS]
         counts[name if name in counts or len(counts) < _MAX_UNREAD_NAMES else "*"] += 1
+
+
+def count_cut_lines(counts: Counter[str], before: str, after: str) -> None:
+    """Count the lines of a text that rules cut; of very many different lines the later ones not at all."""
+    if before.count("\n") <= after.count("\n"):
+        return
+    left = set(after.split("\n"))
+    for line in dict.fromkeys(line.strip() for line in before.split("\n")):
+        shown = line[:_MAX_CUT_LINE_CHARS]
+        if line and line not in left and (shown in counts or len(counts) < _MAX_CUT_LINES):
+            counts[shown] += 1
+
+
+def most_frequent_cut_lines(counts: Mapping[str, int]) -> dict[str, int]:
+    """The lines that rules cut most often, for the ledger."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_LISTED_CUT_LINES])
 
 
 def describe_unread_fields(counts: Mapping[str, int], max_names: int = 12) -> str:

@@ -19,6 +19,7 @@ from hanlin.pipeline.artifacts import Store
 from hanlin.pipeline.manifest import Manifest
 from hanlin.pipeline.step import Step
 
+_SHOWN_METRICS = 6
 _SHOWN_COUNTS = 4
 
 
@@ -123,9 +124,15 @@ def format_number(value: Any) -> str:
 
 
 def summarize_metrics(step: Step) -> str:
-    """The metrics of one stage in a line: those that its kind shows, up to six."""
+    """The metrics of one stage in a line: those that its kind shows, else the first six.
+
+    Of training also how many records were refused or changed, for being over-long above all.
+    """
     metrics = step.manifest.metrics if step.manifest else {}
-    names = step.stage.kind.shows or tuple(metrics)
+    kind = step.stage.kind
+    names = kind.shows or tuple(metrics)
+    if kind.group:
+        names += tuple(name for name in ("refused", "changed") if name not in names)
     parts = []
     for name in names:
         value: Any = metrics
@@ -142,7 +149,7 @@ def summarize_metrics(step: Step) -> str:
             parts.append(_summarize_counts(label, value))
         elif isinstance(value, int | float | str):
             parts.append(f"{label} {format_number(value)}")
-    return " · ".join(parts[:6])
+    return " · ".join(parts if kind.shows else parts[:_SHOWN_METRICS])
 
 
 def _summarize_counts(label: str, counts: Mapping[str, float]) -> str:

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from hanlin.cli.main import app
 from hanlin.config.settings.data import Conversations, Corpus, Preferences, UnpairedPreferences
 from hanlin.core.errors import UserError
-from hanlin.data.report.excerpts import diff_texts, make_excerpt
+from hanlin.data.report.evidence import find_evidence
+from hanlin.data.report.excerpts import diff_texts, make_excerpt, split_parts
 from hanlin.data.report.stats import SampleSizes, compute_stage_stats
 
 Put = Callable[[str, Any], Path]
@@ -244,6 +245,61 @@ def test_two_long_texts_are_compared_from_shortly_before_their_first_difference(
 
 
 def test_an_excerpt_says_how_much_it_leaves_out() -> None:
-    assert make_excerpt({"text": "长" * 1000}) == [{"label": "", "text": "长" * 480, "more": 520}]
+    assert make_excerpt(split_parts({"text": "长" * 1000})) == [{"label": "", "text": "长" * 480, "more": 520}]
     turns = [{"role": "user", "text": "问" * 3} for _ in range(10)]
-    assert make_excerpt({"messages": turns})[-1] == {"label": "+2", "text": "", "more": 6}
+    assert make_excerpt(split_parts({"messages": turns}))[-1] == {"label": "+2", "text": "", "more": 6}
+
+
+def share_gpt(*texts: str) -> dict[str, Any]:
+    turns = [{"from": ("human", "gpt")[number % 2], "value": text} for number, text in enumerate(texts)]
+    return {"conversations": turns}
+
+
+def test_a_dropped_chat_shows_the_judged_turn_and_the_phrase_that_decided(put: Put, run: Run, tmp_path: Path) -> None:
+    good = [share_gpt(f"第{n}天的天气怎样？", f"第{n}天多云，傍晚有小雨，出门请带伞。") for n in range(12)]
+    refusing = share_gpt(
+        "今天周几？", "今天是周三。", "帮我写一首关于秋天的诗。", "很抱歉，作为一个语言模型，我无法完成这个请求。"
+    )
+    made = run(Conversations, put("a.json", [*good, refusing]), rules=["default", "refusals"])
+    (sample,) = compute_stats(made.out)["stages"][0]["dropped_samples"]["refusal"]
+    evidence = sample["evidence"]
+    assert (evidence["turn"], evidence["label"]) == (4, "assistant")
+    assert evidence["question"] == "帮我写一首关于秋天的诗。"
+    assert evidence["phrase"] and evidence["phrase"] in refusing["conversations"][3]["value"]
+    html = page(made.out, tmp_path / "report.html")
+    assert f"<mark>{evidence['phrase']}</mark>" in html and "conversations&#34;" not in html
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail", "text", "phrase"),
+    [
+        ("blocklist", "甲词、乙词", "前文里有乙词，还有别的话。", "乙词"),
+        ("advertisement", "share 0.71 in lines with calls to action", "点击下方关注我们，领取好礼。", None),
+        ("repeated_lines", "share 0.80", "第一行\n同样的一行字\n同样的一行字\n同样的一行字", "同样的一行字"),
+        (
+            "repeated_phrases",
+            "share 0.90",
+            "从前有座山山里有座庙，从前有座山山里有座庙，从前有座山山里有座庙，完",
+            "从前有座山山里有座庙，",
+        ),
+        ("repeated_characters", "share 0.90", "好啊啊啊啊啊啊啊啊啊啊", "啊" * 10),
+        ("too_short", "1 characters", "短", None),
+    ],
+)
+def test_the_phrase_that_decided_is_found_in_a_document(
+    reason: str, detail: str, text: str, phrase: str | None
+) -> None:
+    evidence = find_evidence({"text": text}, reason, detail)
+    assert (None if evidence is None else evidence.phrase) == phrase
+
+
+def test_lines_that_rules_cut_and_fields_that_no_record_carries_are_shown(put: Put, run: Run, tmp_path: Path) -> None:
+    line = "长按识别下方二维码，关注我们的公众号"
+    rows = [{"text": f"{STREAM}{n}\n第{n}段接着讲村里的事。\n{line}", "score": {"a": n}} for n in range(3)]
+    made = run(Corpus, put("a.jsonl", rows), rules=["default", "advertisement_lines"], dedup="exact")
+    stage = compute_stats(made.out)["stages"][0]
+    assert stage["cut_lines"] == {line: 3} == made.ledger["cut_lines"]
+    html = page(made.out, tmp_path / "report.html")
+    assert line in html
+    assert stage["unread_fields"] == made.ledger["unread_fields"]
+    assert all(name in html for name in stage["unread_fields"])

@@ -22,7 +22,7 @@ from hanlin.data.ingest.process_split import dump_record
 from hanlin.data.ingest.shard_index import LOCATION
 from hanlin.data.ingest.shards import Shard, ShardArrayBuilder, load_shard
 from hanlin.data.ingest.spec import WorkerContext
-from hanlin.data.ledger import Drop, FileStats, format_dropped_row
+from hanlin.data.ledger import Drop, FileStats, count_cut_lines, format_dropped_row
 
 _RULE = "dedup_lines"
 
@@ -72,7 +72,7 @@ def _cut_shard(cut: _Cut, shard: Shard, progress: ProgressCounter) -> Shard:
     spec = cut.worker.spec
     stats = FileStats(**{name: getattr(shard.stats, name) for name in FileStats.__dataclass_fields__})
     stats.dropped, stats.changed = Counter(stats.dropped), Counter(stats.changed)
-    stats.unread_fields = Counter(stats.unread_fields)
+    stats.unread_fields, stats.cut_lines = Counter(stats.unread_fields), Counter(stats.cut_lines)
     kept: list[bytes] = []
     dropped: list[bytes] = []
     arrays, builder = shard.load_arrays(), ShardArrayBuilder(spec, cut.worker.seed)
@@ -90,6 +90,7 @@ def _cut_shard(cut: _Cut, shard: Shard, progress: ProgressCounter) -> Shard:
                 fields = {name: value for name, value in record.to_json().items() if name not in ("id", "source")}
                 dropped.append((format_dropped_row(drop, record.source, fields) + "\n").encode("utf-8"))
                 continue
+            count_cut_lines(stats.cut_lines, record.text, text)
             record = replace(record, text=text)
             line, tail_bytes = dump_record(record)
             stats.changed[_RULE] += 1

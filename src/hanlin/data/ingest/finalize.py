@@ -15,7 +15,7 @@ from hanlin.core.files import partial_path, write_json
 from hanlin.data.dedup.cluster import Indices
 from hanlin.data.ingest.deduplicate import DedupResult
 from hanlin.data.ingest.shard_index import LOCATION, ShardIndex, ShardOffset
-from hanlin.data.ledger import FileStats
+from hanlin.data.ledger import FileStats, most_frequent_cut_lines
 
 _DROPPED_FILE = "dropped.jsonl"
 
@@ -173,6 +173,8 @@ def write_ledger(stats_of_files: Sequence[FileStats], skipped: Sequence[str], ou
     for stats in stats_of_files:
         total.add(stats)
     ledger: dict[str, Any] = {**total.counts(), "files": [stats.to_json() for stats in stats_of_files]}
+    if total.cut_lines:
+        ledger["cut_lines"] = most_frequent_cut_lines(total.cut_lines)
     if skipped:
         ledger["files_skipped"] = list(skipped)
     write_json(out / "ledger.json", ledger, shared=True)

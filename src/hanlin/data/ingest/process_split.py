@@ -21,13 +21,21 @@ from hanlin.core.files import write_bytes
 from hanlin.core.i18n import tr
 from hanlin.data.formats.base import ParsedRow
 from hanlin.data.formats.detect import DetectedFormat, find_others, read_records
+from hanlin.data.formats.documents import ParsedText
 from hanlin.data.ingest.executor import ProgressCounter
 from hanlin.data.ingest.shards import SHARD_BYTES, SHARD_ROWS, Shard, ShardArrayBuilder, load_finished_shards
 from hanlin.data.ingest.spec import Origin, WorkerContext
 from hanlin.data.ingest.splits import READ_ERRORS, InputSplit
 from hanlin.data.io.input_file import InputFile
 from hanlin.data.io.lines import MAX_LINE_LENGTH
-from hanlin.data.ledger import Drop, FileStats, count_unread_fields, describe_reason, format_dropped_row
+from hanlin.data.ledger import (
+    Drop,
+    FileStats,
+    count_cut_lines,
+    count_unread_fields,
+    describe_reason,
+    format_dropped_row,
+)
 
 _REPORT_ROWS = 500
 
@@ -122,6 +130,8 @@ class _SplitProcessor:
             else:
                 record, line, tail_bytes, changed = processed
                 stats.changed.update(changed)
+                if changed and isinstance(row.item, ParsedText) and "html" not in changed:
+                    count_cut_lines(stats.cut_lines, row.item.text, record.text)
                 if row.unread:
                     count_unread_fields(stats.unread_fields, row.unread)
                 kept.append(line)

@@ -106,7 +106,7 @@ def load_shard(stem: Path, reference_path: Path | None = None) -> Shard | None:
     except (OSError, ValueError):
         return None
     counts = summary["stats"]
-    counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields")}
+    counters = {name: Counter(counts[name]) for name in ("dropped", "changed", "unread_fields", "cut_lines")}
     stats = FileStats(**{**counts, **counters})
     return Shard(stem, stats, summary["questions"], summary["is_last"], summary["num_lines"], reference_path)
 

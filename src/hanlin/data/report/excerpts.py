@@ -42,14 +42,13 @@ def count_characters(row: Any) -> int:
     return sum(len(text) for _, text in split_parts(row))
 
 
-def make_excerpt(row: Any, max_chars: int = MAX_EXCERPT_CHARS) -> list[dict[str, Any]]:
+def make_excerpt(all_parts: Parts, max_chars: int = MAX_EXCERPT_CHARS) -> list[dict[str, Any]]:
     """Shorten the parts of a row to about `max_chars` characters in all.
 
     Returns:
         Up to 9 of {label, text, more}, where `more` counts the characters that are left out.
     """
     shown: list[dict[str, Any]] = []
-    all_parts = split_parts(row)
     share = max(80, max_chars // max(1, min(len(all_parts), _MAX_PARTS)))
     for label, text in all_parts[:_MAX_PARTS]:
         beginning = text[:share]

@@ -20,7 +20,8 @@ from hanlin.chat.token_counts import TokenCounter
 from hanlin.core.discover import VALIDATION_FILE, record_files, record_kind
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
-from hanlin.data.report.excerpts import count_characters, diff_texts, make_excerpt, to_plain_text
+from hanlin.data.report.evidence import find_evidence, read_turns
+from hanlin.data.report.excerpts import count_characters, diff_texts, make_excerpt, split_parts, to_plain_text
 from hanlin.data.text.language_id import identify_language
 
 DROPPED = "dropped.jsonl"
@@ -90,6 +91,8 @@ def compute_stage_stats(
         "written": ledger.get("rows_written"),
         "dropped": dict(sorted(ledger["dropped"].items(), key=lambda item: (-item[1], item[0]))),
         "changed": dict(sorted(ledger.get("changed", {}).items(), key=lambda item: (-item[1], item[0]))),
+        "unread_fields": dict(sorted(ledger.get("unread_fields", {}).items(), key=lambda item: (-item[1], item[0]))),
+        "cut_lines": ledger.get("cut_lines", {}),
         "characters": ledger.get("characters"),
         "tokens": ledger.get("tokens"),
         "files": files,
@@ -177,7 +180,14 @@ def _sample_dropped(path: Path, counts: Mapping[str, int], sizes: SampleSizes) -
         row = _parse_line(line, path)
         fields = {name: row.get(name, "") for name in ("location", "detail", "duplicate_of")}
         if is_shown:
-            sample.shown[reason].append({**fields, "parts": make_excerpt(row["row"]) if "row" in row else []})
+            evidence = find_evidence(row["row"], reason, row.get("detail", "")) if "row" in row else None
+            sample.shown[reason].append(
+                {
+                    **fields,
+                    "evidence": None if evidence is None else evidence.to_json(),
+                    "parts": make_excerpt(read_turns(row["row"])) if "row" in row else [],
+                }
+            )
         if is_paired:
             sample.pairs[row["duplicate_of"]].append({**fields, "text": to_plain_text(row["row"])})
     return sample
@@ -266,7 +276,9 @@ def _add_record(row: Mapping[str, Any], sample: _KeptSample, show: bool) -> None
     sample.languages_of[source.rpartition(":")[0]][language] += 1
     sample.languages_of[str(row["id"]).partition("/")[0] + "/"][language] += 1
     if show:
-        sample.shown.append({"id": row["id"], "location": source, "language": language, "parts": make_excerpt(row)})
+        sample.shown.append(
+            {"id": row["id"], "location": source, "language": language, "parts": make_excerpt(split_parts(row))}
+        )
 
 
 def _add_lengths(count: TokenCounter, rows: Sequence[Mapping[str, Any]], file: Path, sample: _KeptSample) -> None:
