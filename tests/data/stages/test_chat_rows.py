@@ -155,6 +155,7 @@ def test_placeholders_of_any_form_are_filled_or_dropped(put: Put, run: Run, text
         "在 Vue 模板里写 {{ name }} 就能插值。",
         "XML 里可以创建一个 <author> 元素，再写 <name>。",
         "Dear [Name],\nI am writing to apply for the job.\nSincerely,\n[Name]",
+        "你好！我的名字是 [姓名]，我目前在 [公司] 工作。",
         "写成 `{name}`，我是这样做的。",
         "集合 {name} 只有一个元素。",
     ],

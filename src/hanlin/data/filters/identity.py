@@ -24,7 +24,7 @@ _IS_NAME = re.compile(_NAME_WORDS, re.I)
 _DOUBLE = re.compile(rf"\{{\{{\s*{_WORDS}\s*\}}\}}", re.I)
 _SINGLE = re.compile(rf"\$?\{{\s*{_WORDS}\s*\}}|<\s*{_WORDS}\s*>|[\[【]\s*{_WORDS}\s*[\]】]", re.I)
 """Other brackets, which mean something else in code, markup and letters: they count in short texts and in sentences
-about the assistant alone, and square ones if their word is not written as in a letter ([Name])."""
+about the assistant alone, and square ones if their word is not written as in a letter ([Name], [姓名])."""
 _LONGEST_INTRODUCTION = 600
 _TEMPLATE_LANGUAGE = re.compile(r"vue|jinja|handlebars|mustache|angular|django|liquid|template|模板|插值|\{%|v-", re.I)
 _ABOUT_YOU = re.compile(r"你(?:是|叫|的名字|由|被)|您(?:是|叫)|\b(?:you are|you're|your name|are you)\b", re.I)
@@ -78,7 +78,7 @@ def _fill(text: str, role: str, fill: Callable[[re.Match[str], str], str]) -> st
 
     def fill_match(match: re.Match[str]) -> str:
         word = next(group for group in match.groups() if group)
-        if match[0][0] in "[【" and word.istitle():
+        if match[0][0] in "[【" and (word.istitle() or not word.isascii()):
             return match[0]
         return fill(match, "name" if _IS_NAME.fullmatch(word) else "author")
 
