@@ -501,6 +501,23 @@ def test_calls_and_results_inside_one_answer_become_turns() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "answers", ['[get_weather(city="北京")]', ['get_weather(city="北京")'], [BEIJING], json.dumps([BEIJING])]
+)
+def test_the_answers_of_a_query_may_be_written_in_any_way(answers: Any) -> None:
+    _, chat = read_row(
+        {"question": ASK.text, "functions": {"get_weather": {"description": "查询天气"}}, "answers": answers}
+    )
+    assert isinstance(chat, ParsedChat) and chat.messages == (ASK, Message("assistant", "", CALLS[:1]))
+    assert chat.tools == ({"name": "get_weather", "description": "查询天气"},)
+
+
+def test_objects_of_nulls_are_no_calls() -> None:
+    nothing = {"name": None, "arguments": None}
+    chat = read_chat({"messages": [USER, {**ANSWER, "function_call": nothing, "tool_calls": [nothing]}]})
+    assert chat.messages == (ASK, TELL)
+
+
 def test_the_query_of_a_call_may_be_several_turns() -> None:
     query = [USER, {"role": "agent", "content": "我查一下。"}]
     _, chat = read_row({"query": query, "tools": [WEATHER], "answers": [BEIJING]})

@@ -43,6 +43,10 @@ ROWS: dict[str, Any] = {
     "think tags in a field": answer(reasoning_content=f"<think>{THOUGHT}</think>", content=TELL),
     "think tags, begun by the prompt": answer(content=f"{THOUGHT}\n</think>\n\n{TELL}"),
     "thinking tags": answer(content=f"<thinking>{THOUGHT}</thinking>{TELL}"),
+    "reasoning_details": answer(reasoning_details=[{"type": "reasoning.text", "text": THOUGHT}], content=TELL),
+    "channels of gpt-oss": answer(
+        content=f"<|channel|>analysis<|message|>{THOUGHT}<|end|><|start|>assistant<|channel|>final<|message|>{TELL}<|return|>"
+    ),
     "OpenThoughts": answer(
         content=f"<|begin_of_thought|>\n\n{THOUGHT}\n\n<|end_of_thought|>\n\n"
         f"<|begin_of_solution|>\n\n{TELL}\n\n<|end_of_solution|>"

@@ -119,6 +119,13 @@ def test_names_of_roles_are_mapped_by_the_recipe(put: Put) -> None:
     assert isinstance(chat, ParsedChat) and chat.messages == (ASK, TELL)
 
 
+def test_numbers_may_be_names_of_roles(put: Put) -> None:
+    row = {"dialogue": [{"speaker": 0, "content": ASK.text}, {"speaker": 1, "content": TELL.text}]}
+    settings = Conversations.model_validate({"sources": "a", "roles": {0: "user", 1: "assistant"}})
+    (chat,) = read_file(put("a.jsonl", [row]), roles=settings.sources[0].roles)
+    assert isinstance(chat, ParsedChat) and chat.messages == (ASK, TELL)
+
+
 def test_roles_of_the_stage_are_those_of_all_sources() -> None:
     roles = {"患者": "user", "医生": "assistant"}
     settings = Conversations.model_validate(
@@ -226,6 +233,13 @@ def test_no_format_loses_a_system_text_or_tools(row: dict[str, Any]) -> None:
     chat = read_chat({**row, "system_prompt": "你是助手。", "tools": [{"name": "f", "description": "g"}]})
     assert chat.messages == (Message("system", "你是助手。"), ASK, TELL)
     assert chat.tools == ({"name": "f", "description": "g"},) and chat.meta == {} and chat.unread == ()
+
+
+def test_a_second_system_text_is_carried_as_other_fields_are() -> None:
+    turns = [{"role": "system", "content": "你是助手。"}, USER, ANSWER]
+    assert read_chat({"messages": turns, "system": "你是馆员。"}).meta == {"system": "你是馆员。"}
+    assert read_chat({"messages": turns, "system": "长" * 400}).unread == ("system",)
+    assert read_chat({"messages": turns, "system": "你是助手。"}).meta == {}
 
 
 # --- fields that nothing carries --------------------------------------------------------------------------------------

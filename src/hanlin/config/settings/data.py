@@ -186,12 +186,14 @@ def _give_roles(value: Any) -> Any:
     """Settings in which every source has the roles of the stage besides its own."""
     if not isinstance(value, Mapping) or not isinstance(value.get("roles"), Mapping) or not value.get("sources"):
         return value
+    roles = {str(name): role for name, role in value["roles"].items()}
     sources = value["sources"]
     rows: list[dict[str, Any]] = [
         {"path": source} if isinstance(source, str) else dict(source)
         for source in ([sources] if isinstance(sources, str | Mapping | BaseModel) else sources)
     ]
-    return {**value, "sources": [{**row, "roles": {**value["roles"], **(row.get("roles") or {})}} for row in rows]}
+    given = [{**row, "roles": {**roles, **(row.get("roles") or {})}} for row in rows]
+    return {**value, "roles": roles, "sources": given}
 
 
 def _dedup_against(type_: str, description: str) -> Any:

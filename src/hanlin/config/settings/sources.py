@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from hanlin.config.settings.base import Settings, ref, setting
 from hanlin.core.i18n import join_list, tr
@@ -79,6 +80,11 @@ class Source(Settings):
     @classmethod
     def _from_text(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        return {str(name): role for name, role in value.items()} if isinstance(value, Mapping) else value
 
 
 def check_sources(sources: tuple[Source, ...], formats: tuple[str, ...], fields: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ from hanlin.data.formats.questions import (
     is_math,
     is_prompt_response,
     is_self_instruct,
+    place_system,
     read_alpaca,
     read_math,
     read_prompt_response,
@@ -31,7 +32,6 @@ from hanlin.data.formats.turns import (
     find_unread_turn_fields,
     finish_chat,
     join_turns,
-    prepend_system,
     read_turn_tools,
 )
 from hanlin.data.ledger import Drop
@@ -96,10 +96,10 @@ def read_messages(value: Any) -> Iterator[ParsedChat | Drop]:
             yield part
             return
     assert not isinstance(messages, Drop) and not isinstance(tools, Drop)
-    system_field, system = find_system(row)
+    messages, system_field = place_system(row, messages)
     used = (*fields, system_field, find_row_tools(row)[0], *_own_fields(row, turns))
     unread = (*find_unread_fields(row, used), *find_unread_turn_fields(turns))
-    yield ParsedChat(prepend_system(system, messages), tools, collect_meta(row, used), unread)
+    yield ParsedChat(messages, tools, collect_meta(row, used), unread)
 
 
 def _own_fields(row: Mapping[str, Any], turns: Sequence[Any]) -> tuple[str, ...]:
@@ -171,10 +171,10 @@ def read_firefly(value: Any) -> Iterator[ParsedChat | Drop]:
             if key not in pair and key not in _PAIR_FIELDS and content not in (None, "", [], {}):
                 unread[f"turn.{key}"] = None
     row = value if isinstance(value, Mapping) else {}
-    system_field, system = find_system(row)
+    placed, system_field = place_system(row, tuple(messages))
     used = (*found[1], system_field, find_row_tools(row)[0], "id")
     yield ParsedChat(
-        prepend_system(system, tuple(messages)),
+        placed,
         (),
         collect_meta(row, used),
         (*find_unread_fields(row, used), *unread),

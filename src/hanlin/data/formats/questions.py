@@ -38,6 +38,19 @@ def find_system(row: Mapping[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
+def place_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+    """Put the system text of a row before its turns.
+
+    Returns:
+        (turns, the field that it came from); the field is "" if the turns begin with another system text, so that the
+        row's is carried as other fields are, or named.
+    """
+    field, system = find_system(row)
+    if messages and messages[0].role == "system" and system and messages[0].text != system:
+        return messages, ""
+    return prepend_system(system, messages), field
+
+
 def find_field(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Find the first of some fields that a row has as text, in any letter case; of one letter only as it is written."""
     exact = next((name for name in names if isinstance(row.get(name), str)), None)
@@ -143,12 +156,12 @@ def _read_question_answer(
                 yield added
                 return
             messages = (*messages[:-1], added)
-        system_field, system = find_system(row)
+        messages, system_field = place_system(row, messages)
         used = (*used, "history", system_field, reasoning_field, find_row_tools(row)[0], "id")
         unread = find_unread_fields(row, used)
         if isinstance(row.get("history"), list):
             unread += tuple(name.replace("turn.", "history.") for name in find_unread_turn_fields(row["history"]))
-        yield ParsedChat(prepend_system(system, messages), (), collect_meta(row, used), unread)
+        yield ParsedChat(messages, (), collect_meta(row, used), unread)
 
 
 def _add_reasoning(answer: Message, reasoning: str) -> Message | Drop:

@@ -10,8 +10,8 @@ from hanlin.core.records import Message
 from hanlin.data.formats.base import collect_meta, find_unread_fields, strip_turn
 from hanlin.data.formats.content.roles import ROLE_NAMES
 from hanlin.data.formats.content.tool_lists import find_row_tools
-from hanlin.data.formats.questions import find_system
-from hanlin.data.formats.turns import ParsedChat, alternate_roles, prepend_system
+from hanlin.data.formats.questions import place_system
+from hanlin.data.formats.turns import ParsedChat, alternate_roles
 from hanlin.data.ledger import Drop
 
 _TAGGED = re.compile(r"\s*(?:<s>\s*)?(Human|Assistant|System)\s*[:：]", re.I)
@@ -34,9 +34,9 @@ def read_tagged(value: Any) -> Iterator[ParsedChat | Drop]:
     if isinstance(messages, Drop):
         yield messages
         return
-    system_field, system = find_system(value)
+    placed, system_field = place_system(value, messages)
     used = ("text", "id", system_field, find_row_tools(value)[0])
-    yield ParsedChat(prepend_system(system, messages), (), collect_meta(value, used), find_unread_fields(value, used))
+    yield ParsedChat(placed, (), collect_meta(value, used), find_unread_fields(value, used))
 
 
 def parse_tagged_turns(text: str) -> tuple[Message, ...] | Drop:
@@ -106,7 +106,6 @@ def read_dialogue(value: Any) -> Iterator[ParsedChat | Drop]:
     if blanks * 6 > sum(map(len, texts)):
         texts = [_BLANK_BESIDE_HAN.sub("", text) for text in texts]
     row = value if isinstance(value, Mapping) else {}
-    system_field, system = find_system(row)
+    messages, system_field = place_system(row, alternate_roles(texts))
     used = ("id", *fields, system_field, find_row_tools(row)[0])
-    messages = prepend_system(system, alternate_roles(texts))
     yield ParsedChat(messages, (), collect_meta(row, used), find_unread_fields(row, used))

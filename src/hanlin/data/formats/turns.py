@@ -278,7 +278,9 @@ def _read_result_part(part: Mapping[str, Any], value: Any) -> Message:
 
 
 def _as_list(value: Any) -> list[Any]:
-    return [] if not value else value if isinstance(value, list) else [value]
+    """A value as a list: empty for one of nothing but nulls, with which tables fill an object that is not there."""
+    items = value if isinstance(value, list) else [value] if value else []
+    return [item for item in items if not (isinstance(item, Mapping) and all(field is None for field in item.values()))]
 
 
 # --- what is inside the texts -----------------------------------------------------------------------------------------

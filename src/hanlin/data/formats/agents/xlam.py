@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from hanlin.core.records import Message
+from hanlin.core.records import Message, ToolCall
 from hanlin.data.formats.base import collect_meta, find_unread_fields
-from hanlin.data.formats.content.calls import parse_data, read_calls
+from hanlin.data.formats.content.call_texts import parse_calls
+from hanlin.data.formats.content.calls import read_calls
 from hanlin.data.formats.content.tool_lists import read_tools
 from hanlin.data.formats.turns import ParsedChat, find_unread_turn_fields, join_turns
 from hanlin.data.ledger import Drop
@@ -23,14 +24,26 @@ _TOOL_FIELDS = ("tools", "functions")
 
 def _find(row: Mapping[str, Any]) -> tuple[str, str, str] | None:
     query = next((name for name in _QUERY_FIELDS if isinstance(row.get(name), str | list) and row[name]), None)
-    tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list)), None)
+    tools = next((name for name in _TOOL_FIELDS if isinstance(row.get(name), str | list | Mapping)), None)
     calls = next((name for name in _CALL_FIELDS if _is_call_list(row.get(name))), None)
     return (query, calls, tools) if query and calls and tools else None
 
 
 def _is_call_list(value: Any) -> bool:
-    data = parse_data(value.strip()) if isinstance(value, str) and value.strip()[:1] == "[" else value
-    return isinstance(data, list) and bool(data) and all(isinstance(call, Mapping) for call in data)
+    if isinstance(value, str):
+        return value.strip()[:1] == "[" and not isinstance(parse_calls(value), Drop)
+    return isinstance(value, list) and bool(value) and not isinstance(_read_list(value), Drop)
+
+
+def _read_list(value: list[Any]) -> tuple[ToolCall, ...] | Drop:
+    """Read a list of calls, each as an object or as text."""
+    calls: list[ToolCall] = []
+    for item in value:
+        found = parse_calls(item) if isinstance(item, str) else read_calls([item])
+        if isinstance(found, Drop):
+            return found
+        calls += found
+    return tuple(calls)
 
 
 def is_xlam(value: Any) -> bool:
@@ -49,7 +62,9 @@ def read_xlam(value: Any) -> Iterator[ParsedChat | Drop]:
         return
     query, calls_field, tools_field = fields
     raw = value[calls_field]
-    calls, tools = read_calls([raw] if isinstance(raw, str) else raw), read_tools(value[tools_field])
+    tools = read_tools(value[tools_field])
+    known = () if isinstance(tools, Drop) else tools
+    calls = parse_calls(raw, known) if isinstance(raw, str) else _read_list(raw)
     turns = value[query] if isinstance(value[query], list) else [{"role": "user", "content": value[query]}]
     prompt = join_turns(turns)
     for part in (calls, tools, prompt):

@@ -11,7 +11,7 @@ from hanlin.data.ledger import Drop
 
 TURN_REASONING_FIELDS = (
     *("reasoning_content", "reasoning", "reasoning_text", "thinking", "thinking_content", "think", "thought"),
-    *("thoughts", "reasoning_trace"),
+    *("thoughts", "reasoning_trace", "reasoning_details"),
 )
 """Fields of a turn that hold its reasoning."""
 ROW_REASONING_FIELDS = frozenset(
@@ -43,6 +43,12 @@ _CLOSED_MARKS = (
 _NEVER_PLAIN = frozenset({"<think>", "<|begin_of_thought|>"})
 """Marks that are not the beginning of an ordinary text: without their end, the answer is cut off."""
 _SOLUTION = re.compile(r"\s*<\|begin_of_solution\|>(.*?)(?:<\|end_of_solution\|>\s*)?\Z", re.S)
+_CHANNELS = re.compile(
+    r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>(.*?)<\|end\|>"
+    r"(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>(.*?)(?:<\|return\|>|<\|end\|>)?\s*\Z",
+    re.S,
+)
+"""An answer of gpt-oss with its channels."""
 _CLOSE_ALONE = re.compile(r"(?:\A|\n)[ \t]*</think>|</think>[ \t]*(?=\n|\Z)")
 
 
@@ -54,10 +60,9 @@ def read_reasoning(value: Any) -> str | None:
     """
     if value is None:
         return ""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, Mapping):
-        value = next((value[name] for name in ("text", "content", "value") if isinstance(value.get(name), str)), None)
+    if isinstance(value, list | Mapping):
+        texts = [_find_text(item) for item in (value if isinstance(value, list) else [value])]
+        value = _join_parts([text for text in texts if text]) if None not in texts else None
     if not isinstance(value, str) or value.strip().lower() in _SWITCHES:
         return None
     text = strip_turn(value)
@@ -67,6 +72,14 @@ def read_reasoning(value: Any) -> str | None:
     return text
 
 
+def _find_text(item: Any) -> str | None:
+    """The text of an item in a list of reasoning; empty for one without text, such as a signature."""
+    if isinstance(item, Mapping):
+        fields = [name for name in ("text", "content", "value", "summary", "thinking") if item.get(name) is not None]
+        return item[fields[0]] if fields and isinstance(item[fields[0]], str) else ""
+    return item if isinstance(item, str) else None
+
+
 def split_reasoning(text: str) -> tuple[str, str] | Drop:
     """Split the text of an answer into the reasoning that it begins with, without the marks around it, and the rest.
 
@@ -74,6 +87,8 @@ def split_reasoning(text: str) -> tuple[str, str] | Drop:
     empty block gives no reasoning. A Drop if `<think>` has no end.
     """
     head = text.lstrip()
+    if head[:1] == "<" and (channels := _CHANNELS.match(head)) is not None:
+        return strip_turn(channels[1]), channels[2]
     if head[:1] not in ("<", "[", "◁") and "</think>" not in text:
         return "", text
     parts: list[str] = []

@@ -78,8 +78,6 @@ def _rename_turn(turn: Any, roles: Mapping[str, str]) -> Any:
     if not isinstance(turn, Mapping):
         return turn
     names = {
-        field: roles[name.strip()]
-        for field in ROLE_FIELDS
-        if isinstance(name := turn.get(field), str) and name.strip() in roles
+        field: roles[name] for field in ROLE_FIELDS if field in turn and (name := str(turn[field]).strip()) in roles
     }
     return {**turn, **names} if names else turn

@@ -16,6 +16,7 @@ Tools = tuple[Mapping[str, Any], ...]
 TOOL_FIELDS = ("tools", "functions", "tool", "available_tools", "function_list", "tool_list", "apis", "api_list")
 """Fields of a row that hold the list of tools."""
 _TOOL_FIELDS = frozenset(TOOL_FIELDS)
+_NAME_FIELDS = frozenset(("name", "api_name", "tool_name", "function"))
 
 
 def read_tools(raw: Any) -> Tools | Drop:
@@ -29,6 +30,8 @@ def read_tools(raw: Any) -> Tools | Drop:
         raw = parse_data(raw.strip())
     if raw is None or raw == []:
         return () if raw == [] else Drop("broken_tools")
+    if isinstance(raw, Mapping) and not _NAME_FIELDS & raw.keys() and all(isinstance(v, Mapping) for v in raw.values()):
+        raw = [{"name": name, **tool} for name, tool in raw.items()]
     tools = [_read_tool(tool) for tool in (raw if isinstance(raw, list) else [raw])]
     if not all(tool is not None for tool in tools):
         return Drop("broken_tools", str(raw)[:80])
