@@ -9,6 +9,10 @@ the rules of the stage's default set that repair text, and alone: a row that ano
 Printed for each rule and form: the judged rows that it drops, how many of them rightly, and precision; the judged rows
 that it keeps, how many of them wrongly, and recall among the judged rows. Labels of rows that the material lacks are
 counted. The last line is one JSON list.
+
+A file of labels may have a column `line`: the first 16 hexadecimal digits of the SHA-256 of a line of the row, without
+the blanks around it. The verdict is then whether the rule should cut that line. The rule `default` is the whole default
+set of the stage: what it keeps and a person would not have kept is the junk among kept rows.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from draw_held_out import judged_text, read_messages
+from draw_held_out import hash_text, judged_text, read_messages
 
 from hanlin.config.settings.data import Conversations, Corpus
 from hanlin.core.records import Message
@@ -45,18 +49,21 @@ class Label:
     should_drop: bool
     sha256: str
     source: str
+    line: str = ""
 
 
 def read_labels(files: Iterable[Path]) -> list[Label]:
     """Read labels. Raises SystemExit for a line that is not one, or for two verdicts on one row."""
-    labels: dict[tuple[str, str], Label] = {}
+    labels: dict[tuple[str, str, str], Label] = {}
     for file in files:
         with file.open(encoding="utf-8", newline="") as opened:
             for number, row in enumerate(csv.DictReader(opened, delimiter="\t"), start=2):
                 if row.get("verdict") not in ("drop", "keep") or not row.get("rule") or len(row["sha256"] or "") != 16:
                     raise SystemExit(f"{file}:{number}: not a label: {row}")
-                label = Label(row["rule"], row["verdict"] == "drop", row["sha256"], row["source"])
-                if labels.setdefault((label.rule, label.sha256), label).should_drop != label.should_drop:
+                label = Label(
+                    row["rule"], row["verdict"] == "drop", row["sha256"], row["source"], row.get("line") or ""
+                )
+                if labels.setdefault((label.rule, label.sha256, label.line), label).should_drop != label.should_drop:
                     raise SystemExit(f"{file}:{number}: another verdict on this row was read before")
     return list(labels.values())
 
@@ -67,7 +74,7 @@ def build_rule(rule: str, form: str) -> Callable[[tuple[Message, ...]], Drop | N
     settings: Any = Conversations if form == "chats" else Corpus
     default = settings(sources=("-",))
     chosen = settings(sources=("-",), rules=(rule,)).rules
-    before = [item for item in default.rules if item.name in REPAIRS and item.name != rule]
+    before = [item for item in default.rules if item.name in REPAIRS and rule not in (item.name, "default")]
     texts = build_text_rules([*before, *chosen], chats=form == "chats")
     answer_rules = build_answer_rules(chosen) if form == "chats" else []
     turn_rules = [partial(TURN_RULES[item.name], **item.parameters) for item in chosen if item.name in TURN_RULES]
@@ -85,6 +92,20 @@ def build_rule(rule: str, form: str) -> Callable[[tuple[Message, ...]], Drop | N
         return None if any(turn.text.strip() or turn.tool_calls for turn in turns) else Drop("empty")
 
     return decide
+
+
+def find_cut(label: Label, text: str) -> Drop | None:
+    """A Drop with the line if the rule cuts it from a document, otherwise None."""
+    default = build_text_rules(Corpus(sources=("-",)).rules)
+    chosen = build_text_rules(Corpus(sources=("-",), rules=(label.rule,)).rules)
+    for _, rule in [*(item for item in default if item[0] in REPAIRS), *chosen]:
+        after = rule(text)
+        if isinstance(after, Drop):
+            return after
+        before, text = text, after
+    left = {hash_text(line.strip()) for line in text.split("\n")}
+    lines = {hash_text(line.strip()): line for line in before.split("\n")}
+    return Drop("cut", lines[label.line]) if label.line in lines and label.line not in left else None
 
 
 def count(
@@ -108,6 +129,8 @@ def count(
             continue
         form = "chats" if row["form"] == "chats" else "documents"
         drop = build_rule(label.rule, form)(read_messages(row))
+        if label.line and drop is None:
+            drop = find_cut(label, row["text"])
         counted = counts.setdefault((label.rule, form), Counter())
         counted["drops" if drop else "keeps"] += 1
         counted["right"] += bool(drop) and label.should_drop

@@ -38,9 +38,9 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     Why: they are on millions of pages and in no conversation. Lines longer than `longest` characters (default 80)
     stay, apart from disclaimers: they are sentences that mention such a thing. So do steps of instructions, questions,
     warnings and code. The source of a page (来源：) is cut at its beginning and end only, titles after a heading such
-    as 往期回顾 in its last part only. If more than `share` of a text is such lines, and fewer than 100 characters
-    without a sentence are left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et
-    al. 2020, section 2.2), adapted to Chinese pages.
+    as 往期回顾 in its last part only. If more than `share` of a text is such lines and fewer than 100 characters are
+    left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2),
+    adapted to Chinese pages.
     """
     limit = _NOTICE_FACTOR * longest
     positions = PAIRS.find(text)
@@ -91,7 +91,7 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
 
 
 def _find_code(lines: Sequence[str]) -> set[int]:
-    """Find the lines of fenced code."""
+    """Find the lines of fenced code; a fence without an end is none."""
     fences = [index for index, line in enumerate(lines) if line.lstrip().startswith("```")]
     return {
         index

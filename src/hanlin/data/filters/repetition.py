@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,13 +19,13 @@ def repeated_lines(text: str, share: float) -> str | Drop:
 
     Source: Rae et al. 2021 (Gopher, arXiv 2112.11446), table A1: duplicate line fraction 0.30, duplicate line character
     fraction 0.20. Only characters are counted here, at 0.50: verse and plays repeat lines. Fenced code is not counted,
-    because manuals show it again step by step, nor are lines without a letter or digit, which are drawn rules; and a
-    song may repeat three quarters of itself.
+    because manuals show it again step by step, nor are images and lines without a letter or digit, which are drawn
+    rules; and a song may repeat three quarters of itself.
     """
     fraction = _repeated_line_fraction(text.split("\n"))
     if fraction <= share:
         return text
-    lines = [line for line in strip_code(text).split("\n") if _WORD_CHARACTER.search(line)]
+    lines = [line for line in strip_code(text).split("\n") if _WORD_CHARACTER.search(_IMAGE.sub("", line))]
     fraction = _repeated_line_fraction(lines)
     may_be_verse = fraction <= MAX_VERSE_REPETITION and len(set(lines)) >= MIN_VERSE_LINES
     if fraction <= share or (may_be_verse and is_verse("\n".join(lines))):
@@ -32,6 +33,7 @@ def repeated_lines(text: str, share: float) -> str | Drop:
     return Drop("repeated_lines", f"share {fraction:.2f}")
 
 
+_IMAGE = re.compile(r"!\[[^\]]*\]\([^)]*\)")
 _WORD_CHARACTER = re.compile(r"[^\W_]")
 
 
@@ -43,6 +45,21 @@ def _repeated_line_fraction(lines: Sequence[str]) -> float:
         return 0.0
     total = sum(map(len, stripped))
     return 1 - sum(map(len, different)) / total if total else 0.0
+
+
+def _repeats_a_stanza(lines: Sequence[str]) -> bool:
+    """Whether three or more different lines are repeated: a banner is one line."""
+    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
+
+
+def _repeats_a_stanza(lines: Sequence[str]) -> bool:
+    """Whether three or more different lines are repeated: a banner is one line."""
+    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
+
+
+def _repeats_a_stanza(lines: Sequence[str]) -> bool:
+    """Whether three or more different lines are repeated: a banner is one line."""
+    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
 
 
 def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
@@ -68,12 +85,12 @@ def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
 def repeated_characters(text: str, share: float, run: int) -> str | Drop:
     """Drop a text if more than this share of it is in runs of one character, `run` or longer (哈哈哈…, ！！！！).
 
-    Indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, because code, tables and calculations
-    have them; unless drawn rules are most of the text.
+    Fenced code, indents, decimals (0.333…) and drawn rules (-----, ＿＿＿) are not counted, because tables and
+    calculations have them; unless drawn rules are most of the text.
     """
     if _fraction_in_runs(text, run, share) <= share:
         return text
-    fraction = _fraction_in_runs(strip_drawn_rules(text), run, share)
+    fraction = _fraction_in_runs(strip_drawn_rules(strip_code(text)), run, share)
     return Drop("repeated_characters", f"share {fraction:.2f}") if fraction > share else text
 
 

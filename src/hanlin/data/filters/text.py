@@ -131,6 +131,7 @@ def chinese_or_english(text: str, share: float) -> str | Drop:
     return text
 
 
+_CHARS_PER_BETTING_NAME = 1_200
 _ABSTRACT = re.compile(r"^\W*(?:本文|文章)摘要[：:]\s*(\S.{14})", re.M)
 
 
@@ -138,14 +139,15 @@ def advertisements(text: str, per_thousand: float, different: int) -> str | Drop
     """Drop a text with `per_thousand` phrases of gambling, quack medicine, sales and the like in 1,000 characters.
 
     At least `different` of them must differ, so that an article on one such matter stays. Two mentions of betting
-    sites by name are enough at any length: they are pasted into copied news. So is the form of the pages on which they
-    put copies with words replaced: 本文摘要： and then the same beginning twice. Defaults 5 and 3, chosen on labeled
-    spam against encyclopedia, law and news. Advertising that reads like an article cannot be told by phrases; a
-    `quality_model` learns it from examples.
+    sites by name are enough, one for each 1,200 characters: they are pasted into copied news. So is the form of the
+    pages on which they put copies with words replaced: 本文摘要： and then the same beginning twice. Defaults 5 and 3,
+    chosen on labeled spam against encyclopedia, law and news. Advertising that reads like an article cannot be told by
+    phrases; a `quality_model` learns it from examples.
     """
     if "文摘要" in text and (abstract := _ABSTRACT.search(text)) and abstract[1] in text[abstract.end() :]:
         return Drop("advertisement", abstract[0][:20])
-    if names := BETTING_SITES.find_all(text, minimum=2):
+    names = BETTING_SITES.find_all(text, minimum=2)
+    if names and len(names) * _CHARS_PER_BETTING_NAME >= len(text):
         return Drop("advertisement", "、".join(sorted(set(names))[:5]))
     hits = SPAM_PHRASES.find_all(text, minimum=max(different, math.ceil(per_thousand * len(text) / 1000)))
     if len(hits) * 1000 >= per_thousand * len(text) and len(set(hits)) >= different:
