@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,21 +44,6 @@ def _repeated_line_fraction(lines: Sequence[str]) -> float:
         return 0.0
     total = sum(map(len, stripped))
     return 1 - sum(map(len, different)) / total if total else 0.0
-
-
-def _repeats_a_stanza(lines: Sequence[str]) -> bool:
-    """Whether three or more different lines are repeated: a banner is one line."""
-    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
-
-
-def _repeats_a_stanza(lines: Sequence[str]) -> bool:
-    """Whether three or more different lines are repeated: a banner is one line."""
-    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
-
-
-def _repeats_a_stanza(lines: Sequence[str]) -> bool:
-    """Whether three or more different lines are repeated: a banner is one line."""
-    return sum(count > 1 for line, count in Counter(lines).items() if line) >= 3
 
 
 def repeated_phrases(text: str, share: float, length: int) -> str | Drop:
