@@ -42,15 +42,8 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     left, it has no content beside them and is dropped. Source: the line rules of C4 (Raffel et al. 2020, section 2.2),
     adapted to Chinese pages.
     """
-    limit = _NOTICE_FACTOR * longest
-    positions = PAIRS.find(text)
-    if not len(positions):
-        return text
-    line_ends = np.flatnonzero(code_points(text) == 0x0A)
     lines = text.split("\n")
-    candidates = [
-        index for index in dict.fromkeys(np.searchsorted(line_ends, positions).tolist()) if len(lines[index]) <= limit
-    ]
+    candidates = _find_candidates(lines, longest)
     cut = _find_furniture(lines, candidates, longest) if candidates else None
     if not cut:
         return text
@@ -61,12 +54,29 @@ def advertisement_lines(text: str, longest: int, share: float) -> str | Drop:
     return left
 
 
+def _find_candidates(lines: Sequence[str], longest: int) -> list[int]:
+    """Find the indices of the lines that a pattern may match, in order: short ones with a pair, and disclaimers."""
+    short = [index for index, line in enumerate(lines) if 1 < len(line) <= longest]
+    found = [
+        index
+        for index, line in enumerate(lines)
+        if longest < len(line) <= _NOTICE_FACTOR * longest and LONG_NOTICE.match(line)
+    ]
+    if short:
+        joined = "\n".join([*(lines[index] for index in short), ""])
+        positions = PAIRS.find(joined)
+        if len(positions):
+            line_ends = np.flatnonzero(code_points(joined) == 0x0A)
+            found += [short[number] for number in dict.fromkeys(np.searchsorted(line_ends, positions).tolist())]
+    return sorted(found)
+
+
 def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: int) -> set[int]:
     """Find the lines to cut.
 
     Args:
         lines: The lines of a text.
-        candidates: Indices of the lines that a pattern may match, in order; no line is too long.
+        candidates: Indices of the lines that a pattern may match, in order.
         longest: Characters of the longest line that is cut, disclaimers apart.
 
     Returns:
@@ -80,8 +90,7 @@ def _find_furniture(lines: Sequence[str], candidates: Sequence[int], longest: in
             continue
         plain = _MARKDOWN.sub("", line).strip()
         if len(line) > longest:
-            if LONG_NOTICE.match(plain):
-                found.add(index)
+            found.add(index)
         elif LINKS_HEADING.match(plain) and not line.startswith("##"):
             found.add(index)
             found.update(_find_links(lines, index))

@@ -16,7 +16,11 @@ class Phrases:
 
     def __init__(self, phrases: Sequence[str], bits: int, forms: Mapping[str, str | None] | None = None) -> None:
         ordered = sorted(set(phrases), key=lambda phrase: (-len(phrase), phrase))
-        patterns = [*map(re.escape, ordered), *(pattern for pattern in (forms or {}).values() if pattern)]
+        groups: dict[str, list[str]] = {}
+        for phrase in ordered:
+            groups.setdefault(phrase[0], []).append(re.escape(phrase[1:]))
+        patterns = [f"{re.escape(first)}(?:{'|'.join(endings)})" for first, endings in groups.items()]
+        patterns += [pattern for pattern in (forms or {}).values() if pattern]
         self.pattern = re.compile("|".join(patterns))
         self.prefilter = Prefilter([*ordered, *(forms or {})], bits)
 
@@ -45,20 +49,23 @@ BETTING_SITES = compile_phrases(
     亚博 yabo 欧宝体育 华体会 必威 betway bt365 爱游戏体育 海德体育 ope体育 OPE体育 乐虎国际 澳洲幸运 王者威尼斯
     米乐体育 开云体育 kok体育 KOK体育 云开体育 星空体育 雷火电竞 乐鱼体育 半岛体育 九游会 天博体育 pg电子 时时彩
     北京赛车 幸运飞艇 现金网 真人荷官 六合彩 新葡京 太阳城娱乐 皇冠体育 金沙娱乐 万博体育 bob体育 BOB体育 江南体育
-    爱体育 九州体育 乐动体育
+    爱体育 九州体育 乐动体育 正规买球 手机买球 网上买球 体育买球 世界杯买球 欧洲杯买球
     """,
-    bits=2,
+    bits=4,
     forms={
-        "买球": r"买球(?:平台|网|app|APP|官网|软件|入口)|(?:正规|手机|网上|体育|世界杯|欧洲杯)买球",
+        "买球平": r"买球(?:平台|网|app|APP|官网|软件|入口)",
+        **dict.fromkeys(("买球网", "买球a", "买球A", "买球官", "买球软", "买球入")),
         "贵宾会": r"贵宾会(?![员议见客所计堂客谈])",
         "体育app": r"体育(?:app|APP)(?:官网|下载|官方|手机|最新|登录|平台)",
         "体育APP": None,
         "体育官方": r"体育官方(?:网站|网|app|APP|下载|入口|登录|平台)",
         "体育投注": r"体育投注(?:平台|网|app|APP)",
         "娱乐平台": r"娱乐平台(?:登录|注册|入口|下载|网址|app|官网)",
-        "棋牌": r"棋牌(?:官网|平台|app|APP|下载|官方)",
+        "棋牌官": r"棋牌(?:官网|平台|app|APP|下载|官方)",
+        **dict.fromkeys(("棋牌平", "棋牌a", "棋牌A", "棋牌下")),
         "彩票": r"彩票(?:app|APP|官网|平台)(?:登录|注册|下载|入口|官网|官方)",
-        "电竞": r"电竞(?:app|APP|官网|平台)(?:登录|注册|下载|入口|官方)",
+        "电竞官": r"电竞(?:app|APP|官网|平台)(?:登录|注册|下载|入口|官方)",
+        **dict.fromkeys(("电竞平", "电竞a", "电竞A")),
     },
 )
 
@@ -69,13 +76,14 @@ SPAM_PHRASES = compile_phrases(
     男科医院 妇科医院 不孕不育医院 祖传秘方 无效退款 医院哪家 哪家医院好 治疗费用 人流医院 专家预约 在线挂号 厂家直销
     批发价 货到付款 包邮 优惠券 限时抢购 立即购买 免费咨询 在线咨询 咨询电话 加盟热线 招商加盟 代理加盟 诚招代理
     欢迎来电 竭诚 加微信 加V信 微信号 扫码 QQ群 公众号 成人网站 成人电影 激情视频 约炮 一夜情 高清无码 在线观看免费
-    免费下载安装 官网下载 最新网址 备用网址 登录网址 手机版下载 买球 贵宾会 限时优惠 限时特惠 限时秒杀 火热招生
-    火热报名 火爆招生 名额有限 先到先得 团购价 拼团价 到手价 抢购价 券后价 秒杀价 免费试听 试听课 报名优惠 满减
-    包教包会 包过 代办资质 资质代办 代理记账 售楼处电话 售楼热线 看房热线 楼盘详情 拎包入住 预约看房 实力厂家 厂家供应
-    现货供应 型号齐全 量大从优 欢迎选购 欢迎订购 厂家批发 免费量房 免费设计 上门维修 售后维修 免费领取 限量抢购
-    咨询热线 预约热线 订购热线 微信同号 同微信 扫码领取 点击领取 立即报名 立即抢购 立即咨询 免费咨询热线 爆款 秒杀
-    特价 包邮到家 全国包邮 一件代发 微商 零风险 日赚 月入过万 轻松赚钱 躺赚
-    """
+    免费下载安装 官网下载 最新网址 备用网址 登录网址 手机版下载 贵宾会 限时优惠 限时特惠 限时秒杀 火热招生 火热报名
+    火爆招生 名额有限 先到先得 团购价 拼团价 到手价 抢购价 券后价 秒杀价 免费试听 试听课 报名优惠 包教包会 代办资质
+    资质代办 代理记账 售楼处电话 售楼热线 看房热线 楼盘详情 拎包入住 预约看房 实力厂家 厂家供应 现货供应 型号齐全
+    量大从优 欢迎选购 欢迎订购 厂家批发 免费量房 免费设计 上门维修 售后维修 免费领取 限量抢购 咨询热线 预约热线
+    订购热线 微信同号 同微信 扫码领取 点击领取 立即报名 立即抢购 立即咨询 免费咨询热线 包邮到家 全国包邮 一件代发
+    零风险 月入过万 轻松赚钱
+    """,
+    bits=7,
 )
 
 SELF_REFERENCE = re.compile(
