@@ -99,6 +99,9 @@ def train_hanlin(options: dict[str, Any]) -> dict[str, Any]:
         folder,
         {},
         {},
+        {},
+        {},
+        count,
     )
     rows = PackedDataset.pack_examples(encoded, length)
     lora = None

@@ -7,7 +7,7 @@ import time
 import jinja2
 import pytest
 
-from hanlin.chat.jinja import JinjaTemplate, Markers, TemplateLimitError
+from hanlin.chat.rendering.jinja import JinjaTemplate, Markers, TemplateLimitError
 
 MARKS = Markers("⟦", "⟧", "¦")
 

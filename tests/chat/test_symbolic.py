@@ -10,11 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hanlin.chat.jinja import DEFAULT_MARKERS, JinjaTemplate
+from hanlin.chat import template as chat_template
 from hanlin.chat.packaged import packaged_names, read_packaged_template
-from hanlin.chat.symbolic import Placeholder, Segment, SymbolicText, fill, is_prefix
+from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, JinjaTemplate
+from hanlin.chat.rendering.loss_rules import LossRules
+from hanlin.chat.rendering.symbolic import Placeholder, Segment, SymbolicText, fill, is_prefix
+from hanlin.chat.rendering.template_cache import TemplateCache
+from hanlin.chat.rendering.training_texts import assistant_indices, training_texts
 from hanlin.chat.template import ChatTemplate, TokenizedExample
-from hanlin.chat.template_cache import TemplateCache
 from hanlin.chat.turn_order import check_order
 from hanlin.core.errors import UserError
 from hanlin.core.records import Message, Role
@@ -97,9 +100,9 @@ def test_a_conversation_has_the_same_text_by_outline_and_without(
     texts = [" 你好\n", f"{string.printable}<|eot_id|>", "<|eot", "\u3000。\ue000"]
     turns = [Message(role, text) for role, text in zip((*ROLES, "assistant"), texts, strict=True)]
     cases = [(turns, False), (turns[:1], True), (turns[:2], False), (turns[:3], True)]
-    symbolic = [template._render_text(messages, (), prompt, None) for messages, prompt in cases]
+    symbolic = [template._renderer.render_text(messages, (), prompt, None) for messages, prompt in cases]
     monkeypatch.setattr(TemplateCache, "render_text", lambda *_: None)
-    assert [template._render_text(messages, (), prompt, None) for messages, prompt in cases] == symbolic
+    assert [template._renderer.render_text(messages, (), prompt, None) for messages, prompt in cases] == symbolic
 
 
 SAID = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("你好。 \n\u3000|<>_a1"), max_size=16)
@@ -109,7 +112,9 @@ SAID = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("你�
 def render_uncached(template: ChatTemplate, turns: list[Message]) -> TokenizedExample | str:
     try:
         check_order(turns, False)
-        return template._encode(template._render_marked(turns, (), False, None), True)
+        learned = assistant_indices(turns)
+        (marked,) = training_texts(template._renderer, turns, (), None, learned, LossRules(), template._is_packaged)
+        return template._encode(marked, True)
     except UserError as error:
         return str(error)
 
@@ -155,7 +160,7 @@ def test_most_conversations_take_the_form_of_their_roles(tokenizer: Tokenizer, m
     template = ChatTemplate(read_packaged_template("llama3"), tokenizer, "llama3")
     turns = [Message("user", "你好"), Message("assistant", "你好！")]
     whole = template.render(turns)
-    monkeypatch.setattr(ChatTemplate, "_render_marked", lambda *_: pytest.fail("the whole way was taken"))
+    monkeypatch.setattr(chat_template, "training_texts", lambda *_: pytest.fail("the whole way was taken"))
     assert template.render(turns) == whole
     assert template.render([Message("user", "再见"), Message("assistant", "再见。")]).loss_mask.count(True) > 0
 

@@ -55,9 +55,13 @@ def template_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ch
     return find
 
 
-@pytest.fixture(
-    scope="session", params=[*packaged_names(), "llama2 in SentencePiece", "atom in SentencePiece", "unmarked"]
-)
+THINKING = ("deepseek_r1", "qwen3")
+"""Templates whose prompts depend on thinking: earlier turns are rewritten, so that there are several examples."""
+APPENDING = sorted({*packaged_names()} - {*THINKING})
+WITH_TOOLS = ("hermes", "llama3.1", "llama3.2", "qwen3")
+
+
+@pytest.fixture(scope="session", params=[*APPENDING, "llama2 in SentencePiece", "atom in SentencePiece", "unmarked"])
 def any_template(
     request: pytest.FixtureRequest,
     template_for: Callable[[str], ChatTemplate],
@@ -107,7 +111,7 @@ def test_every_answer_learns_its_stop_token(any_template: ChatTemplate) -> None:
     assert set(last) <= set(any_template.stop_ids)
 
 
-@pytest.mark.parametrize("name", sorted(set(packaged_names()) - {"llama2", "alpaca2", "atom"}))
+@pytest.mark.parametrize("name", sorted(set(APPENDING) - {"llama2", "alpaca2", "atom"}))
 def test_exactly_one_bos(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
     template = template_for(name)
     for rendered in (template.render(CHAT), template.render(CHAT[:4], prompt=True), template.render(CHAT[1:3])):
@@ -245,13 +249,19 @@ EXACT = {
     "plain": BEGIN
     + "你是助手。\n\nUser:\n你叫什么名字？\n\nAssistant:\n我叫小翰。" + END + "\n\n"
     + "User:\nWhat is your name?\n\nAssistant:\nMy name is Xiaohan." + END + "\n\n",
+    "deepseek_r1": BEGIN
+    + "你是助手。<｜User｜>你叫什么名字？<｜Assistant｜>我叫小翰。<｜end▁of▁sentence｜><｜User｜>What is your name?"
+    + "<｜Assistant｜><think>\n\n</think>\n\nMy name is Xiaohan.<｜end▁of▁sentence｜>",
 }  # fmt: skip
+EXACT["llama3.2"], EXACT["hermes"] = EXACT["llama3.1"], EXACT["chatml"]
+EXACT["qwen3"] = EXACT["chatml"].replace("assistant\nMy", "assistant\n<think>\n\n</think>\n\nMy")
 
 
 @pytest.mark.parametrize("name", packaged_names())
 def test_a_packaged_template_writes_exactly_its_format(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
     template = template_for(name)
-    assert template.tokenizer.decode(template.render(CHAT).ids, skip_special=False) == EXACT[name]
+    last = template.render_examples(CHAT)[-1]
+    assert template.tokenizer.decode(last.ids, skip_special=False) == EXACT[name]
 
 
 def test_a_default_system_text_is_written_only_where_the_format_has_one(
@@ -284,7 +294,7 @@ def test_llama31_tells_calls_and_answers_tools_in_metas_words(template_for: Call
 @pytest.mark.parametrize("name", packaged_names())
 def test_a_template_that_has_no_tools_refuses_them(name: str, template_for: Callable[[str], ChatTemplate]) -> None:
     template = template_for(name)
-    if name == "llama3.1":
+    if name in WITH_TOOLS:
         return
     with pytest.raises(UserError, match="no form for tools"):
         template.render(CHAT, TOOLS)
@@ -337,8 +347,14 @@ REWRITING = """{{- bos_token -}}
 {%- endfor -%}{%- if add_generation_prompt -%}A:{%- endif -%}"""
 
 
-def test_a_template_that_rewrites_earlier_answers_cannot_train(tokenizer: Tokenizer) -> None:
+def test_a_template_that_rewrites_earlier_answers_trains_each_after_its_own_prompt(tokenizer: Tokenizer) -> None:
     template = ChatTemplate(REWRITING, tokenizer, "rewriting")
+    examples = template.render_examples(CHAT[1:])
+    learned = [target_texts(template, example) for example in examples]
+    assert learned == [["我叫小翰。<|end_of_text|>"], ["My name is Xiaohan.<|end_of_text|>"]]
+    for example, end in zip(examples, (2, 4), strict=True):
+        prompt = template.render(CHAT[1:end], prompt=True).ids
+        assert example.ids[: len(prompt)] == prompt
     with pytest.raises(UserError, match="differently in a prompt") as caught:
         template.render(CHAT[1:])
     assert "one answer each" in (caught.value.hint or "")
@@ -458,7 +474,7 @@ def test_a_record_that_cannot_be_rendered_is_named(template: ChatTemplate) -> No
 def test_a_record_is_rendered_with_its_tools(template_for: Callable[[str], ChatTemplate]) -> None:
     template = template_for("llama3.1")
     record = Conversation(tuple(TOOL_CHAT), id="1", tools=tuple(TOOLS))
-    assert template.render_conversation(record) == template.render(TOOL_CHAT, TOOLS)
+    assert template.render_conversation(record) == [template.render(TOOL_CHAT, TOOLS)]
 
 
 # ------------------------------------------------------------------------------------------------------ stops and files
@@ -507,14 +523,14 @@ def test_conversations_rendered_together_have_the_ids_that_each_has_alone(
     for said in texts:
         turns = [Message(role, text) for text, role in zip(said, roles, strict=False)]
         chats.append(turns[: len(turns) // 2 * 2])
-    alone = [any_template.render(turns) for turns in chats]
+    alone = [any_template.render_examples(turns) for turns in chats]
     assert list(any_template.render_batch(chats, ["chat"] * len(chats))) == alone
 
 
 def test_many_conversations_come_out_in_their_order(template: ChatTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat_template, "ENCODE_BATCH_SIZE", 4)
     chats = [[Message("user", f"{number}?"), Message("assistant", f"{number}!")] for number in range(19)]
-    alone = [template.render(turns) for turns in chats]
+    alone = [template.render_examples(turns) for turns in chats]
     assert list(template.render_batch(chats, ["chat"] * 19)) == alone
     assert list(template.render_batch([], [])) == []
 

@@ -69,7 +69,7 @@ def check(folder: Path, template: ChatTemplate, chats: list[list[Message]], mask
         assert prompt["input_ids"] == template.render(messages[:-1], prompt=True).ids
 
 
-@pytest.mark.parametrize("name", packaged_names())
+@pytest.mark.parametrize("name", sorted({*packaged_names()} - {"deepseek_r1", "qwen3"}))
 def test_a_saved_folder_gives_the_same_ids_and_mask_in_transformers(name: str, tmp_path: Path) -> None:
     texts = [message.text for chat in OWN_CHATS for message in chat] * 3
     tokenizer = train_tokenizer(texts, vocab_size=340, template=name, out=tmp_path)

@@ -104,7 +104,7 @@ def test_conversations_are_read_as_the_template_renders_them(plain_model: Path, 
     chat = Conversation((Message("user", "你叫什么名字？"), Message("assistant", "我叫小翰。")), "c1")
     write_jsonl(data / "conversations.jsonl", [chat])
     metrics = make_matrix(plain_model, data, tmp_path / "out")
-    rendered = ChatTemplate.load(plain_model).render_conversation(chat)
+    (rendered,) = ChatTemplate.load(plain_model).render_conversation(chat)
     assert metrics["tokens"] == len(rendered.ids)
 
 

@@ -12,12 +12,15 @@ from tiny_gguf import Exported, tiny_gguf
 from hanlin.chat.template import ChatTemplate
 from hanlin.tokenizer.tokenizer import Tokenizer
 
-OTHER_FAMILIES = ("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>")
+OTHER_FAMILIES = (
+    *("<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>"),
+    *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+)
 
 
 @pytest.fixture(scope="session")
 def real_tokenizers(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Llama 2's and Llama 3's; of the latter some reserved tokens have the names that ChatML and Gemma write."""
+    """Llama 2's and Llama 3's; the latter has tokens of ChatML, Gemma and DeepSeek in the place of reserved ones."""
     source = shared_data / "tokenizer" / "llama3"
     folder = tmp_path_factory.mktemp("llama3")
     texts = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from hanlin.core.records import Message, ToolCall
@@ -26,14 +28,25 @@ _json = st.recursive(
 _calls = st.builds(ToolCall, st.sampled_from(["weather", "now"]), st.dictionaries(_han, _json, max_size=3))
 
 
+_thoughts = st.one_of(st.just(""), texts)
+
+
 @st.composite
-def conversations(draw: st.DrawFn, tools: bool) -> Case:
-    """Up to four exchanges, perhaps behind a system text; with `tools`, some in which a tool is called and answers."""
+def conversations(draw: st.DrawFn, tools: bool, thinks: bool = False) -> Case:
+    """Up to four exchanges, perhaps behind a system text.
+
+    With `tools`, some in which tools are called (one or several at once, perhaps beside a text) and answer. With
+    `thinks`, assistants think before they answer or call, mostly.
+    """
+    thoughts = _thoughts if thinks else st.just("")
     turns = [Message("system", draw(texts))] if draw(st.booleans()) else []
-    for _ in range(draw(st.integers(1, 4))):
+    for exchange in range(draw(st.integers(1, 4))):
         turns.append(Message("user", draw(texts)))
         if tools and draw(st.booleans()):
-            call = draw(_calls)
-            turns += [Message("assistant", "", (call,)), Message("tool", draw(texts), name=call.name)]
-        turns.append(Message("assistant", draw(texts)))
+            drawn = draw(st.lists(_calls, min_size=1, max_size=3))
+            calls = tuple(replace(call, id=f"call_{exchange}_{place}") for place, call in enumerate(drawn))
+            text = draw(st.one_of(st.just(""), texts))
+            turns.append(Message("assistant", text, calls, reasoning=draw(thoughts)))
+            turns += [Message("tool", draw(texts), name=call.name, tool_call_id=call.id) for call in calls]
+        turns.append(Message("assistant", draw(texts), reasoning=draw(thoughts)))
     return Case("generated", tuple(turns), cases.TOOLS if tools else ())

@@ -151,9 +151,9 @@ def test_a_wrong_mask_is_found(tiny_model: Path, template: ChatTemplate, monkeyp
     honest = TransformersBackend.render_conversation
 
     def mismatches(
-        self: TransformersBackend, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+        self: TransformersBackend, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **arguments: Any
     ) -> tuple[list[int], list[bool]]:
-        rendered = honest(self, messages, tools)
+        rendered = honest(self, messages, tools, **arguments)
         assert not isinstance(rendered, str)
         ids, learn = rendered
         return ids, [not one for one in learn or ()]

@@ -24,6 +24,7 @@ from hanlin.parity.check import compare, compute_expected
 
 COUNT = int(os.environ.get("HANLIN_CONVERSATIONS", "25"))
 SEED = int(os.environ.get("HANLIN_SEED", str(random.SystemRandom().randrange(2**32))))
+WITH_TOOLS = ("llama3.1", "llama3.2", "hermes", "qwen3")
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
@@ -33,18 +34,25 @@ def test_any_conversation_is_read_alike_by_transformers_and_llama_cpp(
 ) -> None:
     folder, file, _ = exported(tokenizer, name)
     template = ChatTemplate.load(folder)
-    counts = {"conversations": 0, "refused": 0, "typed": 0}
+    counts = {"conversations": 0, "refused": 0, "typed": 0, "with reasoning": 0, "with calls": 0, "in several": 0}
 
     with closing(LlamaCppBackend(file)) as llama_cpp:
         backends = (TransformersBackend(folder), llama_cpp)
 
         @seed(SEED)
         @settings(max_examples=COUNT, deadline=None, database=None, suppress_health_check=QUIET)
-        @given(st.booleans().flatmap(lambda tools: conversations(tools=tools and name == "llama3.1")))
+        @given(
+            st.tuples(st.booleans(), st.booleans()).flatmap(
+                lambda kind: conversations(tools=kind[0] and name in WITH_TOOLS, thinks=kind[1])
+            )
+        )
         def draw(case: Case) -> None:
             expected = compute_expected(template, [case])
             counts["conversations"] += 1
             counts["refused"] += not expected
+            counts["with reasoning"] += any(message.reasoning for message in case.messages)
+            counts["with calls"] += any(message.tool_calls for message in case.messages)
+            counts["in several"] += any(not one.answers_alike for one in expected)
             for backend in backends if expected else ():
                 result = compare(template, backend, expected)
                 counts["typed"] += result.typed_tokens_parsed

@@ -15,10 +15,13 @@ from hanlin.export.gguf.export import run
 from tiny_llama import tiny_llama
 
 TEMPLATES_OF = {
-    "llama3": ("llama3", "llama3.1", "shareai_v1", "shareai_instruct", "plain", "chatml", "gemma2"),
+    "llama3": (
+        *("llama3", "llama3.1", "llama3.2", "shareai_v1", "shareai_instruct", "plain", "chatml", "gemma2"),
+        *("hermes", "qwen3", "deepseek_r1"),
+    ),
     "llama2": ("llama2", "alpaca2", "atom", "plain"),
 }
-USUAL = (("llama3", "llama3"), ("llama3", "llama3.1"), ("llama2", "llama2"), ("llama2", "alpaca2"))
+USUAL = (("llama3", "llama3.1"), ("llama3", "qwen3"), ("llama3", "deepseek_r1"), ("llama2", "llama2"))
 ALL = tuple((tokenizer, template) for tokenizer, names in TEMPLATES_OF.items() for template in names)
 FOLDERS = ALL if "HANLIN_CONVERSATIONS" in os.environ else USUAL
 """`make test-parity` goes through all of them; every template is always checked with a small tokenizer."""

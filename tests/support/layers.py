@@ -51,10 +51,9 @@ ORDER: dict[str, list[str]] = {
         "extend",
     ],
     "chat": [
-        "symbolic",
-        "jinja",
-        "special_tokens",
-        "template_cache turn_order template_data packaged",
+        "reasoning",
+        "turn_order template_data packaged",
+        "rendering",
         "template",
         "tokenizer_files examples history token_counts",
         "inspect",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from hanlin.chat.special_tokens import MASK_BYTE
+from hanlin.chat.rendering.loss_rules import LossRules
+from hanlin.chat.rendering.special_tokens import MASK_BYTE
 from hanlin.chat.template import ChatTemplate, TokenizedExample
-from hanlin.core.errors import UserError
-from hanlin.core.i18n import tr
 from hanlin.core.records import Message
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -29,16 +30,27 @@ def render_documents(texts: Sequence[str], tokenizer: Tokenizer) -> Iterator[Tok
 
 
 def render_answer(
-    turns: Sequence[Message], answer: Message, template: ChatTemplate, record_id: str
+    turns: Sequence[Message],
+    answer: Message,
+    template: ChatTemplate,
+    record_id: str,
+    tools: Sequence[Mapping[str, Any]] = (),
+    rules: LossRules = LossRules(),  # noqa: B008 (immutable)
 ) -> TokenizedExample:
     """Render turns that end with the user or a tool, and an answer to them; only this answer carries loss.
 
+    Args:
+        turns: The prompt.
+        answer: The answer.
+        template: The chat template.
+        record_id: The record, for messages.
+        tools: Tools that the assistant may call.
+        rules: Whether reasoning carries loss.
+
     Raises:
-        UserError: As `ChatTemplate.render` does, with the record's id, and if the template writes the turns otherwise
-            before an answer than in a prompt.
+        TemplateRefusal: The template has no form for the turns.
+        UserError: As `ChatTemplate.render` does, with the record's id.
     """
-    prompt = template.render(turns, prompt=True, where=record_id).ids
-    rendered = template.render((*turns, answer), where=record_id)
-    if rendered.ids[: len(prompt)] != prompt:
-        raise UserError(tr("the prompt is rendered differently before an answer"), record_id)
-    return TokenizedExample(rendered.ids, bytes(len(prompt)) + rendered.loss_mask[len(prompt) :])
+    messages = (*(replace(turn, train=False) for turn in turns), replace(answer, train=True))
+    (rendered,) = template.render_examples(messages, tools, record_id, rules)
+    return rendered

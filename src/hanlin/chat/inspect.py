@@ -12,6 +12,8 @@ from typing import Any
 
 from hanlin.chat.examples import render_answer, render_documents
 from hanlin.chat.template import ChatTemplate, TokenizedExample
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
 
@@ -83,7 +85,8 @@ def view_record(
     tokenizer: Tokenizer,
     template: ChatTemplate | None,
 ) -> Iterator[ExampleView]:
-    """Yield the training examples of a record: one, or two for a preference pair.
+    """Yield the training examples of a record: two for a preference pair, several for a conversation whose earlier
+    turns the template rewrites, else one.
 
     Args:
         record: The record to render.
@@ -93,22 +96,26 @@ def view_record(
     Raises:
         UserError: If `ChatTemplate.render` refuses the record; the message names the record's id.
     """
-    parts: dict[str, TokenizedExample]
+    parts: list[tuple[str, TokenizedExample]]
     if isinstance(record, Document):
         (rendered,) = render_documents([record.text], tokenizer)
-        parts = {"": rendered}
+        parts = [("", rendered)]
     else:
         assert template is not None
         if isinstance(record, Conversation):
-            parts = {"": template.render(record.messages, record.tools, where=record.id)}
+            examples = template.render_examples(record.messages, record.tools, record.id)
+            if not examples:
+                raise UserError(tr("no answer of it is learned"), record.id)
+            parts = [("", example) for example in examples]
         else:
             answers = {"chosen": record.chosen, "rejected": record.rejected} if isinstance(record, Preference) else {}
             if isinstance(record, UnpairedPreference):
                 answers = {"good" if record.good else "bad": record.answer}
-            parts = {
-                part: render_answer(record.prompt, answer, template, record.id) for part, answer in answers.items()
-            }
-    for part, rendered in parts.items():
+            parts = [
+                (part, render_answer(record.prompt, answer, template, record.id, record.tools))
+                for part, answer in answers.items()
+            ]
+    for part, rendered in parts:
         yield ExampleView(record.id, part, view_tokens(tokenizer, rendered.ids, rendered.loss_mask))
 
 

@@ -7,11 +7,12 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from hanlin.chat.reasoning import KEEP_VARIABLE
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import is_file_name
 from hanlin.core.i18n import tr
 
-_SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
+_SPECIAL_WORD = re.compile(r"<\|[^|<>\s]+\|>|<｜[^｜<>\s]+｜>|<(?:start|end)_of_turn>")
 
 
 def packaged_names() -> tuple[str, ...]:
@@ -59,3 +60,13 @@ def read_template_source(name: str) -> str:
 def packaged_template_sources() -> frozenset[str]:
     """The Jinja source of every packaged template."""
     return frozenset(read_packaged_template(name) for name in packaged_names())
+
+
+def keep_setting(keep: bool) -> str:
+    """The line that makes a template keep or leave out the reasoning of earlier answers, whatever a program says."""
+    return f"{{%- set {KEEP_VARIABLE} = {str(keep).lower()} -%}}\n"
+
+
+def without_keep_setting(source: str) -> str:
+    """A template without the line of `keep_setting`."""
+    return source.removeprefix(keep_setting(True)).removeprefix(keep_setting(False))

@@ -5,29 +5,32 @@ Training, evaluation, the server and the HTML pages all render with it.
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jinja2
-
-from hanlin.chat.jinja import DEFAULT_MARKERS, JinjaTemplate, Markers, make_portable
 from hanlin.chat.packaged import (
+    keep_setting,
     packaged_names,
     packaged_special_tokens,
     packaged_template_sources,
     read_template_source,
+    without_keep_setting,
 )
-from hanlin.chat.special_tokens import MASK_BYTE, Span, SpecialTokens
-from hanlin.chat.template_cache import TemplateCache
-from hanlin.chat.template_data import iter_texts, to_template_messages, to_template_tools
-from hanlin.chat.turn_order import check_order
-from hanlin.core.errors import UnsupportedToolsError, UserError
+from hanlin.chat.reasoning import BEGIN_TAG, ReasoningForm
+from hanlin.chat.rendering.answer_spans import MarkedText
+from hanlin.chat.rendering.jinja import Markers, make_portable
+from hanlin.chat.rendering.loss_rules import LossRules, learned_answers, mask_answers
+from hanlin.chat.rendering.refusal import TemplateRefusal
+from hanlin.chat.rendering.renderer import TemplateRenderer
+from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span
+from hanlin.chat.rendering.training_texts import assistant_indices, training_texts
+from hanlin.chat.turn_order import check_order, order_tool_results
+from hanlin.core.errors import UserError
 from hanlin.core.files import read_json, write_sorted_json, write_text
 from hanlin.core.i18n import join_list, tr
 from hanlin.core.records import Conversation, Message, ToolCall
@@ -35,8 +38,6 @@ from hanlin.tokenizer.file_names import CONFIG_FILE, GENERATION_FILE, TEMPLATE_F
 from hanlin.tokenizer.generation_config import read_eos_token_ids
 from hanlin.tokenizer.tokenizer import SPECIAL_TOKEN_NAMES, Tokenizer
 
-EncodedTexts = dict[tuple[str, bool], list[int]]
-"""Token ids of texts, by the text and whether other text precedes it (`Span.continuation`)."""
 ENCODE_BATCH_SIZE = 256
 """Conversations whose texts `render_batch` encodes together."""
 
@@ -55,11 +56,8 @@ class TokenizedExample:
     loss_mask: bytes
 
 
-class _MarkedText(NamedTuple):
-    """Rendered text with marker characters around answers and inside typed special tokens, and the markers."""
-
-    text: str
-    markers: Markers
+_Draft = tuple[list[list[Span]] | TemplateRefusal, str]
+"""The spans of each example of a conversation, or why it is refused, and its name."""
 
 
 class ChatTemplate:
@@ -69,27 +67,36 @@ class ChatTemplate:
     nowhere else. The special tokens that remain in the rendered text were written by the template and become their ids;
     the text between them is encoded as plain text, each assistant turn separately. So nobody can inject a special
     token, and the ids before an answer in training equal those of the prompt at inference.
-
-    Args:
-        source: The Jinja source.
-        tokenizer: The tokenizer.
-        origin: File or name of the template, for messages.
-        extra_stop_ids: Further ids that end an answer, as in `generation_config.json`.
-
-    Raises:
-        UserError: The source is not Jinja.
     """
 
     def __init__(
-        self, source: str, tokenizer: Tokenizer, origin: str | Path, extra_stop_ids: Sequence[int] = ()
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        origin: str | Path,
+        extra_stop_ids: Sequence[int] = (),
+        strips_inline: bool = False,
     ) -> None:
+        """Compile a Jinja template.
+
+        Args:
+            source: The Jinja source.
+            tokenizer: The tokenizer of the model.
+            origin: Its file or name, for messages.
+            extra_stop_ids: Further ids that end an answer.
+            strips_inline: Whether reasoning that can only be part of the text is left out of earlier answers.
+
+        Raises:
+            UserError: It is not Jinja.
+        """
         self.tokenizer = tokenizer
         self.origin = origin
         self._extra_stop_ids = tuple(extra_stop_ids)
-        self._is_packaged = source in packaged_template_sources()
-        self._set_source(source)
+        self._is_packaged = without_keep_setting(source) in packaged_template_sources()
+        self._strips_inline = strips_inline
+        self._renderer = self._compile(source)
         if tokenizer.adds_bos and not self._writes_bos():
-            self._set_source("{{- bos_token -}}\n" + source)
+            self._renderer = self._compile("{{- bos_token -}}\n" + source)
 
     @classmethod
     def load(cls, folder: str | Path, tokenizer: Tokenizer | None = None) -> ChatTemplate:
@@ -103,7 +110,7 @@ class ChatTemplate:
         file = folder / TEMPLATE_FILE
         origin: Path = file
         if file.is_file():
-            source: Any = _read_text(file)
+            source: Any = _read(file)
         else:
             origin = folder / CONFIG_FILE
             source = read_json(origin).get("chat_template")
@@ -143,16 +150,58 @@ class ChatTemplate:
         return cls(source, tokenizer, name)
 
     @property
+    def reasoning_form(self) -> ReasoningForm:
+        """What the template does with the reasoning of answers."""
+        return self._renderer.reasoning_form
+
+    @property
+    def thinking_switches(self) -> tuple[str, ...]:
+        """The variables by which the template turns thinking on and off; most have none."""
+        return self._renderer.thinking_switches
+
+    @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether every prompt ends within a thinking block that it opens, so that an answer starts with a thought."""
+        try:
+            text = self._renderer.render_text([Message("user", "?")], (), True, None).text
+        except UserError:
+            return False
+        return text.rstrip().endswith(BEGIN_TAG)
+
+    @property
     def source(self) -> str:
-        """The Jinja source."""
-        return self._template.source
+        return self._renderer.template.source
 
     def to_portable(self) -> ChatTemplate:
-        """Return the template to train with and to export, which other programs render alike (see `make_portable`)."""
+        """The template to train with and to export, which other programs render alike; see `make_portable`."""
         source = make_portable(self.source)
         return (
             self if source == self.source else ChatTemplate(source, self.tokenizer, self.origin, self._extra_stop_ids)
         )
+
+    def with_past_reasoning(self, past_reasoning: str) -> ChatTemplate:
+        """This template with the reasoning of earlier answers kept or left out, for every program that reads it.
+
+        Args:
+            past_reasoning: `keep`, `strip`, or `template` for what it does by itself.
+
+        Raises:
+            UserError: The template cannot be set so.
+        """
+        form = self.reasoning_form
+        if past_reasoning == "template" or not form.is_known or form.keeps_past == (past_reasoning == "keep"):
+            return self
+        if form.inline:  # it writes whatever text it gets
+            return ChatTemplate(self.source, self.tokenizer, self.origin, self._extra_stop_ids, True)
+        source = keep_setting(past_reasoning == "keep") + without_keep_setting(self.source)
+        changed = ChatTemplate(source, self.tokenizer, self.origin, self._extra_stop_ids)
+        if changed.reasoning_form.keeps_past != (past_reasoning == "keep"):
+            raise UserError(
+                tr("the chat template {origin} cannot be told what to do with earlier reasoning", origin=self.origin),
+                "past_reasoning",
+                tr("leave past_reasoning out, or choose a packaged template"),
+            )
+        return changed
 
     def render(
         self,
@@ -160,96 +209,164 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] = (),
         prompt: bool = False,
         where: str | None = None,
+        thinking: bool | None = None,
     ) -> TokenizedExample:
-        """Render a conversation to token ids and their loss mask: 1 in assistant turns, end tokens included.
+        """Token ids of a conversation and their loss mask: the assistant's turns carry loss, their end tokens included.
 
         Args:
             messages: The turns.
             tools: Tools that the assistant may call.
-            prompt: Add the generation prompt, which the assistant's next answer follows; the loss mask is all 0.
+            prompt: End where the assistant's next answer begins; then nothing carries loss.
             where: Name of the record, for messages.
+            thinking: In a prompt, whether the next answer thinks, if the template has a switch for it; None leaves
+                that to the template.
 
         Raises:
-            UserError: The turns are out of order, the template refuses them, or an answer has no end token.
+            TemplateRefusal: If the template has no form for the turns, or needs several examples for them.
+            UserError: If the turns are out of order, or an answer would not learn to stop.
         """
-        check_order(messages, prompt, where)
-        if not (tools or prompt) and (cached := self._cache.render_ids(messages)) is not None:
-            return TokenizedExample(*cached)
-        return self._encode(self._render_marked(messages, tools, prompt, where), not prompt, where)
+        if prompt:
+            check_order(messages, True, where)
+            messages = order_tool_results(messages)
+            self._renderer.check_support(messages, tools, (), where)
+            return self._encode_prompt(self._renderer.render_text(messages, tools, True, where, thinking=thinking))
+        examples = self.render_examples(messages, tools, where)
+        if len(examples) != 1:
+            raise self._renderer.rewrites_turns(assistant_indices(messages)[-1], where)
+        return examples[0]
 
-    def render_batch(self, chats: Sequence[Sequence[Message]], names: Sequence[str]) -> Iterator[TokenizedExample]:
-        """Yield what `render` returns for each of many conversations without tools.
+    def render_examples(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        where: str | None = None,
+        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+    ) -> list[TokenizedExample]:
+        """The training examples of a conversation: before each answer exactly the prompt that it is served with.
 
-        The texts of a batch are encoded by the tokenizers library on every core, while the next batch is rendered. With
-        the fast encoder, one thread is faster than two. `names` are those of the records, for messages.
+        That is one example if the template only ever appends, and several if it rewrites earlier turns (leaves out
+        old reasoning, say); see `answer_spans`. Nothing is returned if no answer carries loss.
+
+        Args:
+            messages: The turns.
+            tools: Tools that the assistant may call.
+            where: Name of the record, for messages.
+            rules: What carries loss.
+
+        Raises:
+            TemplateRefusal: If the template has no form for the turns.
+            UserError: If the turns are out of order, or an answer would not learn to stop.
+        """
+        check_order(messages, False, where)
+        learned = learned_answers(messages, rules)
+        if not learned:
+            return []
+        if not (tools or self.thinking_switches) and (cached := self._renderer.cache.render_ids(messages)) is not None:
+            ids, loss_mask = cached
+            answers = assistant_indices(messages)
+            if len(learned) < len(answers):
+                loss_mask = mask_answers(loss_mask, [index in learned for index in answers])
+            return [TokenizedExample(ids, loss_mask)]
+        marked = training_texts(self._renderer, messages, tools, where, learned, rules, self._is_packaged)
+        return [self._encode(text, True, where) for text in marked]
+
+    def render_batch(
+        self,
+        turns: Sequence[Sequence[Message]],
+        names: Sequence[str],
+        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+    ) -> Iterator[list[TokenizedExample] | TemplateRefusal]:
+        """`render_examples` of many conversations without tools; `names` are their names in messages.
+
+        A refusal comes in place of the examples. The texts of some conversations are encoded together, by the
+        tokenizers library on every core, while those of the next are rendered. With a fast encoder, one thread is
+        faster than two.
         """
         if self.tokenizer.uses_fast_encoder:
-            yield from (self.render(messages, where=name) for messages, name in zip(chats, names, strict=True))
+            for messages, name in zip(turns, names, strict=True):
+                try:
+                    yield self.render_examples(messages, (), name, rules)
+                except TemplateRefusal as refusal:
+                    yield refusal
             return
         with ThreadPoolExecutor(1) as encoder:
-            pending: deque[tuple[list[tuple[list[Span], str]], Future[EncodedTexts]]] = deque()
-            for start in range(0, len(chats), ENCODE_BATCH_SIZE):
-                batch = []
-                for messages, name in zip(
-                    chats[start : start + ENCODE_BATCH_SIZE], names[start : start + ENCODE_BATCH_SIZE], strict=True
-                ):
-                    check_order(messages, False, name)
-                    batch.append(
-                        (list(self._special_tokens.split(*self._render_marked(messages, (), False, name))), name)
+            waiting: deque[tuple[list[_Draft], Future[dict[tuple[str, bool], list[int]]]]] = deque()
+            for start in range(0, len(turns), ENCODE_BATCH_SIZE):
+                drafts = [
+                    self._draft(messages, name, rules)
+                    for messages, name in zip(
+                        turns[start : start + ENCODE_BATCH_SIZE], names[start : start + ENCODE_BATCH_SIZE], strict=True
                     )
-                pending.append((batch, encoder.submit(self._encode_texts, [spans for spans, _ in batch])))
-                if len(pending) > 1:
-                    yield from self._join_batch(*pending.popleft())
-            while pending:
-                yield from self._join_batch(*pending.popleft())
+                ]
+                waiting.append((drafts, encoder.submit(self._encode_texts, drafts)))
+                if len(waiting) > 1:
+                    yield from self._join_batch(*waiting.popleft())
+            while waiting:
+                yield from self._join_batch(*waiting.popleft())
 
-    def _encode_texts(self, batch: Sequence[Sequence[Span]]) -> EncodedTexts:
-        """Encode the plain text of all spans, equal ones once."""
-        encoded = {(span.text, span.continuation): [0] for spans in batch for span in spans if span.token_id is None}
+    def _draft(self, messages: Sequence[Message], name: str, rules: LossRules) -> _Draft:
+        check_order(messages, False, name)
+        learned = learned_answers(messages, rules)
+        try:
+            texts = (
+                training_texts(self._renderer, messages, (), name, learned, rules, self._is_packaged) if learned else []
+            )
+        except TemplateRefusal as refusal:
+            return refusal, name
+        return [list(self._renderer.special_tokens.split(*text)) for text in texts], name
+
+    def _encode_texts(self, drafts: Sequence[_Draft]) -> dict[tuple[str, bool], list[int]]:
+        """The ids of every plain text, each encoded once."""
+        examples = (spans for found, _ in drafts if not isinstance(found, TemplateRefusal) for spans in found)
+        ids = {(span.text, span.continuation): [0] for spans in examples for span in spans if span.token_id is None}
         for continuation in (False, True):
-            texts = [text for text, is_continuation in encoded if is_continuation == continuation]
-            for text, ids in zip(texts, self.tokenizer.encode_batch(texts, continuation=continuation), strict=True):
-                encoded[text, continuation] = ids
-        return encoded
+            texts = [text for text, within in ids if within == continuation]
+            for text, row in zip(texts, self.tokenizer.encode_batch(texts, continuation=continuation), strict=True):
+                ids[text, continuation] = row
+        return ids
 
     def _join_batch(
-        self, batch: Sequence[tuple[list[Span], str]], encoding: Future[EncodedTexts]
-    ) -> Iterator[TokenizedExample]:
-        encoded = encoding.result()
-        for spans, name in batch:
-            yield self._join_spans(spans, True, name, lambda text, continuation: encoded[text, continuation])
-
-    def _render_marked(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], prompt: bool, where: str | None
-    ) -> _MarkedText:
-        """Render turns to text with markers around answers; unless it is a prompt, check that it can be trained on."""
-        self._check_tools(messages, tools, where)
-        marked = self._render_text(messages, tools, prompt, where)
-        if self._template.has_generation_blocks:
-            if not (prompt or self._is_packaged):
-                self._check_markers(marked, messages, tools, where)
-        else:
-            try:
-                marked = self._derive_markers(marked, messages, tools, prompt, where)
-            except UserError:
-                if not prompt:
-                    raise
-        return marked
+        self, drafts: Sequence[_Draft], ids: Future[dict[tuple[str, bool], list[int]]]
+    ) -> Iterator[list[TokenizedExample] | TemplateRefusal]:
+        known = ids.result()
+        for found, name in drafts:
+            if isinstance(found, TemplateRefusal):
+                yield found
+            else:
+                yield [
+                    self._join_spans(spans, True, name, lambda text, continuation: known[text, continuation])
+                    for spans in found
+                ]
 
     def render_unshielded(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), prompt: bool = False
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        prompt: bool = False,
+        thinking: bool | None = None,
+        last_answer: bool = False,
     ) -> TokenizedExample:
-        """Render as most programs do: the whole text of the template is encoded at once, special tokens included.
+        """Render as most programs do: the template's whole text is encoded with special tokens on.
 
-        A special token that a user typed becomes its id. This is for comparison with such programs, never for training
-        or serving. The order of turns is not checked, and without `{% generation %}` blocks the loss mask is 0.
+        A special token that a user typed is then one. This is for comparing with such programs, never for training or
+        serving. The order of turns is not checked, and the loss mask is known only if the template marks it itself;
+        with `last_answer` it is that of the last answer alone.
         """
-        return self._encode(self._render_text(messages, tools, prompt, None, shield=False), not prompt)
+        marked = self._renderer.render_text(messages, tools, prompt, None, shield=False, thinking=thinking)
+        if last_answer and not prompt:
+            text, markers = marked
+            before, start, answer = text.rpartition(markers.start)
+            marked = MarkedText(_without_markers(before, markers) + start + answer, markers)
+        return self._encode_prompt(marked) if prompt else self._encode(marked, True)
 
-    def render_conversation(self, conversation: Conversation) -> TokenizedExample:
-        """Render a record for training; messages name it by its source and id."""
+    def render_conversation(
+        self,
+        conversation: Conversation,
+        rules: LossRules = LossRules(),  # noqa: B008 (immutable)
+    ) -> list[TokenizedExample]:
+        """`render_examples` of a record, which is named in messages."""
         where = f"{conversation.source}#{conversation.id}" if conversation.source else conversation.id
-        return self.render(conversation.messages, conversation.tools, where=where)
+        return self.render_examples(conversation.messages, conversation.tools, where, rules)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -275,11 +392,9 @@ class ChatTemplate:
                 rendered = self.render(messages)
             except UserError:
                 continue
-            next_mask = [*rendered.loss_mask[1:], 0]
+            ends = [*rendered.loss_mask[1:], 0]
             end_ids |= {
-                token_id
-                for token_id, mask, following in zip(rendered.ids, rendered.loss_mask, next_mask, strict=True)
-                if mask and not following
+                row[0] for row in zip(rendered.ids, rendered.loss_mask, ends, strict=True) if row[1] and not row[2]
             }
         return tuple(sorted(end_ids))
 
@@ -294,128 +409,18 @@ class ChatTemplate:
         generation = read_json(folder / GENERATION_FILE)
         special_ids = {"bos_token_id": self.tokenizer.bos_id, "pad_token_id": self.tokenizer.pad_id}
         generation.update({name: token_id for name, token_id in special_ids.items() if token_id is not None})
-        stop_ids = list(self.stop_ids)
-        generation["eos_token_id"] = stop_ids[0] if len(stop_ids) == 1 else stop_ids
+        stops = list(self.stop_ids)
+        generation["eos_token_id"] = stops[0] if len(stops) == 1 else stops
         write_sorted_json(folder / GENERATION_FILE, generation)
-
-    # ------------------------------------------------------------------------------------------ text with markers
-
-    def _render_text(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        prompt: bool,
-        where: str | None,
-        markers: Markers | None = None,
-        shield: bool = True,
-    ) -> _MarkedText:
-        """Render the turns to text, typed special tokens shielded and `{% generation %}` blocks between markers."""
-        if shield and not tools and markers in (None, DEFAULT_MARKERS):
-            cached = self._cache.render_text(messages, prompt)
-            if cached is not None:
-                return _MarkedText(cached, DEFAULT_MARKERS)
-        turns, tool_data = to_template_messages(messages), to_template_tools(tools)
-        markers = markers or Markers.choose_unused([self.source, *iter_texts(turns), *iter_texts(tool_data)])
-        if shield:
-            turns, tool_data = (
-                self._special_tokens.shield(turns, markers),
-                self._special_tokens.shield(tool_data, markers),
-            )
-        try:
-            return _MarkedText(self._template.render(markers, self._variables(turns, tool_data, prompt)), markers)
-        except jinja2.TemplateError as error:
-            what = tr(
-                "the chat template {origin} refuses these turns: {reason}", origin=self.origin, reason=error.message
-            )
-            hint = tr("change the turns as it says, or choose another template")
-            raise UserError(what, where, hint) from error
-
-    def _variables(self, turns: Any, tool_data: Any, prompt: bool) -> dict[str, Any]:
-        special = {name: self.tokenizer.config[name] for name in SPECIAL_TOKEN_NAMES if self.tokenizer.config.get(name)}
-        return {**special, "messages": turns, "tools": tool_data, "documents": None, "add_generation_prompt": prompt}
-
-    def _derive_markers(
-        self,
-        full: _MarkedText,
-        messages: Sequence[Message],
-        tools: Sequence[Mapping[str, Any]],
-        prompt: bool,
-        where: str | None,
-    ) -> _MarkedText:
-        """Insert markers around the answers, for a template without `{% generation %}` blocks.
-
-        An answer begins where the prompt for it ends, and ends with the last special token of its turn. Raises
-        UserError if the prompt for an answer, or the text up to its end, is not a prefix of the full text.
-        """
-        text, markers = full
-        spans: list[tuple[int, int]] = []
-        for index in _assistant_indices(messages):
-            before = self._render_text(messages[:index], tools, True, where, markers).text
-            is_last = not prompt and index == len(messages) - 1
-            after = text if is_last else self._render_text(messages[: index + 1], tools, False, where, markers).text
-            if not (text.startswith(after) and after.startswith(before) and len(before) < len(after)):
-                raise self._prefix_error(index, where)
-            ends = [match.end() for match in self._special_tokens.pattern.finditer(after, len(before))]
-            spans.append((len(before), ends[-1] if ends else len(after)))
-        for start, end in reversed(spans):
-            text = text[:start] + markers.start + text[start:end] + markers.end + text[end:]
-        return _MarkedText(text, markers)
-
-    def _check_markers(
-        self, full: _MarkedText, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None
-    ) -> None:
-        """Check that a template has one `{% generation %}` block for each answer, beginning where its prompt ends."""
-        text, markers = full
-        answers = _assistant_indices(messages)
-        starts = [match.end() for match in re.finditer(markers.start, text)]
-        if len(starts) != len(answers):
-            raise UserError(
-                tr(
-                    "the chat template {origin} marks {count} of {total} answers as generated",
-                    origin=self.origin,
-                    count=len(starts),
-                    total=len(answers),
-                ),
-                where,
-                tr("put {% generation %} around what every assistant turn writes"),
-            )
-        for index, start in zip(answers, starts, strict=True):
-            before = self._render_text(messages[:index], tools, True, where, markers).text
-            if before != text[: start - 1]:
-                raise self._prefix_error(index, where)
-
-    def _check_tools(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], where: str | None) -> None:
-        """Raise UserError for tools and tool calls that the template would silently omit."""
-        unsupported = self._unsupported_fields
-        if (tools and "tools" in unsupported) or (
-            "tool_calls" in unsupported and any(message.tool_calls for message in messages)
-        ):
-            raise UnsupportedToolsError(
-                tr("the chat template {origin} has no form for tools and their calls", origin=self.origin),
-                where,
-                tr("choose one that has, llama3.1 for one"),
-            )
-
-    @cached_property
-    def _unsupported_fields(self) -> list[str]:
-        """Which of `tools` and `tool_calls` the template never reads."""
-        return [name for name in ("tools", "tool_calls") if not re.search(rf"\b{name}\b", self.source)]
-
-    def _prefix_error(self, index: int, where: str | None) -> UserError:
-        return UserError(
-            tr(
-                "the chat template {origin} renders the turns before message {index} differently in a prompt",
-                origin=self.origin,
-                index=index + 1,
-            ),
-            where,
-            tr("it rewrites earlier turns; train such conversations up to one answer each, or choose another template"),
-        )
 
     # -------------------------------------------------------------------------------------------- marked text to ids
 
-    def _encode(self, marked: _MarkedText, with_loss: bool, where: str | None = None) -> TokenizedExample:
-        return self._join_spans(self._special_tokens.split(*marked), with_loss, where, self._encode_text)
+    def _encode_prompt(self, marked: MarkedText) -> TokenizedExample:
+        """The ids of a prompt. Its earlier answers are encoded with what is around them, as every program does."""
+        return self._encode(MarkedText(_without_markers(*marked), marked.markers), False)
+
+    def _encode(self, marked: MarkedText, with_loss: bool, where: str | None = None) -> TokenizedExample:
+        return self._join_spans(self._renderer.special_tokens.split(*marked), with_loss, where, self._encode_text)
 
     def _encode_text(self, text: str, continuation: bool) -> list[int]:
         return self.tokenizer.encode(text, continuation=continuation)
@@ -423,22 +428,18 @@ class ChatTemplate:
     def _join_spans(
         self, spans: Iterable[Span], with_loss: bool, where: str | None, ids_of: Callable[[str, bool], list[int]]
     ) -> TokenizedExample:
-        """Concatenate the ids of spans; `ids_of` encodes a plain text, and `with_loss` false makes the loss mask all 0.
-
-        Raises UserError if an answer ends without a special token, or the text begins with two begin tokens.
-        """
         ids: list[int] = []
         loss_mask = bytearray()
-        previous: Span | None = None
+        last: Span | None = None
         for span in spans:
-            if with_loss and previous is not None and previous.in_loss and not span.in_loss:
-                self._check_ends_with_token(previous, where)
+            if with_loss and last is not None and last.in_loss and not span.in_loss:
+                self._check_ends_with_token(last, where)
             span_ids = ids_of(span.text, span.continuation) if span.token_id is None else [span.token_id]
             ids += span_ids
             loss_mask += MASK_BYTE[span.in_loss and with_loss] * len(span_ids)
-            previous = span
-        if with_loss and previous is not None and previous.in_loss:
-            self._check_ends_with_token(previous, where)
+            last = span
+        if with_loss and last is not None and last.in_loss:
+            self._check_ends_with_token(last, where)
         bos = self.tokenizer.bos_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise UserError(
@@ -459,50 +460,34 @@ class ChatTemplate:
                 tr("let the template write an end token after every answer"),
             )
 
-    # --------------------------------------------------------------------------------------------------- the source
+    def _compile(self, source: str) -> TemplateRenderer:
+        def spans(messages: Sequence[Message]) -> list[Span]:
+            learned = assistant_indices(messages)
+            texts = training_texts(renderer, messages, (), None, learned, LossRules(), self._is_packaged)
+            if len(texts) != 1:
+                raise renderer.rewrites_turns(learned[-1], None)
+            split = list(renderer.special_tokens.split(*texts[0]))
+            self._join_spans(split, True, None, self._encode_text)  # raises if it cannot be trained on
+            return split
 
-    def _set_source(self, source: str) -> None:
-        """Compile a source and prepare the cache for it. Raises UserError if it is not Jinja."""
-
-        def split_spans(messages: Sequence[Message]) -> list[Span]:
-            spans = list(self._special_tokens.split(*self._render_marked(messages, (), False, None)))
-            self._join_spans(spans, True, None, self._encode_text)  # raises if it cannot be trained on
-            return spans
-
-        self._template = self._compile(source)
-        self._cache = TemplateCache(self._template, self._special_tokens, self.tokenizer, self._variables, split_spans)
-
-    def _compile(self, source: str) -> JinjaTemplate:
-        try:
-            return JinjaTemplate(source)
-        except jinja2.TemplateSyntaxError as error:
-            hint = tr("it must be Jinja as transformers reads it")
-            raise UserError(
-                tr("the chat template is not Jinja: {reason}", reason=error.message),
-                f"{self.origin}:{error.lineno}",
-                hint,
-            ) from error
-
-    @cached_property
-    def _special_tokens(self) -> SpecialTokens:
-        return SpecialTokens(self.tokenizer, self._template.literal_text)
+        renderer = TemplateRenderer(source, self.tokenizer, self.origin, self._strips_inline, spans)
+        return renderer
 
     def _writes_bos(self) -> bool:
-        """Whether the text of the template begins with the begin token."""
         try:
-            marked = self._render_text([Message("user", "?")], (), True, None)
-        except UserError:  # it refuses a single question; then it is left as it is
+            marked = self._renderer.render_text([Message("user", "?")], (), True, None)
+        except UserError:  # it wants other turns; then its own word is taken
             return True
-        first = next(self._special_tokens.split(*marked), None)
+        first = next(self._renderer.special_tokens.split(*marked), None)
         return first is not None and first.token_id == self.tokenizer.bos_id
 
 
-def _read_text(file: Path) -> str:
+def _without_markers(text: str, markers: Markers) -> str:
+    return text.replace(markers.start, "").replace(markers.end, "")
+
+
+def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(tr("cannot be read as text: {error}", error=error), file) from error
-
-
-def _assistant_indices(messages: Sequence[Message]) -> list[int]:
-    return [index for index, message in enumerate(messages) if message.role == "assistant"]

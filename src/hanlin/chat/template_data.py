@@ -5,12 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hanlin.chat.reasoning import REASONING_FIELDS, with_tags
 from hanlin.core.records import Message, ToolCall
 
 
-def to_template_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Messages as transformers passes them to a chat template: OpenAI's form, absent fields left out."""
-    return [_as_dict(message) for message in messages]
+def to_template_messages(
+    messages: Sequence[Message], reasoning_field: str = REASONING_FIELDS[0]
+) -> list[dict[str, Any]]:
+    """Messages as transformers passes them to a chat template: OpenAI's form, absent fields left out.
+
+    Args:
+        messages: The turns.
+        reasoning_field: The field in which the template reads reasoning.
+    """
+    return [_as_dict(message, reasoning_field) for message in messages]
+
+
+def to_inline_reasoning(
+    turns: Sequence[Mapping[str, Any]], keep_past: bool, reasoning_field: str = REASONING_FIELDS[0]
+) -> list[dict[str, Any]]:
+    """The turns with their reasoning as part of the texts, within `<think>`.
+
+    Args:
+        turns: Turns as `to_template_messages` makes them.
+        keep_past: Whether answers before the last question keep theirs; else it is left out.
+        reasoning_field: The field in which it is now.
+    """
+    last = max((index for index, turn in enumerate(turns) if turn["role"] == "user"), default=-1)
+    rows = []
+    for index, turn in enumerate(turns):
+        row = dict(turn)
+        reasoning = row.pop(reasoning_field, "")
+        if reasoning and (keep_past or index > last):
+            row["content"] = with_tags(reasoning, row["content"])
+        rows.append(row)
+    return rows
 
 
 def to_template_tools(tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
@@ -40,10 +69,10 @@ def iter_texts(data: Any) -> Iterator[str]:
             yield from iter_texts(item)
 
 
-def _as_dict(message: Message) -> dict[str, Any]:
+def _as_dict(message: Message, reasoning_field: str) -> dict[str, Any]:
     row: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.reasoning:
-        row["reasoning_content"] = message.reasoning
+    if message.reasoning.strip():
+        row[reasoning_field] = message.reasoning
     if message.tool_calls:
         row["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.name:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.examples import render_answer
 from hanlin.chat.template import ChatTemplate
 from hanlin.core.records import Conversation, Document, Message, Preference, UnpairedPreference
 from hanlin.tokenizer.tokenizer import Tokenizer
@@ -34,16 +35,16 @@ def make_token_counter(records: str, folder: Path, template_name: str = "") -> T
         ChatTemplate.from_packaged(template_name, tokenizer) if template_name else ChatTemplate.load(folder, tokenizer)
     )
 
-    def rendered(messages: Sequence[Message], name: str) -> int:
-        return len(template.render_conversation(Conversation(tuple(messages), name)).ids)
+    def answered(record: Preference | UnpairedPreference, answer: Message) -> int:
+        return len(render_answer(record.prompt, answer, template, record.id, record.tools).ids)
 
     def count(row: Mapping[str, Any]) -> int:
         if records == "conversations":
-            return len(template.render_conversation(Conversation.from_json(row)).ids)
+            return sum(len(example.ids) for example in template.render_conversation(Conversation.from_json(row)))
         if records == "preferences":
             pair = Preference.from_json(row)
-            return sum(rendered((*pair.prompt, answer), pair.id) for answer in (pair.chosen, pair.rejected))
+            return sum(answered(pair, answer) for answer in (pair.chosen, pair.rejected))
         judged = UnpairedPreference.from_json(row)
-        return rendered((*judged.prompt, judged.answer), judged.id)
+        return answered(judged, judged.answer)
 
     return lambda rows: [count(row) for row in rows]

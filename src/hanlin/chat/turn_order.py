@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from hanlin.core.errors import UserError, did_you_mean
@@ -15,19 +16,43 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     """Raise UserError unless the turns alternate as they must.
 
     A prompt ends with the user or a tool, everything else with the assistant. In a prompt the user may also write twice
-    in a row, as people do.
+    in a row, as people do. A greeting of the assistant may come first if it is not learned: in a prompt, or with
+    `train` false.
     """
     previous: str | None = None
     for index, message in enumerate(messages, start=1):
         allowed = NEXT_ROLES[previous]
         if prompt and previous == "user":
             allowed += ("user",)
+        if previous in (None, "system") and (prompt or message.train is False) and not message.tool_calls:
+            allowed += ("assistant",)
         if message.role not in allowed or not isinstance(message.text, str) or not is_valid_unicode(message.text):
             _refuse(message, previous, allowed, _format_location(where, index))
         previous = CALLING if message.tool_calls else message.role
     last = messages[-1].role if messages else None
     if last not in (("user", "tool") if prompt else ("assistant",)):
         raise _wrong_end(last, prompt, _format_location(where, len(messages)))
+
+
+def order_tool_results(messages: Sequence[Message]) -> Sequence[Message]:
+    """The same turns, the results of each turn's calls in the order of the calls, and each with the name of its tool.
+
+    Results are matched by the ids of the calls; without ids their order is taken as it is.
+    """
+    ordered = list(messages)
+    for index, message in enumerate(messages):
+        if not message.tool_calls:
+            continue
+        end = index + 1
+        while end < len(messages) and messages[end].role == "tool":
+            end += 1
+        places = {call.id: place for place, call in enumerate(message.tool_calls) if call.id}
+        results = sorted(messages[index + 1 : end], key=lambda turn: places.get(turn.tool_call_id, len(places)))
+        for place, result in enumerate(results, start=index + 1):
+            known = not result.name and result.tool_call_id in places
+            name = message.tool_calls[places[result.tool_call_id]].name if known else result.name
+            ordered[place] = replace(result, name=name)
+    return ordered
 
 
 def _refuse(message: Message, before: str | None, allowed: tuple[str, ...], location: str) -> NoReturn:

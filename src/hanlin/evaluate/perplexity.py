@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.examples import render_answer
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.config.settings.evaluate import Perplexity
 from hanlin.core.context import Inputs, StageContext
@@ -94,11 +95,13 @@ def answer_sample(template: ChatTemplate, record: Conversation | Preference) -> 
     tokens.
     """
     if isinstance(record, Conversation):
-        rendered = template.render_conversation(record)
-        spans = _target_spans(rendered)
+        examples = template.render_conversation(record)
+        if not examples:
+            raise UserError(tr("no answer of it is learned"), record.id)
+        rendered = examples[-1]  # of a template that rewrites earlier turns, the last answer
     else:
-        rendered = template.render([*record.prompt, record.chosen], where=record.id)
-        spans = _target_spans(rendered)[-1:]
+        rendered = render_answer(record.prompt, record.chosen, template, record.id, record.tools)
+    spans = _target_spans(rendered)
     answer_ids = [token_id for start, stop in spans for token_id in rendered.ids[start:stop]]
     return Sample(record.id, rendered.ids, spans, template.tokenizer.decode(answer_ids))
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
 from hanlin.core.discover import record_class
 from hanlin.core.errors import UserError
@@ -56,11 +57,17 @@ def _encoders(file: Path, tokenizer: Tokenizer) -> Iterator[Callable[[], Sequenc
         if template is None:
             raise UserError(tr("the model has no chat template"), tokenizer.folder)
         for record in read_jsonl(file, Conversation):
-            yield lambda record=record: template.render_conversation(record).ids  # type: ignore[misc]
+            yield lambda record=record: _last_ids(template, record)  # type: ignore[misc]
         return
     begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     for document in read_jsonl(file, Document):
         yield lambda document=document: [*begin, *tokenizer.encode(document.text)]  # type: ignore[misc]
+
+
+def _last_ids(template: ChatTemplate, record: Conversation) -> Sequence[int]:
+    """The ids of a conversation up to its last answer that is learned; none if there is none."""
+    examples = template.render_conversation(record)
+    return examples[-1].ids if examples else ()
 
 
 def _data_file(path: Path) -> Path:

@@ -377,7 +377,7 @@ def _cut_windows(
         elif isinstance(record, Conversation) and len(rendered) < max_tokens:
             answers = "".join(turn.text for turn in record.messages if turn.role == "assistant")
             if template is not None and answer_language(answers) == language:
-                rendered += template.render_conversation(record).ids
+                rendered += [token_id for one in template.render_conversation(record)[-1:] for token_id in one.ids]
     begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
     ids = [*begin, *tokenizer.encode("\n".join(texts))] if texts else []
     ids = [*ids[: max_tokens - min(len(rendered), max_tokens // 2)], *rendered][:max_tokens]

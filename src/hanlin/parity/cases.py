@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hanlin.core.records import Message, Role, ToolCall
@@ -79,6 +79,10 @@ _CALLS = (
 )
 _RESULTS = ('{"temperature": 23.5, "sky": "晴"}', "晴，23 度", "12:30", "", "error: <none>")
 _ALL = (*CHINESE, *ENGLISH, *EMOJI, *RARE, *TRADITIONAL, *RIGHT_TO_LEFT, *CODE)
+_THOUGHTS = (
+    "先想一想。", "Let me think.\n\n1 + 1 = 2, so the answer is 2.", "个位相加得十二，进一；\n十位相加得四。",
+    "\n嗯……\n", "用户在问天气，要查两个城市。", "x < y, so <b>no</b>", "🤔", "" , "",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ class Case:
 
 
 def make_cases() -> list[Case]:
-    """The same 325 conversations every time: 25 of each of thirteen kinds."""
+    """The same 400 conversations every time: 25 of each of sixteen kinds."""
     cases = []
     for kind, make in _KINDS.items():
         rng = random.Random(kind)  # a text as seed gives the same numbers everywhere
@@ -152,6 +156,34 @@ def _tools(rng: random.Random, index: int) -> _Made:
     return tuple(turns), TOOLS[: 1 + index % 2]
 
 
+def _thinking(rng: random.Random, index: int) -> _Made:
+    turns, tools = _many_turns(rng, index % 3) if index % 2 else _of(_ALL)(rng, index)
+    return _with_thoughts(turns, rng), tools
+
+
+def _several_calls(rng: random.Random, index: int) -> _Made:
+    turns = [Message("system", rng.choice(CHINESE))] if index % 2 else []
+    for exchange in range(1 + index % 2):
+        turns.append(Message("user", rng.choice(_ALL)))
+        calls = tuple(
+            replace(call, id=f"call_{exchange}_{place}") for place, call in enumerate(_CALLS[: 2 + index % 2])
+        )
+        turns.append(Message("assistant", rng.choice(("", "我查一下。", "Looking it up.")), calls))
+        turns += [Message("tool", rng.choice(_RESULTS), name=call.name, tool_call_id=call.id) for call in calls]
+        turns.append(Message("assistant", rng.choice(_ALL)))
+    return tuple(turns), TOOLS
+
+
+def _thinking_with_tools(rng: random.Random, index: int) -> _Made:
+    turns, tools = (_several_calls if index % 2 else _tools)(rng, index)
+    return _with_thoughts(turns, rng), tools
+
+
+def _with_thoughts(turns: tuple[Message, ...], rng: random.Random) -> tuple[Message, ...]:
+    """The same turns; most answers think first."""
+    return tuple(replace(turn, reasoning=rng.choice(_THOUGHTS)) if turn.role == "assistant" else turn for turn in turns)
+
+
 _KINDS: dict[str, _Make] = {
     "chinese": _of(CHINESE),
     "english": _of(ENGLISH),
@@ -165,5 +197,8 @@ _KINDS: dict[str, _Make] = {
     "white_space": _of(SPACES, system=0.6),
     "injection": _of(INJECTIONS, system=0.3),
     "tools": _tools,
+    "several_calls": _several_calls,
+    "thinking": _thinking,
+    "thinking_tools": _thinking_with_tools,
     "long": _long,
 }

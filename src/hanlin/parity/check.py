@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.rendering.answer_spans import begins_with_line_end
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
 from hanlin.core.files import partial_path
@@ -79,17 +80,21 @@ class Expected:
 
     Attributes:
         case: The conversation.
-        ids: Ids of its prompt by Hanlin.
+        prompt: Its prompt, thinking turned on if the answer has reasoning.
+        ids: Ids of the prompt by Hanlin.
         unshielded_ids: The same if special tokens that a user typed become their ids.
-        full: Ids and loss mask of the full conversation.
+        full: Ids and loss mask of the full conversation: the example that its last answer is learned from.
         full_unshielded: The same if special tokens that a user typed become their ids.
+        answers_alike: Whether all answers are learned from this one example.
     """
 
     case: Case
+    prompt: ChatPrompt
     ids: list[int]
     unshielded_ids: list[int]
     full: TokenizedExample
     full_unshielded: TokenizedExample
+    answers_alike: bool
 
 
 def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> list[Expected]:
@@ -97,14 +102,17 @@ def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> l
     expected = []
     for case in conversations:
         messages, tools = case.prompt.messages, case.tools
+        thinking = bool(case.messages[-1].reasoning.strip()) if template.thinking_switches else None
         try:
-            ids = template.render(messages, tools, prompt=True).ids
-            full = template.render(case.messages, tools)
-            unshielded_ids = template.render_unshielded(messages, tools, prompt=True).ids
-            full_unshielded = template.render_unshielded(case.messages, tools)
+            ids = template.render(messages, tools, prompt=True, thinking=thinking).ids
+            examples = template.render_examples(case.messages, tools)
+            unshielded_ids = template.render_unshielded(messages, tools, prompt=True, thinking=thinking).ids
+            several = len(examples) > 1
+            full_unshielded = template.render_unshielded(case.messages, tools, thinking=thinking, last_answer=several)
         except UserError:
             continue
-        expected.append(Expected(case, ids, unshielded_ids, full, full_unshielded))
+        prompt = ChatPrompt(messages, tools, thinking)
+        expected.append(Expected(case, prompt, ids, unshielded_ids, examples[-1], full_unshielded, not several))
     return expected
 
 
@@ -143,12 +151,13 @@ def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expecte
     """
     mismatches: list[Mismatch] = []
     typed_tokens_parsed = 0
-    rendered = backend.render_prompts([ChatPrompt(item.case.prompt.messages, item.case.tools) for item in expected])
+    rendered = backend.render_prompts([item.prompt for item in expected])
     for item, ids in zip(expected, rendered, strict=True):
         mismatch = _compare_ids(template, item.case.id, item.ids, item.unshielded_ids, ids)
         if mismatch is None and isinstance(backend, TransformersBackend):
+            arguments = item.prompt.template_arguments
             mismatch = _compare_conversation(
-                template, item, backend.render_conversation(item.case.messages, item.case.tools)
+                template, item, backend.render_conversation(item.case.messages, item.case.tools, **arguments)
             )
         mismatches += [mismatch] if mismatch else []
         typed_tokens_parsed += item.ids != item.unshielded_ids and ids == item.unshielded_ids
@@ -167,10 +176,18 @@ def _compare_conversation(
     if isinstance(answer, str):
         return Mismatch(name, 0, tr("ids"), answer)
     ids, loss_mask = answer
+    if begins_with_line_end(_answer_text(template, item.full), 0):
+        return None  # it is learned apart from the line end before it, as a model writes it; the prompts were compared
     mismatch = _compare_ids(template, name, item.full.ids, item.full_unshielded.ids, ids)
     expected = item.full if ids == item.full.ids else item.full_unshielded
-    if mismatch or loss_mask is None or loss_mask == expected.loss_mask:
+    if mismatch or loss_mask is None:
         return mismatch
+    if not item.answers_alike:  # the answers before the last are learned from examples of their own
+        start = expected.loss_mask.rindex(b"\0\1") + 1
+        loss_mask = bytes(start) + loss_mask[start:]
+        expected = TokenizedExample(expected.ids, bytes(start) + expected.loss_mask[start:])
+    if loss_mask == expected.loss_mask:
+        return None
     index = next(
         index for index, pair in enumerate(zip(loss_mask, expected.loss_mask, strict=True)) if pair[0] != pair[1]
     )
@@ -178,6 +195,12 @@ def _compare_conversation(
     labels = (tr("not learned"), tr("learned"))
     shown = _show_context(template, ids, index)
     return Mismatch(name, index, f"{shown} {labels[expected.loss_mask[index]]}", labels[loss_mask[index]])
+
+
+def _answer_text(template: ChatTemplate, example: TokenizedExample) -> str:
+    """The last answer that is learned, as text."""
+    start = example.loss_mask.rfind(b"\0\1") + 1
+    return template.tokenizer.decode(example.ids[start:])
 
 
 def _compare_ids(

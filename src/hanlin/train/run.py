@@ -159,9 +159,11 @@ class TrainingRun:
         dist.shutdown()
         return {
             **metrics,
-            "records": len(dataset.encoded),
+            "records": dataset.encoded.record_count,
+            "examples": len(dataset.encoded.starts) - 1,
             "refused": dataset.encoded.refused,
             "changed": dataset.encoded.changed,
+            "notes": dataset.encoded.notes,
             "rows": len(dataset.samples),
             "packing_efficiency": float(dataset.sample_lengths.mean()) / settings.max_seq_length,
             "precision": precision,
@@ -228,7 +230,7 @@ class TrainingRun:
         dist.shutdown()
         encoded = results[TRAIN][1]
         return {
-            "records": len(encoded),
+            "records": encoded.record_count,
             "refused": encoded.refused,
             "seconds": time.monotonic() - started,
             "precision": precision,

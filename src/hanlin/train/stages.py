@@ -34,7 +34,7 @@ def pretrain(settings: Pretrain, inputs: Inputs, out: Path, context: StageContex
 def sft(settings: Sft, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Train on the assistant's turns of conversations. Writes a model, or an adapter if `lora` is set."""
     run = TrainingRun(settings, inputs, out, context)
-    encoded_splits = run.data.conversations(settings.template, settings.max_seq_length, settings.overlong)
+    encoded_splits = run.data.conversations(settings)
     splits = [PackedDataset.pack_examples(encoded, settings.max_seq_length) for encoded in encoded_splits]
     return run.train(splits, settings.batch_tokens // settings.max_seq_length, lambda *_: NextToken())
 
@@ -95,14 +95,14 @@ def reference_logprobs(
 
 def _pair_splits(run: TrainingRun, settings: PairSettings) -> list[PackedDataset]:
     """The preference pairs of each split, each a sample."""
-    encoded_splits = run.data.preferences(settings.max_seq_length, settings.overlong)
+    encoded_splits = run.data.preferences(settings)
     return [PackedDataset.from_records(encoded) for encoded in encoded_splits]
 
 
 def _answer_splits(run: TrainingRun, settings: AnswerSettings) -> list[dict[str, PackedDataset]]:
     """For each split, the answers, each a sample, and their prompts with answers to other prompts."""
     splits = []
-    for encoded in run.data.unpaired_preferences(settings.max_seq_length, settings.overlong):
+    for encoded in run.data.unpaired_preferences(settings):
         mismatched = MismatchedRecords.from_encoded(encoded, settings.max_seq_length)
         splits.append(
             {"answers": PackedDataset.from_records(encoded), "mismatched": PackedDataset.from_records(mismatched)}

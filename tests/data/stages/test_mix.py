@@ -179,7 +179,7 @@ def test_conversations_are_counted_as_the_template_renders_them(tiny_model: Path
     write_jsonl(tmp_path / "chats/conversations.jsonl", chats)
     metrics = mixed((tmp_path / "chats",), tiny_model, tmp_path / "m", records="conversations")
     template = ChatTemplate.load(tiny_model)
-    assert metrics["tokens"] == sum(len(template.render_conversation(chat).ids) for chat in chats)
+    assert metrics["tokens"] == sum(len(template.render_conversation(chat)[0].ids) for chat in chats)
 
 
 def test_a_source_of_other_records_is_refused(folders: tuple[Path, Path], tiny_model: Path, tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ def rows(folder: Path) -> PackedDataset:
     ids = generator.integers(0, VOCAB_SIZE, size=starts[-1]).astype(np.int32)
     learn = np.ones(starts[-1], dtype=bool)
     good = np.ones(len(LENGTHS), dtype=bool)
-    return PackedDataset.pack_examples(EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}), 128)
+    encoded = EncodedRecords(ids, learn, starts, good, 1, folder, {}, {}, {}, {}, len(good))
+    return PackedDataset.pack_examples(encoded, 128)
 
 
 def reference_loss(model: Any, documents: Sequence[torch.Tensor]) -> torch.Tensor:

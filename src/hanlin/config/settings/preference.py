@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from hanlin.config.settings.base import Settings, ref, setting
-from hanlin.config.settings.train import ForwardSettings, Training
+from hanlin.config.settings.train import ChatSettings, ForwardSettings, Training
 
 
-class OverlongSettings(Settings):
-    """What is done with prompts and answers that are too long."""
+class OverlongSettings(ChatSettings):
+    """What is done with prompts and answers: how they are rendered, and which are too long."""
 
     overlong: Literal["drop", "error"] = setting(
         "drop",

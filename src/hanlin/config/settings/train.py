@@ -44,6 +44,30 @@ class ForwardSettings(Settings):
     )
 
 
+class ChatSettings(Settings):
+    """How conversations and answers go through the chat template."""
+
+    reasoning: Literal["learn", "read", "drop"] = setting(
+        "learn",
+        "the reasoning of an answer: learn it, only read it (the loss begins with the answer behind it), or drop it "
+        "(answers are learned without it, thinking turned off where the template has a switch for it)",
+        unless_default=True,
+    )
+    past_reasoning: Literal["template", "keep", "strip"] = setting(
+        "template",
+        "the reasoning of answers before the last question: as the chat template does it, keep it or strip it; the "
+        "template that is saved with the model does the same. If it is stripped, a conversation with several such "
+        "answers becomes several examples, each with the prompt that is served",
+        unless_default=True,
+    )
+    on_refused: Literal["drop", "error"] = setting(
+        "drop",
+        "records that the chat template has no form for (tools, say): drop them, which is counted by reason and told, "
+        "or stop with an error",
+        unless_default=True,
+    )
+
+
 class TrainableSettings(Settings):
     """Which weights are trained."""
 
@@ -276,7 +300,7 @@ class Pretrain(TokenBatchSettings, Training):
         return self
 
 
-class Sft(TokenBatchSettings, Training):
+class Sft(ChatSettings, TokenBatchSettings, Training):
     """Supervised fine-tuning: the loss is on the assistant's turns, including the token that ends a turn."""
 
     default_learning_rates = (1e-5, 1e-4)
@@ -292,6 +316,12 @@ class Sft(TokenBatchSettings, Training):
     overlong: Literal["truncate_turns", "drop", "error"] = setting(
         "truncate_turns",
         "conversations longer than `max_seq_length`: drop their last turns, drop them, or stop with an error",
+    )
+    train_on: Literal["all", "last"] = setting(
+        "all",
+        "the loss is on all answers of a conversation or on the last one; answers that the data itself marks (`train`) "
+        "are learned or only read as it says",
+        unless_default=True,
     )
 
     @model_validator(mode="after")

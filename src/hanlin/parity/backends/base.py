@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hanlin.chat.reasoning import THINKING_SWITCHES
 from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.records import Message
 
@@ -17,10 +18,19 @@ class BackendUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """Turns that end with the user or a tool; the assistant is next."""
+    """Turns that end with the user or a tool; the assistant is next.
+
+    `thinking` turns thinking on or off in templates that have a switch for it; None leaves that to the template.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    thinking: bool | None = None
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """What a program hands the template besides the turns."""
+        return {} if self.thinking is None else dict.fromkeys(THINKING_SWITCHES, self.thinking)
 
 
 class Backend(Protocol):
@@ -46,6 +56,8 @@ def openai_body(prompt: ChatPrompt) -> dict[str, Any]:
     """A prompt as OpenAI's chat API takes it."""
     body: dict[str, Any] = {"messages": openai_messages(prompt.messages)}
     tools = to_template_tools(prompt.tools)
+    if prompt.thinking is not None:
+        body["chat_template_kwargs"] = prompt.template_arguments
     return {**body, "tools": tools} if tools else body
 
 
@@ -59,11 +71,11 @@ def openai_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     for index, row in enumerate(rows):
         calls = row.get("tool_calls", [])
         for number, call in enumerate(calls):
-            call["id"] = f"call_{index}_{number}"
+            call.setdefault("id", f"call_{index}_{number}")
             function = call["function"]
             function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
         if calls:
             waiting = [call["id"] for call in calls]
         if row["role"] == "tool":
-            row["tool_call_id"] = waiting.pop(0) if waiting else f"call_{index}"
+            row.setdefault("tool_call_id", waiting.pop(0) if waiting else f"call_{index}")
     return rows

@@ -38,17 +38,21 @@ class TransformersBackend:
         found: list[list[int] | str] = []
         for prompt in batch:
             try:
-                found.append(self._apply(prompt.messages, prompt.tools, add_generation_prompt=True)["input_ids"])
+                options = {"add_generation_prompt": True, **prompt.template_arguments}
+                found.append(self._apply(prompt.messages, prompt.tools, **options)["input_ids"])
             except Exception as error:  # a template's own refusal, among others
                 found.append(f"{type(error).__name__}: {error}")
         return found
 
     def render_conversation(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **arguments: Any
     ) -> tuple[list[int], bytes | None] | str:
-        """Ids of a full conversation, and its assistant mask if the template marks it."""
+        """Ids of a full conversation, and its assistant mask if the template marks it.
+
+        `arguments` are handed to the template besides the turns.
+        """
         try:
-            full = self._apply(messages, tools, return_assistant_tokens_mask=self._marks)
+            full = self._apply(messages, tools, return_assistant_tokens_mask=self._marks, **arguments)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return full["input_ids"], bytes(full["assistant_masks"]) if self._marks else None

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from hanlin.chat.special_tokens import MASK_BYTE
+from hanlin.chat.rendering.special_tokens import MASK_BYTE
 from hanlin.config.settings.train import Training
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr

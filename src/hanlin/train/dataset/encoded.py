@@ -52,12 +52,16 @@ class EncodedRecord(NamedTuple):
     """What became of a record.
 
     Attributes:
-        examples: Its examples (a pair has two); none if it was refused.
+        examples: Its examples (a pair has two, a conversation one or more); none if it was refused.
         reason: Why it was refused, or, if it has examples, how it was changed.
+        notes: Short names of what a user should know of it before training.
+        detail: A sentence on the refusal; of each reason the first is kept.
     """
 
     examples: tuple[Example, ...] = ()
     reason: str = ""
+    notes: tuple[str, ...] = ()
+    detail: str = ""
 
 
 Encode = Callable[[Sequence[Any]], Iterable[EncodedRecord]]
@@ -97,6 +101,9 @@ class EncodedRecords:
         folder: Where the files are.
         refused: How many records were refused, by reason.
         changed: How many were changed, by reason.
+        notes: How many have something to be known of, by its short name.
+        details: A sentence on the first refusal of some of the reasons.
+        record_count: Records that are learned from; a conversation may have several examples.
     """
 
     ids: np.ndarray
@@ -107,6 +114,9 @@ class EncodedRecords:
     folder: Path
     refused: dict[str, int]
     changed: dict[str, int]
+    notes: dict[str, int]
+    details: dict[str, str]
+    record_count: int
 
     @property
     def lengths(self) -> np.ndarray:
@@ -123,7 +133,7 @@ class EncodedRecords:
         return self.ids[span], self.loss_mask[span]
 
     def record_ids(self, indices: Iterable[int]) -> list[str]:
-        """Ids of some of the records, in the order of the data."""
+        """Ids of some of the records, in the order of the data: of those that `width` examples in a row belong to."""
         wanted = set(indices)
         with (self.folder / "records.txt").open(encoding="utf-8") as file:
             return [json.loads(line) for index, line in enumerate(file) if index in wanted]
@@ -167,7 +177,7 @@ def encode_records(
             for shard, batch in enumerate(_batches(records, size)):
                 shards.append(folder / f"shard-{shard:06d}-of-{size}.npz")
                 if not shards[-1].is_file():
-                    writers.submit(partial(_write_shard, shards[-1], batch, encode))
+                    writers.submit(partial(_write_shard, shards[-1], batch, encode, width))
                 done += len(batch)
                 progress.update(done, total, tr("records"))
         _join_shards(folder, shards, width)
@@ -179,15 +189,20 @@ def open_encoded(folder: Path) -> EncodedRecords:
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     if not index["records"]:
         reasons = "; ".join(f"{reason}: {count}" for reason, count in index["refused"].items()) or "-"
+        detail = next(iter(index["details"].values()), "")
         raise UserError(
             tr("no record is left to learn from (refused: {reasons})", reasons=reasons),
             "data",
-            tr("a greater max_seq_length takes longer records"),
+            tr("the first: {detail}", detail=detail) if detail else tr("a greater max_seq_length takes longer records"),
         )
     names = ("ids", "loss_mask", "starts", "desirable")
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
     return EncodedRecords(
-        **arrays, width=index["width"], folder=folder, refused=index["refused"], changed=index["changed"]
+        **arrays,
+        width=index["width"],
+        folder=folder,
+        **{name: index[name] for name in ("refused", "changed", "notes", "details")},
+        record_count=index["records"],
     )
 
 
@@ -197,25 +212,34 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def _write_shard(path: Path, batch: Sequence[Any], encode: Encode) -> None:
+def _write_shard(path: Path, batch: Sequence[Any], encode: Encode, width: int) -> None:
     ids: list[np.ndarray] = []
     loss_mask: list[np.ndarray] = []
     desirable: list[bool] = []
     record_ids: list[str] = []
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    details: dict[str, str] = {}
+    records = 0
     for record, encoded in zip(batch, encode(batch), strict=True):
         if not encoded.examples:
             refused[encoded.reason] += 1
+            if encoded.detail:
+                details.setdefault(encoded.reason, encoded.detail)
             continue
         if encoded.reason:
             changed[encoded.reason] += 1
-        record_ids.append(json.dumps(record.id, ensure_ascii=False) + "\n")
+        notes.update(encoded.notes)
+        records += 1
+        record_ids += [json.dumps(record.id, ensure_ascii=False) + "\n"] * (len(encoded.examples) // width)
         for example in encoded.examples:
             ids.append(np.asarray(example.ids, dtype=np.int32))
             loss_mask.append(np.frombuffer(example.loss_mask, dtype=bool))
             desirable.append(example.desirable)
-    counts = json.dumps({"records": len(record_ids), "refused": refused, "changed": changed})
+    counts = json.dumps(
+        {"records": records, "refused": refused, "changed": changed, "notes": notes, "details": details}
+    )
     with open_atomic(path, "wb") as file:
         np.savez(
             file,
@@ -240,6 +264,8 @@ def _join_shards(folder: Path, shards: Sequence[Path], width: int) -> None:
     loss_mask = np.lib.format.open_memmap(folder / "loss_mask.npy", mode="w+", dtype=bool, shape=(size,))
     refused: Counter[str] = Counter()
     changed: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
+    details: dict[str, str] = {}
     records = start = 0
     with (folder / "records.txt").open("wb") as file:
         for path in shards:
@@ -251,10 +277,19 @@ def _join_shards(folder: Path, shards: Sequence[Path], width: int) -> None:
             records += counts["records"]
             refused.update(counts["refused"])
             changed.update(counts["changed"])
+            notes.update(counts["notes"])
+            details = {**counts["details"], **details}
             file.write(shard["record_ids"].tobytes())
     ids.flush()
     loss_mask.flush()
-    index = {"records": records, "width": width, "refused": dict(refused), "changed": dict(changed)}
+    index = {
+        "records": records,
+        "width": width,
+        "refused": dict(refused),
+        "changed": dict(changed),
+        "notes": dict(notes),
+        "details": details,
+    }
     write_text(folder / INDEX_FILE, json.dumps(index, sort_keys=True))
     for path in folder.glob("shard-*.npz"):  # an earlier try with other processes may have left some of another size
         path.unlink()

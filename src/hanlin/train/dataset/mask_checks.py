@@ -57,18 +57,21 @@ class MaskRules:
         return cls(tokenizer.bos_id, () if eos_id is None else (eos_id,), False)
 
     @classmethod
-    def for_chats(cls, template: ChatTemplate) -> Self:
+    def for_chats(cls, template: ChatTemplate, reads_reasoning: bool = False) -> Self:
         """What a template does, found by rendering small conversations.
+
+        If reasoning is only read (`reads_reasoning`), what precedes the loss is not known.
 
         That is where it puts the begin token (at the start of all, or of each exchange as Llama 2 does, or nowhere),
         and what it writes before an answer.
         """
         bos_id = template.tokenizer.bos_id
         rendered = [ids for turns in _SMALL_CHATS if (ids := _render(template, turns, False))]
+        prompt_endings = () if reads_reasoning else _find_prompt_endings(template)
         starts_with_bos = bos_id is not None and bool(rendered) and all(ids[0] == bos_id for ids in rendered)
         first_id = bos_id if starts_with_bos else None
         if bos_id is None or bos_id in template.turn_end_ids:  # then a begin token may be anywhere
-            return cls(first_id, template.turn_end_ids, True, _find_prompt_endings(template))
+            return cls(first_id, template.turn_end_ids, True, prompt_endings)
         neighbors = [(ids[index - 1], ids[index]) for ids in rendered for index in range(1, len(ids))]
         before_bos = {before for before, token_id in neighbors if token_id == bos_id}
         requires_bos = before_bos - {before for before, token_id in neighbors if token_id != bos_id}
@@ -76,7 +79,7 @@ class MaskRules:
             first_id,
             template.turn_end_ids,
             True,
-            _find_prompt_endings(template),
+            prompt_endings,
             tuple(sorted(before_bos)),
             tuple(sorted(requires_bos)),
         )
@@ -160,10 +163,10 @@ _SMALL_CHATS: tuple[tuple[Message, ...], ...] = (
 )
 
 
-def _render(template: ChatTemplate, turns: Sequence[Message], prompt: bool) -> list[int]:
+def _render(template: ChatTemplate, turns: Sequence[Message], prompt: bool, thinking: bool | None = None) -> list[int]:
     """Ids of turns; none if the template does not take them."""
     try:
-        return template.render(turns, prompt=prompt).ids
+        return template.render(turns, prompt=prompt, thinking=thinking).ids
     except UserError:
         return []
 
@@ -173,10 +176,11 @@ def _find_prompt_endings(template: ChatTemplate) -> tuple[tuple[int, ...], ...]:
     questions = [[Message("user", text)] for text in _QUESTIONS]
     results = [[Message("user", "?"), _TOOL_CALL, Message("tool", text, name="f")] for text in _QUESTIONS]
     endings = set()
-    for prompts in (questions, results):
-        rendered = [ids for turns in prompts if (ids := _render(template, turns, True))]
-        if rendered:
-            endings.add(_common_ending(rendered))
+    for thinking in (None, True, False) if template.thinking_switches else (None,):
+        for prompts in (questions, results):
+            rendered = [ids for turns in prompts if (ids := _render(template, turns, True, thinking))]
+            if rendered:
+                endings.add(_common_ending(rendered))
     return () if () in endings else tuple(sorted(endings))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from hanlin.chat.rendering.loss_rules import LossRules
 from hanlin.chat.template import ChatTemplate
 from hanlin.chat.tokenizer_files import find_template
+from hanlin.config.settings.preference import AlignmentSettings, ReferenceLogprobs
+from hanlin.config.settings.train import Sft
 from hanlin.core.context import StageContext
 from hanlin.core.discover import (
     VALIDATION_FILE,
@@ -21,11 +24,13 @@ from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.records import Conversation, Document, Preference, UnpairedPreference, read_jsonl
 from hanlin.tokenizer.tokenizer import Tokenizer
+from hanlin.train.dataset.describe import describe_encoding
 from hanlin.train.dataset.encode import ChatEncoder, encode_documents
 from hanlin.train.dataset.encoded import Encode, EncodedRecords, encode_records, open_encoded
 from hanlin.train.dataset.mask_checks import MaskRules
 
 Record = TypeVar("Record", Document, Conversation, Preference)
+AnswerSettings = AlignmentSettings | ReferenceLogprobs
 TRAIN, VALIDATION = "train", "validation"
 """The splits, and their folders in the scratch folder."""
 
@@ -65,19 +70,19 @@ class DatasetPreparer:
         rules = MaskRules.for_documents(self.tokenizer)
         return self._encode_splits(Document, lambda batch: encode_documents(batch, self.tokenizer), rules)
 
-    def conversations(self, template: str | None, max_seq_length: int, overlong: str) -> list[EncodedRecords]:
-        """Encode conversations; `template` names a packaged template, or None for that of the model."""
-        encoder, rules = self._chat_encoder(template, max_seq_length, overlong)
+    def conversations(self, settings: Sft) -> list[EncodedRecords]:
+        """Encode conversations."""
+        encoder, rules = self._chat_encoder(settings, settings.template, settings.train_on)
         return self._encode_splits(Conversation, encoder.conversations, rules)
 
-    def preferences(self, max_seq_length: int, overlong: str) -> list[EncodedRecords]:
+    def preferences(self, settings: AnswerSettings) -> list[EncodedRecords]:
         """Encode preference pairs, each as a chosen and a rejected example."""
-        encoder, rules = self._chat_encoder(None, max_seq_length, overlong)
+        encoder, rules = self._chat_encoder(settings)
         return self._encode_splits(Preference, encoder.preferences, rules, width=2)
 
-    def unpaired_preferences(self, max_seq_length: int, overlong: str) -> list[EncodedRecords]:
+    def unpaired_preferences(self, settings: AnswerSettings) -> list[EncodedRecords]:
         """Encode answers that are labeled good or bad; a preference pair counts as one of each."""
-        encoder, rules = self._chat_encoder(None, max_seq_length, overlong)
+        encoder, rules = self._chat_encoder(settings)
         splits = []
         for split, files in self._split_files(UnpairedPreference.kind, Preference.kind).items():
             paired = {file: holds_pairs(file) for file in files}
@@ -120,10 +125,15 @@ class DatasetPreparer:
         )
         if rules is not None:
             rules.check(encoded)
+        for sentence in describe_encoding(encoded):
+            self._context.progress.log(sentence)
         return encoded
 
     def _chat_encoder(
-        self, template_name: str | None, max_seq_length: int, overlong: str
+        self,
+        settings: Sft | AnswerSettings,
+        template_name: str | None = None,
+        train_on: Literal["all", "last"] = "all",
     ) -> tuple[ChatEncoder, MaskRules]:
         """Raises UserError if the model has no chat template and none is named."""
         self.renders_chats = True
@@ -131,7 +141,17 @@ class DatasetPreparer:
             self.template = ChatTemplate.from_packaged(template_name, self.tokenizer)
         elif self.template is None:
             self.template = ChatTemplate.load(self._model_folder, self.tokenizer).to_portable()
-        return ChatEncoder(self.template, max_seq_length, overlong), MaskRules.for_chats(self.template)
+        self.template = self.template.with_past_reasoning(settings.past_reasoning)
+        reads = settings.reasoning == "read"
+        encoder = ChatEncoder(
+            self.template,
+            settings.max_seq_length,
+            settings.overlong,
+            LossRules(train_on, "read" if reads else "learn"),
+            settings.reasoning == "drop",
+            settings.on_refused,
+        )
+        return encoder, MaskRules.for_chats(self.template, reads)
 
     def _encode_splits(
         self, record: type[Record], encode: Encode, rules: MaskRules, width: int = 1

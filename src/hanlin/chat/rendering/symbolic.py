@@ -1,9 +1,9 @@
 """Run a chat template on placeholders instead of texts, to learn what it writes for any text.
 
 A placeholder may be concatenated, stripped of white space and written out. If the template does anything else with it
-(compares it, indexes it, takes its length, splits it), its output depends on the text: then there is no symbolic
-result, and each conversation is rendered on its own. A symbolic result is exact: it has the same steps, with other
-texts.
+(compares it, indexes it, takes its length, splits it, looks for anything but `TEMPLATE_TAGS` in it), its output depends
+on the text: then there is no symbolic result, and each conversation is rendered on its own. A symbolic result is exact:
+it has the same steps, with other texts.
 
     template:  "<user>" + message.content.strip() + "</user>"
     symbolic:  ("<user>", Placeholder(0, (("strip", None),)), "</user>")
@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 import jinja2
 from jinja2 import nodes
+
+from hanlin.chat.reasoning import TEMPLATE_TAGS
 
 MAX_SEGMENTS = 64
 """Pieces of a text that a template builds: so a text in use is at most so many times as long as what is said."""
@@ -79,7 +81,13 @@ class SymbolicText:
     def _refuse(self, *_: Any) -> NoReturn:
         raise TextDependenceError
 
-    __getattr__ = __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __contains__ = __getitem__ = _refuse
+    def __contains__(self, item: Any) -> bool:
+        """No text holds a tag of `TEMPLATE_TAGS` as far as a template sees: the typed ones are shielded."""
+        if item not in TEMPLATE_TAGS or any(isinstance(segment, str) for segment in self.segments):
+            raise TextDependenceError
+        return False
+
+    __getattr__ = __str__ = __repr__ = __format__ = __bool__ = __len__ = __iter__ = __getitem__ = _refuse
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __hash__ = __mul__ = __rmul__ = __mod__ = __rmod__ = _refuse
     __int__ = __float__ = __index__ = __call__ = __reversed__ = __reduce_ex__ = _refuse
 

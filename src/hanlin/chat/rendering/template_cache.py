@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
-from hanlin.chat.jinja import DEFAULT_MARKERS, MAX_CHARACTERS, JinjaTemplate, has_no_marker_chars
-from hanlin.chat.special_tokens import MASK_BYTE, Span, SpecialTokens
-from hanlin.chat.symbolic import (
+from hanlin.chat.rendering.jinja import DEFAULT_MARKERS, MAX_CHARACTERS, JinjaTemplate, has_no_marker_chars
+from hanlin.chat.rendering.special_tokens import MASK_BYTE, Span, SpecialTokens
+from hanlin.chat.rendering.symbolic import (
     FIRST_PLACEHOLDER_CODE,
     MAX_SEGMENTS,
     PLACEHOLDER_CHAR,
@@ -83,7 +83,7 @@ class TemplateCache:
         """
         texts = []
         for message in messages:
-            if message.tool_calls or message.name or not has_no_marker_chars(message.text):
+            if _has_more_than_text(message) or not has_no_marker_chars(message.text):
                 return None
             texts.append(self._special_tokens.shield(message.text, DEFAULT_MARKERS))
         if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
@@ -96,12 +96,9 @@ class TemplateCache:
         texts = []
         for message in messages:
             text = message.text
-            if (
-                message.tool_calls
-                or message.name
-                or not has_no_marker_chars(text)
-                or self._special_tokens.may_occur_in(text)
-            ):
+            if _has_more_than_text(message) or not has_no_marker_chars(text) or self._special_tokens.may_occur_in(text):
+                return None
+            if text[:1].isspace() and message.role == "assistant":  # the prompt's last line end could join it
                 return None
             texts.append(text)
         if sum(map(len, texts)) * MAX_SEGMENTS > MAX_CHARACTERS:
@@ -189,3 +186,8 @@ class TemplateCache:
             if before is None or after is None or not (is_prefix(full, after) and is_prefix(after, before)):
                 return False
         return True
+
+
+def _has_more_than_text(message: Message) -> bool:
+    """Whether a template may read more of a message than its role and its text."""
+    return bool(message.tool_calls or message.name or message.reasoning or message.tool_call_id)

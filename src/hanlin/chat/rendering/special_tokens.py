@@ -8,7 +8,8 @@ from functools import cached_property
 from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
-from hanlin.chat.jinja import Markers
+from hanlin.chat.reasoning import TEMPLATE_TAGS
+from hanlin.chat.rendering.jinja import Markers
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 MASK_BYTE = (b"\0", b"\1")
@@ -49,7 +50,10 @@ class SpecialTokens:
         added = tokenizer.added_tokens
         self._tokens = sorted(content for content, token in added.items() if token.special or content in literal_text)
         self.pattern = _compile_any(self._tokens)
-        first = "".join(sorted({token[0] for token in self._tokens}))
+        self._shielded = sorted({*self._tokens, *(tag for tag in TEMPLATE_TAGS if tag in literal_text)})
+        """What is broken in texts: the tokens, and the tags that the template could look for."""
+        self._shielded_pattern = _compile_any(self._shielded)
+        first = "".join(sorted({text[0] for text in self._shielded}))
         self._first_chars = re.compile(f"[{re.escape(first)}]" if first else "(?!)")
         """What a control token can begin with: most texts hold none of it."""
         self._cached_pattern: tuple[Markers | None, re.Pattern[str]] = (None, self.pattern)
@@ -73,7 +77,7 @@ class SpecialTokens:
         if isinstance(data, str):
             if not self.may_occur_in(data):
                 return data
-            shielded = self.pattern.sub(lambda match: match[0][0] + markers.shield + match[0][1:], data)
+            shielded = self._shielded_pattern.sub(lambda match: match[0][0] + markers.shield + match[0][1:], data)
             end = shielded.rstrip()
             for start in range(max(0, len(end) - self._max_length + 1), len(end)):
                 if end[start:] in self._proper_prefixes:
@@ -143,11 +147,11 @@ class SpecialTokens:
 
     @cached_property
     def _proper_prefixes(self) -> frozenset[str]:
-        return frozenset(token[:size] for token in self._tokens for size in range(1, len(token)))
+        return frozenset(text[:size] for text in self._shielded for size in range(1, len(text)))
 
     @cached_property
     def _max_length(self) -> int:
-        return max(map(len, self._tokens), default=0)
+        return max(map(len, self._shielded), default=0)
 
 
 def _compile_any(tokens: Sequence[str]) -> re.Pattern[str]:

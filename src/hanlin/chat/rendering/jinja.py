@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.ext import loopcontrols as LoopControls
 from jinja2.parser import Parser
@@ -22,7 +22,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
-from hanlin.chat.symbolic import Segment, SymbolicRenderer
+from hanlin.chat.rendering.symbolic import Segment, SymbolicRenderer
 
 MAX_STEPS = 200_000
 """Loop turns and macro calls of one rendering; a conversation of a thousand turns needs some thousands."""
@@ -242,6 +242,11 @@ class JinjaTemplate:
         """Whether the template itself says what the assistant generates."""
         tree = self._environment.parse(self.source)
         return any(tree.find_all(nodes.CallBlock))
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """The variables that the template reads without setting them itself."""
+        return frozenset(meta.find_undeclared_variables(self._environment.parse(self.source)))
 
     @functools.cached_property
     def literal_text(self) -> str:

@@ -1,0 +1,1 @@
+"""One rendering of a chat template: Jinja, special tokens, the texts that answers are learned from."""

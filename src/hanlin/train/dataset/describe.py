@@ -1,0 +1,67 @@
+"""What became of the records of a data set, in sentences for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hanlin.core.i18n import join_list, mark, tr
+from hanlin.train.dataset.encoded import EncodedRecords
+
+_REASONS = {
+    "too_long": mark("longer than max_seq_length"),
+    "empty": mark("without a token"),
+    "empty_answer": mark("the answer is empty"),
+    "identical_answers": mark("both answers are the same"),
+    "one_answer_thinks": mark("only one of two answers has reasoning, and the template writes another prompt for it"),
+    "nothing_to_learn": mark("no answer is learned"),
+    "template_lacks_tools": mark("the chat template has no form for tools and their calls"),
+    "template_lacks_reasoning": mark("the chat template has no form for reasoning"),
+    "template_loses_text": mark("the chat template leaves out the text beside a tool call"),
+    "template_refuses": mark("the chat template refuses the turns"),
+    "template_rewrites_turns": mark("the chat template renders the turns otherwise in a prompt"),
+    "truncate_turns": mark("last turns dropped, for max_seq_length"),
+}
+_NOTES = {
+    "several_examples": mark(
+        "{count:,} conversations became several examples, each with the prompt that is served: the chat template "
+        "rewrites earlier turns"
+    ),
+    "reasoning_dropped": mark("{count:,} records are learned without their reasoning, as the settings or the rows say"),
+    "spells_thinking_tags": mark(
+        "{count:,} records have an answer that spells a thinking tag such as <think> in its text: it is learned as "
+        "plain text, not as the tag of the chat template"
+    ),
+}
+
+
+def describe_encoding(encoded: EncodedRecords) -> Iterator[str]:
+    """Sentences on the records that were refused or changed, and on what should be known before training."""
+    total = encoded.record_count + sum(encoded.refused.values())
+    if encoded.refused:
+        dropped = sum(encoded.refused.values())
+        reasons = join_list(_count(reason, count) for reason, count in _largest_first(encoded.refused))
+        yield tr(
+            "{dropped:,} of {total:,} records are not learned from: {reasons}",
+            dropped=dropped,
+            total=total,
+            reasons=reasons,
+        )
+        for detail in encoded.details.values():
+            yield tr("the first: {detail}", detail=detail)
+    if encoded.changed:
+        changed = sum(encoded.changed.values())
+        reasons = join_list(_count(reason, count) for reason, count in _largest_first(encoded.changed))
+        yield tr(
+            "{changed:,} of {total:,} records are changed: {reasons}", changed=changed, total=total, reasons=reasons
+        )
+    for note, count in _largest_first(encoded.notes):
+        yield tr(_NOTES[note], count=count)
+
+
+def _largest_first(counts: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _count(reason: str, count: int) -> str:
+    what = tr(_REASONS[reason]) if reason in _REASONS else reason
+    return f"{what} ({count:,})"
