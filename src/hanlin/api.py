@@ -381,8 +381,12 @@ def _message_of(message: Message | Mapping[str, Any]) -> Message:
     """A message from a dictionary as OpenAI's API has it."""
     if isinstance(message, Message):
         return message
+    from hanlin.chat.reasoning import assistant_message
+
     row = message if isinstance(message, Mapping) else {}
     role, text = row.get("role"), row.get("content", row.get("text"))
     if role not in ("system", "user", "assistant", "tool") or not isinstance(text, str):
         raise UserError(tr("not a message: {value!r}", value=message), None, _message_hint())
+    if role == "assistant":
+        return assistant_message(text, reasoning=str(row.get("reasoning_content") or ""))
     return Message(role, text, name=str(row.get("name", "")))

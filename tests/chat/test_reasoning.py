@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -357,8 +358,8 @@ def test_a_greeting_that_is_not_learned_may_come_first(name: str, template_for: 
     greeting = Message("assistant", "我是小翰。", train=False)
     (text,) = all_shown(template, [greeting, Message("user", "你好"), Message("assistant", "你好！")])
     assert "我是小翰。" in text.partition("⟦")[0] and text.count("⟦") == 1
-    with pytest.raises(UserError, match="assistant at the beginning"):
-        template.render_examples([Message("assistant", "我是小翰。"), *SUMS])
+    unmarked = replace(greeting, train=None)
+    assert all_shown(template, [unmarked, Message("user", "你好"), Message("assistant", "你好！")]) == [text]
 
 
 def test_a_format_that_begins_with_the_user_refuses_a_greeting(template_for: Callable[[str], ChatTemplate]) -> None:

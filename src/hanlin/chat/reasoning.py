@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from hanlin.core.records import Message, ToolCall
+
 BEGIN_TAG, END_TAG = "<think>", "</think>"
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of a message in which templates read reasoning: of most open models, of gpt-oss, and of OpenRouter's API."""
@@ -111,6 +113,16 @@ def split_reasoning(text: str, is_open: bool = False) -> tuple[str, str]:
     begin = BEGIN_TAG if is_open and not text.lstrip().startswith(BEGIN_TAG) else ""
     match = _LEADING.match(begin + text)
     return ("", text) if match is None else (match[1].strip(), (begin + text)[match.end() :])
+
+
+def assistant_message(text: str, calls: tuple[ToolCall, ...] = (), reasoning: str = "") -> Message:
+    """An assistant's turn of a request: reasoning at the start of its text, within `<think>`, is split off.
+
+    Clients send a turn back as they got it, in a field or within the text; the template must see one form.
+    """
+    if not reasoning:
+        reasoning, text = split_reasoning(text)
+    return Message("assistant", text, calls, reasoning=reasoning)
 
 
 def spells_tags(text: str) -> bool:

@@ -16,16 +16,13 @@ def check_order(messages: Sequence[Message], prompt: bool, where: str | None = N
     """Raise UserError unless the turns alternate as they must.
 
     A prompt ends with the user or a tool, everything else with the assistant. In a prompt the user may also write twice
-    in a row, as people do. A greeting of the assistant may come first if it is not learned: in a prompt, or with
-    `train` false.
+    in a row, as people do. A greeting of the assistant may come first.
     """
     previous: str | None = None
     for index, message in enumerate(messages, start=1):
         allowed = NEXT_ROLES[previous]
         if prompt and previous == "user":
             allowed += ("user",)
-        if previous in (None, "system") and (prompt or message.train is False) and not message.tool_calls:
-            allowed += ("assistant",)
         if message.role not in allowed or not isinstance(message.text, str) or not is_valid_unicode(message.text):
             _refuse(message, previous, allowed, _format_location(where, index))
         previous = CALLING if message.tool_calls else message.role

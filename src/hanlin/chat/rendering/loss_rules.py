@@ -25,8 +25,9 @@ class LossRules(NamedTuple):
 
 
 def learned_answers(messages: Sequence[Message], rules: LossRules) -> list[int]:
-    """The indices of the assistant's turns that carry loss."""
-    answers = [index for index, message in enumerate(messages) if message.role == "assistant"]
+    """The indices of the assistant's turns that carry loss. A greeting before the first question answers nothing."""
+    first = next((index for index, message in enumerate(messages) if message.role == "user"), len(messages))
+    answers = [index for index, message in enumerate(messages) if message.role == "assistant" and index > first]
     wanted = answers if rules.train_on == "all" else answers[-1:]
     flags = ((index, messages[index].train) for index in answers)
     return [index for index, train in flags if (index in wanted if train is None else train)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.reasoning import assistant_message
 from hanlin.cli.chat.backends import ChatBackend, OnText, open_backend
 from hanlin.core.errors import UserError, did_you_mean
 from hanlin.core.files import PARTIAL_SUFFIX
@@ -129,7 +130,7 @@ class ChatSession:
 
     def _answer(self, messages: tuple[Message, ...], on_text: OnText) -> str:
         reply = self._backend.answer(messages, on_text, self._attempt)
-        self.messages = (*reply.messages, Message("assistant", reply.text))
+        self.messages = (*reply.messages, assistant_message(reply.text))
         self.dropped_turns += reply.dropped
         self._save_session()
         return reply.text

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.inference.text_stream import TextDelta
@@ -96,12 +97,15 @@ class _ChatMessage(RequestBody):
     content: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_name: str | None = None
+    thinking: str | None = None
 
     def to_message(self, index: int) -> Message:
         """Raises ApiError (400) that names `messages.{index}` if it has neither content nor calls."""
         if self.content is None and not self.tool_calls:
             raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
         calls = tuple(ToolCall(call.function.name, call.function.arguments) for call in self.tool_calls or ())
+        if self.role == "assistant":
+            return assistant_message(self.content or "", calls, self.thinking or "")
         return Message(self.role, self.content or "", calls, (self.tool_name or "") if self.role == "tool" else "")
 
 

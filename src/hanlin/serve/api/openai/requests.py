@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hanlin.chat.reasoning import assistant_message
 from hanlin.core.i18n import tr
 from hanlin.core.records import Message, ToolCall
 from hanlin.serve.api.body import RequestBody
@@ -30,6 +32,7 @@ class _CalledFunction(StrictModel):
 
 class _ToolCall(StrictModel):
     function: _CalledFunction
+    id: str = ""
 
 
 class ChatMessage(StrictModel):
@@ -39,6 +42,9 @@ class ChatMessage(StrictModel):
     content: str | list[_TextPart] | None = None
     name: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
     def to_message(self, index: int) -> Message:
         """Raises ApiError (400) that names `messages.{index}` if it has no content, or calls that are not JSON."""
@@ -46,8 +52,12 @@ class ChatMessage(StrictModel):
         if content is None and not (self.role == "assistant" and self.tool_calls):
             raise ApiError(400, tr("a message has no content"), param=f"messages.{index}.content")
         role = "system" if self.role == "developer" else self.role
-        calls = tuple(_to_tool_call(call.function, index) for call in self.tool_calls or ())
-        return Message(role, content or "", calls, (self.name or "") if role == "tool" else "")
+        calls = tuple(replace(_to_tool_call(call.function, index), id=call.id) for call in self.tool_calls or ())
+        if role == "tool":
+            return Message(role, content or "", calls, self.name or "", tool_call_id=self.tool_call_id or "")
+        if role != "assistant":
+            return Message(role, content or "", calls)
+        return assistant_message(content or "", calls, self.reasoning_content or self.reasoning or "")
 
 
 class _StreamOptions(StrictModel):
