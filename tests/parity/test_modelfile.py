@@ -19,7 +19,7 @@ from hanlin.models.train_tokenizer import train_tokenizer
 from hanlin.parity.backends import ollama
 from hanlin.parity.backends.base import BackendUnavailable, ChatPrompt
 from hanlin.parity.backends.ollama import OllamaBackend
-from hanlin.parity.modelfile import find_packaged_name, read_modelfile, write_modelfile
+from hanlin.parity.modelfile import find_packaged_name, go_template_names, read_modelfile, write_modelfile
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tokenizer_folders import llama2, llama3, tiny_sentencepiece  # noqa: F401
 
@@ -104,7 +104,7 @@ def assert_same_ids(template: ChatTemplate, folder: Path, prompts: Sequence[Chat
 
 
 @needs_go
-@pytest.mark.parametrize("name", packaged_names())
+@pytest.mark.parametrize("name", go_template_names())
 def test_ollama_feeds_the_ids_of_training(
     name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:
@@ -233,7 +233,7 @@ def test_every_stop_and_the_context_are_written(find_template: Callable[[str], C
     assert (read.model, read.context, read.system, read.licenses) == ("./a b.gguf", 8192, ' 你好\n"x" ', ("MIT",))
 
 
-@pytest.mark.parametrize("name", packaged_names())
+@pytest.mark.parametrize("name", go_template_names())
 def test_a_default_system_text_stands_in_the_template_alone(
     name: str, find_template: Callable[[str], ChatTemplate], tmp_path: Path
 ) -> None:

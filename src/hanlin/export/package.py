@@ -30,7 +30,7 @@ from hanlin.tokenizer.file_names import TEMPLATE_FILE, TOKENIZER_FILE
 from hanlin.tokenizer.tokenizer import Tokenizer
 
 CARD_FILE, START, MODELFILE = "README.md", "start.sh", "Modelfile"
-_TOOL_PARSERS = {"llama3.1": "llama3_json"}
+_TOOL_PARSERS = {"llama3.1": "llama3_json", "llama3.2": "pythonic", "hermes": "hermes", "qwen3": "hermes"}
 """vLLM's name of the form in which a packaged template writes calls of tools."""
 
 

@@ -139,21 +139,28 @@ def write_modelfile(
 def go_template(template: ChatTemplate) -> str:
     """The Go form of a packaged chat template, with the begin and end tokens of its tokenizer.
 
-    Raises UserError if the template is not a packaged one: Jinja in general has no Go form.
+    Raises UserError if the template is not a packaged one that has a Go form: Jinja in general has none.
     """
     name = find_packaged_name(template.source)
-    if name is None:
+    if name is None or name not in go_template_names():
         raise UserError(
             tr("no Go template is known for this chat template"),
             template.origin,
             tr(
-                "Ollama does not read Jinja; packaged templates: {packaged_names}",
-                packaged_names=join_list(packaged_names()),
+                "Ollama does not read Jinja; packaged templates with a Go form: {names}",
+                names=join_list(go_template_names()),
             ),
         )
     body = _go_source(name)
     helpers = [_go_source(helper) for helper, mark in _HELPERS.items() if mark in body]
     return "\n".join([_opening(template.tokenizer), *helpers, body])
+
+
+def go_template_names() -> tuple[str, ...]:
+    """The packaged chat templates that have a Go form."""
+    files = (resources.files("hanlin.parity") / "go_templates").iterdir()
+    names = {file.name.removesuffix(".gotmpl") for file in files if file.name.endswith(".gotmpl")}
+    return tuple(name for name in packaged_names() if name in names)
 
 
 def find_packaged_name(source: str) -> str | None:

@@ -85,6 +85,7 @@ class OllamaBackend:
             before.insert(0, Message("system", self._file.system))
         rows = to_template_messages([*before, *turns])
         names = {"role": "Role", "content": "Content", "tool_calls": "ToolCalls", "name": "ToolName"}
+        names |= {"reasoning_content": "Thinking", "tool_call_id": "ToolCallID"}
         return [{names[name]: value for name, value in row.items()} for row in rows]
 
     def _ids(self, text: str) -> list[int]:
