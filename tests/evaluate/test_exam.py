@@ -226,3 +226,50 @@ def test_an_exam_is_also_scored_without_the_questions_that_the_data_holds(
     clean = [row["right"] for row in rows if not row["contaminated"]]
     assert len(clean) == 16 == metrics["clean_questions"] and metrics["contaminated_questions"] == 2
     assert metrics["accuracy_clean"] == pytest.approx(sum(clean) / 16)
+
+
+# ----------------------------------------------------------------------------------------- splits without answers
+
+
+@pytest.fixture()
+def ceval_folder(tmp_path: Path) -> Path:
+    """C-Eval's layout: `test` has no column of answers."""
+    folder = tmp_path / "ceval"
+    heading = "id,question,A,B,C,D"
+    for split, columns, tail in (("dev", ",answer,explanation", ",A,略"), ("val", ",answer", ",B"), ("test", "", "")):
+        (folder / split).mkdir(parents=True)
+        for subject in ("accountant", "law"):
+            rows = [f"{row},{split} {row} 的答案是？,{row},乙,丙,丁{tail}\n" for row in range(3)]
+            text = f"{heading}{columns}\n{''.join(rows)}"
+            (folder / split / f"{subject}_{split}.csv").write_text(text, encoding="utf-8")
+    return folder
+
+
+CEVAL = Exam(model="m", exam="ceval", folder="f", split="test", shots=1)
+
+
+def test_answers_to_a_split_without_answers_are_written_for_submission(
+    tiny_model: Path, ceval_folder: Path, tmp_path: Path
+) -> None:
+    metrics = taken(tiny_model, ceval_folder, tmp_path / "out", CEVAL)
+    assert metrics["submission"] == "submission.json" and "accuracy" not in metrics and metrics["questions"] == 6
+    submission = json.loads((tmp_path / "out/submission.json").read_text(encoding="utf-8"))
+    assert {subject: list(letters) for subject, letters in submission.items()} == {
+        "accountant": ["0", "1", "2"],
+        "law": ["0", "1", "2"],
+    }
+    rows = read_rows(tmp_path / "out/answers.jsonl")
+    assert [row["given"] for row in rows] == [letter for answers in submission.values() for letter in answers.values()]
+    assert all(row["right"] is None for row in rows)
+
+
+def test_subjects_with_and_without_answers_are_not_mixed(tiny_model: Path, ceval_folder: Path, tmp_path: Path) -> None:
+    (ceval_folder / "test/law_test.csv").write_text("question,A,B,C,D,answer\n问？,甲,乙,丙,丁,A\n", encoding="utf-8")
+    with pytest.raises(UserError, match="no answers, others have: accountant"):
+        taken(tiny_model, ceval_folder, tmp_path / "out", CEVAL)
+
+
+def test_worked_examples_without_answers_are_refused(tiny_model: Path, ceval_folder: Path, tmp_path: Path) -> None:
+    (ceval_folder / "dev/law_dev.csv").write_text("question,A,B,C,D\n问？,甲,乙,丙,丁\n", encoding="utf-8")
+    with pytest.raises(UserError, match="worked examples of law have no answers"):
+        taken(tiny_model, ceval_folder, tmp_path / "out", CEVAL)

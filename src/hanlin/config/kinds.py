@@ -164,7 +164,7 @@ _TABLE = (
               shows=("perplexity", "bits_per_character", "tokens")),
     StageKind("exam", "evaluate:Exam", "evaluation", "hanlin.evaluate.tasks.exam:run",
               "take a multiple-choice exam (CMMLU, C-Eval, MMLU)", heavy=True,
-              shows=("questions", "accuracy", "near_chance")),
+              shows=("questions", "accuracy", "near_chance", "submission")),
 )  # fmt: skip
 
 KINDS: dict[str, StageKind] = {kind.name: kind for kind in _TABLE}

@@ -50,7 +50,7 @@ class _QuestionEvaluation(ModelUnderTest):
 class Evaluate(_QuestionEvaluation):
     """Greedy answers to held-out questions, compared with all answers that count as right."""
 
-    questions: str = ref("files", description="a JSON Lines file of questions")
+    questions: str = ref("files", description="a file of questions and their answers, in any of the usual forms")
     compare_with: str | None = ref(
         "evaluation",
         default=None,
@@ -103,8 +103,9 @@ class Exam(_QuestionEvaluation):
         description="prompt format: that of the exam's authors, or that of lm-evaluation-harness",
     )
     split: Literal["auto", "dev", "val", "test"] = setting(
-        "auto", description="the split to ask; auto: val for C-Eval (its test split has no answers), otherwise test",
-    )  # fmt: skip
+        "auto",
+        description="the split to ask; auto: val for C-Eval, otherwise test; without answers, submission.json is made",
+    )
     shots: int = setting(5, description="few-shot examples from dev before each question", ge=0)
     limit: int | None = setting(
         None,

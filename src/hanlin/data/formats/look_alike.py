@@ -67,14 +67,13 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
     """Describe a row that is no record: (what it is, the way out) in the user's language; None for any other row."""
     if not isinstance(row, Mapping):
         return None
-    names = {str(name).lower(): value for name, value in row.items()}
-    if _is_exam(names) or (is_numbered(row) and len(row) == 6 and row["6"] in ("A", "B", "C", "D")):
+    if is_exam(row):
         hint = tr(
             "the stage `exam` asks C-Eval, CMMLU and MMLU in their folders; `evaluate` asks questions with answers; "
             "to learn from them, write choices and answer out, or name the fields with `fields`"
         )
         return tr(EXAM), hint
-    if _is_reading(names):
+    if _is_reading({str(name).lower(): value for name, value in row.items()}):
         hint = tr(
             "`evaluate --questions` asks them; to learn from them, write passage and question as the prompt of a "
             "conversation, or name the fields with `fields`"
@@ -83,7 +82,13 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
     return None
 
 
-def _is_exam(names: Mapping[str, Any]) -> bool:
+def is_exam(row: Any) -> bool:
+    """Whether a row is a question with its choices: in fields, in a list, or in the columns of MMLU's tables."""
+    if not isinstance(row, Mapping):
+        return False
+    if is_numbered(row) and len(row) == 6:
+        return row["6"] in ("A", "B", "C", "D")
+    names = {str(name).lower(): value for name, value in row.items()}
     if any(name in names for name in _CHAT_FIELDS) or not any(name in names for name in _EXAM_QUESTIONS):
         return False
     if any(all(isinstance(names.get(name), str | int | float) for name in group) for group in _CHOICE_NAMES):

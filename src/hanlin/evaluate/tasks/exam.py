@@ -13,7 +13,8 @@ from typing import Any
 from hanlin.config.settings.evaluate import Exam
 from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError, did_you_mean
-from hanlin.core.i18n import tr
+from hanlin.core.files import write_json
+from hanlin.core.i18n import join_list, tr
 from hanlin.core.resumable import Row, process_in_chunks, write_rows
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.scoring import fraction, standard_error, wilson_interval
@@ -21,6 +22,7 @@ from hanlin.evaluate.tasks.prompts import EXAMS, LETTERS, ExamFolder, ExamQuesti
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.tokenizer.tokenizer import Tokenizer
 
+SUBMISSION_FILE = "submission.json"
 CHANCE = 1 / len(LETTERS)
 _CHUNK_SIZE = 64
 
@@ -36,7 +38,8 @@ class Item:
 def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dict[str, Any]:
     """Answer every question and write `answers.jsonl`; return the scores that `score_exam` describes.
 
-    `accuracy` is the average that the exam's own authors report.
+    `accuracy` is the average that the exam's own authors report. Of a split without answers nothing is scored: the
+    answers are also written to `submission.json`, as C-Eval's site takes them.
 
     Raises UserError when the folder does not hold the exam in its layout, or dev has fewer questions than `shots`.
     """
@@ -51,6 +54,7 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
     ]  # fmt: skip
     if not items:
         raise UserError(tr("there is no question in these files"), exam_folder.folder)
+    is_scored = _have_answers(items, exam_folder.folder)
     opened = load_engine(inputs.path("model"), settings.file, settings.engine, dtype=settings.dtype)
     try:
 
@@ -63,6 +67,17 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
         engine_name = opened.engine.name
     finally:
         opened.engine.close()
+    description = {
+        "engine": engine_name,
+        "profile": profile.name,
+        "split": split,
+        "shots": settings.shots,
+        "prompts_sha256": _prompts_hash(profile, items),
+    }
+    if not is_scored:
+        write_rows(out / "answers.jsonl", rows)
+        write_json(out / SUBMISSION_FILE, build_submission(rows))
+        return {"questions": len(rows), "submission": SUBMISSION_FILE, **description, **count_letters(rows)}
     average = f"{kind.average}_accuracy"
     apart = split_by_contamination(
         rows, inputs.paths("contamination"), "accuracy", lambda some: float(score_exam(some)[average])
@@ -73,13 +88,29 @@ def run(settings: Exam, inputs: Inputs, out: Path, context: StageContext) -> dic
         "accuracy": scores[average],
         **apart,
         "average": kind.average,
-        "engine": engine_name,
-        "profile": profile.name,
-        "split": split,
-        "shots": settings.shots,
-        "prompts_sha256": _prompts_hash(profile, items),
+        **description,
         **scores,
     }
+
+
+def build_submission(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The answers in the form that C-Eval's site scores: {subject: {row of the file: letter}}.
+
+    A question that does not fit the model's context gets the first letter.
+    """
+    submission: dict[str, dict[str, str]] = {}
+    for row in rows:
+        submission.setdefault(row["subject"], {})[row["id"].rpartition("/")[2]] = row["given"] or LETTERS[0]
+    return submission
+
+
+def _have_answers(items: Sequence[Item], folder: Path) -> bool:
+    """Whether the questions have answers to score by. Raises UserError if only some subjects have."""
+    unanswered = sorted({item.question.subject for item in items if not item.question.answer})
+    if unanswered and any(item.question.answer for item in items):
+        what = tr("these subjects have no answers, others have: {subjects}", subjects=join_list(unanswered[:12]))
+        raise UserError(what, folder, tr("name the subjects to ask in `subjects`"))
+    return not unanswered
 
 
 def letter_ids(tokenizer: Tokenizer, prompt: str, gap: str) -> tuple[list[int], list[list[int]]]:
@@ -121,13 +152,24 @@ def answer(opened: LoadedEngine, profile: Profile, items: Sequence[Item]) -> lis
     for item, num_shots in zip(items, shots, strict=True):
         row: Row = {"id": item.question.id, "subject": item.question.subject, "answer": item.question.answer}
         if num_shots is None:
-            row |= {"given": None, "right": False, "shots": None, "logprobs": None}
+            right = False if item.question.answer else None
+            row |= {"given": None, "right": right, "shots": None, "logprobs": None}
         else:
             logprobs = {choice: next(scores).logprob for choice in LETTERS}
             letter = max(LETTERS, key=lambda choice: logprobs[choice])
-            row |= {"given": letter, "right": letter == item.question.answer, "shots": num_shots, "logprobs": logprobs}
+            right = letter == item.question.answer if item.question.answer else None
+            row |= {"given": letter, "right": right, "shots": num_shots, "logprobs": logprobs}
         rows.append(row)
     return rows
+
+
+def count_letters(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How often each letter was given, how many questions did not fit, and the fewest worked examples that did."""
+    return {
+        "given": {letter: sum(row["given"] == letter for row in rows) for letter in LETTERS},
+        "too_long": sum(row["given"] is None for row in rows),
+        "fewest_shots": min((row["shots"] for row in rows if row["shots"] is not None), default=None),
+    }
 
 
 def score_exam(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
@@ -153,9 +195,7 @@ def score_exam(rows: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[
         "accuracy_low": interval.low,
         "accuracy_high": interval.high,
         "near_chance": CHANCE in interval,
-        "given": {letter: sum(row["given"] == letter for row in rows) for letter in LETTERS},
-        "too_long": sum(row["given"] is None for row in rows),
-        "fewest_shots": min((row["shots"] for row in rows if row["shots"] is not None), default=None),
+        **count_letters(rows),
         "by_subject": {
             subject: {"questions": len(hits), "accuracy": accuracy[subject]} for subject, hits in by_subject.items()
         },
@@ -189,6 +229,9 @@ def _items(exam_folder: ExamFolder, split: str, subject: str, settings: Exam, se
                 subject=subject,
             )
             raise UserError(what, exam_folder.folder, tr("lower `shots`"))
+        if not all(shot.answer for shot in shots):
+            what = tr("the worked examples of {subject} have no answers", subject=subject)
+            raise UserError(what, exam_folder.folder, tr("ask without them: `shots: 0`"))
         prompts = tuple(profile.prompt(name, shots[left_out:], question) for left_out in range(len(shots) + 1))
         items.append(Item(question, prompts))
     return items

@@ -20,7 +20,11 @@ LETTERS = ("A", "B", "C", "D")
 
 @dataclass(frozen=True, slots=True)
 class ExamQuestion:
-    """One question with four choices; `answer` is the letter of the right one. `id` is subject, split and row."""
+    """One question with four choices.
+
+    `answer` is the letter of the right one, or empty in a split whose answers its authors keep. `id` is subject, split
+    and row.
+    """
 
     subject: str
     id: str
@@ -135,6 +139,8 @@ class ExamFolder:
     def read(self, split: str, subject: str) -> list[ExamQuestion]:
         """The questions of a subject in the order of the file; none where `split` has no such file.
 
+        In a file whose heading has no column for it, the answer is empty.
+
         Raises UserError with file and line for a row that is not a question with four choices and its answer.
         """
         path = self._files(split).get(subject)
@@ -167,12 +173,12 @@ class ExamFolder:
         """Where the columns of a question stand in files that have a heading."""
         assert self.kind.columns is not None
         missing = [name for name in self.kind.columns if name not in header]
-        if missing:
+        if missing and missing != [self.kind.columns[-1]]:
             names = ", ".join(missing)
             what = tr("the heading lacks {names}", names=names)
             hint = tr("expected columns: {columns}", columns=join_list(self.kind.columns))
             raise UserError(what, f"{path}:1", hint)
-        return tuple(header.index(name) for name in self.kind.columns)
+        return tuple(header.index(name) for name in self.kind.columns if name in header)
 
 
 def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, name: str, where: str) -> ExamQuestion:
@@ -180,8 +186,10 @@ def _question(row: list[str], columns: tuple[int, ...] | None, subject: str, nam
     if len(row) <= max(used_columns) or (columns is None and len(row) != 6):
         what = tr("a question has 6 columns, this row has {count}", count=len(row))
         raise UserError(what, where)
-    text, a, b, c, d, answer = (row[column] for column in used_columns)
-    answer = answer.strip().upper()
+    text, a, b, c, d, *answers = (row[column] for column in used_columns)
+    if not answers:
+        return ExamQuestion(subject, name, text, (a, b, c, d), "")
+    answer = answers[0].strip().upper()
     if answer not in LETTERS:
         what = tr("the answer is {answer!r}, not one of A, B, C, D", answer=answer)
         hint = tr("choose a split that has answers")

@@ -12,11 +12,12 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
 from hanlin.core.progress import Progress
-from hanlin.core.records import Question, read_jsonl
+from hanlin.core.records import Question
 from hanlin.core.resumable import Row, process_in_chunks, read_rows, write_rows
 from hanlin.core.text import answer_language
 from hanlin.evaluate.contamination import split_by_contamination
 from hanlin.evaluate.scoring import fraction, is_correct, wilson_interval
+from hanlin.evaluate.tasks.question_files import read_questions
 from hanlin.inference.loading import LoadedEngine, load_engine
 from hanlin.inference.protocol import GenerationRequest, SamplingParams
 
@@ -31,7 +32,7 @@ def run(settings: Evaluate, inputs: Inputs, out: Path, context: StageContext) ->
     holds none of the questions.
     """
     file = _question_file(inputs.path("questions"))
-    questions = list(read_jsonl(file, Question))[: settings.limit]
+    questions = read_questions(file, settings.limit)
     if not questions:
         raise UserError(tr("there is no question in this file"), file)
     _check_unique_ids(questions, file)

@@ -1,0 +1,189 @@
+"""Files of questions for the stage `evaluate`: Hanlin's own, and those of other tools.
+
+A row is read as the first of these that it is:
+
+1. `messages` that end with the user, and `answers` (Hanlin's own form), or other turns with answers beside them;
+2. a question with its answers: `question`, `problem`, ... with `answers`, `answer`, `target`, ...; after its passage;
+3. passages with questions (SQuAD, CMRC), where each question is one;
+4. a chat of any format that `conversations` reads, whose last turn of the assistant is the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from hanlin.config.settings.sources import Source
+from hanlin.core.errors import UserError
+from hanlin.core.i18n import join_list, tr
+from hanlin.core.records import Message, Question
+from hanlin.core.text import answer_language
+from hanlin.data.formats.chats import CHAT_FORMATS
+from hanlin.data.formats.content.cells import decode_cells
+from hanlin.data.formats.look_alike import is_exam
+from hanlin.data.formats.turns import read_turns
+from hanlin.data.io.input_file import InputFile
+from hanlin.data.io.layout import detect_layout, read_rows
+from hanlin.data.io.sources import SourceFile
+from hanlin.data.ledger import Drop, describe_reason
+
+_TURN_FIELDS = ("messages", "conversations", "prompt")
+_QUESTION_FIELDS = ("question", "problem", "query", "prompt", "input", "query_text", "题目", "问题", "问")
+_ANSWER_FIELDS = ("answers", "answer", "references", "reference", "target", "gold", "答案", "回答", "答")
+_PASSAGE_FIELDS = ("context", "passage", "context_text", "background")
+_ID_FIELDS = ("id", "question_id", "qid", "idx", "query_id")
+_TOPIC_FIELDS = ("topic", "subject", "category")
+_FINAL_ANSWER = "####"
+"""What precedes the final answer in GSM8K and its like."""
+
+
+def read_questions(path: Path, limit: int | None = None) -> list[Question]:
+    """Read the questions of a file.
+
+    Ids are the rows' own, else `NAME#NUMBER`, as in decontamination.
+
+    Args:
+        path: A file in any layout that data is read in.
+        limit: Read only this many, from the first.
+
+    Raises:
+        UserError: The file cannot be read, or a row is no question with an answer; with file and line.
+    """
+    file = SourceFile(path, path.name, 0, Source(path=str(path)))
+    layout = detect_layout(file)
+    if layout.container.startswith("text"):
+        raise _not_a_question(f"{path}:1", tr("lines of text"))
+    with InputFile(path) as input_file:
+        return list(islice(_read_all(path, read_rows(file, layout, input_file)), limit))
+
+
+def _read_all(path: Path, rows: Iterator[Any]) -> Iterator[Question]:
+    number = 0
+    for row in rows:
+        location = f"{path}:{row.line}"
+        if isinstance(row.value, Drop):
+            raise UserError(f"{describe_reason(row.value.reason)} ({row.value.detail})", location)
+        for value in _flatten(decode_cells(row.value), ""):
+            number += 1
+            yield _read_question(value, f"{path.stem}#{number}", location)
+
+
+def _flatten(row: Any, passage: str) -> Iterator[Any]:
+    """The questions in a row: itself, or those of its paragraphs, each with its passage."""
+    if not isinstance(row, Mapping):
+        yield row
+        return
+    passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), passage)
+    nested = next((row[name] for name in ("paragraphs", "qas") if isinstance(row.get(name), list)), None)
+    if nested is None:
+        yield row if not passage or any(name in row for name in _PASSAGE_FIELDS) else {"context": passage, **row}
+        return
+    for part in nested:
+        yield from _flatten(part, passage)
+
+
+def _read_question(row: Any, default_id: str, location: str) -> Question:
+    if _is_own(row):
+        try:
+            return Question.from_json(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise _not_a_question(location, str(error)) from error
+    if is_exam(row):
+        raise UserError(
+            tr("these are questions of an exam, with choices"), location, tr("ask them by the stage `exam`")
+        )
+    parts = _read_parts(row)
+    if isinstance(parts, Drop):
+        detail = f" ({parts.detail})" if parts.detail else ""
+        raise _not_a_question(location, f"{describe_reason(parts.reason)}{detail}")
+    messages, answers = parts
+    row = row if isinstance(row, Mapping) else {}
+    own_id = next((str(row[name]) for name in _ID_FIELDS if isinstance(row.get(name), str | int)), default_id)
+    topic = next((row[name] for name in _TOPIC_FIELDS if isinstance(row.get(name), str)), "")
+    language = row.get("language")
+    if language not in ("zh", "en"):
+        language = "en" if answer_language(messages[-1].text) == "en" else "zh"
+    return Question(messages, answers, own_id, language, topic)
+
+
+def _is_own(row: Any) -> bool:
+    """Whether a row is a question as Hanlin writes it."""
+    if not isinstance(row, Mapping) or not isinstance(row.get("answers"), list) or not _are_turns(row.get("messages")):
+        return False
+    return "id" in row and all("role" in turn and "text" in turn for turn in row["messages"])
+
+
+def _not_a_question(location: str, reason: str) -> UserError:
+    hint = tr(
+        "a row has `question` and `answers`, or `messages` with the answer as the last turn; the page on data formats "
+        "says more"
+    )
+    return UserError(tr("not a question with its answers: {reason}", reason=reason), location, hint)
+
+
+def _read_parts(row: Any) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
+    """Read the turns and the accepted answers of a row."""
+    answers = _find_answers(row) if isinstance(row, Mapping) else ()
+    turns = next((row[name] for name in _TURN_FIELDS if _are_turns(row.get(name))), None) if answers else None
+    if turns is not None:
+        messages = read_turns(turns)
+        if isinstance(messages, Drop):
+            return messages
+        messages = messages[:-1] if messages[-1].role == "assistant" else messages
+        return _check(messages, answers)
+    if answers and not isinstance(row.get("instruction"), str) and not row.get("history"):
+        question = next((row[name] for name in _QUESTION_FIELDS if isinstance(row.get(name), str)), "")
+        passage = next((row[name] for name in _PASSAGE_FIELDS if isinstance(row.get(name), str)), "")
+        if question.strip():
+            system = row.get("system")
+            before = (Message("system", system.strip()),) if isinstance(system, str) and system.strip() else ()
+            text = "\n".join(part.strip() for part in (passage, question) if part.strip())
+            return _check((*before, Message("user", text)), answers)
+    for chat_format in CHAT_FORMATS:
+        if chat_format.recognize(row):
+            chat = next(chat_format.read(row), Drop("no_answer"))
+            if isinstance(chat, Drop):
+                return chat
+            *prompt, answer = chat.messages
+            if answer.role != "assistant" or not answer.text.strip():
+                return Drop("no_answer")
+            return _check(tuple(prompt), _to_texts(answer.text))
+    names = join_list(list(map(str, row))[:12]) if isinstance(row, Mapping) else type(row).__name__
+    return Drop("other_format", names)
+
+
+def _are_turns(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+
+
+def _check(
+    messages: tuple[Message, ...], answers: tuple[str, ...]
+) -> tuple[tuple[Message, ...], tuple[str, ...]] | Drop:
+    if not messages or messages[-1].role not in ("user", "tool") or not messages[-1].text.strip():
+        return Drop("no_question")
+    return tuple(replace(message, train=None) for message in messages), answers
+
+
+def _find_answers(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Find the accepted answers: a text, a number, a list of them, or SQuAD's spans."""
+    for name in _ANSWER_FIELDS:
+        answers = _to_texts(row.get(name))
+        if answers:
+            return answers
+    return ()
+
+
+def _to_texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        final = value.rpartition(_FINAL_ANSWER)[2] if _FINAL_ANSWER in value else value
+        return (final.strip(),) if final.strip() else ()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (str(value),)
+    if isinstance(value, Mapping):
+        return _to_texts(value.get("text"))
+    if isinstance(value, Sequence):
+        return tuple(dict.fromkeys(text for item in value for text in _to_texts(item)))
+    return ()
