@@ -239,6 +239,9 @@ def test_a_truncated_answer_is_dropped(answer: str) -> None:
         "嗯嗯，今天有点累，晚上不想出门了，",
         "家里还有面条和青菜。先把水烧开，再把面条放进去煮，最后放一点盐和青菜，吃完记得把锅碗都洗干净放回柜子里别留到明天了",
         "谢谢您的来信。我们会尽快答复。\n\n此致，",
+        "A. 藏书由学士们校订。书成之后要进呈，不得带出院外\n"
+        "B. 学士轮流值夜。夜里没有人来。"
+        "值夜的人要把当天起草的诏书抄录一份放进柜子里收好并在第二天早上交给来接班的另一位学士并记在簿上",
         "Dear Ann,\n\nThe garden is in bloom. Come and see it. The tea is ready.\n\nYours truly,",
         "安装的方法见下面的网页。第一步是下载。第二步是解压。其余的请看 https://example.com/read/this/page/for/more",
         "写法：\n```\nprint(1)\n```\n```\n就这样。",

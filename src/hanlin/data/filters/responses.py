@@ -24,6 +24,7 @@ _COMPLETE_END = re.compile(
 )
 _UNFINISHED_END = re.compile("[也而且和与與或并並但的地得把被将將在从從向对對为為以及是就都还還又再更最很]$")
 _SENTENCE_ENDS = re.compile(r"[。！？]|(?<!\d)[.!?] ")
+_STOPS = tuple("。！？.!?;；")
 _MANY_SENTENCES = 8
 _MIN_SENTENCES, _MIN_ENGLISH_WORDS, _MAX_HAN, _SHORT_QUESTION = 3, 3, 5, 150
 _WORD = re.compile("[A-Za-z]{2,}")
@@ -70,9 +71,16 @@ def _find_truncation(text: str, question: str, longest_open: int) -> str | None:
     is_open = last != line and len(last) >= least and not _COMPLETE_END.search(line[-20:])
     if _LATIN_END.search(line):  # a last word does not tell whether an English sentence is complete
         return None
-    if is_open and (len(sentences) > _MIN_SENTENCES or _UNFINISHED_END.search(line)):
+    if is_open and (_UNFINISHED_END.search(line) or (len(sentences) > _MIN_SENTENCES and not _lists_open_items(text))):
         return "…" + line[-20:]
     return None
+
+
+def _lists_open_items(text: str) -> bool:
+    """Whether a text ends with a list item and most items before it have no full stop either."""
+    *lines, last = text.split("\n")
+    items = [line.rstrip() for line in lines if _ITEM.match(line)] if _ITEM.match(last) else []
+    return bool(items) and sum(not item.endswith(_STOPS) for item in items) * 2 > len(items)
 
 
 _MENTIONS_LANGUAGE = re.compile(
