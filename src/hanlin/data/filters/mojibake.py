@@ -1,7 +1,9 @@
 r"""Mojibake, text that was decoded with the wrong encoding: found, and repaired if no byte was lost.
 
-Two kinds occur in Chinese data: UTF-8 decoded as a Western code page (cp1252, Turkish cp1254, Latin-1), such as
-`ä½\xa0å¥½` for 你好, and UTF-8 decoded as GBK, such as `浣犲ソ`.
+Three kinds occur in Chinese data: UTF-8, GBK or Big5 decoded as a Western code page (cp1252, Turkish cp1254, Latin-1),
+such as `ä½\xa0å¥½` for 你好; UTF-8 decoded as GBK, such as `浣犲ソ`; and any other pair of East Asian encodings, such
+as GBK decoded as Big5, `腔岆`. The last loses bytes nearly always, and such text is only found
+(`hanlin.data.text.wrong_codec`).
 
 Western code pages leave a few bytes undefined. If a program dropped those, characters are lost for good, and the
 repaired text is full of holes: it is worth less than none. `guess_lost_bytes` fills the holes with the likeliest
@@ -16,9 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
+
 from hanlin.data.ledger import Drop
+from hanlin.data.text.char_stats import code_points
 from hanlin.data.text.common_characters import CHARS_BY_FREQUENCY, COMMON_CHARS
 from hanlin.data.text.prefilter import Prefilter
+from hanlin.data.text.wrong_codec import WESTERN, find_wrong_codec
 
 _PLAUSIBLE_RANGES = (
     (0xA0, 0x17F),
@@ -68,16 +75,82 @@ _LOSSY_MARKS = ("锟斤拷", "烫烫烫", "屯屯屯")
 _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
+_BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
+_MAX_DECODINGS = 3
 
 
 def repair(text: str) -> tuple[str, int]:
     """Decode every wrongly decoded run again.
 
-    A run is replaced only if its bytes are valid UTF-8 and give ordinary text.
+    A run is replaced only if its bytes are valid UTF-8, or all of them GBK or Big5, and give ordinary text. Text that
+    was decoded wrongly twice is repaired twice.
 
     Returns:
         (text, how many characters look wrong but cannot be repaired).
     """
+    repaired, lost = _repair_once(text)
+    for _ in range(_MAX_DECODINGS - 1):
+        if repaired == text:
+            break
+        text = repaired
+        repaired, lost = _repair_once(text)
+    other, lost_in_other = _repair_other_encodings(repaired)
+    return (other, lost_in_other) if other != repaired else (repaired, max(lost, lost_in_other))
+
+
+def _repair_other_encodings(text: str) -> tuple[str, int]:
+    """Find blocks of a text that were decoded as another encoding, and repair it if that was a Western one.
+
+    Only blocks without frequent characters are examined, and only the first of them: a page is decoded as a whole.
+    """
+    blocks = _find_unusual_blocks(text)
+    for start in blocks[:_MAX_BLOCKS_TESTED]:
+        wrong = find_wrong_codec(text[start : start + 2 * _BLOCK])
+        if wrong is None:
+            continue
+        if wrong.read_as in WESTERN:
+            decoded = _decode_western_text(text, wrong.written_as)
+            if decoded is not None:
+                return decoded, 0
+        return text, sum(len(text[start : start + _BLOCK]) for start in blocks)
+    return text, 0
+
+
+def _find_unusual_blocks(text: str) -> list[int]:
+    """Find the starts of the blocks of a text in which few of the characters above ASCII are frequent ones."""
+    if text.isascii():
+        return []
+    if len(text) < 2 * _BLOCK:
+        above_ascii = np.count_nonzero(code_points(text) > 0x7F)
+        if above_ascii < _MIN_IN_BLOCK:
+            return []
+        return [] if _FREQUENT_PREFILTER.count_candidates(text) >= _MIN_FREQUENT_IN_BLOCK * above_ascii else [0]
+    in_block = _count_in_blocks(code_points(text) > 0x7F)
+    frequent = _count_in_blocks(_FREQUENT_PREFILTER.find_candidates(text))
+    unusual = (in_block >= _MIN_IN_BLOCK) & (frequent < _MIN_FREQUENT_IN_BLOCK * in_block)
+    return (np.flatnonzero(unusual) * _BLOCK).tolist() if unusual.any() else []
+
+
+def _count_in_blocks(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Count the true flags in each block; what is left at the end belongs to the last one."""
+    whole = len(flags) // _BLOCK
+    # Bytes are added eight at a time, and at most 16 of them, so that none overflows.
+    words = flags[: whole * _BLOCK].view(np.uint64).reshape(whole, _BLOCK // 8).sum(axis=1)
+    counts = words.view(np.uint8).reshape(whole, 8).sum(axis=1, dtype=np.int64)
+    counts[-1] += np.count_nonzero(flags[whole * _BLOCK :])
+    return counts
+
+
+def _decode_western_text(text: str, encoding: str) -> str | None:
+    """Decode a text of which every character was a byte; None if it has others, or they are not valid."""
+    try:
+        decoded = bytes(_BYTE_OF_CHAR.get(ord(char), ord(char)) for char in text).decode(encoding)
+    except ValueError:
+        return None
+    return None if _find_unusual_blocks(decoded) else decoded
+
+
+def _repair_once(text: str) -> tuple[str, int]:
     lost = sum(3 * text.count(mark) for mark in _LOSSY_MARKS) if _LOSSY_PREFILTER.may_match(text) else 0
     if _GBK_PREFILTER.count_candidates(text) * 100 > len(text):
         decoded = _decode_gbk(text)
@@ -114,7 +187,9 @@ def _decode_western(run: str) -> str | None:
         text = bytes(_BYTE_OF_CHAR[ord(char)] for char in run).decode("utf-8")
     except UnicodeDecodeError:
         return None
-    return text if all(any(low <= ord(char) <= high for low, high in _PLAUSIBLE_RANGES) for char in text) else None
+    if all(any(low <= ord(char) <= high for low, high in _PLAUSIBLE_RANGES) for char in text):
+        return text
+    return _decode_western(text) if all(ord(char) in _BYTE_OF_CHAR for char in text) else None
 
 
 def _decode_gbk(text: str) -> str | None:

@@ -70,6 +70,10 @@ class Prefilter:
         scan = _scan(text)
         return int(np.count_nonzero(scan.masks[:end] & self._mask)) if scan.any & self._mask else 0
 
+    def find_candidates(self, text: str) -> npt.NDArray[np.bool_]:
+        """Tell for each position whether one of the strings may begin there, bool of shape (characters,)."""
+        return (_scan(text).masks & self._mask) != 0
+
     def fill_table(self, table: Table) -> None:
         """Set the bits of this prefilter's strings in a table of masks, shape (FIRST_SUPPLEMENTARY + 1,)."""
         strings_per_bit = -(-len(self._strings) // len(self._bits))
