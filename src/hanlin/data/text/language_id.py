@@ -1,6 +1,7 @@
 """Language identification: zh-Hans, zh-Hant, yue, en, other, or none for a text without letters.
 
-Mixed text gets the language of most of its letters. No model: characters and function words decide.
+Mixed text gets the language of most of its letters; code, addresses and names in Latin letters do not make a Chinese
+text English. No model: characters and function words decide. Cantonese is told in `hanlin.data.text.cantonese`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from hanlin.data.text.cantonese import is_cantonese
 from hanlin.data.text.char_stats import code_points, count_char_kinds
 from hanlin.data.text.script import build_conversion_table
 
 LANGUAGES = ("zh-Hans", "zh-Hant", "yue", "en", "other", "none")
-_CANTONESE = re.compile("[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲咩喎啩嘥唔]|係咪|邊度|點解|而家|鍾意|鐘意|睇")
-_MANDARIN = re.compile("[的們這那嗎吧們这们吗]|什麼|什么")
 _WORD = re.compile("[A-Za-z']+")
 ENGLISH_WORDS = frozenset((
     "the", "of", "and", "to", "that", "for", "it", "was", "with", "be", "by", "not", "this", "are", "from", "at",
@@ -29,7 +29,20 @@ _FOREIGN_WORDS = frozenset((
     "per", "non", "het", "een", "van", "niet", "dat", "da", "do", "os", "em", "não", "och", "att", "det", "som",
     "är",
 ))  # fmt: skip
-_HAN_PER_CANTONESE_WORD = 50
+_PROSE_WORDS = frozenset((
+    "the", "of", "to", "a", "an", "that", "was", "were", "are", "be", "been", "have", "has", "had", "they", "their",
+    "you", "your", "our", "his", "her", "he", "she", "which", "who", "would", "can", "will", "at", "by", "on",
+))  # fmt: skip
+"""English function words that are not keywords of programming languages."""
+_LETTERS_PER_PROSE_WORD = 12
+_NOT_PROSE = re.compile(
+    r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]*`|<[a-zA-Z/!][^<>]*>"  # code, tags
+    r"|(?:https?|ftp)://[^\s\u3000-\u9fff\uff00-\uffef]+|www\.[\w./-]+|[\w.+-]+@[\w-]+\.[\w.-]+"  # addresses
+    r"|(?:[A-Za-z]:)?(?:[\w.-]*[\\/]){2,}[\w.-]*",  # paths
+    re.DOTALL | re.ASCII,
+)
+_KANA = re.compile("[\u3041-\u3096]")
+_MIN_HAN, _MIN_KANA, _HAN_PER_KANA, _HAN_PER_LATIN = 4, 3, 6, 4
 
 
 def identify_language(text: str) -> str:
@@ -37,20 +50,32 @@ def identify_language(text: str) -> str:
     han, latin, other, *_ = count_char_kinds(text)
     if han + latin + other == 0:
         return "none"
-    if other > han + latin or (other > han / 2 and other > latin):  # Japanese: kana among Chinese characters
+    if other > han + latin or (other and _is_japanese(text, han, latin, other)):
         return "other"
-    if 2 * han >= latin / 2:  # a Chinese character is worth about four Latin letters
+    if _HAN_PER_LATIN * han >= latin or (han >= _MIN_HAN and _is_chinese_beside_latin(text, han)):
         return _identify_chinese(text, han)
     return "en" if _is_english(text) else "other"
 
 
+def _is_japanese(text: str, han: int, latin: int, other: int) -> bool:
+    """Whether a text is Japanese: kana among Chinese characters."""
+    if other > han / 2:
+        return other > latin
+    kana = len(_KANA.findall(text))
+    return kana >= _MIN_KANA and kana * _HAN_PER_KANA >= han and _HAN_PER_LATIN * (kana + han) >= latin
+
+
+def _is_chinese_beside_latin(text: str, han: int) -> bool:
+    """Whether a text with many Latin letters is Chinese, because they are code, addresses or names, not sentences."""
+    prose = _NOT_PROSE.sub(" ", text)
+    if _HAN_PER_LATIN * han >= count_char_kinds(prose)[1]:
+        return True
+    words = sum(word.lower() in _PROSE_WORDS for word in _WORD.findall(prose))
+    return words * _LETTERS_PER_PROSE_WORD <= _HAN_PER_LATIN * han
+
+
 def _identify_chinese(text: str, han: int) -> str:
-    cantonese = _CANTONESE.findall(text)
-    if (
-        len(cantonese) * _HAN_PER_CANTONESE_WORD >= han
-        and len(set(cantonese)) > 1
-        and len(cantonese) > len(_MANDARIN.findall(text))
-    ):
+    if is_cantonese(text, han):
         return "yue"
     traditional, simplified = count_script_chars(text)
     return "zh-Hant" if traditional > simplified else "zh-Hans"
