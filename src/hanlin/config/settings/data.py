@@ -71,6 +71,13 @@ class Decontaminate(Settings):
         "n-grams in more than this many questions are stock phrases of the exam and are ignored",
         ge=1,
     )
+    reworded: float = setting(
+        0.6,
+        "a record also holds a question if it has this fraction of what the question is about in one place, with other "
+        "function words or in another order; 0: do not look for such records",
+        ge=0,
+        le=1,
+    )
     action: Literal["drop", "mark"] = setting(
         "drop",
         "drop such records, or keep them and list the questions in `meta`",

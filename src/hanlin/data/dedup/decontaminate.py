@@ -4,8 +4,9 @@ What becomes of a contaminated record is decided in `hanlin.data.ingest`, of a c
 `hanlin.evaluate`.
 
 Source: Brown et al. 2020 (GPT-3, arXiv 2005.14165, appendix C) compare 13-grams of words and leave out common ones.
-Here Chinese questions are compared by 13-grams of characters (letters and digits, in one width, case and script). These
-are shorter than 13 words, so that one common n-gram alone does not make a record contaminated unless `share` is 0.
+Here Chinese questions are compared by 13-grams of characters (letters and digits, in one width, case and script, and
+numbers in digits). These are shorter than 13 words, so that one common n-gram alone does not make a record contaminated
+unless `share` is 0. Questions in other words are looked for in `hanlin.data.dedup.reworded`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,12 @@ import numpy.typing as npt
 
 from hanlin.config.settings.data import Decontaminate
 from hanlin.core.context import Inputs
-from hanlin.data.dedup.keys import Hashes
+from hanlin.data.dedup.keys import Hashes, replace_code_points
 from hanlin.data.dedup.minhash import extract_letters
+from hanlin.data.dedup.numbers import DIGITS, unify_chinese_numbers, unify_english_numbers
 from hanlin.data.dedup.question_sets import EvalQuestion, read_questions
-from hanlin.data.text.char_stats import count_char_kinds
+from hanlin.data.dedup.reworded import RewordedIndex, is_of_words
+from hanlin.data.text.char_stats import FIRST_SUPPLEMENTARY
 from hanlin.data.text.ngrams import hash_ngrams
 
 CONTAMINATION_FILE = "contamination.json"
@@ -86,6 +90,16 @@ class QuestionIndex:
         self._tables = [
             self._build_table(of_words, length, rows) for (of_words, length), rows in sorted(ngrams.items())
         ]
+        asked = list(enumerate(questions)) if settings.reworded else []
+        self._reworded = [
+            RewordedIndex(
+                [(index, question) for index, question in asked if is_of_words(question.text) == of_words],
+                of_words,
+                settings.reworded,
+                settings.common,
+            )
+            for of_words in (False, True)
+        ]
 
     @classmethod
     def read(cls, settings: Decontaminate, inputs: Inputs, field: str = "decontaminate.against") -> QuestionIndex:
@@ -116,14 +130,16 @@ class QuestionIndex:
                 words = _hash_words(text) if words is None else words
                 hashes = hash_ngrams(words, table.length)
             else:
-                letters = extract_letters(text) if letters is None else letters
+                letters = _extract_letters(text) if letters is None else letters
                 hashes = hash_ngrams(letters, table.length)
             counts.update(table.find_owners(hashes).tolist())
         share = self.settings.share
-        indices = sorted(
+        indices = {
             index for index, count in counts.items() if count >= max(1, math.ceil(share * int(self._num_ngrams[index])))
-        )
-        return [self.questions[index] for index in indices]
+        }
+        for reworded in self._reworded:
+            indices.update(reworded.find(text))
+        return [self.questions[index] for index in sorted(indices)]
 
     def report(self, hits: Mapping[str, int]) -> dict[str, Any]:
         """Build the content of `contamination.json`.
@@ -155,9 +171,8 @@ class QuestionIndex:
         every long decimal.
         """
         for text in (question.text, f"{question.text}\n{question.choices}"):
-            han, latin, *_ = count_char_kinds(text)
-            of_words = 4 * han < latin
-            codes = _hash_words(text) if of_words else extract_letters(text)
+            of_words = is_of_words(text)
+            codes = _hash_words(text) if of_words else _extract_letters(text)
             max_length = self.settings.words if of_words else self.settings.characters
             if len(codes) >= max_length or not question.choices:
                 break
@@ -180,9 +195,22 @@ class QuestionIndex:
         return _NgramTable(of_words, length, unique, np.append(0, np.cumsum(counts)), owners, in_filter)
 
 
+def _extract_letters(text: str) -> npt.NDArray[np.uint32]:
+    """Extract the letters and digits of a text in one width, case and script, numbers in digits."""
+    return replace_code_points(extract_letters(unify_chinese_numbers(text)), _build_digit_table())
+
+
+@cache
+def _build_digit_table() -> npt.NDArray[np.uint32]:
+    digits = np.arange(FIRST_SUPPLEMENTARY, dtype=np.uint32)
+    for char, digit in DIGITS.items():
+        digits[ord(char)] = ord(digit)
+    return digits
+
+
 def _hash_words(text: str) -> npt.NDArray[np.uint32]:
-    """Hash the words of a text; letter case does not count."""
-    words = _WORD.findall(text.casefold())
+    """Hash the words of a text, numbers in digits; letter case does not count."""
+    words = _WORD.findall(unify_english_numbers(text.casefold()))
     return np.array([zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words], dtype=np.uint32)
 
 

@@ -43,10 +43,20 @@ def extract_letters(text: str, across_scripts: bool = True) -> CodePoints:
         text: Any text; one without letters and digits is taken as it is.
         across_scripts: Convert traditional characters to simplified ones.
     """
+    codes, is_letter = fold_letters(text, across_scripts)
+    extracted = codes[is_letter]
+    return extracted if len(extracted) else code_points(text)
+
+
+def fold_letters(text: str, across_scripts: bool = True) -> tuple[CodePoints, npt.NDArray[np.bool_]]:
+    """Bring each character of a text to one case, width and script, and tell which are letters or digits.
+
+    Returns:
+        (code points, whether each counts), both of shape (characters,).
+    """
     codes = code_points(text)
     letters, is_letter = _build_letter_tables(across_scripts)
-    extracted = replace_code_points(codes, letters)[is_letter.take(to_table_indices(codes))]
-    return extracted if len(extracted) else codes
+    return replace_code_points(codes, letters), is_letter.take(to_table_indices(codes))
 
 
 @cache

@@ -90,7 +90,7 @@ def find_wrong_codec(text: str) -> WrongCodec | None:
 
 
 def _score_pairs(codes: npt.NDArray[np.uint8], codec: str) -> float:
-    """Add the scores of all positions at which two bytes are a frequent character; repeats count three times at most."""
+    """Add the scores of all positions at which two bytes are a frequent character; repeats count up to three times."""
     pairs, counts = np.unique((codes[:-1].astype(np.uint16) << 8) | codes[1:], return_counts=True)
     scores = _pair_scores(codec).take(pairs)
     is_varied = np.count_nonzero(scores) >= _MIN_DISTINCT
