@@ -14,8 +14,8 @@ is a document). Each kind of rewording changes the same drawn questions and puts
     words           English: 75 -> seventy-five
     english         English: function words replaced or left out; sentences change places
 
-Questions in which a kind changes nothing, or whose n-grams are too few to be searched at all, are not counted. The last
-line is one JSON object.
+Questions in which a kind changes nothing, or whose n-grams are too few to be searched at all, are not counted, nor are
+those shorter than `--least` (characters, or words of English). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -101,13 +101,51 @@ def to_ten_thousands(text: str, rng: random.Random) -> str:
     )
 
 
-_REPLACEMENTS = (
-    ("请问", ""), ("下列", "以下", "下面"), ("以下", "下列"), ("关于", "有关", "就"), ("不正确", "错误", "有误"), ("多少", "几", "若干"),
-    ("什么", "何", "啥"), ("怎么", "如何"), ("如何", "怎样"), ("如果", "若", "假如"), ("那么", "则", ""), ("一共", "总共", "共"),
-    ("哪个", "哪一个"), ("哪项", "哪一项"), ("需要", "需", "要"), ("可以", "能", "能够"), ("因为", "由于"), ("所以", "因此"), ("还剩", "剩下"),
-    ("的", "之", ""), ("是", "为", ""), ("了", "", "过"), ("吗", "么", ""), ("呢", "", "呀"), ("和", "与", "及"), ("把", "将"), ("在", "于", ""),
-    ("几", "多少"), ("都", "均", ""), ("中", "里", "之中"), ("从", "自"), ("由", "被"), ("对", "对于"), ("其", "它", "他"), ("此", "这", "该"),
-)  # fmt: skip
+def read_replacements(text: str) -> list[list[str]]:
+    """Read a table with a word on each line, followed by what it may become after slashes; - for nothing."""
+    return [["" if word == "-" else word for word in row.strip().split("/")] for row in text.strip().split("\n")]
+
+
+_REPLACEMENTS = read_replacements(
+    """
+    请问/-
+    下列/以下/下面
+    以下/下列
+    关于/有关/就
+    不正确/错误/有误
+    多少/几/若干
+    什么/何/啥
+    怎么/如何
+    如何/怎样
+    如果/若/假如
+    那么/则/-
+    一共/总共/共
+    哪个/哪一个
+    哪项/哪一项
+    需要/需/要
+    可以/能/能够
+    因为/由于
+    所以/因此
+    还剩/剩下
+    的/之/-
+    是/为/-
+    了/-/过
+    吗/么/-
+    呢/-/呀
+    和/与/及
+    把/将
+    在/于/-
+    几/多少
+    都/均/-
+    中/里/之中
+    从/自
+    由/被
+    对/对于
+    其/它/他
+    此/这
+    该/这
+    """
+)
 
 
 def change_function_words(text: str, rng: random.Random) -> str:
@@ -137,11 +175,11 @@ def change_both(text: str, rng: random.Random) -> str:
     return swap_clauses(changed, rng) if changed != text else text
 
 
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_SMALL = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
+_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 
 
 def write_english(number: int) -> str:
@@ -159,12 +197,33 @@ def to_words(text: str, rng: random.Random) -> str:
     return re.sub(r"(?<![\w.,/])\d{1,6}(?![\w/]|[.,]\d)", lambda match: write_english(int(match.group())), text)
 
 
-_ENGLISH_REPLACEMENTS = (
-    ("the", "a", "this", ""), ("a", "one", "the"), ("of", "from", ""), ("which", "what"), ("what", "which"), ("is", "was"),
-    ("are", "were"), ("how many", "what number of"), ("how much", "what amount of"), ("if", "when", "suppose"), ("does", "will"),
-    ("in", "inside", "within"), ("for", "to"), ("to", "for", "in order to"), ("and", "as well as", "plus"), ("that", "which"),
-    ("each", "every"), ("has", "had"), ("his", "the"), ("her", "the"), ("most", "the most"), ("with", "having"), ("on", "upon"),
-)  # fmt: skip
+_ENGLISH_REPLACEMENTS = read_replacements(
+    """
+    the/a/this/-
+    a/one/the
+    of/from/-
+    which/what
+    what/which
+    is/was
+    are/were
+    how many/what number of
+    how much/what amount of
+    if/when/suppose
+    does/will
+    in/inside/within
+    for/to
+    to/for/in order to
+    and/as well as/plus
+    that/which
+    each/every
+    has/had
+    his/the
+    her/the
+    most/the most
+    with/having
+    on/upon
+    """
+)
 
 
 def change_english(text: str, rng: random.Random) -> str:
@@ -178,10 +237,10 @@ def change_english(text: str, rng: random.Random) -> str:
     changed = re.sub(pattern, replace, text, flags=re.I)
     if changed == text:
         return text
-    sentences = re.findall(r"[^.?!]+[.?!]*\s*", changed)
-    if len(sentences) > 2:
+    sentences = re.split(r"(?<=[.?!]) +(?=\S)", changed)
+    if len(sentences) > 1:
         sentences[0], sentences[1] = sentences[1], sentences[0]
-    return "Here is something to work out: " + "".join(sentences)
+    return "Here is something to work out: " + " ".join(sentences)
 
 
 CHINESE: dict[str, Rewording] = {
@@ -198,7 +257,7 @@ _FRAMES = (
 
 
 def measure_recall(
-    questions: Sequence[EvalQuestion], index: QuestionIndex, sample: int, seed: int
+    questions: Sequence[EvalQuestion], index: QuestionIndex, sample: int, least: int, seed: int
 ) -> dict[str, tuple[int, int, list[str]]]:
     """Count for each kind the questions found and those changed; with some that were missed."""
     unsearched = {f"{row['name']}\t{id_}" for row in index.report({})["sets"] for id_ in row["unsearched"]}
@@ -207,7 +266,9 @@ def measure_recall(
         of_language = [
             question
             for question in questions
-            if is_of_words(question.text) == of_words and question.key not in unsearched
+            if is_of_words(question.text) == of_words
+            and question.key not in unsearched
+            and (len(question.text.split()) if of_words else len(question.text)) >= least
         ]
         for name, reword in kinds.items():
             rng = random.Random(f"{seed}:{name}")
@@ -249,13 +310,16 @@ def main() -> None:
     parser.add_argument("--questions", nargs="+", type=Path, required=True)
     parser.add_argument("--documents", nargs="*", type=Path, default=[])
     parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--least", type=int, default=0, help="shortest question, in characters or English words")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=0, help="missed questions and contaminated documents to print")
     arguments = parser.parse_args()
     questions = [question for path in arguments.questions for question in read_questions(path, path.name)]
     index = QuestionIndex(questions, Decontaminate(against="./questions"))
     figures = {}
-    for name, (found, tried, missed) in measure_recall(questions, index, arguments.sample, arguments.seed).items():
+    for name, (found, tried, missed) in measure_recall(
+        questions, index, arguments.sample, arguments.least, arguments.seed
+    ).items():
         per_15 = 15 * found / tried if tried else 0
         print(f"{name:15} found {found} of {tried} ({per_15:.1f} of 15)")
         for text in missed[: arguments.show]:

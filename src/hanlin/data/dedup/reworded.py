@@ -31,34 +31,45 @@ from hanlin.data.text.ngrams import hash_ngrams
 
 _CHARACTERS, _WORDS = 4, 2
 _MIN_NGRAMS, _MIN_NGRAMS_WITHOUT_CUE = 4, {_CHARACTERS: 5, _WORDS: 8}
-_SHARE_OF_FEW = ((8, 0.95), (12, 0.75))
+_VERY_FEW, _FEW, _MANY = 8, 12, 16
+_SHARE_OF_FEW = 0.75
 _SHARE_WITHOUT_CUE = 0.8
-_SHARE_IF_COMPLETE, _COMPLETE, _COMPLETE_WITHOUT_CUE = 0.45, 0.9, 0.96
+_SHARE_IF_COMPLETE, _SHARE_OF_VERY_FEW = 0.45, 0.7
+_COMPLETE, _COMPLETE_WITHOUT_CUE = 0.9, 0.96
 _WINDOW_FACTOR, _WINDOW_EXTRA = 1.6, 12
 _CONTEXT = 24
 _MIN_NUMBERS_FOUND = 0.7
 _FILTER_SIZE = 1 << 22
 _MIN_HAN, _MIN_LATIN = 8, 30
 
+
+def _split(text: str) -> list[str]:
+    return text.split()
+
+
 _FUNCTION_CHARACTERS = (
-    "的地得了着过吗呢吧啊呀嘛么之乎者也矣而则且与和及跟或是为乃即被把将给对就从自由于在到向往以用按据因所其该此这那哪何谁什怎几多少"
-    "请问有个些项种位只条件名会能可要应都均共总还又再很最更并但它他她们我你您若如中里上呈"
+    "的地得了着过吗呢吧啊呀嘛么之乎者也矣而则且与和及跟或是为乃即被把将给对就从自由于在到向往以按据因所其该此这那哪何谁"
+    "什怎几多少请问有个些项种位只条件名会可要应都均共总还又再很最更并但它他她我们你您若如中里上呈不"
 )
-_FUNCTION_PAIRS = (
-    "下列 以下 下面 关于 有关 对于 如果 假如 那么 因此 因为 由于 以及 然而 不过 其中 总共 共计 分别 各自 应该 应当 可以 能够 需要 必须 已经 曾经 "
-    "现在 目前 根据 按照 依据 是否 选项 选择 回答 试问 求出 计算 已知 现有 那里 这里 时候 为止"
-).split()
+_FUNCTION_PAIRS = _split(
+    "下列 以下 下面 关于 有关 对于 如果 假如 那么 因此 因为 由于 以及 然而 不过 其中 总共 共计 分别 各自 应该 应当 "
+    "可以 能够 需要 必须 已经 曾经 若干 想问 现在 目前 根据 按照 依据 是否 选项 选择 回答 试问 求出 计算 已知 现有 "
+    "那里 这里 时候 为止 正确 错误 有误 不对"
+)
 _STOPWORDS = frozenset(
-    "a an the of to in on at by for from with about into over after before between than then so and or but if as is are "
-    "was were be been being am do does did done have has had having will would shall should can could may might must "
-    "that this these those it its they them their he him his she her we us our you your i my me there here what which "
-    "who whom whose when where why how many much more most some any each every all both no not only just also very too "
-    "please find calculate determine following number amount order well plus having upon inside within suppose given called "
-    "one such same other another".split()
+    _split(
+        "a an the of to in on at by for from with about into over after before between than then so and or "
+        "but if as is are was were be been being am do does did done have has had having will would shall "
+        "should can could may might must that this these those it its it they them their he him his she "
+        "her we us our you your i my me there here what which who whom whose when where why how many much "
+        "more most some any each every all both no not only just also very too please find calculate "
+        "determine following number amount order well plus upon inside within suppose given called one "
+        "such same other another"
+    )
 )
 _CHINESE_CUE = re.compile(
-    r"[?？吗呢哪谁]|什么|多少|怎|是否|[（(]\s*[)）]|_{2,}|＿|下列|以下|何[时种处地人事物以者项]|[为如]何|几[个天小年本元人只次分千米公时种]"
-    r"|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|[的是][:：]"
+    r"[?？吗呢哪谁]|什么|多少|若干|啥|怎|是否|[（(]\s*[)）]|_{2,}|＿|下列|以下|何[时种处地人事物以者项]|[为如]何"
+    r"|几[个天小年本元人只次分千米公时种]|求[出：:得这该此其]|请[问选写计回算你根将给把]|试[求问计证]|[的是][:：]"
 )
 _QUOTED = re.compile("[“「『][^”」』]{8,}[”」』]")
 _ENGLISH_CUE = re.compile(r"[?？]|\b(?:what|which|who|whom|whose|when|where|why|how|find|calculate|determine)\b|_{2,}")
@@ -126,6 +137,7 @@ class RewordedIndex:
         owners = owners[order][np.repeat(counts <= common, counts)]
         self._hashes, counts = unique[counts <= common], counts[counts <= common]
         left = Counter(owners.tolist())
+        least_without_cue = _MIN_NGRAMS_WITHOUT_CUE[self._length]
         self._sought = {
             index: _Sought(
                 content.codes,
@@ -135,7 +147,7 @@ class RewordedIndex:
                 bool(self._cue.search(content.text)),
             )
             for index, content in contents
-            if left[index] >= (_MIN_NGRAMS if self._cue.search(content.text) else _MIN_NGRAMS_WITHOUT_CUE[self._length])
+            if left[index] >= (_MIN_NGRAMS if self._cue.search(content.text) else least_without_cue)
         }
         self._owners, self._starts = owners, np.append(0, np.cumsum(counts))
         self._filter = np.zeros(_FILTER_SIZE, dtype=np.bool_)
@@ -169,8 +181,10 @@ class RewordedIndex:
         """Whether enough n-grams of a question are in one window that has its numbers and asks something."""
         sought = self._sought[index]
         share = self._share if sought.has_cue else max(self._share, _SHARE_WITHOUT_CUE)
-        share = max([share, *(least for few, least in _SHARE_OF_FEW if sought.ngrams < few)])
-        least, least_if_complete = math.ceil(share * sought.ngrams), math.ceil(_SHARE_IF_COMPLETE * sought.ngrams)
+        share = max(share, _SHARE_OF_FEW) if sought.ngrams < _MANY else share
+        least = math.ceil(share * sought.ngrams) if sought.ngrams >= _FEW else sought.ngrams + 1
+        if_complete = _SHARE_IF_COMPLETE if sought.ngrams >= _VERY_FEW else _SHARE_OF_VERY_FEW
+        least_if_complete = math.ceil(if_complete * sought.ngrams)
         if len(found) < least_if_complete:
             return False
         counts: Counter[int] = Counter()
@@ -254,7 +268,7 @@ def _build_tables() -> tuple[CodePoints, npt.NDArray[np.bool_], Hashes, Hashes]:
     """Build tables by code point, each of FIRST_SUPPLEMENTARY entries.
 
     Returns:
-        (digit of a Chinese one, whether it is a function character, bits of the pairs that it begins, of those it ends).
+        (digit of a Chinese one, whether it is a function character, bits of the pairs that it begins, and ends).
     """
     digits = np.arange(FIRST_SUPPLEMENTARY, dtype=np.uint32)
     is_function = np.zeros(FIRST_SUPPLEMENTARY, dtype=np.bool_)

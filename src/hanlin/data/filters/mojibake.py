@@ -76,7 +76,7 @@ _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
-_MAX_DECODINGS = 3
+_MAX_DECODINGS, _MAX_RARE = 3, 0.02
 
 
 def repair(text: str) -> tuple[str, int]:
@@ -147,7 +147,8 @@ def _decode_western_text(text: str, encoding: str) -> str | None:
         decoded = bytes(_BYTE_OF_CHAR.get(ord(char), ord(char)) for char in text).decode(encoding)
     except ValueError:
         return None
-    return None if _find_unusual_blocks(decoded) else decoded
+    rare = sum(char > "\x7f" and char not in COMMON_CHARS for char in decoded)  # many after a byte that was dropped
+    return None if rare > _MAX_RARE * len(decoded) or _find_unusual_blocks(decoded) else decoded
 
 
 def _repair_once(text: str) -> tuple[str, int]:
