@@ -114,6 +114,61 @@ def test_a_stock_phrase_is_searched_with_its_choices() -> None:
     assert [asked.id for asked in questions.find(f"下列说法不正确的是（）\n{choices}")] == ["a"]
 
 
+EXERCISES = (
+    "一列火车每小时行120千米，4.5小时后离终点还有36千米，全程多少千米？",
+    "果园里有苹果树245棵，比梨树多30%，其中(3/5)已经结果，已经结果的苹果树有几棵？",
+    "工厂去年生产零件75000个，今年每月多生产2800个，今年12个月一共生产多少个？",
+)
+RIVER = "A boat travels 45 miles down the river in 3 hours, and it takes 5 hours to come back; how fast is the current?"
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("一列火车每小时行一百二十千米，四点五小时后离终点还有三十六千米，全程多少千米？", 0),
+        ("一列火车每小时行１２０千米，４．５小时后离终点还有３６千米，全程多少千米？", 0),
+        ("一列火车每小时行壹佰贰拾千米，肆点伍小时后离终点还有叁拾陆千米，全程多少千米？", 0),
+        ("果园里有苹果树二百四十五棵，比梨树多百分之三十，其中五分之三已经结果，已经结果的苹果树有几棵？", 1),
+        ("工厂去年生产零件7.5万个，今年每月多生产两千八百个，今年十二个月一共生产多少个？", 2),
+        ("工厂去年生产零件七万五千个，今年每月多生产2千8百个，今年12个月一共生产多少个？", 2),
+        ("a boat travels forty-five miles down the river in three hours, and it takes five hours to come back", 3),
+    ],
+)
+def test_a_question_is_found_whatever_its_numbers_are_written_in(text: str, index: int) -> None:
+    strict = Decontaminate(against="./x", reworded=0)
+    assert found(f"练习：{text}答：略。", *EXERCISES, RIVER, settings=strict) == [str(index)]
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("请问，一列火车每小时能行120千米，4.5小时之后距离终点还有36千米，那么全程是几千米呢？", 0),
+        ("一列火车行了4.5小时后离终点还有36千米，每小时行120千米，全程多少千米？", 0),
+        ("去年工厂生产零件75000个，今年每个月要多生产2800个，问今年12个月总共能生产多少零件？", 2),
+        ("Suppose it takes 5 hours for a boat to come back after it travels 45 miles down a river in 3 hours. "
+         "How fast was the current?", 3),
+        ("请问以下有关赵州桥之说法里，哪一项是正确的呢？是由谁主持修建的？", 4),
+    ],
+)  # fmt: skip
+def test_a_question_in_other_function_words_or_another_order_is_found(text: str, index: int) -> None:
+    assert found(f"练习：{text}答：略。", *EXERCISES, RIVER, BRIDGE) == [str(index)]
+    assert found(f"{SPRING * 9}{text}{SPRING * 9}", *EXERCISES, RIVER, BRIDGE) == [str(index)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "一列火车每小时行90千米，6.5小时后离终点还有15千米，全程多少千米？",  # another exercise
+        "翰林院是在唐代最初设立的，那时主要负责为皇帝起草文书。",  # says it, and does not ask
+        "赵州桥由李春主持修建，下列图中正确的是第三幅。",
+        f"翰林院在唐代设立。{SPRING * 9}最初负责起草文书的是谁，已经没有人知道。",  # not in one place
+        "We took a boat down the river for 3 hours, and the current was fast. It was 45 miles to the sea. Who knew?",
+    ],
+)
+def test_text_that_says_the_same_or_asks_something_else_is_not_a_reworded_question(text: str) -> None:
+    assert found(text, *EXERCISES, RIVER, BRIDGE, ACADEMY) == []
+
+
 def question_file(put: Put) -> Path:
     asked = [
         Question((Message("user", text),), ("x",), name)

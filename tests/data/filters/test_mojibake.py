@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from stage_runs import Made
 
 from hanlin.config.settings.data import Conversations, Corpus
-from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes, repair
+from hanlin.data.filters.mojibake import GuessedText, guess_lost_bytes, mojibake, repair
+from hanlin.data.ledger import Drop
+from hanlin.data.text.script import load_converter
 
 Put = Callable[[str, Any], Path]
 Run = Callable[..., Made]
@@ -59,6 +61,67 @@ def test_marks_of_lossy_decoding_count_as_lost() -> None:
 
 def test_mojibake_inside_a_right_text_is_repaired() -> None:
     assert repair("她的未婚夫 fiancÃ© 来了。") == ("她的未婚夫 fiancé 来了。", 0)
+
+
+LONG = (
+    "清晨的集市里人声很高，卖豆腐的老人把担子放在桥边，一边擦汗一边同熟人说话。孩子们围着糖画摊子，谁也不肯先走，"
+    "只等那只龙做好。到了中午，雨下了起来，人们才慢慢散去，桥上只剩下几把没有收的伞。"
+)
+
+
+@pytest.mark.parametrize("length", [40, len(LONG)])
+@pytest.mark.parametrize("read_as", ["big5", "cp950", "big5hkscs", "euc_jp", "euc_kr", "cp949", "shift_jis"])
+@pytest.mark.parametrize("written_as", ["gb18030", "utf-8"])
+def test_text_decoded_as_another_east_asian_encoding_counts_as_lost(written_as: str, read_as: str, length: int) -> None:
+    damaged = LONG[:length].encode(written_as).decode(read_as, "ignore")
+    assert mojibake(damaged, 0.005) == Drop("mojibake", f"{len(damaged)} of {len(damaged)} characters")
+
+
+@pytest.mark.parametrize("read_as", ["gbk", "gb18030", "cp949", "shift_jis"])
+def test_big5_decoded_as_another_encoding_counts_as_lost(read_as: str) -> None:
+    damaged = load_converter("traditional")(LONG).encode("big5", "ignore").decode(read_as, "ignore")
+    assert repair(damaged)[1] > 0.5 * len(damaged)
+
+
+@pytest.mark.parametrize("written_as", ["gbk", "big5hkscs"])
+def test_gbk_and_big5_decoded_as_latin_1_are_repaired(written_as: str) -> None:
+    text = load_converter("traditional")(LONG) if written_as == "big5hkscs" else LONG
+    assert repair(text.encode(written_as).decode("latin-1")) == (text, 0)
+
+
+@pytest.mark.parametrize("read_as", ["latin-1", "gb18030"])
+def test_what_was_decoded_wrongly_twice_is_repaired_twice(read_as: str) -> None:
+    once = TEXT.encode("utf-8").decode("latin-1")
+    assert repair(once.encode("utf-8").decode(read_as)) == (TEXT, 0)
+
+
+def test_a_damaged_part_of_a_long_page_is_found() -> None:
+    damaged = LONG.encode("gb18030").decode("big5", "ignore")
+    page = "\n".join([LONG] * 6 + [damaged * 5] + [LONG] * 6)
+    _, lost = repair(page)
+    assert 3 * len(damaged) < lost < 6 * len(damaged)
+
+
+RARE = (
+    "蒹葭苍苍，白露为霜。溯洄从之，道阻且跻。",
+    "饕餮、貔貅、麒麟、狻猊、狴犴、睚眦、螭吻、蒲牢、囚牛、嘲风、赑屃、椒图",
+    "嫘祖、颛顼、帝喾、皋陶、伯益、妲己、褒姒、芈月、蔺相如、司马穰苴、鬼谷子、尉缭",
+    "莎车县、墨竹工卡县、噶尔县、和硕县、皮山县、察布查尔锡伯自治县、积石山保安族东乡族撒拉族自治县、濮阳、亳州、歙县、郫都",
+    "紫云英、鱼腥草、夏枯草、益母草、车前草、金银花、板蓝根、薏苡仁、砂仁、豆蔻、桔梗、柴胡、麻黄、防风、羌活、藁本",
+    "啟禀殿下，嶺南瘴癘，瓊崖鯨浪，鬱鬱蔥蔥，龜裂鼉鳴，鸞翔鳳翥。",
+    "牛肉 500 克\n洋葱 2 颗\n老抽 15 毫升\n淀粉 10 克\n香菜 3 根\n花椒 5 克",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "День был ясный, и дети долго играли у реки, пока не стемнело.",
+    "아침 시장은 사람들로 붐볐고 아이들은 다리 옆에서 놀았다.",
+    "Los niños jugaron allí hasta que oscureció; después volvió la lluvia y nadie se quedó aquí.",
+    "Die Kinder spielten früh über dem Fluß, während die Bäume grünten; später hörten wir schöne Töne.",
+)
+
+
+@pytest.mark.parametrize("text", RARE)
+@pytest.mark.parametrize("times", [1, 5])
+def test_rare_characters_and_other_languages_are_left_alone(text: str, times: int) -> None:
+    assert repair(text * times) == (text * times, 0)
 
 
 @pytest.mark.parametrize(

@@ -102,10 +102,66 @@ def test_check_digits() -> None:
         ("Сегодня хорошая погода.", "other"),
         ("3.14 + 2", "none"),
         ("用 Python 写一个 HTTP 服务器，再用 curl 测试。", "zh-Hans"),
+        ("东京都知事选举の结果", "zh-Hans"),
+        ("明日の天気について、専門家は雨と発表。", "other"),
+        ("子曰：学而时习之，不亦说乎？有朋自远方来，不亦乐乎？", "zh-Hans"),
+        ("學而時習之，不亦說乎？有朋自遠方來，不亦樂乎？", "zh-Hant"),
+        ("The word 龙 is often translated as dragon, but the two are not the same animal.", "en"),
     ],
 )
 def test_the_language_of_a_text(text: str, named: str) -> None:
     assert identify_language(text) == named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "老豆话今晚唔返嚟食饭，叫我哋唔使等佢。",
+        "嗰班细路成日喺公园度踢波，唔肯返屋企。",
+        "佢细佬瞓着咗未呀？",
+        "琴日我同家姐行街，买埋啲生果先至返去。",
+        "個師傅整緊部冷氣，陣間就得。",
+        "呢間餐廳啲嘢幾好食，不過等位等得耐，下次唔會再嚟。",
+        "我地尋日去左行山，食埋飯先走，好攰但係好開心。",
+    ],
+)
+def test_cantonese_is_told_in_either_script_and_in_any_spelling(text: str) -> None:
+    assert identify_language(text) == "yue"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "仲裁庭认为，被告应当承担掩埋垃圾的费用，原告要赶紧返还定金。",
+        "唔，让我想想，他昨天到底说了什么？",
+        "把被子拿出来晒一晒，太阳下山以前再收回去。",
+        "兩國關係日趨緊張，外交部門係指派專人處理。",
+        "他姓乜，是广西人，个子很高，唱歌也好听。",
+        "粤语里的“嘅”相当于普通话里的“的”，“唔”就是“不”。",
+        "问君能有几多愁？恰似一江春水向东流。",
+        "喇叭响了，咪表上还剩下十分钟，我们靓丽的新车就停在左边。",
+    ],
+)
+def test_mandarin_is_not_told_as_cantonese(text: str) -> None:
+    assert identify_language(text) in ("zh-Hans", "zh-Hant")
+
+
+CODE = "def add(first_number, second_number):\n    return first_number + second_number\n\nprint(add(17, 25))\n" * 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"下面的函数把两个数相加：\n```python\n{CODE}```\n运行以后会打印结果。",
+        f"下面的函数把两个数相加：\n{CODE}运行以后会打印结果。",
+        "下载地址：https://files.example.org/archives/releases/2024/installer-x86_64-linux.tar.gz 下完记得校验。",
+        "配置写在 /usr/local/share/example-application/configuration/defaults/settings.local.yaml 里，改完重启。",
+        "比分：Kingsbridge Wanderers 2-2 Northampton Athletic，Christopher Ellington 补时扳平。",
+        "参演：Margaret Fairweather、Jonathan Blackwood、Elizabeth Summerfield、Christopher Ashdown 等人。",
+    ],
+)
+def test_code_addresses_and_names_do_not_make_a_chinese_text_english(text: str) -> None:
+    assert identify_language(text) == "zh-Hans"
 
 
 def test_unwanted_languages_are_dropped_and_short_texts_stay() -> None:

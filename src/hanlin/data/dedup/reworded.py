@@ -276,7 +276,7 @@ def _build_tables() -> tuple[CodePoints, npt.NDArray[np.bool_], Hashes, Hashes]:
     for char, digit in DIGITS.items():
         digits[ord(char)] = ord(digit)
     is_function[[ord(char) for char in _FUNCTION_CHARACTERS]] = True
-    for bit, (first, second) in enumerate(_FUNCTION_PAIRS):
-        firsts[ord(first)] |= np.uint64(1 << bit)
-        seconds[ord(second)] |= np.uint64(1 << bit)
+    for bit, pair in enumerate(_FUNCTION_PAIRS):
+        firsts[ord(pair[0])] |= np.uint64(1 << bit)
+        seconds[ord(pair[1])] |= np.uint64(1 << bit)
     return digits, is_function, firsts, seconds

@@ -76,6 +76,7 @@ _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
+_MAX_TESTED = 256
 _MAX_DECODINGS, _MAX_RARE = 3, 0.02
 
 
@@ -90,7 +91,7 @@ def repair(text: str) -> tuple[str, int]:
     """
     repaired, lost = _repair_once(text)
     for _ in range(_MAX_DECODINGS - 1):
-        if repaired == text:
+        if repaired == text or not _TRIPLE.search(repaired):
             break
         text = repaired
         repaired, lost = _repair_once(text)
@@ -99,36 +100,41 @@ def repair(text: str) -> tuple[str, int]:
 
 
 def _repair_other_encodings(text: str) -> tuple[str, int]:
-    """Find blocks of a text that were decoded as another encoding, and repair it if that was a Western one.
+    """Find parts of a text that were decoded as another encoding, and repair it if that was a Western one.
 
-    Only blocks without frequent characters are examined, and only the first of them: a page is decoded as a whole.
+    Only parts without frequent characters are examined, and only the first of them: a page is decoded as a whole.
     """
     blocks = _find_unusual_blocks(text)
-    for start in blocks[:_MAX_BLOCKS_TESTED]:
-        wrong = find_wrong_codec(text[start : start + 2 * _BLOCK])
+    for start, end in blocks[:_MAX_BLOCKS_TESTED]:
+        first = start + _BLOCK if end - start >= 3 * _BLOCK else start  # the first block may be right to one half
+        wrong = find_wrong_codec(text[first : min(end, first + _MAX_TESTED)])
         if wrong is None:
             continue
         if wrong.read_as in WESTERN:
             decoded = _decode_western_text(text, wrong.written_as)
             if decoded is not None:
                 return decoded, 0
-        return text, sum(len(text[start : start + _BLOCK]) for start in blocks)
+        return text, sum(end - start for start, end in blocks)
     return text, 0
 
 
-def _find_unusual_blocks(text: str) -> list[int]:
-    """Find the starts of the blocks of a text in which few of the characters above ASCII are frequent ones."""
+def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
+    """Find the parts of a text in which few of the characters above ASCII are frequent ones, as (start, end)."""
     if text.isascii():
         return []
     if len(text) < 2 * _BLOCK:
         above_ascii = np.count_nonzero(code_points(text) > 0x7F)
-        if above_ascii < _MIN_IN_BLOCK:
-            return []
-        return [] if _FREQUENT_PREFILTER.count_candidates(text) >= _MIN_FREQUENT_IN_BLOCK * above_ascii else [0]
+        least = _MIN_FREQUENT_IN_BLOCK * above_ascii
+        is_usual = above_ascii < _MIN_IN_BLOCK or _FREQUENT_PREFILTER.count_candidates(text) >= least
+        return [] if is_usual else [(0, len(text))]
     in_block = _count_in_blocks(code_points(text) > 0x7F)
     frequent = _count_in_blocks(_FREQUENT_PREFILTER.find_candidates(text))
     unusual = (in_block >= _MIN_IN_BLOCK) & (frequent < _MIN_FREQUENT_IN_BLOCK * in_block)
-    return (np.flatnonzero(unusual) * _BLOCK).tolist() if unusual.any() else []
+    if not unusual.any():
+        return []
+    edges = np.flatnonzero(np.diff(unusual, prepend=False, append=False)) * _BLOCK
+    edges[edges == len(unusual) * _BLOCK] = len(text)
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
 
 
 def _count_in_blocks(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -11,6 +11,7 @@ import re
 _CHARACTERS = re.compile(
     "唔(?![、，。！？…,.!?―—])|[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲喎啩嘥㗎睇諗谂搵揾啱攰嗌冚孭噏嚿氹咩嘞啫唞掟靚]"
 )
+_QUOTED_WORD = re.compile('[“「『‘"][^”」』’"]{1,4}[”」』’"]')
 _CERTAIN = frozenset("嘅咗佢哋冇嚟喺啲嘢咁嗰瞓唔㗎啱攰")
 _VERBS = "食饮飲讲講做睇煮等行瞓玩写寫望谂諗读讀听聽揾搵倾傾搞估用整画畫唱跳跑坐企追着返买買卖賣攞拎拧计計带帶连連"
 _WORDS = re.compile(
@@ -38,6 +39,7 @@ def is_cantonese(text: str, han: int) -> bool:
         text: Any Chinese text, simplified or traditional.
         han: Chinese characters in it.
     """
+    text = _QUOTED_WORD.sub("", text)
     characters = _CHARACTERS.findall(text)
     if not characters and han > _SHORT:  # hardly a sentence of Cantonese is without one of them
         return False

@@ -35,7 +35,7 @@ _EXTRA_FOR_FEW = 11
 _FIRST_RANK, _RANKS, _MAX_REPEATS, _MIN_DISTINCT = 8, 400, 3, 5
 _FOREIGN = (
     (re.compile("[\u3040-\u30ff]"), 0.35),  # kana
-    (re.compile("[\xc0-\u024f]"), 0.5),  # Latin
+    (re.compile("[\xc0-\u024f]"), 0.35),  # Latin
     (re.compile("[\u0370-\u04ff]"), 0.5),  # Greek, Cyrillic
     (re.compile("[\uac00-\ud7a3]"), 0.95),  # Hangul
 )
