@@ -77,7 +77,7 @@ _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80,
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
 _MAX_TESTED = 256
-_MAX_DECODINGS, _MAX_RARE = 3, 0.02
+_MAX_DECODINGS, _MAX_RARE = 3, 0.01
 
 
 def repair(text: str) -> tuple[str, int]:
@@ -148,12 +148,16 @@ def _count_in_blocks(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
 
 
 def _decode_western_text(text: str, encoding: str) -> str | None:
-    """Decode a text of which every character was a byte; None if it has others, or they are not valid."""
+    """Decode a text of which every character was a byte; None if it has others, or if bytes seem to be missing.
+
+    Windows code pages drop some bytes from 0x80 to 0x9F, so that text with others of them is not complete. After a
+    byte that was dropped many characters are rare.
+    """
     try:
-        decoded = bytes(_BYTE_OF_CHAR.get(ord(char), ord(char)) for char in text).decode(encoding)
-    except ValueError:
+        decoded = text.encode("latin-1").decode(encoding)
+    except UnicodeError:
         return None
-    rare = sum(char > "\x7f" and char not in COMMON_CHARS for char in decoded)  # many after a byte that was dropped
+    rare = sum(char > "\x7f" and char not in COMMON_CHARS for char in decoded)
     return None if rare > _MAX_RARE * len(decoded) or _find_unusual_blocks(decoded) else decoded
 
 

@@ -1,17 +1,20 @@
 """Written Cantonese, told from written Mandarin by its characters, words and verb endings, in either script.
 
-Hong Kong mixes both in one text, so that their words are weighed against each other. Words that Mandarin has too in
-another sense (仲裁, 掩埋, 赶紧) are listed only with their neighbors.
+Hong Kong mixes both in one text, so that their words are weighed against each other, and its news in Mandarin quote
+what people said in Cantonese, so that quotations do not count. Words that Mandarin has too in another sense (仲裁,
+掩埋, 赶紧) are listed only with their neighbors.
 """
 
 from __future__ import annotations
 
 import re
 
+from hanlin.data.text.char_stats import count_char_kinds
+
 _CHARACTERS = re.compile(
     "唔(?![、，。！？…,.!?―—])|[嘅咗佢哋冇嚟喺啲嘢咁噉乜嗰攞畀瞓嬲喎啩嘥㗎睇諗谂搵揾啱攰嗌冚孭噏嚿氹咩嘞啫唞掟靚]"
 )
-_QUOTED_WORD = re.compile('[“「『‘"][^”」』’"]{1,4}[”」』’"]')
+_QUOTATION = re.compile('「[^」]*」|『[^』]*』|“[^”]*”|‘[^’]*’|"[^"\\n]*"')
 _CERTAIN = frozenset("嘅咗佢哋冇嚟喺啲嘢咁嗰瞓唔㗎啱攰")
 _VERBS = "食饮飲讲講做睇煮等行瞓玩写寫望谂諗读讀听聽揾搵倾傾搞估用整画畫唱跳跑坐企追着返买買卖賣攞拎拧计計带帶连連"
 _WORDS = re.compile(
@@ -29,7 +32,7 @@ _WORDS = re.compile(
     "(?![人性体體别別中月位子案股税稅头頭个個是有展小大])(?=[\u4e00-\u9fff])"
 )
 _MANDARIN = re.compile("[的們這那嗎吧们这吗很她沒没]|什[麼么]|怎[麼么]|[是在](?!否)")
-_CHARACTER_WEIGHT, _MIN_SCORE, _HAN_PER_POINT, _MANDARIN_WEIGHT, _SENTENCE, _SHORT = 1.5, 2.0, 45, 0.7, 30, 100
+_CHARACTER_WEIGHT, _MIN_SCORE, _HAN_PER_POINT, _MANDARIN_WEIGHT, _SENTENCE, _SHORT = 1.5, 2.0, 45, 1.0, 30, 100
 
 
 def is_cantonese(text: str, han: int) -> bool:
@@ -39,8 +42,10 @@ def is_cantonese(text: str, han: int) -> bool:
         text: Any Chinese text, simplified or traditional.
         han: Chinese characters in it.
     """
-    text = _QUOTED_WORD.sub("", text)
     characters = _CHARACTERS.findall(text)
+    if characters and _QUOTATION.search(text):
+        text, han = _remove_quotations(text, han)
+        characters = _CHARACTERS.findall(text)
     if not characters and han > _SHORT:  # hardly a sentence of Cantonese is without one of them
         return False
     mandarin = len(_MANDARIN.findall(text))
@@ -54,3 +59,10 @@ def is_cantonese(text: str, han: int) -> bool:
         and len({*characters, *words}) >= (2 if is_certain else 3)
         and score > _MANDARIN_WEIGHT * mandarin
     )
+
+
+def _remove_quotations(text: str, han: int) -> tuple[str, int]:
+    """Remove what a text quotes, unless it is most of it: Mandarin news quote Cantonese, and so do word lists."""
+    rest = _QUOTATION.sub("", text)
+    han_in_rest = count_char_kinds(rest)[0]
+    return (rest, han_in_rest) if 2 * han_in_rest >= han else (text, han)
