@@ -77,7 +77,7 @@ _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80,
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
 _MAX_TESTED = 256
-_MAX_DECODINGS, _MAX_RARE = 3, 0.01
+_MAX_DECODINGS, _MIN_MAX_RARE, _MAX_RARE = 3, 2, 0.01
 
 
 def repair(text: str) -> tuple[str, int]:
@@ -158,7 +158,8 @@ def _decode_western_text(text: str, encoding: str) -> str | None:
     except UnicodeError:
         return None
     rare = sum(char > "\x7f" and char not in COMMON_CHARS for char in decoded)
-    return None if rare > _MAX_RARE * len(decoded) or _find_unusual_blocks(decoded) else decoded
+    most_rare = max(_MIN_MAX_RARE, _MAX_RARE * len(decoded))
+    return None if rare > most_rare or _find_unusual_blocks(decoded) else decoded
 
 
 def _repair_once(text: str) -> tuple[str, int]:
