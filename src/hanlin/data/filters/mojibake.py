@@ -75,6 +75,7 @@ _LOSSY_MARKS = ("锟斤拷", "烫烫烫", "屯屯屯")
 _LOSSY_PREFILTER, _GBK_PREFILTER = Prefilter(_LOSSY_MARKS), Prefilter("锛銆")
 _PAIR_PREFILTER = Prefilter([(_chars_of_bytes(0xC2, 0xF4), _chars_of_bytes(0x80, 0xBF))])
 _FREQUENT_PREFILTER = Prefilter([[CHARS_BY_FREQUENCY]])
+_MIN_FREQUENT = 0.6
 _BLOCK, _MIN_IN_BLOCK, _MIN_FREQUENT_IN_BLOCK, _MAX_BLOCKS_TESTED = 128, 8, 0.4, 8
 _MAX_TESTED = 256
 _MAX_DECODINGS, _MIN_MAX_RARE, _MAX_RARE = 3, 2, 0.01
@@ -122,14 +123,16 @@ def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
     """Find the parts of a text in which few of the characters above ASCII are frequent ones, as (start, end)."""
     if text.isascii():
         return []
+    above_ascii = code_points(text) > 0x7F
+    total, frequent = np.count_nonzero(above_ascii), _FREQUENT_PREFILTER.count_candidates(text)
+    if total < _MIN_IN_BLOCK or frequent >= _MIN_FREQUENT * total:
+        return []
     if len(text) < 2 * _BLOCK:
-        above_ascii = np.count_nonzero(code_points(text) > 0x7F)
-        least = _MIN_FREQUENT_IN_BLOCK * above_ascii
-        is_usual = above_ascii < _MIN_IN_BLOCK or _FREQUENT_PREFILTER.count_candidates(text) >= least
-        return [] if is_usual else [(0, len(text))]
-    in_block = _count_in_blocks(code_points(text) > 0x7F)
-    frequent = _count_in_blocks(_FREQUENT_PREFILTER.find_candidates(text))
-    unusual = (in_block >= _MIN_IN_BLOCK) & (frequent < _MIN_FREQUENT_IN_BLOCK * in_block)
+        return [(0, len(text))] if frequent < _MIN_FREQUENT_IN_BLOCK * total else []
+    in_block = _count_in_blocks(above_ascii)
+    unusual = (in_block >= _MIN_IN_BLOCK) & (
+        _count_in_blocks(_FREQUENT_PREFILTER.find_candidates(text)) < _MIN_FREQUENT_IN_BLOCK * in_block
+    )
     if not unusual.any():
         return []
     edges = np.flatnonzero(np.diff(unusual, prepend=False, append=False)) * _BLOCK
@@ -140,9 +143,7 @@ def _find_unusual_blocks(text: str) -> list[tuple[int, int]]:
 def _count_in_blocks(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """Count the true flags in each block; what is left at the end belongs to the last one."""
     whole = len(flags) // _BLOCK
-    # Bytes are added eight at a time, and at most 16 of them, so that none overflows.
-    words = flags[: whole * _BLOCK].view(np.uint64).reshape(whole, _BLOCK // 8).sum(axis=1)
-    counts = words.view(np.uint8).reshape(whole, 8).sum(axis=1, dtype=np.int64)
+    counts = flags[: whole * _BLOCK].reshape(whole, _BLOCK).sum(axis=1)
     counts[-1] += np.count_nonzero(flags[whole * _BLOCK :])
     return counts
 
