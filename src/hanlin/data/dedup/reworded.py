@@ -91,8 +91,8 @@ class _Content(NamedTuple):
     starts: npt.NDArray[np.int64]
 
 
-class _Sought(NamedTuple):
-    """What is sought of a question.
+class _IndexedQuestion(NamedTuple):
+    """What is indexed of a question.
 
     Attributes:
         codes: The content.
@@ -115,7 +115,7 @@ class RewordedIndex:
     Args:
         questions: The questions with their indices.
         of_words: Whether they are in a language with words between blanks.
-        share: Fraction of the n-grams of a question that must be found.
+        share: Fraction of the n-grams of a question that must match.
         common: N-grams of more questions than this are not compared.
     """
 
@@ -138,8 +138,8 @@ class RewordedIndex:
         self._hashes, counts = unique[counts <= common], counts[counts <= common]
         left = Counter(owners.tolist())
         least_without_cue = _MIN_NGRAMS_WITHOUT_CUE[self._length]
-        self._sought = {
-            index: _Sought(
+        self._indexed = {
+            index: _IndexedQuestion(
                 content.codes,
                 left[index],
                 int(_WINDOW_FACTOR * len(content.codes)) + _WINDOW_EXTRA,
@@ -160,65 +160,67 @@ class RewordedIndex:
     def find(self, text: str) -> list[int]:
         """Find the indices of the questions that a text has in other words."""
         han, latin, *_ = count_char_kinds(text)
-        if not self._sought or (latin < _MIN_LATIN if self._of_words else han < _MIN_HAN):
+        if not self._indexed or (latin < _MIN_LATIN if self._of_words else han < _MIN_HAN):
             return []
         content = _extract_content(text, self._of_words)
         hashes = hash_ngrams(content.codes, self._length)
-        places = np.flatnonzero(self._filter.take((hashes % _FILTER_SIZE).astype(np.int64)))
-        if len(places) < _MIN_NGRAMS:
+        positions = np.flatnonzero(self._filter.take((hashes % _FILTER_SIZE).astype(np.int64)))
+        if len(positions) < _MIN_NGRAMS:
             return []
-        rows = np.minimum(np.searchsorted(self._hashes, hashes[places]), len(self._hashes) - 1)
-        is_found = self._hashes[rows] == hashes[places]
-        places_of: dict[int, list[tuple[int, int]]] = {}
-        for place, row in zip(places[is_found].tolist(), rows[is_found].tolist(), strict=True):
+        rows = np.minimum(np.searchsorted(self._hashes, hashes[positions]), len(self._hashes) - 1)
+        is_found = self._hashes[rows] == hashes[positions]
+        positions_of: dict[int, list[tuple[int, int]]] = {}
+        for position, row in zip(positions[is_found].tolist(), rows[is_found].tolist(), strict=True):
             for owner in self._owners[self._starts[row] : self._starts[row + 1]].tolist():
-                places_of.setdefault(owner, []).append((place, row))
+                positions_of.setdefault(owner, []).append((position, row))
         return [
-            index for index, found in places_of.items() if index in self._sought and self._holds(index, found, content)
+            index
+            for index, matches in positions_of.items()
+            if index in self._indexed and self._contains(index, matches, content)
         ]
 
-    def _holds(self, index: int, found: list[tuple[int, int]], content: _Content) -> bool:
+    def _contains(self, index: int, matches: list[tuple[int, int]], content: _Content) -> bool:
         """Whether enough n-grams of a question are in one window that has its numbers and asks something."""
-        sought = self._sought[index]
-        share = self._share if sought.has_cue else max(self._share, _SHARE_WITHOUT_CUE)
-        share = max(share, _SHARE_OF_FEW) if sought.ngrams < _MANY else share
-        least = math.ceil(share * sought.ngrams) if sought.ngrams >= _FEW else sought.ngrams + 1
-        if_complete = _SHARE_IF_COMPLETE if sought.ngrams >= _VERY_FEW else _SHARE_OF_VERY_FEW
-        least_if_complete = math.ceil(if_complete * sought.ngrams)
-        if len(found) < least_if_complete:
+        indexed = self._indexed[index]
+        share = self._share if indexed.has_cue else max(self._share, _SHARE_WITHOUT_CUE)
+        share = max(share, _SHARE_OF_FEW) if indexed.ngrams < _MANY else share
+        least = math.ceil(share * indexed.ngrams) if indexed.ngrams >= _FEW else indexed.ngrams + 1
+        if_complete = _SHARE_IF_COMPLETE if indexed.ngrams >= _VERY_FEW else _SHARE_OF_VERY_FEW
+        least_if_complete = math.ceil(if_complete * indexed.ngrams)
+        if len(matches) < least_if_complete:
             return False
         counts: Counter[int] = Counter()
         first = 0
         best, span = 0, (0, 0)
-        for place, row in found:
+        for position, row in matches:
             counts[row] += 1
-            while place - found[first][0] >= sought.window:
-                counts[found[first][1]] -= 1
-                if not counts[found[first][1]]:
-                    del counts[found[first][1]]
+            while position - matches[first][0] >= indexed.window:
+                counts[matches[first][1]] -= 1
+                if not counts[matches[first][1]]:
+                    del counts[matches[first][1]]
                 first += 1
             if len(counts) > best:
-                best, span = len(counts), (found[first][0], place + self._length)
-        if best < least_if_complete or (best < least and not _is_complete(sought, content, *span)):
+                best, span = len(counts), (matches[first][0], position + self._length)
+        if best < least_if_complete or (best < least and not _is_complete(indexed, content, *span)):
             return False
-        return self._asks(sought, content, *span)
+        return self._asks(indexed, content, *span)
 
-    def _asks(self, sought: _Sought, content: _Content, first: int, end: int) -> bool:
+    def _asks(self, indexed: _IndexedQuestion, content: _Content, first: int, end: int) -> bool:
         """Whether the text around a part of the content asks something, and has the numbers of the question."""
         start, last = int(content.starts[first]), int(content.starts[min(end, len(content.starts)) - 1])
         window = content.text[max(0, start - _CONTEXT) : last + _CONTEXT]
-        if sought.has_cue and not self._cue.search(window):
+        if indexed.has_cue and not self._cue.search(window):
             return False
-        return len(sought.numbers & _find_numbers(window)) >= _MIN_NUMBERS_FOUND * len(sought.numbers)
+        return len(indexed.numbers & _find_numbers(window)) >= _MIN_NUMBERS_FOUND * len(indexed.numbers)
 
 
-def _is_complete(sought: _Sought, content: _Content, first: int, end: int) -> bool:
+def _is_complete(indexed: _IndexedQuestion, content: _Content, first: int, end: int) -> bool:
     """Whether nearly all letters or words of a question are around a part of the content, in any order."""
-    around = max(0, len(sought.codes) - (end - first))
-    counts = Counter(sought.codes.tolist())
+    around = max(0, len(indexed.codes) - (end - first))
+    counts = Counter(indexed.codes.tolist())
     counts.subtract(content.codes[max(0, first - around) : end + around].tolist())
     missing = sum(count for count in counts.values() if count > 0)
-    return missing <= (1 - (_COMPLETE if sought.has_cue else _COMPLETE_WITHOUT_CUE)) * len(sought.codes)
+    return missing <= (1 - (_COMPLETE if indexed.has_cue else _COMPLETE_WITHOUT_CUE)) * len(indexed.codes)
 
 
 def is_of_words(text: str) -> bool:

@@ -12,9 +12,10 @@ def language(text: str, keep: str, shortest: int) -> str | Drop:
 
     A text with fewer than `shortest` letters stays: too short to tell. Why: a corpus meant as Mandarin often contains
     Cantonese forum pages and traditional pages, and models mix what they read. Evidence: characters that OpenCC would
-    simplify; words that only written Cantonese uses (嘅 咗 唔 佢 哋 冇 喺 …), at least one in fifty characters and more
-    of them than of 的 這 們; for English its function words (the of and) against those of other languages (de la der
-    und). Not in the default set, which keeps all four.
+    simplify; characters, words and verb endings that only written Cantonese uses (嘅 咗 唔 佢, 屋企, 食緊), weighed
+    against those of Mandarin (的 這 們); for English its function words (the of and) against those of other languages
+    (de la der und) and of Chinese, so that code, addresses and names in Latin letters do not count. Not in the default
+    set, which keeps all four.
     """
     han, latin, other, *_ = count_char_kinds(text)
     if han + latin + other < shortest:
