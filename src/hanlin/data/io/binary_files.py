@@ -30,17 +30,14 @@ _TAR_MARK = slice(257, 262)
 
 
 def refuse_binary_file(path: Path) -> None:
-    """Raise UserError if a file is a workbook, an archive or another known binary, with the way out."""
+    """Raise UserError if a file is a workbook, an archive or another known binary, with the way out, or is broken."""
     with InputFile(path) as input_file:
         head = input_file.head
         found = next(((what, hint) for magic, what, hint in _KINDS if head.startswith(magic)), None)
         if head.startswith(b"PK\x03\x04"):
             found = _describe_zip(path)
         elif found is None:
-            try:
-                is_tar = input_file.stream.read(512)[_TAR_MARK] == b"ustar"
-            except (OSError, EOFError, ValueError):
-                is_tar = False
+            is_tar = next(input_file.chunks(), b"")[_TAR_MARK] == b"ustar"
             found = _ARCHIVE if is_tar else None
     if found is not None:
         what, hint = tr(found[0]), tr(found[1]) if found[1] else None
