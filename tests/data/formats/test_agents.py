@@ -272,6 +272,7 @@ def test_anthropic_parts_keep_thinking_ids_and_results() -> None:
         {"role": "assistant", "content": TELL.text},
     ]
     chat = read_chat({"messages": turns})
+    assert chat.unread == ("turn.content.signature",)
     calls = (ToolCall("get_weather", {"city": "北京"}, "a"), ToolCall("get_weather", {"city": "上海"}, "b"))
     assert chat.messages[1] == Message("assistant", "我查一下。", calls, reasoning="要查两地。")
     assert chat.messages[2:4] == (Message("tool", "晴", tool_call_id="a"), Message("tool", "雨", tool_call_id="b"))
@@ -568,6 +569,22 @@ def test_a_malformed_call_is_dropped_by_name(text: str) -> None:
     assert isinstance(item, Drop) and item.reason == "broken_tool_call"
 
 
+def test_a_final_answer_outside_of_a_react_trace_stays_text() -> None:
+    text = "两地都查了。\nFinal Answer: 北京晴。"
+    turns = [USER, {"role": "assistant", "content": "", "tool_calls": [BEIJING]}, {"role": "tool", "content": "晴"}]
+    chat = read_chat({"messages": [*turns, {"role": "assistant", "content": text}]})
+    assert chat.messages[3] == Message("assistant", text)
+
+
+def test_a_system_text_keeps_who_the_assistant_is() -> None:
+    system = f"You are a helper with access to the following functions. Use them if required -\n{text_of(WEATHER)}"
+    value = '<functioncall> {"name": "get_weather", "arguments": \'{"city": "北京"}\'}'
+    turns = [{"from": "system", "value": system}, HUMAN, {"from": "gpt", "value": value}]
+    chat = read_chat({"conversations": [*turns, {"from": "tool", "value": "晴"}, GPT]})
+    assert chat.messages[0].text == "You are a helper with access to the following functions. Use them if required -"
+    assert chat.tools == (WEATHER,) and chat.messages[1:] == ONE
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -576,11 +593,14 @@ def test_a_malformed_call_is_dropped_by_name(text: str) -> None:
         "print(1)",
         '```json\n[{"name": "a", "arguments": {}}]\n```',
         "Action: 起立\nAction Input: 无",
+        "用 `<tool_call>` 标签包住调用。",
+        "<tool_call> 是一个标签。",
         "标签写成：\n```\n<tool_call>\n{...}\n</tool_call>\n```",
     ],
 )
 def test_an_answer_that_looks_like_a_call_of_no_tool_stays_text(text: str) -> None:
-    chat = read_chat({"messages": [USER, {"role": "assistant", "content": text}], "tools": OPENAI_TOOLS})
+    tools = [] if "tool_call" in text else OPENAI_TOOLS
+    chat = read_chat({"messages": [USER, {"role": "assistant", "content": text}], "tools": tools})
     assert chat.messages[1] == Message("assistant", text)
 
 

@@ -5,7 +5,7 @@ What is inside a text (reasoning, calls, results) is read alike in every format,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -399,6 +399,9 @@ def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
         if not isinstance(turn, Mapping):
             continue
         rest = turn.keys() - _ALWAYS_READ
+        for key in (*_CONTENT_FIELDS, *_CALL_FIELDS):
+            if isinstance(turn.get(key), list):
+                unread |= dict.fromkeys(f"turn.{key}.{name}" for name in _find_unread_part_fields(turn[key]))
         if rest:
             name = find_role_name(turn)
             role = ROLE_NAMES.get(name)
@@ -406,6 +409,21 @@ def find_unread_turn_fields(turns: Sequence[Any]) -> tuple[str, ...]:
                 if key in rest and not _is_read(turn, key, name, role):
                     unread[f"turn.{key}"] = None
     return tuple(unread)
+
+
+_PART_READ = frozenset(
+    (
+        *("type", "id", "call_id", "tool_call_id", "tool_use_id", "name", "function", "api_name", "tool_name", "tool"),
+        *(*_CONTENT_FIELDS, *ARGUMENT_FIELDS, *REASONING_PARTS, *CALL_PARTS, *RESULT_PARTS, *TURN_REASONING_FIELDS),
+    )
+)
+
+
+def _find_unread_part_fields(parts: Sequence[Any]) -> Iterator[str]:
+    """Yield the fields of typed parts and of calls that no message carries."""
+    for part in parts:
+        if isinstance(part, Mapping):
+            yield from (str(name) for name in part if name not in _PART_READ and part[name] not in (None, "", [], {}))
 
 
 def _is_read(turn: Mapping[str, Any], key: str, name: str, role: Role | None) -> bool:

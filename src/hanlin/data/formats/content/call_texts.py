@@ -33,6 +33,7 @@ _BLOCK = re.compile(
 _FUNCTION = re.compile(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
 _PARAMETER = re.compile(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
 _KEY_VALUE = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_CALL_STARTS = frozenset("[{<")
 _FENCE = re.compile(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
 
 
@@ -44,7 +45,7 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
         tools: The tools, for the names of arguments without one.
 
     Returns:
-        None if the text has no such tag, a Drop if a tag holds no call.
+        None if the text has no such tag, or only talks about one; a Drop if a tag holds no call.
     """
     if "<" not in text and "[TOOL_CALLS]" not in text:
         return None
@@ -52,11 +53,13 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
     calls: list[ToolCall] = []
     end = 0
     for match in _BLOCK.finditer(text):
-        if text.count("```", 0, match.start()) % 2:
+        if text.count("```", 0, match.start()) % 2 or text[match.start() - 1 : match.start()] == "`":
             continue
         inner = next(part for part in match.groups()[1:] if part is not None)
         found = parse_calls(inner, tools)
         if isinstance(found, Drop):
+            if not tools and inner.strip()[:1] not in _CALL_STARTS:
+                continue
             return found
         calls += found
         rest.append(text[end : match.start()])
@@ -262,7 +265,7 @@ _REACT = re.compile(
     r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：][ \t]*(.*?)\s*(?:\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\s*)?\Z",
     re.S | re.I,
 )
-_THOUGHT = re.compile(r"\A\s*(?:Thought|思考)[ \t]*[:：]?[ \t]*", re.I)
+_THOUGHT = re.compile(r"\A\s*(?:Thought|思考)[ \t]*[:：][ \t]*", re.I)
 _FINAL = re.compile(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
 _CALL_START = re.compile(r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I)
 
@@ -288,7 +291,7 @@ def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText 
 def split_final_answer(text: str) -> CallText | None:
     """Split the last turn of a ReAct trace into its thought and the final answer; None for other text."""
     match = _FINAL.search(text)
-    if match is None:
+    if match is None or (match.start() and not _THOUGHT.match(text)):
         return None
     return CallText(strip_turn(text[match.end() :]), (), strip_turn(_THOUGHT.sub("", text[: match.start()])))
 

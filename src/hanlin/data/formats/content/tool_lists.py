@@ -143,18 +143,22 @@ _HOW_TO_CALL = re.compile(
     r"|pydantic|model json schema|NO other text|return the function call|function call section|tools? call section"
     r"|For each function call|function signatures|list of functions in JSON|functions? in JSON format"
     r"|FunctionCall|should follow this format|^\W*(?:Thought|Action|Action Input|Observation)\s*[:：]?\s*$"
-    r"|access to the following (?:APIs|functions|tools)|Use them if required"
+    r"|access to the following APIs"
     r"|none of the functions? can be used|Here (?:are|is) the available tools|<function-name>|<args-dict>"
-    r"|as follows:?$|以下(?:工具|函数|接口)[:：]?$",
+    r"|以下(?:工具|函数|接口)[:：]?$",
     re.I,
 )
+_ANNOUNCES = re.compile(r"access to the following (?:functions|tools)|Use them if required", re.I)
 _SENTENCE_END = re.compile(r"(?<=[.。!！?？:：])\s+|\n")
 _FENCED = re.compile(r"<tool_call>.*?</tool_call>", re.S)
 
 
 def says_how_to_call(system: str) -> bool:
     """Whether a system text says how calls are written, or marks its tools."""
-    return "<tools>" in system or (_LIST_START.search(system) is not None and _HOW_TO_CALL.search(system) is not None)
+    if "<tools>" in system:
+        return True
+    is_list = _LIST_START.search(system) is not None
+    return is_list and bool(_HOW_TO_CALL.search(system) or _ANNOUNCES.search(system))
 
 
 def split_system_tools(system: str) -> SystemTools | None:
