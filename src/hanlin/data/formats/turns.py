@@ -243,8 +243,8 @@ def _split_content(content: Any) -> _Content | Drop:
         return Drop("not_text", type(content).__name__)
     split = _Content()
     for part in content:
-        kind = part.get("type", "text") if isinstance(part, Mapping) else type(part).__name__
-        value = _part_value(part, str(kind)) if isinstance(part, Mapping) else part
+        kind = str(part.get("type") or "text") if isinstance(part, Mapping) else type(part).__name__
+        value = _part_value(part, kind) if isinstance(part, Mapping) else part
         if kind in ("text", "str", "input_text", "output_text") and isinstance(value, str):
             split.text += value
         elif kind in REASONING_PARTS and (reasoning := read_reasoning(value)) is not None:
@@ -254,9 +254,9 @@ def _split_content(content: Any) -> _Content | Drop:
         elif kind in RESULT_PARTS:
             split.results = [*split.results, _read_result_part(part, value)]
         elif kind in MEDIA_PARTS:
-            return Drop("media", str(kind))
+            return Drop("media", kind)
         else:
-            return Drop("not_text", str(kind))
+            return Drop("not_text", kind[:80])
     return split
 
 

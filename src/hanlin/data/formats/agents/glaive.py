@@ -66,7 +66,8 @@ def read_glaive(value: Any) -> Iterator[ParsedChat | Drop]:
     messages: list[Message] = []
     _, *pieces = _MARK.split("\n" + turns)
     for name, content in zip(pieces[::2], pieces[1::2], strict=True):
-        text, *data = content.replace(_END, "").split(_CALL)
+        content = content.replace(_END, "")
+        text, *data = content.split(_CALL) if name == "ASSISTANT" else [content]
         calls = read_calls([_unquote_arguments(call.strip()) for call in data])
         if isinstance(calls, Drop):
             yield calls
