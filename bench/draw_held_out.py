@@ -8,7 +8,7 @@ source:
     commit = "0b4e8b1..."            # all 40 digits
     path = "data/answers/*.jsonl"    # a file, or files that match
     form = "chats"                   # chats, documents or lines (every line a document)
-    sample = 300                     # rows to draw; 0: all
+    sample = 300                     # rows to draw, and those that a label names; 0: all
     seed = 1
     fields = {prompt = "question"}   # if the rows need it, as in a recipe
     values = true                    # if a file is one JSON object with a row as each value
@@ -24,6 +24,7 @@ document. `sha256` is what the labels in `bench/held_out/*.tsv` name it by.
 from __future__ import annotations
 
 import argparse
+import csv
 import fnmatch
 import hashlib
 import json
@@ -31,7 +32,7 @@ import random
 import subprocess
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def judged_text(row: Mapping[str, Any]) -> str:
 def hash_text(text: str) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a text in UTF-8."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def read_labeled(folder: Path) -> set[str]:
+    """The hashes of the rows that the labels of a folder name."""
+    labeled: set[str] = set()
+    for path in folder.glob("*.tsv"):
+        with path.open(encoding="utf-8", newline="") as opened:
+            labeled.update(row["sha256"] for row in csv.DictReader(opened, delimiter="\t"))
+    return labeled
 
 
 def read_sources(path: Path) -> dict[str, dict[str, Any]]:
@@ -134,12 +144,15 @@ def _make_row(name: str, source: Mapping[str, Any], **content: Any) -> dict[str,
     return {"source": name, "form": source["form"], "sha256": hash_text(judged_text(content)), **content}
 
 
-def draw(repos: Path, sources: Mapping[str, Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+def draw(
+    repos: Path, sources: Mapping[str, Mapping[str, Any]], labeled: Set[str] = frozenset()
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Draw the samples of all sources.
 
     Args:
         repos: The folder of the checkouts.
         sources: Tables of `sources.toml` by name.
+        labeled: Hashes of rows that are drawn beside the sample: readers that change would change the sample.
 
     Returns:
         (rows in the order of the sources and their files, names of the sources that are not there).
@@ -159,7 +172,7 @@ def draw(repos: Path, sources: Mapping[str, Mapping[str, Any]]) -> tuple[list[di
         keys = list(rows)
         if source["sample"] and len(keys) > source["sample"]:
             chosen = set(random.Random(source["seed"]).sample(keys, source["sample"]))
-            keys = [key for key in keys if key in chosen]
+            keys = [key for key in keys if key in chosen or key in labeled]
         seen.update(keys)
         drawn += [rows[key] for key in keys]
     return drawn, missing
@@ -178,7 +191,7 @@ def main() -> None:
     parser.add_argument("--sources", type=Path, default=SOURCES, help="tables of sources (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines file to write")
     arguments = parser.parse_args()
-    rows, missing = draw(arguments.repos, read_sources(arguments.sources))
+    rows, missing = draw(arguments.repos, read_sources(arguments.sources), read_labeled(arguments.sources.parent))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w", encoding="utf-8", errors="surrogatepass") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

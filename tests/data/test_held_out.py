@@ -59,6 +59,11 @@ def test_rows_are_drawn_at_the_commit_and_the_rules_counted_against_the_labels(
     assert [row["source"] for row in rows] == ["chats"] * 4 + ["lines"] * 2
     assert rows[0]["sha256"] == draw.hash_text(rows[0]["messages"][1]["text"])
     assert draw.draw(repos, draw.read_sources(sources)) == (rows, ["absent"])
+    all_chats = {draw.hash_text(chat["output"]) for chat in chats}
+    named = all_chats - {row["sha256"] for row in rows}
+    (tmp_path / "named.tsv").write_text("sha256\n" + "\n".join(named))
+    labeled = draw.read_labeled(tmp_path)
+    assert {row["sha256"] for row in draw.draw(repos, draw.read_sources(sources), labeled)[0]} >= all_chats
 
     labels = tmp_path / "labels.tsv"
     verdicts = [("symbols", "keep", GOOD), ("symbols", "drop", SYMBOLS), ("symbols", "drop", "not drawn")]
