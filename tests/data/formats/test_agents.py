@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -608,3 +609,28 @@ def test_a_system_text_without_a_way_to_call_stays_as_it_is() -> None:
     system = '你是助手。可用的数据：[{"name": "a", "description": "b"}]'
     chat = read_chat({"messages": [{"role": "system", "content": system}, USER, ANSWER]})
     assert chat.messages[0].text == system and chat.tools == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n" * 50_000,
+        "<function=a>" * 5_000,
+        "Action: a\nAction Input: x" + " " * 50_000 + "y",
+        "a\n" * 20_000,
+        "f(" * 20_000,
+    ],
+    ids=["lines", "tags", "blanks", "names", "brackets"],
+)
+def test_a_long_text_that_is_no_call_is_read_quickly(text: str) -> None:
+    turns = [USER, {"role": "assistant", "content": text + "。"}, {"role": "tool", "content": "晴"}, ANSWER]
+    begun = time.process_time()
+    read_row({"messages": turns, "tools": OPENAI_TOOLS})
+    assert time.process_time() - begun < 2  # seconds; a few hundredths
+
+
+@pytest.mark.parametrize("part", ["functions [{'name': 'a' ", "<tools>[", 'tools {"name": "a", '])
+def test_a_long_system_text_without_tools_is_read_quickly(part: str) -> None:
+    begun = time.process_time()
+    read_row({"messages": [{"role": "system", "content": f"in the format of [func {part * 2_000}"}, USER, ANSWER]})
+    assert time.process_time() - begun < 2  # seconds; a few tenths

@@ -33,6 +33,8 @@ _BLOCK = re.compile(
 _FUNCTION = re.compile(r"<function=\"?([^>\"]+)\"?>(.*?)</function>|<invoke name=\"([^\"]+)\">(.*?)</invoke>", re.S)
 _PARAMETER = re.compile(r"<parameter(?:=\"?| name=\")([^>\"]+)\"?>(.*?)</parameter>", re.S)
 _KEY_VALUE = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>", re.S)
+_MAX_TAGS = 200
+"""More calls than an answer has; every tag without an end costs a search through the rest of the text."""
 _CALL_STARTS = frozenset("[{<")
 _FENCE = re.compile(r"\A\s*```(?:[A-Za-z]+\s)?\s*(.*?)\s*```\s*\Z", re.S)
 
@@ -49,6 +51,8 @@ def split_tagged_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Ca
     """
     if "<" not in text and "[TOOL_CALLS]" not in text:
         return None
+    if text.count("<function=") + text.count("<invoke ") > _MAX_TAGS:
+        return Drop("broken_tool_call", text[:80])
     rest: list[str] = []
     calls: list[ToolCall] = []
     end = 0
@@ -100,6 +104,8 @@ def _parse_markup_calls(text: str) -> tuple[ToolCall, ...] | None:
         pairs = {key.strip(): _parse_value(value) for key, value in _KEY_VALUE.findall(text)}
         return (ToolCall(name, pairs),) if name and rest == name else None
     calls = []
+    if text.count("<function=") + text.count("<invoke ") > _MAX_TAGS:
+        return None
     for match in _FUNCTION.finditer(text):
         name, body = (match[1], match[2]) if match[1] else (match[3], match[4])
         parameters = _PARAMETER.findall(body)
@@ -119,7 +125,7 @@ def _parse_value(text: str) -> Any:
     return text if value is None else value
 
 
-_LINE_CALL = re.compile(r"([^\s{}\[\]()<>:：]{1,80})\s*\n\s*(\{.*\})\Z", re.S)
+_LINE_CALL = re.compile(r"([^\s{}\[\]()<>:：]{1,80})[ \t\r]*\n[ \t]*(\{.*\})\Z", re.S)
 
 
 def _parse_line_call(text: str) -> tuple[ToolCall, ...] | None:
@@ -240,6 +246,8 @@ def split_inline_trace(message: Message) -> list[Message] | Drop | None:
     """Split an answer of ModelScope-Agent, which holds calls and their results, into turns; None for other answers."""
     if "<|startofthink|>" not in message.text:
         return None
+    if message.text.count("<|startofthink|>") > _MAX_TAGS:
+        return Drop("broken_tool_call", message.text[:80])
     turns: list[Message] = []
     end = 0
     for match in _INLINE.finditer(message.text):
@@ -261,10 +269,11 @@ def split_inline_trace(message: Message) -> list[Message] | Drop | None:
 # --- ReAct ------------------------------------------------------------------------------------------------------------
 
 _REACT = re.compile(
-    r"\A(.*?)(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：][ \t]*([^\n]+?)[ \t]*\n\s*"
-    r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：][ \t]*(.*?)\s*(?:\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\s*)?\Z",
+    r"\A(.*?)(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：][ \t]*([^\n]+)\n\s*"
+    r"(?:Action[ _]Input|行动输入|动作输入)[ \t]*[:：]",
     re.S | re.I,
 )
+_OBSERVATION = re.compile(r"\n[ \t]*(?:Observation|观察)[ \t]*[:：]?\Z", re.I)
 _THOUGHT = re.compile(r"\A\s*(?:Thought|思考)[ \t]*[:：][ \t]*", re.I)
 _FINAL = re.compile(r"(?:\A|\n)[ \t]*(?:Final Answer|最终答案|最终回答)[ \t]*[:：]\s*", re.I)
 _CALL_START = re.compile(r"\A\s*(?:[\[{]|<|```|[\w./ -]{1,60}\()|(?:\A|\n)[ \t]*(?:Action|行动|动作)[ \t]*[:：]", re.I)
@@ -279,7 +288,7 @@ def split_react(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> CallText 
     if match is None:
         return None
     thought = strip_turn(_THOUGHT.sub("", match[1]))
-    name, raw = match[2].strip(), match[3].strip()
+    name, raw = match[2].strip(), _OBSERVATION.sub("", text[match.end() :].rstrip()).strip()
     arguments = read_arguments(raw)
     if arguments is None:
         if raw[:1] in ("{", "[") or "\nAction" in raw:
@@ -317,7 +326,7 @@ def split_untagged_calls(text: str, tools: Sequence[Mapping[str, Any]], has_resu
         return CallText("", calls) if has_result or _are_known(calls, tools) else None
     if not has_result:
         return None
-    line = re.search(r"\n\s*([\[{].*)\Z", text, re.S)
+    line = re.search(r"\n[ \t]*([\[{].*)\Z", text, re.S)
     tail = parse_calls(line[1], tools) if line else calls
     if line and not isinstance(tail, Drop):
         return CallText(strip_turn(text[: line.start()]), tail)

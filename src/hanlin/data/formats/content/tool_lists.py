@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from hanlin.data.formats.content.calls import is_json, parse_data
@@ -133,6 +134,8 @@ class SystemTools:
     tools: Tools
 
 
+_MAX_LISTS = 20
+"""Places at which a list of tools is looked for; each may cost a search through the rest of the text."""
 _TAGGED = re.compile(
     r"<tools>(.*?)</tools>|<\|tools?\|>(.*?)<\|/tools?\|>|\[AVAILABLE_TOOLS\](.*?)\[/AVAILABLE_TOOLS\]", re.S
 )
@@ -166,13 +169,12 @@ def split_system_tools(system: str) -> SystemTools | None:
 
     Sentences that say how calls are written go with it: the chat template says it in the model's own way.
     """
-    tagged = [match for match in _TAGGED.finditer(system) if match.group(*range(1, 4))]
-    for match in tagged:
+    for match in islice(_TAGGED.finditer(system), _MAX_LISTS) if system.count("<tools>") < _MAX_LISTS else ():
         inner = next(part for part in match.groups() if part is not None)
         tools = _read_listed(inner)
         if tools:
             return SystemTools(_drop_how_to_call(system[: match.start()], system[match.end() :]), tools)
-    for match in _LIST_START.finditer(system):
+    for match in islice(_LIST_START.finditer(system), _MAX_LISTS):
         if _ANNOUNCED.search(system, max(0, match.start() - 400), match.start()) is None:
             continue
         end, tools = _read_list_at(system, match.start())
