@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gguf
 import pytest
@@ -151,9 +150,9 @@ def test_a_wrong_mask_is_found(tiny_model: Path, template: ChatTemplate, monkeyp
     honest = TransformersBackend.render_conversation
 
     def mismatches(
-        self: TransformersBackend, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **arguments: Any
+        self: TransformersBackend, messages: Sequence[Message], prompt: ChatPrompt
     ) -> tuple[list[int], list[bool]]:
-        rendered = honest(self, messages, tools, **arguments)
+        rendered = honest(self, messages, prompt)
         assert not isinstance(rendered, str)
         ids, learn = rendered
         return ids, [not one for one in learn or ()]
@@ -171,7 +170,7 @@ def test_a_gguf_file_with_another_template_is_found_and_its_export_is_stopped(
     folder, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
     other = file.with_name("other.gguf")
     rewrite_template(file, other, lambda text: text.replace("\\n\\n", "\\n"))
-    with pytest.raises(UserError, match=r"other.gguf reads 300 of 300 conversations differently; chinese-1, token \d+"):
+    with pytest.raises(UserError, match=r"other.gguf reads 325 of 325 conversations differently; chinese-1, token \d+"):
         verify(ChatTemplate.load(folder), folder, [file, other])
 
 
@@ -237,7 +236,7 @@ def test_the_command_prints_a_row_for_each_program_and_ends_with_1_on_a_mismatch
     rewrite_template(file, file.with_name("other.gguf"), lambda text: text.replace("\\n\\n", "\\n"))
     done = hanlin("template", "check", str(file.parent))
     assert done.returncode == 1
-    assert "✗  llama.cpp other.gguf: 300 cases, 300 mismatches" in done.stdout
+    assert "✗  llama.cpp other.gguf: 325 cases, 325 mismatches" in done.stdout
 
 
 def test_the_command_writes_a_modelfile_for_a_gguf_file(tmp_path: Path, tiny_tokenizer: Path) -> None:
@@ -245,7 +244,7 @@ def test_the_command_writes_a_modelfile_for_a_gguf_file(tmp_path: Path, tiny_tok
     _, file, _ = tiny_gguf(ChatTemplate.load(tiny_tokenizer), tmp_path)
     done = hanlin("template", "modelfile", str(file), "--system", "你是小翰。")
     assert done.returncode == 0, done.stderr
-    assert "300 cases, 0 mismatches" in done.stdout or "unchecked: Go is not installed" in done.stdout
+    assert "325 cases, 0 mismatches" in done.stdout or "unchecked: Go is not installed" in done.stdout
     written = read_modelfile(file.parent / "Modelfile")
     assert (written.model, written.system) == ("model-F16.gguf", "你是小翰。")
     assert written.parameters["num_ctx"] == ["256"]
@@ -265,7 +264,7 @@ def test_a_modelfile_that_differs_is_not_written(
             super().__init__(template, lambda ids: ids[1:])
 
     monkeypatch.setattr(contract, "OllamaBackend", Other)
-    with pytest.raises(UserError, match="300 of 300 conversations differently"):
+    with pytest.raises(UserError, match="325 of 325 conversations differently"):
         contract.verify_modelfile(tmp_path / "Modelfile", tmp_path / "m.gguf", template)
     assert list(tmp_path.iterdir()) == []
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hanlin.chat.reasoning import REASONING_FIELDS, ReasoningForm, with_tags
 from hanlin.chat.rendering.answer_spans import begins_with_line_end
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
 from hanlin.core.files import partial_path
 from hanlin.core.i18n import tr
+from hanlin.core.records import Message
 from hanlin.parity.backends.base import Backend, BackendUnavailable, ChatPrompt
 from hanlin.parity.backends.llama_cpp import LlamaCppBackend
 from hanlin.parity.backends.ollama import OllamaBackend
@@ -81,6 +83,7 @@ class Expected:
     Attributes:
         case: The conversation.
         prompt: Its prompt, thinking turned on if the answer has reasoning.
+        sent: The turns as a client sends them: reasoning within the text if the template has no field for it.
         ids: Ids of the prompt by Hanlin.
         unshielded_ids: The same if special tokens that a user typed become their ids.
         full: Ids and loss mask of the full conversation: the example that its last answer is learned from.
@@ -90,6 +93,7 @@ class Expected:
 
     case: Case
     prompt: ChatPrompt
+    sent: tuple[Message, ...]
     ids: list[int]
     unshielded_ids: list[int]
     full: TokenizedExample
@@ -111,9 +115,20 @@ def compute_expected(template: ChatTemplate, conversations: Iterable[Case]) -> l
             full_unshielded = template.render_unshielded(case.messages, tools, thinking=thinking, last_answer=several)
         except UserError:
             continue
-        prompt = ChatPrompt(messages, tools, thinking)
-        expected.append(Expected(case, prompt, ids, unshielded_ids, examples[-1], full_unshielded, not several))
+        sent = _as_sent(case.messages, template.reasoning_form)
+        prompt = ChatPrompt(sent[:-1], tools, thinking, template.reasoning_form.field or REASONING_FIELDS[0])
+        expected.append(Expected(case, prompt, sent, ids, unshielded_ids, examples[-1], full_unshielded, not several))
     return expected
+
+
+def _as_sent(messages: Sequence[Message], form: ReasoningForm) -> tuple[Message, ...]:
+    if not form.inline:
+        return tuple(messages)
+    thinks = (bool(turn.reasoning.strip()) for turn in messages)
+    return tuple(
+        replace(turn, text=with_tags(turn.reasoning, turn.text), reasoning="") if thought else turn
+        for turn, thought in zip(messages, thinks, strict=True)
+    )
 
 
 def check(
@@ -155,10 +170,8 @@ def compare(template: ChatTemplate, backend: Backend, expected: Sequence[Expecte
     for item, ids in zip(expected, rendered, strict=True):
         mismatch = _compare_ids(template, item.case.id, item.ids, item.unshielded_ids, ids)
         if mismatch is None and isinstance(backend, TransformersBackend):
-            arguments = item.prompt.template_arguments
-            mismatch = _compare_conversation(
-                template, item, backend.render_conversation(item.case.messages, item.case.tools, **arguments)
-            )
+            answer = backend.render_conversation(item.sent, item.prompt)
+            mismatch = _compare_conversation(template, item, answer)
         mismatches += [mismatch] if mismatch else []
         typed_tokens_parsed += item.ids != item.unshielded_ids and ids == item.unshielded_ids
     stops = backend.stop_ids()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hanlin.chat.reasoning import THINKING_SWITCHES
+from hanlin.chat.reasoning import REASONING_FIELDS, THINKING_SWITCHES
 from hanlin.chat.template_data import to_template_messages, to_template_tools
 from hanlin.core.records import Message
 
@@ -21,11 +21,13 @@ class ChatPrompt:
     """Turns that end with the user or a tool; the assistant is next.
 
     `thinking` turns thinking on or off in templates that have a switch for it; None leaves that to the template.
+    `reasoning_field` is the field in which the template reads reasoning; servers have a name of their own for it.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
     thinking: bool | None = None
+    reasoning_field: str = REASONING_FIELDS[0]
 
     @property
     def template_arguments(self) -> dict[str, Any]:

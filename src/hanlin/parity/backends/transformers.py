@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,30 +38,33 @@ class TransformersBackend:
         found: list[list[int] | str] = []
         for prompt in batch:
             try:
-                options = {"add_generation_prompt": True, **prompt.template_arguments}
-                found.append(self._apply(prompt.messages, prompt.tools, **options)["input_ids"])
+                found.append(self._apply(prompt.messages, prompt, add_generation_prompt=True)["input_ids"])
             except Exception as error:  # a template's own refusal, among others
                 found.append(f"{type(error).__name__}: {error}")
         return found
 
     def render_conversation(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **arguments: Any
+        self, messages: Sequence[Message], prompt: ChatPrompt
     ) -> tuple[list[int], bytes | None] | str:
         """Ids of a full conversation, and its assistant mask if the template marks it.
 
-        `arguments` are handed to the template besides the turns.
+        `prompt` is the conversation without its answer; its tools and arguments are those of the whole.
         """
         try:
-            full = self._apply(messages, tools, return_assistant_tokens_mask=self._marks, **arguments)
+            full = self._apply(messages, prompt, return_assistant_tokens_mask=self._marks)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return full["input_ids"], bytes(full["assistant_masks"]) if self._marks else None
 
-    def _apply(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    def _apply(self, messages: Sequence[Message], prompt: ChatPrompt, **options: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return self._tokenizer.apply_chat_template(
-                to_template_messages(messages), tools=to_template_tools(tools), return_dict=True, **options
+                to_template_messages(messages, prompt.reasoning_field),
+                tools=to_template_tools(prompt.tools),
+                return_dict=True,
+                **prompt.template_arguments,
+                **options,
             )
 
     def stop_ids(self) -> frozenset[int] | None:
