@@ -40,6 +40,11 @@ def translate(message: str, to: Language) -> str:
     return _catalog(to).gettext(message) if message else message
 
 
+def translations(to: Language) -> list[str]:
+    """All messages in a language: a sample of plain text that is always at hand; empty for English."""
+    return list(getattr(_catalog(to), "_catalog", {}).values())
+
+
 def tr(message: str, /, **values: object) -> str:
     """A message in the reader's language with its placeholders filled in.
 
