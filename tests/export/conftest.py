@@ -15,6 +15,9 @@ from hanlin.core.context import Inputs, StageContext
 from hanlin.export.gguf.export import run
 from hanlin.tokenizer.tokenizer import Tokenizer
 from tiny_llama import SHAPE
+from tokenizer_folders import tiny_sentencepiece
+
+__all__ = ["tiny_sentencepiece"]
 
 MakeModel = Callable[..., Path]
 Export = Callable[..., tuple[Path, dict[str, Any]]]

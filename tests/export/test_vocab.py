@@ -167,3 +167,48 @@ def test_a_tokenizer_that_llama_cpp_has_not_is_refused(tmp_path: Path) -> None:
     backend.save(str(folder / "tokenizer.json"))
     with pytest.raises(UserError, match="splits text by another rule"):
         build_vocabulary(Tokenizer.load(folder), 300)
+
+
+def with_added_tokens(source: Path, folder: Path, normalized: bool) -> Tokenizer:
+    """A SentencePiece tokenizer with two tokens that were added to it."""
+    shutil.copytree(source, folder)
+    backend = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    backend.add_tokens([tokenizers.AddedToken(text, normalized=normalized) for text in ("新词语", "<tool>")])
+    backend.save(str(folder / "tokenizer.json"))
+    return Tokenizer.load(folder)
+
+
+def test_tokens_added_to_a_sentencepiece_tokenizer_are_found_again(tiny_sentencepiece: Path, tmp_path: Path) -> None:
+    tokenizer = with_added_tokens(tiny_sentencepiece, tmp_path / "added", normalized=False)
+    assert tokenizer.eos_id is not None
+    vocabulary = vocabulary_file(tokenizer, tmp_path / "v.gguf", [tokenizer.eos_id])
+    assert vocabulary.tokens[-2:] == ("新词语", "<tool>") and {kind.name for kind in vocabulary.types[-2:]} == {
+        "USER_DEFINED"
+    }
+    model = LlamaCppModel(tmp_path / "v.gguf", vocabulary_only=True)
+    try:
+        for text in ("我说新词语很好", "新词语", "a 新词语 b<tool> c<tool>d"):
+            assert model.tokenize(text) == tokenizer.encode(text)
+    finally:
+        model.close()
+
+
+def test_added_tokens_that_llama_cpp_cannot_find_are_refused_in_a_sentence(
+    tiny_sentencepiece: Path, tmp_path: Path
+) -> None:
+    tokenizer = with_added_tokens(tiny_sentencepiece, tmp_path / "added", normalized=True)
+    with pytest.raises(UserError, match="cannot find the added token '新词语'") as refused:
+        build_vocabulary(tokenizer, len(tokenizer))
+    assert "normalized=False" in str(refused.value.hint)
+
+
+def test_a_space_before_the_first_text_alone_is_refused(tiny_sentencepiece: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "first"
+    shutil.copytree(tiny_sentencepiece, folder)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.normalizer = normalizers.Sequence([])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.save(str(folder / "tokenizer.json"))
+    tokenizer = Tokenizer.load(folder)
+    with pytest.raises(UserError, match="a space at the beginning of the first text alone"):
+        build_vocabulary(tokenizer, len(tokenizer))

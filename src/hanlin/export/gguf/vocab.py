@@ -84,6 +84,8 @@ def build_vocabulary(tokenizer: Tokenizer, rows: int) -> GgufVocabulary:
     if any(step["type"] == "ByteLevel" for step in steps):
         return _byte_level(tokenizer, data, steps, rows)
     if model.get("byte_fallback"):
+        if tokenizer.prefix_space == "first":
+            raise _unsupported(tokenizer, tr("it sets a space at the beginning of the first text alone"))
         return _sentencepiece(tokenizer, data, rows)
     raise _unsupported(tokenizer, tr("it is neither byte-level BPE nor SentencePiece"))
 
@@ -112,6 +114,12 @@ def _sentencepiece(tokenizer: Tokenizer, data: Mapping[str, Any], rows: int) -> 
     first. So a piece's score is minus its rank, the place of its first merge.
     """
     model = data["model"]
+    for token in tokenizer.added_tokens.values():
+        if token.normalized and not token.special and data["normalizer"] is not None:
+            what = tr("llama.cpp cannot find the added token {content!r} as this tokenizer does", content=token.content)
+            raise UserError(
+                what, tokenizer.folder / TOKENIZER_FILE, tr("add it with `normalized=False`, or as special")
+            )
     merge_ranks: dict[str, int] = {}
     for rank, merge in enumerate(model["merges"]):
         merge_ranks.setdefault(merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge), rank)
