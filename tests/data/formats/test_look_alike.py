@@ -30,6 +30,8 @@ EXAMS: list[dict[str, Any]] = [
     {"passage": PASSAGE, "question": "哪天闭馆？", "options": ["(A)周一", "(B)周二", "(C)周三"], "label": "A"},
     {"passage": PASSAGE, "question": "哪天开馆？", "options": ["(A)周一", "(B)周二", "(C)周三"], "label": ["B", "C"]},
     {"题干": QUESTION, "选项": ["梨", "石头", "铁"], "答案": "A"},
+    {"question": QUESTION, "options": "梨\n石头\n铁\n纸", "answer": "梨", "labels": ["植物"]},
+    {"input": QUESTION, "target_scores": {"梨": 1, "石头": 0}, "target": "梨"},
 ]
 READING: list[dict[str, Any]] = [
     {"context": PASSAGE, "question": "哪天闭馆？", "answers": {"text": ["周一"], "answer_start": [16]}},
@@ -54,6 +56,25 @@ def test_an_exam_is_named_one_and_not_read(put: Put, run: Callable[..., Made], r
 def test_reading_comprehension_is_named_with_the_way_out(put: Put, row: Any) -> None:
     (found,) = inspect([str(put("a.jsonl", [row]))])
     assert "as in SQuAD" in found["error"] and "evaluate --questions" in found["error"]
+
+
+def test_questions_without_answers_are_no_dialogue(put: Put) -> None:
+    rows = [{"question_id": 81, "category": "写作", "turns": ["写一首关于雨的诗。", "再改写成五言的。"]}]
+    (found,) = inspect([str(put("a.jsonl", rows))])
+    assert "to ask one after another" in found["error"]
+
+
+def test_a_question_beside_the_instruction_is_part_of_the_prompt(put: Put, run: Callable[..., Made]) -> None:
+    row = {"instruction": "回答下面的问题。", "question": "图书馆哪天闭馆？", "answer": "周一闭馆。"}
+    made = run(Conversations, put("a.jsonl", [row]), validation_fraction=0)
+    assert made.kept[0]["messages"][0]["text"] == "回答下面的问题。\n图书馆哪天闭馆？"
+
+
+def test_rows_of_one_shape_are_still_told_by_their_own_fields(put: Put, run: Callable[..., Made]) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"第{n}问？", "response": f"第{n}答。"} for n in range(3)]
+    rows += [{"instruction": "翻译", "input": "梨", "output": "pear"}, *rows]
+    made = run(Conversations, put("a.jsonl", rows), validation_fraction=0)
+    assert made.kept[3]["messages"][0]["text"] == "翻译\n梨" and made.ledger["dropped"] == {"duplicate": 3}
 
 
 def test_fields_named_by_the_recipe_are_read_as_they_say(put: Put, run: Callable[..., Made]) -> None:

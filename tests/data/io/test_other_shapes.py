@@ -66,6 +66,7 @@ def test_a_table_of_one_column_stays_one(put: Put) -> None:
     "text",
     [
         "Good evening.\t晚上好。\nSee you.\t再见。\nThanks a lot.\t多谢。\n",
+        "一共有几个梨？\t3\n还剩几个桃？\t12\n谁拿走了苹果？\t小明\n",
         "体育\t球队昨晚赢了比赛，球迷们很高兴。\n财经\t股市今天收盘上涨。\n教育\t学校下周开学。\n",
     ],
 )
@@ -79,6 +80,11 @@ def test_a_table_without_heading_says_so_and_is_read_by_numbers(
     made = run(Conversations, path, source={"fields": {"prompt": "1", "response": "2"}}, validation_fraction=0)
     assert made.ledger["rows_in"] == 3 and made.kept[0]["messages"][0]["text"] == text.partition("\t")[0]
     assert made.kept[0]["source"].endswith(":1")
+
+
+def test_a_column_of_sentences_without_heading_is_read_whole(put: Put) -> None:
+    lines = ["如果中學畢業之後去讀書就要繼續修讀這一門課", "我哋聽日先至決定去邊度食飯同埋睇戲好唔好呀"]
+    assert read(put("a.csv", "\n".join(lines) + "\n"))[1] == [{"1": line} for line in lines]
 
 
 def test_numbers_as_fields_say_that_there_is_no_heading(put: Put) -> None:
@@ -215,6 +221,11 @@ def test_an_object_that_is_a_row_itself_stays_one(put: Put, row: Any, indent: in
 
 
 # -------------------------------------------------------------------------------------------------------- literals
+
+
+def test_lists_as_python_writes_them_are_rows_whatever_the_suffix(put: Put) -> None:
+    container, rows = read(put("a.jsonl", "['a', 1]\n['b', 2]\n"))
+    assert container == "literals" and rows == [{"1": "a", "2": 1}, {"1": "b", "2": 2}]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt"])

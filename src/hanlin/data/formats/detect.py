@@ -113,31 +113,54 @@ def _parse_rows(detected: DetectedFormat[Item], rows: Iterator[Row]) -> Iterator
     record_number = 0
     others = detected.others
     earlier = others[: others.index(detected.format)] if detected.format in others else ()
+    known_shapes: set[Any] = set()
     for row in rows:
         if isinstance(row.value, Drop):
             record_number += 1
             yield ParsedRow(record_number, row.line, row.value, row.raw)
             continue
-        for item in _read_row(row.value, detected, earlier):
+        for item in _read_row(row.value, detected, earlier, known_shapes):
             record_number += 1
             yield ParsedRow(record_number, row.line, item, row.value, getattr(item, "unread", ()))
 
 
-def _read_row(value: Any, detected: DetectedFormat[Item], earlier: Sequence[Format[Item]]) -> Iterator[Item | Drop]:
+_TAGGED_FIELDS = frozenset({"text", "plain_text", "chat", "sample"})
+_MAX_SHAPES = 100
+
+
+def _find_shape(value: Any) -> Any:
+    """The names and types of a row's values if they decide its format; None if lists, objects or tagged texts do."""
+    if not isinstance(value, dict) or not _TAGGED_FIELDS.isdisjoint(value):
+        return None
+    types = tuple(map(type, value.values()))
+    return None if list in types or dict in types else (tuple(value), types)
+
+
+def _read_row(
+    value: Any, detected: DetectedFormat[Item], earlier: Sequence[Format[Item]], known_shapes: set[Any]
+) -> Iterator[Item | Drop]:
     """Read a row in the format that it has itself: as in detection, the first that recognizes it.
 
     Args:
         value: The row.
         detected: The formats of the file.
         earlier: Those of `others` that are tried before the format of the file.
+        known_shapes: Shapes of rows found to be in the format of the file, so that the next ones need no trying.
     """
     known_format = detected.format
     if not known_format.unpaired and is_labeled_answer(value):
         yield Drop("labeled")
         return
+    shape = _find_shape(value) if earlier else None
+    if shape is not None and shape in known_shapes:
+        yield from known_format.read(value)
+        return
     row_format = next((candidate for candidate in earlier if candidate.recognize(value)), known_format)
-    if row_format is known_format and len(detected.others) > 1 and not known_format.recognize(value):
-        row_format = next((candidate for candidate in detected.others if candidate.recognize(value)), known_format)
+    if row_format is known_format and len(detected.others) > 1:
+        if not known_format.recognize(value):
+            row_format = next((candidate for candidate in detected.others if candidate.recognize(value)), known_format)
+        elif shape is not None and len(known_shapes) < _MAX_SHAPES:
+            known_shapes.add(shape)
     yield from row_format.read(value)
 
 

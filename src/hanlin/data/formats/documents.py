@@ -28,7 +28,7 @@ TEXT_FIELDS = (
     "正文",
     "内容",
 )
-_ADDRESS = re.compile(r"[a-z]+://\S*$|[-+\d.,:]*$")
+_ADDRESS = re.compile(r"[a-z]+://\S*$")
 _TITLE_FIELDS = ("title", "rhythmic", "chapter")
 
 
@@ -53,11 +53,13 @@ def _is_document(value: Any) -> bool:
 
 
 def _find_text_field(row: Mapping[str, Any]) -> str | None:
-    """Find the field of the text: by its name, or as the only text of a row whose values have numbers for names."""
+    """Find the field of the text: by its name, or as the only text of numbered values, alone or beside its address."""
     name = next((name for name in TEXT_FIELDS if isinstance(row.get(name), str | list)), None)
     if name is None and "1" in row and is_numbered(row):
-        texts = [number for number, value in row.items() if isinstance(value, str) and not _ADDRESS.match(value)]
-        return texts[0] if len(texts) == 1 else None
+        strings = [number for number, value in row.items() if isinstance(value, str)]
+        texts = [number for number in strings if not _ADDRESS.match(row[number])]
+        has_address = len(texts) < len(strings)
+        return texts[0] if len(texts) == 1 and (has_address or len(row) == 1) else None
     return name
 
 

@@ -18,6 +18,7 @@ from hanlin.data.io.tables import is_numbered
 
 _EXAM_QUESTIONS = (
     "question",
+    "input",
     "stem",
     "passage",
     "query",
@@ -28,7 +29,7 @@ _EXAM_QUESTIONS = (
     "题目",
     "问题",
 )
-_CHOICE_LISTS = ("choices", "options", "option", "choice", "candidates", "选项", "option_list")
+_CHOICE_LISTS = ("choices", "options", "option", "choice", "candidates", "选项", "option_list", "answer_option_list")
 _CHOICE_NAMES = (
     ("a", "b", "c"),
     ("choice0", "choice1", "choice2"),
@@ -60,6 +61,7 @@ _CHAT_FIELDS = ("messages", "conversations", "conversation", "instruction", "out
 _QAS_FIELDS = ("qas", "questions")
 
 EXAM = mark("these are questions of an exam, with choices")
+TURNS_TO_ASK = mark("these are questions to ask one after another, as in MT-Bench")
 READING = mark("these are passages with questions about them, as in SQuAD")
 
 
@@ -79,7 +81,16 @@ def describe_look_alike(row: Any) -> tuple[str, str] | None:
             "conversation, or name the fields with `fields`"
         )
         return tr(READING), hint
+    if _is_turns_to_ask(row):
+        return tr(TURNS_TO_ASK), tr("`generate` asks them; they hold no answers to learn")
     return None
+
+
+def _is_turns_to_ask(row: Mapping[str, Any]) -> bool:
+    """Whether a row has questions to ask one after another, as MT-Bench: as a dialogue, half would pass for answers."""
+    turns = row.get("turns")
+    is_text = isinstance(turns, list) and bool(turns) and all(isinstance(turn, str) for turn in turns)
+    return is_text and "question_id" in row
 
 
 def is_exam(row: Any) -> bool:
@@ -93,11 +104,21 @@ def is_exam(row: Any) -> bool:
         return False
     if any(all(isinstance(names.get(name), str | int | float) for name in group) for group in _CHOICE_NAMES):
         return True
-    choices = next((names[name] for name in _CHOICE_LISTS if isinstance(names.get(name), list | Mapping)), None)
+    if isinstance(names.get("target_scores"), Mapping):
+        return True
+    lists = [_read_choices(names.get(name)) for name in _CHOICE_LISTS]
+    choices = next((found for found in lists if found), None)
     if not choices or len(choices) < 2:
         return False
     answers = [names[name] for name in _ANSWERS if names.get(name) not in (None, "", [])]
     return not answers or any(_names_choice(answer, choices) for answer in answers)
+
+
+def _read_choices(value: Any) -> Any:
+    """The choices of a question as a list or an object; a text has one on each line."""
+    if isinstance(value, str):
+        return [line.strip() for line in value.splitlines() if line.strip()]
+    return value if isinstance(value, list | Mapping) else None
 
 
 def _names_choice(answer: Any, choices: Any) -> bool:
@@ -137,7 +158,8 @@ def guess_stage(rows: list[Any]) -> str:
         return "unpaired_preferences"
     if names & _CHAT_NAMES or any(_holds_objects(row) for row in rows):
         return "conversations"
-    return "corpus" if names & set(TEXT_FIELDS) or not names or len(names) < 2 else "conversations"
+    is_text = len(names) < 2 or any(word in name for name in names for word in (*TEXT_FIELDS, "review", "html"))
+    return "corpus" if is_text else "conversations"
 
 
 def _holds_objects(row: Any) -> bool:

@@ -190,10 +190,12 @@ def read_alpaca(value: Any) -> Iterator[ParsedChat | Drop]:
         return
     field = next((name for name in ALPACA_ANSWER_FIELDS if value.get(name)), "output")
     answer = value.get(field)
-    used = ("instruction", "input", "context", field)
+    more_fields = ("input", "question", "context")
+    used = ("instruction", *more_fields, field)
     turns = _parse_human_assistant_text(value, answer)
     if turns is None:
-        yield from _read_question_answer(value, join_question(value, "instruction"), answer, used)
+        question_text = join_question(value, "instruction", more_fields)
+        yield from _read_question_answer(value, question_text, answer, used)
     else:
         *before, question, answer_turn = turns
         yield from _read_question_answer(value, question.text, answer_turn.text, used, before)

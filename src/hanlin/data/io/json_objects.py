@@ -13,7 +13,7 @@ from hanlin.data.ledger import Drop
 
 _ROWS_FIELDS = frozenset((
     *("data", "rows", "records", "items", "examples", "samples", "list", "results", "result", "dataset", "entries"),
-    *("train", "test", "valid", "validation", "dev", "train_data", "qa_pairs", "qa", "数据"),
+    *("train", "test", "valid", "validation", "dev", "train_data", "example", "qa_pairs", "qa", "数据"),
 ))  # fmt: skip
 """Fields that hold the rows of a file, in lower case."""
 _COLUMNS = frozenset((

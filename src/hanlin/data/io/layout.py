@@ -80,6 +80,8 @@ def detect_layout(file: SourceFile) -> Layout:
     if file.suffix in (".csv", ".tsv"):
         return Layout(file.suffix[1:], encoding, detect_delimiter(head, is_complete, file.suffix))
     container = _detect_container(head, file.suffix)
+    if container == "json_list" and are_literal_lines(head, is_complete):
+        return Layout("literals", encoding)
     if container in ("jsonl", "json_objects"):
         found = detect_object(head.lstrip("\ufeff \t\n"))
         if found is not None:

@@ -27,6 +27,7 @@ _HEADINGS = frozenset((
 ))  # fmt: skip
 """Usual names of columns, in lower case."""
 _DATA_CELL = re.compile(r"[-+]?\d[\d.,%]*|https?://.*|.*[。！？；!?;…，,].*|.*\.", re.S)
+_LONG_CELL = re.compile(r"[\u4e00-\u9fff]{16}")
 _MAX_HEADING_CHARS = 40
 _DELIMITERS = ("\t", ";", "|", ",")
 _SAMPLE_RECORDS = 20
@@ -45,7 +46,10 @@ def is_heading(cells: Sequence[str], names: Collection[str] = ()) -> bool:
         return True
     if names and all(name.isdecimal() for name in names):
         return False
-    return not any(len(cell) > _MAX_HEADING_CHARS or _DATA_CELL.fullmatch(cell.strip()) for cell in cells)
+    return not any(
+        len(cell) > _MAX_HEADING_CHARS or _DATA_CELL.fullmatch(cell.strip()) or _LONG_CELL.search(cell)
+        for cell in cells
+    )
 
 
 def detect_delimiter(head: str, is_complete: bool, suffix: str) -> str:
