@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hanlin.chat.examples import render_answer, render_documents
+from hanlin.chat.reasoning import spells_tags
 from hanlin.chat.template import ChatTemplate, TokenizedExample
 from hanlin.core.errors import UserError
 from hanlin.core.i18n import tr
@@ -117,6 +118,15 @@ def view_record(
             ]
     for part, rendered in parts:
         yield ExampleView(record.id, part, view_tokens(tokenizer, rendered.ids, rendered.loss_mask))
+
+
+def spells_thinking_tags(record: Document | Conversation | Preference | UnpairedPreference) -> bool:
+    """Whether an answer of a record spells a tag of reasoning as text: it is learned as plain text."""
+    if isinstance(record, Conversation):
+        return any(message.role == "assistant" and spells_tags(message.text) for message in record.messages)
+    if isinstance(record, Preference):
+        return spells_tags(record.chosen.text) or spells_tags(record.rejected.text)
+    return isinstance(record, UnpairedPreference) and spells_tags(record.answer.text)
 
 
 def view_tokens(tokenizer: Tokenizer, ids: Sequence[int], mask: Iterable[int]) -> tuple[TokenView, ...]:

@@ -69,6 +69,15 @@ def view(
         _TerminalView().show(records.views, records.total())
     for error in records.errors:
         typer.echo(tr("not shown: {error}", error=error), err=True)
+    if records.spelling_tags:
+        typer.echo(
+            tr(
+                "{count:,} records have an answer that spells a thinking tag such as <think> in its text: it is "
+                "learned as plain text, not as the tag of the chat template",
+                count=records.spelling_tags,
+            ),
+            err=True,
+        )
 
 
 class _RecordViews:
@@ -82,6 +91,8 @@ class _RecordViews:
         self.template: ChatTemplate | None = None
         self.views: list[list[ExampleView]] = []
         self.errors: list[UserError] = []
+        self.spelling_tags = 0
+        """Records with an answer that spells a tag of reasoning as text."""
 
     def read(self, file: Path, limit: int) -> None:
         """Read the first `limit` records.
@@ -89,7 +100,7 @@ class _RecordViews:
         Raises:
             UserError: There is no such file, or none of the records can be rendered.
         """
-        from hanlin.chat.inspect import view_record
+        from hanlin.chat.inspect import spells_thinking_tags, view_record
         from hanlin.core.records import Document
         from hanlin.data.report.preview import read_first_records
 
@@ -101,6 +112,7 @@ class _RecordViews:
                 continue
             if self.template is None and not isinstance(record, Document):
                 self.template = self._load_template()
+            self.spelling_tags += spells_thinking_tags(record)
             try:
                 self.views.append(list(view_record(record, self.tokenizer, self.template)))
             except UserError as error:
